@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `cargo build` with these arguments, by cargo-auditable: each program then has the list of all that it was built of, which scanners of images and
-# `cargo audit bin` read. dev/image.sh writes it out as CycloneDX (SBOM). The tools are built once, into the cache folder.
+# Runs `cargo build` with these arguments through cargo-auditable: each program then contains the list of its dependencies, for image scanners and
+# `cargo audit bin`. dev/image.sh exports it as CycloneDX (SBOM). The tools are built once, into the cache folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Completes the folder of an image that has our binaries in usr/local/bin: what they load, what they were built of (an SBOM, CycloneDX, for
-# binaries of dev/auditable.sh), certificate authorities, a user.
+# Completes the root folder of an image with our binaries in usr/local/bin: shared libraries, an SBOM (CycloneDX, for binaries built by
+# dev/auditable.sh), certificate authorities, a user.
 set -euo pipefail
 
 tools=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}/auditable-1/bin
@@ -16,5 +16,5 @@ install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$image/etc/ssl/certs/ca-ce
 install -d -m 1777 "$image/tmp"
 echo 'firstcome:x:65532:65532::/:/none' >"$image/etc/passwd"
 echo 'firstcome:x:65532:' >"$image/etc/group"
-# Names are looked up in files and by DNS.
+# Resolve host names by files and DNS.
 echo 'hosts: files dns' >"$image/etc/nsswitch.conf"

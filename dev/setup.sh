@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Looks for what building needs and installs what is missing, where it may. Says what it does; silent when all is there.
-# Servers (Redis, MySQL, Kafka) are the business of `cargo xtask setup`.
+# Checks the build requirements and installs missing ones if permitted. Reports its steps; silent if nothing is missing.
+# `cargo xtask setup` fetches the servers (Redis, MySQL, Kafka).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

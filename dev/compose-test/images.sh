@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Images under the names that docker-compose.yml uses, made of Debian's packages and of what `firstcome-stack setup` fetched: where no
-# registry of images can be reached, everything else of the file is still what people run. Usage: images.sh BINARIES
+# Builds images under the names in docker-compose.yml from Debian packages and the servers that `firstcome-stack setup` fetched, for machines
+# without an image registry. Everything else in the file stays as users run it. Usage: images.sh BINARIES
 set -euo pipefail
 binaries=$(realpath "${1:?the folder with our binaries}")
 cd "$(dirname "$0")"
@@ -8,7 +8,7 @@ cache=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}
 
 has() { docker image inspect "$1" >/dev/null 2>&1; }
 say() { echo "[compose-test] $*" >&2; }
-# An engine of Debian's comes without the builder that newer clients prefer.
+# Debian's engine lacks the builder that newer clients prefer.
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -22,7 +22,7 @@ if ! has firstcome-debian; then
     tar -C "$work/debian" -c . | docker import - firstcome-debian >/dev/null
 fi
 
-# A folder and a Dockerfile for each.
+# One folder and Dockerfile per image.
 image() {
     say "the image $1"
     docker build --quiet -t "$1" -f "$2" "$3" >/dev/null 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
@@ -38,8 +38,8 @@ has apache/kafka:4.1.0 || image apache/kafka:4.1.0 kafka.Dockerfile "$work/kafka
 cp mailpit "$work/mail/"
 has axllent/mailpit:v1.27.0 || image axllent/mailpit:v1.27.0 mailpit.Dockerfile "$work/mail"
 
-# Ours is the second half of dev/Dockerfile, as it stands there: the first half needs a registry of images, so the same commands ran
-# outside of it.
+# Our image is the unchanged second half of dev/Dockerfile. The first half needs an image registry, so the same commands ran outside of
+# it.
 cp "$binaries"/firstcome-api "$binaries"/firstcome-reconciler "$work/firstcome/image/usr/local/bin/"
 strip "$work"/firstcome/image/usr/local/bin/*
 ../image.sh "$work/firstcome/image"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# docker-compose.yml on a real engine: up from nothing, a rush, exact; each container killed in a rush; a mail; down and up again on
-# the same volumes, and nothing is lost. Leaves nothing behind but the engine's images. `cargo xtask compose-test` runs it.
+# Tests docker-compose.yml on a real engine: a first start, a rush, exact; each container killed in a rush; a mail; down and up again on
+# the same volumes without a loss. Leaves nothing behind except the engine's images. `cargo xtask compose-test` runs it.
 set -euo pipefail
 binaries=$(realpath "${1:?the folder with release binaries}")
 cd "$(dirname "$0")/../.."
@@ -88,7 +88,7 @@ sql() {
 database() {
     echo "mysql://firstcome:$MYSQL_PASSWORD@$(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$(container mysql)"):3306/firstcome"
 }
-# Compares every yes with its row, person by person, where it is given the database.
+# Compares every promise with its row if the database is given.
 rush() {
     local quantity=$1 people=$2
     shift 2
@@ -138,7 +138,7 @@ for service in "${own[@]}" mysql redis kafka; do
     crowd=$!
     has_begun() { [ "$(sql "SELECT COUNT(*) FROM issued_coupons")" -gt "$rows" ]; }
     until_true "the rush has begun" has_begun
-    # As the kernel ends a process for want of memory. `docker kill` would count as stopped by hand, and nothing starts it again.
+    # Kill it as the kernel does when out of memory. After `docker kill`, which counts as a manual stop, nothing would restart it.
     kill -9 "$pid"
     wait "$crowd" || fail "a rush in which $service was killed"
     has_restarted() { [ "$(docker inspect -f '{{.State.StartedAt}}' "$container")" != "$begun" ]; }

@@ -73,7 +73,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
     // A transaction has two claims, so a message is written in several.
     let consumer = world.consumer(&["--consume-batch-max=2"]);
     send(&world, &[(None, good), (None, mixed)]).await;
-    until("all is read", async || world.committed() == 3).await;
+    until("all messages are read", async || world.committed() == 3).await;
     consumer.stop().await;
 
     assert_eq!(world.rows().await, 7);
@@ -99,9 +99,9 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumer_that_stops_inside_a_message_leaves_no_claim_out() {
+async fn a_consumer_stopped_inside_a_message_skips_no_claim() {
     let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
-    // One claim a second: the stop comes inside the message.
+    // One claim per second, so that the consumer stops inside the message.
     let slow = world.consumer(&["--consume-max-rows-per-second=1"]);
     send(&world, &[(None, batch(drop, 1..=100))]).await;
     until("some claims are written", async || world.rows().await > 0).await;
@@ -109,7 +109,7 @@ async fn consumer_that_stops_inside_a_message_leaves_no_claim_out() {
     let written = world.rows().await;
     assert!(written < 100 && world.committed() == 0, "{written} rows");
     world
-        .consume_until("all is read", async || world.committed() == 1)
+        .consume_until("all messages are read", async || world.committed() == 1)
         .await;
     world.assert_exact(100).await;
 }
@@ -149,7 +149,10 @@ async fn message_without_a_valid_signature_takes_no_slot() {
         "--kafka-unsigned=reject",
     );
     let consumer = world.consumer(&[&key, unsigned]);
-    until("all is read", async || world.committed() == 10_002).await;
+    until("all messages are read", async || {
+        world.committed() == 10_002
+    })
+    .await;
     consumer.stop().await;
     let accepted = world
         .count("issued_coupons WHERE slot > 10 OR user_id <> CONCAT('u-', slot)")
@@ -162,6 +165,6 @@ async fn message_without_a_valid_signature_takes_no_slot() {
     assert_eq!(
         world.count(named).await,
         0,
-        "a forged message must name nobody"
+        "a forged message must not name a user"
     );
 }

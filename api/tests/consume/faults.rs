@@ -1,5 +1,5 @@
-//! A store goes away, comes back, answers late or not at all: nothing is a failed claim, nothing is
-//! lost.
+//! A store is down, returns, answers late or not at all: nothing becomes a failed claim, and
+//! nothing is lost.
 
 use std::time::Duration;
 
@@ -26,11 +26,11 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
     world.ends_exact(300, [consumer]).await;
 }
 
-/// The first consumer waits for a MySQL that does not answer. Did it not poll meanwhile, nobody
-/// else would get a partition; did it go on with what was taken away, it would write and commit for
-/// others.
+/// The first consumer waits for a MySQL that does not answer. If it did not poll meanwhile, no
+/// other consumer would get a partition; if it kept using lost partitions, it would write and
+/// commit for others.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_not() {
+async fn a_consumer_waiting_for_mysql_hands_its_partitions_to_another() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(400).await;
     let stuck = world.consumer(&[&through, "--database-timeout-ms=1000"]);
     world.claim(drop, 1..=4).await;
@@ -47,10 +47,10 @@ async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_n
     world.ends_exact(400, [stuck, able]).await;
 }
 
-/// Each write takes longer than the loop waits before it pauses and polls, so partitions come and
-/// go in mid-write.
+/// Each write takes longer than the loop waits before it pauses and polls, so partitions are
+/// reassigned in mid-write.
 #[tokio::test(flavor = "multi_thread")]
-async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
+async fn rebalances_during_slow_writes_lose_nothing() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(600).await;
     let arguments = [&*through, "--consume-batch-max=25"];
     world.claim(drop, 1..=600).await;
@@ -71,7 +71,7 @@ async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopped_while_mysql_is_away_it_stops_in_seconds_and_commits_nothing_unwritten() {
+async fn a_consumer_stopped_without_mysql_exits_fast_and_commits_nothing_unwritten() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(200).await;
     let consumer = world.consumer(&[&through]);
     world.claim(drop, 1..=100).await;

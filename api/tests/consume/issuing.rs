@@ -1,4 +1,4 @@
-//! Messages become rows, however often and by whomever they are read.
+//! Messages become rows, however often and by whichever consumer they are read.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_read_again_changes_nothing() {
+async fn messages_read_again_change_nothing() {
     let (world, drop) = ConsumeWorld::with_coupon(400, OncePer::Drop).await;
     world.claim(drop, 1..=400).await;
     world
@@ -30,8 +30,8 @@ async fn what_is_read_again_changes_nothing() {
         .await;
     let all = "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
     let before = world.query(all).await;
-    // 0: rows were committed and no offset was. Beyond the end: the topic lost messages, or was
-    // made anew.
+    // 0: rows were committed but no offset. Beyond the end: the topic lost messages or was
+    // recreated.
     for offset in [0, 1_000_000] {
         world.set_offsets(offset).await;
         world
@@ -58,7 +58,7 @@ async fn a_batch_of_old_and_new_messages_issues_the_new_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumers_that_come_and_go_share_the_work() {
+async fn consumers_that_join_and_leave_share_the_work() {
     let (world, drop) = ConsumeWorld::with_coupon(3_000, OncePer::Coupon).await;
     let slowly = ["--consume-batch-max=20"];
     let first = world.consumer(&slowly);
@@ -84,7 +84,7 @@ async fn more_consumers_than_partitions_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
+async fn the_limit_of_rows_per_second_holds_in_every_second() {
     const RATE: usize = 200;
     let (world, drop) = ConsumeWorld::with_coupon(700, OncePer::Coupon).await;
     world.claim(drop, 1..=700).await;
@@ -98,8 +98,8 @@ async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
         .iter()
         .map(|row| row[0].parse().unwrap())
         .collect();
-    // What one second refills, a full bucket (a tenth of it) at its beginning, and a batch that was
-    // allowed before it.
+    // The refill of one second, a full bucket (a tenth of it) at its beginning, and a batch that
+    // was allowed before it.
     let most = RATE + 2 * (RATE / 10);
     for (early, late) in issued.iter().zip(&issued[most..]) {
         assert!(
@@ -112,7 +112,7 @@ async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopped_while_it_waits_for_a_store_it_stops() {
+async fn a_consumer_that_waits_for_a_store_can_be_stopped() {
     let world = ConsumeWorld::new().await;
     let consumer = world.consumer(&["--kafka-brokers=127.0.0.1:1", "--startup-wait-seconds=3600"]);
     consumer.stop.cancel();

@@ -1,5 +1,4 @@
-//! Claims are judged by what is known of their drop, and what is read again after an erasing
-//! changes nothing.
+//! Claims are judged by their drop, and messages read again after an erasure change nothing.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
@@ -9,7 +8,7 @@ use firstcome_shared::mysql::revoked::NewRevocation;
 
 use crate::world::{ConsumeWorld, PARTITIONS, claim_event};
 
-/// A message of a claim that was admitted then.
+/// A message of a claim admitted at this instant.
 fn message(
     drop: (CouponId, DropId),
     slot: Slot,
@@ -70,7 +69,7 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
     .await;
 
     let month = TimeDelta::days(30);
-    // Each in a batch by itself, and all of them beside claims that become rows.
+    // Each in a separate batch, and all of them together with claims that become rows.
     let bad = [
         message(drop, 5, "u-5", now),
         message(drop, 5, "u-6", now + month),
@@ -82,7 +81,7 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
         world.send(vec![one.clone()]).await;
     }
     read_all(&world, 9).await;
-    // Somebody who holds another slot of the sealed drop, and the same again.
+    // A holder of another slot of the sealed drop, and an exact repetition.
     let mut more = vec![message(drop, 6, "u-1", now), message(drop, 2, "u-2", now)];
     more.extend((1..=8).map(|slot| message(open, slot, &format!("o-{slot}"), now)));
     more.extend(bad);
@@ -106,8 +105,8 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
     );
 }
 
-/// Reads everything again, and two messages that another producer sends, while the drop is sealed,
-/// closed and open.
+/// Reads everything again, and two messages of another producer, while the drop is sealed, closed
+/// and open.
 async fn is_read_again(
     world: &ConsumeWorld,
     drop: (CouponId, DropId),
@@ -137,9 +136,9 @@ async fn is_read_again(
     }
 }
 
-/// A holder, a revoked holder, and somebody whose claims were refused are erased.
+/// Erases a holder, a revoked holder, and a user whose claims were refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_read_again_after_a_person_was_erased_changes_nothing() {
+async fn messages_read_again_after_erasing_a_user_change_nothing() {
     let (world, drop) = ConsumeWorld::with_coupon(9, OncePer::Coupon).await;
     let now = Utc::now();
     let mut messages: Vec<_> = (1..=4)
@@ -208,7 +207,7 @@ async fn what_is_read_again_after_a_person_was_erased_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_read_again_after_a_whole_drop_was_erased_changes_nothing() {
+async fn messages_read_again_after_erasing_a_drop_change_nothing() {
     let (world, drop) = ConsumeWorld::with_coupon(9, OncePer::Coupon).await;
     let now = Utc::now();
     let messages: Vec<_> = (1..=4)
@@ -223,7 +222,7 @@ async fn what_is_read_again_after_a_whole_drop_was_erased_changes_nothing() {
         "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
     )
     .await;
-    // As an earlier release left a row.
+    // A row as left by an earlier release.
     world
         .query("UPDATE issued_coupons SET user_id = 'erased-00000000000000000b0e' WHERE slot = 3")
         .await;
@@ -234,7 +233,7 @@ async fn what_is_read_again_after_a_whole_drop_was_erased_changes_nothing() {
     is_read_again(&world, drop, 4, &messages[2..]).await;
 }
 
-/// One of the form that erasing gives.
+/// A pseudonym in the form that erasing produces.
 fn pseudonym(name: &str) -> String {
     let number = name.bytes().fold(0_u64, |number, byte| {
         number.wrapping_mul(31).wrapping_add(byte.into())

@@ -1,4 +1,4 @@
-//! The program itself: what it prints and its routes.
+//! The program itself: its output and its routes.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ async fn get(address: &str, path: &str) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
+async fn it_reports_its_address_its_topic_and_its_health() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(100).await;
     let (janitor, log) = (
         Janitor::start().unwrap(),

@@ -1,4 +1,4 @@
-//! Messages that can't become rows are kept, once, and what comes after them is issued.
+//! Messages that cannot become rows are stored once, and later messages are issued.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer};
 
 use crate::world::{ConsumeWorld, claim_event};
 
-/// One message of every kind that is refused, with the reason.
+/// One message of every refused kind, with the reason.
 fn poison(
     (coupon, drop): (CouponId, DropId),
     other: CouponId,
@@ -61,7 +61,7 @@ fn poison(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
+async fn poison_of_every_kind_is_stored_once_and_later_messages_are_issued() {
     let (world, drop) = ConsumeWorld::with_coupon(10, OncePer::Coupon).await;
     let (other, _) = world.coupon(10, OncePer::Coupon).await;
     let good = |slot: u32| Some(claim_event(drop.0, drop.1, slot, &format!("u-{slot}")).encode());
@@ -112,9 +112,13 @@ async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
     );
     let bytes =
         "failed_claims WHERE payload = 0xfffe00 AND error IS NOT NULL AND source_offset = 0";
-    assert_eq!(world.count(bytes).await, 1, "the message is kept as it was");
+    assert_eq!(
+        world.count(bytes).await,
+        1,
+        "the message is stored unchanged"
+    );
 
-    // Read again: each is kept once still, and says that it was met twice.
+    // After reading again, each is still stored once, with two attempts.
     world.set_offsets(0).await;
     let twice = async || {
         world.count("failed_claims WHERE attempts = 2").await == expected.values().sum::<u64>()
@@ -157,13 +161,13 @@ async fn poison_scattered_over_many_batches_costs_no_good_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_each_in_its_scope() {
+async fn one_row_per_user_in_the_coupons_scope() {
     let world = ConsumeWorld::new().await;
     let (first, second) = (
         world.coupon(5, OncePer::Coupon).await,
         world.coupon(5, OncePer::Drop).await,
     );
-    // A second drop of each coupon, put in by hand.
+    // A second drop of each coupon, inserted manually.
     let mut drops = Vec::new();
     for (coupon, drop) in [first, second] {
         let database = &world.database;

@@ -1,4 +1,4 @@
-//! The answers of a claim, and that whatever is no admission leaves Redis as it was.
+//! The answers to a claim, and that every refusal leaves Redis unchanged.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ async fn each_claim_is_answered_as_the_contract_says() {
     let late = api.claim(id, "u-4").await;
     assert_eq!(late.code(), (409, "sold_out"));
     assert_eq!(late.headers["content-type"], "application/problem+json");
-    assert_eq!(world.messages().await, 2, "one message an admission");
+    assert_eq!(world.messages().await, 2, "one message per admission");
 
     let shown = api.get(&format!("/v1/coupons/{id}")).await.json;
     assert_eq!(shown["current_drop"]["id"], drop);
@@ -47,7 +47,7 @@ async fn each_claim_is_answered_as_the_contract_says() {
 }
 
 #[tokio::test]
-async fn many_at_once_on_two_apis_get_a_slot_each_until_none_is_left() {
+async fn concurrent_claims_on_two_apis_get_a_slot_each_until_none_is_left() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, _) = apis[0].make(open(20)).await;
@@ -76,7 +76,7 @@ async fn many_at_once_on_two_apis_get_a_slot_each_until_none_is_left() {
 }
 
 #[tokio::test]
-async fn one_person_many_times_at_once_gets_one_slot() {
+async fn concurrent_claims_of_one_user_get_one_slot() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(50)).await;
     let answers = futures_util::future::join_all((0..100).map(|_| api.claim(id, "u-1"))).await;
@@ -97,7 +97,7 @@ async fn one_person_many_times_at_once_gets_one_slot() {
 }
 
 #[tokio::test]
-async fn what_is_refused_leaves_redis_as_it_was() {
+async fn refusals_leave_redis_unchanged() {
     let (world, api) = ServeWorld::with_api().await;
     let (early, _) = api.make(coupon(5, 10, 20)).await;
     let (late, _) = world.make_over(&api, 5).await;
@@ -158,7 +158,7 @@ async fn what_is_refused_leaves_redis_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_closed_gate_admits_nobody_and_says_when_to_come_back() {
+async fn a_closed_gate_admits_nobody_and_sends_retry_after() {
     let world = ServeWorld::closed().await;
     let api = world.api().await;
     let (id, _) = api.make(open(5)).await;
@@ -179,7 +179,7 @@ async fn a_closed_gate_admits_nobody_and_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_body_is_not_needed_and_not_read() {
+async fn a_body_is_optional_and_ignored() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}/claims");
@@ -205,7 +205,7 @@ async fn a_body_is_not_needed_and_not_read() {
 }
 
 #[tokio::test]
-async fn one_damaged_person_spoils_nobody_else_s_claim_in_the_same_call() {
+async fn one_users_corrupt_data_affects_no_other_claim_of_the_same_call() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(1_000)).await;
     let keys = world.keys(id, drop);

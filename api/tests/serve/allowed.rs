@@ -1,4 +1,4 @@
-//! Coupons for certain people: allow lists and groups.
+//! Coupons for certain users: allow lists and groups.
 
 use firstcome_shared::coupon::AllowList;
 use firstcome_shared::domain::CouponId;
@@ -83,7 +83,7 @@ fn with_list(quantity: u32) -> Value {
 }
 
 #[tokio::test]
-async fn a_coupon_with_a_list_is_for_those_on_it() {
+async fn a_coupon_with_a_list_admits_only_listed_users() {
     let (world, api) = ServeWorld::with_api().await;
     let made = api
         .ops(
@@ -95,7 +95,11 @@ async fn a_coupon_with_a_list_is_for_those_on_it() {
     let id = made.json["id"].as_i64().unwrap();
     assert_eq!((made.status, &made.json["allow"]), (201, &json!("list")));
     let stranger = api.claim(id, "u-1").await;
-    assert_eq!(stranger.code(), (403, "not_allowed"), "nobody is on it yet");
+    assert_eq!(
+        stranger.code(),
+        (403, "not_allowed"),
+        "the list is still empty"
+    );
     assert_eq!(api.mine(id, "u-1").await.json["allowed"], false);
 
     let added = add(&api, id, "u-1\r\nu-2\nu-1\n").await;
@@ -138,7 +142,7 @@ async fn a_coupon_with_a_list_is_for_those_on_it() {
     );
     assert!(
         api.mine(id, "u-1").await.json["allowed"].is_null(),
-        "they hold one"
+        "they hold a coupon"
     );
     agreed(&world, id).await;
     let acts = world
@@ -158,14 +162,14 @@ async fn a_coupon_with_a_list_is_for_those_on_it() {
 }
 
 #[tokio::test]
-async fn whom_it_is_for_is_changed_and_taken_away() {
+async fn the_audience_of_a_coupon_can_be_changed_and_removed() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(9)).await;
     assert_eq!(
         api.get(&format!("/v1/coupons/{id}")).await.json["allow"],
         Value::Null
     );
-    // A list counts once the coupon asks for it.
+    // A list only counts once the coupon uses it.
     add(&api, id, "u-1").await;
     assert_eq!(api.claim(id, "u-2").await.code(), (202, "accepted"));
     assert_eq!(
@@ -178,13 +182,13 @@ async fn whom_it_is_for_is_changed_and_taken_away() {
     assert_eq!(
         api.patch(id, json!({"quantity": 10})).await.json["allow"],
         "list",
-        "what is not named stays"
+        "fields that are not named stay"
     );
     assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200);
     assert_eq!(
         api.claim(id, "u-3").await.code(),
         (409, "paused"),
-        "the pause comes first"
+        "the pause takes precedence"
     );
     assert_eq!(
         api.patch(id, json!({"paused": false, "allow": null}))
@@ -232,7 +236,7 @@ async fn whom_it_is_for_is_changed_and_taken_away() {
 }
 
 #[tokio::test]
-async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
+async fn one_invalid_line_refuses_the_whole_request() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;
@@ -289,7 +293,7 @@ async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn ten_thousand_come_in_one_request_and_the_next_in_another_and_all_are_read_page_by_page() {
+async fn ten_thousand_ids_per_request_are_accepted_and_read_page_by_page() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     let body = |range: std::ops::Range<u32>| {
@@ -392,7 +396,7 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
     let act: Value = serde_json::from_str(&world.sql(acts).await[0][1]).unwrap();
     assert_eq!(act, json!({"removed": 10_002, "people": 0}));
 
-    // Redis is told by a repeat, and people come onto an emptied list as onto any.
+    // Repeating updates Redis, and users can be added to an emptied list as to any other.
     add(&api, id, "c").await;
     proxy.set(ProxyFault::Cut).await.unwrap();
     let half = empty(&hindered, id).await;
@@ -413,7 +417,7 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_view_token_reads_lists_and_changes_none() {
+async fn a_view_token_reads_lists_but_cannot_change_them() {
     let world = ServeWorld::new().await;
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, _) = api.make(with_list(5)).await;
@@ -461,7 +465,7 @@ async fn a_view_token_reads_lists_and_changes_none() {
 }
 
 #[tokio::test]
-async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the_next_one() {
+async fn a_change_missing_in_redis_is_completed_by_a_repeat_or_the_next_change() {
     let world = ServeWorld::new().await;
     let (other, proxy) = behind_redis(&world).await;
     let (api, hindered) = tokio::join!(world.api(), other.api());
@@ -483,7 +487,7 @@ async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the
         (403, "not_allowed"),
         "Redis does not have it yet"
     );
-    // The other process finds a list that is not the one before its change, and writes it whole.
+    // The other process finds a list that is not the one before its change, and rewrites it.
     assert_eq!(add(&api, id, "u-3").await.json["people"], 3);
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2", "u-3"]);
     let half = send(&hindered, id, "remove", "u-3").await;
@@ -491,7 +495,7 @@ async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the
     assert_eq!(
         send(&api, id, "remove", "u-3").await.json["changed"],
         0,
-        "a repeat changes nothing more"
+        "repeating changes nothing"
     );
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2"]);
     proxy.set(ProxyFault::Pass).await.unwrap();
@@ -503,7 +507,7 @@ async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the
 }
 
 #[tokio::test]
-async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_coupon() {
+async fn concurrent_list_and_coupon_changes_all_take_effect() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, _) = apis[0].make(with_list(500)).await;
@@ -526,7 +530,7 @@ async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_cou
     };
     let settings = async || {
         for quantity in 501..510 {
-            until("it is changed", async || {
+            until("the change is accepted", async || {
                 apis[0]
                     .patch(id, json!({"quantity": quantity}))
                     .await
@@ -546,7 +550,7 @@ async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_cou
 }
 
 #[tokio::test]
-async fn a_process_that_does_not_know_of_a_change_yet_judges_by_it_all_the_same() {
+async fn a_process_with_a_stale_catalogue_judges_by_the_current_list() {
     let world = ServeWorld::new().await;
     let jwt = world.with_tokens();
     let api = jwt.api().await;
@@ -622,7 +626,7 @@ fn token(user: &str, groups: &Value) -> String {
 }
 
 #[tokio::test]
-async fn a_coupon_of_a_group_is_for_those_whose_token_names_it() {
+async fn a_coupon_for_a_group_admits_users_whose_token_names_it() {
     let world = ServeWorld::new().await;
     let jwt = world.with_tokens();
     let api = jwt.api().await;
@@ -673,7 +677,7 @@ async fn a_coupon_of_a_group_is_for_those_whose_token_names_it() {
     );
     assert_eq!(claim("u-3", json!("vip")).await.code(), (202, "waiting"));
     assert_eq!(claim("u-4", json!("vip")).await.code(), (409, "sold_out"));
-    // What was promised is told, whatever the token says by now.
+    // A promise is shown, whatever the token now says.
     assert_eq!(
         claim("u-1", Value::Null).await.code(),
         (200, "already_claimed")

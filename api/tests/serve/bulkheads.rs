@@ -1,5 +1,5 @@
-//! One part's trouble stays in it: questions that wait for MySQL take neither places nor
-//! connections from claims and operators.
+//! Bulkheads: look-ups that wait for MySQL use up neither places nor connections of claims and
+//! operators.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,8 +18,8 @@ async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     (world.with("database-url", url), proxy)
 }
 
-/// A crowd that asks again and again until it is dropped. Returns once each has had an answer, or
-/// all places are taken.
+/// A crowd that keeps asking until it is dropped. Returns once each has had an answer, or all
+/// places are taken.
 async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> JoinSet<()> {
     let answers = Arc::new(AtomicUsize::new(0));
     let mut crowd = JoinSet::new();
@@ -52,19 +52,19 @@ fn poll(api: &InProcessApi, id: i64) -> impl Fn(usize) -> RequestBuilder {
     }
 }
 
-/// Claims at a time in the test below; more claims on a finished coupon wait for MySQL.
+/// Concurrent claims in the test below; additional claims on a finished coupon wait for MySQL.
 const IN_HAND: usize = 5;
 
 #[tokio::test]
-async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() {
+async fn polls_and_late_claims_cost_no_claim_while_mysql_hangs() {
     let world = ServeWorld::new().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let own = proxied
         .with("max-claims-in-hand", IN_HAND)
-        // Whoever waits for MySQL waits until the end of the test.
+        // Requests that wait for MySQL wait until the end of the test.
         .with("question-timeout-ms", 60_000)
         .with("database-timeout-ms", 60_000)
-        // What MySQL does not cost a claim, a busy machine must not.
+        // A busy machine must not cost a claim that survives the hanging MySQL.
         .with("store-timeout-ms", 10_000)
         .with("publish-deadline-ms", 10_000);
     let api = own.api().await;
@@ -82,7 +82,7 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
     .await;
     mysql.set(ProxyFault::BlackHole).await.unwrap();
 
-    // One that comes while too many ask Redis is refused, and comes again.
+    // A claim that arrives while too many wait for Redis is refused, and retried.
     let (client, url) = (
         api.client.clone(),
         format!("{}/v1/coupons/{over}/claims", api.base),
@@ -107,18 +107,18 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
     .await;
     for number in 0..20 {
         let user = format!("b-{number}");
-        until("a claim beside them is accepted", async || {
+        until("a concurrent claim is accepted", async || {
             api.claim(id, &user).await.status / 100 == 2
         })
         .await;
     }
     drop_all(claims).await;
 
-    // Only those that find no place are answered.
+    // Only polls without a place are answered.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..20 {
         let answer = api.claim(id, &format!("a-{number}")).await;
-        assert_eq!(answer.code(), (202, "accepted"), "beside polls: {answer:?}");
+        assert_eq!(answer.code(), (202, "accepted"), "during polls: {answer:?}");
     }
     drop_all(polls).await;
     assert!(api.metric("firstcome_questions_shed_total").await > 0.0);
@@ -129,8 +129,7 @@ async fn drop_all(mut crowd: JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_operators_get_through()
-{
+async fn fallback_and_operators_work_during_polls_on_a_slow_mysql() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (proxied, mysql) = behind_mysql(&world).await;
@@ -139,7 +138,7 @@ async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_oper
         .with("publish-deadline-ms", 300)
         .with("backup-deadline-ms", 2_000)
         .with("database-pool-size", 4)
-        // What the slow MySQL does not cost an operator, a busy machine must not.
+        // A busy machine must not cost an operator what the slow MySQL does not.
         .with("store-timeout-ms", 10_000)
         .with("database-timeout-ms", 10_000);
     own.migrate().await;
@@ -151,7 +150,7 @@ async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_oper
         .await
         .unwrap();
 
-    // More than may be asked at once.
+    // More than may be asked concurrently.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..10 {
         let claimed = api.claim(id, &format!("u-{number}")).await;

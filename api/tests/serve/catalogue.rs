@@ -1,11 +1,11 @@
-//! Coupons that are not live: found by number, and listed.
+//! Coupons that are not live can be read by number and listed.
 
 use chrono::Utc;
 use serde_json::{Value, json};
 
 use crate::world::{InProcessApi, ServeWorld, open, until, with};
 
-/// So many finished coupons, made by hand, with ids from 1000 on.
+/// Manually creates this many finished coupons, with ids from 1000 on.
 async fn finished(world: &ServeWorld, many: u32) {
     for (insert, select) in [
         (
@@ -102,11 +102,11 @@ async fn a_daily_coupon_without_an_unsealed_drop_is_live_until_its_last_day() {
         ))
         .await;
     api.stop().await;
-    // As if nobody had run for days.
+    // As if no process had run for days.
     world.sql("DELETE FROM {db}.slot_limits").await;
     world.sql("DELETE FROM {db}.drops").await;
     let api = world.api().await;
-    until("its drops are made", async || {
+    until("its drops exist", async || {
         world
             .sql(&format!(
                 "SELECT COUNT(*) FROM {{db}}.drops WHERE coupon_id = {endless}"

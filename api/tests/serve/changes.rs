@@ -11,7 +11,7 @@ fn in_minutes(minutes: i64) -> String {
     (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// A drop as MySQL has it: number, local date, opening, closing, whether it was closed early.
+/// A drop in MySQL: number, local date, opening, closing, whether it was closed early.
 async fn drops(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let ms = |column: &str| format!("IFNULL(ROUND(UNIX_TIMESTAMP({column}) * 1000), '')");
     let columns = format!(
@@ -29,7 +29,7 @@ async fn drops(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
         .collect()
 }
 
-/// Fails unless Redis has the settings of every drop that MySQL has.
+/// Fails unless Redis has MySQL's settings of every drop.
 async fn assert_agree(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let drops = drops(world, id).await;
     let coupon = &world
@@ -117,7 +117,7 @@ async fn a_waiting_list_grows_and_shrinks_and_nobody_loses_a_place() {
 }
 
 #[tokio::test]
-async fn a_coupon_that_opens_once_closes_when_it_is_told_to() {
+async fn a_one_off_coupon_closes_at_its_new_end() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(9)).await;
     for closes in [json!(in_minutes(5)), Value::Null, json!(in_minutes(600))] {
@@ -139,7 +139,7 @@ async fn a_coupon_that_opens_once_closes_when_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn what_does_not_go_together_is_refused_with_what_to_do_and_nothing_changes() {
+async fn conflicting_changes_are_refused_with_advice_and_change_nothing() {
     let (world, api) = ServeWorld::with_api().await;
     let (once, _) = api.make(open(5)).await;
     let (later, _) = api.make(coupon(5, 10, 20)).await;
@@ -196,7 +196,7 @@ async fn what_does_not_go_together_is_refused_with_what_to_do_and_nothing_change
 }
 
 #[tokio::test]
-async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_stays() {
+async fn unopened_daily_drops_follow_the_schedule_and_claimed_ones_stay() {
     let (world, api) = ServeWorld::with_api().await;
     let id = daily(&api, "UTC", "00:00", "00:00").await;
     let made = assert_agree(&world, id).await;
@@ -230,7 +230,7 @@ async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_s
         "opened or claimed ones stay"
     );
 
-    // One that was set by hand keeps its window, as long as its day does.
+    // A manually changed drop keeps its window, as long as its day does.
     world
         .sql(&format!(
             "UPDATE {{db}}.drops SET opens_at = opens_at + INTERVAL 1 MINUTE WHERE id = {last}"
@@ -266,7 +266,7 @@ async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_s
 }
 
 #[tokio::test]
-async fn a_drop_whose_window_would_be_over_goes_and_its_day_does_not_come_back() {
+async fn a_drop_whose_window_would_be_over_is_removed_for_good() {
     let (world, api) = ServeWorld::with_api().await;
     let now = Utc::now();
     let at = |minutes: i64| {
@@ -283,7 +283,7 @@ async fn a_drop_whose_window_would_be_over_goes_and_its_day_does_not_come_back()
         200
     );
     let after = assert_agree(&world, id).await;
-    // Near midnight the first day is tomorrow's already.
+    // Near midnight, the first day is already tomorrow's.
     assert!(
         after.len() + 1 >= before.len()
             && after
@@ -293,7 +293,7 @@ async fn a_drop_whose_window_would_be_over_goes_and_its_day_does_not_come_back()
 }
 
 #[tokio::test]
-async fn close_now_admits_nobody_after_its_answer_and_is_safe_to_repeat() {
+async fn close_now_admits_nobody_after_its_answer_and_can_be_repeated() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, drop) = apis[0].make(with(open(1_000), "waiting_list", 10)).await;
@@ -323,7 +323,7 @@ async fn close_now_admits_nobody_after_its_answer_and_is_safe_to_repeat() {
     assert_eq!(
         &assert_agree(&world, id).await[0][3],
         closes,
-        "it closed when it closed"
+        "the instant of closing stays"
     );
     assert_eq!(
         world
@@ -341,7 +341,7 @@ async fn close_now_admits_nobody_after_its_answer_and_is_safe_to_repeat() {
 }
 
 #[tokio::test]
-async fn closing_today_s_drop_leaves_tomorrow_s() {
+async fn closing_todays_drop_keeps_tomorrows() {
     let (world, api) = ServeWorld::with_api().await;
     let id = daily(&api, "UTC", "00:00", "00:00").await;
     let closed = api.patch(id, json!({"close_now": true})).await;
@@ -358,9 +358,9 @@ async fn closing_today_s_drop_leaves_tomorrow_s() {
 }
 
 #[tokio::test]
-async fn a_drop_is_not_moved_to_open_before_the_one_that_stays_has_closed() {
+async fn a_drop_is_not_moved_to_overlap_one_that_stays() {
     let (world, api) = ServeWorld::with_api().await;
-    // Where it is between 12:00 and 13:00 now.
+    // A time zone where it is between 12:00 and 13:00 now.
     let zone = format!("Etc/GMT{:+}", i64::from(Utc::now().hour()) - 12);
     let today = Utc::now().date_naive();
     let id = daily(&api, &zone, "11:00", "11:00").await;
@@ -428,7 +428,7 @@ async fn a_drop_is_not_moved_to_open_before_the_one_that_stays_has_closed() {
 }
 
 #[tokio::test]
-async fn a_change_is_made_only_to_the_revision_it_was_meant_for() {
+async fn a_change_applies_only_to_its_expected_revision() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let made = apis[0].ops(Method::POST, "/v1/coupons", &open(5)).await;
@@ -509,7 +509,7 @@ async fn a_change_is_made_only_to_the_revision_it_was_meant_for() {
 }
 
 #[tokio::test]
-async fn a_quantity_below_what_is_given_out_is_refused_and_takes_no_revision() {
+async fn a_quantity_below_the_given_out_number_is_refused_without_a_revision() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     for user in ["u-1", "u-2", "u-3"] {
@@ -528,7 +528,7 @@ async fn a_quantity_below_what_is_given_out_is_refused_and_takes_no_revision() {
         "{refused:?}"
     );
     assert_eq!(world.dump().await, before);
-    // Who corrects the number is not told that somebody else has changed the coupon.
+    // Correcting the number must not be refused as a concurrent change.
     let corrected = patch_with(&api, id, &meant_for, &json!({"quantity": 4})).await;
     assert_eq!(
         (corrected.status, &corrected.json["quantity"]),
@@ -539,7 +539,7 @@ async fn a_quantity_below_what_is_given_out_is_refused_and_takes_no_revision() {
 }
 
 #[tokio::test]
-async fn who_has_the_settings_already_is_told_so() {
+async fn unchanged_settings_are_answered_304() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}");
@@ -558,12 +558,12 @@ async fn who_has_the_settings_already_is_told_so() {
     assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200);
     let other = ask(&tag).await;
     assert_eq!((other.status, &other.json["paused"]), (200, &json!(true)));
-    // A browser that kept it would show what was left long ago.
+    // A cached copy in a browser would show an old number of remaining slots.
     assert_eq!(other.headers["cache-control"], "no-store");
 }
 
 #[tokio::test]
-async fn only_a_drop_that_has_not_opened_and_has_nobody_is_withheld() {
+async fn only_an_unopened_drop_without_claims_is_withheld() {
     let (world, api) = ServeWorld::with_api().await;
     let (later, drop) = api.make(coupon(5, 10, 20)).await;
     let keys = world.keys(later, drop);

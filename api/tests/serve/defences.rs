@@ -1,4 +1,4 @@
-//! What one client, or all of them together, may ask of a process.
+//! Limits on the requests of one client, or of all clients together.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn connect(api: &InProcessApi) -> TcpStream {
 }
 
 #[tokio::test]
-async fn more_claims_than_can_be_worked_are_refused_at_once() {
+async fn excess_claims_are_refused_at_once() {
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
     let api = proxied
@@ -41,7 +41,7 @@ async fn more_claims_than_can_be_worked_are_refused_at_once() {
         "{refused:?}"
     );
     assert!(refused.headers.contains_key("retry-after"));
-    // An operator gets through: this asks MySQL only.
+    // An operator gets through: this only uses MySQL.
     assert_eq!(
         api.patch(id, json!({"name": "Still here"})).await.status,
         200
@@ -50,7 +50,7 @@ async fn more_claims_than_can_be_worked_are_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_finishes_its_request_is_hung_up_on() {
+async fn a_client_that_never_finishes_its_request_is_disconnected() {
     let world = ServeWorld::new().await;
     let api = world
         .with("header-read-timeout-ms", 300)
@@ -85,7 +85,7 @@ async fn a_client_that_never_finishes_its_request_is_hung_up_on() {
 }
 
 #[tokio::test]
-async fn heads_and_bodies_have_bounds() {
+async fn heads_and_bodies_have_size_limits() {
     let (_, api) = ServeWorld::with_api().await;
     let long = "x".repeat(20_000);
     let token = format!("Bearer {OPS_TOKEN}");
@@ -104,7 +104,7 @@ async fn heads_and_bodies_have_bounds() {
         .await;
     assert_eq!(refused.status, 431);
 
-    // A body that does not say how long it is.
+    // A body without a length.
     let mut chunked = connect(&api).await;
     let head = format!(
         "POST /v1/coupons HTTP/1.1\r\nhost: x\r\nauthorization: {token}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
@@ -127,10 +127,10 @@ async fn heads_and_bodies_have_bounds() {
     assert_eq!(&timeout(LIMIT, sending).await.unwrap(), b"HTTP/1.1 413");
 }
 
-/// Every other way to hold a connection is in `connections_that_are_held_keep_no_probe_out`, a test
-/// of the server that all programs have.
+/// `connections_that_are_held_keep_no_probe_out`, a test of the server that all programs share,
+/// covers every other way to hold a connection.
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_have_a_cap_and_idle_ones_make_room() {
+async fn connections_are_limited_and_idle_ones_make_room() {
     let world = ServeWorld::new().await;
     let api = world.with("max-connections", 10).api().await;
     let (id, _) = api.make(open(1)).await;
@@ -144,7 +144,7 @@ async fn connections_have_a_cap_and_idle_ones_make_room() {
 }
 
 #[tokio::test]
-async fn asking_for_what_does_not_exist_costs_mysql_next_to_nothing() {
+async fn requests_for_missing_coupons_cost_mysql_almost_nothing() {
     let world = ServeWorld::new().await;
     let api = world.with("catalogue-refresh-ms", 60_000).api().await;
     let statements = async || -> i64 {
@@ -167,7 +167,7 @@ async fn asking_for_what_does_not_exist_costs_mysql_next_to_nothing() {
 }
 
 #[tokio::test]
-async fn a_coupon_made_on_one_process_is_known_to_the_other_at_once() {
+async fn a_coupon_created_on_one_process_is_known_to_the_other_at_once() {
     let world = ServeWorld::new().await;
     let (one, other) = (
         world.api().await,
@@ -180,7 +180,7 @@ async fn a_coupon_made_on_one_process_is_known_to_the_other_at_once() {
 }
 
 #[tokio::test]
-async fn daily_drops_that_are_missing_are_made_and_loaded_at_start() {
+async fn missing_daily_drops_are_created_and_loaded_at_start() {
     let world = ServeWorld::new().await;
     let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": "2026-01-01"});
     let api = world.api().await;
@@ -198,7 +198,10 @@ async fn daily_drops_that_are_missing_are_made_and_loaded_at_start() {
         .await;
 
     let apis = [world.api().await, world.api().await];
-    until("they are made again", async || count().await == made_first).await;
+    until("they are created again", async || {
+        count().await == made_first
+    })
+    .await;
     let newest: i64 = world.sql("SELECT MAX(id) FROM {db}.drops").await[0][0]
         .parse()
         .unwrap();
@@ -257,7 +260,7 @@ async fn metrics_have_route_and_outcome() {
     world
         .sql("INSERT INTO {db}.reconciler_state (name, value) VALUES ('last_success_at', '2026-01-01T00:00:00Z')")
         .await;
-    until("the reconciler's silence shows", async || {
+    until("the missing reconciler shows", async || {
         let age = api.metric("reconciler_last_success_age_seconds").await;
         age.is_finite() && age > Duration::from_secs(60).as_secs_f64()
     })
@@ -265,7 +268,7 @@ async fn metrics_have_route_and_outcome() {
 }
 
 #[tokio::test]
-async fn one_address_has_so_many_connections_and_idle_ones_make_room() {
+async fn connections_per_address_are_limited_and_idle_ones_make_room() {
     let world = ServeWorld::new().await;
     let api = world.with("max-connections-per-address", 2).api().await;
     let ask = async |stream: &mut TcpStream| {

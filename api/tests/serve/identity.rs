@@ -1,4 +1,4 @@
-//! Proofs of who people are: the gateway's secret, and keys of an issuer that change meanwhile.
+//! Authentication: the gateway's secret, and keys of an issuer that rotate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::world::{AUDIENCE, ISSUER, ServeWorld, claims, open, until};
 
 #[tokio::test]
-async fn with_a_secret_of_the_gateway_nobody_else_names_a_person() {
+async fn with_a_gateway_secret_nobody_else_can_name_a_user() {
     let world = ServeWorld::new().await;
     let (old, new) = ("a".repeat(40), "b".repeat(40));
     let api = world
@@ -47,12 +47,12 @@ async fn with_a_secret_of_the_gateway_nobody_else_names_a_person() {
     assert_eq!(
         api.mine(id, "u-1").await.code(),
         (401, "unauthorized"),
-        "a question needs it too"
+        "a look-up needs it too"
     );
 }
 
 #[tokio::test]
-async fn a_key_that_the_issuer_rotates_in_is_known_at_the_first_token_signed_with_it() {
+async fn a_rotated_key_is_known_with_the_first_token_signed_by_it() {
     let world = ServeWorld::new().await;
     let [old, new] = ["old", "new"].map(IssuerKey::new);
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -87,13 +87,13 @@ async fn a_key_that_the_issuer_rotates_in_is_known_at_the_first_token_signed_wit
     assert_eq!(
         ask(IssuerKey::new("new").bearer("u-3")).await.code(),
         (401, "unauthorized"),
-        "another's of that name"
+        "a foreign key with that name"
     );
     assert_eq!(api.get("/readyz").await.json["notes"]["jwt_keys"], "ok");
 }
 
 #[tokio::test]
-async fn keys_at_an_address_are_waited_for_at_start_and_stay_while_the_issuer_is_away() {
+async fn start_up_waits_for_keys_and_they_survive_an_issuer_outage() {
     let world = ServeWorld::new().await;
     let [key, new] = ["key", "new"].map(IssuerKey::new);
     let issuer = Issuer::start().await;
@@ -127,15 +127,15 @@ async fn keys_at_an_address_are_waited_for_at_start_and_stay_while_the_issuer_is
     assert_eq!(
         unknown.code(),
         (503, "unavailable"),
-        "it may be a key of today: {unknown:?}"
+        "it may be a new key: {unknown:?}"
     );
     assert!(unknown.headers.contains_key("retry-after"));
     assert_eq!(
         ask(key.bearer("u-3")).await.code(),
         (202, "accepted"),
-        "what is known counts"
+        "known keys are accepted"
     );
-    until("it is noted", async || {
+    until("it is logged", async || {
         let ready = api.get("/readyz").await;
         assert_eq!(ready.status, 200);
         ready.json["notes"]["jwt_keys"]
@@ -157,13 +157,13 @@ fn of_issuer(world: &ServeWorld) -> ServeWorld {
     let jwt = world
         .with("user-auth", "jwt")
         .with("jwt-algorithm", "ES256");
-    // An issuer that was away is asked again after so long.
+    // Interval after which an unreachable issuer is asked again.
     let jwt = jwt.with("jwt-jwks-refresh-seconds", 5);
     jwt.with("jwt-issuer", ISSUER)
         .with("jwt-audience", AUDIENCE)
 }
 
-/// An issuer on this machine that answers with its keys, or 503.
+/// A local issuer that answers with its keys, or 503.
 #[derive(Clone)]
 struct Issuer {
     url: String,

@@ -1,4 +1,4 @@
-//! The list of who holds what.
+//! The list of holders.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ async fn pages_and_csv_have_every_row_by_drop_and_slot() {
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_or_without_the_token_is_refused() {
+async fn invalid_and_unauthorised_requests_are_refused() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let (_, foreign) = api.make(open(5)).await;
@@ -200,7 +200,7 @@ async fn what_is_asked_wrongly_or_without_the_token_is_refused() {
 }
 
 #[tokio::test]
-async fn a_csv_that_mysql_leaves_in_the_middle_is_no_whole_answer() {
+async fn a_csv_interrupted_by_mysql_is_not_a_complete_answer() {
     let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
@@ -228,11 +228,11 @@ async fn a_csv_that_mysql_leaves_in_the_middle_is_no_whole_answer() {
             Err(_) => break true,
         }
     };
-    assert!(ended, "a part was taken for the whole");
+    assert!(ended, "a partial answer looked complete");
 }
 
 #[tokio::test]
-async fn clients_that_stop_reading_are_cut_and_hold_no_more_than_their_places() {
+async fn clients_that_stop_reading_are_disconnected_and_hold_only_their_places() {
     use tokio::io::AsyncWriteExt as _;
     let world = ServeWorld::new().await;
     let api = world.with("header-read-timeout-ms", 4_000).api().await;
@@ -257,9 +257,9 @@ async fn clients_that_stop_reading_are_cut_and_hold_no_more_than_their_places() 
     assert_eq!(
         ask(&api, &few, "application/json").await.status,
         200,
-        "pages go on"
+        "other pages are answered"
     );
-    until("they are cut", async || {
+    until("they are disconnected", async || {
         api.metric("firstcome_http_connections_timed_out_total")
             .await
             >= 4.0

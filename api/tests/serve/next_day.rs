@@ -1,4 +1,4 @@
-//! One each in each drop, in the moments in which the next drop opens, and after.
+//! Once per drop, at the moment in which the next drop opens, and afterwards.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ const HOUR: i64 = 3_600_000;
 /// Long enough for both APIs to read the new windows.
 const OPENS_IN: i64 = 4_000;
 
-/// How long each word to and from Redis takes on the slow way.
+/// Delay of each packet to and from the slow Redis.
 const SLOW: Duration = Duration::from_millis(800);
 
-/// An API that is near its Redis, and one that is far from it.
+/// An API close to its Redis, and one far from it.
 async fn near_and_far(world: &ServeWorld) -> (InProcessApi, InProcessApi, FaultProxy) {
     let (far, redis) = behind_redis(world).await;
     (
@@ -38,7 +38,7 @@ async fn give_back(api: &InProcessApi, coupon: i64, user: &str, query: &str) -> 
         .await
 }
 
-/// Slows the way to Redis: what that API takes for Redis's time is from before then on.
+/// Slows the connection to Redis, so that the API's view of Redis's time lags behind.
 async fn slow_down(api: &InProcessApi, redis: &FaultProxy, coupon: i64) {
     redis.set(ProxyFault::Delay(SLOW)).await.unwrap();
     let lag_ms = async || {
@@ -48,7 +48,7 @@ async fn slow_down(api: &InProcessApi, redis: &FaultProxy, coupon: i64) {
     until("its clock lags behind", async || lag_ms().await >= 700).await;
 }
 
-/// Returns when the second drop has just opened, of which both APIs knew before.
+/// Returns when the second drop, known to both APIs before, has just opened.
 async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: i64) {
     let show = async |api: &InProcessApi| api.get(&format!("/v1/coupons/{coupon}")).await.json;
     let knows = async |api: &InProcessApi| {
@@ -59,7 +59,7 @@ async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: i64)
         next.parse::<DateTime<Utc>>()
             .is_ok_and(|at| at < Utc::now() + TimeDelta::minutes(1))
     };
-    until("both know when", async || {
+    until("both know the opening", async || {
         knows(near).await && knows(far).await
     })
     .await;
@@ -70,13 +70,13 @@ async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: i64)
 }
 
 #[tokio::test]
-async fn an_api_far_from_redis_takes_a_winner_of_the_drop_before_for_no_winner_of_the_next() {
+async fn a_slow_api_does_not_take_a_previous_winner_for_a_winner_of_the_next_drop() {
     let world = ServeWorld::new().await;
     let (near, far, redis) = near_and_far(&world).await;
     let (id, first, second) = two_days(&world, &near, "drop").await;
     for (user, slot) in [("winner", "1"), ("gave-back", "2")] {
         assert_eq!(near.claim(id, user).await.code(), (202, "accepted"));
-        // Not in the last moments of the drop: a claim after it is no retry.
+        // Not in the last moments of the drop, because a claim after it would be no retry then.
         let long_ago = (Utc::now() - TimeDelta::minutes(30))
             .timestamp_millis()
             .to_string();
@@ -106,7 +106,7 @@ async fn an_api_far_from_redis_takes_a_winner_of_the_drop_before_for_no_winner_o
 }
 
 #[tokio::test]
-async fn an_api_far_from_redis_shows_a_claim_of_a_drop_that_has_just_opened_after_a_sealed_one() {
+async fn a_slow_api_shows_a_claim_of_a_drop_that_has_just_opened() {
     let world = ServeWorld::new().await;
     let (near, far, redis) = near_and_far(&world).await;
     let (id, first, second) = two_days(&world, &near, "drop").await;
@@ -130,7 +130,7 @@ async fn an_api_far_from_redis_shows_a_claim_of_a_drop_that_has_just_opened_afte
 }
 
 #[tokio::test]
-async fn a_repeated_giving_back_that_names_its_drop_leaves_the_next_day_s_coupon() {
+async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
     let (of_first, of_second) = (format!("?drop_id={first}"), format!("?drop_id={second}"));
@@ -138,7 +138,7 @@ async fn a_repeated_giving_back_that_names_its_drop_leaves_the_next_day_s_coupon
     assert_eq!(
         give_back(&api, id, "u-1", &of_second).await.code(),
         (404, "not_found"),
-        "nothing of that"
+        "no claim of that drop"
     );
     let given_back = give_back(&api, id, "u-1", &of_first).await;
     assert_eq!(
@@ -161,7 +161,7 @@ async fn a_repeated_giving_back_that_names_its_drop_leaves_the_next_day_s_coupon
     assert_eq!(
         give_back(&api, id, "u-1", &of_first).await.json,
         given_back.json,
-        "the answer that was lost"
+        "the lost answer again"
     );
     assert_eq!(
         api.mine(id, "u-1").await.code(),
@@ -181,13 +181,14 @@ async fn a_repeated_giving_back_that_names_its_drop_leaves_the_next_day_s_coupon
     assert_eq!(
         give_back(&api, id, "u-1", "").await.json["drop_id"],
         second,
-        "that of the moment"
+        "the claim of the current drop"
     );
 }
 
-/// By the catalogue, and by this process's clock, the first drop has just closed; by Redis's not.
+/// By the catalogue and this process's clock, the first drop has just closed; by Redis's it has
+/// not.
 #[tokio::test]
-async fn who_is_admitted_to_a_drop_that_is_not_over_by_redis_takes_nothing_of_the_next() {
+async fn a_late_winner_by_redis_clock_takes_nothing_of_the_next_drop() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
     move_window(&world, id, second, [-2_000, HOUR]).await;

@@ -1,4 +1,4 @@
-//! Making and changing coupons.
+//! Creating and changing coupons.
 
 use firstcome_stack::ProxyFault;
 use reqwest::Method;
@@ -9,7 +9,7 @@ use crate::world::{
 };
 
 #[tokio::test]
-async fn a_coupon_made_is_the_one_shown_and_listed() {
+async fn a_created_coupon_is_shown_and_listed() {
     let (_, api) = ServeWorld::with_api().await;
     let made = api
         .ops(
@@ -30,7 +30,7 @@ async fn a_coupon_made_is_the_one_shown_and_listed() {
 }
 
 #[tokio::test]
-async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
+async fn an_invalid_body_creates_nothing_and_the_answer_names_the_field() {
     let (world, api) = ServeWorld::with_api().await;
     let before = world.dump().await;
     let daily = |first: &str, last: &str| json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": first, "last_day": last});
@@ -211,7 +211,7 @@ fn all(quantity: &str) -> (String, String, String) {
 }
 
 #[tokio::test]
-async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
+async fn a_quantity_changes_freely_but_not_below_the_number_given_out() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(2)).await;
     for n in 1..=2 {
@@ -243,9 +243,9 @@ async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
     assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
 }
 
-/// Redis may have forgotten who holds the slots, and dead letters or messages still know.
+/// Redis may have forgotten the holders, while dead letters or messages still know them.
 #[tokio::test]
-async fn no_quantity_is_lowered_until_what_redis_knows_is_verified() {
+async fn no_quantity_is_lowered_until_redis_is_verified() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(4)).await;
     let verified = world.keys(id, drop).verified;
@@ -262,7 +262,7 @@ async fn no_quantity_is_lowered_until_what_redis_knows_is_verified() {
     assert_eq!(
         api.patch(id, json!({"quantity": 5})).await.status,
         200,
-        "nobody loses anything by more"
+        "raising it takes nothing from anybody"
     );
 
     world.ask_redis::<()>(&["SET", &verified, &epoch]).await;
@@ -274,13 +274,13 @@ async fn no_quantity_is_lowered_until_what_redis_knows_is_verified() {
     assert_eq!(
         api.patch(id, json!({"quantity": 2})).await.code(),
         (503, "unavailable"),
-        "of an older life"
+        "from an older life of Redis"
     );
     assert_eq!(in_stores(&world, id, drop).await, all("5"));
 }
 
 #[tokio::test]
-async fn a_change_covers_every_drop_to_come_or_none() {
+async fn a_change_applies_to_all_future_drops_or_to_none() {
     let (world, api) = ServeWorld::with_api().await;
     let schedule = json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
     let (id, today) = api
@@ -306,7 +306,7 @@ async fn a_change_covers_every_drop_to_come_or_none() {
     assert_eq!(
         in_stores(&world, id, tomorrow).await,
         all("5"),
-        "no drop was touched"
+        "no drop was changed"
     );
     assert_eq!(api.patch(id, json!({"quantity": 3})).await.status, 200);
     assert_eq!(in_stores(&world, id, today).await, all("3"));
@@ -314,7 +314,7 @@ async fn a_change_covers_every_drop_to_come_or_none() {
 }
 
 #[tokio::test]
-async fn rows_above_a_quantity_that_redis_knows_nothing_of_refuse_it_too() {
+async fn rows_unknown_to_redis_also_prevent_a_lower_quantity() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue((id, drop), 5, "u-5").await;
@@ -329,15 +329,11 @@ async fn rows_above_a_quantity_that_redis_knows_nothing_of_refuse_it_too() {
         (409, "below_given_out")
     );
     assert_eq!(in_stores(&world, id, drop).await, all("5"));
-    assert_eq!(
-        settings().await,
-        before,
-        "what was lowered first is put back"
-    );
+    assert_eq!(settings().await, before, "the lowered value is restored");
 }
 
 #[tokio::test]
-async fn pausing_stops_everybody_but_those_who_hold_one() {
+async fn pausing_stops_everybody_except_holders() {
     let world = ServeWorld::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, _) = api.make(open(5)).await;
@@ -365,7 +361,7 @@ async fn pausing_stops_everybody_but_those_who_hold_one() {
 }
 
 #[tokio::test]
-async fn a_bad_change_changes_nothing() {
+async fn an_invalid_change_changes_nothing() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let before = world.dump().await;
@@ -396,7 +392,7 @@ async fn a_bad_change_changes_nothing() {
 }
 
 #[tokio::test]
-async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
+async fn concurrent_changes_of_two_operators_leave_both_stores_equal() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, drop) = apis[0].make(open(10)).await;
@@ -407,8 +403,8 @@ async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
         answers.iter().all(|a| a.status == 200 || a.status == 503),
         "{answers:?}"
     );
-    // What is on its way while two write is put right by repeating the last word, and by the
-    // reconciler.
+    // Writes in flight while two operators write are corrected by repeating the last change, and by
+    // the reconciler.
     assert_eq!(apis[0].patch(id, json!({"quantity": 12})).await.status, 200);
     assert_eq!(in_stores(&world, id, drop).await, all("12"));
 }
@@ -473,7 +469,7 @@ async fn the_list_is_paged_and_filtered() {
 }
 
 #[tokio::test]
-async fn a_pause_is_followed_whatever_stands_where_redis_keeps_the_revision() {
+async fn a_pause_takes_effect_whatever_is_in_the_revision_key() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(500)).await;
     let key = world.keys(id, drop).revision;
@@ -528,7 +524,7 @@ async fn make_with(api: &InProcessApi, key: &str, body: &str) -> HttpAnswer {
 }
 
 #[tokio::test]
-async fn with_an_idempotency_key_a_repeated_request_makes_no_second_coupon() {
+async fn with_an_idempotency_key_a_repeat_creates_no_second_coupon() {
     let world = ServeWorld::new().await;
     world
         .sql("INSERT INTO {db}.idempotency_keys VALUES ('old', REPEAT('x', 32), 1, UTC_TIMESTAMP(3) - INTERVAL 8 DAY)")
@@ -573,7 +569,7 @@ async fn with_an_idempotency_key_a_repeated_request_makes_no_second_coupon() {
         "a key whose request was refused is free"
     );
     assert_eq!(count().await, "2");
-    until("old keys go", async || {
+    until("old keys are deleted", async || {
         world
             .sql("SELECT COUNT(*) FROM {db}.idempotency_keys WHERE idempotency_key = 'old'")
             .await[0][0]
@@ -583,7 +579,7 @@ async fn with_an_idempotency_key_a_repeated_request_makes_no_second_coupon() {
 }
 
 #[tokio::test]
-async fn a_request_whose_answer_was_lost_is_repeated_with_its_key_and_makes_one_coupon() {
+async fn repeating_a_request_with_a_lost_answer_creates_one_coupon() {
     let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);

@@ -1,4 +1,5 @@
-//! The coupon page as a browser gets it. What it does there: dev/system-tests, `pages/`.
+//! The coupon page as delivered to a browser. dev/system-tests, `pages/`, tests its behaviour
+//! there.
 
 use firstcome_stack::ProxyFault;
 use reqwest::Method;
@@ -28,7 +29,7 @@ fn header<'a>(answer: &'a HttpAnswer, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn there_is_no_page_unless_it_is_switched_on() {
+async fn there_is_no_page_unless_enabled() {
     let (_world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     for path in [
@@ -49,7 +50,7 @@ async fn there_is_no_page_unless_it_is_switched_on() {
 }
 
 #[tokio::test]
-async fn the_state_is_sold_out_from_the_last_slot_until_one_comes_back() {
+async fn the_state_is_sold_out_from_the_last_slot_until_one_is_freed() {
     let world = ServeWorld::new().await.with("coupon-page", "on");
     let (api, other) = (world.api().await, world.api().await);
     let (id, _) = api.make(with(open(1), "waiting_list", 1)).await;
@@ -82,7 +83,7 @@ async fn the_state_is_sold_out_from_the_last_slot_until_one_comes_back() {
 }
 
 #[tokio::test]
-async fn a_page_and_all_it_loads_may_be_kept_and_may_load_nothing_else() {
+async fn a_page_and_its_assets_are_cacheable_and_load_nothing_else() {
     let api = ServeWorld::new()
         .await
         .with("coupon-page", "on")
@@ -168,7 +169,7 @@ async fn a_page_and_all_it_loads_may_be_kept_and_may_load_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_page_and_its_state_come_from_memory_while_both_stores_are_away() {
+async fn a_page_and_its_state_are_served_from_memory_while_both_stores_are_down() {
     let world = ServeWorld::new().await;
     let (world, mysql) = behind_mysql(&world).await;
     let (world, redis) = behind_redis(&world).await;
@@ -208,7 +209,7 @@ async fn a_page_and_its_state_come_from_memory_while_both_stores_are_away() {
 }
 
 #[tokio::test]
-async fn the_page_says_whether_a_person_must_bring_a_token() {
+async fn the_page_says_whether_a_token_is_needed() {
     let world = ServeWorld::new().await.with("coupon-page", "on");
     let with_tokens = world.with_tokens();
     for (world, wants) in [(&world, "false"), (&with_tokens, "true")] {

@@ -1,4 +1,4 @@
-//! Who people are, and where their claims stand.
+//! User identity, and the state of users' claims.
 
 use reqwest::Method;
 use serde_json::json;
@@ -50,7 +50,7 @@ async fn a_claim_is_accepted_then_issued_with_its_code() {
 }
 
 #[tokio::test]
-async fn nobody_keeps_what_one_person_holds() {
+async fn a_users_claim_is_not_cacheable() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(1)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
@@ -61,7 +61,7 @@ async fn nobody_keeps_what_one_person_holds() {
             .ask(method.clone(), &path, &[("x-user-id", "u-1")], "")
             .await;
         assert_eq!(answer.json["status"], status, "{answer:?}");
-        // It names a code, and a gateway's header does not tell a cache whose it is.
+        // The answer contains a code, and the gateway's header does not tell caches whose it is.
         assert_eq!(
             answer
                 .headers
@@ -74,7 +74,7 @@ async fn nobody_keeps_what_one_person_holds() {
 }
 
 #[tokio::test]
-async fn a_coupon_has_one_path_and_a_person_s_id_may_be_percent_encoded() {
+async fn a_coupon_has_one_path_and_user_ids_may_be_percent_encoded() {
     let api = ServeWorld::new()
         .await
         .with("coupon-page", "on")
@@ -105,7 +105,7 @@ async fn a_coupon_has_one_path_and_a_person_s_id_may_be_percent_encoded() {
         for path in [format!("/c/{other}"), format!("/c/{other}/state")] {
             assert_eq!(api.get(&path).await.status, 404, "{path}");
         }
-        // The id of a person is no coupon's.
+        // A user id is only valid for its coupon.
         let path = format!("/v1/coupons/{other}/people/{id}/revoke");
         assert_eq!(
             api.ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))
@@ -148,7 +148,7 @@ async fn a_sealed_drop_is_answered_from_mysql_alone() {
 }
 
 #[tokio::test]
-async fn with_tokens_the_person_is_the_subject_and_the_header_means_nothing() {
+async fn with_tokens_the_user_is_the_subject_and_the_header_is_ignored() {
     let world = ServeWorld::new().await;
     let api = world.with_tokens().api().await;
     let (id, drop) = api.make(open(5)).await;
@@ -183,7 +183,7 @@ async fn with_tokens_the_person_is_the_subject_and_the_header_means_nothing() {
         assert_eq!(
             ask(&both).await.code(),
             (400, "invalid"),
-            "of two tokens a proxy may have checked the other"
+            "a proxy may have checked the other token"
         );
     }
     assert_eq!(world.dump().await, before);

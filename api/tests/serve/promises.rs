@@ -1,4 +1,4 @@
-//! A claim is acknowledged only after a second store beside Redis holds it.
+//! A claim is acknowledged only after a second store besides Redis holds it.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::world::{
     HttpAnswer, InProcessApi, ServeWorld, breakable_kafka, open, stack, until, with,
 };
 
-/// A world whose Kafka can be taken away, behind a proxy before MySQL.
+/// A world whose Kafka can be stopped, with a proxy in front of MySQL.
 async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
@@ -45,11 +45,10 @@ async fn crowd(api: &InProcessApi, id: i64, people: u32) -> Vec<HttpAnswer> {
     join_all((1..=people).map(async |n| api.claim(id, &format!("u-{n}")).await)).await
 }
 
-/// The reconciler rebuilds a lost Redis after both deadlines: from a claim that was admitted before
-/// the loss and reached Kafka after it, the slot may have been taken by then.
+/// The reconciler rebuilds a lost Redis after both deadlines. A claim that was admitted before the
+/// loss and reached Kafka after that may find its slot taken.
 #[tokio::test]
-async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_it_is_asked_again()
-{
+async fn a_claim_stored_after_both_deadlines_is_confirmed_only_by_a_retry() {
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
     let own = proxied
@@ -59,7 +58,7 @@ async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_
     let api = own.api().await;
     let (id, drop) = api.make(open(5)).await;
     queued(&api, id).await;
-    // Redis takes long, Kafka does not.
+    // Redis is slow, Kafka is not.
     proxy
         .set(ProxyFault::Delay(Duration::from_millis(1_600)))
         .await
@@ -67,7 +66,7 @@ async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_
     assert_eq!(api.claim(id, "late").await.code(), (503, "unavailable"));
     assert_eq!(api.mine(id, "late").await.code(), (503, "unavailable"));
     proxy.set(ProxyFault::Pass).await.unwrap();
-    until("it is told", async || {
+    until("the claim is confirmed", async || {
         api.claim(id, "late").await.code() == (200, "already_claimed")
     })
     .await;
@@ -81,7 +80,7 @@ async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_
 }
 
 #[tokio::test]
-async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_nothing_before() {
+async fn only_claims_that_kafka_does_not_take_go_to_the_dead_letter_table() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (own, _mysql) = on(kafka, &world).await;
@@ -102,7 +101,7 @@ async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_not
     assert_eq!(
         unpublished(&world).await.len(),
         before.len(),
-        "Kafka took them"
+        "Kafka has them"
     );
 
     kafka.kill().await.unwrap();
@@ -135,7 +134,7 @@ async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_not
     // This process knows it: nothing is written again.
     assert_eq!(api.claim(id, "u-4").await.code(), (200, "already_claimed"));
     assert_eq!(unpublished(&world).await, rows);
-    // Another process does not, and cannot publish; the table keeps the claim once.
+    // Another process does not, and cannot publish; the table stores the claim once.
     assert_eq!(
         other.claim(id, "u-4").await.code(),
         (200, "already_claimed")
@@ -158,7 +157,7 @@ async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_not
 }
 
 #[tokio::test]
-async fn with_kafka_and_mysql_away_nothing_is_promised_and_a_retry_finds_it_later() {
+async fn with_kafka_and_mysql_down_nothing_is_promised_and_a_retry_succeeds_later() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (own, mysql) = on(kafka, &world).await;
@@ -201,7 +200,7 @@ async fn with_kafka_and_mysql_away_nothing_is_promised_and_a_retry_finds_it_late
 }
 
 #[tokio::test]
-async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admission() {
+async fn concurrent_retries_publish_once_with_the_time_of_the_admission() {
     let world = ServeWorld::new().await;
     let (first, other) = (
         world.api().await,
@@ -214,7 +213,7 @@ async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admiss
         first.claim(id, "u-1").await.code(),
         (200, "already_claimed")
     );
-    assert_eq!(world.messages().await, 1, "it published that itself");
+    assert_eq!(world.messages().await, 1, "it published this claim itself");
     let answers = join_all((0..1_000).map(async |_| other.claim(id, "u-1").await)).await;
     let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
     assert!(answers.iter().all(|answer| answer.json == expected));
@@ -224,10 +223,10 @@ async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admiss
 }
 
 #[tokio::test]
-async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
+async fn a_slot_of_an_earlier_drop_becomes_durable_too() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop, other) = two_days(&world, &api, "coupon").await;
-    // Redis has it among the claimants alone, without the instant of admission.
+    // Redis has it only among the claimants, without the instant of admission.
     let claimants = world.keys(id, drop).claimants;
     world
         .ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")])
@@ -244,7 +243,7 @@ async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
     );
 }
 
-/// A daily coupon with today's and tomorrow's drop.
+/// A daily coupon with drops of today and tomorrow.
 pub(crate) async fn two_days(
     world: &ServeWorld,
     api: &InProcessApi,
@@ -267,7 +266,7 @@ pub(crate) async fn two_days(
 }
 
 #[tokio::test]
-async fn a_winner_of_a_sealed_drop_who_tries_again_costs_one_query_no_message_and_no_dead_letter() {
+async fn a_retry_of_a_sealed_drops_winner_costs_one_query_and_no_message() {
     let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
@@ -311,7 +310,7 @@ async fn a_winner_of_a_sealed_drop_who_tries_again_costs_one_query_no_message_an
     assert_eq!(
         world.messages().await,
         1,
-        "nobody could be asked, so Kafka holds it"
+        "MySQL could not be asked, so Kafka holds it"
     );
     mysql.set(ProxyFault::Pass).await.unwrap();
     until("MySQL answers", async || {
@@ -339,7 +338,7 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
         api.get(&path).await.json["current_drop"]["state"] == "sealed"
     })
     .await;
-    // As after a clock that was wrong: Redis's window is open.
+    // As after a clock error: Redis's window is open.
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
     assert_eq!(world.messages().await, 1);
     let other = world.api().await;
@@ -350,11 +349,11 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
     assert_eq!(
         world.messages().await,
         2,
-        "by another process, which can't know of the first message"
+        "another process cannot know the first message"
     );
 }
 
-/// Moves a drop's window, in MySQL and in Redis, to milliseconds from now.
+/// Moves a drop's window in MySQL and in Redis to milliseconds from now.
 pub(crate) async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
     // One instant for both stores: a drop that MySQL opens before Redis does is another case.
     let now = Utc::now();
@@ -391,7 +390,7 @@ pub(crate) async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, 
 }
 
 #[tokio::test]
-async fn a_retry_after_closing_finds_the_claim_and_takes_nothing_of_the_next_drop() {
+async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_drop() {
     const HOUR: i64 = 3_600_000;
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
@@ -423,7 +422,7 @@ async fn a_retry_after_closing_finds_the_claim_and_takes_nothing_of_the_next_dro
     assert_eq!(api.claim(id, "u-1").await.json, held, "sealed");
     assert_eq!(api.claim(id, "u-2").await.code(), (409, "not_open"));
 
-    // Windows without a gap: the next drop is open. Somebody who was admitted long before closing
+    // Windows without a gap: the next drop is open. A user who was admitted long before closing
     // comes for the next one.
     let times = world.keys(id, first).times;
     let long_ago = (Utc::now() - TimeDelta::minutes(30))
@@ -441,7 +440,7 @@ async fn a_retry_after_closing_finds_the_claim_and_takes_nothing_of_the_next_dro
     assert_eq!(
         api.claim(id, "u-1").await.json,
         held,
-        "a retry, not tomorrow's"
+        "a retry, not tomorrow's claim"
     );
     let early = api.claim(id, "early").await;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Settings with which a process must not start, and `migrate`.
+//! Settings that prevent the start of a process, and `migrate`.
 
 use std::process::{Command, Output};
 
@@ -28,7 +28,7 @@ fn serve(settings: &[(&str, &str)]) -> Output {
 }
 
 #[test]
-fn a_wrong_setting_stops_the_start_with_a_sentence_and_no_secret() {
+fn a_wrong_setting_prevents_the_start_with_one_sentence_and_no_secret() {
     type Setting = (&'static str, &'static str);
     const HS256: [Setting; 3] = [
         ("USER_AUTH", "jwt"),

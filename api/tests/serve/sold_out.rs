@@ -1,4 +1,4 @@
-//! Sold-out drops. An acknowledged change is seen by the next request at any process.
+//! Sold-out drops. The next request at any process sees an acknowledged change.
 
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -22,7 +22,7 @@ async fn set(world: &ServeWorld, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn every_process_knows_who_holds_a_slot_or_waits() {
+async fn every_process_knows_holders_and_waiting_users() {
     let world = ServeWorld::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
@@ -138,7 +138,7 @@ async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() 
 }
 
 #[tokio::test]
-async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
+async fn with_a_closed_gate_or_no_redis_sold_out_is_never_answered() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = ServeWorld::closed().await.on_redis(&redis.url());
     world.open_gate().await;
@@ -162,7 +162,7 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
 }
 
 #[tokio::test]
-async fn the_answer_is_the_same_by_either_way_and_is_counted() {
+async fn both_code_paths_give_the_same_answer_and_count_it() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     api.claim(id, "u-1").await;
@@ -189,7 +189,7 @@ async fn the_answer_is_the_same_by_either_way_and_is_counted() {
     };
     assert_eq!(headers(&before_router), headers(&first));
     assert!(api.metric(series).await > counted);
-    // Both ways refuse a wrong request.
+    // Both ways refuse an invalid request.
     assert_eq!(
         api.ask(Method::POST, &path, &[], "").await.code(),
         (401, "unauthorized")

@@ -1,4 +1,4 @@
-//! A store that is away, slow, or answers nobody.
+//! A store that is down, slow, or silent.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) async fn behind_redis(world: &ServeWorld) -> (ServeWorld, FaultProxy)
 }
 
 #[tokio::test]
-async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_missing() {
+async fn while_mysql_is_down_claims_continue_and_unknown_is_not_called_missing() {
     let world = ServeWorld::new().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let api = proxied.api().await;
@@ -91,7 +91,7 @@ async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_miss
 }
 
 #[tokio::test]
-async fn claims_that_wait_behind_an_unanswered_call_are_refused_with_it() {
+async fn claims_queued_behind_an_unanswered_call_are_refused_with_it() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied
@@ -101,8 +101,8 @@ async fn claims_that_wait_behind_an_unanswered_call_are_refused_with_it() {
         .await;
     let (id, _) = api.make(open(1)).await;
     redis.set(ProxyFault::BlackHole).await.unwrap();
-    // As many calls as a thousand claims need would take eight seconds, each of them unanswered for
-    // one.
+    // The calls needed for a thousand claims would take eight seconds, if each waited one second
+    // without an answer.
     let answers = futures_util::future::join_all(
         (0..1_000).map(async |n| api.claim(id, &format!("u-{n}")).await),
     )
@@ -123,7 +123,7 @@ async fn claims_that_wait_behind_an_unanswered_call_are_refused_with_it() {
 }
 
 #[tokio::test]
-async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
+async fn while_redis_is_down_nobody_is_admitted_and_nothing_is_guessed() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.api().await;
@@ -138,18 +138,18 @@ async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
     assert_eq!(api.get("/readyz").await.status, 503);
     assert_eq!(api.mine(id, "u-5").await.json["status"], "issued");
     assert_eq!(api.mine(id, "u-1").await.code(), (503, "unavailable"));
-    until("what was kept is too old", async || {
+    until("the cached coupons are too old", async || {
         api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["remaining"] == Value::Null
     })
     .await;
     let made = api.ops(Method::POST, "/v1/coupons", &open(1)).await;
     assert_eq!(
         made.status, 201,
-        "the coupon stands, and the reconciler loads it"
+        "the coupon exists, and the reconciler loads it"
     );
     assert!(
         made.json["id"].as_i64().unwrap() > id + 1_000,
-        "nobody knows which numbers were given"
+        "the used numbers are unknown"
     );
     assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 503);
     assert_eq!(
@@ -181,7 +181,7 @@ async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
 }
 
 #[tokio::test]
-async fn an_admission_whose_answer_was_lost_is_found_by_the_retry_and_never_tried_twice() {
+async fn a_retry_finds_an_admission_with_a_lost_answer_and_never_repeats_it() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.api().await;
@@ -203,7 +203,7 @@ async fn an_admission_whose_answer_was_lost_is_found_by_the_retry_and_never_trie
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
+async fn a_client_that_disconnects_does_not_stop_its_claim_half_way() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.with("store-timeout-ms", 10_000).api().await;
@@ -230,7 +230,7 @@ async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
 }
 
 #[tokio::test]
-async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back() {
+async fn an_api_starts_without_kafka_reports_it_and_publishes_once_it_is_back() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let own = world
@@ -259,14 +259,14 @@ async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back
         api.claim(id, &format!("u-{user}")).await.json["queued"] == true
     })
     .await;
-    until("the note is gone", async || {
+    until("the warning is gone", async || {
         api.get("/readyz").await.json["notes"]["kafka"] == "ok"
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
+async fn a_shutdown_in_mid_rush_leaves_no_admission_unpublished() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(10_000)).await;
     let (base, client) = (api.base.clone(), api.client.clone());
@@ -278,7 +278,7 @@ async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
             tokio::spawn(async move { request.send().await.map(|r| r.status().as_u16()) })
         })
         .collect();
-    until("some are in", async || world.messages().await > 20).await;
+    until("some are admitted", async || world.messages().await > 20).await;
     api.stop().await;
     let mut yes = 0;
     for claim in claims {

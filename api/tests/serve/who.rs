@@ -1,4 +1,4 @@
-//! Who may do what, and the record of who did it.
+//! Authorisation, and the audit record.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ async fn with_token(
 }
 
 #[tokio::test]
-async fn a_view_token_reads_and_changes_nothing() {
+async fn a_view_token_can_read_but_not_change() {
     let world = ServeWorld::new().await;
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, drop) = api.make(open(5)).await;
@@ -66,7 +66,7 @@ async fn a_view_token_reads_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn of_two_tokens_each_is_taken_and_of_two_headers_none() {
+async fn each_of_two_tokens_is_accepted_and_two_headers_are_refused() {
     let world = ServeWorld::new().await;
     let other = "b".repeat(40);
     let api = world
@@ -124,7 +124,7 @@ async fn acts(world: &ServeWorld) -> Vec<(Vec<String>, Value)> {
 }
 
 #[tokio::test]
-async fn what_an_operator_changes_is_recorded_with_it() {
+async fn an_operators_change_is_recorded_together_with_it() {
     let (world, api) = ServeWorld::with_api().await;
     let token = format!("Bearer {OPS_TOKEN}");
     let ask = async |method: Method, path: &str, name: &str, key: &str, body: &Value| {
@@ -195,7 +195,7 @@ async fn what_an_operator_changes_is_recorded_with_it() {
         changed["name"],
         json!({"from": "Winter coupon", "to": "Other"})
     );
-    assert_eq!(changed.len(), 3, "and its drop: {changed:?}");
+    assert_eq!(changed.len(), 3, "and the change of its drop: {changed:?}");
     let closed = acts[2].1.as_object().unwrap();
     let drop = closed
         .iter()

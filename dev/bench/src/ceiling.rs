@@ -1,4 +1,4 @@
-//! Ceilings: the least work on the stores that comes to the same.
+//! Ceilings: the least work on the stores that has the same result.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -15,14 +15,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-/// Rows in one statement.
+/// Rows per statement.
 const ROWS: u32 = 1_000;
 
-/// Calls of the admission script under way: Redis never waits for the next.
+/// Concurrent calls of the admission script, so that Redis never waits for the next one.
 const CALLS: usize = 4;
 
-/// Writes the rows of slots `from..=to` straight into the product's table, many in one statement,
-/// one statement after the other, each durable before the next; gives how long it took.
+/// Writes the rows of slots `from..=to` straight into the product's table: multi-row statements,
+/// one after the other, each durable before the next. Returns how long it took.
 pub async fn insert_rows(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -32,7 +32,7 @@ pub async fn insert_rows(
     insert_rows_by(installation, coupon, from, to, ROWS).await
 }
 
-/// [`insert_rows`] with so many rows in a statement.
+/// [`insert_rows`] with `rows` rows per statement.
 pub async fn insert_rows_by(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -56,8 +56,8 @@ pub async fn insert_rows_by(
     Ok(took)
 }
 
-/// The same rows and columns, all of a coupon, in an empty table with a primary key and one unique
-/// key.
+/// The same rows and columns, all of one coupon, in an empty table with a primary key and one
+/// unique key.
 pub async fn insert_bare_rows(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -120,12 +120,12 @@ async fn insert_into(
     Ok(begun.elapsed())
 }
 
-/// The person on a slot that nobody claimed.
+/// The user on a slot that nobody claimed.
 pub fn person(slot: u32) -> String {
     format!("q-{slot:07}")
 }
 
-/// Puts admissions of slots 1..=`to` straight into Redis, as the script would have left them two
+/// Writes admissions of slots 1..=`to` straight into Redis, as the script would have left them two
 /// minutes ago.
 pub async fn admit_straight(
     installation: &Installation,
@@ -167,11 +167,11 @@ pub async fn admit_straight(
     Ok(())
 }
 
-/// Slots read at a time, as the reconciler's default.
+/// Slots per read, the reconciler's default.
 const PAGE: u32 = 5_000;
 
-/// Reads every admission and every row of a drop and compares nothing; gives how long it took and
-/// how many there were.
+/// Reads every admission and every row of a drop without comparing them. Returns the duration and
+/// the number of rows.
 pub async fn scan(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -202,8 +202,8 @@ pub async fn scan(
     Ok((took, seen))
 }
 
-/// What the admission script does by itself, with so many people a call and `CALLS` calls under
-/// way: claims a second, and the microseconds of CPU that each takes Redis.
+/// The admission script alone, with `people` users per call and `CALLS` concurrent calls: claims
+/// per second, and CPU microseconds of Redis per claim.
 pub async fn script(
     installation: &Installation,
     coupon: InstallationCoupon,

@@ -1,18 +1,18 @@
-//! The command line.
-
 use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
-use firstcome_baselines::{Design, RushSize};
 use serde::{Deserialize, Serialize};
 
-/// Measures Firstcome beside other designs and beside its own ceilings, on real servers of its own.
+use crate::baselines::{Design, RushSize};
+
+/// Measures Firstcome against other designs and against its own ceilings, on freshly started
+/// servers.
 ///
-/// Figures of one run can be compared with each other, and with nothing else.
+/// Figures are comparable within one run only.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-bench", version, max_term_width = 120)]
 pub struct Cli {
-    /// What to measure
+    /// Part to measure
     #[arg(value_enum)]
     pub part: Part,
     #[command(flatten)]
@@ -26,26 +26,25 @@ pub enum Part {
     All,
     /// The same rush on every design
     Designs,
-    /// What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside
-    /// that
+    /// The HTTP server, the script and MySQL alone, compared with sold-out claims
     Ceilings,
-    /// The designs that keep all in MySQL beside Firstcome, while MySQL is stalled, killed, shared
+    /// The designs that keep everything in MySQL, while MySQL is stalled, killed or shared
     Mysql,
     /// Claims while everyone wins
     Claims,
-    /// CPU a winner by process; with --against, in turns with another build
+    /// CPU per winner and process; with --against, in turns with another build
     Winners,
-    /// Two minutes in which everyone wins, and winners beside passes over the closed drop
+    /// Two minutes in which everyone wins, and claims during passes over the closed drop
     Sustained,
     /// Memory of the API under many connections
     Memory,
-    /// From the last admission to exact rows, again and again
+    /// Time from the last admission to exact rows, repeatedly
     Exact,
-    /// Rows a second of the consumer
+    /// Rows per second of the consumer
     Consumer,
-    /// Passes of the reconciler: clean, repairing, beside sealed drops
+    /// Passes of the reconciler: clean, repairing, and with many sealed drops
     Passes,
-    /// From process start to ready
+    /// Time from process start to ready
     Start,
     /// Claims while slow clients hold sockets
     Slow,
@@ -53,14 +52,14 @@ pub enum Part {
     Viewers,
     /// 1, 2 and 4 APIs and consumers, one coupon and eight, one Redis and a cluster
     Scaling,
-    /// Claims while lists of coupons are asked for without end
+    /// Claims while clients request lists of coupons nonstop
     Anonymous,
-    /// Claims with traces exported and without, in turns; with --against, with another build too
+    /// Claims with and without exported traces, in turns; with --against, with another build too
     Traces,
 }
 
 impl Part {
-    /// The part itself, or every part.
+    /// The part itself, or all parts.
     pub fn parts(self) -> Vec<Self> {
         let every = Self::value_variants().iter().copied();
         every
@@ -69,16 +68,16 @@ impl Part {
     }
 }
 
-/// How it is measured.
+/// Options of the measurement.
 #[derive(Debug, Clone, Args)]
 pub struct BenchOptions {
-    /// A minute instead of many: to see that everything runs; the figures say little
+    /// Take a minute instead of many, to see that everything runs; the figures mean little
     #[arg(long)]
     pub quick: bool,
-    /// Requests of the rush on every design; of `mysql` half as many win
+    /// Requests of the rush on every design; in `mysql`, half of them win
     #[arg(long, env = "REQUESTS")]
     pub requests: Option<u32>,
-    /// Coupons in it
+    /// Coupons in the rush
     #[arg(long, env = "QUANTITY")]
     pub quantity: Option<u32>,
     /// Connections
@@ -87,36 +86,36 @@ pub struct BenchOptions {
     /// Only these designs
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Design>,
-    /// Folder with the programs of another build, to be measured in turns with these: how many more
-    /// win, how much faster a backlog is drained
+    /// Folder with the programs of another build, measured in turns with these: more winners per
+    /// second, faster drains
     #[arg(long, env = "AGAINST")]
     pub against: Option<PathBuf>,
-    /// Where report.json goes
+    /// Folder for report.json
     #[arg(long, default_value = "target/bench")]
     pub out: PathBuf,
 }
 
-/// How much of each kind of work is measured.
+/// The amount of each kind of work.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BenchSize {
     pub requests: u32,
     pub quantity: u32,
     pub connections: usize,
-    /// Requests of sold-out and do-nothing runs, and runs of the script.
+    /// Requests of sold-out and do-nothing runs, and calls of the script.
     pub many_requests: u32,
     /// Claims while everyone wins, and rows of the consumer.
     pub winners: u32,
-    /// Winners of one drop, for about two minutes.
+    /// Winners of one drop that takes about two minutes.
     pub sustained: u32,
-    /// Coupons while a process is killed.
+    /// Coupons of the rushes in which a process is killed.
     pub killed: u32,
-    /// Rushes for the time from last admission to exact rows.
+    /// Rushes to measure the time from the last admission to exact rows.
     pub rushes: u32,
-    /// Sizes of the drops of clean passes.
+    /// Drop sizes of clean passes.
     pub passes: [u32; 3],
     /// Rows to repair.
     pub missing: u32,
-    /// Sealed drops beside ten open ones.
+    /// Sealed drops, compared with ten open ones.
     pub sealed: u32,
     pub memory_claims: u32,
     pub starts: u32,
@@ -125,7 +124,7 @@ pub struct BenchSize {
 }
 
 impl BenchSize {
-    /// Of the rush on every design.
+    /// The size of the rush on every design.
     pub fn rush(&self) -> RushSize {
         let Self {
             requests,

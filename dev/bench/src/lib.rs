@@ -1,12 +1,14 @@
-//! Firstcome beside its own ceilings and beside other designs, measured in one run on real servers.
+//! Measures Firstcome against its own ceilings and against other designs, in one run on real
+//! servers.
 //!
-//! - [`ceiling`]: the least work on the stores that comes to the same.
-//! - [`sections`]: what is measured; each part can be run alone, and begins when the machine is
+//! - [`ceiling`]: the least work on the stores that has the same result.
+//! - [`sections`]: the measurements; each part can run alone, and starts when the machine is
 //!   [`quiet`].
 //! - [`report`]: the table and `report.json`.
 //!
-//! The load comes from `firstcome-load`, other designs and bare routes from `firstcome-baselines`.
+//! `firstcome-load` generates the load; [`baselines`] has other designs and bare routes.
 
+pub mod baselines;
 pub mod ceiling;
 pub mod cli;
 pub mod quiet;
@@ -23,7 +25,7 @@ use firstcome_load::launch::{Installation, Servers, Service};
 use firstcome_stack::built_program;
 use tokio::process::Command;
 
-/// Where everything is measured.
+/// The servers and builds that are measured.
 #[derive(Debug)]
 pub struct Bench {
     pub servers: Arc<Servers>,
@@ -32,23 +34,23 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// An installation of its own on these servers.
+    /// A new installation on these servers.
     pub async fn install(&self, name: &str) -> Result<Installation> {
         Installation::named(&self.servers, name, None).await
     }
 
-    /// The route that does nothing.
+    /// Starts the route that does nothing.
     pub async fn nothing(&self) -> Result<Service> {
         self.baseline(&["nothing"], &BTreeMap::new()).await
     }
 
-    /// A program of the baselines, by its arguments and settings.
+    /// Starts a program of the baselines with these arguments and settings.
     pub async fn baseline(
         &self,
         args: &[&str],
         settings: &BTreeMap<&'static str, String>,
     ) -> Result<Service> {
-        let mut command = Command::new(built_program(firstcome_baselines::PROGRAM)?);
+        let mut command = Command::new(built_program(baselines::PROGRAM)?);
         self.servers
             .spawn(
                 args.first().copied().unwrap_or("baseline"),
@@ -58,8 +60,8 @@ impl Bench {
             .await
     }
 
-    /// Whether Redis waits for the disk at every write (`always`), or leaves it to a second's batch
-    /// (`everysec`).
+    /// Sets Redis's `appendfsync`: `always` waits for the disk at every write, `everysec` flushes
+    /// once a second.
     pub async fn fsync(&self, policy: &str) -> Result<()> {
         let mut conn = redis::Client::open(self.servers.stack.redis.url())?
             .get_multiplexed_async_connection()

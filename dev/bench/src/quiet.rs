@@ -1,4 +1,4 @@
-//! Waits until the machine is idle: after a part MySQL still writes pages and the broker closes
+//! Waits until the machine is idle: after a part, MySQL still flushes pages and the broker closes
 //! segments.
 
 use std::fs;
@@ -8,16 +8,16 @@ use anyhow::{Context, Result};
 use firstcome_load::terminal::step;
 use tokio::time::{Instant, sleep};
 
-/// Length of one sample of the processors.
+/// Length of one CPU sample.
 const SPAN: Duration = Duration::from_millis(500);
-/// So many samples in a row have to find them idle,
+/// Consecutive samples that must be idle.
 const SAMPLES: u32 = 4;
-/// for this share of the time.
+/// Idle share that a sample must reach.
 const IDLE: f64 = 0.95;
-/// Load that lasts longer than this is not ours.
+/// Load that lasts longer than this comes from something else.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until the processors are idle; says so where they are not within a minute.
+/// Waits until the processors are idle; warns if they are not within a minute.
 pub async fn settle() -> Result<()> {
     let begun = Instant::now();
     let mut samples = 0;
@@ -37,7 +37,7 @@ pub async fn settle() -> Result<()> {
     Ok(())
 }
 
-/// CPU time of all processors since they were started, in ticks.
+/// CPU time of all processors since boot, in ticks.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ProcessorTime {
     idle: u64,
@@ -50,8 +50,7 @@ impl ProcessorTime {
             .context("/proc/stat has no line of all processors")
     }
 
-    /// The first line: user, nice, system, idle, waiting for a disk, …. Waiting for a disk is not
-    /// idle.
+    /// The first line: user, nice, system, idle, iowait, …. Iowait does not count as idle.
     fn read(stat: &str) -> Option<Self> {
         let ticks: Vec<u64> = stat
             .lines()

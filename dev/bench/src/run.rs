@@ -1,5 +1,3 @@
-//! The program, as an ordinary function.
-
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -8,8 +6,8 @@ use tokio::runtime::Runtime;
 use crate::cli::Cli;
 use crate::sections;
 
-/// Runs what the command line asks for. An ordinary function: an async body would be compiled again
-/// in every program that awaits it.
+/// Runs the command line. Not `async`, because an async body would be compiled again in every
+/// program that awaits it.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let run = |runtime: Runtime| runtime.block_on(sections::run(&cli.part.parts(), &cli.options));

@@ -1,4 +1,4 @@
-//! Many schedules, several at once, each worker on servers of its own.
+//! Runs many schedules in parallel; each worker has its own servers.
 
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
@@ -13,24 +13,24 @@ use crate::schedule::FaultSchedule;
 use crate::shrink::shrink;
 use crate::worker::CampaignWorker;
 
-/// Which schedules, and how.
+/// Selection of schedules, and how to run them.
 #[derive(Debug, Clone)]
 pub struct Campaign {
     pub first: u64,
     pub seeds: u64,
-    /// On clusters, instead of one server a store.
+    /// On clusters, instead of one server per store.
     pub clusters: bool,
-    /// Only schedules with a fault whose name has this in it.
+    /// Only schedules with a fault whose name contains this.
     pub fault: Option<String>,
     pub workers: usize,
-    /// Where failures are kept.
+    /// Folder for failures.
     pub out: PathBuf,
-    /// Whether a failure is tried again with fewer faults.
+    /// Whether to retry failures with fewer faults.
     pub shrink: bool,
 }
 
 impl Campaign {
-    /// Runs all of it and prints a line a schedule.
+    /// Runs all schedules and prints a line for each.
     pub async fn run(&self) -> Result<ChaosReport> {
         std::fs::create_dir_all(&self.out)?;
         let (next, report, begun) = (

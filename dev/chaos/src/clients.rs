@@ -1,10 +1,10 @@
-//! People who ask until they are answered, and every answer they got.
+//! People who ask until they are answered, and the record of all their answers.
 
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use firstcome_histories::Recorder;
+use firstcome_testkit::histories::Recorder;
 use firstcome_testkit::{Answer, ApiClient, MadeCoupon};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -14,10 +14,10 @@ use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
-/// A person gives up on an answer after this long.
+/// How long a person waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who takes back what a person was promised.
+/// The one who returns a person's slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Person,
@@ -26,7 +26,7 @@ enum By {
     OperatorOnce,
 }
 
-/// Everyone of a schedule.
+/// All people of a schedule.
 pub struct Clients<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
@@ -38,17 +38,16 @@ pub struct Clients<'a> {
 #[derive(Default)]
 struct Answers {
     all: Vec<Answered>,
-    /// The last answer of each that was one of the contract's yes and no.
+    /// Each person's last definite answer, yes or no.
     settled: HashMap<ChaosPerson, Answer>,
     outside: Vec<String>,
-    /// People who hold something, by what they were told, and asked in vain what it is.
+    /// People with a slot whose look-ups denied it.
     denied: Vec<(ChaosPerson, String)>,
-    /// Those who give it back, or whose claim an operator revokes, from before they ask.
+    /// People who return their slot or are revoked by an operator; chosen before they ask.
     revoked: HashSet<ChaosPerson>,
 }
 
 impl<'a> Clients<'a> {
-    /// Nobody has asked yet.
     pub fn new(
         system: &'a SystemUnderTest,
         schedule: &'a FaultSchedule,
@@ -64,11 +63,11 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Everyone comes in their time and asks until they are answered.
+    /// Everyone arrives at their time and asks until they are answered.
     pub async fn come(&self) {
         let schedule = self.schedule;
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
-        // So many that those who are left still want more than there are slots.
+        // At most this many, so that the remaining people still want more than there are slots.
         let most = schedule.people.saturating_sub(schedule.most()) / 2;
         let mut returns = vec![most; self.coupons.len()];
         let people = self.everyone().map(|person| {
@@ -104,7 +103,7 @@ impl<'a> Clients<'a> {
         until(async || self.ask(person).await).await;
     }
 
-    /// What a person was promised goes back, or their place on the waiting list.
+    /// Returns the person's slot or place on the waiting list.
     async fn until_revoked(&self, person: ChaosPerson, by: By) {
         let holds = |answer: &Answer| {
             answer.promised().is_some() || matches!(answer, Answer::Waiting { .. })
@@ -117,8 +116,8 @@ impl<'a> Clients<'a> {
         if by != By::OperatorOnce {
             return;
         }
-        // A question that was asked before may be answered only now, so questions about them are
-        // not judged any more. What they are promised from here on is, by the history.
+        // A look-up that was sent earlier may only be answered now, so look-ups about this person
+        // no longer count. The history still judges what they are promised from here on.
         self.answers.lock().settled.remove(&person);
         self.until_answered(person).await;
     }
@@ -140,11 +139,11 @@ impl<'a> Clients<'a> {
         } else {
             api.revoke(coupon, &name, &body).await
         };
-        // A promise that is broken and listed may leave nothing to give back.
+        // A promise that is broken and listed may leave nothing to return.
         answer.is_ok() || answer.is_err_and(|answer| answer.is("not_found"))
     }
 
-    /// Those who have no slot ask once more; true when all of them were answered.
+    /// People without a slot ask once more; true if all of them were answered.
     pub async fn the_others_ask_again(&self) -> bool {
         let settled = self.answers.lock().settled.clone();
         let holds = |person: &ChaosPerson| {
@@ -156,12 +155,12 @@ impl<'a> Clients<'a> {
             .await
     }
 
-    /// Everyone asks once more; true when all were answered.
+    /// Everyone asks once more; true if all were answered.
     pub async fn all_ask_again(&self) -> bool {
         self.ask_all(self.everyone()).await
     }
 
-    /// People ask what they hold, so many at a time, for ever.
+    /// People keep looking up their claims, a limited number at a time.
     pub async fn poll(&self) {
         let (pollers, people) = (self.schedule.pollers, self.schedule.people);
         futures_util::future::join_all((0..pollers).map(|_| self.poll_alone(people))).await;
@@ -176,7 +175,7 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Anybody who was told yes is told the same slot here, or that it is not known at the moment.
+    /// Look-ups of people with a slot must return the same slot, or that it is currently unknown.
     async fn look_up(&self, person: ChaosPerson) {
         let Some(api) = self.system.supervisor.any_api() else {
             return pause(100).await;
@@ -221,7 +220,7 @@ impl<'a> Clients<'a> {
             .await
     }
 
-    /// One request, recorded. True when the answer settles it for now.
+    /// Sends and records one request. True if the answer is definite for now.
     async fn ask(&self, person: ChaosPerson) -> bool {
         let Some(api) = self.system.supervisor.any_api() else {
             return false;
@@ -259,9 +258,9 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Every answer in the order in which they came, and what is wrong with them: those that are
-    /// not in the contract, and those that deny a promise to people who are not listed as
-    /// `(coupon, name)`.
+    /// Every answer in order of arrival, and what is wrong with them: answers that the contract
+    /// does not allow, and answers that deny a promise to people who are not listed as `(coupon,
+    /// name)`.
     pub fn into_answers(self, listed: &HashSet<(usize, String)>) -> (Vec<Answered>, Vec<String>) {
         let Answers {
             all,
@@ -278,7 +277,7 @@ impl<'a> Clients<'a> {
     }
 }
 
-/// Tries again, with pauses that grow, until it is done.
+/// Retries with growing pauses until it is done.
 async fn until(is_done: impl AsyncFn() -> bool) {
     let mut wait = 50;
     while !is_done().await {

@@ -1,4 +1,4 @@
-//! Schedules on clusters: servers that others take the place of, and processes of ours.
+//! Schedules on clusters: faults of servers that can fail over, and of our processes.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -9,7 +9,7 @@ use crate::schedule::{EACH, FaultSchedule, Timed};
 
 impl FaultSchedule {
     /// Draws the schedule of a seed on a Redis Cluster, three brokers and a pair of MySQLs: more
-    /// coupons, so that each primary has some, people who come for longer, and one to six faults.
+    /// coupons, so that each primary has some, a longer crowd, and one to six faults.
     pub fn draw_on_clusters(seed: u64) -> Self {
         let single = Self::draw(seed);
         let mut rng = StdRng::seed_from_u64(seed ^ 0x00c1_0571_e200_0000);
@@ -22,7 +22,7 @@ impl FaultSchedule {
         } else {
             rng.random_range(2..=6)
         };
-        // Once all is sold, little can still go wrong.
+        // Once everything is sold, little can go wrong.
         let latest = crowd_ms * u64::from(quantity) / u64::from(people) * 2 / 3;
         let mut faults: Vec<Timed> = (0..number)
             .map(|_| Timed {
@@ -64,7 +64,7 @@ fn fault(rng: &mut StdRng) -> Fault {
     );
     let ms = if rng.random_bool(0.25) { short } else { long };
     match rng.random_range(0..20) {
-        // A replica takes over after three seconds.
+        // The replica takes over after three seconds.
         0..=3 => Fault::RedisPrimary {
             number: rng.random_range(0..6),
             frozen: false,
@@ -80,7 +80,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             frozen: false,
             ms,
         },
-        // The others take it for dead after nine seconds.
+        // The other brokers consider it dead after nine seconds.
         8..=9 => Fault::Broker {
             id: rng.random_range(1..=3),
             frozen: true,
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_one_schedule_of_its_own_and_fifty_have_every_kind_of_fault() {
+    fn a_seed_draws_one_schedule_and_fifty_seeds_draw_every_fault() {
         let mut drawn = BTreeSet::new();
         for seed in 1..=50 {
             let schedule = FaultSchedule::draw_on_clusters(seed);
@@ -124,7 +124,7 @@ mod tests {
             assert!(!schedule.faults.is_empty(), "{schedule}");
             drawn.extend(schedule.faults.iter().map(|timed| timed.fault.name()));
         }
-        // Killed and frozen: three stores and three processes.
+        // Killed and frozen, for three stores and three processes.
         assert_eq!(drawn.len(), 2 * 6, "{drawn:#?}");
     }
 }

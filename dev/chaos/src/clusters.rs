@@ -1,5 +1,4 @@
-//! Servers of which each store has several. A schedule may break any one; the others take its
-//! place.
+//! Stores with several servers each. A schedule may break any one of them; another takes over.
 
 use anyhow::Result;
 use firstcome_stack::{ClusterStack, FaultProxy, MailOptions};
@@ -11,9 +10,9 @@ use crate::fault::FaultyStore;
 /// A Redis Cluster, three brokers, and a pair of MySQLs.
 pub struct ClusteredServers {
     pub stack: ClusterStack,
-    /// To MySQL's primary, past the address that faults break.
+    /// Leads to MySQL's primary without passing the proxy that faults break.
     way_to_mysql: FaultProxy,
-    /// One fault at a time on a store: the next waits until it is whole again.
+    /// One fault per store at a time: the next one waits until the store has recovered.
     busy: [Mutex<()>; 3],
 }
 
@@ -28,7 +27,7 @@ impl ClusteredServers {
         })
     }
 
-    /// As the harness reaches them.
+    /// The stores for the harness.
     pub(crate) fn stores(&self) -> WorldStores {
         let mysql = self
             .stack
@@ -41,7 +40,7 @@ impl ClusteredServers {
         stores.with_kafka_cluster(&self.stack.kafka)
     }
 
-    /// A database as processes reach it.
+    /// The URL of a database for our processes.
     pub(crate) fn database_url(&self, name: &str) -> String {
         self.stack
             .mysql
@@ -49,21 +48,22 @@ impl ClusteredServers {
             .database_url_via(&self.stack.mysql.address, name)
     }
 
-    /// The harness goes to the primary of now.
+    /// Points the harness to the current primary.
     pub(crate) fn follow_mysql(&self) {
         self.way_to_mysql
             .set_upstream(self.stack.mysql.in_office().port());
     }
 
-    /// Keeps other faults away from a store while the guard lives.
+    /// Keeps other faults away from a store while the guard is held.
     pub async fn alone(&self, store: FaultyStore) -> tokio::sync::MutexGuard<'_, ()> {
         self.busy[store as usize].lock().await
     }
 
-    /// Empties Redis. Every fault has made its store whole again.
+    /// Empties Redis. Every fault has already repaired its store.
     ///
     /// # Errors
-    /// When a server does not answer any more: they are lost, take new ones.
+    ///
+    /// If a server no longer answers. The servers are lost then; start new ones.
     pub async fn restore(&self) -> Result<()> {
         self.stack.mysql.address.cut_now().await;
         self.stack.redis.wait_until_whole().await?;

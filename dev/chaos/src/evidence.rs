@@ -1,4 +1,4 @@
-//! What a run has shown.
+//! The observations of a run.
 
 use std::ops::Range;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use firstcome_testkit::Answer;
 use serde::Serialize;
 
-/// Which of the coupons they want, and their number.
+/// The coupon they want, and their number.
 pub type ChaosPerson = (usize, u32);
 
 /// One request and its answer.
@@ -19,16 +19,16 @@ pub struct Answered {
     pub answer: Answer,
 }
 
-/// A fault that was tried.
+/// A fault that was injected.
 #[derive(Debug, Clone, Serialize)]
 pub struct TriedFault {
     pub name: String,
-    /// When and how long, as text.
+    /// Its time and duration, as text.
     pub fault: String,
-    /// Whether it took effect.
+    /// Whether it had an effect.
     pub took: bool,
     pub note: String,
-    /// While it was on.
+    /// While the fault was active.
     #[serde(skip)]
     pub during: Range<Instant>,
 }
@@ -37,6 +37,6 @@ pub(crate) struct Evidence<'a> {
     pub(crate) answers: &'a [Answered],
     pub(crate) hits: &'a [TriedFault],
     pub(crate) logs: &'a Path,
-    /// Rows that the consumer did not write, and failed claims.
+    /// Failed claims, and rows that the consumer did not write.
     pub(crate) not_by_consumer: u64,
 }

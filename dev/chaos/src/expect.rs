@@ -1,4 +1,4 @@
-//! What a schedule must show besides exactness: answers while a fault is on, logs, and who wrote
+//! Expectations besides exactness: answers while a fault is active, log lines, and the writers of
 //! the rows.
 
 use std::collections::HashSet;
@@ -9,35 +9,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Answered, Evidence};
 
-/// Fewer answers than these while a fault is on show nothing.
+/// Fewer answers than this during a fault prove nothing.
 const ENOUGH: usize = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expect {
-    /// While a fault is on, every claim is answered `unavailable`.
+    /// While a fault is active, every claim is answered `unavailable`.
     Unavailable,
-    /// While a fault is on, nobody is promised a slot.
+    /// While a fault is active, nobody is promised a slot.
     NoPromise,
     /// Some claims are answered `unavailable`.
     Refusals,
-    /// While a fault is on, nobody is admitted, and everybody new is answered with this code.
+    /// While a fault is active, nobody is admitted, and everybody new gets this code.
     Refused(String),
-    /// While a fault is on, people are admitted, and Kafka acknowledges each claim in time.
+    /// While a fault is active, people are admitted, and Kafka acknowledges each claim in time.
     Queued,
-    /// While a fault is on, people are admitted, and Kafka acknowledges none in time.
+    /// While a fault is active, people are admitted, and Kafka acknowledges no claim in time.
     Unqueued,
-    /// Some claim was admitted although its answer did not come or said no: a retry is answered
+    /// Some claim was admitted although its answer was lost or said no: a retry gets
     /// `already_claimed`.
     AdmittedUnheard,
     /// The consumer wrote every row, and no claim failed.
     ByConsumer,
-    /// The log of a process says so.
+    /// The log of a process contains this text.
     Logged(String),
 }
 
 impl Expect {
-    /// What is missing, in words.
+    /// The unmet expectation in words.
     pub(crate) fn missing(&self, shown: &Evidence<'_>) -> Option<String> {
         match self {
             Self::Unavailable => {
@@ -98,8 +98,8 @@ fn is_refusal_or_admission(answer: &Answer) -> bool {
 }
 
 impl Evidence<'_> {
-    /// All answers to requests that began and ended while a fault was on, those that count, must
-    /// fit, and be enough.
+    /// All relevant answers to requests that began and ended while a fault was active must match,
+    /// and there must be enough of them.
     fn all_meanwhile(
         &self,
         word: &str,
@@ -167,8 +167,7 @@ mod tests {
         Answer::Problem(503, "unavailable".into())
     }
 
-    /// What is missing when each of these answers came while a fault was on, to a person of its
-    /// own.
+    /// The unmet expectation if these answers came during a fault, each to a different person.
     fn missing(expect: &Expect, answers: &[Answer]) -> Option<String> {
         let begun = Instant::now();
         let at = |ms: u64| begun + Duration::from_millis(ms);
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn each_expectation_holds_where_it_is_shown_and_nowhere_else() {
+    fn each_expectation_holds_only_for_matching_evidence() {
         use Expect::{
             AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable,
             Unqueued,
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn one_answer_of_the_other_kind_and_too_few_answers_show_nothing() {
+    fn a_single_other_answer_or_too_few_answers_fail_the_expectation() {
         let mixed = [accepted(true), accepted(true), accepted(true), refused()];
         for expect in [Expect::Queued, Expect::Unavailable] {
             assert!(

@@ -1,4 +1,4 @@
-//! What can go wrong, each with how long it lasts.
+//! The faults, with their durations.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ impl ProcessRole {
     }
 }
 
-/// One of the servers.
+/// One of the stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultyStore {
@@ -42,55 +42,55 @@ impl FaultyStore {
     }
 }
 
-/// What the proxy before a server does.
+/// Behaviour of the proxy in front of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WireFault {
-    /// Every piece of data waits 150 ms.
+    /// Every chunk of data is delayed by 150 ms.
     Delay,
-    /// Every piece of data waits longer than anybody waits for an answer. No seed draws it.
+    /// Every chunk of data is delayed beyond every timeout. Never drawn from a seed.
     LongDelay,
-    /// Connections are closed, new ones refused.
+    /// Connections are closed, new ones are refused.
     Cut,
-    /// Connections stay, nothing passes; what was kept back passes at the end.
+    /// Connections stay open but nothing passes; the data is delivered at the end.
     BlackHole,
-    /// Requests reach the server, replies are thrown away.
+    /// Requests reach the server, replies are discarded.
     DropReplies,
-    /// The server's side of each connection is closed, the client's is not.
+    /// The server's side of each connection is closed, the client's stays open.
     HalfClose,
 }
 
-/// What somebody puts into a store by hand that is none of ours.
+/// Foreign data that somebody writes into a store by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Junk {
-    /// People on scores that are no slots.
+    /// Users with scores that are not slots.
     Scores,
-    /// People, on slots and in line, with names that nobody can have.
+    /// Admitted and waiting users with impossible names.
     Names,
-    /// Free slots that are none.
+    /// Invalid entries among the free slots.
     Free,
-    /// Messages that are no claims.
+    /// Messages that are not claims.
     Messages,
-    /// Dead letters of which no row can be made.
+    /// Dead letters that cannot become rows.
     DeadLetters,
 }
 
-/// A batch of messages that is none of ours.
+/// A batch of messages from a foreign producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForeignBatch {
-    /// Claims that have rows, sent again by a mirror that compresses.
+    /// Claims that already have rows, sent again by a mirror that compresses.
     Mirrored,
-    /// Claims of strangers, at instants outside the window.
+    /// Claims of unknown users, at instants outside the window.
     Forged,
-    /// Messages that expand to a thousand times what the broker stores.
+    /// Messages that expand to a thousand times their size on the broker.
     Oversized,
-    /// One that the broker's disk has changed: no client can read it.
+    /// A batch corrupted on the broker's disk: no client can read it.
     Garbled,
 }
 
-/// A key of a drop or of its coupon.
+/// A key of a drop or its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DropKey {
@@ -118,8 +118,7 @@ impl DropKey {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
-    /// SIGKILL of a process of ours; it is started again after `ms`. (Processes are numbered from
-    /// 0.)
+    /// SIGKILL of one of our processes; restarted after `ms`. (Processes are numbered from 0.)
     Kill {
         role: ProcessRole,
         number: usize,
@@ -131,41 +130,40 @@ pub enum Fault {
         number: usize,
         ms: u64,
     },
-    /// A process of ours is started again such that it dies at this point (as `FIRSTCOME_CRASH_AT`
-    /// has it), then as usual. It is killed when it does not get there within `ms`.
+    /// Restarts one of our processes such that it dies at this point (a value of
+    /// `FIRSTCOME_CRASH_AT`), then as usual. It is killed if it does not get there within `ms`.
     Crash {
         role: ProcessRole,
         number: usize,
         point: String,
         ms: u64,
     },
-    /// The clock of one process is wrong by so many seconds, forward or (negative) backward, for
-    /// `ms`.
+    /// The clock of one process is off by this many seconds for `ms`; negative is behind.
     Clock {
         role: ProcessRole,
         number: usize,
         seconds: i64,
         ms: u64,
     },
-    /// Connections that ask for nothing, or politely for `/healthz`, take what a process has for
-    /// `ms`. Probes must get through.
+    /// Idle connections, and connections that keep requesting `/healthz`, use up a process's
+    /// connection limit for `ms`. Probes must get through.
     Hogs {
         role: ProcessRole,
         number: usize,
         ms: u64,
     },
-    /// Every process of ours is killed and starts while this server cannot be reached, for `ms`.
+    /// All of our processes are killed and start while this server is unreachable, for `ms`.
     ColdStart {
         store: FaultyStore,
         ms: u64,
     },
-    /// SIGKILL of a server, started again after `ms`.
+    /// SIGKILL of a server, restarted after `ms`.
     KillServer {
         store: FaultyStore,
         ms: u64,
     },
-    /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, this is longer than the publishing
-    /// deadline half of the time.
+    /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, half of the time this exceeds the
+    /// publishing deadline.
     FreezeServer {
         store: FaultyStore,
         ms: u64,
@@ -176,26 +174,26 @@ pub enum Fault {
         wire: WireFault,
         ms: u64,
     },
-    /// The host of a server dies without a word: connections stay open and silent for ever, new
-    /// ones hang for `ms`; then the address leads to another host. With `process` the server's
-    /// process is gone with its host; else only the way to it, and it keeps its ends of the
-    /// connections open.
+    /// The host of a server dies silently: open connections stay open without traffic, new ones
+    /// hang for `ms`; then the address leads to another host. With `process`, the server's process
+    /// dies with its host; otherwise only the network path is lost, and the server keeps its ends
+    /// of the connections open.
     Silent {
         store: FaultyStore,
         process: bool,
         ms: u64,
     },
-    /// Redis is killed and comes back without so many percent of what the schedule wrote to its
+    /// Redis is killed and returns without this percentage of what the schedule wrote to its
     /// append-only file.
     TruncatedAof {
         percent: u64,
     },
     Flush,
-    /// Redis is killed and comes back with what it had `age_ms` before.
+    /// Redis is killed and returns with its data of `age_ms` before.
     OldCopy {
         age_ms: u64,
     },
-    /// A replica whose link was cut `lag_ms` before takes the place of the master.
+    /// A replica whose link was cut `lag_ms` before is promoted to master.
     StaleReplica {
         lag_ms: u64,
     },
@@ -204,25 +202,24 @@ pub enum Fault {
     Demotion {
         lag_ms: u64,
     },
-    /// Redis's clock is wrong by so many seconds for `ms`.
+    /// Redis's clock is off by this many seconds for `ms`.
     RedisClock {
         seconds: i64,
         ms: u64,
     },
-    /// Redis's disk is full (its files may not grow): it ends itself, and is started again after
-    /// `ms`.
+    /// Redis's disk is full (its files may not grow): Redis exits, and is restarted after `ms`.
     RedisDiskFull {
         ms: u64,
     },
-    /// Redis has no memory left for new keys.
+    /// Redis has no memory for new keys.
     RedisMemory {
         ms: u64,
     },
-    /// MySQL takes no writes.
+    /// MySQL refuses writes.
     MysqlReadOnly {
         ms: u64,
     },
-    /// Another client holds locks on the rows of the drop: writers run into lock wait timeouts.
+    /// Another client locks the rows of the drop: writers run into lock wait timeouts.
     MysqlLocks {
         ms: u64,
     },
@@ -230,11 +227,11 @@ pub enum Fault {
     MysqlDeadlocks {
         ms: u64,
     },
-    /// MySQL answers a ping, and no statement on the table of rows. (Another client has locked it.)
+    /// MySQL answers pings, but no statement on the table of rows, which another client has locked.
     MysqlTableHangs {
         ms: u64,
     },
-    /// MySQL answers questions, and no statement that writes.
+    /// MySQL answers reads, but no writing statement.
     MysqlWritesHang {
         ms: u64,
     },
@@ -242,20 +239,20 @@ pub enum Fault {
     MysqlDiskFull {
         ms: u64,
     },
-    /// Somebody puts garbage into a store. The product removes it, or names it; then a person
-    /// removes it, but not before `ms`.
+    /// Somebody writes garbage into a store. The product removes it or reports it by name; in the
+    /// latter case a person removes it, but not before `ms`.
     Garbage {
         junk: Junk,
         ms: u64,
     },
-    /// Another producer writes to the topic. What is no claim is named; then a person removes it,
-    /// but not before `ms`.
+    /// A foreign producer writes to the topic. Messages that are not claims are reported; then a
+    /// person removes them, but not before `ms`.
     Batch {
         batch: ForeignBatch,
         ms: u64,
     },
-    /// A reconciler of a release that reads one claim a message says that it runs, for `ms`: claims
-    /// stop sharing messages, and share them again.
+    /// A reconciler of a release that reads single-claim messages announces itself for `ms`: claims
+    /// stop sharing messages, and later share them again.
     OldReader {
         ms: u64,
     },
@@ -263,33 +260,33 @@ pub enum Fault {
     MorePartitions {
         partitions: usize,
     },
-    /// The mail server refuses every recipient for good, for `ms`.
+    /// The mail server permanently rejects every recipient, for `ms`.
     MailsRefused {
         ms: u64,
     },
-    /// Somebody overwrites a key with one of another type; then as above.
+    /// Somebody overwrites a key with another type; then as for `Garbage`.
     WrongType {
         key: DropKey,
         ms: u64,
     },
-    /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can
-    /// be promised against it. It is there to show that the judge sees a lost promise.
+    /// Somebody manually deletes a row and its admission everywhere. Never drawn from a seed, since
+    /// no design can keep that promise. It shows that the checker notices a lost promise.
     EveryCopyDeleted,
-    /// On clusters: the primary of a coupon is killed, or with `frozen` stands still, and is back
-    /// after `ms`; as a replica, if its own has taken over by then. (Coupons are numbered from 0.)
+    /// On clusters: the primary of a coupon is killed, or suspended if `frozen`, and returns after
+    /// `ms`, as a replica if its own replica has taken over. (Coupons are numbered from 0.)
     RedisPrimary {
         number: usize,
         frozen: bool,
         ms: u64,
     },
-    /// On clusters: a broker is killed, or with `frozen` stands still, and is back after `ms`.
+    /// On clusters: a broker is killed, or suspended if `frozen`, and returns after `ms`.
     Broker {
         id: i32,
         frozen: bool,
         ms: u64,
     },
-    /// On clusters: MySQL's primary is killed, or with `frozen` out of reach. After `ms` its
-    /// replica takes over behind the same address, and it comes back as the replica.
+    /// On clusters: MySQL's primary is killed, or cut off if `frozen`. After `ms` its replica takes
+    /// over behind the same address, and the old primary returns as the replica.
     MysqlFailOver {
         frozen: bool,
         ms: u64,
@@ -297,7 +294,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The kind of process that it happens to.
+    /// The kind of process that the fault affects.
     pub fn role(&self) -> Option<ProcessRole> {
         match self {
             Self::Kill { role, .. }
@@ -309,7 +306,7 @@ impl Fault {
         }
     }
 
-    /// A name for counting, without durations.
+    /// A name for statistics, without durations.
     pub fn name(&self) -> String {
         match self {
             Self::Kill { role, .. } => format!("kill {}", role.name()),

@@ -1,18 +1,18 @@
 //! Fault schedules on real servers and real processes: `make chaos SEEDS=20`.
 //!
-//! - [`schedule`]: who asks for how many, which [`fault`] comes when, and what is expected besides
-//!   exactness ([`expect`]). A seed gives one schedule.
-//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`clusters`]: several of each;
-//!   [`tested`]: one or the other; [`supervisor`]: our processes, restarted when they end;
-//!   [`system`]: all, for one schedule: the system under test.
-//! - [`inject()`]: makes a fault happen and says whether it took effect.
+//! - [`schedule`]: the crowd, its coupons, which [`fault`] comes when, and expectations besides
+//!   exactness ([`expect`]). A seed draws one schedule.
+//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`clusters`]: several servers per
+//!   store; [`tested`]: either of the two; [`supervisor`]: our processes, restarted when they end;
+//!   [`system`]: all of it for one schedule, the system under test.
+//! - [`inject()`]: injects a fault and reports whether it had an effect.
 //! - [`clients`]: people who ask until they are answered, recorded in a history
 //!   (`firstcome-histories`).
-//! - [`operators`]: two of them, who change coupons all the time.
-//! - [`run`]: faults on, healed, exact, judged; [`verify`]: reads the stores at the end;
-//!   [`evidence`]: what was seen.
-//! - [`campaign`]: many schedules, each by a [`worker`]; [`mod@shrink`]: which faults a failure
-//!   needs; [`report`]: a summary.
+//! - [`operators`]: two operators who keep changing coupons.
+//! - [`run`]: faults, healing, exactness, judgement; [`verify`]: reads the stores at the end;
+//!   [`evidence`]: the observations.
+//! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
+//!   a failure needs; [`report`]: a summary.
 //! - [`soak`]: half an hour of traffic and faults on one system, and the [`resources`] it uses.
 
 pub mod campaign;

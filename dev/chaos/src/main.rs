@@ -10,58 +10,58 @@ use firstcome_chaos::campaign::Campaign;
 use firstcome_chaos::schedule::FaultSchedule;
 use firstcome_chaos::worker::CampaignWorker;
 
-/// Breaks real servers and processes in drawn ways, and shows whether every promise was kept.
+/// Breaks real servers and processes at random, and checks that every promise is kept.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
     #[command(subcommand)]
     verb: Verb,
-    /// On clusters: a Redis Cluster, three brokers, MySQL with a replica that takes over. What
-    /// breaks are single servers of them, and our processes. (About 2.5 GB a worker.)
+    /// On clusters: a Redis Cluster, three brokers, and MySQL with a replica that takes over.
+    /// Single servers of them break, and our processes. (About 2.5 GB per worker.)
     #[arg(long, env = "CLUSTER", global = true, value_parser = FalseyValueParser::new())]
     cluster: bool,
 }
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Runs schedules, one a seed; failures are kept and shrunk.
+    /// Runs schedules, one per seed; failures are kept and shrunk.
     Run {
-        /// How many.
+        /// Number of seeds.
         #[arg(long, env = "SEEDS", default_value_t = 20)]
         seeds: u64,
         /// The first seed.
         #[arg(long, env = "FIRST", default_value_t = 1)]
         first: u64,
-        /// Only those with a fault whose name has this in it (`clock`, `redis wire`).
+        /// Only schedules with a fault whose name contains this (`clock`, `redis wire`).
         #[arg(long, env = "FAULT")]
         fault: Option<String>,
-        /// Schedules at once, each on servers of its own (about 1 GB each).
+        /// Concurrent schedules, each on its own servers (about 1 GB each).
         #[arg(long, env = "WORKERS", default_value_t = 2)]
         workers: usize,
-        /// Where failures and the report are kept.
+        /// Folder for failures and the report.
         #[arg(long, default_value = "target/chaos")]
         out: PathBuf,
-        /// Does not try failures again with fewer faults.
+        /// Do not retry failures with fewer faults.
         #[arg(long)]
         no_shrink: bool,
     },
-    /// Runs a schedule that was kept, or that of a seed, and keeps what happened.
+    /// Replays a kept schedule or that of a seed, and records the result.
     Replay {
         /// A `schedule.json` or `shrunk.json`, or a seed.
         what: String,
-        /// How often.
+        /// Number of runs.
         #[arg(long, env = "TIMES", default_value_t = 1)]
         times: u32,
-        /// Where what happened is kept.
+        /// Folder for the recorded results.
         #[arg(long, default_value = "target/chaos/replay")]
         out: PathBuf,
     },
-    /// Traffic and faults on one system for a long time: nothing may pile up.
+    /// Runs traffic and faults on one system for a long time: no resource may grow.
     Soak {
-        /// For how long.
+        /// Duration in minutes.
         #[arg(long, env = "MINUTES", default_value_t = 30)]
         minutes: u64,
-        /// Where histories of failures and the figures are kept.
+        /// Folder for the histories of failures and the resource figures.
         #[arg(long, default_value = "target/chaos/soak")]
         out: PathBuf,
     },
@@ -107,7 +107,7 @@ async fn main() -> Result<ExitCode> {
             report.passed()
         }
         Verb::Replay { what, times, out } => replay(&what, cluster, times, &out).await?,
-        Verb::Soak { .. } if cluster => anyhow::bail!("the soak has one server a store"),
+        Verb::Soak { .. } if cluster => anyhow::bail!("the soak uses one server per store"),
         Verb::Soak { minutes, out } => firstcome_chaos::soak::soak(minutes, &out).await?,
         Verb::Show { seed } => {
             println!("{}", drawn(seed, cluster));
@@ -135,7 +135,7 @@ async fn replay(what: &str, cluster: bool, times: u32, out: &std::path::Path) ->
     } else {
         let text =
             std::fs::read(what).with_context(|| format!("{what} is neither a seed nor a file"))?;
-        serde_json::from_slice(&text).with_context(|| format!("{what} is no schedule"))?
+        serde_json::from_slice(&text).with_context(|| format!("{what} is not a schedule"))?
     };
     println!("{schedule}");
     let mut worker = CampaignWorker::default();

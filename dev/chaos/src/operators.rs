@@ -1,10 +1,10 @@
-//! Operators who change coupons all the time, each without knowing of the others. What is in force
-//! in the end, MySQL says.
+//! Operators who keep changing coupons, each unaware of the others. MySQL decides which settings
+//! are in force in the end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use firstcome_histories::Recorder;
+use firstcome_testkit::histories::Recorder;
 use firstcome_testkit::{ApiClient, HttpReply, MadeCoupon};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -14,14 +14,14 @@ use crate::schedule::FaultSchedule;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::{pause, until};
 
-/// An operator gives up on an answer after this long, and does something else.
+/// How long an operator waits for an answer before doing something else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Operators<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
     api: ApiClient,
-    /// They have done enough.
+    /// Set when they should stop.
     enough: AtomicBool,
     stopped: AtomicBool,
 }
@@ -43,7 +43,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// All of them at once; and when they have stopped, they end pauses for ever.
+    /// Runs all of them; once they have stopped, keeps resuming paused coupons.
     pub(crate) async fn work(&self) {
         let all = (0..self.schedule.operators).map(|number| self.one(number));
         tokio::join!(futures_util::future::join_all(all), self.relist());
@@ -54,7 +54,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// They go on for as long as people come.
+    /// Works for as long as people arrive.
     pub(crate) async fn until_people_came(&self) {
         if self.schedule.operators > 0 || self.schedule.relisted {
             pause(self.schedule.crowd_ms).await;
@@ -95,7 +95,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// Puts people on the allow list, and takes people off, a few at a time.
+    /// Adds people to the allow list and removes others, a few at a time.
     async fn relist(&self) {
         let Some(coupon) = self
             .system
@@ -142,7 +142,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// A change, which may be refused or find a store away.
+    /// Sends a change, which may be refused or find a store down.
     async fn change(&self, coupon: &MadeCoupon, change: &Value) {
         let Some(base) = self.system.supervisor.any_api() else {
             return pause(100).await;
@@ -158,7 +158,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// Ends every pause, also one that is made late: its API stood still meanwhile.
+    /// Resumes every paused coupon, also one paused late because its API was suspended.
     async fn end_pauses(&self) {
         for coupon in self.system.coupons() {
             let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
@@ -173,7 +173,7 @@ impl<'a> Operators<'a> {
     }
 }
 
-/// Whether an answer to a change is one that the API may give.
+/// Whether the API may give this answer to a change.
 fn is_in_contract(coupon: i64, change: &Value, reply: &HttpReply) -> bool {
     match reply.status {
         200 => reply.body["id"] == coupon,
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_no_operator_may_get_is_objected_to() {
+    fn answers_outside_the_contract_are_objected_to() {
         let answered = |status, change: Value, body: Value, retry_after: bool| {
             let headers =
                 retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));
@@ -227,7 +227,7 @@ mod tests {
         assert!(answered(503, pause.clone(), json!({}), true));
         assert!(
             !answered(503, pause.clone(), json!({}), false),
-            "when to come again is not said"
+            "there is no Retry-After"
         );
         assert!(!answered(500, pause.clone(), json!({}), true));
         assert!(!answered(404, pause, json!({}), false));

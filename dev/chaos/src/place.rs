@@ -1,6 +1,5 @@
-//! Places of garbage, as a person finds and removes it.
+//! Locations of garbage, as a person finds and removes it.
 
-/// Where garbage is.
 #[derive(Clone)]
 pub(crate) enum GarbagePlace {
     /// A member of a sorted set.
@@ -8,7 +7,7 @@ pub(crate) enum GarbagePlace {
         key: String,
         name: Vec<u8>,
     },
-    /// A member on a score that is no slot.
+    /// A member whose score is not a slot.
     Score {
         key: String,
         name: &'static str,
@@ -17,6 +16,6 @@ pub(crate) enum GarbagePlace {
         name: String,
         kind: &'static str,
     },
-    /// Dead letters of which this holds.
+    /// Dead letters that match this condition.
     DeadLetters(String),
 }

@@ -9,13 +9,13 @@ use firstcome_testkit::PrefixedKeys;
 use crate::servers::ProxiedServers;
 use crate::wait::pause;
 
-/// A replica that follows the master through a link of its own.
+/// A replica that follows the master through a separate link.
 pub(crate) struct Replica {
     pub(crate) server: RedisServer,
     pub(crate) link: FaultProxy,
 }
 
-/// Starts a replica of the master and waits until it has everything.
+/// Starts a replica of the master and waits until it has caught up.
 pub(crate) async fn follow(servers: &ProxiedServers) -> Result<Replica> {
     let link = FaultProxy::start(servers.redis().port()).await?;
     let server = servers.replica(link.port()).await?;

@@ -1,4 +1,4 @@
-//! What a campaign has shown, as text and as JSON.
+//! The results of a campaign, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,11 +9,11 @@ use crate::run::ScheduleResult;
 
 #[derive(Debug, Default, Serialize)]
 pub struct ChaosReport {
-    /// What each came to.
+    /// The result of each schedule.
     pub runs: Vec<ScheduleResult>,
-    /// Seeds that could not be run, and why: the machine's or a server's fault.
+    /// Seeds that could not be run, with the reason: the machine or a server failed.
     pub not_run: Vec<(u64, String)>,
-    /// How long it took.
+    /// Duration of the campaign.
     pub seconds: u64,
 }
 
@@ -29,12 +29,12 @@ impl ChaosReport {
         self.runs.len()
     }
 
-    /// Schedules that showed something wrong.
+    /// Number of schedules that failed.
     pub fn failed(&self) -> usize {
         self.runs.iter().filter(|ran| !ran.wrong.is_empty()).count()
     }
 
-    /// Whether everything ran and nothing was wrong, and some promise was checked.
+    /// Whether everything ran without a failure, and at least one promise was checked.
     pub fn passed(&self) -> bool {
         self.failed() == 0
             && self.not_run.is_empty()
@@ -51,7 +51,7 @@ impl ChaosReport {
         .count()
     }
 
-    /// How often each fault was tried, and how often it took effect.
+    /// How often each fault was tried, and how often it had an effect.
     fn faults(&self) -> BTreeMap<&str, (usize, usize)> {
         let mut faults: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for hit in self.runs.iter().flat_map(|ran| &ran.faults) {

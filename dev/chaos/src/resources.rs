@@ -1,5 +1,5 @@
-//! What a long run holds on to: memory and sockets of processes, statements of MySQL, keys of
-//! Redis, rows of tables.
+//! Resources that a long run may leak: memory and sockets of processes, statements of MySQL, keys
+//! of Redis, rows of tables.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::fault::ProcessRole;
 use crate::system::{SystemUnderTest, number};
 
-/// Tables that grow with passes or with trouble. (`issued_coupons` grows with what is issued: that
-/// is what it is for.)
+/// Tables that grow with passes or with failures. (`issued_coupons` grows with issued coupons, as
+/// it should.)
 const TABLES: [&str; 5] = [
     "reconcile_runs",
     "reconcile_findings",
@@ -23,18 +23,18 @@ const TABLES: [&str; 5] = [
 /// One resource over time.
 #[derive(Debug, Default, Clone, Serialize)]
 pub struct Resource {
-    /// What it counts in.
+    /// Its unit.
     pub unit: &'static str,
-    /// More than this much beside a fifth is growth.
+    /// Growth up to a fifth plus this amount is tolerated.
     pub slack: u64,
-    /// Whether it must stay flat; the others are shown.
+    /// Whether it must stay flat; otherwise it is only shown.
     pub must_be_flat: bool,
     /// Its values, in order.
     pub values: Vec<u64>,
 }
 
 impl Resource {
-    /// Median of the second quarter and of the last one. The first is warming up.
+    /// Medians of the second and the last quarter. The first quarter is warm-up.
     pub fn early_and_late(&self) -> (u64, u64) {
         let quarter = self.values.len() / 4;
         let median = |part: &[u64]| {
@@ -48,7 +48,7 @@ impl Resource {
         )
     }
 
-    /// Whether it grew: the last quarter is a fifth and the slack above the second.
+    /// Whether the last quarter exceeds the second by more than a fifth plus the slack.
     pub fn grew(&self) -> bool {
         let (early, late) = self.early_and_late();
         self.must_be_flat && late > early + early / 5 + self.slack
@@ -60,9 +60,9 @@ impl Resource {
 pub struct Resources(BTreeMap<String, Resource>);
 
 impl Resources {
-    /// Reads everything once. What can't be read at the moment (a store is broken) is left out.
+    /// Reads everything once. Skips what cannot be read at the moment because a store is broken.
     pub async fn read(&mut self, system: &SystemUnderTest) {
-        // The first of each kind is never killed, so it shows what a process gathers.
+        // The first process of each kind is never killed, so it shows leaks.
         for role in [
             ProcessRole::Api,
             ProcessRole::Consumer,
@@ -97,8 +97,8 @@ impl Resources {
         }
         for table in TABLES {
             if let Ok(rows) = number(system, &format!("SELECT COUNT(*) FROM {table}")).await {
-                // Clean runs are thrown away after their time; everything else stays for as long as
-                // somebody may ask.
+                // Clean runs are deleted after their retention; everything else is kept longer than
+                // the soak runs.
                 self.note(
                     &format!("rows of {table}"),
                     "",
@@ -121,7 +121,7 @@ impl Resources {
         resource.values.push(value);
     }
 
-    /// Names of those that grew.
+    /// Names of the resources that grew.
     pub fn grown(&self) -> Vec<&str> {
         self.0
             .iter()
@@ -130,7 +130,7 @@ impl Resources {
             .collect()
     }
 
-    /// The least number of values of any resource that must stay flat.
+    /// The smallest number of samples of any resource that must stay flat.
     pub fn looks(&self) -> usize {
         self.0
             .values()
@@ -166,7 +166,7 @@ impl fmt::Display for Resources {
     }
 }
 
-/// Resident memory of a process, kB.
+/// Resident memory of a process in kB.
 fn resident(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_climbs_has_grown_and_what_moves_up_and_down_has_not() {
+    fn steady_climbs_count_as_growth_and_fluctuations_do_not() {
         let resource = |values: Vec<u64>| Resource {
             slack: 10,
             must_be_flat: true,

@@ -1,4 +1,4 @@
-//! One schedule from begin to judgement: faults on, healed, exact, judged.
+//! Runs one schedule: faults, healing, exactness, judgement.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use firstcome_histories::{Figures, History, RecordedRow, RecordedScope, Recorder, Verdict, check};
 use firstcome_testkit::MadeCoupon;
+use firstcome_testkit::histories::{
+    Figures, History, RecordedRow, RecordedScope, Recorder, Verdict, check,
+};
 use serde::Serialize;
 
 use crate::clients::Clients;
@@ -21,39 +23,40 @@ use crate::tested::TestedServers;
 use crate::verify;
 use crate::wait::pause;
 
-/// After the last fault is over, everything must be exact within this time.
+/// Longest time from the end of the last fault until everything is exact.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How often rows are read while faults are on.
+/// Interval of reading the rows during faults.
 const READ_EVERY: Duration = Duration::from_millis(250);
 
-/// What came of a schedule.
+/// The result of a schedule.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ScheduleResult {
     pub seed: u64,
-    /// Names of the faults with whether each took effect, and how.
+    /// The faults, and their effects.
     pub faults: Vec<TriedFault>,
     pub promises: usize,
     pub kept: usize,
-    /// Of these, listed as broken or as moved to another slot.
+    /// Promises listed as broken or as moved to another slot.
     pub listed: usize,
-    /// Claims that were given back or revoked.
+    /// Claims that were returned or revoked.
     #[serde(default)]
     pub revoked: usize,
     pub operations: usize,
     pub unknown: usize,
-    /// Reads of the rows.
+    /// Number of times the rows were read.
     pub reads: usize,
-    /// From the end of the last fault to exact, milliseconds; none when it did not become so.
+    /// Milliseconds from the end of the last fault until exact; `None` if it never became exact.
     pub exact_after_ms: Option<u64>,
-    /// What is wrong, in words; nothing when all is well.
+    /// The failures in words; empty if there are none.
     pub wrong: Vec<String>,
 }
 
 /// Runs a schedule and keeps its history and logs in a folder.
 ///
 /// # Errors
-/// When the machine or a server failed, not the product: nothing is shown then.
+///
+/// If the machine or a server failed, not the product: the run proves nothing then.
 pub async fn run(
     servers: &Arc<TestedServers>,
     schedule: &FaultSchedule,
@@ -81,7 +84,7 @@ pub async fn run(
     }
     let played = tokio::select! {
         played = play(&system, schedule, &recorder) => played,
-        () = system.supervise() => unreachable!("processes are supervised for ever"),
+        () = system.supervise() => unreachable!("processes are supervised forever"),
     };
     let logs = folder.join("logs");
     system.world.keep_logs(&logs)?;
@@ -100,7 +103,7 @@ pub async fn run(
         Verdict::Violated(list) => wrong.extend(list.iter().map(ToString::to_string)),
     }
     wrong.extend(system.objections());
-    // None of the faults takes every copy of a promise.
+    // None of the faults destroys every copy of a promise.
     if judgement.figures.broken > 0 {
         wrong.push(format!(
             "{} promises were broken, though listed",
@@ -136,7 +139,7 @@ pub async fn run(
     Ok(ran)
 }
 
-/// Records what a coupon's drop is, and whom it is for.
+/// Records a coupon's drop and its allow list.
 pub(crate) fn announce(coupon: &MadeCoupon, schedule: &FaultSchedule, recorder: &Recorder) {
     is_now(coupon, schedule.quantity.into(), recorder);
     if verify::has_list(coupon) {
@@ -153,8 +156,8 @@ fn is_now(coupon: &MadeCoupon, quantity: u64, recorder: &Recorder) {
     recorder.drop_is(id(coupon.drop), id(coupon.id), quantity, once_per);
 }
 
-/// Somebody may put them into Redis by hand, and they may be given a slot, whatever the allow list
-/// says.
+/// Garbage faults may put these people into Redis, and they may be given a slot, whatever the allow
+/// list says.
 fn announce_odd_people(system: &SystemUnderTest, recorder: &Recorder) {
     for coupon in system.coupons() {
         for name in ODD_PEOPLE {
@@ -179,10 +182,10 @@ fn of_figures(figures: &Figures) -> ScheduleResult {
     }
 }
 
-/// What was seen of a schedule while it ran.
+/// Observations while a schedule ran.
 struct Played {
     hits: Vec<TriedFault>,
-    /// From the end of the last fault; none when it did not become exact.
+    /// Time from the end of the last fault; `None` if it did not become exact.
     exact_after: Option<Duration>,
     answers: Vec<Answered>,
     wrong: Vec<String>,
@@ -203,9 +206,9 @@ async fn play(
     let operators = Operators::new(system, schedule, recorder.clone());
     let (hits, healed, exact) = tokio::select! {
         ended = until_healed_and_exact(system, schedule, &clients, &operators) => ended?,
-        () = operators.work() => unreachable!("pauses are ended for ever"),
-        () = watch_rows(system, recorder) => unreachable!("rows are watched for ever"),
-        () = clients.poll() => unreachable!("people ask for ever"),
+        () = operators.work() => unreachable!("pauses are ended forever"),
+        () = watch_rows(system, recorder) => unreachable!("rows are watched forever"),
+        () = clients.poll() => unreachable!("people ask forever"),
     };
     let mut listed = HashSet::new();
     for (number, coupon) in system.coupons().iter().enumerate() {
@@ -255,7 +258,7 @@ async fn until_healed_and_exact(
         operators.stop().await;
         anyhow::Ok((hits?, Instant::now()))
     };
-    // People without an answer when everything has healed go on asking, until the deadline.
+    // People without an answer after healing keep asking until the deadline.
     let answered = async {
         let patience = tokio::time::sleep(Duration::from_millis(schedule.ends_ms()) + DEADLINE);
         tokio::select! { () = clients.come() => true, () = patience => false }
@@ -273,7 +276,7 @@ async fn until_healed_and_exact(
     Ok((hits, healed, exact))
 }
 
-/// Records all rows again and again.
+/// Keeps recording all rows.
 async fn watch_rows(system: &SystemUnderTest, recorder: &Recorder) {
     loop {
         for coupon in system.coupons() {
@@ -323,7 +326,7 @@ async fn rows(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<(u64, Vec
     Ok((quantity, rows.collect::<Result<_>>()?))
 }
 
-/// Waits until stores agree, everybody was answered, and a pass that began after that found
+/// Waits until the stores agree, everybody is answered, and a pass that began afterwards found
 /// nothing.
 async fn until_exact(
     system: &SystemUnderTest,
@@ -335,14 +338,14 @@ async fn until_exact(
         match verify::exact(system).await {
             Ok(()) => {
                 let at = Instant::now();
-                // A retry is always safe: everyone hears the same as before, and a pass finds
-                // nothing to do.
+                // Retries are always safe: everyone gets the same answer as before, and a pass
+                // finds nothing to do.
                 if !clients.all_ask_again().await {
                     "somebody who asked again was not answered".clone_into(&mut why);
                 } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {
                     why = left;
                 } else if let Err(late) = verify::exact(system).await {
-                    // A late change of an allow list let somebody in who asked again.
+                    // A late change of an allow list let in somebody who asked again.
                     why = late.to_string();
                 } else {
                     return Ok(at);
@@ -350,14 +353,14 @@ async fn until_exact(
             }
             Err(not_yet) => why = not_yet.to_string(),
         }
-        // A slot that came free goes to the next who asks.
+        // A freed slot goes to the next one who asks.
         clients.the_others_ask_again().await;
         pause(200).await;
     }
     Err(why)
 }
 
-/// Records the rows of a drop at the end, and the people that the system lists, whom it gives.
+/// Records the final rows of a drop and the people that the system lists, and returns the latter.
 pub(crate) async fn record_end_of(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,

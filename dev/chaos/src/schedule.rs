@@ -1,4 +1,4 @@
-//! One seed, one schedule: who asks for how many, and what goes wrong when.
+//! One schedule per seed: who asks for how many, and which fault comes when.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::fault::{DropKey, Fault, FaultyStore, ForeignBatch, Junk, ProcessRole,
 /// Processes of each kind in a drawn schedule.
 pub(crate) const EACH: usize = 2;
 
-/// Settings of processes that give up early, so that a short schedule sees it.
+/// Settings that make processes give up early, so that a short schedule covers it.
 pub const IMPATIENT: [(&str, &str); 5] = [
     ("STORE_TIMEOUT_MS", "1000"),
     ("PUBLISH_DEADLINE_MS", "500"),
@@ -23,10 +23,10 @@ pub const IMPATIENT: [(&str, &str); 5] = [
     ("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "2000"),
 ];
 
-/// What happens in one run, in milliseconds since its begin.
+/// A run's events, in milliseconds since its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultSchedule {
-    /// What it was drawn from.
+    /// The seed that it was drawn from.
     pub seed: u64,
     /// Coupons, each with one open drop.
     pub coupons: u32,
@@ -35,51 +35,50 @@ pub struct FaultSchedule {
     /// Room on the waiting list.
     pub waiting_list: u32,
     pub once_per: String,
-    /// How many people ask for each coupon.
+    /// Number of people who ask for each coupon.
     pub people: u32,
-    /// User ids are plain numbers, as from a column that counts up; otherwise `u-1`, `u-2`, ….
+    /// User ids are plain numbers, as from an auto-increment column; otherwise `u-1`, `u-2`, ….
     #[serde(default)]
     pub numeric_ids: bool,
-    /// Over how long they come.
+    /// The time over which they arrive.
     pub crowd_ms: u64,
-    /// So many in a hundred ask again as soon as they are answered.
+    /// Percentage of people who ask again as soon as they are answered.
     pub repeat_percent: u32,
-    /// So many in a hundred of those who are promised a slot give it back, or an operator revokes
-    /// it.
+    /// Percentage of winners who return their slot or are revoked by an operator.
     #[serde(default)]
     pub revoke_percent: u32,
-    /// So many people are on the allow list of the first coupon from the begin; 0: the coupon is
-    /// for everybody, like the others.
+    /// People on the allow list of the first coupon from the start; 0 means that it is for
+    /// everybody, like the others.
     #[serde(default)]
     pub listed: u32,
-    /// An operator puts people on that list and takes people off, all the time.
+    /// An operator keeps adding people to that list and removing others.
     #[serde(default)]
     pub relisted: bool,
-    /// Whether each store is several servers.
+    /// Whether each store has several servers.
     #[serde(default)]
     pub clusters: bool,
-    /// Processes of each kind. Of daemons there are two, unless a fault is one of the daemon's.
+    /// Processes of each kind. There are two daemons, unless a fault targets the daemon.
     pub processes: usize,
-    /// So many operators change the coupons all the time.
+    /// Operators who keep changing the coupons.
     #[serde(default)]
     pub operators: u32,
-    /// So many people ask all the time what they hold.
+    /// People who keep looking up their claims.
     #[serde(default)]
     pub pollers: u32,
-    /// Settings of our processes that differ from those of every schedule.
+    /// Settings of our processes that only this schedule has.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
-    /// What goes wrong, by time.
+    /// The faults, in order of time.
     pub faults: Vec<Timed>,
-    /// What must be seen besides exactness.
+    /// Expectations besides exactness.
     #[serde(default)]
     pub expect: Vec<Expect>,
 }
 
-/// A fault and when it begins.
+/// A fault and its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timed {
-    /// Milliseconds since the begin.
+    /// Milliseconds since the start.
     pub at_ms: u64,
     #[serde(flatten)]
     pub fault: Fault,
@@ -99,7 +98,7 @@ impl FaultSchedule {
         } else {
             rng.random_range(2..=5)
         };
-        // Once all is sold, little can still go wrong; and some faults take a while to begin.
+        // Once everything is sold, little can go wrong; and some faults take a while to begin.
         let latest = crowd_ms * u64::from(quantity) / u64::from(people) * 2 / 3;
         let mut faults: Vec<Timed> = (0..number)
             .map(|_| Timed {
@@ -176,12 +175,12 @@ impl FaultSchedule {
         }
     }
 
-    /// The most that an operator raises a quantity to: fewer than people ask.
+    /// The highest quantity that an operator sets: fewer than the people who ask.
     pub fn most(&self) -> u32 {
         self.quantity + (self.people - self.quantity) / 2
     }
 
-    /// A claim after a revocation of that time is one to Redis's clock only hours later.
+    /// By Redis's clock, a claim after a revocation during that time lies before it for hours.
     pub(crate) fn sets_redis_ahead(&self) -> bool {
         self.faults
             .iter()
@@ -204,14 +203,13 @@ impl FaultSchedule {
             .collect()
     }
 
-    /// When the last fault is over at the latest, if none waits for another: milliseconds since the
-    /// begin.
+    /// Latest end of the last fault if no fault waits for another, in milliseconds since the start.
     pub fn ends_ms(&self) -> u64 {
         self.crowd_ms + 20_000 * self.faults.len() as u64
     }
 }
 
-/// A third of the seeds refuse messages without a signature.
+/// A third of the seeds refuses messages without a signature.
 fn signatures(seed: u64) -> BTreeMap<String, String> {
     let reject = ("KAFKA_UNSIGNED".to_owned(), "reject".to_owned());
     seed.is_multiple_of(3)
@@ -220,8 +218,9 @@ fn signatures(seed: u64) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// How many people are on an allow list, in a quarter of the seeds, and whether it changes. Some
-/// lists fill the quantity, others do not. Drawn apart from the rest, which a seed gave before.
+/// The size of the allow list, in a quarter of the seeds, and whether it changes. Some lists are
+/// long enough for the quantity, others are not. Uses a separate generator, so that existing seeds
+/// keep the rest of their schedule.
 fn allow_list(seed: u64, people: u32) -> (u32, bool) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0a11_0115_7000_0000);
     if !rng.random_bool(0.25) {
@@ -231,7 +230,7 @@ fn allow_list(seed: u64, people: u32) -> (u32, bool) {
     (people * percent / 100, rng.random_bool(0.6))
 }
 
-/// One more fault, in half of the seeds. Drawn apart from the rest, which a seed gave before.
+/// One more fault, in half of the seeds. Uses a separate generator, as above.
 fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x1a7e_40ca_b000_0000);
     let (at_ms, ms) = (rng.random_range(200..latest), rng.random_range(500..=3_000));
@@ -303,8 +302,8 @@ fn fault(rng: &mut StdRng) -> Fault {
             ms,
         },
         3..=4 => {
-            // A consumer frozen for longer than its session loses its partitions, and goes on with
-            // a batch that it has read.
+            // A consumer frozen for longer than its session loses its partitions, and then
+            // continues with a batch that it has already read.
             let long = rng.random_bool(0.3);
             Fault::Freeze {
                 role: role(rng),
@@ -315,8 +314,8 @@ fn fault(rng: &mut StdRng) -> Fault {
         5..=8 => {
             let role = role(rng);
             let point = (*points(role).choose(rng).unwrap_or(&"claim_admitted")).to_owned();
-            // Not always the first time that it gets there. A consumer gets there only when the
-            // group has noticed that its forerunner is dead.
+            // Not always the first time that it gets there. A consumer only gets there once the
+            // group has noticed that its predecessor is dead.
             let (nth, patience) = if role == ProcessRole::Api {
                 (rng.random_range(1..=3), 2_000)
             } else {
@@ -381,7 +380,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             .cloned()
             .unwrap_or(Fault::Flush),
         24 => Fault::MysqlDiskFull { ms },
-        // Longer than the processes wait for anything, a consumer's session included.
+        // Longer than any timeout of the processes, including a consumer's session.
         25..=27 => Fault::Silent {
             store: store(rng),
             process: rng.random_bool(0.5),
@@ -391,7 +390,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             lag_ms: rng.random_range(300..=2_500),
         },
         29 => {
-            // The windows are half an hour away.
+            // The windows end half an hour away.
             let step = *[-7_200, -7_200, -90, 90, 7_200, 7_200]
                 .choose(rng)
                 .unwrap_or(&90);
@@ -409,7 +408,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             }
         }
         32 => {
-            // The claimants have a test of their own (`faults::single`).
+            // The claimants have a separate test (`faults::single`).
             let all = [
                 DropKey::Meta,
                 DropKey::Count,
@@ -438,7 +437,7 @@ fn fault(rng: &mut StdRng) -> Fault {
     }
 }
 
-/// Crash points of a kind of process (`shared/src/crash.rs`), those that a schedule can reach.
+/// Crash points (`shared/src/crash.rs`) that a schedule can reach in this kind of process.
 fn points(role: ProcessRole) -> &'static [&'static str] {
     match role {
         ProcessRole::Api => &[
@@ -530,7 +529,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_one_schedule_and_it_can_be_kept_as_text() {
+    fn a_seed_draws_one_schedule_that_survives_a_json_round_trip() {
         for seed in 0..200 {
             let schedule = FaultSchedule::draw(seed);
             assert_eq!(schedule, FaultSchedule::draw(seed));
@@ -554,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_the_seeds_has_an_allow_list_and_some_lists_fill_the_quantity() {
+    fn a_quarter_of_the_seeds_has_an_allow_list() {
         let drawn: Vec<FaultSchedule> = (1..=500)
             .map(FaultSchedule::draw)
             .filter(|schedule| schedule.listed > 0)

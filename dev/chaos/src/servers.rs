@@ -1,5 +1,5 @@
 //! The servers on which schedules run one after the other, each behind a proxy. A schedule may
-//! break them as it likes; [`ProxiedServers::restore`] makes them whole for the next.
+//! break them freely; [`ProxiedServers::restore`] repairs them for the next.
 
 use parking_lot::Mutex as SyncMutex;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use crate::fault::FaultyStore;
 
-/// A lock wait ends after this long, so that schedules see it happen.
+/// Lock wait timeout, short enough for schedules to reach it.
 const LOCK_WAIT_SECONDS: u64 = 2;
 
 fn redis_options(clock: &ProcessClock) -> RedisOptions {
@@ -26,11 +26,11 @@ fn redis_options(clock: &ProcessClock) -> RedisOptions {
     }
 }
 
-/// Redis, MySQL and Kafka, and a proxy before each.
+/// Redis, MySQL and Kafka, each with a proxy in front.
 pub struct ProxiedServers {
     redis: SyncMutex<Arc<RedisServer>>,
     first_redis: Arc<RedisServer>,
-    /// That of every Redis here.
+    /// The clock of every Redis here.
     pub(crate) redis_clock: ProcessClock,
     _clocks: Clocks,
     pub mysql: MysqlServer,
@@ -39,7 +39,7 @@ pub struct ProxiedServers {
     redis_proxy: FaultProxy,
     mysql_proxy: FaultProxy,
     kafka_proxy: FaultProxy,
-    /// One fault at a time on a server: the next waits.
+    /// One fault per server at a time: the next one waits.
     busy: [Mutex<()>; 3],
 }
 
@@ -79,12 +79,12 @@ impl ProxiedServers {
         .await
     }
 
-    /// The Redis that is the master now.
+    /// The current master.
     pub fn redis(&self) -> Arc<RedisServer> {
         Arc::clone(&self.redis.lock())
     }
 
-    /// The proxy before a server.
+    /// The proxy in front of a server.
     pub fn proxy(&self, store: FaultyStore) -> &FaultProxy {
         match store {
             FaultyStore::Redis => &self.redis_proxy,
@@ -93,22 +93,22 @@ impl ProxiedServers {
         }
     }
 
-    /// Keeps other faults away from a server while the guard lives.
+    /// Keeps other faults away from a server while the guard is held.
     pub async fn alone(&self, store: FaultyStore) -> tokio::sync::MutexGuard<'_, ()> {
         self.busy[store as usize].lock().await
     }
 
-    /// A database's address through the proxy.
+    /// A database's URL through the proxy.
     pub fn database_url(&self, name: &str) -> String {
         self.mysql.database_url_via(&self.mysql_proxy, name)
     }
 
-    /// Redis's address through the proxy.
+    /// Redis's URL through the proxy.
     pub fn redis_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.redis_proxy.port())
     }
 
-    /// Another Redis takes the place of the master; connections of before are cut.
+    /// Promotes another Redis to master and cuts existing connections.
     pub async fn promote(&self, replica: Arc<RedisServer>) -> Result<()> {
         self.redis_proxy.set(ProxyFault::Cut).await?;
         self.redis_proxy.set_upstream(replica.port());
@@ -124,12 +124,12 @@ impl ProxiedServers {
         }
     }
 
-    /// Starts it after [`ProxiedServers::kill`].
+    /// Restarts a server after [`ProxiedServers::kill`].
     pub async fn start_again(&self, store: FaultyStore) -> Result<()> {
         match store {
             FaultyStore::Redis => {
                 self.redis().start_again().await?;
-                // One that was promoted was started as a replica, and is started as one again.
+                // A promoted server was started as a replica, and is restarted as one.
                 self.redis_command(&["REPLICAOF", "NO", "ONE"]).await
             }
             FaultyStore::Mysql => self.mysql.start_again().await,
@@ -148,7 +148,7 @@ impl ProxiedServers {
         }
     }
 
-    /// The process of a server.
+    /// The process id of a server.
     pub fn pid(&self, store: FaultyStore) -> Option<u32> {
         match store {
             FaultyStore::Redis => self.redis().pid(),
@@ -160,11 +160,12 @@ impl ProxiedServers {
     /// Makes the first Redis the master again and empties it.
     ///
     /// # Errors
-    /// When a server does not answer any more: they are lost, take new ones.
+    ///
+    /// If a server no longer answers. The servers are lost then; start new ones.
     pub async fn restore(&self) -> Result<()> {
         for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
             self.proxy(store).set(ProxyFault::Pass).await?;
-            // Those of hosts that went silent would stay for good.
+            // Connections to silent hosts would stay forever.
             self.proxy(store).cut_now().await;
         }
         self.redis_clock.set(0)?;
@@ -181,14 +182,14 @@ impl ProxiedServers {
             .await
     }
 
-    /// A command straight to the master.
+    /// Sends a command straight to the master.
     async fn redis_command(&self, words: &[&str]) -> Result<()> {
         let redis = PrefixedKeys::new(&self.redis().url(), "");
         let done = tokio::time::timeout(Duration::from_secs(5), redis.try_command(words));
         Ok(done.await.context("Redis does not answer")??)
     }
 
-    /// The append-only file that the master writes to now.
+    /// The append-only file that the master currently writes.
     pub fn append_only_file(&self) -> Result<PathBuf> {
         let folder = self.redis().data_dir()?.join("appendonlydir");
         let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)

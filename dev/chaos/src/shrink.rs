@@ -1,4 +1,4 @@
-//! A failure is tried again without each of its faults, to see which it needs.
+//! Retries a failure without each of its faults, to find the faults that it needs.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use anyhow::Result;
 use crate::schedule::FaultSchedule;
 use crate::worker::CampaignWorker;
 
-/// Times that a smaller schedule is tried: what depends on chance does not fail every time.
+/// Attempts per smaller schedule, because flaky failures do not show every time.
 const TRIES: u32 = 2;
 
-/// Drops faults one after the other as long as the schedule still fails, and keeps the smallest in
+/// Drops faults one by one as long as the schedule still fails, and writes the smallest one to
 /// `shrunk.json`.
 pub async fn shrink(
     worker: &mut CampaignWorker,

@@ -1,5 +1,5 @@
-//! A long run: coupons come, are sold, close and are sealed, while faults come and go. Nothing may
-//! pile up, and every coupon is judged like those of a schedule.
+//! A long run: coupons are created, sold, closed and sealed while faults come and go. No resource
+//! may grow, and every coupon is judged like those of a schedule.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use firstcome_histories::{History, Recorder, Verdict, check};
 use firstcome_testkit::MadeCoupon;
+use firstcome_testkit::histories::{History, Recorder, Verdict, check};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rand::seq::IndexedRandom as _;
@@ -23,20 +23,20 @@ use crate::system::SystemUnderTest;
 use crate::tested::TestedServers;
 use crate::wait::pause;
 
-/// A new coupon this often.
+/// Interval between new coupons.
 const COUPON_EVERY: Duration = Duration::from_secs(10);
-/// A coupon is open for this long.
+/// How long a coupon is open.
 const OPEN_FOR: Duration = Duration::from_secs(45);
-/// People ask for this long.
+/// How long people ask for a coupon.
 const ASKED_FOR: Duration = Duration::from_secs(40);
-/// Resources are read this often.
+/// Interval of reading resources.
 const GAUGES_EVERY: Duration = Duration::from_secs(10);
-/// Between the end of a fault and the next.
+/// Pause between two faults.
 const FAULT_PAUSE_MS: u64 = 8_000;
-/// A closed coupon must be sealed, which is to say verified exact, within this time.
+/// A closed coupon must be sealed, that is, verified exact, within this time.
 const SEALED_WITHIN: Duration = Duration::from_secs(90);
 
-/// How long it goes on.
+/// The time frame of the soak.
 #[derive(Clone, Copy)]
 struct Span {
     begun: Instant,
@@ -58,11 +58,11 @@ struct SoakTally {
     wrong: AtomicU64,
 }
 
-/// Runs for so many minutes, prints the resources in use, and says whether all was well.
+/// Runs for this many minutes, prints the resources in use, and returns whether all was well.
 pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     std::fs::create_dir_all(out)?;
     let servers = Arc::new(TestedServers::start(false).await?);
-    // Short times of keeping, so that half an hour shows what is thrown away.
+    // Short retention, so that half an hour covers deletion.
     let settings = [
         ("FIRSTCOME_TEST_CLEAN_RUNS_KEPT_SECONDS", "120"),
         ("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "60"),
@@ -95,7 +95,7 @@ pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     };
     tokio::select! {
         (traffic, trouble, ()) = all => { traffic?; trouble?; }
-        () = system.supervise() => unreachable!("processes are looked after for ever"),
+        () = system.supervise() => unreachable!("processes are supervised forever"),
     }
     let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
     println!("\n{resources}");
@@ -140,7 +140,7 @@ async fn traffic(
 ) -> Result<()> {
     let mut under_way = FuturesUnordered::new();
     let mut number = 0_u64;
-    // The last ones end before the others stop.
+    // The last coupons end before the rest stops.
     let more = || span.left() > OPEN_FOR + SEALED_WITHIN;
     let mut tick = tokio::time::interval(COUPON_EVERY);
     loop {
@@ -179,7 +179,7 @@ async fn one_coupon(
     let clients = Clients::new(system, &schedule, vec![coupon.clone()], recorder.clone());
     let _ = tokio::time::timeout(ASKED_FOR, async {
         clients.come().await;
-        // A slot that came free goes to the next who asks.
+        // A freed slot goes to the next one who asks.
         loop {
             pause(5_000).await;
             clients.the_others_ask_again().await;
@@ -212,7 +212,7 @@ async fn one_coupon(
     Ok(())
 }
 
-/// A coupon, as soon as it can be made; none when it can't for long.
+/// Creates a coupon as soon as possible; `None` if that keeps failing.
 async fn make(system: &SystemUnderTest, schedule: &FaultSchedule) -> Option<MadeCoupon> {
     for _ in 0..20 {
         if let Ok(coupon) = system
@@ -247,8 +247,8 @@ async fn until_sealed(system: &SystemUnderTest, coupon: &MadeCoupon) -> bool {
     false
 }
 
-/// One fault after the other. The first process of each kind is never killed: it shows what a
-/// process gathers.
+/// Injects one fault after the other. The first process of each kind is never killed, so that leaks
+/// show.
 async fn trouble(system: &SystemUnderTest, tally: &SoakTally, span: Span) -> Result<()> {
     while span.left() > SEALED_WITHIN + Duration::from_secs(10) {
         pause(FAULT_PAUSE_MS).await;

@@ -1,4 +1,4 @@
-//! Supervises our processes: one that ends is started again, except while a fault keeps it away.
+//! Supervises our processes: one that ends is restarted, unless a fault keeps it down.
 
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use firstcome_testkit::{Clocks, Process, ProcessClock, World};
 use crate::fault::{Fault, ProcessRole};
 use crate::schedule::FaultSchedule;
 
-/// How often the supervisor checks its processes.
+/// Interval at which the supervisor checks its processes.
 const CHECK_EVERY: Duration = Duration::from_millis(30);
 
 /// One supervised process.
 pub struct Supervised {
     role: ProcessRole,
-    /// A clock of its own, where the schedule steps it.
+    /// A separate clock, if the schedule shifts it.
     clock: Option<ProcessClock>,
     state: Mutex<ProcessState>,
-    /// One fault at a time: the next waits.
+    /// One fault per process at a time: the next one waits.
     pub busy: tokio::sync::Mutex<()>,
 }
 
@@ -28,7 +28,7 @@ struct ProcessState {
     away: bool,
     /// `FIRSTCOME_CRASH_AT` of the next start.
     crash_at: Option<String>,
-    /// How often it died at a crash point.
+    /// Number of deaths at a crash point.
     crashes: u32,
 }
 
@@ -38,7 +38,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// As many of each kind as the schedule has, none started yet.
+    /// The processes of the schedule, not started yet.
     pub fn new(schedule: &FaultSchedule) -> Result<Self> {
         let stepped = |role, number| {
             schedule.faults.iter().any(
@@ -77,7 +77,7 @@ impl Supervisor {
         })
     }
 
-    /// The process of this number, counted anew where there are fewer.
+    /// The process with this number, modulo the number of processes of its kind.
     pub fn process(&self, role: ProcessRole, number: usize) -> &Supervised {
         let of_role: Vec<&Supervised> = self
             .processes
@@ -92,7 +92,7 @@ impl Supervisor {
         &self.processes
     }
 
-    /// Keeps all of them running, for ever.
+    /// Keeps all of them running, forever.
     pub async fn supervise(&self, world: &World) {
         loop {
             for process in &self.processes {
@@ -102,7 +102,7 @@ impl Supervisor {
         }
     }
 
-    /// Addresses of the APIs that accept requests now.
+    /// Addresses of the APIs that currently accept requests.
     pub fn apis(&self) -> Vec<String> {
         let apis = self
             .processes
@@ -111,14 +111,14 @@ impl Supervisor {
         apis.filter_map(Supervised::address).collect()
     }
 
-    /// One of them.
+    /// A random one of them.
     pub fn any_api(&self) -> Option<String> {
         let mut apis = self.apis();
         (!apis.is_empty()).then(|| apis.swap_remove(rand::random_range(0..apis.len())))
     }
 }
 
-/// Daemons are two always, except where a fault takes a process of a schedule that has one of each.
+/// Always two daemons, unless a fault targets a process and the schedule has one of each kind.
 fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
     let taken = schedule
         .faults
@@ -132,8 +132,8 @@ fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
 }
 
 impl Supervised {
-    /// One that ended by itself did so at a crash point, or because a store was away for longer
-    /// than it waits at start-up.
+    /// A process ends by itself at a crash point, or because a store was down for longer than it
+    /// waits at start-up.
     fn start_if_ended(&self, world: &World) {
         let mut state = self.state.lock();
         if state.away
@@ -177,7 +177,7 @@ impl Supervised {
         self.role
     }
 
-    /// Where it accepts requests.
+    /// The address at which it accepts requests.
     pub fn address(&self) -> Option<String> {
         let state = self.state.lock();
         let process = state
@@ -190,7 +190,7 @@ impl Supervised {
             .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
     }
 
-    /// SIGKILL; it stays away until [`Supervised::come_back`]. False when it did not run.
+    /// SIGKILL; it stays down until [`Supervised::come_back`]. False if it was not running.
     pub async fn kill(&self) -> bool {
         let process = {
             let mut state = self.state.lock();
@@ -203,14 +203,14 @@ impl Supervised {
         ran
     }
 
-    /// Lets it run again, to die at this point if one is given.
+    /// Lets it run again, and die at this crash point if one is given.
     pub fn come_back(&self, crash_at: Option<&str>) {
         let mut state = self.state.lock();
         state.away = false;
         state.crash_at = crash_at.map(str::to_owned);
     }
 
-    /// SIGSTOP. False when it did not run.
+    /// SIGSTOP. False if it was not running.
     pub fn freeze(&self) -> bool {
         let state = self.state.lock();
         let Some(process) = state
@@ -230,7 +230,7 @@ impl Supervised {
         }
     }
 
-    /// Its process id, while it runs.
+    /// Its process id while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.state
             .lock()
@@ -240,12 +240,12 @@ impl Supervised {
             .map(Process::pid)
     }
 
-    /// How often it died at a crash point, and was started again.
+    /// Number of deaths at a crash point, each followed by a restart.
     pub fn crashes(&self) -> u32 {
         self.state.lock().crashes
     }
 
-    /// Sets its clock off by so many seconds. False when it has none, or does not run.
+    /// Shifts its clock. False if it has no separate clock or is not running.
     pub fn set_clock(&self, seconds: i64) -> Result<bool> {
         let Some(clock) = &self.clock else {
             return Ok(false);

@@ -1,5 +1,5 @@
-//! The system under test of one schedule: a database, keys and a topic of its own, our processes,
-//! and open coupons.
+//! The system under test of one schedule: its own database, keys and topic, our processes, and open
+//! coupons.
 
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use firstcome_histories::Recorder;
+use firstcome_testkit::histories::Recorder;
 use firstcome_testkit::{ApiClient, Http, MadeCoupon, PrefixedKeys, World};
 use serde_json::json;
 
@@ -23,24 +23,24 @@ use crate::wait::{pause, until};
 
 const READY: Duration = Duration::from_secs(40);
 
-/// Everything that a schedule happens to.
+/// The system that a schedule breaks.
 pub struct SystemUnderTest {
     pub servers: Arc<TestedServers>,
     pub supervisor: Supervisor,
-    /// Database, keys, topic, mails and logs. Its own connections go past the proxies.
+    /// Database, keys, topic, mails and logs. Its own connections bypass the proxies.
     pub world: World,
-    /// A replica that has everything, for a schedule that promotes one.
+    /// An up-to-date replica, for a schedule that promotes one.
     pub(crate) replica: tokio::sync::Mutex<Option<Replica>>,
     coupons: Vec<MadeCoupon>,
     written_before: u64,
-    /// What was seen to be wrong while the schedule ran.
+    /// Failures seen while the schedule ran.
     wrong: Mutex<BTreeSet<String>>,
-    /// Garbage that a fault has put somewhere, with the last finding before it.
+    /// Garbage that a fault has written, with the id of the last finding before it.
     garbage: Mutex<Vec<(u64, GarbagePlace)>>,
 }
 
-/// Of the processes of every schedule: passes every second, and no waiting that a schedule need not
-/// see.
+/// Settings of the processes of every schedule: passes every second, and short delays where a
+/// schedule does not test them.
 const SETTINGS: [(&str, &str); 6] = [
     ("RECONCILE_CRON", "* * * * * *"),
     ("STORE_TIMEOUT_MS", "2000"),
@@ -51,8 +51,7 @@ const SETTINGS: [(&str, &str); 6] = [
 ];
 
 impl SystemUnderTest {
-    /// Starts the system and makes the coupons. What it needs to keep running is
-    /// [`SystemUnderTest::supervise`].
+    /// Starts the system and creates the coupons. [`SystemUnderTest::supervise`] keeps it running.
     pub async fn start(servers: Arc<TestedServers>, schedule: &FaultSchedule) -> Result<Self> {
         let world = servers.world(&format!("chaos{}", schedule.seed)).await;
         let own = schedule
@@ -124,8 +123,8 @@ impl SystemUnderTest {
             .await?)
     }
 
-    /// Makes a coupon that has been open for half an hour, and is open for so long from now on.
-    /// With `allow` it is for the people whom the schedule lists.
+    /// Creates a coupon that opened half an hour ago and stays open for this long. With `allow`, it
+    /// is for the people that the schedule lists.
     pub async fn make_coupon(
         &self,
         schedule: &FaultSchedule,
@@ -164,13 +163,13 @@ impl SystemUnderTest {
                 .map_err(|why| anyhow!(why))?;
             ensure!(
                 reply.status == 200,
-                "the allow list was not made: {reply:?}"
+                "the allow list was not created: {reply:?}"
             );
         }
         Ok(coupon)
     }
 
-    /// Keeps the processes running, for ever.
+    /// Keeps the processes running, forever.
     pub async fn supervise(&self) {
         self.supervisor.supervise(&self.world).await;
     }
@@ -180,7 +179,7 @@ impl SystemUnderTest {
         &self.coupons
     }
 
-    /// Notes something that must not be.
+    /// Records a failure.
     pub(crate) fn object(&self, what: String) {
         self.wrong.lock().insert(what);
     }
@@ -197,17 +196,17 @@ impl SystemUnderTest {
         self.wrong.lock().iter().cloned().collect()
     }
 
-    /// Length of Redis's append-only file when the schedule began, bytes.
+    /// Length of Redis's append-only file when the schedule began, in bytes.
     pub fn written_before(&self) -> u64 {
         self.written_before
     }
 
-    /// The keys in the Redis that is the master now.
+    /// The keys in the current Redis master.
     pub fn redis(&self) -> PrefixedKeys {
         self.servers.redis(&self.world.setting("REDIS_KEY_PREFIX"))
     }
 
-    /// The servers, for a fault of single ones.
+    /// The servers, for a fault of single servers.
     pub(crate) fn single(&self) -> Result<&ProxiedServers> {
         self.servers.single()
     }
@@ -217,13 +216,13 @@ impl SystemUnderTest {
         self.servers.clusters()
     }
 
-    /// No proxy disturbs.
+    /// Resets every proxy.
     pub async fn heal(&self) -> Result<()> {
         self.servers.heal().await
     }
 }
 
-/// The one number that a query gives.
+/// The single number that a query returns.
 pub(crate) async fn number(system: &SystemUnderTest, sql: &str) -> Result<u64> {
     Ok(system.world.sql.rows(sql).await?[0][0].parse()?)
 }

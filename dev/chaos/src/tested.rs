@@ -1,4 +1,4 @@
-//! The servers of a schedule: one of each store, or several.
+//! The servers of a schedule: one per store, or several.
 
 use anyhow::{Context as _, Result};
 use firstcome_stack::ProxyFault;
@@ -8,7 +8,7 @@ use crate::clusters::ClusteredServers;
 use crate::fault::FaultyStore;
 use crate::servers::ProxiedServers;
 
-/// What a worker runs its schedules on.
+/// The servers on which a worker runs its schedules.
 pub enum TestedServers {
     Single(Box<ProxiedServers>),
     Clusters(Box<ClusteredServers>),
@@ -29,19 +29,19 @@ impl TestedServers {
 
     pub(crate) fn single(&self) -> Result<&ProxiedServers> {
         let Self::Single(servers) = self else {
-            anyhow::bail!("this fault is one of single servers")
+            anyhow::bail!("this fault is for single servers")
         };
         Ok(servers)
     }
 
     pub(crate) fn clusters(&self) -> Result<&ClusteredServers> {
         let Self::Clusters(servers) = self else {
-            anyhow::bail!("this fault is one of clusters")
+            anyhow::bail!("this fault is for clusters")
         };
         Ok(servers)
     }
 
-    /// A world whose own connections go past what faults break, and whose processes' do not.
+    /// A world whose own connections bypass the faults, unlike those of its processes.
     pub(crate) async fn world(&self, name: &str) -> World {
         match self {
             Self::Single(servers) => {
@@ -63,7 +63,7 @@ impl TestedServers {
         }
     }
 
-    /// The keys with this prefix, on whatever servers have them now.
+    /// The keys with this prefix, on whichever servers currently hold them.
     pub(crate) fn redis(&self, prefix: &str) -> PrefixedKeys {
         match self {
             Self::Single(servers) => PrefixedKeys::new(&servers.redis().url(), prefix),
@@ -71,7 +71,7 @@ impl TestedServers {
         }
     }
 
-    /// No proxy disturbs.
+    /// Resets every proxy.
     pub(crate) async fn heal(&self) -> Result<()> {
         // Each fault of a cluster ends by itself.
         let Self::Single(servers) = self else {
@@ -83,10 +83,11 @@ impl TestedServers {
         Ok(())
     }
 
-    /// Makes them whole and empty for the next schedule.
+    /// Repairs and empties the servers for the next schedule.
     ///
     /// # Errors
-    /// When a server does not answer any more: they are lost, take new ones.
+    ///
+    /// If a server no longer answers. The servers are lost then; start new ones.
     pub async fn restore(&self) -> Result<()> {
         match self {
             Self::Single(servers) => servers.restore().await,

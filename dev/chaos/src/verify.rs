@@ -1,4 +1,4 @@
-//! Reads the stores at the end, past the product and its proxies.
+//! Reads the stores at the end, bypassing the product and its proxies.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -10,9 +10,9 @@ use firstcome_testkit::MadeCoupon;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
-/// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity
-/// and nothing is left over. Where a coupon has an allow list, they hold the same list, and the
-/// people on it may be too few.
+/// Fails with what is missing unless MySQL and Redis hold the same user on each slot 1..=quantity
+/// and nothing is left over. If a coupon has an allow list, they must hold the same list, and may
+/// have fewer users than slots.
 pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     for coupon in system.coupons() {
         let quantity = number(
@@ -42,8 +42,8 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
         early.await? == 0,
         "a drop is sealed while its window is open"
     );
-    // Those of people who are listed by name are left for a person, and so many as are told
-    // together.
+    // Dead letters of users who are listed by name are left for a person, as are those that
+    // findings report as a number.
     let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
                 (SELECT 1 FROM broken_promises b WHERE b.drop_id = f.drop_id AND b.user_id = f.user_id)
                 AND NOT EXISTS (SELECT 1 FROM reconcile_findings r WHERE r.drop_id = f.drop_id
@@ -52,12 +52,12 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     let told = told_together(system).await?;
     ensure!(
         left <= told,
-        "{left} failed claims are not resolved, and {told} are told together"
+        "{left} failed claims are not resolved, and findings count {told}"
     );
     Ok(())
 }
 
-/// Of how many dead letters findings say that they are left, beside those told by name.
+/// Number of remaining dead letters that findings report only as a number.
 async fn told_together(system: &SystemUnderTest) -> Result<u64> {
     let sql = "SELECT COALESCE(drop_id, 0), detail FROM reconcile_findings
                WHERE kind = 'failed_claim' AND needs_person AND user_id IS NULL ORDER BY created_at";
@@ -72,7 +72,7 @@ async fn told_together(system: &SystemUnderTest) -> Result<u64> {
     Ok(of_drops.values().sum())
 }
 
-/// The numbers of "more failed claims are left for a person: 3 because …; 2 wait …".
+/// The sum of the numbers in "more failed claims are left for a person: 3 because …; 2 wait …".
 fn counted(detail: &str) -> u64 {
     let reasons = detail
         .split_once(": ")
@@ -83,12 +83,12 @@ fn counted(detail: &str) -> u64 {
         .sum()
 }
 
-/// Whether a coupon is for people on its allow list.
+/// Whether a coupon has an allow list.
 pub(crate) fn has_list(coupon: &MadeCoupon) -> bool {
     coupon.body["allow"] == "list"
 }
 
-/// MySQL and Redis have the same people on the list, and it is the same list of the coupon's.
+/// MySQL and Redis hold the same list, under the same id.
 async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> {
     let (sql, redis, id) = (&system.world.sql, system.redis(), coupon.id);
     let own = |name: &str| redis.own(&format!("{{{id}}}:{name}"));
@@ -102,7 +102,7 @@ async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> 
     let differ = listed.symmetric_difference(&members).count();
     ensure!(
         differ == 0,
-        "{differ} people are on one allow list alone, of MySQL or of Redis"
+        "{differ} users are only on one of the allow lists of MySQL and Redis"
     );
     let state = format!(
         "SELECT CONCAT(allow_list_revision, ':', allow_list_people) FROM coupons WHERE id = {id}"
@@ -116,10 +116,10 @@ async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> 
     Ok(())
 }
 
-/// Whether slots are left, since everybody on the list has one who may, and nobody waits. Fails
-/// where the stores do not agree on who has which, or somebody has none yet. One who was revoked
-/// and may claim again has perhaps stopped asking: a process that was frozen carries out a request
-/// that has been given up and repeated, and revokes what they have claimed since.
+/// Whether slots are left because every listed user who may have one has one and nobody waits.
+/// Fails if the stores disagree about the holders or a listed user is still without a slot. A user
+/// who was revoked and may claim again may have stopped asking: a process that was frozen carries
+/// out a request that was given up and repeated, and revokes their later claim.
 async fn is_short_of_people(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -148,17 +148,17 @@ async fn is_short_of_people(
     Ok(true)
 }
 
-/// Rows that the consumer did not write, and failed claims.
+/// Failed claims, and rows that the consumer did not write.
 pub async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
     let others = "SELECT (SELECT COUNT(*) FROM issued_coupons WHERE issued_by <> 'consumer') + (SELECT COUNT(*) FROM failed_claims)";
     number(system, others).await
 }
 
-/// Waits for a pass that began from now on, and fails unless one of them finds nothing before the
+/// Waits for a pass that begins after this call, and fails unless one finds nothing before the
 /// deadline.
 pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::Result<(), String> {
     let text = |error: anyhow::Error| format!("{error:#}");
-    // By their ids, since a process's clock may have been wrong when it noted when a run began.
+    // By id, because a process's clock may have been wrong when it recorded the start of a run.
     let begun: HashSet<String> = ids(system)
         .await
         .map_err(text)?
@@ -190,7 +190,7 @@ pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::
     Err(last)
 }
 
-/// What the tables say, for a person who studies a failure.
+/// The tables' contents, for a person who studies a failure.
 pub async fn notes(system: &SystemUnderTest) -> String {
     let mut notes = String::new();
     for (name, sql) in [
@@ -228,8 +228,8 @@ pub async fn notes(system: &SystemUnderTest) -> String {
     notes
 }
 
-/// Whether all that a run found are left for a person: failed claims that it has named, and users
-/// whom a rebuild did not bring back. The promises to them are judged apart.
+/// Whether a run only found drift that is left for a person: failed claims that it has named, and
+/// users whom a rebuild did not restore. The promises to them are judged separately.
 async fn only_listed(system: &SystemUnderTest, run: &str) -> Result<bool> {
     let sql = format!(
         "SELECT COUNT(*) FROM {} AND NOT (kind = 'failed_claim' AND needs_person AND user_id IS NOT NULL) \
@@ -239,7 +239,7 @@ async fn only_listed(system: &SystemUnderTest, run: &str) -> Result<bool> {
     Ok(number(system, &sql).await? == 0)
 }
 
-/// The findings of a run: its own, and those that an earlier pass over everything has written.
+/// The findings of a run: its own, and those written by an earlier full pass.
 fn of_run(run: &str) -> String {
     format!(
         "reconcile_findings f JOIN reconcile_runs r ON r.id = '{run}' WHERE (f.run_id = r.id
@@ -270,8 +270,8 @@ async fn findings(system: &SystemUnderTest, run: &str) -> String {
     }
 }
 
-/// People whom the system lists: those who lost a promise, and those whose slot is not the promised
-/// one.
+/// Users whom the system lists: those who lost a promise, and those who got another slot than the
+/// promised one.
 pub async fn listed(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -279,8 +279,8 @@ pub async fn listed(
     let drop = coupon.drop;
     let broken =
         format!("SELECT user_id, COALESCE(slot, '') FROM broken_promises WHERE drop_id = {drop}");
-    // A conflict that was settled by moving somebody names them with the slot they had; a claim
-    // whose slot is another's and for which none is left is named and left for a person.
+    // A conflict that was settled by moving a user names them with their earlier slot. A claim
+    // whose slot is taken while none is left is named and left for a person.
     let moved = format!(
         "SELECT DISTINCT user_id, '' FROM reconcile_findings WHERE drop_id = {drop} AND user_id IS NOT NULL
          AND ((kind IN ('slot_conflict', 'over_admitted') AND result = 'applied') OR (kind = 'failed_claim' AND needs_person)

@@ -1,11 +1,9 @@
-//! Waiting.
-
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-/// Waits for so long, and says when that was.
+/// Waits for this duration and returns when that was.
 pub(crate) async fn lasting(ms: u64) -> Range<Instant> {
     let begun = Instant::now();
     pause(ms).await;
@@ -16,7 +14,7 @@ pub(crate) async fn pause(ms: u64) {
     sleep(Duration::from_millis(ms)).await;
 }
 
-/// Waits until this is so, for at most so long.
+/// Waits until the condition holds; false if it does not within `limit`.
 pub(crate) async fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while !holds() {

@@ -1,4 +1,4 @@
-//! A worker of a campaign, with servers of its own.
+//! A worker of a campaign, with its own servers.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -12,10 +12,10 @@ use crate::run::{ScheduleResult, run};
 use crate::schedule::FaultSchedule;
 use crate::tested::TestedServers;
 
-/// After so many schedules a worker takes new servers: topics and logs of the old ones pile up.
+/// Schedules after which a worker takes new servers, because topics and logs pile up.
 const FRESH_AFTER: u32 = 40;
 
-/// A worker's servers, renewed now and then.
+/// A worker's servers, replaced now and then.
 #[derive(Default)]
 pub struct CampaignWorker {
     servers: Option<Arc<TestedServers>>,
@@ -23,7 +23,7 @@ pub struct CampaignWorker {
 }
 
 impl CampaignWorker {
-    /// Runs a schedule; once more on new servers when they or the machine failed.
+    /// Runs a schedule; if the servers or the machine failed, once more on new servers.
     pub async fn try_twice(
         &mut self,
         schedule: &FaultSchedule,
@@ -58,7 +58,7 @@ impl CampaignWorker {
         if folder.exists() {
             std::fs::remove_dir_all(folder)?;
         }
-        // What the harness asserts ends this schedule, not all of them.
+        // A panic of the harness ends this schedule, not the campaign.
         let ran = AssertUnwindSafe(run(&servers, schedule, folder))
             .catch_unwind()
             .await;

@@ -1,4 +1,4 @@
-//! Reads the answer to a claim.
+//! Parses the answer to a claim.
 
 use std::fmt;
 
@@ -17,11 +17,11 @@ pub enum AnswerKind {
     Paused,
     Closed,
     Unavailable,
-    /// Any other answer below 500.
+    /// Any other status below 500.
     Refused,
-    /// Any other answer from 500 on, and what could not be read.
+    /// Any other status from 500 on, and answers that could not be parsed.
     Failed,
-    /// The connection broke, or nothing came in time.
+    /// The connection broke or timed out.
     NoAnswer,
 }
 
@@ -41,7 +41,7 @@ impl AnswerKind {
         Self::NoAnswer,
     ];
 
-    /// Whether another attempt may succeed a moment later.
+    /// Whether a retry may succeed shortly afterwards.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotOpen | Self::Unavailable | Self::NoAnswer)
     }
@@ -65,7 +65,8 @@ pub struct CrowdAnswer {
     pub kind: AnswerKind,
     /// For `accepted` and `already_claimed`.
     pub promise: Option<PromisedSlot>,
-    /// Whether Kafka had the claim when the answer was given; `true` where the answer does not say.
+    /// Whether Kafka had acknowledged the claim before the answer; `true` if the answer does not
+    /// say.
     pub queued: bool,
 }
 
@@ -83,7 +84,7 @@ struct ProblemCode {
 }
 
 impl CrowdAnswer {
-    /// An answer of a kind that promises nothing.
+    /// An answer that promises nothing.
     pub fn no(kind: AnswerKind) -> Self {
         Self {
             kind,
@@ -92,8 +93,8 @@ impl CrowdAnswer {
         }
     }
 
-    /// Reads a status and a body. A promise without drop or slot is [`AnswerKind::Failed`]: nobody
-    /// could check it.
+    /// Parses a status and a body. A promise without drop or slot is [`AnswerKind::Failed`],
+    /// because nobody could check it.
     pub fn read(status: u16, body: &[u8]) -> Self {
         if (200..300).contains(&status) {
             return Self::success(body).unwrap_or(Self::no(AnswerKind::Failed));
@@ -135,7 +136,7 @@ impl CrowdAnswer {
     }
 }
 
-/// Most answers by far are these; parsing each as JSON would double the work of the generator.
+/// Fast path for most answers: parsing each as JSON would double the generator's work.
 fn is_sold_out(body: &[u8]) -> bool {
     const CODE: &[u8] = b"\"code\":\"sold_out\"";
     body.windows(CODE.len()).any(|part| part == CODE)
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_is_kept_with_its_answer() {
+    fn a_promise_is_stored_with_its_answer() {
         let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
         let answer = CrowdAnswer::read(202, body);
         assert_eq!(

@@ -1,5 +1,5 @@
 //! The load generator's own limit: the same crowd against a server, in this process, that does
-//! nothing. A rate near it says more about the generator than about the system.
+//! nothing. A rate close to it says more about the generator than about the system.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::crowd::Crowd;
 use crate::generator::{self, CrowdPlan};
 use crate::tally::{CrowdProgress, Tally};
 
-/// Enough for about a second.
+/// Takes about a second.
 const REQUESTS: u32 = 20_000;
 const BODY: &str = r#"{"type":"about:blank","title":"Sold out","status":409,"code":"sold_out","detail":"all are given out"}"#;
 
-/// Lets a crowd ask a server that does nothing, over so many connections. Server and crowd share
-/// this process's cores, so a system on other machines can be asked more often than this.
+/// Runs a crowd against a server that does nothing, over this many connections. Server and crowd
+/// share this process's cores, so a system on other machines can be asked more often than this.
 pub async fn measure(connections: usize) -> Result<Tally> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let target = listener.local_addr()?.into();
@@ -35,12 +35,12 @@ pub async fn measure(connections: usize) -> Result<Tally> {
 
 async fn serve(listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
-        // How a connection ends is of no interest here.
+        // Connection errors do not matter here.
         tokio::spawn(async move { drop(answer(stream).await) });
     }
 }
 
-/// The same answer to every request; none has a body.
+/// Gives the same answer to every request; none has a body.
 async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let answer = format!(
@@ -63,7 +63,7 @@ mod tests {
     use crate::answer::AnswerKind;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn everybody_is_answered_by_the_server_that_does_nothing() {
+    async fn the_server_that_does_nothing_answers_everybody() {
         let tally = measure(8).await.unwrap();
         assert_eq!(tally.count(AnswerKind::SoldOut), u64::from(REQUESTS));
         assert!(tally.per_second > 0.0);

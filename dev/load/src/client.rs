@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client of keep-alive connections, one request at a time. Hand-written, without pool
-//! and redirects: on two cores a full client costs as much as the server that it measures.
+//! An HTTP/1.1 client with keep-alive connections, one request at a time. Hand-written, without a
+//! pool or redirects: on two cores a full client costs as much as the server under test.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 /// Longest wait for one answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where a service is: `http://host:port` or `https://host:port`.
+/// Address of a service: `http://host:port` or `https://host:port`.
 #[derive(Clone)]
 pub struct Target {
     host: String,
@@ -72,7 +72,7 @@ impl Target {
         &self.authority
     }
 
-    /// The same, trusting these authorities and no others.
+    /// The same target, trusting only these authorities.
     #[must_use = "it is another target"]
     pub fn trusting(self, roots: RootCertStore) -> Result<Self> {
         let tls = self.tls.is_some().then(|| connector(roots)).transpose()?;
@@ -120,7 +120,7 @@ impl fmt::Debug for Target {
 pub struct Call<'a> {
     pub method: &'static str,
     pub path: &'a str,
-    /// Headers beside `Host` and `Content-Length`.
+    /// Headers besides `Host` and `Content-Length`.
     pub headers: &'a [(&'a str, &'a str)],
     /// Empty for none.
     pub body: &'a [u8],
@@ -129,7 +129,7 @@ pub struct Call<'a> {
 #[derive(Debug)]
 enum Stream {
     Plain(TcpStream),
-    // Boxed: it is large, and rarely used.
+    // Boxed because it is large and rarely used.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -152,7 +152,7 @@ impl Stream {
     }
 }
 
-/// A connection; it ends when dropped.
+/// A connection, closed on drop.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
@@ -186,11 +186,12 @@ impl Connection {
         })
     }
 
-    /// Sends one request; gives status and body of its answer.
+    /// Sends one request and returns the status and body of its answer.
     ///
     /// # Errors
-    /// When the connection broke, the answer is no HTTP, or [`ANSWER_LIMIT`] passed. The connection
-    /// is then of no more use.
+    ///
+    /// If the connection broke, the answer is not HTTP, or [`ANSWER_LIMIT`] passed. The connection
+    /// is then unusable.
     pub async fn send(&mut self, call: &Call<'_>) -> Result<(u16, &[u8])> {
         self.prepare(call);
         let (status, body) = timeout(ANSWER_LIMIT, self.exchange())
@@ -216,7 +217,7 @@ impl Connection {
                 request.extend_from_slice(part.as_bytes());
             }
         }
-        // Writing into memory cannot fail.
+        // Writing to memory cannot fail.
         let _ = write!(request, "\r\ncontent-length: {}\r\n\r\n", call.body.len());
         request.extend_from_slice(call.body);
     }
@@ -234,8 +235,8 @@ impl Connection {
     }
 }
 
-/// Status, and where the body stands; `None` while something is missing. Takes out the marks of a
-/// chunked body and answers that are only interim.
+/// The status and the range of the body; `None` while data is missing. Removes chunk headers and
+/// interim answers from the buffer.
 fn read_answer(bytes: &mut Vec<u8>, closed: bool) -> Result<Option<(u16, Range<usize>)>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);
@@ -271,7 +272,7 @@ fn read_answer(bytes: &mut Vec<u8>, closed: bool) -> Result<Option<(u16, Range<u
             bytes.splice(body_at.., body);
             length
         }
-        // The end of the connection is the end of the body.
+        // Without a length, the body ends with the connection.
         None if closed => bytes.len() - body_at,
         None => return Ok(None),
     };
@@ -279,7 +280,7 @@ fn read_answer(bytes: &mut Vec<u8>, closed: bool) -> Result<Option<(u16, Range<u
     Ok((bytes.len() >= end).then_some((status, body_at..end)))
 }
 
-/// `None` while the last chunk is missing.
+/// Removes the chunk headers; `None` while the last chunk is missing.
 fn without_chunk_marks(mut chunked: &[u8]) -> Result<Option<Vec<u8>>> {
     let mut body = Vec::new();
     loop {
@@ -308,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_addresses_are_targets() {
+    fn targets_are_addresses_without_a_path() {
         assert_eq!(
             "http://127.0.0.1:8080"
                 .parse::<Target>()
@@ -343,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_once_it_is_whole() {
+    fn an_answer_is_parsed_once_it_is_complete() {
         let whole = b"HTTP/1.1 409 Conflict\r\nContent-Length: 5\r\ndate: x\r\n\r\nhello";
         for end in 0..whole.len() {
             assert_eq!(

@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-/// The clock of a crowd. In an open loop each request has an instant of its own, fixed beforehand,
-/// and its latency counts from there: a server that stalls is charged for everybody who would have
-/// come meanwhile. In a closed loop, where a stalled server is simply asked less often, exactly
-/// those waits would be missing ("coordinated omission").
+/// The arrival clock of a crowd. In an open loop each request has a fixed due time, and its latency
+/// counts from there, so a stalled server is charged for everybody who would have come meanwhile.
+/// In a closed loop, a stalled server is simply asked less often, and exactly those waits are
+/// missing ("coordinated omission").
 #[derive(Debug, Clone, Copy)]
 pub struct CrowdClock {
-    /// When the first request is due.
+    /// Due time of the first request.
     pub begun: Instant,
     rate: Option<f64>,
 }
 
 impl CrowdClock {
-    /// Begins now: with so many requests a second, or without a rate (a closed loop, where a
+    /// Starts now: with this many requests per second, or without a rate (a closed loop, in which a
     /// request is due when it is sent).
     pub fn start(rate: Option<f64>) -> Self {
         Self {
@@ -23,9 +23,9 @@ impl CrowdClock {
         }
     }
 
-    /// Waits until a request is due, and gives the instant from which its latency counts. The
-    /// timer's steps are milliseconds; what it wakes too late counts as latency, so a figure of
-    /// this loop is up to 1 ms too high, never too low.
+    /// Waits until a request is due and returns the instant from which its latency counts. The
+    /// timer has millisecond resolution; late wake-ups count as latency, so figures of this loop
+    /// are up to 1 ms too high, never too low.
     pub async fn turn(&self, number: usize) -> Instant {
         let Some(rate) = self.rate else {
             return Instant::now();

@@ -5,11 +5,11 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-/// A crowd: each person asks several times, as people do who are afraid to miss out.
+/// A crowd. Each person asks several times, as people do who are afraid to miss out.
 #[derive(Debug, Clone)]
 pub struct Crowd {
     prefix: String,
-    /// For each request the person who sends it.
+    /// The sender of each request.
     order: Vec<u32>,
     people: u32,
 }
@@ -17,14 +17,14 @@ pub struct Crowd {
 impl Crowd {
     /// `people` people who each ask `requests_per_person` times.
     ///
-    /// The second request of a person follows the first at once, a double click that usually
-    /// reaches another connection and another API while the first is under way; further ones come
-    /// later, in an order of their own. The same seed gives the same order.
+    /// A person's second request follows the first at once: a double click that usually reaches
+    /// another connection and another API while the first is in progress. Further ones come later,
+    /// in a separate order. The same seed gives the same order.
     pub fn gather(prefix: &str, people: u32, requests_per_person: u32, seed: u64) -> Result<Self> {
         Self::gather_mixed(prefix, people, requests_per_person, 1.0, seed)
     }
 
-    /// The same where only a share of the people (0 to 1) asks more than once.
+    /// The same if only a share of the people (0 to 1) asks more than once.
     pub fn gather_mixed(
         prefix: &str,
         people: u32,
@@ -33,7 +33,7 @@ impl Crowd {
         seed: u64,
     ) -> Result<Self> {
         let Some(requests) = people.checked_mul(each).filter(|requests| *requests > 0) else {
-            bail!("{people} people with {each} requests each is no crowd");
+            bail!("{people} people with {each} requests each is not a crowd");
         };
         #[allow(
             clippy::cast_possible_truncation,
@@ -45,7 +45,7 @@ impl Crowd {
         let mut everyone: Vec<u32> = (0..people).collect();
         let mut order = Vec::with_capacity(requests as usize);
         everyone.shuffle(&mut random);
-        // Who repeats is independent of when: numbers below this, anywhere in the shuffled order.
+        // Independent of the arrival order: the repeaters are spread over the shuffled order.
         let repeats = |person: u32| (person as usize) < repeaters;
         for person in &everyone {
             let times = if repeats(*person) { each.min(2) } else { 1 };
@@ -66,12 +66,12 @@ impl Crowd {
         self.people
     }
 
-    /// How many requests they send, repeats of the impatient aside.
+    /// Number of requests, not counting retries.
     pub fn requests(&self) -> usize {
         self.order.len()
     }
 
-    /// The person who sends the request of this number, or `None` past the last one.
+    /// The sender of the request with this number, or `None` past the last one.
     pub fn person(&self, request: usize) -> Option<u32> {
         self.order.get(request).copied()
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everyone_asks_as_often_as_told_and_double_clicks() {
+    fn everyone_asks_the_given_number_of_times_with_a_double_click() {
         let crowd = Crowd::gather("p-", 50, 3, 1).unwrap();
         assert_eq!(crowd.requests(), 150);
         let mut times = [0; 50];

@@ -16,35 +16,35 @@ use crate::identity::CrowdIdentity;
 use crate::measure::cpu_seconds;
 use crate::tally::{ConnectionTally, CrowdProgress, Tally};
 
-/// Pause before the same person asks again after an answer that may pass.
+/// Pause before the same person retries.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// A request of an open loop that was sent so much after its instant counts as late: every
-/// connection was waiting.
+/// A request of an open loop counts as late if it was sent this long after its due time, because
+/// every connection was busy.
 const LATE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
 pub struct CrowdPlan {
-    /// Where to ask; connections are spread over all of them.
+    /// Addresses of the APIs; connections are spread over all of them.
     pub targets: Vec<Target>,
     pub coupon_id: i64,
     pub crowd: Crowd,
-    /// Connections at a time, each with one request under way: that many ask at once.
+    /// Concurrent connections, each with one request in flight.
     pub connections: usize,
     pub identity: CrowdIdentity,
-    /// Requests a second, by the clock and not by the answers (open loop); without it each
-    /// connection asks again as soon as it was answered (closed loop).
+    /// Requests per second, independent of the answers (open loop). Without it, each connection
+    /// asks again as soon as it was answered (closed loop).
     pub rate: Option<f64>,
-    /// How long, from the beginning, people go on asking while the answer may pass (not open yet,
+    /// How long, from the start, people retry after answers that may change (not open yet,
     /// unavailable, no answer).
     pub patience: Duration,
-    /// Each connection asks once before the clock starts, for a person of its own whose answer is
-    /// not counted: opening many connections at one instant is not what is measured.
+    /// Each connection sends one uncounted request for a separate person before the clock starts,
+    /// so that opening many connections at once is not part of the measurement.
     pub warm_up: bool,
 }
 
 impl CrowdPlan {
-    /// A closed loop in which nobody asks again, on connections that were not used before.
+    /// A closed loop without retries, on new connections.
     pub fn new(targets: Vec<Target>, coupon_id: i64, crowd: Crowd, connections: usize) -> Self {
         Self {
             targets,
@@ -88,8 +88,8 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
         ready.push((number, connection, ConnectionTally::new()));
     }
     let next = Arc::new(AtomicUsize::new(0));
-    // Everything is made before the clock starts: what the crowd is busy with is charged to the
-    // server.
+    // Create everything before the clock starts; otherwise the crowd's own work would be charged to
+    // the server.
     let cpu = own_cpu();
     let clock = CrowdClock::start(plan.rate);
     let mut workers = JoinSet::new();
@@ -121,7 +121,7 @@ fn own_cpu() -> f64 {
     cpu_seconds(std::process::id()).unwrap_or(0.0)
 }
 
-/// One connection and what it was answered.
+/// One connection and the answers it got.
 struct CrowdWorker {
     plan: Arc<CrowdPlan>,
     progress: Arc<CrowdProgress>,

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::crowd::Crowd;
 
-/// How long a made token is good.
+/// Lifetime of a generated token.
 const GOOD_FOR: Duration = Duration::from_secs(6 * 60 * 60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,26 +24,27 @@ pub enum CrowdAuth {
     Jwt,
 }
 
-/// Settings of identity, named as the API's.
+/// Identity settings, with the API's names.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Who people are")]
 pub struct CrowdIdentityArgs {
-    /// How the API authenticates people, as it was started
+    /// Authentication of users, as the API is configured
     #[arg(long, env = "USER_AUTH", value_enum, default_value = "trusted-header")]
     pub user_auth: CrowdAuth,
-    /// File with tokens that were made elsewhere, one a line, one for each person
+    /// File with existing tokens, one per line and person
     #[arg(long)]
     pub tokens: Option<PathBuf>,
-    /// Algorithm to sign tokens with
+    /// Algorithm for signing tokens
     #[arg(long, env = "JWT_ALGORITHM", default_value = "HS256")]
     pub jwt_algorithm: Algorithm,
-    /// Shared secret to sign tokens with, for HS256, HS384, HS512
+    /// Shared secret for signing tokens with HS256, HS384 or HS512
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
-    /// File with the private key to sign tokens with, in PEM form, for the other algorithms
+    /// File with the private key for signing tokens with the other algorithms, in PEM form
     #[arg(long, env = "JWT_PRIVATE_KEY_FILE")]
     pub jwt_private_key_file: Option<PathBuf>,
-    /// What a gateway sends as `X-Gateway-Secret`; of two by a comma, the first is sent
+    /// Gateway secret, sent as `X-Gateway-Secret`; if there are two, separated by a comma, the
+    /// first is sent
     #[arg(long, env = "TRUSTED_HEADER_SECRET", hide_env_values = true)]
     pub trusted_header_secret: Option<SecretString>,
     /// Issuer in the tokens (`iss`)
@@ -56,14 +57,14 @@ pub struct CrowdIdentityArgs {
 
 #[derive(Clone)]
 pub enum CrowdIdentity {
-    /// `X-User-Id`, and the gateway's secret where there is one.
+    /// `X-User-Id`, and the gateway's secret if there is one.
     TrustedHeader(Option<SecretString>),
-    /// `Authorization`, made beforehand: signing is no part of what is measured.
+    /// `Authorization`. Signed in advance, so that signing is not part of the measurement.
     Bearer(Vec<String>),
 }
 
 impl fmt::Debug for CrowdIdentity {
-    /// Without the tokens.
+    /// Omits the tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TrustedHeader(_) => f.write_str("TrustedHeader"),
@@ -82,10 +83,11 @@ struct JwtClaims<'a> {
 }
 
 impl CrowdIdentity {
-    /// Makes or reads the tokens of a crowd.
+    /// Generates or reads the tokens of a crowd.
     ///
     /// # Errors
-    /// One sentence about what is missing or can't be read, never with a secret.
+    ///
+    /// One sentence about what is missing or unreadable, never with a secret.
     pub fn new(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<Self> {
         match (args.user_auth, &args.tokens) {
             (CrowdAuth::TrustedHeader, None) => {
@@ -124,7 +126,7 @@ impl CrowdIdentity {
         }
     }
 
-    /// The header that says who a person is.
+    /// The header that identifies a person.
     pub fn header(&self, crowd: &Crowd, person: u32) -> (&'static str, String) {
         match self {
             Self::TrustedHeader(_) => ("x-user-id", crowd.user_id(person)),
@@ -135,7 +137,7 @@ impl CrowdIdentity {
         }
     }
 
-    /// The header by which a gateway proves that it is one.
+    /// The header with which a gateway authenticates itself.
     pub fn proof(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::TrustedHeader(secret) => secret
@@ -146,11 +148,11 @@ impl CrowdIdentity {
     }
 }
 
-/// Of the tokens that [`token`] makes.
+/// Issuer and audience of the tokens that [`token`] makes.
 const ISSUER: &str = "firstcome-load";
 const AUDIENCE: &str = "firstcome";
 
-/// Settings of an API that believes the tokens of [`token`].
+/// Settings of an API that accepts the tokens of [`token`].
 pub fn token_settings(secret: &str) -> [(&'static str, &str); 5] {
     [
         ("USER_AUTH", "jwt"),
@@ -282,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_said() {
+    fn missing_settings_are_reported() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "one\ntwo\n\n").unwrap();
         let tokens = file.path().to_str().unwrap();

@@ -1,9 +1,10 @@
-//! The load generator, what it needs to start and to meter a system, and the load tool `rush`.
+//! The load generator, tools to start and meter a system, and the load tool `rush`.
 //!
 //! - [`generator`] lets a [`crowd`] claim over a bounded number of [`client`] connections and sums
-//!   the answers up in a [`tally`]; [`workload`] does so in a process of its own.
-//! - [`rush`] is the load tool: it drives a running system anywhere and reports the answers.
+//!   up the answers in a [`tally`]; [`workload`] does so in a separate process.
+//! - [`rush`] is the load tool: it drives any running system and reports the answers.
 //! - [`rows`] judges whether every promise became a row.
+//! - [`local`] contains the whole system on this machine: the demo, and `make run`.
 //! - [`launch`] starts the product's processes on private servers; [`measure`] meters them.
 
 pub mod answer;
@@ -14,6 +15,7 @@ pub mod crowd;
 pub mod generator;
 pub mod identity;
 pub mod launch;
+pub mod local;
 pub mod measure;
 pub mod ops;
 pub mod rows;
@@ -25,7 +27,7 @@ pub mod workload;
 
 use std::process::ExitCode;
 
-/// How a program ends: an error is one line, without a backtrace.
+/// Ends a program: an error is printed on one line, without a backtrace.
 pub fn ended(program: &str, outcome: anyhow::Result<ExitCode>) -> ExitCode {
     outcome.unwrap_or_else(|error| {
         eprintln!("{program}: {error:#}");

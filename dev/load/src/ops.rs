@@ -1,4 +1,4 @@
-//! A client of the operators' routes: few requests, each on a connection of its own.
+//! A client of the operators' routes: few requests, each on a new connection.
 
 use std::error::Error;
 use std::fmt;
@@ -11,19 +11,19 @@ use tokio::time::sleep;
 
 use crate::client::{Call, Connection, Target};
 
-/// HTTP's "409 Conflict": another pass runs.
+/// HTTP's "409 Conflict": another pass is running.
 const CONFLICT: u16 = 409;
 const PASS_LIMIT: Duration = Duration::from_secs(60);
 
-/// A service and the token it wants.
+/// A service and its ops token.
 #[derive(Debug, Clone)]
 pub struct Ops {
     pub target: Target,
-    /// The ops token; empty for routes that want none.
+    /// The ops token; empty for routes without authentication.
     pub token: String,
 }
 
-/// A request that was not answered with 2xx.
+/// A request that did not get a 2xx answer.
 #[derive(Debug)]
 pub struct RefusedRequest {
     path: String,
@@ -32,7 +32,7 @@ pub struct RefusedRequest {
 }
 
 impl RefusedRequest {
-    /// The status of a request that was refused; `None` for another error.
+    /// The status of a refused request; `None` for another error.
     pub fn status_of(error: &anyhow::Error) -> Option<u16> {
         error.downcast_ref::<Self>().map(|refused| refused.status)
     }
@@ -52,9 +52,9 @@ impl fmt::Display for RefusedRequest {
 
 impl Error for RefusedRequest {}
 
-/// Every method but [`Ops::readiness`] fails on an answer that is not 2xx, with status and body.
+/// Every method except [`Ops::readiness`] fails on an answer that is not 2xx, with status and body.
 impl Ops {
-    /// `GET`, read as JSON.
+    /// `GET`, parsed as JSON.
     pub async fn get(&self, path: &str) -> Result<Value> {
         read(&self.text("GET", path, b"").await?, path)
     }
@@ -64,7 +64,7 @@ impl Ops {
         self.text("GET", path, b"").await
     }
 
-    /// `POST` with a JSON body, read as JSON.
+    /// `POST` with a JSON body, parsed as JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         read(
             &self.text("POST", path, &serde_json::to_vec(body)?).await?,
@@ -72,7 +72,7 @@ impl Ops {
         )
     }
 
-    /// Whether a service is ready, and what it says of it.
+    /// Whether a service is ready, and the body of its answer.
     pub async fn readiness(&self) -> Result<(bool, String)> {
         let path = "/readyz";
         match self.call("GET", path, b"").await? {
@@ -87,7 +87,7 @@ impl Ops {
         }
     }
 
-    /// Makes a coupon with one drop, open from `opens_at` for so long.
+    /// Creates a coupon with one drop that opens at `opens_at` and stays open for this long.
     pub async fn make_coupon(
         &self,
         name: &str,
@@ -102,7 +102,7 @@ impl Ops {
         self.post("/v1/coupons", &body).await
     }
 
-    /// Has the reconciler make a pass and waits for it; one that runs already is waited for first.
+    /// Requests a pass and waits for it; waits for a running pass first.
     pub async fn reconcile(&self) -> Result<Value> {
         let begun = Instant::now();
         loop {
@@ -113,7 +113,7 @@ impl Ops {
             }
             ensure!(
                 begun.elapsed() < PASS_LIMIT,
-                "another pass runs for {PASS_LIMIT:?}"
+                "another pass has been running for {PASS_LIMIT:?}"
             );
             sleep(Duration::from_millis(50)).await;
         }

@@ -1,4 +1,4 @@
-//! The judge of promises: each must have become a row with the drop and the slot promised.
+//! Checks that each promise became a row with the promised drop and slot.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use crate::answer::PromisedSlot;
 use crate::measure::{CountedRow, Database};
 
 const POLL: Duration = Duration::from_millis(50);
-/// As many missing people are named.
+/// At most this many missing people are named.
 const NAMED: usize = 20;
 
-/// People who were promised a coupon and have no row with the drop and the slot promised.
+/// People who were promised a coupon but have no row with the promised drop and slot.
 #[allow(clippy::implicit_hasher, reason = "a tally has only this one")]
 pub fn unkept(promises: &HashMap<String, PromisedSlot>, rows: &[CountedRow]) -> BTreeSet<String> {
     let rows: BTreeSet<(&str, i64, u32)> = rows
@@ -31,20 +31,20 @@ pub fn unkept(promises: &HashMap<String, PromisedSlot>, rows: &[CountedRow]) -> 
         .collect()
 }
 
-/// The rows of the coupon beside the promises.
+/// The rows of the coupon, compared with the promises.
 #[derive(Debug, Clone, Serialize)]
 pub struct RowCheck {
-    /// Rows of the coupon, those from before this crowd too.
+    /// Rows of the coupon, including those from before this crowd.
     pub rows: usize,
-    /// People promised a coupon who have no row, or a row of another slot.
+    /// People who were promised a coupon but have no row, or a row on another slot.
     pub promised_without_row: usize,
     pub named: Vec<String>,
-    /// How long after the last answer everybody had a row; `None` where somebody never had.
+    /// Time from the last answer until everybody had a row; `None` if somebody never had one.
     pub complete_after_ms: Option<u64>,
 }
 
 impl RowCheck {
-    /// Waits, no longer than `limit`, until every promise has its row.
+    /// Waits at most `limit` until every promise has its row.
     pub async fn wait(
         database: &mut Database,
         coupon: i64,

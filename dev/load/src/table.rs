@@ -1,4 +1,4 @@
-//! Tables and lines for people.
+//! Tables and lines for the terminal.
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
@@ -7,14 +7,14 @@ use crate::answer::AnswerKind;
 use crate::tally::{CrowdProgress, Latency, Tally};
 use crate::terminal::{grouped, number};
 
-/// A mark on rates of a debug build.
+/// Marks rates of a debug build.
 const UNOPTIMIZED: &str = if cfg!(debug_assertions) {
     " (an unoptimized build)"
 } else {
     ""
 };
 
-/// Two columns: what, and how much.
+/// Two columns: name and value.
 pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY);
@@ -25,7 +25,7 @@ pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
     table.to_string()
 }
 
-/// Width for text that has to be broken.
+/// Width at which text is wrapped.
 const WIDE: u16 = 150;
 
 /// A table for a wide terminal, with a header.
@@ -39,14 +39,14 @@ pub fn wide<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     table
 }
 
-/// For a column of numbers.
+/// Right-aligns a column of numbers.
 pub fn align_right(table: &mut Table, column: usize) {
     if let Some(column) = table.column_mut(column) {
         column.set_cell_alignment(CellAlignment::Right);
     }
 }
 
-/// The line while the crowd asks.
+/// The progress line while the crowd asks.
 pub fn progress(progress: &CrowdProgress, expected: u64) -> String {
     let count = |kind| grouped(progress.count(kind));
     format!(
@@ -97,7 +97,7 @@ pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
     ));
     rows.push(("requests given up".into(), grouped(tally.gave_up)));
     rows.push((
-        "answers that contradict each other".into(),
+        "contradictory answers".into(),
         grouped(tally.contradictions.len() as u64),
     ));
     rows

@@ -1,5 +1,4 @@
-//! The answers of a crowd, counted while they come and summed up afterwards, with every promise
-//! kept.
+//! The answers of a crowd: counted as they arrive and summed up afterwards, with every promise.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,8 +10,7 @@ use tokio::sync::Notify;
 
 use crate::answer::{AnswerKind, CrowdAnswer, PromisedSlot};
 
-/// Counts that change while the crowd asks: for the progress line, and to wait for a moment in the
-/// rush.
+/// Live counts while the crowd asks: for the progress line, and to wait for a moment in the rush.
 #[derive(Debug, Default)]
 pub struct CrowdProgress {
     counts: [AtomicU64; AnswerKind::ALL.len()],
@@ -28,7 +26,7 @@ impl CrowdProgress {
         }
     }
 
-    /// How many answers of a kind came so far.
+    /// Number of answers of a kind so far.
     pub fn count(&self, kind: AnswerKind) -> u64 {
         self.counts[kind as usize].load(Ordering::Relaxed)
     }
@@ -55,7 +53,7 @@ impl CrowdProgress {
     }
 }
 
-/// The answers of one connection. Each has its own, so that counting costs no lock.
+/// The answers of one connection. Each has its own, so that counting needs no lock.
 #[derive(Debug)]
 pub(crate) struct ConnectionTally {
     winners: Histogram<u32>,
@@ -100,7 +98,7 @@ impl ConnectionTally {
     }
 
     fn add(&mut self, other: Self) {
-        // All have the same bounds, so nothing can fall outside.
+        // All have the same bounds, so no value is out of range.
         let _ = self.winners.add(other.winners);
         let _ = self.others.add(other.others);
         self.promises.extend(other.promises);
@@ -112,7 +110,7 @@ impl ConnectionTally {
     }
 }
 
-/// Microseconds to a minute, two digits: 10 kB, small enough for one a connection.
+/// Microseconds up to a minute with two digits: 10 kB, small enough for one per connection.
 fn latencies() -> Histogram<u32> {
     // The bounds are constants that fit; 1 and 2 digits are always allowed.
     Histogram::new_with_bounds(1, 60_000_000, 2).unwrap_or_else(|_| unreachable!("constant bounds"))
@@ -132,37 +130,35 @@ pub struct Latency {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tally {
     pub people: u32,
-    /// Requests they sent, retries among them.
+    /// Requests sent, including retries.
     pub requests: u64,
-    /// From the first request to the last answer.
+    /// Seconds from the first request to the last answer.
     pub seconds: f64,
     pub per_second: f64,
-    /// Answers by kind, those that came.
+    /// Answers by kind; kinds without answers are absent.
     pub answers: BTreeMap<AnswerKind, u64>,
     /// People who were promised a coupon.
     pub admitted: usize,
-    /// Promises that came without Kafka's acknowledgement.
+    /// Promises without Kafka's acknowledgement.
     pub not_queued: u64,
-    /// Requests that were given up: unavailable, not open or without an answer until patience
-    /// ended.
+    /// Requests that were given up: unavailable, not open or unanswered until patience ran out.
     pub gave_up: u64,
-    /// Requests of an open loop that could not be sent on time, because every connection was
-    /// waiting.
+    /// Requests of an open loop that could not be sent on time, because every connection was busy.
     pub late: u64,
-    /// One of the answers that are not in the contract, to find the reason by.
+    /// One of the answers outside the contract, for diagnosis.
     pub unclear: Option<String>,
-    /// How long answers took; in an open loop from the instant at which the request was due.
+    /// Latency of all answers; in an open loop from the due time of the request.
     pub latency: Latency,
-    /// The same for `accepted`.
+    /// Latency of `accepted`.
     pub winners: Latency,
-    /// The same for every other answer.
+    /// Latency of all other answers.
     pub others: Latency,
-    /// Answers that no correct system gives: two slots to one person, one slot to two people, one
+    /// Answers that no correct system gives: two slots for one person, one slot for two people, one
     /// person admitted twice.
     pub contradictions: Vec<String>,
-    /// People who were promised a coupon and also got the answer that it is sold out.
+    /// People who were promised a coupon but were also answered `sold_out`.
     pub holders_denied: u64,
-    /// CPU seconds that this process took meanwhile.
+    /// CPU seconds of this process.
     pub cpu_seconds: f64,
     /// Every promise, by user id.
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
@@ -173,7 +169,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Sums up what all connections counted in `elapsed`; `name` gives a person's user id.
+    /// Sums up the counts of all connections over `elapsed`; `name` returns a person's user id.
     pub(crate) fn sum(
         progress: &CrowdProgress,
         people: u32,
@@ -197,7 +193,7 @@ impl Tally {
             people,
             requests,
             seconds,
-            #[allow(clippy::cast_precision_loss, reason = "a rate for people to read")]
+            #[allow(clippy::cast_precision_loss, reason = "a rate for display")]
             per_second: requests as f64 / seconds.max(1e-6),
             answers: AnswerKind::ALL
                 .map(|kind| (kind, progress.count(kind)))
@@ -245,7 +241,7 @@ impl Tally {
         .sum()
     }
 
-    /// For a report, which has no use for names.
+    /// Drops the names, which a report does not need.
     pub fn forget_names(&mut self) {
         self.promises.clear();
         self.accepted.clear();
@@ -270,7 +266,7 @@ impl Latency {
     }
 }
 
-/// The promises of all connections, side by side.
+/// The promises of all connections together.
 #[derive(Default)]
 struct PromiseLedger {
     promises: HashMap<u32, PromisedSlot>,
@@ -350,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_yes_again_is_no_contradiction() {
+    fn a_repeated_promise_is_not_a_contradiction() {
         let tally = tally(&[
             (1, AnswerKind::AlreadyClaimed, 5),
             (1, AnswerKind::Accepted, 5),
@@ -373,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_correct_system_says_is_listed() {
+    fn contradictions_are_listed() {
         let two_slots = tally(&[
             (1, AnswerKind::Accepted, 5),
             (1, AnswerKind::AlreadyClaimed, 6),

@@ -1,5 +1,5 @@
-//! Progress for people: steps, and a line that a terminal writes over itself; elsewhere a new one
-//! comes every two seconds.
+//! Progress output: steps, and a line that is redrawn on a terminal; without a terminal a new line
+//! is printed every two seconds.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ impl ProgressLine {
         }
     }
 
-    /// Shows the line, unless the last one is too recent.
+    /// Shows the line, unless the previous one is too recent.
     pub fn show(&mut self, line: &str) {
         let pause = if self.terminal { REDRAW } else { PLAIN_EVERY };
         if self.last.is_some_and(|last| last.elapsed() < pause) {
@@ -41,7 +41,7 @@ impl ProgressLine {
         self.write(line);
     }
 
-    /// Shows the line and goes to the next.
+    /// Shows the line and moves on to the next.
     pub fn finish(&mut self, line: &str) {
         self.write(line);
         if self.open {
@@ -53,7 +53,7 @@ impl ProgressLine {
 
     fn write(&mut self, line: &str) {
         if self.terminal {
-            // A line that wraps could not be written over.
+            // A wrapped line could not be redrawn.
             let columns = tcgetwinsize(stderr()).map_or(80, |size| usize::from(size.ws_col));
             let line: String = line.chars().take(columns.saturating_sub(1)).collect();
             eprint!("\r\x1b[2K{line}");
@@ -65,12 +65,12 @@ impl ProgressLine {
     }
 }
 
-/// One step that is done or begins.
+/// Prints one step that starts or is done.
 pub fn step(text: impl std::fmt::Display) {
     eprintln!("[firstcome] {text}");
 }
 
-/// A number with thousands set apart, as in 10,000.
+/// A number with grouped thousands, as in 10,000.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -83,7 +83,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// A number with as many digits as matter.
+/// A number with its significant digits.
 pub fn number(value: f64) -> String {
     #[allow(
         clippy::cast_sign_loss,
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_the_digits_that_matter() {
+    fn numbers_have_their_significant_digits() {
         let cases = [
             (0.0, "0"),
             (0.123, "0.12"),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_are_set_apart() {
+    fn thousands_are_grouped() {
         for (number, text) in [
             (0, "0"),
             (999, "999"),

@@ -1,5 +1,5 @@
-//! A crowd in a process of its own (`firstcome-crowd`), so that its cost is never counted as the
-//! server's.
+//! A crowd in a separate process (`firstcome-crowd`), so that its cost is never attributed to the
+//! server.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -19,10 +19,10 @@ use crate::tally::{CrowdProgress, Tally};
 
 const PROGRAM: &str = "firstcome-crowd";
 
-/// What a crowd is to do. Each request is sent once, whatever the answer.
+/// The work of a crowd. Each request is sent once, whatever the answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Workload {
-    /// Where; a loopback address, or it is refused.
+    /// The server's address; refused unless it is a loopback address.
     pub target: SocketAddr,
     pub coupon: i64,
     pub people: u32,
@@ -32,7 +32,7 @@ pub struct Workload {
     pub rate: Option<f64>,
     /// See [`CrowdPlan::warm_up`].
     pub warm_up: bool,
-    /// What user ids begin with.
+    /// Prefix of user ids.
     pub prefix: String,
 }
 
@@ -63,7 +63,7 @@ impl Workload {
         }
     }
 
-    /// The same people by the clock, so many a second, on connections that have been used before.
+    /// The same people in an open loop at this rate, on warmed-up connections.
     #[must_use]
     pub fn by_the_clock(self, rate: f64) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl Workload {
         }
     }
 
-    /// The same crowd with other names.
+    /// The same crowd with other user ids.
     #[must_use]
     pub fn named(self, prefix: &str) -> Self {
         Self {
@@ -95,7 +95,7 @@ impl Workload {
         Ok(())
     }
 
-    /// Runs it in a process of its own.
+    /// Runs it in a separate process.
     pub async fn run(&self) -> Result<Tally> {
         self.only_this_machine()?;
         let mut child = Command::new(built_program(PROGRAM)?)
@@ -115,8 +115,7 @@ impl Workload {
         serde_json::from_slice(&output.stdout).with_context(|| format!("{PROGRAM} gave no tally"))
     }
 
-    /// The same, with the microseconds of CPU that the process `pid` took for each request
-    /// meanwhile.
+    /// Also returns the CPU microseconds per request of the process `pid`.
     pub async fn run_metered(&self, pid: u32) -> Result<(Tally, f64)> {
         let before = cpu_seconds(pid)?;
         let tally = self.run().await?;
@@ -142,7 +141,7 @@ impl Workload {
     }
 }
 
-/// The program: a workload on stdin, its tally on stdout.
+/// The program: reads a workload from stdin and writes its tally to stdout.
 pub async fn main() -> Result<()> {
     let mut workload = Vec::new();
     std::io::stdin().read_to_end(&mut workload)?;
@@ -156,7 +155,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_this_machine_is_asked() {
+    async fn other_machines_are_refused() {
         let elsewhere = Workload::rush(([192, 0, 2, 1], 80).into(), 1, 10, 1);
         assert!(
             elsewhere
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_of_a_rush_asks_twice() {
+    fn everybody_in_a_rush_asks_twice() {
         let workload = Workload::rush(([127, 0, 0, 1], 80).into(), 1, 20_000, 64);
         assert_eq!(
             (

@@ -1,16 +1,16 @@
-//! The protocol as models, all of whose states are explored. What does not interact is in models of
-//! its own, so that each stays small:
+//! Models of the protocol, whose states are explored exhaustively. Mechanisms that do not interact
+//! have separate models, which keeps each of them small:
 //!
-//! - [`claims`]: a claim on its way from Redis to its row, passes, and every store failing.
+//! - [`claims`]: a claim from Redis to its row, passes, and faults of every store.
 //! - [`gate`]: which coupons are open after which loss of Redis.
 //! - [`revisions`]: operators, passes and rebuilds that write a coupon's settings.
 //! - [`revoking`]: a claim that is revoked, and the next holder of its slot.
 //! - [`sealing`]: claims on a drop that is sealed.
 //! - [`stripes`]: one coupon over several shards, a design (docs/SCALING.md).
 //!
-//! Each has protocols with one rule left out. Each of those must be caught, or the model would show
-//! nothing. Sold-out answers have no lease and are not here: Redis computes each of them
-//! (docs/decisions/0010-micro-batches.md).
+//! Each model has protocols with one rule left out. Each of those must be caught; otherwise the
+//! model would prove nothing. `sold_out` answers have no lease and are not modelled: Redis computes
+//! each of them (docs/decisions/0010-micro-batches.md).
 
 pub mod claims;
 pub mod gate;
@@ -24,20 +24,20 @@ use std::hash::Hash;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// A property that is broken, and the shortest history that breaks it.
+/// A violated property, and the shortest history that violates it.
 pub type Counterexample = (&'static str, Vec<String>);
 
-/// A protocol to be explored.
+/// A protocol to explore.
 pub struct Case {
     /// `claims: …`
     pub name: String,
-    /// No rule is left out.
+    /// Whether no rule is left out.
     pub is_right: bool,
     explore: Box<dyn FnOnce() -> (usize, Option<Counterexample>)>,
 }
 
 impl Case {
-    /// The number of states, and what is broken in one of them.
+    /// The number of states, and a violation in one of them.
     pub fn explore(self) -> (usize, Option<Counterexample>) {
         (self.explore)()
     }

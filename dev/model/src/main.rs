@@ -1,4 +1,4 @@
-//! `firstcome-model [words of names]`: explores the protocols and prints what was found.
+//! `firstcome-model [words of names]`: explores the protocols and prints the results.
 
 use std::process::ExitCode;
 

@@ -1,17 +1,17 @@
 //! A coupon's settings: operators, passes and rebuilds that write its quantity to MySQL and Redis,
-//! each held still between any two steps, beside claims and losses of Redis.
+//! interleaved at every step, with concurrent claims and losses of Redis.
 
 use stateright::{Model, Property};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
-    /// Redis comes back with what it had at an earlier moment.
+    /// Redis returns with its data of an earlier moment.
     pub gone_back: u8,
-    /// Redis is emptied.
+    /// Redis is flushed.
     pub flushes: u8,
-    /// Somebody who writes dies.
+    /// A writer dies.
     pub deaths: u8,
-    /// MySQL has what it had at an earlier moment: a replica that lagged took over.
+    /// MySQL has its data of an earlier moment: a lagging replica took over.
     pub mysql_gone_back: u8,
 }
 
@@ -21,13 +21,13 @@ pub enum Wrong {
     NotCompared,
     /// MySQL commits a change although a later revision was taken.
     CommitNotCompared,
-    /// A quantity is not lowered in Redis before MySQL.
+    /// A quantity is lowered in MySQL before Redis.
     LoweredLate,
-    /// The revision is kept in `meta`: a drop that is not loaded has none.
+    /// The revision is stored in `meta`, so a drop that is not loaded has none.
     SeenInMeta,
-    /// A coupon opens after a loss with the revision that Redis came back with.
+    /// A coupon opens after a loss with the revision that Redis returned with.
     OpenAtOldRevision,
-    /// What MySQL has lost is not taken from Redis.
+    /// Settings lost by MySQL are not recovered from Redis.
     NotRecovered,
 }
 
@@ -35,9 +35,9 @@ pub enum Wrong {
 #[derive(Debug, Clone)]
 pub struct Revisions {
     pub faults: Faults,
-    /// To which quantity each operator changes the coupon.
+    /// The quantities to which the operators change the coupon.
     pub changes: Vec<u8>,
-    /// Passes at the same time.
+    /// Concurrent passes.
     pub passes: usize,
     pub wrong: Option<Wrong>,
 }
@@ -49,9 +49,9 @@ const ATTEMPTS: u8 = 2;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Redis {
-    /// The highest revision seen, kept beside `meta`.
+    /// The highest revision seen, stored apart from `meta`.
     seen: u8,
-    /// `meta`; `None` where the drop is not loaded.
+    /// `meta`; `None` if the drop is not loaded.
     quantity: Option<u8>,
     count: u8,
 }
@@ -84,7 +84,7 @@ enum Change {
     /// It lost against a later revision after its commit.
     Follow,
     Done,
-    /// Not acknowledged: the reconciler has to see to it.
+    /// Not acknowledged: left to the reconciler.
     GivenUp,
 }
 
@@ -100,7 +100,7 @@ enum Pass {
 pub struct State {
     redis: Redis,
     copy: Option<Redis>,
-    /// Which life of Redis this is, and whether the coupon is open in it.
+    /// The number of this life of Redis, and whether the coupon is open in it.
     life: u8,
     open: bool,
     mysql: RevisionSettings,
@@ -124,9 +124,9 @@ pub enum Step {
 }
 
 impl Writer {
-    /// A pass ends with the connection of its lock. A change that is under way is taken to end with
-    /// its connection too: two settings can have one number where it goes on behind a fail-over,
-    /// and another one took its number on the new server.
+    /// A pass ends with the connection of its lock. A change in progress is assumed to end with its
+    /// connection too: if it continued after a failover, two settings could have the same revision,
+    /// because another change took that number on the new server.
     fn loses_connection(&mut self) {
         match self {
             Self::Pass(pass) => *pass = Pass::Idle,
@@ -140,7 +140,7 @@ impl Writer {
 }
 
 impl State {
-    /// MySQL with what it has lost: a revision is there before anything is in Redis with it.
+    /// MySQL's settings after recovery: a revision is in MySQL before anything in Redis has it.
     fn recovered(&self) -> RevisionSettings {
         let Redis { seen, quantity, .. } = self.redis;
         if seen <= self.mysql.revision {
@@ -169,14 +169,14 @@ impl Revisions {
         }
     }
 
-    /// None is taken before what MySQL has lost is there again.
+    /// Recovers MySQL's lost settings before it takes a revision.
     fn take_revision(&self, state: &mut State) -> RevisionSettings {
         self.recover(state);
         state.mysql.revision = state.mysql.revision.max(state.redis.seen) + 1;
         state.mysql
     }
 
-    /// `write_meta.lua`: whether the revision is not outdated.
+    /// `write_meta.lua`: returns whether the revision is current.
     fn write_meta(&self, redis: &mut Redis, to: RevisionSettings) -> bool {
         if to.revision < redis.seen && !self.is(Wrong::NotCompared) {
             return false;
@@ -215,7 +215,7 @@ impl Revisions {
                         (redis.seen, redis.quantity) = (read.revision, Some(quantity.min(to)));
                         Change::Commit(read)
                     }
-                    // Refused, and nothing was changed.
+                    // Refused; nothing was changed.
                     _ => Change::Done,
                 }
             }
@@ -227,7 +227,7 @@ impl Revisions {
                         again
                     }
                 } else if to < state.given && !self.is(Wrong::LoweredLate) {
-                    // Rows above the quantity.
+                    // There are rows beyond the quantity.
                     Change::Restore(read)
                 } else {
                     state.mysql = RevisionSettings {
@@ -345,10 +345,10 @@ impl Revisions {
         }
     }
 
-    /// Left alone, MySQL's settings are Redis's, and the coupon is open.
+    /// Without further faults, MySQL and Redis have the same settings, and the coupon is open.
     fn heals(&self, state: &State) -> bool {
         let mut state = state.clone();
-        // Operators first, then passes: what one is about to do, the other has to bear.
+        // Operators first, then passes: each must cope with the other's pending steps.
         for _ in 0..12 {
             for at in (0..state.writers.len()).rev() {
                 self.writer(&mut state, at);
@@ -358,11 +358,11 @@ impl Revisions {
     }
 }
 
-/// MySQL would refuse the row of a promise above the quantity, once it has what it has lost.
+/// After recovery, MySQL would reject the row of a promise beyond the quantity.
 pub const WITHIN: &str = "no slot above MySQL's quantity is promised";
-/// What an operator was answered holds for the next claim.
+/// An acknowledged change is in force for the next claim.
 pub const ACKNOWLEDGED: &str = "when every change is acknowledged, Redis has MySQL's quantity";
-/// A change that died half-way is made good.
+/// A change whose writer died is completed.
 pub const HEALS: &str = "left alone, Redis has MySQL's quantity";
 
 impl Model for Revisions {
@@ -476,7 +476,7 @@ fn protocol(changes: &[u8], passes: usize, faults: Faults) -> Revisions {
     }
 }
 
-/// The right protocol under the faults it is to withstand.
+/// The correct protocol under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Revisions)> {
     let gone_back = Faults {
         gone_back: 1,
@@ -514,7 +514,7 @@ pub fn right() -> Vec<(&'static str, Revisions)> {
     ]
 }
 
-/// Each rule left out, with the faults under which that shows.
+/// Each rule left out, with the faults that reveal it.
 pub fn wrong() -> Vec<(Wrong, Revisions)> {
     let emptied = Faults { flushes: 1, ..NONE };
     let cases = [

@@ -1,5 +1,5 @@
-//! A drop that is sealed: Redis's clock says closed, and open again when it is set right. Passes
-//! skip a sealed drop, so that a claim which only Redis has would be lost in silence.
+//! Sealing a drop: Redis's clock may say closed, and open again once it is corrected. Passes skip a
+//! sealed drop, so a claim that only Redis has would be lost silently.
 
 use stateright::{Model, Property};
 
@@ -7,11 +7,11 @@ const PEOPLE: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
-    /// A slot of a sealed drop is taken to be durable, also one that was given just now.
+    /// Every slot of a sealed drop counts as durable, including one given just now.
     SealedIsDurable,
     /// A dead letter does not unseal its drop.
     NeverUnsealed,
-    /// A drop is sealed when Redis's clock says that it closed, whatever the host's says.
+    /// A drop is sealed by Redis's clock alone, ignoring the host's.
     OneClock,
 }
 
@@ -20,16 +20,16 @@ pub enum Wrong {
 pub struct Sealing {
     /// How often Redis's clock jumps past the end of the window, or back.
     pub clock_jumps: u8,
-    /// How often Kafka does not acknowledge, and the dead-letter table keeps the claim.
+    /// How often Kafka fails to acknowledge, so that the dead-letter table stores the claim.
     pub lost: u8,
     pub wrong: Option<Wrong>,
 }
 
-/// Where a person's claim is.
+/// The location of a person's claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Claim {
     None,
-    /// In Redis and in an API's hands.
+    /// In Redis, and in flight in an API.
     Admitted,
     Topic,
     DeadLetter,
@@ -40,10 +40,10 @@ enum Claim {
 pub struct State {
     /// By Redis's clock.
     closed: bool,
-    /// By the host's clock, which is right.
+    /// By the host's clock, which is correct.
     over: bool,
     sealed: bool,
-    /// What the API believes: read earlier.
+    /// The API's view, read earlier.
     seen_sealed: bool,
     /// A pass has found the drop exact.
     sealing: bool,
@@ -57,7 +57,7 @@ pub struct State {
 pub enum Step {
     Ask(usize),
     Publish(usize),
-    /// Kafka is away.
+    /// Kafka is unavailable; the dead-letter table stores the claim.
     Keep(usize),
     Consume(usize),
     /// The API reads the catalogue.
@@ -73,7 +73,7 @@ impl Sealing {
         self.wrong == Some(wrong)
     }
 
-    /// A new claim, or a retry. A retry is promised where the person has a row, else published.
+    /// A new claim, or a retry. A retry is promised if the person has a row, otherwise published.
     fn ask(&self, state: &mut State, person: usize) {
         let claim = &mut state.claims[person];
         if *claim == Claim::None && !state.closed {
@@ -94,7 +94,7 @@ impl Sealing {
         } else if state.sealed
             && (!state.claims.contains(&Claim::DeadLetter) || self.is(Wrong::NeverUnsealed))
         {
-            // It is skipped.
+            // Sealed drops are skipped.
         } else {
             state.sealed = false;
             state.sealing = state.closed && (state.over || self.is(Wrong::OneClock)) && rows;
@@ -202,7 +202,7 @@ impl Model for Sealing {
     }
 }
 
-/// The right protocol under the faults it is to withstand.
+/// The correct protocol under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Sealing)> {
     vec![(
         "a clock jumps, Kafka is away",

@@ -1,6 +1,6 @@
-//! One coupon over several shards (docs/SCALING.md; a design, not in the product yet). Each shard
-//! has a stripe of the coupon's slots and decides alone for the people whose home it is; free slots
-//! are moved to stripes where people wait. MySQL's ledger says whose each slot is.
+//! One coupon over several shards (docs/SCALING.md; a design, not implemented). Each shard has a
+//! stripe of the coupon's slots and decides alone for its own users; free slots move to stripes
+//! with waiting users. MySQL's ledger records the owner of each slot.
 
 use stateright::{Model, Property};
 
@@ -12,49 +12,49 @@ const PEOPLE: usize = 3;
 pub enum Wrong {
     /// A person may claim at any stripe.
     AnyStripe,
-    /// The giver forgets a slot at once, instead of once the ledger has the move.
+    /// The giver forgets a slot at once, instead of after the ledger has recorded the move.
     NoOutbox,
-    /// The taker uses a slot before the ledger has the move.
+    /// The taker uses a slot before the ledger has recorded the move.
     TakenBeforeRecorded,
-    /// The taker does not look at the number of the move.
+    /// The taker does not check the number of the move.
     TakenTwice,
-    /// The ledger takes a move that began before the giver was rebuilt.
+    /// The ledger accepts a move that began before the giver was rebuilt.
     NoFence,
-    /// What the ledger has as moved, and the taker has not taken, is nobody's business.
+    /// A slot that the ledger has moved but the taker has not taken is never picked up.
     LedgerNotRead,
     /// A stripe is rebuilt from its own copy, not from the ledger.
     CopyBelieved,
-    /// A stripe is rebuilt while admissions of before may still become rows.
+    /// A stripe is rebuilt while earlier admissions may still become rows.
     NoSafetyWait,
 }
 
 /// The protocol of stripes.
 #[derive(Debug, Clone)]
 pub struct Stripes {
-    /// Moves that a mover may begin, and how often one dies between two steps.
+    /// Moves that may begin, and how often a mover dies between two steps.
     pub moves: u8,
     pub deaths: u8,
     /// How often a shard goes back to its replica's copy.
     pub losses: u8,
-    /// Coupons that are given back.
+    /// Number of returned coupons.
     pub returns: u8,
     pub wrong: Option<Wrong>,
 }
 
-/// Where a slot is, as one stripe sees it.
+/// The location of a slot, as one stripe sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
     Elsewhere,
     Free,
     Held(usize),
-    /// Given to another stripe by the move of this number.
+    /// Given to another stripe by the move with this number.
     Out(usize, u8),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Stripe {
     places: [Place; SLOTS],
-    /// By slot: the last move that this stripe knows of.
+    /// By slot: the last move known to this stripe.
     known: [u8; SLOTS],
     waiting: Vec<usize>,
 }
@@ -69,14 +69,14 @@ impl Stripe {
     }
 }
 
-/// A move in a mover's hands.
+/// A move in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Moving {
     slot: usize,
     from: usize,
     to: usize,
     number: u8,
-    /// Of the giver.
+    /// The giver's epoch.
     epoch: u8,
 }
 
@@ -85,7 +85,7 @@ pub struct State {
     stripes: [Stripe; STRIPES],
     copies: [Stripe; STRIPES],
     closed: [bool; STRIPES],
-    /// MySQL: by slot, whose it is after how many moves; by stripe, how often it was rebuilt.
+    /// MySQL: the owner of each slot and the number of its moves; the rebuilds of each stripe.
     owners: [(usize, u8); SLOTS],
     epochs: [u8; STRIPES],
     rows: [[bool; SLOTS]; PEOPLE],
@@ -102,19 +102,19 @@ const RETURNS: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// Somebody claims, at a stripe.
+    /// Somebody claims at a stripe.
     Ask(usize, usize),
-    /// The oldest admission in flight becomes a row, and its person is told so.
+    /// The oldest admission in flight becomes a row, and its person is answered.
     Issue,
     GiveBack(usize),
     /// A mover takes a free slot out of a stripe.
     Begin(usize, usize),
     Record(Moving),
     Take(Moving),
-    /// The giver forgets what the ledger has as moved.
+    /// The giver forgets the slot that the ledger has recorded as moved.
     Settle(Moving),
     MoverDies(Moving),
-    /// A pass gives a stripe the slot that is its own by the ledger.
+    /// A pass gives a stripe the slot that the ledger assigns to it.
     Pass(usize),
     Copy(usize),
     Lose(usize),
@@ -138,7 +138,7 @@ impl Stripes {
         Self::promote(state, at);
     }
 
-    /// Free slots go to those who wait, in their order.
+    /// Free slots go to waiting people, in their order.
     fn promote(state: &mut State, at: usize) {
         let stripe = &mut state.stripes[at];
         while let (Some(slot), false) = (stripe.free(), stripe.waiting.is_empty()) {
@@ -209,7 +209,7 @@ impl Stripes {
         }
     }
 
-    /// As the last step of a move, whose mover may have died when the giver was rebuilt.
+    /// Like the last step of a move, whose mover may have died when the giver was rebuilt.
     fn pass(&self, state: &mut State, slot: usize) {
         let (to, number) = state.owners[slot];
         if number > 0 && !self.is(Wrong::LedgerNotRead) {
@@ -303,10 +303,10 @@ impl Stripes {
         }
     }
 
-    /// What becomes of a state in which nothing more goes wrong.
+    /// The state after healing without further faults.
     fn healed(&self, state: &State) -> State {
         let mut state = state.clone();
-        // A round moves one slot at most for each stripe.
+        // A round moves at most one slot per stripe.
         for _ in 0..=2 * (SLOTS + PEOPLE) {
             while !state.in_flight.is_empty() {
                 self.apply(&mut state, Step::Issue);
@@ -315,7 +315,7 @@ impl Stripes {
                 if state.closed[at] {
                     self.rebuild(&mut state, at);
                 }
-                // Another mover goes on with what it finds in an outbox.
+                // Another mover continues with the slots in an outbox.
                 for slot in 0..SLOTS {
                     if let Place::Out(to, number) = state.stripes[at].places[slot] {
                         state.moving.push(Moving {
@@ -474,7 +474,7 @@ impl Model for Stripes {
     }
 }
 
-/// The right protocol under the faults it is to withstand.
+/// The correct protocol under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Stripes)> {
     vec![
         (

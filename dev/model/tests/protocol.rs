@@ -1,4 +1,5 @@
-//! Every state of the protocols under the faults they are to withstand; each wrong one is caught.
+//! Explores every state of the protocols under the faults that they must survive; each wrong
+//! protocol is caught.
 
 use firstcome_model::{Case, cases};
 
@@ -21,7 +22,7 @@ fn explore(right: bool) {
         assert_eq!(broken.is_none(), right, "{name}: {broken:#?}");
         assert!(
             !right || states > least,
-            "{name}: too few states to have shown anything"
+            "{name}: too few states to prove anything"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! The thread that serves mail sinks and proxies.
 //!
-//! Tests keep one stack in a static while every `#[tokio::test]` has a runtime of its own. A task
-//! spawned on the first test's runtime would die with that test, so sinks and proxies live on a
+//! Tests share one stack in a static, while every `#[tokio::test]` has its own runtime. A task
+//! spawned on the first test's runtime would die with that test, so sinks and proxies run on a
 //! runtime that belongs to the process.
 
 use std::future::Future;
@@ -20,7 +20,7 @@ static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
         .build()
 });
 
-/// Runs a task until it ends, whatever becomes of the caller's runtime.
+/// Runs a task to its end, independent of the caller's runtime.
 pub(crate) fn spawn<F>(task: F) -> Result<JoinHandle<F::Output>>
 where
     F: Future + Send + 'static,

@@ -23,7 +23,7 @@ impl BrowserServer {
     }
 }
 
-/// The script of axe-core, fetched if need be.
+/// The script of axe-core, fetched if necessary.
 pub async fn axe() -> Result<PathBuf> {
     tokio::task::spawn_blocking(fetch::axe).await?
 }
@@ -37,7 +37,7 @@ impl ServerKind for BrowserOptions {
     }
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
-        // Browsers keep their profiles in the temporary folder, which goes with this server.
+        // Browsers keep their profiles in the temporary folder, which is deleted with this server.
         let temporary = format!("TMPDIR={}", instance.data.display());
         let port = format!("--port={}", instance.port());
         Ok([

@@ -1,4 +1,4 @@
-//! The cache folder: things are fetched once, whole or not at all.
+//! The cache folder. Entries are fetched once and are always complete.
 
 use std::env;
 use std::fs::{self, File};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::progress;
 
-/// `$FIRSTCOME_CACHE`, else `$XDG_CACHE_HOME/firstcome`, else `~/.cache/firstcome`.
+/// `$FIRSTCOME_CACHE`, otherwise `$XDG_CACHE_HOME/firstcome`, otherwise `~/.cache/firstcome`.
 fn folder() -> Result<PathBuf> {
     let set = |name| {
         env::var_os(name)
@@ -22,7 +22,7 @@ fn folder() -> Result<PathBuf> {
         .and_then(|dir| Ok(std::path::absolute(dir)?))
 }
 
-/// Holds a lock of the cache folder: of several processes one fetches, the others wait for it.
+/// Takes a lock of the cache folder: one of several processes fetches, the others wait for it.
 pub(crate) fn lock(name: &str) -> Result<File> {
     lock_in(&folder()?, name)
 }
@@ -42,9 +42,9 @@ fn lock_in(folder: &Path, name: &str) -> Result<File> {
     Ok(file)
 }
 
-/// The folder `name` of the cache; if it is not there, `fill` makes its content.
+/// The folder `name` of the cache; if it is missing, `fill` creates its content.
 ///
-/// It is filled under another name and renamed at the end, so a folder that exists is complete.
+/// It is filled under a temporary name and then renamed, so a folder that exists is complete.
 pub(crate) fn get(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     get_in(&folder()?, name, fill)
 }
@@ -60,7 +60,7 @@ fn get_in(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> 
     }
     let prefix = format!("{name}.part-");
     remove_interrupted(folder, &prefix)?;
-    // A new name each time: a tool that outlived an interrupted fetch goes on writing under the old
+    // A new name each time: a tool that outlives an interrupted fetch keeps writing under the old
     // one.
     let part = folder.join(format!("{prefix}{:08x}", rand::random::<u32>()));
     fs::create_dir(&part)?;
@@ -69,7 +69,7 @@ fn get_in(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> 
     Ok(wanted)
 }
 
-/// Under the lock: nobody else is filling one of these.
+/// Call it with the lock held, so that nobody else is filling one of these.
 fn remove_interrupted(folder: &Path, prefix: &str) -> Result<()> {
     for entry in fs::read_dir(folder)?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(prefix) {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupted_fetch_is_not_taken_as_complete_and_its_rest_is_removed() {
+    fn an_interrupted_fetch_is_incomplete_and_its_files_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let interrupted = get_in(folder.path(), "thing", |part| {
             fs::write(part.join("half"), "").unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_at_once_only_one_fetches() {
+    fn only_one_of_several_processes_fetches() {
         let folder = tempfile::tempdir().unwrap();
         let fetched = AtomicU32::new(0);
         std::thread::scope(|scope| {

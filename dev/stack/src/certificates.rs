@@ -1,5 +1,5 @@
-//! An authority made for one run, and what it signed: good, expired, and of somebody else's
-//! authority. No `openssl` is needed.
+//! A certificate authority generated for one run, and its certificates: valid, expired, and one of
+//! a foreign authority. Needs no `openssl`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,18 +12,18 @@ use rcgen::{
 
 use crate::temp_dir::TempDirGuard;
 
-/// PEM files in a folder of their own, gone with this value.
+/// PEM files in a temporary folder, deleted with this value.
 #[derive(Debug)]
 pub struct CertificateFolder {
     folder: TempDirGuard,
 }
 
 impl CertificateFolder {
-    /// Makes them all. Blocks for some milliseconds.
+    /// Generates all of them. Blocks for some milliseconds.
     ///
-    /// `ca.pem` and `foreign-ca.pem` are authorities. Of the first are `server`, for `127.0.0.1`
-    /// and no other name, `expired`, the same some years ago, and `client`; of the second is
-    /// `foreign`. Each has a `.pem`, a `.key`, and both in one `.store.pem`.
+    /// `ca.pem` and `foreign-ca.pem` are authorities. The first has signed `server`, for
+    /// `127.0.0.1` and no other name, `expired`, the same but expired years ago, and `client`; the
+    /// second has signed `foreign`. Each has a `.pem`, a `.key`, and both in one `.store.pem`.
     pub fn make() -> Result<Self> {
         let this = Self {
             folder: TempDirGuard::new()?,
@@ -46,7 +46,7 @@ impl CertificateFolder {
         Ok(this)
     }
 
-    /// Where a file is, by its name.
+    /// The path of a file with this name.
     pub fn path(&self, name: &str) -> String {
         self.file(name).display().to_string()
     }

@@ -9,8 +9,8 @@ use anyhow::Result;
 use crate::fetch;
 use crate::process::CommandLine;
 
-/// Puts `mysql`, `mysqldump` and `kafka-consumer-groups.sh` into a folder, to be found by `PATH`.
-/// Those of MySQL ask 127.0.0.1 as `root`, at the port `MYSQL_TCP_PORT`. Blocks.
+/// Puts `mysql`, `mysqldump` and `kafka-consumer-groups.sh` into a folder for `PATH`. MySQL's
+/// clients connect to 127.0.0.1 as `root`, at the port `MYSQL_TCP_PORT`. Blocks.
 pub fn put_clients(folder: &Path) -> Result<()> {
     for name in ["mysql", "mysqldump"] {
         let mut command = fetch::mysql()?.client(name);

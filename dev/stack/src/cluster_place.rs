@@ -1,4 +1,4 @@
-//! What a node of a Redis Cluster says of itself in `CLUSTER NODES`.
+//! Parses `CLUSTER NODES` of a Redis Cluster node.
 
 use std::ops::RangeInclusive;
 
@@ -10,7 +10,7 @@ use crate::redis_group::{ask, words};
 pub(crate) struct ClusterPlace {
     /// The id of the node that it is a replica of; `None` for a primary.
     pub(crate) primary: Option<String>,
-    /// Of two that claim a slot the higher is right.
+    /// If two nodes claim a slot, the higher epoch wins.
     pub(crate) epoch: u64,
     slots: Vec<RangeInclusive<u16>>,
 }
@@ -40,7 +40,7 @@ impl ClusterPlace {
     }
 }
 
-/// Who follows whom and serves what, by a list of nodes: lists of nodes that agree give the same.
+/// Roles and slots of all nodes. Nodes that agree have equal lists.
 pub(crate) fn roles(nodes: &str) -> Vec<String> {
     let role = |line: &str| {
         let words = line
@@ -54,8 +54,8 @@ pub(crate) fn roles(nodes: &str) -> Vec<String> {
     roles
 }
 
-/// `7` or `0-5460`; a slot on its way, in brackets, stands among the others too while it is the
-/// node's own.
+/// `7` or `0-5460`. A migrating slot, in brackets, is also listed normally while the node still
+/// owns it.
 fn range(word: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = word.split_once('-').unwrap_or((word, word));
     Some(first.parse().ok()?..=last.parse().ok()?)
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_read_out_of_the_list_of_nodes() {
+    fn a_place_is_parsed_from_the_list_of_nodes() {
         let nodes = "\
             07c3 127.0.0.1:30004@31004 slave e7d1 0 1426238317239 4 connected\n\
             e7d1 127.0.0.1:30001@31001 myself,master - 0 0 3 connected 0-5460 7000 [93->-67ed] [94-<-67ed]\n";

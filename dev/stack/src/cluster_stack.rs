@@ -1,4 +1,4 @@
-//! All stores as clusters, as an installation has them that outlives any one server.
+//! All stores as clusters that survive the loss of any single server.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::mail::{MailOptions, MailSink};
 use crate::mysql_pair::{MysqlPair, Replication};
 use crate::redis_cluster::{RedisCluster, RedisClusterOptions};
 
-/// MySQL's primary is asked this often whether it lives.
+/// Interval at which MySQL's primary is probed.
 const ASKED_EVERY: Duration = Duration::from_millis(500);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// So many questions without an answer: it is dead.
+/// After this many unanswered probes, the primary counts as dead.
 const DEAD_AFTER: u32 = 3;
 
-/// A Redis Cluster of three primaries with a replica each, three Kafka brokers of which each has
-/// every message, a MySQL primary with a semi-synchronous replica behind one address, and a mail
+/// A Redis Cluster of three primaries with a replica each, three Kafka brokers with a copy of every
+/// message each, a MySQL primary with a semi-synchronous replica behind one address, and a mail
 /// sink.
 #[derive(Debug)]
 pub struct ClusterStack {
@@ -43,8 +43,8 @@ impl ClusterStack {
         })
     }
 
-    /// The addresses and settings by the names under which the product reads them. `DATABASE_URL`
-    /// names the database `firstcome`.
+    /// The addresses and settings by the product's variable names. `DATABASE_URL` names the
+    /// database `firstcome`.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         let mut env = Vec::from(self.redis.env());
         env.extend([
@@ -60,9 +60,8 @@ impl ClusterStack {
         env
     }
 
-    /// Watches over MySQL, for ever: when its primary dies or stands still, the replica takes its
-    /// place, and a server in the place of the dead one becomes its replica. (Redis and Kafka
-    /// change their primaries by themselves.)
+    /// Watches MySQL, forever: if its primary dies or hangs, the replica is promoted, and a server
+    /// in place of the dead one becomes the new replica. (Redis and Kafka fail over by themselves.)
     pub async fn watch_mysql(&self, mut told: impl FnMut(String)) -> Result<()> {
         loop {
             told(format!(
@@ -83,12 +82,12 @@ impl ClusterStack {
             self.mysql
                 .fail_over()
                 .await
-                .context("MySQL's replica does not take over")?;
+                .context("MySQL's replica was not promoted")?;
             told("MySQL's primary is dead: its replica has taken over".to_owned());
             self.mysql
                 .take_back()
                 .await
-                .context("MySQL's primary of before does not become a replica")?;
+                .context("MySQL's former primary does not become a replica")?;
         }
     }
 }

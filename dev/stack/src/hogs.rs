@@ -1,5 +1,5 @@
-//! Clients that hold as many connections as they can, in the ways that cost them least. A
-//! connection that the server closes is opened again soon.
+//! Clients that hold as many connections as possible as cheaply as possible. Connections that the
+//! server closes are soon reopened.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
@@ -19,11 +19,11 @@ pub enum HogKind {
     Silent,
     /// Sends half a request's head.
     HalfHead,
-    /// Asks every four seconds, and reads the answer.
+    /// Sends a request every four seconds and reads the answer.
     Polite,
-    /// Sends a hundred requests at a time, and reads all answers.
+    /// Sends a hundred requests at a time and reads all answers.
     Pipelining,
-    /// Sends requests, and reads no answer.
+    /// Sends requests and never reads an answer.
     NeverReading,
 }
 
@@ -37,22 +37,22 @@ impl HogKind {
     ];
 }
 
-/// Ends with the handle.
+/// Stops when the handle is dropped.
 pub struct Hogs {
     address: SocketAddr,
     opened: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
-/// How soon a connection that the server closed is opened again.
+/// Pause before a closed connection is reopened.
 const COME_BACK: Duration = Duration::from_millis(100);
 
-/// Longest that a supervisor waits for an answer.
+/// Longest time that a supervisor waits for an answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 impl Hogs {
-    /// Holds this many connections to `address`. Who reads no answer asks for `large`, the others
-    /// for `/healthz`.
+    /// Holds this many connections to `address`. Clients that never read request `large`, the
+    /// others `/healthz`.
     pub fn start(
         address: SocketAddr,
         kind: HogKind,
@@ -70,7 +70,7 @@ impl Hogs {
             let opened = Arc::clone(&opened);
             tasks.spawn(async move {
                 loop {
-                    // A hog that is closed or refused comes back.
+                    // A closed or refused hog reconnects.
                     let _ = hold(address, kind, path, &opened).await;
                     sleep(COME_BACK).await;
                 }
@@ -83,9 +83,10 @@ impl Hogs {
         }
     }
 
-    /// Waits until they have opened this many connections in all.
+    /// Waits until they have opened this many connections in total.
     ///
     /// # Panics
+    ///
     /// If that takes longer than half a minute.
     pub async fn have_opened(&self, connections: usize) {
         let all = async {
@@ -101,8 +102,8 @@ impl Hogs {
         );
     }
 
-    /// Asks for `path` five times, as a supervisor does: on a new connection, and not for long.
-    /// Gives what went wrong.
+    /// Requests `path` five times as a supervisor does: on a new connection, with a short timeout.
+    /// Returns the failures.
     pub async fn failed_probes(&self, path: &str) -> Vec<String> {
         let mut failed = Vec::new();
         for _ in 0..5 {
@@ -117,8 +118,8 @@ impl Hogs {
     }
 }
 
-/// A supervisor asks from another address than the hogs: at the limit of theirs it would race with
-/// those that come back.
+/// A supervisor uses another address than the hogs, whose address is at its limit, so that it does
+/// not compete with reconnecting hogs.
 async fn probe(address: SocketAddr, path: &str) -> Result<String> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from(([127, 0, 0, 2], 0)))?;
@@ -156,7 +157,7 @@ async fn hold(address: SocketAddr, kind: HogKind, path: &str, opened: &AtomicUsi
     opened.fetch_add(1, Ordering::Relaxed);
     let mut bytes = vec![0; 16 * 1024];
     match kind {
-        // Its end is seen when a write fails.
+        // A failing write reveals the end of the connection.
         HogKind::NeverReading => loop {
             write.write_all(head.as_bytes()).await?;
             sleep(Duration::from_millis(10)).await;
@@ -164,8 +165,8 @@ async fn hold(address: SocketAddr, kind: HogKind, path: &str, opened: &AtomicUsi
         HogKind::Pipelining => {
             let mut sent = 0;
             loop {
-                // A read cuts a write short. The next one continues there: a request with a hole
-                // in it would be answered 400, which closes the connection.
+                // Reading may interrupt a write, which continues at that position: a request with a
+                // gap would be answered 400, which closes the connection.
                 tokio::select! {
                     read = read.read(&mut bytes) => if read? == 0 { return Err(Error::from(ErrorKind::UnexpectedEof)) },
                     written = write.write(&first.as_bytes()[sent..]) => sent = (sent + written?) % first.len(),

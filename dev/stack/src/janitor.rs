@@ -1,6 +1,6 @@
-//! A watchdog process that kills what its owner started, however the owner ends.
+//! A watchdog process that kills the processes of its owner, however the owner ends.
 //!
-//! `Drop` alone is not enough: statics are never dropped, and a SIGKILL runs nothing.
+//! `Drop` alone is not enough: statics are never dropped, and a SIGKILL runs no code.
 //! `PR_SET_PDEATHSIG` would fire when the spawning *thread* ends. So a small shell script waits at
 //! the end of a pipe; see `janitor.sh`.
 
@@ -13,8 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-/// Kills the process groups that it has adopted when the last clone, or the process that owns it,
-/// goes.
+/// Kills the adopted process groups when the last clone is dropped or the owning process ends.
 #[derive(Debug, Clone)]
 pub struct Janitor(Arc<Shell>);
 
@@ -26,7 +25,7 @@ impl Janitor {
         Self::spawn(None)
     }
 
-    /// One that deletes this folder too. The folder need not exist yet.
+    /// A janitor that also deletes this folder, which need not exist yet.
     pub(crate) fn of_folder(folder: &Path) -> Result<Self> {
         Self::spawn(Some(folder))
     }
@@ -46,12 +45,12 @@ impl Janitor {
         Ok(Self(Arc::new(Shell(Mutex::new(shell)))))
     }
 
-    /// From now on this process group is killed at the end.
+    /// Adopts a process group, which is killed at the end.
     pub fn adopt(&self, pid: u32) -> Result<()> {
         self.send(&format!("+{pid}\n"))
     }
 
-    /// The process has been waited for: the kernel may give its number to another process.
+    /// Drops a process that has been waited for: the kernel may reuse its id.
     pub fn forget(&self, pid: u32) -> Result<()> {
         self.send(&format!("-{pid}\n"))
     }
@@ -68,7 +67,7 @@ impl Drop for Shell {
     fn drop(&mut self) {
         let shell = self.0.get_mut();
         drop(shell.stdin.take());
-        // After a drop the processes and the folder are gone.
+        // When this returns, the processes and the folder are gone.
         let _ = shell.wait();
     }
 }

@@ -17,22 +17,22 @@ use crate::server::{Home, Instance, Server, ServerKind};
 /// How Kafka is started.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
-    /// The ports on 127.0.0.1 that clients are told to use instead of the server's own: those of
-    /// proxies in front of it, four at most. Who comes through one is led to it again.
+    /// The advertised ports on 127.0.0.1 in place of the server's own: those of proxies in front of
+    /// it, four at most. Clients that connect through a proxy are directed to it again.
     pub advertised_ports: Vec<u16>,
-    /// More properties of `server.properties`; they win over the others.
+    /// Additional properties of `server.properties`, which take precedence.
     pub extra_properties: BTreeMap<String, String>,
-    /// Which broker of several it is; otherwise it is alone.
+    /// Its place in a cluster; `None` for a single broker.
     pub node: Option<KafkaNode>,
 }
 
-/// A private Kafka with one broker. Topics are not made by themselves; consumer groups start
-/// without delay.
+/// A private Kafka with one broker. Topics are not auto-created; consumer groups start without
+/// delay.
 pub type KafkaServer = Server<KafkaOptions>;
 
 impl KafkaServer {
-    /// `127.0.0.1:PORT` for `bootstrap.servers` (the proxy's port if one is advertised), or what
-    /// the environment gave.
+    /// `127.0.0.1:PORT` for `bootstrap.servers` (the proxy's port if one is advertised), or the
+    /// address from the environment.
     pub fn bootstrap(&self) -> String {
         match &self.home {
             Home::Own(instance) => {
@@ -49,19 +49,19 @@ impl KafkaServer {
         }
     }
 
-    /// [`KafkaServer::bootstrap`], by the name that all servers have.
+    /// [`KafkaServer::bootstrap`], under the name that all servers share.
     pub fn url(&self) -> String {
         self.bootstrap()
     }
 
-    /// Starts a Kafka whose clients all go through a proxy. (A proxy put before a running Kafka
-    /// sees the first connection only: clients then follow `advertised.listeners`.)
+    /// Starts a Kafka whose clients all use a proxy. (A proxy in front of a running Kafka only sees
+    /// the first connection, because clients then follow `advertised.listeners`.)
     pub async fn start_behind_proxy(options: KafkaOptions) -> Result<(Self, FaultProxy)> {
         let (server, [proxy]) = Self::start_behind_proxies(options).await?;
         Ok((server, proxy))
     }
 
-    /// The same with several proxies, each for clients of its own.
+    /// The same with several proxies, each for different clients.
     pub async fn start_behind_proxies<const N: usize>(
         mut options: KafkaOptions,
     ) -> Result<(Self, [FaultProxy; N])> {
@@ -83,7 +83,7 @@ impl KafkaServer {
     }
 }
 
-/// The ports that clients use, by their own ways.
+/// The ports that clients use, one per listener.
 fn ways(instance: &Instance) -> impl Iterator<Item = u16> {
     instance
         .ports
@@ -128,7 +128,7 @@ impl KafkaOptions {
 
 impl ServerKind for KafkaOptions {
     const NAME: &'static str = "kafka";
-    /// Four ways for clients, and the controller.
+    /// Four client listeners, and the controller.
     const PORTS: usize = 5;
 
     fn prepare(&self, instance: &Instance) -> Result<()> {
@@ -149,7 +149,7 @@ impl ServerKind for KafkaOptions {
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
-        // A broker that listens but is still fenced off by its controller is not in the metadata.
+        // A broker that listens but is still fenced by its controller is not in the metadata.
         let id = i32::try_from(self.id())?;
         if !kafka_wire::brokers(instance.port()).await?.contains(&id) {
             bail!("it is not one of the brokers yet");

@@ -1,4 +1,4 @@
-//! Three Kafkas that are one cluster: each is a broker and a voter of the controllers' quorum.
+//! Three Kafka nodes in one cluster: each is a broker and a voter of the controller quorum.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::wait::within;
 
 const BROKERS: usize = 3;
 
-/// How long one that was dead or frozen may take to be counted among the living.
+/// Longest time until a broker that was dead or frozen counts as alive again.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A private Kafka with three brokers.
@@ -38,14 +38,15 @@ impl KafkaCluster {
                 ..KafkaOptions::default()
             })
         };
-        // Side by side: one alone is no majority of the controllers.
+        // Concurrently, since one alone is no majority of the controllers.
         let (first, second, third) = tokio::try_join!(start(1), start(2), start(3))?;
         Ok(Self {
             brokers: [first, second, third],
         })
     }
 
-    /// Waits until each broker knows all three as alive: only then is a topic made on all.
+    /// Waits until each broker knows all three as alive: only then are topics created on all of
+    /// them.
     pub async fn wait_until_whole(&self) -> Result<()> {
         within(LIMIT, async || {
             for broker in &self.brokers {
@@ -61,7 +62,7 @@ impl KafkaCluster {
         .await
     }
 
-    /// All three, for `bootstrap.servers`.
+    /// All three addresses, for `bootstrap.servers`.
     pub fn bootstrap(&self) -> String {
         self.brokers
             .each_ref()
@@ -69,7 +70,7 @@ impl KafkaCluster {
             .join(",")
     }
 
-    /// The broker with this id, as metadata names it: from 1 on.
+    /// The broker with this id in the metadata, counted from 1.
     pub fn broker(&self, id: i32) -> Result<&KafkaServer> {
         let at = usize::try_from(id - 1)
             .ok()

@@ -1,4 +1,4 @@
-//! A disk that garbles what a broker has written, and messages that no producer's library sends.
+//! Corrupts a broker's log, and forges records that no producer library sends.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use crate::kafka::KafkaServer;
 
 impl KafkaServer {
-    /// Flips a bit where these bytes stand first in a partition's log. The broker goes on and hands
-    /// the batch out as it is: only its checksum tells.
+    /// Flips a bit at the first occurrence of these bytes in a partition's log. The broker keeps
+    /// serving the batch unchanged: only its checksum reveals the corruption.
     pub fn garble(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
         let path = self
             .data_dir()?
@@ -27,9 +27,9 @@ impl KafkaServer {
         Ok(())
     }
 
-    /// Makes a record that Kafka takes and librdkafka cannot parse of the one in which these bytes
-    /// stand first: the length of its key becomes -2, and the checksum of its batch is right. The
-    /// batch must not be compressed.
+    /// Turns the first record with these bytes into one that Kafka accepts and librdkafka cannot
+    /// parse: the length of its key becomes -2, with a correct checksum of the batch. The batch
+    /// must not be compressed.
     pub fn malform(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
         let path = self
             .data_dir()?
@@ -56,7 +56,7 @@ impl KafkaServer {
             let length = varint(&log, &mut at)?;
             let record_end = at + usize::try_from(length)?;
             at += 1;
-            // The deltas of the time and of the offset.
+            // Skip the timestamp delta and the offset delta.
             varint(&log, &mut at)?;
             varint(&log, &mut at)?;
             if wanted < record_end {
@@ -74,7 +74,7 @@ impl KafkaServer {
     }
 }
 
-/// Where a batch's checksum begins to count, and its records.
+/// Offsets in a batch: the first byte covered by the checksum, and the first record.
 const CHECKED: usize = 21;
 const RECORDS: usize = 61;
 

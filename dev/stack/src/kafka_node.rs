@@ -1,4 +1,4 @@
-//! One broker of several, as its properties name it.
+//! The properties of one broker of a cluster.
 
 use std::fs;
 use std::path::Path;
@@ -8,26 +8,27 @@ use anyhow::{Context, Result};
 
 use crate::ports::ReservedPort;
 
-/// One of several brokers. They know each other before the first is started.
+/// One of several brokers, which know each other's ports before the first one starts.
 #[derive(Debug, Clone)]
 pub struct KafkaNode {
     pub(crate) id: usize,
-    /// Of the controllers, by the ids of their nodes.
+    /// The controllers' ports by node id.
     pub(crate) ports: Arc<[ReservedPort]>,
 }
 
 impl KafkaNode {
-    /// Three fit where one is usual.
+    /// Three fit into the memory of one.
     pub(crate) const HEAP: &'static str = "-Xmx160m";
 
-    /// Offsets of groups outlive a broker too. Each cleaner takes 128 MB of the heap by default.
+    /// Group offsets survive the loss of a broker too. Each cleaner takes 128 MB of heap by
+    /// default.
     pub(crate) const PROPERTIES: &'static str = "\
         offsets.topic.replication.factor=3\n\
         log.cleaner.dedupe.buffer.size=2097152\n\
         num.network.threads=1\n\
         num.io.threads=2\n";
 
-    /// From 1 on.
+    /// Counted from 1.
     pub(crate) fn id(&self) -> usize {
         self.id
     }
@@ -36,7 +37,8 @@ impl KafkaNode {
         self.ports.iter().map(ReservedPort::number).collect()
     }
 
-    /// A formatted log folder names the node, and itself by an id of its own: both are of node 1.
+    /// Rewrites the node id and directory id of a formatted log folder, which both belong to node
+    /// 1.
     pub(crate) fn takes_over(&self, data: &Path) -> Result<()> {
         let path = data.join("meta.properties");
         let text = fs::read_to_string(&path).context("the log folder is not formatted")?;

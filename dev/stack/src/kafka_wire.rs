@@ -1,10 +1,10 @@
-//! The two Kafka requests that tell whether a broker is ready.
+//! The two Kafka requests that show whether a broker is ready.
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Metadata, version 1, of no topic: `api_key`, `api_version`, `correlation_id`, `client_id`
+/// Metadata, version 1, without topics: `api_key`, `api_version`, `correlation_id`, `client_id`
 /// (null), topics (none).
 const METADATA: &[u8] = &[0, 3, 0, 1, 0, 0, 0, 7, 0xff, 0xff, 0, 0, 0, 0];
 /// `InitProducerId`, version 0: the same header, `transactional_id` (null),
@@ -14,14 +14,14 @@ const INIT_PRODUCER_ID: &[u8] = &[
 ];
 const LONGEST_ANSWER: u32 = 1 << 20;
 
-/// The ids of the brokers that the cluster says it has.
+/// The ids of the brokers in the cluster's metadata.
 pub(crate) async fn brokers(port: u16) -> Result<Vec<i32>> {
     let answer = ask(port, METADATA).await?;
     broker_ids(&answer).context("the answer is too short")
 }
 
-/// After the correlation id stands how many brokers there are; of each its id, its host, its port
-/// and its rack, where there is one.
+/// After the correlation id comes the number of brokers, then each broker's id, host, port and
+/// optional rack.
 fn broker_ids(answer: &[u8]) -> Option<Vec<i32>> {
     let (count, mut rest) = answer.get(4..)?.split_first_chunk()?;
     let mut ids = Vec::new();
@@ -34,18 +34,18 @@ fn broker_ids(answer: &[u8]) -> Option<Vec<i32>> {
     Some(ids)
 }
 
-/// What follows a text with its length before it; a negative one means none.
+/// The bytes after a length-prefixed string; a negative length means null.
 fn after_text(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = bytes.split_first_chunk()?;
     rest.get(usize::try_from(i16::from_be_bytes(*length)).unwrap_or(0)..)
 }
 
-/// Asks for a producer id. A broker has none to give right after its start and says "coordinator
-/// load in progress" (14); a producer that hears this asks again half a second later, which is
-/// longer than a publish may take in some tests.
+/// Requests a producer id. Right after its start a broker has none and answers "coordinator load in
+/// progress" (14). A producer would then retry after half a second, which is longer than the
+/// publishing deadline of some tests.
 pub(crate) async fn gives_producer_ids(port: u16) -> Result<()> {
     let answer = ask(port, INIT_PRODUCER_ID).await?;
-    // After the correlation id and the throttle time, each four bytes, stands the error code.
+    // The error code follows the correlation id and the throttle time, of four bytes each.
     let code = answer
         .get(8..10)
         .and_then(|bytes| bytes.try_into().ok())
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brokers_are_read_with_and_without_a_rack() {
+    fn brokers_are_parsed_with_and_without_a_rack() {
         let answer =
             b"\0\0\0\x07\0\0\0\x02\0\0\0\x01\0\x01a\0\0\x23\x84\xff\xff\0\0\0\x03\0\x02bc\0\0\x23\x85\0\x01r\0\0\0\x01";
         assert_eq!(broker_ids(answer), Some(vec![1, 3]));

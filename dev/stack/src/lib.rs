@@ -1,22 +1,12 @@
 //! Private, throw-away, *real* servers: Redis, MySQL, Kafka and an SMTP sink, for tests, the demo
 //! and `make run`.
 //!
-//! ```no_run
-//! # async fn demo() -> anyhow::Result<()> {
-//! use firstcome_stack::{Stack, StackOptions};
-//! let stack = Stack::start(StackOptions::default()).await?;
-//! println!("{} {}", stack.redis.url(), stack.kafka.bootstrap());
-//! stack.redis.kill().await?; // SIGKILL, as a crash would
-//! stack.redis.start_again().await?; // same port, same data
-//! # Ok(()) }
-//! ```
+//! Missing programs are fetched once into a cache folder (`FIRSTCOME_CACHE`, otherwise
+//! `$XDG_CACHE_HOME/firstcome`, otherwise `~/.cache/firstcome`). Every server listens on a free
+//! loopback port and keeps its data in a temporary folder. Servers and folder are removed when the
+//! last handle is dropped, and also when the owning process ends in any other way: see [`Stack`].
 //!
-//! What the machine lacks is fetched once into a cache folder (`FIRSTCOME_CACHE`, else
-//! `$XDG_CACHE_HOME/firstcome`, else `~/.cache/firstcome`). Every server listens on a free loopback
-//! port and keeps its data in a temporary folder. Servers and folder go when the last handle is
-//! dropped, and also when the owning process ends in any other way: see [`Stack`].
-//!
-//! [`FaultProxy`] stands between a client and a server and breaks the connection in chosen ways.
+//! [`FaultProxy`] sits between a client and a server and breaks their connection in chosen ways.
 
 mod background;
 mod browser;

@@ -1,4 +1,4 @@
-//! A listener that can be closed and opened again on the same port.
+//! A listener that can be closed and reopened on the same port.
 
 use parking_lot::Mutex;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ use crate::ports::ReservedPort;
 type Serve = dyn Fn(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 type SessionTasks = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
-/// For how long a port that is taken is tried.
+/// How long binding to a busy port is retried.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Accepts connections on a reserved port and runs a session for each.
@@ -49,7 +49,7 @@ impl Listener {
         self.port.number()
     }
 
-    /// Listens; once this returns a client can connect. Does nothing if it is open.
+    /// Listens; once this returns, clients can connect. Does nothing if it is already open.
     pub(crate) async fn open(&self) -> Result<()> {
         let mut accepting = self.accepting.lock().await;
         if accepting.is_some() {
@@ -77,7 +77,7 @@ impl Listener {
         self.cut().await;
     }
 
-    /// Closes the connections that are open now. They are closed when this returns.
+    /// Closes the current connections before it returns.
     pub(crate) async fn cut(&self) {
         let sessions = std::mem::take(&mut *self.sessions.lock());
         for session in &sessions {
@@ -88,7 +88,7 @@ impl Listener {
         }
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub(crate) fn open_sessions(&self) -> usize {
         let sessions = self.sessions.lock();
         sessions
@@ -98,8 +98,8 @@ impl Listener {
     }
 }
 
-/// A child process that was forked while this port was open holds a copy of its socket until it
-/// executes its program, so the port may still be taken for a moment.
+/// Binds to the port, with retries: a child process that was forked while the port was open holds a
+/// copy of its socket until it executes its program.
 async fn bind(port: u16) -> std::io::Result<StdListener> {
     let begun = Instant::now();
     loop {
@@ -128,7 +128,7 @@ async fn accept(listener: StdListener, serve: Arc<Serve>, sessions: SessionTasks
         return;
     };
     loop {
-        // An error here is of one connection, or of a table that is full for a moment.
+        // The error concerns one connection, or a resource that is exhausted for a moment.
         let Ok((stream, _)) = listener.accept().await else {
             tokio::task::yield_now().await;
             continue;

@@ -23,33 +23,32 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Fetch everything that is missing (as root also Debian packages); do nothing the second time
+    /// Fetch everything that is missing (as root, also Debian packages); do nothing the second time
     Setup,
     /// Start all servers, print their addresses, wait for Ctrl-C, then delete everything
     Run {
-        /// Also write the addresses to this file, while the servers run
+        /// Also write the addresses to this file while the servers run
         #[arg(long, value_name = "PATH")]
         env_file: Option<PathBuf>,
         /// Also write each mail into this folder, as .eml
         #[arg(long, value_name = "DIR")]
         mail_dir: Option<PathBuf>,
-        /// Stores that outlive any one server: a Redis Cluster of three primaries with a replica
-        /// each, three Kafka brokers of which each has every message, and a MySQL primary with a
-        /// semi-synchronous replica behind one address, which leads to the replica when the primary
-        /// is killed. About 2 GB of memory
+        /// Stores that survive the loss of any single server: a Redis Cluster of three primaries
+        /// with a replica each, three Kafka brokers with a copy of every message each, and a MySQL
+        /// primary with a semi-synchronous replica behind one address, which leads to the replica
+        /// if the primary is killed. About 2 GB of memory
         #[arg(long)]
         cluster: bool,
-        /// The addresses are of a Redis master with replicas and three Sentinels, instead of those
-        /// of the Redis Cluster
+        /// Start a Redis master with replicas and three Sentinels instead of the Redis Cluster
         #[arg(long, requires = "cluster")]
         sentinels: bool,
     },
-    /// Open MySQL's client at a database
+    /// Open MySQL's client for a database
     Mysql {
-        /// Where it is: mysql://USER@HOST:PORT/NAME
+        /// Its URL: mysql://USER@HOST:PORT/NAME
         #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
         database_url: String,
-        /// Run this, and end
+        /// Run this statement and exit
         #[arg(long, env = "SQL")]
         sql: Option<String>,
     },
@@ -77,19 +76,19 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The chain without a backtrace: what failed is outside this program.
+            // Without a backtrace: the failure lies outside this program.
             eprintln!("[stack] {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// The client takes the place of this process, with its terminal and its signals.
+/// Replaces this process with the client, which keeps the terminal and signals.
 fn mysql(url: &str, sql: Option<&str>) -> Result<()> {
     Err(firstcome_stack::mysql_client(url, sql)?.exec()).context("MySQL's client does not start")
 }
 
-/// One server of each store, or three; and how three Redis are found.
+/// One server of each store, or three, and how Redis is found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StackKind {
     Single,
@@ -106,7 +105,7 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKi
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };
     tokio::select! {
-        // Dropping the future half-way drops what it started.
+        // Dropping the future half-way drops everything that it started.
         ended = serve(env_file.as_deref(), mail_dir, kind) => ended,
         () = stopped => {
             eprintln!("[stack] stopping; the data is deleted");
@@ -152,7 +151,7 @@ async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, kind: StackKi
     std::future::pending().await
 }
 
-/// Everything runs: what programs need to find it.
+/// Prints and writes the addresses once everything runs.
 fn tell(env_file: Option<&Path>, env: &[(&'static str, String)], begun: Instant) -> Result<()> {
     let lines = env
         .iter()
@@ -170,7 +169,8 @@ fn tell(env_file: Option<&Path>, env: &[(&'static str, String)], begun: Instant)
     Ok(())
 }
 
-/// By renaming, so that a program which waits for the file never reads half of it.
+/// Writes atomically by renaming, so that a program that waits for the file never reads a part of
+/// it.
 fn write_whole(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
     fs::write(&part, text)?;

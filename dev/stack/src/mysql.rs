@@ -16,8 +16,8 @@ use crate::server::{Home, Instance, Server, ServerKind};
 /// How MySQL is started.
 #[derive(Debug, Clone, Default)]
 pub struct MysqlOptions {
-    /// More arguments of `mysqld`, such as `["--innodb-lock-wait-timeout=1"]`; they win over the
-    /// others.
+    /// Additional arguments of `mysqld`, such as `["--innodb-lock-wait-timeout=1"]`, which take
+    /// precedence.
     pub extra_args: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ pub struct MysqlOptions {
 pub type MysqlServer = Server<MysqlOptions>;
 
 impl MysqlServer {
-    /// `mysql://root@127.0.0.1:PORT/`, or what the environment gave.
+    /// `mysql://root@127.0.0.1:PORT/`, or the address from the environment.
     pub fn url(&self) -> String {
         match &self.home {
             Home::Own(instance) => format!("mysql://root@127.0.0.1:{}/", instance.port()),
@@ -44,14 +44,14 @@ impl MysqlServer {
         format!("mysql://root@127.0.0.1:{}/{name}", proxy.port())
     }
 
-    /// Runs one statement on a connection of its own and gives the rows of its result as text,
-    /// `NULL` for null. For checks and set-up by hand; not for anything that is measured.
+    /// Runs one statement on a new connection and returns its rows as text, `NULL` for null. For
+    /// checks and set-up, not for measurements.
     pub async fn query(&self, sql: &str) -> Result<Vec<Vec<String>>> {
         query(&self.url(), sql).await
     }
 }
 
-/// Puts a database's name where the path of a URL is, and keeps parameters after it.
+/// Sets the database name in a URL's path and keeps its parameters.
 pub fn with_database(url: &str, name: &str) -> String {
     let (address, parameters) = url
         .split_once('?')
@@ -66,8 +66,8 @@ pub fn with_database(url: &str, name: &str) -> String {
     format!("{}/{name}{parameters}", &address[..host_end])
 }
 
-/// The tables of a migrated database, for the databases of the tests that come after: making them
-/// from the finished statements takes a third of the time and of the processor.
+/// The tables of a migrated database, copied to the databases of later tests: creating them from
+/// the final statements takes a third of the time and CPU.
 #[derive(Debug, Default)]
 pub struct Tables(OnceCell<Vec<String>>);
 
@@ -76,7 +76,7 @@ impl Tables {
         Self(OnceCell::const_new())
     }
 
-    /// Runs `migrate`. From the second empty database on it finds its tables there.
+    /// Runs `migrate`. From the second empty database on, it finds its tables already there.
     pub async fn migrated(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
         if self.0.initialized() && query(url, "SHOW TABLES").await?.is_empty() {
             self.copied(url).await?;
@@ -86,7 +86,7 @@ impl Tables {
         Ok(())
     }
 
-    /// An empty database gets its tables, and nothing else that `migrate` does but for the first.
+    /// Gives an empty database its tables. Only the first one runs `migrate`.
     pub async fn made(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
         if self.0.initialized() {
             self.copied(url).await
@@ -107,8 +107,8 @@ impl Tables {
     }
 }
 
-/// What makes a database's tables and triggers as they are. Rows: only those by which diesel knows
-/// what has run.
+/// The statements that recreate a database's tables and triggers. The only rows are diesel's record
+/// of migrations.
 pub async fn table_statements(url: &str) -> Result<Vec<String>> {
     let names = async |sql: &str| {
         anyhow::Ok(
@@ -118,7 +118,7 @@ pub async fn table_statements(url: &str) -> Result<Vec<String>> {
                 .map(|mut row| row.swap_remove(0)),
         )
     };
-    // In any order of their foreign keys.
+    // In any order, regardless of foreign keys.
     let mut all = vec!["SET foreign_key_checks = 0".to_owned()];
     for table in names("SHOW TABLES").await? {
         all.push(query(url, &format!("SHOW CREATE TABLE {table}")).await?[0][1].clone());
@@ -138,9 +138,9 @@ pub async fn table_statements(url: &str) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// MySQL's own client for the database of a URL: it asks at the terminal, or runs `sql`.
+/// MySQL's own client for the database of a URL, interactive or running `sql`.
 pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
-    // Without the URL, which may have a password.
+    // The error omits the URL, which may contain a password.
     let options = Opts::from_url(url)
         .map_err(|_| anyhow!("DATABASE_URL must be like mysql://USER@HOST:PORT/NAME"))?;
     let mut command = fetch::to_command(&fetch::mysql()?.client("mysql"));
@@ -150,18 +150,18 @@ pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
         format!("--port={}", options.tcp_port()),
     ]);
     command.args(options.user().map(|user| format!("--user={user}")));
-    // Not as an argument: everybody on the machine sees those.
+    // Not as an argument: every user of the machine can see arguments.
     command.env("MYSQL_PWD", options.pass().unwrap_or_default());
     command.args(sql.map(|sql| format!("--execute={sql}")));
     command.args(options.db_name());
     Ok(command)
 }
 
-/// A connection to exactly this address. The driver by itself asks for the server's limits and for
-/// its socket, and connects once more through that: twice the work, and tests ask all the time.
+/// A connection to exactly this address. By default the driver queries the server's limits and
+/// socket, and reconnects through the socket: twice the work, and tests connect all the time.
 pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
     let options = OptsBuilder::from_opts(Opts::from_url(url)?).prefer_socket(Some(false));
-    // The server's own defaults.
+    // The server's defaults.
     Conn::new(
         options
             .max_allowed_packet(Some(64 << 20))
@@ -176,11 +176,10 @@ async fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>> {
         .with_context(|| format!("MySQL refused {sql:?}"))
 }
 
-/// Runs one statement on a connection of its own and gives the rows of its result as text, `NULL`
-/// for null.
+/// Runs one statement on a new connection and returns its rows as text, `NULL` for null.
 pub async fn mysql_rows(url: &str, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
     let mut connection = mysql_connection(url).await?;
-    // As `mysql` at a console: the server's own defaults, strict mode among them; but instants are
+    // Like `mysql` on a console: the server's defaults, including strict mode, but with instants in
     // UTC.
     connection.query_drop("SET time_zone = '+00:00'").await?;
     let rows = connection.query::<Row, _>(sql).await;

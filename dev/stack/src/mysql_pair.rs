@@ -1,4 +1,4 @@
-//! A MySQL primary, its replica, and the address that leads to whichever of them is in office.
+//! A MySQL primary, its replica, and an address that leads to the current primary.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -11,27 +11,27 @@ use crate::wait::eventually;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// When a commit is answered.
+/// When a commit is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replication {
-    /// Once the replica has it, and no sooner however long that takes.
+    /// Only after the replica has it, however long that takes.
     SemiSynchronous,
-    /// At once: what a fail-over may lose.
+    /// At once, so that a failover may lose it.
     Asynchronous,
 }
 
 /// Two servers and one address.
 #[derive(Debug)]
 pub struct MysqlPair {
-    /// The primary at first.
+    /// The initial primary.
     pub primary: MysqlServer,
-    /// It takes no writes before it is promoted.
+    /// The initial replica, read-only until it is promoted.
     pub replica: MysqlServer,
-    /// Leads to the primary at first.
+    /// Initially leads to the primary.
     pub address: FaultProxy,
     replication: Replication,
     second_in_office: AtomicBool,
-    /// The last server id that was given.
+    /// The last assigned server id.
     ids: AtomicU32,
 }
 
@@ -42,7 +42,7 @@ impl MysqlPair {
             extra_args.extend(["--gtid-mode=ON", "--enforce-gtid-consistency=ON"].map(Into::into));
             if replication == Replication::SemiSynchronous {
                 extra_args.extend(SEMI_SYNCHRONOUS.map(Into::into));
-                // One without a replica of its own would wait for good.
+                // A server without a replica would wait forever.
                 extra_args.push(format!(
                     "--rpl-semi-sync-source-enabled={}",
                     if number == 1 { "ON" } else { "OFF" }
@@ -66,7 +66,7 @@ impl MysqlPair {
         Ok(pair)
     }
 
-    /// The primary of now.
+    /// The current primary.
     pub fn in_office(&self) -> &MysqlServer {
         if self.second_in_office.load(Ordering::Relaxed) {
             &self.replica
@@ -75,7 +75,7 @@ impl MysqlPair {
         }
     }
 
-    /// The other one: a replica, or the primary of before.
+    /// The other server: a replica, or the former primary.
     fn other(&self) -> &MysqlServer {
         if self.second_in_office.load(Ordering::Relaxed) {
             &self.primary
@@ -84,7 +84,7 @@ impl MysqlPair {
         }
     }
 
-    /// The other one becomes a replica of the primary, and has all that it has.
+    /// Makes the other server a replica of the primary and waits until it has caught up.
     async fn follow(&self) -> Result<()> {
         let source = format!(
             "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {}, SOURCE_USER = 'root', \
@@ -111,7 +111,7 @@ impl MysqlPair {
         }
     }
 
-    /// Waits until the replica has all that the primary has.
+    /// Waits until the replica has caught up with the primary.
     pub async fn catch_up(&self) -> Result<()> {
         let all = &self
             .in_office()
@@ -135,20 +135,20 @@ impl MysqlPair {
         Ok(())
     }
 
-    /// From here on the replica gets nothing: it lacks what is written until it is promoted.
+    /// Stops replication: the replica lacks all later writes until it is promoted.
     pub async fn stop_replication(&self) -> Result<()> {
         self.catch_up().await?;
         self.other().query("STOP REPLICA").await.map(drop)
     }
 
-    /// The primary's host is out of reach: connections stay open and nothing passes on them, and
-    /// new ones hang.
+    /// Makes the primary's host unreachable: connections stay open without traffic, and new ones
+    /// hang.
     pub async fn lose_primary(&self) -> Result<()> {
         self.address.set(ProxyFault::BlackHole).await?;
         self.in_office().freeze().await
     }
 
-    /// The replica carries out all that it received, and takes writes: it is the primary.
+    /// Lets the replica apply everything it received, and promotes it to primary.
     pub async fn promote(&self) -> Result<()> {
         let replica = self.other();
         replica.query("STOP REPLICA IO_THREAD").await?;
@@ -173,15 +173,15 @@ impl MysqlPair {
         Ok(())
     }
 
-    /// A change of the primary as a whole: the replica is promoted, and the address leads to it.
+    /// A whole failover: promotes the replica and redirects the address to it.
     pub async fn fail_over(&self) -> Result<()> {
         self.promote().await?;
         self.lead_to(self.in_office()).await
     }
 
-    /// The primary of before, dead, frozen or well, is back as the replica of the one that is in
-    /// office, and takes no writes. What it alone has, a commit that was never answered, is thrown
-    /// away with all its data. From here on the pair can fail over once more.
+    /// Brings back the former primary, dead, frozen or healthy, as a read-only replica of the
+    /// current one. A commit that only it has was never acknowledged; it is discarded with the rest
+    /// of its data. Afterwards the pair can fail over again.
     pub async fn take_back(&self) -> Result<()> {
         let (now, before) = (self.in_office(), self.other());
         if before.pid().is_some() {
@@ -197,7 +197,7 @@ impl MysqlPair {
         if known != [["1"]] {
             before.kill().await?;
             before.start_empty().await?;
-            // A server skips what its own id has written, and it lacks all that.
+            // A server skips events with its own server id, and it lacks all of those.
             let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
             before
                 .query(&format!("SET GLOBAL server_id = {id}"))
@@ -213,7 +213,7 @@ impl MysqlPair {
         if semi_synchronous {
             now.query("SET GLOBAL rpl_semi_sync_source_enabled = ON")
                 .await?;
-            // Connected anew, it is one that the primary waits for.
+            // The primary only waits for the replica after it has reconnected.
             before.query("STOP REPLICA IO_THREAD").await?;
             before.query("START REPLICA IO_THREAD").await?;
             self.waits_for_replica().await;
@@ -221,7 +221,7 @@ impl MysqlPair {
         Ok(())
     }
 
-    /// New connections go to the other server. Those that are open hang for good.
+    /// Redirects new connections to the other server. Existing ones hang forever.
     pub async fn lead_to(&self, server: &MysqlServer) -> Result<()> {
         self.address.strand_now();
         self.address.set_upstream(server.port());
@@ -229,8 +229,8 @@ impl MysqlPair {
     }
 }
 
-/// A commit is answered after the replica has it (`AFTER_SYNC`, the default), and a primary that
-/// hears nothing of its replica waits: with a short timeout it would go on alone.
+/// A commit is acknowledged after the replica has it (`AFTER_SYNC`, the default), and a primary
+/// without a replica waits: with a short timeout it would continue alone.
 const SEMI_SYNCHRONOUS: [&str; 4] = [
     "--plugin-load-add=semisync_source.so",
     "--plugin-load-add=semisync_replica.so",

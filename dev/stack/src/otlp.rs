@@ -1,4 +1,4 @@
-//! A collector that takes OTLP over HTTP and decodes it by OpenTelemetry's own types.
+//! An OTLP/HTTP collector that decodes with OpenTelemetry's own types.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,22 +20,22 @@ use tokio::task::JoinHandle;
 
 use crate::wait::eventually_some;
 
-/// A span as it came over the wire; ids are hexadecimal.
+/// A span as received; ids are hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedSpan {
     /// The resource's `service.name`.
     pub service: String,
-    /// The conventions by which it is named.
+    /// The URL of the semantic conventions.
     pub schema: String,
     pub trace: String,
     pub id: String,
-    /// Empty: it is the first of its trace.
+    /// Empty for the root span.
     pub parent: String,
     pub name: String,
     /// 1 internal, 2 server, 3 client, 4 producer, 5 consumer.
     pub kind: i32,
     pub attributes: BTreeMap<String, String>,
-    /// Trace and span.
+    /// Trace and span ids.
     pub links: Vec<(String, String)>,
     pub failed: bool,
     pub began_ns: u64,
@@ -43,13 +43,13 @@ pub struct ReceivedSpan {
 }
 
 impl ReceivedSpan {
-    /// An attribute; empty where there is none.
+    /// An attribute; empty if absent.
     pub fn attribute(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
     }
 }
 
-/// Takes what is sent, until it is dropped.
+/// Accepts spans until it is dropped.
 #[derive(Debug)]
 pub struct OtlpReceiver {
     address: SocketAddr,
@@ -84,12 +84,12 @@ impl OtlpReceiver {
         format!("http://{}", self.address)
     }
 
-    /// All that came so far, in the order in which it came.
+    /// All spans so far, in order of arrival.
     pub fn spans(&self) -> Vec<ReceivedSpan> {
         self.spans.lock().clone()
     }
 
-    /// A span that came or comes within the limit; fails by its description.
+    /// Waits for a past or future span; panics with its description after the limit.
     pub async fn span(
         &self,
         what: &str,
@@ -117,7 +117,7 @@ impl Drop for OtlpReceiver {
     }
 }
 
-/// The requests of one connection.
+/// Serves the requests of one connection.
 async fn serve(stream: TcpStream, into: &Mutex<Vec<ReceivedSpan>>) -> Result<()> {
     let mut stream = BufReader::new(stream);
     loop {

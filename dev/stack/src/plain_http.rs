@@ -1,10 +1,10 @@
-//! A question to a server of this stack by HTTP.
+//! A minimal HTTP client for servers of this stack.
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A body. HTTP/1.0: it has no chunks.
+/// `GET`, returning the body. Uses HTTP/1.0, which has no chunks.
 pub(crate) async fn get(port: u16, path: &str) -> Result<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
     connection

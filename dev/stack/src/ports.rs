@@ -1,21 +1,21 @@
-//! Free loopback ports that stay ours while a server is down.
+//! Free loopback ports that stay reserved while a server is down.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::ops::Range;
 
 use anyhow::{Result, bail};
 
-/// Below the ephemeral range. A client that retries a port of that range while its server is down
-/// may be given the very same port as its source, is then connected to itself, and keeps the server
-/// from coming back.
+/// Below the ephemeral range. If a client keeps connecting to a port of that range while its server
+/// is down, the kernel may pick the same port as source: the client is then connected to itself and
+/// blocks the server's return.
 const RANGE: Range<u16> = 15_000..32_000;
 
-/// A TCP port on 127.0.0.1 that no other stack takes, for as long as this value lives.
+/// A TCP port on 127.0.0.1 that no other stack uses while this value lives.
 #[derive(Debug)]
 pub(crate) struct ReservedPort {
     number: u16,
-    /// UDP and TCP ports are separate name spaces: holding the UDP one marks the number as taken,
-    /// also while nobody listens on TCP, and the kernel gives it back however this process ends.
+    /// UDP and TCP ports are separate name spaces: holding the UDP port marks the number as used,
+    /// even while nobody listens on TCP, and the kernel releases it however this process ends.
     _mark: UdpSocket,
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reserved_port_stays_free_for_its_owner_and_is_marked_for_others() {
+    fn a_reserved_port_is_free_for_its_owner_and_taken_for_others() {
         let port = ReservedPort::find().unwrap();
         assert!(UdpSocket::bind((Ipv4Addr::LOCALHOST, port.number())).is_err());
         drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).unwrap());

@@ -14,18 +14,18 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::janitor::Janitor;
 
-/// Waits for a line before it becomes the server: if the owner is killed before the janitor knows
-/// the process, the pipe ends instead and no server ever starts.
+/// Waits for a line before it executes the server: if the owner is killed before the janitor knows
+/// the process, the pipe ends and the server never starts.
 const GATE: &str = r#"read -r go || exit 1; exec "$@" </dev/null"#;
 
-/// How often a condition is checked.
+/// Polling interval of conditions.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 
 pub(crate) type CommandLine = Vec<OsString>;
 
-/// A running process and the process group that it leads. Killed when dropped.
+/// A running process and the process group that it leads, killed on drop.
 ///
-/// Not tokio's `Child`: that one is tied to the runtime it was started on, and a stack outlives the
+/// Not tokio's `Child`, which is tied to the runtime it was started on: a stack outlives the
 /// runtime of the test that started it.
 #[derive(Debug)]
 pub(crate) struct ServerProcess {
@@ -35,8 +35,8 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts a program in a group of its own: Ctrl-C is for the owner, who stops everything in
-    /// order.
+    /// Starts a program in a new process group, so that Ctrl-C only reaches the owner, which stops
+    /// everything in order.
     pub(crate) fn start(janitor: &Janitor, command: &mut Command) -> Result<Self> {
         let child = command.process_group(0).spawn()?;
         let pid = child.id();
@@ -80,9 +80,9 @@ impl ServerProcess {
         self.pid
     }
 
-    /// Sends a signal to the whole group. Nothing happens when it has ended.
+    /// Sends a signal to the whole group. Does nothing once it has ended.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        // Held meanwhile: once it was waited for, the number is no longer ours.
+        // Holds the lock: once the process was waited for, its id may belong to another one.
         let mut child = self.child.lock();
         if child.try_wait()?.is_some() {
             return Ok(());
@@ -95,11 +95,10 @@ impl ServerProcess {
             .with_context(|| format!("cannot signal process {}", self.pid))
     }
 
-    /// Whether SIGSTOP has taken effect: the kernel stops a process a moment after the signal was
-    /// sent.
+    /// Whether SIGSTOP has taken effect: the kernel stops a process a moment after the signal.
     pub(crate) fn is_frozen(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // The state follows the name, which stands in parentheses and may hold anything.
+        // The state follows the name, which is in parentheses and may contain anything.
         stat.rsplit(") ")
             .next()
             .is_some_and(|rest| rest.starts_with('T'))

@@ -1,4 +1,4 @@
-//! One of our programs: a process whose lines on stdout are waited for, with its log.
+//! One of our programs: a process with a log, whose stdout can be awaited line by line.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -17,8 +17,8 @@ use crate::process::ServerProcess;
 /// Lines of a log that are shown.
 const SHOWN: usize = 80;
 
-/// Where a program of the workspace is: in the folder `FIRSTCOME_BIN_DIR`, else as it was built
-/// with the one that runs.
+/// The path of a program of the workspace: in the folder `FIRSTCOME_BIN_DIR`, otherwise next to the
+/// running program.
 pub fn built_program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     // target/<profile>/deps/it-0123456789abcdef, or a program in target/<profile>
@@ -40,7 +40,7 @@ pub fn built_program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A running program. Killed when dropped.
+/// A running program, killed on drop.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -50,7 +50,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it; the log gets what it says on stderr and on stdout.
+    /// Starts it, with stderr and stdout copied to the log.
     pub fn start(name: &str, command: &mut Command, log: &Path, janitor: &Janitor) -> Result<Self> {
         let file = fs::write(log, "").and_then(|()| File::options().append(true).open(log));
         let file = file.with_context(|| format!("cannot write {}", log.display()))?;
@@ -79,13 +79,12 @@ impl Program {
         self.process.pid()
     }
 
-    /// What it printed to stdout so far.
+    /// Its stdout so far.
     pub fn stdout(&self) -> String {
         self.stdout.borrow().join("\n")
     }
 
-    /// All that it printed to stdout, once it has ended: the pipe may hold some of it for an
-    /// instant longer.
+    /// Its complete stdout, once it has ended: the pipe may hold some of it for an instant longer.
     pub async fn all_stdout(&self, limit: Duration) -> Result<String> {
         let mut stdout = self.stdout.clone();
         let ended = timeout(limit, stdout.wait_for(|_| false)).await.is_ok();
@@ -93,10 +92,11 @@ impl Program {
         Ok(self.stdout())
     }
 
-    /// Waits until stdout has a line with each of these beginnings, and gives the rest of each.
+    /// Waits until stdout has a line with each of these beginnings, and returns the rest of each.
     ///
     /// # Errors
-    /// When it ends first, or `limit` has passed.
+    ///
+    /// If it ends first, or `limit` has passed.
     pub async fn lines<const N: usize>(
         &self,
         beginnings: [&str; N],
@@ -136,7 +136,7 @@ impl Program {
         self.process.ended()
     }
 
-    /// Sends a signal. Nothing happens when it has ended.
+    /// Sends a signal. Does nothing once it has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
     }
@@ -153,7 +153,7 @@ impl Program {
         })
     }
 
-    /// Asks it to stop (SIGTERM) and waits for its end.
+    /// Stops it with SIGTERM and waits for its end.
     pub async fn stop(&self, limit: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         self.ended(limit).await
@@ -164,7 +164,7 @@ fn rest<'a>(lines: &'a [String], beginning: &str) -> Option<&'a str> {
     lines.iter().find_map(|line| line.strip_prefix(beginning))
 }
 
-/// Reads what it prints for as long as it prints, so that the pipe never fills.
+/// Drains its stdout to the end, so that the pipe never fills up.
 fn keep_lines(pipe: ChildStdout, mut log: File, stdout: &watch::Sender<Vec<String>>) {
     for line in BufReader::new(pipe).lines().map_while(Result::ok) {
         let _ = writeln!(log, "[stdout] {line}");

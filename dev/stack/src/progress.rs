@@ -1,8 +1,8 @@
-//! What is being done, said on stderr, so that a slow first run never looks like a hang.
+//! Reports steps on stderr, so that a slow first run never looks like a hang.
 
 use std::fmt::Display;
 
-/// One line for one step.
+/// Prints one step.
 pub(crate) fn step(what: &str, text: impl Display) {
     eprintln!("[stack] {what}: {text}");
 }

@@ -11,18 +11,18 @@ use crate::plain_http::get;
 use crate::process::CommandLine;
 use crate::server::{Instance, Server, ServerKind};
 
-/// How often it scrapes and judges its rules.
+/// Interval of scraping and evaluating rules.
 const EVERY: &str = "1s";
 
 #[derive(Debug, Clone, Default)]
 pub struct PrometheusOptions {
-    /// Jobs by their names, each with the addresses (`host:port`) that it scrapes.
+    /// Jobs by name, each with the addresses (`host:port`) to scrape.
     pub jobs: Vec<(String, Vec<String>)>,
     /// Rule files.
     pub rules: Vec<PathBuf>,
 }
 
-/// One that scrapes each second.
+/// A Prometheus that scrapes every second.
 pub type PrometheusServer = Server<PrometheusOptions>;
 
 impl PrometheusServer {

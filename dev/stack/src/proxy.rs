@@ -12,32 +12,31 @@ use tokio::sync::watch;
 
 use crate::listener::Listener;
 
-/// What a [`FaultProxy`] does with its connections, those that are open and those to come.
+/// The behaviour of a [`FaultProxy`] towards its connections, existing and new ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ProxyFault {
     #[default]
     Pass,
-    /// Each piece of data waits this long, in both directions.
+    /// Each chunk of data is delayed, in both directions.
     Delay(Duration),
     /// Connections are closed, new ones refused.
     Cut,
-    /// Connections stay open and new ones are taken, but nothing passes in either direction, and
-    /// the server hears of new ones when the fault ends. What was kept back passes then, as after
-    /// a network partition: a late request still reaches the server.
+    /// Connections stay open and new ones are accepted, but nothing passes in either direction, and
+    /// the server only sees new ones when the fault ends. The withheld data is delivered then, as
+    /// after a network partition: a late request still reaches the server.
     BlackHole,
-    /// Requests reach the server, its replies are thrown away: "it ran, and nobody knows". A
-    /// connection that lost a reply is closed when the fault ends, as it would hand out replies to
-    /// the wrong requests.
+    /// Requests reach the server, its replies are discarded: executed, but nobody knows. A
+    /// connection that lost a reply is closed when the fault ends, because its later replies would
+    /// belong to the wrong requests.
     DropReplies,
-    /// The client's side sees the end of the stream from the server, while what it sends still
-    /// passes.
+    /// The client sees the end of the server's stream, while its own data still passes.
     HalfClose,
-    /// The handshakes of new connections pass, and nothing else that clients send: a host that
-    /// takes connections and works on nothing.
+    /// The handshakes of new connections pass, and nothing else from clients: a host that accepts
+    /// connections and processes nothing.
     Mute(WireProtocol),
 }
 
-/// What is spoken on a connection.
+/// The protocol on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WireProtocol {
     Redis,
@@ -46,8 +45,8 @@ pub enum WireProtocol {
 }
 
 impl WireProtocol {
-    /// Whether a client begins its session with this. It waits for each of these answers, so a
-    /// piece has nothing else in it.
+    /// Whether this is part of a client's handshake. Clients wait for each of these answers, so a
+    /// chunk contains nothing else.
     fn is_handshake(self, sent: &[u8]) -> bool {
         match self {
             Self::Redis => {
@@ -57,7 +56,7 @@ impl WireProtocol {
                     Some(b"HELLO\r" | b"AUTH\r" | b"CLIENT\r" | b"SELECT\r")
                 )
             }
-            // Packets are numbered, anew from 0 in each command.
+            // Packets are numbered from 0 in each command.
             Self::Mysql => sent.get(3).is_some_and(|number| *number != 0),
             // ApiVersions, after the length.
             Self::Kafka => sent.get(4..6) == Some(&[0, 18]),
@@ -65,7 +64,7 @@ impl WireProtocol {
     }
 }
 
-/// What went through a proxy since it started.
+/// Traffic of a proxy since it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyCounters {
     pub accepted: u64,
@@ -74,15 +73,15 @@ pub struct ProxyCounters {
     pub bytes_to_server: u64,
     /// Bytes forwarded to clients.
     pub bytes_to_client: u64,
-    /// Bytes thrown away instead.
+    /// Bytes discarded instead.
     pub bytes_dropped: u64,
 }
 
-/// What holds at the moment.
+/// The current state.
 #[derive(Debug, Clone, Copy, Default)]
 struct Now {
     fault: ProxyFault,
-    /// On connections up to this number nothing passes any more.
+    /// Connections up to this number are dead: nothing passes.
     stranded: u64,
 }
 
@@ -104,8 +103,8 @@ struct Counts {
     dropped: AtomicU64,
 }
 
-/// A proxy on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the
-/// runtime that started it.
+/// A proxy on a free port of 127.0.0.1. It lives until it is dropped, independent of the runtime
+/// that started it.
 pub struct FaultProxy {
     listener: Listener,
     fault: watch::Sender<Now>,
@@ -114,8 +113,8 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// Listens in front of `upstream_port` of 127.0.0.1; everything passes. 0: connections are
-    /// closed until [`FaultProxy::set_upstream`] says where to.
+    /// Listens in front of `upstream_port` of 127.0.0.1 without a fault. With 0, connections are
+    /// closed until [`FaultProxy::set_upstream`] is called.
     pub async fn start(upstream_port: u16) -> Result<Self> {
         let (fault, watching) = watch::channel(Now::default());
         let upstream = Arc::new(AtomicU16::new(upstream_port));
@@ -145,12 +144,12 @@ impl FaultProxy {
         self.listener.port()
     }
 
-    /// Where connections to come go to.
+    /// Sets the target of new connections.
     pub fn set_upstream(&self, port: u16) {
         self.upstream.store(port, Ordering::Relaxed);
     }
 
-    /// Switches to another behaviour; it holds when this returns.
+    /// Switches the behaviour; it is in force when this returns.
     pub async fn set(&self, fault: ProxyFault) -> Result<()> {
         self.fault.send_modify(|now| now.fault = fault);
         if fault == ProxyFault::Cut {
@@ -160,13 +159,13 @@ impl FaultProxy {
         self.listener.open().await
     }
 
-    /// Closes the connections that are open now, once. New ones are served.
+    /// Closes the current connections. New ones are served.
     pub async fn cut_now(&self) {
         self.listener.cut().await;
     }
 
-    /// The connections that are open now stay open, and nothing passes on them ever again, as after
-    /// a host died without a word. New ones are served.
+    /// Leaves the current connections open but never passes anything on them again, as after the
+    /// silent death of a host. New ones are served.
     pub fn strand_now(&self) {
         let stranded = self.counts.accepted.load(Ordering::Relaxed);
         self.fault.send_modify(|now| now.stranded = stranded);
@@ -227,7 +226,7 @@ async fn session(
     };
     let requests = pump(from_client, to_server, &counts.to_server, false);
     let replies = pump(from_server, to_client, &counts.to_client, true);
-    // The end of one direction leaves the other open, as TCP does; an error closes both.
+    // The end of one direction leaves the other open, as in TCP; an error closes both.
     let _ = tokio::try_join!(requests.run(), replies.run());
 }
 
@@ -235,7 +234,7 @@ async fn session(
 struct Pump<'a> {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
-    /// The connection's.
+    /// The connection's number.
     number: u64,
     fault: watch::Receiver<Now>,
     passed: &'a AtomicU64,
@@ -276,7 +275,7 @@ impl Pump<'_> {
             }
             lost_replies |= self.replies && fault == ProxyFault::DropReplies;
             let drops = lost_replies || closed;
-            // Counted first: who has received a byte finds it counted.
+            // Counts first, so that a received byte is already counted.
             let counter = if drops { self.dropped } else { self.passed };
             counter.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
             if !drops {
@@ -288,7 +287,7 @@ impl Pump<'_> {
         }
     }
 
-    /// Waits as the fault demands before data, or without any the end of the stream, passes.
+    /// Waits as long as the fault demands before data, or the end of the stream if empty, passes.
     async fn hold_back(&mut self, data: &[u8]) -> Result<(), Broken> {
         let fault = self.fault.borrow().on(self.number);
         if let ProxyFault::Delay(time) = fault {

@@ -1,4 +1,4 @@
-//! Redis, durable by default, as the product demands it.
+//! Redis, durable by default, as the product requires.
 
 use std::fs::File;
 
@@ -11,7 +11,7 @@ use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
 use crate::server::{Home, Instance, Server, ServerKind};
 
-/// How Redis is started. The default is what the product asks of production: every write is on disk
+/// How Redis is started. The default is the product's production setting: every write is on disk
 /// before its answer.
 #[derive(Debug, Clone)]
 pub struct RedisOptions {
@@ -19,14 +19,14 @@ pub struct RedisOptions {
     pub appendonly: bool,
     /// `always` (default), `everysec` or `no`.
     pub appendfsync: String,
-    /// What is thrown out when memory is full. Default `noeviction`.
+    /// The eviction policy when memory is full. Default `noeviction`.
     pub maxmemory_policy: String,
-    /// The port on 127.0.0.1 of the server to be a replica of.
+    /// The master's port on 127.0.0.1, for a replica.
     pub replica_of: Option<u16>,
-    /// More arguments of `redis-server`, such as `["--maxmemory", "10mb"]`; they win over the
-    /// others.
+    /// Additional arguments of `redis-server`, such as `["--maxmemory", "10mb"]`, which take
+    /// precedence.
     pub extra_args: Vec<String>,
-    /// Its environment, beside the one it inherits.
+    /// Environment variables in addition to the inherited ones.
     pub env: Vec<(&'static str, String)>,
 }
 
@@ -43,14 +43,14 @@ impl Default for RedisOptions {
     }
 }
 
-/// Empty at first. Holds what `CONFIG REWRITE` writes, as sentinels ask for; the arguments win.
+/// Initially empty. `CONFIG REWRITE` writes it for sentinels; arguments take precedence.
 const FILE: &str = "redis.conf";
 
 /// A private Redis. No snapshots (`save ""`); `DEBUG` is allowed to loopback clients.
 pub type RedisServer = Server<RedisOptions>;
 
 impl RedisServer {
-    /// `redis://127.0.0.1:PORT`, or what the environment gave.
+    /// `redis://127.0.0.1:PORT`, or the address from the environment.
     pub fn url(&self) -> String {
         match &self.home {
             Home::Own(instance) => format!("redis://127.0.0.1:{}", instance.port()),
@@ -110,10 +110,10 @@ impl ServerKind for RedisOptions {
             ]
             .map(Into::into),
         );
-        // Else a set of up to 128 people is a list, which is searched from its beginning for every
+        // Otherwise a set of up to 128 members is a list, which is searched linearly for every
         // claim.
         command.extend(["--zset-max-listpack-entries", "0"].map(Into::into));
-        // A master would wait five seconds for further replicas before it sends its data to one.
+        // By default a master waits five seconds for more replicas before it sends its data.
         command.extend(["--repl-diskless-sync-delay", "0"].map(Into::into));
         if let Some(port) = self.replica_of {
             command.extend(["--replicaof", &format!("127.0.0.1 {port}")].map(Into::into));
@@ -127,7 +127,7 @@ impl ServerKind for RedisOptions {
         connection.write_all(b"PING\r\n").await?;
         let mut answer = [0; 64];
         let length = connection.read(&mut answer).await?;
-        // While it reads its append-only file it answers -LOADING.
+        // It answers -LOADING while it reads its append-only file.
         if !answer[..length].starts_with(b"+PONG") {
             bail!(
                 "PING was answered with {:?}",

@@ -17,28 +17,28 @@ use crate::wait::within;
 const PRIMARIES: usize = 3;
 const SLOTS: usize = 16_384;
 
-/// Keys of a slot that move by one `MIGRATE`: the source serves nobody meanwhile.
+/// Keys moved by one `MIGRATE`, during which the source serves nobody.
 const MOVED_AT_ONCE: usize = 100;
 const MOVE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Redis gives up a fail-over on demand after 5 s, and says so in its log only.
+/// Redis aborts a manual failover after 5 s, and reports that only in its log.
 const FAIL_OVER_LIMIT: Duration = Duration::from_secs(6);
 
 /// How a cluster is started.
 #[derive(Debug, Clone)]
 pub struct RedisClusterOptions {
-    /// Of each primary. Default 1: the replica that takes the place of a killed primary then has
-    /// none itself, and refuses writes (`NOREPLICAS`) until the killed one is started again and
-    /// follows it. With 2 the cluster takes writes as soon as a replica is promoted. With 0 nobody
-    /// takes a primary's place, and a primary writes alone.
+    /// Replicas per primary. Default 1: the replica promoted after a primary was killed then has
+    /// none itself and refuses writes (`NOREPLICAS`) until the killed one is restarted and follows
+    /// it. With 2 the cluster accepts writes as soon as a replica is promoted. With 0 nobody
+    /// replaces a primary, and a primary accepts writes alone.
     pub replicas: usize,
-    /// After how long without an answer a node counts as failed. A fail-over ends one to two
-    /// seconds later. Default 2 s; Redis's own is 15 s, and the product demands that a fail-over
-    /// waits longer than `min-replicas-max-lag`, which is 10 s here. A primary that is killed or
-    /// frozen does not write meanwhile; for one that is cut off from the others, but not from
+    /// Time without an answer after which a node counts as failed; a failover ends one to two
+    /// seconds later. Default 2 s, while Redis's default is 15 s. The product requires that a
+    /// failover takes longer than `min-replicas-max-lag`, which is 10 s here. A killed or frozen
+    /// primary accepts no writes meanwhile; for one that is cut off from the others but not from
     /// clients, set both.
     pub node_timeout: Duration,
-    /// How each node is started. Its `extra_args` win over those of the cluster.
+    /// How each node is started. Its `extra_args` override those of the cluster.
     pub redis: RedisOptions,
 }
 
@@ -52,15 +52,15 @@ impl Default for RedisClusterOptions {
     }
 }
 
-/// A private Redis Cluster. Its nodes are [`RedisServer`]s: kill, freeze and start them again as
-/// such; they keep their place in the cluster.
+/// A private Redis Cluster. Its nodes are [`RedisServer`]s: kill, freeze and restart them as such;
+/// they keep their place in the cluster.
 ///
-/// A node keeps its number, whether it is a primary or a replica: ask [`RedisCluster::primary_of`]
-/// who serves a key now.
+/// A node keeps its number, whether it is a primary or a replica: [`RedisCluster::primary_of`]
+/// returns the node that currently serves a key.
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
-    /// The names that the nodes know each other by.
+    /// The nodes' ids in the cluster.
     ids: Vec<String>,
     replicas: usize,
     buses: Vec<ReservedPort>,
@@ -86,7 +86,7 @@ impl RedisCluster {
         cluster
             .join()
             .await
-            .context("the nodes of Redis do not become a cluster")?;
+            .context("the Redis nodes do not form a cluster")?;
         Ok(cluster)
     }
 
@@ -94,7 +94,7 @@ impl RedisCluster {
         let (primaries, replicas) = self.nodes.split_at(PRIMARIES);
         for (at, node) in primaries.iter().enumerate() {
             let (first, last) = (at * SLOTS / PRIMARIES, (at + 1) * SLOTS / PRIMARIES - 1);
-            // Else all begin with the same epoch, and one gives way after the other.
+            // Otherwise all begin with the same epoch, and back off one after the other.
             self.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1))
                 .await?;
             self.tell(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"))
@@ -120,16 +120,16 @@ impl RedisCluster {
             let known: String = ask(node.port(), &words("CLUSTER NODES")).await?;
             ensure!(
                 self.ids.iter().all(|id| known.contains(id)),
-                "port {} does not know all yet",
+                "port {} does not know all nodes yet",
                 node.port()
             );
         }
         Ok(())
     }
 
-    /// Waits until every node runs and has its place: all slots are served, all nodes agree who
-    /// follows whom, nobody is called failed, every replica has its primary's data and every
-    /// primary takes writes.
+    /// Waits until every node runs and has its place: all slots are served, all nodes agree on the
+    /// roles, no node counts as failed, every replica has its primary's data and every primary
+    /// accepts writes.
     pub async fn wait_until_whole(&self) -> Result<()> {
         within(LIMIT, async || self.is_whole().await)
             .await
@@ -145,9 +145,9 @@ impl RedisCluster {
                 && field(&info, "cluster_slots_ok") == Some("16384");
             ensure!(served, "not all slots are served as port {port} sees it");
             let seen: String = ask(port, &words("CLUSTER NODES")).await?;
-            ensure!(!seen.contains("fail"), "port {port} calls a node failed");
+            ensure!(!seen.contains("fail"), "port {port} reports a failed node");
             let roles = roles(&seen);
-            // A primary ignores the fail-over to a replica that it doesn't know for its own yet.
+            // A primary ignores a failover to a replica that it does not know as its own yet.
             ensure!(
                 agreed.get_or_insert_with(|| roles.clone()) == &roles,
                 "port {port} sees another cluster"
@@ -157,12 +157,12 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// All nodes, as `REDIS_URL` takes them.
+    /// All nodes, in the form of `REDIS_URL`.
     pub fn urls(&self) -> String {
         urls(&self.nodes)
     }
 
-    /// The settings by which the product finds it.
+    /// The product's settings to find it.
     pub fn env(&self) -> [(&'static str, String); 2] {
         [
             ("REDIS_MODE", "cluster".to_owned()),
@@ -170,19 +170,19 @@ impl RedisCluster {
         ]
     }
 
-    /// All of them: three primaries and then their replicas, as long as nothing failed.
+    /// All nodes: initially three primaries, then their replicas.
     pub fn nodes(&self) -> &[RedisServer] {
         &self.nodes
     }
 
-    /// From 0 on.
+    /// Counted from 0.
     pub fn node(&self, at: usize) -> Result<&RedisServer> {
         self.nodes
             .get(at)
             .with_context(|| format!("there is no node {at}"))
     }
 
-    /// The slot of a key, by its part in braces if it has one.
+    /// The slot of a key, from its hash tag if it has one.
     pub async fn slot_of(&self, key: &str) -> Result<u16> {
         for node in &self.nodes {
             if let Ok(slot) = ask(node.port(), cmd("CLUSTER").arg("KEYSLOT").arg(key)).await {
@@ -192,13 +192,13 @@ impl RedisCluster {
         bail!("no node answers")
     }
 
-    /// Who serves a key now. An error while nobody does: the primary is down or frozen, and no
-    /// replica has taken its place yet.
+    /// The current primary of a key. An error while there is none: the primary is down or frozen,
+    /// and no replica has been promoted yet.
     pub async fn primary_of(&self, key: &str) -> Result<&RedisServer> {
         self.primary_of_slot(self.slot_of(key).await?).await
     }
 
-    /// The same by the slot.
+    /// The current primary of a slot.
     pub async fn primary_of_slot(&self, slot: u16) -> Result<&RedisServer> {
         let places = self.places().await;
         let claims = places.into_iter().filter(|(_, place)| place.serves(slot));
@@ -208,7 +208,7 @@ impl RedisCluster {
             .with_context(|| format!("no primary of slot {slot} answers"))
     }
 
-    /// Those of its replicas that answer.
+    /// Its replicas that answer.
     pub async fn replicas_of(&self, primary: &RedisServer) -> Result<Vec<&RedisServer>> {
         let id = self.id(primary)?;
         let places = self.places().await.into_iter();
@@ -218,14 +218,14 @@ impl RedisCluster {
             .collect())
     }
 
-    /// A replica takes the place of a primary that answers, which hands over and becomes its
-    /// replica (`CLUSTER FAILOVER`): no write is lost. Gives the new primary.
+    /// Promotes a replica of a healthy primary, which hands over and becomes a replica (`CLUSTER
+    /// FAILOVER`), so no write is lost. Returns the new primary.
     pub async fn fail_over(&self, primary: &RedisServer) -> Result<&RedisServer> {
         self.replace(primary, "CLUSTER FAILOVER").await
     }
 
-    /// The same without a word to the primary or the other primaries
-    /// (`CLUSTER FAILOVER TAKEOVER`): what the replica does not have is lost.
+    /// The same without the consent of the primary or the other primaries (`CLUSTER FAILOVER
+    /// TAKEOVER`): data that the replica lacks is lost.
     pub async fn take_over(&self, primary: &RedisServer) -> Result<&RedisServer> {
         self.replace(primary, "CLUSTER FAILOVER TAKEOVER").await
     }
@@ -256,9 +256,9 @@ impl RedisCluster {
         anyhow!("{error:#}\n{}", logs(&self.nodes))
     }
 
-    /// Moves a slot with its keys to another primary, while clients go on: those who ask for a key
-    /// that has moved are sent on (`ASK`, then `MOVED`), and commands on several keys of which some
-    /// have moved are refused (`TRYAGAIN`). After an error half-way it can be called again.
+    /// Moves a slot with its keys to another primary while clients continue: they are redirected
+    /// for keys that have moved (`ASK`, then `MOVED`), and commands on several keys of which only
+    /// some have moved are refused (`TRYAGAIN`). Can be called again after an error half-way.
     pub async fn move_slot(&self, slot: u16, to: &RedisServer) -> Result<()> {
         let from = self.primary_of_slot(slot).await?;
         let (source, target) = (self.id(from)?, self.id(to)?);
@@ -269,7 +269,7 @@ impl RedisCluster {
                 .await?;
             while self.move_some_keys(slot, from, to).await? {}
         }
-        // The new owner first: else the slot would be nobody's for a moment.
+        // The new owner first; otherwise the slot would have no owner for a moment.
         for node in [to, from] {
             self.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}"))
                 .await?;
@@ -277,7 +277,7 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// Whether there were any.
+    /// Moves some keys of the slot; false if there were none.
     async fn move_some_keys(
         &self,
         slot: u16,
@@ -304,7 +304,7 @@ impl RedisCluster {
         Ok(!keys.is_empty())
     }
 
-    /// Of those that answer.
+    /// The places of the nodes that answer.
     async fn places(&self) -> Vec<(&RedisServer, ClusterPlace)> {
         let asked: Vec<_> = self
             .nodes
@@ -334,7 +334,7 @@ impl RedisCluster {
     }
 }
 
-/// With the port of its bus.
+/// Starts a node and reserves its cluster bus port.
 async fn start_node(options: RedisClusterOptions) -> Result<(RedisServer, ReservedPort)> {
     let bus = ReservedPort::find()?;
     let mut redis = options.redis;

@@ -1,4 +1,4 @@
-//! Several Redises that know each other: started side by side, asked one by one.
+//! Several Redis servers that know each other: started concurrently, queried one by one.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::task::JoinSet;
 use crate::redis::RedisServer;
 use crate::server::{Server, ServerKind};
 
-/// How long a group may take to become what it should be.
+/// Longest time until a group reaches its desired state.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// A frozen server takes connections and answers nothing.
+/// Needed because a frozen server accepts connections and answers nothing.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// What a Redis with replicas is asked for by the product (docs/decisions/0009-replicas.md).
+/// The product's requirement for a Redis with replicas (docs/decisions/0009-replicas.md).
 pub(crate) const FENCE: [&str; 4] = [
     "--min-replicas-to-write",
     "1",
@@ -24,7 +24,7 @@ pub(crate) const FENCE: [&str; 4] = [
     "10",
 ];
 
-/// Side by side, in whatever order they are ready.
+/// Awaits all of them concurrently.
 pub(crate) async fn together<T: Send + 'static>(
     starts: impl IntoIterator<Item = impl Future<Output = Result<T>> + Send + 'static>,
 ) -> Result<Vec<T>> {
@@ -36,7 +36,7 @@ pub(crate) async fn together<T: Send + 'static>(
     Ok(started)
 }
 
-/// The addresses of several, as `REDIS_URL` takes them.
+/// The addresses of several servers, in the form of `REDIS_URL`.
 pub(crate) fn urls<K: ServerKind>(servers: &[Server<K>]) -> String {
     servers
         .iter()
@@ -45,7 +45,7 @@ pub(crate) fn urls<K: ServerKind>(servers: &[Server<K>]) -> String {
         .join(",")
 }
 
-/// A command whose words have no blanks.
+/// A command whose words contain no blanks.
 pub(crate) fn words(text: &str) -> Cmd {
     let mut command = Cmd::new();
     for word in text.split(' ') {
@@ -54,12 +54,12 @@ pub(crate) fn words(text: &str) -> Cmd {
     command
 }
 
-/// One command, on a connection of its own.
+/// Sends one command on a new connection.
 pub(crate) async fn ask<T: FromRedisValue>(port: u16, command: &Cmd) -> Result<T> {
     ask_within(ANSWER_LIMIT, port, command).await
 }
 
-/// The same where an answer may take longer.
+/// The same with another timeout.
 pub(crate) async fn ask_within<T: FromRedisValue>(
     limit: Duration,
     port: u16,
@@ -80,7 +80,7 @@ pub(crate) async fn ask_within<T: FromRedisValue>(
         .with_context(|| format!("Redis at port {port}"))
 }
 
-/// What they say themselves of the last moments, for an error.
+/// The latest lines of their logs, for an error.
 pub(crate) fn logs<'a, K: ServerKind>(servers: impl IntoIterator<Item = &'a Server<K>>) -> String {
     let log = |server: &Server<K>| {
         format!(
@@ -93,14 +93,14 @@ pub(crate) fn logs<'a, K: ServerKind>(servers: impl IntoIterator<Item = &'a Serv
     servers.into_iter().map(log).collect::<Vec<_>>().join("\n")
 }
 
-/// A field of what `INFO` or `CLUSTER INFO` says.
+/// A field of `INFO` or `CLUSTER INFO`.
 pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .map(str::trim_end)
 }
 
-/// Fails until a master has a replica that it may write with, and a replica has its master's data.
+/// Fails until a master has a replica that lets it write, or a replica has its master's data.
 pub(crate) async fn replicates(server: &RedisServer, has_replicas: bool) -> Result<()> {
     let info: String = ask(server.port(), &words("INFO replication")).await?;
     let said = |name| field(&info, name).unwrap_or("missing");

@@ -1,4 +1,4 @@
-//! Redis with replicas, and sentinels that promote one of them when the master is away.
+//! Redis with replicas, and sentinels that promote one of them when the master is down.
 
 use std::collections::HashMap;
 use std::iter;
@@ -17,23 +17,24 @@ const MASTER: &str = "firstcome";
 /// How a Redis with sentinels is started.
 #[derive(Debug, Clone)]
 pub struct RedisSentinelsOptions {
-    /// Of the master, at least 1. Default 2: one is left to write with when the other is promoted.
+    /// Replicas of the master, at least 1. Default 2, so that the promoted one has one for its
+    /// writes.
     pub replicas: usize,
-    /// How many of the three sentinels must agree that the master is down. Default 2.
+    /// Sentinels that must agree that the master is down. Default 2.
     pub quorum: usize,
-    /// After how long without an answer a sentinel takes the master for down. Default 1 s; Redis's
-    /// own is 30 s, and the product demands that it is longer than `min-replicas-max-lag`, which is
-    /// 10 s here. A master that is killed or frozen does not write meanwhile; for one that is cut
-    /// off from the others, but not from clients, set both.
+    /// Time without an answer after which a sentinel considers the master down. Default 1 s, while
+    /// Redis's default is 30 s. The product requires that it is longer than `min-replicas-max-lag`,
+    /// which is 10 s here. A killed or frozen master accepts no writes meanwhile; for one that is
+    /// cut off from the others but not from clients, set both.
     pub down_after: Duration,
-    /// A fail-over that does not succeed is given up after this, and tried again after twice this.
-    /// Default 3 s; Redis's own is 180 s.
+    /// A failover is aborted after this time, and retried after twice this time. Default 3 s, while
+    /// Redis's default is 180 s.
     pub failover_timeout: Duration,
-    /// How often sentinels ask servers for their role, and tell each other what they know. Default
-    /// 500 ms; Redis's own are 10 s and 2 s. An old master that comes back as a master is made a
+    /// Interval at which sentinels query roles and exchange information. Default 500 ms, while
+    /// Redis's defaults are 10 s and 2 s. A former master that returns as a master is made a
     /// replica after four times this.
     pub pace: Duration,
-    /// How each Redis is started. Its `extra_args` win over those of the group.
+    /// How each Redis is started. Its `extra_args` override those of the group.
     pub redis: RedisOptions,
 }
 
@@ -50,10 +51,10 @@ impl Default for RedisSentinelsOptions {
     }
 }
 
-/// A private Redis with replicas and three sentinels. Kill, freeze and start each again as such.
+/// A private Redis with replicas and three sentinels. Kill, freeze and restart each separately.
 ///
-/// A master that was replaced and is started again is a master at first, which refuses writes since
-/// no replica follows it (`NOREPLICAS`); the sentinels make it a replica of the new one.
+/// A replaced master that is restarted is a master at first. It refuses writes because no replica
+/// follows it (`NOREPLICAS`), and the sentinels make it a replica of the new master.
 #[derive(Debug)]
 pub struct RedisSentinels {
     servers: Vec<RedisServer>,
@@ -69,7 +70,7 @@ impl RedisSentinels {
             together(iter::repeat_n(redis, 1 + options.replicas).map(RedisServer::start)).await?;
         let master = servers.first().context("there is no master")?.port();
         for replica in servers.iter().skip(1) {
-            // Not as an argument: it would win over what sentinels have the server write down.
+            // Not as an argument, which would override the configuration that sentinels rewrite.
             for command in [
                 format!("REPLICAOF 127.0.0.1 {master}"),
                 "CONFIG REWRITE".to_owned(),
@@ -77,7 +78,7 @@ impl RedisSentinels {
                 let () = ask(replica.port(), &words(&command)).await?;
             }
         }
-        // A sentinel looks for replicas when it starts, and then only now and then.
+        // A sentinel looks for replicas when it starts, and then only occasionally.
         for server in &servers {
             within(LIMIT, async || replicates(server, true).await).await?;
         }
@@ -140,17 +141,17 @@ impl RedisSentinels {
         Ok(())
     }
 
-    /// The sentinels, as `REDIS_URL` takes them.
+    /// The sentinels, in the form of `REDIS_URL`.
     pub fn urls(&self) -> String {
         urls(&self.sentinels)
     }
 
-    /// By which the sentinels know the master.
+    /// The sentinels' name of the master.
     pub fn master_name(&self) -> &'static str {
         MASTER
     }
 
-    /// The settings by which the product finds it.
+    /// The product's settings to find it.
     pub fn env(&self) -> [(&'static str, String); 3] {
         [
             ("REDIS_MODE", "sentinel".to_owned()),
@@ -159,12 +160,12 @@ impl RedisSentinels {
         ]
     }
 
-    /// The first master and then its replicas.
+    /// The initial master, then its replicas.
     pub fn nodes(&self) -> &[RedisServer] {
         &self.servers
     }
 
-    /// From 0 on.
+    /// Counted from 0.
     pub fn node(&self, at: usize) -> Result<&RedisServer> {
         self.servers
             .get(at)
@@ -175,11 +176,11 @@ impl RedisSentinels {
         &self.sentinels
     }
 
-    /// Whom a majority of the sentinels names, even while it is down.
+    /// The master according to a majority of the sentinels, even while it is down.
     pub async fn current_master(&self) -> Result<&RedisServer> {
         let mut named = Vec::with_capacity(SENTINELS);
         for sentinel in &self.sentinels {
-            // One that is down has no voice.
+            // A sentinel that is down has no vote.
             if let Ok(master) = master_of(sentinel).await {
                 named.push(master);
             }
@@ -191,11 +192,10 @@ impl RedisSentinels {
         self.servers
             .iter()
             .find(by_most)
-            .context("no majority of the sentinels names one master")
+            .context("no majority of the sentinels agrees on a master")
     }
 
-    /// Waits until another than this is the master, as a majority of the sentinels names it, and
-    /// gives it.
+    /// Waits until a majority of the sentinels names another master than this one, and returns it.
     pub async fn master_after(&self, old: &RedisServer) -> Result<&RedisServer> {
         within(LIMIT, async || self.is_replaced(old).await)
             .await
@@ -210,8 +210,8 @@ impl RedisSentinels {
         )
     }
 
-    /// Has the sentinels promote a replica while the master is well (`SENTINEL FAILOVER`), and
-    /// gives the new master. What the replica does not have is lost.
+    /// Makes the sentinels promote a replica while the master is healthy (`SENTINEL FAILOVER`), and
+    /// returns the new master. Data that the replica lacks is lost.
     pub async fn fail_over(&self) -> Result<&RedisServer> {
         let old = self.current_master().await?;
         let sentinel = self.sentinels.first().context("there is no sentinel")?;
@@ -222,7 +222,7 @@ impl RedisSentinels {
             let is_under_way = seen
                 .get("flags")
                 .is_some_and(|flags| flags.contains("failover_in_progress"));
-            // It gives up when it has not heard of a good replica for a moment.
+            // It aborts if it has not heard from a suitable replica for a moment.
             if !is_under_way && master_of(sentinel).await? == old.port() {
                 let () = ask(port, &words(&format!("SENTINEL FAILOVER {MASTER}"))).await?;
             }

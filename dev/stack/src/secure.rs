@@ -1,6 +1,6 @@
-//! Redis, MySQL and Kafka that take nobody in plain text and nobody without a login, for tests of
-//! just that. A test itself goes in by doors that no network leads to: the sockets of Redis and
-//! MySQL, and a second listener of Kafka.
+//! Redis, MySQL and Kafka that refuse plain text and require a login, for tests of TLS and logins.
+//! The test itself bypasses them: through the Unix sockets of Redis and MySQL, and a second
+//! listener of Kafka.
 
 use std::collections::BTreeMap;
 
@@ -17,21 +17,21 @@ use crate::proxy::FaultProxy;
 use crate::redis::{RedisOptions, RedisServer};
 use crate::stack::StackOptions;
 
-/// Who may log in, everywhere.
+/// The user of all servers.
 pub const USER: &str = KAFKA_USER;
-/// By this password.
+/// The password of this user.
 pub const PASSWORD: &str = KAFKA_PASSWORD;
 
-/// The servers, each with a second way in that shows an expired certificate.
+/// The servers, each with a second address that has an expired certificate.
 pub struct SecureServers {
     pub certificates: CertificateFolder,
     redis: SecureRedis,
     expired_redis: SecureRedis,
     mysql: MysqlServer,
-    /// Of MySQL's administrative interface.
+    /// The port of MySQL's administrative interface.
     expired_mysql: ReservedPort,
     kafka: KafkaServer,
-    /// In plain text, with a login, with a certificate, with a login and an expired certificate.
+    /// Plain text, login, client certificate, login with an expired server certificate.
     kafka_ways: [FaultProxy; 4],
 }
 
@@ -56,7 +56,7 @@ impl SecureServers {
         })
     }
 
-    /// What a process is given to reach them, by the names of its settings.
+    /// The product's settings to reach them.
     pub fn settings(&self) -> BTreeMap<&'static str, String> {
         let file = |name| self.certificates.path(name);
         [
@@ -79,7 +79,7 @@ impl SecureServers {
         .into()
     }
 
-    /// Redis with a password for its user.
+    /// Redis with this password of the user.
     pub fn redis_url(&self, password: &str) -> String {
         format!(
             "rediss://{USER}:{password}@127.0.0.1:{}",
@@ -95,7 +95,7 @@ impl SecureServers {
         )
     }
 
-    /// MySQL with a password for its user, without a database.
+    /// MySQL with this password of the user, without a database.
     pub fn mysql_url(&self, password: &str) -> String {
         format!("mysql://{USER}:{password}@127.0.0.1:{}/", self.mysql.port())
     }
@@ -113,7 +113,7 @@ impl SecureServers {
         self.kafka_at(1)
     }
 
-    /// `SSL`: a certificate of the client's is required.
+    /// `SSL`: requires a client certificate.
     pub fn kafka_by_certificate(&self) -> String {
         self.kafka_at(2)
     }
@@ -127,12 +127,12 @@ impl SecureServers {
         format!("127.0.0.1:{}", self.kafka_ways[way].port())
     }
 
-    /// The test's own door to Redis.
+    /// The test's own access to Redis.
     pub fn door_to_redis(&self) -> String {
         format!("unix://{}?user={USER}&pass={PASSWORD}", self.redis.socket)
     }
 
-    /// The test's own door to MySQL, without a database.
+    /// The test's own access to MySQL, without a database.
     pub fn door_to_mysql(&self) -> Result<String> {
         let socket = self.mysql.instance()?.dir.join("socket");
         Ok(format!(
@@ -141,7 +141,7 @@ impl SecureServers {
         ))
     }
 
-    /// The test's own door to Kafka.
+    /// The test's own access to Kafka.
     pub fn door_to_kafka(&self) -> String {
         self.kafka.bootstrap()
     }
@@ -193,7 +193,7 @@ impl SecureRedis {
     }
 }
 
-/// From now on: one user, by password, and no port for plain text.
+/// Restricts Redis to one user with a password, and closes the plain-text port.
 async fn lock(port: u16) -> Result<()> {
     let mut connection = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await?);
     for command in [

@@ -11,19 +11,19 @@ use crate::process::CommandLine;
 use crate::redis_group::{ask, words};
 use crate::server::{Instance, Server, ServerKind};
 
-/// Written once: sentinels keep in it what they learn.
+/// Written once; the sentinel then keeps its state in it.
 const FILE: &str = "sentinel.conf";
 
 /// How a sentinel is started.
 #[derive(Debug, Clone)]
 pub struct SentinelOptions {
-    /// The name and the port on 127.0.0.1 of the master to begin with.
+    /// The name and the port on 127.0.0.1 of the initial master.
     pub master: (&'static str, u16),
-    /// How many sentinels must agree that a master is down.
+    /// Sentinels that must agree that a master is down.
     pub quorum: usize,
     pub down_after: Duration,
     pub failover_timeout: Duration,
-    /// How often it asks servers for their role, and tells the other sentinels what it knows.
+    /// Interval at which it queries roles and publishes its information to the other sentinels.
     pub pace: Duration,
 }
 
@@ -79,7 +79,7 @@ impl ServerKind for SentinelOptions {
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
         let pace_ms = self.pace.as_millis();
-        // Kept by no file, and so said at each start.
+        // Not persisted, so set at each start.
         ask(
             instance.port(),
             &words(&format!(

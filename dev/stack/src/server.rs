@@ -1,4 +1,4 @@
-//! What Redis, MySQL and Kafka have in common: start, wait until it answers, break, come back.
+//! Common life cycle of Redis, MySQL and Kafka: start, wait for answers, break, restart.
 
 use std::fmt::Debug;
 use std::fs;
@@ -23,27 +23,27 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// What differs between the servers. Implemented by their options.
+/// The differences between the servers. Implemented by their options.
 pub trait ServerKind: Clone + Debug + Send + Sync + 'static {
-    /// In lower case, for messages and folder names.
+    /// Lower-case name for messages and folders.
     const NAME: &'static str;
-    /// How many ports it needs.
+    /// Number of ports.
     const PORTS: usize;
 
-    /// Fetches what the machine lacks and fills the empty data folder. Blocks.
+    /// Fetches missing programs and fills the empty data folder. Blocks.
     fn prepare(&self, instance: &Instance) -> Result<()>;
 
     /// The program with its arguments. Blocks.
     fn command(&self, instance: &Instance) -> Result<CommandLine>;
 
-    /// Succeeds once the server does its work (not merely listens).
+    /// Succeeds once the server works, not merely listens.
     fn answers(&self, instance: &Instance) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// Where a server of this stack lives.
+/// Folders and ports of a server.
 #[derive(Debug)]
 pub struct Instance {
-    /// Its data, empty at first.
+    /// Its data, initially empty.
     pub(crate) data: PathBuf,
     /// Its configuration and sockets.
     pub(crate) dir: PathBuf,
@@ -93,12 +93,12 @@ pub struct Server<K: ServerKind> {
     pub(crate) options: K,
     pub(crate) home: Home,
     process: Mutex<Option<ServerProcess>>,
-    /// 0: not running. Beside the lock, so that `pid` need not wait.
+    /// 0 if not running. Outside the lock, so that `pid` need not wait.
     pid: AtomicU32,
 }
 
 impl<K: ServerKind> Server<K> {
-    /// Starts a server and waits until it really answers.
+    /// Starts a server and waits until it answers.
     pub async fn start(options: K) -> Result<Self> {
         let temp = tokio::task::spawn_blocking(TempDirGuard::new).await??;
         Self::start_in(Arc::new(temp), options).await
@@ -120,7 +120,7 @@ impl<K: ServerKind> Server<K> {
         Ok(server)
     }
 
-    /// A server that somebody else runs.
+    /// A server managed by somebody else.
     pub(crate) fn given(url: String) -> Self
     where
         K: Default,
@@ -145,7 +145,7 @@ impl<K: ServerKind> Server<K> {
         }
     }
 
-    /// The server's own port on 127.0.0.1, also while it is down. 0 for a server given by the
+    /// The server's port on 127.0.0.1, even while it is down. 0 for a server given by the
     /// environment.
     pub fn port(&self) -> u16 {
         self.instance().map_or(0, |instance| instance.port())
@@ -156,7 +156,7 @@ impl<K: ServerKind> Server<K> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Where its data is: copy it while the server is down to bring it back in time.
+    /// Its data folder: copy it while the server is down to take the server back in time later.
     pub fn data_dir(&self) -> Result<&Path> {
         Ok(&self.instance()?.data)
     }
@@ -169,14 +169,14 @@ impl<K: ServerKind> Server<K> {
         tail(&instance.log(), lines)
     }
 
-    /// A proxy in front of this server. Kafka's clients go round it: use
+    /// A proxy in front of this server. Kafka's clients bypass it: use
     /// [`crate::KafkaServer::start_behind_proxy`].
     pub async fn proxy(&self) -> Result<FaultProxy> {
         FaultProxy::start(self.instance()?.port()).await
     }
 
-    /// Starts it after [`Server::stop`], [`Server::kill`] or a crash: same port, same data. Waits
-    /// until it answers.
+    /// Restarts it after [`Server::stop`], [`Server::kill`] or a crash, with the same port and
+    /// data. Waits until it answers.
     pub async fn start_again(&self) -> Result<()> {
         let instance = self.instance()?;
         let mut slot = self.process.lock().await;
@@ -198,7 +198,7 @@ impl<K: ServerKind> Server<K> {
             .map_err(|error| self.explain(&error))
     }
 
-    /// Starts it after its end with none of the data it had: a new server on the same port.
+    /// Restarts it after its end without its data: a new server on the same port.
     pub async fn start_empty(&self) -> Result<()> {
         let (options, at) = (self.options.clone(), self.instance()?.clone());
         ensure!(self.pid().is_none(), "{} is running", K::NAME);
@@ -241,7 +241,7 @@ impl<K: ServerKind> Server<K> {
 
     /// Stops it as an operator would: SIGTERM, then waits for its end.
     pub async fn stop(&self) -> Result<()> {
-        // A frozen process would keep the signal for later.
+        // A frozen process would only handle the signal later.
         self.end(&[Signal::TERM, Signal::CONT]).await
     }
 
@@ -268,18 +268,18 @@ impl<K: ServerKind> Server<K> {
         Ok(())
     }
 
-    /// Holds it still (SIGSTOP): connections stay open, nothing answers. It stands still when this
+    /// Suspends it (SIGSTOP): connections stay open, nothing answers. It is suspended when this
     /// returns.
     pub async fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP, true).await
     }
 
-    /// Lets a frozen server go on (SIGCONT).
+    /// Resumes a frozen server (SIGCONT).
     pub async fn thaw(&self) -> Result<()> {
         self.signal(Signal::CONT, false).await
     }
 
-    /// Sends a signal and waits until the process stands still, or goes on.
+    /// Sends a signal and waits until the process is suspended or resumed.
     async fn signal(&self, signal: Signal, frozen: bool) -> Result<()> {
         self.instance()?;
         let slot = self.process.lock().await;

@@ -22,8 +22,8 @@ pub struct StackOptions {
 }
 
 impl StackOptions {
-    /// For tests: MySQL never waits for the disk, so a migration takes 1.3 s instead of 2.3. What a
-    /// killed server wrote is still there, in the page cache.
+    /// For tests: MySQL never waits for the disk, so a migration takes 1.3 s instead of 2.3. Writes
+    /// of a killed server survive in the page cache.
     pub fn without_fsync() -> Self {
         let arguments = [
             "--innodb-flush-method=nosync",
@@ -39,10 +39,10 @@ impl StackOptions {
     }
 }
 
-/// Redis, MySQL, Kafka and a mail sink, each ready to be used.
+/// Redis, MySQL, Kafka and a mail sink, each ready for use.
 ///
-/// The servers end and their folder is deleted when the stack is dropped, and also when the process
-/// that owns it exits, panics, is interrupted or is killed by SIGKILL.
+/// When the stack is dropped, the servers end and their folder is deleted; also when the owning
+/// process exits, panics, is interrupted or is killed by SIGKILL.
 #[derive(Debug)]
 pub struct Stack {
     pub redis: RedisServer,
@@ -52,11 +52,11 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything side by side and waits until each really answers.
+    /// Starts everything concurrently and waits until all servers answer.
     ///
-    /// A server whose address stands in `FIRSTCOME_TEST_REDIS_URL`, `FIRSTCOME_TEST_MYSQL_URL` or
-    /// `FIRSTCOME_TEST_KAFKA_BROKERS` is used as it is; [`Server::kill`] and the like then give an
-    /// error.
+    /// A server whose address is in `FIRSTCOME_TEST_REDIS_URL`, `FIRSTCOME_TEST_MYSQL_URL` or
+    /// `FIRSTCOME_TEST_KAFKA_BROKERS` is used as it is; [`Server::kill`] and the like then return
+    /// an error.
     pub async fn start(options: StackOptions) -> Result<Self> {
         let temp = Arc::new(tokio::task::spawn_blocking(TempDirGuard::new).await??);
         let (redis, mysql, kafka, mail) = tokio::try_join!(
@@ -73,8 +73,8 @@ impl Stack {
         })
     }
 
-    /// The addresses by the names under which the product reads them. `DATABASE_URL` names the
-    /// database `firstcome`.
+    /// The addresses by the product's variable names. `DATABASE_URL` names the database
+    /// `firstcome`.
     pub fn env(&self) -> [(&'static str, String); 4] {
         [
             ("REDIS_URL", self.redis.url()),

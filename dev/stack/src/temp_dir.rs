@@ -1,5 +1,5 @@
-//! The temporary folder of a stack: deleted, with the servers in it, when its guard or its process
-//! goes.
+//! The temporary folder of a stack, deleted with its servers when its guard is dropped or its
+//! process ends.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -11,24 +11,24 @@ use anyhow::{Context, Result};
 use crate::janitor::Janitor;
 
 const PREFIX: &str = "firstcome-stack-";
-/// The owner holds a lock on this file; a folder whose lock is free was left behind.
+/// The owner holds a lock on this file; a folder whose lock is free was abandoned.
 const OWNER: &str = "owner.lock";
 
 #[derive(Debug)]
 pub(crate) struct TempDirGuard {
     dir: PathBuf,
-    /// Of the servers in the folder, and of the folder.
+    /// Kills the servers in the folder and deletes it.
     pub(crate) janitor: Janitor,
     _owner: fs::File,
 }
 
 impl TempDirGuard {
-    /// Makes the folder and starts its janitor. Blocks for some milliseconds.
+    /// Creates the folder and starts its janitor. Blocks for some milliseconds.
     pub(crate) fn new() -> Result<Self> {
         remove_left_behind();
         let dir = std::path::absolute(std::env::temp_dir())?
             .join(format!("{PREFIX}{:016x}", rand::random::<u64>()));
-        // The janitor is there before the folder: a SIGKILL between the two leaves nothing behind.
+        // The janitor starts before the folder exists: a SIGKILL in between leaves nothing behind.
         let janitor = Janitor::of_folder(&dir)?;
         fs::DirBuilder::new()
             .mode(0o700)
@@ -62,7 +62,7 @@ fn remove_left_behind() {
 }
 
 fn is_left_behind(dir: &Path) -> bool {
-    // A new folder has no lock yet for an instant.
+    // A new folder has no lock for an instant.
     let old = fs::metadata(dir)
         .and_then(|data| data.modified())
         .is_ok_and(|time| {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// How often a condition is checked, at first and after a while. Each check may ask a server, so
-/// not too often.
+/// Polling intervals, initially and after a while. Each check may query a server, so not too often.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(50)];
 
 /// Waits until a condition holds.
 ///
 /// # Panics
+///
 /// With `what` after `limit`.
 pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
     eventually_some(what, limit, async || {
@@ -23,9 +23,10 @@ pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut(
     .await;
 }
 
-/// Waits until `check` gives a value.
+/// Waits until `check` returns a value.
 ///
 /// # Panics
+///
 /// With `what` and the last error after `limit`.
 pub async fn eventually_some<T, E: std::fmt::Display>(
     what: &str,
@@ -38,7 +39,7 @@ pub async fn eventually_some<T, E: std::fmt::Display>(
     }
 }
 
-/// Waits until `check` gives a value; its last error after `limit`.
+/// Waits until `check` returns a value; returns its last error after `limit`.
 pub(crate) async fn within<T, E>(
     limit: Duration,
     mut check: impl AsyncFnMut() -> Result<T, E>,

@@ -1,4 +1,4 @@
-//! What a claim was answered, as the contract words it.
+//! Parses the answer to a claim according to the contract.
 
 use crate::reply::HttpReply;
 
@@ -24,7 +24,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Reads an answer; says what is wrong with one that is not in the contract.
+    /// Parses an answer; the error describes how it violates the contract.
     pub fn of(reply: &HttpReply) -> Result<Self, String> {
         let outside = |what: &str| format!("{what}: {reply:?}");
         let number = |name: &str| reply.body[name].as_i64().ok_or_else(|| outside(name));
@@ -62,7 +62,7 @@ impl Answer {
         }
     }
 
-    /// The drop and slot that were promised, if this is a promise.
+    /// The promised drop and slot, if this is a promise.
     pub fn promised(&self) -> Option<(i64, u32)> {
         match self {
             Self::Accepted { drop, slot, .. } | Self::Already { drop, slot } => {
@@ -81,7 +81,7 @@ impl Answer {
         matches!(self, Self::Problem(_, found) if found == code)
     }
 
-    /// A word for counting.
+    /// A word for statistics.
     pub fn word(&self) -> &str {
         match self {
             Self::Accepted { .. } => "accepted",

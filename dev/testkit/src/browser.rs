@@ -1,5 +1,5 @@
-//! A real browser, as a person has it: headless Chromium, driven by WebDriver (W3C), which is JSON
-//! over HTTP. Why no library: docs/decisions/0015-coupon-page.md.
+//! A real browser: headless Chromium, driven over WebDriver (W3C), which is JSON over HTTP. Why not
+//! a library: docs/decisions/0015-coupon-page.md.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -11,16 +11,16 @@ use firstcome_stack::{BrowserOptions, BrowserServer};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-/// The browsers of this binary's tests. They end with the process, however it ends.
+/// The browsers of this binary's tests. They end with the process in any case.
 static DRIVER: OnceCell<BrowserServer> = OnceCell::const_new();
 
-/// Browsers at a time: each is half a dozen processes.
+/// Concurrent browsers: each is half a dozen processes.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
-/// Longest that one command may take on a busy machine.
+/// Longest time of one command on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the person has set, and how large the window is.
+/// The user's preferences and the size of the window.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
     /// As in `Accept-Language`.
@@ -55,7 +55,7 @@ impl Look {
     }
 }
 
-/// One browser with one tab. Closed when dropped.
+/// One browser with one tab, closed on drop.
 pub struct Browser {
     client: reqwest::Client,
     driver: String,
@@ -91,7 +91,7 @@ impl Browser {
             "--disable-gpu",
             "--hide-scrollbars",
             "--no-proxy-server",
-            // A browser whose driver is gone loses this pipe, and ends.
+            // If the driver dies, the browser loses this pipe and exits.
             "--remote-debugging-pipe",
         ];
         let options = json!({"args": args, "prefs": {"intl.accept_languages": look.languages}});
@@ -106,7 +106,7 @@ impl Browser {
         browser
     }
 
-    /// Sets window and colours. The languages are those that it was opened with.
+    /// Sets window and colours. The languages are fixed when it is opened.
     pub async fn look(&self, look: Look) {
         let window = json!({"width": look.width, "height": look.height, "deviceScaleFactor": 1, "mobile": false});
         self.cdp("Emulation.setDeviceMetricsOverride", &window)
@@ -123,7 +123,7 @@ impl Browser {
 
     /// Loads an address; returns when the page and its scripts are loaded.
     pub async fn visit(&self, url: &str) {
-        // Else another fragment of the same address would be no load.
+        // Otherwise another fragment of the same address would not load the page.
         self.command("/url", &json!({"url": "about:blank"})).await;
         self.command("/url", &json!({"url": url})).await;
     }
@@ -140,20 +140,20 @@ impl Browser {
             .to_owned()
     }
 
-    /// Runs a script in the page, and gives what it returns; a promise is waited for.
+    /// Runs a script in the page and returns its result, awaiting a promise.
     pub async fn run(&self, script: &str) -> Value {
         self.command("/execute/sync", &json!({"script": script, "args": []}))
             .await
     }
 
-    /// The same where the page may be on its way to another one: `None` if it went meanwhile.
+    /// The same if the page may be navigating: `None` if it was unloaded meanwhile.
     pub async fn try_run(&self, script: &str) -> Option<Value> {
         self.try_command("/execute/sync", &json!({"script": script, "args": []}))
             .await
             .ok()
     }
 
-    /// Has a script run in every page loaded from now on, before the page's own.
+    /// Runs a script in every page loaded from now on, before the page's own scripts.
     pub async fn prepare(&self, script: &str) {
         self.cdp(
             "Page.addScriptToEvaluateOnNewDocument",
@@ -162,7 +162,7 @@ impl Browser {
         .await;
     }
 
-    /// A click as by a mouse; a part that is not in view, or covered, fails the test.
+    /// Clicks as a mouse does; an element that is hidden or covered fails the test.
     pub async fn click(&self, css: &str) {
         let found = self
             .command("/element", &json!({"using": "css selector", "value": css}))
@@ -175,12 +175,12 @@ impl Browser {
             .await;
     }
 
-    /// One key, as its WebDriver code: `\u{e004}` is Tab, `\u{e007}` is Enter.
+    /// Presses a key, given as its WebDriver code: `\u{e004}` is Tab, `\u{e007}` is Enter.
     pub async fn key(&self, key: char) {
         self.keys(&key.to_string()).await;
     }
 
-    /// Keys, one after the other.
+    /// Presses keys, one after the other.
     pub async fn keys(&self, text: &str) {
         let strokes = |key| {
             [
@@ -196,8 +196,8 @@ impl Browser {
         .await;
     }
 
-    /// What the console shows since the last time. A request that failed is none, unless a part of
-    /// the page itself is missing.
+    /// New errors on the console. Failed requests do not count, unless a part of the page itself is
+    /// missing.
     pub async fn complaints(&self) -> Vec<Value> {
         let log = self.command("/se/log", &json!({"type": "browser"})).await;
         let entries = log.as_array().cloned().unwrap_or_default();
@@ -211,7 +211,7 @@ impl Browser {
             .collect()
     }
 
-    /// What axe-core finds that is serious or critical.
+    /// Serious and critical findings of axe-core.
     pub async fn barriers(&self) -> Vec<Value> {
         let script = firstcome_stack::axe()
             .await
@@ -225,7 +225,7 @@ impl Browser {
             .collect()
     }
 
-    /// What is to be seen, as a PNG.
+    /// Writes a screenshot as PNG.
     pub async fn picture(&self, file: &Path) {
         let shot = self
             .cdp("Page.captureScreenshot", &json!({"format": "png"}))
@@ -249,7 +249,7 @@ impl Browser {
         answer.unwrap_or_else(|error| panic!("{path}: {} {}", error["error"], error["message"]))
     }
 
-    /// An error is the driver's answer.
+    /// The error is the driver's answer.
     async fn try_command(&self, path: &str, body: &Value) -> Result<Value, Value> {
         let request = self
             .client
@@ -272,7 +272,7 @@ impl Browser {
 }
 
 impl Drop for Browser {
-    /// Closes it before the next one has its turn.
+    /// Closes it before the next one gets its turn.
     fn drop(&mut self) {
         if self.session.is_empty() {
             return;

@@ -1,24 +1,24 @@
-//! Verifies a drop against the stores themselves, not against the product's word.
+//! Verifies a drop directly in the stores, without relying on the product.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use firstcome_histories::{
-    History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
-};
 
 use crate::answer::Answer;
 use crate::eventually_some;
+use crate::histories::{
+    History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
+};
 use crate::http::MadeCoupon;
 use crate::mysql::Sql;
 use crate::redis::PrefixedKeys;
 use crate::world::World;
 
-/// Until all rows are there. A rush of thousands on a busy machine takes a while.
+/// Limit for all rows to exist. A rush of thousands on a busy machine takes a while.
 const ISSUED: Duration = Duration::from_secs(60);
 
-/// Slot and person of each row of a drop.
+/// Slot and user of each row of a drop.
 pub async fn rows(world: &World, drop: i64) -> BTreeMap<u32, String> {
     try_rows(&world.sql, drop).await.unwrap()
 }
@@ -35,7 +35,7 @@ pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
         .collect()
 }
 
-/// Slot and person of each admission of a drop.
+/// Slot and user of each admission of a drop.
 pub async fn redis_holders(world: &World, coupon: &MadeCoupon) -> BTreeMap<u32, String> {
     try_holders(&world.redis, coupon).await.unwrap()
 }
@@ -53,7 +53,7 @@ async fn try_holders(redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeM
     Ok(by_slot)
 }
 
-/// How many people hold a slot in Redis.
+/// The number of users with a slot in Redis.
 pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
     world
         .redis
@@ -64,12 +64,12 @@ pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
         .await
 }
 
-/// Waits until the drop has so many rows and nothing is on its way any more.
+/// Waits until the drop has this many rows and nothing is in flight.
 pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
     eventually_some("every row is there", ISSUED, async || {
         let rows = &world.sql.rows(&count).await.unwrap()[0][0];
-        // A client of Kafka costs much more than a question to MySQL.
+        // A Kafka client is much more expensive than a MySQL query.
         if *rows != quantity.to_string() {
             return Err(format!("{rows} of {quantity}"));
         }
@@ -81,12 +81,11 @@ pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     .await;
 }
 
-/// A person and the answer they got.
+/// A user and the answer they got.
 pub type PromisedAnswer = (String, Answer);
 
 /// Fails unless the stores agree on a drop: `quantity` rows on the slots 1..=quantity, of that many
-/// people, each with a code of their own; Redis has the same person on each slot, and its numbers
-/// add up.
+/// users, with distinct codes; Redis has the same user on each slot, and its numbers add up.
 pub async fn exact(
     sql: &Sql,
     redis: &PrefixedKeys,
@@ -106,8 +105,8 @@ pub async fn exact(
     Ok(())
 }
 
-/// Slot and person of each row of a drop. Fails unless the stores agree on them: nobody has two,
-/// each has a code of its own, Redis has the same person on each slot, and its numbers add up.
+/// Slot and user of each row of a drop. Fails unless the stores agree on them: no user has two, all
+/// codes are distinct, Redis has the same user on each slot, and its numbers add up.
 pub async fn agreed(
     sql: &Sql,
     redis: &PrefixedKeys,
@@ -149,7 +148,7 @@ pub async fn agreed(
     Ok(rows)
 }
 
-/// Fails unless the drop is exact, everyone who was promised a slot has the row with that slot, and
+/// Fails unless the drop is exact, every user with a promise has a row on the promised slot, and
 /// the independent checker agrees.
 pub async fn assert_exact(
     world: &World,
@@ -164,9 +163,9 @@ pub async fn assert_exact(
     judge(world, coupon, quantity).await;
 }
 
-/// By the checker that shares no code with the product. Fails unless the history of the coupon's
-/// claims and the rows that its drop has now agree: nothing that was promised is lost without being
-/// listed, no slot and no person is doubled, nobody was admitted who was refused.
+/// Runs the checker, which shares no code with the product. Fails unless the history of the
+/// coupon's claims matches the drop's current rows: no promise is lost without being listed, no
+/// slot and no user is duplicated, and nobody who was refused was admitted.
 async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
     let id = |number: i64| u64::try_from(number).expect("an id");
     let drop = id(coupon.drop);
@@ -176,7 +175,7 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
         RecordedScope::Coupon
     };
     let claims = world.claims.of(id(coupon.id));
-    // Other drops of the coupon were promised from too; how they end is not checked here.
+    // Other drops of the coupon made promises too; their end is not checked here.
     let mut drops = BTreeSet::from([drop]);
     drops.extend(claims.iter().filter_map(promised_from));
     let announced = |drop| RecordedEvent::Drop {
@@ -204,7 +203,7 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
         .collect();
     events.push(RecordedEvent::Final { drop, rows });
     let judgement = check(&History::of(events).expect("a history that can be read"));
-    // Rows that a test made by hand were asked for by nobody, and requests made by hand are not
+    // Rows inserted by a test were never asked for, and requests that bypass the client are not
     // recorded.
     let by_hand = |violation: &Violation| matches!(violation, Violation::NeverAsked { .. });
     if let Judgement {
@@ -217,7 +216,7 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
 }
 
 fn promised_from(event: &RecordedEvent) -> Option<u64> {
-    use firstcome_histories::RecordedAnswer;
+    use crate::histories::RecordedAnswer;
     match event {
         RecordedEvent::Ok {
             answer:
@@ -228,7 +227,7 @@ fn promised_from(event: &RecordedEvent) -> Option<u64> {
     }
 }
 
-/// Fails unless everyone who was promised a slot has the row with that slot, but for these.
+/// Fails unless every user with a promise has a row on the promised slot, except these users.
 pub async fn assert_kept(
     world: &World,
     coupon: &MadeCoupon,
@@ -244,7 +243,7 @@ pub async fn assert_kept(
             assert_eq!(
                 (coupon.drop, rows.get(&slot)),
                 (drop, Some(user)),
-                "{user} was told {answer:?}"
+                "{user} got {answer:?}"
             );
         }
     }

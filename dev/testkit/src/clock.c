@@ -1,6 +1,6 @@
-/* Preloaded into one process: its wall clock is off by as many seconds as the file FIRSTCOME_TEST_CLOCK says. What measures time
-   (CLOCK_MONOTONIC) is left alone. `gettimeofday` and `time` are stepped for Redis only, which reads its clock by them: librdkafka
-   makes deadlines of them for waits that the kernel times by its own clock, and those would last as long as the step. */
+/* Preloaded into one process: shifts its wall clock by the seconds in the file FIRSTCOME_TEST_CLOCK. CLOCK_MONOTONIC is unchanged.
+   `gettimeofday` and `time` are only shifted for Redis, which reads its clock with them: librdkafka computes deadlines from them for
+   waits that the kernel times with its own clock, and those would last as long as the shift. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
-//! Wall clocks that a test can step, one for each process, by a preloaded library. Clocks that
-//! measure durations stay right.
+//! Wall clocks that a test can shift, one per process, through a preloaded library. Monotonic
+//! clocks stay correct.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -27,7 +27,7 @@ impl Clocks {
         Ok(Self(folder))
     }
 
-    /// A clock of this name, which is right.
+    /// A clock with this name, initially correct.
     pub fn clock(&self, name: &str) -> Result<ProcessClock> {
         let clock = ProcessClock {
             library: self.0.path().join("libclock.so"),
@@ -45,7 +45,7 @@ pub struct ProcessClock {
 }
 
 impl ProcessClock {
-    /// From now on it is off by so many seconds.
+    /// Shifts the clock by this many seconds from now on.
     pub fn set(&self, seconds: i64) -> Result<()> {
         let file = File::options()
             .create(true)
@@ -56,7 +56,7 @@ impl ProcessClock {
             .context("the clock can't be set")
     }
 
-    /// What makes a process go by it.
+    /// The environment that makes a process use it.
     pub fn env(&self) -> [(&'static str, String); 2] {
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
         [

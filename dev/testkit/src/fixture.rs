@@ -1,4 +1,4 @@
-//! What most tests begin with: a system that runs, and coupons that people hold.
+//! The usual starting point of a test: a running system, and coupons that users hold.
 
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ impl Fixture {
 
     pub async fn of(world: World) -> Self {
         let (api, consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
-        // As installations have it: the operations page changes coupons, and mails lead there.
+        // As in an installation: the operations page changes coupons, and mails link to it.
         world.set("API_URL", api.http().base());
         Self {
             world,
@@ -35,7 +35,7 @@ impl Fixture {
         }
     }
 
-    /// A coupon that has been open for long, of which so many people hold one.
+    /// A coupon that opened long ago, held by this many users.
     pub async fn held(
         &self,
         name: &str,
@@ -45,7 +45,7 @@ impl Fixture {
         self.held_of(&coupon_body(name, quantity, 0), holders).await
     }
 
-    /// The same, made from this body.
+    /// The same, created from this body.
     pub async fn held_of(&self, body: &Value, holders: usize) -> (MadeCoupon, Vec<PromisedAnswer>) {
         let coupon = self.api.create_coupon(body).await;
         let answers = rush(&[&self.api], coupon.id, &people(holders), 50).await;
@@ -61,7 +61,7 @@ pub async fn open_world(name: &str) -> (World, Running<ApiClient>) {
     (world, api)
 }
 
-/// A coupon of 20, all given out and issued; the consumer is gone again.
+/// A coupon of 20, all given out and issued; the consumer has stopped again.
 pub async fn given_out(
     world: &World,
     api: &Running<ApiClient>,

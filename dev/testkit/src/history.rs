@@ -1,17 +1,17 @@
-//! Every claim of a world as JSON lines.
+//! Records every claim of a world as JSON lines.
 
 use std::path::{Path, PathBuf};
 
-use firstcome_histories::{HistoryLine, RecordedEvent, Recorder};
+use crate::histories::{HistoryLine, RecordedEvent, Recorder};
 
-/// What was asked and answered so far.
+/// The requests and answers so far.
 pub(crate) struct RecordedClaims {
     pub(crate) recorder: Recorder,
     path: PathBuf,
 }
 
 impl RecordedClaims {
-    /// In a new file of this folder.
+    /// Creates a new file in this folder.
     pub(crate) fn new(folder: &Path) -> Self {
         let path = folder.join("history.jsonl");
         Self {
@@ -20,7 +20,7 @@ impl RecordedClaims {
         }
     }
 
-    /// The claims on one coupon, as they were recorded.
+    /// The recorded claims of one coupon.
     pub(crate) fn of(&self, coupon: u64) -> Vec<RecordedEvent> {
         self.recorder.finish().expect("a whole history");
         let text = std::fs::read_to_string(&self.path).expect("a history");

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use firstcome_histories::{RecordedOutcome, Recorder};
 use firstcome_reconciler::report::Run;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
+use crate::histories::{RecordedOutcome, Recorder};
 use crate::reply::HttpReply;
 
 /// The operators' token of every world.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
 
-/// Signs messages of claims. Messages without a signature are read too, unless a test rejects them.
+/// Signs claim messages. Unsigned messages are read too, unless a test rejects them.
 pub const SIGNING_KEY: &str = "system-tests-0123456789abcdef9876543210";
 
 /// A service at an address.
@@ -29,9 +29,10 @@ impl Http {
         Self::patient(base, Duration::from_secs(60))
     }
 
-    /// A client that gives up on an answer after so long.
+    /// A client with this timeout for an answer.
     fn patient(base: &str, patience: Duration) -> Self {
-        // Long before the server closes a connection that is idle: else a request could meet that.
+        // Much shorter than the server's idle timeout; otherwise a request could meet a closing
+        // connection.
         let idle = Duration::from_secs(5);
         let client = reqwest::Client::builder()
             .timeout(patience)
@@ -49,7 +50,7 @@ impl Http {
         &self.base
     }
 
-    /// A request to be completed and given to [`Http::send`].
+    /// A request to be completed and passed to [`Http::send`].
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }
@@ -77,18 +78,18 @@ impl Http {
         })
     }
 
-    /// Sends a request whose answer must come.
+    /// Sends a request that must be answered.
     pub async fn send(request: RequestBuilder) -> HttpReply {
         Self::try_send(request).await.expect("an answer")
     }
 
-    /// `GET` of a route that needs no token.
+    /// `GET` of a route without authentication.
     pub async fn get(&self, path: &str) -> HttpReply {
         Self::send(self.request(Method::GET, path)).await
     }
 
-    /// The sum of a metric over the lines that have all of these labels; `None` where there is no
-    /// such line.
+    /// The sum of a metric over the lines with all of these labels; `None` if there is no such
+    /// line.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let text = self.get("/metrics").await.text;
         let lines = text
@@ -103,16 +104,16 @@ impl Http {
     }
 }
 
-/// A coupon that was made, with its drops as `GET` gives them.
+/// A coupon that was created, with its drops as `GET` returns them.
 #[derive(Debug, Clone)]
 pub struct MadeCoupon {
     pub id: i64,
-    /// The number of its current drop, else of its next.
+    /// The number of its current drop, otherwise of its next.
     pub drop: i64,
     pub body: Value,
 }
 
-/// The API. What is claimed through it is recorded.
+/// The API. Claims made through it are recorded.
 #[derive(Clone)]
 pub struct ApiClient {
     http: Http,
@@ -127,7 +128,7 @@ impl ApiClient {
         }
     }
 
-    /// The API at an address; a person gives up on an answer after `patience`.
+    /// The API at an address, with this timeout for an answer.
     pub fn patient(base: &str, patience: Duration, recorder: Recorder) -> Self {
         Self {
             http: Http::patient(base, patience),
@@ -135,7 +136,7 @@ impl ApiClient {
         }
     }
 
-    /// The same people at another address.
+    /// The same client at another address.
     #[must_use]
     pub fn moved_to(&self, base: &str) -> Self {
         Self {
@@ -147,17 +148,17 @@ impl ApiClient {
         }
     }
 
-    /// For requests that are not as they should be.
+    /// For requests that deviate from the contract.
     pub fn http(&self) -> &Http {
         &self.http
     }
 
-    /// A claim; an answer that is not in the contract fails the test.
+    /// A claim; an answer outside the contract fails the test.
     pub async fn claim(&self, coupon: i64, user: &str) -> Answer {
         self.try_claim(coupon, None, user).await.unwrap()
     }
 
-    /// A claim on a drop, where it is known; an error is an answer that is not in the contract.
+    /// A claim on a drop, if it is known; the error is an answer outside the contract.
     pub async fn try_claim(
         &self,
         coupon: i64,
@@ -178,7 +179,7 @@ impl ApiClient {
         }
     }
 
-    /// A person gives a claim back; the drop and slot, or why not.
+    /// A user returns a claim; returns the drop and slot, or the reason of the refusal.
     pub async fn give_back(&self, coupon: i64, user: &str) -> Result<(i64, Option<u32>), Answer> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self
@@ -188,7 +189,7 @@ impl ApiClient {
         self.revoking(coupon, (user, false), request).await
     }
 
-    /// An operator revokes a person's claim; the drop and slot, or why not.
+    /// An operator revokes a user's claim; returns the drop and slot, or the reason of the refusal.
     pub async fn revoke(
         &self,
         coupon: i64,
@@ -250,7 +251,7 @@ impl ApiClient {
             .unwrap_or_else(|reply| panic!("{reply}"))
     }
 
-    /// Makes a coupon; an error where the API can't at the moment.
+    /// Creates a coupon; an error if the API currently cannot.
     pub async fn try_create_coupon(&self, body: &Value) -> Result<MadeCoupon, String> {
         let reply = Http::try_send(self.http.ops(Method::POST, "/v1/coupons").json(body)).await;
         let reply = reply.map_err(|error| error.to_string())?;
@@ -273,13 +274,13 @@ impl ApiClient {
         })
     }
 
-    /// Makes a coupon that has been open for long and stays open.
+    /// Creates a coupon that opened long ago and stays open.
     pub async fn open_coupon(&self, quantity: u32) -> MadeCoupon {
         self.create_coupon(&coupon_body("Winter coupon", quantity, 0))
             .await
     }
 
-    /// The coupon as people see it.
+    /// The coupon as users see it.
     pub async fn coupon(&self, coupon: i64) -> Value {
         let reply = self.http.get(&format!("/v1/coupons/{coupon}")).await;
         assert_eq!(reply.status, 200, "{reply:?}");
@@ -291,7 +292,7 @@ impl ApiClient {
         self.try_patch(coupon, change).await.expect("an answer")
     }
 
-    /// The same where no answer may come.
+    /// The same if there may be no answer.
     pub async fn try_patch(&self, coupon: i64, change: &Value) -> Result<HttpReply, String> {
         let request = self
             .http
@@ -302,7 +303,7 @@ impl ApiClient {
             .map_err(|error| error.to_string())
     }
 
-    /// An operator puts people on a coupon's allow list, or takes them off; where an answer comes.
+    /// An operator adds users to a coupon's allow list or removes them; there may be no answer.
     pub async fn try_list(
         &self,
         coupon: i64,
@@ -329,14 +330,14 @@ impl ApiClient {
         reply.map_err(|error| error.to_string())
     }
 
-    /// What a person holds.
+    /// A user's own claim.
     pub async fn me(&self, coupon: i64, user: &str) -> Value {
         let reply = self.try_me(coupon, user).await.expect("an answer");
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.body
     }
 
-    /// The same whatever the answer, where one comes.
+    /// The same with any answer, or none.
     pub async fn try_me(&self, coupon: i64, user: &str) -> Result<HttpReply, String> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self
@@ -349,7 +350,7 @@ impl ApiClient {
     }
 }
 
-/// The body of a coupon that has been open for long and stays open.
+/// The body of a coupon that opened long ago and stays open.
 pub fn coupon_body(name: &str, quantity: u32, waiting_list: u32) -> Value {
     json!({
         "name": name, "quantity": quantity, "once_per": "coupon", "waiting_list": waiting_list,
@@ -365,24 +366,24 @@ impl ReconcilerClient {
         Self(Http::new(base))
     }
 
-    /// For requests that are not as they should be.
+    /// For requests that deviate from the contract.
     pub fn http(&self) -> &Http {
         &self.0
     }
 
-    /// `POST /v1/reconcile`, whatever the answer.
+    /// `POST /v1/reconcile`, with any answer.
     pub async fn ask(&self, body: &Value) -> HttpReply {
         Http::send(self.0.ops(Method::POST, "/v1/reconcile").json(body)).await
     }
 
-    /// Begins a pass and gives its id. One that runs already is waited for first.
+    /// Begins a pass and returns its id. Waits for a running pass first.
     pub async fn begin(&self) -> String {
         let reply = self.accepted(&json!({"wait": false}), 202).await;
-        let location = reply.location().expect("where to read it");
+        let location = reply.location().expect("a Location header");
         location.rsplit('/').next().unwrap_or_default().to_owned()
     }
 
-    /// A pass, waited for. One that runs already is waited for first.
+    /// Runs a pass to its end. Waits for a running pass first.
     pub async fn reconcile(&self, body: &Value) -> Run {
         let reply = self.accepted(body, 200).await;
         serde_json::from_value(reply.body.clone()).unwrap_or_else(|e| panic!("{e}: {reply:?}"))

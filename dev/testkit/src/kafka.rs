@@ -1,4 +1,4 @@
-//! The topic of one world: raw messages in, offsets out.
+//! The topic of one world: raw messages and offsets.
 
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ impl TestTopic {
         config
     }
 
-    /// Sends bytes as they are and gives the partition and offset they got. Without a partition the
-    /// key decides.
+    /// Sends raw bytes and returns their partition and offset. Without a partition, the key
+    /// decides.
     pub async fn produce(&self, partition: Option<i32>, key: &str, payload: &[u8]) -> (i32, i64) {
         self.send(FutureRecord {
             partition,
@@ -90,8 +90,8 @@ impl TestTopic {
         }
     }
 
-    /// Sends one batch of a producer that is none of ours, however far it expands; gives the first
-    /// offset. `codec` is a name of Kafka's.
+    /// Sends one batch of a foreign producer, however far it expands; returns the first offset.
+    /// `codec` is a Kafka codec name.
     pub async fn produce_batch(&self, partition: i32, codec: &str, payloads: &[Vec<u8>]) -> i64 {
         const LARGEST: &str = "500000000";
         let mut config = self.config();
@@ -113,7 +113,7 @@ impl TestTopic {
                 .unwrap()
         };
         let sent: Vec<_> = payloads.iter().map(send).collect();
-        // What waits is sent at once, as one batch.
+        // Flush to send everything as one batch.
         let flushed = tokio::task::spawn_blocking(move || producer.flush(PATIENCE));
         let mut offsets = Vec::new();
         for delivered in sent {
@@ -130,7 +130,7 @@ impl TestTopic {
         offsets[0]
     }
 
-    /// Sends one message in a transaction, which leaves a marker behind it.
+    /// Sends one message in a transaction, which leaves a marker behind.
     pub async fn produce_in_transaction(&self, partition: i32, payload: &[u8]) {
         let config = self
             .config()
@@ -150,8 +150,8 @@ impl TestTopic {
         sent.await.unwrap();
     }
 
-    /// Sends a message to each partition in a transaction that stays open, as a producer that is
-    /// none of ours may.
+    /// Sends a message to each partition in a transaction that stays open, as a foreign producer
+    /// may.
     pub async fn open_transaction(&self, payload: &[u8]) -> OpenTransaction {
         let mut config = self.config();
         config
@@ -185,7 +185,7 @@ impl TestTopic {
         begun.await.unwrap()
     }
 
-    /// Gives the topic so many partitions.
+    /// Increases the topic's partitions to this number.
     pub async fn grow(&self, partitions: usize) {
         let admin: AdminClient<_> = self.config().create().unwrap();
         let more = NewPartitions::new(&self.name, partitions);
@@ -215,14 +215,14 @@ impl TestTopic {
     }
 
     async fn send(&self, record: FutureRecord<'_, str, [u8]>) -> (i32, i64) {
-        // The product's own partitioner, so that what is sent here stays in order with the coupon's
+        // The product's own partitioner, so that these messages stay in order with the coupon's
         // claims.
         let producer: FutureProducer = self.config().set("linger.ms", "0").create().unwrap();
         let sent = producer.send(record, PATIENCE).await.unwrap();
         (sent.partition, sent.offset)
     }
 
-    /// Makes another topic on the same brokers, with these settings of its own.
+    /// Creates another topic on the same brokers, with these settings.
     pub async fn make_another(&self, name: &str, replication: i32, settings: &[(&str, &str)]) {
         let admin: AdminClient<_> = self.config().create().unwrap();
         let topic = NewTopic::new(name, 1, TopicReplication::Fixed(replication));
@@ -239,7 +239,7 @@ impl TestTopic {
         assert!(made[0].is_ok(), "{made:?}");
     }
 
-    /// Changes the settings of this topic; those that are not named go back to the broker's.
+    /// Changes the settings of this topic; all others return to the broker's defaults.
     pub async fn alter(&self, settings: &[(&str, &str)]) {
         let admin: AdminClient<_> = self.config().create().unwrap();
         let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name));
@@ -256,7 +256,7 @@ impl TestTopic {
         assert!(done[0].is_ok(), "{done:?}");
     }
 
-    /// The id of the broker that leads a partition; `None` while there is none.
+    /// The id of a partition's leader; `None` while there is none.
     pub async fn leader(&self, partition: i32) -> Option<i32> {
         let (this, config) = (self.clone(), self.config());
         let asked = tokio::task::spawn_blocking(move || {
@@ -276,8 +276,7 @@ impl TestTopic {
         asked.await.unwrap()
     }
 
-    /// For each partition: the group's committed offset (0 where there is none) and the topic's
-    /// end.
+    /// For each partition: the group's committed offset (0 if there is none) and the topic's end.
     pub async fn offsets(&self) -> Vec<(i64, i64)> {
         let (this, config) = (self.clone(), self.config());
         tokio::task::spawn_blocking(move || {
@@ -317,7 +316,7 @@ impl TestTopic {
         .unwrap()
     }
 
-    /// Commits the ends, as if the group had read everything. No member of it may run.
+    /// Commits the ends, as if the group had read everything. Requires that no member is running.
     pub async fn skip_all(&self) {
         let (this, config) = (self.clone(), self.config());
         let committed = tokio::task::spawn_blocking(move || {
@@ -346,7 +345,7 @@ impl TestTopic {
         committed.await.unwrap();
     }
 
-    /// How many messages the group has not committed.
+    /// The number of messages that the group has not committed.
     pub async fn lag(&self) -> i64 {
         self.offsets()
             .await

@@ -1,18 +1,23 @@
-//! The test kit: real servers, the real binaries as processes, and what a test needs to drive and
-//! to judge them. Nothing here uses the product's code to decide what is right: answers are read
-//! from the wire, rows and keys from the stores. (The form of a run is
-//! `firstcome_reconciler::report`, whose JSON is the contract.)
+//! The test kit: real servers, the real binaries as processes, and tools to drive and judge them.
+//! Nothing here uses the product's code to decide what is right: answers are read from the wire,
+//! rows and keys from the stores. (A run is deserialised with `firstcome_reconciler::report`, whose
+//! JSON is the contract.)
 //!
-//! A test makes a [`World`]: its own database, key prefix, topic and mail sink on servers that all
-//! tests share, or on private ones where a test breaks them. From the world come the processes:
+//! A test creates a [`World`]: its own database, key prefix, topic and mail sink on servers that
+//! all tests share, or on private ones if a test breaks them. The world starts the processes:
 //! [`World::serve`], [`World::consume`], [`World::daemon`], `once`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // what is not there fails the test
+//!
+//! [`drift`] damages the data in the stores, and [`histories`] judges answers offline, without any
+//! of the above.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // anything missing fails the test
 
 mod answer;
 mod browser;
 mod check;
 mod clock;
+pub mod drift;
 mod fixture;
+pub mod histories;
 mod history;
 mod http;
 mod kafka;
@@ -55,5 +60,5 @@ pub use rush::{people, rush, tally};
 pub use shell::{OperatorsShell, commands_of};
 pub use world::{World, WorldStores, shared};
 
-/// Long enough for a busy machine; reached only when something is broken.
+/// Long enough for a busy machine; reached only if something is broken.
 pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(90);

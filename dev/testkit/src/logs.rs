@@ -1,4 +1,4 @@
-//! What the processes of one test said, printed when it fails.
+//! The output of one test's processes, printed if the test fails.
 
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -7,13 +7,13 @@ use std::sync::Arc;
 use firstcome_stack::tail;
 use tempfile::TempDir;
 
-/// Lines of each process shown for a failed test.
+/// Lines shown per process.
 const SHOWN: usize = 80;
 
-/// Processes shown, the last ones: a test that starts hundreds fails at the end of them.
+/// Only the last processes are shown: a test that starts hundreds fails at the end of them.
 const PROCESSES: usize = 24;
 
-/// A folder with one file a process.
+/// A folder with one file per process.
 #[derive(Clone)]
 pub(crate) struct Logs(Arc<Inner>);
 
@@ -38,7 +38,7 @@ impl Logs {
         self.0.dir.path()
     }
 
-    /// A new file for a process of this name.
+    /// A new file for a process with this name.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         let mut files = self.0.files.lock();
         let path = self
@@ -59,7 +59,7 @@ impl Logs {
         Ok(())
     }
 
-    /// The end of each file, to stderr, which the test runner shows for failed tests only.
+    /// Prints the end of each file to stderr, which the test runner shows for failed tests only.
     pub(crate) fn print(&self) {
         let files = self.0.files.lock();
         for path in &files[files.len().saturating_sub(PROCESSES)..] {

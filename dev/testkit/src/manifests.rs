@@ -1,4 +1,4 @@
-//! What deploy/kubernetes gives each pod: its command, its environment, and how it is stopped.
+//! Reads the pods of deploy/kubernetes: command, environment, and shutdown.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,16 +10,16 @@ use serde_json::Value;
 /// All objects of deploy/kubernetes.
 pub struct Manifests(Vec<Value>);
 
-/// A pod as its template says.
+/// A pod as defined by its template.
 #[derive(Debug, Clone)]
 pub struct Pod {
     pub program: String,
     pub args: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub replicas: usize,
-    /// From the decision to stop it to SIGTERM.
+    /// Time from the decision to stop it until SIGTERM.
     pub pre_stop: Duration,
-    /// After which the kubelet kills it.
+    /// Time after which the kubelet kills it.
     pub grace: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Plain SQL, as a person at a console would write it: not through the product's code.
+//! Plain SQL, as typed at a console, independent of the product's code.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use firstcome_stack::{mysql_connection, mysql_rows};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-/// For an answer of a MySQL that may be broken.
+/// Timeout for a MySQL that may be broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Transactions that wait for a lock in the database of the connection.
+/// Transactions in the connection's database that wait for a lock.
 pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
      JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id \
      WHERE l.object_schema = DATABASE()";
@@ -20,7 +20,7 @@ pub struct Sql {
     url: String,
 }
 
-/// What MySQL answered to a statement it refused.
+/// MySQL's error for a refused statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlRefusal {
     pub code: u16,
@@ -38,7 +38,7 @@ impl Sql {
         &self.url
     }
 
-    /// Runs one statement on a connection of its own; the result's rows as text, `NULL` for null.
+    /// Runs one statement on a new connection; returns the rows as text, `NULL` for null.
     pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, SqlRefusal> {
         match mysql_rows(&self.url, sql).await {
             Ok(rows) => Ok(rows),
@@ -57,19 +57,19 @@ impl Sql {
             .context("MySQL does not answer")??)
     }
 
-    /// [`Sql::try_query`] for what must not be refused.
+    /// [`Sql::try_query`] for statements that must succeed.
     pub async fn query(&self, sql: &str) -> Vec<Vec<String>> {
         self.try_query(sql)
             .await
             .unwrap_or_else(|refused| panic!("MySQL refused {sql}: {refused:?}"))
     }
 
-    /// The refusal of a statement that must be refused.
+    /// The error of a statement that must be refused.
     pub async fn refusal(&self, sql: &str) -> SqlRefusal {
         self.try_query(sql).await.expect_err(sql)
     }
 
-    /// The one number that a query gives.
+    /// The single number that a query returns.
     pub async fn number(&self, sql: &str) -> i64 {
         let rows = self.query(sql).await;
         rows[0][0]
@@ -78,7 +78,7 @@ impl Sql {
     }
 }
 
-/// A transaction that a test holds open.
+/// A transaction that a test keeps open.
 #[derive(Debug)]
 pub struct HeldTransaction(Conn);
 

@@ -1,4 +1,4 @@
-//! One of our processes; what it does not do in time fails the test.
+//! One of our processes. Missing a time limit fails the test.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
@@ -13,13 +13,13 @@ use rustix::process::Signal;
 use crate::LIMIT;
 use crate::logs::Logs;
 
-/// `Drop` does not run when the owner is killed: the janitor kills what is left then.
+/// `Drop` does not run if the owner is killed, so the janitor kills the remaining processes.
 static JANITOR: LazyLock<Janitor> = LazyLock::new(|| Janitor::start().expect("sh can be started"));
 
-/// For a mount namespace that ends with the process. `exec`: signals reach the program itself.
+/// Runs in a mount namespace that ends with the process. `exec` lets signals reach the program.
 const REMOUNT: &str = r#"mount -o remount,bind,ro / && exec "$0" "$@""#;
 
-/// A running process of the product. Killed when dropped.
+/// A running process of the product, killed on drop.
 #[derive(Debug)]
 pub struct Process(Program);
 
@@ -38,8 +38,7 @@ impl Process {
         Self::start_command(logs, &name, command, env)
     }
 
-    /// The same with a root file system that can't be written to, as a container has it; if this
-    /// process may mount.
+    /// The same with a read-only root file system, as in a container; requires the right to mount.
     pub(crate) fn start_read_only(
         logs: &Logs,
         program: &Path,
@@ -81,23 +80,23 @@ impl Process {
         self.0.pid()
     }
 
-    /// What it printed to stdout so far.
+    /// Its stdout so far.
     pub fn stdout(&self) -> String {
         self.0.stdout()
     }
 
-    /// All that it printed to stdout, once it has ended.
+    /// Its complete stdout, once it has ended.
     pub async fn all_stdout(&self) -> String {
         self.0.all_stdout(LIMIT).await.unwrap()
     }
 
-    /// The end of what it said, stderr and stdout.
+    /// The end of its output, stderr and stdout.
     pub fn log(&self) -> String {
         self.0.log_tail()
     }
 
-    /// Waits for a line of stdout that begins so, and gives the rest of it. Fails the test if the
-    /// process ends first.
+    /// Waits for a line of stdout with this beginning and returns the rest of it. Fails the test if
+    /// the process ends first.
     pub async fn line(&self, beginning: &str) -> String {
         let [rest] = self.0.lines([beginning], LIMIT).await.unwrap();
         rest
@@ -108,12 +107,12 @@ impl Process {
         self.0.status().unwrap()
     }
 
-    /// Sends a signal. Nothing happens when it has ended.
+    /// Sends a signal. Does nothing once it has ended.
     pub fn signal(&self, signal: Signal) {
         self.0.signal(signal).unwrap();
     }
 
-    /// Waits until it ends by itself, and gives its exit code (128 + signal where one ended it).
+    /// Waits until it ends by itself and returns its exit code (128 + signal if a signal ended it).
     pub async fn ended(&self, limit: Duration) -> i32 {
         let status = self.0.ended(limit).await.unwrap();
         status
@@ -121,19 +120,19 @@ impl Process {
             .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
     }
 
-    /// SIGTERM, then its exit code.
+    /// Sends SIGTERM and returns its exit code.
     pub async fn stop(&self) -> i32 {
         self.signal(Signal::TERM);
         self.ended(LIMIT).await
     }
 
-    /// SIGKILL; it is gone when this returns.
+    /// Sends SIGKILL; the process is gone when this returns.
     pub async fn kill(&self) {
         self.signal(Signal::KILL);
         self.ended(LIMIT).await;
     }
 
-    /// SIGSTOP: it holds still, its connections stay open.
+    /// Sends SIGSTOP: the process is suspended, its connections stay open.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }

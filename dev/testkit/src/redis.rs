@@ -1,4 +1,4 @@
-//! The keys of one world, plain commands, and copies of a Redis's data.
+//! The keys of one world, plain commands, and copies of Redis's data.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,10 +11,10 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisResult, ToRedisArgs, Value,
 };
 
-/// For an answer of a Redis that may be broken.
+/// Timeout for a Redis that may be broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The keys under one prefix of a Redis, of the master among several or of the nodes of a cluster.
+/// The keys with one prefix, in the master of several Redis servers or in the nodes of a cluster.
 #[derive(Debug, Clone)]
 pub struct PrefixedKeys {
     clients: Vec<Client>,
@@ -22,7 +22,7 @@ pub struct PrefixedKeys {
 }
 
 impl PrefixedKeys {
-    /// The keys with this prefix of the Redis at this address, or at these by commas.
+    /// The keys with this prefix in the Redis at this address, or at several, separated by commas.
     pub fn new(urls: &str, prefix: &str) -> Self {
         let clients = urls
             .split(',')
@@ -61,7 +61,7 @@ impl PrefixedKeys {
         cmd.query_async(&mut self.connection().await).await.unwrap()
     }
 
-    /// Runs one command given as words.
+    /// Runs one command, given as words.
     pub async fn command<T: FromRedisValue>(&self, words: &[impl ToRedisArgs]) -> T {
         self.try_command(words).await.unwrap()
     }
@@ -100,7 +100,7 @@ impl PrefixedKeys {
         format!("{}:{{{coupon}}}:drop:{drop}:{name}", self.prefix)
     }
 
-    /// The name of a coupon's hash of who holds any claim.
+    /// The name of a coupon's hash of claimants.
     pub fn claimants(&self, coupon: i64) -> String {
         format!("{}:{{{coupon}}}:claimants", self.prefix)
     }
@@ -133,8 +133,8 @@ impl PrefixedKeys {
         names
     }
 
-    /// Every key under the prefix with its content as Redis serialises it and its time to live: two
-    /// dumps are equal if and only if nothing was changed between them.
+    /// Every key with the prefix, with its serialised content and its time to live: two dumps are
+    /// equal if and only if nothing was changed between them.
     pub async fn dump(&self) -> BTreeMap<String, (Vec<u8>, i64)> {
         let mut conn = self.connection().await;
         let mut dump = BTreeMap::new();
@@ -147,7 +147,7 @@ impl PrefixedKeys {
     }
 }
 
-/// Patient: on a busy machine the client's half second passes before Redis had a turn.
+/// With a long timeout: on a busy machine the client's default of half a second is too short.
 async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_response_timeout(Some(PATIENCE))
@@ -157,7 +157,7 @@ async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
         .await
 }
 
-/// What a Redis had on disk at one moment.
+/// A copy of a Redis's data on disk at one moment.
 pub struct OldCopy(tempfile::TempDir);
 
 impl OldCopy {

@@ -1,23 +1,23 @@
-//! Releases of the product whose programs a test starts side by side.
+//! Releases of the product that a test runs side by side.
 
 use std::path::PathBuf;
 
 use firstcome_stack::built_program;
 
-/// Of which release programs are. Those of others are built by `cargo xtask upgrade-test`.
+/// The release of programs. Other releases are built by `cargo xtask upgrade-test`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Release {
     /// An older commit, in the folder `OLD_PROGRAMS`.
     Old,
-    /// As they are here.
+    /// The current sources.
     #[default]
     This,
-    /// As they are here, with another admission script; in the folder `NEXT_PROGRAMS`.
+    /// The current sources with another admission script, in the folder `NEXT_PROGRAMS`.
     Next,
 }
 
 impl Release {
-    /// Where a program of it is.
+    /// The path of one of its programs.
     pub(crate) fn program(self, name: &str) -> PathBuf {
         let folder =
             |variable: &str| {

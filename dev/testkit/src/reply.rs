@@ -1,4 +1,4 @@
-//! One answer of a service, whatever it is.
+//! A raw answer of a service.
 
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde_json::Value;
@@ -6,10 +6,10 @@ use serde_json::Value;
 #[derive(Debug, Clone)]
 pub struct HttpReply {
     pub status: u16,
-    /// `Content-Type`, empty where there is none.
+    /// `Content-Type`, empty if absent.
     pub content_type: String,
     pub headers: HeaderMap,
-    /// The body as JSON; `null` where it is none.
+    /// The body as JSON; `null` if it is not JSON.
     pub body: Value,
     /// The body as text.
     pub text: String,

@@ -1,4 +1,4 @@
-//! The processes of the product, each by what it does.
+//! Starts the processes of the product by role.
 
 use std::ops::Deref;
 
@@ -9,7 +9,7 @@ use crate::process::Process;
 use crate::world::World;
 use crate::{LIMIT, eventually};
 
-/// A process and how to talk to it.
+/// A process and its client.
 #[derive(Debug)]
 pub struct Running<C> {
     pub process: Process,
@@ -24,7 +24,7 @@ impl<C> Deref for Running<C> {
     }
 }
 
-/// What `firstcome-reconciler once` did.
+/// The result of `firstcome-reconciler once`.
 #[derive(Debug)]
 pub struct Once {
     /// Exit code: 0 clean or repaired, 1 drift left, 2 could not run.
@@ -35,7 +35,7 @@ pub struct Once {
 }
 
 impl Once {
-    /// The run it printed with `--json`.
+    /// The run that it printed with `--json`.
     pub fn run(&self) -> Run {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))
@@ -43,13 +43,12 @@ impl Once {
 }
 
 impl World {
-    /// `firstcome-api serve`, ready to take claims as far as it is concerned (the reconciler opens
-    /// the gate).
+    /// `firstcome-api serve`, started and listening (the reconciler opens the gate).
     pub async fn serve(&self) -> Running<ApiClient> {
         self.serve_with(&[]).await
     }
 
-    /// The same with settings of its own.
+    /// The same with additional settings.
     pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<ApiClient> {
         let process = self.start("firstcome-api", &["serve"], env);
         let base = process.line("listening on ").await;
@@ -59,12 +58,12 @@ impl World {
         }
     }
 
-    /// `firstcome-api consume`, joined to its group; the client is that of its health and metrics.
+    /// `firstcome-api consume`, joined to its group; the client is for its health and metrics.
     pub async fn consume(&self) -> Running<Http> {
         self.consume_with(&[]).await
     }
 
-    /// The same with settings of its own.
+    /// The same with additional settings.
     pub async fn consume_with(&self, env: &[(&str, &str)]) -> Running<Http> {
         let process = self.start("firstcome-api", &["consume"], env);
         let base = process.line("listening on ").await;
@@ -75,8 +74,8 @@ impl World {
         }
     }
 
-    /// `firstcome-reconciler daemon` with these settings. It may still run the passes with which it
-    /// begins: for tests of these passes, or of a daemon that cannot finish them.
+    /// `firstcome-reconciler daemon` with these settings. Its first passes may still be running:
+    /// for tests of these passes, or of a daemon that cannot finish them.
     pub async fn daemon_with(&self, env: &[(&str, &str)]) -> Running<ReconcilerClient> {
         let process = self.start("firstcome-reconciler", &["daemon"], env);
         let base = process.line("listening on ").await;
@@ -86,8 +85,8 @@ impl World {
         }
     }
 
-    /// `firstcome-reconciler daemon` after its first passes: they repair nothing that a test breaks
-    /// from now on.
+    /// `firstcome-reconciler daemon` after its first passes, so that they do not repair what a test
+    /// breaks from now on.
     pub async fn daemon(&self) -> Running<ReconcilerClient> {
         let daemon = self.daemon_with(&[]).await;
         let epoch = self.redis.own("epoch");
@@ -102,13 +101,13 @@ impl World {
         daemon
     }
 
-    /// `firstcome-reconciler once --json ARGS`, to its end.
+    /// Runs `firstcome-reconciler once --json ARGS` to its end.
     pub async fn once_with(&self, args: &[&str], env: &[(&str, &str)]) -> Once {
         let mut all = vec!["once", "--json"];
         all.extend(args);
         let process = self.start("firstcome-reconciler", &all, env);
         let code = process.ended(LIMIT).await;
-        // The pipe may hold the last line for an instant after the end.
+        // The pipe may hold the last line for an instant after the process ended.
         let stdout = process.all_stdout().await;
         Once {
             code,
@@ -117,8 +116,8 @@ impl World {
         }
     }
 
-    /// Has the gate opened for the first time. Nothing was admitted yet, so nothing can be on its
-    /// way to the topic, and the pass need not wait for the publishing deadline.
+    /// Opens the gate for the first time. Nothing was admitted yet, so nothing can be in flight to
+    /// the topic, and the pass need not wait for the publishing deadline.
     pub async fn open(&self) {
         let once = self
             .once_with(
@@ -132,7 +131,7 @@ impl World {
         assert_eq!(once.code, 0, "{}", once.log);
     }
 
-    /// One pass by the command line, which must find nothing that is left over.
+    /// Runs one pass by the command line, which must leave nothing.
     pub async fn pass(&self) -> Run {
         let once = self.once_with(&[], &[]).await;
         assert_eq!(once.code, 0, "{}", once.log);

@@ -1,4 +1,4 @@
-//! What passes found, and how their runs stand in the table.
+//! Findings of passes, and their runs in the table.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use firstcome_reconciler::report::{Kind, Run, Status};
 use crate::http::MadeCoupon;
 use crate::world::World;
 
-/// How many findings there are of each kind.
+/// The number of findings by kind.
 pub fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
     let mut kinds = BTreeMap::new();
     for finding in run.all_findings() {
@@ -16,7 +16,7 @@ pub fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
     kinds
 }
 
-/// Fails unless the run examined this drop, found nothing at all, and says that it is exact.
+/// Fails unless the run examined this drop, found nothing at all, and reports it as exact.
 pub fn assert_clean(run: &Run, coupon: &MadeCoupon) {
     assert_eq!(
         (run.status, run.all_findings().count()),
@@ -27,15 +27,15 @@ pub fn assert_clean(run: &Run, coupon: &MadeCoupon) {
         .drops
         .iter()
         .find(|drop| drop.drop_id.0 == coupon.drop)
-        .expect("the drop was looked at");
+        .expect("the drop was examined");
     assert!(
         report.exact && report.examined.users > 0 && report.examined.rows > 0,
         "{report:#?}"
     );
 }
 
-/// Fails unless the run found nothing at all. Promises that are broken already are no findings, but
-/// such a run is not clean.
+/// Fails unless the run found nothing at all. Promises that are already broken are not findings,
+/// but such a run is not clean.
 pub fn assert_nothing_found(run: &Run) {
     let broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);
     let status = if broken { Status::Drift } else { Status::Clean };
@@ -57,7 +57,7 @@ pub async fn status_of(world: &World, run: &str) -> Option<String> {
     rows.into_iter().next().map(|row| row[0].clone())
 }
 
-/// Why a run failed.
+/// The error of a failed run.
 pub async fn error_of(world: &World, run: &str) -> String {
     world
         .sql

@@ -1,4 +1,4 @@
-//! Many people at once.
+//! Many concurrent users.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ pub fn people(number: usize) -> Vec<String> {
     (1..=number).map(|n| format!("u-{n}")).collect()
 }
 
-/// Each of these claims once, `at_once` of them at any time, by turns at the given APIs. Answers
-/// are in the order of `users`.
+/// Each user claims once, with `at_once` concurrent claims, alternating between the given APIs.
+/// Answers are in the order of `users`.
 pub fn rush(
     apis: &[&ApiClient],
     coupon: i64,
@@ -25,7 +25,7 @@ pub fn rush(
         .map(|(user, api)| (user.clone(), (*api).clone()))
         .collect();
     let claims = claims.into_iter().map(move |(user, api)| async move {
-        // A task each: one that waits does not hold the others up.
+        // One task each, so that a slow claim does not delay the others.
         let task = tokio::spawn(async move { (api.claim(coupon, &user).await, user) });
         let (answer, user) = task.await.unwrap();
         (user, answer)
@@ -35,7 +35,7 @@ pub fn rush(
         .collect()
 }
 
-/// How many answers there are of each word.
+/// The number of answers by word.
 pub fn tally(answers: &[(String, Answer)]) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();
     for (_, answer) in answers {

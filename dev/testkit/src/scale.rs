@@ -1,5 +1,5 @@
-//! Measurements at two sizes: small in every `make test`, and at full size too in `cargo xtask
-//! scale`, which makes a table of the lines printed here.
+//! Measurements at two sizes: small in every `make test`, and additionally at full size in `cargo
+//! xtask scale`, which collects the lines printed here in a table.
 
 /// Whether this is `cargo xtask scale`.
 pub fn is_full() -> bool {
@@ -7,8 +7,8 @@ pub fn is_full() -> bool {
 }
 
 /// Measures `what` on a small installation and, in `cargo xtask scale`, at full size, and prints
-/// the line `scale: what | at full size | small | target`. Gives the value of the larger one
-/// measured. A target is as `≤ 20 ms`: a sign, a number, and the unit, if there is one.
+/// the line `scale: what | at full size | small | target`. Returns the larger installation's value.
+/// A target has the form `≤ 20 ms`: a sign, a number, and optionally a unit.
 pub async fn measured(
     what: &str,
     target: &str,
@@ -29,12 +29,12 @@ pub async fn measured(
     last
 }
 
-/// Prints the same line for what has no size.
+/// Prints the same line for a value that does not depend on the size.
 pub fn print(what: &str, target: &str, value: f64) {
     println!("scale: {what} | {} | - | {target}", text(value, target));
 }
 
-/// With the unit of the target.
+/// The value with the unit of the target.
 fn text(value: f64, target: &str) -> String {
     let unit = target.split(' ').nth(2).unwrap_or_default();
     format!("{} {unit}", (value * 100.0).round() / 100.0)

@@ -1,4 +1,4 @@
-//! A shell as an operator has it, for commands that stand in the documentation.
+//! An operator's shell, for commands of the documentation.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,8 +11,8 @@ use tokio::process::Command;
 
 use crate::world::World;
 
-/// With the product's programs, the stores' clients, the folder `deploy` and a world's settings, in
-/// a folder of its own.
+/// Runs in a temporary folder with the product's programs, the stores' clients, the folder `deploy`
+/// and a world's settings.
 pub struct OperatorsShell {
     folder: TempDir,
     env: BTreeMap<String, OsString>,
@@ -46,12 +46,12 @@ impl OperatorsShell {
         Self { folder, env }
     }
 
-    /// A variable for everything that runs from now on.
+    /// Sets a variable for all later commands.
     pub fn set(&mut self, name: &str, value: &str) {
         self.env.insert(name.into(), value.into());
     }
 
-    /// Runs commands in the folder and gives what they print. Fails the test where one fails.
+    /// Runs commands in the folder and returns their output. A failing command fails the test.
     pub async fn run(&self, commands: &str) -> String {
         let script = format!("set -euo pipefail\n{commands}");
         let mut bash = Command::new("bash");

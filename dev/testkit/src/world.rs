@@ -1,4 +1,4 @@
-//! One test's own part of the servers.
+//! A test's private part of the servers.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -23,8 +23,8 @@ use crate::release::Release;
 static STACK: OnceCell<Stack> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
 
-/// The servers that the tests of this binary share, started at first use. They end with the
-/// process, however it ends. No test may break them: see [`WorldStores`].
+/// The servers shared by the tests of this binary, started at first use. They end with the process
+/// in any case. No test may break them: see [`WorldStores`].
 pub async fn shared() -> &'static Stack {
     let start = async || {
         Stack::start(StackOptions::without_fsync())
@@ -34,7 +34,7 @@ pub async fn shared() -> &'static Stack {
     STACK.get_or_init(start).await
 }
 
-/// Which servers a world lives on.
+/// The servers of a world.
 #[derive(Debug, Clone)]
 pub struct WorldStores {
     redis: String,
@@ -42,12 +42,12 @@ pub struct WorldStores {
     kafka: String,
     /// Replicas of each partition.
     replication: u8,
-    /// What processes are given instead; a test itself goes on by the addresses above.
+    /// Different addresses for the processes; the test itself uses those above.
     settings: BTreeMap<String, String>,
 }
 
 impl WorldStores {
-    /// Those that all tests share.
+    /// The servers that all tests share.
     pub async fn shared() -> Self {
         let stack = shared().await;
         Self::at(
@@ -57,7 +57,7 @@ impl WorldStores {
         )
     }
 
-    /// Those at these addresses; MySQL's without a database.
+    /// The servers at these addresses; MySQL's without a database.
     pub fn at(redis: &str, mysql: &str, kafka: &str) -> Self {
         let settings = BTreeMap::new();
         Self {
@@ -69,7 +69,7 @@ impl WorldStores {
         }
     }
 
-    /// Servers that processes reach over TLS and by logins only.
+    /// Servers that processes reach only over TLS and with logins.
     pub fn secure(servers: &SecureServers) -> Self {
         let mysql = servers.door_to_mysql().unwrap();
         let settings = servers
@@ -83,22 +83,22 @@ impl WorldStores {
         }
     }
 
-    /// A Redis of the test's own, which it may break.
+    /// A private Redis, which the test may break.
     #[must_use]
     pub fn with_redis(mut self, server: &RedisServer) -> Self {
         self.redis = server.url();
         self
     }
 
-    /// A Redis by an address that the test can lead elsewhere.
+    /// A Redis behind an address that the test can redirect.
     #[must_use]
     pub fn with_redis_at(mut self, url: &str) -> Self {
         url.clone_into(&mut self.redis);
         self
     }
 
-    /// A Redis of several servers: all that may hold data, by commas, and the settings by which the
-    /// product finds them.
+    /// A Redis of several servers: all that may hold data, separated by commas, and the settings
+    /// with which the product finds them.
     #[must_use]
     pub fn with_redis_servers(mut self, urls: &str, settings: &[(&str, String)]) -> Self {
         urls.clone_into(&mut self.redis);
@@ -110,28 +110,28 @@ impl WorldStores {
         self
     }
 
-    /// A MySQL of the test's own.
+    /// A private MySQL.
     #[must_use]
     pub fn with_mysql(mut self, server: &MysqlServer) -> Self {
         self.mysql = server.database_url("");
         self
     }
 
-    /// A MySQL by an address that the test can lead elsewhere.
+    /// A MySQL behind an address that the test can redirect.
     #[must_use]
     pub fn with_mysql_at(mut self, url: &str) -> Self {
         url.clone_into(&mut self.mysql);
         self
     }
 
-    /// A Kafka of the test's own.
+    /// A private Kafka.
     #[must_use]
     pub fn with_kafka(mut self, server: &KafkaServer) -> Self {
         self.kafka = server.bootstrap();
         self
     }
 
-    /// A Kafka with three brokers, of which each message is on all.
+    /// A Kafka with three brokers, with a copy of each message on all of them.
     #[must_use]
     pub fn with_kafka_cluster(mut self, cluster: &KafkaCluster) -> Self {
         self.kafka = cluster.bootstrap();
@@ -140,12 +140,12 @@ impl WorldStores {
     }
 }
 
-/// A database, a key prefix, a topic with its group and a mail sink that no other test uses.
+/// A private database, key prefix, topic with its group, and mail sink.
 pub struct World {
     pub sql: Sql,
     pub redis: PrefixedKeys,
     pub topic: TestTopic,
-    /// Where its mails go.
+    /// Receives its mails.
     pub mail: MailSink,
     database: String,
     replication: u8,
@@ -171,7 +171,7 @@ impl World {
         world
     }
 
-    /// On the shared servers, with tables and no topic: for tests that start no process.
+    /// On the shared servers, with tables but no topic: for tests that start no process.
     pub async fn of_tables(name: &str) -> Self {
         let world = Self::bare(WorldStores::shared().await, name).await;
         TABLES
@@ -221,7 +221,7 @@ impl World {
         }
     }
 
-    /// Of which release the processes are that are started from now on.
+    /// Selects the release of the processes started from now on.
     pub fn use_release(&self, release: Release) {
         *self.release.lock() = release;
     }
@@ -230,7 +230,7 @@ impl World {
         &self.database
     }
 
-    /// A setting for all processes started from now on; an empty value takes one away.
+    /// Sets a variable for all processes started from now on; an empty value removes it.
     pub fn set(&self, name: &str, value: &str) {
         assert_read(name);
         self.env.lock().insert(name.into(), value.into());
@@ -241,7 +241,7 @@ impl World {
         self.env.lock()[name].clone()
     }
 
-    /// The value of a setting that may not be set.
+    /// The value of a setting, if it is set.
     pub fn find_setting(&self, name: &str) -> Option<String> {
         self.env.lock().get(name).cloned()
     }
@@ -251,13 +251,13 @@ impl World {
         self.env.lock().clone()
     }
 
-    /// Copies what the processes said so far into a folder, a file each.
+    /// Copies the processes' output so far into a folder, one file each.
     pub fn keep_logs(&self, folder: &std::path::Path) -> std::io::Result<()> {
         self.logs.keep(folder)
     }
 
-    /// Starts a program of the product with this world's settings; `env` comes on top, and an empty
-    /// value takes one away.
+    /// Starts a program of the product with this world's settings; `env` overrides them, and an
+    /// empty value removes one.
     pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         for (name, _) in env {
             assert_read(name);
@@ -276,8 +276,7 @@ impl World {
         )
     }
 
-    /// Starts a program with these settings and none of this world's, on a file system that it
-    /// can't write to.
+    /// Starts a program with these settings and none of this world's, on a read-only file system.
     pub fn start_alone(
         &self,
         program: &str,
@@ -288,8 +287,8 @@ impl World {
     }
 }
 
-/// A test that shortens a constant under a wrong name would only be slow. The clock is that of
-/// `ProcessClock`.
+/// Fails on unknown variables: a test that shortens a constant under a wrong name would only be
+/// slow. `ProcessClock` sets the clock's variable.
 fn assert_read(variable: &str) {
     let is_known = variable
         .strip_prefix("FIRSTCOME_TEST_")
@@ -297,7 +296,7 @@ fn assert_read(variable: &str) {
     assert!(is_known, "no program reads {variable}");
 }
 
-/// What every process is given besides the addresses of the stores.
+/// Settings of every process besides the addresses of the stores.
 fn settings(id: &str) -> BTreeMap<String, String> {
     [
         ("REDIS_KEY_PREFIX", id),
@@ -309,13 +308,13 @@ fn settings(id: &str) -> BTreeMap<String, String> {
         ("USER_AUTH", "trusted-header"),
         ("ALERT_FROM", "firstcome@example.com"),
         ("ALERT_TO", "duty@example.com"),
-        // No schedule disturbs a test that does not ask for one.
+        // No scheduled pass disturbs a test that does not ask for one.
         ("RECONCILE_CRON", "0 0 0 1 1 *"),
         ("DEEP_CRON", "0 0 0 1 1 *"),
         ("DIGEST_CRON", "0 0 0 1 1 *"),
-        // A test that has a store fail need not wait for a minute of it.
+        // A test with a failing store need not wait for a minute of it.
         ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0"),
-        // A busy machine may be slow to answer; these tests are not about that.
+        // A busy machine may be slow to answer, which these tests do not cover.
         ("STORE_TIMEOUT_MS", "10000"),
         ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "4000"),
         ("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "10000"),

@@ -1,4 +1,4 @@
-//! schemathesis against both services. It is fetched once, into the cache folder.
+//! Runs schemathesis against both services. It is fetched once, into the cache folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ const VERSION: &str = "4.32.5";
 
 #[derive(Clone, Copy, Subcommand)]
 pub(crate) enum Part {
-    /// Fetch schemathesis, and do no more
+    /// Only fetch schemathesis
     Fetch,
 }
 
@@ -27,8 +27,8 @@ pub(crate) fn attack(part: Option<Part>) -> Result<()> {
     suite::attacks(&program)
 }
 
-/// A package of PyPI in a virtual environment of the cache folder. It is complete only when the
-/// file `whole` is there: the programs in it name its folder, so it cannot be renamed when filled.
+/// A PyPI package in a virtual environment of the cache folder. The file `whole` marks it as
+/// complete, because its programs contain its path, so it cannot be renamed once filled.
 pub(crate) fn python_package(name: &str, version: &str) -> Result<PathBuf> {
     let root = cache()?.join(format!("{name}-{version}"));
     if root.join("whole").exists() {

@@ -1,5 +1,5 @@
-//! Where the API's time goes, as flame graphs in target/flame: of sold-out claims, and of winners
-//! (a drop that lasts). Installs perf (Debian) and inferno (crates.io) if they are missing.
+//! Flame graphs of the API in target/flame: of sold-out claims, and of winners (a drop that lasts).
+//! Installs perf (Debian) and inferno (crates.io) if they are missing.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::shell::{cargo, command, has, install, run};
 
 const INFERNO: &str = "0.12.8";
 
-/// One graph: a part of the bench, and for how long its API is watched.
+/// One graph: a part of the bench, and how long its API is profiled.
 struct Graph {
     name: &'static str,
     part: &'static str,
@@ -72,12 +72,12 @@ struct Folders {
     out: PathBuf,
 }
 
-/// A program that ends with its handle.
+/// A program that is killed on drop.
 struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // An error says that it has ended already.
+        // An error means that it has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

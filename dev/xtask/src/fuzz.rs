@@ -1,5 +1,5 @@
-//! The property tests of all inputs and of the plan of repairs, with other random inputs each
-//! time. An input that fails is made small and shown.
+//! Runs the property tests of all inputs and of the repair plan with new random inputs. A failing
+//! input is shrunk and shown.
 
 use std::time::{Duration, Instant};
 

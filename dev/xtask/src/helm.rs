@@ -1,7 +1,7 @@
-//! The Helm chart: `render` writes deploy/kubernetes from it, checks both, and notes what was
-//! checked in deploy/kubernetes/SHA256SUMS. `check` looks at the chart with helm, and at everything
-//! with the API schemas of Kubernetes; a machine without helm compares the sums. `fetch` gets both
-//! tools into the cache folder: helm is built with Go, which takes three minutes of a processor.
+//! The Helm chart. `render` writes deploy/kubernetes from it, checks both, and records their
+//! checksums in deploy/kubernetes/SHA256SUMS. `check` checks the chart with helm, and everything
+//! with the Kubernetes API schemas; without helm it compares the checksums. `fetch` gets both tools
+//! into the cache folder: building helm with Go takes three minutes of CPU.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,7 +24,7 @@ pub(crate) const SUMS: &str = "deploy/kubernetes/SHA256SUMS";
 
 #[derive(Clone, Copy, Subcommand)]
 pub(crate) enum Part {
-    /// Fetch helm and the API schemas, and do no more
+    /// Only fetch helm and the API schemas
     Fetch,
     /// Write deploy/kubernetes from the chart, after all checks
     Render,
@@ -90,7 +90,7 @@ fn manifests() -> Result<Vec<PathBuf>> {
     files(&["deploy/kubernetes/*.yaml"])
 }
 
-/// The sums of all that the checks with helm depend on, in the form of `sha256sum`.
+/// The checksums of all inputs of the checks with helm, in the format of `sha256sum`.
 pub(crate) fn sums() -> Result<String> {
     let chart = |name: &str| format!("{CHART}/{name}");
     let patterns = [
@@ -114,7 +114,7 @@ pub(crate) fn sums() -> Result<String> {
     Ok(sums)
 }
 
-/// Without helm it can still be seen that the chart or the manifests were changed alone.
+/// Without helm, detects that only the chart or only the manifests were changed.
 pub(crate) fn check_sums() -> Result<()> {
     let noted = read(SUMS)?;
     let present = sums()?;
@@ -163,7 +163,7 @@ fn schemas() -> Result<Schemas> {
     Ok(Schemas(package.join("bin/kubernetes-validate")))
 }
 
-/// The program that has the API schemas of Kubernetes.
+/// The program that contains the Kubernetes API schemas.
 struct Schemas(PathBuf);
 
 impl Schemas {
@@ -241,15 +241,15 @@ impl Chart {
         self.helm(&["template", "firstcome", CHART], values)
     }
 
-    /// The manifests, by the names of their files.
+    /// The manifests by file name.
     fn rendered(&self) -> Result<BTreeMap<String, String>> {
-        // The secrets of these values have no form that start-up would accept.
+        // Start-up would refuse the secrets of these values.
         Ok(split(&output(
             self.template("manifests").arg("--skip-schema-validation"),
         )?))
     }
 
-    /// The manifests are what helm renders, every option renders to what Kubernetes knows, and
+    /// Checks that the manifests are what helm renders, every option renders to valid objects, and
     /// wrong values are refused.
     fn check(&self) -> Result<()> {
         let mut present = BTreeMap::new();
@@ -278,7 +278,7 @@ impl Chart {
             run_command(&mut self.helm(&["lint", "--quiet", "--strict", CHART], values))?;
             let file = work.path().join(format!("{values}.yaml"));
             fs::write(&file, output(&mut self.template(values))?)?;
-            // It has no schema of kinds that others define (ServiceMonitor).
+            // There is no schema for third-party kinds (ServiceMonitor).
             self.schemas.validate(&[file], true)?;
         }
         REFUSED
@@ -302,7 +302,7 @@ impl Chart {
     }
 }
 
-/// One file for each thing to apply, named after its template.
+/// Splits the output into one file per template.
 fn split(rendered: &str) -> BTreeMap<String, String> {
     let mut manifests = BTreeMap::<String, String>::new();
     for document in format!("\n{rendered}").split("\n---\n") {
@@ -319,7 +319,7 @@ fn split(rendered: &str) -> BTreeMap<String, String> {
         } else {
             source.rsplit('/').next().unwrap_or(source)
         };
-        // Only helm needs it: it restarts pods when a setting has changed.
+        // Only helm needs it, to restart pods after a change of settings.
         let lines = object.lines().filter(|line| {
             !line
                 .trim_start()

@@ -1,5 +1,5 @@
-//! The jobs of a developer and of the check. `cargo xtask help` lists them; most settings come from
-//! the environment, as `make WORD NAME=value` passes them on.
+//! Developer and CI tasks. `cargo xtask help` lists them; most settings come from the environment,
+//! as `make WORD NAME=value` passes them on.
 
 mod attack;
 mod deploy;
@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 use crate::shell::Failed;
 
-/// The jobs of a developer and of the check
+/// Developer and CI tasks
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 struct Cli {
@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Job {
-    /// The main job on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
+    /// The demo on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
     Demo,
     /// The whole system, running until Ctrl-C (PROFILE=release for a fast one, WATCH=1 with
     /// Prometheus)
@@ -45,7 +45,7 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Everything that can be checked without running the product
+    /// All checks that do not run the product
     Lint {
         #[command(subcommand)]
         part: Option<lint::Part>,
@@ -55,7 +55,7 @@ enum Job {
     /// Seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock CLUSTER=1;
     /// REPLAY=seed or file)
     Chaos,
-    /// Firstcome beside other designs and its own limits (REQUESTS=100000 QUANTITY=100
+    /// Firstcome compared with other designs and its own limits (REQUESTS=100000 QUANTITY=100
     /// CONNECTIONS=64; --quick)
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -71,27 +71,26 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Break something in a running `make run` (KIND=unissued COUNT=1 COUPON=…; KIND=? lists the
+    /// Inject drift into a running `make run` (KIND=unissued COUNT=1 COUPON=…; KIND=? lists the
     /// kinds)
     Drift,
-    /// MySQL's client in a running `make run` (SQL="SELECT …" runs that only)
+    /// MySQL's client in a running `make run` (SQL="SELECT …" runs only that)
     Mysql,
     /// Mixed traffic and faults; memory, sockets, statements and tables must stay flat (MINUTES=30)
     Soak,
-    /// Every crash point, again and again, on real servers, with a table (CYCLES=100: half an hour)
+    /// Every crash point, repeatedly, on real servers, with a table (CYCLES=100: half an hour)
     Crashes,
-    /// Measurements at full size, with targets (WHAT=names of tests PROFILE=dev
-    /// ROWS=50000000)
+    /// Measurements at full size, with targets (WHAT=test names PROFILE=dev ROWS=50000000)
     Scale,
-    /// Properties of all inputs, with other random inputs each time (MINUTES=10 CASES=5000)
+    /// Property tests of all inputs, with new random inputs (MINUTES=10 CASES=5000)
     Fuzz,
-    /// schemathesis against both services, with all its checks (CASES=50 an operation, SEED=1,
+    /// schemathesis against both services, with all its checks (CASES=50 per operation, SEED=1,
     /// ONLY=set)
     Attack {
         #[command(subcommand)]
         part: Option<attack::Part>,
     },
-    /// Old and new programs side by side under load, in both orders (OLD=a commit or tag)
+    /// Old and new programs together under load, in both orders (OLD=commit or tag)
     UpgradeTest,
     /// The tests on Valkey instead of Redis
     ValkeyTest {
@@ -100,7 +99,7 @@ enum Job {
     },
     /// docker-compose.yml on a real engine: a rush, kills, down and up again
     ComposeTest,
-    /// The Helm chart, checked by helm and the API schemas of Kubernetes
+    /// The Helm chart, checked with helm and the Kubernetes API schemas
     Helm {
         #[command(subcommand)]
         part: helm::Part,
@@ -111,10 +110,9 @@ enum Job {
     Flame,
     /// README's picture and table, from the last `make bench`
     Picture,
-    /// Every state of the pages and mails, by a real browser, in target/pictures; then those of
-    /// docs
+    /// Every state of the pages and mails in a real browser, in target/pictures; then those in docs
     Pictures,
-    /// Write docs/API.md from what both services say of their routes
+    /// Write docs/API.md from both services' OpenAPI descriptions
     ApiDocs,
 }
 

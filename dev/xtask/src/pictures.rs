@@ -1,5 +1,5 @@
-//! Every state of the pages and mails, by a real browser, in target/pictures; then those that the
-//! docs show.
+//! Pictures of every state of the pages and mails in a real browser, in target/pictures; then those
+//! that the docs show.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::programs::{Profile, build_all_and_fetch, target};
 use crate::shell::run;
 use crate::suite::test_it;
 
-/// What is made, and its name in docs/pictures.
+/// The pictures in the docs: the name in target/pictures, and the name in docs/pictures.
 const OF_DOCS: [(&str, &str); 11] = [
     ("issued", "coupon-page-issued"),
     ("scheduled-korean-phone", "coupon-page-korean"),

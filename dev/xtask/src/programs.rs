@@ -1,4 +1,4 @@
-//! Builds of the programs, and the jobs that are one program's work.
+//! Builds the programs, and runs tasks that consist of one program.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,20 +7,19 @@ use anyhow::{Context, Result};
 
 use crate::shell::{cargo, command, exec, run, setting};
 
-/// The programs of a running system. One selection for all jobs: each selection that is built with
-/// other features than the workspace is built twice (`cargo xtask lint features`).
-pub(crate) const SYSTEM: [&str; 6] = [
+/// The programs of a running system. The same selection for all tasks: a selection built with other
+/// features than the workspace is built twice (`cargo xtask lint features`).
+pub(crate) const SYSTEM: [&str; 5] = [
     "firstcome-api",
     "firstcome-reconciler",
     "firstcome-load",
-    "firstcome-demo",
-    "firstcome-drift",
+    "firstcome-testkit",
     "firstcome-stack",
 ];
-pub(crate) const BENCH: [&str; 2] = ["firstcome-baselines", "firstcome-bench"];
+pub(crate) const BENCH: [&str; 1] = ["firstcome-bench"];
 pub(crate) const CHAOS: [&str; 1] = ["firstcome-chaos"];
 
-/// The profile that `PROFILE` names, and where cargo puts its programs.
+/// The profile from `PROFILE`, and cargo's folder for its programs.
 pub(crate) struct Profile {
     pub(crate) name: String,
     pub(crate) folder: PathBuf,
@@ -35,7 +34,7 @@ impl Profile {
         }
     }
 
-    /// The one that is quick to build, unless the environment says otherwise.
+    /// The profile from the environment, otherwise this one.
     pub(crate) fn or(default: &str) -> Self {
         Self::new(setting("PROFILE").unwrap_or_else(|| default.to_owned()))
     }
@@ -49,7 +48,7 @@ pub(crate) fn target() -> PathBuf {
     PathBuf::from(setting("CARGO_TARGET_DIR").unwrap_or_else(|| "target".to_owned()))
 }
 
-/// Builds these packages; cargo prints only errors.
+/// Builds these packages; cargo only prints errors.
 pub(crate) fn build(profile: &Profile, packages: &[&[&str]]) -> Result<()> {
     eprintln!(
         "[xtask] building the programs ({}); the first time takes minutes",
@@ -106,7 +105,7 @@ pub(crate) fn setup() -> Result<()> {
     fetch(&profile)
 }
 
-/// Builds the system's programs, and becomes this one.
+/// Builds the system's programs, and replaces this process with one of them.
 pub(crate) fn become_program(name: &str) -> Result<()> {
     let profile = Profile::or("dev");
     build(&profile, &[&SYSTEM])?;

@@ -1,5 +1,5 @@
-//! The files of a release: programs with their bills of materials, deployment files and
-//! checksums, in target/release-VERSION.
+//! The files of a release: programs with their bills of materials, deployment files and checksums,
+//! in target/release-VERSION.
 
 use std::fs::{self, File};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Jobs in a system that `make run` has started: its addresses and programs are in target/run/env.
+//! Tasks in a system started by `make run`, whose addresses and programs are in target/run/env.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,7 +33,7 @@ impl Running {
     }
 }
 
-/// Lines of the form NAME='value', as a shell reads them.
+/// Parses lines of the form NAME='value', as a shell does.
 fn parse(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| line.split_once('='))
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_of_make_run_is_read_as_a_shell_reads_it() {
+    fn the_file_of_make_run_is_parsed_like_a_shell_does() {
         let read =
             parse("API_URL='http://127.0.0.1:80'\nPROGRAMS='target/debug'\nPATH='/a b':$PATH\n");
         assert_eq!(read["API_URL"], "http://127.0.0.1:80");

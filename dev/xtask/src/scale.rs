@@ -2,7 +2,7 @@
 //! same as JSON in target/scale. The measurements are tests that print lines of the form `scale:
 //! what | at full size | small | target` (dev/testkit/src/scale.rs).
 //!
-//! The targets are those of a release build. PROFILE=dev is built sooner, and is slower.
+//! The targets are for a release build. PROFILE=dev builds sooner, and is slower.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ pub(crate) fn run() -> Result<()> {
         "--features",
         "firstcome-shared/crash-points",
     ];
-    // One after the other: each has the machine to itself.
+    // Sequentially: each has the machine to itself.
     args.extend(["--test", "it", "--", "--nocapture", "--test-threads=1"]);
     args.extend(what.split_whitespace());
     let measured = suite::log_of_full_size(&args)?;
@@ -71,7 +71,7 @@ impl<'l> Row<'l> {
         })
     }
 
-    /// `None`: it has no target, or was not measured at full size.
+    /// `None` if it has no target or was not measured at full size.
     fn is_met(&self) -> Option<bool> {
         let value = number(self.full)?;
         let target = number(self.target.trim_start_matches(['≥', '≤']))?;
@@ -98,7 +98,7 @@ impl<'l> Row<'l> {
     }
 }
 
-/// The number that the text begins with.
+/// The number at the beginning of the text.
 fn number(text: &str) -> Option<f64> {
     text.split_whitespace().next()?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Child processes: how they are started, and what is reported when one fails.
+//! Child processes: how they are started, and how their failures are reported.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -35,19 +35,19 @@ impl std::error::Error for Failed {}
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
-    // `cargo run` sets it at run time; the folder at build time may have moved.
+    // Set at run time by `cargo run`; the folder at build time may have moved.
     let own =
         env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let own = PathBuf::from(own);
     own.ancestors().nth(2).unwrap_or(&own).to_owned()
 }
 
-/// A variable of the environment that is set and not empty.
+/// An environment variable that is set and not empty.
 pub(crate) fn setting(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The folder of what is fetched once: the one that `firstcome-stack` uses.
+/// The cache folder, shared with `firstcome-stack`.
 pub(crate) fn cache() -> Result<PathBuf> {
     let folder = setting("FIRSTCOME_CACHE")
         .map(PathBuf::from)
@@ -58,8 +58,8 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(std::path::absolute(folder)?)
 }
 
-/// Variables in which `cargo run` describes this package. Build scripts that watch these variables
-/// (that of ring does) would run again in each `cargo` that is started from here.
+/// Variables in which `cargo run` describes this package. Build scripts that watch them (such as
+/// ring's) would run again in each `cargo` started from here.
 fn describes_this_package(name: &str) -> bool {
     const NAMES: [&str; 7] = [
         "CARGO_MANIFEST_DIR",
@@ -73,7 +73,7 @@ fn describes_this_package(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || NAMES.contains(&name)
 }
 
-/// A command with the environment that this program was called in.
+/// A command with the environment of this program's caller.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
@@ -91,7 +91,7 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     cargo
 }
 
-/// Runs a command; an error has its words and its exit code.
+/// Runs a command; the error has its words and its exit code.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
@@ -109,7 +109,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Replaces this process, so that the terminal, signals and the exit code are the program's.
+/// Replaces this process, so that the program gets the terminal, signals and exit code.
 pub(crate) fn exec(command: &mut Command) -> Result<()> {
     let error = command.exec();
     Err(error).with_context(|| format!("cannot start {}", shown(command)))
@@ -141,14 +141,14 @@ pub(crate) fn has(program: &str) -> bool {
     env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// The PATH with this folder in front.
+/// The PATH with this folder prepended.
 pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(folder.to_owned()).chain(env::split_paths(&path));
     Ok(env::join_paths(folders)?)
 }
 
-/// Installs Debian packages, which needs root.
+/// Installs Debian packages, which requires root.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     const QUIET: [&str; 3] = ["-qq", "-o", "DPkg::Lock::Timeout=300"];
     eprintln!("[xtask] installing {} with apt", packages.join(" "));
@@ -164,7 +164,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         .with_context(|| format!("needed as root: apt-get install {}", packages.join(" ")))
 }
 
-/// The files of the repository that match, also new ones, without those that are deleted.
+/// The matching files of the repository, including new ones and excluding deleted ones.
 pub(crate) fn files(patterns: &[&str]) -> Result<Vec<PathBuf>> {
     let mut git = command("git");
     git.args([
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_cargo_gets_no_description_of_this_package() {
+    fn nested_cargo_does_not_get_this_packages_variables() {
         assert!(describes_this_package("CARGO_PKG_VERSION_MAJOR"));
         assert!(describes_this_package("CARGO_MANIFEST_DIR"));
         assert!(!describes_this_package("CARGO_HOME"));

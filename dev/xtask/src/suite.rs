@@ -1,4 +1,4 @@
-//! The tests on real servers: which run, on what, and one line that sums them up.
+//! Selects and runs the tests on real servers, and prints one line of totals.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -16,11 +16,11 @@ use crate::upgrade::Releases;
 /// The program with the tests of the whole system.
 const SYSTEM: &str = "it";
 
-/// Tests of the whole system that run before a release and not for every change: each costs several
-/// times what another one does. Every change has schedules of several faults instead of the single
-/// ones, and the services' own tests of what the pages are sent.
+/// System tests that run before a release and not for every change: each costs several times as
+/// much as another one. For every change, schedules with several faults replace the single faults,
+/// and the services' own tests check what the pages receive.
 const BEFORE_A_RELEASE: [&str; 32] = [
-    // Single faults: servers of their own, which are killed, silent or full.
+    // Single faults on private servers, which are killed, silent or full.
     "faults::single",
     "faults::brokers",
     "faults::silent",
@@ -52,16 +52,16 @@ const BEFORE_A_RELEASE: [&str; 32] = [
     "operations::mass_repairs",
     "operations::members",
     "operations::sizes",
-    // Time that has to go by.
+    // Time that has to pass.
     "a_daemon_that_alone_cannot_reach_redis",
     "redis_that_restarts_while",
-    "reopenings_in_vain",
+    "repeated_failed_reopenings",
 ];
 
-/// Other tests of that kind: the demo under single faults, and the servers that tests start, which
-/// fail every other test when they fail.
-const DEMO_UNDER_FAULTS: &str = "whole::";
-const DEMO: &str = "main_job";
+/// More such tests: the demo under single faults, and the tests of the servers themselves, whose
+/// failure makes every other test fail.
+const DEMO_UNDER_FAULTS: &str = "demo::whole::";
+const DEMO: &str = "load";
 const SERVERS: &str = "servers";
 
 /// Tests that need programs of other releases (`cargo xtask upgrade-test`), and those that need
@@ -85,7 +85,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     sum_up(runs, begun)
 }
 
-/// The tests that every change leaves out.
+/// The tests that are left out for every change.
 pub(crate) fn faults() -> Result<()> {
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
     let begun = Instant::now();
@@ -98,7 +98,7 @@ pub(crate) fn faults() -> Result<()> {
     sum_up(runs, begun)
 }
 
-/// The tests that `cargo xtask upgrade-test` has built programs for.
+/// The tests for which `cargo xtask upgrade-test` has built programs.
 pub(crate) fn upgrades(releases: &Releases) -> Result<()> {
     let args = ["--test", SYSTEM, "--", UPGRADES, "--nocapture"];
     let mut tests = cargo_test(&Threads::system(), &args);
@@ -133,22 +133,24 @@ pub(crate) fn api_docs() -> Result<()> {
     run(test_it(&["api_docs::"]).env("UPDATE_DOCS", "1"))
 }
 
-/// `cargo test` over the tests of the whole system, with these arguments of the test program.
+/// `cargo test` for the system tests, with these arguments of the test program.
 pub(crate) fn test_it(args: &[&str]) -> Command {
     let mut tests = cargo(&["test", "--workspace", "--locked", "--test", SYSTEM, "--"]);
     tests.args(args);
     tests
 }
 
-/// The tests of the whole system wait for servers most of the time: all others and the fault
-/// schedules run beside them, and are shown after them.
+/// The system tests wait for servers most of the time, so all other tests and the fault schedules
+/// run concurrently, and their output is shown afterwards.
 fn every_change(profile: &Profile) -> Result<Vec<Run>> {
     let mut system = vec!["--test", SYSTEM, "--"];
     for words in BEFORE_A_RELEASE.iter().chain([&UPGRADES, &ATTACKS]) {
         system.extend(["--skip", words]);
     }
     let programs = test_programs()?;
-    let mut others = vec!["--lib", "--bins"];
+    // Not `--bins`, which also builds and links the programs with `test = false`, and no `--doc`:
+    // no crate has a tested example.
+    let mut others = vec!["--lib", "--bin", "xtask"];
     for name in programs
         .iter()
         .filter(|name| ![SYSTEM, SERVERS].contains(&name.as_str()))
@@ -160,10 +162,9 @@ fn every_change(profile: &Profile) -> Result<Vec<Run>> {
     schedules.arg("run").envs(SCHEDULES);
     thread::scope(|scope| {
         let others = scope.spawn(|| Run::kept(cargo_test(&Threads::processors(), &others)));
-        let examples = scope.spawn(|| Run::kept(cargo_test(&Threads::processors(), &["--doc"])));
         let schedules = scope.spawn(|| Run::kept(schedules));
         let mut runs = vec![Run::shown(cargo_test(&Threads::system(), &system))?];
-        for beside in [others, examples, schedules] {
+        for beside in [others, schedules] {
             let run = beside
                 .join()
                 .map_err(|_| Failed::check("a thread panicked"))??;
@@ -174,11 +175,11 @@ fn every_change(profile: &Profile) -> Result<Vec<Run>> {
     })
 }
 
-/// How many tests run at a time.
+/// Number of concurrent tests.
 struct Threads(String);
 
 impl Threads {
-    /// Tests of the whole system wait for servers for most of their time.
+    /// System tests wait for servers most of the time.
     fn system() -> Self {
         let default = || (2 * processors()).to_string();
         Self(setting("RUST_TEST_THREADS").unwrap_or_else(default))
@@ -229,8 +230,8 @@ pub(crate) fn targets(metadata: &Value) -> impl Iterator<Item = &Value> {
 const MEMORY: &str = "/dev/shm";
 const ROOM_KB: u64 = 8_000_000;
 
-/// Whether the servers of tests can write to memory: Redis waits for the disk before each answer,
-/// as the product asks of it, and so does MySQL. A killed server finds its files in either.
+/// Whether the servers of tests can write to memory, since Redis, as the product requires, and
+/// MySQL wait for the disk before each answer. A killed server finds its files in either case.
 fn has_room_in_memory() -> bool {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -247,13 +248,13 @@ fn may_run_programs(mounts: &str) -> bool {
         .any(|line| line.contains(&format!(" {MEMORY} ")) && !line.contains("noexec"))
 }
 
-/// The first number behind this word.
+/// The first number after this word.
 fn first_number(text: &str, word: &str) -> Option<u64> {
     let (_, rest) = text.split_once(word)?;
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// The output of a command on both streams, and its failure.
+/// The output of a command on both streams, and its error.
 pub(crate) struct Run {
     pub(crate) log: String,
     /// The error of a command that failed.
@@ -273,7 +274,7 @@ impl Run {
         let (reader, writer) = io::pipe()?;
         command.stdout(writer.try_clone()?).stderr(writer);
         let mut child = command.spawn().context("cannot start the tests")?;
-        // The command keeps the writing ends; the pipe would never end.
+        // The command holds the writing ends; otherwise the pipe would never end.
         command.stdout(io::stdout()).stderr(io::stderr());
         let mut log = String::new();
         let mut reader = BufReader::new(reader);
@@ -292,7 +293,7 @@ impl Run {
     }
 }
 
-/// Prints one line over all runs. The first one that failed is the error.
+/// Prints one line for all runs. Returns the error of the first failed one.
 fn sum_up(runs: Vec<Run>, begun: Instant) -> Result<()> {
     let log: String = runs.iter().map(|run| run.log.as_str()).collect();
     println!("\n{}", Summary::of(&log).line(begun.elapsed().as_secs()));
@@ -350,7 +351,7 @@ impl Summary {
     }
 }
 
-/// How many tests passed, by the log of test programs.
+/// The number of passed tests in the log of test programs.
 pub(crate) fn passed(log: &str) -> u64 {
     Summary::of(log).passed
 }
@@ -384,9 +385,9 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
         );
     }
 
-    /// A renamed test that costs much would run for every change.
+    /// If an expensive test were renamed, it would silently run for every change.
     #[test]
-    fn each_word_of_the_lists_names_tests() {
+    fn each_entry_of_the_lists_matches_tests() {
         let tests = crate::shell::root().join("dev/system-tests/tests/it");
         let sources = crate::shell::output(
             Command::new("grep")
@@ -400,7 +401,7 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
             let is_module = tests.join(&module).is_dir() || tests.join(module + ".rs").is_file();
             assert!(
                 is_module || sources.contains(words),
-                "no test has {words} in its name"
+                "no test's name contains {words}"
             );
         }
     }
@@ -415,7 +416,7 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
     }
 
     #[test]
-    fn both_streams_and_the_exit_code_of_a_run_are_kept() {
+    fn a_run_keeps_both_streams_and_the_exit_code() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo out; echo err >&2; exit 101"]);
         let run = Run::kept(command).unwrap();
@@ -425,7 +426,7 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
     }
 
     #[test]
-    fn room_is_read_from_what_the_system_prints() {
+    fn available_memory_is_parsed_from_the_systems_output() {
         assert_eq!(
             first_number("MemTotal: 1 kB\nMemAvailable:   23 kB\n", "MemAvailable:"),
             Some(23)

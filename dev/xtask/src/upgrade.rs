@@ -1,5 +1,5 @@
-//! Upgrades under load: programs of an older commit (OLD) beside those of now, on the same servers;
-//! and programs of now with another admission script.
+//! Upgrades under load: programs of an older commit (OLD) together with the current ones on the
+//! same servers, and current programs with another admission script.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use crate::programs::{Profile, build_all_and_fetch, target};
 use crate::shell::{cargo, command, judge, output, run, setting};
 use crate::suite;
 
-/// The version before messages with several claims.
+/// The last version before messages with several claims.
 const OLDEST: &str = "0eab1da9";
 const PROGRAMS: [&str; 2] = ["firstcome-api", "firstcome-reconciler"];
 
@@ -31,7 +31,7 @@ pub(crate) fn test() -> Result<()> {
     if git(&["merge-base", "--is-ancestor", &commit, "HEAD"]).is_err() {
         bail!("no upgrade from {old} is possible: it is no ancestor of HEAD");
     }
-    // A commit with what is not committed yet.
+    // A commit that includes uncommitted changes.
     let mut now = git(&["stash", "create"])?;
     if now.is_empty() {
         now = git(&["rev-parse", "HEAD"])?;
@@ -94,7 +94,7 @@ fn unpack(commit: &str, folder: &Path) -> Result<()> {
 }
 
 /// Builds in the usual folder, which has nearly all dependencies already, and copies the programs
-/// out of it: the last build puts its own there.
+/// out of it, because the last build overwrites them.
 fn build(source: &Path, into: &Path) -> Result<()> {
     let mut build = cargo(&["build", "--locked", "--manifest-path"]);
     build

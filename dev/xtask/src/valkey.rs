@@ -1,5 +1,5 @@
-//! The tests on Valkey instead of Redis. It comes from Debian's backports into the cache folder;
-//! nothing is installed.
+//! Runs the tests on Valkey instead of Redis. Debian's backports are unpacked into the cache
+//! folder; nothing is installed.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -58,12 +58,12 @@ fn fetch(root: &Path) -> Result<()> {
         }
     }
     symlink("valkey-cli", bin.join("redis-cli"))?;
-    // The last one: `test` takes a root that has it for complete.
+    // Last, because `test` takes a root that has it as complete.
     symlink("valkey-server", bin.join("redis-server"))?;
     Ok(())
 }
 
-/// apt with separate lists and a separate cache: the machine's stay as they are.
+/// apt with separate lists and a separate cache, so that the machine's stay unchanged.
 fn apt(work: &Path) -> Command {
     let mut apt = command("apt-get");
     apt.current_dir(work).args([
@@ -84,7 +84,7 @@ fn apt(work: &Path) -> Command {
     apt
 }
 
-/// The mirror that this machine has Debian's main packages from.
+/// The mirror from which this machine gets Debian's main packages.
 fn mirror() -> Result<String> {
     let mut apt = command("apt-get");
     apt.args([

@@ -1,4 +1,4 @@
-//! When a person was admitted to the slot that they hold.
+//! The instant at which a user was admitted to the slot that they hold.
 
 use firstcome_shared::domain::OncePer;
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -8,7 +8,7 @@ use crate::promotion::ask;
 use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
-async fn the_instant_of_a_slot_s_next_holder_is_never_taken_for_that_of_the_one_before() {
+async fn the_admission_instants_of_successive_holders_are_not_confused() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -35,13 +35,13 @@ async fn the_instant_of_a_slot_s_next_holder_is_never_taken_for_that_of_the_one_
                 .unwrap()
         };
         assert!(at("a").await.flatten().is_some());
-        // It was revoked, and is somebody else's by now.
+        // It was revoked, and now belongs to somebody else.
         ask::<()>(&server, &["ZREM", &keys.users, "a"]).await;
         ask::<()>(&server, &["HDEL", &keys.claimants, "a"]).await;
         ask::<()>(&server, &["ZADD", &keys.users, "1", "b"]).await;
         ask::<()>(&server, &["HSET", &keys.times, "1", "42"]).await;
         assert_eq!((at("a").await, at("b").await), (None, Some(Some(42))));
         ask::<()>(&server, &["DEL", &keys.times]).await;
-        assert_eq!(at("b").await, Some(None), "whose it is, is known");
+        assert_eq!(at("b").await, Some(None), "its holder is known");
     }
 }

@@ -1,4 +1,4 @@
-//! Admission by an allow list or a group, and the scripts that keep the list.
+//! Admission by an allow list or a group, and the scripts that maintain the list.
 
 use firstcome_shared::coupon::{AllowList, Group};
 use firstcome_shared::domain::{CouponId, OncePer, UserId};
@@ -41,7 +41,7 @@ async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
     ask::<i64>(server, &["HSET", &world.keys.meta, "allow", allow]).await;
 }
 
-/// Each with the answers to a call of all of them.
+/// The users, each with their answers to a call for all of them.
 async fn claim(world: &mut ScriptWorld, people: &str) -> String {
     world
         .apply(&ScriptCommand::Claim(people.chars().collect()))
@@ -56,7 +56,7 @@ async fn members(server: &RedisServer, world: &ScriptWorld) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn who_is_not_on_the_list_is_told_so_after_the_window_and_before_sold_out() {
+async fn not_allowed_is_answered_after_the_window_check_and_before_sold_out() {
     let server = server().await;
     for (coupon, once_per) in [(1, OncePer::Coupon), (2, OncePer::Drop)] {
         let start = Start {
@@ -78,7 +78,7 @@ async fn who_is_not_on_the_list_is_told_so_after_the_window_and_before_sold_out(
             claim(&mut world, "cxdy").await,
             "[Waiting(1), NotAllowed, SoldOut, NotAllowed]"
         );
-        // A promise is kept, and so is a place, whatever the list says by now.
+        // Promises and places are kept, whatever the list now says.
         assert_eq!(
             write(&world.redis, coupon, 6, &["d"]).await,
             ListReplaced::Yes
@@ -105,7 +105,7 @@ async fn who_is_not_on_the_list_is_told_so_after_the_window_and_before_sold_out(
 }
 
 #[tokio::test]
-async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
+async fn a_lost_or_incomplete_list_refuses_nobody() {
     let server = server().await;
     let start = Start {
         quantity: 9,
@@ -117,7 +117,7 @@ async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
     assert_eq!(
         claim(&mut world, "a").await,
         "[Unverified]",
-        "there never was one"
+        "there never was a list"
     );
     assert_eq!(
         write(&world.redis, 1, 5, &["a", "b"]).await,
@@ -151,7 +151,7 @@ async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
             "{spoil:?}"
         );
     }
-    // Nor does a revision that no coupon can have keep a list out, or become a coupon's.
+    // A revision that no coupon can have neither keeps a list out nor becomes a coupon's.
     ask::<String>(&server, &["SET", &state, "9007199254740993:2"]).await;
     assert_eq!(
         world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(),
@@ -170,7 +170,7 @@ async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
     assert_eq!(
         claim(&mut world, "b").await,
         "[Unverified]",
-        "a rule that is none of ours"
+        "an unknown rule"
     );
     // An empty list is a list.
     only_for(&server, &world, "list").await;
@@ -183,7 +183,7 @@ async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
 }
 
 #[tokio::test]
-async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_nothing_is() {
+async fn a_coupon_for_a_group_uses_the_given_groups_and_asks_if_there_are_none() {
     let server = server().await;
     let start = Start {
         quantity: 2,
@@ -226,7 +226,7 @@ async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_n
     ];
     assert_eq!(found[..2], expected);
     assert!(found[2..].iter().all(|one| *one == ask_again), "{found:?}");
-    // Who holds one is told so, whatever is said of them. A coupon for all goes by nothing said.
+    // Holders get that answer, whatever their groups. A coupon for everybody ignores groups.
     assert_eq!(
         said([Some((&vip, false)); 5]).await[0].0,
         Admission::Already(DROP, 1)
@@ -236,7 +236,7 @@ async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_n
         said([None, Some((&vip, false)), None, None, None]).await[1].0,
         Admission::Accepted(2)
     );
-    // Who waits keeps the place.
+    // Waiting users keep their places.
     only_for(&server, &world, "group:vip").await;
     assert_eq!(
         said([Some((&vip, false)); 5]).await[2],
@@ -245,7 +245,7 @@ async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_n
 }
 
 #[tokio::test]
-async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
+async fn changes_of_a_list_apply_in_order_and_only_to_their_list() {
     let server = server().await;
     let start = Start {
         quantity: 1,
@@ -264,7 +264,7 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
         change(0, list(2, 2), OnList::Add, &["a", "b"]).await,
         ListFollowed::Yes
     );
-    // The third comes before the second, and then all come again.
+    // The third change arrives before the second, and then all arrive again.
     assert_eq!(
         change(3, list(4, 1), OnList::Remove, &["a", "c"]).await,
         ListFollowed::Other
@@ -286,11 +286,11 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
         assert_eq!(
             change(before, now, how, names).await,
             ListFollowed::Yes,
-            "it is there"
+            "the list exists"
         );
         assert_eq!(members(&server, &world).await, ["b"]);
     }
-    // An older list takes no newer one's place; one that is not whole takes nobody's.
+    // An older list never replaces a newer one; an incomplete one never replaces any.
     assert_eq!(
         write(&world.redis, 1, 3, &["a", "b", "c"]).await,
         ListReplaced::Outdated
@@ -310,7 +310,7 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
         ListReplaced::Incomplete
     );
     assert_eq!(members(&server, &world).await, ["b"]);
-    // A list that a hand has changed is written anew, and not changed further.
+    // A manually changed list is rewritten, and not changed further.
     ask::<i64>(&server, &["SADD", &world.keys.allowed, "x"]).await;
     assert_eq!(
         change(4, list(5, 2), OnList::Add, &["d"]).await,
@@ -326,10 +326,10 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
     assert_eq!(
         names.len(),
         2,
-        "the list, and one that was gathered and is given up: {names:?}"
+        "the list, and an abandoned partial one: {names:?}"
     );
     assert_eq!(ask::<i64>(&server, &["TTL", &world.keys.allowed]).await, -1);
-    // What is lost is no list at all.
+    // A lost list is not a list at all.
     ask::<i64>(
         &server,
         &["DEL", &world.keys.allowed, &world.keys.allow_list],
@@ -342,7 +342,7 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
 }
 
 #[tokio::test]
-async fn ten_thousand_people_come_in_one_change() {
+async fn one_change_can_add_ten_thousand_users() {
     let server = server().await;
     let start = Start {
         quantity: 1,
@@ -403,7 +403,7 @@ async fn ten_thousand_people_come_in_one_change() {
 }
 
 #[tokio::test]
-async fn a_coupon_for_everybody_costs_admission_no_command_more() {
+async fn a_coupon_for_everybody_needs_no_additional_command() {
     let server = server().await;
     let start = Start {
         quantity: 9,
@@ -422,7 +422,11 @@ async fn a_coupon_for_everybody_costs_admission_no_command_more() {
     };
     claim(&mut world, "ab").await;
     assert_eq!((calls("scard").await, calls("smismember").await), (0, 0));
-    assert_eq!(calls("hmget").await, 2, "meta and claimants, as ever");
+    assert_eq!(
+        calls("hmget").await,
+        2,
+        "meta and claimants, as without a list"
+    );
     only_for(&server, &world, "list").await;
     write(&world.redis, 1, 5, &["c"]).await;
     let before = calls("smismember").await;
@@ -430,7 +434,7 @@ async fn a_coupon_for_everybody_costs_admission_no_command_more() {
     assert_eq!(
         calls("smismember").await - before,
         1,
-        "one for all of a call"
+        "one command for the whole call"
     );
     world.apply(&ScriptCommand::Tamper(Tamper::DropMeta)).await;
     assert_eq!(claim(&mut world, "c").await, "[Unloaded]");

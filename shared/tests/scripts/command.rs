@@ -1,9 +1,9 @@
-//! What may happen to a drop.
+//! The possible events of a drop.
 
 use firstcome_shared::domain::OncePer;
 use proptest::prelude::*;
 
-/// People have one letter, so that a masked id still tells who it is.
+/// Users have one letter, so that a masked id still identifies them.
 pub(crate) type PersonLetter = char;
 
 #[derive(Debug, Clone)]
@@ -15,13 +15,13 @@ pub(crate) struct Start {
 
 #[derive(Debug, Clone)]
 pub(crate) enum ScriptCommand {
-    /// In one call, in this order; somebody may be in it twice.
+    /// In one call, in this order; a user may be in it twice.
     Claim(Vec<PersonLetter>),
-    /// As of a revision, like the two below.
+    /// With a revision, like the two below.
     Load(u64),
     WriteMeta(u64, u32, bool),
     Lower(u64, u32),
-    /// With its number; ended or not. Not fenced.
+    /// With its number, and whether it has ended. Not fenced.
     Revoke(PersonLetter, i64, bool),
     Repair(ScriptRepair),
     /// The same with a generation that Redis no longer has.
@@ -40,7 +40,7 @@ pub(crate) enum ScriptRepair {
     Promote(u32),
 }
 
-/// What a hand may do, or a Redis that went back in time may look like.
+/// Manual changes, and states of a Redis that went back in time.
 #[derive(Debug, Clone)]
 pub(crate) enum Tamper {
     DropMeta,
@@ -53,7 +53,7 @@ pub(crate) enum Tamper {
     RemoveUser(PersonLetter),
     AddFree(i64),
     ClaimedElsewhere(PersonLetter),
-    /// Everything goes, the generation too, and a new one is made.
+    /// Everything is deleted, including the generation, and a new generation is created.
     Empty,
 }
 

@@ -1,4 +1,4 @@
-//! What each script promises, said once more in Rust.
+//! The contract of each script, restated in Rust.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,18 +12,18 @@ use crate::world::{ENDED_AT_MS, Shown};
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     start: (u32, u32, OncePer),
-    /// Quantity and pause; `None` where the drop is not loaded.
+    /// Quantity and pause; `None` if the drop is not loaded.
     meta: Option<(i64, bool)>,
     count: Option<i64>,
     users: BTreeMap<PersonLetter, i64>,
     free: BTreeSet<i64>,
-    /// In order. Broken promises, with the slot they had, come before all who arrived.
+    /// In order. Broken promises, with their former slot, come before all others.
     waiting: Vec<(Option<i64>, PersonLetter)>,
     claimants: BTreeMap<PersonLetter, (i64, i64)>,
     /// Number of the last revocation, and whether it has ended.
     revoked: BTreeMap<PersonLetter, (i64, bool)>,
     generation: u32,
-    /// The highest one written.
+    /// The highest revision written.
     revision: u64,
 }
 
@@ -182,8 +182,8 @@ impl Model {
         self.revoked.get(&person).is_some_and(|(_, ended)| !ended)
     }
 
-    /// What has come further stays. One that has ended voids nothing here: its instant is before
-    /// all claims.
+    /// A later state is kept. An ended revocation voids nothing here: its instant precedes all
+    /// claims.
     fn revoke(&mut self, person: PersonLetter, number: i64, ended: bool) -> &'static str {
         let known = self.revoked.get(&person).copied();
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
@@ -240,7 +240,7 @@ impl Model {
             .get(&person)
             .filter(|_| self.once_per_coupon());
         if let Some((drop, slot)) = elsewhere {
-            // Of this drop, `users` would have them.
+            // If it belonged to this drop, `users` would have them.
             if *drop == DROP {
                 return Admission::Unverified;
             }
@@ -266,7 +266,7 @@ impl Model {
             return Admission::Accepted(narrow(slot));
         }
         let place = self.waiting.iter().position(|(_, waits)| *waits == person);
-        // There is always room for as many as there are slots left.
+        // There is always room for as many users as there are slots left.
         if place.is_none() && self.waiting() >= i64::from(self.start.1).max(self.left()) {
             return Admission::SoldOut;
         }
@@ -277,14 +277,14 @@ impl Model {
         Admission::Waiting(u32::try_from(place).unwrap() + 1)
     }
 
-    /// The lowest free slot was never given out, so it can't have been given back.
+    /// The lowest free slot was never given out, so it cannot have been returned.
     fn has_free_above_count(&self) -> bool {
         self.free
             .first()
             .is_some_and(|lowest| Some(*lowest) > self.count)
     }
 
-    /// The lowest free slot, else the next number.
+    /// The lowest free slot, otherwise the next number.
     fn next(&self, quantity: i64) -> Option<i64> {
         let next = self.count.unwrap_or(0) + 1;
         Some(self.free.first().copied().unwrap_or(next)).filter(|slot| *slot <= quantity)
@@ -333,7 +333,7 @@ impl Model {
     fn put_back(&mut self, (person, slot, certain): (PersonLetter, u32, bool)) -> PutBack {
         let slot = i64::from(slot);
         let before = self.users.get(&person).copied();
-        // The world says when only of those that are certain.
+        // The test world passes an instant only for certain claims.
         let is_doubtful = self.revoked.contains_key(&person) && !certain && before != Some(slot);
         if self.is_banned(person) || is_doubtful {
             return PutBack::Revoked;
@@ -454,7 +454,8 @@ impl Model {
                 break;
             };
             if !self.holds(person) && !self.is_banned(person) {
-                // As admission: a slot that somebody holds is never given, whatever the count says.
+                // As in admission: a slot that somebody holds is never given, whatever the count
+                // says.
                 let next = self
                     .next(quantity)
                     .filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());

@@ -1,4 +1,4 @@
-//! What a hand may put into a drop's keys, with numbers that add up all the same.
+//! Manual changes of a drop's keys whose numbers still add up.
 
 use firstcome_shared::domain::{CouponId, OncePer, UserId};
 use firstcome_shared::redis::reads::WrongKey;
@@ -10,7 +10,7 @@ use crate::promotion::ask;
 use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
-async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody() {
+async fn invalid_slots_and_places_are_never_returned_and_take_none() {
     let options = RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -76,7 +76,7 @@ async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody(
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_is_named_with_the_type_that_it_should_have() {
+async fn a_key_of_the_wrong_type_is_reported_with_the_expected_type() {
     let (server, world) = opened(3).await;
     let (redis, keys) = (&world.redis, &world.keys);
     assert_eq!(redis.wrong_key(keys).await.unwrap(), None);
@@ -115,8 +115,7 @@ async fn opened(quantity: u32) -> (RedisServer, ScriptWorld) {
 }
 
 #[tokio::test]
-async fn a_name_on_the_waiting_list_that_is_no_user_id_leaves_it_and_who_waits_behind_is_promoted()
-{
+async fn an_invalid_user_id_leaves_the_waiting_list_and_the_next_is_promoted() {
     let (_server, world) = opened(300).await;
     let (redis, keys) = (&world.redis, &world.keys);
     let mut names: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![b'a', byte]).collect();
@@ -139,12 +138,12 @@ async fn a_name_on_the_waiting_list_that_is_no_user_id_leaves_it_and_who_waits_b
     assert_eq!(
         people.len(),
         26 + 26 + 10 + 8 + 2,
-        "the letters of an id, and two whole ones"
+        "the letters of an id, and two complete ids"
     );
 
     let generation = redis.ensure_generation(CouponId(1)).await.unwrap();
     let mut promoted = Vec::new();
-    // The last of these is fewer than it may be, and nobody is left.
+    // The last of these is fewer than allowed, and nobody is left.
     for (limit, at_most) in [(1, 1), (20, 20), (300, 300)] {
         let Done::Applied(some) = redis.promote(keys, &generation, DROP, limit).await.unwrap()
         else {
@@ -158,7 +157,7 @@ async fn a_name_on_the_waiting_list_that_is_no_user_id_leaves_it_and_who_waits_b
 }
 
 #[tokio::test]
-async fn however_many_at_the_head_of_the_line_hold_a_slot_already_the_next_person_is_promoted() {
+async fn holders_at_the_head_of_the_line_are_skipped() {
     let (_server, world) = opened(1).await;
     let (redis, keys, mut conn) = (&world.redis, &world.keys, world.redis.connection());
     let mut claimants = redis::cmd("HSET");

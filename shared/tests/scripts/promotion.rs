@@ -1,5 +1,5 @@
-//! The gate of a server that was demoted and promoted again: the same process with the same scripts
-//! in its cache, and older data.
+//! The gate of a server that was demoted and promoted again: the same process with the same script
+//! cache, and older data.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(crate) async fn ask<T: FromRedisValue>(server: &RedisServer, words: &[&str])
         .unwrap()
 }
 
-/// Waits until `INFO replication` of a server has this line.
+/// Waits until `INFO replication` of a server contains this line.
 async fn says(server: &RedisServer, line: &str) {
     let asked = async {
         while !ask::<String>(server, &["INFO", "replication"])
@@ -42,7 +42,7 @@ async fn says(server: &RedisServer, line: &str) {
 }
 
 #[tokio::test]
-async fn a_master_that_was_demoted_answers_nothing_from_its_own_data() {
+async fn a_demoted_master_answers_nothing_from_its_data() {
     let options = RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -83,7 +83,7 @@ async fn a_master_that_was_demoted_answers_nothing_from_its_own_data() {
 }
 
 #[tokio::test]
-async fn who_never_noticed_that_a_master_was_demoted_and_promoted_again_is_refused_by_the_script() {
+async fn the_script_refuses_clients_that_missed_a_demotion_and_promotion() {
     let options = RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -125,7 +125,7 @@ async fn who_never_noticed_that_a_master_was_demoted_and_promoted_again_is_refus
     .await;
     says(&master, "master_link_status:up").await;
     ask::<()>(&master, &["REPLICAOF", "NO", "ONE"]).await;
-    // It has not asked for the gate since it was open.
+    // It has not read the gate since it was open.
     let claimed = world
         .redis
         .claim(&world.keys, DROP, &"c".parse().unwrap())

@@ -1,4 +1,4 @@
-//! What a pass reads of a drop is of one moment, whatever goes on beside it.
+//! A pass reads a drop at one consistent moment, whatever happens concurrently.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,12 +11,12 @@ use firstcome_stack::{RedisOptions, RedisServer};
 use crate::command::Start;
 use crate::world::{DROP, ScriptWorld, connect};
 
-/// Drops asked for at once. Redis takes 16 kB of a connection at a time and then serves the others,
-/// so questions about so many drops come in parts.
+/// Drops per request. Redis reads 16 kB of a connection at a time and then serves the others, so
+/// requests for this many drops arrive in parts.
 const TOGETHER: usize = 200;
 const READS: usize = 100;
 
-/// People claim, and every other slot becomes free again.
+/// Users claim, and every other slot is freed again.
 async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &AtomicBool) {
     let mut number = 0_u64;
     while !done.load(Ordering::Relaxed) {
@@ -42,8 +42,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn in_every_read_beside_claims_and_freed_slots_the_counter_is_those_who_hold_one_and_those_free()
- {
+async fn every_concurrent_read_has_a_counter_that_adds_up() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -90,6 +89,6 @@ async fn in_every_read_beside_claims_and_freed_slots_the_counter_is_those_who_ho
     let (seen, _) = tokio::join!(reading, crowd);
     assert!(
         seen > READS,
-        "{seen} different numbers in {READS} reads: nothing went on beside them"
+        "{seen} different numbers in {READS} reads: no concurrent changes"
     );
 }

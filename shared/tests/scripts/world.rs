@@ -15,10 +15,10 @@ use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
 
 pub(crate) const DROP: DropId = DropId(3);
 
-/// Before every claim, also those that are put back.
+/// Before every claim, including those that are restored.
 pub(crate) const ENDED_AT_MS: i64 = 3;
 
-/// A drop in words, as Redis has it or as the model says.
+/// A drop in words, from Redis or from the model.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shown {
     pub(crate) quantity_and_pause: Option<(String, String)>,
@@ -39,7 +39,7 @@ pub(crate) struct ScriptWorld {
     generations: u32,
 }
 
-/// Instants are no part of an answer that can be foretold.
+/// Drops instants, which the model cannot predict.
 fn map<T, R>(done: Done<T>, of: impl Fn(T) -> R) -> Done<R> {
     match done {
         Done::Applied(value) => Done::Applied(of(value)),
@@ -106,12 +106,12 @@ impl ScriptWorld {
         }
     }
 
-    /// Counts the times that Redis was emptied.
+    /// Counts how often Redis was flushed.
     pub(crate) fn generation(&self) -> u32 {
         self.generations
     }
 
-    /// The answer in words, and what admission said to each.
+    /// The answer in words, and the admission of each user.
     pub(crate) async fn apply(&mut self, command: &ScriptCommand) -> (String, Vec<Admission>) {
         let (redis, keys) = (&self.redis, &self.keys);
         let words = |answer: &dyn Debug| format!("{answer:?}");
@@ -176,7 +176,7 @@ impl ScriptWorld {
             .unwrap()
     }
 
-    /// Says when a slot was given.
+    /// Sets the instant at which a slot was given.
     pub(crate) async fn given_at(&self, slot: i64, at_ms: i64) {
         let mut cmd = redis::cmd("HSET");
         cmd.arg(&self.keys.times).arg(slot).arg(at_ms);
@@ -288,7 +288,7 @@ impl ScriptWorld {
         }
     }
 
-    /// Every key of the drop and its coupon, byte for byte.
+    /// Every key of the drop and its coupon, byte by byte.
     pub(crate) async fn dump(&self) -> Vec<Option<Vec<u8>>> {
         let mut pipe = redis::pipe();
         for key in self.keys.own().into_iter().chain([

@@ -1,4 +1,4 @@
-//! The machine of a run. Measurements of two machines are not comparable, nor those of a busy one.
+//! The machine of a run. Results are not comparable between machines, nor with a busy machine.
 
 use std::fs;
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Machine {
-    /// When the run began, UTC.
+    /// Start of the run, UTC.
     pub at: String,
-    /// Cores this process may use.
+    /// Cores available to this process.
     pub cores: usize,
-    /// As the processor names itself.
+    /// Model name of the processor.
     pub processor: String,
     pub memory_gib: f64,
     pub kernel: String,
-    /// Load average of the last minute, before anything was started here.
+    /// Load average of the last minute, before anything was started.
     pub load: f64,
 }
 

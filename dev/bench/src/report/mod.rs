@@ -1,4 +1,4 @@
-//! The report of a run: terminal and JSON.
+//! The report of a run, for the terminal and as JSON.
 
 mod machine;
 mod table;
@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use firstcome_baselines::Comparison;
 use serde::{Deserialize, Serialize};
+
+use crate::baselines::Comparison;
 
 pub use machine::Machine;
 pub use table::print;
@@ -18,16 +19,16 @@ pub use table::print;
 pub struct BenchReport {
     pub machine: Machine,
     pub size: crate::cli::BenchSize,
-    /// The designs side by side, where they were measured.
+    /// The comparison of the designs, if it was measured.
     pub comparison: Option<Comparison>,
     pub measurements: Vec<Measurement>,
-    /// How long each part took, in seconds, in order.
+    /// Duration of each part in seconds, in order.
     pub took: Vec<(String, f64)>,
-    /// What could not be measured, and why.
+    /// Parts that could not be measured, with the reason.
     pub failed: Vec<(String, String)>,
 }
 
-/// One measurement, with everything it was worked out from.
+/// One measurement, with all its inputs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measurement {
     pub section: Cow<'static, str>,
@@ -35,11 +36,11 @@ pub struct Measurement {
     pub value: f64,
     /// `×`, `ms`, `/s`, …
     pub unit: Cow<'static, str>,
-    /// Only where there is one.
+    /// `None` if there is no target.
     pub target: Option<FigureTarget>,
-    /// What was measured to get it.
+    /// The figures that it was computed from.
     pub measured: BTreeMap<String, f64>,
-    /// What limits it, or how it is to be read.
+    /// The limiting factor, or how to read the figure.
     pub note: String,
 }
 
@@ -48,7 +49,7 @@ pub struct Measurement {
 pub enum FigureTarget {
     AtLeast(f64),
     AtMost(f64),
-    /// Only to be shown, with what limits it.
+    /// Shown only, with its limiting factor.
     Shown,
 }
 
@@ -81,7 +82,7 @@ impl Measurement {
         }
     }
 
-    /// One measurement through another, both kept.
+    /// The ratio of two measurements, which are both kept.
     pub fn ratio(
         section: &'static str,
         what: impl Into<String>,
@@ -94,7 +95,7 @@ impl Measurement {
             .with(lower.0, lower.1)
     }
 
-    /// With something it was worked out from.
+    /// Adds an input.
     #[must_use]
     pub fn with(mut self, name: &str, value: f64) -> Self {
         self.measured.insert(name.to_owned(), value);
@@ -127,7 +128,7 @@ impl BenchReport {
         }
     }
 
-    /// The designs side by side; empty before the first.
+    /// The comparison of the designs; empty at first.
     pub fn comparison(&mut self) -> &mut Comparison {
         let (size, cores) = (self.size.rush(), self.machine.cores);
         self.comparison.get_or_insert_with(|| Comparison {

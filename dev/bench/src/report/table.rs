@@ -1,4 +1,4 @@
-//! The report on the terminal.
+//! Prints the report on the terminal.
 
 use comfy_table::Table;
 use firstcome_load::table::{align_right, wide};
@@ -82,7 +82,7 @@ fn value(measurement: &Measurement) -> String {
         .to_owned()
 }
 
-/// What it was worked out from.
+/// The inputs of a measurement.
 fn measured(measurement: &Measurement) -> String {
     let measured: Vec<_> = measurement
         .measured
@@ -92,8 +92,7 @@ fn measured(measurement: &Measurement) -> String {
     measured.join(" · ")
 }
 
-/// How it is read and what limits it; where nothing is said of one that is not met, what it was
-/// worked out from.
+/// The note. If a target is missed and there is no note, the inputs.
 fn remark(measurement: &Measurement) -> String {
     let missed = measurement
         .target

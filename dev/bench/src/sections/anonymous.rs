@@ -1,5 +1,5 @@
-//! Claims a second of which everyone wins, while nobody in particular asks for lists of coupons as
-//! often as makes a million requests in five minutes: the dearest that may be asked without a name.
+//! Winning claims per second while anonymous clients request lists of coupons at a rate of a
+//! million in five minutes, the most expensive request that needs no identity.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,20 +21,20 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "anonymous";
-/// Requests a second, all together.
+/// Requests per second, in total.
 const RATE: u32 = 1_000_000 / 300;
 const CONNECTIONS: u32 = 64;
-/// Coupons that are listed.
+/// Coupons in the list.
 const LISTED: u32 = 300;
-/// Without them and beside them, in turns, so that what else the machine does hits both.
+/// With and without the requests, in turns, so that background load affects both.
 const TURNS: u32 = 15;
 
-/// What they ask for.
+/// The lists that they request.
 #[derive(Clone, Copy)]
 enum Asked {
-    /// No two neighbours for the same page, so that hardly any was made before.
+    /// Consecutive requests ask for different pages, so that the cache rarely helps.
     EachAnother,
-    /// Pages of all coupons, made before: much to send.
+    /// Cached pages of all coupons: large answers.
     AllTheSame,
 }
 
@@ -97,7 +97,7 @@ async fn beside(
         installation.every_row(pair[1]).await?;
         ensure!(
             asking.try_join_next().is_none(),
-            "who asked for lists stopped"
+            "the clients that request lists stopped"
         );
     }
     let ratios: Vec<f64> = beside
@@ -131,7 +131,7 @@ struct Seen {
     measured: parking_lot::Mutex<Counted>,
 }
 
-/// What was seen while claims were measured.
+/// Requests seen during the measurement.
 #[derive(Default)]
 struct Counted {
     begun: Option<(Instant, u64, u64)>,
@@ -174,7 +174,7 @@ impl Seen {
         (measured.lists + measured.refused) as f64
     }
 
-    /// Lists, refusals and both.
+    /// Lists, refusals and their sum, per second.
     #[allow(clippy::cast_precision_loss, reason = "millions")]
     fn a_second(&self) -> (f64, f64, f64) {
         let measured = self.measured.lock();
@@ -187,7 +187,7 @@ impl Seen {
     }
 }
 
-/// Asks by the clock on one connection, until it is dropped.
+/// Sends requests at a fixed rate on one connection, until it is dropped.
 async fn ask_again_and_again(
     target: SocketAddr,
     (asked, number): (Asked, u32),
@@ -195,7 +195,7 @@ async fn ask_again_and_again(
 ) -> Result<()> {
     let mut connection = BufReader::new(TcpStream::connect(target).await?);
     let mut clock = interval(Duration::from_secs(CONNECTIONS.into()) / RATE);
-    // Behind, as a server makes them who answers late, all that are due are asked at once.
+    // When the server is late, send all requests that are due at once.
     clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut body = Vec::new();
     for turn in 0_u32.. {

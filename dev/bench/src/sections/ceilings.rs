@@ -1,4 +1,4 @@
-//! Ceilings of the HTTP server, the script and MySQL by themselves, and sold-out claims beside the
+//! Ceilings: the HTTP server, the script and MySQL alone, and sold-out claims compared with the
 //! HTTP server.
 
 use anyhow::{Result, ensure};
@@ -18,19 +18,18 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "ceilings";
-/// Each of two servers is measured so often, in turns, so that what else the machine does hits
-/// both.
+/// Turns of each of two servers, alternating, so that background load affects both.
 const TURNS: u32 = 11;
-/// Of the crowd beside [`BenchSize::connections`]: the more people wait, the more go in one call.
+/// A second crowd besides [`BenchSize::connections`]: the more people wait, the larger the batches.
 const MANY_CONNECTIONS: usize = 256;
-/// Of rows in two tables.
+/// Turns of the two tables.
 const ROW_TURNS: u32 = 7;
-/// Of a quick run: the CPU of a process is counted in steps of 10 ms.
+/// In a quick run. The CPU time of a process is counted in steps of 10 ms.
 const LEAST_ROWS: u32 = 50_000;
 /// Turns in an open loop.
 const CLOCK_TURNS: u32 = 5;
 
-/// The answers of a crowd, and the microseconds of CPU that each request took the server.
+/// The answers of a crowd, and the server's CPU microseconds per request.
 type Turn = (Tally, f64);
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -75,8 +74,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// Microseconds of MySQL's CPU a row, beside a table that has no trigger, no foreign key and one
-/// unique key: a bar that does not inherit what the product's own table costs.
+/// MySQL's CPU microseconds per row, compared with a table that has no trigger, no foreign key and
+/// one unique key: a baseline that does not inherit the cost of the product's table.
 async fn cost_of_a_row(
     installation: &Installation,
     api: &Service,
@@ -110,8 +109,7 @@ async fn cost_of_a_row(
     )))
 }
 
-/// Sold-out claims beside a route that does nothing, in turns; then those claims by the clock at
-/// half that rate.
+/// Sold-out claims in turns with a route that does nothing; then in an open loop at half that rate.
 async fn sold_out(
     bench: &Bench,
     installation: &Installation,
@@ -127,7 +125,7 @@ async fn sold_out(
     Ok(vec![few, many, by_the_clock])
 }
 
-/// A ratio, and how many sold-out claims a second were answered.
+/// The ratio, and the sold-out claims per second.
 async fn in_turns(
     nothing: &Service,
     api: &Service,
@@ -138,7 +136,7 @@ async fn in_turns(
     let (mut idle, mut lost): (Vec<Turn>, Vec<Turn>) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
         let mut order = [(nothing, "n", &mut idle), (api, "l", &mut lost)];
-        // Neither is always the first.
+        // Alternate which one goes first.
         order.rotate_left(turn as usize % 2);
         for (service, prefix, turns) in order {
             let workload = Workload::once_each(service.address()?, coupon.id, people, connections);
@@ -194,8 +192,8 @@ async fn sold(
     Ok(coupon)
 }
 
-/// Sold-out claims in an open loop, in turns with the route that does nothing: what both measure
-/// comes from the machine and from the generator's own timer.
+/// Sold-out claims in an open loop, in turns with the route that does nothing: latency that both
+/// show comes from the machine and the generator's timer.
 async fn by_the_clock(
     api: &Service,
     nothing: &Service,
@@ -218,10 +216,7 @@ async fn by_the_clock(
             let workload =
                 Workload::once_each(service.address()?, coupon.id, people, 512).by_the_clock(rate);
             let latency = workload.named(&format!("open{turn}-")).run().await?.others;
-            ensure!(
-                latency.count > 0,
-                "no claim was answered that it is sold out"
-            );
+            ensure!(latency.count > 0, "no claim was answered `sold_out`");
             seen.push(latency);
         }
     }
@@ -246,7 +241,7 @@ async fn by_the_clock(
         )))
 }
 
-/// How many people a second the script admits, and refuses once all is given out.
+/// Claims per second that the script admits, and refuses once sold out.
 async fn by_itself(
     installation: &Installation,
     api: &Service,

@@ -1,4 +1,4 @@
-//! Throughput of claims while everyone wins, beside a route that does only the necessary.
+//! Throughput of winning claims, compared with a route that does only the necessary work.
 
 use anyhow::{Result, ensure};
 use firstcome_load::answer::AnswerKind;
@@ -13,7 +13,7 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "claims";
-/// In turns, so that what else the machine does hits both.
+/// In turns, so that background load affects both.
 const TURNS: u32 = 3;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -28,8 +28,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// Firstcome and the bare route in turns, AOF `always`; rows flow in both cases, so that both have
-/// the same part of the machine.
+/// Firstcome and the bare route in turns, AOF `always`. Rows flow in both cases, so that both get
+/// the same share of the machine.
 async fn everyone_wins(
     bench: &Bench,
     installation: &Installation,
@@ -85,7 +85,7 @@ async fn everyone_wins(
     ])
 }
 
-/// How much `always` costs, at few and at many connections.
+/// The cost of `always`, with few and with many connections.
 async fn fsync(
     bench: &Bench,
     installation: &Installation,
@@ -107,8 +107,7 @@ async fn fsync(
         let what = format!("everyone wins: always ÷ everysec at {connections} connections");
         let measurement =
             Measurement::ratio(PART, what, ("always/s", rates[0]), ("everysec/s", rates[1]));
-        // One write to the disk serves everybody who waits at that moment, and no more than all
-        // connections can wait.
+        // One flush serves every request waiting at that moment, at most one per connection.
         let each = f64::from(u16::try_from(connections).unwrap_or(u16::MAX)) / rates[0] * 1e3;
         measurements.push(measurement.target(FigureTarget::Shown).note(format!(
             "Redis waits for the disk before it answers: one write for all who wait then; a round of {connections} took {each:.1} ms"

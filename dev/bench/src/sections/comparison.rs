@@ -1,8 +1,7 @@
-//! Firstcome beside the best of the other designs.
+//! Firstcome compared with the best of the other designs.
 
-use firstcome_baselines::comparison::{DesignRun, Nothing};
-use firstcome_baselines::{Comparison, Design};
-
+use crate::baselines::comparison::{DesignRun, Nothing};
+use crate::baselines::{Comparison, Design};
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "designs";
@@ -67,8 +66,8 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     measurements
 }
 
-/// Firstcome beside the best of some designs; a route that does nothing shows the limit of the HTTP
-/// server.
+/// Firstcome compared with the best of some designs; a route that does nothing shows the limit of
+/// the HTTP server.
 fn beside(what: &str, own: &DesignRun, best: f64, nothing: Option<&Nothing>) -> Measurement {
     let rate = own.tally.per_second;
     let measurement = Measurement::ratio(PART, what, ("Firstcome/s", rate), ("best/s", best));
@@ -97,10 +96,10 @@ fn count(number: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use firstcome_baselines::comparison::Spread;
+    use crate::baselines::comparison::Spread;
 
     #[test]
-    fn turns_that_overlap_cannot_be_told_apart() {
+    fn overlapping_turns_cannot_be_distinguished() {
         let of = |least, most| Spread(least, most);
         assert!(
             of(84.0, 121.0).overlaps(of(90.0, 99.0)) && of(90.0, 99.0).overlaps(of(84.0, 121.0))

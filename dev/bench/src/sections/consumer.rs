@@ -1,10 +1,9 @@
-//! Rows a second of the consumer, beside multi-row inserts straight into the same table.
+//! Rows per second of the consumer, compared with multi-row inserts straight into the same table.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use firstcome_baselines::routes::PARTITIONS;
 use firstcome_load::launch::{Installation, InstallationCoupon, until};
 use firstcome_load::terminal::step;
 use firstcome_shared::domain::{CouponId, DropId};
@@ -15,15 +14,16 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
 use super::figures::median;
 use crate::Bench;
+use crate::baselines::routes::PARTITIONS;
 use crate::ceiling::{insert_rows_by, person};
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "consumer";
 
-/// Each of the two is measured so often, in turns, so that what else the machine does hits both.
+/// Turns of each of the two, alternating, so that background load affects both.
 const TURNS: usize = 3;
-/// Rows in a statement to try; the straight inserts are measured with the best of them.
+/// Statement sizes to try; straight inserts are measured with the fastest.
 const SIZES: [u32; 4] = [500, 1_000, 2_000, 5_000];
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -70,7 +70,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     ])
 }
 
-/// The rows in a statement with which straight inserts are fastest here.
+/// The statement size with which straight inserts are fastest on this machine.
 async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> Result<u32> {
     let share = coupon.quantity / u32::try_from(SIZES.len())?;
     let (mut best, mut from) = ((Duration::MAX, SIZES[0]), 1);
@@ -82,7 +82,7 @@ async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> R
     Ok(best.1)
 }
 
-/// As many as a busy API puts into one.
+/// As many as a busy API puts into one message.
 const CLAIMS_A_MESSAGE: usize = 64;
 
 pub(super) async fn publish(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
@@ -102,7 +102,7 @@ pub(super) async fn publish(installation: &Installation, coupon: InstallationCou
     let events: Vec<ClaimEvent> = (1..=coupon.quantity)
         .map(|slot| event(coupon, slot))
         .collect::<Result<_>>()?;
-    // An earlier build reads messages with one claim, and the coupon alone as the key.
+    // An earlier build reads single-claim messages, keyed by the coupon alone.
     let claims_a_message = if installation.is_of_this_build() {
         CLAIMS_A_MESSAGE
     } else {
@@ -134,7 +134,7 @@ pub(super) async fn publish(installation: &Installation, coupon: InstallationCou
     Ok(())
 }
 
-/// From the first row seen to the last, without the consumer's start.
+/// From the first row to the last, without the consumer's start-up.
 pub(super) async fn consume(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -144,7 +144,7 @@ pub(super) async fn consume(
         "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
         coupon.drop
     );
-    // Rows of one partition come in order, so the last of each shows that all are there; MySQL
+    // Rows of one partition arrive in order, so the last row of each shows that all exist. MySQL
     // finds these few by key.
     let mut last: BTreeMap<u32, u32> = BTreeMap::new();
     for slot in 1..=coupon.quantity {
@@ -179,7 +179,7 @@ pub(super) async fn consume(
     Ok(f64::from(coupon.quantity - already) / seconds.max(1e-3))
 }
 
-/// A message for a slot, without a claim.
+/// A message for a slot without a claim.
 fn event(coupon: InstallationCoupon, slot: u32) -> Result<ClaimEvent> {
     let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
     Ok(ClaimEvent {

@@ -15,13 +15,13 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "claims";
-/// Coupons of one rush.
+/// Coupons per rush.
 const OFFERED: u32 = 100;
 const LIMIT: Duration = Duration::from_secs(60);
-/// How often MySQL is asked.
+/// Polling interval of MySQL.
 const POLL: Duration = Duration::from_millis(1);
 
-/// Sells a hundred in one burst, again and again.
+/// Sells a hundred coupons in one burst, repeatedly.
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step(format!(
         "last admission to exact rows, {} rushes",
@@ -56,7 +56,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     ])
 }
 
-/// Sells a hundred in one burst. Milliseconds from the last admission until all rows stand.
+/// Sells a hundred in one burst. Milliseconds from the last admission until all rows exist.
 async fn rush(installation: &Installation, api: &Service, names: &str) -> Result<f64> {
     let coupon = installation.coupon(api, OFFERED).await?;
     let workload = Workload::once_each(api.address()?, coupon.id, OFFERED, 64).named(names);
@@ -69,7 +69,7 @@ async fn rush(installation: &Installation, api: &Service, names: &str) -> Result
     Ok(exact_at - last_admission(installation, coupon).await?)
 }
 
-/// The instant at which all rows stand, Unix milliseconds.
+/// The instant at which all rows exist, in Unix milliseconds.
 async fn exact(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let mut conn = installation.mysql().await?;
     let sql = "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ?";
@@ -96,7 +96,7 @@ async fn exact(installation: &Installation, coupon: InstallationCoupon) -> Resul
     Ok(now)
 }
 
-/// When Redis admitted the last one, Unix milliseconds.
+/// Redis's time of the last admission, in Unix milliseconds.
 async fn last_admission(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let mut conn = installation.mysql().await?;
     let sql = "SELECT CAST(ROUND(UNIX_TIMESTAMP(CONVERT_TZ(MAX(claimed_at), '+00:00', @@session.time_zone)) * 1000) AS SIGNED)

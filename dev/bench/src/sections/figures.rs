@@ -1,4 +1,4 @@
-//! What several measurements come to.
+//! Summary statistics of several measurements.
 
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -14,7 +14,7 @@ pub(super) fn spread(values: &[f64]) -> (f64, f64) {
         })
 }
 
-/// The one that all but one in a hundred are below; of fewer than a hundred, the largest.
+/// The 99th percentile; with fewer than a hundred values, the largest.
 pub(super) fn percentile_99(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let at = (values.len() * 99).div_ceil(100).saturating_sub(1);

@@ -1,4 +1,4 @@
-//! What is measured, a module a part.
+//! The measurements, one module per part.
 
 pub mod anonymous;
 pub mod ceilings;
@@ -23,22 +23,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_baselines::Design;
-use firstcome_baselines::comparison as designs;
 use firstcome_load::launch::Servers;
 use firstcome_load::terminal::step;
 use firstcome_stack::StackOptions;
 use tokio::time::timeout;
 
 use crate::Bench;
+use crate::baselines::Design;
+use crate::baselines::comparison as designs;
 use crate::cli::{BenchOptions, BenchSize, Part};
 use crate::quiet::settle;
 use crate::report::{BenchReport, print};
 
-/// No step takes longer on any machine that is worth measuring on.
+/// Longest step on any machine worth measuring on.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// What a part is made of: each step can fail without the others.
+/// The steps of a part. Each can fail without affecting the others.
 fn steps(part: Part, options: &BenchOptions) -> Vec<BenchStep> {
     if part != Part::Designs {
         return vec![BenchStep::Part(part)];
@@ -47,7 +47,7 @@ fn steps(part: Part, options: &BenchOptions) -> Vec<BenchStep> {
         .into_iter()
         .filter(|one| options.only.is_empty() || options.only.contains(one));
     let mut steps: Vec<BenchStep> = wanted.map(BenchStep::Design).collect();
-    // Right before Firstcome, the last: the machine is not the same an hour later.
+    // Right before Firstcome, which comes last: the machine may behave differently an hour later.
     steps.insert(steps.len().saturating_sub(1), BenchStep::Nothing);
     steps
 }
@@ -85,7 +85,7 @@ impl BenchStep {
                 report.comparison().runs.push(run);
                 return Ok(());
             }
-            // These are steps of their own.
+            // These are separate steps.
             Self::Part(Part::All | Part::Designs) => return Ok(()),
             Self::Part(Part::Ceilings) => ceilings::measure(bench, size).await?,
             Self::Part(Part::Claims) => claims::measure(bench, size).await?,
@@ -108,10 +108,12 @@ impl BenchStep {
     }
 }
 
-/// Measures these parts on servers of their own, prints what came out and writes the report.
+/// Measures these parts on freshly started servers, prints the results and writes the report.
 ///
-/// # Errors When something could not be started or measured: at the end, with everything else
-/// measured and written. A target that is not met is no error.
+/// # Errors
+///
+/// If something could not be started or measured; reported at the end, after everything else was
+/// measured and written. A missed target is not an error.
 pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
     let size = options.size();
     let mut report = BenchReport::new(size.clone());
@@ -129,7 +131,7 @@ pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
             let measurements = comparison::measurements(report.comparison());
             report.measurements.extend(measurements);
         }
-        // What was measured before is worth keeping.
+        // Keep the measurements so far, even if a later step fails.
         report.write(&options.out)?;
     }
     drop(bench);
@@ -156,8 +158,7 @@ async fn start(options: &BenchOptions) -> Result<Bench> {
     })
 }
 
-/// Gives the servers back for the next step; not after a failure, when nobody knows what state they
-/// are in.
+/// Returns the servers for the next step. Not after a failure, because their state is unknown then.
 async fn try_one(
     one: BenchStep,
     bench: Bench,
@@ -168,7 +169,7 @@ async fn try_one(
     step(format!("measuring {}", one.name()));
     let begun = Instant::now();
     let measured = timeout(LIMIT, one.measure(&bench, size, report)).await;
-    let measured = settled.and(measured.context("it does not come to an end").flatten());
+    let measured = settled.and(measured.context("it does not finish").flatten());
     report
         .took
         .push((one.name(), begun.elapsed().as_secs_f64()));

@@ -1,17 +1,17 @@
-//! Firstcome beside the designs that keep all in MySQL: at full speed, and while MySQL is stalled,
-//! killed, or shared with a shop.
+//! Firstcome compared with the designs that keep everything in MySQL: at full speed, and while
+//! MySQL is stalled, killed or shared with a shop.
 
 use anyhow::Result;
-use firstcome_baselines::Design;
-use firstcome_baselines::comparison::pressure::{self, PressedRun, Pressure, PressureSize};
 use firstcome_load::terminal::number;
 
 use crate::Bench;
+use crate::baselines::Design;
+use crate::baselines::comparison::pressure::{self, PressedRun, Pressure, PressureSize};
 use crate::cli::BenchSize;
 use crate::report::Measurement;
 
 const PART: &str = "mysql";
-/// Of a quick run: the CPU of a process is counted in steps of 10 ms.
+/// In a quick run. The CPU time of a process is counted in steps of 10 ms.
 const LEAST: u32 = 5_000;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {

@@ -1,5 +1,5 @@
-//! Passes of the reconciler: clean ones over more and more claims beside a bare scan, one that
-//! repairs, and one over a few open drops beside many sealed ones.
+//! Passes of the reconciler: clean passes over more and more claims, compared with a bare scan; a
+//! repairing pass; and a pass over a few open drops next to many sealed ones.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -116,7 +116,7 @@ async fn clean(
     Ok(measurements)
 }
 
-/// The largest drop again, with one row in a hundred gone: so every page has a repair.
+/// The largest drop again, with one row in a hundred missing, so that every page has a repair.
 async fn scattered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
     step(format!(
         "a pass over {} claims with one row in a hundred gone",
@@ -149,7 +149,7 @@ async fn scattered(installation: &Installation, coupon: InstallationCoupon) -> R
         .with("peak MB", pass.memory_mb))
 }
 
-/// Everybody is in Redis, and nobody has a row.
+/// All users are in Redis, and none has a row.
 async fn repairing(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -186,7 +186,7 @@ async fn repairing(
         .with("peak MB", pass.memory_mb))
 }
 
-/// One pass in a process of its own, over one coupon.
+/// One pass over one coupon, in a separate process.
 async fn once(installation: &Installation, coupon: InstallationCoupon) -> Result<MeasuredPass> {
     let id = coupon.id.to_string();
     let mut command =
@@ -216,7 +216,7 @@ async fn once(installation: &Installation, coupon: InstallationCoupon) -> Result
     })
 }
 
-/// Duration of a run by its own times.
+/// Duration of a run by its own timestamps.
 fn seconds(run: &Value) -> Result<f64> {
     let at = |name: &str| -> Result<DateTime<Utc>> {
         Ok(run[name].as_str().context("a time")?.parse()?)
@@ -224,7 +224,7 @@ fn seconds(run: &Value) -> Result<f64> {
     Ok((at("finished_at")? - at("started_at")?).as_seconds_f64())
 }
 
-/// A few open drops, first alone and then beside sealed ones.
+/// A few open drops, first alone and then next to sealed ones.
 async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step(format!(
         "a pass over {OPEN} open drops beside {} sealed ones",
@@ -237,7 +237,7 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
         admit_straight(&installation, coupon, 100).await?;
         insert_rows(&installation, coupon, 1, 100).await?;
     }
-    // It reads the catalogue every second; only the pass is to be counted.
+    // The API reads the catalogue every second; only the pass should be counted.
     api.stop().await?;
     let alone = asked(bench, &installation, &reconciler).await?;
     seal_many(&installation, size.sealed).await?;
@@ -266,7 +266,7 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
     ])
 }
 
-/// Milliseconds and statements of a pass that is asked for, the median and the fewest of several.
+/// Median milliseconds and lowest statement count of several requested passes.
 async fn asked(
     bench: &Bench,
     installation: &Installation,
@@ -276,7 +276,7 @@ async fn asked(
     let (mut times, mut statements) = (Vec::new(), f64::MAX);
     for _ in 0..7 {
         let mut meter = Meter::start(&bench.servers.stack).await?;
-        // The daemon has passes of its own after coupons were made.
+        // The daemon runs passes by itself after coupons were created.
         let run = ops.reconcile().await?;
         #[allow(clippy::cast_precision_loss, reason = "a small count")]
         let count = meter.statements().await? as f64;
@@ -287,7 +287,7 @@ async fn asked(
     Ok((median(times), statements))
 }
 
-/// Drops that are over and were verified: as the reconciler leaves them, without rows.
+/// Drops that are over and verified, as the reconciler leaves them, but without rows.
 async fn seal_many(installation: &Installation, count: u32) -> Result<()> {
     let mut conn = installation.mysql().await?;
     conn.query_drop("INSERT INTO coupons (name, quantity, once_per) VALUES ('Over', 100, 'drop')")

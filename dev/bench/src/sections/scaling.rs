@@ -1,5 +1,5 @@
-//! More of everything on one machine: 1, 2 and 4 APIs and consumers, one hot coupon and eight, one
-//! Redis and a cluster of three primaries. docs/SCALING.md reads the limits of each part from it.
+//! Scale-out on one machine: 1, 2 and 4 APIs and consumers, one hot coupon and eight, one Redis and
+//! a cluster of three primaries. docs/SCALING.md derives the limits of each part from it.
 
 use anyhow::{Context as _, Result, ensure};
 use firstcome_load::answer::AnswerKind;
@@ -18,13 +18,13 @@ use crate::cli::BenchSize;
 use crate::report::Measurement;
 
 const PART: &str = "scaling";
-/// In turns, so that what else the machine does hits all.
+/// In turns, so that background load affects all.
 const TURNS: usize = 3;
-/// APIs, and consumers as many.
+/// APIs, and the same number of consumers.
 const PROCESSES: [usize; 3] = [1, 2, 4];
 const COUPONS: [usize; 2] = [1, 8];
 
-/// The parts of a winner's claim, as their CPU is shown.
+/// The processes of a winning claim whose CPU is shown.
 const PARTS: [&str; 5] = ["API", "MySQL", "Kafka", "Redis", "consumer"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ struct Shape {
 struct Turn {
     claims: f64,
     rows: f64,
-    /// Microseconds of CPU a winner, in the order of [`PARTS`].
+    /// CPU microseconds per winner, in the order of [`PARTS`].
     cpu: [f64; 5],
 }
 
@@ -105,7 +105,7 @@ fn shown(shape: Shape, turns: &[Turn]) -> Measurement {
     ))
 }
 
-/// Everyone wins; over when the last row is there.
+/// Everyone wins; done once the last row exists.
 async fn one(
     (installation, cluster): (&Installation, Option<&RedisCluster>),
     shape: Shape,
@@ -177,7 +177,7 @@ async fn one(
     reconciler.stop().await?;
     let people = f64::from(people);
     Ok(Turn {
-        // Of crowds that end one after the other, the last counts.
+        // The crowds end one after the other; the last one counts.
         claims: people / admitted.as_secs_f64(),
         rows: people / issued.as_secs_f64(),
         cpu: std::array::from_fn(|part| (after[part] - before[part]) * 1e6 / people),
@@ -202,7 +202,7 @@ async fn knows(
     Ok(true)
 }
 
-/// Seconds of CPU so far, in the order of [`PARTS`].
+/// CPU seconds so far, in the order of [`PARTS`].
 fn cpu(
     installation: &Installation,
     cluster: Option<&RedisCluster>,

@@ -13,11 +13,11 @@ use crate::report::{FigureTarget, Measurement};
 const PART: &str = "start";
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts each program again and again, with every server there.
+/// Starts each program repeatedly, with all servers running.
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step("from process start to ready");
     let installation = bench.install("start").await?;
-    // It keeps the gate open, without which no API is ready.
+    // Keeps the gate open; otherwise no API becomes ready.
     let keeper = installation.reconciler().await?;
     let api = installation.api().await?;
     installation.coupon(&api, 100).await?;

@@ -99,7 +99,7 @@ async fn rows_keep_up(
     )))
 }
 
-/// A crowd alone and beside passes without a pause, in turns.
+/// A crowd alone and during back-to-back passes, in turns.
 async fn beside_passes(
     installation: &Installation,
     api: &Service,
@@ -115,7 +115,7 @@ async fn beside_passes(
             turn + 1
         ));
         let mut rates = [0.0; 2];
-        // Neither is always the first.
+        // Alternate which one goes first.
         for with_passes in [turn % 2 == 0, turn % 2 == 1] {
             let running = if with_passes {
                 Some(RepeatedPasses::start(installation, closed))
@@ -173,7 +173,7 @@ async fn close(
     Ok(())
 }
 
-/// Deep passes over one coupon, one after the other, each in a process.
+/// Deep passes over one coupon, one process after the other.
 struct RepeatedPasses {
     ended: CancellationToken,
     running: JoinHandle<Result<u32>>,
@@ -209,7 +209,7 @@ impl RepeatedPasses {
         Self { ended, running }
     }
 
-    /// How many passes there were; the last is waited for.
+    /// Waits for the last pass and returns their number.
     async fn end(self) -> Result<u32> {
         self.ended.cancel();
         self.running.await?

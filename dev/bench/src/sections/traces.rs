@@ -1,5 +1,5 @@
-//! What traces cost: claims a second with a hundredth of them exported, and with none; and beside a
-//! build without traces, where one is given.
+//! The cost of traces: claims per second with one in a hundred exported and with none; with
+//! `--against`, compared with a build without traces.
 
 use anyhow::{Context as _, Result, ensure};
 use firstcome_load::answer::AnswerKind;
@@ -14,12 +14,12 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "traces";
-/// In turns, so that what else the machine does hits all. A turn differs from the next by a tenth:
-/// they are many, so that their middle is nearer than the target.
+/// In turns, so that background load affects all. Two turns differ by a tenth, so only the median
+/// of many is accurate enough for the target.
 const TURNS: [usize; 2] = [31, 41];
 const RATIO: &str = "0.01";
 
-/// Claims that all win, and claims of a crowd that comes too late.
+/// Claims that all win, and claims of a crowd that is too late.
 const CROWDS: [&str; 2] = ["everyone wins", "sold-out claims"];
 
 struct Side {
@@ -27,9 +27,9 @@ struct Side {
     api: Service,
     consumer: Service,
     reconciler: Service,
-    /// By crowd, a turn each: claims a second, and microseconds of CPU of the API a claim.
+    /// By crowd and turn: claims per second, and the API's CPU microseconds per claim.
     turns: [Vec<(f64, f64)>; 2],
-    /// Given out.
+    /// A sold-out coupon.
     sold_out: Option<InstallationCoupon>,
 }
 
@@ -57,7 +57,7 @@ impl Side {
         })
     }
 
-    /// Everybody of a crowd gets a coupon of a new one.
+    /// Everybody in the crowd gets a coupon of a new drop.
     async fn all_win(&mut self, size: &BenchSize) -> Result<()> {
         let people = size.winners / 10;
         let coupon = self.installation.coupon(&self.api, people).await?;
@@ -74,7 +74,7 @@ impl Side {
         Ok(())
     }
 
-    /// Nobody of a crowd gets one of a coupon that is given out.
+    /// Nobody in the crowd gets one, because the coupon is sold out.
     async fn all_lose(&mut self, size: &BenchSize) -> Result<()> {
         let coupon = self.sold_out.context("no coupon is given out yet")?;
         let crowd = Workload::once_each(
@@ -120,7 +120,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             CROWDS[crowd]
         ));
         for turn in 0..turns {
-            // None is always the first.
+            // Rotate which one goes first.
             for at in 0..sides.len() {
                 let at = (at + turn) % sides.len();
                 let side = &mut sides[at];

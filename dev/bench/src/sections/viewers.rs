@@ -1,5 +1,5 @@
-//! Claims a second of which everyone wins, while ten thousand people have the coupon's page open,
-//! and fifty operators look at the operations page live.
+//! Winning claims per second while ten thousand people have the coupon's page open and fifty
+//! operators watch the operations page live.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -23,11 +23,11 @@ use crate::report::{FigureTarget, Measurement};
 const PART: &str = "viewers";
 const VIEWERS: u32 = 10_000;
 const OPERATORS: u32 = 50;
-/// As `page.js` spreads those who look for a claim of theirs.
+/// `page.js` spreads look-ups of claims over this time.
 const LOOK_JITTER_MS: u32 = 3_000;
-/// Neighbours in number, who open their pages one after the other, look at odd times.
+/// Spreads neighbouring numbers, which open their pages one after the other.
 const JITTER_STEP_MS: u32 = 1_237;
-/// Without them and beside them, in turns, so that what else the machine does hits both.
+/// With and without viewers, in turns, so that background load affects both.
 const TURNS: u32 = 5;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -35,7 +35,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let (reconciler, api) =
         tokio::try_join!(installation.reconciler(), installation.api_with_pages())?;
     let consumer = installation.consumer().await?;
-    // Made before the first turn: just after an opening, no page asks for the own claim.
+    // Created before the first turn: just after an opening, no page looks up its own claim.
     let mut coupons = Vec::new();
     for _ in 0..2 * TURNS {
         coupons.push(installation.coupon(&api, size.winners / TURNS).await?);
@@ -81,7 +81,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         let refused = seen.refused.load(Ordering::Relaxed);
         ensure!(
             answered > 0 && refused == 0,
-            "of the pages {answered} were answered and {refused} were not: {}",
+            "{answered} pages were answered and {refused} were not: {}",
             seen.why()
         );
         #[allow(clippy::cast_precision_loss, reason = "thousands")]
@@ -91,7 +91,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         );
         ensure!(
             live > 0.5,
-            "an operations page was told {live:.1} times a second"
+            "an operations page got {live:.1} updates a second"
         );
         looks.push(answered);
         installation.every_row(pair[1]).await?;
@@ -129,9 +129,9 @@ struct Seen {
     open: AtomicU64,
     answered: AtomicU64,
     refused: AtomicU64,
-    /// Why the first of them was.
+    /// The reason of the first refusal.
     why: OnceLock<String>,
-    /// Events of operations pages.
+    /// Events received by operations pages.
     live: AtomicU64,
 }
 
@@ -145,7 +145,7 @@ impl Seen {
         self.why.get().map_or("", String::as_str)
     }
 
-    /// A request of a coupon page; the body of its answer.
+    /// Sends a request of a coupon page and returns the body of the answer.
     async fn get(&self, target: SocketAddr, path: &str, user: &str) -> Result<String> {
         let mut connection = TcpStream::connect(target).await?;
         let request = format!(
@@ -162,7 +162,7 @@ impl Seen {
         Ok(body)
     }
 
-    /// Asks for the coupon's state; in how long to ask again, and when for the own claim.
+    /// Requests the coupon's state; returns when to ask again, and when to look up the own claim.
     async fn state(
         &self,
         target: SocketAddr,
@@ -181,7 +181,7 @@ impl Seen {
     }
 }
 
-/// The cookie of somebody who has logged in at the operations page.
+/// Logs in at the operations page and returns the cookie.
 async fn log_in(board: SocketAddr, token: &str) -> Result<String> {
     let form = format!("name=bench&token={token}&next=%2F");
     let request = format!(
@@ -202,7 +202,7 @@ async fn log_in(board: SocketAddr, token: &str) -> Result<String> {
         .with_context(|| format!("no cookie in {answer}"))
 }
 
-/// Looks at the operations page live, until it is dropped.
+/// Watches the operations page live, until it is dropped.
 async fn watch(board: SocketAddr, cookie: String, seen: Arc<Seen>) {
     let watching = async {
         let mut connection = TcpStream::connect(board).await?;
@@ -221,7 +221,7 @@ async fn watch(board: SocketAddr, cookie: String, seen: Arc<Seen>) {
     }
 }
 
-/// Pages that are opened evenly over the time between two looks, until the set is dropped.
+/// Opens pages, spread evenly over one polling interval, until the set is dropped.
 fn open(target: SocketAddr, coupon: i64, every: Duration, seen: &Arc<Seen>) -> JoinSet<()> {
     let mut viewers = JoinSet::new();
     for number in 0..VIEWERS {
@@ -236,8 +236,8 @@ fn open(target: SocketAddr, coupon: i64, every: Duration, seen: &Arc<Seen>) -> J
     viewers
 }
 
-/// One page, as `page.js` asks: the page and the state, once the own claim, then the state again
-/// and again.
+/// One page, with the requests of `page.js`: the page and the state, once the own claim, then the
+/// state again and again.
 async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Result<()> {
     let user = format!("viewer-{number}");
     let page = seen.get(target, &format!("/c/{coupon}"), &user).await?;
@@ -252,7 +252,7 @@ async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Resu
     let (every, look) = seen.state(target, coupon, &user).await?;
     seen.open.fetch_add(1, Ordering::Relaxed);
     if let Some(look) = look {
-        // Those who were told the same instant do not come together.
+        // Clients that got the same instant must not come together.
         let jitter = number.wrapping_mul(JITTER_STEP_MS) % LOOK_JITTER_MS;
         tokio::time::sleep(look + Duration::from_millis(jitter.into())).await;
         seen.get(target, &format!("/v1/coupons/{coupon}/claims/me"), &user)

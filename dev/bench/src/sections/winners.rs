@@ -1,10 +1,9 @@
-//! CPU a winner by process, until the row is there; and throughput beside another build of the
-//! product.
+//! CPU per winner and process until the row exists, and throughput compared with another build of
+//! the product.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use firstcome_baselines::routes::PARTITIONS;
 use firstcome_load::answer::AnswerKind;
 use firstcome_load::launch::{Installation, Service, until};
 use firstcome_load::measure::{cpu_seconds, server_cpu};
@@ -15,16 +14,17 @@ use mysql_async::prelude::Queryable as _;
 use super::consumer;
 use super::figures::median;
 use crate::Bench;
+use crate::baselines::routes::PARTITIONS;
 use crate::cli::BenchSize;
 use crate::quiet::ProcessorTime;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "winners";
-/// In turns, so that what else the machine does hits all.
+/// In turns, so that background load affects all.
 const TURNS: usize = 7;
 const CONNECTIONS: [usize; 2] = [64, 256];
 
-/// The processes that take part in a winner's claim.
+/// The processes of a winning claim.
 const PROCESSES: [&str; 5] = ["API", "MySQL", "Kafka", "Redis", "consumer"];
 
 /// One installation with its processes.
@@ -33,15 +33,15 @@ struct Side {
     api: Service,
     consumer: Service,
     reconciler: Service,
-    /// By number of connections, a turn each.
+    /// Turns by number of connections.
     turns: BTreeMap<usize, Vec<Turn>>,
 }
 
 struct Turn {
     per_second: f64,
-    /// Microseconds of CPU a winner, in the order of [`PROCESSES`].
+    /// CPU microseconds per winner, in the order of [`PROCESSES`].
     cpu: [f64; 5],
-    /// Share of both processors that did nothing while the crowd claimed.
+    /// Idle share of the processors while the crowd claimed.
     idle: f64,
 }
 
@@ -69,7 +69,7 @@ impl Side {
         ])
     }
 
-    /// Everyone wins; the turn is over when the last row is there.
+    /// Everyone wins; the turn is over when the last row exists.
     async fn turn(&mut self, people: u32, connections: usize) -> Result<()> {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let before = self.cpu()?;
@@ -120,7 +120,7 @@ impl Side {
         self.reconciler.stop().await
     }
 
-    /// The middle turn of each process, and of all together.
+    /// The median turn of each process and of their sum.
     fn cost(&self, connections: usize) -> ([f64; 5], f64) {
         let turns = self.turns.get(&connections).map_or(&[][..], Vec::as_slice);
         let of = |process: usize| median(turns.iter().map(|turn| turn.cpu[process]).collect());
@@ -157,7 +157,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     for turn in 0..TURNS {
         step(format!("everyone wins, turn {} of {TURNS}", turn + 1));
         for connections in CONNECTIONS {
-            // Neither is always the first.
+            // Alternate which one goes first.
             for own_turn in [turn % 2 == 0, turn % 2 == 1] {
                 match (own_turn, &mut other) {
                     (true, _) => own.turn(people, connections).await?,
@@ -243,7 +243,7 @@ fn spread(values: &[f64]) -> String {
     }
 }
 
-/// A backlog becomes rows, by each build in turns.
+/// Turns a backlog into rows, with each build in turns.
 async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
     let own = bench.install("drain").await?;
     let Some(build) = &bench.other_build else {

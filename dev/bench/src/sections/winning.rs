@@ -7,11 +7,11 @@ use firstcome_load::workload::Workload;
 
 use crate::cli::BenchSize;
 
-/// What a crowd had of it.
+/// The result of a winning crowd.
 pub(super) struct Winning {
     pub(super) per_second: f64,
     pub(super) seconds: f64,
-    /// Of the API, for all that it did meanwhile.
+    /// CPU seconds of the API, including all its background work.
     pub(super) cpu_seconds: f64,
 }
 

@@ -1,5 +1,5 @@
-//! Batches of messages that our producers never send: compressed in any way, forged, larger than
-//! memory once they are expanded, or garbled by the broker's disk.
+//! Batches of messages that our producers never send: compressed with any codec, forged, larger
+//! than memory once expanded, or corrupted on the broker's disk.
 
 use std::time::Instant;
 
@@ -15,17 +15,17 @@ use crate::wait::pause;
 
 const CODECS: [&str; 4] = ["gzip", "snappy", "lz4", "zstd"];
 
-/// Bytes of one message of an oversized batch, and how many it has: 18 MB in 20 KB.
+/// Size and number of the messages in an oversized batch: 18 MB in 20 KB.
 const LARGE: usize = 900_000;
 const MANY: usize = 20;
 
-/// All of them go there.
+/// The partition of all these batches.
 const PARTITION: i32 = 0;
 
 /// Rows that a mirror of the topic sends again.
 const MIRRORED: usize = 20;
 
-/// Sends it, and waits until what it leaves is resolved or named.
+/// Sends the batch, and waits until its effects are resolved or reported.
 pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else {
         return Ok(Effect::now(false, "no coupon"));
@@ -81,7 +81,7 @@ fn places_of(first: i64, count: usize) -> Vec<GarbagePlace> {
     offsets.map(place).collect()
 }
 
-/// Claims that have rows, with their instants, as another cluster would mirror them.
+/// Claims that have rows, with their instants, as a mirror of another cluster would send them.
 async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<Vec<u8>>> {
     let rows = format!(
         "SELECT slot, user_id, DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%f') FROM issued_coupons
@@ -94,8 +94,8 @@ async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<V
     Ok(rows.iter().map(message).collect())
 }
 
-/// Claims of strangers at instants at which nobody could claim: a month ahead, and years ago; and
-/// now, if only a signature tells them from ours.
+/// Claims of unknown users at impossible instants: a month ahead, and years ago. If only a
+/// signature tells them apart from ours, also at the current instant.
 fn forged(coupon: &MadeCoupon, refuses_unsigned: bool) -> Vec<Vec<u8>> {
     let text = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%dT%H:%M:%S.000Z").to_string();
     let now = chrono::Utc::now();
@@ -119,7 +119,7 @@ fn claim(coupon: &MadeCoupon, slot: &str, user: &str, at: &str) -> Vec<u8> {
         .into()
 }
 
-/// While no consumer runs, a batch is sent and one of its bits is flipped on the broker's disk.
+/// Sends a batch while no consumer runs, and flips one of its bits on the broker's disk.
 async fn garbled(system: &SystemUnderTest) -> Result<Vec<GarbagePlace>> {
     let servers = system.single()?;
     let _alone = servers.alone(FaultyStore::Kafka).await;

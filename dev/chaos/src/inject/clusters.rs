@@ -1,4 +1,4 @@
-//! One server of a cluster dies or stands still, and another takes its place.
+//! One server of a cluster dies or is suspended, and another takes over.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::fault::FaultyStore;
 use crate::system::SystemUnderTest;
 use crate::wait::lasting;
 
-/// The primary of one of the coupons.
+/// Breaks the primary of one of the coupons.
 pub(super) async fn redis_primary(
     system: &SystemUnderTest,
     number: usize,
@@ -78,7 +78,7 @@ pub(super) async fn broker(
     ))
 }
 
-/// The old primary is back as the new one's replica when this returns.
+/// When this returns, the old primary is the new one's replica.
 pub(super) async fn mysql_fail_over(
     system: &SystemUnderTest,
     frozen: bool,

@@ -1,15 +1,15 @@
-//! What came of a fault.
+//! The effect of a fault.
 
 use std::ops::Range;
 use std::time::Instant;
 
 #[derive(Debug, Clone)]
 pub struct Effect {
-    /// Whether it really happened: something was there to be killed, bytes were thrown away,
-    /// admissions were forgotten.
+    /// Whether it had an effect: something was there to be killed, bytes were discarded, admissions
+    /// were lost.
     pub took: bool,
     pub note: String,
-    /// While it was on.
+    /// While the fault was active.
     pub during: Range<Instant>,
 }
 
@@ -22,7 +22,7 @@ impl Effect {
         }
     }
 
-    /// One that is over at once.
+    /// A fault that is over at once.
     pub(crate) fn now(took: bool, note: impl Into<String>) -> Self {
         Self::of(Instant::now()..Instant::now(), took, note)
     }

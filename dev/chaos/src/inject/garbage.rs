@@ -1,5 +1,5 @@
-//! Garbage in every store, put there by hand. What the product does not remove by itself it must
-//! name; then a person removes it, as OPERATIONS says, and everything must become exact.
+//! Manual garbage in every store. The product must remove it or report it by name; in the latter
+//! case a person removes it, as OPERATIONS says. Afterwards everything must become exact.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use crate::place::GarbagePlace;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
-/// People of good names whom no claim has admitted. They are promised something, as far as Redis
-/// says, and may be given it.
+/// Users with valid names that no claim has admitted. For Redis they have a promise, so they may
+/// get a coupon.
 pub(crate) const ODD_PEOPLE: [&str; 4] =
     ["odd-fraction", "odd-negative", "odd-huge", "odd-infinite"];
 const ODD_SCORES: [&str; 4] = ["3.5", "-7", "1e300", "inf"];
 
-/// Names that nobody can have: not in the contract, not ASCII, not UTF-8.
+/// Impossible names: outside the contract, not ASCII, not UTF-8.
 const NAMES: [&[u8]; 3] = [b"odd person", "jos\u{e9}".as_bytes(), b"\xff\xfe\x00"];
 
 const NOT_FREE: [(&str, &str); 4] = [
@@ -28,13 +28,13 @@ const NOT_FREE: [(&str, &str); 4] = [
     ("1e15", "1000000000000000"),
 ];
 
-/// What dead letters by hand give as their reason.
+/// The reason in manually inserted dead letters.
 const BY_HAND: &str = "junk by hand";
 
-/// Until garbage is named: other faults may keep passes away all this time.
+/// Longest time until garbage is reported: other faults may prevent passes all this time.
 const NAMED_WITHIN: Duration = Duration::from_secs(90);
 
-/// Puts it there, and waits until it is gone.
+/// Writes the garbage, and waits until it is gone.
 pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else {
         return Ok(Effect::now(false, "no coupon"));
@@ -51,8 +51,8 @@ pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result
     found.until_gone(&places, ms).await
 }
 
-/// What another fault has brought back, since a person removed it: a server that was some seconds
-/// behind when it took over, say. The person removes it again.
+/// Removes garbage that another fault has restored after a person removed it, such as a server that
+/// took over with old data.
 pub(crate) async fn remove_what_came_back(system: &SystemUnderTest) -> Result<()> {
     let Some(coupon) = system.coupons().first() else {
         return Ok(());
@@ -80,7 +80,7 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
         DropKey::Claimants => redis.claimants(coupon.id),
         other => redis.of_drop(coupon.id, coupon.drop, other.name()),
     };
-    // A counter is a string already.
+    // A counter is already a string.
     let command = if key == DropKey::Count {
         "LPUSH"
     } else {
@@ -100,11 +100,11 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
     found.until_gone(&places, ms).await
 }
 
-/// One person's garbage, and what is known about it.
+/// One injection of garbage, and what is known about it.
 pub(super) struct PlacedGarbage<'a> {
     system: &'a SystemUnderTest,
     coupon: &'a MadeCoupon,
-    /// Findings up to this one are older.
+    /// Findings up to this id are older.
     finding: u64,
     put: bool,
 }
@@ -125,7 +125,7 @@ impl<'a> PlacedGarbage<'a> {
         }
     }
 
-    /// Notes that the garbage is there.
+    /// Notes that the garbage was written.
     pub(super) fn was_put(&mut self) {
         self.put = true;
     }
@@ -135,7 +135,7 @@ impl<'a> PlacedGarbage<'a> {
             .note_garbage(places.iter().map(|place| (self.finding, place.clone())));
     }
 
-    /// A command to the master. One that failed may have run all the same.
+    /// Sends a command to the master. It may have run even if it failed.
     async fn redis(&mut self, words: &[&[u8]]) {
         self.put |= command(&self.system.redis(), words).await.is_ok();
     }
@@ -161,7 +161,7 @@ impl<'a> PlacedGarbage<'a> {
             .collect()
     }
 
-    /// On the next slots, as if admission had put them there; and at the head of the line.
+    /// On the next slots, as if the script had admitted them, and at the head of the waiting list.
     async fn names(&mut self) -> Vec<GarbagePlace> {
         const ADMIT: &str = "local count = tonumber(redis.call('GET', KEYS[1]) or '')
              if not count or count >= tonumber(redis.call('HGET', KEYS[3], 'quantity') or '0') then return end
@@ -237,7 +237,7 @@ impl<'a> PlacedGarbage<'a> {
              (-1, {drop}, 1, 'odd-coupon', '{BY_HAND}', NULL), ({id}, {drop}, 1, NULL, '{BY_HAND}', NULL),
              ({id}, {drop}, 1, 'odd person', '{BY_HAND}', NULL)"
         );
-        // MySQL may be slow, or away because of another fault.
+        // MySQL may be slow or down because of another fault.
         for _ in 0..20 {
             self.put = self.system.world.sql.rows(&letters).await.is_ok();
             if self.put {
@@ -248,7 +248,7 @@ impl<'a> PlacedGarbage<'a> {
         vec![GarbagePlace::DeadLetters(format!("reason = '{BY_HAND}'"))]
     }
 
-    /// Waits until the product has removed or named each, and removes what it has named.
+    /// Waits until the product has removed or reported each piece, and removes what it reported.
     pub(super) async fn until_gone(&self, places: &[GarbagePlace], ms: u64) -> Result<Effect> {
         let begun = Instant::now();
         pause(ms).await;
@@ -280,7 +280,7 @@ impl<'a> PlacedGarbage<'a> {
     async fn is_there(&self, place: &GarbagePlace) -> Result<bool> {
         let redis = self.system.redis();
         Ok(match place {
-            // On the waiting list of a drop that is full it is in nobody's way.
+            // On the waiting list of a drop that is full it does no harm.
             GarbagePlace::Member { key, name } => {
                 score(&redis, key, name).await?.is_some()
                     && !(key.ends_with(":waiting") && self.is_full().await?)
@@ -294,7 +294,7 @@ impl<'a> PlacedGarbage<'a> {
                     && (*kind == "list"
                         || redis.try_command::<String>(&["GET", name]).await? == "junk")
             }
-            // A message may not have been read yet.
+            // The message may not have been read yet.
             GarbagePlace::DeadLetters(of) => {
                 let resolved = format!(
                     "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at) FROM failed_claims WHERE {of}"
@@ -311,8 +311,8 @@ impl<'a> PlacedGarbage<'a> {
         Ok(quantity.is_some_and(|quantity| held >= quantity))
     }
 
-    /// Whether a finding names it: the dead letter, or how many there are of a kind; or the drop
-    /// and that a person is needed.
+    /// Whether a finding reports it: the dead letter, or the number of its kind; or the drop, as
+    /// needing a person.
     async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
         let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
         let after = format!(
@@ -326,7 +326,8 @@ impl<'a> PlacedGarbage<'a> {
                  AND f.detail REGEXP CONCAT('^failed claim ', c.id, '[ :]|^[0-9]+ failed claims name ')) OR NULL)
                  FROM failed_claims c WHERE {of}"
             ),
-            // A name that is no user id is told alone; what can't be read is told with its drop.
+            // A name that is not a user id has its own finding; anything unreadable is reported
+            // with its drop.
             _ => format!(
                 "{findings} drop_id = {} AND (result = 'failed' OR kind = 'unissued') AND {after}",
                 self.coupon.drop

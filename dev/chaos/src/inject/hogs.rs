@@ -1,4 +1,4 @@
-//! Clients that take connections and give nothing back, while probes ask for `/healthz`.
+//! Clients that hold connections without using them, while probes request `/healthz`.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
-/// Connections of each kind: together more than the smallest limit of a process.
+/// Connections of each kind; together they exceed the smallest limit of a process.
 const HOGS: usize = 75;
 
-/// Kubernetes' default is one second; these machines are slower.
+/// Kubernetes' default is one second; test machines are slower.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: hog\r\n\r\n";
@@ -48,7 +48,7 @@ pub(super) async fn hold(
         pause(200).await;
     }
     hogs.shutdown().await;
-    // A fault of the machine may cost one probe; a full server fails them all.
+    // A hiccup of the machine may cost one probe; a full server fails them all.
     if failed > answered && process.address().is_some() {
         system.object(format!(
             "{failed} of {} probes failed beside {} idle connections",
@@ -64,7 +64,7 @@ pub(super) async fn hold(
     ))
 }
 
-/// One connection, until the server closes it. A polite one asks again and again.
+/// One connection, until the server closes it. A polite one keeps sending requests.
 async fn hog(address: &str, polite: bool) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address).await?;
     let mut answer = [0; 1_024];
@@ -87,7 +87,7 @@ async fn probe(address: &str) -> std::io::Result<()> {
         .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    // 503 is an answer too: the process says that its loop stands still.
+    // 503 is an answer too: the process reports that its loop is stuck.
     if answer.starts_with("HTTP/1.1 ") {
         Ok(())
     } else {

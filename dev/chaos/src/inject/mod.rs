@@ -1,4 +1,4 @@
-//! Makes a fault happen, undoes it after its time, and says whether it really took effect.
+//! Injects a fault, undoes it after its duration, and reports whether it had an effect.
 
 mod batches;
 mod clusters;
@@ -24,8 +24,8 @@ use crate::wait::{lasting, pause, until};
 const OLD_READER: &str = "INSERT INTO processes (id, role, owner, topic, consumer_group, publish_deadline_ms, \
      fallback_deadline_ms, seen_at) VALUES ('old', 'daemon', 'host:1', '', '', 0, 0, UTC_TIMESTAMP(3) - INTERVAL 1 HOUR)";
 
-/// Makes it happen and undoes it.
-#[allow(clippy::too_many_lines, reason = "one arm a fault")]
+/// Injects the fault and undoes it.
+#[allow(clippy::too_many_lines, reason = "one arm per fault")]
 pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
     match fault {
         Fault::Kill { role, number, .. }
@@ -95,7 +95,7 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::OldReader { ms } => {
             let done = system.world.sql.rows(OLD_READER).await.is_ok();
             let during = lasting(*ms).await;
-            // MySQL may have a fault, too.
+            // MySQL may have a fault too.
             while system
                 .world
                 .sql
@@ -143,8 +143,8 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
             process.kill().await;
             let crashes = process.crashes();
             process.come_back(Some(point));
-            // It is started with the point, dies there, and is started once more. One that ended
-            // for another reason meanwhile is started without the point.
+            // It is started with the crash point, dies there, and is restarted. If it ended for
+            // another reason, it is restarted without the crash point.
             let begun = Instant::now();
             let died = until(Duration::from_millis(*ms), || process.crashes() > crashes).await;
             if !died {
@@ -192,7 +192,7 @@ async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Re
     ))
 }
 
-/// The row of a person who has one, and their admission.
+/// Deletes a user's row and admission.
 async fn delete_every_copy(system: &SystemUnderTest) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else {
         return Ok(Effect::now(false, "no coupon"));

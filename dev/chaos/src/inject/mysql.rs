@@ -1,4 +1,4 @@
-//! MySQL refuses, waits or can't write.
+//! MySQL refuses, blocks or cannot write.
 
 use std::time::{Duration, Instant};
 
@@ -42,11 +42,11 @@ pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     ))
 }
 
-/// Rows that make a transaction heavier than a batch: MySQL ends the lighter of two that wait for
-/// each other.
+/// Rows that make a transaction heavier than a batch: of two deadlocked transactions, MySQL rolls
+/// back the lighter one.
 const BALLAST: &str = "INSERT INTO ballast WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n";
 
-/// Another client takes the same locks in the other order, again and again.
+/// Another client repeatedly takes the same locks in the opposite order.
 pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_deadlocks").await?;
@@ -55,8 +55,8 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     other
         .query_drop("CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)")
         .await?;
-    // Writers take a share of the drop's row first and then their place among its rows; this is the
-    // other way round.
+    // Writers first share the drop's row, then lock their place among its rows; this is the reverse
+    // order.
     let rows = format!(
         "SELECT slot FROM issued_coupons WHERE drop_id = {} FOR UPDATE",
         drop(system)
@@ -83,7 +83,7 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     Ok(Effect::of(during, met > 0, format!("{met} deadlocks")))
 }
 
-/// Another client's lock lets no statement of some kind go on.
+/// Another client's lock blocks all statements of some kind.
 pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let mut other = other_client(system).await?;
@@ -101,7 +101,7 @@ pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Resul
     ))
 }
 
-/// Its files may not grow: it ends itself when it can't write its log, and is started again.
+/// MySQL's files may not grow: it exits when it cannot write its log, and is restarted.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let pid = system

@@ -1,4 +1,4 @@
-//! Redis loses what it knew, or can't write.
+//! Redis loses data or cannot write.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use crate::replica::{Replica, follow, until_it_follows};
 use crate::system::SystemUnderTest;
 use crate::wait::{lasting, pause, until};
 
-/// How many people Redis knows.
+/// Number of users in Redis.
 async fn people(system: &SystemUnderTest) -> Result<u64> {
     let redis = system.redis();
     let mut people = 0;
     for coupon in system.coupons() {
         let users = redis.of_drop(coupon.id, coupon.drop, "users");
         people += match redis.try_command::<u64>(&["ZCARD", &users]).await {
-            // Garbage stands there.
+            // The key holds garbage.
             Err(error) if error.code() == Some("WRONGTYPE") => 0,
             people => people?,
         };
@@ -39,7 +39,7 @@ fn forgotten(before: u64, after: u64) -> Effect {
     )
 }
 
-/// Killed, and back without the last part of what it wrote.
+/// Kills Redis, which returns without the last part of its writes.
 pub(super) async fn truncate(system: &SystemUnderTest, percent: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
@@ -54,7 +54,7 @@ pub(super) async fn truncate(system: &SystemUnderTest, percent: u64) -> Result<E
     Ok(forgotten(before, people(system).await?))
 }
 
-/// Emptied in the same process.
+/// Flushes Redis without a restart.
 pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
@@ -62,7 +62,7 @@ pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
     Ok(forgotten(before, 0))
 }
 
-/// Killed, and back with a copy of an earlier moment.
+/// Kills Redis, which returns with an older copy.
 pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let old = OldCopy::of(&system.single()?.redis())?;
@@ -74,7 +74,7 @@ pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Ef
     Ok(forgotten(before, people(system).await?))
 }
 
-/// A replica that follows the master no more, and is `lag_ms` behind it.
+/// A replica that has stopped following the master, `lag_ms` behind it.
 async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServer> {
     let ready = system.replica.lock().await.take();
     let Replica { server, link } = if let Some(ready) = ready {
@@ -90,7 +90,7 @@ async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServe
     Ok(server)
 }
 
-/// A replica that no longer hears of the master takes its place.
+/// A replica that no longer follows the master is promoted.
 pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let server = left_behind(system, lag_ms).await?;
@@ -123,7 +123,7 @@ pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effe
     })
 }
 
-/// Its clock, by which windows open and close, is off by so many seconds.
+/// Shifts Redis's clock, by which windows open and close, by `seconds`.
 pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();
@@ -140,8 +140,8 @@ pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Re
     ))
 }
 
-/// Its files may not grow: with `appendfsync always` Redis ends itself rather than promise what it
-/// can't keep.
+/// Redis's files may not grow: with `appendfsync always` it exits rather than acknowledge a write
+/// that is not on disk.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let pid = system
@@ -185,7 +185,7 @@ pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effec
     ))
 }
 
-/// Errors of the kind OOM so far.
+/// Number of OOM errors so far.
 async fn refused(redis: &PrefixedKeys) -> Result<u64> {
     let info: String = redis.try_command(&["INFO", "errorstats"]).await?;
     let line = info
@@ -196,7 +196,7 @@ async fn refused(redis: &PrefixedKeys) -> Result<u64> {
         .unwrap_or(0))
 }
 
-/// No file of this process may grow beyond so many bytes; `None` takes the limit away.
+/// Limits the size of any file that this process writes; `None` removes the limit.
 pub(super) fn files_up_to(pid: u32, bytes: Option<u64>) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let limit = Rlimit {
@@ -207,7 +207,7 @@ pub(super) fn files_up_to(pid: u32, bytes: Option<u64>) -> Result<()> {
     Ok(())
 }
 
-/// Whether this child has ended (it may not have been waited for yet).
+/// Whether this child has exited (it may not have been reaped yet).
 pub(super) fn has_ended(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return true;

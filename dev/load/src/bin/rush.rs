@@ -1,4 +1,4 @@
-//! `rush`: a crowd against a running system. `cargo xtask rush` runs it.
+//! `rush`: a crowd against a running system; see `cargo xtask rush`.
 
 use std::process::ExitCode;
 

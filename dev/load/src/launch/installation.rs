@@ -1,4 +1,4 @@
-//! An installation of Firstcome: settings, and the programs that are started with them.
+//! An installation of Firstcome: its settings, and the programs that are started with them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use super::{Servers, Service};
 use crate::identity::token_settings;
 use crate::ops::Ops;
 
-/// Six fields of cron that fire once a year: no pass runs unless it is asked for.
+/// A six-field cron expression that fires once a year, so that passes only run on request.
 const NEVER: &str = "0 0 0 1 1 *";
 const LIMIT: Duration = Duration::from_secs(60);
 /// Slots that [`Installation::every_row`] counts at a time.
@@ -26,11 +26,11 @@ const PART: u16 = 1_000;
 /// Any port that is free.
 pub const ANY_PORT: &str = "127.0.0.1:0";
 
-/// Settings that all processes of the installation share, and where its programs are.
+/// Settings shared by all processes of the installation, and the location of its programs.
 #[derive(Debug)]
 pub struct Installation {
     pub servers: Arc<Servers>,
-    /// By their variables.
+    /// Settings by variable.
     pub settings: BTreeMap<&'static str, String>,
     pub ops_token: String,
     programs: PathBuf,
@@ -44,7 +44,7 @@ pub struct InstallationCoupon {
 }
 
 impl Installation {
-    /// Makes tables and topic, by the programs beside this one.
+    /// Creates tables and topic, with the programs next to this one.
     pub async fn create(
         servers: &Arc<Servers>,
         own: impl IntoIterator<Item = (&'static str, String)>,
@@ -55,8 +55,9 @@ impl Installation {
         Self::create_by(servers, programs, own).await
     }
 
-    /// One of several on the same servers: its own database, key prefix, topic and group. No pass
-    /// runs unless it is asked for. The programs are those beside this one, or of another build.
+    /// One of several installations on the same servers, with its own database, key prefix, topic
+    /// and group. Passes only run on request. Uses the programs next to this one, or another
+    /// build's.
     pub async fn named(
         servers: &Arc<Servers>,
         name: &str,
@@ -128,7 +129,7 @@ impl Installation {
         Ok(installation)
     }
 
-    /// Whether its programs are those beside this one.
+    /// Whether its programs are those next to this one.
     pub fn is_of_this_build(&self) -> bool {
         built_program("firstcome-api").is_ok_and(|api| api.parent() == Some(&*self.programs))
     }
@@ -155,14 +156,14 @@ impl Installation {
             .await
     }
 
-    /// An API that shows coupon pages, and believes `X-User-Id`.
+    /// An API with coupon pages that accepts `X-User-Id`.
     pub async fn api_with_pages(&self) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["serve"]);
         command.envs([("LISTEN_ADDR", ANY_PORT), ("COUPON_PAGE", "on")]);
         self.servers.spawn("api", &mut command, "").await
     }
 
-    /// An API that shows coupon pages, to people whose tokens are signed with this secret (HS256).
+    /// An API with coupon pages, for people whose tokens are signed with this secret (HS256).
     pub async fn pages_at(&self, address: &str, secret: &str) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["serve"]);
         command.envs([("LISTEN_ADDR", address), ("COUPON_PAGE", "on")]);
@@ -219,7 +220,7 @@ impl Installation {
         }
     }
 
-    /// Makes a coupon that is open now, and waits until it can be claimed.
+    /// Creates a coupon that is open now, and waits until it can be claimed.
     pub async fn coupon(&self, api: &Service, quantity: u32) -> Result<InstallationCoupon> {
         let ops = self.ops(api)?;
         let made = ops
@@ -227,7 +228,7 @@ impl Installation {
             .await?;
         let id = made["id"]
             .as_i64()
-            .with_context(|| format!("no coupon was made: {made}"))?;
+            .with_context(|| format!("no coupon was created: {made}"))?;
         let begun = Instant::now();
         loop {
             let coupon = ops.get(&format!("/v1/coupons/{id}")).await?;
@@ -249,7 +250,7 @@ impl Installation {
         }
     }
 
-    /// Waits until everybody whom a coupon was given to has their row.
+    /// Waits until all slots of a coupon have rows.
     pub async fn every_row(&self, coupon: InstallationCoupon) -> Result<()> {
         let mut conn = self.mysql().await?;
         let last = coupon.quantity;
@@ -288,12 +289,12 @@ pub async fn connection(url: &str) -> Result<mysql_async::Conn> {
     Ok(mysql_async::Conn::new(options).await?)
 }
 
-/// Polls until `wanted` is so.
+/// Polls until `wanted` returns true.
 pub async fn until<F: AsyncFnMut() -> Result<bool>>(what: &str, mut wanted: F) -> Result<()> {
     let begun = Instant::now();
     while !wanted().await? {
         if begun.elapsed() > 4 * LIMIT {
-            bail!("{what}: not within {:?}", 4 * LIMIT);
+            bail!("{what} did not happen within {:?}", 4 * LIMIT);
         }
         sleep(Duration::from_millis(5)).await;
     }

@@ -1,7 +1,7 @@
 //! The launcher: the product's own programs as processes, on private servers.
 //!
-//! [`Servers`] are what every process of a run needs; an [`Installation`] has settings and starts
-//! the product's programs with them, each a [`Service`].
+//! [`Servers`] are shared by all processes of a run. An [`Installation`] has settings and starts
+//! the product's programs with them, each as a [`Service`].
 
 mod installation;
 mod service;
@@ -16,7 +16,7 @@ use tokio::process::Command;
 pub use installation::{ANY_PORT, Installation, InstallationCoupon, connection, until};
 pub use service::Service;
 
-/// Redis, MySQL, Kafka and a mail sink of this run alone, and a folder for logs.
+/// Private Redis, MySQL, Kafka and mail sink of this run, and a folder for logs.
 #[derive(Debug)]
 pub struct Servers {
     pub stack: Stack,
@@ -44,8 +44,8 @@ impl Servers {
         })
     }
 
-    /// Starts a program and waits until it has printed where it listens, and a line that begins
-    /// with `ready`.
+    /// Starts a program and waits until it has printed its address, and a line that begins with
+    /// `ready`.
     pub async fn spawn(&self, name: &str, command: &mut Command, ready: &str) -> Result<Service> {
         Service::start(name, command.as_std_mut(), ready, &self.logs, &self.janitor).await
     }

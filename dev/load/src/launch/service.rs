@@ -1,4 +1,4 @@
-//! One process: started, watched until it is ready, stopped.
+//! The life cycle of one process: start, readiness, stop.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::ops::Ops;
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-/// A running process. Dropping it kills it.
+/// A running process, killed on drop.
 #[derive(Debug)]
 pub struct Service {
     program: Program,
@@ -23,8 +23,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a program and waits until its stdout has said `listening on http://…`, and a line
-    /// that begins with `ready`.
+    /// Starts a program and waits until its stdout has `listening on http://…`, and a line that
+    /// begins with `ready`.
     pub(super) async fn start(
         name: &str,
         command: &mut Command,
@@ -49,12 +49,12 @@ impl Service {
         self.url.parse()
     }
 
-    /// The same as an address.
+    /// Its socket address.
     pub fn address(&self) -> Result<SocketAddr> {
         self.target()?.authority().parse().context("no address")
     }
 
-    /// Its metrics, as Prometheus reads them.
+    /// Its metrics in Prometheus format.
     pub async fn metrics(&self) -> Result<String> {
         Ops {
             target: self.target()?,
@@ -75,7 +75,7 @@ impl Service {
         self.program.ended(STOP_LIMIT).await.map(drop)
     }
 
-    /// Asks it to stop (SIGTERM) and waits for its end.
+    /// Stops it with SIGTERM and waits for its end.
     pub async fn stop(self) -> Result<()> {
         self.still_runs()?;
         let status = self.program.stop(STOP_LIMIT).await?;

@@ -1,4 +1,4 @@
-//! A connection that only reads: the number of statements, and the rows of a coupon.
+//! A read-only connection: the number of statements, and the rows of a coupon.
 
 use std::time::Duration;
 
@@ -29,8 +29,10 @@ pub struct Database {
 impl Database {
     /// Connects, and counts statements from now on.
     ///
-    /// # Errors When the address can't be read or MySQL can't be reached: without the address,
-    /// which holds a password.
+    /// # Errors
+    ///
+    /// If the address is invalid or MySQL is unreachable. Leaves out the address, which contains a
+    /// password.
     pub async fn open(url: &str) -> Result<Self> {
         let options = Opts::from_url(url)
             .context("DATABASE_URL is no mysql://user:password@host:port/database")?;
@@ -48,13 +50,13 @@ impl Database {
         Ok(database)
     }
 
-    /// Statements that clients sent since, this connection's own left out.
+    /// Statements sent by clients since then, without those of this connection.
     pub async fn statements(&mut self) -> Result<u64> {
         let now = self.questions().await?;
         Ok(now.saturating_sub(self.at_first + self.own))
     }
 
-    /// Statements that do not count, because measuring sent them.
+    /// Excludes statements that the measurement itself sent.
     pub fn leave_out(&mut self, statements: u64) {
         self.own += statements;
     }

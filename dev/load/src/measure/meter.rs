@@ -1,4 +1,4 @@
-//! What a piece of work cost the servers: their own counters before and after.
+//! The cost of a piece of work on the servers, from their counters before and after.
 
 use std::collections::BTreeMap;
 
@@ -16,12 +16,12 @@ pub struct Meter {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Cost {
-    /// Statements that clients sent.
+    /// Statements sent by clients.
     pub mysql_statements: u64,
     pub mysql_cpu: f64,
-    /// Commands that Redis ran, those inside scripts too.
+    /// Commands that Redis ran, including those inside scripts.
     pub redis_commands: u64,
-    /// The same by command.
+    /// Commands by name.
     pub redis_by_command: BTreeMap<String, u64>,
     pub redis_cpu: f64,
     pub kafka_cpu: f64,
@@ -44,12 +44,12 @@ impl Meter {
         })
     }
 
-    /// Statements that clients sent to MySQL so far, this meter's own left out.
+    /// Statements that clients sent to MySQL so far, without those of this meter.
     pub async fn statements(&mut self) -> Result<u64> {
         self.mysql.statements().await
     }
 
-    /// Statements that do not count, because measuring sent them on another connection.
+    /// Excludes statements that the measurement sent on another connection.
     pub fn leave_out(&mut self, statements: u64) {
         self.mysql.leave_out(statements);
     }
@@ -74,13 +74,13 @@ impl Meter {
     }
 }
 
-/// CPU seconds so far of MySQL, Redis and Kafka; 0 for a server that is not ours.
+/// CPU seconds of MySQL, Redis and Kafka so far; 0 for a server that is not ours.
 pub fn server_cpu(stack: &Stack) -> [f64; 3] {
     [stack.mysql.pid(), stack.redis.pid(), stack.kafka.pid()]
         .map(|pid| pid.and_then(|pid| cpu_seconds(pid).ok()).unwrap_or(0.0))
 }
 
-/// Without the commands that this module sends.
+/// Excludes the commands that this module sends.
 fn by_command(info: &str) -> BTreeMap<String, u64> {
     let one = |line: &str| {
         let (name, rest) = line
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_counted_without_the_meter_s_own() {
+    fn the_meters_own_commands_are_not_counted() {
         let info = "# Commandstats\r\ncmdstat_evalsha:calls=3,usec=9,rejected_calls=0\r\ncmdstat_info:calls=1,usec=1\r\n";
         assert_eq!(
             by_command(info),

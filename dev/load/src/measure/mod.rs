@@ -1,4 +1,4 @@
-//! Meters: what a piece of work cost the servers, and what the tables hold.
+//! Meters: the cost of a piece of work on the servers, and the contents of the tables.
 
 mod database;
 mod meter;

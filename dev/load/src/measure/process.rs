@@ -1,16 +1,16 @@
-//! What the operating system says of a process.
+//! Process statistics from `/proc`.
 
 use std::fs;
 
 use anyhow::{Context, Result};
 
-/// Clock ticks a second in `/proc`; 100 on every Linux that Rust's standard library runs on.
+/// Clock ticks per second in `/proc`; 100 on every Linux that Rust's standard library supports.
 const TICKS: f64 = 100.0;
 
-/// Seconds of CPU that a process and all its threads took so far.
+/// CPU seconds of a process and all its threads so far.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in parentheses may hold anything, spaces too.
+    // The name in parentheses may contain anything, including spaces.
     let after = stat.rsplit_once(')').context("no name in stat")?.1;
     let fields: Vec<&str> = after.split_whitespace().collect();
     let ticks =
@@ -18,7 +18,7 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / TICKS)
 }
 
-/// A line of `/proc/PID/status` in kB, such as `VmRSS` or `VmHWM` (the most it ever was).
+/// A line of `/proc/PID/status` in kB, such as `VmRSS` or `VmHWM` (the peak).
 pub fn memory_kb(pid: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_has_memory_and_time() {
+    fn memory_and_cpu_time_of_this_process_are_read() {
         let own = std::process::id();
         assert!(memory_kb(own, "VmHWM").unwrap() >= memory_kb(own, "VmRSS").unwrap() / 2);
         assert!(cpu_seconds(own).unwrap() >= 0.0);

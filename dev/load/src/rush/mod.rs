@@ -1,5 +1,5 @@
-//! The load tool `rush`: a crowd against a system that runs somewhere, and its answers as table and
-//! JSON.
+//! The load tool `rush`: runs a crowd against any running system, and reports its answers as a
+//! table and JSON.
 
 mod options;
 mod report;
@@ -27,13 +27,13 @@ use crate::table;
 use crate::tally::{CrowdProgress, Tally};
 use crate::terminal::{ProgressLine, grouped, step};
 
-/// How often the counts are read.
+/// Sampling interval of the counts.
 const SAMPLE: Duration = Duration::from_millis(20);
-/// How long a coupon that was made a moment ago may take to be known everywhere.
+/// Longest time until a new coupon is known everywhere.
 const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 
-/// The whole program: checks the options, finds or makes the coupon, measures the generator, lets
-/// the crowd ask, compares with the rows where it may, and writes the report.
+/// The whole program: checks the options, finds or creates the coupon, measures the generator, lets
+/// the crowd ask, compares the answers with the rows if possible, and writes the report.
 pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;
@@ -80,7 +80,7 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     })
 }
 
-/// The crowd, with its counts shown while it asks.
+/// Runs the crowd and shows its counts meanwhile.
 async fn shown(plan: CrowdPlan) -> Result<Tally> {
     let (progress, mut live) = (Arc::new(CrowdProgress::default()), ProgressLine::new());
     let expected = plan.crowd.requests() as u64;
@@ -96,7 +96,7 @@ async fn shown(plan: CrowdPlan) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The coupon to ask for, and whether it was made for this.
+/// The coupon to ask for, and whether it was created for this.
 async fn coupon(options: &RushOptions, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
     let (id, made) = match (
         options.coupon,
@@ -141,7 +141,7 @@ async fn coupon(options: &RushOptions, targets: &[Target], prefix: &str) -> Resu
     Ok((id, made))
 }
 
-/// A coupon as a target shows it; `null` where it does not know it.
+/// A coupon as a target shows it; `null` if the target does not know it.
 async fn coupon_at(target: &Target, id: i64) -> Result<Value> {
     let ops = Ops {
         target: target.clone(),

@@ -1,4 +1,4 @@
-//! The command line, and the options that are refused.
+//! The command line and its validation.
 
 use std::path::PathBuf;
 
@@ -15,70 +15,69 @@ use crate::identity::CrowdIdentityArgs;
 
 /// Lets a crowd ask a running Firstcome for a coupon, and reports the answers.
 ///
-/// Closed loop: each connection asks again as soon as it was answered. With --rate an open loop:
-/// people come by the clock, and their wait counts from the instant at which they wanted to ask, so
-/// that a system that stalls shows it.
+/// By default a closed loop: each connection asks again as soon as it was answered. With --rate an
+/// open loop: people arrive at a fixed rate, and their latency counts from their arrival, so that
+/// stalls of the system show.
 ///
-/// Exits 0 when everybody was answered in the end, every answer was understood, none contradicts
-/// another, and, where the database was given, every yes has its row.
+/// Exits 0 if everybody was answered in the end, every answer was understood, no two answers
+/// contradict each other, and, with --database-url, every promise has its row.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rush", version, max_term_width = 120)]
 pub struct RushOptions {
-    /// Address of an API, `http://host:port` or `https://host:port`; several times for several, the
+    /// Address of an API, `http://host:port` or `https://host:port`; if given several times, the
     /// crowd is spread over them
     #[arg(long, env = "API_URL", required = true, value_delimiter = ',')]
     pub url: Vec<Target>,
-    /// File with the certificates, in PEM form, that `https` addresses are to be trusted by,
-    /// instead of the usual public ones
+    /// File with trusted certificates for `https` addresses, in PEM form, instead of the usual
+    /// public ones
     #[arg(long)]
     pub ca_file: Option<PathBuf>,
-    /// The addresses are not this machine, and may be put under load
+    /// The addresses are other machines that may be put under load
     #[arg(long)]
     pub remote: bool,
-    /// Coupon to ask for: it is really given away; without it one is made for this, which needs the
+    /// Coupon to ask for: it is really given away. Without it a new one is created, which needs the
     /// ops token
     #[arg(long, env = "COUPON", value_parser = value_parser!(i64).range(1..))]
     pub coupon: Option<i64>,
-    /// Ops token of the API, to make a coupon
+    /// Ops token of the API, to create a coupon
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub ops_token: Option<String>,
-    /// How many the made coupon has
+    /// Quantity of the created coupon
     #[arg(long, env = "QUANTITY", default_value_t = 100, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub quantity: u32,
-    /// People
+    /// Number of people
     #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub people: u32,
-    /// Requests of each person who repeats: the second follows the first at once, a double click
+    /// Requests per repeating person: the second follows the first at once, as a double click
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=1_000))]
     pub requests_per_person: u32,
-    /// Share of the people who repeat, 0 to 1
+    /// Share of people who repeat, 0 to 1
     #[arg(long, default_value_t = 1.0, value_parser = share)]
     pub repeat_share: f64,
-    /// Requests a second by the clock (open loop); without it as fast as answers come (closed loop)
+    /// Requests per second (open loop); without it, as fast as answers come (closed loop)
     #[arg(long, value_parser = rate, allow_negative_numbers = true)]
     pub rate: Option<f64>,
-    /// Connections, which is how many ask at the same instant
+    /// Connections, that is, the number of concurrent requests
     #[arg(long, env = "CONNECTIONS", default_value_t = 256, value_parser = connections)]
     pub connections: usize,
-    /// Seconds, from the beginning, that people go on asking while the coupon is not open or the
-    /// system is unavailable
+    /// Seconds from the start during which people retry while the coupon is not open or the system
+    /// is unavailable
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(0..=86_400))]
     pub patience: u64,
-    /// What user ids begin with; the default is new each time, so that a second rush is a second
-    /// crowd
+    /// Prefix of user ids; by default a new one each time, so that a second rush is a second crowd
     #[arg(long)]
     pub user_prefix: Option<String>,
-    /// Order of the requests
+    /// Seed of the order of requests
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// The database of the system, only read: how many statements the rush took, and whether every
+    /// Database of the system, only read: reports the statements of the rush, and whether every
     /// promise has its row
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Write everything as JSON into this file; without a name, print it instead of the table
+    /// Write everything as JSON to this file; without a name, print it instead of the table
     #[arg(long, num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<PathBuf>,
-    /// How people prove who they are.
+    /// Authentication of the people.
     #[command(flatten)]
     pub identity: CrowdIdentityArgs,
 }
@@ -112,14 +111,14 @@ fn connections(text: &str) -> Result<usize, String> {
 }
 
 impl RushOptions {
-    /// What user ids begin with.
+    /// Prefix of user ids.
     pub(super) fn prefix(&self) -> String {
         self.user_prefix
             .clone()
             .unwrap_or_else(|| format!("u{:06x}-", rand::random::<u32>() >> 8))
     }
 
-    /// Where the crowd asks, and by which certificates it is trusted.
+    /// The addresses, with the certificates to trust.
     pub(super) fn targets(&self) -> Result<Vec<Target>> {
         let Some(path) = &self.ca_file else {
             return Ok(self.url.clone());
@@ -138,7 +137,7 @@ impl RushOptions {
             .collect()
     }
 
-    /// Checks that clap can't make.
+    /// Checks that clap cannot do.
     pub(super) async fn check(&self) -> Result<()> {
         let may_make = self
             .ops_token
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_a_reason() {
+    fn invalid_options_are_refused_with_a_reason() {
         for (args, words) in [
             (&["--people", "0"][..], "1..=10000000"),
             (&["--requests-per-person", "0"], "1..=1000"),
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_coupon_the_ops_token_is_asked_for() {
+    async fn without_a_coupon_the_ops_token_is_required() {
         let options = RushOptions::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap();
         let error = options.check().await.unwrap_err().to_string();
         assert!(
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_machines_are_asked_only_when_told_so() {
+    async fn other_machines_need_the_remote_option() {
         let at = |url: &str, more: &[&str]| {
             RushOptions::try_parse_from([&["rush", "--coupon", "1", "--url", url], more].concat())
                 .unwrap()
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_prefix_that_no_user_id_may_have_is_refused_before_anybody_asks() {
+    async fn an_invalid_user_prefix_is_refused_before_anybody_asks() {
         let error = parse(&["--user-prefix", "a b "])
             .unwrap()
             .check()

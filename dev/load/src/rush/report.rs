@@ -1,4 +1,4 @@
-//! The report of a run: as a table and as JSON.
+//! The report of a run, as a table and as JSON.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -14,31 +14,31 @@ use crate::table;
 use crate::tally::Tally;
 use crate::terminal::{grouped, number, step};
 
-/// From this share of its ceiling on, the tool may be what is measured.
+/// From this share of its ceiling on, the tool itself may be the bottleneck.
 const NEAR: f64 = 0.7;
 
-/// One late request in so many is worth a word.
+/// One late request in this many causes a warning.
 const MANY: u64 = 100;
 
 #[derive(Debug, Serialize)]
 pub struct RushReport {
-    /// When it ended, UTC.
+    /// End of the run, UTC.
     pub at: String,
-    /// Where the crowd asked.
+    /// Addresses of the APIs.
     pub urls: Vec<String>,
     pub coupon_id: i64,
-    /// Whether the coupon was made for this.
+    /// Whether the coupon was created for this run.
     pub made: bool,
-    /// Requests a second by the clock; `None` for a closed loop.
+    /// Requests per second of an open loop; `None` for a closed loop.
     pub rate: Option<f64>,
     pub connections: usize,
-    /// Requests a second of this tool, over as many connections, against a server that does
-    /// nothing.
+    /// Requests per second of this tool over the same number of connections against a server that
+    /// does nothing.
     pub ceiling_per_second: f64,
     pub tally: Tally,
-    /// MySQL's statements during the rush, everybody's, where the database was given.
+    /// MySQL statements of all clients during the rush, if the database was given.
     pub mysql_statements: Option<u64>,
-    /// The rows, where the database was given.
+    /// The rows, if the database was given.
     pub rows: Option<RowCheck>,
 }
 
@@ -68,8 +68,8 @@ impl RushReport {
         }
     }
 
-    /// Everybody was answered in the end, every answer was understood, none contradicts another,
-    /// every yes has its row.
+    /// Everybody was answered in the end, every answer was understood, no two contradict each
+    /// other, and every promise has its row.
     pub fn good(&self) -> bool {
         let tally = &self.tally;
         let unclear =
@@ -81,45 +81,45 @@ impl RushReport {
         unclear == 0 && tally.contradictions.is_empty() && lost == 0
     }
 
-    /// The rows that the table has beside those of every crowd.
+    /// The rows of this table that other tables of crowds do not have.
     fn more(&self) -> Vec<(String, String)> {
         let mut more = Vec::new();
         if let Some(rate) = self.rate {
             let late = grouped(self.tally.late);
             more.push((
-                format!("asked by the clock, {rate:.0} a second; sent late"),
+                format!("open loop, {rate:.0} requests a second; sent late"),
                 late,
             ));
         }
         let ceiling = self.ceiling_per_second;
         let share = self.tally.per_second / ceiling.max(1.0) * 100.0;
         more.push((
-            "this tool's own ceiling here".into(),
+            "this tool's own ceiling on this machine".into(),
             format!("{} a second, {share:.0} % of it used", number(ceiling)),
         ));
         if let Some(rows) = &self.rows {
             more.push(("rows in MySQL".into(), grouped(rows.rows as u64)));
             more.push((
-                "promised and without their row".into(),
+                "promises without a row".into(),
                 grouped(rows.promised_without_row as u64),
             ));
             if let Some(after) = rows.complete_after_ms {
                 more.push((
-                    "every row stood after the last answer by".into(),
+                    "all rows existed after the last answer by".into(),
                     format!("{after} ms"),
                 ));
             }
         }
         if let Some(statements) = self.mysql_statements {
             more.push((
-                "MySQL statements during the rush, everybody's".into(),
+                "MySQL statements during the rush, all clients".into(),
                 grouped(statements),
             ));
         }
         more
     }
 
-    /// What a reader of the report must know.
+    /// Warnings that a reader of the report must know.
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.tally.per_second > NEAR * self.ceiling_per_second {
@@ -161,8 +161,8 @@ impl RushReport {
     }
 }
 
-/// Where the report goes. The file is opened before anybody asks, so that no result is lost to a
-/// mistyped folder.
+/// Destinations of the report. The file is opened before anybody asks, so that no result is lost to
+/// a mistyped folder.
 pub(super) struct Outputs {
     json: Option<(PathBuf, File)>,
     print_json: bool,

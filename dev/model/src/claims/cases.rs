@@ -1,5 +1,5 @@
-//! The protocols that are explored: the right one under the faults it is to withstand, and each
-//! wrong one.
+//! The explored protocols: the correct one under the faults that it must survive, and the wrong
+//! ones.
 
 use super::{Faults, Protocol, Wrong};
 
@@ -12,8 +12,8 @@ const NONE: Faults = Faults {
     flushes: 0,
 };
 
-/// The right protocol. In each of the last four, one fault leaves Redis with the only copy of an
-/// admission, and another takes it away: no answer that was given may be lost in silence.
+/// The correct protocol. In each of the last four cases, one fault leaves Redis with the only copy
+/// of an admission, and another destroys it: no promise may be lost silently.
 #[allow(clippy::too_many_lines, reason = "one table of cases")]
 pub fn right() -> Vec<(&'static str, Protocol)> {
     let cases = [
@@ -124,7 +124,7 @@ pub fn right() -> Vec<(&'static str, Protocol)> {
         .into()
 }
 
-/// Each rule left out, with the faults under which that shows.
+/// Each rule left out, with the faults that reveal it.
 pub fn wrong() -> Vec<(Wrong, Protocol)> {
     let emptied = Faults { flushes: 1, ..NONE };
     let gone_back = Faults {

@@ -1,15 +1,15 @@
-//! The system left alone: no more faults, everybody asks again, the reconciler passes. It must
-//! become exact.
+//! Convergence: without further faults, while everybody asks again and the reconciler runs passes,
+//! the system must become exact.
 
 use super::state::{Reconciler, State};
 use super::step::End;
 use super::{PEOPLE, Protocol, Step, step};
 
-/// Rounds until nothing changes any more. Each has a pass, and a lost Redis takes three.
+/// Rounds until nothing changes. Each round has a pass, and a lost Redis takes three.
 const ROUNDS: usize = 8;
 
-/// Whether a state becomes exact by itself: every promise has its row with its slot or is listed as
-/// broken, and, since more people ask than there are slots, every slot is issued.
+/// Whether a state converges: every promise has its row on its slot or is listed as broken, and,
+/// since more people ask than there are slots, every slot is issued.
 pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
     let mut state = state.clone();
     finish_what_is_begun(protocol, &mut state);
@@ -27,7 +27,7 @@ pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
             .all(|(person, slot)| state.row_on(*slot) == Some(*person))
 }
 
-/// Whatever was under way goes on first: messages, late loaders, repairs planned long ago.
+/// First completes everything in progress: messages, late loaders, old repair plans.
 fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
     publish_all(protocol, state);
     if state.loader.is_some() {

@@ -1,17 +1,15 @@
-//! A drop's claims, from Redis to their rows: two slots, three people, everything that can go wrong
-//! at every moment. The gate is one bit here; [`super::gate`] has what it rests on.
+//! A drop's claims, from Redis to their rows: two slots, three people, and any fault at any moment.
+//! The gate is one bit here; [`super::gate`] models its mechanism.
 //!
-//! - [`redis`]: what the scripts do, one atomic step each.
-//! - [`state`]: everything there is: Redis, topic, consumer, rows, reconcilers, and who was
-//!   promised what.
-//! - [`step`]: what can happen next, the faults among it.
-//! - [`pass`]: what a reconciler reads, plans and does.
-//! - [`cases`]: the protocols that are explored.
-//! - [`heal`]: the same system left alone once the faults are over. It must become exact from every
-//!   state.
+//! - [`redis`]: the scripts, one atomic step each.
+//! - [`state`]: the whole state: Redis, topic, consumer, rows, reconcilers, and the promises.
+//! - [`step`]: the possible steps, including faults.
+//! - [`pass`]: how a reconciler reads, plans and repairs.
+//! - [`cases`]: the explored protocols.
+//! - [`heal`]: the same system once the faults are over. It must become exact from every state.
 //!
-//! [`Wrong`] has protocols with one rule left out. Each must be caught, or the model would show
-//! nothing.
+//! [`Wrong`] lists protocols with one rule left out. Each must be caught; otherwise the model would
+//! prove nothing.
 
 pub mod cases;
 pub mod heal;
@@ -25,12 +23,12 @@ use stateright::{Model, Property};
 pub use state::State;
 pub use step::Step;
 
-/// People. One more than there are slots.
+/// Number of people, one more than there are slots.
 pub const PEOPLE: usize = 3;
 pub const SLOTS: u8 = 2;
 
 pub type Person = u8;
-/// A slot, from 1; 0 is none.
+/// A slot, from 1; 0 means none.
 pub type Slot = u8;
 
 /// How often each fault may happen.
@@ -38,16 +36,16 @@ pub type Slot = u8;
 pub struct Faults {
     /// An API process, the consumer or a reconciler dies between two of its steps.
     pub crashes: u8,
-    /// Messages already committed are delivered once more.
+    /// Committed messages are delivered once more.
     pub repeats: u8,
-    /// A message is not acknowledged in time: it gets to the topic or not, and the dead-letter
-    /// table keeps the claim or is away too.
+    /// A message is not acknowledged in time: it reaches the topic or not, and the dead-letter
+    /// table stores the claim or is unavailable too.
     pub lost: u8,
-    /// Redis restarts with everything it had.
+    /// Redis restarts with all its data.
     pub restarts: u8,
-    /// Redis restarts with what it had at an earlier moment.
+    /// Redis restarts with its data of an earlier moment.
     pub gone_back: u8,
-    /// Redis is emptied in the same process: its script cache stays.
+    /// Redis is flushed in the same process, so its script cache stays.
     pub flushes: u8,
 }
 
@@ -56,30 +54,32 @@ pub struct Faults {
 pub enum Wrong {
     /// Redis keeps the gate open when it goes back in time.
     GateKept,
-    /// A reconciler rebuilds a lost Redis at once, with messages still on their way to the topic.
+    /// A reconciler rebuilds a lost Redis at once, while messages are still in flight to the topic.
     NoWait,
-    /// A reconciler reads the generation when it reads the drop, not before it waits and reads the
-    /// topic. What it comes upon in mid-pass it rebuilds from a tail that is older than the loss.
+    /// A reconciler reads the generation together with the drop instead of before it waits and
+    /// reads the topic. If it finds a loss during the pass, it rebuilds from a tail older than the
+    /// loss.
     GenerationReadLate,
-    /// A pass goes on with another process of Redis than the one that it read, and opens admission
+    /// A pass continues with another process of Redis than the one it read, and opens admission
     /// there.
     ConnectionComesBack,
     /// The consumer commits offsets before the rows.
     CommitFirst,
-    /// A drop is loaded without looking at the generation.
+    /// A drop is loaded without comparing the generation.
     LoadUnchecked,
-    /// A lost drop is loaded and settled before people are put back.
+    /// A lost drop is loaded and settled before its people are restored.
     SettleFirst,
-    /// A lost drop is loaded before the people of the dead-letter table are put back.
+    /// A lost drop is loaded before the people in the dead-letter table are restored.
     BackupLate,
-    /// A person is answered `accepted` although neither topic nor dead-letter table holds it.
+    /// A person is answered `accepted` although neither topic nor dead-letter table holds the
+    /// claim.
     ToldUnheld,
-    /// A retry is answered `already_claimed` although nobody has made sure that the topic or the
-    /// dead-letter table holds it.
+    /// A retry is answered `already_claimed` although nobody has verified that the topic or the
+    /// dead-letter table holds the claim.
     RetryToldUnheld,
 }
 
-/// The protocol, with the faults it is to withstand.
+/// A protocol and the faults that it must survive.
 #[derive(Debug, Clone)]
 pub struct Protocol {
     pub faults: Faults,
@@ -89,22 +89,22 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// Whether this protocol leaves a rule out.
+    /// Whether this protocol leaves out the rule.
     pub fn is(&self, wrong: Wrong) -> bool {
         self.wrong == Some(wrong)
     }
 }
 
-/// Nobody is given a slot that is promised, on the topic or issued to somebody else.
+/// Nobody gets a slot that is promised, on the topic or issued to somebody else.
 pub const NEVER_UNVERIFIED: &str = "no admission while Redis lacks what it promised";
 /// A slot is promised to one person, and a person is promised one slot, unless the first promise is
 /// listed as broken.
 pub const ONE_EACH: &str = "one slot a person, one person a slot";
 /// Rows belong to people admitted by Redis, one each.
 pub const ROWS_ADMITTED: &str = "rows only for who was admitted, one each";
-/// Whatever Redis forgets, a promise is on the topic, in the dead-letter table, or a row.
+/// Whatever Redis loses, a promise is on the topic, in the dead-letter table, or a row.
 pub const HELD_TWICE: &str = "a second store beside Redis holds every promise";
-/// Left alone, every promise has its row, and every slot is issued.
+/// Without further faults, every promise gets its row, and every slot is issued.
 pub const HEALS: &str = "left alone, it becomes exact";
 
 impl Model for Protocol {

@@ -1,4 +1,4 @@
-//! A reconciler's pass: what it sees, what it plans, and its repairs, each one atomic step.
+//! A reconciler's pass: its view, its plan, and its repairs, each one atomic step.
 
 use super::redis::Moved;
 use super::state::{PassView, Reconciler, Repair, State};
@@ -17,15 +17,15 @@ impl State {
         self.redis.generation
     }
 
-    /// Where Redis lost something, a pass waits first until nothing can be on its way to the topic
-    /// or the dead-letter table any more.
+    /// If Redis lost something, a pass first waits until nothing can be in flight to the topic or
+    /// the dead-letter table.
     pub(crate) fn may_begin(&self, protocol: &Protocol) -> bool {
         let loss = !self.gate_open || self.is_lost();
         !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
     }
 
-    /// The gate, the generation, the clock, the tail. In one step, because what comes between the
-    /// generation and the tail is noticed by the generation as well.
+    /// Reads the gate, the generation, the clock and the tail. In one step, because the generation
+    /// also reveals whatever happens between reading it and the tail.
     pub(crate) fn begin(&mut self, at: usize) {
         self.ensure_generation();
         let held = (0_u8..).zip(self.redis.users).filter(|(_, slot)| *slot > 0);
@@ -87,7 +87,7 @@ impl State {
         todo
     }
 
-    /// A row is the truth.
+    /// Rows are authoritative.
     fn plan_rows(&self, todo: &mut Vec<Repair>) {
         let rows = (1..)
             .zip(self.rows)
@@ -96,7 +96,7 @@ impl State {
         todo.extend(astray.map(|(person, slot)| Repair::PutBack(person, slot, true)));
     }
 
-    /// A message whose person Redis does not know, on a slot that nobody holds: Redis forgot the
+    /// A message whose person is unknown to Redis, on a slot that nobody holds: Redis lost the
     /// admission.
     fn plan_messages(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for (at, (person, slot)) in seen.tail.iter().enumerate() {
@@ -111,8 +111,8 @@ impl State {
         }
     }
 
-    /// The dead-letter table may hold the only copy of a promise: its people are back before the
-    /// drop is loaded.
+    /// The dead-letter table may hold the only copy of a promise, so its people are restored before
+    /// the drop is loaded.
     fn plan_kept(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for &(person, slot) in &self.failed {
             let told_otherwise = seen
@@ -125,7 +125,7 @@ impl State {
         }
     }
 
-    /// A person who shares a slot is moved; one without a row, and with nothing on its way, gets a
+    /// People who share a slot are moved; people without a row and without anything in flight get a
     /// row.
     fn plan_people(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for slot in 1..=SLOTS {
@@ -139,7 +139,7 @@ impl State {
             for person in self.redis.on(slot) {
                 let claim = (person, slot);
                 if self.row_of(person).is_some() {
-                    // It is on its row's slot, or is put there.
+                    // The person is on their row's slot, or is moved there.
                 } else if keeper != Some(person) {
                     todo.push(Repair::Move(person, slot));
                 } else if seen.settled.contains(&claim) && !evidence(&person) {
@@ -191,7 +191,7 @@ impl State {
         if *generation == 0 {
             *generation = made;
         }
-        // The connection ends with the process that it was made to.
+        // The connection ends with the process that it was opened to.
         let comes_back = protocol.is(Wrong::ConnectionComesBack);
         let (generation, process) = (
             *generation,
@@ -206,7 +206,7 @@ impl State {
         }
     }
 
-    /// Carries out a repair; gives what has to follow it.
+    /// Carries out a repair and returns the one that must follow it.
     fn carry_out(&mut self, generation: u8, process: u8, repair: Repair) -> Option<Repair> {
         match repair {
             Repair::PutBack(person, slot, certain) => {

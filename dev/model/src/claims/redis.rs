@@ -1,4 +1,4 @@
-//! What Redis holds of the drop, and what each script does to it in one step.
+//! The drop's state in Redis, and the effect of each script, in one step.
 
 use super::{PEOPLE, Person, SLOTS, Slot};
 
@@ -17,21 +17,21 @@ pub struct Redis {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// A slot, just now.
+    /// A slot, given just now.
     Accepted(Slot),
     Already(Slot),
-    /// No, or not now.
+    /// Refused, or temporarily unavailable.
     Refused,
 }
 
-/// What became of a move.
+/// The result of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// They are on this slot now.
+    /// The person is now on this slot.
     To(Slot),
     /// No slot is left.
     NoneLeft,
-    /// They are not where the caller saw them.
+    /// The person is not where the caller saw them.
     Changed,
 }
 
@@ -44,7 +44,7 @@ impl Redis {
             .map(|(person, _)| person)
     }
 
-    /// A person's slot; 0 is none.
+    /// A person's slot; 0 means none.
     pub fn slot_of(&self, person: Person) -> Slot {
         self.users[usize::from(person)]
     }
@@ -71,7 +71,7 @@ impl Redis {
         }
     }
 
-    /// The lowest slot that is free, else the next number.
+    /// The lowest free slot, otherwise the next number.
     fn next(self) -> Option<Slot> {
         let next = self.count + 1;
         let freed = (1..=SLOTS)

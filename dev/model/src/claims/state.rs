@@ -1,4 +1,4 @@
-//! Everything there is at one moment.
+//! The whole state at one moment.
 
 use super::redis::Redis;
 use super::{Faults, Person, Protocol, SLOTS, Slot};
@@ -10,31 +10,31 @@ pub type Claim = (Person, Slot);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InHand {
     pub offset: u8,
-    /// Whether the first of the two things to do with it (row, offset) is done.
+    /// Whether the first of the two steps for it (row, offset) is done.
     pub half_done: bool,
 }
 
-/// Where a reconciler is.
+/// The progress of a reconciler.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reconciler {
     Idle,
     /// A pass has begun.
     Begun(PassView),
     Repairing {
-        /// The coupon's generation as the pass knows it; 0 where it read late and there was none.
+        /// The coupon's generation as the pass knows it; 0 if it read late and there was none.
         generation: u8,
         /// The process of Redis that it read.
         process: u8,
-        /// What is left to do, last first.
+        /// The remaining repairs, last first.
         todo: Vec<Repair>,
     },
 }
 
-/// What a pass saw first.
+/// The first reads of a pass.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PassView {
     pub(super) process: u8,
-    /// The coupon's generation, made where Redis had none.
+    /// The coupon's generation, created if Redis had none.
     pub(super) generation: u8,
     pub(super) gate_was_open: bool,
     pub(super) tail: Vec<Claim>,
@@ -44,16 +44,16 @@ pub struct PassView {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Repair {
-    /// Puts a person back onto a slot; `true`: a row says so.
+    /// Restores a person to a slot; `true` if a row says so.
     PutBack(Person, Slot, bool),
     Load,
-    /// Makes the counter right.
+    /// Corrects the counter.
     Settle,
     Move(Person, Slot),
-    /// Takes a slot back from somebody who is listed as broken.
+    /// Takes a slot from a person who is listed as broken.
     Withdraw(Person, Slot),
     Issue(Person, Slot),
-    /// Marks a dead letter as done, if its person has a row.
+    /// Resolves a dead letter, if its person has a row.
     Resolve(Person, Slot),
     Grant,
 }
@@ -63,43 +63,43 @@ pub struct State {
     pub redis: Redis,
     /// Whether admission is open.
     pub gate_open: bool,
-    /// Which process of Redis this is.
+    /// Number of the Redis process.
     pub process: u8,
-    /// Its content when its copy was made.
+    /// Redis's data at the time of the copy.
     pub copy: Option<Redis>,
-    /// The generation that a process has read before it loads the drop; it may be late.
+    /// The generation that a process has read before it loads the drop, possibly late.
     pub loader: Option<u8>,
-    /// Generations given so far.
+    /// Number of generations so far.
     pub generations: u8,
-    /// Admissions whose message is on its way to the topic.
+    /// Admissions whose message is in flight to the topic.
     pub publishing: Vec<Claim>,
-    /// Claims that are published again, because the process that a retry came to does not know that
-    /// a second store has them.
+    /// Claims that are published again, because the process that got the retry does not know that a
+    /// second store has them.
     pub again: Vec<Claim>,
-    /// What processes know a second store to have.
+    /// Claims that processes know to be in a second store.
     pub held: Vec<Claim>,
     pub topic: Vec<Claim>,
     /// The group's committed offset.
     pub committed: u8,
     pub in_hand: Option<InHand>,
-    /// `issued_coupons`, by slot. Its keys are unique, as the schema has them.
+    /// `issued_coupons`, by slot. Its keys are unique, as in the schema.
     pub rows: [Option<Person>; SLOTS as usize],
     pub failed: Vec<Claim>,
     pub reconcilers: Vec<Reconciler>,
-    /// Faults still to come.
+    /// Remaining faults.
     pub faults: Faults,
-    /// The answers that people got.
+    /// The promises that people got.
     pub promises: Vec<Claim>,
-    /// What is listed as broken.
+    /// Promises listed as broken.
     pub broken: Vec<Claim>,
-    /// Everybody ever admitted by Redis, and where.
+    /// Everybody ever admitted by Redis, with their slots.
     pub admitted: Vec<Claim>,
-    /// Somebody was given a slot that was somebody else's.
+    /// Somebody got a slot that belonged to somebody else.
     pub admitted_blindly: bool,
 }
 
 impl State {
-    /// The drop is loaded and admission is open. Some process is about to load it, too.
+    /// The drop is loaded and admission is open. Some process is also about to load it.
     pub fn open(protocol: &Protocol) -> Self {
         Self {
             redis: Redis {
@@ -129,8 +129,8 @@ impl State {
         }
     }
 
-    /// What does not matter is made the same, so that there are fewer states: sets are sorted, and
-    /// reconcilers are alike.
+    /// Normalises irrelevant differences to reduce the number of states: sets are sorted, and
+    /// reconcilers are interchangeable.
     pub fn tidy(&mut self) {
         let on_the_way = [&mut self.publishing, &mut self.again, &mut self.held];
         let told = [
@@ -145,7 +145,7 @@ impl State {
         }
         self.reconcilers.sort_unstable();
         if self.faults.flushes == 0 && self.redis.generation == self.generations {
-            // Present already, and nothing will take it away: loading it late does nothing.
+            // Loaded, and nothing will remove it: loading it late does nothing.
             self.loader = self.loader.filter(|_| !self.redis.meta);
         }
         if self.faults.gone_back == 0 {
@@ -164,7 +164,7 @@ impl State {
         self.rows[usize::from(slot) - 1]
     }
 
-    /// Writes a row, as the schema lets it. Whether it is there now.
+    /// Writes a row if the schema allows it. Returns whether the row exists now.
     pub fn insert(&mut self, (person, slot): Claim) -> bool {
         let row = self.row_on(slot);
         if row.is_none() && self.row_of(person).is_none() {
@@ -210,7 +210,7 @@ impl State {
         rows().all(|claim| self.admitted.contains(&claim) && self.row_of(claim.0) == Some(claim.1))
     }
 
-    /// Everybody but this person who has a right to a slot.
+    /// Whether anybody but this person has a right to the slot.
     pub(crate) fn belongs_to_another(&self, (person, slot): Claim) -> bool {
         let anothers =
             |claim: &&Claim| claim.1 == slot && claim.0 != person && !self.broken.contains(claim);

@@ -1,36 +1,36 @@
-//! What can happen next.
+//! The possible steps.
 
 use super::redis::{Admission, Redis};
 use super::state::{InHand, Reconciler, State};
 use super::{PEOPLE, Person, Protocol, Wrong};
 
-/// One atomic step of somebody, or a fault.
+/// One atomic step of a participant, or a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// A person asks, for the first time or again.
     Ask(Person),
-    /// A claim gets to a second store or not, and its person gets an answer or not.
+    /// A claim reaches a second store or not, and its person gets an answer or not.
     Publish {
-        /// Whether it is of those that are published again.
+        /// Whether it is one of the claims that are published again.
         again: bool,
-        /// Which of those on their way.
+        /// Its index among the claims in flight.
         at: usize,
-        /// What comes of it.
+        /// Its outcome.
         end: End,
     },
     /// The consumer takes the next message.
     Fetch,
-    /// It writes the row, or keeps the claim in the dead-letter table.
+    /// It writes the row, or stores the claim in the dead-letter table.
     WriteRow,
     /// It commits the offset.
     Commit,
-    /// A process that has read the generation long ago loads the drop, at last.
+    /// A process that read the generation long ago finally loads the drop.
     LoadLate,
-    /// A reconciler begins a pass: the gate, the clock, the topic's unread tail.
+    /// A reconciler begins a pass: reads the gate, the clock and the topic's unread tail.
     Begin(usize),
     /// It reads Redis, rows and the dead-letter table, and plans.
     Look(usize),
-    /// It carries out the next of its repairs.
+    /// It carries out its next repair.
     Repair(usize),
     /// Fault: the consumer dies.
     ConsumerDies,
@@ -38,46 +38,46 @@ pub enum Step {
     ReconcilerDies(usize),
     /// Fault: a message is delivered again.
     Repeat,
-    /// Redis's data are copied.
+    /// Redis's data is copied.
     Copy,
-    /// Fault: Redis comes back with the copy.
+    /// Fault: Redis returns with the copy.
     GoBack,
     Restart,
-    /// Fault: Redis is emptied.
+    /// Fault: Redis is flushed.
     Flush,
 }
 
-/// What comes of a claim on its way to a second store.
+/// The outcome of a claim in flight to a second store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
-    /// Kafka acknowledges it, and the person is answered yes.
+    /// Kafka acknowledges it, and the person gets a promise.
     Acknowledged,
-    /// Fault: no acknowledgement comes in time, whether the message arrives or not. The backup
-    /// table keeps the claim, and the person is answered yes.
+    /// Fault: no acknowledgement in time, whether the message arrives or not. The dead-letter table
+    /// stores the claim, and the person gets a promise.
     Kept {
-        /// It is on the topic all the same.
+        /// It reaches the topic all the same.
         arrives: bool,
     },
-    /// Fault: the dead-letter table is away as well, and the person is asked to try again.
+    /// Fault: the dead-letter table is unavailable as well, and the person is asked to retry.
     Unheld {
-        /// It is on the topic all the same.
+        /// It reaches the topic all the same.
         arrives: bool,
     },
     /// Fault: the process dies, and nobody is answered.
     Dies {
-        /// It is on the topic.
+        /// It reaches the topic.
         arrives: bool,
-        /// It is in the dead-letter table.
+        /// It reaches the dead-letter table.
         kept: bool,
     },
 }
 
-/// All that can happen now.
+/// All steps that are possible now.
 pub fn possible(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
     people(state, steps);
     consumer(protocol, state, steps);
     for (at, reconciler) in state.reconcilers.iter().enumerate() {
-        // Those that are idle are alike: one of them is enough.
+        // Idle ones are interchangeable: one of them is enough.
         let first = at == 0 || state.reconcilers[at - 1] != *reconciler;
         match reconciler {
             Reconciler::Idle if first && state.may_begin(protocol) => steps.push(Step::Begin(at)),
@@ -93,7 +93,7 @@ pub fn possible(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
 }
 
 fn people(state: &State, steps: &mut Vec<Step>) {
-    // People are alike too: the next newcomer is always the one with the lowest number.
+    // People are interchangeable too: the next newcomer always has the lowest number.
     let known = (0..PEOPLE)
         .filter(|p| {
             state

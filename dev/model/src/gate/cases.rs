@@ -1,4 +1,4 @@
-//! The gate's protocols that are explored: the right one, and each wrong one.
+//! The explored protocols of the gate: the correct one, and the wrong ones.
 
 use super::{Faults, Gate, Wrong};
 
@@ -9,7 +9,7 @@ const NONE: Faults = Faults {
     deaths: 0,
 };
 
-/// The right protocol under the faults it is to withstand.
+/// The correct protocol under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Gate)> {
     let gate = Gate {
         faults: NONE,
@@ -99,7 +99,7 @@ pub fn right() -> Vec<(&'static str, Gate)> {
     ]
 }
 
-/// Each rule left out, with the faults under which that shows.
+/// Each rule left out, with the faults that reveal it.
 pub fn wrong() -> Vec<(Wrong, Gate)> {
     let emptied = Faults { flushes: 1, ..NONE };
     let cases = [

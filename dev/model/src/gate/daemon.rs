@@ -1,20 +1,20 @@
-//! A daemon's pass that reopens admission, each step atomic.
+//! A daemon's pass that reopens admission; each step is atomic.
 
 use super::{COUPONS, Gate, Life, State, Wrong};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Stage {
-    /// A life is to begin; what stood in `fc:epoch`.
+    /// About to begin a life; the earlier content of `fc:epoch`.
     Begin(Option<Life>),
-    /// For what may be in flight.
+    /// Waiting for claims in flight.
     Wait,
-    /// A part of a coupon is rebuilt, so that admission sees it.
+    /// Rebuilding a part of a coupon, which admission can see.
     Load(usize),
-    /// The rest of it.
+    /// Rebuilding the rest.
     Complete(usize),
     Check(usize),
     Open(usize),
-    /// The gate: the script, then `fc:epoch`; which coupon comes next.
+    /// Opening the gate: the script, then `fc:epoch`; with the next coupon.
     LoadScript(usize),
     OpenGate(usize),
 }
@@ -34,13 +34,13 @@ pub(super) struct Pass {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Daemon {
-    /// The life whose loss it has noted last, and what was in flight then and still is.
+    /// The life whose loss it last noted, and the claims in flight then that still are.
     pub(super) clock: Option<(u8, [bool; COUPONS])>,
     pub(super) pass: Option<Pass>,
 }
 
 impl Pass {
-    /// Goes on with the next coupon that is not verified, or ends.
+    /// Continues with the next unverified coupon, or ends.
     fn next(self, from: usize) -> Option<Self> {
         let open_gate = !self.gate_open && self.unverified == [false; COUPONS];
         let coupon = (from..COUPONS)
@@ -48,7 +48,7 @@ impl Pass {
             .map(Stage::Load);
         let stage = coupon.or(open_gate.then_some(Stage::LoadScript(COUPONS)))?;
         let mut next = Self { stage, ..self };
-        // Nothing more is done with the ones before.
+        // The earlier ones are finished.
         let past = from.min(COUPONS);
         next.generations[..past].fill(0);
         next.held[..past].fill(0);
@@ -70,7 +70,7 @@ impl Gate {
                     .filter(|(of, _)| *of == epoch || self.is(Wrong::OneClock));
                 self.is(Wrong::NoWait) || clock.is_none_or(|(_, flying)| flying == [false; COUPONS])
             }
-            // On a server that is not master now, it can also wait until it is.
+            // If its server is no longer the master, it can also wait until it is again.
             Some(pass) => {
                 pass.process == state.process.number
                     || state.faults.promotions == 0
@@ -196,7 +196,7 @@ impl Gate {
         })
     }
 
-    /// Generations, then what the second stores have.
+    /// Reads the generations, then the second stores.
     fn collect(&self, state: &mut State, mut pass: Pass) -> Option<Pass> {
         let mut any_verified = false;
         for coupon in (0..COUPONS)
@@ -217,7 +217,7 @@ impl Gate {
         pass.next(0)
     }
 
-    /// Whether this is the same life still and the coupon is whole.
+    /// Whether the life is unchanged and the coupon is complete.
     fn check(&self, state: &State, pass: Pass, coupon: usize) -> Option<Pass> {
         let keys = state.keys.coupons[coupon];
         let is_same = state

@@ -1,8 +1,8 @@
-//! The admission gate: two coupons with gates of their own, lives of Redis, two daemons that reopen
-//! admission, each of which may stand still between any two steps and go on later.
+//! The admission gate: two coupons with separate gates, lives of Redis, and two daemons that reopen
+//! admission, each of which may stall between any two steps and continue later.
 //!
 //! An API may call every script that any life ever loaded, as if it had read the gate long ago and
-//! never since. So nothing here rests on an API noticing a loss in time.
+//! never since. So nothing relies on an API noticing a loss in time.
 
 pub mod cases;
 mod daemon;
@@ -12,7 +12,7 @@ use stateright::{Model, Property};
 use daemon::Daemon;
 
 pub const COUPONS: usize = 2;
-/// Slots of a coupon.
+/// Slots per coupon.
 const SLOTS: u8 = 1;
 /// More lives than the faults allow for.
 const EPOCHS: usize = 10;
@@ -21,10 +21,10 @@ const EPOCHS: usize = 10;
 pub struct Faults {
     /// Redis restarts, with a truncated AOF or a whole one.
     pub restarts: u8,
-    /// The other server is promoted, with what it had at an earlier moment or all. A second time it
+    /// The other server is promoted, with all data or that of an earlier moment. The second time it
     /// is the first server again: its process, its script cache, other data.
     pub promotions: u8,
-    /// Redis is emptied in the same process.
+    /// Redis is flushed in the same process.
     pub flushes: u8,
     /// A daemon dies.
     pub deaths: u8,
@@ -32,25 +32,25 @@ pub struct Faults {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
-    /// A coupon is opened with claims from before the loss still in flight.
+    /// A coupon is opened while claims from before the loss are still in flight.
     NoWait,
-    /// The clock of the first loss counts for the later ones too.
+    /// The wait after the first loss counts for later ones too.
     OneClock,
-    /// The script admits to every coupon, in whatever epoch it was verified.
+    /// The script admits to every coupon, whatever epoch it was verified in.
     VerifiedNotCompared,
-    /// The script does not ask which promotion of its server this is. Coupons that were verified in
-    /// the life before are closed when one begins, but an API may be faster.
+    /// The script does not check which promotion of its server this is. Coupons verified in the
+    /// previous life are closed when a new one begins, but an API may be faster.
     ServerNotCompared,
-    /// A coupon is opened without looking at its generation.
+    /// A coupon is opened without comparing its generation.
     OpenUnfenced,
-    /// A coupon is opened in the life that stands, which need not be the one it was verified in.
+    /// A coupon is opened in the current life, although it was verified in an earlier one.
     OpenInLaterLife,
-    /// A pass goes on in a later life, over a connection that comes back, and does not compare
+    /// A pass continues in a later life, over a re-established connection, without comparing
     /// epochs.
     LifeNotCompared,
-    /// A pass opens the gate only after a coupon that it verified itself, or when all are.
+    /// A pass opens the gate only after a coupon that it verified itself, or once all are verified.
     GateAfterOwnCoupon,
-    /// The life in which a new coupon is opened is read only after the coupon was made.
+    /// The life in which a new coupon is opened is only read after the coupon was created.
     NewLifeReadLate,
     /// A life begins although another daemon has begun one since.
     NoCompareAndSet,
@@ -61,7 +61,7 @@ pub enum Wrong {
 pub struct Gate {
     pub faults: Faults,
     pub daemons: usize,
-    /// The second coupon is made while everything goes on.
+    /// The second coupon is created meanwhile.
     pub new_coupon: bool,
     /// The second coupon cannot be verified.
     pub stuck: bool,
@@ -79,7 +79,7 @@ pub struct Life {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Coupon {
     generation: u8,
-    /// The epoch it was verified in.
+    /// The epoch in which it was verified.
     verified: u8,
     loaded: bool,
     /// The highest slot given out.
@@ -96,17 +96,17 @@ struct GateKeys {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct RedisProcess {
     number: u8,
-    /// By epoch: for which server the script was loaded, 0 for none.
+    /// By epoch: the server that the script was loaded for, 0 for none.
     scripts: [u8; EPOCHS],
 }
 
-/// A new coupon on its way into Redis.
+/// A new coupon that is being written to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum New {
     NotMade,
     /// To be opened in this epoch; 0 for none.
     LifeRead(u8),
-    /// MySQL has it.
+    /// Stored in MySQL.
     Made(u8),
     /// With this generation and that epoch.
     Fenced(u8, u8),
@@ -119,15 +119,15 @@ pub struct State {
     keys: GateKeys,
     copy: Option<GateKeys>,
     process: RedisProcess,
-    /// The server that is no master.
+    /// The server that is not the master.
     other: RedisProcess,
     processes: u8,
-    /// One process from one promotion to the next.
+    /// Number of the master's process between two promotions.
     server: u8,
     epochs: u8,
     generations: u8,
     new: New,
-    /// The highest slot promised of each coupon, or about to be.
+    /// By coupon: the highest slot promised or about to be promised.
     given: [u8; COUPONS],
     /// Whether no second store has it yet.
     in_flight: [bool; COUPONS],
@@ -138,9 +138,9 @@ pub struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     Claim(usize),
-    /// The claim gets to a second store.
+    /// The claim reaches a second store.
     Land(usize),
-    /// An API makes the new coupon known.
+    /// An API loads the new coupon.
     Make,
     /// A daemon's next step.
     Daemon(usize),
@@ -209,7 +209,7 @@ impl Gate {
         self.wrong == Some(wrong)
     }
 
-    /// Whether a claim is admitted that comes from an API with the best script there is for it.
+    /// Whether a claim is admitted that comes from an API with the most permissive script.
     fn admits(&self, state: &State, coupon: usize) -> bool {
         let (
             Coupon {
@@ -226,8 +226,8 @@ impl Gate {
             }
     }
 
-    /// An API that makes a coupon. It opens it in a life that stood before anybody could know of
-    /// the coupon and still stood when the coupon's generation was known.
+    /// An API creates a coupon. It opens it in a life that had begun before anybody could know the
+    /// coupon and that still lasted when the coupon's generation was known.
     fn make(&self, state: &mut State) {
         let epoch = |state: &State| state.life().map_or(0, |life| life.epoch);
         state.new = match state.new {
@@ -308,14 +308,14 @@ impl Gate {
             Step::Daemon(at) => self.daemon(state, at),
             fault => self.happen(state, fault),
         }
-        // What does not matter is made the same.
+        // Normalise irrelevant differences.
         let life = state.life().map(|life| life.epoch);
         for Daemon { clock, pass } in state
             .daemons
             .iter_mut()
             .filter(|_| !self.is(Wrong::OneClock))
         {
-            // The clock of a life that is over.
+            // Drop the clock of a life that is over.
             *clock = clock
                 .filter(|(of, _)| Some(*of) == life || pass.is_some_and(|pass| pass.epoch == *of));
         }
@@ -325,8 +325,8 @@ impl Gate {
         }
     }
 
-    /// Left alone, every coupon that can be verified opens: what is under way ends, then a daemon
-    /// makes a pass or two.
+    /// Without further faults, every verifiable coupon opens: everything in progress ends, then a
+    /// daemon makes a pass or two.
     fn heals(&self, state: &State) -> bool {
         let mut state = State {
             faults: Faults::default(),
@@ -351,9 +351,9 @@ impl Gate {
     }
 }
 
-/// Admission of a coupon never lacks what was promised of it.
+/// A coupon is never open for admission without the claims that it promised.
 pub const NEVER_UNVERIFIED: &str = "no coupon is open unverified";
-/// Trouble of one coupon keeps no other closed.
+/// Trouble with one coupon keeps no other coupon closed.
 pub const REOPENS: &str = "left alone, every coupon that can be verified opens";
 
 impl Model for Gate {

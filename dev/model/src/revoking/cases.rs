@@ -1,8 +1,8 @@
-//! The protocols that are explored.
+//! The explored protocols.
 
 use super::{Faults, Revoking, Wrong};
 
-/// The right protocol under the faults it is to withstand.
+/// The correct protocol under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Revoking)> {
     let crash = Faults {
         crashes: 1,

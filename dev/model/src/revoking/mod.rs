@@ -1,6 +1,6 @@
-//! A claim that is revoked: one slot, its first holder, and the next. The steps of revoking
-//! (docs/decisions/0013-revoking.md) are interleaved with late messages, crashes, passes that read
-//! long ago, and a Redis that is emptied or goes back in time.
+//! Revoking a claim: one slot, its first holder, and the next. The steps of revoking
+//! (docs/decisions/0013-revoking.md) are interleaved with late messages, crashes, stale passes, and
+//! a Redis that is flushed or goes back in time.
 
 mod cases;
 mod pass;
@@ -9,7 +9,7 @@ use stateright::{Model, Property};
 
 pub use cases::{right, wrong};
 
-/// Whose claim is revoked, and who comes next.
+/// The person whose claim is revoked, and the next one.
 const FIRST: u8 = 0;
 const PEOPLE: [u8; 2] = [FIRST, 1];
 
@@ -18,28 +18,28 @@ type Claim = (u8, u8);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
-    /// The slot is released before MySQL knows why.
+    /// The slot is released before MySQL has the reason.
     RedisFirst,
-    /// Rows are written without a look at the revocations.
+    /// Rows are written without checking the revocations.
     InsertUnchecked,
-    /// A person is put back into Redis without a look at its revocations.
+    /// A person is restored to Redis without checking their revocations.
     PutBackUnchecked,
     /// A lost Redis opens without the revocations.
     NotRestored,
-    /// A pass does not look for people of Redis who are revoked.
+    /// A pass does not look for revoked people in Redis.
     NotCompared,
-    /// The ban ends at an instant before the release.
+    /// The ban ends before the instant of the release.
     LiftedEarly,
-    /// A release that comes late does not look whether its revocation is over.
+    /// A late release does not check whether its revocation is over.
     ReleaseUnfenced,
-    /// A revocation that lets the person claim again bans nobody.
+    /// A revocation that lets the person claim again does not ban claims in progress.
     NoBan,
 }
 
 #[derive(Debug, Clone)]
 pub struct Revoking {
     pub may_claim_again: bool,
-    /// APIs that revoke.
+    /// Number of APIs that revoke.
     pub revokers: usize,
     pub passes: usize,
     pub faults: Faults,
@@ -48,7 +48,7 @@ pub struct Revoking {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
-    /// An API dies between two steps, or a pass.
+    /// An API or a pass dies between two steps.
     pub crashes: u8,
     /// A message is delivered again.
     pub repeats: u8,
@@ -63,7 +63,7 @@ enum Ban {
     None,
     /// Every claim of the person is void.
     Open,
-    /// Claims up to this instant are.
+    /// Claims up to this instant are void.
     Until(u8),
 }
 
@@ -83,15 +83,15 @@ struct Redis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Revoker {
     Idle,
-    /// MySQL has the revocation; with the instant read before.
+    /// MySQL has the revocation, with the instant read before.
     Written(u8),
     /// The slot is released, at this instant.
     Released(u8),
-    /// MySQL has noted that the ban is over.
+    /// MySQL has recorded the end of the ban.
     Lifted(u8),
 }
 
-/// What a pass has seen, and carries out later.
+/// The view of a pass, which it acts on later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Seen {
     row: Option<Claim>,
@@ -110,7 +110,7 @@ pub struct State {
     open: bool,
     /// Redis's clock: it counts admissions and releases.
     clock: u8,
-    /// On the topic, in order, and how many of them are committed.
+    /// Messages on the topic, in order, and the number of committed ones.
     topic: Vec<Claim>,
     read: u8,
     row: Option<Claim>,
@@ -119,7 +119,7 @@ pub struct State {
     passes: Vec<Option<Seen>>,
     faults: Faults,
     promised: Vec<Claim>,
-    /// The revocation was answered with yes: claims up to here are void for good.
+    /// The revocation was confirmed: claims up to here are void for good.
     answered: Option<u8>,
     /// A void claim was promised after that.
     told_void: bool,
@@ -150,7 +150,7 @@ impl Revoking {
         if !state.open {
             return;
         }
-        // Redis's clock is past the end of the ban: it has counted on since.
+        // Redis's clock is past the end of the ban, because it has advanced since.
         if state.redis.ban.voids((person, state.clock + 1)) && !self.is(Wrong::NoBan) {
             return;
         }
@@ -170,7 +170,7 @@ impl Revoking {
         }
     }
 
-    /// One transaction: the insert, and the look after it.
+    /// One transaction: the insert, and the check after it.
     fn insert(&self, state: &mut State, claim: Claim) {
         let is_void = state.ban.voids(claim) && !self.is(Wrong::InsertUnchecked);
         if state.row.is_none() && !is_void {
@@ -179,15 +179,15 @@ impl Revoking {
     }
 
     fn write(state: &mut State) {
-        // A repeat finds the revocation that stands.
+        // A repeat finds the existing revocation.
         if state.ban == Ban::None {
             state.ban = Ban::Open;
         }
         state.row = state.row.filter(|row| !state.ban.voids(*row));
     }
 
-    /// The script. Where Redis knows that the ban is over, only what was admitted before is
-    /// released.
+    /// The script. If Redis knows that the ban is over, it only releases admissions from before its
+    /// end.
     fn release(&self, state: &mut State) -> u8 {
         if self.is(Wrong::ReleaseUnfenced) || !matches!(state.redis.ban, Ban::Until(_)) {
             state.redis.ban = Ban::Open;
@@ -308,7 +308,7 @@ impl Revoking {
         }
     }
 
-    /// Nothing is begun any more, messages arrive, passes pass, and the next person asks.
+    /// Nothing new begins, messages arrive, passes run, and the next person asks.
     fn heals(&self, state: &State) -> bool {
         let mut state = state.clone();
         for at in 0..self.revokers {
@@ -366,7 +366,7 @@ impl Model for Revoking {
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        // Two claims of the first, and one of the next, are all that can differ.
+        // Only two claims of the first person and one of the next can differ.
         steps.extend(
             PEOPLE
                 .iter()

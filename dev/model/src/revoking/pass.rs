@@ -1,4 +1,4 @@
-//! A pass: what it sees in one step, and its repairs.
+//! A pass: its view, taken in one step, and its repairs.
 
 use super::{Ban, Revoking, Seen, State, Wrong};
 
@@ -47,7 +47,7 @@ impl Revoking {
                 }
             }
             2 => {
-                // A row of the version before.
+                // Deletes a void row, which an earlier release may have written.
                 state.row = state
                     .row
                     .filter(|row| !state.ban.voids(*row) || self.is(Wrong::InsertUnchecked));

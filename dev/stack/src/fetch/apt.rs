@@ -1,4 +1,4 @@
-//! Debian packages: installed on the machine, or unpacked beside it.
+//! Debian packages: installed on the machine, or unpacked into a separate folder.
 
 use std::fmt::Write;
 use std::fs;
@@ -10,14 +10,14 @@ use anyhow::{Context, Result, bail};
 use super::command::{exists, run};
 use crate::{cache, progress};
 
-/// Signs Debian's suites; newer releases keep it out of apt's default trust.
+/// The keyring of Debian's suites; newer releases exclude it from apt's default trust.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Installs packages with apt.
 pub(super) fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     if !exists("apt-get") {
-        bail!("missing: {list}. This machine has no apt: install the programs by hand");
+        bail!("missing: {list}. This machine has no apt: install the programs manually");
     }
     if !rustix::process::geteuid().is_root() {
         bail!("missing: {list}. Run as root: apt-get install {list}");
@@ -37,9 +37,9 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Downloads packages of another suite with all they depend on, from the mirror that apt is
-/// configured with, and unpacks them into `root`. Nothing on the machine changes: apt works on a
-/// configuration, lists and status of its own in `work`.
+/// Downloads packages of another suite with all their dependencies, from apt's configured mirror,
+/// and unpacks them into `root`. Nothing on the machine changes: apt works with a separate
+/// configuration, lists and status in `work`.
 pub(super) fn unpack(
     what: &str,
     suite: &str,
@@ -105,8 +105,8 @@ fn extract_all(archives: &Path, skip: &[&str], root: &Path) -> Result<()> {
 }
 
 /// Writes `apt.conf`, which is read first, and the main configuration, which is read after the
-/// machine's. Images for containers delete all archives after each update; the machine's own apt
-/// may be about to install from them.
+/// machine's. Container images delete all archives after each update, and the machine's own apt may
+/// be about to install from them.
 fn configure(work: &Path) -> Result<()> {
     let machine = Path::new("/etc/apt/apt.conf");
     let mut main = if machine.exists() {
@@ -167,7 +167,7 @@ fn choose_mirror<'a>(targets: &'a str, codename: &str) -> Result<&'a str> {
         (component == "main").then_some((release, uri))
     });
     let mut found: Vec<_> = of_main.collect();
-    // Security updates and the like come from other archives, which have no `sid`.
+    // Other archives, such as security updates, have no `sid`.
     found.sort_by_key(|(release, _)| *release != codename);
     found
         .first()
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_update_beside_the_machines_apt_deletes_none_of_its_archives() {
+    fn a_separate_update_deletes_no_archives_of_the_machines_apt() {
         let work = tempfile::tempdir().unwrap();
         configure(work.path()).unwrap();
         let (parts, conf) = (work.path().join("parts"), work.path().join("apt.conf"));

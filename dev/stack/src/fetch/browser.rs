@@ -1,5 +1,5 @@
-//! A browser with its driver and a Korean font, from the distribution; axe, which looks for what
-//! keeps people out of a page, by Maven.
+//! A browser with its driver and a Korean font, from the distribution; and axe, an accessibility
+//! checker, from Maven.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::{cache, progress};
 const AXE: &str = "4.11.1";
 const UNPACK: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:unpack";
 
-/// Sees to it that `chromium` and `chromedriver` are there, of the same version.
+/// Ensures that `chromium` and `chromedriver` of the same version are installed.
 pub(crate) fn browser() -> Result<()> {
     if exists("chromium") && exists("chromedriver") {
         return Ok(());
@@ -21,7 +21,7 @@ pub(crate) fn browser() -> Result<()> {
     apt::install(&["chromium", "chromium-driver", "fonts-nanum"])
 }
 
-/// The script of axe-core. Its licence is the MPL: it is for tests and in none of the programs.
+/// The script of axe-core. Its licence is the MPL: it is used by tests and part of no program.
 pub(crate) fn axe() -> Result<PathBuf> {
     let dir = cache::get(&format!("axe-{AXE}"), |part| {
         if !exists("mvn") {
@@ -30,7 +30,7 @@ pub(crate) fn axe() -> Result<PathBuf> {
         progress::step("axe", format!("downloading {AXE} with Maven"));
         let repository = part.join("repository");
         let mut maven = Command::new("mvn");
-        // Where there is no project, the plugin notes what it unpacked in a folder of this name.
+        // Without a project, the plugin records the unpacked artifacts in a folder with this name.
         maven.current_dir(part);
         maven
             .args(["--batch-mode", "--no-transfer-progress", UNPACK])

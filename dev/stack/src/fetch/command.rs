@@ -1,11 +1,11 @@
-//! Running a tool and telling what went wrong.
+//! Runs tools and reports their errors.
 
 use std::env;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// Runs a command and gives its standard output.
+/// Runs a command and returns its standard output.
 pub(super) fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command

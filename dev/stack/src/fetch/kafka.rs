@@ -20,14 +20,14 @@ pub(super) const VERSION: &str = "4.1.0";
 const OLDEST_JAVA: u32 = 17;
 const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1";
 
-/// One for each way to the broker.
+/// One listener for each port of the broker.
 const LISTENERS: [&str; 4] = ["PLAINTEXT", "SECOND", "THIRD", "FOURTH"];
 
-/// Who may log in, where a listener asks for it.
+/// The user and password of listeners that require a login.
 pub(crate) const KAFKA_USER: &str = "firstcome";
 pub(crate) const KAFKA_PASSWORD: &str = "password-of-tests";
 
-/// Any valid id will do: every private Kafka is a cluster of its own on its own ports.
+/// Any valid id: every private Kafka is a separate cluster on its own ports.
 const CLUSTER_ID: &str = "Rmlyc3Rjb21lLXN0YWNrMQ";
 
 /// The jars of one Kafka version.
@@ -36,7 +36,7 @@ pub(crate) struct Kafka {
     jars: PathBuf,
 }
 
-/// The Kafka of the cache folder, fetched if need be.
+/// The Kafka of the cache folder, fetched if necessary.
 pub(crate) fn kafka() -> Result<Kafka> {
     if !exists("java") {
         apt::install(&["default-jre-headless"])?;
@@ -74,7 +74,7 @@ fn maven<const N: usize>(goal: &str, arguments: [OsString; N], part: &Path) -> R
         .arg(format!("{DEPENDENCY_PLUGIN}:{goal}"))
         .args(arguments);
     maven.arg(format!("-DoutputDirectory={}", part.join("jars").display()));
-    // Not the user's own: nothing outside the cache folder changes.
+    // Not the user's repository: nothing outside the cache folder changes.
     let repository = part.join("repository");
     maven.arg(format!("-Dmaven.repo.local={}", repository.display()));
     run(&mut maven)?;
@@ -82,7 +82,7 @@ fn maven<const N: usize>(goal: &str, arguments: [OsString; N], part: &Path) -> R
 }
 
 impl Kafka {
-    /// `kafka-consumer-groups.sh`, which no server needs: its jar is fetched at the first use.
+    /// `kafka-consumer-groups.sh`, which no server needs: its jar is fetched on first use.
     pub(crate) fn consumer_groups(&self) -> Result<CommandLine> {
         let tools = cache::get(&format!("kafka-tools-{VERSION}"), |part| {
             let artifact = format!("-Dartifact=org.apache.kafka:kafka-tools:{VERSION}");
@@ -103,9 +103,9 @@ impl Kafka {
         .into())
     }
 
-    /// A broker. Its classes are mapped into memory ("class data sharing"), not loaded one by one:
-    /// a start takes 1.6 s of the processor instead of 2.6. Another Java than the one that wrote
-    /// them loads them as usual. `heap` is an option of Java's, in place of the usual 384 MB.
+    /// A broker. Its classes are mapped into memory ("class data sharing") instead of being loaded
+    /// one by one: a start takes 1.6 s of CPU instead of 2.6. A Java other than the one that wrote
+    /// them loads them as usual. `heap` is a Java option that replaces the usual 384 MB.
     pub(crate) fn broker(&self, heap: Option<&str>, properties: &Path) -> Result<CommandLine> {
         let mut archive = OsString::from("-XX:SharedArchiveFile=");
         archive.push(self.classes()?);
@@ -146,9 +146,9 @@ impl Kafka {
         command
     }
 
-    /// A formatted log folder, to be copied: formatting takes a second. It holds no address: the
-    /// voters are static. It holds a user for SCRAM, who can't be made later without a client that
-    /// knows how.
+    /// A formatted log folder, to be copied, because formatting takes a second. It contains no
+    /// address, since the voters are static. It contains a SCRAM user, who could only be created
+    /// later by a client with that feature.
     pub(crate) fn log_template(&self) -> Result<PathBuf> {
         let dir = cache::get(&format!("kafka-log-with-user-{VERSION}"), |part| {
             progress::step("kafka", "formatting a log folder");
@@ -171,7 +171,7 @@ impl Kafka {
         Ok(dir.join("data"))
     }
 
-    /// What a JVM writes of its classes when it ends, after one start of a broker.
+    /// The class data archive that a JVM writes when it ends, after one start of a broker.
     pub(crate) fn classes(&self) -> Result<PathBuf> {
         let template = self.log_template()?;
         let dir = cache::get(&format!("kafka-classes-{VERSION}"), |part| {
@@ -205,8 +205,8 @@ impl Kafka {
     }
 }
 
-/// What a broker is started with. Nodes are counted from 1, and each has a controller. Each way has
-/// a port and the port that its clients are told.
+/// The properties of a broker. Nodes are counted from 1, and each has a controller. Each listener
+/// has a port and an advertised port.
 pub(crate) fn properties(
     data: &Path,
     node: usize,
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn java_tells_its_version_in_two_ways() {
+    fn both_formats_of_java_versions_are_parsed() {
         assert_eq!(
             java_version("openjdk version \"17.0.15\" 2025-04-15"),
             Some(17)

@@ -1,4 +1,4 @@
-//! Fetching what the machine lacks. Everything here blocks.
+//! Fetches programs that the machine lacks. Everything here blocks.
 
 mod apt;
 mod browser;
@@ -18,10 +18,9 @@ pub(crate) use self::prometheus::prometheus;
 pub(crate) use self::redis::redis;
 use crate::progress;
 
-/// Fetches everything that is missing and says on stderr what it does: Debian packages
-/// (`redis-server`, `prometheus`, a Java runtime, Maven, Chromium; as
-/// root), MySQL, Kafka and axe (into the cache folder; nothing of the machine changes). Does
-/// nothing the second time.
+/// Fetches everything that is missing and reports its steps on stderr: Debian packages
+/// (`redis-server`, `prometheus`, a Java runtime, Maven, Chromium; needs root), and MySQL, Kafka
+/// and axe (into the cache folder, without changing the machine). Does nothing the second time.
 pub async fn setup() -> Result<()> {
     let redis = spawn_blocking(|| redis().map(|()| progress::step("redis", "ready")));
     let watchers = spawn_blocking(|| {

@@ -1,5 +1,4 @@
-//! MySQL 9: Debian's packages of a suite newer than the machine, unpacked and run through their own
-//! loader.
+//! MySQL 9: Debian packages of a newer suite, unpacked and run through their own loader.
 
 use std::env::consts::ARCH;
 use std::ffi::OsString;
@@ -26,11 +25,11 @@ pub(crate) struct Mysql {
     version: String,
 }
 
-/// The MySQL of the cache folder, fetched if need be.
+/// The MySQL of the cache folder, fetched if necessary.
 pub(crate) fn mysql() -> Result<Mysql> {
     let dir = cache::get("mysql", |part| {
         let work = part.join("work");
-        // Perl serves scripts that are not used here.
+        // Perl is only needed by scripts that are not used here.
         let skip = ["perl", "libperl"];
         apt::unpack(
             "mysql",
@@ -70,7 +69,8 @@ impl Mysql {
         &self.version
     }
 
-    /// A program of the unpacked tree, started with its own C library: the machine's is older.
+    /// A program of the unpacked tree, started with its own C library, because the machine's is
+    /// older.
     fn program(&self, path: &str) -> CommandLine {
         let libraries = self.root.join("usr/lib").join(format!("{ARCH}-linux-gnu"));
         let loader = if ARCH == "x86_64" {
@@ -89,10 +89,10 @@ impl Mysql {
         ]
     }
 
-    /// `mysql` or `mysqldump`, with all that does not differ between servers.
+    /// `mysql` or `mysqldump`, with the arguments that all servers share.
     pub(crate) fn client(&self, name: &str) -> CommandLine {
         let mut command = self.program(&format!("usr/bin/{name}"));
-        // It must come first.
+        // Must be the first argument.
         command.push("--no-defaults".into());
         let mut character_sets = OsString::from("--character-sets-dir=");
         character_sets.push(self.root.join("usr/share/mysql/charsets"));
@@ -100,10 +100,10 @@ impl Mysql {
         command
     }
 
-    /// `mysqld` with all that does not differ between servers.
+    /// `mysqld`, with the arguments that all servers share.
     pub(crate) fn server(&self, data: &Path) -> CommandLine {
         let mut command = self.program("usr/sbin/mysqld");
-        // It must come first.
+        // Must be the first argument.
         command.push("--no-defaults".into());
         for (option, path) in [
             ("--basedir=", self.root.join("usr")),
@@ -139,7 +139,7 @@ impl Mysql {
                 .extend(["--initialize-insecure", "--innodb-redo-log-capacity=8M"].map(Into::into));
             command.push(format!("--init-file={}", statements.display()).into());
             run(&mut to_command(&command))?;
-            // The identity of one server: each makes its own.
+            // The identity of one server: each creates its own.
             fs::remove_file(part.join("data/auto.cnf")).or_else(ignore_missing)?;
             Ok(())
         })?;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::apt;
 use super::command::exists;
 
-/// Sees to it that `prometheus` and `promtool` are there.
+/// Ensures that `prometheus` and `promtool` are installed.
 pub(crate) fn prometheus() -> Result<()> {
     if exists("prometheus") && exists("promtool") {
         Ok(())

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::apt;
 use super::command::exists;
 
-/// Sees to it that `redis-server` is there.
+/// Ensures that `redis-server` is installed.
 pub(crate) fn redis() -> Result<()> {
     if exists("redis-server") {
         Ok(())

@@ -1,9 +1,9 @@
-//! A real SMTP server that keeps what it gets and misbehaves on demand.
+//! A real SMTP server that stores mails and misbehaves on demand.
 //!
-//! It is written here because no crate offers the misbehaviour: mailin-embedded, say, answers every
-//! command from callbacks that must return, on threads of its own. It cannot stay silent after
-//! accepting a connection or after the final dot, close its port and come back on it, or change its
-//! ways while it runs.
+//! Hand-written because no crate offers the misbehaviour: mailin-embedded, for example, answers
+//! every command from callbacks that must return, on its own threads. It cannot stay silent after
+//! accepting a connection or after the final dot, close its port and reopen it, or change its
+//! behaviour while it runs.
 
 mod session;
 mod tls;
@@ -19,49 +19,49 @@ use self::session::SmtpSession;
 use self::tls::SinkCertificates;
 use crate::listener::Listener;
 
-/// A mail as it came over the wire.
+/// A mail as received over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
     /// The sender of the envelope (`MAIL FROM`), empty for a bounce.
     pub from: String,
-    /// The recipients of the envelope (`RCPT TO`) that were not refused.
+    /// The accepted recipients of the envelope (`RCPT TO`).
     pub to: Vec<String>,
     /// Headers and body, without dot-stuffing and without the final dot.
     pub raw: Vec<u8>,
-    /// When the final dot came.
+    /// The time of the final dot.
     pub received_at: SystemTime,
 }
 
 impl Mail {
-    /// [`Mail::raw`] as text; transfer encodings are left as they are.
+    /// [`Mail::raw`] as text, without decoding transfer encodings.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.raw).into_owned()
     }
 }
 
-/// How a [`MailSink`] treats those who talk to it. A change also holds for connections that are
-/// open.
+/// How a [`MailSink`] treats its clients. A change also applies to open connections.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Behaviour {
     #[default]
     Normal,
-    /// Refuses each mail for now: 451 to `MAIL FROM`.
+    /// Temporarily refuses each mail: 451 to `MAIL FROM`.
     Refuse,
-    /// Refuses this address for good (550 to `RCPT TO`), takes the others.
+    /// Permanently refuses this address (550 to `RCPT TO`) and accepts the others.
     RefuseRecipient(String),
-    /// Refuses every address for good (550 to `RCPT TO`), as a server with a wrong relay rule does.
+    /// Permanently refuses every address (550 to `RCPT TO`), as a server with a wrong relay rule
+    /// does.
     RefuseRecipients,
-    /// Takes the mail (it is kept) and answers the final dot this much later, as a server does that
-    /// scans mails.
+    /// Accepts and stores the mail but delays the answer to the final dot, as a server that scans
+    /// mails does.
     SlowAfterData(Duration),
-    /// Accepts connections and then never says a word.
+    /// Accepts connections and never sends anything.
     SilentAfterAccept,
-    /// Takes the mail (it is kept) and never answers the final dot: the sender cannot know.
+    /// Accepts and stores the mail but never answers the final dot, so the sender cannot know.
     SilentAfterData,
-    /// Says each line this much later.
+    /// Delays each line.
     Slow(Duration),
-    /// Closes all connections and its port; the port stays reserved, any other behaviour opens it
-    /// again.
+    /// Closes all connections and its port. The port stays reserved, and any other behaviour
+    /// reopens it.
     Down,
 }
 
@@ -70,7 +70,7 @@ pub enum Behaviour {
 pub enum SinkEncryption {
     #[default]
     None,
-    /// Begins in plain text and demands `STARTTLS` before it takes a mail.
+    /// Begins in plain text and requires `STARTTLS` before it accepts a mail.
     StartTls,
     /// TLS from the first byte, as on port 465.
     Implicit,
@@ -79,13 +79,13 @@ pub enum SinkEncryption {
 /// How a mail sink is started.
 #[derive(Debug, Clone, Default)]
 pub struct MailOptions {
-    /// Where each mail is also written, as `000001.eml` and so on.
+    /// Folder to which each mail is also written, as `000001.eml` and so on.
     pub folder: Option<PathBuf>,
-    /// Whether it encrypts. Its certificate is made for this run, for `127.0.0.1` and `localhost`.
+    /// Encryption, with a certificate generated for this run, for `127.0.0.1` and `localhost`.
     pub tls: SinkEncryption,
 }
 
-/// A mail server on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the
+/// A mail server on a free port of 127.0.0.1. It lives until it is dropped, independent of the
 /// runtime that started it.
 pub struct MailSink {
     listener: Listener,
@@ -94,7 +94,7 @@ pub struct MailSink {
     certificates: Option<SinkCertificates>,
 }
 
-/// What the sink and its sessions have in common.
+/// State shared by the sink and its sessions.
 #[derive(Debug)]
 struct Shared {
     mails: watch::Sender<Vec<Mail>>,
@@ -125,7 +125,7 @@ impl MailSink {
         let (tls, serving) = (options.tls, shared.clone());
         let listener = Listener::new(move |stream| {
             let (shared, acceptor) = (serving.clone(), acceptor.clone());
-            // An error here is the client's way of hanging up.
+            // An error means that the client hung up.
             async move { drop(SmtpSession::run(stream, shared, tls, acceptor).await) }
         })?;
         listener.open().await?;
@@ -137,12 +137,12 @@ impl MailSink {
         })
     }
 
-    /// The port on 127.0.0.1, also while it is down.
+    /// The port on 127.0.0.1, even while it is down.
     pub fn port(&self) -> u16 {
         self.listener.port()
     }
 
-    /// The address as lettre reads it: `smtp://…`, `smtp://…?tls=required` or `smtps://…`.
+    /// The address in lettre's form: `smtp://…`, `smtp://…?tls=required` or `smtps://…`.
     pub fn url(&self) -> String {
         let port = self.port();
         match self.tls {
@@ -152,25 +152,24 @@ impl MailSink {
         }
     }
 
-    /// The certificate of the authority that a client must trust, in PEM; `None` without TLS.
+    /// The authority's certificate, which clients must trust, in PEM; `None` without TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.certificates
             .as_ref()
             .map(|certificates| certificates.ca_pem.as_str())
     }
 
-    /// All mails so far, in the order they came.
+    /// All mails so far, in order of arrival.
     pub fn mails(&self) -> Vec<Mail> {
         self.shared.mails.borrow().clone()
     }
 
-    /// Forgets the mails so far. Files stay.
+    /// Clears the mails so far. Files stay.
     pub fn clear(&self) {
         self.shared.mails.send_modify(Vec::clear);
     }
 
-    /// Waits for a mail that satisfies the predicate, among those that came already and those to
-    /// come.
+    /// Waits for a mail that satisfies the predicate, among past and future ones.
     pub async fn wait_for(
         &self,
         mut predicate: impl FnMut(&Mail) -> bool,
@@ -191,7 +190,7 @@ impl MailSink {
         })
     }
 
-    /// Switches to another behaviour; it holds when this returns.
+    /// Switches the behaviour; it is in force when this returns.
     pub async fn set(&self, behaviour: Behaviour) -> Result<()> {
         let down = behaviour == Behaviour::Down;
         self.shared.behaviour.send_replace(behaviour);
@@ -217,7 +216,7 @@ impl Shared {
         self.behaviour.borrow().clone()
     }
 
-    /// Keeps a mail. The file is written first: who sees the mail in memory finds it on disk too.
+    /// Stores a mail. The file is written first, so that every mail in memory is also on disk.
     async fn keep(&self, mail: Mail, number: u64) -> Result<()> {
         if let Some(folder) = &self.folder {
             let part = folder.join(format!("{number:06}.part"));

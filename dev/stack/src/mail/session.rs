@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Behaviour, Mail, Shared, SinkEncryption};
 
-/// The largest mail, in bytes; also what `SIZE` announces.
+/// The largest mail in bytes, as announced by `SIZE`.
 const LARGEST: usize = 25 * 1024 * 1024;
 
 /// Numbers the files of all sinks of this process.
@@ -23,13 +23,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 pub(super) struct SmtpSession {
     stream: BufReader<Box<dyn Stream>>,
     shared: Arc<Shared>,
-    /// `Some` while STARTTLS is on offer.
+    /// `Some` while STARTTLS is offered.
     starttls: Option<TlsAcceptor>,
     from: Option<String>,
     to: Vec<String>,
 }
 
-/// Whether the dialogue goes on.
+/// Whether the dialogue continues.
 #[derive(PartialEq)]
 enum Next {
     Go,
@@ -37,7 +37,7 @@ enum Next {
 }
 
 impl SmtpSession {
-    /// Talks to a client until it leaves.
+    /// Serves a client until it leaves.
     pub(super) async fn run(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         shared: Arc<Shared>,
@@ -123,8 +123,7 @@ impl SmtpSession {
             &mut self.stream,
             BufReader::new(Box::new(tokio::io::empty())),
         );
-        // What was read ahead in plain text is dropped with the buffer: it must not count as said
-        // under TLS.
+        // Discard plain text that was read ahead: it must not count as sent under TLS.
         self.stream = BufReader::new(Box::new(acceptor.accept(plain.into_inner()).await?));
         self.reset();
         Ok(())
@@ -172,7 +171,8 @@ impl SmtpSession {
         self.say("354 end with a dot").await?;
         let raw = self.content().await?;
         let from = self.from.take().unwrap_or_default();
-        // Read before the mail is kept: who waits for the mail may change it then.
+        // Read before the mail is stored, because a test that waits for the mail may then change
+        // it.
         let behaviour = self.shared.behaviour();
         let mail = Mail {
             from,
@@ -199,8 +199,8 @@ impl SmtpSession {
         self.say("250 2.0.0 kept").await
     }
 
-    /// Reads up to the final dot and undoes dot-stuffing. Only CR LF ends a line: to take a bare LF
-    /// for one would let a body smuggle in a second mail.
+    /// Reads up to the final dot and undoes dot-stuffing. Only CR LF ends a line: accepting a bare
+    /// LF would let a body smuggle in a second mail.
     async fn content(&mut self) -> Result<Vec<u8>> {
         let mut raw = Vec::new();
         let mut begins = true;
@@ -213,7 +213,7 @@ impl SmtpSession {
                 return Ok(raw);
             }
             let stuffed = begins && line.first() == Some(&b'.');
-            // Beyond the limit it is read to its end, but not kept: the answer then is a refusal.
+            // Beyond the limit it is read to its end but not stored, and then refused.
             if raw.len() <= LARGEST {
                 raw.extend_from_slice(&line[usize::from(stuffed)..]);
             }
@@ -221,7 +221,7 @@ impl SmtpSession {
         }
     }
 
-    /// Bytes up to and with the next LF; `None` when the client has hung up.
+    /// Bytes up to and including the next LF; `None` once the client has hung up.
     async fn line(&mut self) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
         let limit = u64::try_from(LARGEST)?;
@@ -250,7 +250,7 @@ impl SmtpSession {
     }
 }
 
-/// Until the client hangs up, which ends the dialogue.
+/// Reads until the client hangs up, which ends the dialogue.
 async fn listen_in_silence(stream: &mut (impl AsyncRead + Unpin)) -> Result<()> {
     tokio::io::copy(stream, &mut tokio::io::sink()).await?;
     bail!("it hung up")
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_what_the_angle_brackets_hold() {
+    fn an_address_is_read_from_its_angle_brackets() {
         assert_eq!(
             address("FROM:<a@b.c> BODY=8BITMIME", "FROM:").as_deref(),
             Some("a@b.c")

@@ -1,4 +1,4 @@
-//! Certificates made for one run.
+//! Certificates generated for one run.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
-/// A certificate authority of this run and what it signed.
+/// A certificate authority of this run and its certificate.
 pub(super) struct SinkCertificates {
     pub(super) ca_pem: String,
     pub(super) acceptor: TlsAcceptor,
 }
 
 impl SinkCertificates {
-    /// Makes an authority and a certificate for `127.0.0.1` and `localhost`.
+    /// Generates an authority and a certificate for `127.0.0.1` and `localhost`.
     pub(super) fn make() -> Result<Self> {
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -30,7 +30,7 @@ impl SinkCertificates {
         let key = KeyPair::generate()?;
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
-        // The provider is named, as a process may have no default one.
+        // Names the provider, because a process may have no default one.
         let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()

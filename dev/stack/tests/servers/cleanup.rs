@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::eventually;
 
-/// A process of its own that owns a whole stack, with temporary files in `tmp`.
+/// A separate process that owns a whole stack, with temporary files in `tmp`.
 fn owner(tmp: &TempDir, arguments: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-stack"));
     command
@@ -23,7 +23,7 @@ fn owner(tmp: &TempDir, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Servers are started in their folder: these are those that run below `dir`.
+/// The number of servers below `dir`, by their working directories.
 fn running_below(dir: &Path) -> usize {
     let below = |entry: fs::DirEntry| {
         fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
@@ -61,7 +61,7 @@ async fn nothing_is_left_of_an_owner_that_is_killed() {
     let tmp = tempfile::tempdir().unwrap();
     let mut owner = owner(&tmp, &["--cluster"]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
-    // Six Redis, three brokers and two MySQL, each with a folder of its own.
+    // Six Redis, three brokers and two MySQL, each with its own folder.
     assert_eq!((running_below(tmp.path()), folders(&tmp)), (11, 11));
     let env = fs::read_to_string(tmp.path().join("env")).unwrap();
     let redis: Vec<_> = env
@@ -87,7 +87,7 @@ async fn a_stack_may_have_its_redis_behind_sentinels() {
         .collect();
     assert_eq!((redis.len(), redis[0]), (3, "REDIS_MODE=sentinel"));
     assert_eq!(redis[1].matches("redis://127.0.0.1:").count(), 3);
-    // A master, its two replicas and three Sentinels more.
+    // A master, its two replicas and three sentinels in addition.
     assert_eq!(running_below(tmp.path()), 17);
     owner.kill().unwrap();
     owner.wait().unwrap();
@@ -110,7 +110,7 @@ async fn nothing_is_left_of_an_owner_that_is_killed_while_starting() {
 }
 
 #[tokio::test]
-async fn an_interrupted_owner_leaves_nothing_and_ends_well() {
+async fn an_interrupted_owner_leaves_nothing_and_exits_successfully() {
     let tmp = tempfile::tempdir().unwrap();
     let mut owner = owner(&tmp, &[]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;

@@ -50,7 +50,7 @@ async fn first_message(bootstrap: &str) -> String {
         .add_partition_offset(TOPIC, 0, Offset::Beginning)
         .unwrap();
     consumer.assign(&partitions).unwrap();
-    // A broker that is away is an error, and another is asked.
+    // If a broker is down, the request fails, and another broker is tried.
     let first = async {
         loop {
             if let Ok(message) = consumer.recv().await {
@@ -62,7 +62,7 @@ async fn first_message(bootstrap: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_killed_kafka_comes_back_with_its_data_and_a_group_gets_its_partitions_without_delay() {
+async fn killed_kafka_keeps_its_data_and_groups_join_without_delay() {
     let server = KafkaServer::start(KafkaOptions::default()).await.unwrap();
     let bootstrap = server.bootstrap();
     assert_eq!(bootstrap, format!("127.0.0.1:{}", server.port()));
@@ -72,7 +72,7 @@ async fn a_killed_kafka_comes_back_with_its_data_and_a_group_gets_its_partitions
     server.start_again().await.unwrap();
     assert_eq!(first_message(&bootstrap).await, "kept");
 
-    // Another group: the reader has committed where it was.
+    // A new group, because the reader has committed its offset.
     let mut config = client(&bootstrap);
     config
         .set("group.id", "new")
@@ -87,13 +87,13 @@ async fn a_killed_kafka_comes_back_with_its_data_and_a_group_gets_its_partitions
         .unwrap();
     assert_eq!(message.payload().unwrap(), b"kept");
 
-    // Topics are not made by themselves.
+    // Topics are not auto-created.
     let metadata = consumer.fetch_metadata(Some("unknown"), LIMIT).unwrap();
     assert!(metadata.topics()[0].error().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_cannot_go_round_the_proxy() {
+async fn clients_cannot_bypass_the_proxy() {
     let (server, proxy) = KafkaServer::start_behind_proxy(KafkaOptions::default())
         .await
         .unwrap();
@@ -132,7 +132,7 @@ async fn extra_properties_win() {
 }
 
 #[tokio::test]
-async fn three_brokers_are_one_cluster_and_one_comes_back_to_it() {
+async fn three_brokers_form_a_cluster_and_a_killed_one_rejoins() {
     let cluster = KafkaCluster::start().await.unwrap();
     let admin: AdminClient<_> = client(&cluster.bootstrap()).create().unwrap();
     let topic = NewTopic::new(TOPIC, 1, TopicReplication::Fixed(3)).set("min.insync.replicas", "2");

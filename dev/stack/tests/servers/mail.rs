@@ -10,7 +10,7 @@ async fn start() -> MailSink {
 }
 
 #[tokio::test]
-async fn a_mail_is_kept_as_it_was_meant() {
+async fn a_mail_is_stored_without_dot_stuffing() {
     let sink = start().await;
     let mut smtp = Smtp::hello(sink.port()).await;
     smtp.say("MAIL FROM:<a@x.y>").await;
@@ -53,7 +53,7 @@ async fn a_lone_dot_between_bare_line_feeds_does_not_end_a_mail() {
 }
 
 #[tokio::test]
-async fn commands_may_be_sent_without_waiting_and_binary_text_stays_whole() {
+async fn pipelined_commands_and_8bit_text_are_accepted() {
     let sink = start().await;
     let mut smtp = Smtp::hello(sink.port()).await;
     smtp.0
@@ -76,7 +76,7 @@ async fn commands_may_be_sent_without_waiting_and_binary_text_stays_whole() {
 }
 
 #[tokio::test]
-async fn the_right_extensions_are_announced_and_order_is_demanded() {
+async fn the_right_extensions_are_announced_and_order_is_enforced() {
     let sink = start().await;
     let mut smtp = Wire::connect(sink.port()).await.unwrap();
     smtp.say("EHLO me").await.unwrap();
@@ -103,7 +103,7 @@ async fn the_right_extensions_are_announced_and_order_is_demanded() {
 }
 
 #[tokio::test]
-async fn refusing_is_for_now_and_ends() {
+async fn refusals_are_temporary_and_end() {
     let sink = start().await;
     let mut smtp = Smtp::hello(sink.port()).await;
     sink.set(Behaviour::Refuse).await.unwrap();
@@ -129,7 +129,7 @@ async fn one_recipient_can_be_refused_while_others_get_the_mail() {
 }
 
 #[tokio::test]
-async fn silent_after_accept_says_nothing_to_new_and_old_clients() {
+async fn silent_after_accept_affects_new_and_existing_clients() {
     let sink = start().await;
     let mut old = Smtp::hello(sink.port()).await;
     sink.set(Behaviour::SilentAfterAccept).await.unwrap();
@@ -143,7 +143,7 @@ async fn silent_after_accept_says_nothing_to_new_and_old_clients() {
 }
 
 #[tokio::test]
-async fn silent_after_data_keeps_the_mail_and_never_says_so() {
+async fn silent_after_data_stores_the_mail_without_an_answer() {
     let sink = start().await;
     sink.set(Behaviour::SilentAfterData).await.unwrap();
     let mut smtp = Smtp::hello(sink.port()).await;
@@ -158,7 +158,7 @@ async fn silent_after_data_keeps_the_mail_and_never_says_so() {
 }
 
 #[tokio::test]
-async fn slow_says_each_line_later() {
+async fn slow_delays_each_line() {
     let sink = start().await;
     sink.set(Behaviour::Slow(SHORT)).await.unwrap();
     let begun = Instant::now();
@@ -168,7 +168,7 @@ async fn slow_says_each_line_later() {
 }
 
 #[tokio::test]
-async fn down_closes_everything_and_the_same_port_comes_back() {
+async fn down_closes_everything_and_the_same_port_reopens() {
     let sink = start().await;
     let mut old = Smtp::hello(sink.port()).await;
     sink.set(Behaviour::Down).await.unwrap();
@@ -179,7 +179,7 @@ async fn down_closes_everything_and_the_same_port_comes_back() {
 }
 
 #[tokio::test]
-async fn waiting_for_a_mail_that_does_not_come_says_how_many_others_came() {
+async fn a_missing_mail_is_reported_with_the_number_of_others() {
     let sink = start().await;
     Smtp::hello(sink.port()).await.send("b@x.y", "hi").await;
     let error = sink

@@ -47,7 +47,7 @@ async fn delivers(sink: &MailSink, tls: ClientTls) {
         .await
         .unwrap();
     assert!(kept.text().contains("Subject: hi"));
-    // Who does not trust the authority of this run sends nothing.
+    // A client that does not trust this run's authority sends nothing.
     let distrusting = Transport::from_url(&sink.url())
         .unwrap()
         .timeout(Some(LIMIT))
@@ -79,7 +79,7 @@ async fn lettre_delivers_in_plain_text() {
 }
 
 #[tokio::test]
-async fn starttls_is_demanded_before_a_mail() {
+async fn starttls_is_required_before_a_mail() {
     let sink = start(SinkEncryption::StartTls).await;
     let mut smtp = Smtp::hello(sink.port()).await;
     assert!(smtp.say("MAIL FROM:<a@x.y>").await.starts_with("530 "));

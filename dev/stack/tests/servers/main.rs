@@ -1,4 +1,4 @@
-//! The stack on its real servers. They are fetched if the machine lacks them.
+//! The stack on its real servers, which are fetched if the machine lacks them.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ mod smtp;
 
 use std::time::Duration;
 
-/// Long enough for a busy machine; reached only when something is broken.
+/// Long enough for a busy machine; reached only if something is broken.
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// Waits until a condition holds.
@@ -27,12 +27,12 @@ async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
     firstcome_stack::eventually(what, LIMIT, condition).await;
 }
 
-/// One command to a Redis on a connection of its own, and its answer without the line's end.
+/// Sends one command to a Redis on a new connection, and returns its answer without the line end.
 async fn redis(port: u16, command: &str) -> std::io::Result<String> {
     Wire::connect(port).await?.ask(command).await
 }
 
-/// A write that so many replicas have too: others die with their primary.
+/// Writes and waits for this many replicas, because replicas without the write would lose it.
 async fn redis_and_replicas(port: u16, command: &str, replicas: usize) {
     let mut wire = Wire::connect(port).await.unwrap();
     assert_eq!(wire.ask(command).await.unwrap(), "+OK");
@@ -42,7 +42,7 @@ async fn redis_and_replicas(port: u16, command: &str, replicas: usize) {
     );
 }
 
-/// A connection that speaks lines.
+/// A line-based connection.
 struct Wire(tokio::io::BufReader<tokio::net::TcpStream>);
 
 impl Wire {
@@ -67,7 +67,7 @@ impl Wire {
         Ok(line.trim_end().to_owned())
     }
 
-    /// Says a line and gives the answer; for a Redis string its value.
+    /// Sends a line and returns the answer; for a Redis string, its value.
     async fn ask(&mut self, line: &str) -> std::io::Result<String> {
         self.say(line).await?;
         let answer = self.hear().await?;
@@ -78,12 +78,12 @@ impl Wire {
         }
     }
 
-    /// Waits until the other side hangs up by itself; `false` if it says something instead.
+    /// Waits until the other side hangs up by itself; `false` if it sends something instead.
     async fn is_closed(&mut self) -> bool {
         self.hear().await.map_or(true, |line| line.is_empty())
     }
 
-    /// Hangs up on this side and gives everything that the other side still says.
+    /// Closes this side and returns everything that the other side still sends.
     async fn rest(mut self) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut rest = Vec::new();

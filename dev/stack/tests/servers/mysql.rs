@@ -66,7 +66,7 @@ async fn a_failed_start_shows_the_log() {
 }
 
 #[tokio::test]
-async fn its_own_client_runs_a_statement_and_names_no_password_on_its_command_line() {
+async fn mysqls_client_runs_a_statement_without_a_password_argument() {
     let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
     server
         .query("CREATE USER kim IDENTIFIED BY 'a b%c'")
@@ -107,7 +107,7 @@ async fn its_own_client_runs_a_statement_and_names_no_password_on_its_command_li
 }
 
 #[tokio::test]
-async fn a_pair_changes_its_primary_again_and_again_and_keeps_what_was_answered_and_nothing_else() {
+async fn a_pair_fails_over_repeatedly_and_keeps_only_acknowledged_commits() {
     let pair = MysqlPair::start(Replication::SemiSynchronous)
         .await
         .unwrap();
@@ -133,7 +133,7 @@ async fn a_pair_changes_its_primary_again_and_again_and_keeps_what_was_answered_
     assert!(never_answered.await.unwrap().is_err());
     pair.fail_over().await.unwrap();
     run("INSERT INTO t VALUES (2)").await;
-    // It has the commit that was never answered, and may not keep it.
+    // It has the commit that was never acknowledged, and must discard it.
     pair.take_back().await.unwrap();
     for number in [3, 4] {
         pair.lose_primary().await.unwrap();

@@ -4,7 +4,7 @@ use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer, WirePro
 
 use crate::{Wire, eventually, redis};
 
-/// A Redis with a proxy, and a client that has already talked through it.
+/// A Redis with a proxy, and a client that has already used it.
 async fn start() -> (RedisServer, FaultProxy, Wire) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let proxy = server.proxy().await.unwrap();
@@ -52,7 +52,7 @@ async fn delay_holds_back_both_directions() {
 }
 
 #[tokio::test]
-async fn cut_closes_and_refuses_until_it_passes_again() {
+async fn cut_closes_and_refuses_until_the_fault_ends() {
     let (_server, proxy, mut wire) = start().await;
     proxy.set(ProxyFault::Cut).await.unwrap();
     assert!(wire.is_closed().await);
@@ -72,7 +72,7 @@ async fn cut_now_closes_once() {
 }
 
 #[tokio::test]
-async fn black_hole_holds_everything_and_lets_it_pass_in_the_end() {
+async fn black_hole_withholds_everything_and_delivers_it_at_the_end() {
     let (server, proxy, mut wire) = start().await;
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     wire.say("INCR a").await.unwrap();
@@ -90,7 +90,7 @@ async fn black_hole_holds_everything_and_lets_it_pass_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_host_that_died_without_a_word_is_silent_and_another_takes_its_place() {
+async fn a_silently_dead_host_stays_silent_while_another_replaces_it() {
     let (server, proxy, mut wire) = start().await;
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     proxy.strand_now();
@@ -107,7 +107,7 @@ async fn a_host_that_died_without_a_word_is_silent_and_another_takes_its_place()
 }
 
 #[tokio::test]
-async fn a_mute_host_completes_handshakes_and_works_on_nothing() {
+async fn a_mute_host_completes_handshakes_and_processes_nothing() {
     let (server, proxy, mut wire) = start().await;
     proxy
         .set(ProxyFault::Mute(WireProtocol::Redis))
@@ -128,7 +128,7 @@ async fn a_mute_host_completes_handshakes_and_works_on_nothing() {
 }
 
 #[tokio::test]
-async fn dropped_replies_mean_that_it_ran_and_nobody_knows() {
+async fn dropped_replies_leave_the_command_executed() {
     let (server, proxy, mut wire) = start().await;
     proxy.set(ProxyFault::DropReplies).await.unwrap();
     wire.say("INCR a").await.unwrap();

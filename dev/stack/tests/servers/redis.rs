@@ -27,7 +27,7 @@ async fn killed_redis_comes_back_on_the_same_port_with_its_data() {
 }
 
 #[tokio::test]
-async fn redis_runs_as_the_product_demands() {
+async fn redis_is_configured_as_the_product_requires() {
     let server = start().await;
     for (name, value) in [
         ("appendonly", "yes"),

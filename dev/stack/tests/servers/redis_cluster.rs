@@ -23,7 +23,7 @@ async fn setting(server: &RedisServer, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_primary_is_replaced_and_follows_when_it_is_back() {
+async fn a_killed_primary_is_replaced_and_returns_as_a_replica() {
     let cluster = start().await;
     let urls: Vec<_> = cluster.nodes().iter().map(RedisServer::url).collect();
     assert_eq!((urls.len(), urls.join(",")), (6, cluster.urls()));
@@ -47,7 +47,7 @@ async fn a_killed_primary_is_replaced_and_follows_when_it_is_back() {
         assert_eq!(redis(other.port(), "SET a 1").await.unwrap(), moved);
     }
     let replica = cluster.replicas_of(old).await.unwrap()[0].port();
-    // It is told of a write after its answer.
+    // The replica receives a write after its answer.
     eventually("the replica has it", async || {
         let mut wire = Wire::connect(replica).await.unwrap();
         assert_eq!(wire.ask("READONLY").await.unwrap(), "+OK");
@@ -62,7 +62,7 @@ async fn a_killed_primary_is_replaced_and_follows_when_it_is_back() {
     })
     .await;
     let new = cluster.primary_of("a").await.unwrap();
-    // It was the only one.
+    // It was the primary's only replica.
     eventually("the slots are served", async || {
         redis(new.port(), "GET a").await.unwrap() == "1"
     })
@@ -85,7 +85,7 @@ async fn a_killed_primary_is_replaced_and_follows_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_two_replicas_each_the_promoted_one_takes_writes_without_the_frozen_primary() {
+async fn with_two_replicas_the_promoted_one_accepts_writes_at_once() {
     let options = RedisClusterOptions {
         replicas: 2,
         ..RedisClusterOptions::default()
@@ -126,7 +126,7 @@ async fn a_replica_takes_over_on_demand() {
             .contains("no replica")
     );
 
-    // `old` is the replica now, and asks nobody whether it may.
+    // `old` is the replica now, and needs no consent.
     new.freeze().await.unwrap();
     assert_eq!(cluster.take_over(new).await.unwrap().port(), old.port());
     new.thaw().await.unwrap();
@@ -135,7 +135,7 @@ async fn a_replica_takes_over_on_demand() {
     assert_eq!(redis(old.port(), "GET a").await.unwrap(), "1");
 }
 
-/// One command at the node that the answers name, from the node at `port` on.
+/// Sends one command, following redirections from the node at `port`.
 async fn follow(wires: &mut HashMap<u16, Wire>, mut port: u16, command: &str) -> String {
     let mut asking = false;
     loop {
@@ -175,7 +175,7 @@ async fn a_slot_moves_with_its_keys_while_clients_write() {
         while !stop.load(Ordering::Relaxed) {
             let round = rounds.load(Ordering::Relaxed) + 1;
             for key in 0..KEYS {
-                // One lost, or counted twice, and the count is another for good.
+                // A lost or repeated write would make the count differ for good.
                 let counted = follow(&mut wires, from.port(), &format!("INCR {{a}}{key}")).await;
                 assert_eq!(counted, format!(":{round}"));
             }
@@ -208,7 +208,7 @@ async fn a_slot_moves_with_its_keys_while_clients_write() {
         (count(from).await, count(to).await),
         (":0".to_owned(), format!(":{KEYS}"))
     );
-    // Nothing is left of the moves.
+    // No migration is left over.
     cluster.wait_until_whole().await.unwrap();
     let moved = redis(from.port(), "GET {a}0").await.unwrap();
     assert_eq!(moved, format!("-MOVED {slot} 127.0.0.1:{}", to.port()));

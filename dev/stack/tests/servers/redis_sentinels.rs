@@ -50,7 +50,7 @@ async fn a_killed_master_is_replaced_and_comes_back_as_a_replica() {
     );
     assert_eq!(redis(first.port(), "GET a").await.unwrap(), "2");
 
-    // A replica that was promoted is a master still when it comes back.
+    // A promoted replica is still a master after a restart.
     second.kill().await.unwrap();
     second.start_again().await.unwrap();
     group.wait_until_whole().await.unwrap();
@@ -63,7 +63,7 @@ async fn a_killed_master_is_replaced_and_comes_back_as_a_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_master_is_replaced_and_refuses_writes_when_it_goes_on() {
+async fn a_frozen_master_is_replaced_and_refuses_writes_when_resumed() {
     let group = start().await;
     let old = group.current_master().await.unwrap();
     old.freeze().await.unwrap();
@@ -81,7 +81,7 @@ async fn a_frozen_master_is_replaced_and_refuses_writes_when_it_goes_on() {
             .starts_with("-READONLY")
     );
 
-    // On demand too, and a sentinel that was away has not forgotten what it knew.
+    // A manual failover works too, and a restarted sentinel has kept its knowledge.
     group.sentinels()[0].kill().await.unwrap();
     group.sentinels()[0].start_again().await.unwrap();
     group.wait_until_whole().await.unwrap();

@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use crate::Wire;
 
-/// A client of the mail sink, as raw as it gets.
+/// A raw client of the mail sink.
 pub(crate) struct Smtp(pub(crate) Wire);
 
 impl Smtp {
-    /// Connects and says hello.
+    /// Connects and greets.
     pub(crate) async fn hello(port: u16) -> Self {
         let mut smtp = Self(Wire::connect(port).await.unwrap());
         assert!(smtp.0.hear().await.unwrap().starts_with("220 "));
@@ -14,7 +14,7 @@ impl Smtp {
         smtp
     }
 
-    /// Says a line and gives the last line of the answer.
+    /// Sends a line and returns the last line of the answer.
     pub(crate) async fn say(&mut self, line: &str) -> String {
         self.0.say(line).await.unwrap();
         self.answer().await
@@ -29,7 +29,7 @@ impl Smtp {
         }
     }
 
-    /// Envelope and text; gives the answers to `MAIL`, `RCPT` and the final dot.
+    /// Sends envelope and text; returns the answers to `MAIL`, `RCPT` and the final dot.
     pub(crate) async fn send(&mut self, to: &str, text: &str) -> [String; 3] {
         let from = self.say("MAIL FROM:<from@x.y> BODY=8BITMIME").await;
         let to = self.say(&format!("RCPT TO:<{to}>")).await;

@@ -1,8 +1,8 @@
-//! Attacked by machine: schemathesis sends every route of both services what its document allows
-//! and what it does not, with all its checks, and in sequences; then everything still agrees.
+//! Fuzzing over HTTP: schemathesis sends every route of both services valid and invalid requests,
+//! alone and in sequences, with all its checks. Afterwards the stores still agree.
 //!
-//! `cargo xtask attack` has schemathesis fetched and runs these tests. `CASES` is how many
-//! cases an operation gets, `SEED` makes others of them, `ONLY` is in the names of the sets to run.
+//! `cargo xtask attack` fetches schemathesis and runs these tests. `CASES` is the number of cases
+//! per operation, `SEED` varies them, `ONLY` selects the sets whose names contain it.
 
 use std::path::Path;
 use std::process::Output;
@@ -16,7 +16,7 @@ use tokio::process::Command;
 
 const JWT_SECRET: &str = "attacked-0123456789abcdef0123456789abcdef";
 
-/// Ids that are there, so that cases get past 404; and what no schema can say.
+/// Existing ids, so that cases get past 404, and constraints that no schema can express.
 const CONFIG: &str = r#"
 [parameters]
 "path.id" = 1
@@ -51,7 +51,7 @@ fn from_env(name: &str, or: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| or.to_owned())
 }
 
-/// Attacks the service at this address, and gives what schemathesis said.
+/// Attacks the service at this address and returns schemathesis's output.
 async fn attack(folder: &Path, base: &str, headers: &[String], but: &str) -> Output {
     let program = std::env::var_os("SCHEMATHESIS").expect("SCHEMATHESIS: run cargo xtask attack");
     let config = folder.join("schemathesis.toml");
@@ -91,7 +91,7 @@ async fn attack(folder: &Path, base: &str, headers: &[String], but: &str) -> Out
         .unwrap()
 }
 
-/// Prints the line with the number of cases, and whatever failed. Gives whether nothing did.
+/// Prints the line with the number of cases, and all failures. Returns true if there are none.
 fn said_of(what: &str, output: &Output) -> bool {
     let said = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
@@ -108,7 +108,7 @@ fn said_of(what: &str, output: &Output) -> bool {
     output.status.success()
 }
 
-/// MySQL and Redis agree on every drop there is, and each is within its quantity.
+/// Checks that MySQL and Redis agree on every drop, and that each is within its quantity.
 async fn assert_all_agree(fixture: &Fixture) {
     let world = &fixture.world;
     let drops = world
@@ -137,7 +137,7 @@ async fn assert_all_agree(fixture: &Fixture) {
 }
 
 #[tokio::test]
-async fn no_case_breaks_either_service_or_what_was_promised() {
+async fn no_case_breaks_either_service_or_a_promise() {
     let fixture = Fixture::new("attack").await;
     let world = &fixture.world;
     for name in ["One", "Two", "Three"] {
@@ -160,7 +160,7 @@ async fn no_case_breaks_either_service_or_what_was_promised() {
             vec![ops.clone(), "X-User-Id: u-1".into()],
             "",
         ),
-        // Behind a gateway every X-User-Id is somebody's.
+        // Behind a gateway, every X-User-Id is a valid user.
         ("API, by nobody", fixture.api.http(), vec![], "ignored_auth"),
         (
             "API with tokens, as a person",
@@ -168,7 +168,7 @@ async fn no_case_breaks_either_service_or_what_was_promised() {
             vec![person],
             "",
         ),
-        // More wrong tokens than an address may send within a minute: later ones get 429.
+        // More wrong tokens than an address may send per minute, so later requests get 429.
         // `operations::edges` and `operations::console_routes` try them one by one.
         (
             "reconciler, as an operator",
@@ -185,8 +185,11 @@ async fn no_case_breaks_either_service_or_what_was_promised() {
         ));
         assert_eq!(http.get("/healthz").await.status, 200);
     }
-    assert!(!held.is_empty(), "no set has {only:?} in its name");
-    assert!(held.iter().all(|held| *held), "what failed is above");
+    assert!(!held.is_empty(), "no set's name contains {only:?}");
+    assert!(
+        held.iter().all(|held| *held),
+        "the failures are printed above"
+    );
     eventually("every message is read", LIMIT, async || {
         world.topic.lag().await == 0
     })

@@ -1,4 +1,4 @@
-//! The judge itself: each way in which a drop can be wrong turns it red, and nothing else does.
+//! The checker itself: it rejects every kind of wrong drop, and nothing else.
 
 use std::panic::AssertUnwindSafe;
 
@@ -15,7 +15,7 @@ async fn is_exact(world: &World, coupon: &MadeCoupon, answers: &[PromisedAnswer]
 }
 
 #[tokio::test]
-async fn a_spoiled_drop_is_never_called_exact() {
+async fn a_spoiled_drop_is_never_reported_as_exact() {
     let (world, api) = open_world("checker").await;
     let _consumer = world.consume().await;
     let coupon = api.open_coupon(5).await;
@@ -33,7 +33,7 @@ async fn a_spoiled_drop_is_never_called_exact() {
             "a row is another's",
             "UPDATE issued_coupons SET user_id = 'u-9' WHERE slot = 3".to_owned(),
         ),
-        // Only without the schema's own guards can these be written at all.
+        // Can only be written without the schema's own guards.
         (
             "one too many",
             format!(
@@ -117,12 +117,12 @@ async fn a_spoiled_drop_is_never_called_exact() {
     told_wrong[0].1 = other;
     assert!(
         !is_exact(&world, &coupon, &told_wrong).await,
-        "told another slot"
+        "promised another slot"
     );
     let mut told_more = answers.clone();
     told_more.push(("u-99".into(), answers[0].1.clone()));
     assert!(
         !is_exact(&world, &coupon, &told_more).await,
-        "told yes without a row"
+        "promised without a row"
     );
 }

@@ -1,17 +1,16 @@
-//! A mail server that misbehaves delays mails and nothing else; when it is well again they arrive,
-//! once.
+//! A mail server that misbehaves only delays mails; once it recovers they arrive exactly once.
 
 use std::time::Duration;
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::Behaviour;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, ReconcilerClient, Running, World, eventually};
 use serde_json::json;
 
 use crate::drift::support::{injector, subjects};
 
-/// Drift is made and mended while the mail server behaves like that; the mail for it waits.
+/// Drift is injected and repaired while the mail server misbehaves; its mail waits.
 async fn mended_meanwhile(
     fixture: &Fixture,
     daemon: &Running<ReconcilerClient>,
@@ -25,7 +24,7 @@ async fn mended_meanwhile(
         .make(Drift::Unissued, 1)
         .await
         .unwrap();
-    // Later passes, too, are not delayed: each has ended when it is answered.
+    // Later passes are not delayed either: each has ended when it is answered.
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired, "{behaviour:?}: {run:#?}");
     for _ in 0..3 {
@@ -44,13 +43,14 @@ async fn mended_meanwhile(
     .await;
 }
 
-/// The time of the next attempt has come.
+/// Makes the next attempt due.
 async fn due_now(world: &World) {
     let due = "UPDATE mail_outbox SET next_attempt_at = UTC_TIMESTAMP(3), leased_until = NULL WHERE sent_at IS NULL";
     world.sql.query(due).await;
 }
 
-/// The same, and the end of a pass wakes the sender, which would look every five seconds.
+/// The same; the end of a pass also wakes the sender, which would otherwise poll every five
+/// seconds.
 async fn due_and_woken(world: &World, daemon: &Running<ReconcilerClient>) {
     due_now(world).await;
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Clean);
@@ -58,10 +58,10 @@ async fn due_and_woken(world: &World, daemon: &Running<ReconcilerClient>) {
 
 async fn all_sent(world: &World) {
     let waiting = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL";
-    // What a busy machine did not get through in time is tried again at once, not in half a minute.
+    // Mails that a busy machine did not send in time are retried at once, not in half a minute.
     let again = "UPDATE mail_outbox SET next_attempt_at = UTC_TIMESTAMP(3) WHERE sent_at IS NULL AND leased_until IS NULL";
     eventually("the outbox is empty", LIMIT, async || {
-        // Of a deadlock with the sender, the next look tries again.
+        // After a deadlock with the sender, the next poll retries.
         if let Err(refused) = world.sql.try_query(again).await {
             assert_eq!(refused.code, 1213, "{}", refused.message);
             return false;
@@ -72,8 +72,7 @@ async fn all_sent(world: &World) {
 }
 
 #[tokio::test]
-async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_arrive_once_when_it_is_back()
- {
+async fn a_misbehaving_mail_server_delays_only_mails_which_arrive_once() {
     let fixture = Fixture::new("d-mail").await;
     let world = &fixture.world;
     let daemon = world
@@ -92,10 +91,7 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
         let (coupon, _) = fixture.held(&name, 20, 20).await;
         world.mail.clear();
         mended_meanwhile(&fixture, &daemon, &coupon, behaviour).await;
-        assert!(
-            world.mail.mails().is_empty(),
-            "nothing can have come through"
-        );
+        assert!(world.mail.mails().is_empty(), "no mail can have arrived");
         world.mail.set(Behaviour::Normal).await.unwrap();
         due_and_woken(world, &daemon).await;
         all_sent(world).await;
@@ -127,7 +123,7 @@ async fn a_process_with_a_silent_mail_server_stops_within_seconds() {
         .unwrap();
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Repaired);
     let in_hand = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL AND leased_until > UTC_TIMESTAMP(3)";
-    eventually("the mail is in hand", LIMIT, async || {
+    eventually("the mail is being sent", LIMIT, async || {
         world.sql.number(in_hand).await == 1
     })
     .await;

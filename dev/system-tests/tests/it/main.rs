@@ -1,4 +1,4 @@
-//! What the whole system must show, on real servers and with the real binaries. A folder a theme;
+//! Tests of the whole system, on real servers and with the real binaries. One folder per theme;
 //! test names read as assertions. Build the binaries first: `cargo build --workspace`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests too
 #![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]

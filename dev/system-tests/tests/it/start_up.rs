@@ -1,5 +1,5 @@
-//! A process that can't do its work says why in one sentence and stops; one whose store is merely
-//! late waits for it.
+//! A process that cannot work reports why in one sentence and exits; one whose store is merely late
+//! waits for it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,7 +25,7 @@ const NOWHERE: [(&str, &str, &str); 3] = [
     ("Kafka", "KAFKA_BROKERS", "127.0.0.1:1"),
 ];
 
-/// Every process that runs on, and one pass.
+/// Every long-running process, and one pass.
 pub(crate) const PROCESSES: [(&str, &[&str]); 4] = [
     ("firstcome-api", &["serve"]),
     ("firstcome-api", &["consume"]),
@@ -33,8 +33,7 @@ pub(crate) const PROCESSES: [(&str, &[&str]); 4] = [
     ("firstcome-reconciler", &["once"]),
 ];
 
-/// Waits until it ends by itself: not with success, and with all these words in one line of its
-/// log.
+/// Waits until it exits unsuccessfully, with all these words in one line of its log.
 pub(crate) async fn refuses(process: &Process, words: &[&str]) {
     assert_ne!(process.ended(LIMIT).await, 0, "{}", process.log());
     let log = process.log();
@@ -45,20 +44,20 @@ pub(crate) async fn refuses(process: &Process, words: &[&str]) {
         .stdout()
         .lines()
         .any(|line| line.starts_with("listening ") || line.starts_with("consuming "));
-    assert!(!ready, "it said that it was ready: {log}");
+    assert!(!ready, "it reported that it was ready: {log}");
 }
 
 #[tokio::test]
-async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
+async fn each_process_exits_with_the_name_of_the_store_that_is_down() {
     let world = World::new("missing").await;
     let mut started = Vec::new();
     for (program, args) in PROCESSES {
         for (store, variable, value) in NOWHERE {
-            // The consumer has no use for Redis.
+            // The consumer does not use Redis.
             if args == ["consume"] && store == "Redis" {
                 continue;
             }
-            // The API starts without Kafka: it keeps claims in MySQL meanwhile. The daemon waits.
+            // The API starts without Kafka and stores claims in MySQL meanwhile. The daemon waits.
             if args == ["serve"] && store == "Kafka" || args == ["daemon"] {
                 continue;
             }
@@ -74,8 +73,8 @@ async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
     }
 }
 
-/// Starts a daemon while a store is away: it listens, and those on duty are mailed. A process that
-/// ended instead would be started again, each time for less than the patience.
+/// Starts a daemon while a store is down: it listens, and the people on duty get a mail. A process
+/// that exited instead would be restarted, each time for less than the patience.
 async fn starts_without_a_store(world: &World, env: &[(&str, &str)], subject: &str) -> Process {
     let mut all = vec![
         ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "1"),
@@ -176,7 +175,7 @@ async fn a_daemon_that_starts_without_kafka_mails_unless_another_daemon_works() 
 }
 
 #[tokio::test]
-async fn a_broker_address_where_nobody_is_keeps_no_process_from_starting() {
+async fn processes_start_with_one_dead_broker_address() {
     let world = World::new("one-of-two").await;
     world.set(
         "KAFKA_BROKERS",
@@ -192,7 +191,7 @@ async fn a_broker_address_where_nobody_is_keeps_no_process_from_starting() {
 }
 
 #[tokio::test]
-async fn a_reconciler_with_other_keys_or_another_group_than_the_api_stops_and_names_both() {
+async fn a_reconciler_with_other_keys_or_group_than_the_api_exits_and_names_both() {
     let world = World::new("disagree").await;
     let (_api, _consumer) = (world.serve().await, world.consume().await);
     for (variable, role) in [("REDIS_KEY_PREFIX", "serve"), ("KAFKA_GROUP", "consume")] {
@@ -206,7 +205,7 @@ async fn a_reconciler_with_other_keys_or_another_group_than_the_api_stops_and_na
 }
 
 #[tokio::test]
-async fn migrate_stops_with_the_name_of_the_store_that_does_not_answer() {
+async fn migrate_exits_with_the_name_of_the_store_that_is_down() {
     let world = World::bare(WorldStores::shared().await, "migrate-missing").await;
     for (store, variable, value) in NOWHERE {
         if store != "Redis" {
@@ -220,7 +219,7 @@ async fn migrate_stops_with_the_name_of_the_store_that_does_not_answer() {
 }
 
 #[tokio::test]
-async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
+async fn start_up_waits_for_a_store_that_is_starting() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "late").await;
     redis.stop().await.unwrap();
@@ -230,7 +229,7 @@ async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
         .trim_start_matches("redis://")
         .trim_end_matches('/')
         .to_owned();
-    // It says that it starts until then, to anybody who asks.
+    // Until then it answers everybody that it is starting.
     let said = || {
         Some(
             api.log()
@@ -276,7 +275,7 @@ async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
     redis.start_again().await.unwrap();
     let line = api.line("listening on ").await;
     assert!(line.ends_with(&at), "{line} {at}");
-    // It answers for itself now: that nothing has verified this Redis yet.
+    // It now answers for itself: nothing has verified this Redis yet.
     let ready = http.get("/readyz").await;
     assert_eq!(ready.body["checks"]["process"], "ok", "{ready:?}");
     let [line] = &waits()[..] else {
@@ -320,7 +319,7 @@ async fn the_allocator_takes_no_huge_pages() {
 }
 
 #[tokio::test]
-async fn a_redis_that_may_forget_is_refused_with_what_to_change() {
+async fn a_redis_that_may_lose_data_is_refused_with_advice() {
     let forgetful = RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -351,7 +350,7 @@ async fn a_redis_that_may_forget_is_refused_with_what_to_change() {
 }
 
 #[tokio::test]
-async fn a_missing_topic_is_refused_with_what_to_run() {
+async fn a_missing_topic_is_refused_with_the_command_to_run() {
     let world = World::new("no-topic").await;
     for (program, args) in PROCESSES {
         let process = world.start(program, args, &[("KAFKA_TOPIC", "no-such-topic")]);
@@ -360,7 +359,7 @@ async fn a_missing_topic_is_refused_with_what_to_run() {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_not_migrated_is_refused_with_what_to_run() {
+async fn an_outdated_schema_is_refused_with_the_command_to_run() {
     let world = World::bare(WorldStores::shared().await, "not-migrated").await;
     for (program, args) in PROCESSES {
         refuses(&world.start(program, args, &[]), &["firstcome-api migrate"]).await;
@@ -577,11 +576,11 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
     }
 }
 
-/// The most settings that an installation may have to think of. The aim was 60; two more set the
-/// share of MySQL that an event may use (docs/decisions/0035-what-goes.md).
+/// The highest number of settings that an installation may have to consider. The goal was 60; two
+/// more set the share of MySQL that an event may use (docs/decisions/0035-what-goes.md).
 const SETTINGS: usize = 62;
 
-/// A setting that the help has, `[env: NAME=…]`, or a variable that it names next to its flag.
+/// The settings in the help, `[env: NAME=…]`, and variables named next to their flags.
 fn settings_in(help: &str) -> BTreeSet<String> {
     let names = help.split("[env: ").skip(1).map(|rest| {
         let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_');
@@ -648,7 +647,7 @@ async fn a_removed_variable_that_is_still_set_is_named_with_its_successor() {
 }
 
 #[tokio::test]
-async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
+async fn every_service_reports_health_readiness_and_metrics() {
     let (world, api) = firstcome_testkit::open_world("fronts").await;
     let (consumer, daemon) = (world.consume().await, world.daemon().await);
     for http in [api.http(), &consumer, daemon.http()] {
@@ -693,7 +692,7 @@ async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
 }
 
 #[tokio::test]
-async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right_again() {
+async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     let master = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = impatient(WorldStores::shared().await.with_redis(&master), "unsafe").await;
     let daemon = world.daemon().await;
@@ -750,8 +749,8 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
         ("max.message.bytes", "65536"),
     );
     world.topic.alter(&[compacted, limit]).await;
-    // A broker may tell the settings of before for an instant.
-    eventually("the topic's setting is told", HEALED, async || {
+    // A broker may report the previous settings for an instant.
+    eventually("the topic's setting is reported", HEALED, async || {
         matches!(&told().await[..], [(Kind::UnsafeSetting, detail)] if detail.contains("--add-config cleanup.policy=delete"))
     })
     .await;
@@ -763,7 +762,7 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
 }
 
 #[tokio::test]
-async fn a_redis_for_which_the_operator_vouches_is_taken_and_every_place_says_so() {
+async fn a_redis_that_the_operator_vouches_for_is_accepted_and_reported() {
     let redis = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -794,7 +793,7 @@ async fn a_redis_for_which_the_operator_vouches_is_taken_and_every_place_says_so
             "{metrics}"
         );
     }
-    // What it says by itself still counts.
+    // Its own settings still count.
     PrefixedKeys::new(&redis.url(), "")
         .command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
         .await;

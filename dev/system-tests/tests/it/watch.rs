@@ -1,19 +1,19 @@
-//! Metrics, the rules and the dashboard that are built on them, and a real Prometheus between.
+//! Metrics, the alerting rules and the dashboard built on them, with a real Prometheus in between.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{PrometheusOptions, PrometheusServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, Http, LIMIT, eventually};
 use serde_json::{Value, json};
 
 use crate::drift::support::{injector, mailed};
 
-/// The only one with another prefix: the first contract named it.
+/// The only metric with another prefix, which is part of the first contract.
 const OLD_NAME: &str = "reconciler_last_success_age_seconds";
 
 fn deployed(path: &str) -> PathBuf {
@@ -45,7 +45,7 @@ fn dashboard() -> Vec<(String, String)> {
     exprs.collect()
 }
 
-/// The words of a text that are names of metrics or of recording rules.
+/// The names of metrics and recording rules in a text.
 fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
     words
@@ -53,7 +53,7 @@ fn names(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Runs promtool with this on standard input. It prints what it does not like.
+/// Runs promtool with this input. It prints its complaints.
 fn promtool(args: &[&str], input: &str) {
     let mut command = Command::new("promtool");
     command.args(args).current_dir(deployed("prometheus"));
@@ -78,10 +78,10 @@ fn promtool(args: &[&str], input: &str) {
     assert!(output.status.success(), "promtool {args:?}: {said}");
 }
 
-/// Grafana asks for a few hundred instants, whatever time is looked at. What was between two of
-/// them, as a rush of three seconds in a week is, is only seen by an expression over that time.
+/// Grafana queries a few hundred instants, whatever the time range. Events between two of them,
+/// such as a rush of three seconds in a week, only show in an expression over that interval.
 #[test]
-fn no_graph_misses_what_was_between_two_of_its_points() {
+fn no_graph_misses_events_between_two_of_its_points() {
     let dashboard: Value = serde_json::from_str(&read("grafana/firstcome.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let graphs = panels.iter().filter(|panel| panel["type"] == "timeseries");
@@ -101,7 +101,7 @@ fn no_graph_misses_what_was_between_two_of_its_points() {
 }
 
 #[tokio::test]
-async fn the_rules_do_what_their_tests_say_and_their_runbooks_are_there() {
+async fn the_rules_pass_their_tests_and_their_runbooks_exist() {
     firstcome_stack::setup().await.unwrap();
     promtool(&["check", "config", "prometheus.yml"], "");
     promtool(&["test", "rules", "rules_test.yml"], "");
@@ -127,7 +127,7 @@ async fn the_rules_do_what_their_tests_say_and_their_runbooks_are_there() {
             "docs/OPERATIONS.md has no section {runbook}"
         );
     }
-    // An alert that no test makes fire may never fire.
+    // An alert that no test triggers may never fire.
     let tests = read("prometheus/rules_test.yml");
     for alert in rules
         .lines()
@@ -135,20 +135,20 @@ async fn the_rules_do_what_their_tests_say_and_their_runbooks_are_there() {
     {
         assert!(
             tests.contains(&format!("alertname: {alert}\n")),
-            "no test in which {alert} fires"
+            "{alert} fires in no test"
         );
     }
 }
 
 #[tokio::test]
-async fn from_metric_to_alert_a_drift_is_seen_and_told_and_over_in_all_three_places() {
+async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
     let fixture = Fixture::new("watch").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Watched", 20, 20).await;
     let daemon = world.daemon().await;
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Clean);
 
-    // No rule waits for longer than a second here.
+    // No rule waits longer than a second here.
     let rules = read("prometheus/rules.yml");
     let hasty: Vec<_> = rules
         .lines()
@@ -291,7 +291,7 @@ async fn from_metric_to_alert_a_drift_is_seen_and_told_and_over_in_all_three_pla
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// Percent-encoded for a query.
+/// Percent-encodes a query.
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| {

@@ -1,10 +1,10 @@
-//! Events for programs, by the real daemons.
+//! Events for programs, sent by the real daemons.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::drift::support::injector;
 
-/// Takes every request, and keeps its head and body.
+/// Accepts every request and stores its head and body.
 #[derive(Clone, Default)]
 pub(crate) struct WebhookReceiver {
     posted: Arc<Mutex<Vec<(String, Value)>>>,
@@ -56,12 +56,12 @@ impl WebhookReceiver {
         (receiver, url)
     }
 
-    /// Whether it wants no more events from now on.
+    /// Whether it answers 410 from now on.
     pub(crate) fn is_gone(&self, is_gone: bool) {
         self.is_gone.store(is_gone, Ordering::Relaxed);
     }
 
-    /// What was posted under this path.
+    /// The requests posted to this path.
     pub(crate) fn posted(&self, path: &str) -> Vec<(String, Value)> {
         let is_there = |(head, _): &&(String, Value)| head.starts_with(&format!("post {path} "));
         self.posted
@@ -83,7 +83,7 @@ impl WebhookReceiver {
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 #[tokio::test]
-async fn two_daemons_post_once_that_a_drop_is_sold_out_and_that_it_drifted() {
+async fn two_daemons_post_sold_out_and_drift_events_once() {
     let fixture = Fixture::new("hooks").await;
     let world = &fixture.world;
     let (receiver, url) = WebhookReceiver::start().await;
@@ -165,7 +165,7 @@ async fn two_daemons_post_once_that_a_drop_is_sold_out_and_that_it_drifted() {
 }
 
 #[tokio::test]
-async fn a_program_is_told_of_promises_that_a_real_pass_could_not_keep() {
+async fn broken_promises_of_a_real_pass_are_posted() {
     let fixture = Fixture::new("hooks-broken").await;
     let world = &fixture.world;
     let (receiver, url) = WebhookReceiver::start().await;

@@ -1,4 +1,4 @@
-//! docker-compose.yml.
+//! Checks docker-compose.yml.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -32,7 +32,7 @@ pub(crate) fn check(programs: &Programs) -> Result<Problems> {
     Ok(problems)
 }
 
-/// Variables of the file that the example does not have.
+/// Variables of the file that are missing from the example.
 fn unknown_variables(file: &str, example: &str) -> Result<Problems> {
     let known: BTreeSet<_> = example
         .lines()
@@ -107,7 +107,7 @@ impl Service<'_> {
             .collect()
     }
 
-    /// Every user of the machine sees arguments.
+    /// Passwords in arguments, which every user of the machine can see.
     fn passwords(&self) -> Result<Problems> {
         let Self { place, service, .. } = self;
         let password = Regex::new(r#"(--requirepass|--password|-p|-a)[ =]?["']?\$"#)?;
@@ -118,7 +118,7 @@ impl Service<'_> {
             .collect())
     }
 
-    /// docs/OPERATIONS.md says where each program listens.
+    /// Published ports; docs/OPERATIONS.md lists the port of each program.
     fn published(&self) -> Problems {
         let Self { place, service, .. } = self;
         let mut problems = Problems::new();
@@ -162,7 +162,7 @@ impl Service<'_> {
     }
 }
 
-/// Names and values as the environment of a process has them.
+/// Names and values in the form of environment variables.
 pub(crate) fn strings(values: &Value) -> BTreeMap<String, String> {
     let as_text = |value: &Value| {
         value
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_service_has_no_problem() {
+    fn a_valid_service_has_no_problem() {
         let sound = json!({"image": "redis:7.4.5", "ports": ["127.0.0.1:6379:6379"], "volumes": ["data:/data", "./x:/x"]});
         assert!(problems(&sound).is_empty());
         assert!(
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_is_kept() {
+    fn each_rule_is_enforced() {
         let cases = [
             (json!({"image": "redis:latest"}), "no exact version"),
             (

@@ -1,4 +1,4 @@
-//! deploy/kubernetes.
+//! Checks deploy/kubernetes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -190,7 +190,7 @@ impl Pod<'_> {
         Ok(problems)
     }
 
-    /// Requests arrive for some seconds after the decision to stop a pod.
+    /// A stopped pod still receives requests for some seconds.
     fn shutdown(&self, process: &Process<'_>, container: &Value) -> Option<String> {
         let delay = container["lifecycle"]["preStop"]["sleep"]["seconds"]
             .as_i64()
@@ -339,12 +339,12 @@ spec:
     }
 
     #[test]
-    fn sound_manifests_have_no_problem() {
+    fn valid_manifests_have_no_problem() {
         assert!(found(SOUND).is_empty(), "{:?}", found(SOUND));
     }
 
     #[test]
-    fn each_rule_is_kept() {
+    fn each_rule_is_enforced() {
         let cases = [
             (
                 "automountServiceAccountToken: false",

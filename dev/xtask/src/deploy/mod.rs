@@ -1,6 +1,6 @@
-//! docker-compose.yml, deploy/kubernetes and the chart's schema: well formed, and with only
-//! settings that the programs have. Checks by helm and by the API schemas of Kubernetes are in
-//! helm.rs.
+//! Checks that docker-compose.yml, deploy/kubernetes and the chart's schema are well formed and
+//! only have settings that the programs have. Checks with helm and the Kubernetes API schemas are
+//! in helm.rs.
 
 mod compose;
 mod kubernetes;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::helm;
 use crate::shell::{Failed, command, read, run};
 
-/// Problems, a line each.
+/// Problems, one per line.
 type Problems = Vec<String>;
 
 pub(crate) fn check() -> Result<()> {
@@ -37,7 +37,7 @@ pub(crate) fn check() -> Result<()> {
     }
     let mut compose = command("docker");
     compose.args(["compose", "--env-file", ".env.example", "config", "--quiet"]);
-    // The secrets have no default on purpose.
+    // The secrets deliberately have no default.
     for secret in [
         "OPS_TOKEN",
         "MYSQL_PASSWORD",
@@ -54,8 +54,8 @@ fn has_compose() -> bool {
     version.is_ok_and(|version| version.status.success())
 }
 
-/// Writes the names of the settings into the chart's schema, and its sum if the chart as it was
-/// before had been checked: the names are checked here, so that a new setting needs no helm.
+/// Writes the names of the settings into the chart's schema, and updates its checksum if the
+/// previous version had been checked. The names are checked here, so a new setting needs no helm.
 pub(crate) fn write_names() -> Result<()> {
     let programs = settings::Programs::read()?;
     let is_checked = helm::sums()? == read(helm::SUMS)?;
@@ -75,7 +75,7 @@ fn parse(text: &str) -> Result<Vec<Value>> {
     serde_yaml_ng::Deserializer::from_str(text)
         .map(|document| {
             let mut value = serde_yaml_ng::Value::deserialize(document)?;
-            // A merged mapping may have merged keys too.
+            // A merged mapping may itself have merged keys.
             let mut before = serde_yaml_ng::Value::Null;
             while value != before {
                 before = value.clone();

@@ -1,4 +1,4 @@
-//! A process of a deployment: its program, its settings, that others can reach it, and that it has
+//! Checks a deployed process: its program, its settings, that others can reach it, and that it gets
 //! no secret that it does not need.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ pub(crate) struct Process<'p> {
     pub(crate) environment: &'p BTreeMap<String, String>,
 }
 
-/// Where a command listens: its setting, and the port of every deployment.
+/// The listening port of a command: its setting, and the port in all deployments.
 pub(crate) struct Port {
     pub(crate) setting: &'static str,
     pub(crate) number: &'static str,
@@ -51,7 +51,7 @@ pub(crate) fn port(command: &str) -> Option<&'static Port> {
         .map(|(_, port)| port)
 }
 
-/// Consumers and migrations have only these secrets.
+/// Consumers and migrations only have these secrets.
 const FEW: [&str; 3] = ["DATABASE_URL", "KAFKA_SASL_PASSWORD", "KAFKA_SIGNING_KEY"];
 
 impl Process<'_> {

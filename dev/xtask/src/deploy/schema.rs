@@ -1,4 +1,4 @@
-//! The chart's schema refuses names that its programs do not have, and secrets among the settings.
+//! The chart's schema refuses unknown names, and secrets among the settings.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ pub(crate) fn write(programs: &Programs) -> Result<()> {
     std::fs::write(SCHEMA, written).with_context(|| format!("cannot write {SCHEMA}"))
 }
 
-/// The names that are allowed in one part of the values.
+/// The names allowed in one part of the values.
 struct Group {
     name: &'static str,
     commands: &'static [(&'static str, &'static str)],
@@ -64,7 +64,7 @@ const GROUPS: [Group; 6] = [
 ];
 
 impl Group {
-    /// The settings that all its commands have. Several commands share no port.
+    /// The settings that all its commands have. Ports are excluded if there are several commands.
     fn names(&self, programs: &Programs) -> Result<BTreeSet<String>> {
         let settings = self.commands.iter().map(|(program, command)| {
             let settings = programs.of(program, command);
@@ -82,7 +82,7 @@ impl Group {
     }
 }
 
-/// The schema with the names of the programs' settings. Read as YAML, which keeps the order.
+/// The schema with the names of the programs' settings. Parsed as YAML, which keeps the order.
 fn with_names(text: &str, programs: &Programs) -> Result<String> {
     let mut schema: Value = serde_yaml_ng::from_str(text)?;
     let secret = programs.secret();

@@ -1,5 +1,5 @@
-//! The settings of each command, and which of them are secret, by the source: `--help` does not
-//! show the latter.
+//! Reads the settings of each command, and which of them are secret, from the source, because
+//! `--help` does not show the latter.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The settings in its modules, and in those shared structures that it names.
+    /// The settings in its modules, and in the shared structures that they name.
     fn parse(own: &str, shared: &str) -> Result<Self> {
         let structure = Regex::new(r"\bstruct (\w+?)(?:Args|Given)\b")?;
         let mut text = own.to_owned();
@@ -51,7 +51,7 @@ impl Settings {
     }
 }
 
-/// A program and its command, with the folders of its settings.
+/// Programs and commands, with the folders of their settings.
 const COMMANDS: [(&str, &str, &[&str]); 4] = [
     ("firstcome-api", "serve", &["api/src/serve"]),
     ("firstcome-api", "consume", &["api/src/consume"]),
@@ -63,7 +63,7 @@ const COMMANDS: [(&str, &str, &[&str]); 4] = [
     ),
 ];
 
-/// All commands that are deployed.
+/// All deployed commands.
 pub(crate) struct Programs(BTreeMap<(&'static str, &'static str), Settings>);
 
 impl Programs {
@@ -86,7 +86,7 @@ impl Programs {
         of.map(|(_, settings)| settings)
     }
 
-    /// The settings that are secret in any of them.
+    /// The settings that are secret in any command.
     pub(crate) fn secret(&self) -> BTreeSet<String> {
         self.0
             .values()

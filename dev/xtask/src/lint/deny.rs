@@ -1,7 +1,7 @@
-//! cargo-deny over deny.toml. It is built once, into the cache folder, in under a minute.
+//! Runs cargo-deny with deny.toml. It is built once, into the cache folder, in under a minute.
 //!
-//! Known holes (advisories) are looked for if this machine has RustSec's advisory-db: ADVISORY_DB,
-//! or the folder of `cargo deny fetch`. No package registry has it, so it is not fetched here.
+//! Advisories are checked if this machine has RustSec's advisory-db: in ADVISORY_DB, or in the
+//! folder of `cargo deny fetch`. No package registry has it, so it is not fetched here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::shell::{cache, cargo, command, output, read, run, setting};
 
 const VERSION: &str = "0.20.2";
 
-/// Named after the database's address, as cargo-deny names it.
+/// The folder name that cargo-deny derives from the database's URL.
 const DATABASE: &str = "advisory-db-3157b0e258782691";
 
 pub(crate) fn check() -> Result<()> {
@@ -65,7 +65,7 @@ fn program() -> Result<PathBuf> {
         .arg(build.path().join("root"))
         .env("CARGO_TARGET_DIR", build.path()))?;
     fs::create_dir_all(root.join("bin"))?;
-    // By renaming: an interrupted copy is never taken for the program.
+    // Renamed at the end, so that an interrupted copy is never used as the program.
     let part = root.join(format!("bin/.part-{}", std::process::id()));
     fs::copy(build.path().join("root/bin/cargo-deny"), &part)?;
     fs::rename(part, &program)?;
@@ -108,7 +108,7 @@ fn check_advisories(deny: &Path, database: &Path) -> Result<()> {
     Ok(())
 }
 
-/// deny.toml with the database's folder. Lines that begin with `# advisories: ` count here only:
+/// deny.toml with the database's folder. Lines that begin with `# advisories: ` only apply here:
 /// `cargo deny check licenses bans sources` would refuse them without a database.
 fn with_advisories(rules: &str, folder: &Path) -> String {
     let mut rules = format!(

@@ -1,5 +1,5 @@
-//! Some members of the workspace, built by themselves, have each dependency with the features that
-//! it has for all of them together: cargo would build it twice otherwise.
+//! Workspace members that are built separately must have each dependency with the same features as
+//! in the whole workspace; otherwise cargo builds it twice.
 
 use std::collections::BTreeSet;
 

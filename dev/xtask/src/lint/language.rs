@@ -1,5 +1,5 @@
-//! Patterns of language that are not to come back (language.tsv), counted in comments and docs.
-//! Each has a number that it may not exceed. The numbers only go down: `record` writes lower ones.
+//! A ratchet for patterns of language (language.tsv), counted in comments and docs. Each pattern
+//! has a maximum, which only goes down: `record` lowers it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,12 +14,12 @@ use crate::shell::{command, files, output, read};
 
 const TABLE: &str = "dev/xtask/src/lint/language.tsv";
 
-/// docs/API.md is made from comments, which are counted where they stand.
+/// docs/API.md is generated from comments, which are counted in the sources.
 const GENERATED: &str = "docs/API.md";
 
 #[derive(Subcommand)]
 pub(crate) enum Part {
-    /// Lower the allowed numbers to the present ones
+    /// Lower the allowed numbers to the current ones
     Record,
     /// Print every place of this pattern, or of all
     Show { name: Option<String> },
@@ -139,7 +139,7 @@ fn judge(patterns: &[Pattern<'_>]) -> Result<()> {
     )
 }
 
-/// The files with changes that are not committed, among which new places are looked for first.
+/// Files with uncommitted changes, whose places are shown first.
 fn changed() -> Result<Vec<String>> {
     let mut status = command("git");
     let status = output(status.args(["status", "--porcelain", "--untracked-files=all"]))?;
@@ -152,7 +152,7 @@ fn is_in(files: &[String], place: &str) -> bool {
     files.is_empty() || files.iter().any(|changed| changed == file)
 }
 
-/// The table with the numbers of what was found, if they are lower.
+/// The table with the numbers of found places, if they are lower.
 fn record(table: &str, patterns: &[Pattern<'_>]) -> String {
     let mut recorded = String::new();
     let mut patterns = patterns.iter();
@@ -169,8 +169,8 @@ fn record(table: &str, patterns: &[Pattern<'_>]) -> String {
     recorded
 }
 
-/// The lines that people read as prose, with their numbers: comments without their sign, and
-/// Markdown without code.
+/// The lines of prose with their numbers: comments without their markers, and Markdown without
+/// code.
 fn prose<'t>(path: &Path, text: &'t str) -> Vec<(usize, &'t str)> {
     let sign = match path.extension().and_then(OsStr::to_str) {
         Some("rs") => "//",
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pattern_finds_good_english() {
+    fn no_pattern_matches_good_english() {
         let good = "What is promised?\n| What | Why |\nIt waits so long as the lock is held.\nOf course it does.\n\
             Whatever happens, the row stays.\nIs there any more work?\nWho am I?";
         for pattern in &mut parse(OWN).unwrap() {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn only_prose_is_looked_at() {
+    fn only_prose_is_checked() {
         let rust = prose(Path::new("a.rs"), "let x = 1; // no\n    //! yes\n");
         assert_eq!(rust, [(2, "yes")]);
         assert_eq!(prose(Path::new("a.lua"), "-- yes\nreturn 1"), [(1, "yes")]);

@@ -1,8 +1,9 @@
-//! Everything that can be checked without running the product, cheapest first.
+//! All checks that do not run the product, cheapest first.
 
 mod comments;
 mod deny;
 mod features;
+mod independent;
 mod language;
 mod placement;
 mod swallowed;
@@ -23,17 +24,16 @@ pub(crate) enum Part {
     Text,
     /// One meaning for each type name
     Types,
-    /// Patterns of language that are not to come back; `record` lowers the allowed numbers to the
-    /// present ones
+    /// Ratchet for patterns of language; `record` lowers the allowed numbers to the current ones
     Language {
         #[command(subcommand)]
         part: Option<language::Part>,
     },
     /// docker-compose.yml, deploy/kubernetes and the chart's schema
     Deploy,
-    /// Licences, bans, sources and known holes of dependencies
+    /// Licences, bans, sources and advisories of dependencies
     Deny,
-    /// Nothing is built twice for another selection of packages
+    /// No dependency is built twice for different selections of packages
     Features,
 }
 
@@ -65,6 +65,7 @@ fn text() -> Result<()> {
     step("comments within 100 columns", comments::check)?;
     step("language", || language::run(None))?;
     step("no tests where none are built", placement::check)?;
+    step("the checker of histories stands alone", independent::check)?;
     step("no swallowed answers in dev tools", swallowed::check)?;
     step("type names", types::check)?;
     step("unused dependencies and empty files", unused::check)?;
@@ -98,7 +99,7 @@ fn compiled() -> Result<()> {
     })
 }
 
-/// Prints what a check found; anything found is its error.
+/// Prints the findings of a check, which are its error.
 fn report(found: &[String], advice: &str) -> Result<()> {
     for line in found {
         eprintln!("{line}");

@@ -1,4 +1,4 @@
-//! No test stands in a target with `test = false`: it would never run.
+//! Rejects tests in a target with `test = false`, where they would never run.
 
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ impl Target {
         })
     }
 
-    /// A library has all files of its folder; a program here has its first file only.
+    /// Whether the file belongs to it: all files of a library's folder, or a program's first file.
     fn has(&self, file: &Path) -> bool {
         self.path == file
             || self.is_lib
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_library_and_of_a_program_beside_it_are_told_apart() {
+    fn files_of_a_library_and_its_program_are_distinguished() {
         let targets = [
             target("dev/kit/src/lib.rs", true, false),
             target("dev/kit/src/main.rs", false, true),

@@ -1,4 +1,4 @@
-//! A refused request is an error, and not an empty answer: the tools in dev/ pass errors on.
+//! The tools in dev/ must pass errors on: a refused request is an error, not an empty answer.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use regex_lite::Regex;
 use super::report;
 use crate::shell::{files, read};
 
-/// Tests assert on what they get, and faults are injected into stores that are broken on purpose.
+/// Tests assert on the result, and faults are injected into stores that are deliberately broken.
 const EXEMPT: [&str; 2] = ["dev/testkit/", "dev/chaos/src/inject/"];
 
 /// The part of the test kit that is a tool.
@@ -33,7 +33,7 @@ pub(crate) fn check() -> Result<()> {
     report(&found, "pass these errors on, or match on them")
 }
 
-/// The lines where an awaited answer loses its error.
+/// The lines where the error of an awaited result is lost.
 fn swallowed(text: &str) -> Result<Vec<usize>> {
     let pattern = Regex::new(r"\.await\s*\.(unwrap_or_default|unwrap_or|ok)\(")?;
     let found = pattern.find_iter(text);
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_lost_error_is_found_across_lines() {
-        // In parts: this file is looked at, too.
+        // Split, because this file is checked too.
         let text = [
             "let a = ask().await?;\nlet b = ask()\n    .await\n    ",
             ".unwrap_or_default();\nask().await",

@@ -1,5 +1,5 @@
-//! A type's name means one thing: a name that other modules see is defined once in the workspace.
-//! Not looked at are associated types, and private types inside a function or a module of a file.
+//! A type name visible to other modules is defined once in the workspace. Does not check associated
+//! types, and private types inside a function or an inline module.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use regex_lite::Regex;
 use super::report;
 use crate::shell::{files, read};
 
-/// The command line of each program, and dev/model's models of the very thing.
+/// The command line of each program, and types that dev/model models under the same name.
 const EXEMPT: [&str; 11] = [
     "Cli",
     "Command",
@@ -25,7 +25,7 @@ const EXEMPT: [&str; 11] = [
     "Slot",
 ];
 
-/// Models share a vocabulary; a path such as `gate::State` tells them apart.
+/// Models share a vocabulary; paths such as `gate::State` distinguish them.
 const MODELS: &str = "dev/model/";
 
 /// Nothing depends on this program, so no other module sees its types.

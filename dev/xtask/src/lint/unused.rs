@@ -1,5 +1,5 @@
-//! Dead weight that the compiler does not see: dependencies that no source names, and empty files.
-//! A dependency that is needed for its features only has a comment in the line before that begins
+//! Finds dependencies that no source names, and empty files, which the compiler does not report. A
+//! dependency that is only needed for its features has a comment on the line before it that begins
 //! with `For its features only`.
 
 use std::collections::BTreeSet;
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dependency_is_named_in_a_source_or_there_for_its_features() {
+    fn a_dependency_is_used_in_a_source_or_declared_for_its_features() {
         let own = ["hyper-util", "lost", "sync_wrapper"]
             .map(str::to_owned)
             .into();

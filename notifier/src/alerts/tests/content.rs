@@ -328,7 +328,7 @@ fn broken_promises_stand_until_they_are_mended() {
 }
 
 #[test]
-fn a_drop_that_closed_below_its_quantity_is_told_once() {
+fn a_drop_that_closed_below_its_quantity_is_reported_once() {
     let mut duty = Duty::default();
     let mut report = finding(Kind::Unfilled, 0, Outcome::Skipped);
     report.action = ActionKind::Report;

@@ -1,5 +1,5 @@
-//! Linearizability of answers: what any process has acknowledged, every other process says too,
-//! from that moment on.
+//! Linearizability of answers: once a process has acknowledged a claim, every other process
+//! confirms it from that moment on.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-/// How many claims are acknowledged; 100,000 for a release (docs/RELIABILITY.md).
+/// Number of acknowledged claims; 100,000 for a release (docs/RELIABILITY.md).
 fn wanted() -> usize {
     std::env::var("ACKNOWLEDGED")
         .ok()
@@ -21,8 +21,7 @@ fn wanted() -> usize {
 const AT_A_TIME: usize = 32;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_passes_that_put_back_deleted_rows()
- {
+async fn every_process_confirms_what_another_acknowledged_during_changes_and_repairs() {
     let fixture = Fixture::new("acknowledged").await;
     let world = &fixture.world;
     let daemon = world
@@ -90,7 +89,7 @@ async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_pass
     );
 }
 
-/// Everybody claims at one of two APIs and at once at the other; gives how many there were.
+/// Everybody claims at one of two APIs and then at once at the other; returns the number of claims.
 async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) -> usize {
     let (wanted, next) = (wanted(), AtomicUsize::new(0));
     let other = fixture.world.serve().await;
@@ -116,17 +115,17 @@ async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) ->
     assert_eq!(
         (slots.len(), distinct.len()),
         (wanted, wanted),
-        "everybody has a slot of their own"
+        "all slots are distinct"
     );
     assert_eq!(
         distinct.last(),
         Some(&u32::try_from(wanted).unwrap()),
-        "and none is left out"
+        "and no slot is skipped"
     );
     wanted
 }
 
-/// Asks one process until it says yes, then the other at once; gives the slot.
+/// Claims at one process until it is accepted, then at once at the other; returns the slot.
 async fn acknowledged(
     first: &ApiClient,
     second: &ApiClient,
@@ -149,15 +148,15 @@ async fn acknowledged(
                 assert_eq!(mine["slot"], Value::from(slot), "{user}");
                 return slot;
             }
-            // What operators do, and a drop whose row was deleted while its slot is read.
+            // Caused by operators, or by a drop whose row was deleted while its slot is read.
             Answer::Problem(409 | 503, _) => tokio::task::yield_now().await,
             other => panic!("{user}: {other:?}"),
         }
     }
 }
 
-/// Raises, pauses, resumes and lowers once; gives how many changes took effect. Each is seen by the
-/// next claim.
+/// Raises, pauses, resumes and lowers once; returns the number of changes that took effect. Each is
+/// visible to the next claim.
 async fn operate(api: &ApiClient, coupon: &MadeCoupon) -> usize {
     let mut changes = 0;
     let mut change = async |body: Value| {

@@ -1,5 +1,5 @@
-//! Answers that change with time. Every other answer of the contract is in the API's own tests
-//! (`api/tests/serve/admission.rs`).
+//! Answers that change over time. All other answers of the contract are covered by the API's own
+//! tests (`api/tests/serve/admission.rs`).
 
 use chrono::{DateTime, SecondsFormat};
 use firstcome_testkit::{
@@ -7,7 +7,7 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-/// A coupon of one drop whose window lies around Redis's own now, in milliseconds from it.
+/// A coupon with one drop whose window lies around Redis's current time, in milliseconds from it.
 async fn window(world: &World, opens_in: i64, closes_in: Option<i64>) -> Value {
     let now = world.redis.now_ms().await;
     let at = |ms: i64| {
@@ -51,7 +51,7 @@ async fn claim(api: &ApiClient, coupon: i64, user: &str) -> HttpReply {
 }
 
 #[tokio::test]
-async fn a_drop_opens_and_closes_by_itself_by_the_clock_of_redis() {
+async fn a_drop_opens_and_closes_by_the_clock_of_redis() {
     let (world, api) = open_world("window").await;
     let coupon = api
         .create_coupon(&window(&world, 1_000, Some(4_000)).await)

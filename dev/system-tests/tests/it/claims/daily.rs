@@ -1,8 +1,8 @@
-//! A daily coupon over three local days, the clocks of whose zone change on the second.
+//! A daily coupon over three local days; the clocks of its time zone change on the second.
 //!
-//! Instants are injected: the drops are made by the product for days of its own choosing in the
-//! future, then all windows are moved by the same distance so that the day in question lies around
-//! Redis's own now.
+//! Instants are injected: the product creates the drops for chosen days in the future, then all
+//! windows are shifted by the same distance so that the day in question lies around Redis's current
+//! time.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use firstcome_shared::coupon::Drop;
@@ -26,7 +26,7 @@ fn day(index: usize) -> NaiveDate {
     NaiveDate::from_ymd_opt(year, month, day).unwrap()
 }
 
-/// Makes the coupon as of the eve of its first day, with a quantity of its own for each day.
+/// Creates the coupon as of the eve of its first day, with a different quantity for each day.
 async fn make(world: &World, once_per: OncePer) -> (i64, Vec<Drop>) {
     let settings = DbSettings {
         url: world.sql.url().to_owned().into(),
@@ -71,8 +71,8 @@ fn utc(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// Moves all windows so that `drop` opened an hour ago by Redis's clock, and has a process that
-/// read them afresh.
+/// Shifts all windows so that `drop` opened an hour ago by Redis's clock, and starts a process that
+/// reads them afresh.
 async fn move_to(world: &World, coupon: i64, drop: &Drop) -> Running<ApiClient> {
     let now_ms = world.redis.now_ms().await;
     let current = format!(
@@ -92,7 +92,7 @@ async fn move_to(world: &World, coupon: i64, drop: &Drop) -> Running<ApiClient> 
         shifted("closes_at")
     );
     world.sql.query(&shift).await;
-    // Redis's own copy of the windows follows, as a pass would set it right.
+    // Updates Redis's copy of the windows, as a pass would.
     for row in world.sql.query(&format!("SELECT id, ROUND(UNIX_TIMESTAMP(opens_at) * 1000), ROUND(UNIX_TIMESTAMP(closes_at) * 1000) FROM drops WHERE coupon_id = {coupon}")).await {
         let meta = world.redis.of_drop(coupon, row[0].parse().unwrap(), "meta");
         if world.redis.command::<bool>(&["EXISTS", &meta]).await {
@@ -141,7 +141,7 @@ async fn three_days(once_per: OncePer) {
             drop: drop.id.0,
             body,
         };
-        // Those who got one on the first day come first every day.
+        // The winners of the first day come first every day.
         let regulars: Vec<String> = people(5);
         let mut answers = rush(&[&api], id, &regulars, 1).await;
         let told_again = answers
@@ -161,7 +161,7 @@ async fn three_days(once_per: OncePer) {
             assert_eq!(
                 slots(&answers),
                 slots(&first_day),
-                "told their slot of the first day"
+                "confirmed with the slot of the first day"
             );
             answers.clear();
         } else {
@@ -172,7 +172,7 @@ async fn three_days(once_per: OncePer) {
         assert_eq!(
             tally(&answers)["accepted"],
             quantity as usize,
-            "the day's own quantity"
+            "the quantity of the day"
         );
         assert!(
             answers
@@ -188,7 +188,7 @@ async fn three_days(once_per: OncePer) {
         world.sql.query(each).await.concat(),
         QUANTITIES.map(|q| q.to_string())
     );
-    eventually("nothing is on its way", LIMIT, async || {
+    eventually("no message is unread", LIMIT, async || {
         world.topic.lag().await == 0
     })
     .await;
@@ -203,17 +203,17 @@ async fn three_days(once_per: OncePer) {
 }
 
 #[tokio::test]
-async fn once_per_drop_a_person_gets_one_on_each_of_three_days_across_a_clock_change() {
+async fn once_per_drop_a_user_wins_on_each_of_three_days_across_a_clock_change() {
     three_days(OncePer::Drop).await;
 }
 
 #[tokio::test]
-async fn once_per_coupon_a_person_gets_one_in_three_days_across_a_clock_change() {
+async fn once_per_coupon_a_user_wins_once_in_three_days_across_a_clock_change() {
     three_days(OncePer::Coupon).await;
 }
 
 #[tokio::test]
-async fn drops_are_made_days_ahead_by_whichever_process_is_left() {
+async fn drops_are_created_days_ahead_by_any_remaining_process() {
     let (world, api) = firstcome_testkit::open_world("ahead").await;
     let today = Utc::now().date_naive();
     let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": today});
@@ -224,7 +224,7 @@ async fn drops_are_made_days_ahead_by_whichever_process_is_left() {
     assert!(made >= 6, "{made} days ahead");
     api.process.kill().await;
 
-    // As if nobody had run for days: the later drops are still to be made.
+    // As if nobody had run for days: the later drops do not exist yet.
     let forget = async || {
         world
             .sql
@@ -251,11 +251,11 @@ async fn drops_are_made_days_ahead_by_whichever_process_is_left() {
     assert_eq!(
         (world.sql.number(days).await, known_to_admission().await),
         (made, made),
-        "a pass makes them"
+        "a pass creates them"
     );
     forget().await;
     let _other = world.serve().await;
-    eventually("an API makes them", LIMIT, async || {
+    eventually("an API creates them", LIMIT, async || {
         world.sql.number(days).await == made && known_to_admission().await == made
     })
     .await;

@@ -1,5 +1,5 @@
-//! People whose ids are those of other systems: Auth0's have a `|`, URNs have `:`, and both may
-//! look like what our keys and fields are joined with.
+//! User ids from other systems: Auth0's contain `|`, URNs contain `:`, and both may look like the
+//! separators of our keys and fields.
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{
@@ -9,7 +9,7 @@ use reqwest::Method;
 use reqwest::header::ACCEPT;
 use serde_json::json;
 
-/// Ids as they may come, some like a drop and its slot, a group, a formula.
+/// Possible ids that look like a drop and its slot, a group, or a formula.
 fn odd_ids(drop: i64) -> [String; 8] {
     let own = format!("{drop}:1");
     [
@@ -33,7 +33,7 @@ fn encoded(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn ids_of_other_systems_hold_give_back_and_are_repaired_like_any_other() {
+async fn foreign_user_ids_can_claim_return_and_be_repaired() {
     let fixture = Fixture::new("odd-ids").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let daemon = world.daemon().await;
@@ -71,7 +71,7 @@ async fn ids_of_other_systems_hold_give_back_and_are_repaired_like_any_other() {
         all_issued(world, coupon.drop, 7).await;
         assert_exact(world, &coupon, 7, &answers).await;
 
-        // A row and an admission that are lost come back as the same person's.
+        // A lost row and a lost admission are restored for the same user.
         world
             .sql
             .query(&format!(
@@ -109,7 +109,7 @@ async fn ids_of_other_systems_hold_give_back_and_are_repaired_like_any_other() {
                 "{story}"
             );
         }
-        // What one gives back, and what is revoked of another, is theirs alone and goes to the
+        // A returned and a revoked claim affect only their own user, and their slots go to the
         // next.
         let revoked = json!({"reason": "bought by a script", "by": "Kim"});
         assert_eq!(
@@ -120,15 +120,11 @@ async fn ids_of_other_systems_hold_give_back_and_are_repaired_like_any_other() {
             api.give_back(coupon.id, &ids[0]).await,
             Ok((coupon.drop, Some(1)))
         );
-        // A pass may meet a revocation that is under way.
-        eventually(
-            "a pass finds it exact, or a slot that is left",
-            LIMIT,
-            async || {
-                let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
-                run.drops.iter().all(|drop| drop.exact) || run.status == Status::Drift
-            },
-        )
+        // A pass may meet a revocation in progress.
+        eventually("a pass finds it exact, or a free slot", LIMIT, async || {
+            let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
+            run.drops.iter().all(|drop| drop.exact) || run.status == Status::Drift
+        })
         .await;
         for (id, status) in [
             (&ids[0], "revoked"),

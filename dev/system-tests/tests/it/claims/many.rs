@@ -1,12 +1,11 @@
-//! Many at once: never too many, one each, everyone who was promised a slot has the row with that
-//! slot.
+//! Many concurrent claims: never too many, one each, and every promise has its row on its slot.
 
 use firstcome_testkit::{
     PromisedAnswer, all_issued, assert_clean, assert_exact, eventually, open_world, people, rush,
     tally,
 };
 
-/// Everyone's slot, no two the same.
+/// All slots, which must be distinct.
 fn accepted_slots(answers: &[PromisedAnswer]) -> Vec<u32> {
     let accepted = answers.iter().filter(|(_, answer)| answer.is_accepted());
     let mut slots: Vec<u32> = accepted
@@ -17,7 +16,7 @@ fn accepted_slots(answers: &[PromisedAnswer]) -> Vec<u32> {
     slots
 }
 
-/// How many come for five hundred; `CROWD=10000` for a release.
+/// Number of people who compete for five hundred coupons; `CROWD=10000` for a release.
 fn crowd() -> usize {
     std::env::var("CROWD")
         .ok()
@@ -26,7 +25,7 @@ fn crowd() -> usize {
 }
 
 #[tokio::test]
-async fn five_hundred_for_thousands_of_people_over_two_apis_and_two_consumers_are_exact() {
+async fn five_hundred_for_thousands_over_two_apis_and_consumers_are_exact() {
     let (world, first) = open_world("two-apis").await;
     let second = world.serve().await;
     let consumers = [world.consume().await, world.consume().await];
@@ -56,7 +55,7 @@ async fn five_hundred_for_thousands_of_people_over_two_apis_and_two_consumers_ar
 }
 
 #[tokio::test]
-async fn several_coupons_at_once_do_not_mix() {
+async fn concurrent_coupons_do_not_mix() {
     let (world, api) = open_world("several").await;
     let _consumers = [world.consume().await, world.consume().await];
     let mut all = Vec::new();

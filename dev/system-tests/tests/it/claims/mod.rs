@@ -1,4 +1,4 @@
-//! Claims: what is answered, to many at once, to one person, over days.
+//! Claims: the answers to crowds, to one user, and over days.
 
 mod acknowledged;
 mod answers;

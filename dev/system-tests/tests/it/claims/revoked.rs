@@ -1,5 +1,5 @@
-//! Giving back and revoking: the slot goes to the next, and nothing of the revoked claim comes
-//! back, wherever a copy of it still is.
+//! Returning and revoking: the slot goes to the next user, and no copy of the revoked claim brings
+//! it back.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ async fn failed_claims(world: &World) -> i64 {
     world.sql.number("SELECT COUNT(*) FROM failed_claims").await
 }
 
-/// The message of a claim comes, perhaps once more.
+/// Delivers the message of a claim, possibly again.
 async fn message(
     fixture: &Fixture,
     coupon: &MadeCoupon,
@@ -43,7 +43,7 @@ async fn message(
 }
 
 #[tokio::test]
-async fn what_is_given_back_goes_to_the_first_in_line_and_its_person_is_told_so() {
+async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
     let fixture = Fixture::new("give-back").await;
     let (api, world) = (&fixture.api, &fixture.world);
     let (coupon, answers) = fixture.held_of(&coupon_body("Given back", 3, 5), 3).await;
@@ -59,7 +59,7 @@ async fn what_is_given_back_goes_to_the_first_in_line_and_its_person_is_told_so(
         assert_eq!(
             api.give_back(coupon.id, giver).await,
             Ok((coupon.drop, Some(slot))),
-            "again: the same"
+            "the same when repeated"
         );
     }
     let me = api.me(coupon.id, giver).await;
@@ -88,7 +88,7 @@ async fn what_is_given_back_goes_to_the_first_in_line_and_its_person_is_told_so(
     );
     assert!(!rows(world, coupon.drop).await.contains_key(&slot));
 
-    // The line moves up; who leaves it has no slot to give back.
+    // The list advances; a user who leaves it has no slot to return.
     world.pass().await;
     assert_eq!(api.me(coupon.id, "w-1").await["slot"], slot);
     for _ in 0..2 {
@@ -113,7 +113,7 @@ async fn what_is_given_back_goes_to_the_first_in_line_and_its_person_is_told_so(
 }
 
 #[tokio::test]
-async fn an_operator_revokes_with_a_reason_and_may_let_the_person_claim_again() {
+async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     let fixture = Fixture::new("revoke").await;
     let api = &fixture.api;
     let (coupon, answers) = fixture.held("Revoked", 3, 3).await;
@@ -156,7 +156,7 @@ async fn an_operator_revokes_with_a_reason_and_may_let_the_person_claim_again() 
     }
     assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
 
-    // The old claim's message comes once more: nothing of it counts, and nobody has to look at it.
+    // The old claim's message is delivered again: it has no effect and needs no attention.
     message(&fixture, &coupon, (user, old), &claimed_at).await;
     assert_eq!(
         (
@@ -166,7 +166,7 @@ async fn an_operator_revokes_with_a_reason_and_may_let_the_person_claim_again() 
         (2, 0)
     );
 
-    // The same slot again, by a claim of its own.
+    // The same slot again, by a new claim.
     let again = api.claim(coupon.id, user).await;
     assert_eq!(
         again,
@@ -197,11 +197,11 @@ async fn an_operator_revokes_with_a_reason_and_may_let_the_person_claim_again() 
     clean_pass(&fixture.world, &coupon).await;
 }
 
-/// Every character that a user id may have, and as long as one may be.
+/// Every character that a user id may contain; repeated to the maximum length.
 const ODD: &str = "A-z0._@+|:=";
 
 #[tokio::test]
-async fn what_an_operator_revokes_is_recorded_once_and_leaves_the_list_of_holders() {
+async fn a_revocation_is_recorded_once_and_removes_the_holder_from_the_list() {
     const VIEW_TOKEN: &str = "only-reads-0123456789abcdef0123456789abc";
     let fixture = Fixture::new("revoke-record").await;
     let (world, id) = (&fixture.world, fixture.api.open_coupon(3).await);
@@ -298,7 +298,7 @@ async fn sealed(world: &World, coupon: &MadeCoupon) {
 }
 
 #[tokio::test]
-async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_well() {
+async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() {
     let fixture = Fixture::new("revoke-states").await;
     let (world, api) = (&fixture.world, &fixture.api);
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
@@ -357,7 +357,7 @@ async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_wel
     assert_eq!(left, [answers[3].0.clone(), "next".to_owned()].into());
     assert_eq!(api.me(coupon.id, "next").await["status"], "issued");
 
-    // Another drop has opened since, so that the API does not have this one in memory.
+    // Another drop has opened since, so the API does not have this one in memory.
     let later = "INSERT INTO drops (coupon_id, opens_at, quantity) SELECT id, UTC_TIMESTAMP(3), 4 FROM coupons";
     world.sql.query(later).await;
     eventually("the API knows the later drop", LIMIT, async || {
@@ -380,7 +380,7 @@ async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_wel
         api.claim(coupon.id, user).await.is_accepted(),
         "one each in each drop"
     );
-    // A first pass may report that it waits for claims in flight to a drop that Redis has
+    // The first pass may report that it waits for claims in flight to a drop that Redis has
     // forgotten.
     eventually("a deep pass finds free slots only", LIMIT, async || {
         let deep = world.once_with(&["--deep"], &[]).await.run();
@@ -391,7 +391,7 @@ async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_wel
 }
 
 #[tokio::test]
-async fn a_claim_that_is_given_back_before_its_message_is_read_never_becomes_a_row() {
+async fn a_claim_returned_before_its_message_is_read_never_becomes_a_row() {
     let fixture = Fixture::new("revoke-flight").await;
     let (api, world) = (&fixture.api, &fixture.world);
     let coupon = api.open_coupon(2).await;
@@ -411,7 +411,7 @@ async fn a_claim_that_is_given_back_before_its_message_is_read_never_becomes_a_r
             queued: true
         }
     );
-    // A dead letter of the claim, too, as a fallback leaves one.
+    // Also a dead letter of the claim, as the fallback leaves one.
     let letter = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES";
     world
         .sql
@@ -434,8 +434,7 @@ async fn a_claim_that_is_given_back_before_its_message_is_read_never_becomes_a_r
 }
 
 #[tokio::test]
-async fn the_schema_refuses_the_row_of_a_revoked_claim_also_by_hand_and_beside_a_revocation_under_way()
- {
+async fn the_schema_rejects_rows_of_revoked_claims_even_in_manual_sql() {
     let fixture = Fixture::new("revoke-schema").await;
     let (coupon, answers) = fixture.held("By hand", 20, 5).await;
     let user = &answers[0].0;
@@ -455,10 +454,10 @@ async fn the_schema_refuses_the_row_of_a_revoked_claim_also_by_hand_and_beside_a
     );
 }
 
-/// Sealing counts the revocations that are committed, and a revocation unseals what is sealed:
-/// neither may fall between the two steps of the other.
+/// Sealing counts the committed revocations, and a revocation unseals a sealed drop: neither may
+/// run between the two steps of the other.
 #[tokio::test]
-async fn no_drop_is_sealed_while_something_of_it_is_being_revoked() {
+async fn no_drop_is_sealed_during_a_revocation_of_its_claims() {
     let fixture = Fixture::new("revoke-seal").await;
     let world = &fixture.world;
     let api = world
@@ -470,7 +469,7 @@ async fn no_drop_is_sealed_while_something_of_it_is_being_revoked() {
         coupon.drop
     );
     world.sql.query(&lock).await;
-    // The record of the act is the last that the revocation writes.
+    // The audit record is the last write of a revocation.
     let mut held = HeldTransaction::begin(&world.sql).await;
     held.run("LOCK TABLES ops_actions WRITE").await;
     let revoking = tokio::spawn({
@@ -481,23 +480,25 @@ async fn no_drop_is_sealed_while_something_of_it_is_being_revoked() {
         }
     });
     let waits = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock%'";
-    eventually("the revocation is nearly written", LIMIT, async || {
-        world.sql.number(waits).await == 1
-    })
+    eventually(
+        "the revocation has reached its last write",
+        LIMIT,
+        async || world.sql.number(waits).await == 1,
+    )
     .await;
     assert_eq!(
         world.sql.refusal(&lock).await.code,
         3572,
-        "somebody else has the drop"
+        "the drop is locked"
     );
     held.run("UNLOCK TABLES").await;
     assert!(revoking.await.unwrap().is_ok());
 }
 
-/// A person claims and gives back at the same moment, twice, by two APIs, beside passes and the
-/// consumer.
+/// Each user claims and returns at the same moment, twice, at two APIs, concurrently with passes
+/// and the consumer.
 #[tokio::test]
-async fn in_whatever_order_claims_returns_passes_and_rows_come_the_total_is_exact() {
+async fn any_order_of_claims_returns_passes_and_rows_ends_exact() {
     const QUANTITY: u32 = 40;
     let fixture = Fixture::new("revoke-orders").await;
     let world = &fixture.world;
@@ -523,7 +524,8 @@ async fn in_whatever_order_claims_returns_passes_and_rows_come_the_total_is_exac
                 return (user.clone(), claim.await, false);
             }
             let back = async {
-                // Nothing to give back yet is an answer too; the last word comes below.
+                // Having nothing to return yet is a valid answer; the final result is checked
+                // below.
                 let _ = one.give_back(coupon.id, &user).await;
                 let _ = other.give_back(coupon.id, &user).await;
             };
@@ -544,7 +546,7 @@ async fn in_whatever_order_claims_returns_passes_and_rows_come_the_total_is_exac
         .map(|(user, ..)| user)
         .collect();
     assert!(revoked.len() > 5, "{revoked:?}");
-    // What came free goes to those who wait, or to the next who ask.
+    // Freed slots go to waiting users, or to the next who ask.
     for (user, ..) in came.iter().filter(|(.., revoked)| !revoked) {
         patient(|| fixture.api.claim(coupon.id, user)).await;
     }
@@ -562,7 +564,7 @@ async fn in_whatever_order_claims_returns_passes_and_rows_come_the_total_is_exac
     assert_eq!(
         failed_claims(world).await,
         0,
-        "a void message is no dead letter"
+        "a void message is not a dead letter"
     );
     let kept: Vec<PromisedAnswer> = came
         .iter()
@@ -583,7 +585,7 @@ async fn patient<F: Future<Output = Answer>>(ask: impl Fn() -> F) -> Answer {
     }
 }
 
-/// Whether there was anything to give back.
+/// Whether there was anything to return.
 async fn returned(api: &ApiClient, coupon: &MadeCoupon, user: &str) -> bool {
     loop {
         match api.give_back(coupon.id, user).await {

@@ -1,5 +1,5 @@
-//! Clients that hold their sockets and never finish a request. (How long claims take beside them:
-//! `firstcome-bench slow`.)
+//! Clients that hold their sockets and never finish a request. (`firstcome-bench slow` measures the
+//! latency of claims meanwhile.)
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 const SLOW: usize = 100;
 
-/// Sends a beginning, then a byte now and then, until the server hangs up; what the server said by
-/// then.
+/// Sends the beginning of a request, then an occasional byte, until the server hangs up. Returns
+/// the server's output.
 async fn dawdles(mut connection: TcpStream, begins: String) -> String {
     connection.write_all(begins.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -22,14 +22,14 @@ async fn dawdles(mut connection: TcpStream, begins: String) -> String {
         match tokio::time::timeout(Duration::from_millis(50), connection.read(&mut some)).await {
             Ok(Ok(0) | Err(_)) => return String::from_utf8_lossy(&answer).into_owned(),
             Ok(Ok(read)) => answer.extend(&some[..read]),
-            // Nothing yet: one byte more. Where the other side has hung up, the next read says so.
+            // Nothing yet: send one more byte. If the server has hung up, the next read shows it.
             Err(_) => drop(connection.write_all(b"x").await),
         }
     }
 }
 
 #[tokio::test]
-async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_answered() {
+async fn slow_clients_are_disconnected_and_counted_while_claims_are_answered() {
     let world = World::new("slow").await;
     let api = world
         .serve_with(&[
@@ -61,7 +61,7 @@ async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_an
     assert_eq!(tally(&answers), [("accepted".into(), 300)].into());
     assert!(
         heads.try_join_next().is_none(),
-        "they held their sockets all the while"
+        "they held their sockets throughout"
     );
     all_issued(&world, coupon.drop, 300).await;
     assert_exact(&world, &coupon, 300, &answers).await;
@@ -69,7 +69,7 @@ async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_an
     let all = async { (heads.join_all().await, bodies.join_all().await) };
     let (_, bodies) = tokio::time::timeout(LIMIT, all)
         .await
-        .expect("each is hung up on");
+        .expect("each is disconnected");
     let refused = bodies
         .iter()
         .filter(|answer| answer.starts_with("HTTP/1.1 503"))
@@ -84,7 +84,7 @@ async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_an
     .await;
 }
 
-/// Asks for more than the sockets between hold, and reads nothing of it.
+/// Requests more than the socket buffers hold, and reads nothing.
 async fn never_reads(address: &str) -> TcpStream {
     let mut connection = TcpStream::connect(address).await.unwrap();
     let asks = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
@@ -93,7 +93,7 @@ async fn never_reads(address: &str) -> TcpStream {
 }
 
 #[tokio::test]
-async fn clients_that_read_nothing_are_hung_up_on() {
+async fn clients_that_read_nothing_are_disconnected() {
     let world = World::new("unread").await;
     let api = world
         .serve_with(&[
@@ -111,6 +111,6 @@ async fn clients_that_read_nothing_are_hung_up_on() {
             .await
             .is_ok()
     };
-    eventually("somebody else is answered", LIMIT, alive).await;
+    eventually("another client is answered", LIMIT, alive).await;
     drop(unread);
 }

@@ -1,5 +1,4 @@
-//! Batches of messages as they stand on the topic: compressed by others, garbled by a disk, larger
-//! than memory.
+//! Record batches of the topic: compressed by others, corrupted by a disk, larger than memory.
 
 use std::time::Duration;
 
@@ -60,8 +59,8 @@ async fn batches_of_every_codec_become_rows() {
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// Kafka's client stays at the batch of partition 1 for ever, and begins anew at the first message
-/// behind those of partitions 0 and 2.
+/// Kafka's client is stuck at the batch of partition 1 forever, and restarts at the first message
+/// after those of partitions 0 and 2.
 #[tokio::test]
 async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_letter() {
     let (world, api) = open_world("unreadable").await;
@@ -75,7 +74,7 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10), (2, 16), (2, 19)] {
         batch(partition, from).await;
     }
-    // It has 36 MB once it is decompressed.
+    // It has 36 MB once decompressed.
     world
         .topic
         .produce_batch(1, "zstd", &vec![vec![b'a'; 900_000]; 40])
@@ -94,7 +93,7 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     let consumer = world
         .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
         .await;
-    eventually("what comes before is issued", LIMIT, async || {
+    eventually("earlier messages are issued", LIMIT, async || {
         rows(&world, coupon.drop).await.len() >= 9
     })
     .await;
@@ -116,7 +115,7 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// Kafka's client reports no error there, and takes the record for an answer that was cut off.
+/// Kafka's client reports no error there, and mistakes the record for a truncated answer.
 #[tokio::test]
 async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() {
     let (world, api) = open_world("malformed").await;
@@ -145,9 +144,9 @@ async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() 
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// Each of them costs the rows behind it a second or two, and not ten.
+/// Each of them delays the rows behind it by a second or two, not by ten.
 #[tokio::test]
-async fn malformed_records_between_good_ones_are_left_out_one_after_the_other() {
+async fn malformed_records_between_good_ones_are_skipped_one_by_one() {
     let (world, api) = open_world("trickle").await;
     let coupon = api.open_coupon(60).await;
     for from in (1..60).step_by(3) {
@@ -179,7 +178,7 @@ async fn malformed_records_between_good_ones_are_left_out_one_after_the_other() 
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// Nothing but the end of a partition says that the marker of a transaction is no message.
+/// Only the end of the partition shows that the marker of a transaction is not a message.
 #[tokio::test]
 async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
     let (world, api) = open_world("markers").await;
@@ -269,7 +268,7 @@ async fn partitions_added_in_mid_rush_are_used_within_seconds() {
     let coupon = api.open_coupon(20_000).await;
     let consumer = world.consume().await;
     world.topic.grow(9).await;
-    // Of no API: consumers notice by themselves.
+    // Not through an API: consumers notice by themselves.
     world
         .topic
         .produce_batch(8, "none", &claims(&coupon, 19_001..19_011))
@@ -278,7 +277,7 @@ async fn partitions_added_in_mid_rush_are_used_within_seconds() {
         rows(&world, coupon.drop).await.len() == 10
     })
     .await;
-    // Blocks of slots take turns at the partitions: with three of them, none gets to another.
+    // Blocks of slots rotate over the partitions: with three APIs, none uses the block of another.
     let mut crowd = 0;
     eventually("an API uses a new partition", SECONDS, async || {
         crowd += 64;
@@ -294,9 +293,11 @@ async fn partitions_added_in_mid_rush_are_used_within_seconds() {
 async fn migrate_lowers_the_limit_of_a_batch_and_keeps_other_settings() {
     let (world, _api) = open_world("limit").await;
     world.topic.alter(&[("retention.ms", "86400000")]).await;
-    eventually("the broker's own limit holds", HEALED, async || {
-        world.topic.topic_setting("max.message.bytes").await == "1048588"
-    })
+    eventually(
+        "the broker's default limit is in force",
+        HEALED,
+        async || world.topic.topic_setting("max.message.bytes").await == "1048588",
+    )
     .await;
     refuses(
         &world.start("firstcome-api", &["consume"], &[]),

@@ -1,13 +1,13 @@
-//! Members of the consumer group with names.
+//! Static members of the consumer group.
 
 use std::time::Duration;
 
 use firstcome_testkit::{LIMIT, all_issued, assert_exact, eventually, open_world, people, rush};
 
 #[tokio::test]
-async fn a_named_consumer_started_again_gets_its_partitions_and_no_other_is_disturbed() {
+async fn a_restarted_static_member_keeps_its_partitions_without_a_rebalance() {
     let (world, api) = open_world("static-member").await;
-    // Longer than the test may take: nobody takes over meanwhile.
+    // Longer than the test may take, so that nobody takes over meanwhile.
     world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "60000");
     let name = |name| [("KAFKA_CONFIG_GROUP_INSTANCE_ID", name)];
     let (one, other) = (
@@ -17,8 +17,8 @@ async fn a_named_consumer_started_again_gets_its_partitions_and_no_other_is_dist
     let coupon = api.open_coupon(400).await;
     let mut answers = rush(&[&api], coupon.id, &people(200), 50).await;
     all_issued(&world, coupon.drop, 200).await;
-    // How often the group has given it partitions: none at first, since all were the other's; then
-    // those that it gave up.
+    // How often the group has assigned partitions to it: at first none, since the other had all of
+    // them; then those that the other gave up.
     let rebalances = async || {
         other
             .metric("firstcome_consumer_rebalances_total", &[])
@@ -44,7 +44,7 @@ async fn a_named_consumer_started_again_gets_its_partitions_and_no_other_is_dist
 }
 
 #[tokio::test]
-async fn of_two_consumers_with_one_name_the_first_ends_and_says_why() {
+async fn the_first_of_two_consumers_with_the_same_name_exits_with_a_reason() {
     let (world, api) = open_world("fenced").await;
     world.set("KAFKA_CONFIG_GROUP_INSTANCE_ID", "one");
     let first = world.consume().await;

@@ -1,4 +1,4 @@
-//! From the topic to rows: a consumer that stands still with a batch in its hands.
+//! From the topic to rows: a consumer that stalls in the middle of a batch.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use firstcome_testkit::{
 };
 
 #[tokio::test]
-async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm() {
+async fn a_frozen_consumer_is_replaced_and_its_late_writes_are_harmless() {
     let (world, api) = open_world("frozen").await;
     world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "2000");
     let coupon = api.open_coupon(200).await;
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
-    // It stands still in the middle of a transaction: MySQL has done what it asked and waits for
+    // It stalls in the middle of a transaction: MySQL has executed its statements and waits for
     // more, with rows locked.
     let mut holding = HeldTransaction::begin(&world.sql).await;
     holding

@@ -1,4 +1,4 @@
-//! The consumer: its group, messages that can't become rows, and a loop that stands still.
+//! The consumer: its group, messages that cannot become rows, and a loop that is stuck.
 
 mod batches;
 mod flood;

@@ -1,11 +1,11 @@
-//! A consumer that stops making progress ends itself; one whose store is away does not.
+//! A consumer that makes no progress exits; one whose store is down does not.
 
 use firstcome_stack::ProxyFault;
 use firstcome_testkit::{Http, Running, World, WorldStores, eventually, shared};
 
 use crate::faults::waves::{HEALED, Waves, impatient};
 
-/// Not ready after three seconds, partitions gone after six, ended after nine.
+/// Not ready after three seconds, partitions lost after six, exit after nine.
 async fn soon_stuck(name: &str) -> World {
     let world = impatient(WorldStores::shared().await, name).await;
     world.set("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3");
@@ -21,7 +21,7 @@ async fn is_not_ready(consumer: &Running<Http>, why: &str) {
 }
 
 #[tokio::test]
-async fn a_consumer_whose_loop_is_stuck_says_so_loses_its_partitions_and_ends_itself() {
+async fn a_stuck_consumer_reports_it_loses_its_partitions_and_exits() {
     let waves = Waves::begin(soon_stuck("stuck").await).await;
     waves
         .survives(async |waves| {
@@ -52,7 +52,7 @@ async fn a_consumer_whose_loop_is_stuck_says_so_loses_its_partitions_and_ends_it
 }
 
 #[tokio::test]
-async fn a_consumer_that_does_not_poll_beyond_max_poll_interval_and_goes_on_breaks_no_promise() {
+async fn a_consumer_that_exceeds_max_poll_interval_and_resumes_breaks_no_promise() {
     let waves = Waves::begin(soon_stuck("max-poll").await).await;
     waves
         .survives(async |waves| {
@@ -78,7 +78,7 @@ async fn is_ready(consumer: &Running<Http>) {
 }
 
 #[tokio::test]
-async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answers() {
+async fn a_consumer_with_a_silent_mysql_is_not_stuck_and_resumes() {
     let stack = shared().await;
     let proxy = stack.mysql.proxy().await.unwrap();
     let world = soon_stuck("silent-mysql").await;
@@ -93,8 +93,8 @@ async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answe
             waves.wave().await;
             is_not_ready(&waves.consumer, "mysql").await;
             // Each attempt takes a second and a half: this is well beyond the time at which a stuck
-            // one would have ended.
-            eventually("it has tried again and again", HEALED, async || {
+            // consumer would have exited.
+            eventually("it has retried repeatedly", HEALED, async || {
                 waves
                     .consumer
                     .metric("firstcome_consumer_retries_total", &[])

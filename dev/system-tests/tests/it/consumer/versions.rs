@@ -1,10 +1,10 @@
-//! Which version of messages an API writes, by which versions the readers of the topic know.
+//! The message version that an API writes depends on the versions that all readers support.
 
 use firstcome_testkit::{
     LIMIT, MadeCoupon, World, all_issued, assert_kept, eventually, open_world, people, rush,
 };
 
-/// A reconciler of an earlier release ran within the last day, and may come back.
+/// A reconciler of an earlier release ran within the last day, and may return.
 pub(crate) async fn announce_old_reader(world: &World) {
     let process = "INSERT INTO processes (id, role, owner, topic, consumer_group, publish_deadline_ms, \
                    fallback_deadline_ms, seen_at) \
@@ -17,19 +17,23 @@ async fn messages(world: &World) -> i64 {
 }
 
 #[tokio::test]
-async fn claims_share_messages_only_while_every_reader_knows_them() {
+async fn claims_share_messages_only_while_every_reader_supports_it() {
     let (world, api) = open_world("versions").await;
     let coupon: MadeCoupon = api.open_coupon(20_000).await;
     let mut answers = Vec::new();
     let mut crowd = 0;
-    // How many messages the claims of 64 people at once make.
+    // Number of messages for the concurrent claims of 64 users.
     let mut rushed = async || {
         let before = messages(&world).await;
         crowd += 64;
         answers.extend(rush(&[&api], coupon.id, &people(crowd)[crowd - 64..], 64).await);
         (messages(&world).await - before, answers.len())
     };
-    assert_eq!(rushed().await.0, 64, "no consumer has said what it reads");
+    assert_eq!(
+        rushed().await.0,
+        64,
+        "no consumer has announced its versions"
+    );
     let consumer = world.consume().await;
     eventually("claims share messages", LIMIT, async || {
         rushed().await.0 < 64

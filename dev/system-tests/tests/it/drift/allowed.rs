@@ -1,11 +1,11 @@
-//! Allow lists that Redis lost, has older, or has otherwise than MySQL: after a crash, a loss, or
-//! by a hand.
+//! Allow lists that Redis lost, or that differ from MySQL's: after a crash, a loss, or a manual
+//! change.
 
 use std::collections::BTreeSet;
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{ActionKind, Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, Fixture, Http, LIMIT, MadeCoupon, WorldStores, all_issued, coupon_body, eventually,
 };
@@ -58,7 +58,7 @@ async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     rows
 }
 
-/// The names of the set and of what says which list it is.
+/// The names of the set and of the key with its state.
 fn keys(fixture: &Fixture, coupon: &MadeCoupon) -> (String, String) {
     let own = |name: &str| {
         fixture
@@ -70,7 +70,7 @@ fn keys(fixture: &Fixture, coupon: &MadeCoupon) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_list_that_redis_lost_or_has_otherwise_is_found_written_and_clean_afterwards() {
+async fn a_lost_or_different_list_in_redis_is_found_and_rewritten() {
     let fixture = Fixture::new("d-allowed").await;
     let coupon = fixture.api.create_coupon(&body("Listed", 9)).await;
     put_on(&fixture, &coupon, &["a", "b", "c"]).await;
@@ -85,7 +85,7 @@ async fn a_list_that_redis_lost_or_has_otherwise_is_found_written_and_clean_afte
         vec![vec!["DEL", &state]],
         vec![vec!["DEL", &set, &state]],
         vec![vec!["SADD", &set, "x"]],
-        // As after a loss of the last change, and as after a backup of MySQL.
+        // As after the loss of the last change, and as after a restore of MySQL.
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "1:2"]],
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "9999:2"]],
         vec![vec!["SET", &set, "text"]],
@@ -122,7 +122,7 @@ async fn a_list_that_redis_lost_or_has_otherwise_is_found_written_and_clean_afte
     assert!(fixture.api.claim(coupon.id, "b").await.is_accepted());
 }
 
-/// No API can be about to write a list any more.
+/// Backdates the last change, so that no API can be about to write a list.
 async fn settled(fixture: &Fixture) {
     let sql = "UPDATE coupons SET allow_list_changed_at = UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE";
     fixture.world.sql.query(sql).await;
@@ -130,7 +130,7 @@ async fn settled(fixture: &Fixture) {
 
 /// The API died between MySQL and Redis.
 #[tokio::test]
-async fn a_change_that_never_came_to_redis_is_made_by_the_next_pass_once_nobody_can_be_about_to() {
+async fn a_change_missing_in_redis_is_applied_once_no_api_can_be_about_to() {
     let fixture = Fixture::new("d-allowed-half").await;
     let coupon = fixture.api.create_coupon(&body("Half", 9)).await;
     put_on(&fixture, &coupon, &["a"]).await;
@@ -162,7 +162,7 @@ async fn a_change_that_never_came_to_redis_is_made_by_the_next_pass_once_nobody_
 }
 
 #[tokio::test]
-async fn a_deep_pass_finds_people_whom_a_hand_has_exchanged() {
+async fn a_deep_pass_finds_manually_exchanged_users() {
     let fixture = Fixture::new("d-allowed-deep").await;
     let coupon = fixture.api.create_coupon(&body("Deep", 9)).await;
     put_on(&fixture, &coupon, &["a", "b", "c"]).await;
@@ -236,7 +236,7 @@ async fn a_deep_pass_finds_people_whom_a_hand_has_exchanged() {
 }
 
 #[tokio::test]
-async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_sent_away() {
+async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -254,7 +254,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_sent_away() {
             .make(drift, 1)
             .await
             .unwrap();
-        // Those whom Redis never heard of.
+        // Users unknown to Redis.
         let sql = &fixture.world.sql;
         let rows: Vec<String> = people[200..]
             .iter()
@@ -278,7 +278,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_sent_away() {
                     match fixture.api.claim(coupon.id, user).await {
                         Answer::Accepted { .. } | Answer::Already { .. } => true,
                         Answer::Problem(503, _) => false,
-                        other => panic!("{user} was told {other:?}"),
+                        other => panic!("{user} got {other:?}"),
                     }
                 })
                 .await;
@@ -297,7 +297,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_sent_away() {
 }
 
 #[tokio::test]
-async fn a_list_that_cannot_be_written_keeps_closed_its_own_coupon_only() {
+async fn a_list_that_cannot_be_written_closes_only_its_own_coupon() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -315,7 +315,7 @@ async fn a_list_that_cannot_be_written_keeps_closed_its_own_coupon_only() {
         .make(Drift::RedisFlushed, 1)
         .await
         .unwrap();
-    // MySQL answers, and has no people of any list.
+    // MySQL answers, but returns no users of any list.
     fixture
         .world
         .sql
@@ -354,7 +354,7 @@ async fn a_list_that_cannot_be_written_keeps_closed_its_own_coupon_only() {
 }
 
 #[tokio::test]
-async fn an_erased_person_is_on_no_list_any_more() {
+async fn an_erased_user_is_on_no_list() {
     let fixture = Fixture::new("d-allowed-erase").await;
     let mut coupons = Vec::new();
     for name in ["One", "Two", "Three"] {
@@ -384,7 +384,7 @@ async fn an_erased_person_is_on_no_list_any_more() {
 }
 
 #[tokio::test]
-async fn the_list_of_a_coupon_that_is_over_leaves_redis_and_then_mysql() {
+async fn the_list_of_an_ended_coupon_is_deleted_from_redis_and_then_mysql() {
     let fixture = Fixture::new("d-allowed-over").await;
     fixture
         .world

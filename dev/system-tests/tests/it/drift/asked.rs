@@ -1,7 +1,7 @@
-//! Passes that somebody asked for: at the endpoint and by the command line.
+//! Passes on request: at the endpoint and by the command line.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, OPS_TOKEN, eventually, status_of};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::drift::support::{Hindered, injector, mailed};
 
 #[tokio::test]
-async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_meanwhile() {
+async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile() {
     let fixture = Fixture::new("d-409").await;
     let world = &fixture.world;
     fixture.held("Asked", 200, 200).await;
@@ -44,7 +44,7 @@ async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_
     let ended = get().await;
     assert_eq!(ended.body["status"], "clean");
     assert_eq!(ended.body["trigger"], "endpoint");
-    assert_eq!(ended.body["drops"], json!([]), "nothing was found in any");
+    assert_eq!(ended.body["drops"], json!([]), "no drop has findings");
     assert_eq!(
         (
             &ended.body["unlisted"]["drops"],
@@ -55,7 +55,7 @@ async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_
 }
 
 #[tokio::test]
-async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page() {
+async fn runs_are_listed_newest_first_with_findings_page_by_page() {
     let fixture = Fixture::new("d-runs").await;
     let (coupon, _) = fixture.held("Listed", 100, 100).await;
     let daemon = fixture.world.daemon().await;
@@ -134,7 +134,7 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
     assert_eq!(
         daemon.ask(&json!({"dry-run": true})).await.status,
         400,
-        "a slip must not become a real pass"
+        "a typo must not start a real pass"
     );
     assert_eq!(daemon.http().get("/v1/runs").await.status, 401);
     let wrong = daemon
@@ -145,7 +145,7 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
 }
 
 #[tokio::test]
-async fn a_pass_that_somebody_asked_for_by_name_says_so_in_its_mail_and_wherever_it_is_read() {
+async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
     let fixture = Fixture::new("d-by-name").await;
     let (coupon, _) = fixture.held("By name", 20, 12).await;
     let daemon = fixture.world.daemon().await;
@@ -182,7 +182,7 @@ async fn a_pass_that_somebody_asked_for_by_name_says_so_in_its_mail_and_wherever
 }
 
 #[tokio::test]
-async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_or_json() {
+async fn the_command_line_reports_by_exit_code_and_prints_a_table_or_json() {
     let fixture = Fixture::new("d-cli").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("By hand", 20, 20).await;
@@ -223,7 +223,7 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
         left.log
     );
 
-    // Could not run: no such coupon, a store that is not there, another pass.
+    // Cannot run: no such coupon, a store that is down, another pass.
     let unknown = world.once_with(&["--coupon", "424242"], &[]).await;
     assert_eq!(unknown.code, 2, "{}", unknown.log);
     let nowhere = [
@@ -243,8 +243,7 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
 }
 
 #[tokio::test]
-async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that_found_something_stay()
- {
+async fn clean_runs_are_deleted_after_their_retention_and_others_stay() {
     let fixture = Fixture::new("d-old").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Old", 20, 20).await;
@@ -256,7 +255,7 @@ async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that
         .unwrap();
     assert_eq!(world.pass().await.status, Status::Repaired);
     let young = world.pass().await;
-    // As if all of them had been two hours ago.
+    // Backdates all of them by two hours.
     world
         .sql
         .query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR")
@@ -291,7 +290,7 @@ async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that
             .await,
         2
     );
-    // Through any time of trouble the last clean one stays.
+    // The last clean run is kept, however long passes fail.
     world
         .sql
         .query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR")

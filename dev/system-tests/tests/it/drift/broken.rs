@@ -1,14 +1,14 @@
-//! Broken promises: first in line whatever happens to the line, and open until a row, or an
-//! operator, mends them.
+//! Broken promises: first in line whatever happens to the waiting list, and open until a row or an
+//! operator resolves them.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, all_issued, eventually, people, rows, rush};
 use serde_json::json;
 
 use crate::drift::support::{assert_whole, clean_pass, injector, mailed};
 
-/// A drop of 17, with three people who were promised slots 18 to 20, in the order of these.
+/// A drop of 17 with three users who were promised slots 18 to 20, in that order.
 async fn three_broken(fixture: &Fixture) -> (MadeCoupon, Vec<String>) {
     let (coupon, _) = fixture.held("Broken", 20, 20).await;
     let done = injector(&fixture.world, &coupon)
@@ -52,8 +52,7 @@ async fn raise(fixture: &Fixture, coupon: &MadeCoupon, quantity: u32) {
 }
 
 #[tokio::test]
-async fn after_redis_was_emptied_raised_slots_go_to_broken_promises_in_order_and_not_to_newcomers()
-{
+async fn after_a_flush_added_slots_go_to_broken_promises_in_order() {
     let fixture = Fixture::new("b-emptied").await;
     let (coupon, broken) = three_broken(&fixture).await;
     for key in fixture.world.redis.names().await {
@@ -88,7 +87,7 @@ async fn after_redis_was_emptied_raised_slots_go_to_broken_promises_in_order_and
 }
 
 #[tokio::test]
-async fn a_row_mends_a_promise_in_whatever_way_it_came_and_a_lost_line_is_made_anew() {
+async fn any_row_resolves_a_broken_promise_and_a_lost_line_is_rebuilt() {
     let fixture = Fixture::new("b-again").await;
     let (coupon, broken) = three_broken(&fixture).await;
     let waiting = fixture
@@ -97,7 +96,7 @@ async fn a_row_mends_a_promise_in_whatever_way_it_came_and_a_lost_line_is_made_a
         .of_drop(coupon.id, coupon.drop, "waiting");
     fixture.world.redis.command::<i64>(&["DEL", &waiting]).await;
     raise(&fixture, &coupon, 18).await;
-    // With nobody in line, the last of them is quick.
+    // With nobody in line, the fastest of them wins.
     assert_eq!(
         fixture.api.claim(coupon.id, &broken[2]).await.promised(),
         Some((coupon.drop, 18))
@@ -130,8 +129,7 @@ async fn a_row_mends_a_promise_in_whatever_way_it_came_and_a_lost_line_is_made_a
 }
 
 #[tokio::test]
-async fn a_closed_drop_stays_unsealed_and_once_exits_with_1_until_an_operator_mends_what_is_broken()
-{
+async fn a_closed_drop_stays_unsealed_until_an_operator_resolves_broken_promises() {
     let fixture = Fixture::new("b-closed").await;
     let (coupon, _) = three_broken(&fixture).await;
     mailed(&fixture.world, &["action needed", "3 broken promises"]).await;
@@ -173,7 +171,7 @@ async fn a_closed_drop_stays_unsealed_and_once_exits_with_1_until_an_operator_me
     assert_eq!(fixture.world.sql.number(&sealed).await, 1);
     mailed(&fixture.world, &["resolved", "Broken"]).await;
 
-    // One found after the drop was sealed.
+    // A broken promise found after the drop was sealed.
     fixture
         .world
         .sql
@@ -189,7 +187,7 @@ async fn a_closed_drop_stays_unsealed_and_once_exits_with_1_until_an_operator_me
 }
 
 #[tokio::test]
-async fn who_became_overdue_after_the_last_repairs_has_not_failed() {
+async fn a_claim_overdue_after_the_last_repairs_is_not_a_failure() {
     let (world, api) = firstcome_testkit::open_world("b-last-round").await;
     let coupon = api.open_coupon(100_000).await;
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
@@ -222,18 +220,18 @@ async fn who_became_overdue_after_the_last_repairs_has_not_failed() {
     assert!(
         run.all_findings()
             .any(|f| f.detail.contains("after the last repairs")),
-        "nothing came in the last round"
+        "no claim arrived in the last round"
     );
 }
 
 #[tokio::test]
-async fn a_score_between_two_slots_is_set_right_whether_the_slot_is_theirs_or_not() {
+async fn a_score_between_two_slots_is_corrected_whoever_owns_the_slot() {
     let fixture = Fixture::new("b-score").await;
     let (coupon, _) = fixture.held("Scores", 20, 12).await;
     let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
     let held = rows(&fixture.world, coupon.drop).await;
-    // The holder of slot 3 stands between two slots, and a stranger stands where another is; two
-    // more stand at the ends of all numbers.
+    // The holder of slot 3 has a score between two slots, and a stranger has one where another user
+    // is; two more have extreme scores.
     for (score, user) in [
         ("3.5", held[&3].as_str()),
         ("5.5", "stranger"),

@@ -1,12 +1,12 @@
-//! Repairs that are cut off anywhere, and repairs beside live traffic: what is left is whole all
-//! the same.
+//! Repairs that are interrupted anywhere, and repairs during live traffic: the remaining state is
+//! consistent.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use firstcome_drift::Drift;
 use firstcome_stack::ProxyFault;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, ApiClient, Fixture, LIMIT, MadeCoupon, PromisedAnswer, World, assert_nothing_found,
     coupon_body, eventually, eventually_some, rows, shared,
@@ -15,11 +15,11 @@ use futures_util::StreamExt as _;
 
 use crate::drift::support::{assert_settled, assert_whole, injector};
 
-/// A pass would go on for half a second or a little more.
+/// A pass takes a little more than half a second.
 const PASS_MS: u64 = 600;
 
-/// Each kills a pass a little later than the one before; `ROUNDS=5` for a release. Every step by
-/// itself is `cycles`.
+/// Each round kills a pass a little later than the previous one; `ROUNDS=5` for a release. `cycles`
+/// covers every step separately.
 fn rounds() -> u64 {
     std::env::var("ROUNDS")
         .ok()
@@ -27,14 +27,14 @@ fn rounds() -> u64 {
         .unwrap_or(2)
 }
 
-/// Somewhere in this round's part of a pass.
+/// A moment within this round's part of a pass.
 fn moment(round: u64) -> Duration {
     let part = PASS_MS / rounds();
     Duration::from_millis(part * round + u64::from(rand::random::<u16>()) % part)
 }
 
-/// A pass of the command line that is killed so long after it began; slow enough to be hit in the
-/// middle of anything.
+/// A pass of the command line that is killed after this time; slow enough to be interrupted
+/// anywhere.
 async fn killed_pass(world: &World, after: Duration) {
     let mysql = &shared().await.mysql;
     let proxy = mysql.proxy().await.unwrap();
@@ -57,12 +57,12 @@ async fn killed_pass(world: &World, after: Duration) {
         .set(ProxyFault::Delay(Duration::from_millis(15)))
         .await
         .unwrap();
-    // Anywhere will do: this is no waiting for something to happen.
+    // Any moment will do: this does not wait for anything to happen.
     tokio::time::sleep(after).await;
     process.kill().await;
 }
 
-/// Until the dead pass's lock is free, and its run is seen to be dead: the next pass.
+/// Waits until the dead pass's lock is free and its run is seen to be dead: the next pass.
 async fn mended(world: &World) {
     let run = world.once_with(&[], &[]).await;
     assert!(run.code <= 1, "{}", run.log);
@@ -70,7 +70,7 @@ async fn mended(world: &World) {
 }
 
 #[tokio::test]
-async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_one_does_not_mend() {
+async fn a_pass_killed_anywhere_in_its_repairs_is_completed_by_the_next() {
     let fixture = Fixture::new("d-crashes").await;
     for round in 0..rounds() {
         let (coupon, answers) = fixture.held(&format!("Round {round}"), 60, 30).await;
@@ -102,7 +102,7 @@ async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_o
 }
 
 #[tokio::test]
-async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
+async fn a_pass_killed_while_it_breaks_promises_lists_everybody_affected() {
     let fixture = Fixture::new("d-crash-full").await;
     for round in 0..rounds() {
         let (coupon, answers) = fixture.held(&format!("Full {round}"), 20, 20).await;
@@ -124,7 +124,7 @@ async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
     }
 }
 
-/// Claims until the answer is one: 503 says to come again.
+/// Retries claims on 503 until there is another answer.
 async fn patient(api: &ApiClient, coupon: i64, user: String) -> PromisedAnswer {
     let answer = eventually_some(
         &format!("{user} gets an answer"),
@@ -139,7 +139,7 @@ async fn patient(api: &ApiClient, coupon: i64, user: String) -> PromisedAnswer {
     (user, answer)
 }
 
-/// People come, a few at a time, until it is over.
+/// People arrive, a few at a time, until it is over.
 async fn crowd(api: &ApiClient, coupon: i64, over: &Cell<bool>) -> Vec<PromisedAnswer> {
     let still =
         futures_util::stream::iter(0..25_000).take_while(|_| std::future::ready(!over.get()));
@@ -150,7 +150,7 @@ async fn crowd(api: &ApiClient, coupon: i64, over: &Cell<bool>) -> Vec<PromisedA
         .await
 }
 
-/// Drift of all sorts, again and again, until everyone has an answer.
+/// Injects all kinds of drift repeatedly until everyone has an answer.
 async fn trouble(world: &World, coupon: &MadeCoupon) -> usize {
     let kinds = [
         Drift::Unissued,
@@ -169,7 +169,7 @@ async fn trouble(world: &World, coupon: &MadeCoupon) -> usize {
     ];
     let mut made = 0;
     for drift in kinds.iter().cycle() {
-        // What can't be made at this moment is left out: nothing stands still here.
+        // Drift that cannot be injected at the moment is skipped: nothing stands still here.
         if injector(world, coupon).await.make(*drift, 2).await.is_ok() {
             made += 1;
         }
@@ -190,7 +190,7 @@ async fn trouble(world: &World, coupon: &MadeCoupon) -> usize {
 }
 
 #[tokio::test]
-async fn repairs_beside_live_traffic_break_no_promise() {
+async fn repairs_during_live_traffic_break_no_promise() {
     let fixture = Fixture::new("d-chaos").await;
     let world = &fixture.world;
     let coupon = fixture
@@ -230,8 +230,8 @@ async fn repairs_beside_live_traffic_break_no_promise() {
         answers.len()
     );
     assert_whole(world, &coupon, 30_000, issued).await;
-    // Everyone has one. Where Redis was changed under the hands of a pass, two people were promised
-    // the same slot; the row won.
+    // Everyone has one. If Redis was changed during a pass, two users were promised the same slot;
+    // the row won.
     let holders: HashMap<String, u32> = rows(world, coupon.drop)
         .await
         .into_iter()
@@ -240,13 +240,13 @@ async fn repairs_beside_live_traffic_break_no_promise() {
     let elsewhere = answers.iter().filter(|(user, answer)| {
         let slot = holders
             .get(user)
-            .unwrap_or_else(|| panic!("{user} was told {answer:?} and has nothing"));
+            .unwrap_or_else(|| panic!("{user} got {answer:?} and has nothing"));
         answer.promised() != Some((coupon.drop, *slot))
     });
     let elsewhere = elsewhere.count();
     assert!(
         elsewhere <= 10,
-        "{elsewhere} people have another slot than they were told"
+        "{elsewhere} users have another slot than promised"
     );
     let broken = world
         .sql

@@ -1,8 +1,8 @@
-//! What counts as run is what ended well: passes that another process keeps from running are tried
-//! again and mailed, and an accepted pass can always be read.
+//! Only successful passes count as run: passes blocked by another process are retried and mailed,
+//! and an accepted pass can always be read.
 
-use firstcome_drift::Drift;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, HeldTransaction, Http, LIMIT, World, WorldStores, eventually, shared,
 };
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::drift::support::{Hindered, injector, mailed, ran_two_hours_ago, subjects};
 
-/// A pass may be about to give it back.
+/// A pass may be about to release it.
 const TAKE: &str = "DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 30)";
 const LAST_SUCCESS: &str =
     "SELECT COALESCE(MAX(value), '') FROM reconciler_state WHERE name = 'last_success_at'";
@@ -25,7 +25,7 @@ async fn runs(world: &World, which: &str) -> i64 {
         .await
 }
 
-/// Of somebody else, who holds the lock of passes.
+/// A foreign session that holds the lock of passes.
 async fn holder(world: &World) -> HeldTransaction {
     let mut holder = HeldTransaction::begin(&world.sql).await;
     holder.run(TAKE).await;
@@ -33,8 +33,7 @@ async fn holder(world: &World) -> HeldTransaction {
 }
 
 #[tokio::test]
-async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_runs_when_the_lock_is_free()
- {
+async fn a_deep_pass_blocked_by_an_operators_pass_is_mailed_and_retried() {
     let fixture = Fixture::new("d-deep-lost").await;
     let world = &fixture.world;
     fixture.held("Deep", 20, 20).await;
@@ -70,7 +69,7 @@ async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_run
     .await;
     let state = "SELECT value > DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '%Y-%m-%dT%H:%i:%s') \
                  FROM reconciler_state WHERE name = 'last_run:deep'";
-    eventually("and counts as run", LIMIT, async || {
+    eventually("and it counts as run", LIMIT, async || {
         world.sql.number(state).await == 1
     })
     .await;
@@ -84,7 +83,7 @@ async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_run
 }
 
 #[tokio::test]
-async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
+async fn a_hanging_pass_is_mailed_with_its_process() {
     let fixture = Fixture::new("d-hangs").await;
     let world = &fixture.world;
     fixture.held("Hangs", 200, 200).await;
@@ -96,7 +95,7 @@ async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
             ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "8"),
         ])
         .await;
-    eventually("the other works by its schedule", LIMIT, async || {
+    eventually("the other daemon follows its schedule", LIMIT, async || {
         runs(world, "triggered_by = 'cron'").await > 0
     })
     .await;
@@ -127,7 +126,7 @@ async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
 }
 
 #[tokio::test]
-async fn only_a_full_pass_that_ended_well_is_a_success() {
+async fn only_a_complete_full_pass_counts_as_a_success() {
     let fixture = Fixture::new("d-success").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Success", 20, 20).await;
@@ -138,14 +137,18 @@ async fn only_a_full_pass_that_ended_well_is_a_success() {
     daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
     daemon.reconcile(&json!({"dry_run": true})).await;
     let holder = holder(world).await;
-    assert_eq!(daemon.ask(&json!({})).await.status, 503, "no run to name");
+    assert_eq!(
+        daemon.ask(&json!({})).await.status,
+        503,
+        "there is no run id"
+    );
     holder.commit().await;
     assert_eq!(
         last().await,
         before,
-        "partial, dry and refused passes are none"
+        "partial, dry and refused passes do not count"
     );
-    // What waits for a person is no failure of passes.
+    // A finding that waits for a person is not a failed pass.
     injector(world, &coupon)
         .await
         .make(Drift::FailedUnrepairable, 1)
@@ -159,7 +162,7 @@ async fn only_a_full_pass_that_ended_well_is_a_success() {
 }
 
 #[tokio::test]
-async fn an_accepted_pass_and_one_that_is_in_the_way_of_another_can_be_read_at_once() {
+async fn accepted_and_blocking_passes_can_be_read_at_once() {
     let fixture = Fixture::new("d-location").await;
     let world = &fixture.world;
     fixture.held("Location", 20, 20).await;
@@ -197,9 +200,9 @@ async fn an_accepted_pass_and_one_that_is_in_the_way_of_another_can_be_read_at_o
         "{accepted} accepted, {refused} refused"
     );
     let holder = holder(world).await;
-    // A lock without a run: there is nothing to read.
+    // The lock is held without a run: there is nothing to read.
     firstcome_testkit::eventually_some(
-        "the last pass is over, and the lock alone is named",
+        "the last pass is over, and only the lock is reported",
         LIMIT,
         async || {
             let reply = daemons[0].ask(&json!({"wait": false})).await;
@@ -214,14 +217,14 @@ async fn an_accepted_pass_and_one_that_is_in_the_way_of_another_can_be_read_at_o
 }
 
 #[tokio::test]
-async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
+async fn the_progress_and_age_of_a_pass_are_visible() {
     let fixture = Fixture::new("d-progress").await;
     let world = &fixture.world;
     fixture.held("Progress", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     let id = slow.begin_slow_pass(world).await;
     let get = async |path: &str| Http::send(slow.daemon.http().ops(Method::GET, path)).await;
-    eventually("people are compared", LIMIT, async || {
+    eventually("the progress shows compared users", LIMIT, async || {
         let run = get("/v1/runs?limit=1").await.body["runs"][0].clone();
         run["run_id"] == id.as_str() && run["progress"]["compared"].as_u64() > Some(0)
     })
@@ -237,7 +240,7 @@ async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
         .await;
     assert!(
         began > Some(1e9),
-        "since when it runs is a metric: {began:?}"
+        "the start of the pass is a metric: {began:?}"
     );
     slow.proxy
         .set(firstcome_stack::ProxyFault::Pass)
@@ -246,7 +249,7 @@ async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
 }
 
 #[tokio::test]
-async fn a_short_restart_of_redis_is_no_mail() {
+async fn a_short_restart_of_redis_sends_no_mail() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-blip").await;
     let world = &fixture.world;
@@ -278,7 +281,7 @@ async fn a_short_restart_of_redis_is_no_mail() {
     .await;
     let failed = "SELECT COALESCE(MAX(id), '') FROM reconcile_runs WHERE status = 'failed'";
     let last = world.sql.query(failed).await[0][0].clone();
-    eventually("passes end well again", LIMIT, async || {
+    eventually("passes succeed again", LIMIT, async || {
         runs(world, &format!("status = 'clean' AND id > '{last}'")).await > 1
     })
     .await;
@@ -325,9 +328,9 @@ async fn a_daemon_that_alone_cannot_reach_redis_mails_nothing_about_claims() {
             .await
             .promised()
             .is_some(),
-        "claims go on"
+        "claims are accepted"
     );
-    // That a pass of this daemon failed may be mailed.
+    // A mail about the failed pass of this daemon is allowed.
     let of_claims = "SELECT COUNT(*) FROM mail_outbox WHERE body_text LIKE '%503%' OR subject LIKE '%been reached%'";
     assert_eq!(
         world.sql.number(of_claims).await,
@@ -338,7 +341,7 @@ async fn a_daemon_that_alone_cannot_reach_redis_mails_nothing_about_claims() {
 }
 
 #[tokio::test]
-async fn a_daemon_shows_no_drift_that_the_pass_of_another_has_seen_mended() {
+async fn a_daemon_does_not_show_drift_that_another_daemons_pass_saw_repaired() {
     let fixture = Fixture::new("d-elsewhere").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Elsewhere", 20, 20).await;
@@ -352,7 +355,7 @@ async fn a_daemon_shows_no_drift_that_the_pass_of_another_has_seen_mended() {
         .await;
     let own = format!("drop=\"{}\"", coupon.drop);
     let left = async || daemon.http().metric("firstcome_drift", &[&own]).await;
-    eventually("the daemon has seen what is left", LIMIT, async || {
+    eventually("the daemon has seen the drift", LIMIT, async || {
         left().await == Some(2.0)
     })
     .await;
@@ -367,7 +370,7 @@ async fn a_daemon_shows_no_drift_that_the_pass_of_another_has_seen_mended() {
     let made =
         format!("UPDATE reconciler_state SET value = {now} WHERE name = 'last_run:reconcile'");
     eventually(
-        "the series ends with a run of the other's",
+        "the series ends with a run of the other daemon",
         LIMIT,
         async || {
             world.sql.query(&made).await;
@@ -391,9 +394,9 @@ async fn two_daemons_send_one_digest_and_the_deep_pass_of_the_hour_runs() {
         runs(world, "deep AND status = 'clean'").await > 0
     })
     .await;
-    // Both have judged their schedules again since, several times.
+    // Both have evaluated their schedules several times since.
     let seen = world.sql.number("SELECT UNIX_TIMESTAMP()").await;
-    eventually("seconds have gone by", LIMIT, async || {
+    eventually("seconds have passed", LIMIT, async || {
         world.sql.number("SELECT UNIX_TIMESTAMP()").await > seen + 4
     })
     .await;

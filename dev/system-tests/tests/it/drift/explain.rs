@@ -1,7 +1,7 @@
-//! One person's whole story, at the endpoint and by the command line.
+//! One user's whole story, at the endpoint and by the command line.
 
 use chrono::{DateTime, Utc};
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running, coupon_body, eventually,
 };
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::drift::support::injector;
 
-/// The story at the endpoint, which is the same on the command line.
+/// The story at the endpoint; the command line shows the same.
 async fn story(
     fixture: &Fixture,
     daemon: &Running<ReconcilerClient>,
@@ -44,16 +44,16 @@ async fn at_the_endpoint(
     reply.body
 }
 
-/// What happened, in order, as `source: what`.
+/// The events in order, as `source: what`.
 fn lines(story: &Value) -> Vec<String> {
     let happenings = story["happenings"].as_array().unwrap();
-    // As instants: at a whole second the text has no fraction, and "Z" comes after ".".
+    // Compared as instants: at a whole second the text has no fraction, and "Z" sorts after ".".
     let times: Vec<DateTime<Utc>> = happenings
         .iter()
         .filter_map(|h| h["at"].as_str())
         .map(|at| at.parse().unwrap())
         .collect();
-    assert!(times.is_sorted(), "in order of time: {story:#}");
+    assert!(times.is_sorted(), "not in chronological order: {story:#}");
     happenings
         .iter()
         .map(|h| {
@@ -66,7 +66,7 @@ fn lines(story: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Fails unless some line has all of these words.
+/// Fails unless some line contains all of these words.
 fn assert_told(story: &Value, words: &[&str]) {
     let lines = lines(story);
     assert!(
@@ -78,7 +78,7 @@ fn assert_told(story: &Value, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_nothing_is_known() {
+async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     let fixture = Fixture::new("d-story").await;
     let daemon = fixture.world.daemon().await;
     let (coupon, answers) = fixture.held("Told", 20, 12).await;
@@ -152,7 +152,7 @@ async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_no
 }
 
 #[tokio::test]
-async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was_promoted() {
+async fn explain_covers_a_broken_promise_and_a_promotion() {
     let fixture = Fixture::new("d-story-2").await;
     let daemon = fixture.world.daemon().await;
     let (coupon, _) = fixture.held_of(&coupon_body("Told", 20, 5), 20).await;
@@ -191,7 +191,7 @@ async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was
             .status,
         200
     );
-    // The daemon does it at once, or this pass does; a pass is recorded at its end.
+    // The daemon promotes at once, or this pass does; a pass is recorded at its end.
     fixture.world.pass().await;
     for user in [broken.as_str(), "w-1"] {
         eventually("the promotion is recorded", LIMIT, async || {
@@ -216,7 +216,7 @@ async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was
 }
 
 #[tokio::test]
-async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
+async fn explain_reports_what_is_no_longer_known() {
     let fixture = Fixture::new("d-story-3").await;
     fixture
         .world
@@ -265,12 +265,12 @@ async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
     );
     assert_eq!(
         told["holds"], "none",
-        "rows are the truth of a sealed drop: {told:#}"
+        "rows are authoritative for a sealed drop: {told:#}"
     );
 }
 
 #[tokio::test]
-async fn the_command_line_tells_of_everybody_known_on_a_slot() {
+async fn the_command_line_explains_everybody_known_on_a_slot() {
     let fixture = Fixture::new("d-story-slot").await;
     let (coupon, _) = fixture.held("Slot", 20, 3).await;
     let on_slot = format!(

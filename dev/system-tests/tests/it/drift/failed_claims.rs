@@ -1,5 +1,5 @@
-//! Rows of the dead-letter table put in by hand: reissued by the next pass and resolved with how,
-//! or left and named in a mail.
+//! Manually inserted dead letters: reissued and resolved by the next pass, or left and named in a
+//! mail.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::drift::support::{ReadMail, read};
 
 #[tokio::test]
-async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
+async fn manually_inserted_failed_claims_are_reissued_by_the_endpoint() {
     let (world, api) = open_world("by-hand-http").await;
     let daemon = world.daemon().await;
     let (coupon, answers) = given_out(&world, &api).await;
@@ -38,8 +38,8 @@ async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
     assert_clean(&daemon.reconcile(&json!({})).await, &coupon);
 }
 
-/// As an operator would: the rows are gone, and the people's claims stand in the dead-letter table
-/// with five columns.
+/// As an operator would do it: deletes the rows, and inserts the users' claims into the dead-letter
+/// table with five columns.
 async fn back_up_by_hand(world: &World, coupon: &MadeCoupon, slots: &[u32]) {
     for slot in slots {
         let backup = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) \
@@ -61,7 +61,7 @@ async fn back_up_by_hand(world: &World, coupon: &MadeCoupon, slots: &[u32]) {
     }
 }
 
-/// So many rows of the dead-letter table are resolved, with how and by which pass.
+/// Checks that this many dead letters are resolved, with the pass and the resolution.
 async fn resolved(world: &World, number: usize) {
     let rows = world
         .sql
@@ -79,7 +79,7 @@ async fn resolved(world: &World, number: usize) {
 }
 
 #[tokio::test]
-async fn a_failed_claim_of_someone_redis_never_saw_is_issued_in_its_slot() {
+async fn a_failed_claim_of_a_user_unknown_to_redis_is_issued_in_its_slot() {
     let (world, api) = open_world("unseen").await;
     let coupon = api.open_coupon(5).await;
     let by_hand = format!(
@@ -104,7 +104,7 @@ async fn a_failed_claim_of_someone_redis_never_saw_is_issued_in_its_slot() {
 }
 
 #[tokio::test]
-async fn a_failed_claim_that_cannot_be_reissued_is_left_and_named_masked_in_the_mail() {
+async fn a_failed_claim_that_cannot_be_reissued_is_named_masked_in_the_mail() {
     let (world, api) = open_world("left").await;
     let (coupon, answers) = given_out(&world, &api).await;
     let by_hand = format!(

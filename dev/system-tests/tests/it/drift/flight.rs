@@ -1,10 +1,10 @@
-//! One pass at a time in the whole system, whatever becomes of the process that runs it.
+//! One pass at a time in the whole system, whatever happens to the process that runs it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, World, all_issued, assert_exact, error_of, eventually,
     status_of,
@@ -15,10 +15,10 @@ use crate::drift::support::{
     FoundDrift, Hindered, assert_settled, clean_pass, expected, injector, mailed,
 };
 
-/// Long enough for a pass of the slow kind to end after all.
+/// Long enough for a slow pass to end.
 const SLOW: Duration = Duration::from_secs(60);
 
-/// Each repair is recorded as applied once in all runs together.
+/// Each repair is recorded as applied exactly once over all runs.
 async fn applied_once(world: &World, wanted: &BTreeSet<FoundDrift>) {
     let applied = world
         .sql
@@ -33,8 +33,7 @@ async fn applied_once(world: &World, wanted: &BTreeSet<FoundDrift>) {
 }
 
 #[tokio::test]
-async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_run_is_recorded_as_failed()
- {
+async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed() {
     let fixture = Fixture::new("d-killed").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Killed", 200, 200).await;
@@ -50,11 +49,11 @@ async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_ru
     ));
     let dead = slow.begin_slow_pass(world).await;
 
-    // The other process is refused while the first one lives, with the id of the pass that runs.
+    // The other process is refused while the first one lives, with the id of the running pass.
     let other = world
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
-    // Its own pass, by its schedule, may be waiting for the lock; nobody could read that one.
+    // Its own scheduled pass may be waiting for the lock; that one could not be read.
     let reply = other.ask(&json!({})).await;
     assert_eq!(
         (reply.status, &reply.body["code"]),
@@ -75,7 +74,7 @@ async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_ru
     .await;
     assert!(error_of(world, &dead).await.contains("ended in the middle"));
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
-    eventually("the other has repaired", LIMIT, async || {
+    eventually("the other daemon has repaired", LIMIT, async || {
         world.sql.number(repaired).await > 0
     })
     .await;
@@ -88,7 +87,7 @@ async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_ru
 }
 
 #[tokio::test]
-async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
+async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
     let fixture = Fixture::new("d-cut").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Cut", 200, 200).await;
@@ -132,7 +131,7 @@ async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
 }
 
 #[tokio::test]
-async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pass_mends() {
+async fn a_process_stopped_in_mid_pass_ends_within_seconds_and_the_next_repairs() {
     let fixture = Fixture::new("d-term").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Stopped", 200, 200).await;
@@ -150,7 +149,7 @@ async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pas
         "{}",
         slow.daemon.process.log()
     );
-    // The process gives what it runs ten seconds.
+    // The process gives its pass ten seconds.
     assert!(
         begun.elapsed() < Duration::from_secs(12),
         "it took {:?}",
@@ -164,7 +163,7 @@ async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pas
 }
 
 #[tokio::test]
-async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
+async fn a_schedule_shorter_than_a_pass_does_not_pile_up() {
     let fixture = Fixture::new("d-pile").await;
     let world = &fixture.world;
     fixture.held("Long", 200, 200).await;
@@ -207,7 +206,7 @@ async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
         - at;
     assert!(
         took >= 2_000,
-        "4 passes within {took} ms: some had piled up"
+        "4 passes within {took} ms: some had queued up"
     );
     assert_eq!(slow.daemon.process.stop().await, 0);
     let overlapping = "SELECT COUNT(*) FROM reconcile_runs a JOIN reconcile_runs b \
@@ -219,19 +218,19 @@ async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
         .iter()
         .filter(|mail| mail.text().contains("RECONCILE_CRON"))
         .count();
-    assert_eq!(missed, 0, "a pass that is under way is not missed");
+    assert_eq!(missed, 0, "a running pass is not missed");
 }
 
-/// A session that others wait for.
+/// A session for which others wait.
 const WAITS: &str = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() \
     AND state = 'Waiting for table metadata lock'";
 
 #[tokio::test]
-async fn who_is_admitted_to_slots_that_an_operator_adds_during_a_pass_is_no_finding() {
+async fn users_admitted_to_slots_added_during_a_pass_are_not_findings() {
     let fixture = Fixture::new("d-raised").await;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Raised", 20, 20).await;
-    // The pass has read the coupon when it comes to this table, as has one that repairs.
+    // The pass has read the coupon when it reaches this table, as has a repairing pass.
     let mut lock = HeldTransaction::begin(&world.sql).await;
     lock.run("LOCK TABLES broken_promises WRITE").await;
     let (once, ()) = tokio::join!(world.once_with(&["--dry-run"], &[]), async {

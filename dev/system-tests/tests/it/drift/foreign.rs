@@ -1,4 +1,4 @@
-//! What is none of ours, put into the stores by hand: it keeps nobody else waiting.
+//! Foreign data manually written into the stores does not delay anybody else.
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_testkit::{
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::drift::support::clean_pass;
 
-/// A coupon of which a store holds what does not belong there.
+/// A coupon with foreign data in a store.
 async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> MadeCoupon {
     let (coupon, _) = fixture.held(name, 20, 3).await;
     for words in commands {
@@ -28,7 +28,7 @@ async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> MadeCoup
 }
 
 #[tokio::test]
-async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
+async fn a_drop_that_cannot_be_examined_or_repaired_delays_no_other() {
     let fixture = Fixture::new("foreign").await;
     let mut left = Vec::new();
     for (name, commands) in [
@@ -46,12 +46,12 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
     ] {
         left.push(broken(&fixture, name, commands).await);
     }
-    // Their people are promised something, and can be given it.
+    // Their users have a promise, and can get it.
     let mut mended = Vec::new();
     for score in ["3.5", "1e300"] {
         mended.push(broken(&fixture, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
     }
-    // Nobody can claim by these names. They keep their slots until a person takes them out, and
+    // Nobody can claim with these names. They keep their slots until a person removes them, and
     // everybody else has a row.
     let long = "long".repeat(20);
     let names: &[&[&str]] = &[
@@ -135,7 +135,7 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
 }
 
 #[tokio::test]
-async fn so_many_members_beyond_the_last_slot_that_no_reply_holds_them_keep_no_other_back() {
+async fn too_many_members_beyond_the_last_slot_delay_no_other_drop() {
     let fixture = Fixture::new("crowded").await;
     let many = "for i = 1, 250000 do redis.call('ZADD', KEYS[1], ARGV[1], 'odd-' .. i) end";
     let mut left = Vec::new();
@@ -173,7 +173,7 @@ async fn so_many_members_beyond_the_last_slot_that_no_reply_holds_them_keep_no_o
 }
 
 #[tokio::test]
-async fn a_coupon_opens_after_a_loss_whatever_stands_where_its_tokens_are() {
+async fn a_coupon_opens_after_a_loss_even_with_garbage_in_its_token_keys() {
     let fixture = Fixture::new("tokens").await;
     let (coupon, _) = fixture.held("tokens", 20, 3).await;
     for name in ["generation", "verified", "revision"] {
@@ -200,7 +200,7 @@ async fn a_coupon_opens_after_a_loss_whatever_stands_where_its_tokens_are() {
     clean_pass(&fixture.world, &coupon).await;
 }
 
-/// Dead letters by hand: slots of a drop, and ids of people made of the number.
+/// Manually inserted dead letters: slots of a drop, and user ids derived from the number.
 async fn dead_letters(world: &World, coupon: &MadeCoupon, most: u32, slot: &str) {
     world
         .sql
@@ -214,7 +214,7 @@ async fn dead_letters(world: &World, coupon: &MadeCoupon, most: u32, slot: &str)
 }
 
 #[tokio::test]
-async fn of_several_dead_letters_of_one_person_on_one_slot_each_is_named() {
+async fn each_of_several_dead_letters_of_a_user_on_one_slot_is_named() {
     let (world, api) = open_world("alike").await;
     let coupon = api.open_coupon(3).await;
     let letters = format!(
@@ -238,9 +238,9 @@ async fn of_several_dead_letters_of_one_person_on_one_slot_each_is_named() {
     }
 }
 
-/// The consumer is away, so the message is unread when the pass looks for whom Redis lost.
+/// The consumer is down, so the message is unread when the pass looks for users that Redis lost.
 #[tokio::test]
-async fn a_message_that_names_a_drop_with_another_coupon_puts_nobody_on_its_slot() {
+async fn a_message_with_the_drop_of_another_coupon_assigns_no_slot() {
     let (world, api) = open_world("other-coupon").await;
     let (coupon, other) = (api.open_coupon(3).await, api.open_coupon(3).await);
     for user in ["u-1", "u-2"] {
@@ -276,9 +276,9 @@ async fn a_message_that_names_a_drop_with_another_coupon_puts_nobody_on_its_slot
     );
 }
 
-/// `firstcome-reconciler` reads names as text, and this is none.
+/// `firstcome-reconciler` reads names as text, and this one is not valid text.
 #[tokio::test]
-async fn a_name_at_the_head_of_the_line_that_nobody_can_have_leaves_it_and_keeps_nobody_waiting() {
+async fn an_invalid_user_id_at_the_head_of_the_line_is_removed() {
     let fixture = Fixture::new("d-odd-line").await;
     let (coupon, _) = fixture.held_of(&coupon_body("Line", 2, 5), 2).await;
     for user in ["w-1", "w-2"] {
@@ -325,7 +325,7 @@ async fn a_name_at_the_head_of_the_line_that_nobody_can_have_leaves_it_and_keeps
 }
 
 #[tokio::test]
-async fn a_name_beyond_the_quantity_that_nobody_can_have_loses_its_slot_and_is_promised_nothing() {
+async fn an_invalid_user_id_beyond_the_quantity_loses_its_slot() {
     let fixture = Fixture::new("d-odd-beyond").await;
     let (coupon, _) = fixture.held_of(&coupon_body("Beyond", 2, 5), 2).await;
     fixture.api.claim(coupon.id, "w-1").await;
@@ -368,7 +368,7 @@ async fn a_name_beyond_the_quantity_that_nobody_can_have_loses_its_slot_and_is_p
 const UNRESOLVED: &str = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
 
 #[tokio::test]
-async fn a_flood_of_dead_letters_on_one_slot_and_beside_all_slots_keeps_no_other_slot_s_back() {
+async fn a_flood_of_dead_letters_on_one_slot_delays_no_other_slots() {
     let (world, api) = open_world("flood").await;
     let coupon = api.open_coupon(3).await;
     dead_letters(&world, &coupon, 2_500, "1").await;
@@ -412,11 +412,11 @@ async fn a_flood_of_dead_letters_on_one_slot_and_beside_all_slots_keeps_no_other
 }
 
 #[tokio::test]
-async fn a_sealed_drop_is_unsealed_only_by_a_dead_letter_of_a_person_for_which_it_has_a_slot() {
+async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
     let (world, api) = open_world("unseal").await;
     let coupon = api.open_coupon(1).await;
-    // How many rows the drop was sealed with, whether it has them still, and whether a message says
-    // what the dead letter says.
+    // The number of rows the drop was sealed with, whether it still has them, and whether a message
+    // confirms the dead letter.
     let cases = [
         (1, true, false),
         (0, true, false),
@@ -488,7 +488,7 @@ async fn a_sealed_drop_is_unsealed_only_by_a_dead_letter_of_a_person_for_which_i
         (0, 2)
     );
 
-    // A pass over one coupon tells of its own, and of no other's.
+    // A pass over one coupon reports its own drops and no other's.
     for (id, expected) in [
         (coupon.id, vec![drops[0], drops[3]]),
         (api.open_coupon(1).await.id, vec![]),
@@ -520,7 +520,7 @@ async fn a_sealed_drop_is_unsealed_only_by_a_dead_letter_of_a_person_for_which_i
 }
 
 #[tokio::test]
-async fn dead_letters_resolved_long_ago_are_deleted_and_unresolved_ones_never() {
+async fn old_resolved_dead_letters_are_deleted_and_unresolved_ones_never() {
     let (world, api) = open_world("kept").await;
     let coupon = api.open_coupon(3).await;
     dead_letters(&world, &coupon, 702, "100 + i").await;

@@ -1,8 +1,8 @@
 //! Messages that the API did not send, or that contradict their drop.
 
 use chrono::{TimeDelta, Utc};
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, Fixture, LIMIT, MadeCoupon, World, all_issued, eventually, open_world, people, rush,
 };
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::drift::sealing::until_sealed;
 use crate::drift::support::injector;
 
-/// A message that no API wrote, with the form of one that an API wrote.
+/// A forged message in the form of a genuine one.
 async fn forge(world: &World, coupon: &MadeCoupon, slot: u32, user: &str) {
     let MadeCoupon { id, drop, .. } = coupon;
     let claim = json!({"slot": slot, "user_id": user, "claimed_at": Utc::now().to_rfc3339()});
@@ -27,7 +27,7 @@ async fn forge(world: &World, coupon: &MadeCoupon, slot: u32, user: &str) {
 }
 
 #[tokio::test]
-async fn forged_message_takes_no_slot_when_redis_is_rebuilt() {
+async fn a_forged_message_takes_no_slot_when_redis_is_rebuilt() {
     let (world, api) = open_world("d-forged-tail").await;
     world.set("KAFKA_UNSIGNED", "reject");
     let coupon = api.open_coupon(5).await;
@@ -67,11 +67,7 @@ async fn forged_message_takes_no_slot_when_redis_is_rebuilt() {
         .all_findings()
         .map(|finding| (finding.kind, finding.needs_person))
         .collect();
-    assert_eq!(
-        told,
-        [(Kind::FailedClaim, true)],
-        "a person decides what to do with it"
-    );
+    assert_eq!(told, [(Kind::FailedClaim, true)], "a person has to decide");
     assert_eq!(consumer.process.stop().await, 0);
 }
 
@@ -89,14 +85,14 @@ async fn produce(world: &World, coupon: &MadeCoupon, (slot, user): (u32, &str), 
 }
 
 #[tokio::test]
-async fn a_promise_outside_a_moved_window_is_kept_and_a_sealed_drop_takes_no_forged_claim() {
+async fn promises_survive_a_moved_window_and_sealed_drops_reject_forged_claims() {
     let fixture = Fixture::new("d-forged").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Forged", 6, 4).await;
     let reasons =
         "SELECT slot, reason, COALESCE(resolution, 'open') FROM failed_claims ORDER BY id";
 
-    // An operator moves the window while a claim is on its way, and Redis has its person.
+    // An operator moves the window while a claim is in flight, and Redis has its user.
     let on_slot = format!("slot = 2 AND drop_id = {}", coupon.drop);
     let claimed_at = "DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ')";
     let late = world
@@ -127,7 +123,7 @@ async fn a_promise_outside_a_moved_window_is_kept_and_a_sealed_drop_takes_no_for
         world.sql.query(reasons).await,
         [["2", "outside_window", "open"]]
     );
-    // Nobody in Redis has this one.
+    // Redis has no user of this claim.
     produce(world, &coupon, (5, "m-forged"), at).await;
     let run = world.once_with(&[], &[]).await.run();
     assert_eq!(run.status, Status::Drift, "{run:#?}");

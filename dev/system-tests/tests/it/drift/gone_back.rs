@@ -1,5 +1,5 @@
-//! MySQL goes back in time, by hand: what it has lost is told by Redis. With a replica that takes
-//! over: `faults::mysql_failover`.
+//! MySQL goes back in time through manual changes: the lost data is recovered from Redis.
+//! `faults::mysql_failover` covers a replica that takes over.
 
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::faults::waves::HEALED;
 
-/// All of these coupons, and what comes next is given their numbers.
+/// MySQL loses these coupons, and will reuse their numbers.
 pub(crate) async fn mysql_loses(world: &World, coupons: &[&MadeCoupon]) {
     for MadeCoupon { id, drop, .. } in coupons {
         for sql in [
@@ -31,7 +31,7 @@ pub(crate) async fn mysql_loses(world: &World, coupons: &[&MadeCoupon]) {
     }
 }
 
-/// A coupon that nobody has been in.
+/// A coupon without any claims.
 async fn assert_unused(fixture: &Fixture, coupon: &MadeCoupon) {
     let claims = rush(&[&*fixture.api], coupon.id, &people(5), 5).await;
     all_issued(&fixture.world, coupon.drop, 5).await;
@@ -46,7 +46,7 @@ async fn in_doubt(world: &World) -> Vec<Vec<String>> {
 }
 
 #[tokio::test]
-async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_takes_nothing_from_anybody() {
+async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
     let fixture = Fixture::new("gone-back").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, mut answers) = fixture.held("Raised", 10, 10).await;
@@ -78,7 +78,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_takes_nothing_from_any
     }
     mysql_loses(world, &[&lost]).await;
     let once = world.once_with(&[], &[]).await;
-    // The last: that a coupon is lost.
+    // The last finding: a coupon is lost.
     assert_eq!(
         kinds(&once.run()),
         [(Kind::CountMismatch, 1), (Kind::Unissued, 10 + 1)].into(),
@@ -90,7 +90,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_takes_nothing_from_any
     let other = api.open_coupon(5).await;
     assert!(other.id > lost.id && other.drop > lost.drop, "{other:?}");
     assert_unused(&fixture, &other).await;
-    // Who does not want it back takes it out of Redis.
+    // An operator who does not want it back deletes it from Redis.
     for key in world
         .redis
         .names()
@@ -105,8 +105,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_takes_nothing_from_any
 }
 
 #[tokio::test]
-async fn two_apis_that_make_coupons_at_once_give_no_number_that_mysql_lost_also_not_one_of_people_on_a_list()
- {
+async fn concurrent_apis_never_reuse_coupon_numbers_that_mysql_lost() {
     let fixture = Fixture::new("gone-back-two").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let second = world.serve().await;
@@ -149,14 +148,14 @@ async fn two_apis_that_make_coupons_at_once_give_no_number_that_mysql_lost_also_
 }
 
 #[tokio::test]
-async fn while_redis_is_away_a_new_coupon_gets_no_number_that_mysql_lost() {
+async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let proxy = redis.proxy().await.unwrap();
     let stores = WorldStores::shared()
         .await
         .with_redis_at(&redis.url_via(&proxy));
     let world = World::on(stores, "gone-back-away").await;
-    // A request ends after the first few of its questions that are not answered.
+    // A request gives up after the first few unanswered queries.
     world.set("STORE_TIMEOUT_MS", "500");
     let fixture = Fixture::of(world).await;
     let (world, api) = (&fixture.world, &fixture.api);
@@ -171,7 +170,7 @@ async fn while_redis_is_away_a_new_coupon_gets_no_number_that_mysql_lost() {
         made.push(other);
     }
     eventually(
-        "a pass names the lost one, and opens the others",
+        "a pass reports the lost coupon, and opens the others",
         HEALED,
         async || {
             let once = world.once_with(&[], &[]).await;
@@ -189,9 +188,9 @@ async fn while_redis_is_away_a_new_coupon_gets_no_number_that_mysql_lost() {
     }
 }
 
-/// Redis heeds the highest number of a person's revocations.
+/// Redis honours the highest number of a user's revocations.
 #[tokio::test]
-async fn who_is_revoked_after_mysql_lost_their_last_revocation_is_refused() {
+async fn a_user_revoked_after_mysql_lost_their_last_revocation_is_refused() {
     let fixture = Fixture::new("gone-back-revoked").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, held) = fixture.held("Revoked", 10, 5).await;

@@ -1,9 +1,9 @@
-//! Every kind of drift that mends, made on purpose: a dry run lists exactly that and changes
-//! nothing, a pass mends it, the next finds nothing, and a mail says so.
+//! Every kind of repairable drift, injected deliberately: a dry run lists exactly that and changes
+//! nothing, a pass repairs it, the next one finds nothing, and a mail reports it.
 
-use firstcome_drift::{AffectedPerson, Drift, DriftStoreArgs, Injected, Injector};
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::{AffectedPerson, Drift, DriftStoreArgs, Injected, Injector};
 use firstcome_testkit::{
     Fixture, LIMIT, MadeCoupon, WorldStores, assert_clean, assert_kept, eventually,
 };
@@ -14,21 +14,21 @@ use crate::drift::support::{
     injector, mailed, pass_repairs, subjects,
 };
 
-/// How it begins, what is made, and how it must end.
+/// The initial state, the injected drift, and the expected end.
 pub(crate) struct DriftCase {
     pub(crate) drift: Drift,
     pub(crate) n: u32,
-    /// The reconciler's word for it.
+    /// The reconciler's name for it.
     pub(crate) kind: Kind,
-    /// People at the beginning, of 20.
+    /// Users at the beginning, of 20.
     pub(crate) held: usize,
-    /// People at the end.
+    /// Users at the end.
     pub(crate) end: usize,
 }
 
 const QUANTITY: u32 = 20;
 
-/// Made, each in a coupon of its own; then all are listed, mended, clean and mailed.
+/// Each drift in a separate coupon; then all are listed, repaired, clean and mailed.
 pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCoupon, Injected)> {
     let world = &fixture.world;
     let (mut made, mut names) = (Vec::new(), Vec::new());
@@ -99,7 +99,7 @@ pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCou
 }
 
 #[tokio::test]
-async fn rows_that_went_or_never_came_are_issued() {
+async fn lost_and_missing_rows_are_issued() {
     let fixture = Fixture::new("d-unissued").await;
     let case = DriftCase {
         drift: Drift::Unissued,
@@ -145,7 +145,7 @@ async fn rows_that_went_or_never_came_are_issued() {
 }
 
 #[tokio::test]
-async fn failed_claims_are_issued_in_their_slot_resolved_as_duplicates_or_admitted_anew() {
+async fn failed_claims_are_issued_resolved_as_duplicates_or_readmitted() {
     let fixture = Fixture::new("d-failed").await;
     let kind = Kind::FailedClaim;
     let cases = [
@@ -178,7 +178,7 @@ async fn failed_claims_are_issued_in_their_slot_resolved_as_duplicates_or_admitt
 }
 
 #[tokio::test]
-async fn people_whom_redis_forgot_or_misplaced_are_put_back_on_their_slots() {
+async fn users_forgotten_or_misplaced_by_redis_are_restored_to_their_slots() {
     let fixture = Fixture::new("d-missing").await;
     let kind = Kind::MissingAdmission;
     let cases = [
@@ -208,7 +208,7 @@ async fn people_whom_redis_forgot_or_misplaced_are_put_back_on_their_slots() {
 }
 
 #[tokio::test]
-async fn a_count_too_low_too_high_or_with_gaps_is_set_right() {
+async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     let fixture = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
     let cases = [
@@ -254,13 +254,13 @@ async fn a_count_too_low_too_high_or_with_gaps_is_set_right() {
         assert_eq!(
             answer.promised(),
             Some((coupon.drop, slot)),
-            "what was skipped is given out first"
+            "skipped slots are given out first"
         );
     }
 }
 
 #[tokio::test]
-async fn of_two_people_on_a_slot_the_one_with_the_row_keeps_it_and_the_other_gets_a_free_one() {
+async fn of_two_users_on_a_slot_the_one_with_the_row_keeps_it() {
     let fixture = Fixture::new("d-conflict").await;
     mend(
         &fixture,
@@ -276,7 +276,7 @@ async fn of_two_people_on_a_slot_the_one_with_the_row_keeps_it_and_the_other_get
 }
 
 #[tokio::test]
-async fn people_on_others_slots_go_back_to_those_of_their_rows() {
+async fn users_on_others_slots_return_to_those_of_their_rows() {
     let fixture = Fixture::new("d-misplaced").await;
     let kind = Kind::MissingAdmission;
     let cases = [20, 12].map(|held| DriftCase {
@@ -290,7 +290,7 @@ async fn people_on_others_slots_go_back_to_those_of_their_rows() {
 }
 
 #[tokio::test]
-async fn two_people_on_each_other_s_slot_go_back_to_those_of_their_rows() {
+async fn exchanged_users_return_to_the_slots_of_their_rows() {
     let fixture = Fixture::new("d-exchanged").await;
     let kind = Kind::MissingAdmission;
     mend(
@@ -307,7 +307,7 @@ async fn two_people_on_each_other_s_slot_go_back_to_those_of_their_rows() {
 }
 
 #[tokio::test]
-async fn people_above_the_quantity_get_free_slots_while_there_are_any() {
+async fn users_beyond_the_quantity_get_free_slots_if_there_are_any() {
     let fixture = Fixture::new("d-above").await;
     mend(
         &fixture,
@@ -323,10 +323,10 @@ async fn people_above_the_quantity_get_free_slots_while_there_are_any() {
 }
 
 #[tokio::test]
-async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_the_row() {
+async fn a_user_in_two_drops_of_a_once_per_coupon_keeps_the_one_with_the_row() {
     let fixture = Fixture::new("d-two-drops").await;
     let (coupon, answers) = fixture.held("Daily", 20, 12).await;
-    // A second opening, put in by hand and loaded by the next pass.
+    // A second opening, inserted manually and loaded by the next pass.
     let second = format!(
         "INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01 00:00:00', 20)",
         coupon.id
@@ -360,7 +360,7 @@ async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_th
 }
 
 #[tokio::test]
-async fn drift_is_made_in_the_newest_drop_with_rows_unless_another_is_named() {
+async fn drift_is_injected_into_the_newest_drop_with_rows_by_default() {
     let fixture = Fixture::new("d-newest").await;
     let stores = DriftStoreArgs::of(|name| fixture.world.find_setting(name)).unwrap();
     let chosen = async |coupon: Option<i64>| {
@@ -379,7 +379,7 @@ async fn drift_is_made_in_the_newest_drop_with_rows_unless_another_is_named() {
 }
 
 #[tokio::test]
-async fn slots_that_are_free_while_people_wait_go_to_them() {
+async fn free_slots_go_to_waiting_users() {
     let fixture = Fixture::new("d-unfilled").await;
     let (coupon, answers) = fixture.held("Waited for", 20, 20).await;
     let done = injector(&fixture.world, &coupon)
@@ -409,7 +409,7 @@ async fn slots_that_are_free_while_people_wait_go_to_them() {
     assert_eq!(
         named,
         line.iter().collect::<Vec<_>>(),
-        "who would be promoted, in order: {dry:#?}"
+        "the users to be promoted, in order: {dry:#?}"
     );
     let run = fixture.world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
@@ -444,7 +444,7 @@ async fn a_drop_whose_keys_are_gone_is_rebuilt() {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again() {
+async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-flushed").await;
     for drift in [Drift::RedisFlushed, Drift::RedisGate] {
@@ -492,7 +492,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again()
         );
         firstcome_testkit::all_issued(&fixture.world, coupon.drop, 13).await;
         clean_pass(&fixture.world, &coupon).await;
-        // That admission is open again is mailed where it was closed for long.
+        // The reopening is only mailed if admission was closed for long.
         match drift {
             Drift::RedisFlushed => drop(mailed(&fixture.world, &["repaired"]).await),
             _ => assert_eq!(subjects(&fixture.world), [""; 0]),
@@ -502,7 +502,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again()
 }
 
 #[tokio::test]
-async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() {
+async fn a_daemon_reopens_a_flushed_redis_without_a_schedule() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-watch").await;
     let daemon = fixture.world.daemon().await;
@@ -542,7 +542,7 @@ async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() 
 }
 
 #[tokio::test]
-async fn people_of_whom_only_the_list_of_claimants_is_left_get_their_slot_and_their_row_back() {
+async fn users_left_only_in_the_list_of_claimants_get_slot_and_row_back() {
     let fixture = Fixture::new("d-claimants").await;
     let (coupon, answers) = fixture.held("Half forgotten", 20, 20).await;
     let done = injector(&fixture.world, &coupon)

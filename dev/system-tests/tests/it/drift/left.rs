@@ -1,8 +1,7 @@
-//! Drift that is left for a person: mailed once, with what was done, and once more when it is
-//! resolved.
+//! Drift that is left for a person: mailed once, with what was done, and again once resolved.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, assert_kept, eventually, eventually_some};
 use serde_json::json;
 
@@ -12,7 +11,7 @@ use crate::drift::support::{
 };
 
 #[tokio::test]
-async fn a_failed_claim_that_cannot_be_issued_is_told_until_a_person_has_resolved_it() {
+async fn a_failed_claim_that_cannot_be_issued_is_reported_until_resolved() {
     let fixture = Fixture::new("d-unrepairable").await;
     let (coupon, answers) = fixture.held("Winter", 20, 12).await;
     let done = injector(&fixture.world, &coupon)
@@ -54,8 +53,7 @@ async fn a_failed_claim_that_cannot_be_issued_is_told_until_a_person_has_resolve
 }
 
 #[tokio::test]
-async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_in_line_when_one_comes()
- {
+async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
     let fixture = Fixture::new("d-broken").await;
     for (drift, quantity) in [
         (Drift::OverAdmitted, 20),
@@ -108,7 +106,7 @@ async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_i
         )
         .await;
 
-        // Told once, and still listed: the passes that follow have nothing new.
+        // Reported once and still listed: later passes have nothing new.
         let again = fixture.world.once_with(&[], &[]).await;
         assert!(
             again.code <= 1 && found(&again.run()).is_empty(),
@@ -116,7 +114,7 @@ async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_i
             again.log
         );
 
-        // Room is made for them: they are the first to get it.
+        // Slots are added for them: they are the first to get one.
         let reply = fixture.api.patch(coupon.id, &json!({"quantity": 22})).await;
         assert_eq!(reply.status, 200, "{reply:?}");
         let mended = fixture.world.once_with(&[], &[]).await;
@@ -140,13 +138,13 @@ async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_i
         assert_eq!(
             fixture.world.sql.number(open).await,
             0,
-            "nothing is left to tell"
+            "nothing is left to report"
         );
     }
 }
 
 #[tokio::test]
-async fn of_several_broken_promises_the_one_that_was_made_first_is_kept_first() {
+async fn the_earliest_of_several_broken_promises_is_kept_first() {
     let fixture = Fixture::new("d-order").await;
     let (coupon, _) = fixture.held("Order", 20, 20).await;
     let done = injector(&fixture.world, &coupon)
@@ -190,7 +188,7 @@ async fn of_several_broken_promises_the_one_that_was_made_first_is_kept_first() 
 }
 
 #[tokio::test]
-async fn a_drop_that_closed_below_its_quantity_is_told_once() {
+async fn a_drop_that_closed_below_its_quantity_is_reported_once() {
     let fixture = Fixture::new("d-below").await;
     let (coupon, answers) = fixture.held("Left over", 20, 12).await;
     injector(&fixture.world, &coupon)
@@ -217,7 +215,7 @@ async fn a_drop_that_closed_below_its_quantity_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
+async fn a_stalled_consumer_is_reported_and_reported_again_when_it_resumes() {
     let fixture = Fixture::new("d-stalled").await;
     let (coupon, answers) = fixture.held("Held up", 20, 12).await;
     let daemon = fixture
@@ -236,7 +234,7 @@ async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
             AND l.lock_mode LIKE 'X%' AND l.lock_status = 'GRANTED'";
     assert!(
         fixture.world.sql.number(patience).await > 600,
-        "MySQL ends the lock before it is asked to"
+        "MySQL released the lock too early"
     );
     let run = eventually_some("a pass sees it", LIMIT, async || {
         let run = daemon.reconcile(&json!({})).await;

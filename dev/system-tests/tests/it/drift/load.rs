@@ -1,9 +1,9 @@
-//! What is in flight is not drift, and what is truly lost is found at once: both under load.
+//! Under load, claims in flight are not drift, and real losses are found at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firstcome_drift::{Drift, Injected};
+use firstcome_testkit::drift::{Drift, Injected};
 use firstcome_testkit::{Fixture, World, all_issued, coupon_body, eventually, people, rush, tally};
 
 use crate::drift::support::{assert_settled, injector};
@@ -12,12 +12,11 @@ const PEOPLE: usize = 3_000;
 const DEADLINE_MS: i64 = 2_000;
 
 #[tokio::test]
-async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_the_first_that_can_know()
- {
+async fn passes_during_a_rush_report_only_real_losses_and_report_them_first() {
     let fixture = Fixture::new("d-load").await;
     let world = &fixture.world;
     assert_eq!(fixture.consumer.process.stop().await, 0);
-    // Slower than the people come, so that much is always on its way.
+    // Slower than the crowd, so that many claims are always in flight.
     let _consumer = world
         .consume_with(&[("CONSUME_MAX_ROWS_PER_SECOND", "250")])
         .await;
@@ -32,7 +31,7 @@ async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_
     let half = PEOPLE / 2;
     let mut answers = rush(&[&fixture.api], coupon.id, &users[..half], 64).await;
 
-    // In the middle of it: people whose message never comes, and rows that are deleted.
+    // In the middle of the rush: users whose messages never arrive, and rows that are deleted.
     let rest = tokio::spawn(rush(&[&fixture.api], coupon.id, &users[half..], 64));
     let mut injector = injector(world, &coupon).await;
     let ghosts = injector.make(Drift::Unpublished, 5).await.unwrap();
@@ -41,7 +40,7 @@ async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_
         "SELECT COUNT(*) FROM issued_coupons WHERE claimed_at < UTC_TIMESTAMP(3) - INTERVAL {DEADLINE_MS}000 MICROSECOND"
     );
     eventually(
-        "some rows are of people admitted long ago",
+        "some rows belong to users admitted long ago",
         Duration::from_secs(30),
         async || world.sql.number(&old).await > 100,
     )
@@ -52,7 +51,7 @@ async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_
     assert_eq!(tally(&answers), [("accepted".to_owned(), PEOPLE)].into());
     all_issued(world, coupon.drop, PEOPLE + 5).await;
     eventually(
-        "a pass has seen the end of it",
+        "a pass has seen the end of the rush",
         Duration::from_secs(30),
         async || {
             let after =
@@ -73,7 +72,7 @@ async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_
         .map(|h| h.user.as_str())
         .chain(deleted.iter().map(String::as_str))
         .collect();
-    assert_eq!(named, lost, "nobody else, and nobody missing");
+    assert_eq!(named, lost, "exactly the lost users");
     assert_eq!(findings.len(), lost.len(), "each once: {findings:?}");
     assert!(
         findings
@@ -110,7 +109,7 @@ fn names(done: &Injected) -> Vec<&str> {
     done.people.iter().map(|hit| hit.user.as_str()).collect()
 }
 
-/// MySQL's clock; on one machine it is Redis's too.
+/// MySQL's clock, which is Redis's too on one machine.
 async fn now_ms(world: &World) -> i64 {
     world
         .sql
@@ -135,7 +134,7 @@ async fn delete_old(world: &World, drop: i64, n: u32) -> Vec<String> {
     rows.into_iter().map(|row| row[1].clone()).collect()
 }
 
-/// No pass that began after `at` ended without finding these.
+/// Checks that no pass that began after `at` ended without finding these.
 async fn first_that_could_know(
     world: &World,
     found_by: &BTreeMap<&str, &str>,
@@ -147,7 +146,7 @@ async fn first_that_could_know(
     );
     let first = world.sql.query(&after).await[0][0].clone();
     for person in people {
-        // Ids are in order of time.
+        // Ids are ordered by time.
         assert!(
             found_by[person] <= first.as_str(),
             "{person} was found by {}, not by {first} before it",
@@ -156,7 +155,7 @@ async fn first_that_could_know(
     }
 }
 
-/// The passes really saw messages on their way, and there were several of them.
+/// Checks that passes really saw messages in flight, and that there were several passes.
 async fn busy_enough(world: &World) {
     let seen = "SELECT COUNT(*) FROM reconcile_runs WHERE CAST(drops->>'$[0].before.in_flight' AS SIGNED) > 100";
     let seen = world.sql.number(seen).await;

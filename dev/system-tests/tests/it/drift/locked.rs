@@ -1,7 +1,7 @@
-//! Rows that another client of MySQL has locked: the trouble of their coupon, and of no other.
+//! Rows locked by another MySQL client only delay their own coupon.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, LOCK_WAITS, MadeCoupon, World, all_issued, assert_kept,
     eventually, rows,
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::drift::support::{clean_pass, injector, mailed};
 
-/// Somebody's open transaction, which holds what each row of the drop must read.
+/// A foreign transaction that locks what each row of the drop must read.
 async fn lock(world: &World, coupon: &MadeCoupon) -> HeldTransaction {
     let mut held = HeldTransaction::begin(&world.sql).await;
     held.run(&format!(
@@ -32,7 +32,7 @@ async fn lose_rows(world: &World, coupon: &MadeCoupon) {
 }
 
 #[tokio::test]
-async fn a_pass_that_meets_locked_rows_of_one_coupon_repairs_the_others_and_says_so() {
+async fn a_pass_with_locked_rows_of_one_coupon_repairs_and_reports_the_others() {
     let fixture = Fixture::new("d-locked").await;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0");
@@ -62,7 +62,7 @@ async fn a_pass_that_meets_locked_rows_of_one_coupon_repairs_the_others_and_says
 }
 
 #[tokio::test]
-async fn a_consumer_that_meets_locked_rows_of_one_coupon_writes_the_others() {
+async fn a_consumer_with_locked_rows_of_one_coupon_writes_the_others() {
     let fixture = Fixture::new("d-locked-claims").await;
     let world = &fixture.world;
     let [first, second] = [
@@ -89,14 +89,14 @@ async fn a_consumer_that_meets_locked_rows_of_one_coupon_writes_the_others() {
     assert_kept(world, &first, &answers.0, &[]).await;
     assert_kept(world, &second, &answers.1, &[]).await;
     assert_eq!(world.sql.number(letters).await, 0);
-    // The next ones become rows without a pass.
+    // The next claims become rows without a pass.
     assert!(fixture.api.claim(first.id, "u-later").await.is_accepted());
     all_issued(world, first.drop, 11).await;
     clean_pass(world, &first).await;
 }
 
 #[tokio::test]
-async fn what_a_pass_repaired_before_it_was_stopped_is_recorded_and_mailed() {
+async fn repairs_of_a_stopped_pass_are_recorded_and_mailed() {
     let fixture = Fixture::new("d-stopped").await;
     let world = &fixture.world;
     let (first, answers) = fixture.held("Repaired", 20, 5).await;
@@ -140,9 +140,9 @@ async fn what_a_pass_repaired_before_it_was_stopped_is_recorded_and_mailed() {
     clean_pass(world, &second).await;
 }
 
-/// Of many dead letters those before the one that is locked are issued, and told of.
+/// The dead letters before the locked one are issued and reported.
 #[tokio::test]
-async fn dead_letters_that_a_pass_issued_before_it_met_a_lock_are_recorded() {
+async fn dead_letters_issued_before_a_lock_are_recorded() {
     let fixture = Fixture::new("d-locked-letters").await;
     let world = &fixture.world;
     let coupon = fixture.api.open_coupon(3_000).await;
@@ -185,10 +185,9 @@ async fn dead_letters_that_a_pass_issued_before_it_met_a_lock_are_recorded() {
     assert_eq!(rows(world, coupon.drop).await.len(), 1_800);
 }
 
-/// Nobody can keep a message that is no claim then. The others become rows all the same.
+/// Messages that are not claims cannot be stored then. The others become rows all the same.
 #[tokio::test]
-async fn a_dead_letter_table_that_is_locked_keeps_no_claim_back_that_came_with_what_it_should_take()
-{
+async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     let fixture = Fixture::new("d-locked-table").await;
     let world = &fixture.world;
     let [first, second] = [
@@ -213,7 +212,7 @@ async fn a_dead_letter_table_that_is_locked_keeps_no_claim_back_that_came_with_w
         }
     }
     fixture.consumer.process.thaw();
-    eventually("the rows of the other are there", LIMIT, async || {
+    eventually("the rows of the other drop exist", LIMIT, async || {
         rows(world, second.drop).await.len() == 10
     })
     .await;
@@ -221,15 +220,17 @@ async fn a_dead_letter_table_that_is_locked_keeps_no_claim_back_that_came_with_w
     locked.commit().await;
     all_issued(world, first.drop, 10).await;
     let kept = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'undecodable'";
-    eventually("what is no claim is kept", LIMIT, async || {
-        world.sql.number(kept).await == 1
-    })
+    eventually(
+        "the message that is not a claim is stored",
+        LIMIT,
+        async || world.sql.number(kept).await == 1,
+    )
     .await;
 }
 
-/// Each of them would wait for two seconds, and where they are now is known from this pass only.
+/// Each of them would wait for two seconds, and only this pass knows where the users are now.
 #[tokio::test]
-async fn a_pass_that_moves_people_behind_a_lock_says_where_and_goes_on_with_other_drops() {
+async fn a_pass_with_moves_blocked_by_a_lock_reports_them_and_continues() {
     let fixture = Fixture::new("d-locked-moves").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Moves", 20, 8).await;

@@ -1,5 +1,5 @@
-//! A drop that Redis loses while everything else of it stays: a hand deleted its keys. Claims may
-//! be on their way all the same, and each such loss is waited for.
+//! Redis loses a single drop, whose keys were deleted manually. Claims may still be in flight, so
+//! each such loss has its own wait.
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, eventually, redis_holders};
@@ -27,7 +27,7 @@ async fn has_everybody(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
 }
 
 #[tokio::test]
-async fn a_drop_that_is_lost_a_second_time_is_waited_for_again() {
+async fn a_second_loss_of_a_drop_is_waited_for_again() {
     let fixture = Fixture::new("d-lost-twice").await;
     let daemon = fixture
         .world
@@ -37,7 +37,7 @@ async fn a_drop_that_is_lost_a_second_time_is_waited_for_again() {
     let clean = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean'";
     for times in 1..=2 {
         delete(&fixture, &coupon).await;
-        eventually("it is made anew", LIMIT, async || {
+        eventually("it is rebuilt", LIMIT, async || {
             has_everybody(&fixture, &coupon).await
         })
         .await;
@@ -55,12 +55,12 @@ async fn a_drop_that_is_lost_a_second_time_is_waited_for_again() {
     }
 }
 
-/// No pass has seen the drop whole in between.
+/// No pass has seen the drop complete in between.
 #[tokio::test]
-async fn a_drop_that_is_lost_again_before_the_next_pass_is_waited_for_again() {
+async fn a_second_loss_before_the_next_pass_is_waited_for_again() {
     let fixture = Fixture::new("d-lost-again").await;
     fixture.world.set("RECONCILE_CRON", "0 0 0 1 1 *");
-    // Its first pass would see the loss, too.
+    // Its first pass would see the loss too.
     let daemon = fixture.world.daemon().await;
     let (coupon, _) = fixture.held("Again", 20, 5).await;
     for times in 1..=2 {
@@ -77,7 +77,7 @@ async fn a_drop_that_is_lost_again_before_the_next_pass_is_waited_for_again() {
 }
 
 #[tokio::test]
-async fn a_drop_that_is_lost_after_the_wait_has_begun_is_left_to_the_next_pass() {
+async fn a_drop_lost_after_the_wait_began_is_left_to_the_next_pass() {
     let fixture = Fixture::new("d-lost-late").await;
     let (first, _) = fixture.held("First", 20, 5).await;
     let (second, _) = fixture.held("Second", 20, 5).await;

@@ -1,5 +1,5 @@
-//! One table of MySQL that lost rows alone: what other stores know of them is put back, and no day
-//! is given out twice.
+//! A single table of MySQL lost rows: data known to other stores is restored, and no day is given
+//! out twice.
 
 use chrono::Utc;
 use firstcome_reconciler::report::{Outcome, Status};
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::drift::sealing::{closed, until_sealed};
 use crate::drift::support::{assert_settled, clean_pass, subjects};
 
-/// Deletes rows whatever refers to them, as a table that is restored alone does.
+/// Deletes rows regardless of references, as restoring a single table does.
 async fn lose(fixture: &Fixture, delete: &str) {
     let mut session = HeldTransaction::begin(&fixture.world.sql).await;
     session.run("SET FOREIGN_KEY_CHECKS = 0").await;
@@ -35,7 +35,7 @@ fn daily(quantity: u32) -> serde_json::Value {
     body
 }
 
-/// Nobody gets a slot, and a holder hears of theirs.
+/// Nobody gets a slot, and holders still see theirs.
 async fn assert_given_out(fixture: &Fixture, coupon: &MadeCoupon, holder: &str) {
     eventually("an API knows the drop again", LIMIT, async || {
         matches!(
@@ -51,7 +51,7 @@ async fn assert_given_out(fixture: &Fixture, coupon: &MadeCoupon, holder: &str) 
 }
 
 #[tokio::test]
-async fn a_day_whose_row_mysql_lost_is_put_back_and_not_given_out_twice() {
+async fn a_day_whose_row_mysql_lost_is_restored_and_not_given_out_twice() {
     let fixture = Fixture::new("d-drop-lost-day").await;
     let (coupon, answers) = fixture.held_of(&daily(10), 10).await;
     lose_drop(&fixture, &coupon).await;
@@ -68,7 +68,7 @@ async fn a_day_whose_row_mysql_lost_is_put_back_and_not_given_out_twice() {
 }
 
 #[tokio::test]
-async fn a_one_off_drop_whose_row_mysql_lost_is_put_back() {
+async fn a_one_off_drop_whose_row_mysql_lost_is_restored() {
     let fixture = Fixture::new("d-drop-lost-once").await;
     let (coupon, answers) = fixture.held("Once", 10, 10).await;
     lose_drop(&fixture, &coupon).await;
@@ -82,7 +82,7 @@ async fn a_one_off_drop_whose_row_mysql_lost_is_put_back() {
 }
 
 #[tokio::test]
-async fn a_lost_drop_that_redis_does_not_know_either_is_named_and_no_day_is_made() {
+async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
     let fixture = Fixture::new("d-drop-lost-both").await;
     let (coupon, _) = fixture.held_of(&daily(5), 5).await;
     lose_drop(&fixture, &coupon).await;
@@ -110,7 +110,7 @@ async fn a_lost_drop_that_redis_does_not_know_either_is_named_and_no_day_is_made
         coupon.id
     );
     assert_eq!(fixture.world.sql.number(&today).await, 0);
-    eventually("a mail names it", LIMIT, async || {
+    eventually("a mail reports it", LIMIT, async || {
         subjects(&fixture.world)
             .iter()
             .any(|subject| subject.contains("MySQL has lost 1 drop"))
@@ -118,7 +118,7 @@ async fn a_lost_drop_that_redis_does_not_know_either_is_named_and_no_day_is_made
     .await;
     let answer = fixture.api.claim(coupon.id, "stranger").await;
     assert!(!answer.is_accepted(), "{answer:?}");
-    // A person puts it back, as OPERATIONS says.
+    // A person restores it, as OPERATIONS says.
     let put_back = format!(
         "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) VALUES \
          ({}, {}, UTC_DATE(), UTC_DATE(), UTC_DATE() + INTERVAL 1 DAY, 5)",
@@ -139,7 +139,7 @@ async fn a_drop_that_lost_its_limits_gets_them_and_its_rows() {
     fixture.world.sql.query(&delete).await;
     let consumer = fixture.world.consume().await;
     let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
-    eventually("the consumer could write none", LIMIT, async || {
+    eventually("the consumer could not write any row", LIMIT, async || {
         fixture.world.sql.number(open).await == 10
     })
     .await;
@@ -152,7 +152,7 @@ async fn a_drop_that_lost_its_limits_gets_them_and_its_rows() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_put_in_manually_for_a_sealed_drop_that_lost_its_row_is_issued() {
+async fn a_manual_dead_letter_for_a_sealed_drop_without_its_row_is_issued() {
     let fixture = Fixture::new("d-sealed-row-lost").await;
     let (coupon, answers) = closed(&fixture, "Sealed").await;
     let (user, answer) = &answers[3];

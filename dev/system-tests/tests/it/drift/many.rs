@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, MadeCoupon, PromisedAnswer, WorldStores, all_issued, assert_kept, coupon_body, people,
     rush,
@@ -16,20 +16,20 @@ use crate::drift::support::{
     injector, mailed,
 };
 
-/// The reconciler's word for what is made.
+/// The reconciler's name for the injected drift.
 fn word(drift: Drift) -> Kind {
     match drift {
-        // A row says where its person belongs, so they are missing there.
+        // A row says where its user belongs, so they are missing there.
         Drift::ConflictMoved | Drift::ConflictExchanged => Kind::MissingAdmission,
         other => serde_json::from_value(other.finding().into()).unwrap(),
     }
 }
 
 #[tokio::test]
-async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
+async fn all_kinds_of_drift_in_one_drop_are_found_and_repaired_together() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-all").await;
-    // Six pages: people and the slots they belong to are seldom on the same.
+    // Six pages, so users and the slots that they belong to are rarely on the same one.
     fixture
         .world
         .set("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10");
@@ -56,7 +56,7 @@ async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
             &injector.make(drift, 2).await.unwrap(),
         ));
     }
-    // About the drop, or about everything: nobody in particular.
+    // Concerns the drop or everything, but no user in particular.
     for drift in [Drift::Unfilled, Drift::CountLower, Drift::RedisGate] {
         injector.make(drift, 1).await.unwrap();
     }
@@ -86,7 +86,7 @@ async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     assert_eq!(
         run.status,
         Status::Drift,
-        "only a person can decide on two: {run:#?}"
+        "only two findings need a person: {run:#?}"
     );
     let left: Vec<_> = run
         .all_findings()
@@ -128,7 +128,7 @@ const COUPONS: usize = 10;
 const DROPS: usize = 2;
 const HELD: usize = 10;
 
-/// Ten coupons of which two drops each have been open; the last still is.
+/// Ten coupons with two drops each, the last of which is still open.
 async fn many_drops(fixture: &Fixture) -> Vec<(MadeCoupon, Vec<PromisedAnswer>)> {
     let mut drops = Vec::new();
     let mut coupons = Vec::new();
@@ -170,7 +170,7 @@ async fn many_drops(fixture: &Fixture) -> Vec<(MadeCoupon, Vec<PromisedAnswer>)>
 }
 
 #[tokio::test]
-async fn drift_in_twenty_drops_of_ten_coupons_is_found_in_each_and_mended_in_one_pass() {
+async fn drift_in_twenty_drops_of_ten_coupons_is_repaired_in_one_pass() {
     let fixture = Fixture::new("d-twenty").await;
     let drops = many_drops(&fixture).await;
     assert_eq!(drops.len(), COUPONS * DROPS);
@@ -229,13 +229,13 @@ async fn drift_in_twenty_drops_of_ten_coupons_is_found_in_each_and_mended_in_one
 }
 
 #[tokio::test]
-async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys() {
+async fn unpublished_claims_survive_the_loss_of_the_drops_keys() {
     let fixture = Fixture::new("d-both-lost").await;
     let (coupon, answers) = fixture.held("Both lost", 20, 12).await;
     let mut injector = injector(&fixture.world, &coupon).await;
     let done = injector.make(Drift::Unpublished, 2).await.unwrap();
     injector.make(Drift::RedisLost, 1).await.unwrap();
-    // The coupon's list of claimants still has them, and answers are made from it.
+    // The coupon's list of claimants still has them, and answers are derived from it.
     let run = fixture.world.once_with(&[], &[]).await;
     assert!(run.code <= 1, "{}", run.log);
     for hit in &done.people {
@@ -252,7 +252,7 @@ async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys(
 }
 
 #[tokio::test]
-async fn people_may_hold_one_in_each_drop_where_that_is_allowed() {
+async fn users_may_hold_one_in_each_drop_if_that_is_allowed() {
     let fixture = Fixture::new("d-per-drop").await;
     let per_drop = json!({
         "name": "Daily", "quantity": 20, "once_per": "drop", "waiting_list": 0,

@@ -1,6 +1,6 @@
-//! Metrics of passes, findings, repairs, drift that is left, and mails.
+//! Metrics of passes, findings, repairs, remaining drift, and mails.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
@@ -49,7 +49,7 @@ async fn passes_findings_repairs_drift_and_mails_are_counted() {
     assert_eq!(
         get("firstcome_drift", &[&own]).await,
         Some(2.0),
-        "what is left now"
+        "the remaining drift"
     );
     for stage in ["look", "execute"] {
         let seconds = get(
@@ -80,7 +80,7 @@ async fn passes_findings_repairs_drift_and_mails_are_counted() {
         "its series has ended"
     );
     eventually(
-        "something outside the daemon knows how old its last success is",
+        "the age of the last success is visible outside the daemon",
         LIMIT,
         async || {
             fixture

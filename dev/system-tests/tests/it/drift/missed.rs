@@ -1,6 +1,6 @@
-//! Runs that did not happen are caught up at once, and a mail says so.
+//! Missed runs are caught up at once and reported by mail.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::drift::support::{
 };
 
 #[tokio::test]
-async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed() {
+async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() {
     let fixture = Fixture::new("d-late").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Late", 20, 20).await;
@@ -18,7 +18,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
         ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "1"),
     ];
     let daemon = world.daemon_with(&settings).await;
-    eventually("it has noted when it ran", LIMIT, async || {
+    eventually("it has recorded its run", LIMIT, async || {
         world
             .sql
             .number("SELECT COUNT(*) FROM reconciler_state WHERE name = 'last_run:reconcile'")
@@ -28,7 +28,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
     .await;
     daemon.reconcile(&json!({})).await;
     assert_eq!(daemon.process.stop().await, 0);
-    // It was away since.
+    // It has been down since.
     ran_two_hours_ago(world, "reconcile").await;
     injector(world, &coupon)
         .await
@@ -55,7 +55,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
         - before;
     assert!(
         runs <= 2,
-        "{runs} passes: what was missed is caught up once, not twice an hour"
+        "{runs} passes: missed runs are caught up once, not one by one"
     );
     assert_eq!(
         subjects(world)
@@ -67,7 +67,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
 }
 
 #[tokio::test]
-async fn a_process_that_was_held_still_says_so_when_it_goes_on() {
+async fn a_suspended_process_reports_missed_runs_when_it_resumes() {
     let fixture = Fixture::new("d-frozen").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Frozen", 20, 20).await;
@@ -79,7 +79,7 @@ async fn a_process_that_was_held_still_says_so_when_it_goes_on() {
         .await;
     let runs =
         "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
-    eventually("it works by its schedule", LIMIT, async || {
+    eventually("it follows its schedule", LIMIT, async || {
         world.sql.number(runs).await >= 2
     })
     .await;

@@ -1,4 +1,4 @@
-//! Drift: each kind is made on purpose, found, repaired and reported.
+//! Drift: each kind is injected deliberately, found, repaired and reported.
 
 mod allowed;
 mod asked;

@@ -1,5 +1,5 @@
-//! One key of a coupon or drop lost alone, or one member of it missing, extra or on a wrong slot:
-//! no false yes, and healed by the next pass.
+//! A single key of a coupon or drop is lost, or one of its members is missing, extra or on a wrong
+//! slot: no false promise, and repaired by the next pass.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ const HOLDERS: [&str; 6] = ["u-1", "u-2", "u-3", "u-4", "u-5", "u-6"];
 const REVOKED: &str = "u-3";
 /// Winners of the day before.
 const EARLIER: [&str; 2] = ["w-1", "w-2"];
-/// Somebody whom a hand writes into a key.
+/// A user who is manually written into a key.
 const EXTRA: &str = "x-extra";
 
-/// What happens to one key. `U` stands for a holder, `S` for their slot, `D` for the drop.
+/// The damage to one key. `U` stands for a holder, `S` for their slot, `D` for the drop.
 const DAMAGES: [(&str, &[&str]); 16] = [
     ("users lost", &["DEL", "users"]),
     ("free lost", &["DEL", "free"]),
@@ -49,7 +49,7 @@ struct OneKey {
     name: String,
     damage: &'static [&'static str],
     coupon: MadeCoupon,
-    /// Who holds which slot.
+    /// Slots by holder.
     held: BTreeMap<&'static str, u32>,
     /// The slot of the revoked claim, which is free.
     free: u32,
@@ -170,7 +170,7 @@ fn is_closed(answer: &Answer) -> bool {
     matches!(answer, Answer::Problem(503, _))
 }
 
-/// What everybody hears before any pass has looked. Gives who was accepted.
+/// Checks all answers before any pass has run. Returns the accepted users.
 async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &OneKey) -> Vec<(&'static str, u32)> {
     let mut accepted = Vec::new();
     for user in ["s-1", "s-2"] {
@@ -270,7 +270,7 @@ async fn all_heal(name: &str, of_second_days: bool) {
     } else {
         one_off(&fixture).await
     };
-    // Nobody may win while the winners of earlier days are forgotten: passes have noted these.
+    // Nobody may win while the winners of earlier days are forgotten, which passes have noted.
     fixture.world.pass().await;
     let mut accepted = Vec::new();
     for case in &cases {
@@ -293,11 +293,11 @@ async fn all_heal(name: &str, of_second_days: bool) {
 }
 
 #[tokio::test]
-async fn any_one_key_of_a_one_off_coupon_is_healed_without_a_false_yes() {
+async fn damage_to_any_key_of_a_one_off_coupon_is_repaired_without_a_false_promise() {
     all_heal("d-one-key", false).await;
 }
 
 #[tokio::test]
-async fn any_one_key_of_a_second_day_is_healed_without_a_false_yes() {
+async fn damage_to_any_key_of_a_second_day_is_repaired_without_a_false_promise() {
     all_heal("d-one-key-days", true).await;
 }

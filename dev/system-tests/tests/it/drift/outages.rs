@@ -1,11 +1,11 @@
-//! A store lost in mid-pass: the run is recorded as failed as soon as it can be, and the next pass
-//! mends.
+//! A store is lost in mid-pass: the run is recorded as failed as soon as possible, and the next
+//! pass repairs.
 
 use std::time::{Duration, Instant};
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, Fixture, LIMIT, World, WorldStores, error_of, eventually, people, rush, status_of,
 };
@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::drift::support::{Hindered, assert_settled, clean_pass, injector, mailed};
 use crate::faults::waves::{breakable_mysql, kafka_behind_proxy};
 
-/// Clients of a broker that is gone take their time to give up.
+/// Clients of a lost broker take a while to give up.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 
 async fn until_failed(world: &World, run: &str) {
@@ -30,7 +30,7 @@ async fn until_failed(world: &World, run: &str) {
 }
 
 #[tokio::test]
-async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_back() {
+async fn a_run_that_loses_mysql_is_recorded_as_failed_once_mysql_is_back() {
     let (mysql, _turn) = breakable_mysql().await;
     let fixture = Fixture::on(WorldStores::shared().await.with_mysql(mysql), "d-no-mysql").await;
     let world = &fixture.world;
@@ -65,7 +65,7 @@ async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_ba
 }
 
 #[tokio::test]
-async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_redis_is_back() {
+async fn a_run_that_loses_redis_fails_and_the_rest_is_repaired_once_redis_is_back() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-no-redis").await;
     let world = &fixture.world;
@@ -87,7 +87,7 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
     );
     mailed(world, &["action needed"]).await;
 
-    // Back: the daemon notices by itself that nothing is verified, and opens it again.
+    // The daemon notices by itself that nothing is verified, and reopens admission.
     redis.start_again().await.unwrap();
     eventually("admission is open again", LIMIT, async || {
         fixture.api.claim(coupon.id, "u-late").await.is("sold_out")
@@ -101,7 +101,7 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
 }
 
 #[tokio::test]
-async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within_seconds() {
+async fn a_run_that_loses_kafka_fails_and_its_process_still_stops_within_seconds() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
     let fixture = Fixture::on(WorldStores::shared().await.with_kafka(kafka), "d-no-kafka").await;
     let world = &fixture.world;
@@ -112,7 +112,7 @@ async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within
         .make(Drift::Unissued, 3)
         .await
         .unwrap();
-    // Verification, after the repairs, reads the topic once more.
+    // The verification after the repairs reads the topic once more.
     let lost = slow.begin_slow_pass(world).await;
     kafka.kill().await.unwrap();
     slow.proxy.set(ProxyFault::Pass).await.unwrap();
@@ -147,7 +147,7 @@ async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within
 }
 
 #[tokio::test]
-async fn an_old_error_of_kafka_s_connections_does_not_fail_the_next_pass() {
+async fn an_old_connection_error_of_kafka_does_not_fail_the_next_pass() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
     let world = World::on(WorldStores::shared().await.with_kafka(server), "old-error").await;
     let api = world.serve().await;

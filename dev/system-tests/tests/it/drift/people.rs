@@ -1,4 +1,4 @@
-//! People who are named no more: one whom an operator erases, and all of drops that are long over.
+//! Erasing users: one at an operator's request, and all users of old drops.
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, World, coupon_body, eventually};
@@ -9,7 +9,7 @@ use crate::drift::sealing::{closed, until_sealed};
 /// With it, rows of drops that were sealed long ago lose their user ids.
 const RETENTION: (&str, &str) = ("RETENTION_DAYS", "1");
 
-/// The messages of the rows and revocations that are there now.
+/// The messages of the current rows and revocations.
 async fn messages(world: &World, coupon: &MadeCoupon) -> Vec<(String, String)> {
     let MadeCoupon { id, drop, .. } = coupon;
     let columns = "slot, user_id, DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ')";
@@ -34,7 +34,7 @@ async fn messages(world: &World, coupon: &MadeCoupon) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The messages come once more, while the drop is sealed and after something has unsealed it.
+/// Delivers the messages again, while the drop is sealed and after something has unsealed it.
 async fn read_again_changes_nothing(
     fixture: &Fixture,
     coupon: &MadeCoupon,
@@ -74,7 +74,7 @@ async fn read_again_changes_nothing(
 }
 
 #[tokio::test]
-async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes() {
+async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes() {
     let fixture = Fixture::new("d-erase").await;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
@@ -137,7 +137,7 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
         .sql
         .query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
         .await;
-    // This revocation is over: what they hold they claimed afterwards.
+    // This revocation is over: they claimed again afterwards.
     let revocation = "INSERT INTO revoked_coupons \
                       (drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
     world
@@ -153,7 +153,7 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
             "{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned', 7)"
         ))
         .await;
-    // Who stands in line is named by no table.
+    // No table names users on the waiting list.
     let line = fixture.api.create_coupon(&coupon_body("Line", 1, 5)).await;
     assert!(fixture.api.claim(line.id, "u-99").await.is_accepted());
     assert!(matches!(
@@ -215,7 +215,7 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
         "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
     assert_eq!(world.sql.query(recorded).await, [["Kim", pseudonym]]);
     assert_eq!(fixture.api.me(coupon.id, "u-3").await["status"], "none");
-    // It is computed from the id.
+    // The code is computed from the id.
     let code = format!("SELECT code FROM issued_coupons WHERE user_id = '{pseudonym}'");
     let code = world.sql.query(&code).await.remove(0).remove(0);
     assert!(
@@ -230,7 +230,7 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
 }
 
 #[tokio::test]
-async fn people_of_drops_that_are_long_over_are_named_no_more() {
+async fn users_of_old_drops_are_erased() {
     let fixture = Fixture::new("d-retain").await;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
@@ -298,7 +298,7 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
         assert_eq!(run.status, Status::Clean, "{run:#?}");
     };
 
-    // A revocation whose person an earlier release erased: the code is still computed from the id.
+    // A revocation whose user an earlier release erased: the code is still computed from the id.
     let revocation = "INSERT INTO revoked_coupons (drop_id, coupon_id, slot, user_id, code, reason, revoked_by) \
                       SELECT MIN(id), coupon_id, 2, 'erased-00000000000000000000', 'OLD1', 'erased', 'erased' FROM drops";
     world
@@ -321,7 +321,7 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
     assert_eq!(
         named(&over).await,
         not_named(["19", "19", "1"]),
-        "for ever, not old enough, a dry run, no deep pass"
+        "kept forever, not old enough, a dry run, not a deep pass"
     );
 
     is_clean(&["--deep"], &short).await;
@@ -329,7 +329,7 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
     assert_eq!(
         named(&kept).await,
         not_named(["5", "5", "0"]),
-        "of a coupon that goes on"
+        "of a coupon that continues"
     );
     assert_eq!(
         named(&daily).await,
@@ -348,13 +348,13 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
     assert_eq!(
         world.sql.query(&erased).await,
         [["1"], ["0"]],
-        "not of the drop with a revocation's code"
+        "not of the drop with the code of a revocation"
     );
     assert_eq!(
         fixture.api.me(over.id, &answers[0].0).await["status"],
         "none"
     );
-    // As a reconciler of an earlier release leaves a drop after `migrate`: it replaces ids only.
+    // As a reconciler of an earlier release leaves a drop after `migrate`: it replaces only ids.
     let of_over = format!("WHERE drop_id = {}", over.drop);
     world
         .sql

@@ -1,7 +1,7 @@
-//! The repair limit: above it nothing is repaired until a person confirms.
+//! The repair limit: beyond it nothing is repaired until a person confirms.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Answer, Fixture, MadeCoupon, Once, redis_holders, rows};
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::drift::support::{
     pass_repairs, subjects,
 };
 
-/// Holds from six repairs of a drop on.
+/// Brakes from six repairs per drop on.
 const LOW: [(&str, &str); 2] = [
     ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "5"),
     ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "5"),
@@ -28,11 +28,11 @@ fn report<'r>(run: &'r Run, coupon: &MadeCoupon) -> &'r firstcome_reconciler::re
     run.drops
         .iter()
         .find(|report| report.drop_id.0 == coupon.drop)
-        .expect("the drop was looked at")
+        .expect("the drop was examined")
 }
 
 #[tokio::test]
-async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_endpoint() {
+async fn too_many_repairs_wait_for_a_confirmation_at_the_endpoint() {
     let fixture = beyond_the_limit("d-limit").await;
     let (coupon, answers) = fixture.held("Suspicious", 100, 100).await;
     let daemon = fixture.world.daemon().await;
@@ -59,7 +59,7 @@ async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_en
     let mail = mailed(&fixture.world, &["action needed", "Suspicious"]).await;
     assert!(
         mail.text.contains("--confirm"),
-        "the mail says how: {}",
+        "the mail has the command: {}",
         mail.text
     );
 
@@ -75,7 +75,7 @@ async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_en
     assert_eq!(
         fixture.world.sql.number(&confirmed).await,
         1,
-        "who confirmed what is kept"
+        "the confirmation is recorded"
     );
     assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
     clean_pass(&fixture.world, &coupon).await;
@@ -89,7 +89,7 @@ async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_en
 }
 
 #[tokio::test]
-async fn above_the_limit_the_command_line_exits_with_1_and_repairs_what_is_confirmed() {
+async fn above_the_limit_the_command_line_exits_with_1_until_confirmed() {
     let fixture = beyond_the_limit("d-limit-cli").await;
     let (coupon, answers) = fixture.held("Suspicious", 100, 100).await;
     let (other, _) = fixture.held("Trusted", 100, 100).await;
@@ -118,7 +118,7 @@ async fn above_the_limit_the_command_line_exits_with_1_and_repairs_what_is_confi
             .iter()
             .all(|f| f.result == Outcome::Planned)
     );
-    // The limit is each drop's own.
+    // The limit applies to each drop separately.
     let repaired = report(&braked.run(), &other).clone();
     assert_eq!(repaired.findings.len(), small.people.len());
     assert!(
@@ -156,7 +156,7 @@ async fn above_the_limit_the_command_line_exits_with_1_and_repairs_what_is_confi
 }
 
 #[tokio::test]
-async fn a_confirmation_is_for_what_was_seen() {
+async fn a_confirmation_covers_only_the_repairs_that_were_seen() {
     let fixture = beyond_the_limit("d-limit-grown").await;
     let (coupon, answers) = fixture.held("Grows", 100, 100).await;
     let confirm = async || {
@@ -202,14 +202,14 @@ async fn a_confirmation_is_for_what_was_seen() {
     assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
 }
 
-/// Once with `--confirm` for the coupon.
+/// Runs once with `--confirm` for the coupon.
 async fn confirm(fixture: &Fixture, coupon: &MadeCoupon) -> Once {
     let args = ["--confirm", "--coupon", &coupon.id.to_string()];
     fixture.world.once_with(&args, &[]).await
 }
 
 #[tokio::test]
-async fn a_confirmation_ends_with_the_repairs_that_were_shown() {
+async fn a_confirmation_ends_once_the_shown_repairs_are_done() {
     let fixture = beyond_the_limit("d-limit-forgotten").await;
     let (coupon, answers) = fixture.held("Old", 100, 100).await;
     let mut injector = injector(&fixture.world, &coupon).await;
@@ -226,7 +226,7 @@ async fn a_confirmation_ends_with_the_repairs_that_were_shown() {
     assert_eq!(
         unseen.status,
         Status::Braked,
-        "nobody was shown these: {unseen:#?}"
+        "these were never shown: {unseen:#?}"
     );
     assert_eq!(
         confirm(&fixture, &coupon).await.run().status,
@@ -236,7 +236,7 @@ async fn a_confirmation_ends_with_the_repairs_that_were_shown() {
 }
 
 #[tokio::test]
-async fn a_confirmation_is_not_for_as_many_other_repairs() {
+async fn a_confirmation_does_not_cover_the_same_number_of_other_repairs() {
     let fixture = beyond_the_limit("d-limit-others").await;
     let (coupon, _) = fixture.held("Others", 100, 100).await;
     let redis = &fixture.world.redis;
@@ -270,14 +270,14 @@ async fn a_confirmation_is_not_for_as_many_other_repairs() {
 }
 
 #[tokio::test]
-async fn a_closed_gate_moves_nobody_beyond_the_limit_and_puts_back_whom_redis_lacks() {
+async fn a_closed_gate_restores_missing_users_but_moves_nobody_beyond_the_limit() {
     let fixture = beyond_the_limit("d-limit-closed").await;
     let (coupon, answers) = fixture.held("Closed", 100, 90).await;
     let (other, _) = fixture.held("Open", 10, 2).await;
     let redis = &fixture.world.redis;
     let users = redis.of_drop(coupon.id, coupon.drop, "users");
     let all = rows(&fixture.world, coupon.drop).await;
-    // 20 users stand on each other's slots, and Redis has forgotten 10 more.
+    // 20 users have each other's slots, and Redis has forgotten 10 more.
     for pair in (1..=20).step_by(2) {
         for (slot, of) in [(pair, pair + 1), (pair + 1, pair)] {
             redis
@@ -303,7 +303,10 @@ async fn a_closed_gate_moves_nobody_beyond_the_limit_and_puts_back_whom_redis_la
         );
     }
     for slot in 81..=90 {
-        assert_eq!(holders[&slot], all[&slot], "whom Redis lacked is back");
+        assert_eq!(
+            holders[&slot], all[&slot],
+            "users missing in Redis are restored"
+        );
     }
     let answer = fixture.api.claim(coupon.id, "stranger").await;
     assert!(matches!(answer, Answer::Problem(503, _)), "{answer:?}");
@@ -321,7 +324,7 @@ async fn a_closed_gate_moves_nobody_beyond_the_limit_and_puts_back_whom_redis_la
 }
 
 #[tokio::test]
-async fn what_was_promised_is_never_held_back() {
+async fn promised_rows_are_never_held_back() {
     let fixture = beyond_the_limit("d-limit-not").await;
     for (drift, kind) in [
         (Drift::Unissued, Kind::Unissued),
@@ -348,7 +351,7 @@ async fn what_was_promised_is_never_held_back() {
 }
 
 #[tokio::test]
-async fn claimants_that_were_deleted_come_back_but_not_people_who_were() {
+async fn deleted_claimants_are_restored_but_deleted_users_are_not() {
     let fixture = Fixture::new("d-limit-claimants").await;
     let (coupon, answers) = fixture.held("Deleted", 200, 200).await;
     let redis = &fixture.world.redis;

@@ -1,4 +1,4 @@
-//! What the reconciler mends: one pass and the drop is exact again, a second finds nothing.
+//! Repairs: after one pass the drop is exact again, and a second pass finds nothing.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::drift::support::read;
 
-/// One pass that repairs, then exact, then a pass that finds nothing.
+/// One repairing pass, then exact, then a pass that finds nothing.
 async fn one_pass_mends(
     world: &World,
     coupon: &MadeCoupon,
@@ -32,7 +32,7 @@ async fn one_pass_mends(
 }
 
 #[tokio::test]
-async fn a_count_that_was_changed_is_set_right() {
+async fn a_changed_counter_is_corrected() {
     let (world, api) = open_world("count").await;
     let (coupon, answers) = given_out(&world, &api).await;
     let key = world.redis.of_drop(coupon.id, coupon.drop, "count");
@@ -40,7 +40,7 @@ async fn a_count_that_was_changed_is_set_right() {
         (vec!["SET", &key, "3"], Kind::CountMismatch),
         (vec!["SET", &key, "1000"], Kind::CountMismatch),
         (vec!["SET", &key, "-1"], Kind::CountMismatch),
-        // Without a counter that can be read, nothing in Redis says how far it was.
+        // Without a readable counter, nothing in Redis says what it was.
         (vec!["SET", &key, "many"], Kind::RedisLost),
         (vec!["DEL", &key], Kind::RedisLost),
     ];
@@ -68,7 +68,7 @@ async fn a_count_that_was_changed_is_set_right() {
 async fn an_admission_from_the_future_is_issued_by_the_next_pass() {
     let (world, api) = open_world("future").await;
     let (coupon, answers) = given_out(&world, &api).await;
-    // Redis's clock was ahead by so much, and is right again.
+    // Redis's clock was ahead by this much, and is correct again.
     let ahead = (world.redis.now_ms().await + 59 * 60_000).to_string();
     let times = world.redis.of_drop(coupon.id, coupon.drop, "times");
     world
@@ -86,7 +86,7 @@ async fn an_admission_from_the_future_is_issued_by_the_next_pass() {
 }
 
 #[tokio::test]
-async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
+async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
     let (world, api) = open_world("codes").await;
     let (coupon, _) = given_out(&world, &api).await;
     let read = format!(
@@ -103,7 +103,7 @@ async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
     assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 3)].into());
     assert_eq!(world.sql.query(&read).await, shown);
 
-    // Redis has the instant of the claim from the rows now.
+    // Redis now has the instant of the claim from the rows.
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     world
         .redis
@@ -114,14 +114,14 @@ async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
     assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 20)].into());
     assert_eq!(world.sql.query(&read).await, shown);
 
-    // A hand gave somebody's row to another: who is promised it gets a row, with another code.
-    // Those whose rows are written by the same statement keep theirs.
+    // Somebody's row was manually given to another user: the promised user gets a row with another
+    // code. Rows written by the same statement keep their codes.
     world.sql.query(&format!("{delete} IN (4, 5, 6)")).await;
     let moved =
         "UPDATE issued_coupons SET slot = 4, user_id = 'u-other' WHERE slot = 3 AND drop_id";
     world.sql.query(&format!("{moved} = {}", coupon.drop)).await;
     let once = world.once_with(&[], &[]).await;
-    assert_eq!(once.code, 1, "whose slot the other has is told by name");
+    assert_eq!(once.code, 1, "the user whose slot is taken is named");
     let told: Vec<_> = once
         .run()
         .all_findings()
@@ -137,7 +137,7 @@ async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
 }
 
 #[tokio::test]
-async fn a_row_from_before_the_upgrade_keeps_its_short_code_and_later_codes_are_in_order() {
+async fn rows_from_before_an_upgrade_keep_short_codes_and_later_codes_are_ordered() {
     let (world, api) = open_world("short-codes").await;
     let upgraded = "INSERT INTO code_key (id, secret, prefixed_from) VALUES (1, RANDOM_BYTES(32), UTC_TIMESTAMP(3) + INTERVAL 1 HOUR) \
                     ON DUPLICATE KEY UPDATE prefixed_from = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR";
@@ -168,7 +168,7 @@ async fn a_row_from_before_the_upgrade_keeps_its_short_code_and_later_codes_are_
     assert_eq!(
         read(after.drop, "code").await,
         codes,
-        "in the order of slots"
+        "codes in the order of slots"
     );
     assert!(
         codes.iter().all(|row| row[1].split('-').count() == 6),
@@ -184,7 +184,7 @@ async fn a_row_from_before_the_upgrade_keeps_its_short_code_and_later_codes_are_
 }
 
 #[tokio::test]
-async fn a_key_of_codes_that_is_lost_or_another_is_reported_until_a_person_has_decided() {
+async fn a_lost_or_changed_code_key_is_reported_until_a_person_decides() {
     let (world, api) = open_world("code-key").await;
     given_out(&world, &api).await;
     let told = async || {
@@ -236,7 +236,7 @@ async fn a_key_of_codes_that_is_lost_or_another_is_reported_until_a_person_has_d
 }
 
 #[tokio::test]
-async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
+async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_users_slot() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
     let Fixture {
@@ -245,8 +245,8 @@ async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
         consumer,
     } = Fixture::on(stores, "flushed").await;
     let coupon = api.open_coupon(20).await;
-    // Three kinds of evidence: rows, messages not yet read, and people that only Redis knew — those
-    // have no slot to defend any more, so everyone here is in MySQL or on the topic.
+    // Three kinds of evidence: rows, unread messages, and users that only Redis knew. The latter
+    // have no slot left to defend, so everyone here is in MySQL or on the topic.
     let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
     all_issued(&world, coupon.drop, 10).await;
     consumer.process.stop().await;
@@ -304,9 +304,9 @@ async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
     assert_clean(&world.pass().await, &coupon);
 }
 
-/// Without `read_uncommitted` no client sees what comes after the message of the open transaction.
+/// Without `read_uncommitted` no client sees messages after that of the open transaction.
 #[tokio::test]
-async fn open_foreign_transaction_hides_no_claim_from_the_consumer_or_from_a_rebuild() {
+async fn an_open_foreign_transaction_hides_no_claims() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
     let Fixture {
@@ -351,14 +351,14 @@ async fn open_foreign_transaction_hides_no_claim_from_the_consumer_or_from_a_reb
 }
 
 #[tokio::test]
-async fn users_who_are_not_back_after_a_loss_stand_until_the_loss_is_accepted() {
+async fn users_missing_after_a_loss_are_reported_until_the_loss_is_accepted() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
     let fixture = Fixture::on(stores, "not-back").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Lost", 20, 20).await;
     assert_clean(&world.pass().await, &coupon);
-    // Redis and MySQL lose the same three people.
+    // Redis and MySQL lose the same three users.
     world
         .sql
         .query(&format!(
@@ -440,7 +440,7 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
 }
 
 #[tokio::test]
-async fn what_was_repaired_is_mailed_and_recorded() {
+async fn repairs_are_mailed_and_recorded() {
     let (world, api) = open_world("mailed").await;
     let (coupon, answers) = given_out(&world, &api).await;
     let daemon = world.daemon().await;

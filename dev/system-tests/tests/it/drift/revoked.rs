@@ -1,8 +1,8 @@
-//! Revocations of which a step is missing: after a crash, a loss of Redis, or by a hand.
+//! Incomplete revocations: after a crash, a loss of Redis, or a manual change.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, all_issued, assert_kept, rows};
 use serde_json::json;
 
@@ -23,9 +23,9 @@ async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
 }
 
 #[tokio::test]
-async fn each_missing_step_of_a_revocation_is_found_made_and_mailed() {
+async fn each_missing_step_of_a_revocation_is_found_completed_and_mailed() {
     let fixture = Fixture::new("d-revoked").await;
-    // However many they are, nobody has to confirm what is on record.
+    // However many they are, nobody has to confirm recorded revocations.
     for (setting, value) in [
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "1"),
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1"),
@@ -61,8 +61,7 @@ async fn each_missing_step_of_a_revocation_is_found_made_and_mailed() {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_everything_or_went_back_knows_whose_claims_are_revoked_before_it_opens()
-{
+async fn a_lost_or_stale_redis_knows_revocations_before_it_opens() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -94,10 +93,10 @@ async fn a_redis_that_lost_everything_or_went_back_knows_whose_claims_are_revoke
     }
 }
 
-/// Redis has one half of an admission: the coupon's claimants name a slot that nobody holds. Where
-/// the person may claim again, they do not tell that claim from the one that was revoked.
+/// Redis has one half of an admission: the coupon's claimants name a slot that nobody holds. If the
+/// user may claim again, claimants do not distinguish that claim from the revoked one.
 #[tokio::test]
-async fn claimants_alone_do_not_bring_back_a_claim_that_was_revoked() {
+async fn claimants_alone_do_not_restore_a_revoked_claim() {
     let fixture = Fixture::new("d-revoked-named").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, answers) = fixture.held("Named", 5, 5).await;
@@ -128,9 +127,9 @@ async fn claimants_alone_do_not_bring_back_a_claim_that_was_revoked() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
 
-/// Two processes ended it at once, and each told Redis its own instant.
+/// Two processes ended it at once, and each wrote its own instant to Redis.
 #[tokio::test]
-async fn a_revocation_of_which_redis_knows_another_end_is_mended() {
+async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
     let fixture = Fixture::new("d-revoked-end").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, answers) = fixture.held("Ended", 5, 5).await;
@@ -164,11 +163,10 @@ async fn a_revocation_of_which_redis_knows_another_end_is_mended() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
 
-/// Redis goes back to a copy that has a person on the slot they gave back. What they were promised
-/// since stands in a dead letter alone, of another page.
+/// Redis goes back to a copy in which a user has the slot that they returned. Their later promise
+/// is only in a dead letter, on another page.
 #[tokio::test]
-async fn a_dead_letter_keeps_its_slot_where_an_old_redis_has_its_person_on_a_revoked_one_of_another_page()
- {
+async fn dead_letter_keeps_its_slot_when_stale_redis_has_the_user_on_a_revoked_slot() {
     let fixture = Fixture::new("d-revoked-old").await;
     let (world, api) = (&fixture.world, &fixture.api);
     world.set("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10");
@@ -236,9 +234,9 @@ async fn a_dead_letter_keeps_its_slot_where_an_old_redis_has_its_person_on_a_rev
     clean_pass(world, &coupon).await;
 }
 
-/// A pass lists a promise as broken in the moment in which it is given back.
+/// A pass lists a promise as broken at the moment in which it is returned.
 #[tokio::test]
-async fn a_promise_that_was_given_back_does_not_stay_listed_as_broken() {
+async fn a_returned_promise_does_not_stay_listed_as_broken() {
     let fixture = Fixture::new("d-revoked-listed").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Listed", 5, 5).await;
@@ -257,7 +255,7 @@ async fn a_promise_that_was_given_back_does_not_stay_listed_as_broken() {
             ))
             .await;
     }
-    // One pass puts the other in line and gives them the free slot, the next sees their row.
+    // One pass puts the other user in line and gives them the free slot, the next sees their row.
     world.once_with(&[], &[]).await;
     world.once_with(&[], &[]).await;
     assert_eq!(
@@ -276,9 +274,9 @@ async fn a_promise_that_was_given_back_does_not_stay_listed_as_broken() {
     clean_pass(world, &coupon).await;
 }
 
-/// A pass lists it between the steps of a revocation that lets its person claim again.
+/// A pass lists it between the steps of a revocation that lets its user claim again.
 #[tokio::test]
-async fn a_promise_that_is_listed_while_it_is_revoked_is_closed_at_the_end_of_the_revocation() {
+async fn a_promise_listed_during_its_revocation_is_closed_at_its_end() {
     let fixture = Fixture::new("d-revoked-between").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Between", 5, 5).await;

@@ -1,10 +1,9 @@
-//! Drops that are over: sealed once verified exact, then free of cost, and still answered from
-//! MySQL.
+//! Ended drops: sealed once verified exact, then free of cost, and still answered from MySQL.
 
 use chrono::{NaiveDate, TimeDelta, Timelike as _, Utc};
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
     assert_kept, eventually, eventually_some, people,
@@ -51,7 +50,8 @@ async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
     fixture.world.sql.number(&sealed).await == 1
 }
 
-/// Passes until the drop is sealed: it must have been closed for as long as a message may take.
+/// Runs passes until the drop is sealed: it must have been closed for as long as a message may
+/// take.
 pub(super) async fn until_sealed(fixture: &Fixture, coupon: &MadeCoupon) {
     eventually("it is sealed", LIMIT, async || {
         let run = fixture.world.pass().await;
@@ -61,7 +61,7 @@ pub(super) async fn until_sealed(fixture: &Fixture, coupon: &MadeCoupon) {
     .await;
 }
 
-/// Holders have theirs, others learn that it is over.
+/// Holders see their slots, others that it is over.
 async fn answered(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
     for (user, answer) in answers {
         let (drop, slot) = answer.promised().unwrap();
@@ -82,8 +82,7 @@ async fn answered(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAns
 }
 
 #[tokio::test]
-async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from_mysql_when_its_keys_are_gone()
- {
+async fn a_sealed_drop_costs_passes_nothing_and_is_answered_from_mysql() {
     let fixture = Fixture::new("d-sealed").await;
     fixture
         .world
@@ -95,7 +94,7 @@ async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from
         run.drops
             .iter()
             .all(|report| report.drop_id.0 != coupon.drop),
-        "it is not looked at any more: {run:#?}"
+        "it is no longer examined: {run:#?}"
     );
     let own = fixture.world.redis.own(&format!("{{{}}}:", coupon.id));
     eventually("its keys and its coupon's expire", LIMIT, async || {
@@ -119,7 +118,7 @@ async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from
 }
 
 #[tokio::test]
-async fn the_deep_pass_looks_at_sealed_drops_and_mends_them() {
+async fn the_deep_pass_checks_and_repairs_sealed_drops() {
     let fixture = Fixture::new("d-deep").await;
     let (coupon, answers) = closed(&fixture, "Over").await;
     until_sealed(&fixture, &coupon).await;
@@ -129,7 +128,7 @@ async fn the_deep_pass_looks_at_sealed_drops_and_mends_them() {
         .drops
         .iter()
         .find(|report| report.drop_id.0 == coupon.drop)
-        .expect("it is looked at");
+        .expect("it is examined");
     assert!(report.examined.rows == 20 && report.exact, "{report:#?}");
 
     let done = injector(&fixture.world, &coupon)
@@ -150,7 +149,7 @@ async fn the_deep_pass_looks_at_sealed_drops_and_mends_them() {
 }
 
 #[tokio::test]
-async fn what_would_last_of_a_coupon_that_is_over_expires_after_a_deep_pass() {
+async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     let fixture = Fixture::new("d-lasting").await;
     let (coupon, _) = closed(&fixture, "Over").await;
     until_sealed(&fixture, &coupon).await;
@@ -182,7 +181,7 @@ async fn what_would_last_of_a_coupon_that_is_over_expires_after_a_deep_pass() {
             "{name} lasts"
         );
     }
-    // What is open keeps its keys.
+    // Open coupons keep their keys.
     let (open, _) = fixture.held("Open", 5, 5).await;
     assert_eq!(
         fixture.world.once_with(&["--deep"], &[]).await.run().status,
@@ -243,7 +242,7 @@ fn one_day() -> Value {
 }
 
 #[tokio::test]
-async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
+async fn an_ended_coupon_leaves_redis_unless_it_gets_more_days() {
     let fixture = Fixture::new("d-over").await;
     let body = one_day();
     let (coupon, _) = fixture.held_of(&body, 3).await;
@@ -280,15 +279,15 @@ fn two_days() -> Value {
     body
 }
 
-/// By MySQL, from which a pass tells Redis.
+/// In MySQL, from which a pass updates Redis.
 async fn open_next_day(world: &World) {
     let open =
         "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
     world.sql.query(open).await;
 }
 
-/// A day that was sealed after Redis had been copied, and the copy that is back. Of three slots two
-/// were given out before the copy; of these one was revoked since, and the third was given out.
+/// A day that was sealed after Redis had been copied, and the copy that returns. Of three slots,
+/// two were given out before the copy; one of these was revoked since, and the third was given out.
 async fn back_from_before_the_sealing(
     once_per: &str,
 ) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
@@ -335,7 +334,7 @@ async fn back_from_before_the_sealing(
         200
     );
     until_sealed(&fixture, &coupon).await;
-    // With all that it has, it keeps what it has of the sealed day.
+    // With all its data, it keeps the sealed day.
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
     redis.kill().await.unwrap();
     reopened(&fixture, &redis, &coupon).await;
@@ -348,7 +347,7 @@ async fn back_from_before_the_sealing(
     (fixture, redis, coupon, answers)
 }
 
-/// Until admission, which the older Redis has closed, is open again.
+/// Waits until admission, which the older Redis has closed, is open again.
 async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
     redis.start_again().await.unwrap();
     eventually(
@@ -377,7 +376,7 @@ async fn assert_still_theirs(fixture: &Fixture, coupon: &MadeCoupon, answers: &[
 }
 
 #[tokio::test]
-async fn who_won_on_a_sealed_day_that_redis_forgot_long_before_the_next_does_not_win_on_it() {
+async fn a_winner_of_a_sealed_day_forgotten_long_ago_cannot_win_the_next() {
     let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
     reopened(&fixture, &redis, &coupon).await;
     open_next_day(&fixture.world).await;
@@ -401,12 +400,12 @@ async fn who_won_on_a_sealed_day_that_redis_forgot_long_before_the_next_does_not
 }
 
 #[tokio::test]
-async fn who_won_on_a_sealed_day_that_redis_forgot_does_not_win_on_the_next() {
+async fn a_winner_of_a_sealed_day_forgotten_by_redis_cannot_win_the_next() {
     let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
     open_next_day(&fixture.world).await;
     reopened(&fixture, &redis, &coupon).await;
     assert_still_theirs(&fixture, &coupon, &answers).await;
-    // Nor is one who may claim again kept from it by what Redis knew.
+    // A user who may claim again is not blocked by Redis's old data.
     for (slot, user) in [(1, "u-late"), (2, people(1)[0].as_str())] {
         let promised = fixture.api.claim(coupon.id, user).await.promised().unwrap();
         assert!(
@@ -423,7 +422,7 @@ async fn who_won_on_a_sealed_day_that_redis_forgot_does_not_win_on_the_next() {
 async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     let (fixture, redis, coupon, answers) = back_from_before_the_sealing("drop").await;
     reopened(&fixture, &redis, &coupon).await;
-    // An API that has not heard of the sealing yet asks for another attempt.
+    // An API that does not know of the sealing yet asks for a retry.
     let late = eventually_some(
         "the API knows the drop is sealed",
         LIMIT,
@@ -434,7 +433,7 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     )
     .await;
     assert!(late.is("not_open"), "{late:?}");
-    // Their answer may have been lost: they hear it again.
+    // Their answer may have been lost: they get it again.
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
         assert_eq!(
@@ -456,10 +455,10 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     assert_eq!(fixture.world.pass().await.status, Status::Clean);
 }
 
-/// A revocation unsealed a day and its slot went to who waited, which a Redis from before does not
-/// know, although it knows that the day was sealed.
+/// A revocation unsealed a day and its slot went to a waiting user. A Redis from before does not
+/// know this, although it knows that the day was sealed.
 #[tokio::test]
-async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_next_day() {
+async fn a_user_promoted_after_the_first_sealing_cannot_win_the_next_day() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-again").await;
     let (world, mut body) = (&fixture.world, two_days());
@@ -504,9 +503,9 @@ async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_
     );
 }
 
-/// Nothing is lost in this restart: the list of claimants is right as it is.
+/// Nothing is lost in this restart: the list of claimants is correct as it is.
 #[tokio::test]
-async fn who_was_revoked_and_won_again_on_a_sealed_day_does_not_win_on_the_next_after_a_restart() {
+async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -539,10 +538,10 @@ async fn who_was_revoked_and_won_again_on_a_sealed_day_does_not_win_on_the_next_
     );
 }
 
-/// An API that died after its first step: who waited on one day gave the place back, and claimed on
-/// the next before Redis was told.
+/// An API died after its first step: a user who waited on one day returned the place, and claimed
+/// on the next before Redis was updated.
 #[tokio::test]
-async fn a_claim_that_a_revocation_of_another_day_voids_is_taken_back_and_its_slot_is_free() {
+async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
     let fixture = Fixture::new("d-void-elsewhere").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held_of(&two_days(), 1).await;

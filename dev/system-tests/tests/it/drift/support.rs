@@ -1,12 +1,12 @@
-//! What the tests of drift share: drift on purpose, a dump of all stores, expected findings, slow
+//! Shared helpers of the drift tests: injected drift, a dump of all stores, expected findings, slow
 //! passes and mails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firstcome_drift::{DriftStoreArgs, Injected, Injector};
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{FaultProxy, MysqlServer, ProxyFault};
+use firstcome_testkit::drift::{DriftStoreArgs, Injected, Injector};
 use firstcome_testkit::{
     LIMIT, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, assert_clean, assert_kept,
     eventually, eventually_some, redis_holders, rows, shared, status_of,
@@ -17,7 +17,7 @@ use serde_json::json;
 /// Longest wait for a mail.
 const MAILED: Duration = Duration::from_secs(20);
 
-/// Makes drift in a drop.
+/// Injects drift into a drop.
 pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
     let stores = DriftStoreArgs::of(|name| world.find_setting(name)).unwrap();
     Injector::new(&stores, Some(coupon.id), Some(coupon.drop))
@@ -25,7 +25,7 @@ pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
         .unwrap()
 }
 
-/// Everything there is of the product but what passes note of themselves.
+/// All data of the product, except what passes record about themselves.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Everything {
     redis: BTreeMap<String, (Vec<u8>, i64)>,
@@ -33,8 +33,8 @@ pub(crate) struct Everything {
     kafka: Vec<(i64, i64)>,
 }
 
-/// Keys with their types, values and times to live, rows of all tables, offsets of the group and
-/// ends of the topic.
+/// Reads keys with their types, values and times to live, rows of all tables, the group's offsets
+/// and the topic's ends.
 pub(crate) async fn everything(world: &World) -> Everything {
     const OF_PASSES: [&str; 9] = [
         "reconcile_runs",
@@ -73,7 +73,7 @@ pub(crate) async fn everything(world: &World) -> Everything {
     }
 }
 
-/// A finding, by what it is about.
+/// A finding, identified by its subject.
 pub(crate) type FoundDrift = (Kind, Option<i64>, Option<String>);
 
 pub(crate) fn found(run: &Run) -> BTreeMap<FoundDrift, Outcome> {
@@ -82,7 +82,7 @@ pub(crate) fn found(run: &Run) -> BTreeMap<FoundDrift, Outcome> {
         .collect()
 }
 
-/// What a run must find for drift that was made: each person by name, or the drop as a whole.
+/// The expected findings of injected drift: each user by name, or the drop as a whole.
 pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<FoundDrift> {
     if done.people.is_empty() {
         return [(kind, None, None)].into();
@@ -99,13 +99,13 @@ pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<FoundDrift>) {
     assert_eq!(expected, &found, "{run:#?}");
 }
 
-/// What a run found in one drop.
+/// The findings of a run in one drop.
 pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
     let report = run
         .drops
         .iter()
         .find(|report| report.drop_id.0 == drop)
-        .expect("the drop was looked at");
+        .expect("the drop was examined");
     report
         .findings
         .iter()
@@ -113,7 +113,7 @@ pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
         .collect()
 }
 
-/// A dry run by the command line that finds something, after which everything is as it was.
+/// A dry run by the command line that finds something and changes nothing.
 pub(crate) async fn dry_run(world: &World) -> Run {
     let before = everything(world).await;
     let dry = world.once_with(&["--dry-run"], &[]).await;
@@ -131,21 +131,21 @@ pub(crate) async fn dry_run(world: &World) -> Run {
     run
 }
 
-/// Such a dry run lists exactly these.
+/// A dry run that lists exactly these.
 pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<FoundDrift>) -> Run {
     let run = dry_run(world).await;
     assert_found(&run, expected);
     run
 }
 
-/// A pass by the command line finds nothing, and examined people and rows of this drop.
+/// A pass by the command line finds nothing, and examined the users and rows of this drop.
 pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
     let once = world.once_with(&[], &[]).await;
     assert_eq!(once.code, 0, "{}", once.log);
     assert_clean(&once.run(), coupon);
 }
 
-/// Person by person, Redis and MySQL agree; the numbers add up; nobody waits while a slot is free;
+/// Redis and MySQL agree on every user; the numbers add up; nobody waits while a slot is free;
 /// nothing is left over.
 pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u32, held: usize) {
     let rows = rows(world, coupon.drop).await;
@@ -198,7 +198,7 @@ pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u
     }
 }
 
-/// The drop is whole, and everyone who was promised a slot has the row with that slot.
+/// The drop is whole, and every promise has its row on its slot.
 pub(crate) async fn assert_settled(
     world: &World,
     coupon: &MadeCoupon,
@@ -227,12 +227,12 @@ pub(crate) fn read(mail: &firstcome_stack::Mail) -> ReadMail {
     }
 }
 
-/// The mail whose subject has all of these words.
+/// The mail whose subject contains all of these words.
 pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
     mailed_within(world, words, MAILED).await
 }
 
-/// The same, which takes its time to come.
+/// The same with a longer limit.
 pub(crate) async fn mailed_within(world: &World, words: &[&str], limit: Duration) -> ReadMail {
     let fits =
         |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
@@ -251,7 +251,7 @@ pub(crate) fn subjects(world: &World) -> Vec<String> {
         .collect()
 }
 
-/// The last pass of a schedule seems to have been so long ago.
+/// Backdates the last pass of a schedule by two hours.
 pub(crate) async fn ran_two_hours_ago(world: &World, schedule: &str) {
     let ago = "DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00')";
     world
@@ -262,7 +262,7 @@ pub(crate) async fn ran_two_hours_ago(world: &World, schedule: &str) {
         .await;
 }
 
-/// A pass that repairs all it finds, which is exactly this.
+/// A pass that repairs all its findings, which are exactly these.
 pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<FoundDrift>) -> Run {
     let once = world.once_with(&[], &[]).await;
     let run = once.run();
@@ -281,7 +281,7 @@ pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<FoundDrift>)
     run
 }
 
-/// A daemon whose way to MySQL can be made slow or cut, and whose passes go in many small steps.
+/// A daemon whose connection to MySQL can be slowed or cut, and whose passes take many small steps.
 pub(crate) struct Hindered {
     pub(crate) proxy: FaultProxy,
     pub(crate) daemon: Running<ReconcilerClient>,
@@ -296,7 +296,7 @@ impl Hindered {
         hindered
     }
 
-    /// The same with a MySQL of the test's own.
+    /// The same with a private MySQL.
     pub(crate) async fn over(
         world: &World,
         mysql: &MysqlServer,
@@ -313,13 +313,13 @@ impl Hindered {
         Self { proxy, daemon }
     }
 
-    /// Begins a pass that takes seconds, and waits until it is under way; its id.
+    /// Begins a pass that takes seconds, and waits until it is running; returns its id.
     pub(crate) async fn begin_slow_pass(&self, world: &World) -> String {
         self.proxy
             .set(ProxyFault::Delay(Duration::from_millis(40)))
             .await
             .unwrap();
-        // A pass of its schedule may be under way; the next one is ours.
+        // A scheduled pass may be running; the next one is ours.
         let reply = eventually_some("the pass is accepted", LIMIT, async || {
             let reply = self.daemon.ask(&json!({"wait": false})).await;
             if reply.status == 202 {
@@ -331,7 +331,7 @@ impl Hindered {
         .await;
         let id = reply.body["run_id"].as_str().unwrap().to_owned();
         assert_eq!(reply.location(), Some(format!("/v1/runs/{id}").as_str()));
-        eventually("the pass is under way", LIMIT, async || {
+        eventually("the pass is running", LIMIT, async || {
             status_of(world, &id).await.as_deref() == Some("running")
         })
         .await;

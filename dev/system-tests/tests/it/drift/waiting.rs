@@ -1,14 +1,14 @@
-//! The waiting list: who comes first gets what comes free, never past the quantity, never while
-//! paused.
+//! The waiting list: freed slots go to users in order of arrival, never beyond the quantity, never
+//! while paused.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Answer, Fixture, MadeCoupon, coupon_body, rows};
 use serde_json::json;
 
 use crate::drift::support::{assert_whole, clean_pass, injector};
 
-/// Where the people of the line stand.
+/// The positions of the waiting users.
 async fn stand(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     let mut words = Vec::new();
     for n in 1..=6 {
@@ -22,7 +22,7 @@ async fn stand(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     words
 }
 
-/// Takes one person's slot back, as a support desk would.
+/// Takes one user's slot, as a support desk would.
 async fn free_one(fixture: &Fixture, coupon: &MadeCoupon) -> i64 {
     let done = injector(&fixture.world, coupon)
         .await
@@ -33,7 +33,7 @@ async fn free_one(fixture: &Fixture, coupon: &MadeCoupon) -> i64 {
 }
 
 #[tokio::test]
-async fn people_who_wait_are_promoted_in_order_and_never_past_the_quantity() {
+async fn waiting_users_are_promoted_in_order_and_never_beyond_the_quantity() {
     let fixture = Fixture::new("d-waiting").await;
     let (coupon, _) = fixture.held_of(&coupon_body("Line", 10, 6), 10).await;
     for place in 1..=6 {
@@ -54,7 +54,7 @@ async fn people_who_wait_are_promoted_in_order_and_never_past_the_quantity() {
     );
     assert!(
         fixture.api.claim(coupon.id, "u-late").await.is("sold_out"),
-        "those who wait go first"
+        "waiting users go first"
     );
     assert_eq!(fixture.world.pass().await.status, Status::Repaired);
     assert_eq!(
@@ -82,7 +82,7 @@ async fn people_who_wait_are_promoted_in_order_and_never_past_the_quantity() {
     assert_whole(&fixture.world, &coupon, 12, 12).await;
     clean_pass(&fixture.world, &coupon).await;
 
-    // A slot comes free.
+    // A slot is freed.
     let slot = free_one(&fixture, &coupon).await;
     assert_eq!(fixture.world.pass().await.status, Status::Repaired);
     assert_eq!(stand(&fixture, &coupon).await[2], format!("issued {slot}"));
@@ -119,17 +119,17 @@ async fn people_who_wait_are_promoted_in_order_and_never_past_the_quantity() {
     assert_eq!(fixture.world.pass().await.status, Status::Repaired);
     let end = stand(&fixture, &coupon).await.split_off(4);
     assert_eq!(end[0], format!("issued {slot}"));
-    // A pass that comes late seals the drop, and nobody waits any more.
+    // A late pass seals the drop, and nobody waits any longer.
     assert!(["waiting", "none"].contains(&&*end[1]), "{end:?}");
     assert_whole(&fixture.world, &coupon, 12, 12).await;
     assert_eq!(
         rows(&fixture.world, coupon.drop).await.len(),
         12,
-        "never past the quantity"
+        "never beyond the quantity"
     );
 }
 
-/// Closes the drop a second ago, in MySQL and in Redis.
+/// Closes the drop as of a second ago, in MySQL and in Redis.
 async fn close(fixture: &Fixture, coupon: &MadeCoupon) {
     let close = format!(
         "UPDATE drops SET closes_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE id = {}",
@@ -150,7 +150,7 @@ async fn close(fixture: &Fixture, coupon: &MadeCoupon) {
 }
 
 #[tokio::test]
-async fn a_long_line_is_promoted_in_order_by_a_pass_under_claims() {
+async fn a_long_line_is_promoted_in_order_by_a_pass_during_claims() {
     let fixture = Fixture::new("d-line").await;
     let (coupon, _) = fixture
         .held_of(&coupon_body("Long line", 10, 400), 10)
@@ -177,7 +177,7 @@ async fn a_long_line_is_promoted_in_order_by_a_pass_under_claims() {
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert!(
         late.iter().all(|(_, answer)| !answer.is_accepted()),
-        "those who wait go first"
+        "waiting users go first"
     );
     let rows = rows(&fixture.world, coupon.drop).await;
     let promoted: Vec<String> = rows.range(11..).map(|(_, user)| user.clone()).collect();

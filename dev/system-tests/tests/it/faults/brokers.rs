@@ -1,5 +1,5 @@
-//! Three brokers: one dies, two die, one of those named is away; and topics that would not outlive
-//! it.
+//! Three brokers: one dies, two die, one of the configured ones is down; and topics that would not
+//! survive the loss of a broker.
 
 use firstcome_stack::KafkaCluster;
 use firstcome_testkit::{Answer, LIMIT, World, WorldStores, eventually, holders};
@@ -11,7 +11,7 @@ use crate::start_up::{PROCESSES, refuses};
 static CLUSTER: OnceCell<KafkaCluster> = OnceCell::const_new();
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// The one cluster, with all its brokers; one test at a time has its guard.
+/// The shared cluster, with all its brokers; one test at a time holds its guard.
 async fn cluster() -> (&'static KafkaCluster, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
     let start = async || {
@@ -21,7 +21,7 @@ async fn cluster() -> (&'static KafkaCluster, MutexGuard<'static, ()>) {
     };
     let cluster = CLUSTER.get_or_init(start).await;
     for id in 1..=3 {
-        // A test that failed may have left one dead.
+        // A failed test may have left one dead.
         let broker = cluster.broker(id).unwrap();
         if broker.pid().is_none() {
             broker.start_again().await.unwrap();
@@ -39,7 +39,7 @@ fn is_queued((_, answer): &(String, Answer)) -> bool {
 }
 
 #[tokio::test]
-async fn a_broker_killed_in_mid_rush_breaks_no_promise_and_two_go_on_without_it() {
+async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
     let (cluster, _turn) = cluster().await;
     let waves = Waves::begin_each(
         impatient(stores(cluster).await, "broker").await,
@@ -53,7 +53,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise_and_two_go_on_without_it(
             let dying = cluster.broker(leader).unwrap();
             let before = holders(&waves.world, &waves.coupon).await;
             let answers = waves.next_while(250, async |waves| {
-                // Twenty at most are in hand: forty have their answers.
+                // At most twenty are in flight: forty have their answers.
                 eventually("the rush is on", LIMIT, async || {
                     holders(&waves.world, &waves.coupon).await > before + 60
                 })
@@ -66,7 +66,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise_and_two_go_on_without_it(
                 .filter(|answer| is_queued(answer))
                 .count();
             assert!(queued >= 20, "{queued} were queued before it died");
-            // Nobody mends anything: another broker leads, and claims go by the topic again.
+            // No repair needed: another broker leads, and claims go through the topic again.
             eventually("another broker leads", HEALED, async || {
                 waves
                     .world
@@ -76,7 +76,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise_and_two_go_on_without_it(
                     .is_some_and(|found| found != leader)
             })
             .await;
-            eventually("claims go by the two that are left", HEALED, async || {
+            eventually("claims use the two remaining brokers", HEALED, async || {
                 let answers = waves.next(5).await;
                 !answers.is_empty() && answers.iter().all(is_queued)
             })
@@ -87,7 +87,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise_and_two_go_on_without_it(
 }
 
 #[tokio::test]
-async fn with_two_of_three_brokers_dead_claims_are_kept_in_mysql_and_none_is_lost() {
+async fn with_two_of_three_brokers_dead_claims_are_stored_in_mysql() {
     let (cluster, _turn) = cluster().await;
     let waves = Waves::begin(impatient(stores(cluster).await, "brokers").await).await;
     waves
@@ -119,7 +119,7 @@ async fn with_two_of_three_brokers_dead_claims_are_kept_in_mysql_and_none_is_los
 }
 
 #[tokio::test]
-async fn a_topic_that_may_lose_acknowledged_claims_is_refused_with_what_to_change() {
+async fn a_topic_that_may_lose_acknowledged_claims_is_refused_with_advice() {
     let (cluster, _turn) = cluster().await;
     let world = World::on(stores(cluster).await, "unsafe-topic").await;
     let migrate = ("firstcome-api", &["migrate"][..]);
@@ -165,12 +165,12 @@ async fn a_topic_that_may_lose_acknowledged_claims_is_refused_with_what_to_chang
 }
 
 #[tokio::test]
-async fn a_broker_that_is_away_keeps_no_process_from_starting() {
+async fn processes_start_with_one_broker_down() {
     let (cluster, _turn) = cluster().await;
     let world = World::on(stores(cluster).await, "one-away").await;
     cluster.broker(1).unwrap().kill().await.unwrap();
-    // Processes start beside two that know of it, not beside an election.
-    eventually("the others lead", HEALED, async || {
+    // Processes start with two brokers that know of the loss, not during an election.
+    eventually("the other brokers lead", HEALED, async || {
         let leaders = [
             world.topic.leader(0).await,
             world.topic.leader(1).await,

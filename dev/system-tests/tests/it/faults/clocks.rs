@@ -1,5 +1,5 @@
-//! The reconciler's clock steps by two hours, forwards and back: its schedules go on. An API whose
-//! host's clock is ahead forgets nothing. (Clocks in a rush: `single`.)
+//! The reconciler's clock steps by two hours, forwards and back: its schedules continue. An API
+//! whose clock is ahead forgets nothing. (Clocks during a rush: `single`.)
 
 use chrono::{TimeDelta, Utc};
 use firstcome_testkit::{
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient};
 
-/// Seconds that the clock is off by, first and last; an hour the other way in between.
+/// Clock offset in seconds, at first and at the end; in between it is an hour ahead.
 const BEHIND: i64 = -3_600;
 
 #[tokio::test]
@@ -29,25 +29,25 @@ async fn clock_steps_of_a_reconciler_break_no_promise_and_stop_no_schedule() {
     waves.daemon = waves.world.daemon_with(&env).await;
     waves
         .survives(async |waves| {
-            // Runs that ended, noted with this clock off by so many seconds.
+            // Number of runs that ended and were recorded with this clock offset.
             waves.wave().await;
             let passes = async |offset: i64| {
                 let noted = format!("ABS(TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), started_at) - ({offset})) < 600");
                 let ended = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status <> 'running'";
                 waves.world.sql.number(&format!("{ended} AND {noted}")).await
             };
-            eventually("it goes by this clock", HEALED, async || passes(BEHIND).await > 0).await;
+            eventually("it uses this clock", HEALED, async || passes(BEHIND).await > 0).await;
             for offset in [-BEHIND, BEHIND] {
                 clock.set(offset).unwrap();
                 let before = passes(offset).await;
-                eventually(&format!("passes go on at {offset} s"), HEALED, async || passes(offset).await > before + 1)
+                eventually(&format!("passes continue at {offset} s"), HEALED, async || passes(offset).await > before + 1)
                     .await;
             }
         })
         .await;
 }
 
-/// An API whose host's clock is off by so many seconds.
+/// An API whose clock is off by this many seconds.
 async fn api_at(world: &World, clocks: &Clocks, seconds: i64) -> Running<ApiClient> {
     let clock = clocks.clock("api").unwrap();
     clock.set(seconds).unwrap();

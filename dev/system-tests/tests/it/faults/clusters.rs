@@ -1,5 +1,5 @@
-//! Redis, Kafka and MySQL as clusters, a rush on ten coupons, and one of everything dies at once:
-//! every coupon is exact within a minute.
+//! Redis, Kafka and MySQL as clusters, a rush on ten coupons, and one server of everything dies at
+//! once: every coupon is exact within a minute.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use super::waves::HEALED;
 
 const COUPONS: usize = 10;
 
-/// Requests in hand at any time.
+/// Concurrent requests.
 const AT_ONCE: usize = 200;
 
-/// When everything dies, so many have not asked yet; or half of them, if they are fewer.
+/// When everything dies, this many people have not asked yet; or half of them, if they are fewer.
 const STILL_TO_COME: usize = 15_000;
 
 /// A hundred thousand requests on a busy machine.
@@ -30,7 +30,7 @@ const RUSH: Duration = Duration::from_secs(600);
 /// From the end of the last fault.
 const EXACT_WITHIN: Duration = Duration::from_secs(60);
 
-/// Of the processes: passes all the time, and no waiting that the test need not see.
+/// Settings of the processes: frequent passes, and no delays that the test does not need.
 const SETTINGS: [(&str, &str); 4] = [
     ("RECONCILE_CRON", "*/2 * * * * *"),
     ("STORE_TIMEOUT_MS", "2000"),
@@ -38,7 +38,7 @@ const SETTINGS: [(&str, &str); 4] = [
     ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "5000"),
 ];
 
-/// How many ask, all coupons together; `REQUESTS=100000` for a release.
+/// Number of requests for all coupons together; `REQUESTS=100000` for a release.
 fn requests() -> usize {
     std::env::var("REQUESTS")
         .ok()
@@ -70,7 +70,7 @@ impl AskingCrowd {
         })
     }
 
-    /// Those of all coupons in turns; none who waits holds others up.
+    /// Alternates between the coupons; a slow request does not delay the others.
     async fn come(self: Arc<Self>, everybody: Vec<String>) {
         let mut tasks = tokio::task::JoinSet::new();
         for (number, person) in everybody.into_iter().enumerate() {
@@ -84,7 +84,7 @@ impl AskingCrowd {
         }
     }
 
-    /// By turns at both APIs.
+    /// Alternates between both APIs.
     async fn until_answered(&self, coupon: usize, number: usize, person: &str) {
         for attempt in 0.. {
             let permit = self.permits.acquire().await.unwrap();
@@ -124,7 +124,7 @@ impl TwoOfEach {
         }
     }
 
-    /// The first of each kind is killed.
+    /// Kills the first process of each kind.
     async fn kill_one_each(&self) {
         tokio::join!(
             self.apis[0].process.kill(),
@@ -133,7 +133,7 @@ impl TwoOfEach {
         );
     }
 
-    /// Those that were killed are started again, and the crowd finds them.
+    /// Restarts the killed processes, and directs the crowd to them.
     async fn start_again(&mut self, world: &World, crowd: &AskingCrowd) {
         let (api, consumer, daemon) = tokio::join!(world.serve(), world.consume(), world.daemon());
         crowd.apis.lock()[0] = ApiClient::clone(&api);
@@ -188,8 +188,8 @@ async fn spread_coupons(
     coupons
 }
 
-/// A primary of Redis, a broker, MySQL's primary and one process of each kind, at the same moment.
-/// Gives the Redis.
+/// Kills a primary of Redis, a broker, MySQL's primary and one process of each kind at once.
+/// Returns the Redis primary.
 async fn one_of_everything_dies<'a>(
     stack: &'a ClusterStack,
     world: &World,
@@ -211,7 +211,7 @@ async fn one_of_everything_dies<'a>(
     redis
 }
 
-/// A replica is the primary of this coupon, and the one that died is back as its replica.
+/// A replica has become the primary of this coupon, and the dead one is back as its replica.
 async fn redis_is_whole(
     stack: &ClusterStack,
     world: &World,
@@ -232,8 +232,7 @@ async fn redis_is_whole(
 }
 
 #[tokio::test]
-async fn one_of_everything_dies_at_once_in_a_rush_on_ten_coupons_and_all_are_exact_within_a_minute()
-{
+async fn one_server_of_everything_dies_in_a_rush_and_all_coupons_end_exact() {
     let (stack, world) = begin().await;
     let mut processes = TwoOfEach::start(&world).await;
     let api = &processes.apis[0];
@@ -265,7 +264,7 @@ async fn one_of_everything_dies_at_once_in_a_rush_on_ten_coupons_and_all_are_exa
         async { stack.mysql.fail_over().await.unwrap() },
         processes.start_again(&world, &crowd),
     );
-    // One broker and one MySQL stay dead: the others go on without them.
+    // One broker and one MySQL stay dead: the others continue without them.
     let last_fault = Instant::now();
     rush.await.unwrap();
     let rushed = begun.elapsed();

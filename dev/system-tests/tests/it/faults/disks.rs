@@ -1,5 +1,5 @@
-//! The disk of a server is full. Shown on a small tmpfs, where mounts are allowed; where not, that
-//! is said.
+//! Full disks, on a small tmpfs. Where mounting is not allowed, the tests report that they prove
+//! nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,12 +10,12 @@ use firstcome_testkit::{WorldStores, eventually};
 
 use super::waves::{HEALED, Waves, impatient};
 
-/// A file system of its own over the data of a server that is down. Unmounted when dropped: before
-/// the server goes, whose folder it is in, so declare it after.
+/// A separate file system over the data of a stopped server. Unmounted on drop, before the server's
+/// folder is deleted, so declare it after the server.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// With so many bytes left over; `None` where nothing can be mounted.
+    /// With this many bytes left; `None` if mounting is not possible.
     fn over(data: &Path, left: u64) -> Option<Self> {
         let aside = data.with_file_name("aside");
         run(Command::new("mv").args([data, &aside]));
@@ -45,7 +45,7 @@ impl SmallDisk {
             .arg(data);
         if !mount.output().is_ok_and(|done| done.status.success()) {
             eprintln!(
-                "NOT SHOWN: nothing can be mounted here, so no disk can be made that is full"
+                "NOT SHOWN: mounting is not permitted here, so there is no full disk to test"
             );
             return None;
         }
@@ -59,9 +59,9 @@ impl SmallDisk {
         self.0.join("ballast")
     }
 
-    /// Takes all that is left.
+    /// Uses up the remaining space.
     fn fill(&self) {
-        // It ends when the disk is full, with an error that is meant.
+        // It ends with an intended error when the disk is full.
         let _ = Command::new("dd")
             .args(["if=/dev/zero", "bs=4096"])
             .arg(format!("of={}", self.ballast().display()))
@@ -75,7 +75,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: the server may still have files open.
+        // Lazily: the server may still have open files.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
@@ -101,7 +101,7 @@ async fn a_redis_whose_disk_is_full_breaks_no_promise() {
             let answers = waves.wave().await;
             assert!(
                 answers.contains_key("unavailable"),
-                "what can't be kept is not promised: {answers:?}"
+                "claims that cannot be stored are not promised: {answers:?}"
             );
             assert!(
                 redis.log_tail(40).contains("AOF write error"),
@@ -109,7 +109,7 @@ async fn a_redis_whose_disk_is_full_breaks_no_promise() {
                 redis.log_tail(40)
             );
             disk.free();
-            // With `appendfsync always` it ends itself rather than say what it could not write.
+            // With `appendfsync always` it exits rather than acknowledge what it could not write.
             redis.start_again().await.unwrap();
         })
         .await;
@@ -134,10 +134,10 @@ async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
                 .query("CREATE TABLE junk (id INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT)")
                 .await;
             disk.fill();
-            // What is left in files that are larger than they need be goes too: first of the
-            // tables, then of the binary log.
+            // Also use up the slack in preallocated files: first of the tables, then of the binary
+            // log.
             for size in [1_000_000, 500] {
-                eventually("MySQL can write no more", HEALED, async || {
+                eventually("MySQL can no longer write", HEALED, async || {
                     let sql = format!("INSERT INTO junk (text) VALUES (REPEAT('x', {size}))");
                     let more = waves.world.sql.try_query(&sql);
                     !matches!(
@@ -154,7 +154,8 @@ async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
             );
             waves.consumer_says("could not be written").await;
             disk.free();
-            // A MySQL that waits for room checks once a minute; an operator does not wait for that.
+            // A MySQL that waits for space checks once a minute; an operator would restart it
+            // instead.
             mysql.kill().await.unwrap();
             mysql.start_again().await.unwrap();
         })

@@ -1,10 +1,10 @@
-//! The admission gate is each coupon's own, and a loss belongs to a life of Redis.
+//! The admission gate is per coupon, and a loss belongs to a life of Redis.
 
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use firstcome_drift::Drift;
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Clocks, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact,
     coupon_body, eventually, people, rush,
@@ -26,7 +26,7 @@ async fn restart(server: &RedisServer) {
 }
 
 #[tokio::test]
-async fn a_coupon_that_cannot_be_verified_keeps_no_other_closed() {
+async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(impatient(stores, "gate-own").await).await;
     let (odd, _) = fixture.held("Odd", 20, 5).await;
@@ -57,7 +57,7 @@ async fn a_coupon_that_cannot_be_verified_keeps_no_other_closed() {
             .is("unavailable")
     );
     fixture.world.redis.command::<()>(&["DEL", &free]).await;
-    eventually("it is open too, once it is mended", HEALED, async || {
+    eventually("it is open too, once it is repaired", HEALED, async || {
         fixture
             .api
             .claim(odd.id, &someone[0])
@@ -97,11 +97,11 @@ async fn admission_reopens_while_a_pass_is_running() {
     assert_eq!(daemon.process.stop().await, 0);
 }
 
-/// Longer than a pass takes, so that what is shorter did not wait.
+/// Longer than a pass takes, so that a shorter closure proves that it did not wait.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 #[tokio::test]
-async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
+async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
     let (server, stores) = own_redis().await;
     let world = impatient(stores, "gate-two").await;
     let own_deadline = world.setting("PUBLISH_DEADLINE_MS");
@@ -110,13 +110,13 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
     fixture.world.set("PUBLISH_DEADLINE_MS", &own_deadline);
     let (coupon, _) = fixture.held("Two", 20, 10).await;
     let daemons = [fixture.world.daemon().await, fixture.world.daemon().await];
-    // With both; then each alone, after a loss that the other ended and after one that it ended
-    // itself.
+    // First both daemons; then each alone, after a loss that the other handled and after one that
+    // it handled itself.
     for (round, stands_still) in [None, Some(0), Some(1), Some(1)].into_iter().enumerate() {
         for daemon in &daemons {
             daemon.process.thaw();
         }
-        // One that stands still in its work keeps the locks for a while.
+        // A suspended daemon that is working keeps the locks for a while.
         let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
         eventually("no pass is running", HEALED, async || {
             fixture.world.sql.number(running).await == 0
@@ -148,10 +148,10 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
     }
 }
 
-/// By the clock of the Redis that stands the drop is not open yet; by the one before it was, and
-/// people were admitted.
+/// By the clock of the current Redis the drop is not open yet; by that of the previous one it was,
+/// and users were admitted.
 #[tokio::test]
-async fn a_loss_is_waited_for_where_the_clock_of_the_redis_after_it_is_behind() {
+async fn a_loss_is_waited_for_even_if_the_new_redis_has_a_slow_clock() {
     let clocks = Clocks::new().unwrap();
     let clock = clocks.clock("redis").unwrap();
     let server = RedisServer::start(RedisOptions {
@@ -178,12 +178,12 @@ async fn a_loss_is_waited_for_where_the_clock_of_the_redis_after_it_is_behind() 
     let took = begun.elapsed();
     assert!(
         took >= DEADLINE,
-        "messages from before may still come, and the pass took {took:?} only: {run:#?}"
+        "earlier messages may still arrive, but the pass took only {took:?}: {run:#?}"
     );
     let not_open = fixture.api.claim(coupon.id, "u-late").await;
     assert!(
         not_open.promised().is_none(),
-        "by its clock nothing is open: {not_open:?}"
+        "by its clock nothing is open yet: {not_open:?}"
     );
 }
 
@@ -193,7 +193,7 @@ async fn command(server: &RedisServer, args: &[&str]) {
         .await;
 }
 
-/// A replica with everything that the master has of this drop by now, and nothing that comes later.
+/// A replica that has all current data of this drop, and nothing that comes later.
 async fn left_behind(
     master: &RedisServer,
     world: &World,
@@ -208,12 +208,12 @@ async fn left_behind(
     let keys = PrefixedKeys::new(&replica.url(), &world.setting("REDIS_KEY_PREFIX"));
     let users = keys.of_drop(coupon.id, coupon.drop, "users");
     let has_all = async || keys.command::<i64>(&["ZCARD", &users]).await == people;
-    eventually("the replica has everybody", HEALED, has_all).await;
+    eventually("the replica has all users", HEALED, has_all).await;
     command(&replica, &["REPLICAOF", "NO", "ONE"]).await;
     replica
 }
 
-/// Demotes a master, so that it takes the data of that server. It is still the same process.
+/// Demotes a master in the same process, so that it takes over the data of that server.
 async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
     command(
         master,
@@ -225,7 +225,7 @@ async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
 }
 
 #[tokio::test]
-async fn a_master_that_was_demoted_and_promoted_again_is_closed() {
+async fn a_master_demoted_and_promoted_again_is_closed() {
     let (master, stores) = own_redis().await;
     Waves::begin(impatient(stores, "gate-flip").await)
         .await
@@ -239,7 +239,7 @@ async fn a_master_that_was_demoted_and_promoted_again_is_closed() {
                     .claim(fixture.coupon.id, "u-early")
                     .await
                     .is("unavailable"),
-                "it takes no writes"
+                "it accepts no writes"
             );
             command(&master, &["REPLICAOF", "NO", "ONE"]).await;
             assert!(
@@ -254,8 +254,8 @@ async fn a_master_that_was_demoted_and_promoted_again_is_closed() {
         .await;
 }
 
-/// Runs a pass, swaps Redis while it stands still at this point, and fails if the pass writes to
-/// what Redis is after that. Gives why the pass ended.
+/// Runs a pass, swaps Redis while the pass is suspended at this point, and fails if the pass writes
+/// to the new Redis. Returns why the pass ended.
 async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce()) -> String {
     let stall = format!("{point}:1:5000");
     let pass = world.start(
@@ -263,7 +263,7 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
         &["once"],
         &[("FIRSTCOME_STALL_AT", &stall)],
     );
-    eventually("the pass is there", HEALED, async || {
+    eventually("the pass has reached the point", HEALED, async || {
         pass.log().contains("stall point")
     })
     .await;
@@ -283,7 +283,7 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
 }
 
 #[tokio::test]
-async fn a_pass_whose_redis_restarts_before_a_repair_does_not_repair_in_the_life_after() {
+async fn a_pass_does_not_repair_after_a_restart_of_redis() {
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(World::on(stores, "gate-restarted").await).await;
     let (coupon, answers) = fixture.held("Restarted", 20, 20).await;
@@ -292,7 +292,7 @@ async fn a_pass_whose_redis_restarts_before_a_repair_does_not_repair_in_the_life
         .make(Drift::MissingAdmission, 3)
         .await
         .unwrap();
-    // Nothing is lost, so that no generation tells the two lives apart.
+    // Nothing is lost, so no generation distinguishes the two lives.
     let why = swapped_in_mid_pass(&fixture.world, "repair_begun", async || {
         restart(&server).await;
     })
@@ -303,7 +303,7 @@ async fn a_pass_whose_redis_restarts_before_a_repair_does_not_repair_in_the_life
 }
 
 #[tokio::test]
-async fn a_pass_whose_redis_is_demoted_and_promoted_between_two_rounds_repairs_no_older_data() {
+async fn a_pass_does_not_repair_after_its_redis_was_demoted_and_promoted() {
     let (master, stores) = own_redis().await;
     let fixture = Fixture::of(World::on(stores, "gate-round").await).await;
     let world = &fixture.world;
@@ -311,7 +311,7 @@ async fn a_pass_whose_redis_is_demoted_and_promoted_between_two_rounds_repairs_n
     let replica = left_behind(&master, world, &coupon, 10).await;
     answers.extend(rush(&[&fixture.api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
-    // A repair for MySQL alone; the next round would find ten people missing from Redis.
+    // A repair in MySQL alone; the next round would find ten users missing from Redis.
     world
         .sql
         .query(&format!(

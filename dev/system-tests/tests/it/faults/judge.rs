@@ -1,4 +1,4 @@
-//! The judge of the schedules: a healthy run passes, and a promise that is lost beyond repair fails
+//! The judge of the schedules: a healthy run passes, and a promise that is irreparably lost fails
 //! it.
 
 use firstcome_chaos::fault::Fault;
@@ -7,8 +7,7 @@ use firstcome_chaos::schedule::{FaultSchedule, Timed};
 use super::single::run;
 
 #[tokio::test]
-async fn a_run_without_faults_is_exact_and_one_in_which_every_copy_of_a_promise_is_deleted_is_not()
-{
+async fn a_healthy_run_passes_and_a_completely_deleted_promise_fails() {
     let healthy = FaultSchedule {
         crowd_ms: 2_000,
         quantity: 40,
@@ -24,8 +23,8 @@ async fn a_run_without_faults_is_exact_and_one_in_which_every_copy_of_a_promise_
     );
     assert!(ran.exact_after_ms.is_some() && ran.reads > 0, "{ran:#?}");
 
-    // A pass that has read Redis before a deletion, and reads MySQL after it, issues that row
-    // again; not all three times.
+    // A pass that read Redis before a deletion and reads MySQL after it issues that row again, but
+    // not all three times.
     let deleted = |at_ms| Timed {
         at_ms,
         fault: Fault::EveryCopyDeleted,

@@ -1,5 +1,5 @@
-//! An operator's request that stands still while Redis loses data, and goes on in the life after:
-//! what it read before is of no use there.
+//! An operator's request that stalls while Redis loses data, and continues afterwards: what it read
+//! before is invalid then.
 
 use std::time::Duration;
 
@@ -10,11 +10,10 @@ use firstcome_testkit::{
 };
 use serde_json::json;
 
-/// On its way to a store each piece of data takes this long, so that a request can be held up
-/// between two of them.
+/// Delays each chunk of data to a store, so that a request can be stalled between two of them.
 const SLOW: ProxyFault = ProxyFault::Delay(Duration::from_millis(300));
 
-/// For a process that is held up.
+/// For a process that is stalled.
 const PATIENT: [(&str, &str); 3] = [
     ("STORE_TIMEOUT_MS", "60000"),
     ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "60000"),
@@ -27,7 +26,7 @@ async fn world_of_its_own(name: &str) -> (RedisServer, World) {
     (server, world)
 }
 
-/// A pass that need not wait for what is in flight: nothing is.
+/// A pass that need not wait for claims in flight, because there are none.
 async fn pass(world: &World, args: &[&str]) -> Once {
     let once = world
         .once_with(
@@ -42,10 +41,10 @@ async fn pass(world: &World, args: &[&str]) -> Once {
     once
 }
 
-/// Waits until MySQL gives this number, and from then on nothing passes the proxy.
+/// Waits until MySQL returns this number, then lets nothing pass the proxy.
 async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64) {
-    // Every piece of a change's many statements is slow.
-    eventually("MySQL has it", 3 * LIMIT, async || {
+    // Every chunk of a change's many statements is slow.
+    eventually("MySQL has the value", 3 * LIMIT, async || {
         world.sql.number(sql).await == number
     })
     .await;
@@ -53,7 +52,7 @@ async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64
 }
 
 #[tokio::test]
-async fn a_coupon_made_before_a_loss_is_not_opened_after_it_by_who_made_it() {
+async fn a_coupon_created_before_a_loss_is_not_opened_after_it_by_its_creator() {
     let (server, world) = world_of_its_own("late-new").await;
     let (api, _consumer) = (world.serve().await, world.consume().await);
     world.open().await;
@@ -106,7 +105,7 @@ async fn a_coupon_made_before_a_loss_is_not_opened_after_it_by_who_made_it() {
     .await;
 }
 
-/// The quantity of a drop, as MySQL and as Redis have it.
+/// The quantity of a drop in MySQL and in Redis.
 async fn quantities(world: &World, coupon: &MadeCoupon) -> (i64, i64) {
     let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
@@ -117,7 +116,7 @@ async fn quantities(world: &World, coupon: &MadeCoupon) -> (i64, i64) {
 }
 
 #[tokio::test]
-async fn a_change_held_up_while_redis_goes_back_in_time_does_not_undo_a_later_one() {
+async fn a_change_stalled_while_redis_goes_back_does_not_undo_a_later_one() {
     let (server, world) = world_of_its_own("late-change").await;
     let api = world.serve().await;
     world.open().await;
@@ -138,14 +137,14 @@ async fn a_change_held_up_while_redis_goes_back_in_time_does_not_undo_a_later_on
         let (slow, id) = ((*slow).clone(), coupon.id);
         async move { slow.patch(id, &json!({"quantity": 200})).await }
     });
-    // What is held up is MySQL's word that the change stands.
+    // MySQL's confirmation of the change is stalled.
     hold_up_after(&world, &proxy, "SELECT MAX(quantity) FROM drops", 200).await;
     assert_eq!(
         api.patch(coupon.id, &json!({"quantity": 100})).await.status,
         200
     );
 
-    // Redis has the right quantity again, and a revision below the one that is held up.
+    // Redis has the right quantity again, and a revision below the stalled one.
     server.kill().await.unwrap();
     before.put_back(&server).unwrap();
     server.start_again().await.unwrap();

@@ -6,11 +6,11 @@ use firstcome_testkit::{LIMIT, eventually, open_world};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Below the limit in `deploy/kubernetes/consumer.yaml`, for what an allocator keeps.
+/// Below the limit in `deploy/kubernetes/consumer.yaml`, with a reserve for the allocator.
 const MOST_KIB: u64 = 420 * 1024;
 
-/// Another tool made the topic, so a batch may have a megabyte. Three have 135 MB each once they
-/// are decompressed.
+/// Another tool created the topic, so a batch may have a megabyte. Three of them have 135 MB each
+/// once decompressed.
 #[tokio::test]
 async fn batches_that_expand_fit_into_the_memory_of_a_consumer() {
     let (world, api) = open_world("expands").await;

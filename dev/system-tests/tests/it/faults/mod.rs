@@ -1,4 +1,4 @@
-//! Faults: single ones as schedules, crash points, and those whose tests show more than exactness.
+//! Faults: single faults as schedules, crash points, and faults that need more than exactness.
 
 mod brokers;
 mod clocks;

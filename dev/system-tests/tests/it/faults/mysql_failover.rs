@@ -1,5 +1,5 @@
 //! MySQL fails over: the primary's connections hang, and the same address leads to its replica.
-//! Then everything is as promised, by what the replica has, by Redis and by the topic.
+//! Everything is then restored from the replica, Redis and the topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +39,7 @@ async fn no_dead_letter(waves: &Waves) {
 }
 
 #[tokio::test]
-async fn a_semi_synchronous_replica_takes_over_in_mid_rush_and_no_promise_is_broken() {
+async fn a_semi_synchronous_failover_in_mid_rush_breaks_no_promise() {
     let pair = MysqlPair::start(Replication::SemiSynchronous)
         .await
         .unwrap();
@@ -65,7 +65,7 @@ async fn a_semi_synchronous_replica_takes_over_in_mid_rush_and_no_promise_is_bro
             );
             pair.promote().await.unwrap();
             pair.lead_to(&pair.replica).await.unwrap();
-            // By themselves: nobody starts anything.
+            // Without any restart.
             waves.issued(60).await;
             let rename = json!({"name": "renamed"});
             let changes = async || waves.api.patch(waves.coupon.id, &rename).await.status == 200;
@@ -81,8 +81,7 @@ async fn a_semi_synchronous_replica_takes_over_in_mid_rush_and_no_promise_is_bro
 }
 
 #[tokio::test]
-async fn an_old_primary_that_is_back_read_only_behind_the_address_is_left_and_believed_in_nothing()
-{
+async fn a_returned_read_only_old_primary_is_left_and_never_trusted() {
     let pair = MysqlPair::start(Replication::SemiSynchronous)
         .await
         .unwrap();
@@ -114,11 +113,11 @@ async fn an_old_primary_that_is_back_read_only_behind_the_address_is_left_and_be
                     .is_some_and(|why| why.contains("read-only"))
             })
             .await;
-            // It knows nothing of a coupon that was made since, and nobody is told so.
+            // It does not know a coupon created since, but no answer may deny that coupon.
             let told = waves.api.claim(later.id, "u-1").await;
             assert!(told.is_accepted() || told.is("unavailable"), "{told:?}");
 
-            // Its clients leave it, although their connections live.
+            // Its clients leave it, although their connections are alive.
             pair.address.set_upstream(pair.replica.port());
             waves.issued(60).await;
             no_dead_letter(waves).await;
@@ -131,7 +130,7 @@ async fn an_old_primary_that_is_back_read_only_behind_the_address_is_left_and_be
         .await;
 }
 
-/// A world on an asynchronous pair, whose passes run when a test asks for one.
+/// A world on an asynchronous pair, whose passes only run on request.
 async fn asynchronous(name: &str) -> (MysqlPair, Fixture) {
     let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
     let world = impatient(stores(&pair).await, name).await;
@@ -139,7 +138,7 @@ async fn asynchronous(name: &str) -> (MysqlPair, Fixture) {
     (pair, fixture)
 }
 
-/// Until the API has left the old primary: questions about coupons are answered by the new one.
+/// Waits until the API has left the old primary and uses the new one.
 async fn api_has_left(fixture: &Fixture, coupon: &MadeCoupon) {
     let renamed = async || {
         fixture
@@ -153,14 +152,13 @@ async fn api_has_left(fixture: &Fixture, coupon: &MadeCoupon) {
 }
 
 #[tokio::test]
-async fn rows_that_an_asynchronous_replica_lacks_are_found_by_name_and_written_again_with_their_codes()
- {
+async fn rows_missing_on_an_asynchronous_replica_are_rewritten_with_their_codes() {
     let (pair, fixture) = asynchronous("asynchronous").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, mut answers) = fixture.held("Winter", 40, 15).await;
     pair.stop_replication().await.unwrap();
     answers.extend(rush(&[&**api], coupon.id, &people(40)[15..], 20).await);
-    // The consumer's offsets are committed, so the topic will not bring them again.
+    // The consumer's offsets are committed, so the topic will not deliver them again.
     all_issued(world, coupon.drop, 40).await;
     let codes = format!(
         "SELECT slot, user_id, code, claimed_at FROM issued_coupons WHERE drop_id = {}",
@@ -186,15 +184,14 @@ async fn rows_that_an_asynchronous_replica_lacks_are_found_by_name_and_written_a
     assert_eq!(
         world.sql.query(&codes).await,
         before,
-        "the same rows, with the codes that people were shown"
+        "the same rows, with the codes that users were shown"
     );
     assert_exact(world, &coupon, 40, &answers).await;
     assert_clean(&world.pass().await, &coupon);
 }
 
 #[tokio::test]
-async fn the_numbers_of_a_coupon_that_the_replica_lacks_are_given_to_no_other_and_it_can_be_put_back()
- {
+async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
     let (pair, fixture) = asynchronous("lost-coupon").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (known, _) = fixture.held("Known", 5, 5).await;
@@ -211,7 +208,7 @@ async fn the_numbers_of_a_coupon_that_the_replica_lacks_are_given_to_no_other_an
     for body in [coupon_body("Other", 3, 0), daily] {
         let other = api.create_coupon(&body).await;
         assert!(other.id > lost.id && other.drop > lost.drop, "{other:?}");
-        // Nobody who holds the lost one is taken for a holder of this one.
+        // Holders of the lost coupon do not count as holders of this one.
         for (user, _) in &answers[..3] {
             assert!(api.claim(other.id, user).await.is_accepted());
         }
@@ -220,7 +217,7 @@ async fn the_numbers_of_a_coupon_that_the_replica_lacks_are_given_to_no_other_an
     }
     assert!(rows(world, lost.drop).await.is_empty());
 
-    // A person is told, pass by pass, until the coupon is back.
+    // Every pass reports it until the coupon is back.
     for args in [&["--dry-run"][..], &[]] {
         let once = world.once_with(args, &[]).await;
         let found: Vec<_> = once
@@ -244,7 +241,7 @@ async fn the_numbers_of_a_coupon_that_the_replica_lacks_are_given_to_no_other_an
     assert_kept(world, &lost, &answers, &[&gave_back]).await;
     assert_eq!(api.coupon(id).await["quantity"], 10);
     assert_nothing_found(&world.pass().await);
-    eventually("people see it again", HEALED, async || {
+    eventually("users see it again", HEALED, async || {
         api.try_me(id, &answers[0].0)
             .await
             .is_ok_and(|reply| reply.body["status"] == "issued")
@@ -266,8 +263,7 @@ async fn quantity(fixture: &Fixture, coupon: &MadeCoupon) -> i64 {
 }
 
 #[tokio::test]
-async fn settings_that_the_replica_lacks_are_taken_from_redis_before_anybody_is_judged_by_older_ones()
- {
+async fn settings_missing_on_the_replica_are_recovered_from_redis_first() {
     let (pair, fixture) = asynchronous("lost-settings").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (raised, mut answers) = fixture.held("Raised", 10, 10).await;
@@ -290,7 +286,7 @@ async fn settings_that_the_replica_lacks_are_taken_from_redis_before_anybody_is_
     }
 
     fail_over(&pair).await;
-    // A change of what Redis does not have, before any pass.
+    // A change of a setting that Redis does not store, before any pass.
     api_has_left(&fixture, &renamed).await;
     assert_eq!(
         [
@@ -319,7 +315,7 @@ async fn settings_that_the_replica_lacks_are_taken_from_redis_before_anybody_is_
             .await
             .is_empty()
     );
-    // Changes go on where they had come to.
+    // Revisions continue where they were.
     assert_eq!(
         api.patch(paused.id, &json!({"paused": false})).await.status,
         200
@@ -327,10 +323,9 @@ async fn settings_that_the_replica_lacks_are_taken_from_redis_before_anybody_is_
     assert!(api.claim(paused.id, "late").await.is_accepted());
 }
 
-/// Whom a coupon bans, Redis knows; why and by whose word, nobody but MySQL.
+/// Redis knows whom a coupon bans; only MySQL knows the reason and the operator.
 #[tokio::test]
-async fn a_revocation_that_the_replica_lacks_is_told_and_what_it_freed_is_its_next_holder_s_once_it_is_made_again()
- {
+async fn a_revocation_missing_on_the_replica_is_reported_and_can_be_repeated() {
     let (pair, fixture) = asynchronous("lost-revocation").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, mut answers) = fixture.held("Revoked", 10, 10).await;

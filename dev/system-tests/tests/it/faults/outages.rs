@@ -1,5 +1,5 @@
-//! Single faults where more than exactness is shown: an answer, a moment, or that nothing was
-//! changed. The others are lines of `single`.
+//! Single faults that need more than exactness: an answer, a moment, or that nothing was changed.
+//! The others are in `single`.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use firstcome_testkit::{
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy, replication};
 
 #[tokio::test]
-async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
+async fn with_redis_down_admission_is_closed_with_retry_after() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "redis-down").await;
     world.set("STORE_TIMEOUT_MS", "500");
@@ -36,7 +36,7 @@ async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
     assert_eq!(api.http().get("/readyz").await.status, 503);
 
     redis.start_again().await.unwrap();
-    // Nobody starts a pass by hand: the daemon sees the closed gate, verifies, and opens again.
+    // Nobody starts a pass: the daemon sees the closed gate, verifies, and reopens.
     let start = std::time::Instant::now();
     eventually("admission is open again", LIMIT, async || {
         api.claim(coupon.id, "u-2").await.promised().is_some()
@@ -103,7 +103,7 @@ async fn a_redis_without_memory_admits_nobody_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
+async fn an_api_frozen_in_mid_claim_resumes_without_harm() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
     let world = World::on(WorldStores::shared().await.with_kafka(kafka), "api-frozen").await;
     world.set("PUBLISH_DEADLINE_MS", "1000");
@@ -127,8 +127,7 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
     .await;
     api.process.freeze();
     kafka.thaw().await.unwrap();
-    // Its message is on its way, or not; a pass that is old enough to tell issues the row where it
-    // is not.
+    // Its message is in flight or not; if not, a pass that is old enough to know issues the row.
     eventually("they have their row", HEALED, async || {
         world.once_with(&[], &[]).await.code == 0 && rows(&world, coupon.drop).await.len() == 2
     })
@@ -136,14 +135,14 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
     api.process.thaw();
     let mut answer = claim.await.unwrap();
     if answer.is("unavailable") {
-        // It stood still for longer than a pass waits for a second store, so it promises nothing.
+        // It was suspended for longer than a pass waits for a second store, so it promises nothing.
         answer = api.claim(coupon.id, "u-2").await;
     }
     assert_eq!(answer.promised(), Some((coupon.drop, 2)), "{answer:?}");
     all_issued(&world, coupon.drop, 2).await;
     assert_exact(&world, &coupon, 2, &[("u-2".into(), answer)]).await;
-    // Whether it hears of Kafka's acknowledgement or of its own deadline first, nobody knows. If
-    // the latter, it rightly put the claim by, and a pass finds that its row is there.
+    // It may see Kafka's acknowledgement or its own deadline first. In the latter case it stored
+    // the claim as a dead letter, and a pass finds that its row exists.
     eventually("nothing is left to do", HEALED, async || {
         world.once_with(&[], &[]).await.code == 0
             && world
@@ -163,7 +162,7 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
 }
 
 #[tokio::test]
-async fn a_commit_whose_reply_mysql_s_link_loses_breaks_no_promise() {
+async fn a_lost_reply_to_a_commit_breaks_no_promise() {
     let stack = shared().await;
     let proxy = stack.mysql.proxy().await.unwrap();
     let world = impatient(WorldStores::shared().await, "lost-commit").await;
@@ -174,7 +173,7 @@ async fn a_commit_whose_reply_mysql_s_link_loses_breaks_no_promise() {
     let waves = Waves::begin(world).await;
     waves
         .survives(async |waves| {
-            // Rows are inserted, and what is lost is the answer to the commit.
+            // Rows are inserted, and the answer to the commit is lost.
             waves
                 .consumer_with(&[("FIRSTCOME_STALL_AT", "rows_inserted:1:1500")])
                 .await;
@@ -184,7 +183,7 @@ async fn a_commit_whose_reply_mysql_s_link_loses_breaks_no_promise() {
             waves.consumer_says("could not be written").await;
             assert!(
                 rows(&waves.world, waves.coupon.drop).await.len() > 20,
-                "it was committed, and nobody knows"
+                "it was committed without an acknowledgement"
             );
             proxy.set(ProxyFault::Pass).await.unwrap();
         })
@@ -192,7 +191,7 @@ async fn a_commit_whose_reply_mysql_s_link_loses_breaks_no_promise() {
 }
 
 #[tokio::test]
-async fn a_master_that_is_cut_off_from_its_replica_admits_nobody_until_it_is_back() {
+async fn a_master_cut_off_from_its_replica_admits_nobody_until_reconnected() {
     let lag = [
         "--min-replicas-to-write",
         "1",
@@ -230,7 +229,7 @@ async fn a_master_that_is_cut_off_from_its_replica_admits_nobody_until_it_is_bac
             assert_eq!(
                 waves.wave().await,
                 [("unavailable".into(), 20)].into(),
-                "another may be the master by now"
+                "another may have become the master"
             );
             assert_eq!(holders(&waves.world, &waves.coupon).await, before);
             link.set(ProxyFault::Pass).await.unwrap();

@@ -1,4 +1,4 @@
-//! Redis as a cluster and with Sentinels (docs/decisions/0024-redis-cluster.md): fail-overs, hash
+//! Redis as a cluster and with Sentinels (docs/decisions/0024-redis-cluster.md): failovers, hash
 //! slots that move, and addresses of the wrong kind.
 
 use std::collections::BTreeSet;
@@ -48,7 +48,7 @@ fn key(world: &World, coupon: &MadeCoupon) -> String {
     world.redis.claimants(coupon.id)
 }
 
-/// Coupons that other primaries have than this one's.
+/// Coupons on other primaries than this one's.
 async fn elsewhere(
     cluster: &RedisCluster,
     world: &World,
@@ -82,7 +82,7 @@ async fn info(server: &RedisServer, section: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_primary_that_dies_closes_its_coupons_only_and_no_promise_is_lost() {
+async fn a_dead_primary_closes_only_its_coupons_and_no_promise_is_lost() {
     let cluster = cluster().await;
     let waves = Waves::begin(in_cluster(&cluster, "primary").await).await;
     let other = elsewhere(&cluster, &waves.world, &waves.api, &waves.coupon).await;
@@ -111,7 +111,7 @@ async fn a_primary_that_dies_closes_its_coupons_only_and_no_promise_is_lost() {
             assert_eq!(
                 not_open,
                 Vec::<&(String, _)>::new(),
-                "the primary of this coupon is well"
+                "the primary of this coupon is healthy"
             );
             others.extend(open);
             eventually("a replica has taken its place", HEALED, async || {
@@ -123,7 +123,7 @@ async fn a_primary_that_dies_closes_its_coupons_only_and_no_promise_is_lost() {
             .await;
             dying.start_again().await.unwrap();
             cluster.wait_until_whole().await.unwrap();
-            // While the fault lasted and after it.
+            // During the fault and after it.
             let world = &waves.world;
             eventually("the other coupon is given out", HEALED, async || {
                 others.extend(rush(&[&waves.api], other.id, &people(40), 20).await);
@@ -136,9 +136,9 @@ async fn a_primary_that_dies_closes_its_coupons_only_and_no_promise_is_lost() {
         .await;
 }
 
-/// What a replica lacks of scripts keeps it closed when it is promoted.
+/// A promoted replica lacks the scripts, which keeps it closed.
 #[tokio::test]
-async fn scripts_are_on_primaries_only_and_a_primary_that_was_emptied_closes_its_coupons_only() {
+async fn scripts_are_on_primaries_only_and_a_flushed_one_closes_only_its_coupons() {
     let cluster = cluster().await;
     let waves = Waves::begin(in_cluster(&cluster, "emptied").await).await;
     let other = elsewhere(&cluster, &waves.world, &waves.api, &waves.coupon).await;
@@ -161,7 +161,7 @@ async fn scripts_are_on_primaries_only_and_a_primary_that_was_emptied_closes_its
             assert_eq!(
                 with_scripts,
                 BTreeSet::from([true]),
-                "on replicas there is none"
+                "replicas have no scripts"
             );
             let emptied = cluster
                 .primary_of(&key(&waves.world, &waves.coupon))
@@ -181,7 +181,7 @@ async fn scripts_are_on_primaries_only_and_a_primary_that_was_emptied_closes_its
 async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
     let cluster = cluster().await;
     let world = in_cluster(&cluster, "slots").await;
-    // The watch alone sees that slots have moved.
+    // Only the watch sees that slots have moved.
     world.set("RECONCILE_CRON", "0 0 0 1 1 *");
     let waves = Waves::begin(world).await;
     waves
@@ -216,7 +216,7 @@ async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
 }
 
 #[tokio::test]
-async fn a_master_that_dies_or_stands_still_is_left_for_the_one_that_sentinels_promote() {
+async fn a_dead_or_frozen_master_is_left_for_the_promoted_one() {
     let group = RedisSentinels::start(RedisSentinelsOptions::default())
         .await
         .unwrap_or_else(|e| panic!("{e:#}"));
@@ -258,9 +258,9 @@ async fn a_master_that_dies_or_stands_still_is_left_for_the_one_that_sentinels_p
         .await;
 }
 
-/// Each server has a note of the numbers of its own coupons; a pass notes all on each.
+/// Each server notes the numbers of its coupons; a pass writes all numbers to each.
 #[tokio::test]
-async fn numbers_that_mysql_lost_are_known_whichever_primary_had_them_and_after_one_was_emptied() {
+async fn numbers_lost_by_mysql_are_known_to_every_primary() {
     let cluster = cluster().await;
     let fixture = Fixture::of(in_cluster(&cluster, "numbers").await).await;
     let (world, api) = (&fixture.world, &fixture.api);

@@ -1,4 +1,5 @@
-//! No yes before a second store beside Redis has the claim: two faults at once lose no promise.
+//! No promise before a second store besides Redis has the claim: two faults at once lose no
+//! promise.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,23 +15,23 @@ use serde_json::json;
 
 use super::waves::{kafka_behind_proxies, kafka_behind_proxy};
 
-/// Redis dies and comes back with what it had.
+/// Redis dies and returns with this copy.
 async fn back_to(copy: OldCopy, redis: &RedisServer) {
     redis.kill().await.unwrap();
     copy.put_back(redis).unwrap();
     redis.start_again().await.unwrap();
 }
 
-/// A drop of twenty, of which the first five people have their rows.
+/// A drop of twenty; the first five users have their rows.
 async fn five_of_twenty(world: World) -> (Fixture, MadeCoupon, Vec<PromisedAnswer>) {
     let fixture = Fixture::of(world).await;
     let (coupon, answers) = fixture.held("Twenty", 20, 5).await;
     (fixture, coupon, answers)
 }
 
-/// Passes until one ends well; gives the run that did.
+/// Runs passes until one succeeds; returns its run.
 async fn mended(world: &World) -> Run {
-    eventually_some("a pass mends it", LIMIT, async || {
+    eventually_some("a pass repairs it", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;
         if once.code == 0 {
             Ok(once.run())
@@ -41,7 +42,7 @@ async fn mended(world: &World) -> Run {
     .await
 }
 
-/// Newcomers take every slot that is left, and the drop is exact with every promise kept.
+/// Newcomers take all remaining slots, and the drop is exact with every promise kept.
 async fn filled_up(
     world: &World,
     api: &ApiClient,
@@ -164,18 +165,17 @@ async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back(
 }
 
 #[tokio::test]
-async fn a_claim_on_its_way_keeps_its_slot_although_its_person_was_deleted_and_a_pass_set_the_counter_right()
- {
+async fn a_claim_in_flight_keeps_its_slot_although_its_user_was_deleted() {
     deleted_on_the_way(&["u-6"]).await;
 }
 
-/// Putting back the other one is no reason to set the counter.
+/// Restoring the other user is no reason to change the counter.
 #[tokio::test]
-async fn a_claim_on_its_way_keeps_its_slot_although_another_person_was_deleted_too_and_put_back() {
+async fn a_claim_in_flight_keeps_its_slot_although_another_user_was_restored() {
     deleted_on_the_way(&["u-1", "u-6"]).await;
 }
 
-/// A hand takes people out of Redis while only the API knows of the claim of one of them.
+/// Users are manually deleted from Redis while only the API knows the claim of one of them.
 async fn deleted_on_the_way(people: &[&str]) {
     let (kafka, [_, way, _], _turn) = kafka_behind_proxies().await;
     let world = World::on(
@@ -186,7 +186,7 @@ async fn deleted_on_the_way(people: &[&str]) {
     let fixture = Fixture::of(world).await;
     let (world, api) = (&fixture.world, &fixture.api);
     let mut body = coupon_body("Twenty", 20, 0);
-    // Else the coupon's claimants have the person, too.
+    // Otherwise the coupon's claimants would have the user too.
     body["once_per"] = json!("drop");
     let (coupon, mut answers) = fixture.held_of(&body, 5).await;
     let slow = world
@@ -221,7 +221,7 @@ async fn deleted_on_the_way(people: &[&str]) {
             is_over.store(true, Relaxed);
             once
         };
-        // In the middle of the pass, too: it waits for the one on the way.
+        // Also in the middle of the pass, which waits for the claim in flight.
         let claims = async {
             loop {
                 let answer = api.claim(coupon.id, "u-7").await;

@@ -1,5 +1,5 @@
-//! A host dies without a word, or stops being the master: the connections that lead there stay
-//! open, and new ones lead to another. Every process leaves it within seconds.
+//! A host dies silently, or stops being the master: connections to it stay open, and new ones lead
+//! to another. Every process leaves it within seconds.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use firstcome_testkit::{Answer, PrefixedKeys, WorldStores, eventually, shared};
 
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxies};
 
-/// Until a silent host is left, on a busy machine. The kernel alone would take a quarter of an
-/// hour.
+/// Limit for leaving a silent host, on a busy machine. The kernel's timeout alone would take a
+/// quarter of an hour.
 const LEFT: Duration = Duration::from_secs(20);
 
 async fn admission_is(open: bool, waves: &Waves) {
@@ -35,7 +35,7 @@ async fn passes_again(waves: &Waves) {
 }
 
 #[tokio::test]
-async fn a_redis_that_refuses_the_password_for_a_while_is_tried_again() {
+async fn a_redis_that_temporarily_refuses_the_password_is_retried() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let address = server.proxy().await.unwrap();
     let with = |password: &str, port: u16| format!("redis://:{password}@127.0.0.1:{port}");
@@ -76,7 +76,7 @@ async fn promote(replica: &RedisServer, address: &FaultProxy, master: &RedisServ
 }
 
 #[tokio::test]
-async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
+async fn clients_leave_a_demoted_redis() {
     let extra_args = ["--min-replicas-to-write", "1"].map(str::to_owned).to_vec();
     let fenced = RedisOptions {
         extra_args,
@@ -97,8 +97,8 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
         .await
         .survives(async |waves| {
             promote(&replica, &address, &master).await;
-            // The old connections still lead to a server that has the script; it is no master any
-            // more.
+            // The old connections still lead to a server that has the script but is no longer the
+            // master.
             admission_is(false, waves).await;
             admission_is(true, waves).await;
             assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
@@ -114,7 +114,7 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
         .await;
 }
 
-/// A fail-over as an operator makes it: nothing is lost, and nobody's connection ends.
+/// A failover as an operator performs it: nothing is lost, and no connection ends.
 async fn fail_over(pair: &MysqlPair) {
     pair.primary
         .query("SET GLOBAL super_read_only = ON")
@@ -126,7 +126,7 @@ async fn fail_over(pair: &MysqlPair) {
 }
 
 #[tokio::test]
-async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
+async fn clients_leave_a_demoted_mysql_primary() {
     let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
     let stores = WorldStores::shared()
         .await
@@ -134,7 +134,7 @@ async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
     Waves::begin(impatient(stores, "read-only").await)
         .await
         .survives(async |waves| {
-            // All connections of the pool are made.
+            // All connections of the pool are open.
             futures_util::future::join_all(
                 (0..64).map(|_| waves.api.try_me(waves.coupon.id, "nobody")),
             )
@@ -159,14 +159,14 @@ async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
                 .query("SELECT user_id FROM issued_coupons WHERE slot > 20")
                 .await;
             for person in newest.iter().flatten() {
-                // On a busy machine some questions are answered 503 meanwhile.
+                // On a busy machine some look-ups are answered 503 meanwhile.
                 let asked = async || waves.api.try_me(waves.coupon.id, person).await;
                 let is_told = async || {
                     asked()
                         .await
                         .is_ok_and(|reply| reply.body["status"] == "issued")
                 };
-                eventually("questions have left it", LEFT, is_told).await;
+                eventually("look-ups have left it", LEFT, is_told).await;
             }
             let rows = format!(
                 "SELECT COUNT(*) FROM {}.issued_coupons",
@@ -177,7 +177,7 @@ async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
         .await;
 }
 
-/// A process does what it needs its stores for; by its place in [`Own`].
+/// Makes a process, given by its index in [`Own`], use its stores.
 async fn works(waves: &mut Waves, process: usize) {
     if process == 2 {
         return passes_again(waves).await;
@@ -204,8 +204,8 @@ async fn works(waves: &mut Waves, process: usize) {
     }
 }
 
-/// To one of `tried` after the other, the host completes handshakes and says nothing else, while it
-/// answers the others. Each leaves it, and leaves it anew, until the address leads to another host.
+/// To each of `tried` in turn, the host completes handshakes and is otherwise silent, while it
+/// answers the others. Each reconnects repeatedly until the address leads to another host.
 async fn each_alone_leaves_it(
     name: &str,
     store: (WorldStores, &str, WireProtocol),
@@ -224,8 +224,8 @@ async fn each_alone_leaves_it(
         let before = way.counters().accepted;
         way.set(ProxyFault::Mute(protocol)).await.unwrap();
         waves.next(1).await;
-        eventually("it connects anew, and anew", LEFT, async || {
-            // A producer without messages says nothing itself.
+        eventually("it reconnects repeatedly", LEFT, async || {
+            // A producer without messages sends nothing by itself.
             if process == 0 {
                 waves.next(1).await;
             }
@@ -249,7 +249,7 @@ async fn ways_to(port: u16) -> [FaultProxy; 3] {
 }
 
 #[tokio::test]
-async fn a_redis_host_that_is_mute_to_one_process_is_left_by_that_one() {
+async fn a_process_leaves_a_redis_host_that_is_mute_only_to_it() {
     let redis = &shared().await.redis;
     let ways = ways_to(redis.port()).await;
     let urls = ways.each_ref().map(|way| redis.url_via(way));
@@ -258,12 +258,12 @@ async fn a_redis_host_that_is_mute_to_one_process_is_left_by_that_one() {
         "REDIS_URL",
         WireProtocol::Redis,
     );
-    // The consumer does without Redis.
+    // The consumer does not use Redis.
     each_alone_leaves_it("mute-redis", store, urls, &ways, &[0, 2]).await;
 }
 
 #[tokio::test]
-async fn a_mysql_host_that_is_mute_to_one_process_is_left_by_that_one() {
+async fn a_process_leaves_a_mysql_host_that_is_mute_only_to_it() {
     let mysql = &shared().await.mysql;
     let ways = ways_to(mysql.port()).await;
     let urls = ways
@@ -278,7 +278,7 @@ async fn a_mysql_host_that_is_mute_to_one_process_is_left_by_that_one() {
 }
 
 #[tokio::test]
-async fn a_kafka_host_that_is_mute_to_one_process_is_left_by_that_one() {
+async fn a_process_leaves_a_kafka_host_that_is_mute_only_to_it() {
     let (server, ways, _turn) = kafka_behind_proxies().await;
     let urls = ways
         .each_ref()
@@ -288,6 +288,6 @@ async fn a_kafka_host_that_is_mute_to_one_process_is_left_by_that_one() {
         "KAFKA_BROKERS",
         WireProtocol::Kafka,
     );
-    // The reconciler's topic is read by connections of one pass.
+    // The reconciler reads the topic over connections that last one pass.
     each_alone_leaves_it("mute-kafka", store, urls, ways, &[0, 1]).await;
 }

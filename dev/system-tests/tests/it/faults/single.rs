@@ -1,6 +1,6 @@
-//! Single faults as schedules, a line each: one process of each kind, and people who come before,
-//! during and after the fault. The judge of `firstcome-chaos` decides that everything is exact
-//! then; a line says what must be seen besides.
+//! Single faults as schedules, one per line: one process of each kind, and people who come before,
+//! during and after the fault. The judge of `firstcome-chaos` then decides that everything is
+//! exact; a line lists additional expectations.
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,14 @@ use firstcome_chaos::worker::CampaignWorker;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-/// Each with servers of its own, which the next schedule uses again.
+/// Each has its own servers, which the next schedule reuses.
 static WORKERS: Mutex<Vec<CampaignWorker>> = Mutex::new(Vec::new());
-/// So many workers at most.
+/// Maximum number of workers.
 static TURNS: Semaphore = Semaphore::const_new(3);
 
-/// When faults begin: some people have their rows by then.
+/// Start of the faults, when some people already have their rows.
 const AT_MS: u64 = 700;
-/// How long most of them last: well beyond the deadlines of processes and shorter than people come.
+/// Duration of most faults: well beyond the processes' deadlines and shorter than people come.
 const MS: u64 = 2_000;
 
 fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
@@ -39,16 +39,16 @@ fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
         expect,
     );
     if patient {
-        // A Kafka that is merely slow, on a busy machine, shall not look like one that is away.
+        // On a busy machine, a Kafka that is merely slow must not look as if it were down.
         schedule
             .settings
             .insert("PUBLISH_DEADLINE_MS".into(), "3000".into());
     }
     if expect_unheard {
-        // The one call that the fault catches shall be of somebody new.
+        // The single call that the fault catches must be from a newcomer.
         schedule.repeat_percent = 0;
     }
-    // What hangs, hangs for those who ask what they hold too.
+    // Faults that hang also affect people who look up their claims.
     let hangs = |timed: &Timed| {
         matches!(
             timed.fault,
@@ -63,7 +63,7 @@ fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
     schedule
 }
 
-/// Runs a schedule; what came of it is kept in a folder of this name until it has passed.
+/// Runs a schedule and keeps its results in a folder with this name until it has passed.
 pub(super) async fn run(name: &str, schedule: &FaultSchedule) -> ScheduleResult {
     let _turn = TURNS.acquire().await.unwrap();
     let mut worker = WORKERS.lock().pop().unwrap_or_default();
@@ -87,7 +87,7 @@ async fn survives(name: &str, schedule: &FaultSchedule) {
         ran.faults.iter().all(|hit| hit.took),
         "a fault had no effect; {kept}"
     );
-    // People whom somebody put in by hand may have slots, and operators change the quantity.
+    // Manually added users may have slots, and operators change the quantity.
     let is_whole =
         ran.kept == schedule.quantity as usize || schedule.operators > 0 || is_of_garbage(schedule);
     assert!(
@@ -130,7 +130,7 @@ fn long_wire(wire: WireFault) -> [Fault; 1] {
     }]
 }
 
-/// Longer than any process waits for anything.
+/// Longer than any timeout of a process.
 fn silent(store: FaultyStore, process: bool) -> [Fault; 1] {
     [Fault::Silent {
         store,
@@ -156,7 +156,7 @@ fn clock(role: ProcessRole, seconds: i64) -> [Fault; 1] {
     }]
 }
 
-/// The consumer met the fault.
+/// The consumer was affected by the fault.
 fn retried() -> Expect {
     Logged("could not be written".into())
 }
@@ -166,7 +166,7 @@ const HOURS: i64 = 7_200;
 faults! {
     // Processes.
     an_api_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Api, number: 0, ms: 500 }], [];
-    an_api_that_stands_still_breaks_no_promise: [Fault::Freeze { role: ProcessRole::Api, number: 0, ms: MS }], [];
+    a_frozen_api_breaks_no_promise: [Fault::Freeze { role: ProcessRole::Api, number: 0, ms: MS }], [];
     a_consumer_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Consumer, number: 0, ms: 500 }], [Queued];
     a_reconciler_killed_in_mid_rush_breaks_no_promise:
         [Fault::Kill { role: ProcessRole::Reconciler, number: 0, ms: 500 }], [Queued];
@@ -180,21 +180,21 @@ faults! {
 
     // Redis.
     a_redis_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Redis, ms: MS }], [Unavailable];
-    a_redis_that_answers_too_late_may_have_admitted_and_a_retry_says_so:
+    a_retry_is_confirmed_if_redis_admitted_but_answered_too_late:
         [Fault::FreezeServer { store: FaultyStore::Redis, ms: MS }], [Unavailable, AdmittedUnheard];
-    a_slow_way_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Delay), [Queued];
-    a_way_to_redis_that_is_cut_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Cut), [Unavailable];
-    a_silent_way_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::BlackHole), [Unavailable];
-    a_half_closed_way_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::HalfClose), [Unavailable];
+    a_slow_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Delay), [Queued];
+    a_cut_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Cut), [Unavailable];
+    a_silent_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::BlackHole), [Unavailable];
+    a_half_closed_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::HalfClose), [Unavailable];
     replies_of_redis_lost_after_execution_break_no_promise:
         wire(FaultyStore::Redis, WireFault::DropReplies), [Unavailable, AdmittedUnheard];
-    an_append_only_file_that_was_cut_off_breaks_no_promise: [Fault::TruncatedAof { percent: 60 }], [Refusals];
-    a_redis_that_was_emptied_breaks_no_promise: [Fault::Flush], [Refusals];
+    a_truncated_append_only_file_breaks_no_promise: [Fault::TruncatedAof { percent: 60 }], [Refusals];
+    a_flushed_redis_breaks_no_promise: [Fault::Flush], [Refusals];
     a_redis_back_from_an_old_copy_breaks_no_promise: [Fault::OldCopy { age_ms: 700 }], [Refusals];
     a_stale_replica_that_is_promoted_breaks_no_promise: [Fault::StaleReplica { lag_ms: 700 }], [Refusals];
-    a_redis_whose_files_may_not_grow_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
-    a_redis_host_that_dies_without_a_word_breaks_no_promise: silent(FaultyStore::Redis, true), [Unavailable];
-    a_redis_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(FaultyStore::Redis, false), [Unavailable];
+    a_redis_with_a_file_size_limit_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
+    a_redis_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Redis, true), [Unavailable];
+    an_unreachable_redis_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Redis, false), [Unavailable];
     a_redis_demoted_and_promoted_again_in_one_process_breaks_no_promise: [Fault::Demotion { lag_ms: 700 }], [Refusals];
     a_redis_whose_clock_steps_forwards_closes_early_and_breaks_no_promise:
         [Fault::RedisClock { seconds: HOURS, ms: 2 * MS }], [Refused("closed".into())];
@@ -204,60 +204,60 @@ faults! {
     // MySQL: claims do not need it.
     a_mysql_killed_in_mid_rush_loses_no_promise:
         [Fault::KillServer { store: FaultyStore::Mysql, ms: MS }], [Queued, ByConsumer, retried()];
-    a_mysql_that_stands_still_delays_rows_and_fails_no_claim:
+    a_frozen_mysql_delays_rows_and_fails_no_claim:
         [Fault::FreezeServer { store: FaultyStore::Mysql, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
-    a_slow_way_to_mysql_breaks_no_promise: long_wire(WireFault::LongDelay), [Queued, retried()];
-    a_way_to_mysql_that_is_cut_breaks_no_promise: long_wire(WireFault::Cut), [Queued, retried()];
-    a_silent_way_to_mysql_breaks_no_promise: long_wire(WireFault::BlackHole), [Queued, retried()];
-    a_half_closed_way_to_mysql_breaks_no_promise: long_wire(WireFault::HalfClose), [Queued, retried()];
+    a_slow_connection_to_mysql_breaks_no_promise: long_wire(WireFault::LongDelay), [Queued, retried()];
+    a_cut_connection_to_mysql_breaks_no_promise: long_wire(WireFault::Cut), [Queued, retried()];
+    a_silent_connection_to_mysql_breaks_no_promise: long_wire(WireFault::BlackHole), [Queued, retried()];
+    a_half_closed_connection_to_mysql_breaks_no_promise: long_wire(WireFault::HalfClose), [Queued, retried()];
     replies_of_mysql_lost_after_execution_break_no_promise: long_wire(WireFault::DropReplies), [Queued, retried()];
-    a_mysql_that_is_read_only_delays_rows_and_fails_no_claim:
+    a_read_only_mysql_delays_rows_and_fails_no_claim:
         [Fault::MysqlReadOnly { ms: MS }], [Queued, ByConsumer, retried()];
-    a_mysql_host_that_dies_without_a_word_breaks_no_promise: silent(FaultyStore::Mysql, true), [Queued, retried()];
-    a_mysql_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(FaultyStore::Mysql, false), [Queued, retried()];
+    a_mysql_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Mysql, true), [Queued, retried()];
+    an_unreachable_mysql_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Mysql, false), [Queued, retried()];
     a_mysql_whose_rows_are_locked_delays_rows_and_fails_no_claim:
         [Fault::MysqlLocks { ms: MS }], [Queued, ByConsumer, retried()];
-    a_batch_that_mysql_ends_as_a_deadlock_breaks_no_promise:
+    a_deadlocked_batch_breaks_no_promise:
         [Fault::MysqlDeadlocks { ms: MS }], [Queued, Logged("Deadlock".into())];
-    a_mysql_whose_files_may_not_grow_breaks_no_promise: [Fault::MysqlDiskFull { ms: MS }], [retried()];
+    a_mysql_with_a_file_size_limit_breaks_no_promise: [Fault::MysqlDiskFull { ms: MS }], [retried()];
 
     a_mysql_whose_table_hangs_delays_rows_and_fails_no_claim:
         [Fault::MysqlTableHangs { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
-    a_mysql_that_writes_nothing_delays_rows_and_fails_no_claim:
+    a_mysql_with_hanging_writes_delays_rows_and_fails_no_claim:
         [Fault::MysqlWritesHang { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
 
-    // Kafka: the dead-letter table keeps what it does not acknowledge.
+    // Kafka: the dead-letter table stores the claims that it does not acknowledge.
     a_kafka_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
-    a_kafka_that_stands_still_and_delivers_late_gives_nobody_a_second_row:
+    a_frozen_kafka_that_delivers_late_gives_nobody_a_second_row:
         [Fault::FreezeServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
-    a_slow_way_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::LongDelay), [Unqueued];
-    a_way_to_kafka_that_is_cut_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::Cut), [Unqueued];
-    a_silent_way_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::BlackHole), [Unqueued];
-    a_half_closed_way_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::HalfClose), [Unqueued];
-    a_kafka_host_that_dies_without_a_word_breaks_no_promise: silent(FaultyStore::Kafka, true), [Unqueued];
-    a_kafka_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
+    a_slow_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::LongDelay), [Unqueued];
+    a_cut_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::Cut), [Unqueued];
+    a_silent_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::BlackHole), [Unqueued];
+    a_half_closed_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::HalfClose), [Unqueued];
+    a_kafka_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Kafka, true), [Unqueued];
+    an_unreachable_kafka_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
     replies_of_kafka_lost_after_execution_break_no_promise: wire(FaultyStore::Kafka, WireFault::DropReplies), [Unqueued];
 
-    // Garbage: gone by itself, or named and removed by a person.
-    people_on_odd_scores_take_no_promise_from_anybody: garbage(Junk::Scores), [];
-    names_that_nobody_can_have_are_named: garbage(Junk::Names), [];
-    free_slots_that_are_none_are_given_to_nobody: garbage(Junk::Free), [];
-    messages_that_are_no_claims_are_named: garbage(Junk::Messages), [Queued];
-    dead_letters_of_which_no_row_can_be_made_are_named: garbage(Junk::DeadLetters), [Queued];
-    settings_of_another_type_are_named: wrong_type(DropKey::Meta), [Refusals];
-    a_counter_of_another_type_is_named: wrong_type(DropKey::Count), [Refusals];
-    people_of_another_type_are_named: wrong_type(DropKey::Users), [Refusals];
-    free_slots_of_another_type_are_named: wrong_type(DropKey::Free), [Refusals];
-    a_waiting_list_of_another_type_is_named: wrong_type(DropKey::Waiting), [Refusals];
+    // Garbage: removed by itself, or reported and removed by a person.
+    users_with_invalid_scores_take_no_promise_from_anybody: garbage(Junk::Scores), [];
+    invalid_user_ids_are_reported: garbage(Junk::Names), [];
+    invalid_free_slots_are_never_given: garbage(Junk::Free), [];
+    messages_that_are_not_claims_are_reported: garbage(Junk::Messages), [Queued];
+    dead_letters_that_cannot_become_rows_are_reported: garbage(Junk::DeadLetters), [Queued];
+    a_meta_key_of_another_type_is_reported: wrong_type(DropKey::Meta), [Refusals];
+    a_counter_of_another_type_is_reported: wrong_type(DropKey::Count), [Refusals];
+    a_users_key_of_another_type_is_reported: wrong_type(DropKey::Users), [Refusals];
+    a_free_key_of_another_type_is_reported: wrong_type(DropKey::Free), [Refusals];
+    a_waiting_list_of_another_type_is_reported: wrong_type(DropKey::Waiting), [Refusals];
 
-    // Two at once: no yes before a second store beside Redis has the claim.
-    with_kafka_and_mysql_down_nobody_is_promised_anything_and_a_retry_has_its_slot:
+    // Two at once: no promise before a second store besides Redis has the claim.
+    with_kafka_and_mysql_down_nobody_gets_a_promise_and_a_retry_gets_its_slot:
         [FaultyStore::Kafka, FaultyStore::Mysql].map(|store| Fault::KillServer { store, ms: MS }),
         [NoPromise, AdmittedUnheard];
 }
 
 #[tokio::test]
-async fn two_operators_who_change_a_coupon_all_the_time_break_no_promise() {
+async fn two_operators_who_keep_changing_a_coupon_break_no_promise() {
     let people_who_ask = FaultSchedule {
         operators: 2,
         pollers: 8,
@@ -268,7 +268,7 @@ async fn two_operators_who_change_a_coupon_all_the_time_break_no_promise() {
 }
 
 #[tokio::test]
-async fn claimants_of_another_type_are_named() {
+async fn a_claimants_key_of_another_type_is_reported() {
     let named = schedule(wrong_type(DropKey::Claimants).into(), vec![Refusals]);
     survives(
         "claimants",
@@ -281,9 +281,9 @@ async fn claimants_of_another_type_are_named() {
     .await;
 }
 
-/// Redis forgets people whose claims only the dead-letter table has by then.
+/// Redis forgets users whose claims are only in the dead-letter table.
 #[tokio::test]
-async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
+async fn with_kafka_down_and_redis_flushed_no_slot_is_given_away() {
     let mut both = schedule(
         vec![Fault::KillServer {
             store: FaultyStore::Kafka,
@@ -298,7 +298,7 @@ async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
     survives("kafka_down_and_redis_emptied", &both).await;
 }
 
-/// How often a consumer dies in the middle of a batch; `KILLS=40` for a release.
+/// Number of consumer deaths in the middle of a batch; `KILLS=40` for a release.
 fn kills() -> usize {
     std::env::var("KILLS")
         .ok()
@@ -308,7 +308,7 @@ fn kills() -> usize {
 
 /// Each dies before its transaction, in it, or after it but before its offsets are committed.
 #[tokio::test]
-async fn two_consumers_killed_again_and_again_in_mid_batch_leave_no_gap_and_no_double() {
+async fn two_consumers_killed_repeatedly_in_mid_batch_leave_no_gap_and_no_duplicate() {
     let points = ["rows_begun", "rows_inserted", "rows_committed"];
     let crash = |kill: usize| {
         let point = points[kill / 2 % points.len()].into();

@@ -1,5 +1,5 @@
-//! The whole system with people who come in waves: before a fault, during it and after it. Then the
-//! drop must be exact.
+//! The whole system with people who come in waves: before a fault, during it and after it. The drop
+//! must then be exact.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use firstcome_testkit::{
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-/// Until everything runs again, on a busy machine.
+/// Limit for recovery on a busy machine.
 pub(crate) const HEALED: Duration = Duration::from_secs(60);
 
-/// How many come at a time.
+/// Number of people in a wave.
 const WAVE: usize = 20;
 
 /// An API, a consumer, a daemon with a pass every second, a drop, and people.
@@ -32,7 +32,7 @@ pub(crate) struct Waves {
     answers: Vec<PromisedAnswer>,
 }
 
-/// What the API, the consumer and the daemon are given, in this order, beside the world's settings.
+/// Settings of the API, the consumer and the daemon, in this order, on top of the world's.
 pub(crate) type Own<'a> = [&'a [(&'a str, &'a str)]; 3];
 
 /// A world whose processes give up early, so that a test need not wait for them.
@@ -79,17 +79,17 @@ impl Waves {
         }
     }
 
-    /// The next people ask, once each; how many got which answer.
+    /// The next wave asks once each; returns the number of answers by word.
     pub(crate) async fn wave(&mut self) -> BTreeMap<String, usize> {
         tally(self.next(WAVE).await)
     }
 
-    /// The next so many people ask, once each.
+    /// The next `number` people ask, once each.
     pub(crate) async fn next(&mut self, number: usize) -> &[PromisedAnswer] {
         self.next_while(number, async |_| ()).await
     }
 
-    /// The same, and something happens meanwhile.
+    /// The same with something happening meanwhile.
     pub(crate) async fn next_while(
         &mut self,
         number: usize,
@@ -103,13 +103,13 @@ impl Waves {
         &self.answers[asked..]
     }
 
-    /// Another consumer takes the place of the one there is.
+    /// Replaces the consumer.
     pub(crate) async fn consumer_with(&mut self, env: &[(&str, &str)]) {
         assert_eq!(self.consumer.process.stop().await, 0);
         self.consumer = self.world.consume_with(env).await;
     }
 
-    /// Waits until the consumer has said this.
+    /// Waits until the consumer has logged this.
     pub(crate) async fn consumer_says(&self, what: &str) {
         let what_for = format!("the consumer says {what}");
         eventually(&what_for, HEALED, async || {
@@ -118,13 +118,13 @@ impl Waves {
         .await;
     }
 
-    /// So many rows, and nothing on its way.
+    /// Waits for this many rows, with nothing in flight.
     pub(crate) async fn issued(&self, rows: usize) {
         all_issued(&self.world, self.coupon.drop, rows).await;
     }
 
     /// A wave without a fault; then the fault, which is over when `fault` returns; then everybody
-    /// asks until they are answered, and everything promised must be there, and nothing else.
+    /// asks until they are answered, and exactly the promised rows must exist.
     pub(crate) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
         assert_eq!(self.wave().await, [("accepted".into(), WAVE)].into());
         self.issued(WAVE).await;
@@ -132,7 +132,7 @@ impl Waves {
         self.healed().await;
     }
 
-    /// Everybody asks until they are answered; then everything promised is there, and nothing else.
+    /// Everybody asks until they are answered; then exactly the promised rows exist.
     pub(crate) async fn healed(mut self) {
         let mut answers = std::mem::take(&mut self.answers);
         eventually("everybody has an answer", HEALED, async || {
@@ -183,7 +183,7 @@ impl Waves {
 static KAFKA: OnceCell<(KafkaServer, [FaultProxy; 3])> = OnceCell::const_new();
 static KAFKA_TURN: Mutex<()> = Mutex::const_new(());
 
-/// The one Kafka that tests may break, whose clients all go through a proxy; one test at a time has
+/// The Kafka that tests may break, whose clients all go through a proxy; one test at a time holds
 /// its guard.
 pub(crate) async fn kafka_behind_proxy() -> (
     &'static KafkaServer,
@@ -194,7 +194,7 @@ pub(crate) async fn kafka_behind_proxy() -> (
     (kafka, proxy, turn)
 }
 
-/// The same with two proxies more, for clients of their own.
+/// The same with two more proxies, for other clients.
 pub(crate) async fn kafka_behind_proxies() -> (
     &'static KafkaServer,
     &'static [FaultProxy; 3],
@@ -219,7 +219,7 @@ pub(crate) async fn kafka_behind_proxies() -> (
     (kafka, proxies, turn)
 }
 
-/// A pass that holds its lock and stands still.
+/// A pass that holds its lock and is stalled.
 pub(crate) async fn stalled_pass(world: &World) -> Process {
     let pass = world.start(
         "firstcome-reconciler",
@@ -233,7 +233,7 @@ pub(crate) async fn stalled_pass(world: &World) -> Process {
     pass
 }
 
-/// Passes of the command line that are running.
+/// Number of running passes of the command line.
 pub(crate) async fn passes_by_hand(world: &World) -> i64 {
     world
         .sql
@@ -246,7 +246,7 @@ pub(crate) async fn passes_by_hand(world: &World) -> i64 {
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
 static MYSQL_TURN: Mutex<()> = Mutex::const_new(());
 
-/// The one MySQL that tests may break; one test at a time has its guard.
+/// The MySQL that tests may break; one test at a time holds its guard.
 pub(crate) async fn breakable_mysql() -> (&'static MysqlServer, MutexGuard<'static, ()>) {
     let turn = MYSQL_TURN.lock().await;
     let mysql = MYSQL

@@ -1,4 +1,4 @@
-//! A large table is changed while a rush goes on.
+//! A large table is altered during a rush.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::history::{load_history, most_rows};
 use super::scale::sold_out;
 
 #[tokio::test]
-async fn a_column_is_added_to_many_rows_while_a_rush_goes_on() {
+async fn a_column_is_added_to_a_large_table_during_a_rush() {
     let what = "a column is added to a table of 1,000,000 rows in a rush: longest time from a claim to its row";
     let column =
         "ALTER TABLE issued_coupons ADD COLUMN note VARCHAR(100) NULL, ALGORITHM = INSTANT";
@@ -27,7 +27,7 @@ async fn a_column_is_added_to_many_rows_while_a_rush_goes_on() {
 }
 
 #[tokio::test]
-async fn codes_grow_in_a_large_table_while_a_rush_goes_on() {
+async fn codes_grow_in_a_large_table_during_a_rush() {
     let what = format!(
         "codes grow in a table of {} rows in a rush: longest time from a claim to its row",
         most_rows()
@@ -54,7 +54,7 @@ async fn codes_grow_in_a_large_table_while_a_rush_goes_on() {
     assert!(longest < 20_000.0, "{longest} ms");
 }
 
-/// As the release before made the tables.
+/// The column definitions of the previous release.
 const SHORT_CODES: &str = concat!(
     "ALTER TABLE issued_coupons MODIFY COLUMN code VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL \
      DEFAULT (HEX(RANDOM_BYTES(10))); \
@@ -62,7 +62,7 @@ const SHORT_CODES: &str = concat!(
     include_str!("../../../../../migrations/2026-11-24-000031_one_insert_trigger/down.sql"),
 );
 
-/// Milliseconds from a claim to its row, the longest, while a table of so many rows is changed.
+/// The longest time from a claim to its row in milliseconds, while a table of this size is altered.
 async fn changed(
     rows: u32,
     fill: impl AsyncFnOnce(&World, u32),

@@ -1,4 +1,4 @@
-//! `docs/API.md` is made from what the two services say of their routes (`cargo xtask api-docs`).
+//! `docs/API.md` is generated from both services' OpenAPI documents (`cargo xtask api-docs`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,12 +24,12 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// One line, as an item of a list needs it.
+/// One line, as required in a list item.
 fn line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What a schema takes, in words.
+/// A schema's values in words.
 fn kind(schema: &Value) -> String {
     if let Some(name) = schema["$ref"]
         .as_str()
@@ -127,10 +127,10 @@ fn body(content: &Value) -> String {
 struct Shared(BTreeMap<String, String>);
 
 impl Shared {
-    /// How many operations share a line.
+    /// Number of operations from which a line is shared.
     const MANY: usize = 4;
 
-    /// For each name the line that most operations have, if these are many.
+    /// For each name the most frequent line, if it is frequent enough.
     fn of(named_lines: impl Iterator<Item = (String, String)>) -> Self {
         let mut counts: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
         for (name, line) in named_lines {
@@ -143,7 +143,7 @@ impl Shared {
         Self(most.collect())
     }
 
-    /// Writes the lines that are not shared, then the names of those that are.
+    /// Writes the lines that are not shared, then the names of the shared ones.
     fn rest(&self, out: &mut String, named_lines: &[(String, String)]) {
         let is_shared =
             |(name, line): &&(String, String)| self.0.get(name).is_some_and(|own| own == line);
@@ -264,7 +264,7 @@ fn service(out: &mut String, document: &Value) {
 }
 
 #[tokio::test]
-async fn the_page_of_routes_is_what_the_services_say() {
+async fn the_page_of_routes_matches_the_services() {
     let world = World::new("api-docs").await;
     let (api, daemon) = tokio::join!(world.serve(), world.daemon());
     let mut page = HEAD.to_owned();
@@ -278,11 +278,11 @@ async fn the_page_of_routes_is_what_the_services_say() {
     let stands = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
         stands == page,
-        "docs/API.md is not what the services say of their routes: cargo xtask api-docs"
+        "docs/API.md does not match the services' routes: cargo xtask api-docs"
     );
 }
 
-/// What a document leaves unsaid of its routes and types.
+/// Missing descriptions of a document's routes and types.
 fn gaps(document: &Value) -> Vec<String> {
     let mut gaps = Vec::new();
     let schemas = &document["components"]["schemas"];
@@ -332,7 +332,7 @@ fn gaps(document: &Value) -> Vec<String> {
             }
             for one in list(&of["parameters"]) {
                 let of_text = one["schema"]["type"] == "string" && one["schema"]["enum"].is_null();
-                // No service asks for one.
+                // No service requires query parameters.
                 if one["in"] == "query" && one["required"] == true {
                     gap(format!("{} is required", one["name"]));
                 }
@@ -364,7 +364,7 @@ fn gaps(document: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_documents_of_both_services_are_complete_and_share_one_vocabulary_of_codes() {
+async fn both_openapi_documents_are_complete_and_share_one_set_of_codes() {
     let world = World::new("api-docs-complete").await;
     let (api, daemon) = tokio::join!(world.serve(), world.daemon());
     let documents =

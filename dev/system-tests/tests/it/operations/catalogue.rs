@@ -1,4 +1,4 @@
-//! What the API's catalogue costs beside everything that is over.
+//! The catalogue's cost depends on open coupons, not on ended ones.
 
 use std::time::Instant;
 
@@ -8,8 +8,7 @@ use firstcome_testkit::{LIMIT, World, eventually};
 use super::scale::most_memory;
 use super::sizes::insert;
 
-/// Puts so many coupons into the tables, with ten sealed drops each; one in a hundred has an open
-/// drop too.
+/// Inserts this many coupons with ten sealed drops each; one in a hundred also has an open drop.
 pub(super) async fn fill(world: &World, coupons: u32) {
     insert(
         world,
@@ -74,7 +73,7 @@ async fn measure(coupons: u32) -> [f64; 3] {
 }
 
 #[tokio::test]
-async fn the_catalogue_costs_what_is_open_and_not_what_ever_was() {
+async fn the_catalogues_cost_depends_on_open_coupons_only() {
     let sizes = [2_000, 100_000];
     let others = parking_lot::Mutex::new(Vec::new());
     let what = |part: &str| format!("100,000 coupons (1,000 open), 1,000,000 sealed drops: {part}");

@@ -1,5 +1,6 @@
-//! Operators who change the same coupon at the same time, beside claims and repairs: whatever order
-//! their writes arrive in, Redis ends with what MySQL has, and nobody is promised a slot beyond it.
+//! Operators who change the same coupon concurrently, during claims and repairs: in whatever order
+//! their writes arrive, Redis ends with MySQL's settings, and nobody is promised a slot beyond
+//! them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 /// Conflicting changes; 1,000 in `cargo xtask scale`.
 const CHANGES: [u32; 2] = [60, 1_000];
 
-/// Quantity and pause, as MySQL and as Redis have them.
+/// Quantity and pause in MySQL and in Redis.
 async fn settings(world: &World, coupon: &firstcome_testkit::MadeCoupon) -> ([i64; 2], [i64; 2]) {
     let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
     let quantity = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
@@ -33,7 +34,7 @@ async fn settings(world: &World, coupon: &firstcome_testkit::MadeCoupon) -> ([i6
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_quantity() {
+async fn conflicting_changes_at_four_processes_promise_nothing_beyond_the_quantity() {
     let what = "people told yes beyond MySQL's quantity, 1,000 conflicting PATCHes at 4 processes beside claims";
     assert!(
         measured(what, "≤ 0", CHANGES, refused_a_row).await < 1.0,
@@ -41,7 +42,7 @@ async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_
     );
 }
 
-/// People who were told yes and refused a row, beside so many conflicting changes.
+/// Users with a promise who were refused a row, during this many conflicting changes.
 #[allow(clippy::cast_precision_loss)] // a small count
 async fn refused_a_row(changes: u32) -> f64 {
     let fixture = Fixture::new("operators").await;
@@ -75,7 +76,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         let every = apis.iter().enumerate().map(async |(at, api)| {
             let mut stood = 0_u64;
             for round in 0..each {
-                // Up and down round what is given out, each process by its own step.
+                // Up and down around the number given out, in different steps per process.
                 let step = u64::from(rand::random::<u8>());
                 let change = match (round + at as u64) % 3 {
                     0 => json!({"paused": round % 2 == 0}),
@@ -114,8 +115,8 @@ async fn refused_a_row(changes: u32) -> f64 {
         "{stood} of {} changes stood, {yes} people were told yes",
         each * 4
     );
-    assert!(stood >= each, "{stood} changes stood");
-    // No pass has run: what Redis has is what the changes left there.
+    assert!(stood >= each, "{stood} changes took effect");
+    // No pass has run: Redis has what the changes left there.
     let (in_mysql, in_redis) = settings(world, &coupon).await;
     assert_eq!(in_mysql, in_redis, "quantity and pause");
     let written = format!(
@@ -123,15 +124,17 @@ async fn refused_a_row(changes: u32) -> f64 {
         coupon.drop
     );
     let yes = i64::try_from(yes).unwrap();
-    eventually("every yes is a row or was refused one", LIMIT, async || {
-        world.sql.number(&written).await >= yes
-    })
+    eventually(
+        "every promise has a row or was refused one",
+        LIMIT,
+        async || world.sql.number(&written).await >= yes,
+    )
     .await;
     world.sql.number("SELECT COUNT(*) FROM failed_claims").await as f64
 }
 
 #[tokio::test]
-async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
+async fn a_stalled_change_does_not_undo_a_later_one() {
     let fixture = Fixture::new("held-up").await;
     let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
@@ -155,7 +158,7 @@ async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
             .status
     };
     let lower = async {
-        // As soon as MySQL has it, and before Redis does.
+        // After MySQL has it, and before Redis does.
         let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
         eventually("MySQL has the larger quantity", LIMIT, async || {
             world.sql.number(&sql).await == 200
@@ -173,7 +176,7 @@ async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
 }
 
 #[tokio::test]
-async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
+async fn a_pause_that_finds_a_later_revision_in_redis_is_rewritten() {
     let fixture = Fixture::new("overtaken").await;
     let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
@@ -198,7 +201,7 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
             world.sql.number(&sql).await == 1
         })
         .await;
-        // As a writer of one field or one drop leaves it, who took a later revision and died.
+        // As left by a writer of one field or one drop that took a later revision and died.
         let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
         let key = meta.replace(&format!("drop:{}:meta", coupon.drop), "revision");
         world
@@ -216,7 +219,7 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
 }
 
 #[tokio::test]
-async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
+async fn a_pause_during_a_rebuild_of_redis_stays_in_force() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(
         WorldStores::shared().await.with_redis(&server),
@@ -257,7 +260,7 @@ async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
 }
 
 #[tokio::test]
-async fn a_coupon_whose_row_is_locked_holds_up_no_change_of_another_and_no_claim() {
+async fn a_locked_coupon_row_delays_no_claims_and_no_other_changes() {
     let fixture = Fixture::new("op-locked").await;
     let world = &fixture.world;
     let patient = [
@@ -296,7 +299,7 @@ async fn a_coupon_whose_row_is_locked_holds_up_no_change_of_another_and_no_claim
     }
     assert!(
         waiting.iter().all(|change| !change.is_finished()),
-        "they waited all the while"
+        "they waited throughout"
     );
     session.commit().await;
     for change in waiting {

@@ -1,5 +1,5 @@
-//! Close now, with the reconciler: the waiting list gets nothing, the drop is sealed, and a Redis
-//! that was away is told.
+//! Closing a coupon at once, with the reconciler: the waiting list gets nothing, the drop is
+//! sealed, and a Redis that was down is updated.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use firstcome_stack::ProxyFault;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, coupon_body, eventually, rows, rush, shared};
 use serde_json::json;
 
-/// Three hold a slot, two wait, and two slots come free; no pass has run since.
+/// Three hold a slot, two wait, and two slots are freed; no pass has run since.
 async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Value) -> MadeCoupon {
     let (coupon, _) = fixture.held_of(&coupon_body(name, 3, 5), 3).await;
     let waiting: Vec<String> = (1..=2).map(|n| format!("{name}-{n}")).collect();
@@ -37,10 +37,11 @@ async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> usize {
 }
 
 #[tokio::test]
-async fn nobody_is_promoted_from_the_waiting_list_of_a_drop_that_was_closed_now() {
+async fn nobody_is_promoted_after_a_drop_was_closed_at_once() {
     let fixture = Fixture::new("closed-now").await;
     let closed = with_two_waiting(&fixture, "now", json!({"quantity": 5, "close_now": true})).await;
-    // One that closes by its window in the same state gives what is left to those who wait.
+    // A drop in the same state that closes by its window gives the remaining slots to waiting
+    // users.
     let over = with_two_waiting(&fixture, "over", json!({"quantity": 5})).await;
     let then = format!(
         "UPDATE drops SET closes_at = UTC_TIMESTAMP(3) WHERE id = {}",
@@ -58,7 +59,7 @@ async fn nobody_is_promoted_from_the_waiting_list_of_a_drop_that_was_closed_now(
 }
 
 #[tokio::test]
-async fn a_broken_promise_is_kept_after_closing_and_nobody_else_gets_a_slot() {
+async fn after_closing_only_broken_promises_get_slots() {
     let fixture = Fixture::new("closed-promise").await;
     let coupon = with_two_waiting(
         &fixture,
@@ -82,7 +83,7 @@ async fn a_broken_promise_is_kept_after_closing_and_nobody_else_gets_a_slot() {
 }
 
 #[tokio::test]
-async fn while_redis_is_away_closing_says_what_holds_and_the_reconciler_finishes_it() {
+async fn closing_while_redis_is_down_is_finished_by_the_reconciler() {
     let fixture = Fixture::new("closed-away").await;
     let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
@@ -121,7 +122,7 @@ async fn while_redis_is_away_closing_says_what_holds_and_the_reconciler_finishes
     assert!(fixture.api.claim(coupon.id, "u-2").await.is("closed"));
     proxy.set(ProxyFault::Pass).await.unwrap();
     eventually(
-        "repeating it settles it",
+        "repeating it completes it",
         Duration::from_secs(30),
         async || {
             cut_off

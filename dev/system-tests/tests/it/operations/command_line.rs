@@ -34,7 +34,7 @@ async fn coupon_with(world: &World, env: &[(&str, &str)], args: &[&str]) -> Said
 }
 
 #[tokio::test]
-async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
+async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
     let fixture = Fixture::new("cli").await;
     let (world, api) = (&fixture.world, &*fixture.api);
     let daily = [
@@ -67,11 +67,16 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
         .out
         .lines()
         .position(|line| line.contains("it opens at once"));
-    assert_eq!(begun, Some(3), "today's is made too: {}", preview.out);
+    assert_eq!(
+        begun,
+        Some(3),
+        "today's drop is created too: {}",
+        preview.out
+    );
     assert_eq!(
         world.sql.number("SELECT COUNT(*) FROM coupons").await,
         0,
-        "nothing is made"
+        "nothing is created"
     );
     let made = coupon(world, api, &daily).await;
     assert_eq!(made.code, 0, "{}", made.log);
@@ -101,7 +106,7 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
         assert_eq!(said.code, 0, "{args:?}: {}", said.log);
         said.out
     };
-    // How much is left is half a second old at most.
+    // The remaining number is half a second old at most.
     eventually("the list says that none is left", LIMIT, async || {
         run(&["list"]).await.contains("0 of 3")
     })
@@ -195,7 +200,7 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
 }
 
 #[tokio::test]
-async fn with_json_a_coupon_is_printed_as_the_api_has_it_after_each_command() {
+async fn json_output_is_the_apis_coupon_after_each_command() {
     let fixture = Fixture::new("cli-json").await;
     let number = fixture.api.open_coupon(3).await.id;
     let id = number.to_string();
@@ -223,7 +228,7 @@ async fn with_json_a_coupon_is_printed_as_the_api_has_it_after_each_command() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
+async fn errors_are_one_sentence_and_an_exit_code() {
     let fixture = Fixture::new("cli-wrong").await;
     let (world, base) = (&fixture.world, fixture.api.http().base());
     let id = fixture.api.open_coupon(3).await.id.to_string();
@@ -485,7 +490,7 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     assert_eq!(
         coupon(world, api, &["allow", &id]).await.code,
         2,
-        "say what to do"
+        "the error names the command"
     );
     std::fs::remove_file(file).unwrap();
 }

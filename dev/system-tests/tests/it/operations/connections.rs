@@ -1,4 +1,4 @@
-//! What connections that stay open cost the API after long answers.
+//! The API's memory for connections that stay open after long answers.
 
 use firstcome_load::measure::memory_kb;
 use firstcome_testkit::World;
@@ -9,7 +9,7 @@ use super::catalogue::fill;
 
 const LONG: usize = 100_000;
 
-/// A connection on which a long list was asked for and read.
+/// A connection on which a long list was requested and read.
 async fn connection(address: &str) -> BufReader<TcpStream> {
     let mut connection = BufReader::new(TcpStream::connect(address).await.unwrap());
     connection
@@ -32,7 +32,7 @@ async fn connection(address: &str) -> BufReader<TcpStream> {
 }
 
 #[tokio::test]
-async fn a_connection_keeps_no_memory_of_the_long_answers_that_it_has_sent() {
+async fn idle_connections_free_the_memory_of_long_answers() {
     let world = World::new("connections").await;
     fill(&world, 1_000).await;
     let api = world.serve().await;
@@ -49,6 +49,6 @@ async fn a_connection_keeps_no_memory_of_the_long_answers_that_it_has_sent() {
     let sent = 200 * LONG as u64;
     assert!(
         more < sent / 2,
-        "{more} bytes more for 200 connections that were sent {sent} and more"
+        "{more} more bytes for 200 connections that were sent at least {sent}"
     );
 }

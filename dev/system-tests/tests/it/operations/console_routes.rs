@@ -1,5 +1,4 @@
-//! The reconciler's routes that its console reads and changes things through, as other programs use
-//! them.
+//! The reconciler's routes behind its console, as other programs use them.
 
 use firstcome_testkit::{Fixture, Http, HttpReply, OPS_TOKEN};
 use reqwest::Method;
@@ -194,7 +193,7 @@ async fn failed_claims_are_corrected_and_discarded_by_the_operators_token_alone(
     assert_eq!(
         f.world.sql.query(open).await,
         [["803"]],
-        "one of the two was asked for"
+        "one of the two was requested"
     );
     let acts = "SELECT action, operator FROM ops_actions WHERE operator IS NOT NULL ORDER BY id";
     let acts = f.world.sql.query(acts).await;

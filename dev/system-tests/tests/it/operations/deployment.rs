@@ -1,5 +1,5 @@
-//! deploy/kubernetes as it stands: the real programs with the arguments and the environment that
-//! their pods get, and a roll-out as Kubernetes makes it.
+//! deploy/kubernetes as published: the real programs with the arguments and environment of their
+//! pods, and a roll-out in Kubernetes' order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,13 +18,13 @@ use super::page::Visitor;
 
 const GATEWAY_SECRET: &str = "gateway-0123456789abcdef0123456789abcdef";
 
-/// How long clients still reach a pod after it was told to stop: until every node knows.
+/// How long clients still reach a pod after its deletion, until every node knows.
 const LAG: Duration = Duration::from_secs(1);
 
-/// Between two requests of a client: the roll-out is what is tested, not the load.
+/// Pause between two requests of a client: this tests the roll-out, not the load.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A Deployment: its pods, and the addresses at which its Service leads to them.
+/// A Deployment: its pods, and the endpoints of its Service.
 struct Deployment<'a> {
     world: &'a World,
     pod: Pod,
@@ -50,8 +50,8 @@ impl<'a> Deployment<'a> {
         }
     }
 
-    /// One new pod, then one old one goes, until all are new. No old one is waited for before the
-    /// next new one starts.
+    /// Starts one new pod and ends one old one in turn, until all are new. Does not wait for an old
+    /// one to end before the next new one starts.
     async fn roll_out(&mut self) {
         let mut going = Vec::new();
         for (old, base) in std::mem::take(&mut self.pods) {
@@ -71,7 +71,7 @@ impl<'a> Deployment<'a> {
     }
 }
 
-/// As the kubelet ends a pod while its address is taken from the Service.
+/// Ends a pod as the kubelet does, while its address is removed from the Service.
 async fn ended(process: Process, base: String, pod: Pod, endpoints: Arc<Mutex<Vec<String>>>) {
     let begun = Instant::now();
     let leave = async {
@@ -91,8 +91,8 @@ async fn ended(process: Process, base: String, pod: Pod, endpoints: Arc<Mutex<Ve
     );
 }
 
-/// The same pod on this machine: the addresses of stores, where it listens, and secrets are
-/// replaced; names are added that keep this test apart from others.
+/// The same pod on this machine: replaces the addresses of stores, the listening address and
+/// secrets, and adds names that isolate this test from others.
 fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
     let own = |name: &str| world.setting(name);
     let replaced = [
@@ -129,7 +129,7 @@ fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
     pod
 }
 
-/// A new pod, once its probes would let requests in; and its address.
+/// A new pod and its address, once its probes let requests in.
 async fn started(world: &World, pod: &Pod) -> (Process, String) {
     let args: Vec<&str> = pod.args.iter().map(String::as_str).collect();
     let process = world.start_alone(&pod.program, &args, &pod.env);
@@ -142,8 +142,8 @@ async fn started(world: &World, pod: &Pod) -> (Process, String) {
     (process, base)
 }
 
-/// People behind a gateway, who claim one after the other at the addresses that the Service has,
-/// each by a new connection, until told to stop.
+/// People behind a gateway, who claim one after the other at the Service's endpoints, each on a new
+/// connection, until stopped.
 async fn crowd(
     name: &str,
     coupon: i64,
@@ -180,7 +180,7 @@ fn turn(endpoints: &Mutex<Vec<String>>, n: usize) -> String {
     now[n % now.len()].clone()
 }
 
-/// An operator who reloads the page, at whichever process the Service leads to.
+/// An operator who keeps reloading the page, at any endpoint of the Service.
 async fn watch(visitor: &Visitor, endpoints: &Mutex<Vec<String>>, stop: &AtomicBool) -> usize {
     let mut looks = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -226,7 +226,7 @@ async fn made_coupon(api: &Deployment<'_>) -> MadeCoupon {
 }
 
 #[tokio::test]
-async fn manifests_roll_out_with_no_refused_connection_and_no_ended_session() {
+async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
     let manifests = Manifests::read();
     let world = World::bare(WorldStores::shared().await, "deployed").await;
     let migrate = here(manifests.pod("firstcome-migrate"), &world, &[]);
@@ -272,19 +272,19 @@ async fn manifests_roll_out_with_no_refused_connection_and_no_ended_session() {
     assert_eq!(
         first.post("/logout", &first.base, &csrf).await,
         303,
-        "by a form of a process that is gone"
+        "with a form of a stopped process"
     );
     assert_eq!(
         second.get("/").await.status(),
         303,
-        "over at the other process, too"
+        "ended at the other process too"
     );
 }
 
 #[tokio::test]
-async fn links_in_mails_that_lead_to_the_readers_machine_are_warned_of_at_start_up() {
+async fn mail_links_to_localhost_are_warned_about_at_start_up() {
     let world = World::new("dead-links").await;
-    // A mail server elsewhere: no mail is written, so it is not asked.
+    // No mail is written to this mail server, so it is never contacted.
     let elsewhere = [("SMTP_URL", "smtp://192.0.2.1:2525")];
     let wrong = world
         .daemon_with(&[&elsewhere[..], &[("LISTEN_ADDR", "0.0.0.0:0")]].concat())

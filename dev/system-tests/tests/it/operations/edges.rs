@@ -1,4 +1,4 @@
-//! What both services refuse at their edges, and in which words.
+//! Input validation of both services, and its error messages.
 
 use firstcome_testkit::{Http, HttpReply, coupon_body, open_world};
 use reqwest::{Method, RequestBuilder};
@@ -29,7 +29,7 @@ async fn refused(request: RequestBuilder, status: u16, code: &str, says: &str) {
 }
 
 #[tokio::test]
-async fn both_services_read_bodies_queries_paths_and_names_alike() {
+async fn both_services_validate_bodies_queries_paths_and_names_alike() {
     let (world, api) = open_world("edges").await;
     let coupon = api.open_coupon(3).await;
     let daemon = world.daemon().await;

@@ -1,5 +1,5 @@
-//! Costs beside many rows of closed drops, and beside none: both databases are on one server with
-//! MySQL's default memory, and are measured in turns.
+//! Costs with and without many rows of closed drops: both databases are on one server with MySQL's
+//! default memory, and are measured in turns.
 
 use std::time::Instant;
 
@@ -15,11 +15,11 @@ use reqwest::header::ACCEPT;
 
 use super::scale::{pass, seconds, sold_out};
 
-/// Rows of a closed drop, written in one statement.
+/// Rows per closed drop, written in one statement.
 const OF_A_DROP: u32 = 100_000;
 
 #[tokio::test]
-async fn rows_of_closed_drops_cost_what_is_open_nothing() {
+async fn rows_of_closed_drops_do_not_slow_open_ones() {
     let sizes = [OF_A_DROP, most_rows()];
     let rows = sizes[1];
     let mut others = Vec::new();
@@ -51,14 +51,14 @@ async fn rows_of_closed_drops_cost_what_is_open_nothing() {
     }
 }
 
-/// At full size. `ROWS=50000000 cargo xtask scale` shows that it does not grow; fewer show quickly
-/// that it runs.
+/// Rows at full size. `ROWS=50000000 cargo xtask scale` shows that the cost does not grow; fewer
+/// rows show quickly that it runs.
 pub(super) fn most_rows() -> u32 {
     std::env::var("ROWS").map_or(10_000_000, |rows| rows.parse().unwrap())
 }
 
-/// Beside so many rows ÷ beside none: MySQL's CPU of a drain, and the time of what people and
-/// operators ask.
+/// Ratios of costs with this many rows to those without: MySQL's CPU of a drain, and the time of
+/// users' and operators' queries.
 async fn beside_history(rows: u32) -> [f64; 5] {
     let (turns, drained, asked) = if is_full() {
         (5, 50_000, 100)
@@ -100,9 +100,9 @@ async fn beside_history(rows: u32) -> [f64; 5] {
 struct LargeInstallation {
     world: World,
     api: Running<ApiClient>,
-    /// Of which everybody holds one.
+    /// A coupon that everybody holds.
     held: MadeCoupon,
-    /// Of which nobody is in Redis: what is drained are messages.
+    /// A coupon without users in Redis, whose messages are drained.
     drained: MadeCoupon,
 }
 
@@ -123,7 +123,7 @@ impl LargeInstallation {
         }
     }
 
-    /// Microseconds of MySQL's CPU a row.
+    /// CPU microseconds of MySQL per row.
     async fn drain(&self, mysql: u32, slots: std::ops::RangeInclusive<u32>) -> f64 {
         let MadeCoupon { id, drop, .. } = self.drained;
         let at = "2026-01-01T06:00:00.123Z";
@@ -148,7 +148,7 @@ impl LargeInstallation {
         took * 1e6 / count
     }
 
-    /// Seconds that so many people's questions take.
+    /// Seconds for the look-ups of this many users.
     async fn questions(&self, people: u32) -> f64 {
         let begun = Instant::now();
         for person in 1..=people {
@@ -181,7 +181,7 @@ impl LargeInstallation {
         begun.elapsed().as_secs_f64()
     }
 
-    /// Seconds of as many look-ups.
+    /// Seconds for this many code look-ups.
     async fn look_ups(&self, codes: u32) -> f64 {
         let some = format!(
             "SELECT code FROM issued_coupons WHERE drop_id = {} LIMIT {codes}",
@@ -202,12 +202,12 @@ impl LargeInstallation {
     }
 }
 
-/// Rows of sealed drops of coupons that are over, made in MySQL.
+/// Creates rows of sealed drops of ended coupons in MySQL.
 pub(super) async fn load_history(world: &World, rows: u32) {
     for number in 1..=rows.div_ceil(OF_A_DROP) {
         let text = |value: &str| format!("LENGTH(CONV({value}, 10, 32)), CONV({value}, 10, 32)");
         let (drop, slot) = (text(&number.to_string()), text("i"));
-        // Not in the form that passes compare with the key of the codes.
+        // Not in the form that passes verify with the code key.
         let random = "HEX(RANDOM_BYTES(8))";
         let quantity = OF_A_DROP;
         world

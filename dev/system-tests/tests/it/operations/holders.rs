@@ -1,4 +1,4 @@
-//! What the list of a million holders costs the API.
+//! The API's memory for a list of a million holders.
 
 use firstcome_testkit::World;
 use firstcome_testkit::scale::measured;
@@ -8,7 +8,7 @@ use reqwest::header::ACCEPT;
 use super::scale::most_memory;
 use super::sizes::insert;
 
-/// Most memory of the API after it has sent so many rows as a CSV, in MB.
+/// The API's peak memory in MB after it has sent this many rows as a CSV.
 async fn measure(rows: u32) -> f64 {
     let world = World::new("holders").await;
     let api = world.serve().await;

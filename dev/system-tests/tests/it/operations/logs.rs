@@ -1,5 +1,4 @@
-//! What a person finds in logs: a request by its id, why a claim was 503, and each request where a
-//! setting says so.
+//! Log contents: request ids, the reason of a 503, and each request if a setting enables it.
 
 use firstcome_testkit::{Http, HttpReply, LIMIT, World, eventually, open_world};
 use reqwest::Method;
@@ -15,7 +14,7 @@ fn id_of(reply: &HttpReply) -> String {
 }
 
 #[tokio::test]
-async fn every_answer_has_a_request_id_and_takes_over_a_well_formed_one() {
+async fn every_answer_has_a_request_id_and_adopts_a_valid_one() {
     let world = World::new("ids").await;
     let (api, consumer, daemon) = tokio::join!(world.serve(), world.consume(), world.daemon());
     for http in [api.http(), &*consumer, daemon.http()] {
@@ -41,28 +40,24 @@ async fn every_answer_has_a_request_id_and_takes_over_a_well_formed_one() {
                     .header("x-request-id", "a b\"c"),
             )
             .await;
-            assert_eq!(
-                id_of(&reply).len(),
-                16,
-                "{path}: one that is not well-formed is replaced"
-            );
+            assert_eq!(id_of(&reply).len(), 16, "{path}: an invalid id is replaced");
         }
     }
 }
 
 #[tokio::test]
-async fn why_claims_are_503_is_told_once_a_second_with_the_id_of_one_of_them() {
+async fn the_reason_of_503_is_logged_once_a_second_with_a_request_id() {
     let (world, api) = open_world("why-503").await;
     let coupon = api.open_coupon(5).await;
     {
-        // As after a loss: no reconciler runs that would verify the coupon.
+        // As after a loss: no reconciler is running that would verify the coupon.
         let verified = world
             .redis
             .claimants(coupon.id)
             .replace("claimants", "verified");
         world.redis.command::<i64>(&["DEL", &verified]).await;
         let (mut claims, mut lines) = (0, Vec::new());
-        eventually("a second line comes", LIMIT, async || {
+        eventually("there is a second line", LIMIT, async || {
             let request = api
                 .claim_request(coupon.id, "u-whole-id")
                 .header("x-request-id", format!("asked-{claims}"));
@@ -78,7 +73,7 @@ async fn why_claims_are_503_is_told_once_a_second_with_the_id_of_one_of_them() {
             lines.len() >= 2
         })
         .await;
-        assert!(claims > 5, "{claims} claims, and a line each: {lines:#?}");
+        assert!(claims > 5, "{claims} claims with a line each: {lines:#?}");
         let first = &lines[0];
         let words = [
             "WARN",
@@ -101,7 +96,7 @@ async fn why_claims_are_503_is_told_once_a_second_with_the_id_of_one_of_them() {
 }
 
 #[tokio::test]
-async fn each_request_is_logged_where_a_setting_says_so_and_nobody_is_named() {
+async fn each_request_is_logged_if_enabled_and_users_are_not_named() {
     let (world, quiet) = open_world("access").await;
     let coupon = quiet.open_coupon(5).await;
     let (api, daemon) = tokio::join!(

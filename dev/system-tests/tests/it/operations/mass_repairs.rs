@@ -1,4 +1,4 @@
-//! So many repairs of one drop that they are not kept in memory, and not named one by one.
+//! So many repairs of one drop that they are neither kept in memory nor named individually.
 
 use firstcome_reconciler::report::{Finding, Kind, Outcome, Run, Status};
 use firstcome_testkit::World;
@@ -6,7 +6,7 @@ use firstcome_testkit::scale::measured;
 
 use super::scale::{pass, sold_out};
 
-/// Of a drop, each with its person.
+/// Findings per drop that name their user.
 const NAMED: usize = 20_000;
 
 fn told(run: &Run, kind: Kind) -> (Vec<&Finding>, Vec<&Finding>) {
@@ -17,7 +17,7 @@ fn told(run: &Run, kind: Kind) -> (Vec<&Finding>, Vec<&Finding>) {
         .partition(|finding| finding.user_id.is_some())
 }
 
-/// The pass repaired so many of a kind: the first of them are named, the others counted.
+/// The pass repaired this many of a kind: the first ones are named, the others counted.
 fn assert_repaired(run: &Run, kind: Kind, number: u32) {
     assert!(
         run.status == Status::Repaired && run.drops[0].exact,
@@ -42,7 +42,7 @@ fn assert_repaired(run: &Run, kind: Kind, number: u32) {
 }
 
 #[tokio::test]
-async fn rows_and_admissions_of_a_million_people_are_repaired_page_by_page() {
+async fn rows_and_admissions_of_a_million_users_are_repaired_page_by_page() {
     let sizes = [50_000, 1_000_000];
     let mut put_back = Vec::new();
     let what = "1,000,000 rows missing in MySQL: memory of the pass that writes them over that of an empty one";
@@ -73,7 +73,7 @@ async fn rows_and_admissions_of_a_million_people_are_repaired_page_by_page() {
         );
         assert_eq!(world.sql.number(&rows).await, i64::from(people));
 
-        // As Redis comes back from before most of the rush, which closes the coupon.
+        // Redis returns with data from before most of the rush, which closes the coupon.
         let [users, count] =
             ["users", "count"].map(|name| world.redis.of_drop(coupon.id, coupon.drop, name));
         let kept = people / 50;

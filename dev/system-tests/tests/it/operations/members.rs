@@ -1,5 +1,5 @@
-//! What an allow list of a million ids costs: to put it there, to write it to a Redis that lost it,
-//! and to empty it.
+//! Costs of an allow list of a million ids: uploading it, writing it to a Redis that lost it, and
+//! emptying it.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -13,11 +13,11 @@ use serde_json::json;
 
 use super::scale::{most_memory, pass, seconds};
 
-/// Ids of one request.
+/// Ids per request.
 const AT_ONCE: u32 = 10_000;
 
-/// Most memory of the API in MB; seconds of the pass that writes the whole list, and its memory
-/// over that of an empty pass; seconds of emptying it.
+/// The API's peak memory in MB; seconds of the pass that writes the whole list, and its memory
+/// beyond that of an empty pass; seconds of emptying the list.
 async fn measure(people: u32) -> [f64; 4] {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&server), "members").await;
@@ -56,7 +56,7 @@ async fn measure(people: u32) -> [f64; 4] {
 }
 
 #[tokio::test]
-async fn an_allow_list_of_a_million_costs_seconds_and_no_memory() {
+async fn an_allow_list_of_a_million_takes_seconds_and_flat_memory() {
     let sizes = [20_000, 1_000_000];
     let mut figures = VecDeque::new();
     let what = |part: &str| format!("allow list of 1,000,000 ids: {part}");

@@ -1,4 +1,4 @@
-//! The reconciler's routes: who may do what, and the record of who did it.
+//! The reconciler's routes: authorisation, and the audit record.
 
 use firstcome_testkit::{Http, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world};
 use reqwest::Method;
@@ -8,7 +8,7 @@ use super::page::Visitor;
 
 const VIEW_TOKEN: &str = "only-reads-0123456789abcdef0123456789abc";
 
-/// Alert 77, of the coupon's drop.
+/// Creates alert 77 of the coupon's drop.
 pub(super) async fn firing_alert(world: &World, coupon: &MadeCoupon) {
     let alert = format!(
         "INSERT INTO alerts (id, fingerprint, kind, coupon_id, drop_id, status, summary, content_hash, first_seen_at, \
@@ -20,7 +20,7 @@ pub(super) async fn firing_alert(world: &World, coupon: &MadeCoupon) {
 }
 
 #[tokio::test]
-async fn passes_acknowledgements_and_silences_are_recorded_and_a_view_token_does_none() {
+async fn passes_acknowledgements_and_silences_are_recorded_and_need_the_ops_token() {
     let (world, api) = open_world("ops-actions").await;
     let coupon = api.open_coupon(3).await;
     let daemon = world.daemon_with(&[("OPS_VIEW_TOKEN", VIEW_TOKEN)]).await;
@@ -78,7 +78,7 @@ async fn passes_acknowledgements_and_silences_are_recorded_and_a_view_token_does
                 .header("x-operator", "Lee")
                 .json(body);
             let answer = Http::send(request).await;
-            // A pass of the daemon's own may be running.
+            // One of the daemon's own passes may be running.
             assert!(matches!(answer.status, 200 | 409), "{answer:?}");
             answer.status == 200
         })
@@ -111,7 +111,7 @@ async fn passes_acknowledgements_and_silences_are_recorded_and_a_view_token_does
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_the_person_s_address_is_recorded_and_a_forged_one_is_not() {
+async fn behind_a_trusted_proxy_the_client_address_is_recorded_and_not_a_forged_one() {
     let (world, _api) = open_world("ops-from").await;
     let trusting = [("OPS_TRUSTED_PROXIES", "1")];
     let (api, daemon) = (

@@ -1,11 +1,11 @@
 //! A life of Redis in which another release, with another admission script, has opened admission.
-//! (`cargo xtask upgrade-test` has such a release.)
+//! (`cargo xtask upgrade-test` uses a real one.)
 
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Fixture, LIMIT, WorldStores, eventually};
 
 #[tokio::test]
-async fn a_life_that_another_release_opened_is_joined_and_one_without_its_witness_is_lost() {
+async fn a_life_opened_by_another_release_is_joined_if_it_has_its_witness() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "witness").await;
     let (world, api) = (&fixture.world, &fixture.api);
@@ -24,8 +24,7 @@ async fn a_life_that_another_release_opened_is_joined_and_one_without_its_witnes
         not_ready(&fixture).await,
         "admission is closed until the reconciler has verified Redis"
     );
-    // The text that every release has: if it changes, releases before take each other's lives for
-    // lost.
+    // All releases share this text: if it changes, they take each other's lives for lost.
     let prefix = world.setting("REDIS_KEY_PREFIX");
     let witness =
         format!("-- witness of {epoch} from {promotion} of {prefix} in database 0\nreturn 1");
@@ -58,7 +57,7 @@ async fn a_life_that_another_release_opened_is_joined_and_one_without_its_witnes
     assert_eq!(daemon.process.stop().await, 0);
 }
 
-/// Why the API is not ready.
+/// The reason why the API is not ready.
 async fn not_ready(fixture: &Fixture) -> String {
     let reply = fixture.api.http().get("/readyz").await;
     reply.body["checks"]["redis"]

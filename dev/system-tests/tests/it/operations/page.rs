@@ -1,8 +1,8 @@
-//! The operations page as a client without a browser meets it: who is let in, what is refused, and
-//! what the first screen says. In a browser: `pages/operations.rs`.
+//! The operations page for a client without a browser: log-in, refusals, and the first screen. In a
+//! browser: `pages/operations.rs`.
 
-use firstcome_drift::Drift;
 use firstcome_stack::ProxyFault;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, Http, LIMIT, OPS_TOKEN, ReconcilerClient, Running, eventually, eventually_some,
     open_world, shared,
@@ -16,7 +16,7 @@ use crate::drift::support::injector;
 
 pub(super) const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
 
-/// A person at the page, by what their browser sends.
+/// A visitor of the page, represented by the requests of their browser.
 pub(super) struct Visitor {
     client: Client,
     pub(super) base: String,
@@ -30,7 +30,7 @@ impl Visitor {
     }
 
     fn at_address(base: &str) -> Self {
-        // A connection for each request, so that each meets whoever listens now.
+        // A new connection for each request, so that each reaches the current process.
         let client = Client::builder()
             .redirect(Policy::none())
             .pool_max_idle_per_host(0)
@@ -70,7 +70,7 @@ impl Visitor {
         Self::logged_in_from(daemon, name, token, "").await
     }
 
-    /// By proxies that forward the request for these.
+    /// Logs in through proxies that forward the request for these addresses.
     pub(super) async fn logged_in_from(
         daemon: &Running<ReconcilerClient>,
         name: &str,
@@ -138,7 +138,7 @@ impl Visitor {
         .unwrap()
     }
 
-    /// What the page's own forms send back.
+    /// The CSRF token of the page's forms.
     pub(super) async fn csrf(&self) -> String {
         let page = self.text("/alerts").await;
         page.split("name=\"csrf\" value=\"")
@@ -162,7 +162,7 @@ impl Visitor {
     }
 }
 
-/// A form as a browser sends it.
+/// A form in the encoding of a browser.
 pub(super) fn filled_in(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestBuilder {
     let encoded = |text: &str| {
         text.bytes()
@@ -184,7 +184,7 @@ pub(super) fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
         .map_or("", |value| value.to_str().unwrap())
 }
 
-/// Its content security policy: only what is our own, and nothing inline.
+/// Checks that the content security policy allows only own resources, and nothing inline.
 fn assert_strict(answer: &Response, what: &str) {
     let policy = header(answer, "content-security-policy");
     let is_strict =
@@ -193,7 +193,7 @@ fn assert_strict(answer: &Response, what: &str) {
 }
 
 #[tokio::test]
-async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
+async fn a_token_logs_in_and_others_see_nothing() {
     let (world, api) = open_world("ops-in").await;
     api.open_coupon(3).await;
     let daemon = world.daemon().await;
@@ -283,13 +283,13 @@ async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
         assert_strict(&screen, path);
     }
     assert!(kim.text("/").await.contains("Winter coupon"));
-    // The page's cookie is for the page alone.
+    // The page's cookie is only valid for the page.
     assert_eq!(kim.get("/v1/runs").await.status(), 401);
     assert_eq!(kim.post("/logout", &kim.base, &kim.csrf().await).await, 303);
     assert_eq!(
         kim.get("/").await.status(),
         303,
-        "the session is over, whatever the browser keeps"
+        "the session has ended, whatever the browser keeps"
     );
 
     let refused = eventually_some("many wrong tokens are answered 429", LIMIT, async || {
@@ -316,7 +316,7 @@ async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
 }
 
 #[tokio::test]
-async fn a_session_counts_at_every_process_that_has_its_token_until_it_is_ended() {
+async fn a_session_is_valid_at_every_process_with_its_token_until_it_ends() {
     let (world, api) = open_world("ops-replicas").await;
     api.open_coupon(3).await;
     let other_token = "another-0123456789abcdef0123456789abcdef";
@@ -337,7 +337,7 @@ async fn a_session_counts_at_every_process_that_has_its_token_until_it_is_ended(
     );
     let kim = Visitor::logged_in(&first, "Kim", OPS_TOKEN).await;
     let csrf = kim.csrf().await;
-    // As a restart does it: what the process kept is gone.
+    // As by a restart: the process's memory is lost.
     first.process.kill().await;
     let again = world.daemon().await;
     let status = async |daemon: &Running<ReconcilerClient>| {
@@ -353,14 +353,14 @@ async fn a_session_counts_at_every_process_that_has_its_token_until_it_is_ended(
     );
     assert_eq!(status(&without).await, 303, "its token was withdrawn");
 
-    // A silent Redis logs nobody out, and log-out says what it could not do.
+    // A silent Redis logs nobody out, and log-out reports what it could not do.
     let there = kim.moved_to(in_rotation.http().base());
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     assert!(there.text("/").await.contains("Kim"));
     assert_eq!(
         there.post("/logout", &there.base, &csrf).await,
         503,
-        "in that browser only"
+        "only in that browser"
     );
     assert_eq!(status(&again).await, 200);
     proxy.set(ProxyFault::Pass).await.unwrap();
@@ -369,20 +369,20 @@ async fn a_session_counts_at_every_process_that_has_its_token_until_it_is_ended(
     assert_eq!(
         here.post("/logout", &here.base, &csrf).await,
         303,
-        "by a form of the process that is gone"
+        "with a form of the stopped process"
     );
-    eventually("it is over everywhere", LIMIT, async || {
+    eventually("it has ended everywhere", LIMIT, async || {
         (status(&again).await, status(&in_rotation).await) == (303, 303)
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_recorded() {
+async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let f = Fixture::new("ops-change").await;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    // No pass of its own takes the drift away.
+    // None of the daemon's passes must remove the drift.
     let daemon = f.world.daemon().await;
     let done = injector(&f.world, &coupon)
         .await
@@ -414,7 +414,7 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
             assert_eq!(
                 lee.post(path, &lee.base, &of_lee).await,
                 403,
-                "{path}: who views"
+                "{path}: for viewers"
             );
         }
         for (origin, csrf, who) in [
@@ -487,7 +487,7 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
     };
     let mut all = vec![said("acknowledge"), said("silence"), said("reveal")];
     assert_eq!(f.world.sql.query(acts).await, all);
-    // Who views sees all, and that they did is recorded as well.
+    // Viewers can reveal everything, and the reveal is recorded too.
     assert!(!lee.text(&read).await.contains(person.as_str()), "masked");
     assert_eq!(lee.post(&reveal, &lee.base, &of_lee).await, 200);
     all.push(
@@ -518,7 +518,7 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
 }
 
 #[tokio::test]
-async fn who_only_views_is_refused_every_change() {
+async fn viewers_are_refused_every_change() {
     let (world, api) = open_world("ops-views").await;
     let coupon = api.open_coupon(3).await;
     world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
@@ -559,7 +559,7 @@ async fn who_only_views_is_refused_every_change() {
 }
 
 #[tokio::test]
-async fn the_first_screen_tells_of_lost_rows_before_any_pass_and_of_their_repair() {
+async fn the_first_screen_shows_lost_rows_before_any_pass_and_their_repair() {
     let f = Fixture::new("ops-screen").await;
     let (coupon, _) = f.held("Winter coupon", 40, 25).await;
     let daemon = f.world.daemon().await;
@@ -567,7 +567,7 @@ async fn the_first_screen_tells_of_lost_rows_before_any_pass_and_of_their_repair
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let says = async |words: &[&str]| {
         eventually_some(
-            &format!("the screen says {words:?}"),
+            &format!("the screen shows {words:?}"),
             3 * LIMIT,
             async || {
                 let page = kim.text("/").await;
@@ -644,7 +644,7 @@ async fn a_live_screen_ends_with_the_session_and_with_the_process() {
 }
 
 #[tokio::test]
-async fn every_coupon_is_listed_also_one_that_is_over_with_its_sealed_drop() {
+async fn every_coupon_is_listed_including_ended_ones_with_sealed_drops() {
     let f = Fixture::new("ops-coupons").await;
     let (over, _) = f.held("Winter <b>coupon</b>", 20, 3).await;
     let (live, _) = f.held("Spring coupon", 1_500, 2).await;
@@ -704,7 +704,7 @@ async fn every_coupon_is_listed_also_one_that_is_over_with_its_sealed_drop() {
             .contains("No more coupons.")
     );
 
-    // More than a page of them, and more drops than are on a coupon's first page.
+    // More than a page of coupons, and more drops than a coupon's first page shows.
     let many: Vec<String> = (1..=51)
         .map(|n| format!("({n} + 1000, 'Many {n}', 5, 'coupon', 0)"))
         .collect();
@@ -748,7 +748,7 @@ async fn every_coupon_is_listed_also_one_that_is_over_with_its_sealed_drop() {
 }
 
 #[tokio::test]
-async fn without_the_api_the_page_works_and_names_the_setting() {
+async fn the_page_works_without_the_api_and_names_the_setting() {
     let (world, api) = open_world("ops-no-api").await;
     let coupon = api.open_coupon(3).await;
     let daemon = world.daemon().await;

@@ -1,7 +1,6 @@
-//! What one can do at the operations page beside looking: passes, confirmations, one person's
-//! story, dead letters.
+//! Actions at the operations page: passes, confirmations, one user's story, dead letters.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, OPS_TOKEN, eventually_some, open_world};
 use reqwest::Method;
 use reqwest::header::{LOCATION, ORIGIN};
@@ -10,8 +9,7 @@ use super::page::{VIEW_TOKEN, Visitor, filled_in, header};
 use crate::drift::support::injector;
 
 #[tokio::test]
-async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by_the_coupon_s_name()
-{
+async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations() {
     let f = Fixture::new("ops-confirm").await;
     f.world.set("API_URL", "");
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
@@ -89,7 +87,7 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
         page.contains("set <code>API_URL</code> for the reconciler") && !page.contains("/change"),
         "{page}"
     );
-    // Somebody else looked meanwhile, and there are more.
+    // Somebody else looked meanwhile, and there are more repairs.
     let form = [
         ("csrf", csrf.as_str()),
         ("how", "confirm"),
@@ -108,7 +106,7 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
     let (status, run) = ask(&pass, "confirm", (" Winter coupon ", "3")).await;
     assert_eq!(status, 303);
     ended(&run, "repaired").await;
-    eventually_some("there is nothing to confirm any more", LIMIT, async || {
+    eventually_some("there is nothing left to confirm", LIMIT, async || {
         let page = kim.text(&place).await;
         if page.contains("Confirm ") {
             Err(page)
@@ -136,7 +134,7 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
 }
 
 #[tokio::test]
-async fn a_person_s_story_is_found_by_coupon_and_id_or_slot() {
+async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
     let f = Fixture::new("ops-person").await;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
@@ -174,7 +172,7 @@ async fn a_person_s_story_is_found_by_coupon_and_id_or_slot() {
         assert_eq!(search(coupon, person).await.0, status, "{coupon} {person}");
     }
     assert_eq!(kim.get("/people").await.status(), 200);
-    // By the coupon's name, or a part of it, or without a coupon where only one names the person.
+    // By the coupon's name, or a part of it, or without a coupon if only one names the user.
     for coupon in ["Winter coupon", "winter", ""] {
         let (status, found) = search(coupon, "u-2").await;
         assert!(
@@ -201,7 +199,7 @@ async fn a_person_s_story_is_found_by_coupon_and_id_or_slot() {
         "{found}"
     );
 
-    // By a slot, of the last drop that has opened or of one that is named; that shows an id.
+    // By a slot of the last opened drop, or of a given one, which shows an id.
     let on_slot = f
         .world
         .sql
@@ -217,7 +215,7 @@ async fn a_person_s_story_is_found_by_coupon_and_id_or_slot() {
     let (status, page) = search_as(&viewer, &id, &drop, "slot 2").await;
     assert!(
         status == 200 && page.contains(&on_slot[0][0]),
-        "who views sees all: {status} {page}"
+        "viewers see everything: {status} {page}"
     );
     assert_eq!(search_as(&viewer, &id, &drop, "u-2").await.0, 200);
     for (drop, person, status) in [
@@ -237,7 +235,7 @@ async fn a_person_s_story_is_found_by_coupon_and_id_or_slot() {
         f.world.sql.query(reveals).await,
         [["Kim", "2"], ["Kim", "2"], ["Lee", "2"]]
     );
-    // A row of another person appears on it besides.
+    // A row of another user also appears on the slot.
     f.world
         .sql
         .query("UPDATE issued_coupons SET user_id = 'u-other' WHERE slot = 2")
@@ -256,7 +254,7 @@ async fn a_person_s_story_is_found_by_coupon_and_id_or_slot() {
 }
 
 #[tokio::test]
-async fn a_person_is_erased_by_the_form_once_their_id_is_typed_and_nothing_of_theirs_is_open() {
+async fn a_user_is_erased_by_the_form_once_their_id_is_typed_and_nothing_is_open() {
     let f = Fixture::new("ops-erase").await;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
     let daemon = f.world.daemon().await;
@@ -317,7 +315,7 @@ async fn a_person_is_erased_by_the_form_once_their_id_is_typed_and_nothing_of_th
 }
 
 #[tokio::test]
-async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_api_by_its_name() {
+async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
     let f = Fixture::new("ops-changes").await;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
     let daemon = f
@@ -357,7 +355,7 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
         ];
         assert_eq!(ask(&change, &form).await.0, 400, "{how}");
     }
-    // Nor by a slip of the finger, nor downwards.
+    // Nor with a mistyped repetition, nor downwards.
     for (quantity, again) in [("30", "300"), ("20", "20"), ("19", "19"), ("30", "")] {
         let form = [
             ("how", "raise"),
@@ -366,7 +364,7 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
             ("name", "Winter coupon"),
         ];
         let (status, page) = ask(&change, &form).await;
-        // The form comes back with what was typed, on its screen.
+        // The form is shown again on its screen, with the typed values.
         let typed = format!("name=\"quantity\" value=\"{quantity}\"");
         let why = "Type the same number twice, above the quantity of now (20).";
         assert!(
@@ -440,8 +438,8 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
         )),
         "{story}"
     );
-    // It leads away from the form, so that a reload revokes nothing again; and nobody's id is in
-    // the address.
+    // It redirects from the form, so that a reload revokes nothing again, and the URL contains no
+    // user id.
     let request = kim
         .request(Method::POST, "/people/revoke")
         .header(ORIGIN, &kim.base);
@@ -466,14 +464,14 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
     let (_, story) = ask("/people", &[("coupon", id.as_str()), ("person", "u-2")]).await;
     assert!(story.contains("revoked"), "{story}");
     assert_eq!(f.world.sql.query(state).await, [["0", "30", "2"]]);
-    // What the API refuses is said in its words.
+    // The API's refusal is shown in its words.
     let (status, page) = ask("/people/revoke", &revoke("u-99", "Winter coupon")).await;
     assert!(
         status == 404 && page.contains("The API refused: "),
         "{status} {page}"
     );
 
-    // The API records who asked, by the name and the token of the session.
+    // The API records the operator, by the session's name and token.
     let recorded = "SELECT action, operator, LENGTH(token) FROM ops_actions WHERE operator = 'Kim' ORDER BY id";
     let said = |action| [action, "Kim", "8"];
     assert_eq!(
@@ -488,7 +486,7 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
 }
 
 #[tokio::test]
-async fn a_coupon_is_made_once_from_the_form_after_its_openings_were_shown() {
+async fn the_form_creates_a_coupon_once_after_showing_its_openings() {
     let (world, api) = open_world("ops-new").await;
     let daemon = world.daemon_with(&[("API_URL", api.http().base())]).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
@@ -586,10 +584,10 @@ async fn a_coupon_is_made_once_from_the_form_after_its_openings_were_shown() {
 }
 
 #[tokio::test]
-async fn how_soon_rows_came_is_shown_of_a_drop_and_by_day() {
+async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
     let f = Fixture::new("ops-pace").await;
     let (coupon, _) = f.held("Winter coupon", 20, 10).await;
-    // No pass of its own keeps the promise that is broken below.
+    // None of the daemon's passes must keep the promise that is broken below.
     let daemon = f.world.daemon().await;
     f.world
         .sql
@@ -631,7 +629,7 @@ async fn how_soon_rows_came_is_shown_of_a_drop_and_by_day() {
         days.contains("81.8 % of 11 looked at"),
         "a broken promise is a miss: {days}"
     );
-    // Who was admitted stands in the chart also without a row.
+    // The chart also includes admissions without a row.
     f.world
         .sql
         .query("DELETE FROM issued_coupons WHERE slot = 2")
@@ -650,12 +648,12 @@ async fn how_soon_rows_came_is_shown_of_a_drop_and_by_day() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is_recorded() {
+async fn dead_letters_are_filtered_revealed_and_discarded_and_recorded() {
     let f = Fixture::new("ops-letters").await;
     let (coupon, _) = f.held("Winter coupon", 20, 1).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
     let daemon = f.world.daemon().await;
-    // One that names nobody, one that names no drop, and fifty of another reason.
+    // One that names nobody, one that names no drop, and fifty with another reason.
     f.world
         .sql
         .query(&format!(
@@ -789,7 +787,7 @@ async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is
     assert_eq!(
         f.world.sql.query(looks).await,
         [["reveal", "702"]],
-        "a look, and no more"
+        "viewing is recorded as a look"
     );
     let acts = "SELECT action, from_addr, detail->>'$.dead_letter' FROM ops_actions WHERE operator = 'Kim' ORDER BY id";
     let said = |action, letter| [action, "127.0.0.1", letter];
@@ -807,7 +805,7 @@ async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is
         0
     );
 
-    // From a person whose coupon is known, a button leads to the story.
+    // If the user's coupon is known, a button leads to the story.
     assert!(!shown.contains("Show the story of"), "{shown}");
     let letter = format!(
         "(9703, {}, {}, 999, 'u-1', 'by_hand_probe')",

@@ -1,7 +1,7 @@
-//! What only a person can mend, mended at the operations page: a dead letter of a wrong claim,
-//! a promise that can't be kept; and many dead letters that nobody needs.
+//! Problems that only a person can resolve, resolved at the operations page: a dead letter of a
+//! wrong claim, a promise that cannot be kept, and many useless dead letters.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, MadeCoupon, OPS_TOKEN, assert_nothing_found, rows};
 use reqwest::Method;
 use reqwest::header::ORIGIN;
@@ -104,13 +104,13 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
         );
         assert!(
             said.contains(&format!("name=\"slot\" value=\"{slot}\"")),
-            "what was typed comes back: {said}"
+            "the typed values are shown again: {said}"
         );
     }
     let stands = "SELECT slot, user_id FROM failed_claims WHERE id = 801";
     assert_eq!(f.world.sql.query(stands).await, [["412", "c-lost-4711"]]);
 
-    // The slot is somebody else's: nothing is taken from them.
+    // The slot belongs to somebody else and is not taken from them.
     assert_eq!(
         correct(&own_drop, "7", "c-lost-4711", "Winter coupon")
             .await
@@ -139,7 +139,7 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
 }
 
 #[tokio::test]
-async fn a_promise_that_cannot_be_kept_is_given_up_at_the_person_s_story_and_the_alert_ends() {
+async fn a_promise_that_cannot_be_kept_is_closed_at_the_story_and_its_alert_ends() {
     let f = Fixture::new("hand-give-up").await;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     let daemon = f.world.daemon().await;
@@ -208,7 +208,7 @@ async fn a_promise_that_cannot_be_kept_is_given_up_at_the_person_s_story_and_the
 }
 
 #[tokio::test]
-async fn all_dead_letters_of_a_reason_are_discarded_by_their_number_and_none_that_came_later() {
+async fn discarding_by_reason_excludes_dead_letters_that_arrived_later() {
     let f = Fixture::new("hand-discard").await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
     let daemon = f.world.daemon().await;
@@ -255,7 +255,7 @@ async fn all_dead_letters_of_a_reason_are_discarded_by_their_number_and_none_tha
         "{page}"
     );
 
-    // More come after Kim has looked, and a pass deals with one of those that were there.
+    // More arrive after Kim has looked, and a pass resolves one of those that were there.
     insert(3_000, 3_002, "many").await;
     f.world
         .sql
@@ -290,7 +290,7 @@ async fn all_dead_letters_of_a_reason_are_discarded_by_their_number_and_none_tha
         let typed = format!("name=\"number\" value=\"{number}\"");
         assert!(
             reason.is_empty() || said.contains(&typed),
-            "what was typed comes back: {said}"
+            "the typed values are shown again: {said}"
         );
     }
     let open = "SELECT reason, COUNT(*) FROM failed_claims WHERE resolved_at IS NULL GROUP BY reason ORDER BY reason";
@@ -326,6 +326,6 @@ async fn all_dead_letters_of_a_reason_are_discarded_by_their_number_and_none_tha
     let page = kim.text("/dead-letters?drop=999999").await;
     assert!(
         page.contains(">Discard 5 dead letters</button>"),
-        "by drop too: {page}"
+        "filtered by drop too: {page}"
     );
 }

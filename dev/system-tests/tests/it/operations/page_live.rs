@@ -1,4 +1,5 @@
-//! The first screen, live: one look at the stores for everybody, and none while nobody looks.
+//! The live first screen: all viewers share one poll of the stores, and without viewers there is
+//! none.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +10,17 @@ use reqwest::{Response, StatusCode};
 
 use super::page::{VIEW_TOKEN, Visitor};
 
-/// Reads a stream until so many events have come.
+/// Reads a stream until this many events have arrived.
 async fn receive(mut stream: Response, events: usize) -> Response {
     let mut seen: Vec<u8> = Vec::new();
     while String::from_utf8_lossy(&seen).matches("\n\n").count() < events {
-        seen.extend_from_slice(&stream.chunk().await.unwrap().expect("the stream goes on"));
+        seen.extend_from_slice(&stream.chunk().await.unwrap().expect("the stream continues"));
     }
     stream
 }
 
 #[tokio::test]
-async fn ten_people_who_look_live_cost_one_look_a_second_together_and_none_when_they_are_gone() {
+async fn ten_live_viewers_share_one_poll_a_second_and_none_without_viewers() {
     let (world, api) = open_world("ops-looks").await;
     api.open_coupon(3).await;
     let daemon = world.daemon().await;
@@ -42,14 +43,14 @@ async fn ten_people_who_look_live_cost_one_look_a_second_together_and_none_when_
     );
     assert!(
         (4.0..=seconds + 2.0).contains(&grew),
-        "{grew} looks in {seconds} s"
+        "{grew} polls in {seconds} s"
     );
 
     drop(streams);
-    // Longer than any two looks are apart.
+    // Longer than the interval between two polls.
     let long = Duration::from_secs(4);
     let mut last = (looks().await, Instant::now());
-    eventually("nobody looks, and nothing is read", LIMIT, async || {
+    eventually("without viewers nothing is read", LIMIT, async || {
         let now = looks().await;
         if now != last.0 {
             last = (now, Instant::now());
@@ -60,7 +61,7 @@ async fn ten_people_who_look_live_cost_one_look_a_second_together_and_none_when_
 }
 
 #[tokio::test]
-async fn when_64_viewers_look_live_the_next_reloads_and_operators_have_seats_of_their_own() {
+async fn beyond_64_live_viewers_the_next_reloads_and_operators_have_reserved_seats() {
     let (world, api) = open_world("ops-seats").await;
     api.open_coupon(3).await;
     let daemon = world.daemon_with(&[("OPS_VIEW_TOKEN", VIEW_TOKEN)]).await;
@@ -68,7 +69,7 @@ async fn when_64_viewers_look_live_the_next_reloads_and_operators_have_seats_of_
     let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let seats = join_all((0..64).map(|_| lee.get("/live"))).await;
     assert!(seats.iter().all(|seat| seat.status() == 200));
-    // A browser that is answered 204 does not ask again.
+    // A browser that is answered 204 does not reconnect.
     assert_eq!(
         (
             lee.get("/live").await.status(),

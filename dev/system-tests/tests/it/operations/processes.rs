@@ -18,14 +18,14 @@ fn promised(answers: &[PromisedAnswer]) -> usize {
         .count()
 }
 
-/// Rows after a pass: everything that Redis gave out, so every promise among them, also those whose
-/// answer was lost.
+/// The rows after a pass: everything that Redis gave out, which includes every promise, even those
+/// whose answer was lost.
 async fn mended(world: &World, coupon: &firstcome_testkit::MadeCoupon, answers: &[PromisedAnswer]) {
     eventually("every message was read", LIMIT, async || {
         world.topic.lag().await == 0
     })
     .await;
-    // What was admitted but never published is issued once the publishing deadline is over.
+    // Admissions that were never published are issued after the publishing deadline.
     let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
     let given: u32 = world.redis.command(&["GET", &count]).await;
     eventually("a pass leaves nothing", LIMIT, async || {
@@ -59,21 +59,21 @@ async fn an_api_stopped_under_load_ends_cleanly_and_keeps_every_promise() {
         .count();
     assert!(
         promised(&answers) >= 100 && unknown > 0,
-        "stopped in mid-rush: {} yes, {unknown} unknown",
+        "stopped in mid-rush: {} accepted, {unknown} unknown",
         promised(&answers)
     );
     let unqueued = answers
         .iter()
         .filter(|(_, answer)| matches!(answer, Answer::Accepted { queued: false, .. }))
         .count();
-    assert_eq!(unqueued, 0, "claims in hand were finished");
+    assert_eq!(unqueued, 0, "claims in progress were finished");
     mended(&world, &coupon, &answers).await;
 }
 
 #[tokio::test]
-async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
+async fn a_consumer_stopped_under_load_hands_over_without_gap_or_duplicate() {
     let (world, api) = open_world("consumer-term").await;
-    // So that each claim has its own message, which is what is counted below.
+    // Makes each claim a separate message, which is counted below.
     announce_old_reader(&world).await;
     let first = world.consume().await;
     let coupon = api.open_coupon(3_000).await;
@@ -98,7 +98,7 @@ async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
     assert_eq!(
         committed,
         i64::try_from(written).unwrap(),
-        "what was written was committed before the end"
+        "written rows were committed before the end"
     );
     let _second = world.consume().await;
     all_issued(&world, coupon.drop, 3_000).await;
@@ -113,13 +113,14 @@ async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
 }
 
 #[tokio::test]
-async fn a_killed_consumer_s_partitions_are_taken_over_within_ten_seconds() {
+async fn partitions_of_a_killed_consumer_are_taken_over_within_ten_seconds() {
     let (world, api) = open_world("take-over").await;
     let coupon = api.open_coupon(500).await;
     let first = world.consume().await;
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
     all_issued(&world, coupon.drop, 100).await;
-    // A drop's messages are on all three partitions, and each of the two has one at least.
+    // A drop's messages are on all three partitions, and each of the two consumers has at least
+    // one.
     let _other = world.consume().await;
     first.process.kill().await;
     let at = std::time::Instant::now();
@@ -131,7 +132,7 @@ async fn a_killed_consumer_s_partitions_are_taken_over_within_ten_seconds() {
 }
 
 #[tokio::test]
-async fn the_whole_system_stopped_in_mid_rush_and_started_again_is_exact() {
+async fn the_whole_system_restarted_in_mid_rush_is_exact() {
     let (world, api) = open_world("all-term").await;
     world.set("RECONCILE_CRON", "* * * * * *");
     let (consumer, daemon) = (world.consume().await, world.daemon().await);
@@ -175,7 +176,7 @@ async fn the_whole_system_stopped_in_mid_rush_and_started_again_is_exact() {
 }
 
 #[tokio::test]
-async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes() {
+async fn a_reconciler_frozen_in_mid_pass_does_not_block_other_passes() {
     let (world, api) = open_world("reconciler-frozen").await;
     let coupon = api.open_coupon(50).await;
     let consumer = world.consume().await;
@@ -188,7 +189,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
         .query("DELETE FROM issued_coupons WHERE slot > 40")
         .await;
 
-    // It stands still while it writes, with the pass lock and the rows' locks in its hands.
+    // It is suspended while it writes, holding the pass lock and row locks.
     let mut holding = HeldTransaction::begin(&world.sql).await;
     holding
         .run(&format!(
@@ -197,7 +198,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
         ))
         .await;
     daemon.begin().await;
-    eventually("it waits for the rows' lock", LIMIT, async || {
+    eventually("it waits for the row locks", LIMIT, async || {
         world.sql.number(LOCK_WAITS).await > 0
     })
     .await;
@@ -209,7 +210,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
     assert_exact(&world, &coupon, 50, &answers).await;
     daemon.process.thaw();
     let left = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
-    eventually("no run is left running", LIMIT, async || {
+    eventually("no run is recorded as running", LIMIT, async || {
         world.sql.number(left).await == 0
     })
     .await;

@@ -1,5 +1,5 @@
-//! A raised quantity while people wait: they get it at the speed of admission, newcomers come
-//! behind them, and no schedule is waited for.
+//! Raising a quantity while users wait: they get the slots at the speed of admission, newcomers
+//! queue behind them, and no schedule is involved.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::faults::waves::{passes_by_hand, stalled_pass};
 
-/// A coupon that is given out, with so many people waiting, in order.
+/// A sold-out coupon with this many users waiting, in order.
 pub(super) async fn with_a_line(
     fixture: &Fixture,
     name: &str,
@@ -57,7 +57,7 @@ async fn all_have_rows(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) 
 }
 
 #[tokio::test]
-async fn everybody_who_waits_gets_a_raised_quantity_in_order_beside_a_pass_that_does_not_end() {
+async fn waiting_users_get_a_raised_quantity_in_order_despite_a_hanging_pass() {
     let fixture = Fixture::new("promotion").await;
     let _daemon = fixture.world.daemon().await;
     let pass = stalled_pass(&fixture.world).await;
@@ -100,13 +100,13 @@ async fn everybody_who_waits_gets_a_raised_quantity_in_order_beside_a_pass_that_
 }
 
 #[tokio::test]
-async fn one_person_in_line_does_not_keep_newcomers_from_a_raised_quantity() {
+async fn a_raised_quantity_serves_the_waiting_user_and_newcomers() {
     let fixture = Fixture::new("promotion-one").await;
     let _daemon = fixture.world.daemon().await;
     let (coupon, line) = with_a_line(&fixture, "one", 1).await;
     let newcomers = |from: usize, to| (from..to).map(|n| format!("new-{n}")).collect::<Vec<_>>();
     raise(&fixture, &coupon, 3_000).await;
-    // They come behind the one who waits, so the line is longer than a pass promotes at once.
+    // They queue behind the waiting user, so the line is longer than a pass promotes at once.
     rush(&[&fixture.api], coupon.id, &newcomers(0, 1_500), 20).await;
     let waiting = fixture
         .world

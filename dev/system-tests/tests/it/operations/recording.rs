@@ -1,14 +1,14 @@
-//! What passes leave in the tables grows with what happens, not with passes and drops.
+//! Rows written by passes grow with events, not with the number of passes and drops.
 
 use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
-use firstcome_drift::{Drift, DriftStoreArgs};
 use firstcome_reconciler::report::{Finding, Kind, Run, Status};
 use firstcome_reconciler::topic::TopicReader;
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::drift::{Drift, DriftStoreArgs};
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, ReconcilerClient, Running, World, WorldStores, eventually,
     open_world, status_of,
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::drift::support::injector;
 use crate::faults::waves::{HEALED, kafka_behind_proxy};
 
-/// The findings of a run as the endpoint gives them, and those of the run itself.
+/// The findings of a run at the endpoint, and those in the run itself.
 async fn told(daemon: &Running<ReconcilerClient>, run: &Run) -> (Vec<Finding>, Vec<Finding>) {
     let page = daemon
         .http()
@@ -45,14 +45,14 @@ async fn told(daemon: &Running<ReconcilerClient>, run: &Run) -> (Vec<Finding>, V
 }
 
 #[tokio::test]
-async fn what_stays_is_written_once_and_every_run_has_it() {
+async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
     let scene = Fixture::new("stays").await;
     let world = &scene.world;
     let mut coupons = Vec::new();
     for name in ["A", "B", "C", "D", "E"] {
         coupons.push(scene.held(name, 5, 5).await.0);
     }
-    // The fifth has nothing.
+    // The fifth has no drift.
     for coupon in &coupons[..4] {
         injector(world, coupon)
             .await
@@ -69,7 +69,7 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
     let mut runs = Vec::new();
     for _ in 0..4 {
         runs.push(world.once_with(&[], &[]).await.run());
-        assert_eq!(written().await, 4, "pass after pass");
+        assert_eq!(written().await, 4, "the same in every pass");
     }
     let drops = "SELECT COUNT(drops), COUNT(drops_run), SUM(nothing_new) FROM reconcile_runs WHERE number IS NOT NULL AND status = 'drift'";
     assert_eq!(
@@ -81,7 +81,7 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
     assert_eq!(
         world.sql.number(one).await,
         4,
-        "the drop without findings is none of them"
+        "the drop without findings has no report"
     );
 
     injector(world, &coupons[0])
@@ -95,7 +95,11 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
         .await
         .unwrap();
     runs.push(world.once_with(&[], &[]).await.run());
-    assert_eq!(written().await, 7, "one more that stays, and two repairs");
+    assert_eq!(
+        written().await,
+        7,
+        "one more persistent finding, and two repairs"
+    );
     world
         .sql
         .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)")
@@ -114,7 +118,7 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
     assert_eq!(world.sql.query(&clean).await, [["[]"]]);
 }
 
-/// A pass that is asked for and fails.
+/// A requested pass that fails.
 async fn fails(world: &World, daemon: &Running<ReconcilerClient>) -> String {
     let run = daemon.begin().await;
     let status = async || status_of(world, &run).await;
@@ -126,7 +130,7 @@ async fn fails(world: &World, daemon: &Running<ReconcilerClient>) -> String {
 }
 
 #[tokio::test]
-async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others() {
+async fn passes_that_cannot_read_the_topic_do_not_rewrite_findings() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
     let scene = Fixture::on(
         WorldStores::shared().await.with_kafka(server),
@@ -157,7 +161,7 @@ async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others(
     proxy.set(ProxyFault::Cut).await.unwrap();
     for _ in 0..3 {
         let run = fails(world, &daemon).await;
-        assert_eq!(letters("").await, 4, "pass after pass");
+        assert_eq!(letters("").await, 4, "the same in every pass");
         let page = daemon
             .http()
             .ops(reqwest::Method::GET, &format!("/v1/runs/{run}"));
@@ -190,7 +194,7 @@ async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others(
     assert_eq!(
         (letters("").await, letters("AND seen_to IS NULL").await),
         (4, 4),
-        "they have stood all the time"
+        "they were open throughout"
     );
     let open = "SELECT COUNT(*) FROM reconcile_findings WHERE seen_to IS NULL";
     assert_eq!(world.sql.number(open).await, 4, "the outage is over");
@@ -198,7 +202,7 @@ async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others(
 }
 
 #[tokio::test]
-async fn reopenings_in_vain_are_one_run() {
+async fn repeated_failed_reopenings_are_one_run() {
     let (kafka, proxy, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(
@@ -229,14 +233,14 @@ async fn reopenings_in_vain_are_one_run() {
             .await
             .unwrap_or(0.0)
     };
-    eventually("it is tried again and again", 2 * HEALED, async || {
+    eventually("it is retried repeatedly", 2 * HEALED, async || {
         attempts().await >= 3.0
     })
     .await;
     let runs = "SELECT id, TIMESTAMPDIFF(SECOND, started_at, finished_at) >= 5 FROM reconcile_runs WHERE status = 'failed' AND triggered_by = 'startup'";
     let runs = world.sql.query(runs).await;
     assert_eq!(runs.len(), 1, "{runs:?}");
-    assert_eq!(runs[0][1], "1", "it lasts until the last attempt");
+    assert_eq!(runs[0][1], "1", "the run lasts until the last attempt");
     let about_drop = format!(
         "SELECT COUNT(*) FROM reconcile_findings WHERE run_id = '{}' AND drop_id = {}",
         runs[0][0], coupon.drop
@@ -271,7 +275,7 @@ async fn reopenings_in_vain_are_one_run() {
 }
 
 #[tokio::test]
-async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
+async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_stay() {
     let scene = Fixture::new("old").await;
     let world = &scene.world;
     let (coupon, _) = scene.held("Old", 5, 5).await;
@@ -317,7 +321,7 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
     assert_eq!(
         alerts,
         [["old-2", "resolved"]],
-        "its drop is gone, so it is over now, and kept from now on"
+        "its drop is gone, so it ends now and its retention starts"
     );
     assert_eq!(
         world.sql.query("SELECT user_id FROM broken_promises").await,
@@ -348,7 +352,7 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
     assert_eq!(
         world.sql.query(left).await,
         [["0", "0", "2000"]],
-        "what is not sent stays"
+        "unsent rows stay"
     );
     assert_eq!(
         one("SELECT COUNT(*) FROM reconcile_findings WHERE run_id = 'old'").await,
@@ -357,7 +361,7 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
     );
 }
 
-/// Setting, table, the column that marks a row, the others, and a row that was over an hour `ago`.
+/// Setting, table, the column that marks a row, the others, and a row that ended an hour `ago`.
 const OVER: [(&str, &str, &str, &str, &str); 8] = [
     (
         "FIRSTCOME_TEST_RUNS_KEPT_SECONDS",
@@ -418,7 +422,7 @@ const OVER: [(&str, &str, &str, &str, &str); 8] = [
 ];
 
 #[tokio::test]
-async fn each_setting_says_how_long_its_own_tables_keep_what_is_over() {
+async fn each_retention_setting_applies_to_its_own_tables() {
     let (world, _api) = open_world("kept-seconds").await;
     for (_, table, mark, columns, values) in OVER {
         let hour = "SELECT UTC_TIMESTAMP(3) - INTERVAL 1 HOUR AS ago";
@@ -450,7 +454,7 @@ async fn each_setting_says_how_long_its_own_tables_keep_what_is_over() {
 }
 
 #[tokio::test]
-async fn the_pass_lock_does_not_wait_for_the_row_of_its_run_and_is_lost_with_its_connection() {
+async fn the_pass_lock_ignores_the_lock_of_its_run_and_ends_with_its_connection() {
     let world = World::new("beat").await;
     let settings = DbSettings {
         url: world.sql.url().to_owned().into(),
@@ -470,7 +474,7 @@ async fn the_pass_lock_does_not_wait_for_the_row_of_its_run_and_is_lost_with_its
     let lost = tokio::time::timeout(Duration::from_secs(8), lock.lost().cancelled()).await;
     assert!(
         lost.is_err(),
-        "the run's row was written by another connection for long"
+        "the run's row was locked by another connection for long"
     );
     assert!(
         PassLock::take(&settings, Work::Pass, Duration::ZERO)
@@ -488,8 +492,7 @@ async fn the_pass_lock_does_not_wait_for_the_row_of_its_run_and_is_lost_with_its
 }
 
 #[tokio::test]
-async fn a_large_sold_out_drop_that_stays_as_it_is_is_counted_and_read_again_when_anything_changes()
-{
+async fn an_unchanged_large_drop_is_only_counted_until_something_changes() {
     let scene = Fixture::new("unchanged").await;
     let world = &scene.world;
     world.set("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10");
@@ -533,12 +536,17 @@ async fn a_large_sold_out_drop_that_stays_as_it_is_is_counted_and_read_again_whe
             .promised()
             .is_some()
     );
-    eventually("one more is compared, then counted", LIMIT, async || {
-        counted("151").await
-    })
+    eventually(
+        "one more row is compared, then counted",
+        LIMIT,
+        async || counted("151").await,
+    )
     .await;
     let read = daemon.reconcile(&serde_json::json!({})).await;
-    assert_eq!(read.drops[0].examined.users, 151, "who asks gets the whole");
+    assert_eq!(
+        read.drops[0].examined.users, 151,
+        "a requested pass reads everything"
+    );
     assert_eq!(
         world
             .once_with(&["--wait-seconds", "20"], &[])

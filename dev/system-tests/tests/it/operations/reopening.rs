@@ -1,4 +1,4 @@
-//! How soon admission reopens after a loss of Redis, beside a running pass and many other coupons.
+//! How soon admission reopens after a loss of Redis, during a running pass and with many coupons.
 
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,16 @@ use crate::faults::waves::{HEALED, impatient, stalled_pass};
 
 const DEAD_LETTERS: &str = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)";
 
-/// What happens to Redis.
+/// The kind of loss.
 #[derive(Clone, Copy, PartialEq)]
 enum Loss {
-    /// It has everything, and what it has must be verified.
+    /// Redis has all its data, which must be verified.
     Restarted,
     Emptied,
 }
 
 #[tokio::test]
-async fn after_a_loss_an_open_coupon_opens_beside_a_pass_and_many_others() {
+async fn after_a_loss_a_coupon_reopens_during_a_pass_and_among_many_others() {
     for (loss, which) in [
         (Loss::Restarted, "the last of them after a restart"),
         (Loss::Emptied, "the first of them, rebuilt"),
@@ -46,7 +46,7 @@ async fn after_a_loss_an_open_coupon_opens_beside_a_pass_and_many_others() {
 }
 
 #[tokio::test]
-async fn after_a_loss_an_open_coupon_opens_beside_all_there_is_to_repair() {
+async fn after_a_loss_a_coupon_reopens_during_all_other_repairs() {
     for (loss, which) in [
         (Loss::Restarted, "after a restart"),
         (Loss::Emptied, "rebuilt"),
@@ -64,7 +64,7 @@ async fn after_a_loss_an_open_coupon_opens_beside_all_there_is_to_repair() {
     }
 }
 
-/// On a Redis of its own, with an open coupon that ten people hold.
+/// A private Redis with an open coupon that ten users hold.
 async fn with_an_open_coupon() -> (RedisServer, Fixture, MadeCoupon, String) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&server);
@@ -73,7 +73,7 @@ async fn with_an_open_coupon() -> (RedisServer, Fixture, MadeCoupon, String) {
     (server, fixture, coupon, answers[0].0.clone())
 }
 
-/// Loses Redis. Seconds between the end of the safety wait and the first admission.
+/// Loses Redis. Returns the seconds between the end of the safety wait and the first admission.
 async fn beyond_the_wait(
     loss: Loss,
     server: &RedisServer,
@@ -97,7 +97,7 @@ async fn beyond_the_wait(
     .as_secs_f64()
 }
 
-/// The pass holds its lock and does nothing.
+/// With a pass that holds its lock and does nothing.
 async fn beside_many(loss: Loss, others: u32) -> f64 {
     let (server, fixture, coupon, user) = with_an_open_coupon().await;
     let world = &fixture.world;
@@ -123,7 +123,7 @@ async fn beside_many(loss: Loss, others: u32) -> f64 {
     took
 }
 
-/// The pass is at work: it is the one with which the daemon begins.
+/// With a working pass: the one with which the daemon begins.
 async fn beside_all(loss: Loss, much: u32) -> f64 {
     let (server, fixture, coupon, user) = with_an_open_coupon().await;
     let (world, api) = (&fixture.world, &fixture.api);
@@ -161,7 +161,7 @@ async fn beside_all(loss: Loss, much: u32) -> f64 {
         assert_eq!(
             world.sql.number(&running).await,
             1,
-            "it is at work when Redis is lost"
+            "the pass is running when Redis is lost"
         );
     }
     let took = beyond_the_wait(loss, &server, &fixture, &coupon, &user).await;
@@ -180,7 +180,7 @@ async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
     let stores = WorldStores::shared().await.with_redis(&server);
     let fixture = Fixture::of(impatient(stores, "reopen-daily").await).await;
     let world = &fixture.world;
-    // Where it is noon: the day must not end meanwhile.
+    // A zone where it is noon, so that the day does not end meanwhile.
     let now = chrono::Utc::now();
     let ahead = 12 - i64::from(now.hour());
     let (zone, today) = (
@@ -193,7 +193,7 @@ async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
     all_issued(world, coupon.drop, 20).await;
     assert!(
         world.sql.number("SELECT COUNT(*) FROM drops").await > 6,
-        "more than a pass has rounds"
+        "more drops than a pass has rounds"
     );
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let run = world.pass().await;
@@ -220,7 +220,7 @@ async fn opens(fixture: &Fixture, coupon: &MadeCoupon, user: &str) {
 }
 
 #[tokio::test]
-async fn an_operators_change_that_hangs_keeps_no_other_coupon_closed() {
+async fn a_hanging_change_keeps_no_other_coupon_closed() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture =
         Fixture::of(impatient(WorldStores::shared().await.with_redis(&server), "hangs").await)

@@ -1,4 +1,4 @@
-//! Passes over much, small in `make test`, at full size in `cargo xtask scale`.
+//! Passes over large data: small in `make test`, at full size in `cargo xtask scale`.
 #![allow(clippy::cast_precision_loss)] // counts and milliseconds
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1_800);
 /// Slots written or read in one statement.
 const AT_ONCE: u32 = 5_000;
 
-/// A coupon of which everybody holds one, put straight into both stores, or into Redis only.
+/// A sold-out coupon, written straight into both stores, or only into Redis.
 pub(super) async fn sold_out(world: &World, quantity: u32, with_rows: bool) -> MadeCoupon {
     let api = world.serve().await;
     let mut body = coupon_body("Large", quantity, 0);
@@ -76,7 +76,7 @@ pub(super) async fn sold_out(world: &World, quantity: u32, with_rows: bool) -> M
     coupon
 }
 
-/// A pass in a process of its own: the run, and the most memory it took, in MB.
+/// A pass in a separate process: the run, and its peak memory in MB.
 pub(super) async fn pass(world: &World, args: &[&str]) -> (Run, f64) {
     let args: Vec<_> = ["once", "--json"]
         .into_iter()
@@ -94,7 +94,7 @@ pub(super) async fn pass(world: &World, args: &[&str]) -> (Run, f64) {
     (run, peak)
 }
 
-/// Most memory of a process that runs, in MB; `None` once it has ended.
+/// Peak memory of a running process in MB; `None` once it has ended.
 pub(super) fn most_memory(process: &Process) -> Option<f64> {
     memory_kb(process.pid(), "VmHWM")
         .ok()
@@ -105,7 +105,7 @@ pub(super) fn seconds(run: &Run) -> f64 {
     (run.finished_at.expect("it ended") - run.started_at).as_seconds_f64()
 }
 
-/// Reads every admission and every row of a drop and compares nothing.
+/// Reads every admission and every row of a drop without comparing them.
 async fn scan(world: &World, coupon: &MadeCoupon, quantity: u32) -> f64 {
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     let began = Instant::now();
@@ -131,7 +131,7 @@ async fn scan(world: &World, coupon: &MadeCoupon, quantity: u32) -> f64 {
 }
 
 #[tokio::test]
-async fn one_large_drop_costs_a_pass_little_more_than_a_scan_and_no_memory() {
+async fn a_pass_over_a_large_drop_costs_little_more_than_a_scan() {
     let sizes = [20_000, 10_000_000];
     let (mut memory, mut rebuilding) = (Vec::new(), Vec::new());
     let what = "one drop of 10,000,000: clean pass ÷ bare scan";
@@ -193,7 +193,7 @@ async fn one_large_drop_costs_a_pass_little_more_than_a_scan_and_no_memory() {
 }
 
 #[tokio::test]
-async fn unread_messages_cost_a_pass_no_memory() {
+async fn unread_messages_do_not_increase_the_memory_of_a_pass() {
     let what = "1,000,000 unread messages: memory of a pass over that of an empty one";
     let more = measured(what, "≤ 50 MB", [100_000, 1_000_000], async |messages| {
         let (world, api) = open_world("unread").await;
@@ -210,11 +210,11 @@ async fn unread_messages_cost_a_pass_no_memory() {
     assert!(more <= 60.0, "{more} MB");
 }
 
-/// Passes in 60 hours, one each 30 s.
+/// Passes in 60 hours, one every 30 s.
 const WEEKEND: i32 = 7_200;
 
 #[tokio::test]
-async fn what_the_repair_limit_holds_for_a_weekend_is_written_once() {
+async fn repairs_held_for_a_weekend_are_written_once() {
     let what = "10,000 repairs held by the repair limit for a weekend of 30 s passes: rows of runs and findings";
     let rows = measured(what, "≤ 100000", [200, 10_000], async |held| {
         rows_after_a_weekend(held, true).await
@@ -268,7 +268,7 @@ async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
             detail.to_owned(),
         ));
     }
-    // The same run again and again, at its time.
+    // Records the same run repeatedly, at its time.
     let settings = DbSettings {
         url: world.sql.url().to_owned().into(),
         pool_size: 2,
@@ -311,13 +311,13 @@ async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
 }
 
 #[tokio::test]
-async fn a_pass_costs_what_is_open_and_not_what_ever_was() {
+async fn the_cost_of_a_pass_depends_on_open_drops_only() {
     let what = "100,000 coupons (1,000 open), 1,000,000 sealed drops: a pass";
     let took = measured(what, "≤ 3 s", [2_000, 100_000], pass_beside_what_is_over).await;
     assert!(took < 30.0, "{took} s");
 }
 
-/// One coupon in a hundred is open, and has ten rows; ten sealed drops a coupon.
+/// One coupon in a hundred is open and has ten rows; each coupon has ten sealed drops.
 async fn pass_beside_what_is_over(coupons: u32) -> f64 {
     let world = World::new("over").await;
     world.open().await;

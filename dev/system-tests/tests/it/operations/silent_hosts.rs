@@ -1,5 +1,5 @@
-//! How long processes with default settings stay with a host that went silent, with its connections
-//! open, while the same address leads to another host.
+//! How long processes with default settings stay with a host that went silent with open
+//! connections, while the same address leads to another host.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,13 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde_json::json;
 
-/// On a busy machine; the target of a quiet one is five seconds.
+/// On a busy machine; the target on a quiet one is five seconds.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Requests at once: more than a process has connections to a store.
+/// Concurrent requests: more than a process has connections to a store.
 const AT_ONCE: usize = 24;
 
-/// Seconds from `begun` until so many claims at once, so many questions at once and a change are
-/// answered as ever.
+/// Seconds from `begun` until concurrent claims, look-ups and a change are answered as usual.
 async fn answers(
     api: &ApiClient,
     coupon: &MadeCoupon,
@@ -41,7 +40,7 @@ async fn answers(
             begun.elapsed().as_secs_f64()
         },
         async {
-            eventually("questions are answered", LIMIT, async || {
+            eventually("look-ups are answered", LIMIT, async || {
                 let looks = join_all((0..AT_ONCE).map(|_| api.try_me(coupon.id, "nobody"))).await;
                 looks
                     .iter()
@@ -82,14 +81,14 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
     let coupon = api.open_coupon(100_000).await;
     let users = Mutex::new(people(100_000).into_iter());
     answers(&api, &coupon, &users, Instant::now()).await;
-    eventually("a pass ends well", LIMIT, async || passes(&daemon).await).await;
+    eventually("a pass succeeds", LIMIT, async || passes(&daemon).await).await;
     let (all, by_consumer) = (
         "SELECT COUNT(*) FROM issued_coupons",
         " WHERE issued_by = 'consumer'",
     );
     let by_consumer = format!("{all}{by_consumer}");
     let admitted = holders(&world, &coupon).await;
-    eventually("nothing is on its way", LIMIT, async || {
+    eventually("nothing is in flight", LIMIT, async || {
         world.sql.number(all).await == admitted
     })
     .await;

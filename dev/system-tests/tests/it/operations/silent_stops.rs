@@ -1,5 +1,5 @@
-//! Asked to stop while a store is silent and claims are under way, every process ends within
-//! seconds.
+//! Every process stops within seconds on request, even while a store is silent and claims are in
+//! flight.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use rustix::process::Signal;
 
 use crate::faults::waves::{impatient, kafka_behind_proxy};
 
-/// Ten seconds for requests under way, or for a pass; five for the last batch and five to leave the
-/// group; and a busy machine.
+/// Ten seconds for requests in flight or a pass, five for the last batch and five to leave the
+/// group, plus a margin for a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn all_stop(world: World, silent: &FaultProxy) {

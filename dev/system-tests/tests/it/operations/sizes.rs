@@ -1,5 +1,4 @@
-//! Sizes at which a list of values in one statement would be too long for MySQL (65,535, error
-//! 1390).
+//! Sizes at which a statement's list of values would be too long for MySQL (65,535, error 1390).
 
 use std::time::Instant;
 
@@ -23,7 +22,7 @@ pub(crate) async fn insert(world: &World, most: u32, insert: &str, select: &str)
 }
 
 #[tokio::test]
-async fn beside_sixty_six_thousand_finished_coupons_everything_starts_and_a_pass_ends_clean() {
+async fn with_66_000_finished_coupons_everything_starts_and_a_pass_is_clean() {
     let world = World::new("finished").await;
     insert(
         &world,
@@ -50,7 +49,7 @@ async fn beside_sixty_six_thousand_finished_coupons_everything_starts_and_a_pass
 }
 
 #[tokio::test]
-async fn beside_dead_letters_that_name_sixty_six_thousand_drops_everything_else_is_repaired() {
+async fn with_dead_letters_of_66_000_drops_everything_else_is_repaired() {
     let sizes = [66_000, 3_000_000];
     let mut memory = Vec::new();
     let what = |part: &str| format!("3,000,000 garbage dead letters naming 66,000 drops: {part}");
@@ -69,7 +68,7 @@ async fn beside_dead_letters_that_name_sixty_six_thousand_drops_everything_else_
     assert!(took < 60.0 && more <= 50.0, "{took} s, {more} MB");
 }
 
-/// A pass, and its memory in MB over that of an empty one.
+/// A pass, and its memory in MB beyond that of an empty one.
 async fn beside_garbage(letters: u32) -> (Run, f64) {
     let fixture = Fixture::new("garbage").await;
     let (coupon, _) = fixture.held("Winter", 20, 12).await;
@@ -114,7 +113,7 @@ async fn dead_letters_are_reissued_in_batches() {
     assert!(ratio > 0.1, "{ratio}");
 }
 
-/// Seconds of straight inserts of as many rows ÷ seconds of the pass.
+/// Seconds of straight inserts of the same rows ÷ seconds of the pass.
 async fn reissued_by_straight(number: u32) -> f64 {
     let (world, api) = open_world("reissued").await;
     let (straight, coupon) = (api.open_coupon(number).await, api.open_coupon(number).await);
@@ -129,7 +128,7 @@ async fn reissued_by_straight(number: u32) -> f64 {
         ),
     )
     .await;
-    // The other coupon's people are not in Redis, and no part of this.
+    // The other coupon's users are not in Redis, and do not belong to this test.
     let (run, _) = pass(&world, &["--coupon", &coupon.id.to_string()]).await;
     assert_eq!(
         (run.status, run.drops[0].after.rows),
@@ -144,7 +143,7 @@ async fn reissued_by_straight(number: u32) -> f64 {
     assert_eq!(issued, i64::from(number));
     assert!(run.drops[0].exact, "{:?}", run.drops[0]);
     if number <= 5_000 {
-        // It has seconds, not for a hundred thousand rows.
+        // The check has a limit of seconds, too little for a hundred thousand rows.
         exact(&world.sql, &world.redis, &coupon, number)
             .await
             .unwrap();
@@ -152,7 +151,7 @@ async fn reissued_by_straight(number: u32) -> f64 {
     straight / seconds(&run)
 }
 
-/// Seconds of inserts with as many rows a statement, and no more, as the consumer's.
+/// Seconds of plain inserts with the consumer's number of rows per statement.
 async fn insert_straight(world: &World, coupon: &MadeCoupon, number: u32) -> f64 {
     let began = Instant::now();
     let mut session = HeldTransaction::begin(&world.sql).await;

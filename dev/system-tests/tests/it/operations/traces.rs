@@ -1,5 +1,5 @@
-//! One claim is followed by its trace, from the answer to its row and through the repair that saved
-//! it, as a collector sees it.
+//! Follows one claim by its trace, from the answer to its row and through the repair that saved it,
+//! as a collector sees it.
 
 use firstcome_reconciler::report::Outcome;
 use firstcome_stack::{OtlpReceiver, ReceivedSpan};
@@ -15,7 +15,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.42.0";
 
-/// A world that exports what requests ask for, and at once.
+/// A world that exports the spans of sampled requests immediately.
 async fn traced(name: &str) -> (World, OtlpReceiver, Running<ApiClient>) {
     let (world, collector) = (World::new(name).await, OtlpReceiver::start().await.unwrap());
     world.set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url());
@@ -25,7 +25,7 @@ async fn traced(name: &str) -> (World, OtlpReceiver, Running<ApiClient>) {
     (world, collector, api)
 }
 
-/// A claim whose caller has this trace.
+/// A claim whose caller sends this trace.
 async fn claim(api: &ApiClient, coupon: &MadeCoupon, user: &str, traceparent: &str) -> HttpReply {
     let reply = Http::send(
         api.claim_request(coupon.id, user)
@@ -36,7 +36,7 @@ async fn claim(api: &ApiClient, coupon: &MadeCoupon, user: &str, traceparent: &s
     reply
 }
 
-/// A `traceparent` of a new trace, and its trace.
+/// A `traceparent` of a new trace, and its trace id.
 fn new_trace(sampled: bool) -> (String, String) {
     let trace = format!("{:032x}", rand::random::<u128>() | 1);
     (
@@ -52,7 +52,7 @@ fn header<'r>(reply: &'r HttpReply, name: &str) -> &'r str {
         .map_or("", |value| value.to_str().unwrap())
 }
 
-/// What the row of a slot has of its trace.
+/// The trace columns of a slot's row.
 async fn of_row(world: &World, coupon: &MadeCoupon, user: &str) -> String {
     let sql = format!(
         "SELECT COALESCE(traceparent, '') FROM issued_coupons WHERE drop_id = {} AND user_id = '{user}'",
@@ -75,7 +75,7 @@ async fn explained(world: &World, coupon: &MadeCoupon, user: &str) -> Value {
     serde_json::from_str(&cli.all_stdout().await).unwrap()
 }
 
-/// The span of this name in a trace.
+/// The span with this name in a trace.
 async fn span(collector: &OtlpReceiver, trace: &str, name: &str) -> ReceivedSpan {
     collector
         .span(&format!("{name} in {trace}"), LIMIT, |span| {
@@ -193,7 +193,7 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
         &[("messaging.destination.partition.id", partition)],
     );
 
-    // The batch is a trace of its own; the two lead to each other.
+    // The batch has a separate trace; the two link to each other.
     let [(batch, batch_span)] = &process.links[..] else {
         panic!("{process:#?}")
     };
@@ -226,7 +226,7 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
     for span in collector.spans() {
         assert!(
             !format!("{span:?}").contains("u-secret"),
-            "a person is named: {span:#?}"
+            "a user is named: {span:#?}"
         );
         assert_eq!(span.schema, SCHEMA);
         assert!(
@@ -237,7 +237,7 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
 }
 
 #[tokio::test]
-async fn from_a_claim_s_answer_to_the_repair_that_saved_it() {
+async fn a_lost_claim_is_followed_from_its_answer_to_its_repair() {
     let (world, collector, api) = traced("saved").await;
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
@@ -302,7 +302,7 @@ async fn from_a_claim_s_answer_to_the_repair_that_saved_it() {
     assert_eq!(
         of_row(&world, &coupon, "u-2").await,
         "",
-        "of one that is not sampled only the message knew"
+        "only the message had an unsampled trace"
     );
     assert_eq!(
         explained(&world, &coupon, "u-1").await["trace_ids"],
@@ -324,7 +324,7 @@ async fn from_a_claim_s_answer_to_the_repair_that_saved_it() {
     );
 }
 
-/// Passes until one repairs: an admission is lost only once its publishing deadline is over.
+/// Runs passes until one repairs: an admission counts as lost only after its publishing deadline.
 async fn eventually_repaired(world: &World) -> firstcome_reconciler::report::Run {
     firstcome_testkit::eventually_some("a pass repairs", LIMIT, async || {
         let run = world.once_with(&[], &[]).await.run();
@@ -341,11 +341,11 @@ async fn eventually_repaired(world: &World) -> firstcome_reconciler::report::Run
 }
 
 #[tokio::test]
-async fn a_claim_that_the_consumer_refused_has_its_dead_letter_and_its_repair_in_its_trace() {
+async fn a_refused_claims_trace_has_its_dead_letter_and_its_repair() {
     let (world, collector, api) = traced("refused").await;
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
-    // Somebody has written another's row onto the slot that this claim gets.
+    // Somebody has written another user's row onto the slot that this claim gets.
     let row = format!(
         "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({}, 1, {}, 'u-by-hand', 'consumer')",
         coupon.drop, coupon.id
@@ -398,7 +398,7 @@ async fn a_claim_that_the_consumer_refused_has_its_dead_letter_and_its_repair_in
 }
 
 #[tokio::test]
-async fn without_a_collector_a_trace_goes_on_and_none_is_begun() {
+async fn without_a_collector_traces_are_propagated_and_none_is_started() {
     let (world, collector) = (
         World::new("untraced").await,
         OtlpReceiver::start().await.unwrap(),
@@ -410,7 +410,7 @@ async fn without_a_collector_a_trace_goes_on_and_none_is_begun() {
     assert_eq!(
         header(&reply, "traceparent"),
         traceparent,
-        "as it came: no span is added"
+        "unchanged: no span is added"
     );
     for (user, given) in [("u-2", "00-zz"), ("u-3", "")] {
         let reply = Http::send(
@@ -451,8 +451,7 @@ async fn without_a_collector_a_trace_goes_on_and_none_is_begun() {
 }
 
 #[tokio::test]
-async fn a_message_of_a_release_without_traces_becomes_a_row_and_a_collector_that_is_away_holds_nothing_up()
- {
+async fn messages_without_traces_become_rows_and_a_missing_collector_delays_nothing() {
     let world = World::new("other-release").await;
     world.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
     world.set("OTEL_TRACES_SAMPLER", "always_on");
@@ -467,9 +466,9 @@ async fn a_message_of_a_release_without_traces_becomes_a_row_and_a_collector_tha
     assert_eq!(
         world.sql.number(&of_rows).await,
         20,
-        "each has a trace of its own"
+        "each has its own trace"
     );
-    // As an older API sends it: without headers.
+    // In the format of an older API: without headers.
     let next = api.open_coupon(5).await;
     let payload = format!(
         r#"{{"v":1,"coupon_id":{},"drop_id":{},"slot":3,"user_id":"u-old","claimed_at":"{}"}}"#,
@@ -505,8 +504,8 @@ async fn a_mail_that_names_traces_names_nobody() {
     );
 }
 
-/// With the OpenTelemetry Collector itself, where `OTELCOL` is the path of one that has the OTLP
-/// receiver and the debug exporter.
+/// With the OpenTelemetry Collector itself, if `OTELCOL` is the path of one with the OTLP receiver
+/// and the debug exporter.
 #[tokio::test]
 async fn a_real_collector_reads_what_is_exported() {
     let Ok(program) = std::env::var("OTELCOL") else {

@@ -14,18 +14,18 @@ use super::support::{BrowserPage, serve_pages};
 
 const SLOTS: u32 = 300;
 
-/// Slots that the crowd leaves until the person in the browser is admitted, however slow that is.
+/// Slots that the crowd leaves until the user in the browser is admitted, however slow that is.
 const LEFT: usize = 100;
 
-/// Claims of the crowd under way at any moment.
+/// Concurrent claims of the crowd.
 const AT_ONCE: usize = 50;
 
-/// Many people who claim without a pause: first some of the slots, again and again, then all that
-/// are left, and on after that.
+/// Many users who claim without a pause: first repeatedly for some of the slots, then for all
+/// remaining ones, and beyond.
 #[derive(Default)]
 struct EagerCrowd {
     claims: AtomicUsize,
-    /// How many there are of each word.
+    /// Number of answers by word.
     answers: Mutex<BTreeMap<String, usize>>,
     takes_all: AtomicBool,
     goes_home: AtomicBool,
@@ -54,7 +54,7 @@ impl EagerCrowd {
         self.answers.lock().values().sum()
     }
 
-    /// Waits until so many of its claims have been answered so.
+    /// Waits until this many of its claims got this answer.
     async fn until(&self, word: &str, answers: usize) {
         let look = async || {
             let all = self.answers.lock().clone();
@@ -69,7 +69,7 @@ impl EagerCrowd {
 }
 
 #[tokio::test]
-async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
+async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     let f = Fixture::new("page-rush").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f
@@ -102,7 +102,7 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
         .run("const b = document.querySelector('#main'); b.click(); b.click()")
         .await;
     let answers = crowd.answers();
-    eventually("the person is admitted", LIMIT, async || {
+    eventually("the user is admitted", LIMIT, async || {
         let users = f.world.redis.of_drop(coupon.id, coupon.drop, "users");
         f.world
             .redis
@@ -116,14 +116,14 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     crowd.until("sold_out", AT_ONCE).await;
     assert!(
         crowd.answers() >= answers + AT_ONCE,
-        "it claimed all the while"
+        "it claimed throughout"
     );
     crowd.goes_home.store(true, SeqCst);
     for member in all {
         member.await.unwrap();
     }
     assert_eq!(page.claims_sent().await, 1);
-    // Their slot is one among those of the crowd, by number and by instant of admission.
+    // Their slot fits in between those of the crowd, by number and by instant of admission.
     all_issued(&f.world, coupon.drop, SLOTS as usize).await;
     let beside = |side: &str, order: &str| {
         format!(
@@ -163,7 +163,7 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
         "after a reload"
     );
     assert_eq!(page.claims_sent().await, 0);
-    // In another browser they see what they hold, and claim nothing.
+    // In another browser they see their coupon without claiming.
     page.browser.prepare(LABELS).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
@@ -184,7 +184,7 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     );
     assert_eq!(page.text("#label").await, "It is yours");
     assert_eq!(page.claims_sent().await, 0);
-    // Who claims all the same is told that they have one: here nothing tells before.
+    // If they claim all the same, they see that they have one, since the look-up is blocked.
     page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
@@ -194,24 +194,24 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     assert_eq!(page.text("#label").await, "You already have one");
 }
 
-/// Notes from the next load on what the page says in its first line.
+/// From the next load on, records the texts of the page's first line.
 const LABELS: &str = "window.labels = []; new MutationObserver(() => {
     const label = document.querySelector('#label')?.textContent;
     if (label && label !== window.labels.at(-1)) window.labels.push(label);
   }).observe(document, { subtree: true, childList: true, characterData: true });";
 
-/// From the next load on, the first question about the own claim is lost.
+/// From the next load on, the first look-up of the own claim is lost.
 const NOT_BESIDE: &str = "{ const ask = window.fetch; let lost = 0; window.fetch = (url, options) =>
     String(url).endsWith('/me') && !lost++ ? Promise.reject(new TypeError('lost')) : ask(url, options); }";
 
 #[tokio::test]
-async fn who_waits_for_the_code_looks_soon_and_then_as_often_as_the_server_says() {
+async fn polling_for_the_code_starts_fast_and_then_follows_the_server() {
     // No consumer writes rows.
     let (world, _api) = firstcome_testkit::open_world("page-soon").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(10).await;
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
-    // What a timer was set to, however late a busy machine wakes it.
+    // Records the timers' delays, however late a busy machine fires them.
     let timers = "window.waits = []; { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
         window.waits.push(ms); return real(then, ms, ...more); }; }";
     page.browser.prepare(timers).await;
@@ -221,7 +221,7 @@ async fn who_waits_for_the_code_looks_soon_and_then_as_often_as_the_server_says(
         .run("window.waits.length = 0; document.querySelector('#main').click()")
         .await;
     page.until(&["accepted"]).await;
-    // Without those by which this test waits, and that of the coupon's state.
+    // Excludes the timers with which this test waits, and that of the coupon's state.
     let looks = async || {
         let waits = page
             .browser
@@ -235,7 +235,7 @@ async fn who_waits_for_the_code_looks_soon_and_then_as_often_as_the_server_says(
             .collect::<Vec<_>>()
     };
     firstcome_testkit::eventually(
-        "it looks again and again",
+        "it polls repeatedly",
         firstcome_testkit::LIMIT,
         async || looks().await.len() >= 5,
     )
@@ -253,7 +253,7 @@ async fn who_waits_for_the_code_looks_soon_and_then_as_often_as_the_server_says(
 }
 
 #[tokio::test]
-async fn a_claim_comes_through_a_lost_network_and_a_new_process() {
+async fn a_claim_survives_a_lost_network_and_a_new_process() {
     let (world, _api) = firstcome_testkit::open_world("page-lost").await;
     let pages = serve_pages(&world).await;
     let port = |base: &str| base.rsplit(':').next().unwrap().parse::<u16>().unwrap();
@@ -289,7 +289,7 @@ async fn a_claim_comes_through_a_lost_network_and_a_new_process() {
     network.set_upstream(port(pages.http().base()));
     network.set(ProxyFault::Pass).await.unwrap();
     page.until(&["accepted"]).await;
-    // Who asked again because no answer came is not told that they had one already.
+    // A retry after a lost answer must not be shown as "already claimed".
     assert_eq!(
         [page.text("#label").await, page.text("#big").await],
         ["It is yours", "1"]
@@ -300,7 +300,7 @@ async fn a_claim_comes_through_a_lost_network_and_a_new_process() {
 }
 
 #[tokio::test]
-async fn a_reload_in_the_middle_goes_on_claiming() {
+async fn a_reload_resumes_claiming() {
     // Admission is closed: every claim is answered 503.
     let world = World::new("page-reload").await;
     let pages = serve_pages(&world).await;
@@ -325,7 +325,7 @@ async fn a_reload_in_the_middle_goes_on_claiming() {
 }
 
 #[tokio::test]
-async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
+async fn a_user_returns_a_coupon_after_a_question_and_the_slot_is_free() {
     let f = Fixture::new("page-back").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f
@@ -353,7 +353,7 @@ async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
     );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
-    // The next person gets its slot; they are told what became of it, in another browser too.
+    // The next user gets the slot; the first one sees that it was returned, in another browser too.
     assert_eq!(
         f.api.claim(coupon.id, "u-next").await.promised(),
         Some((coupon.drop, 1))
@@ -364,7 +364,7 @@ async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
 }
 
 #[tokio::test]
-async fn where_each_drop_gives_one_the_page_gives_back_the_one_that_it_shows() {
+async fn with_one_per_drop_the_page_returns_the_one_that_it_shows() {
     let f = Fixture::new("page-back-drop").await;
     let pages = serve_pages(&f.world).await;
     let mut body = coupon_body("Winter coupon", 1, 0);
@@ -394,7 +394,7 @@ async fn where_each_drop_gives_one_the_page_gives_back_the_one_that_it_shows() {
     );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
-    // In another browser they claim once more, and are told so: here nothing tells before.
+    // In another browser they claim once more and see the answer, since the look-up is blocked.
     page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;

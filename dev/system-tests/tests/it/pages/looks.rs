@@ -1,12 +1,11 @@
-//! Answers that take long to come about, told by the page as if they had come; and what counts as
-//! a complaint of the browser.
+//! States that take long to occur, simulated in the page, and what counts as a browser complaint.
 
 use firstcome_testkit::{Look, eventually_some, open_world};
 use serde_json::{Value, json};
 
 use super::support::{BrowserPage, LIMIT, serve_pages, until};
 
-/// From the next load on, `claims/me` and the state are answered so.
+/// From the next load on, `claims/me` and the state get these answers.
 fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
     format!(
         "{{ if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');
@@ -22,7 +21,7 @@ fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
 }
 
 #[tokio::test]
-async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_question() {
+async fn every_outcome_has_its_text_and_returning_asks_first() {
     let (world, _api) = open_world("page-ends").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(100).await;
@@ -129,7 +128,7 @@ async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_q
             "open",
             "Open now",
         ),
-        // Yesterday's coupon is shown until today's is near, and then no more.
+        // Yesterday's coupon is shown until today's is near, and then disappears.
         (
             200,
             issued.clone(),
@@ -175,8 +174,8 @@ async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_q
     page.until(&["revoked"]).await;
 }
 
-/// From the next load on, questions about claims are answered as `replies` has it, by method, and
-/// the state has what `told` has. Status 0: ten minutes pass, and no answer comes.
+/// From the next load on, requests about claims are answered from `replies` by method, and the
+/// state from `told`. Status 0 simulates a timeout of ten minutes.
 fn stubbed(coupon: i64, replies: &Value, told: &Value) -> String {
     format!(
         "{{ if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');
@@ -196,14 +195,14 @@ fn stubbed(coupon: i64, replies: &Value, told: &Value) -> String {
     )
 }
 
-/// A drop of a daily coupon, as its state tells of it.
+/// A drop of a daily coupon, as its state shows it.
 fn of_day(drop: i64, state: &str) -> Value {
     let opens_at_ms =
         chrono::Utc::now().timestamp_millis() + if state == "scheduled" { 3_600_000 } else { -1 };
     json!({"one_per_drop": true, "drop_id": drop, "state": state, "opens_at_ms": opens_at_ms})
 }
 
-/// The server tells this from now on, and the page asks at once.
+/// Changes the server's answer, and makes the page poll at once.
 async fn tell(page: &BrowserPage, told: &Value) {
     let look = "document.dispatchEvent(new Event('visibilitychange'))";
     page.browser
@@ -212,7 +211,7 @@ async fn tell(page: &BrowserPage, told: &Value) {
 }
 
 #[tokio::test]
-async fn what_a_claim_of_one_day_was_refused_with_is_said_no_more_on_the_next() {
+async fn a_refusal_of_one_day_is_not_shown_on_the_next() {
     let (world, _api) = open_world("page-next-day").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(100).await;
@@ -233,7 +232,7 @@ async fn what_a_claim_of_one_day_was_refused_with_is_said_no_more_on_the_next() 
         page.browser.click("#main").await;
         page.until(&[view]).await;
         if view == "not_allowed" {
-            // The same day leaves it, without a button that does nothing.
+            // Later the same day it is still shown, without a button that does nothing.
             tell(&page, &of_day(1, "closed")).await;
             until(&page.browser, "document.querySelector('#main').hidden").await;
             assert_eq!(page.view().await, view);
@@ -247,7 +246,7 @@ async fn what_a_claim_of_one_day_was_refused_with_is_said_no_more_on_the_next() 
 }
 
 #[tokio::test]
-async fn giving_back_that_fails_is_told_and_leaves_nothing_for_the_next_day() {
+async fn a_failed_return_is_shown_and_forgotten_the_next_day() {
     let (world, _api) = open_world("page-not-back").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(100).await;
@@ -278,7 +277,7 @@ async fn giving_back_that_fails_is_told_and_leaves_nothing_for_the_next_day() {
 }
 
 #[tokio::test]
-async fn a_part_of_the_page_that_is_missing_is_a_complaint_and_another_answer_404_is_none() {
+async fn only_missing_parts_of_the_page_are_complaints() {
     let (world, _api) = open_world("page-missing").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(1).await;

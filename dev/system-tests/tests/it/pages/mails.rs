@@ -1,6 +1,6 @@
-//! Mails as they look in the browser of a telephone.
+//! Mails in the browser of a phone.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look};
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::support::assert_open_to_all;
 use crate::drift::support::{injector, mailed};
 
 #[tokio::test]
-async fn mails_fit_a_telephone_in_the_light_and_in_the_dark() {
+async fn mails_fit_a_phone_in_light_and_dark_mode() {
     let f = Fixture::new("mail-looks").await;
     let public = [("PUBLIC_URL", "https://reconciler.example.com")];
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;

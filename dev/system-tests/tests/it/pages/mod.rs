@@ -1,4 +1,4 @@
-//! The pages in a real browser, as people use them: the coupon page, and the operations page.
+//! The pages in a real browser: the coupon page and the operations page.
 
 mod claiming;
 mod from_mails;

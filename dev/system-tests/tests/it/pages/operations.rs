@@ -1,9 +1,9 @@
-//! The operations page, for the person on duty: at a desk, and on a phone at night.
+//! The operations page for the person on duty, at a desk and on a phone at night.
 
 use std::time::{Duration, Instant};
 
-use firstcome_drift::Drift;
 use firstcome_stack::{FaultProxy, ProxyFault};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, ReconcilerClient, Running};
 use serde_json::json;
 
@@ -13,8 +13,7 @@ use crate::drift::support::injector;
 const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
 
 #[tokio::test]
-async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_alert_on_by_the_keyboard()
- {
+async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
     let f = Fixture::new("page-duty").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     f.held("Spring coupon", 100, 40).await;
@@ -35,8 +34,7 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     .await;
     assert_open_to_all(&browser, "ops-all-well").await;
 
-    // From a mail in a browser: another site's link brings no cookie, and one is logged in all the
-    // same.
+    // From a webmail client: the foreign link brings no cookie, and log-in works all the same.
     let base = daemon.http().base();
     browser
         .visit(&format!(
@@ -57,7 +55,7 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     )
     .await;
 
-    // Rows go, and nobody reloads.
+    // Rows disappear, and nobody reloads.
     browser
         .run("window.same = true; document.querySelector('nav a[href=\"/runs\"]').focus()")
         .await;
@@ -144,7 +142,7 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     .await;
 }
 
-/// The first screen, live, of a daemon that the browser reaches through a proxy.
+/// The live first screen of a daemon that the browser reaches through a proxy.
 async fn live_behind_proxy(f: &Fixture) -> (Running<ReconcilerClient>, FaultProxy, Browser) {
     let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;
@@ -177,7 +175,7 @@ async fn live_behind_proxy(f: &Fixture) -> (Running<ReconcilerClient>, FaultProx
 }
 
 #[tokio::test]
-async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_reload() {
+async fn a_screen_reports_a_lost_connection_and_recovers_without_a_reload() {
     let f = Fixture::new("page-away").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
@@ -210,8 +208,7 @@ async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_
 }
 
 #[tokio::test]
-async fn a_screen_whose_connection_goes_silent_says_so_within_20_s_and_is_live_again_without_a_reload()
- {
+async fn a_screen_reports_a_silent_connection_within_20_s_and_recovers() {
     let f = Fixture::new("page-silent").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
@@ -244,7 +241,7 @@ async fn a_screen_whose_connection_goes_silent_says_so_within_20_s_and_is_live_a
 }
 
 #[tokio::test]
-async fn a_viewer_on_a_phone_at_night_sees_a_pass_with_masked_people_and_nothing_to_press() {
+async fn a_viewer_on_a_phone_sees_masked_users_and_no_buttons() {
     let f = Fixture::new("page-viewer").await;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
@@ -308,7 +305,7 @@ async fn a_viewer_on_a_phone_at_night_sees_a_pass_with_masked_people_and_nothing
 }
 
 #[tokio::test]
-async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
+async fn an_operator_repairs_a_drop_and_follows_every_figure() {
     let f = Fixture::new("page-acts").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     let daemon = f
@@ -331,7 +328,7 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
     assert_eq!(
         browser.run(axes).await,
         json!(["20", "15", "10", "5", "0"]),
-        "upwards to the quantity"
+        "rising to the quantity"
     );
     let points = "return [...document.querySelectorAll('.chart polyline')].map((line) => line.points.numberOfItems)";
     assert_eq!(
@@ -420,7 +417,7 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
             })
             .await;
     }
-    // The zone of the person's own browser, and a question that a coupon which opens once has not.
+    // The browser's time zone is preset, and a one-off coupon hides the question about days.
     browser.visit(&format!("{base}/coupons/new")).await;
     let zone = "document.querySelector('#time_zone').value === Intl.DateTimeFormat().resolvedOptions().timeZone";
     until(&browser, zone).await;
@@ -471,7 +468,7 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
     .await;
 }
 
-/// Words that a cell breaks in two. After a slash or a hyphen a line may end.
+/// Words that a cell breaks in two. Line breaks after a slash or a hyphen are allowed.
 const BROKEN: &str = r"
   const broken = [];
   for (const cell of document.querySelectorAll('th, td, dd')) {
@@ -489,7 +486,7 @@ const BROKEN: &str = r"
   return broken";
 
 #[tokio::test]
-async fn no_column_breaks_a_word_and_a_phone_shows_a_drop_before_what_is_wrong_elsewhere() {
+async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
     let f = Fixture::new("page-columns").await;
     let (coupon, _) = f
         .held(

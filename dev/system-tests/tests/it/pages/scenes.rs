@@ -1,7 +1,7 @@
-//! A day of the person on duty, screen after screen: a drop that runs, the pass that repaired it,
-//! one person's story, the dead letters. docs/OPERATIONS.md shows them.
+//! The screens of a day on duty: a running drop, the pass that repaired it, one user's story, the
+//! dead letters. docs/OPERATIONS.md shows them.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};
 use serde_json::json;
 
@@ -9,19 +9,19 @@ use super::support::{assert_open_to_all, log_in, until};
 use crate::drift::support::injector;
 
 #[tokio::test]
-async fn a_running_drop_its_pass_a_person_and_dead_letters_are_open_to_all() {
+async fn a_running_drop_its_pass_a_story_and_dead_letters_are_accessible() {
     let f = Fixture::new("page-scenes").await;
     let (coupon, _) = f.held("Winter coupon", 500, 320).await;
     let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    // As if people had come within forty seconds, most of them at once.
+    // As if users had come within forty seconds, most of them at once.
     let instants = format!(
         "UPDATE issued_coupons SET claimed_at = UTC_TIMESTAMP(3) - INTERVAL 100000000 - FLOOR(40000000 * POW(slot / 320, 3)) \
          MICROSECOND, issued_at = claimed_at + INTERVAL 150000 + (slot % 9) * 120000 MICROSECOND WHERE drop_id = {}",
         coupon.drop
     );
     f.world.sql.query(&instants).await;
-    // Their codes no longer follow from their instants.
+    // Their codes no longer match their instants.
     f.world
         .sql
         .query("UPDATE code_key SET since = UTC_TIMESTAMP(3)")

@@ -1,4 +1,4 @@
-//! A coupon's page in a browser, and the person who looks at it.
+//! A coupon's page in a browser, and its visitor.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub(super) const LIMIT: Duration = Duration::from_secs(90);
 
 const SECRET: &str = "pages-0123456789abcdef0123456789abcdef";
 
-/// An API that shows pages to people who bring a token.
+/// An API with coupon pages for users with a token.
 pub(super) async fn serve_pages(world: &World) -> Running<ApiClient> {
     world
         .serve_with(&[&token_settings(SECRET)[..], &[("COUPON_PAGE", "on")]].concat())
@@ -35,17 +35,17 @@ impl BrowserPage {
         }
     }
 
-    /// The page of another coupon, or at another address.
+    /// Switches to the page of another coupon, or at another address.
     pub(super) fn now_of(&mut self, base: &str, coupon: i64) {
         self.address = format!("{base}/c/{coupon}");
     }
 
-    /// By an address without a token.
+    /// Visits without a token.
     pub(super) async fn visit(&self) {
         self.browser.visit(&self.address).await;
     }
 
-    /// By the link that was sent to this person.
+    /// Visits by the link that was sent to this user.
     pub(super) async fn come_as(&self, user: &str) {
         self.browser
             .visit(&format!(
@@ -64,8 +64,8 @@ impl BrowserPage {
         view.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits for one of these views, and gives it. The page looks at itself, for a second at a
-    /// time: to be asked again and again costs a browser more than to wait.
+    /// Waits for one of these views and returns it. The page checks itself for a second at a time,
+    /// because polling from outside costs a browser more than waiting.
     pub(super) async fn until(&self, wanted: &[&str]) -> String {
         let look = format!(
             "const end = performance.now() + 1000;
@@ -103,13 +103,13 @@ impl BrowserPage {
         text.as_str().unwrap_or_default().trim().to_owned()
     }
 
-    /// Whether the button would do something.
+    /// Whether the button is enabled.
     pub(super) async fn is_on(&self) -> bool {
         let on = "const b = document.querySelector('#main'); return !b.hidden && b.ariaDisabled === 'false'";
         self.browser.run(on).await == json!(true)
     }
 
-    /// How many claims this load of the page has sent.
+    /// Number of claims that this load of the page has sent.
     pub(super) async fn claims_sent(&self) -> u64 {
         let sent = "performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/claims')).length";
         self.browser
@@ -132,8 +132,8 @@ impl BrowserPage {
     }
 }
 
-/// The console is silent, and no part of the page is beside the window. Keeps a picture where one
-/// is wanted.
+/// Checks that the console has no complaints, and that nothing overflows the window. Keeps a
+/// picture if pictures are wanted.
 pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     assert_eq!(browser.complaints().await, Vec::<Value>::new(), "{name}");
     let beside = "const e = document.documentElement; return e.scrollWidth - e.clientWidth";
@@ -145,7 +145,7 @@ pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     picture(browser, name).await;
 }
 
-/// The same, and nothing keeps people out of it.
+/// The same, and there are no accessibility barriers.
 pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     assert_sound(browser, name).await;
     let barriers = browser.barriers().await;
@@ -156,7 +156,7 @@ pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     );
 }
 
-/// Where pictures are wanted: `cargo xtask pictures` looks at every state.
+/// The folder for pictures, if wanted: `cargo xtask pictures` captures every state.
 fn pictures() -> Option<OsString> {
     std::env::var_os("PICTURES").filter(|folder| !folder.is_empty())
 }
@@ -177,8 +177,8 @@ pub(super) async fn picture(browser: &Browser, name: &str) {
 const TAB: char = '\u{e004}';
 pub(super) const ENTER: char = '\u{e007}';
 
-/// Waits until this holds in the page. It looks at itself for a second at a time; on its way to
-/// another page it is asked again.
+/// Waits until this holds in the page. The page checks itself for a second at a time; after a
+/// navigation the check is repeated.
 pub(super) async fn until(browser: &Browser, holds: &str) {
     let look = format!(
         "const end = performance.now() + 1000;
@@ -195,7 +195,7 @@ pub(super) async fn until(browser: &Browser, holds: &str) {
     .await;
 }
 
-/// Waits for the first line of the screen.
+/// Waits for the title of the screen.
 pub(super) async fn until_title(browser: &Browser, title: &str) {
     until(
         browser,
@@ -204,7 +204,7 @@ pub(super) async fn until_title(browser: &Browser, title: &str) {
     .await;
 }
 
-/// By the keyboard alone, from the first field on.
+/// Logs in by keyboard alone, from the first field on.
 pub(super) async fn log_in(browser: &Browser, name: &str, token: &str) {
     until(browser, "document.querySelector('#token')").await;
     browser.run("document.querySelector('#name').focus()").await;
@@ -223,7 +223,7 @@ pub(super) async fn fill(browser: &Browser, field: &str, text: &str) {
     browser.keys(text).await;
 }
 
-/// Tab by tab until this has the focus.
+/// Presses Tab until this element has the focus.
 pub(super) async fn tab_to(browser: &Browser, css: &str) {
     for _ in 0..40 {
         browser.key(TAB).await;

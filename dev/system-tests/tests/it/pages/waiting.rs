@@ -11,8 +11,8 @@ const AHEAD: &str = "{ const Real = Date; window.Date = class extends Real {
     constructor(...given) { if (given.length) super(...given); else super(Real.now() + 7_200_000); }
     static now() { return Real.now() + 7_200_000; } }; }";
 
-/// Notes what the server said of the next question, and what timers were set to, however late a
-/// busy machine wakes them.
+/// Records the server's polling times and the timers' delays, however late a busy machine fires
+/// them.
 const NOTES: &str = "window.told = []; window.waits = [];
     { const ask = window.fetch; window.fetch = async (url, options) => {
         const answer = await ask(url, options);
@@ -31,7 +31,7 @@ async fn opens_in(world: &World, name: &str, seconds: i64) -> Value {
 }
 
 #[tokio::test]
-async fn the_button_turns_on_by_itself_at_the_opening_and_the_keyboard_alone_claims() {
+async fn the_button_is_enabled_at_the_opening_and_works_by_keyboard() {
     let (world, _api) = open_world("page-opens").await;
     let pages = serve_pages(&world).await;
     let far = pages
@@ -56,14 +56,14 @@ async fn the_button_turns_on_by_itself_at_the_opening_and_the_keyboard_alone_cla
     assert_eq!(
         (page.view().await.as_str(), page.claims_sent().await),
         ("scheduled", 0),
-        "an early tap is none"
+        "an early tap does nothing"
     );
 
-    // It opens by the clock alone: no second question about the state is answered.
+    // It opens by the clock alone: no second request of the state is answered.
     let once = "{ const ask = window.fetch; let asked = 0; window.fetch = (url, options) =>
         String(url).endsWith('/state') && asked++ ? new Promise(() => {}) : ask(url, options); }";
     page.browser.prepare(once).await;
-    // On a machine so busy that the page comes after the opening, another coupon is waited for.
+    // On a machine so busy that the page loads after the opening, wait for another coupon.
     for lead in [4, 15, 60] {
         let soon = pages
             .create_coupon(&opens_in(&world, "겨울 한정 쿠폰", lead).await)
@@ -93,7 +93,7 @@ async fn the_button_turns_on_by_itself_at_the_opening_and_the_keyboard_alone_cla
 }
 
 #[tokio::test]
-async fn the_countdown_goes_by_the_servers_clock_whatever_the_devices_says() {
+async fn the_countdown_follows_the_servers_clock_not_the_devices() {
     let (world, _api) = open_world("page-clock").await;
     let pages = serve_pages(&world).await;
     let body = opens_in(&world, "Winter coupon", 4_140).await;
@@ -117,7 +117,7 @@ async fn the_countdown_goes_by_the_servers_clock_whatever_the_devices_says() {
         .split(':')
         .fold(0, |sum, part| 60 * sum + part.parse::<i64>().unwrap());
     let left = (opens_at.timestamp_millis() - server) / 1_000;
-    // A busy machine writes the next second late.
+    // A busy machine renders the next second late.
     assert!(
         (shown_seconds - left).abs() <= 30,
         "{shown} is shown, {left} s are left"
@@ -125,7 +125,7 @@ async fn the_countdown_goes_by_the_servers_clock_whatever_the_devices_says() {
 }
 
 #[tokio::test]
-async fn the_page_asks_again_when_the_server_said_and_up_to_two_fifths_later() {
+async fn the_page_polls_at_the_servers_time_plus_up_to_two_fifths() {
     let (world, _api) = open_world("page-polls").await;
     let pages = serve_pages(&world).await;
     let far = pages
@@ -150,7 +150,7 @@ async fn the_page_asks_again_when_the_server_said_and_up_to_two_fifths_later() {
                 .as_f64()
                 .unwrap();
             assert!(expected.contains(&told), "{told} ms");
-            // The others are those by which the countdown goes on, and this test waits.
+            // Shorter timers belong to the countdown and to this test.
             let wait = page
                 .browser
                 .run("return window.waits.find((ms) => ms > 2000)")
@@ -167,7 +167,7 @@ async fn the_page_asks_again_when_the_server_said_and_up_to_two_fifths_later() {
 }
 
 #[tokio::test]
-async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_closed() {
+async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
     let f = Fixture::new("page-others").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f
@@ -193,7 +193,7 @@ async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_clo
     page.assert_open_to_all("waiting-dark").await;
     page.browser.reload().await;
     page.until(&["waiting"]).await;
-    // A newcomer sees it without a claim, and after a claim and a reload too.
+    // A newcomer sees it without a claim, and also after a claim and a reload.
     page.come_as("u-4").await;
     page.until(&["sold_out"]).await;
     assert_eq!(page.claims_sent().await, 0);
@@ -227,12 +227,12 @@ async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_clo
         200
     );
     page.come_as("u-5").await;
-    // Until the catalogue of the other process knows that it is closed, a claim does.
+    // Until the other process's catalogue knows that it is closed, a claim reveals it.
     if page.until(&["sold_out", "closed"]).await == "sold_out" {
         page.browser.click("#main").await;
     }
     page.until(&["closed"]).await;
-    eventually("it says when it closed", LIMIT, async || {
+    eventually("it shows when it closed", LIMIT, async || {
         page.browser
             .run("document.dispatchEvent(new Event('visibilitychange'))")
             .await;
@@ -246,13 +246,13 @@ async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_clo
 }
 
 #[tokio::test]
-async fn a_lost_or_left_place_in_line_is_told_and_a_slot_that_comes_back_is_shown() {
+async fn a_lost_or_left_place_in_line_and_a_freed_slot_are_shown() {
     let (world, api) = open_world("page-place").await;
     let pages = serve_pages(&world).await;
     let name = "Anniversary coupon 2026 · 겨울한정기념쿠폰 · Donaudampfschifffahrtsgesellschaftskapitän: a free coffee in all 300 shops";
     let coupon = pages.create_coupon(&coupon_body(name, 1, 1)).await;
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default().on_a_phone()).await;
-    // What the API says is up to 200 ms old.
+    // The API's answers are up to 200 ms old.
     let turns_to = async |view: &str| {
         eventually(&format!("the page shows {view}"), LIMIT, async || {
             page.browser
@@ -278,7 +278,7 @@ async fn a_lost_or_left_place_in_line_is_told_and_a_slot_that_comes_back_is_show
     page.browser.reload().await;
     page.until(&["lost_place"]).await;
     assert_eq!(page.text("#label").await, "Your place in line was lost");
-    // Another person at the same browser has lost nothing; the same link says it again.
+    // Another user in the same browser has lost nothing; the same link shows it again.
     let key = "'firstcome:token'";
     let link = page
         .browser

@@ -1,4 +1,4 @@
-//! A system whose MySQL has a dump, goes on, and is lost.
+//! A system whose MySQL is dumped, continues, and is lost.
 
 use std::collections::BTreeSet;
 
@@ -13,14 +13,14 @@ use crate::faults::waves::HEALED;
 
 pub(super) struct Lost {
     pub(super) fixture: Fixture,
-    /// Of this one there is a dump; it has been open before and after.
+    /// A coupon in the dump, open before and after it.
     pub(super) winter: MadeCoupon,
-    /// Gave theirs back after the dump.
+    /// The user who returned theirs after the dump.
     pub(super) giver: String,
-    /// Made after the dump, one each in each drop; the first of these gave theirs back.
+    /// A coupon created after the dump, one per drop; the first of these users returned theirs.
     pub(super) spring: MadeCoupon,
     pub(super) spring_people: Vec<String>,
-    /// All rows at the end: coupon, drop, slot, person, code.
+    /// All final rows: coupon, drop, slot, user, code.
     pub(super) before: BTreeSet<Vec<String>>,
     shell: OperatorsShell,
     address: FaultProxy,
@@ -101,7 +101,7 @@ impl Lost {
         lost
     }
 
-    /// The steps of OPERATIONS. Gives the consumer and the reconciler that run from then on.
+    /// The steps of OPERATIONS. Returns the consumer and the reconciler that run from then on.
     pub(super) async fn restore(
         &mut self,
         has_redis: bool,
@@ -125,7 +125,7 @@ impl Lost {
         (consumer, world.daemon().await)
     }
 
-    /// Who is left, by coupon, as the last step shows it.
+    /// The remaining users by coupon, as the last step shows them.
     pub(super) async fn left_by_name(&self) -> BTreeSet<(i64, String)> {
         let shown = self.shell.run(&commands()[4]).await;
         let people = shown
@@ -151,5 +151,5 @@ impl Lost {
 fn commands() -> [String; 5] {
     commands_of("Restore MySQL from a dump")
         .try_into()
-        .expect("as many blocks as this test knows")
+        .expect("the number of blocks that this test expects")
 }

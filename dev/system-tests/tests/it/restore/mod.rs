@@ -1,4 +1,4 @@
-//! MySQL is lost, and a server that got an older dump takes its place, by the commands of
+//! MySQL is lost and replaced by a server restored from an older dump, with the commands of
 //! OPERATIONS.
 
 mod lost;
@@ -13,7 +13,7 @@ use crate::drift::support::mailed;
 use crate::faults::waves::HEALED;
 
 #[tokio::test]
-async fn with_redis_whole_everything_comes_back_but_the_name_of_a_new_coupon() {
+async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
     let mut lost = Lost::begin("restore-whole").await;
     let during = rush(
         &[&lost.fixture.api],
@@ -24,7 +24,7 @@ async fn with_redis_whole_everything_comes_back_but_the_name_of_a_new_coupon() {
     .await;
     assert!(
         during.iter().all(|(_, answer)| answer.is_accepted()),
-        "MySQL is away: {during:?}"
+        "MySQL is down: {during:?}"
     );
     let _running = lost.restore(true).await;
     let (world, api) = (&lost.fixture.world, &lost.fixture.api);
@@ -39,7 +39,7 @@ async fn with_redis_whole_everything_comes_back_but_the_name_of_a_new_coupon() {
     assert_eq!(
         rows.len(),
         lost.before.len() + 2,
-        "and the two of the outage"
+        "and the two from the outage"
     );
     assert_eq!(lost.left_by_name().await, BTreeSet::new());
     eventually("a pass finds nothing", HEALED, async || {
@@ -69,7 +69,7 @@ async fn with_redis_whole_everything_comes_back_but_the_name_of_a_new_coupon() {
 }
 
 #[tokio::test]
-async fn with_redis_empty_rows_come_back_from_the_topic_and_who_is_broken_is_listed_by_name() {
+async fn with_redis_empty_rows_are_restored_and_broken_promises_listed() {
     let mut lost = Lost::begin("restore-empty").await;
     lost.fixture.world.redis.command::<()>(&["FLUSHALL"]).await;
     assert!(
@@ -95,9 +95,11 @@ async fn with_redis_empty_rows_come_back_from_the_topic_and_who_is_broken_is_lis
             .iter()
             .map(|user| (lost.spring.id, user.clone())),
     );
-    eventually("who is left is known by name", HEALED, async || {
-        lost.left_by_name().await == expected
-    })
+    eventually(
+        "the remaining users are listed by name",
+        HEALED,
+        async || lost.left_by_name().await == expected,
+    )
     .await;
     let findings = world.once_with(&[], &[]).await.run();
     let found: BTreeSet<_> = findings
@@ -107,7 +109,7 @@ async fn with_redis_empty_rows_come_back_from_the_topic_and_who_is_broken_is_lis
     assert_eq!(found, expected, "{findings:#?}");
     mailed(world, &["action needed"]).await;
 
-    // What the operators know: the quantity, and the coupon.
+    // From the operators' knowledge: the quantity, and the coupon.
     assert_eq!(
         api.patch(lost.winter.id, &json!({"quantity": 23}))
             .await
@@ -141,7 +143,7 @@ async fn with_redis_empty_rows_come_back_from_the_topic_and_who_is_broken_is_lis
     ] {
         assert!(
             now.remove(&(coupon.to_string(), giver.clone())),
-            "who gave back holds it again"
+            "the user who returned it holds it again"
         );
     }
     assert_eq!(now, before);

@@ -1,12 +1,12 @@
-//! Tables are changed while people use them.
+//! Tables are altered while they are in use.
 
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, all_issued, assert_exact, eventually, people, rush,
 };
 
-/// An upgrade meets somebody's open transaction: a dump, or a person at a console.
+/// An upgrade meets an open transaction: a dump, or a person at a console.
 #[tokio::test]
-async fn a_migration_that_waits_for_a_transaction_keeps_no_row_back_and_goes_on_after_it() {
+async fn a_migration_that_waits_for_a_transaction_delays_no_rows_and_resumes() {
     let fixture = Fixture::new("migrate-waits").await;
     let world = &fixture.world;
     let coupon = fixture.api.open_coupon(200).await;

@@ -1,5 +1,5 @@
-//! The schema refuses by itself, whatever program writes: plain SQL, no code of the product but
-//! `migrate`.
+//! The schema's own constraints, independent of the writing program: plain SQL, and of the product
+//! only `migrate`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,8 +10,8 @@ const FOREIGN_KEY: u16 = 1452;
 const CHECK: u16 = 3819;
 const SIGNAL: u16 = 1644;
 
-/// Coupon 1 (once per coupon) with drops 1 and 2, coupon 2 (once per drop) with drops 3 and 4;
-/// quantity 3 each.
+/// Coupon 1 (once per coupon) with drops 1 and 2, coupon 2 (once per drop) with drops 3 and 4, each
+/// with quantity 3.
 async fn world(name: &str) -> World {
     let world = World::of_tables(name).await;
     world
@@ -75,7 +75,7 @@ async fn a_slot_outside_the_quantity_is_refused() {
 }
 
 #[tokio::test]
-async fn one_too_many_is_refused_also_inside_a_statement_of_many_rows() {
+async fn one_too_many_is_refused_even_inside_a_multi_row_statement() {
     let world = world("many").await;
     let many: Vec<String> = (1..=4)
         .map(|slot| format!("(1, 1, {slot}, 'u-{slot}', 'consumer')"))
@@ -91,7 +91,7 @@ async fn one_too_many_is_refused_also_inside_a_statement_of_many_rows() {
         SIGNAL
     );
     assert_eq!(count(&world).await, 0);
-    // IGNORE turns many errors into warnings, and would clip a number to fit; not these.
+    // IGNORE turns many errors into warnings and would clip numbers, but not these.
     let _ = world
         .sql
         .try_query(&format!(
@@ -104,7 +104,7 @@ async fn one_too_many_is_refused_also_inside_a_statement_of_many_rows() {
 }
 
 #[tokio::test]
-async fn a_limit_named_by_the_writer_must_be_one_of_the_drop_and_not_be_below_the_slot() {
+async fn a_given_limit_must_belong_to_the_drop_and_cover_the_slot() {
     let world = world("limits").await;
     let named = |drop: i64, slot: i64, coupon: i64, scope: i64, limit: i64| {
         format!(
@@ -134,7 +134,7 @@ async fn a_limit_named_by_the_writer_must_be_one_of_the_drop_and_not_be_below_th
     );
     world.sql.query(&named(1, 1, 1, 0, 3)).await;
     world.sql.query(&named(3, 1, 2, 3, 3)).await;
-    // The limits themselves can't be raised by hand, only with the quantity.
+    // The limits themselves cannot be raised manually, only through the quantity.
     let more = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (1, 4, 1, 0)";
     assert_eq!(world.sql.refusal(more).await.code, SIGNAL);
     assert_eq!(
@@ -216,7 +216,7 @@ async fn a_second_row_for_a_slot_is_refused() {
 }
 
 #[tokio::test]
-async fn a_second_row_for_a_person_is_refused_in_the_scope_of_the_coupon() {
+async fn a_second_row_for_a_user_is_refused_within_the_coupons_scope() {
     let world = world("person").await;
     world.sql.query(&row(1, 1, 1, "u-1")).await;
     assert_eq!(
@@ -246,7 +246,7 @@ async fn a_second_row_for_a_person_is_refused_in_the_scope_of_the_coupon() {
     assert_eq!(
         world.sql.refusal(&row(1, 2, 1, "u-1")).await.code,
         DUPLICATE,
-        "the scope can't be written by hand"
+        "the scope cannot be written manually"
     );
 }
 
@@ -335,7 +335,7 @@ async fn a_quantity_lowered_while_a_row_is_being_written_waits_for_it() {
         .sql
         .try_query("UPDATE drops SET quantity = 2 WHERE id = 1");
     let mut lowering = std::pin::pin!(lowering);
-    // It waits for the row's transaction: it can't have ended while that is open.
+    // It waits for the row's transaction, so it cannot end while that is open.
     let waits = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w JOIN performance_schema.data_locks l \
                  ON l.engine_lock_id = w.requesting_engine_lock_id WHERE l.object_schema = DATABASE()";
     let waiting = firstcome_testkit::eventually("the update waits", LIMIT, async || {
@@ -356,7 +356,7 @@ async fn a_quantity_lowered_from_an_older_snapshot_sees_the_rows_written_since()
     holding
         .run("SET @isolation = @@transaction_isolation")
         .await;
-    // The server's default is REPEATABLE READ: this fixes what the session reads from here on.
+    // The server's default is REPEATABLE READ: this fixes the session's snapshot.
     holding.run("SELECT COUNT(*) FROM issued_coupons").await;
     world.sql.query(&row(1, 1, 3, "u-3")).await;
     holding
@@ -377,7 +377,7 @@ async fn a_quantity_lowered_from_an_older_snapshot_sees_the_rows_written_since()
 }
 
 #[tokio::test]
-async fn once_per_cannot_change_and_has_two_words() {
+async fn once_per_cannot_change_and_has_two_values() {
     let world = world("once-per").await;
     assert_eq!(
         world
@@ -402,7 +402,7 @@ async fn once_per_cannot_change_and_has_two_words() {
 }
 
 #[tokio::test]
-async fn a_coupon_has_one_drop_a_day_and_a_window_that_runs_forward() {
+async fn a_coupon_has_one_drop_per_day_whose_window_ends_after_it_begins() {
     let world = world("days").await;
     let day = "INSERT INTO drops (coupon_id, local_date, opens_at, closes_at, quantity) VALUES (1, '2026-02-01', ";
     world
@@ -416,7 +416,7 @@ async fn a_coupon_has_one_drop_a_day_and_a_window_that_runs_forward() {
 }
 
 #[tokio::test]
-async fn a_backup_row_with_the_five_columns_of_the_contract_is_valid() {
+async fn a_dead_letter_with_the_five_columns_of_the_contract_is_valid() {
     let world = world("by-hand").await;
     let by_hand = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES (1, 1, 1, 'u-1', 'by hand')";
     world.sql.query(by_hand).await;
@@ -439,7 +439,7 @@ async fn migrating_again_is_a_no_op() {
         let again = world.start("firstcome-api", &["migrate", "--partitions", "3"], &[]);
         assert_eq!(again.ended(LIMIT).await, 0, "{}", again.log());
     };
-    // The topic is made.
+    // Creates the topic.
     migrate().await;
     let before = (
         world.sql.query(tables).await,
@@ -462,14 +462,14 @@ async fn migrating_again_is_a_no_op() {
 }
 
 #[tokio::test]
-async fn two_that_migrate_at_once_both_succeed() {
+async fn two_concurrent_migrations_both_succeed() {
     let world = World::bare(WorldStores::shared().await, "two-migrate").await;
     let both = [0, 1].map(|_| world.start("firstcome-api", &["migrate", "--partitions", "3"], &[]));
     for process in &both {
         assert_eq!(process.ended(LIMIT).await, 0, "{}", process.log());
     }
     assert_eq!(world.topic.offsets().await.len(), 3);
-    // Every world but the first of this process has tables that were not migrated but copied.
+    // Every world of this process except the first has copied tables instead of migrated ones.
     let copied = [World::new("first").await, World::new("copied").await];
     assert_eq!(
         firstcome_stack::table_statements(copied[1].sql.url())
@@ -494,7 +494,7 @@ async fn two_that_migrate_at_once_both_succeed() {
 }
 
 #[tokio::test]
-async fn rows_written_while_the_limits_are_made_keep_to_them_too() {
+async fn rows_written_while_limits_are_created_obey_them_too() {
     let world = World::of_tables("limits-meanwhile").await;
     for down in [
         include_str!("../../../../../migrations/2026-11-25-000054_lost_drops/down.sql"),
@@ -577,7 +577,7 @@ async fn no_row_is_unguarded_while_two_insert_triggers_become_one() {
     let parts: Vec<&str> = std::iter::once(&*create).chain(drops.lines()).collect();
     assert_eq!(parts.len(), 3, "{parts:?}");
     let mut seen = Vec::new();
-    // A crash may come after each; it begins from the first again.
+    // A crash may follow each part; migration then starts again from the first.
     for done in 0..=parts.len() {
         for part in &parts[..done] {
             world.sql.query(part).await;
@@ -645,7 +645,7 @@ async fn no_row_is_unguarded_while_two_insert_triggers_become_one() {
 }
 
 #[tokio::test]
-async fn a_row_put_in_by_hand_waits_for_a_revocation_that_is_under_way() {
+async fn a_manual_row_waits_for_a_revocation_in_progress() {
     let world = world("revoking").await;
     let mut older = firstcome_testkit::HeldTransaction::begin(&world.sql).await;
     older.run("SELECT COUNT(*) FROM revoked_coupons").await;
@@ -658,7 +658,7 @@ async fn a_row_put_in_by_hand_waits_for_a_revocation_that_is_under_way() {
         firstcome_testkit::eventually("the row waits", LIMIT, waits).await;
         revoking.commit().await;
     };
-    // By the revocation as it is now, not as it was in the snapshot of the older transaction.
+    // The current state of the revocation counts, not the older transaction's snapshot.
     let (inserted, ()) = tokio::join!(inserting, committing);
     assert_eq!(inserted.unwrap_err().code, SIGNAL);
 }

@@ -1,4 +1,4 @@
-//! MySQL: what the schema refuses by itself, and queries whose futures are dropped.
+//! MySQL: the schema's constraints, and queries whose futures are dropped.
 
 mod changes;
 mod limits;

@@ -12,8 +12,8 @@ use firstcome_testkit::{HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, 
 
 use crate::faults::waves::breakable_mysql;
 
-/// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `HeldTransaction`, so
-/// that reading it takes as long as a test wants.
+/// Two rows, of coupon 1 and of coupon 2. `HeldTransaction` locks the first, so that reading it
+/// takes as long as the test wants.
 async fn two_rows(name: &str) -> (World, HeldTransaction) {
     let world = World::of_tables(name).await;
     let rows = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'one', 1, 'drop'), (2, 'two', 1, 'drop')";
@@ -57,32 +57,32 @@ async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
         .await
 }
 
-/// The hazard itself. If this test fails one day, the libraries have mended it and the wrapper can
-/// go.
+/// The hazard itself. If this test ever fails, the libraries have fixed it and the wrapper can be
+/// removed.
 #[tokio::test]
 async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_one() {
     let (world, holding) = two_rows("poison").await;
     let mut conn = Conn::establish(world.sql.url()).await.unwrap();
     assert_eq!(name_of(&mut conn, 2).await.unwrap(), "two");
     tokio::select! {
-        answer = name_of(&mut conn, 1) => panic!("it was to be dropped half-way: {answer:?}"),
+        answer = name_of(&mut conn, 1) => panic!("the query was not dropped half-way: {answer:?}"),
         () = under_way(&world) => {}
     }
     holding.commit().await;
     assert_eq!(
         name_of(&mut conn, 2).await.unwrap(),
         "one",
-        "asked for the second, got the first"
+        "the query for the second row returned the first"
     );
 }
 
 #[tokio::test]
-async fn through_the_wrapper_a_dropped_query_leaves_the_next_one_its_own_row() {
+async fn with_the_wrapper_a_dropped_query_leaves_the_next_one_its_own_row() {
     let (world, holding) = two_rows("wrapped").await;
     let db = pool_of_one(&world);
     assert_eq!(ask(&db, 2).await.unwrap(), "two");
     tokio::select! {
-        answer = ask(&db, 1) => panic!("it was to be dropped half-way: {answer:?}"),
+        answer = ask(&db, 1) => panic!("the query was not dropped half-way: {answer:?}"),
         () = under_way(&world) => {}
     }
     holding.commit().await;
@@ -90,20 +90,20 @@ async fn through_the_wrapper_a_dropped_query_leaves_the_next_one_its_own_row() {
 }
 
 #[tokio::test]
-async fn through_the_wrapper_nobody_reads_another_s_row_wherever_their_neighbours_are_dropped() {
+async fn with_the_wrapper_nobody_reads_the_row_of_a_dropped_query() {
     let (world, holding) = two_rows("many-drops").await;
     holding.commit().await;
     let db = pool_of_one(&world);
     for n in 0..300_u64 {
-        // Dropped after so many microseconds: before it is sent, while it is under way, or when it
-        // is about to end.
+        // Dropped after a varying delay: before it is sent, while it runs, or when it is about to
+        // end.
         let _ = tokio::time::timeout(Duration::from_micros(n % 100 * 15), ask(&db, 1)).await;
         assert_eq!(ask(&db, 2).await.unwrap(), "two");
     }
 }
 
 #[tokio::test]
-async fn a_query_that_ran_out_of_time_takes_its_connection_with_it() {
+async fn a_query_that_times_out_discards_its_connection() {
     let (world, holding) = two_rows("too-slow").await;
     let db = pool_of_one(&world);
     let late = db.run_within(Duration::from_millis(200), "slow", async |conn| {
@@ -130,7 +130,7 @@ async fn a_refused_statement_leaves_the_pool_usable() {
 }
 
 #[tokio::test]
-async fn errors_are_told_apart_whatever_language_the_server_speaks() {
+async fn errors_are_distinguished_in_any_server_language() {
     let (server, _turn) = breakable_mysql().await;
     let world = World::on(WorldStores::shared().await.with_mysql(server), "language").await;
     world.sql.query("SET GLOBAL lc_messages = 'de_DE'").await;
@@ -208,7 +208,7 @@ async fn errors_are_told_apart_whatever_language_the_server_speaks() {
 }
 
 #[tokio::test]
-async fn a_primary_that_was_demoted_is_left_and_no_row_of_it_is_believed() {
+async fn a_demoted_primary_is_left_and_its_rows_are_not_trusted() {
     let (server, _turn) = breakable_mysql().await;
     let settings = DbSettings {
         url: server.database_url("firstcome").into(),
@@ -237,7 +237,7 @@ async fn a_primary_that_was_demoted_is_left_and_no_row_of_it_is_believed() {
     );
     let next = connection(&db).await.unwrap();
     assert_ne!(next, first, "a connection that gave an old row is left");
-    // In use all the time, and never refused a write.
+    // In constant use, and never refused a write.
     eventually("it is left", LIMIT, async || {
         connection(&db).await.unwrap() != next
     })

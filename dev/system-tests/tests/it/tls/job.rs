@@ -1,8 +1,8 @@
-//! The main job and the repairs, with TLS and logins on Redis, MySQL and Kafka at once.
+//! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::PASSWORD;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, LIMIT, all_issued, assert_clean, assert_exact, assert_kept, eventually, people, rush,
     tally,
@@ -12,9 +12,9 @@ use crate::drift::kinds::{DriftCase, mend};
 use crate::drift::support::{assert_settled, clean_pass, injector};
 use crate::tls::{servers, world};
 
-/// One test, as the last part closes the gate of everybody on this Redis.
+/// A single test, because the last part closes the gate of everybody on this Redis.
 #[tokio::test]
-async fn the_main_job_and_each_repair_work_over_tls_with_logins() {
+async fn claims_and_each_repair_work_over_tls_with_logins() {
     let fixture = Fixture::of(world("tls").await).await;
     rush_is_exact(&fixture).await;
     no_log_has_a_password(&fixture).await;
@@ -35,8 +35,8 @@ async fn rush_is_exact(fixture: &Fixture) {
     assert_clean(&fixture.world.pass().await, &coupon);
 }
 
-/// librdkafka's own log comes while its client is polled, which a pass does only where something is
-/// unread.
+/// librdkafka only logs while its client is polled, which a pass does only if there are unread
+/// messages.
 async fn no_log_has_a_password(fixture: &Fixture) {
     let chatty = [
         ("RUST_LOG", "debug,librdkafka=debug"),
@@ -46,7 +46,7 @@ async fn no_log_has_a_password(fixture: &Fixture) {
     assert_eq!(once.code, 0, "{}", once.log);
     let api = fixture.world.serve_with(&chatty).await;
     let logs = std::path::PathBuf::from(servers().await.certificates.path("logs"));
-    eventually("librdkafka tells what it does", LIMIT, async || {
+    eventually("librdkafka logs its work", LIMIT, async || {
         fixture.world.keep_logs(&logs).unwrap();
         let mut said = 0;
         for file in std::fs::read_dir(&logs).unwrap() {
@@ -85,7 +85,7 @@ async fn each_repair_works(fixture: &Fixture) {
         case(Drift::OverAdmitted, 2, Kind::OverAdmitted, 12, 14),
         case(Drift::RedisLost, 1, Kind::RedisLost, 20, 20),
     ];
-    // A mail names a few drops.
+    // A mail names only a few drops.
     for some in cases.chunks(5) {
         mend(fixture, some).await;
     }

@@ -1,5 +1,5 @@
-//! Every store over TLS and by logins: the main job and each repair that way, and each wrong thing
-//! with its sentence. One set of servers for all of it.
+//! Every store over TLS and with logins: claims, each repair, and an error message for each wrong
+//! setting. All tests share one set of servers.
 
 mod job;
 mod refused;
@@ -20,7 +20,7 @@ async fn servers() -> &'static SecureServers {
     SERVERS.get_or_init(start).await
 }
 
-/// A world whose processes know the secure ways only.
+/// A world whose processes only know the secure addresses.
 async fn world(name: &str) -> World {
     World::on(WorldStores::secure(servers().await), name).await
 }

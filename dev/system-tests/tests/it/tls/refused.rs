@@ -1,4 +1,4 @@
-//! Each wrong thing is refused with its sentence, and no sentence has a secret.
+//! Each wrong setting is refused with its own message, and no message contains a secret.
 
 use firstcome_stack::{PASSWORD, USER};
 use firstcome_testkit::{Process, World, shared};
@@ -6,16 +6,16 @@ use firstcome_testkit::{Process, World, shared};
 use crate::start_up::{PROCESSES, refuses};
 use crate::tls::{servers, world};
 
-/// What is set otherwise, and what the sentence has.
+/// Changed settings, and the expected words of the message.
 type RefusedCase<'a> = (Vec<(&'a str, String)>, &'a [&'a str]);
 
-/// Two processes that both use the store: one that would run on, and one pass.
+/// Two processes that use the store: one long-running, and one pass.
 const TWO: [(&str, &[&str]); 2] = [
     ("firstcome-api", &["serve"]),
     ("firstcome-reconciler", &["once"]),
 ];
 
-/// All at once; each must end by itself with all these words in one line.
+/// Starts all at once; each must exit with all these words in one line.
 async fn are_refused(world: &World, processes: &[(&str, &[&str])], cases: &[RefusedCase<'_>]) {
     let mut started: Vec<(Process, &[&str])> = Vec::new();
     for (env, words) in cases {
@@ -57,7 +57,7 @@ const LOGIN_TO_KAFKA: [&str; 3] = [
 ];
 
 #[tokio::test]
-async fn a_redis_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_with_why() {
+async fn a_redis_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let (world, servers) = (world("tls-redis").await, servers().await);
     let file = |name| servers.certificates.path(name);
     let good = servers.redis_url(PASSWORD);
@@ -106,7 +106,7 @@ async fn a_redis_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
 }
 
 #[tokio::test]
-async fn a_mysql_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_with_why() {
+async fn a_mysql_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let (world, servers) = (world("tls-mysql").await, servers().await);
     let file = |name| servers.certificates.path(name);
     let at = |url: String| vec![("DATABASE_URL", format!("{url}{}", world.database()))];
@@ -164,7 +164,7 @@ async fn a_mysql_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
 }
 
 #[tokio::test]
-async fn a_kafka_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_with_why() {
+async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let (world, servers) = (world("tls-refused-kafka").await, servers().await);
     let file = |name| servers.certificates.path(name);
     let good = servers.kafka_by_login();
@@ -214,7 +214,7 @@ async fn a_kafka_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
     ];
     are_refused(&world, &PROCESSES, &[unknown]).await;
     are_refused(&world, &TWO, &cases).await;
-    // The API goes on without Kafka: whose port breaks off may be a broker that stops.
+    // The API runs without Kafka: a port that breaks off may belong to a broker that is stopping.
     let plain_port: RefusedCase = (
         vec![("KAFKA_BROKERS", servers.door_to_kafka())],
         &["breaks the TLS handshake off"],
@@ -223,14 +223,13 @@ async fn a_kafka_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
 }
 
 #[tokio::test]
-async fn one_broker_that_is_not_whom_it_should_be_keeps_nobody_from_the_others_and_all_of_them_do()
-{
+async fn one_broker_with_a_wrong_identity_is_tolerated_and_all_are_refused() {
     let (world, servers) = (world("tls-one-of-two").await, servers().await);
     world.set("KAFKA_SASL_MECHANISM", "PLAIN");
     let (expired, good) = (servers.expired_kafka(), servers.kafka_by_login());
     for brokers in [format!("{expired},{good}"), format!("{good},{expired}")] {
         for _ in 0..2 {
-            // librdkafka asks one of them by chance.
+            // librdkafka picks one of them at random.
             let consumer = world.start(
                 "firstcome-api",
                 &["consume"],
@@ -256,7 +255,7 @@ async fn one_broker_that_is_not_whom_it_should_be_keeps_nobody_from_the_others_a
         ),
     ];
     are_refused(&world, &TWO, &all).await;
-    // The other may be well, and is waited for.
+    // The other may be healthy, and is waited for.
     let away = format!("{expired},127.0.0.1:1");
     are_refused(
         &world,

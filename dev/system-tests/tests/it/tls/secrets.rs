@@ -1,11 +1,11 @@
-//! Secrets are planted in every setting that has one, everything is logged (`RUST_LOG=trace`), and
-//! things go well and badly: none of the secrets is in a log, an answer, a mail or a table of runs.
+//! Plants secrets in every setting that has one, logs everything (`RUST_LOG=trace`), and lets
+//! things succeed and fail: no secret appears in a log, an answer, a mail or a table of runs.
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
-use firstcome_drift::Drift;
 use firstcome_load::identity::{token, token_settings};
 use firstcome_stack::PASSWORD;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, World, eventually};
 use reqwest::Method;
 use serde_json::json;
@@ -20,7 +20,7 @@ const WEBHOOK_SECRET: &str = "whsec_cGxhbnRlZC13ZWJob29rLXNlY3JldC0x";
 const SMTP_PASSWORD: &str = "planted-smtp-password";
 const WRONG: &str = "planted-wrong-password";
 
-/// A secret as it may be written down: plain, or as HTTP and SMTP send it.
+/// The possible encodings of a secret: plain, or as HTTP and SMTP send it.
 fn forms(secret: &str) -> Vec<String> {
     let mut forms = vec![
         secret.to_owned(),
@@ -28,7 +28,7 @@ fn forms(secret: &str) -> Vec<String> {
         BASE64_STANDARD_NO_PAD.encode(secret),
     ];
     forms.extend(["", "x", "xx"].map(|before| {
-        // Inside a longer text that was encoded as one: from the first whole group on.
+        // Inside a longer encoded text: from the first whole group on.
         let encoded = BASE64_STANDARD_NO_PAD.encode(format!("{before}{secret}"));
         let whole = encoded.len() / 4 * 4;
         encoded[4..whole].to_owned()
@@ -89,7 +89,7 @@ async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
     ];
     secrets.sort_unstable();
 
-    // All goes well, and people err.
+    // Successful requests, and users' mistakes.
     let mut answers = Vec::new();
     for bearer in [&person, &wrong_person, OPS_TOKEN, VIEW_TOKEN, WRONG] {
         for (method, path) in [
@@ -150,7 +150,7 @@ async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
         }
     }
     mailed(world, &["action needed", "Secrets"]).await;
-    // The mail server offers no login, and so is not given the password.
+    // The mail server offers no login, and so does not get the password.
     let refused = world.start(
         "firstcome-reconciler",
         &["test-email"],
@@ -162,7 +162,7 @@ async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
     nothing_has_one(world, &answers.join("\n"), &secrets).await;
 }
 
-/// Each process by a wrong password to each store, and by settings that are refused.
+/// Runs each process with a wrong password for each store, and with settings that are refused.
 async fn by_wrong_settings(world: &World) {
     let servers = servers().await;
     let wrong: [(&str, String); 8] = [
@@ -195,7 +195,7 @@ async fn by_wrong_settings(world: &World) {
         ];
         let processes = programs.map(|(program, command)| world.start(program, &[command], &env));
         for process in &processes {
-            // Some do not read this setting, and begin to work.
+            // Some do not read this setting, and start working.
             eventually("it ends or works", LIMIT, async || {
                 process.status().is_some()
                     || ["listening on ", "consuming "]

@@ -1,7 +1,7 @@
-//! What one release writes the other understands: messages, rows, revocations, runs.
+//! Two releases understand each other's data: messages, rows, revocations, runs.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Run, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, Http, Release, World, all_issued, assert_kept, assert_nothing_found, coupon_body,
     people, rush,
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::drift::support::{assert_whole, injector};
 
-/// Who writes, and who reads.
+/// Writer and reader.
 const BOTH_WAYS: [[Release; 2]; 2] = [[Release::Old, Release::This], [Release::This, Release::Old]];
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn messages_codes_and_revocations() {
         assert_eq!(
             world.pass().await.status,
             Status::Repaired,
-            "two of the line are promoted"
+            "two waiting users are promoted"
         );
 
         assert!(other.claim(coupon.id, giver).await.is("revoked"));
@@ -63,7 +63,7 @@ async fn messages_codes_and_revocations() {
     }
 }
 
-/// Drift, of how many people of 20, among how many, and how many hold one afterwards.
+/// Drift, its number of users, the users before, and the holders afterwards, of 20.
 const CASES: [(Drift, u32, usize, usize); 17] = [
     (Drift::Unissued, 3, 20, 20),
     (Drift::Unpublished, 2, 12, 14),
@@ -85,7 +85,7 @@ const CASES: [(Drift, u32, usize, usize); 17] = [
 ];
 
 #[tokio::test]
-async fn what_one_reconciler_mends_and_records_the_other_finds_mended_and_shows() {
+async fn repairs_of_one_reconciler_are_seen_and_shown_by_the_other() {
     for [first, second] in BOTH_WAYS {
         let fixture = Fixture::new("up-drift").await;
         let world = &fixture.world;

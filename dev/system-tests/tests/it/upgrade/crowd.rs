@@ -1,4 +1,4 @@
-//! People who come all the time, through a balancer that sends nobody to an API that is not ready.
+//! A continuous crowd behind a load balancer that avoids APIs that are not ready.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::faults::waves::HEALED;
 
-/// How many ask at any time, and how often each: a hundred claims a second.
+/// Concurrent users, and the interval of each: a hundred claims per second.
 const AT_ONCE: usize = 10;
 const EACH: Duration = Duration::from_millis(100);
 
@@ -29,7 +29,7 @@ struct Shared {
 }
 
 impl SteadyCrowd {
-    /// Begins to ask these APIs.
+    /// Starts a crowd at these APIs.
     pub(super) fn begin(coupon: &MadeCoupon, apis: Vec<ApiClient>) -> Self {
         let shared = Arc::new(Shared {
             coupon: coupon.id,
@@ -46,12 +46,12 @@ impl SteadyCrowd {
         Self { shared, tasks }
     }
 
-    /// From now on these APIs are asked.
+    /// Directs the crowd to these APIs from now on.
     pub(super) fn ask(&self, apis: Vec<ApiClient>) {
         *self.shared.rotation.lock() = apis;
     }
 
-    /// Waits until so many more have been answered.
+    /// Waits until this many more requests have been answered.
     pub(super) async fn goes_on(&self, answers: usize) {
         let wanted = self.shared.answers.lock().len() + answers;
         eventually("the crowd is answered", HEALED, async || {
@@ -60,7 +60,7 @@ impl SteadyCrowd {
         .await;
     }
 
-    /// Nobody comes any more. What everybody was told.
+    /// Ends the crowd and returns all answers.
     pub(super) async fn end(mut self) -> Told {
         self.shared.over.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
@@ -70,7 +70,7 @@ impl SteadyCrowd {
     }
 }
 
-/// One person after the other, each until they have an answer that is no 503.
+/// Users come one after the other, each until their answer is not a 503.
 async fn ask_on(shared: Arc<Shared>) {
     let mut pace = tokio::time::interval(EACH);
     let mut person = None;
@@ -95,7 +95,7 @@ async fn ask_on(shared: Arc<Shared>) {
     }
 }
 
-/// When who was told what.
+/// All answers with their times.
 pub(super) struct Told(Vec<(Instant, PromisedAnswer)>);
 
 impl Told {
@@ -103,7 +103,7 @@ impl Told {
         self.0.len()
     }
 
-    /// The answers that tell of no slot.
+    /// The answers without a slot.
     pub(super) fn refusals(&self) -> Vec<&PromisedAnswer> {
         self.0
             .iter()
@@ -112,7 +112,7 @@ impl Told {
             .collect()
     }
 
-    /// The longest time from one yes to the next in which somebody was told no.
+    /// The longest time between two accepted claims in which somebody was refused.
     pub(super) fn longest_closed(&self) -> Duration {
         let (mut longest, mut last_yes, mut was_refused) = (Duration::ZERO, None, false);
         for (at, (_, answer)) in &self.0 {

@@ -1,5 +1,5 @@
-//! Programs of two releases side by side. `cargo xtask upgrade-test` builds those of others and
-//! runs these.
+//! Programs of two releases together. `cargo xtask upgrade-test` builds the other releases and runs
+//! these tests.
 
 mod both_ways;
 mod crowd;

@@ -1,4 +1,5 @@
-//! An older release is replaced under load, in both orders, with both side by side at each step.
+//! An older release is replaced under load, in both orders, with both running together at each
+//! step.
 
 use firstcome_testkit::Release;
 

@@ -1,4 +1,4 @@
-//! Two of each process, and a crowd, while one after the other is replaced by another release's.
+//! Two processes of each role, and a crowd, while they are replaced one by one by another release.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::crowd::SteadyCrowd;
 use crate::faults::waves::HEALED;
 
-/// More than come while processes are replaced.
+/// More than the users who come during the replacement.
 const QUANTITY: u32 = 100_000;
 
 /// Answers between two steps.
@@ -44,7 +44,7 @@ pub(super) struct SystemToUpgrade {
     begun_in: String,
 }
 
-/// Makes and changes tables as this release does.
+/// Creates or migrates the tables with this release.
 pub(super) async fn migrate(world: &World, release: Release) {
     for (name, value) in BEFORE_0035 {
         world.set(name, value);
@@ -85,8 +85,8 @@ impl SystemToUpgrade {
         system
     }
 
-    /// Replaces both processes of a role, one after the other, each by one that runs beside it for
-    /// a while.
+    /// Replaces both processes of a role, one by one; the old and the new one run together for a
+    /// while.
     pub(super) async fn replace(&mut self, role: UpgradedRole, by: Release) {
         self.world.use_release(by);
         for _ in 0..2 {
@@ -94,7 +94,12 @@ impl SystemToUpgrade {
                 UpgradedRole::Reconciler => {
                     let new = self.world.daemon().await;
                     let passes = async || new.process.log().contains("pass ended");
-                    eventually("the new one runs passes beside the old", HEALED, passes).await;
+                    eventually(
+                        "the new reconciler runs passes along with the old",
+                        HEALED,
+                        passes,
+                    )
+                    .await;
                     self.daemons.push(new);
                     (self.daemons.remove(0).process, "reconciler")
                 }
@@ -104,7 +109,7 @@ impl SystemToUpgrade {
                         new.metric("firstcome_consumer_rebalances_total", &[]).await >= Some(1.0)
                     };
                     eventually(
-                        "the new one has partitions beside the old",
+                        "the new consumer has partitions along with the old",
                         HEALED,
                         has_partitions,
                     )
@@ -128,8 +133,8 @@ impl SystemToUpgrade {
         }
     }
 
-    /// Replaces all of a release that leaves no witness by one with another admission script, as
-    /// OPERATIONS says.
+    /// Replaces all processes of a release that leaves no witness by one with another admission
+    /// script, as OPERATIONS says.
     pub(super) async fn replace_unwitnessed(&mut self, by: Release) {
         self.world.use_release(by);
         let early = vec![self.world.serve().await, self.world.serve().await];
@@ -149,7 +154,7 @@ impl SystemToUpgrade {
         self.replace(UpgradedRole::Consumer, by).await;
     }
 
-    /// The life of Redis that admission goes by.
+    /// The current life of Redis.
     async fn life(&self) -> String {
         self.world
             .redis
@@ -157,8 +162,8 @@ impl SystemToUpgrade {
             .await
     }
 
-    /// The crowd goes. Nobody was refused unless a life of Redis began; everything is exact, nobody
-    /// is broken, and passes found nothing but that life.
+    /// Ends the crowd. Nobody was refused unless a life of Redis began; everything is exact, no
+    /// promise is broken, and passes found nothing except that life.
     pub(super) async fn ends_exact(self) {
         let is_same_life = self.begun_in == self.life().await;
         let Self {
@@ -187,7 +192,7 @@ impl SystemToUpgrade {
         let given: BTreeSet<&String> = answers.iter().map(|(user, _)| user).collect();
         let given = u32::try_from(given.len()).unwrap();
         all_issued(&world, coupon.drop, given as usize).await;
-        // So that it is given out.
+        // Lowers the quantity so that it is fully given out.
         let lowered = apis[0].patch(coupon.id, &json!({"quantity": given})).await;
         assert_eq!(lowered.status, 200, "{lowered:?}");
         assert_exact(&world, &coupon, given, &answers).await;
@@ -209,7 +214,7 @@ impl SystemToUpgrade {
             .sql
             .query("SELECT kind, detail FROM reconcile_findings")
             .await;
-        // A daemon that is replaced in the middle of a pass says that of this pass.
+        // A daemon that is replaced in the middle of a pass reports this of that pass.
         let replaced = |row: &[String]| row == ["stalled", "the process was told to stop"];
         let expected =
             |row: &Vec<String>| replaced(row) || (!is_same_life && row[0] == "redis_lost");

@@ -15,12 +15,12 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     let mut answers: Vec<PromisedAnswer> = Vec::new();
     for some in people(6).chunks(3) {
         answers.extend(rush(&[&environment.api], coupon.id, some, 3).await);
-        // In the batch with the others: a message that can't become a row.
+        // In the same batch: a message that cannot become a row.
         world
             .topic
             .produce(None, &coupon.id.to_string(), b"not a claim")
             .await;
-        // Its partitions are its own once the group has noticed that the last one is dead.
+        // It gets its partitions once the group has noticed that the previous member is dead.
         let consumer = world.start(
             "firstcome-api",
             &["consume"],
@@ -37,13 +37,13 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
         consumer.process.log()
     );
     assert_exact(world, &coupon, QUANTITY, &answers).await;
-    // On a busy machine the API keeps a claim here whose message was slow: that is none of these.
+    // On a busy machine the API also stores claims here whose message was slow; those do not count.
     let kept =
         "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND reason = 'undecodable'";
     assert_eq!(
         world.sql.number(kept).await,
         2,
-        "each message that is no claim is kept, once"
+        "each message that is not a claim is stored once"
     );
     world
         .sql

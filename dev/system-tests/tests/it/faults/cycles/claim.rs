@@ -9,7 +9,7 @@ use firstcome_testkit::{
 use super::environment::{Environment, dies_at};
 use super::tally::SeenCycle;
 
-/// There are three, and four people come.
+/// Three coupons for four people.
 const QUANTITY: u32 = 3;
 
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
@@ -22,7 +22,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
             .serve_with(&[("FIRSTCOME_CRASH_AT", point.name())])
             .await;
         environment.kafka_is(ProxyFault::BlackHole).await;
-        // Who got no answer asks again, and may hold a slot by now: then the next one is it.
+        // Users without an answer ask again and may already hold a slot: then the next one dies.
         for user in &users[..round] {
             let answer = api.claim(coupon.id, user).await;
             let died = matches!(answer, Answer::Unknown(_));
@@ -46,7 +46,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     assert!(last[3].1.is("sold_out"), "{last:?}");
     answers.extend(last);
     eventually(
-        "passes and the consumer between them issue all",
+        "passes and the consumer together issue all",
         LIMIT,
         async || {
             world.once_with(&[], &[]).await.code == 0 && rows(world, coupon.drop).await.len() == 3

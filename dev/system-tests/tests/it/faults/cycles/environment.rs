@@ -1,4 +1,4 @@
-//! What lives on from cycle to cycle, and what all cycles do.
+//! State that survives from cycle to cycle, and steps common to all cycles.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,16 +14,16 @@ use super::Scenario;
 use super::tally::SeenCycle;
 use crate::faults::waves::kafka_behind_proxy;
 
-/// SIGABRT, as a shell counts it.
+/// The shell's exit code for SIGABRT.
 const ABORTED: i32 = 128 + 6;
 
-/// A world with the processes that do not crash in it.
+/// A world with the processes that do not crash.
 pub(super) struct Environment {
     pub(super) world: World,
     pub(super) api: Running<ApiClient>,
-    /// Where the consumer is what crashes, there is no other.
+    /// `None` if the consumer is the process that crashes.
     _consumer: Option<Running<Http>>,
-    /// The way to Kafka, where that is what is broken.
+    /// The proxy in front of Kafka, if the scenario breaks it.
     kafka: Option<(&'static FaultProxy, MutexGuard<'static, ()>)>,
     _redis: Option<RedisServer>,
 }
@@ -32,7 +32,7 @@ impl Environment {
     pub(super) async fn new(name: &str, scenario: Scenario) -> Self {
         let mut stores = WorldStores::shared().await;
         let (mut redis, mut kafka) = (None, None);
-        // The gate is closed for all who share a Redis.
+        // A closed gate affects everybody on the same Redis.
         if scenario == Scenario::Gate {
             let own = redis.insert(RedisServer::start(RedisOptions::default()).await.unwrap());
             stores = stores.with_redis(own);
@@ -43,7 +43,7 @@ impl Environment {
             kafka = Some((way, turn));
         }
         let world = World::on(stores, &format!("x-{}", name.replace('_', "-"))).await;
-        // Passes wait for as long before they judge what is young; the claims here are few.
+        // Passes wait this long before they judge recent claims; the claims here are few.
         world.set("PUBLISH_DEADLINE_MS", "500");
         world.set("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500");
         world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "1000");
@@ -68,14 +68,14 @@ impl Environment {
         }
     }
 
-    /// Breaks the way to Kafka, or mends it, where that belongs to the scenario.
+    /// Breaks or heals the connection to Kafka, if that belongs to the scenario.
     pub(super) async fn kafka_is(&self, fault: ProxyFault) {
         if let Some((proxy, _turn)) = &self.kafka {
             proxy.set(fault).await.unwrap();
         }
     }
 
-    /// One pass, as far as its end or the point; whether it died there.
+    /// Runs one pass to its end or to the crash point; returns whether it died there.
     pub(super) async fn pass_dies(&self, point: Point) -> bool {
         let env = [("FIRSTCOME_CRASH_AT", point.name())];
         let once = self.world.once_with(&[], &env).await;
@@ -91,15 +91,15 @@ impl Environment {
         died
     }
 
-    /// A pass that mends what is left, and one that finds nothing.
+    /// A pass that repairs the rest, and one that finds nothing.
     pub(super) async fn mend(&self) {
         let once = self.world.once_with(&[], &[]).await;
         assert!(once.code <= 1, "code {}: {}", once.code, once.log);
         assert_nothing_found(&self.world.once_with(&[], &[]).await.run());
     }
 
-    /// Compares answers with the stores, mends by hand what is broken, and seals the drop: passes
-    /// skip it from now on.
+    /// Compares answers with the stores, manually repairs broken promises, and seals the drop, so
+    /// that later passes skip it.
     pub(super) async fn count(
         &self,
         coupon: &MadeCoupon,

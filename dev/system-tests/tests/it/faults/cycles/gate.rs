@@ -1,7 +1,7 @@
-//! A pass that dies when it is about to open admission, or has just opened it.
+//! A pass that dies just before or just after it opens admission.
 
-use firstcome_drift::Drift;
 use firstcome_shared::crash::Point;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{all_issued, assert_exact, people, rush};
 
 use super::environment::Environment;
@@ -19,7 +19,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
         .await
         .unwrap();
     for round in 0..2 {
-        // Granted by the pass that died, it is there: then it is lost again.
+        // The pass that died may have granted the gate, so it has to be lost again.
         if round == 0 || point == Point::GateOpened {
             world.redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
         }

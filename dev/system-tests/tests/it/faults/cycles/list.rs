@@ -9,7 +9,7 @@ use super::tally::SeenCycle;
 
 const QUANTITY: u32 = 3;
 
-/// An API dies while three are put on the list, and one while the last of them is taken off.
+/// An API dies while three users are added to the list, and one while the last of them is removed.
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let mut body = coupon_body("Members", QUANTITY, 0);
@@ -23,7 +23,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
         assert!(api.try_list(coupon.id, some, on).await.is_err());
         dies_at(&api.process, point).await;
     }
-    // A pass leaves a change alone for two seconds: an API may be about to tell Redis.
+    // A pass ignores a change for two seconds, because an API may be about to write it to Redis.
     let age = "SELECT TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(3)) FROM coupons WHERE id";
     let age = format!("{age} = {}", coupon.id);
     eventually("the change is two seconds old", LIMIT, async || {

@@ -1,10 +1,10 @@
-//! Crash cycles: a process dies at a durable step, is started again and dies there once more, and
-//! is started for good. Then the drop must be exact, and everyone who was promised a slot must have
-//! the row with that slot.
+//! Crash cycles: a process dies at a durable step, is restarted and dies there again, and is then
+//! restarted normally. Afterwards the drop must be exact, and every promise must have its row on
+//! its slot.
 //!
-//! `CYCLES=100` makes a hundred cycles at every point (`cargo xtask crashes`); without it each
-//! point has one. The stores and the processes that do not crash live on from cycle to cycle; each
-//! cycle has a coupon of its own.
+//! `CYCLES=100` runs a hundred cycles at every point (`cargo xtask crashes`); by default each point
+//! has one. The stores and the processes that do not crash survive from cycle to cycle; each cycle
+//! has its own coupon.
 
 mod batch;
 mod claim;
@@ -22,14 +22,14 @@ use environment::Environment;
 use firstcome_shared::crash::Point;
 use tally::CycleTally;
 
-/// What is done at a point, so that a process gets there and so that what it leaves behind is
-/// judged. A point without a scenario does not compile.
+/// The steps that lead a process to a point and check what it leaves behind. A point without a
+/// scenario does not compile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scenario {
     Claim,
-    /// A claim that Kafka does not take.
+    /// A claim that Kafka does not accept.
     Kept,
-    /// A claim that is given back.
+    /// A claim that is returned.
     Revoke,
     /// An allow list that is changed.
     List,
@@ -70,8 +70,9 @@ fn scenario(point: Point) -> Scenario {
     }
 }
 
-/// Points whose cycles run one after the other, beside those of the other lanes. A consumer's cycle
-/// waits most of its time for the group to notice a dead member, so each of its points has a lane.
+/// Points whose cycles run one after the other, concurrently with the other lanes. A consumer's
+/// cycle mostly waits for the group to notice a dead member, so each of its points has its own
+/// lane.
 fn lanes() -> Vec<Vec<Point>> {
     let all = |wanted: Scenario| -> Vec<Point> {
         Point::ALL
@@ -114,7 +115,7 @@ async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<CycleTally>) {
 }
 
 #[test]
-fn a_process_that_dies_twice_at_any_crash_point_leaves_nothing_that_is_not_mended() {
+fn a_process_that_dies_twice_at_any_crash_point_is_fully_repaired() {
     let cycles: usize = std::env::var("CYCLES")
         .ok()
         .and_then(|n| n.parse().ok())

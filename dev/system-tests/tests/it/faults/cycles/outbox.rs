@@ -1,4 +1,4 @@
-//! A sender that dies before or after it hands over a mail, or posts a webhook.
+//! A sender that dies before or after it hands over a mail or posts a webhook.
 
 use std::collections::HashSet;
 
@@ -56,7 +56,7 @@ pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycl
     cycle(environment, point, "webhook_outbox", ids).await
 }
 
-/// `ids` are those under which this cycle's went out.
+/// `ids` returns the ids under which this cycle's messages were sent.
 async fn cycle(
     environment: &Environment,
     point: Point,
@@ -97,8 +97,8 @@ async fn cycle(
     })
     .await;
     let ids = ids();
-    // Nothing can tell a sender that died whether it was sent: twice it was not, or twice it was.
-    // The same id each time lets the reader's mailbox show one, and a receiver take one.
+    // A dead sender's successor cannot know whether it was sent, so it is sent never or twice. The
+    // id stays the same, so a mailbox shows one mail, and a receiver accepts one event.
     let wanted = if matches!(point, Point::MailDue | Point::WebhookDue) {
         1
     } else {

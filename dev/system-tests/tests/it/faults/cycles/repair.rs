@@ -1,14 +1,14 @@
 //! A pass that dies in the middle of its repairs.
 
-use firstcome_drift::Drift;
 use firstcome_shared::crash::Point;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{MadeCoupon, all_issued, coupon_body, people, rows, rush};
 
 use super::environment::Environment;
 use super::tally::SeenCycle;
 use crate::drift::support::{assert_settled, injector};
 
-/// Kinds of drift whose repair goes through the point; by turns where there are several.
+/// Kinds of drift whose repair passes the point, in turns if there are several.
 fn drifts(point: Point) -> &'static [Drift] {
     match point {
         Point::PeopleRebuilt | Point::DropLoaded => &[Drift::RedisLost],
@@ -35,7 +35,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     let world = &environment.world;
     let drifts = drifts(point);
     let drift = drifts[cycle % drifts.len()];
-    // Where promises are to be broken, nothing may be left to move people to.
+    // For promises to be broken, no free slot may be left.
     let (quantity, held) = if point == Point::BrokenListed {
         (6, 6)
     } else {
@@ -54,8 +54,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
 
     let mut broken = Vec::new();
     for _ in 0..2 {
-        // What the last crash left is gone through first. Only where that does not lead to the
-        // point is there more to do.
+        // First repair what the last crash left. Inject more only if that does not lead to the
+        // point.
         if broken.is_empty() || !environment.pass_dies(point).await {
             broken.push(made(environment, &coupon, drift).await);
             assert!(
@@ -84,13 +84,13 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     };
     listed.sort();
     broken.sort();
-    assert_eq!(listed, broken, "who is listed as broken");
+    assert_eq!(listed, broken, "users listed as broken");
     environment
         .count(&coupon, quantity as usize, &answers)
         .await
 }
 
-/// Makes drift; the people it concerns.
+/// Injects drift and returns the affected users.
 async fn made(environment: &Environment, coupon: &MadeCoupon, drift: Drift) -> Vec<String> {
     let done = injector(&environment.world, coupon)
         .await

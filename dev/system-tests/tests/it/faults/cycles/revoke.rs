@@ -1,4 +1,4 @@
-//! An API that dies while somebody gives a coupon back.
+//! An API that dies while a user returns a coupon.
 
 use firstcome_shared::crash::Point;
 use firstcome_testkit::{
@@ -8,7 +8,7 @@ use firstcome_testkit::{
 use super::environment::{Environment, dies_at};
 use super::tally::SeenCycle;
 
-/// There are three; two give theirs back, and two others come.
+/// Three coupons; two users return theirs, and two others come.
 const QUANTITY: u32 = 3;
 
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
@@ -45,7 +45,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
             "revoked"
         );
     }
-    eventually("the next have their rows", LIMIT, async || {
+    eventually("the next users have their rows", LIMIT, async || {
         rows(world, coupon.drop).await.len() == 3
     })
     .await;

@@ -1,4 +1,4 @@
-//! What was done at each point, and what came of it.
+//! Statistics of the cycles at each point.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -6,16 +6,16 @@ use std::fmt;
 
 use firstcome_shared::crash::Point;
 
-/// What one cycle saw.
+/// The result of one cycle.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SeenCycle {
     /// Processes that died at the point.
     pub(super) fired: usize,
-    /// People who were promised a slot, whose row was compared.
+    /// Promises that were compared with the rows.
     pub(super) promises: usize,
-    /// Of these, people without that row.
+    /// Promises without their row.
     pub(super) broken: usize,
-    /// Rows above the quantity, or of a person who has one already.
+    /// Rows beyond the quantity, and second rows of a user.
     pub(super) over_issued: usize,
 }
 
@@ -37,8 +37,8 @@ impl CycleTally {
         }
     }
 
-    /// Every point there is must have had its cycles and have fired twice in each; no promise may
-    /// be broken.
+    /// Every existing point must have had its cycles and fired twice in each; no promise may be
+    /// broken.
     pub(super) fn judge(&self, cycles: usize) {
         let points = self.0.lock();
         for point in Point::ALL {

@@ -1,4 +1,4 @@
-//! Problems that are cured outside of the product; by the mail's link one sees that all is well.
+//! Problems that are fixed outside the product; the mail's link then shows that all is well.
 
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Fixture, LIMIT, WorldStores, assert_kept, eventually, eventually_some};
@@ -11,12 +11,12 @@ use crate::drift::support::{assert_settled, assert_whole, mailed};
 const THIS_DROP: &str = "This drop, in a browser";
 
 #[tokio::test]
-async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_seen_to_be_well() {
+async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mails() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let f = Fixture::on(WorldStores::shared().await.with_redis(&redis), "mail-cured").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 12).await;
     let (spring, _) = f.held("Spring coupon", 20, 3).await;
-    // What waits on the topic is overdue at once.
+    // Messages waiting on the topic are overdue at once.
     let env = [
         ("FIRSTCOME_TEST_CONSUMER_STALL_SECONDS", "1"),
         ("RECONCILE_OVERDUE_MS", "1"),
@@ -53,7 +53,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
                 .is_accepted()
         );
     }
-    let stalled = eventually_some("the standstill is mailed", LIMIT, async || {
+    let stalled = eventually_some("the stalled consumer is mailed", LIMIT, async || {
         daemon.reconcile(&json!({})).await;
         let stalled = f
             .world
@@ -67,7 +67,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     phone.read("mail-stalled", &mail).await;
     assert!(f.api.claim(coupon.id, "u-waits-3").await.is_accepted());
     phone.tap(&mail, ALL_LIVE).await;
-    // The person has their row; that the consumer is down is left.
+    // The user has their row; only the stopped consumer remains.
     phone.pass(&["needs a person"]).await;
     assert_whole(&f.world, &coupon, 20, 16).await;
     let _consumer = f.world.consume().await;
@@ -80,7 +80,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     mailed(&f.world, &["resolved", "has not moved"]).await;
     assert_settled(&f.world, &coupon, 20, 16, &answers).await;
 
-    // What is none of ours stands in the way of one coupon, after Redis has lost something.
+    // Foreign data blocks one coupon, after Redis has lost something.
     let waiting = f.world.redis.of_drop(spring.id, spring.drop, "waiting");
     in_redis(&["SET", &waiting, "x"]).await;
     in_redis(&["DEL", &f.world.redis.own("epoch")]).await;
@@ -99,7 +99,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     // The reconciler may have been faster.
     phone.pass(&["repaired", "nothing found"]).await;
     assert!(f.api.claim(spring.id, "u-late").await.is_accepted());
-    eventually("its row is there", LIMIT, async || {
+    eventually("its row exists", LIMIT, async || {
         let rows = format!(
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
             spring.drop
@@ -108,7 +108,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     })
     .await;
 
-    // A person by a name that nobody can claim by.
+    // A user id with which nobody can claim.
     let of_spring = |name: &str| f.world.redis.of_drop(spring.id, spring.drop, name);
     in_redis(&["ZADD", &of_spring("users"), "5", "odd person"]).await;
     in_redis(&["SET", &of_spring("count"), "5"]).await;
@@ -131,7 +131,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
 }
 
 #[tokio::test]
-async fn rows_of_a_sealed_drop_that_were_deleted_are_restored_and_seen_to_be_there() {
+async fn deleted_rows_of_a_sealed_drop_are_restored_from_the_mail() {
     let f = Fixture::new("mail-sealed").await;
     f.world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;

@@ -1,6 +1,6 @@
-//! Problems in which a person decides: held repairs, broken promises, dead letters.
+//! Problems that need a person's decision: held repairs, broken promises, dead letters.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, OPS_TOKEN, assert_kept};
 use serde_json::json;
 
@@ -9,13 +9,13 @@ use super::phone::{Phone, link};
 use crate::drift::support::{assert_settled, assert_whole, injector, mailed};
 
 #[tokio::test]
-async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
+async fn an_operator_repairs_injected_drift_from_the_mails_link() {
     let f = Fixture::new("page-mail").await;
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "0");
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1");
     let name = "Winter <b>coupon</b>";
     let (coupon, answers) = f.held(name, 20, 20).await;
-    // Its mails lead to its own address, as no PUBLIC_URL says another.
+    // Its mails link to its own address, since PUBLIC_URL is not set.
     let daemon = f.world.daemon().await;
     injector(&f.world, &coupon)
         .await
@@ -37,7 +37,7 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
     until(browser, "document.querySelector('#token')").await;
     assert_open_to_all(browser, "ops-log-in").await;
     log_in(browser, "Kim", OPS_TOKEN).await;
-    // The very alert, not only the list of all.
+    // The alert itself, not only the list of alerts.
     until(
         browser,
         "document.querySelector('article:target form[action$=acknowledge] button')",
@@ -73,7 +73,7 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
         "a dry run changes nothing"
     );
 
-    // Before it is confirmed: with the repairs, the alert ends by itself.
+    // Before the confirmation, because the repairs resolve the alert.
     browser.visit(alert_link).await;
     until(
         browser,
@@ -130,7 +130,7 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
     assert_sound(browser, "ops-odd-name").await;
 }
 
-/// Asks for a pass over the drop of this page; afterwards the drop is exact.
+/// Requests a pass over the drop of this page; afterwards the drop is exact.
 async fn pass_to_exact(browser: &Browser) {
     until(browser, "document.querySelector('button[value=pass]')").await;
     browser.click("button[value=pass]").await;
@@ -142,7 +142,7 @@ async fn pass_to_exact(browser: &Browser) {
 }
 
 #[tokio::test]
-async fn broken_promises_are_kept_from_the_mail_s_link_on_by_a_raised_quantity() {
+async fn broken_promises_are_kept_from_the_mails_link_by_a_raised_quantity() {
     let f = Fixture::new("mail-broken").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let daemon = f
@@ -182,7 +182,7 @@ async fn broken_promises_are_kept_from_the_mail_s_link_on_by_a_raised_quantity()
         "document.querySelector('td[data-label=Quantity]').innerText === '20'",
     )
     .await;
-    // The change asks for a pass by itself.
+    // The change requests a pass by itself.
     mailed(&f.world, &["resolved", "Winter coupon"]).await;
     assert_whole(&f.world, &coupon, 20, 20).await;
     assert_kept(&f.world, &coupon, &answers, &[]).await;
@@ -190,7 +190,7 @@ async fn broken_promises_are_kept_from_the_mail_s_link_on_by_a_raised_quantity()
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_corrected_and_issued_from_the_mail_s_link_on() {
+async fn a_dead_letter_is_corrected_and_issued_from_the_mails_link() {
     let f = Fixture::new("mail-letter").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 19).await;
     let daemon = f.world.daemon().await;

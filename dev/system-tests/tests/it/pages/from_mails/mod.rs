@@ -1,4 +1,4 @@
-//! From each kind of mail, by its own link and on a phone, to "exact again".
+//! From each kind of mail, by its link and on a phone, back to "exact".
 
 mod cured;
 mod decided;
@@ -7,7 +7,7 @@ mod restarted;
 mod stores;
 mod told;
 
-/// Labels of links that several kinds of mail have.
+/// Labels of links that several kinds of mail share.
 mod label {
     pub(super) const THIS_PASS: &str = "This pass, with its findings, in a browser";
     pub(super) const LAST_RUNS: &str = "The last runs, in a browser";

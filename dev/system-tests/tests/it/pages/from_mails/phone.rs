@@ -1,4 +1,4 @@
-//! The phone of the person on duty: a mail as it is shown there, and where its links lead.
+//! The phone of the person on duty: displays mails and follows their links.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -26,8 +26,8 @@ impl Phone {
         }
     }
 
-    /// Opens a mail. What is to be done, and the first link, stand on the first screen: nobody has
-    /// to look for them.
+    /// Opens a mail. The instructions and the first link must be on the first screen, without
+    /// scrolling.
     pub(super) async fn read(&self, name: &str, mail: &ReadMail) {
         let file = self.mails.join(format!("{name}.html"));
         std::fs::write(&file, &mail.html).unwrap();
@@ -46,7 +46,7 @@ impl Phone {
         self.whole_picture(name).await;
     }
 
-    /// The mail from its beginning to its end, where pictures are wanted.
+    /// A picture of the whole mail, if pictures are wanted.
     async fn whole_picture(&self, name: &str) {
         if !wants_pictures() {
             return;
@@ -66,7 +66,7 @@ impl Phone {
         self.browser.look(Look::default().on_a_phone()).await;
     }
 
-    /// Taps the link of the mail that is open; the first time, one logs in on the way.
+    /// Taps a link of the open mail; the first time, this includes logging in.
     pub(super) async fn tap(&self, mail: &ReadMail, label: &str) {
         let wanted = link(mail, label);
         let find =
@@ -85,7 +85,7 @@ impl Phone {
         .await;
     }
 
-    /// Opens the mail again, and taps its link.
+    /// Reopens the mail and taps its link.
     pub(super) async fn tap_again(&self, name: &str, mail: &ReadMail, label: &str) {
         self.browser
             .visit(&format!(
@@ -96,7 +96,7 @@ impl Phone {
         self.tap(mail, label).await;
     }
 
-    /// Waits until the screen says this.
+    /// Waits until the screen contains this text.
     pub(super) async fn shows(&self, text: &str) {
         until(
             &self.browser,
@@ -105,8 +105,8 @@ impl Phone {
         .await;
     }
 
-    /// Presses the button for a pass, which ends with one of these results. One that is running
-    /// already is waited for.
+    /// Presses the button for a pass, which must end with one of these results. Waits for a running
+    /// pass first.
     pub(super) async fn pass(&self, results: &[&str]) {
         until(
             &self.browser,
@@ -144,7 +144,7 @@ impl Drop for Phone {
     }
 }
 
-/// Where a mail's text leads to under this label.
+/// The target of the link with this label in the mail's text.
 pub(super) fn link<'m>(mail: &'m ReadMail, label: &str) -> &'m str {
     let found = mail
         .text

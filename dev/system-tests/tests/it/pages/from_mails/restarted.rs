@@ -1,7 +1,7 @@
-//! Problems of the reconciler itself: alerts that can't be recorded, a pass that hangs, webhooks
-//! that are off until it is restarted; and the digest of a day that left a problem.
+//! Problems of the reconciler itself: alerts that cannot be recorded, a hanging pass, webhooks that
+//! are off until a restart; and the digest of a day with an open problem.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::faults::waves::stalled_pass;
 use crate::webhooks::{SECRET, WebhookReceiver};
 
 #[tokio::test]
-async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
+async fn a_reconciler_in_trouble_is_fixed_from_its_mails() {
     let f = Fixture::new("mail-trouble").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 12).await;
     let (receiver, url) = WebhookReceiver::start().await;
@@ -45,8 +45,8 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
     let off = mailed(&f.world, &["action needed: webhooks to", "410 Gone"]).await;
     phone.read("mail-webhooks-off", &off).await;
 
-    // It is restarted at its own address, while a pass of another process hangs. The session goes
-    // on.
+    // It is restarted at the same address, while a pass of another process hangs. The session stays
+    // valid.
     receiver.is_gone(false);
     let told = receiver.posted("/hook").len();
     let hanging = stalled_pass(&f.world).await;
@@ -73,7 +73,7 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
         .tap(&off, "What was not posted, and another try, in a browser")
         .await;
     let screen = phone.browser.address().await;
-    eventually("each is posted that was not", LIMIT, async || {
+    eventually("all missing events are posted", LIMIT, async || {
         phone.browser.visit(&screen).await;
         let one = "const one = document.querySelector('form[action$=again] button'); if (one) one.id = 'again'; return Boolean(one)";
         let is_left = phone.browser.run(one).await == json!(true);

@@ -1,4 +1,4 @@
-//! Stores that are away: Redis, with what closes admission, and MySQL, with the outbox of mails.
+//! Stores that are down: Redis, which closes admission, and MySQL, which holds the mail outbox.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use super::label::{ALL_LIVE, OPEN_PROBLEMS};
 use super::phone::Phone;
 use crate::drift::support::{assert_settled, mailed, mailed_within};
 
-/// Redis is away for half a minute before anybody is woken.
+/// Redis is down for half a minute before anybody is alerted.
 const HALF_A_MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
+async fn redis_and_mysql_are_restored_from_the_mails() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let f = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -38,7 +38,7 @@ async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
     assert_eq!(
         daemon.ask(&json!({})).await.status,
         200,
-        "a pass that failed is recorded"
+        "a failed pass is recorded"
     );
     let failed = mailed(&f.world, &["action needed: a pass failed: Redis"]).await;
     let closed = mailed_within(
@@ -47,7 +47,7 @@ async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
         HALF_A_MINUTE,
     )
     .await;
-    // Not before: there are two browsers for all tests.
+    // Not earlier: all tests share two browsers.
     let phone = Phone::of_duty(&f.world).await;
     phone.read("mail-run-failed", &failed).await;
     phone.tap(&failed, "What is wrong now, in a browser").await;

@@ -1,6 +1,6 @@
-//! Mails that ask for nothing, or only for a look.
+//! Mails that need no action, or only a look.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, World};
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use super::label::{LAST_RUNS, OPEN_PROBLEMS, THIS_PASS};
 use super::phone::Phone;
 use crate::drift::support::{assert_settled, injector, mailed};
 
-/// A schedule whose time was a minute ago, and comes again in a year; it last ran two hours ago.
+/// A schedule that was due a minute ago and next in a year; it last ran two hours ago.
 pub(super) async fn overdue(world: &World, schedule: &str) -> String {
     let ago = "DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00')";
     world
@@ -23,7 +23,7 @@ pub(super) async fn overdue(world: &World, schedule: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_mail_that_asks_for_nothing_leads_to_what_it_tells_of() {
+async fn a_mail_without_a_request_links_to_its_subject() {
     let f = Fixture::new("mail-told").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let (spring, _) = f.held("Spring coupon", 20, 12).await;
@@ -83,7 +83,7 @@ async fn a_mail_that_asks_for_nothing_leads_to_what_it_tells_of() {
         until(&phone.browser, is_exact).await;
     }
 
-    // The third mail of a drop's repairs comes at once, the next in a minute.
+    // The third mail about a drop's repairs comes at once, the next in a minute.
     repair(Drift::Unissued, 1).await;
     repair(Drift::Unissued, 1).await;
     f.world

@@ -1,0 +1,91 @@
+//! The consumer of F and G: one insert per message. Messages that cannot be inserted go to a table
+//! that nobody reads.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use axum::Router;
+use mysql_async::prelude::Queryable as _;
+use rdkafka::Message as _;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::message::BorrowedMessage;
+use serde::Deserialize;
+use tokio::time::{sleep, timeout};
+
+use super::sql::DesignRows;
+use super::{DesignArgs, failed_table, front};
+
+/// Attempts per insert before it counts as failed.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Deserialize)]
+struct Event {
+    user_id: String,
+    slot: u32,
+}
+
+/// Consumes until the process ends. Prints its address, and when it gets partitions, as Firstcome's
+/// consumer does.
+pub async fn consume(args: &DesignArgs) -> Result<()> {
+    tokio::spawn(front::listen(Router::new()));
+    let settings = args.kafka();
+    // Offsets are committed after the row: a killed consumer's messages are read again.
+    let consumer: StreamConsumer = settings
+        .group_consumer()
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .create()?;
+    consumer.subscribe(&[&settings.topic])?;
+    let rows = DesignRows::new(args, 4)?;
+    let mut ready = false;
+    loop {
+        if !ready && consumer.assignment()?.count() > 0 {
+            ready = true;
+            println!("consuming {} as {}", settings.topic, settings.group);
+        }
+        let Ok(message) = timeout(Duration::from_millis(20), consumer.recv()).await else {
+            continue;
+        };
+        let message = message?;
+        handle(&rows, args, &message).await;
+        consumer.store_offset_from_message(&message)?;
+    }
+}
+
+async fn handle(rows: &DesignRows, args: &DesignArgs, message: &BorrowedMessage<'_>) {
+    let payload = message.payload().unwrap_or_default();
+    if payload.is_empty() {
+        return;
+    }
+    let mut reason = String::new();
+    for _ in 0..TRIES {
+        match insert(rows, payload).await {
+            Ok(()) => return,
+            Err(error) => reason = format!("{error:#}"),
+        }
+        sleep(PAUSE).await;
+    }
+    eprintln!("an insert failed: {reason}");
+    if let Err(error) = keep(rows, args, payload, &reason).await {
+        eprintln!("and could not be kept either: {error:#}");
+    }
+}
+
+async fn insert(rows: &DesignRows, payload: &[u8]) -> Result<()> {
+    let event: Event = serde_json::from_slice(payload)?;
+    let mut conn = rows.pool.get_conn().await?;
+    // A row that already exists is a redelivery of the same message.
+    rows.insert(&mut conn, &event.user_id, event.slot)
+        .await
+        .map(drop)
+}
+
+async fn keep(rows: &DesignRows, args: &DesignArgs, payload: &[u8], error: &str) -> Result<()> {
+    let sql = format!(
+        "INSERT INTO {} (payload, error) VALUES (?, ?)",
+        failed_table(args.design)
+    );
+    let mut conn = rows.pool.get_conn().await?;
+    Ok(conn.exec_drop(sql, (payload, error)).await?)
+}

@@ -1,0 +1,16 @@
+//! Baselines to compare Firstcome with: other designs of first-come coupons, and the least that a
+//! route can do.
+//!
+//! - [`designs`]: the usual designs, behind the same HTTP front as Firstcome.
+//! - [`comparison`]: the same rush on each of them and on Firstcome, as a table and a picture.
+//! - [`routes`]: a route that does nothing, and one that does only the necessary work.
+
+pub mod comparison;
+pub mod designs;
+pub mod routes;
+
+pub use comparison::{Comparison, DesignRun, RushSize};
+pub use designs::Design;
+
+/// The program of the designs' processes.
+pub const PROGRAM: &str = "firstcome-baselines";

@@ -1,0 +1,44 @@
+//! `firstcome-baselines`: the processes of the designs and routes, and the picture of a comparison.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use firstcome_bench::baselines::comparison::{self, Picture};
+use firstcome_bench::baselines::designs::{self, DesignArgs};
+use firstcome_bench::baselines::routes::{self, BareArgs};
+use firstcome_load::ended;
+
+/// Other designs of first-come coupons. `firstcome-bench designs` starts and compares them.
+#[derive(Parser)]
+#[command(version)]
+enum Command {
+    /// The API of a design
+    Serve(DesignArgs),
+    /// The consumer of a design
+    Consume(DesignArgs),
+    /// A route that does nothing and answers `sold_out`
+    Nothing,
+    /// A route that runs the admission script once and produces once
+    Bare(BareArgs),
+    /// The README's picture and table, from a report of the bench
+    Picture(Picture),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    ended(
+        "firstcome-baselines",
+        run(Command::parse()).await.map(|()| ExitCode::SUCCESS),
+    )
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Serve(args) => designs::serve(&args).await,
+        Command::Consume(args) => designs::consume(&args).await,
+        Command::Nothing => routes::nothing().await,
+        Command::Bare(args) => routes::bare(args).await,
+        Command::Picture(picture) => comparison::draw(&picture),
+    }
+}

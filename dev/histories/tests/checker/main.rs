@@ -1,8 +1,0 @@
-//! The checker on good and on spoiled histories, and as a program.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod allowed;
-mod good;
-mod program;
-mod properties;
-mod spoiled;

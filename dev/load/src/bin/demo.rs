@@ -1,0 +1,83 @@
+//! `firstcome-demo`: the whole system, a rush, faults, and the proof. `make demo` runs it.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use firstcome_load::ended;
+use firstcome_load::local::demo::{DemoSize, run};
+use firstcome_load::local::system::{SystemOptions, stopped};
+use firstcome_load::terminal::step;
+
+/// Starts the whole system on private servers, lets a crowd rush a coupon, breaks things meanwhile,
+/// and checks that the total is exact. Exits 0 only if it is. Ctrl-C stops it and cleans up.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Coupons
+    #[arg(long, env = "QUANTITY", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    quantity: u32,
+    /// Number of people
+    #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    people: u32,
+    /// Requests per person
+    #[arg(long, env = "REQUESTS_PER_PERSON", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    requests_per_person: u32,
+    /// Connections, that is, the number of concurrent requests
+    #[arg(long, env = "CONNECTIONS", default_value_t = 256)]
+    connections: usize,
+    /// Cron schedule of passes
+    #[arg(long, default_value = "*/3 * * * * *")]
+    reconcile_cron: String,
+    /// Keep the processes' logs in this folder
+    #[arg(long)]
+    logs: Option<std::path::PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    ended("firstcome-demo", work(Cli::parse()).await)
+}
+
+async fn work(cli: Cli) -> Result<ExitCode> {
+    ensure!(
+        cli.people >= cli.quantity,
+        "PEOPLE must be at least QUANTITY, or not everything can be given away"
+    );
+    let size = DemoSize {
+        quantity: cli.quantity,
+        people: cli.people,
+        requests_per_person: cli.requests_per_person,
+        connections: cli.connections,
+    };
+    let options = SystemOptions {
+        apis: 2,
+        consumers: 2,
+        reconcile_cron: cli.reconcile_cron,
+        mail_folder: None,
+        log_folder: cli.logs,
+        usual_ports: false,
+        pages: false,
+    };
+    let outcome = tokio::select! {
+        // Dropping the future drops everything that it started.
+        outcome = run(&size, &options) => outcome?,
+        signal = stopped() => {
+            step(format!("{}: stopping and cleaning up", signal?));
+            return Ok(ExitCode::from(130));
+        }
+    };
+    println!("{}{}", outcome.mails_as_text(), outcome.table());
+    for complaint in &outcome.complaints {
+        println!("{complaint}");
+    }
+    for user_id in outcome.proof.promised_without_row.iter().take(20) {
+        println!("promised, has no row: {user_id}");
+    }
+    if outcome.success() {
+        println!("exactly {}", size.quantity);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("NOT exactly {}: {} rows", size.quantity, outcome.proof.rows);
+    Ok(ExitCode::FAILURE)
+}

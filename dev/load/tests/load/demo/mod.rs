@@ -1,0 +1,5 @@
+//! Tests of the demo's parts against real servers.
+
+mod compose;
+mod faults;
+mod whole;

@@ -1,0 +1,161 @@
+//! The kinds of drift, by name.
+
+use clap::ValueEnum;
+
+/// The kinds that can be injected. The word before the colon is the reconciler's name of the
+/// finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Drift {
+    /// Delete rows from MySQL whose users were promised a coupon
+    #[value(name = "unissued")]
+    Unissued,
+    /// Admit new users without publishing their claims to the topic
+    #[value(name = "unissued:unpublished")]
+    Unpublished,
+    /// Move rows to the dead-letter table: each can be issued in its slot
+    #[value(name = "failed_claim")]
+    FailedClaim,
+    /// Add dead letters of users who already hold their row
+    #[value(name = "failed_claim:duplicate")]
+    FailedDuplicate,
+    /// Add dead letters of new users, for slots that others hold
+    #[value(name = "failed_claim:slot_taken")]
+    FailedSlotTaken,
+    /// Add dead letters for slots that the drop does not have: only a person can decide
+    #[value(name = "failed_claim:unrepairable")]
+    FailedUnrepairable,
+    /// Delete users from Redis who have their rows
+    #[value(name = "missing_admission")]
+    MissingAdmission,
+    /// Delete users from the coupon's list of claimants only
+    #[value(name = "missing_admission:claimants")]
+    MissingClaimants,
+    /// Move users in Redis to free slots other than their rows'
+    #[value(name = "missing_admission:moved")]
+    MissingMoved,
+    /// Set the counter too low
+    #[value(name = "count_mismatch")]
+    CountLower,
+    /// Set the counter too high
+    #[value(name = "count_mismatch:higher")]
+    CountHigher,
+    /// Skip slots: given out by the counter, held by nobody
+    #[value(name = "count_mismatch:gap")]
+    CountGap,
+    /// Put new users on slots of users with rows
+    #[value(name = "slot_conflict")]
+    SlotConflict,
+    /// Move users in Redis to the slots of others, which then have two users
+    #[value(name = "slot_conflict:moved")]
+    ConflictMoved,
+    /// Exchange the slots of pairs of users in Redis
+    #[value(name = "slot_conflict:exchanged")]
+    ConflictExchanged,
+    /// Admit new users on slots beyond the quantity
+    #[value(name = "over_admitted")]
+    OverAdmitted,
+    /// Shrink the drop below the number of its users
+    #[value(name = "over_admitted:shrunk")]
+    OverShrunk,
+    /// Give users a slot in two drops of a coupon that allows one
+    #[value(name = "over_admitted:two_drops")]
+    OverTwoDrops,
+    /// Revoke claims without telling Redis, as when an API dies in between
+    #[value(name = "revoked_admission")]
+    RevokedAdmission,
+    /// Delete from Redis the record of whose claims are revoked
+    #[value(name = "revoked_admission:forgotten")]
+    RevokedForgotten,
+    /// Revoke claims but keep their rows
+    #[value(name = "revoked_row")]
+    RevokedRow,
+    /// Free slots although users wait
+    #[value(name = "unfilled")]
+    Unfilled,
+    /// Close the drop below its quantity
+    #[value(name = "unfilled:closed")]
+    UnfilledClosed,
+    /// Delete the drop's keys in Redis
+    #[value(name = "redis_lost")]
+    RedisLost,
+    /// Run FLUSHALL in Redis
+    #[value(name = "redis_lost:flushed")]
+    RedisFlushed,
+    /// Flush Redis's scripts, which closes the admission gate as a restart does
+    #[value(name = "redis_lost:licence")]
+    RedisGate,
+    /// Hold messages on the topic by blocking the consumer's writes
+    #[value(name = "stalled")]
+    Stalled,
+}
+
+impl Drift {
+    /// The kind and its variant, as on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    /// One line per kind: its name and effect.
+    pub fn list() -> String {
+        let line = |kind: &Self| {
+            let value = kind.to_possible_value()?;
+            let help = value
+                .get_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            Some(format!("{:<26} {help}", value.get_name()))
+        };
+        let lines: Vec<_> = Self::value_variants().iter().filter_map(line).collect();
+        lines.join("\n")
+    }
+
+    /// The reconciler's name of the finding, without the variant.
+    pub fn finding(self) -> String {
+        self.name().split(':').next().unwrap_or_default().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_listed_with_its_description() {
+        let kinds = Drift::list();
+        assert_eq!(kinds.lines().count(), Drift::value_variants().len());
+        assert!(kinds.lines().all(|line| line.len() > 40), "{kinds}");
+        assert!(kinds.contains("unissued "), "{kinds}");
+    }
+
+    #[test]
+    fn every_variant_is_named_after_a_finding() {
+        let findings = [
+            "unissued",
+            "failed_claim",
+            "missing_admission",
+            "count_mismatch",
+            "slot_conflict",
+            "over_admitted",
+            "revoked_admission",
+            "revoked_row",
+            "unfilled",
+            "redis_lost",
+            "stalled",
+        ];
+        for kind in Drift::value_variants() {
+            assert!(
+                findings.contains(&kind.finding().as_str()),
+                "{}",
+                kind.name()
+            );
+        }
+        for finding in findings {
+            assert!(
+                Drift::from_str(finding, false).is_ok(),
+                "{finding} alone is a kind"
+            );
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Incomplete revocations.
+
+use anyhow::Result;
+use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
+use firstcome_shared::domain::{Slot, UserId};
+use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
+
+use crate::drift::injector::{Injected, Injector, signed};
+use crate::drift::kind::Drift;
+
+impl Injector {
+    pub(super) async fn revoke_in_mysql(&mut self, n: u32) -> Result<Injected> {
+        let people = self.pick(n).await?;
+        for one in &people {
+            self.revoked(one).await?;
+        }
+        self.revoked_long_ago().await?;
+        Ok(self.injected(
+            Drift::RevokedAdmission,
+            &signed(&people),
+            "revoked only in MySQL",
+        ))
+    }
+
+    pub(super) async fn forget_revocations(&mut self, n: u32) -> Result<Injected> {
+        let people = self.pick(n).await?;
+        for one in &people {
+            let revocation = self.revoked(one).await?;
+            let scope = (self.drop.id, self.coupon.once_per);
+            self.redis
+                .revoke(&self.keys, scope, one.1.as_str(), revocation.id, None)
+                .await?;
+        }
+        self.revoked_long_ago().await?;
+        self.redis::<i64>(redis::cmd("DEL").arg(&self.keys.revoked))
+            .await?;
+        Ok(self.injected(
+            Drift::RevokedForgotten,
+            &signed(&people),
+            "Redis lost the record of revoked claims",
+        ))
+    }
+
+    pub(super) async fn revoke_without_row(&mut self, n: u32) -> Result<Injected> {
+        let people = self.pick(n).await?;
+        for (slot, user) in &people {
+            let (coupon, drop) = self.target();
+            let sql = format!(
+                "INSERT INTO revoked_coupons (coupon_id, drop_id, slot, user_id, reason, revoked_by) \
+                 VALUES ({coupon}, {drop}, {slot}, ?, 'drift', 'drift')"
+            );
+            let name = user.as_str().to_owned();
+            let insert = async move |conn: &mut firstcome_shared::mysql::Conn| {
+                diesel::sql_query(sql)
+                    .bind::<diesel::sql_types::Text, _>(name)
+                    .execute(conn)
+                    .await
+            };
+            self.db.run("revoke", insert).await?;
+        }
+        self.revoked_long_ago().await?;
+        Ok(self.injected(
+            Drift::RevokedRow,
+            &signed(&people),
+            "revoked, but their rows still exist",
+        ))
+    }
+
+    async fn revoked(&self, (slot, user): &(Slot, UserId)) -> Result<Revocation> {
+        let (coupon, drop) = self.target();
+        let (slot, user, once_per) = (Some(*slot), user.clone(), self.coupon.once_per);
+        let (reason, by) = ("drift".to_owned(), "drift".to_owned());
+        let (may_claim_again, operator) = (false, None);
+        let after = 0;
+        let new = NewRevocation {
+            coupon,
+            drop,
+            slot,
+            user,
+            reason,
+            by,
+            may_claim_again,
+            once_per,
+            operator,
+            after,
+        };
+        Ok(self.db.revoke(new).await?)
+    }
+
+    /// Backdates revocations, because a pass leaves recent ones to the API.
+    async fn revoked_long_ago(&self) -> Result<()> {
+        let sql = "UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE";
+        Ok(self
+            .db
+            .run("revoke long ago", async move |conn| {
+                conn.batch_execute(sql).await
+            })
+            .await?)
+    }
+}

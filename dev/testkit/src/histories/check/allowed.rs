@@ -1,0 +1,135 @@
+//! Allow lists. A user was certainly on the list, or off it, if every change that may have taken
+//! effect last says so; a change without an answer may have taken effect at any time after its
+//! request, or never. If a user's membership was certain during a whole request, the answer must
+//! match it. Removing a user revokes nothing, so it excuses neither a broken promise nor a missing
+//! row.
+
+use super::index::{Index, drop_of, promise, refused};
+use super::revoked::{is_same_coupon, may_be_revoked};
+use crate::histories::event::RecordedAnswer;
+use crate::histories::history::{Ended, History, Operation, OperationKind};
+use crate::histories::violation::Violation;
+
+pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
+    for op in history
+        .operations
+        .iter()
+        .filter(|op| op.act == OperationKind::Claim)
+    {
+        let (Ended::Ok(answer), Some(line)) = (&op.ended, op.ended_line) else {
+            continue;
+        };
+        let (coupon, person) = (op.coupon, &op.person);
+        if matches!(
+            answer,
+            RecordedAnswer::NotAllowed | RecordedAnswer::SoldOut | RecordedAnswer::Waiting { .. }
+        ) {
+            found.extend(denied(history, index, op, line));
+        }
+        let given = match answer {
+            RecordedAnswer::NotAllowed => {
+                if !may_be(history, index, (coupon, person), false, (op.line, line)) {
+                    found.push(Violation::TurnedAway {
+                        coupon,
+                        person: person.clone(),
+                        line,
+                    });
+                }
+                continue;
+            }
+            // `Accepted` gives the slot in this request; other answers may refer to an earlier one.
+            RecordedAnswer::Accepted { .. } => {
+                may_be(history, index, (coupon, person), true, (op.line, line))
+            }
+            RecordedAnswer::AlreadyClaimed { .. } | RecordedAnswer::Waiting { .. } => {
+                may_be_admitted(history, index, (coupon, person), line)
+            }
+            _ => continue,
+        };
+        if !given {
+            found.push(Violation::GivenUnlisted {
+                coupon,
+                person: person.clone(),
+                line,
+            });
+        }
+    }
+}
+
+/// A valid promise that a later answer to the same user denies.
+fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> Option<Violation> {
+    let asks = drop_of(history, op)?;
+    let person = op.person.as_str();
+    let before = index
+        .asked(op.coupon, person)
+        .iter()
+        .filter(|one| one.ended_line.is_some_and(|end| end < op.line));
+    let mut standing =
+        before.filter_map(|one| promise(one).map(|(drop, slot)| (drop, slot, one.line)));
+    let denied = standing.find(|&(drop, slot, since)| {
+        (drop == asks || is_same_coupon(history, drop, asks))
+            && !index.is_broken(drop, slot, person)
+            && !may_be_revoked(history, index, (drop, person), since)
+    });
+    denied.map(|(drop, slot, _)| Violation::Denied {
+        drop,
+        slot,
+        person: person.to_owned(),
+        line,
+    })
+}
+
+/// Whether the list allows that some request of a user was admitted before a line.
+pub(super) fn may_be_admitted(
+    history: &History,
+    index: &Index<'_>,
+    who: (u64, &str),
+    line: usize,
+) -> bool {
+    let asked = index
+        .asked(who.0, who.1)
+        .iter()
+        .filter(|op| op.line < line && !refused(op));
+    // A request without an answer may be executed late.
+    let mut moments = asked.map(|op| match (&op.ended, op.ended_line) {
+        (Ended::Ok(_), Some(end)) => (op.line, end.min(line)),
+        _ => (op.line, line),
+    });
+    moments.any(|during| may_be(history, index, who, true, during))
+}
+
+/// Whether a user may have been on a coupon's list (`on`), or off it, at some moment between two
+/// lines.
+fn may_be(
+    history: &History,
+    index: &Index<'_>,
+    who: (u64, &str),
+    on: bool,
+    (from, to): (usize, usize),
+) -> bool {
+    let Some(first) = history.lists.get(&who.0) else {
+        return on;
+    };
+    let changes = index.listing.get(&who).map_or(&[][..], Vec::as_slice);
+    let done = |op: &Operation| op.ended_line.filter(|_| matches!(op.ended, Ended::Ok(_)));
+    // Whether a later change certainly reversed it before the moment.
+    let is_undone = |since: usize| {
+        let mut others = changes
+            .iter()
+            .filter(|op| op.act != OperationKind::List { on } && op.line > since);
+        others.any(|op| done(op).is_some_and(|end| end < from))
+    };
+    let so_at_first = first.contains(who.1) == on && !is_undone(0);
+    let mut same = changes.iter().filter(|op| {
+        op.act == OperationKind::List { on } && op.line < to && op.ended != Ended::Failed
+    });
+    so_at_first || same.any(|op| done(op).is_none_or(|end| !is_undone(end)))
+}
+
+/// Whether a user was answered `NotAllowed` by this operation or by one that may have ended after
+/// it.
+pub(super) fn is_sent_away_after(index: &Index<'_>, op: &Operation) -> bool {
+    let sent_away = |other: &&&Operation| other.ended == Ended::Ok(RecordedAnswer::NotAllowed);
+    let mut others = index.asked(op.coupon, &op.person).iter().filter(sent_away);
+    others.any(|other| other.ended_line.is_some_and(|end| end > op.line))
+}

@@ -1,0 +1,87 @@
+//! Counts never exceed the quantity, and the final number of rows reaches it if enough people
+//! wanted one.
+
+use std::collections::HashSet;
+
+use super::allowed::is_sent_away_after;
+use super::index::{Index, drop_of, once_per_coupon};
+use super::revoked::may_be_revoked;
+use crate::histories::event::RecordedAnswer;
+use crate::histories::history::{Ended, History, OperationKind, RowsRead};
+use crate::histories::violation::Violation;
+
+pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
+    for &(line, drop, rows) in &history.counts {
+        let quantity = history
+            .drops
+            .get(&drop)
+            .map_or(0, |facts| facts.quantity_at(line));
+        if rows > quantity {
+            found.push(Violation::TooMany {
+                drop,
+                rows,
+                line,
+                quantity,
+            });
+        }
+    }
+    found.extend(
+        history
+            .finals
+            .values()
+            .filter_map(|last| too_few(history, index, last)),
+    );
+}
+
+/// Counts the people who wanted one: those who were answered and those who got a row. People who
+/// only saw timeouts may never have reached the system, so they count only if they have a row.
+///
+/// People who were answered `sold_out` count too. If a slot is freed after that while nobody waits,
+/// they get it only by asking again, so a recorder lets people ask again once the faults are over.
+/// People whose last answer was `not_allowed` no longer want one.
+fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Violation> {
+    let drop = last.drop;
+    let quantity = history.drops.get(&drop)?.quantity_at(last.line);
+    let rows = last.rows.len() as u64;
+    if rows >= quantity {
+        return None;
+    }
+    let mut wanted: HashSet<&str> = last.rows.iter().map(|row| row.person.as_str()).collect();
+    let mut waits = false;
+    for op in history
+        .operations
+        .iter()
+        .filter(|op| op.act == OperationKind::Claim && drop_of(history, op) == Some(drop))
+    {
+        let Ended::Ok(answer) = &op.ended else {
+            continue;
+        };
+        let gone =
+            may_be_revoked(history, index, (drop, &op.person), 0) || is_sent_away_after(index, op);
+        if gone || holds_elsewhere(history, index, drop, &op.person) {
+            continue;
+        }
+        let without =
+            wanted.insert(&op.person) || !index.holds.contains_key(&(drop, op.person.as_str()));
+        waits |= without && matches!(answer, RecordedAnswer::Waiting { .. });
+    }
+    let asked = wanted.len() as u64;
+    // Waiting people must get the remaining slots, however many people asked.
+    (asked >= quantity || waits).then_some(Violation::TooFew {
+        drop,
+        rows,
+        quantity,
+        asked,
+    })
+}
+
+fn holds_elsewhere(history: &History, index: &Index<'_>, drop: u64, person: &str) -> bool {
+    let Some(coupon) = once_per_coupon(history, drop) else {
+        return false;
+    };
+    let mut others = history
+        .drops
+        .iter()
+        .filter(|(other, facts)| **other != drop && facts.coupon == coupon);
+    others.any(|(other, _)| index.holds.contains_key(&(*other, person)))
+}

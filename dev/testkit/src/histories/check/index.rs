@@ -1,0 +1,108 @@
+//! Look-up tables shared by all checks.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::histories::event::{RecordedAnswer, RecordedScope};
+use crate::histories::history::{Ended, History, Operation, OperationKind, RowsRead};
+
+pub(super) struct Index<'a> {
+    /// Coupon and person → their operations.
+    pub(super) asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,
+    /// Coupon and person → revocations.
+    pub(super) revoking: HashMap<(u64, &'a str), Vec<&'a Operation>>,
+    /// Coupon and person → changes of the allow list.
+    pub(super) listing: HashMap<(u64, &'a str), Vec<&'a Operation>>,
+    /// Drop, slot and person of every final row.
+    pub(super) last: HashSet<(u64, i64, &'a str)>,
+    /// Drop and person → final slot.
+    pub(super) holds: HashMap<(u64, &'a str), i64>,
+    /// Drop and person → slots listed as broken; `None` is any slot.
+    pub(super) broken: HashMap<(u64, &'a str), Vec<Option<i64>>>,
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(history: &'a History) -> Self {
+        let mut index = Self {
+            asked: HashMap::new(),
+            revoking: HashMap::new(),
+            listing: HashMap::new(),
+            last: HashSet::new(),
+            holds: HashMap::new(),
+            broken: HashMap::new(),
+        };
+        for op in &history.operations {
+            let of = match op.act {
+                OperationKind::Claim => &mut index.asked,
+                OperationKind::Revoke { .. } => &mut index.revoking,
+                OperationKind::List { .. } => &mut index.listing,
+            };
+            of.entry((op.coupon, &op.person)).or_default().push(op);
+        }
+        for RowsRead { drop, rows, .. } in history.finals.values() {
+            for row in rows {
+                index.last.insert((*drop, row.slot, &row.person));
+                index.holds.insert((*drop, &row.person), row.slot);
+            }
+        }
+        for (drop, person, slot) in &history.broken {
+            index.broken.entry((*drop, person)).or_default().push(*slot);
+        }
+        index
+    }
+
+    /// A person's claims of a coupon.
+    pub(super) fn asked(&'a self, coupon: u64, person: &'a str) -> &'a [&'a Operation] {
+        self.asked.get(&(coupon, person)).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn is_broken(&self, drop: u64, slot: i64, person: &str) -> bool {
+        let listed = self.broken.get(&(drop, person));
+        listed.is_some_and(|slots| {
+            slots
+                .iter()
+                .any(|listed| listed.is_none_or(|listed| listed == slot))
+        })
+    }
+}
+
+/// Drop and slot of a promise.
+pub(super) fn promise(op: &Operation) -> Option<(u64, i64)> {
+    match &op.ended {
+        Ended::Ok(
+            RecordedAnswer::Accepted { drop, slot } | RecordedAnswer::AlreadyClaimed { drop, slot },
+        ) => Some((*drop, *slot)),
+        _ => None,
+    }
+}
+
+/// Neither a slot nor a place on the waiting list was given.
+pub(super) fn refused(op: &Operation) -> bool {
+    matches!(
+        op.ended,
+        Ended::Failed | Ended::Ok(RecordedAnswer::SoldOut | RecordedAnswer::NotAllowed)
+    )
+}
+
+/// The drop of an operation: from the answer, otherwise from the request, otherwise the only drop
+/// of its coupon.
+pub(super) fn drop_of(history: &History, op: &Operation) -> Option<u64> {
+    let only = || {
+        let mut of_coupon = history
+            .drops
+            .iter()
+            .filter(|(_, facts)| facts.coupon == op.coupon);
+        of_coupon
+            .next()
+            .filter(|_| of_coupon.next().is_none())
+            .map(|(drop, _)| *drop)
+    };
+    promise(op).map(|(drop, _)| drop).or(op.drop).or_else(only)
+}
+
+pub(super) fn once_per_coupon(history: &History, drop: u64) -> Option<u64> {
+    history
+        .drops
+        .get(&drop)
+        .filter(|facts| facts.once_per == RecordedScope::Coupon)
+        .map(|facts| facts.coupon)
+}

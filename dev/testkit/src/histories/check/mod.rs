@@ -1,0 +1,82 @@
+//! Judges a history. Runs every check, so that one violation does not hide another.
+
+mod allowed;
+mod amount;
+mod index;
+mod promises;
+mod revoked;
+mod rows;
+
+use self::index::Index;
+use crate::histories::RecordedAnswer;
+use crate::histories::history::{Ended, History};
+use crate::histories::verdict::{Figures, Judgement, Verdict};
+use crate::histories::violation::Violation;
+
+/// Judges a history.
+///
+/// Violations take precedence over doubt: without a single promise, or without the final rows of a
+/// drop, the history proves nothing.
+pub fn check(history: &History) -> Judgement {
+    let index = Index::new(history);
+    let mut found = Vec::new();
+    let mut figures = Figures {
+        operations: history.operations.len(),
+        answered: history
+            .operations
+            .iter()
+            .filter(|op| matches!(op.ended, Ended::Ok(_)))
+            .count(),
+        unknown: history
+            .operations
+            .iter()
+            .filter(|op| op.ended == Ended::Unknown)
+            .count(),
+        revoked: history
+            .operations
+            .iter()
+            .filter(|op| is_revoked(&op.ended))
+            .count(),
+        reads: history.reads.len() + history.counts.len() + history.finals.len(),
+        rows: history.finals.values().map(|last| last.rows.len()).sum(),
+        ..Figures::default()
+    };
+    promises::check(history, &index, &mut figures, &mut found);
+    for read in history.reads.iter().chain(history.finals.values()) {
+        rows::check(history, &index, read, &mut found);
+    }
+    rows::across_drops(history, &mut found);
+    rows::stay(history, &index, &mut found);
+    amount::check(history, &index, &mut found);
+    revoked::check(history, &index, &mut found);
+    allowed::check(history, &index, &mut found);
+    found.sort();
+    found.dedup();
+    Judgement {
+        verdict: verdict(history, &figures, found),
+        figures,
+    }
+}
+
+fn verdict(history: &History, figures: &Figures, found: Vec<Violation>) -> Verdict {
+    if !found.is_empty() {
+        return Verdict::Violated(found);
+    }
+    if let Some(drop) = history
+        .drops
+        .keys()
+        .find(|drop| !history.finals.contains_key(drop))
+    {
+        return Verdict::Unknown(format!(
+            "the rows of drop {drop} at the end were not recorded"
+        ));
+    }
+    if figures.promises == 0 {
+        return Verdict::Unknown("nothing was promised to anybody, so nothing was shown".into());
+    }
+    Verdict::Pass
+}
+
+fn is_revoked(ended: &Ended) -> bool {
+    matches!(ended, Ended::Ok(RecordedAnswer::Revoked { .. }))
+}

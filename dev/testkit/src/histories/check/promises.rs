@@ -1,0 +1,101 @@
+//! Every promise has a final row on its slot or is listed as broken, and no two promises contradict
+//! each other.
+
+use std::collections::BTreeMap;
+
+use super::index::{Index, once_per_coupon, promise};
+use super::revoked::may_be_revoked;
+use crate::histories::history::History;
+use crate::histories::verdict::Figures;
+use crate::histories::violation::Violation;
+
+pub(super) fn check(
+    history: &History,
+    index: &Index<'_>,
+    figures: &mut Figures,
+    found: &mut Vec<Violation>,
+) {
+    // With the line of the last request.
+    let all: BTreeMap<(u64, i64, &str), usize> = history
+        .operations
+        .iter()
+        .filter_map(|op| {
+            promise(op).map(|(drop, slot)| ((drop, slot, op.person.as_str()), op.line))
+        })
+        .collect();
+    figures.promises = all.len();
+    // A slot listed as broken may have been given again, to the same person or to another.
+    let stands = |((drop, slot, person), asked): (&(u64, i64, &str), &usize)| {
+        !index.is_broken(*drop, *slot, person)
+            && !may_be_revoked(history, index, (*drop, person), *asked)
+    };
+    let standing: Vec<_> = all
+        .iter()
+        .filter(|one| stands(*one))
+        .map(|(promise, _)| *promise)
+        .collect();
+    figures.kept = all
+        .keys()
+        .filter(|promise| index.last.contains(*promise))
+        .count();
+    figures.broken = all
+        .keys()
+        .filter(|p| !index.last.contains(*p) && index.is_broken(p.0, p.1, p.2))
+        .count();
+    for &(drop, slot, person) in &standing {
+        if !history.finals.contains_key(&drop) || index.last.contains(&(drop, slot, person)) {
+            continue;
+        }
+        let person_s = person.to_owned();
+        found.push(match index.holds.get(&(drop, person)) {
+            Some(&row) => Violation::OtherSlot {
+                drop,
+                slot,
+                person: person_s,
+                row,
+            },
+            None => Violation::Lost {
+                drop,
+                slot,
+                person: person_s,
+            },
+        });
+    }
+    contradictions(history, &standing, found);
+}
+
+fn contradictions(history: &History, standing: &[(u64, i64, &str)], found: &mut Vec<Violation>) {
+    let mut by_slot = BTreeMap::new();
+    let mut by_person = BTreeMap::new();
+    let mut by_coupon = BTreeMap::new();
+    for &(drop, slot, person) in standing {
+        if let Some(one) = by_slot.insert((drop, slot), person) {
+            found.push(Violation::PromisedTwice {
+                drop,
+                slot,
+                one: one.to_owned(),
+                other: person.to_owned(),
+            });
+        }
+        if let Some(one) = by_person.insert((drop, person), slot) {
+            found.push(Violation::Contradiction {
+                drop,
+                person: person.to_owned(),
+                one,
+                other: slot,
+            });
+        }
+        let Some(coupon) = once_per_coupon(history, drop) else {
+            continue;
+        };
+        if let Some(one) = by_coupon.insert((coupon, person), drop)
+            && one != drop
+        {
+            found.push(Violation::TwoDrops {
+                person: person.to_owned(),
+                one,
+                other: drop,
+            });
+        }
+    }
+}

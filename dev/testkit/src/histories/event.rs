@@ -1,0 +1,271 @@
+//! The lines of a history.
+//!
+//! Only their order counts, and each line errs on the safe side: `invoked` is written before the
+//! request is sent, its outcome after the answer came, a read after reading, a quantity before it
+//! is raised or after it was lowered.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryLine {
+    /// Milliseconds since the recorder was created. For readers only; no check uses it.
+    pub at_ms: u64,
+    #[serde(flatten)]
+    pub event: RecordedEvent,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum RecordedEvent {
+    /// A drop and its quantity from here on.
+    Drop {
+        drop: u64,
+        coupon: u64,
+        quantity: u64,
+        /// The scope of the limit of one per person.
+        once_per: RecordedScope,
+    },
+    /// A person sends a claim.
+    Invoked {
+        /// Unique number of this operation; a retry has its own.
+        op: u64,
+        /// The requested coupon.
+        coupon: u64,
+        /// The drop that was open at the time, if the recorder knows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drop: Option<u64>,
+        person: String,
+    },
+    /// A person's claim is returned or revoked.
+    Revoking {
+        /// As in `invoked`.
+        op: u64,
+        coupon: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drop: Option<u64>,
+        person: String,
+        /// Whether the person may claim again afterwards.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
+    },
+    /// From here on a coupon is for the people on its allow list, initially these. A coupon without
+    /// this line is for everybody. It precedes all claims of the coupon.
+    AllowList {
+        coupon: u64,
+        people: Vec<String>,
+    },
+    /// An operator adds a person to a coupon's allow list or removes them. A request for several
+    /// people counts as several operations.
+    Listing {
+        /// As in `invoked`.
+        op: u64,
+        coupon: u64,
+        person: String,
+        /// True if added, false if removed.
+        on: bool,
+    },
+    Ok {
+        op: u64,
+        answer: RecordedAnswer,
+    },
+    /// It certainly had no effect: refused before anything was given.
+    Failed {
+        op: u64,
+        reason: String,
+    },
+    /// It may or may not have had an effect: a timeout, a cut connection, a 5xx.
+    Unknown {
+        op: u64,
+        reason: String,
+    },
+    /// All rows of a drop at one instant.
+    Read {
+        drop: u64,
+        rows: Vec<RecordedRow>,
+    },
+    /// The number of rows of a drop at one instant.
+    Counted {
+        drop: u64,
+        rows: u64,
+    },
+    /// The system lists a promise as broken.
+    Broken {
+        drop: u64,
+        person: String,
+        /// The promised slot; `None` means any slot of the person in this drop.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<i64>,
+    },
+    /// All rows of a drop once everything has healed.
+    Final {
+        drop: u64,
+        rows: Vec<RecordedRow>,
+    },
+}
+
+/// The scope of the limit of one per person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordedScope {
+    /// One in each drop.
+    Drop,
+    /// One in the whole coupon.
+    Coupon,
+}
+
+/// The checked columns of a row of `issued_coupons`. The slot may be invalid, as in the table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RecordedRow {
+    pub slot: i64,
+    pub person: String,
+}
+
+/// The answer to a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum RecordedAnswer {
+    /// A slot given by this request: a promise.
+    Accepted {
+        #[serde(alias = "drop_id")]
+        drop: u64,
+        slot: i64,
+    },
+    /// The person already holds one: also a promise.
+    AlreadyClaimed {
+        #[serde(alias = "drop_id")]
+        drop: u64,
+        slot: i64,
+    },
+    /// A place on the waiting list.
+    Waiting {
+        /// The place, 1 is next.
+        position: u64,
+    },
+    /// No slots left and no room on the waiting list.
+    SoldOut,
+    /// Returned or revoked; the slot goes to the next person.
+    Revoked {
+        #[serde(alias = "drop_id")]
+        drop: u64,
+    },
+    /// The person is not on the coupon's allow list.
+    NotAllowed,
+    /// The change is on the allow list.
+    ListChanged,
+}
+
+/// The outcome of an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordedOutcome {
+    Ok(RecordedAnswer),
+    Failed(String),
+    Unknown(String),
+}
+
+impl RecordedOutcome {
+    /// The outcome that an HTTP answer to a claim stands for. A 503 is unknown, because a script
+    /// that timed out may have run. So is a 2xx that cannot be parsed.
+    pub fn of_http(status: u16, body: &Value) -> Self {
+        let code = || {
+            body.get("code")
+                .and_then(Value::as_str)
+                .map_or_else(|| status.to_string(), str::to_owned)
+        };
+        match status {
+            200..=299 => match serde_json::from_value(body.clone()) {
+                Ok(answer) => Self::Ok(answer),
+                Err(error) => {
+                    Self::Unknown(format!("{status} with a body that says nothing: {error}"))
+                }
+            },
+            403 if code() == "not_allowed" => Self::Ok(RecordedAnswer::NotAllowed),
+            409 if code() == "sold_out" => Self::Ok(RecordedAnswer::SoldOut),
+            408 => Self::Unknown(code()),
+            400..=499 => Self::Failed(code()),
+            _ => Self::Unknown(code()),
+        }
+    }
+
+    /// The same for an answer to a change of an allow list, which has no `status`.
+    pub fn of_list_change(status: u16, body: &Value) -> Self {
+        if status == 200 {
+            Self::Ok(RecordedAnswer::ListChanged)
+        } else {
+            Self::of_http(status, body)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn http_answers_map_to_outcomes() {
+        let accepted = json!({"status": "accepted", "drop_id": 3, "slot": 7, "queued": false});
+        assert_eq!(
+            RecordedOutcome::of_http(202, &accepted),
+            RecordedOutcome::Ok(RecordedAnswer::Accepted { drop: 3, slot: 7 })
+        );
+        let already = json!({"status": "already_claimed", "drop_id": 3, "slot": 7});
+        assert_eq!(
+            RecordedOutcome::of_http(200, &already),
+            RecordedOutcome::Ok(RecordedAnswer::AlreadyClaimed { drop: 3, slot: 7 })
+        );
+        let waiting = json!({"status": "waiting", "position": 2});
+        assert_eq!(
+            RecordedOutcome::of_http(202, &waiting),
+            RecordedOutcome::Ok(RecordedAnswer::Waiting { position: 2 })
+        );
+        assert_eq!(
+            RecordedOutcome::of_http(409, &json!({"code": "sold_out"})),
+            RecordedOutcome::Ok(RecordedAnswer::SoldOut)
+        );
+        assert_eq!(
+            RecordedOutcome::of_http(403, &json!({"code": "not_allowed"})),
+            RecordedOutcome::Ok(RecordedAnswer::NotAllowed)
+        );
+        assert_eq!(
+            RecordedOutcome::of_http(403, &json!({"code": "forbidden"})),
+            RecordedOutcome::Failed("forbidden".into())
+        );
+        assert_eq!(
+            RecordedOutcome::of_list_change(200, &json!({"changed": 1})),
+            RecordedOutcome::Ok(RecordedAnswer::ListChanged)
+        );
+        let away = json!({"code": "unavailable"});
+        assert_eq!(
+            RecordedOutcome::of_list_change(503, &away),
+            RecordedOutcome::Unknown("unavailable".into())
+        );
+        assert_eq!(
+            RecordedOutcome::of_http(410, &json!({"code": "closed"})),
+            RecordedOutcome::Failed("closed".into())
+        );
+        assert_eq!(
+            RecordedOutcome::of_http(503, &json!({"code": "unavailable"})),
+            RecordedOutcome::Unknown("unavailable".into())
+        );
+        assert!(matches!(
+            RecordedOutcome::of_http(202, &json!({"status": "accepted"})),
+            RecordedOutcome::Unknown(_)
+        ));
+    }
+
+    #[test]
+    fn documented_lines_parse() {
+        let line = HistoryLine {
+            at_ms: 5,
+            event: RecordedEvent::Ok {
+                op: 1,
+                answer: RecordedAnswer::Accepted { drop: 1, slot: 2 },
+            },
+        };
+        let text =
+            r#"{"at_ms":5,"event":"ok","op":1,"answer":{"status":"accepted","drop":1,"slot":2}}"#;
+        assert_eq!(serde_json::to_string(&line).unwrap(), text);
+        assert_eq!(serde_json::from_str::<HistoryLine>(text).unwrap(), line);
+    }
+}

@@ -1,0 +1,334 @@
+//! Parses a history and groups its lines into operations and reads.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::histories::event::{
+    HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
+};
+
+/// The reason why a history cannot be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    File(#[from] std::io::Error),
+    /// A line is not a valid event.
+    #[error("line {line}: {why}")]
+    Line {
+        line: usize,
+        /// The error in the line.
+        why: String,
+    },
+}
+
+/// One request and its outcome.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// Line of its `invoked`.
+    pub line: usize,
+    pub act: OperationKind,
+    /// The requested coupon.
+    pub coupon: u64,
+    /// The requested drop, if known.
+    pub drop: Option<u64>,
+    pub person: String,
+    /// Line of its outcome; `None` if it never ended.
+    pub ended_line: Option<usize>,
+    /// Its outcome; unknown if it never ended.
+    pub ended: Ended,
+}
+
+/// The kinds of operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperationKind {
+    Claim,
+    Revoke {
+        /// Whether the person may claim again afterwards.
+        again: bool,
+    },
+    /// Changes the allow list.
+    List {
+        /// True if it adds the person, false if it removes them.
+        on: bool,
+    },
+}
+
+/// The outcome of an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    Ok(RecordedAnswer),
+    Failed,
+    Unknown,
+}
+
+/// A drop as announced.
+#[derive(Debug, Clone)]
+pub struct RecordedDrop {
+    pub coupon: u64,
+    /// The scope of the limit of one per person.
+    pub once_per: RecordedScope,
+    /// Line and quantity, in order.
+    pub quantities: Vec<(usize, u64)>,
+}
+
+impl RecordedDrop {
+    /// The quantity in force at a line.
+    pub fn quantity_at(&self, line: usize) -> u64 {
+        self.quantities
+            .iter()
+            .rev()
+            .find(|(since, _)| *since <= line)
+            .map_or(0, |(_, quantity)| *quantity)
+    }
+}
+
+/// One read of a drop's rows.
+#[derive(Debug, Clone)]
+pub struct RowsRead {
+    pub line: usize,
+    pub drop: u64,
+    pub rows: Vec<RecordedRow>,
+}
+
+/// The whole recording.
+#[derive(Debug, Default)]
+pub struct History {
+    pub drops: BTreeMap<u64, RecordedDrop>,
+    /// The initial allow list of each coupon; a coupon without one is for everybody.
+    pub lists: BTreeMap<u64, HashSet<String>>,
+    /// The operations in order of invocation.
+    pub operations: Vec<Operation>,
+    /// The reads in order, without the final ones.
+    pub reads: Vec<RowsRead>,
+    /// Line, drop and number.
+    pub counts: Vec<(usize, u64, u64)>,
+    /// Drop, person and slot of promises listed as broken.
+    pub broken: Vec<(u64, String, Option<i64>)>,
+    /// The final read of each drop.
+    pub finals: BTreeMap<u64, RowsRead>,
+}
+
+impl History {
+    /// Parses JSON lines. A malformed history (an outcome without its operation, a drop that was
+    /// never announced) is an error: its recorder is faulty, so it proves nothing.
+    pub fn parse(text: &str) -> Result<Self, Unreadable> {
+        let lines = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty());
+        let parsed = lines.map(
+            |(at, line)| match serde_json::from_str::<HistoryLine>(line) {
+                Ok(line) => Ok((at + 1, line.event)),
+                Err(error) => Err(Unreadable::Line {
+                    line: at + 1,
+                    why: error.to_string(),
+                }),
+            },
+        );
+        Self::collect(parsed)
+    }
+
+    /// Builds a history from events, numbered as if each were a line.
+    pub fn of(events: impl IntoIterator<Item = RecordedEvent>) -> Result<Self, Unreadable> {
+        Self::collect(
+            events
+                .into_iter()
+                .enumerate()
+                .map(|(at, event)| Ok((at + 1, event))),
+        )
+    }
+
+    fn collect(
+        events: impl Iterator<Item = Result<(usize, RecordedEvent), Unreadable>>,
+    ) -> Result<Self, Unreadable> {
+        let mut history = Self::default();
+        let mut open = HashMap::new();
+        let mut seen = HashMap::new();
+        for event in events {
+            let (line, event) = event?;
+            history
+                .take(line, event, &mut open, &mut seen)
+                .map_err(|why| Unreadable::Line { line, why })?;
+        }
+        Ok(history)
+    }
+
+    /// `open` holds the operations that have not ended, `seen` all of them.
+    #[allow(clippy::too_many_lines, reason = "one match over all records")]
+    fn take(
+        &mut self,
+        line: usize,
+        event: RecordedEvent,
+        open: &mut HashMap<u64, usize>,
+        seen: &mut HashMap<u64, usize>,
+    ) -> Result<(), String> {
+        match event {
+            RecordedEvent::Drop {
+                drop,
+                coupon,
+                quantity,
+                once_per,
+            } => {
+                let facts = RecordedDrop {
+                    coupon,
+                    once_per,
+                    quantities: Vec::new(),
+                };
+                let facts = self.drops.entry(drop).or_insert(facts);
+                if facts.coupon != coupon || facts.once_per != once_per {
+                    return Err(format!(
+                        "drop {drop} was announced with another coupon or scope before"
+                    ));
+                }
+                facts.quantities.push((line, quantity));
+            }
+            RecordedEvent::Invoked {
+                op,
+                coupon,
+                drop,
+                person,
+            } => {
+                self.begin(
+                    line,
+                    op,
+                    OperationKind::Claim,
+                    (coupon, drop, person),
+                    open,
+                    seen,
+                )?;
+            }
+            RecordedEvent::Revoking {
+                op,
+                coupon,
+                drop,
+                person,
+                again,
+            } => {
+                self.begin(
+                    line,
+                    op,
+                    OperationKind::Revoke { again },
+                    (coupon, drop, person),
+                    open,
+                    seen,
+                )?;
+            }
+            RecordedEvent::AllowList { coupon, people } => {
+                let is_late = self.operations.iter().any(|op| op.coupon == coupon);
+                if self
+                    .lists
+                    .insert(coupon, people.into_iter().collect())
+                    .is_some()
+                    || is_late
+                {
+                    return Err(format!(
+                        "coupon {coupon} has operations or an allow list already"
+                    ));
+                }
+            }
+            RecordedEvent::Listing {
+                op,
+                coupon,
+                person,
+                on,
+            } => {
+                if !self.lists.contains_key(&coupon) {
+                    return Err(format!(
+                        "the allow list of coupon {coupon} was never announced"
+                    ));
+                }
+                self.begin(
+                    line,
+                    op,
+                    OperationKind::List { on },
+                    (coupon, None, person),
+                    open,
+                    seen,
+                )?;
+            }
+            RecordedEvent::Ok { op, answer } => self.end(line, open, op, Ended::Ok(answer))?,
+            RecordedEvent::Failed { op, .. } => self.end(line, open, op, Ended::Failed)?,
+            RecordedEvent::Unknown { op, .. } => self.end(line, open, op, Ended::Unknown)?,
+            RecordedEvent::Read { drop, rows } => {
+                self.known(drop)?;
+                self.reads.push(RowsRead { line, drop, rows });
+            }
+            RecordedEvent::Counted { drop, rows } => {
+                self.known(drop)?;
+                self.counts.push((line, drop, rows));
+            }
+            RecordedEvent::Broken { drop, person, slot } => {
+                self.known(drop)?;
+                self.broken.push((drop, person, slot));
+            }
+            RecordedEvent::Final { drop, rows } => {
+                self.known(drop)?;
+                if self
+                    .finals
+                    .insert(drop, RowsRead { line, drop, rows })
+                    .is_some()
+                {
+                    return Err(format!("drop {drop} has ended before"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(
+        &mut self,
+        line: usize,
+        op: u64,
+        act: OperationKind,
+        (coupon, drop, person): (u64, Option<u64>, String),
+        open: &mut HashMap<u64, usize>,
+        seen: &mut HashMap<u64, usize>,
+    ) -> Result<(), String> {
+        if seen.insert(op, line).is_some() {
+            return Err(format!("operation {op} was invoked before"));
+        }
+        open.insert(op, self.operations.len());
+        let (ended_line, ended) = (None, Ended::Unknown);
+        self.operations.push(Operation {
+            line,
+            act,
+            coupon,
+            drop,
+            person,
+            ended_line,
+            ended,
+        });
+        Ok(())
+    }
+
+    fn end(
+        &mut self,
+        line: usize,
+        open: &mut HashMap<u64, usize>,
+        op: u64,
+        ended: Ended,
+    ) -> Result<(), String> {
+        if let Ended::Ok(
+            RecordedAnswer::Accepted { drop, .. } | RecordedAnswer::AlreadyClaimed { drop, .. },
+        ) = &ended
+        {
+            self.known(*drop)?;
+        }
+        let at = open
+            .remove(&op)
+            .ok_or_else(|| format!("operation {op} ends, but is not under way"))?;
+        if let Some(operation) = self.operations.get_mut(at) {
+            operation.ended = ended;
+            operation.ended_line = Some(line);
+        }
+        Ok(())
+    }
+
+    fn known(&self, drop: u64) -> Result<(), String> {
+        if self.drops.contains_key(&drop) {
+            Ok(())
+        } else {
+            Err(format!("drop {drop} was never announced"))
+        }
+    }
+}

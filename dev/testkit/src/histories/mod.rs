@@ -1,0 +1,28 @@
+//! Histories: requests, their answers and the tables' contents, one JSON line per event; and the
+//! offline checker that decides whether the promises were kept. It shares no code with the product,
+//! so it cannot share its mistakes.
+//!
+//! - [`event`]: the lines.
+//! - [`Recorder`]: writes them during a run.
+//! - [`history`]: parses them.
+//! - [`check()`]: judges them; [`Violation`] names the kinds of failure, [`Verdict`] is the result.
+//!
+//! `firstcome-check FILE` does the same as a program: exit code 0 passed, 1 violated, 2 unknown or
+//! unreadable.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
+
+pub mod check;
+pub mod event;
+pub mod history;
+mod recorder;
+mod verdict;
+mod violation;
+
+pub use check::check;
+pub use event::{
+    HistoryLine, RecordedAnswer, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
+};
+pub use history::{History, Unreadable};
+pub use recorder::{Pending, Recorder};
+pub use verdict::{Figures, Judgement, Verdict};
+pub use violation::Violation;

@@ -1,0 +1,189 @@
+//! Writes a history during a run.
+
+use parking_lot::Mutex;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::histories::event::{
+    HistoryLine, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
+};
+
+/// Writes lines in the order of events, from any thread; clones write to the same history. Every
+/// line is flushed at once, so that the history of a killed process can be judged.
+#[derive(Clone)]
+pub struct Recorder(Arc<Mutex<Inner>>);
+
+struct Inner {
+    out: Box<dyn Write + Send>,
+    begun: Instant,
+    ops: u64,
+    failed: Option<io::Error>,
+}
+
+impl Recorder {
+    /// Records into a new file.
+    pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self::new(File::create(path)?))
+    }
+
+    /// Records into any writer.
+    pub fn new(out: impl Write + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            out: Box::new(out),
+            begun: Instant::now(),
+            ops: 0,
+            failed: None,
+        })))
+    }
+
+    /// Records a drop and its quantity. Call it again when the quantity changes: before it is
+    /// raised, after it was lowered.
+    pub fn drop_is(&self, drop: u64, coupon: u64, quantity: u64, once_per: RecordedScope) {
+        self.write(RecordedEvent::Drop {
+            drop,
+            coupon,
+            quantity,
+            once_per,
+        });
+    }
+
+    /// A person is about to send a claim. Call it before the request is sent.
+    #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
+    pub fn invoke(&self, coupon: u64, drop: Option<u64>, person: &str) -> Pending {
+        self.begin(|op| RecordedEvent::Invoked {
+            op,
+            coupon,
+            drop,
+            person: person.to_owned(),
+        })
+    }
+
+    /// A claim is about to be returned or revoked; with `again`, its person may claim again
+    /// afterwards. Call it before the request is sent.
+    #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
+    pub fn revoking(&self, coupon: u64, drop: Option<u64>, person: &str, again: bool) -> Pending {
+        self.begin(|op| RecordedEvent::Revoking {
+            op,
+            coupon,
+            drop,
+            person: person.to_owned(),
+            again,
+        })
+    }
+
+    /// A coupon has an allow list, initially with these people. Call it before anybody asks.
+    pub fn allow_list(&self, coupon: u64, people: Vec<String>) {
+        self.write(RecordedEvent::AllowList { coupon, people });
+    }
+
+    /// A person is about to be added to a coupon's allow list or removed. Call it before the
+    /// request is sent.
+    #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
+    pub fn listing(&self, coupon: u64, person: &str, on: bool) -> Pending {
+        self.begin(|op| RecordedEvent::Listing {
+            op,
+            coupon,
+            person: person.to_owned(),
+            on,
+        })
+    }
+
+    fn begin(&self, event: impl FnOnce(u64) -> RecordedEvent) -> Pending {
+        let mut inner = self.0.lock();
+        inner.ops += 1;
+        let op = inner.ops;
+        inner.write(event(op));
+        Pending {
+            recorder: self.clone(),
+            op,
+            open: true,
+        }
+    }
+
+    pub fn read(&self, drop: u64, rows: Vec<RecordedRow>) {
+        self.write(RecordedEvent::Read { drop, rows });
+    }
+
+    pub fn counted(&self, drop: u64, rows: u64) {
+        self.write(RecordedEvent::Counted { drop, rows });
+    }
+
+    /// The system lists a promise as broken.
+    pub fn broken(&self, drop: u64, person: &str, slot: Option<i64>) {
+        self.write(RecordedEvent::Broken {
+            drop,
+            person: person.to_owned(),
+            slot,
+        });
+    }
+
+    /// All rows of a drop, once everything has healed.
+    pub fn finally(&self, drop: u64, rows: Vec<RecordedRow>) {
+        self.write(RecordedEvent::Final { drop, rows });
+    }
+
+    /// Checks that everything was written.
+    ///
+    /// # Errors
+    ///
+    /// The first write error: the history is incomplete and must not be judged.
+    pub fn finish(&self) -> io::Result<()> {
+        let mut inner = self.0.lock();
+        inner.failed.take().map_or_else(|| inner.out.flush(), Err)
+    }
+
+    fn write(&self, event: RecordedEvent) {
+        self.0.lock().write(event);
+    }
+}
+
+impl Inner {
+    fn write(&mut self, event: RecordedEvent) {
+        let at_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let written = serde_json::to_vec(&HistoryLine { at_ms, event })
+            .map_err(io::Error::from)
+            .and_then(|mut line| {
+                line.push(b'\n');
+                self.out.write_all(&line)
+            });
+        if let Err(error) = written {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+/// An operation in progress. Dropping it without an outcome records it as unknown.
+#[must_use = "it records the outcome"]
+pub struct Pending {
+    recorder: Recorder,
+    op: u64,
+    open: bool,
+}
+
+impl Pending {
+    /// Records the outcome.
+    pub fn end(mut self, outcome: RecordedOutcome) {
+        self.record(outcome);
+    }
+
+    fn record(&mut self, outcome: RecordedOutcome) {
+        self.open = false;
+        let op = self.op;
+        self.recorder.write(match outcome {
+            RecordedOutcome::Ok(answer) => RecordedEvent::Ok { op, answer },
+            RecordedOutcome::Failed(reason) => RecordedEvent::Failed { op, reason },
+            RecordedOutcome::Unknown(reason) => RecordedEvent::Unknown { op, reason },
+        });
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.open {
+            self.record(RecordedOutcome::Unknown("abandoned".into()));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+use std::fmt;
+
+use crate::histories::violation::Violation;
+
+/// Passed, violated or unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every promise was kept.
+    Pass,
+    Violated(Vec<Violation>),
+    /// The history proves nothing, for this reason.
+    Unknown(String),
+}
+
+/// The amount of checked data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub operations: usize,
+    pub answered: usize,
+    pub unknown: usize,
+    pub promises: usize,
+    pub kept: usize,
+    /// Promises listed as broken.
+    pub broken: usize,
+    /// Claims that were returned or revoked, with an answer.
+    pub revoked: usize,
+    /// Reads of rows or of their number, including the final ones.
+    pub reads: usize,
+    /// Final rows.
+    pub rows: usize,
+}
+
+/// A verdict and the amount of checked data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    pub verdict: Verdict,
+    /// The amount of checked data.
+    pub figures: Figures,
+}
+
+impl Judgement {
+    /// 0 passed, 1 violated, 2 unknown.
+    pub fn exit_code(&self) -> u8 {
+        match self.verdict {
+            Verdict::Pass => 0,
+            Verdict::Violated(_) => 1,
+            Verdict::Unknown(_) => 2,
+        }
+    }
+}
+
+impl fmt::Display for Judgement {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &self.figures;
+        match &self.verdict {
+            Verdict::Pass => writeln!(out, "pass")?,
+            Verdict::Unknown(why) => writeln!(out, "unknown: {why}")?,
+            Verdict::Violated(list) => {
+                writeln!(out, "violated: {} violations", list.len())?;
+                for violation in list {
+                    writeln!(out, "  {violation}")?;
+                }
+            }
+        }
+        write!(
+            out,
+            "{} operations ({} answered, {} unknown), {} promises ({} kept, {} listed as broken), {} reads, {} rows at the end",
+            f.operations, f.answered, f.unknown, f.promises, f.kept, f.broken, f.reads, f.rows
+        )
+    }
+}

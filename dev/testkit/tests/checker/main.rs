@@ -1,0 +1,8 @@
+//! The checker on good and spoiled histories, and as a program.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod allowed;
+mod good;
+mod program;
+mod properties;
+mod spoiled;
