@@ -19,7 +19,7 @@ const SYSTEM: &str = "it";
 /// Tests of the whole system that run before a release and not for every change: each costs several
 /// times what another one does. Every change has schedules of several faults instead of the single
 /// ones, and the services' own tests of what the pages are sent.
-const BEFORE_A_RELEASE: [&str; 31] = [
+const BEFORE_A_RELEASE: [&str; 32] = [
     // Single faults: servers of their own, which are killed, silent or full.
     "faults::single",
     "faults::brokers",
@@ -45,6 +45,7 @@ const BEFORE_A_RELEASE: [&str; 31] = [
     "pages::scenes",
     "pages::waiting",
     // Many rows.
+    "consumer::flood",
     "claims::acknowledged",
     "operations::history",
     "operations::holders",
