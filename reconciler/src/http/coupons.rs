@@ -237,7 +237,8 @@ async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> 
 /// Show how soon rows were written, by day
 ///
 /// Sampled from up to 200 slots of each drop. A broken promise counts as late, on the day when a
-/// run found it. Promises whose row is still to come are not counted (`GET /v1/overview` shows them).
+/// run found it. Promises whose row is still to come are not counted (`GET /v1/overview` shows
+/// them).
 #[utoipa::path(
     get, path = "/v1/days", tag = "coupons", operation_id = "list_days", security(("ops" = [])),
     responses((status = 200, description = "The days", body = Days))
