@@ -16,12 +16,11 @@ const NAME: usize = 100;
 /// Most alerts on a page.
 const PAGE: i64 = 500;
 
-/// Some alerts, newest first.
+/// Alerts, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AlertPage {
-    /// The alerts.
     pub alerts: Vec<ListedAlert>,
-    /// Give this as `before` for the next page; `None` on the last.
+    /// `before` of the next page.
     pub next_before: Option<i64>,
 }
 

@@ -13,15 +13,14 @@ use crate::schedule::Schedule;
 /// What is offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coupon {
-    /// Its number.
     pub id: CouponId,
-    /// What people call it.
+    /// Its name.
     pub name: String,
-    /// Quantity of each drop made from now on.
+    /// Quantity of future drops.
     pub quantity: Slot,
-    /// In which scope one person may hold one.
+    /// Scope in which a user may hold one coupon.
     pub once_per: OncePer,
-    /// How many people may wait once a drop is sold out.
+    /// Places on the waiting list of a sold-out drop.
     pub waiting_list: u32,
     /// Nobody is admitted while this is set.
     pub paused: bool,
@@ -53,7 +52,7 @@ pub struct Group(String);
 /// Which allow list: it changes with every change of who is on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AllowList {
-    /// The coupon's revision when the list was changed last; 0 before the first time.
+    /// The coupon's revision when the list was last changed; 0: never.
     pub revision: u64,
     pub people: u32,
 }
@@ -114,7 +113,6 @@ impl From<Allow> for String {
 /// One opening of a coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drop {
-    /// Its number.
     pub id: DropId,
     /// The coupon it opens.
     pub coupon_id: CouponId,
@@ -124,7 +122,6 @@ pub struct Drop {
     pub opens_at: DateTime<Utc>,
     /// First instant at which none is any more; `None` for one that stays open.
     pub closes_at: Option<DateTime<Utc>>,
-    /// How many it gives out.
     pub quantity: Slot,
     /// An operator closed it before its time: nobody is promoted from its waiting list any more.
     pub closed_early: bool,
@@ -191,7 +188,7 @@ impl DropWindow {
     }
 }
 
-/// What a drop is doing, as people see it.
+/// State of a drop, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DropState {

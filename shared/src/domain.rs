@@ -17,7 +17,7 @@ pub fn canonical_number(text: &str) -> Option<i64> {
     }
 }
 
-/// Number of a coupon, as MySQL gave it out.
+/// Number of a coupon.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
 )]
@@ -171,7 +171,7 @@ impl fmt::Debug for UserId {
     }
 }
 
-/// In which scope one person may hold one.
+/// Scope in which a user may hold one coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OncePer {

@@ -22,7 +22,7 @@ pub enum Schedule {
         /// First instant at which a claim is admitted.
         #[serde(deserialize_with = "instants::one")]
         opens_at: DateTime<Utc>,
-        /// First instant at which none is any more; without it the drop stays open.
+        /// First instant at which claims are refused; without it the drop stays open.
         #[serde(
             default,
             deserialize_with = "instants::or_none",
@@ -36,17 +36,16 @@ pub enum Schedule {
         #[serde(with = "time_zone")]
         #[schema(value_type = String, example = "Asia/Seoul")]
         time_zone: Tz,
-        /// Local time of opening, `HH:MM` or `HH:MM:SS`.
+        /// Local opening time, `HH:MM` or `HH:MM:SS`.
         #[serde(with = "wall_clock")]
         #[schema(value_type = String, example = "15:00")]
         opens: NaiveTime,
-        /// Local time of closing; not later than `opens` means the next day.
+        /// Local closing time; if not later than `opens`, on the next day.
         #[serde(with = "wall_clock")]
         #[schema(value_type = String, example = "18:00")]
         closes: NaiveTime,
-        /// First local date.
         first_day: NaiveDate,
-        /// Last local date; without it the coupon goes on.
+        /// Without it the coupon goes on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last_day: Option<NaiveDate>,
     },

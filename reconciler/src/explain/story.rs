@@ -11,17 +11,16 @@ use utoipa::ToSchema;
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Happening {
-    /// When; `None` where that is not known.
+    /// Null if it is not known.
     pub at: Option<DateTime<Utc>>,
-    /// Where it is written: `redis`, `kafka`, `mysql`, `backup`, `reconciler`.
+    /// Its source: `redis`, `kafka`, `mysql`, `backup` or `reconciler`.
     #[schema(example = "mysql")]
     pub source: &'static str,
-    /// What happened.
     #[schema(example = "the row was written by the consumer")]
     pub what: String,
 }
 
-/// What holds now.
+/// The present state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
@@ -43,7 +42,7 @@ pub enum Holds {
     Unknown,
 }
 
-/// One person's story with one coupon.
+/// A user's story with a coupon.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Story {
     /// The coupon.
@@ -51,23 +50,21 @@ pub struct Story {
     /// Its name.
     #[schema(example = "Winter coupon")]
     pub coupon_name: String,
-    /// The person, in full: only operators see this.
+    /// In full.
     #[schema(example = "u-37")]
     pub user_id: String,
-    /// What holds now.
+    /// The present state.
     pub holds: Holds,
-    /// The same in a sentence, with what to do where something is to be done.
+    /// The state in a sentence, with what to do.
     #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]
     pub conclusion: String,
-    /// The drop it is about, where there is one.
     pub drop_id: Option<DropId>,
-    /// The slot, where there is one.
     pub slot: Option<i64>,
-    /// Everything known, oldest first; what has no time comes last.
+    /// Everything known, oldest first; without a time last.
     pub happenings: Vec<Happening>,
     /// What is no longer known, or could not be asked.
     pub no_longer_known: Vec<String>,
-    /// Traces of their claims, where they were traced: the collector's pages have the rest.
+    /// Traces of the user's claims.
     pub trace_ids: Vec<String>,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct AlertsQuery {
     status: Option<String>,
     /// Only alerts with a lower number.
     before: Option<i64>,
-    /// At most so many.
+    /// Page size.
     #[param(default = 100, minimum = 1, maximum = 500)]
     limit: Option<u32>,
 }
@@ -32,7 +32,7 @@ pub(super) struct AlertsQuery {
 /// List alerts, newest first
 #[utoipa::path(
     get, path = "/v1/alerts", tag = "alerts", operation_id = "list_alerts", params(AlertsQuery), security(("ops" = [])),
-    responses((status = 200, description = "Alerts, newest first", body = AlertPage), (status = 400, description = "`invalid`: the sentence names the parameter"))
+    responses((status = 200, description = "Alerts, newest first", body = AlertPage))
 )]
 pub(super) async fn list(
     State(app): State<RouteState>,
@@ -66,7 +66,7 @@ pub(super) struct Acknowledge {
     by: String,
 }
 
-/// Take an alert on
+/// Acknowledge an alert
 ///
 /// It is not mailed again until it changes or is over.
 #[utoipa::path(
@@ -74,7 +74,6 @@ pub(super) struct Acknowledge {
     params(("id" = i64, Path, description = "The alert")),
     responses(
         (status = 200, description = "The alert", body = ListedAlert),
-        (status = 400, description = "`invalid`: the sentence names the field"),
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`not_firing`"),
     )
@@ -96,8 +95,7 @@ pub(super) async fn acknowledge(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Silence {
-    /// No mails about the alert's drop until then; at most 30 days ahead. A time that is past ends
-    /// the silence.
+    /// At most 30 days ahead. A time in the past ends the silence.
     #[schema(example = "2026-12-01T14:00:00Z")]
     #[serde(deserialize_with = "firstcome_shared::schedule::instants::one")]
     until: DateTime<Utc>,
@@ -108,15 +106,14 @@ pub(super) struct Silence {
 
 /// Silence the mails about an alert's drop until a time
 ///
-/// Alerts go on being kept. A broken promise, or a loss of data in Redis, is mailed all the same.
+/// Alerts are still recorded. Broken promises and losses of Redis data are mailed all the same.
 #[utoipa::path(
     post, path = "/v1/alerts/{id}/silence", tag = "alerts", request_body = Silence, security(("ops" = [])),
     params(("id" = i64, Path, description = "The alert")),
     responses(
         (status = 200, description = "The alert", body = ListedAlert),
-        (status = 400, description = "`invalid`: the sentence names the field"),
         (status = 404, description = "`not_found`"),
-        (status = 409, description = "`no_drop`: it concerns none"),
+        (status = 409, description = "`no_drop`: it is about no drop"),
     )
 )]
 pub(super) async fn silence(

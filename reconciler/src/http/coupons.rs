@@ -76,7 +76,6 @@ pub(super) struct CouponDropsQuery {
     params(("id" = i64, Path, description = "The coupon"), CouponDropsQuery),
     responses(
         (status = 200, description = "The coupon and its drops", body = CouponDrops),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
         (status = 404, description = "`not_found`"),
     )
 )]
@@ -127,7 +126,7 @@ async fn rows(app: &RouteState, drops: &[&Drop]) -> Result<HashMap<DropId, u64>,
     Ok(counted.iter().map(|drop| (*drop, rows(drop))).collect())
 }
 
-/// Show one drop: its state, what waits for a person, and how fast it was given out
+/// Read one drop: its state, what needs a person, and how fast it was given out
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/drops/{drop_id}", tag = "coupons", operation_id = "read_drop", security(("ops" = [])),
     params(
@@ -136,7 +135,7 @@ async fn rows(app: &RouteState, drops: &[&Drop]) -> Result<HashMap<DropId, u64>,
     ),
     responses(
         (status = 200, description = "The drop", body = DropDetails),
-        (status = 404, description = "`not_found`: no such coupon, or it has no such drop"),
+        (status = 404, description = "`not_found`: no such coupon or drop"),
     )
 )]
 pub(super) async fn drop(
@@ -237,9 +236,9 @@ async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> 
 
 /// Show how soon rows were written, by day
 ///
-/// Up to 200 slots of each drop are looked at. A broken promise counts as a row that was not
-/// written within a second, on the day when a run found it. A promise whose row is still to come is
-/// not counted: `GET /v1/overview` shows it.
+/// Sampled from up to 200 slots of each drop. A broken promise counts as late, on the day when a
+/// run found it. Promises whose row is still to come are not counted (`GET /v1/overview` shows
+/// them).
 #[utoipa::path(
     get, path = "/v1/days", tag = "coupons", operation_id = "list_days", security(("ops" = [])),
     responses((status = 200, description = "The days", body = Days))

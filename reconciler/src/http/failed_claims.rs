@@ -36,29 +36,28 @@ const WHY: usize = 200;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct FailedClaimsQuery {
-    /// Those that are resolved, newest first; else those that are not, by drop and slot.
+    /// True: resolved ones, newest first; else unresolved ones, by drop and slot.
     resolved: Option<bool>,
     /// Only those that name this drop.
     drop_id: Option<i64>,
     /// Only those with this reason.
     #[param(example = "undecodable")]
     reason: Option<String>,
-    /// The page, from 1 to 200.
+    /// The page.
     #[param(default = 1, minimum = 1, maximum = 200)]
     page: Option<u32>,
-    /// Most on a page.
+    /// Page size.
     #[param(default = 50, minimum = 1, maximum = 200)]
     limit: Option<u32>,
 }
 
 /// List failed claims
 ///
-/// Each run tries the unresolved ones again; those that stay need a person.
+/// Each run tries unresolved ones again; those that stay need a person.
 #[utoipa::path(
     get, path = "/v1/failed-claims", tag = "failed claims", operation_id = "list_failed_claims", params(FailedClaimsQuery), security(("ops" = [])),
     responses(
-        (status = 200, description = "A page of them", body = FailedClaimPage),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
+        (status = 200, description = "Failed claims", body = FailedClaimPage),
     )
 )]
 pub(super) async fn list(
@@ -148,8 +147,7 @@ fn shown(row: DeadLetterRow) -> ListedFailedClaim {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct FailedClaimQuery {
-    /// Record in `ops_actions`, under the name in `X-Operator`, that the user's id and the message
-    /// were seen.
+    /// Record in `ops_actions` that you (`X-Operator`) saw the user's id and the message.
     reveal: Option<bool>,
 }
 
@@ -172,7 +170,6 @@ fn resolved_already(id: i64) -> Problem {
     params(("id" = i64, Path, description = "The failed claim"), FailedClaimQuery),
     responses(
         (status = 200, description = "The failed claim", body = FailedClaimDetails),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
         (status = 404, description = "`not_found`"),
     )
 )]
@@ -256,8 +253,7 @@ pub(super) struct CorrectedClaim {
     request_body = CorrectedClaim, security(("ops" = [])),
     params(("id" = i64, Path, description = "The failed claim")),
     responses(
-        (status = 200, description = "The failed claim as it is now", body = FailedClaimDetails),
-        (status = 400, description = "`invalid`: the sentence names the field"),
+        (status = 200, description = "The corrected claim", body = FailedClaimDetails),
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`already_resolved`"),
     )
@@ -310,7 +306,7 @@ pub(super) async fn correct(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Discard {
-    /// 1 to 200 characters. Kept with the failed claim.
+    /// 1 to 200 characters.
     #[schema(example = "sent by a script")]
     why: String,
 }
@@ -327,15 +323,14 @@ fn reason(why: &str, operator: &Operator) -> Result<String, Problem> {
 
 /// Discard one failed claim
 ///
-/// No run tries it again. This takes nothing from a user whom Redis knows or who holds a row. If it
-/// is the only trace of a promise, the promise is forgotten.
+/// No run tries it again. Users whom Redis knows or who hold a row lose nothing. If it is the only
+/// trace of a promise, the promise is forgotten.
 #[utoipa::path(
     post, path = "/v1/failed-claims/{id}/discard", tag = "failed claims", operation_id = "discard_failed_claim",
     request_body = Discard, security(("ops" = [])),
     params(("id" = i64, Path, description = "The failed claim")),
     responses(
         (status = 200, description = "It was discarded", body = Discarded),
-        (status = 400, description = "`invalid`: the sentence names the field"),
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`already_resolved`"),
     )
@@ -366,25 +361,24 @@ pub(super) struct DiscardMany {
     /// Those with this reason.
     #[schema(example = "undecodable")]
     reason: Option<String>,
-    /// At most this many; 10,000 at once.
+    /// At most this many.
     #[schema(minimum = 1, maximum = 10_000, example = 12)]
     failed_claims: u32,
-    /// None with a higher id: those came after you looked.
+    /// None with a higher id: they came after you looked.
     highest_id: i64,
-    /// 1 to 200 characters. Kept with each of them.
+    /// 1 to 200 characters.
     #[schema(example = "sent by a script")]
     why: String,
 }
 
 /// Discard all failed claims that a filter finds
 ///
-/// Name a drop or a reason, and send what `discardable` of `GET /v1/failed-claims` said.
+/// Send a drop or a reason, and the `discardable` of `GET /v1/failed-claims`.
 #[utoipa::path(
     post, path = "/v1/failed-claims/discard", tag = "failed claims", operation_id = "discard_failed_claims",
     request_body = DiscardMany, security(("ops" = [])),
     responses(
-        (status = 200, description = "How many were discarded; 0 if all are resolved already", body = Discarded),
-        (status = 400, description = "`invalid`: the sentence names the field"),
+        (status = 200, description = "How many were discarded", body = Discarded),
     )
 )]
 pub(super) async fn discard_many(

@@ -25,7 +25,7 @@ use crate::explain::{self, OnSlot, Story};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InDrop {
-    /// What holds in this drop; else in the last one in which anything is known.
+    /// The state in this drop; default: the last one in which the user is known.
     drop_id: Option<i64>,
 }
 
@@ -34,19 +34,17 @@ fn user_id(text: &str) -> Result<UserId, Problem> {
         .map_err(|error| invalid(format!("user_id: {error}")))
 }
 
-/// Explain one person's whole story with a coupon, and what holds now
+/// Explain a user's whole story with a coupon, and the present state
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/people/{user_id}", tag = "people", security(("ops" = [])),
     params(
         ("id" = i64, Path, description = "The coupon"),
-        ("user_id" = String, Path, description = "The person", example = "u-37"),
+        ("user_id" = String, Path, description = "The user, percent-encoded", example = "u-37"),
         InDrop,
     ),
     responses(
         (status = 200, description = "The story", body = Story),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
         (status = 404, description = "`not_found`"),
-        (status = 503, description = "`unavailable`: a store did not answer"),
     )
 )]
 pub(super) async fn explain(
@@ -76,19 +74,18 @@ fn unanswered(error: &anyhow::Error) -> Problem {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PeopleQuery {
-    /// The number of a coupon, or its name or a part of it. Without it, every coupon is searched
-    /// for a row, a revocation or a broken promise of the user.
+    /// A coupon's number, or a part of its name. Without it, every coupon is searched for a row, a
+    /// revocation or a broken promise of the user.
     #[param(example = "Winter coupon")]
     coupon: Option<String>,
-    /// The drop; else, for a slot, the last drop that has opened.
+    /// Default for a slot: the last opened drop.
     drop_id: Option<i64>,
-    /// The user. Send this or `slot`.
+    /// Send this or `slot`.
     #[param(example = "u-37")]
     user_id: Option<String>,
-    /// The slot. Send this or `user_id`.
+    /// Send this or `user_id`.
     slot: Option<i64>,
-    /// Record in `ops_actions`, under the name in `X-Operator`, that the ids of the users on the
-    /// slot were seen.
+    /// Record in `ops_actions` that you (`X-Operator`) saw the ids of the users on the slot.
     reveal: Option<bool>,
 }
 
@@ -103,9 +100,7 @@ enum Sought {
     get, path = "/v1/people", tag = "people", operation_id = "find_people", params(PeopleQuery), security(("ops" = [])),
     responses(
         (status = 200, description = "The coupons and users found", body = FoundPeople),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
-        (status = 404, description = "`not_found`: no such coupon or drop, or nobody is known"),
-        (status = 503, description = "`unavailable`: a store did not answer"),
+        (status = 404, description = "`not_found`: no such coupon or drop, or no user is known"),
     )
 )]
 pub(super) async fn search(
@@ -235,21 +230,20 @@ pub(super) struct PromiseGivenUp {
     drop_id: i64,
 }
 
-/// Give up a broken promise after you told the user
+/// Give up a broken promise, after you informed the user
 ///
-/// Use this if the quantity cannot be raised. The last one of a drop ends its alert.
+/// For promises that cannot be kept. The last one of a drop ends its alert.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/people/{user_id}/give-up", tag = "people", operation_id = "give_up_promise",
     request_body = PromiseGivenUp, security(("ops" = [])),
     params(
         ("id" = i64, Path, description = "The coupon"),
-        ("user_id" = String, Path, description = "The person", example = "u-37"),
+        ("user_id" = String, Path, description = "The user, percent-encoded", example = "u-37"),
     ),
     responses(
         (status = 200, description = "It was given up", body = GivenUp),
-        (status = 400, description = "`invalid`: the sentence names the field"),
         (status = 404, description = "`not_found`"),
-        (status = 409, description = "`nothing_broken`: the user has no broken promise in that drop"),
+        (status = 409, description = "`nothing_broken`: no broken promise in that drop"),
     )
 )]
 pub(super) async fn give_up(
@@ -278,12 +272,11 @@ pub(super) async fn give_up(
 /// Possible once all coupons of the user are over. It cannot be undone.
 #[utoipa::path(
     post, path = "/v1/people/{user_id}/erase", tag = "people", operation_id = "erase_person", security(("ops" = [])),
-    params(("user_id" = String, Path, description = "The person", example = "u-37")),
+    params(("user_id" = String, Path, description = "The user, percent-encoded", example = "u-37")),
     responses(
         (status = 200, description = "The user was erased", body = ErasedPerson),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
-        (status = 409, description = "`still_needed`: the sentence says what still needs the id. Nothing was erased"),
-        (status = 503, description = "`unavailable`: a store did not answer; the sentence says whether to repeat it"),
+        (status = 409, description = "`still_needed`: the sentence says what still needs the id"),
+        (status = 503, description = "`unavailable`: the sentence says whether to repeat it"),
     )
 )]
 pub(super) async fn erase(

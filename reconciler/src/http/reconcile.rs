@@ -37,7 +37,7 @@ pub(super) struct Body {
     deep: bool,
     /// Confirm repairs above the repair limit.
     confirm: bool,
-    /// Wait for the end; else the run's address is given at once.
+    /// Wait for the end (default); false: the run's address is returned at once.
     wait: bool,
 }
 
@@ -67,10 +67,9 @@ pub(super) struct Started {
     post, path = "/v1/reconcile", tag = "runs", request_body = Option<Body>, security(("ops" = [])),
     responses(
         (status = 200, description = "The run, ended", body = Run),
-        (status = 202, description = "Started; `Location` has its address", body = Started),
-        (status = 400, description = "`invalid`: the sentence names the field"),
+        (status = 202, description = "Started; `Location` has its path", body = Started),
         (status = 404, description = "`not_found`: no such coupon or drop"),
-        (status = 409, description = "`pass_running`: in this process or another; `run_id` names it and can be read"),
+        (status = 409, description = "`pass_running`, with its `run_id`, which can be read"),
         (status = 503, description = "`unavailable`: the pass could not begin, or the process is stopping"),
     )
 )]

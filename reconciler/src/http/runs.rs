@@ -22,7 +22,7 @@ use crate::report::Run;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RunsQuery {
-    /// At most so many, newest first.
+    /// Page size.
     #[param(default = 20, minimum = 1, maximum = 200)]
     limit: Option<u32>,
     /// Only runs older than this one.
@@ -45,13 +45,13 @@ struct ListedRun {
     progress: Option<ProgressView>,
 }
 
-/// How far a run is that this process makes now.
+/// Progress of a run in this process.
 #[derive(Debug, Serialize, ToSchema)]
 struct ProgressView {
     /// Drops of this round.
     drops: u64,
     drops_done: u64,
-    /// People and rows compared.
+    /// Users and rows compared.
     compared: u64,
 }
 
@@ -76,7 +76,6 @@ fn progress(app: &RouteState, run_id: &str) -> Option<ProgressView> {
     get, path = "/v1/runs", tag = "runs", operation_id = "list_runs", params(RunsQuery), security(("ops" = [])),
     responses(
         (status = 200, description = "Runs, newest first", body = Runs),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
     )
 )]
 pub(super) async fn list(
@@ -108,23 +107,21 @@ pub(super) async fn list(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RunQuery {
-    /// At most so many findings.
+    /// Page size.
     #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<u32>,
-    /// Only findings after this one, as `next_after` of the page before says.
+    /// Only findings after this one: `next_after` of the previous page.
     after: Option<i64>,
-    /// Record in `ops_actions`, under the name in `X-Operator`, that the ids of the users in these
-    /// findings were seen.
+    /// Record in `ops_actions` that you (`X-Operator`) saw the ids of the users in these findings.
     reveal: Option<bool>,
 }
 
 /// A run with a page of its findings.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RunPage {
-    /// The run.
     #[serde(flatten)]
     run: Run,
-    /// Give it as `after` for the next page of findings; absent on the last.
+    /// `after` of the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_after: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,7 +134,6 @@ pub(super) struct RunPage {
     params(("id" = String, Path, description = "The run", example = "0193a1f2-7c00-7d31-8000-0000000000a1"), RunQuery),
     responses(
         (status = 200, description = "The run", body = RunPage),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
         (status = 404, description = "`not_found`"),
     )
 )]

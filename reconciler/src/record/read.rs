@@ -35,7 +35,7 @@ pub struct RunSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "MySQL did not answer")]
     pub error: Option<String>,
-    /// The name of the operator who asked for it, where one was given.
+    /// The operator who asked for it, if a name was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Kim")]
     pub asked_by: Option<String>,

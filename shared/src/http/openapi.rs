@@ -13,7 +13,7 @@ use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Required, Response};
 pub const fn healthz() {}
 
 #[utoipa::path(get, path = "/metrics", tag = "service", responses(
-    (status = 200, description = "Figures in Prometheus's text form", content_type = "text/plain")
+    (status = 200, description = "Metrics in Prometheus's text format", content_type = "text/plain")
 ))]
 pub const fn metrics() {}
 
@@ -67,41 +67,35 @@ fn complete(operation: &mut Operation, changes: bool) {
     if security.contains("person") {
         headers.push((
             "X-User-Id",
-            "The person, with USER_AUTH=trusted-header",
+            "The user, with USER_AUTH=trusted-header",
             "u-37",
             USER_ID,
         ));
-        let proof = "The TRUSTED_HEADER_SECRET, where the gateway has one";
+        let proof = "The TRUSTED_HEADER_SECRET, if it is set";
         headers.push((
             "X-Gateway-Secret",
             proof,
             "9f2c7b1de04a4c6f8b3e5d7a1c0f2e4b",
             ANYTHING,
         ));
-        refusals.push((
-            "400",
-            "`bad_user_id`, or `invalid`: the sentence names the header",
-        ));
-        refusals.push(("401", "`unauthorized`: nobody is named"));
+        refusals.push(("400", "`bad_user_id`, or `invalid`"));
+        refusals.push(("401", "`unauthorized`"));
     }
     if security.contains("ops") {
-        refusals.push(("400", "`invalid`: the sentence names the header"));
+        refusals.push(("400", "`invalid`: the sentence says what is wrong"));
         refusals.push(("401", "`unauthorized`"));
         refusals.push((
             "429",
-            "`too_many_requests`: too many wrong tokens came from this address",
+            "`too_many_requests`: too many wrong tokens from this address",
         ));
         if changes {
             headers.push((
                 "X-Operator",
-                "Your name, for the record of what operators did",
+                "Your name, recorded in `ops_actions`",
                 "Kim",
                 NAME,
             ));
-            refusals.push((
-                "403",
-                "`read_only`: with the OPS_VIEW_TOKEN; nothing was changed",
-            ));
+            refusals.push(("403", "`read_only`: with the OPS_VIEW_TOKEN"));
         }
     }
     let header = |(name, meaning, example, pattern): (&str, &str, &str, &str)| {

@@ -9,8 +9,7 @@ use serde_json::{Map, Value};
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
-/// The stable words for programs, of both services. A word means one thing wherever it stands, and
-/// comes with one status.
+/// Stable words for programs, the same in both services. Each has one meaning and one status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -87,10 +86,10 @@ impl Code {
     }
 }
 
-/// An error as a client gets it.
+/// An error.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
-    /// `about:blank`: the code below tells the kind.
+    /// `about:blank`; see `code`.
     #[serde(rename = "type")]
     #[schema(example = "about:blank")]
     kind: &'static str,
@@ -103,7 +102,7 @@ pub struct Problem {
     /// Stable word for programs.
     #[schema(example = "sold_out")]
     code: Code,
-    /// What is wrong and what to do, for a person.
+    /// What is wrong and what to do, for people.
     #[schema(example = "all are given out")]
     detail: Cow<'static, str>,
     /// More, by code: `opens_at`, `run_id`, …

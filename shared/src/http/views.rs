@@ -27,7 +27,7 @@ pub struct Overview {
     /// When the stores were read.
     pub at: DateTime<Utc>,
     pub admission: AdmissionState,
-    /// If false, everything that comes from MySQL is as old as `mysql_read_at`.
+    /// If false, MySQL's data is as old as `mysql_read_at`.
     pub mysql_answers: bool,
     /// When coupons, alerts and the last run were read; null before the first time.
     pub mysql_read_at: Option<DateTime<Utc>>,
@@ -74,8 +74,8 @@ pub struct DropOverview {
     pub closes_at: Option<DateTime<Utc>>,
     pub quantity: Slot,
     pub state: DropState,
-    /// Whether the coupon was verified since Redis was last restarted or lost data. Until then its
-    /// claims get 503.
+    /// The coupon was verified since Redis last restarted or lost data. Until then its claims get
+    /// 503.
     pub verified: bool,
     /// Null if Redis does not answer.
     pub redis: Option<RedisCounts>,
@@ -85,7 +85,7 @@ pub struct DropOverview {
     pub failed_claims: Option<u64>,
     /// The counts do not add up and have not changed for 10 seconds.
     pub stuck: bool,
-    /// The result of the last run over all drops for this one, for a person.
+    /// What the last run over all drops found in this one, for people.
     #[schema(example = "exact, after repairs")]
     pub last_run: String,
 }
@@ -117,24 +117,24 @@ pub struct CouponSettings {
     pub id: CouponId,
     #[schema(example = "Winter coupon")]
     pub name: String,
-    /// Quantity of each drop made from now on.
+    /// Quantity of future drops.
     pub quantity: Slot,
     pub once_per: OncePer,
-    /// How many users may wait once a drop is sold out.
+    /// Places on the waiting list of a sold-out drop.
     pub waiting_list: u32,
     pub paused: bool,
-    /// Who may claim: null for everybody, `list` for the allow list, `group:NAME` for a group.
+    /// Who may claim: null is everybody.
     #[schema(value_type = Option<String>, example = "list")]
     pub allow: Option<Allow>,
     /// Users on its allow list.
     pub allow_list_users: u32,
-    /// Counts the changes of the settings; the API takes it as `If-Match`.
+    /// Counts changes of the settings; for `If-Match`.
     pub revision: u64,
-    /// Null for a coupon whose drops were inserted by hand.
+    /// Null if its drops were inserted manually.
     pub schedule: Option<Schedule>,
-    /// No drop is to come, and all are sealed.
+    /// All drops are sealed, and no other will come.
     pub over: bool,
-    /// The address of its coupon page.
+    /// Address of its coupon page.
     #[schema(example = "https://coupons.example.com/c/1")]
     pub page: String,
 }
@@ -144,7 +144,7 @@ pub struct CouponSettings {
 pub struct CouponDrops {
     pub coupon: CouponSettings,
     pub drops: Vec<ListedDrop>,
-    /// Send it as `page` for older drops; null on the last page.
+    /// `page` of older drops.
     pub next_page: Option<u32>,
 }
 
@@ -158,11 +158,11 @@ pub struct ListedDrop {
     pub quantity: Slot,
     /// By its window alone: `open` may be sold out or paused.
     pub state: DropState,
-    /// Its rows; null if counting them would take too long.
+    /// Null if counting them would take too long.
     pub rows: Option<u64>,
 }
 
-/// One drop: its state, what waits for a person, and when a sample of its slots was given out.
+/// A drop: its state, what needs a person, and when a sample of its slots was given out.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropDetails {
     pub coupon: CouponSettings,
@@ -172,13 +172,13 @@ pub struct DropDetails {
     pub open_drops: u32,
     /// The largest quantity of the coupon and of its drops that are not sealed.
     pub largest_quantity: Slot,
-    /// Repairs that the repair limit holds back until a person confirms; null if there are none.
+    /// Repairs that wait for a confirmation; null: none.
     pub held_back: Option<u32>,
     /// Broken promises of the drop, 1,000 at most.
     pub broken_promises: u64,
-    /// How many slots were looked at: all, or 100 in even distances.
+    /// Slots in the sample: all, or 100 in even distances.
     pub sampled: u32,
-    /// Those of them that were given out, in order of slots.
+    /// Those that were given out, in order.
     pub slots: Vec<SlotTimes>,
 }
 
@@ -230,7 +230,7 @@ pub struct ListedFailedClaim {
     pub resolution: Option<String>,
     #[schema(example = "its user holds slot 12")]
     pub resolution_detail: Option<String>,
-    /// Where its message is; null if it came from elsewhere.
+    /// Of its message; null if it came from elsewhere.
     pub partition: Option<i32>,
     pub offset: Option<i64>,
 }
@@ -239,11 +239,11 @@ pub struct ListedFailedClaim {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FailedClaimPage {
     pub failed_claims: Vec<ListedFailedClaim>,
-    /// Send it as `page` for more; null on the last page.
+    /// The next `page`.
     pub next_page: Option<u32>,
     /// The reasons of the first 100,000 that the other filters leave, most frequent first.
     pub reasons: Vec<FailureReason>,
-    /// What `POST /v1/failed-claims/discard` would discard now; null without a filter.
+    /// What `POST /v1/failed-claims/discard` would discard; null without a filter.
     pub discardable: Option<Discardable>,
 }
 
@@ -259,7 +259,7 @@ pub struct FailureReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Discardable {
     pub failed_claims: u32,
-    /// Those that come later have a higher id.
+    /// Later ones have a higher id.
     pub highest_id: i64,
 }
 
@@ -296,14 +296,14 @@ pub struct Discarded {
     pub failed_claims: u64,
 }
 
-/// The users that a search finds.
+/// Result of a search.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FoundPeople {
-    /// The coupons in question. If there are several, search again with the number of one.
+    /// If there are several, search again with the number of one.
     pub coupons: Vec<NamedCoupon>,
-    /// The drop of the slot, if one was searched for.
+    /// The drop of the slot.
     pub drop_id: Option<DropId>,
-    /// The users, in full; empty while there are several coupons.
+    /// In full; empty if there are several coupons.
     #[schema(example = json!(["u-37"]))]
     pub user_ids: Vec<String>,
 }

@@ -40,44 +40,40 @@ impl AlertState {
     }
 }
 
-/// An alert as it is kept, without its number. No id of a person stands in it in full.
+/// An alert. User ids in it are masked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Alert {
     /// What the drift is: hexadecimal SHA-256.
     #[serde(skip)]
     pub fingerprint: String,
-    /// Its kind, as mails and docs/OPERATIONS.md name it.
+    /// Its kind: a section of docs/OPERATIONS.md.
     #[schema(example = "unissued")]
     pub kind: String,
-    /// The coupon, where it concerns one.
     pub coupon_id: Option<CouponId>,
-    /// The drop, where it concerns one.
     pub drop_id: Option<DropId>,
-    /// Where it stands.
     #[serde(rename = "status")]
     pub state: AlertState,
-    /// One line for a person.
+    /// One line for people.
     #[schema(example = "3 people hold a slot and have no row")]
     pub summary: String,
     /// What the last mail said, hashed.
     #[serde(skip)]
     pub content_hash: String,
-    /// Since when it fires, this time.
+    /// Since when it has been firing.
     pub first_seen_at: DateTime<Utc>,
     /// When a pass last saw it.
     pub last_seen_at: DateTime<Utc>,
-    /// When its last mail was queued; none if no recipient could get that mail.
+    /// When its last mail was queued; null if nobody could get that mail.
     pub last_mailed_at: Option<DateTime<Utc>>,
     /// Mails since it was last quiet for a whole cooldown.
     pub mails: u32,
     /// What its mails refer to, so that they form one thread.
     #[serde(skip)]
     pub thread: String,
-    /// When a pass saw that it is gone.
+    /// When a pass saw that it was over.
     pub resolved_at: Option<DateTime<Utc>>,
-    /// When a person took it on.
+    /// When it was acknowledged.
     pub acknowledged_at: Option<DateTime<Utc>>,
-    /// Who took it on.
     #[schema(example = "Kim")]
     pub acknowledged_by: Option<String>,
     /// Repairs that wait for the next mail.
@@ -117,7 +113,6 @@ pub struct BrokenPromise {
 /// An alert as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedAlert {
-    /// Its number.
     pub id: i64,
     #[serde(flatten)]
     pub alert: Alert,
@@ -126,7 +121,6 @@ pub struct ListedAlert {
     pub coupon_name: Option<String>,
     /// Until when its drop's mails are silenced, if they are or were.
     pub silenced_until: Option<DateTime<Utc>>,
-    /// Who silenced them.
     #[schema(example = "Kim")]
     pub silenced_by: Option<String>,
 }

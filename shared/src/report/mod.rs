@@ -12,7 +12,7 @@ use crate::domain::{CouponId, DropId};
 
 pub use case::{FindingCase, StoreOfDrop, UnsafePart};
 
-/// What set a pass off.
+/// What triggered a pass.
 #[derive(
     Debug,
     Clone,
@@ -207,26 +207,21 @@ pub enum Outcome {
 /// One drift that a pass saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
-    /// What it is about.
     pub kind: Kind,
-    /// The coupon, where it concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coupon_id: Option<CouponId>,
-    /// The drop, where it concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop_id: Option<DropId>,
-    /// The slot, where it concerns one.
     pub slot: Option<i64>,
-    /// The person, in full: the endpoint is for operators. Logs and mails mask it.
+    /// In full; logs and mails mask it.
     #[schema(example = "u-37")]
     pub user_id: Option<String>,
     pub action: ActionKind,
-    /// What became of it.
     pub result: Outcome,
-    /// More, for a person. It never holds a user id: that is `user_id`, which mails mask.
+    /// For people. It has no user id.
     #[schema(example = "admitted, and no row came")]
     pub detail: String,
-    /// A person must act: no later pass will repair it by itself.
+    /// A person must act: no pass will repair it.
     #[serde(default)]
     pub needs_person: bool,
     /// What sets it apart from others of its kind, for mails.
@@ -273,7 +268,7 @@ impl Finding {
 pub struct Numbers {
     /// Redis: highest slot given out.
     pub count: i64,
-    /// Redis: people holding a slot.
+    /// Redis: users who hold a slot.
     pub users: u64,
     /// MySQL: rows.
     pub rows: u64,
@@ -284,10 +279,10 @@ pub struct Numbers {
     /// Redis: slots given back.
     #[serde(default)]
     pub free: u64,
-    /// Redis: people on the waiting list.
+    /// Redis: users on the waiting list.
     #[serde(default)]
     pub waiting: u64,
-    /// MySQL: broken promises not mended.
+    /// MySQL: broken promises, not mended.
     #[serde(default)]
     pub broken_promises: u64,
 }
@@ -295,7 +290,7 @@ pub struct Numbers {
 /// How much was examined, so that "0 drift" never means "nothing was examined".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Examined {
-    /// People in Redis.
+    /// Users in Redis.
     pub users: u64,
     /// Rows in MySQL.
     pub rows: u64,
@@ -308,31 +303,28 @@ pub struct Examined {
 pub struct DropReport {
     /// The coupon.
     pub coupon_id: CouponId,
-    /// Its name, as it was then.
+    /// Its name at that time.
     #[serde(default)]
     #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     /// The drop.
     pub drop_id: DropId,
-    /// How many it gives out.
     pub quantity: u32,
-    /// Every promise has its row, none is broken, no row is one too many, and nobody waits while a
-    /// slot is free.
+    /// Every promise has its row, none is broken, no row is one too many, and no user waits
+    /// while a slot is free.
     pub exact: bool,
     /// Verified exact after closing; later passes skip it.
     #[serde(default)]
     pub sealed: bool,
     /// Before repairs.
     pub before: Numbers,
-    /// As the next check showed.
+    /// As the check after the repairs showed.
     pub after: Numbers,
-    /// The pass repaired the drop and ended, or had to leave it, before it compared it again: both
-    /// numbers are of before the repairs.
+    /// The pass did not compare the drop again after its repairs: both numbers are from before
+    /// them.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unconfirmed: bool,
-    /// How much was examined.
     pub examined: Examined,
-    /// What was found.
     pub findings: Vec<Finding>,
 }
 
@@ -356,7 +348,7 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// Drops of a run that it does not list one by one, since nothing was found in them.
+/// Drops of a run without findings, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unlisted {
     /// How many there are.
@@ -369,12 +361,11 @@ pub struct Unlisted {
 /// One run of the reconciler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
-    /// Its id, in order of time.
+    /// In order of time.
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     pub run_id: String,
-    /// What set it off.
     pub trigger: Trigger,
-    /// The name of the operator who asked for it, where one was given.
+    /// The operator who asked for it, if a name was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "Kim")]
     pub asked_by: Option<String>,
@@ -394,12 +385,10 @@ pub struct Run {
     /// It failed because the process was asked to stop. Not kept, as `partial`.
     #[serde(skip)]
     pub stopped: bool,
-    /// How it ended.
     pub status: Status,
-    /// When it began.
     #[serde(serialize_with = "millis")]
     pub started_at: DateTime<Utc>,
-    /// When it ended; `None` while it runs.
+    /// Null while it runs.
     #[serde(serialize_with = "millis_or_null")]
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it failed.
@@ -409,13 +398,13 @@ pub struct Run {
     /// The same for programs. Not kept, as `partial`.
     #[serde(skip)]
     pub cause: Option<FailureCause>,
-    /// Findings of no drop in particular: the gate, a store, a missed run.
+    /// Findings about no drop: the gate, a store, a missed run.
     #[serde(default)]
     pub findings: Vec<Finding>,
-    /// The drops it examined. Sealed ones that are right are not listed; and a run that is read
-    /// back lists only those that something was found in, that changed, or that were under way.
+    /// Without sealed ones that are right. A stored run lists only drops with findings or changes,
+    /// or under way.
     pub drops: Vec<DropReport>,
-    /// The others.
+    /// The other drops.
     #[serde(default)]
     pub unlisted: Unlisted,
 }

@@ -38,23 +38,20 @@ pub(crate) enum ClaimStatus {
     None,
 }
 
-/// One person's claim of a coupon: of the drop that is open or was open last, or of any drop where
-/// one each is allowed in the whole coupon.
+/// A user's claim: of the open or last opened drop, or, with `once_per` `coupon`, of any drop.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct MyClaim {
-    /// Where it stands.
     status: ClaimStatus,
-    /// The drop; null where there is no claim.
+    /// Null without a claim.
     drop_id: Option<DropId>,
-    /// The slot; null where there is none.
     slot: Option<Slot>,
-    /// What redeems the coupon; null until it is issued.
+    /// Redeems the coupon; null until it is issued.
     #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: Option<String>,
-    /// The place on the waiting list, 1 is next; null for others.
+    /// Place on the waiting list; 1 is next.
     position: Option<u32>,
-    /// Whether the person may claim, of a coupon that is not for everybody; only where there is no
-    /// claim, and where it is known right now.
+    /// Whether the user may claim; null with a claim, for a coupon for everybody, and while
+    /// unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed: Option<bool>,
 }

@@ -15,23 +15,16 @@ use super::refusal::ClaimRefusal;
 #[serde(tag = "status", rename_all = "snake_case")]
 #[schema(as = Claim)]
 pub(crate) enum ClaimAnswer {
-    /// A slot, just now.
+    /// A new slot.
     Accepted {
-        /// In which drop.
         drop_id: DropId,
-        /// Which slot.
         slot: Slot,
-        /// Whether the message is certain to be on the topic. If not, the dead-letter table holds
-        /// it, and the coupon comes all the same, a little later.
+        /// True: the message is on the topic. False: the dead-letter table has the claim, and the
+        /// coupon comes a little later.
         queued: bool,
     },
-    /// This person holds a slot already.
-    AlreadyClaimed {
-        /// In which drop.
-        drop_id: DropId,
-        /// Which slot.
-        slot: Slot,
-    },
+    /// The slot that the user holds already.
+    AlreadyClaimed { drop_id: DropId, slot: Slot },
     /// A place on the waiting list.
     Waiting {
         /// 1 is next.

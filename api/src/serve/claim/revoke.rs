@@ -30,7 +30,7 @@ pub(crate) struct Revoked {
     status: &'static str,
     /// The drop.
     drop_id: DropId,
-    /// The slot, which is the next person's; null for a place on the waiting list.
+    /// Null for a place on the waiting list.
     slot: Option<Slot>,
 }
 

@@ -35,21 +35,19 @@ use crate::serve::state::App;
 
 /// Claim a coupon
 ///
-/// One each, first come, first served. A retry is always safe: it finds `already_claimed`. No body
-/// is needed.
+/// A retry is always safe: it gets `already_claimed`. No body is needed.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/claims", tag = "claims",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
-        (status = 202, description = "`accepted`: a slot is yours; or `waiting`: a place on the waiting list", body = ClaimAnswer),
-        (status = 200, description = "`already_claimed`: you hold one already", body = ClaimAnswer),
-        (status = 403, description = "`not_allowed`: the coupon is for people on its allow list, or of a group, and you are not \
-            among them. Who holds one or waits already is told so instead"),
+        (status = 202, description = "`accepted`: you have a slot; or `waiting`: you are on the waiting list", body = ClaimAnswer),
+        (status = 200, description = "`already_claimed`: you hold one", body = ClaimAnswer),
+        (status = 403, description = "`not_allowed`: you are not on the allow list, or not in the group. Users who \
+            already hold a coupon or wait for one get that answer instead"),
         (status = 404, description = "`not_found`"),
-        (status = 409, description = "`sold_out`, `paused`, `not_open` with `opens_at`, or `revoked`: what you had was given back or \
-            revoked, and you may not have another"),
+        (status = 409, description = "`sold_out`, `paused`, `not_open` with `opens_at`, or `revoked`: you had one and may not have another"),
         (status = 410, description = "`closed`"),
-        (status = 503, description = "`unavailable`, with `Retry-After`: nothing is certain, try again"),
+        (status = 503, description = "`unavailable`: nothing is certain, try again"),
     ),
     security(("person" = []))
 )]
@@ -69,14 +67,14 @@ fn success(answer: ClaimAnswer) -> axum::response::Response {
     (status, Json(answer)).into_response()
 }
 
-/// See where your claim stands
+/// Read your claim
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/claims/me", tag = "claims",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
-        (status = 200, description = "Where it stands", body = MyClaim),
+        (status = 200, description = "Your claim", body = MyClaim),
         (status = 404, description = "`not_found`"),
-        (status = 503, description = "`unavailable`: what is known right now is not enough to say"),
+        (status = 503, description = "`unavailable`: too little is known right now"),
     ),
     security(("person" = []))
 )]

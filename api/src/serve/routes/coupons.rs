@@ -22,18 +22,17 @@ use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::catalogue::listed::{DEFAULT_LIMIT, ListedPage, PageKey};
 use crate::serve::state::{App, Services};
 
-/// See one coupon
+/// Read one coupon
 #[utoipa::path(
     get, path = "/v1/coupons/{id}", tag = "coupons",
     params(
         ("id" = i64, Path, description = "Number of the coupon", example = 7),
-        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you have: 304 while the settings are so"),
+        ("If-None-Match" = Option<String>, Header, description = "Your `ETag`: 304 if the settings have not changed"),
     ),
     responses(
-        (status = 200, description = "The coupon. How much is left is up to a fifth of a second old; what another process \
-            changed is shown after a second at the latest", body = CouponView,
+        (status = 200, description = "The coupon. `remaining` is up to 0.2 s old, changes by another process up to 1 s", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
-        (status = 304, description = "Its settings are those that you have"),
+        (status = 304, description = "The settings have not changed"),
         (status = 404, description = "`not_found`"),
     )
 )]
@@ -55,12 +54,12 @@ pub(crate) async fn one(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Listing {
-    /// Only coupons whose current drop is in this state (`scheduled`: none has opened yet).
+    /// Only coupons whose current drop is in this state; `scheduled`: none has opened yet.
     state: Option<DropState>,
-    /// Most coupons in one answer, 1 to 1000.
+    /// Page size.
     #[param(default = 100, minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// Only coupons with a larger number: the last one of the page before.
+    /// Only coupons with a larger number.
     after: Option<i64>,
 }
 
@@ -74,14 +73,14 @@ const MAX_LOOKED_AT: usize = 1_000;
 
 /// List coupons, in order of their numbers
 ///
-/// Where there may be more, the `Link` header names the next page. A page of a state may have fewer
-/// than `limit` then, or none. How much is left is up to half a second old.
+/// The `Link` header names the next page, if there may be one. With `state`, a page before the last
+/// may have fewer coupons than `limit`, or none. `remaining` is up to half a second old.
 #[utoipa::path(
     get, path = "/v1/coupons", tag = "coupons", params(Listing),
     responses(
         (status = 200, description = "The coupons", body = Vec<CouponView>),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
-        (status = 503, description = "`unavailable`, with `Retry-After`: too many ask for lists, or a store does not answer"),
+        (status = 400, description = "`invalid`: the sentence says what is wrong"),
+        (status = 503, description = "`unavailable`: too many lists are being read, or a store does not answer"),
     )
 )]
 pub(crate) async fn list(

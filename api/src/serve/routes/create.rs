@@ -33,26 +33,25 @@ use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 
-/// A coupon to be made.
+/// A new coupon.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewCouponBody {
-    /// What people call it, 1 to 200 characters.
+    /// Its name, at least one character.
     #[schema(example = "Winter coupon", max_length = 200)]
     name: String,
-    /// How many each drop gives out.
+    /// Quantity of each drop.
     #[schema(example = 100, minimum = 1, maximum = 10_000_000)]
     quantity: i64,
-    /// In which scope one person may hold one.
+    /// Scope in which a user may hold one coupon.
     once_per: OncePer,
-    /// How many people may wait once a drop is sold out.
+    /// Places on the waiting list of a sold-out drop.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1_000_000)]
     waiting_list: i64,
-    /// When it opens.
     schedule: Schedule,
-    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people
-    /// whose token names that group.
+    /// Who may claim: null is everybody, `list` users on its allow list, `group:NAME` users whose
+    /// token names that group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "list", max_length = 70)]
     allow: Option<String>,
@@ -84,22 +83,20 @@ impl NewCouponBody {
     }
 }
 
-/// Make a coupon
+/// Create a coupon
 ///
-/// It and its first drops stand as soon as this is answered. Where Redis is away at that moment,
-/// the reconciler makes the drops known to admission once it is back; claims are answered 503 until
-/// then. With an `Idempotency-Key`, repeat the request until it is answered: one coupon is made. A
-/// key is remembered for a week.
+/// The coupon and its first drops exist once this returns. If Redis is away, claims get 503 until
+/// the reconciler has written the drops to it. With an `Idempotency-Key`, which is remembered for a
+/// week, repeat the request until it succeeds: one coupon is created.
 #[utoipa::path(
     post, path = "/v1/coupons", tag = "operators", request_body = NewCouponBody,
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters"),
     ),
     responses(
-        (status = 201, description = "The coupon, as it is now; `Location` names it", body = CouponView,
+        (status = 201, description = "The coupon; `Location` has its path", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
-        (status = 400, description = "`invalid`: the sentence names the field; nothing was made"),
-        (status = 422, description = "`idempotency_key_used`: with another body; nothing was made"),
+        (status = 422, description = "`idempotency_key_used`: with another body"),
     ),
     security(("ops" = []))
 )]

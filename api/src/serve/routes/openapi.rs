@@ -12,10 +12,11 @@ use utoipa::openapi::{Components, OpenApi};
     info(
         title = "Firstcome API",
         description = "Gives out a limited number of coupons, first come, first served. Errors are \
-            `application/problem+json` (RFC 9457) with a stable `code`."
+            `application/problem+json` (RFC 9457) with a stable `code` and a sentence for people. A request that is \
+            refused (4xx) changes nothing. After a 503, repeat a change to be certain."
     ),
     tags(
-        (name = "claims", description = "For people"),
+        (name = "claims", description = "For users"),
         (name = "coupons", description = "For everybody"),
         (name = "operators", description = "With the OPS_TOKEN"),
         (name = "service", description = "For the people who run the process")
@@ -32,7 +33,7 @@ impl Modify for SecuritySchemes {
     fn modify(&self, document: &mut OpenApi) {
         let components = document.components.get_or_insert_with(Components::new);
         components.add_security_scheme("ops", bearer("The OPS_TOKEN"));
-        let person = "With USER_AUTH=jwt, a token whose `sub` (or JWT_USER_CLAIM) is the person. With \
+        let person = "With USER_AUTH=jwt, a token whose `sub` (or JWT_USER_CLAIM) is the user. With \
             USER_AUTH=trusted-header the gateway in front sets `X-User-Id` instead, and nobody else can.";
         components.add_security_scheme("person", bearer(person));
     }
@@ -62,17 +63,15 @@ pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
 /// Where a gateway names the person, there is no token of theirs.
 pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
-    let header =
-        ApiKeyValue::with_description("X-User-Id", "The person, as the gateway in front says");
+    let header = ApiKeyValue::with_description("X-User-Id", "The user, as named by the gateway");
     components.add_security_scheme("person", SecurityScheme::ApiKey(ApiKey::Header(header)));
     document
 }
 
-/// Whether a claim would be worked
+/// Whether this process admits claims
 #[allow(dead_code)] // served by the code that all services share; this only describes it
 #[utoipa::path(get, path = "/readyz", tag = "service", responses(
-    (status = 200, description = "Redis answers and admission is open; `notes` says which other store is away. Up to a \
-        fifth of a second old"),
+    (status = 200, description = "Redis answers and admission is open; `notes` names other stores that are away"),
     (status = 503, description = "Admission is closed; the body says why")
 ))]
 const fn readyz() {}

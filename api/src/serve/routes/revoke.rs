@@ -19,19 +19,18 @@ use crate::serve::state::App;
 const MAX_REASON_CHARS: usize = 200;
 const MAX_BY_CHARS: usize = 100;
 
-/// What an operator revokes, and why.
+/// A revocation.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RevokeBody {
-    /// Why; kept with the revocation.
+    /// Kept with the revocation.
     #[schema(example = "bought by a script", min_length = 1, max_length = 200)]
     reason: String,
-    /// Who decided it.
     #[schema(example = "Kim", min_length = 1, max_length = 100)]
     by: String,
-    /// The drop; by default the one that is open or was open last.
+    /// Default: the open drop, else the last opened.
     drop_id: Option<i64>,
-    /// Whether the person may claim another.
+    /// The user may claim another.
     #[serde(default)]
     may_claim_again: bool,
 }
@@ -41,23 +40,20 @@ pub(crate) struct RevokeBody {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GiveBackQuery {
-    /// The drop, as the claim has it; by default the one that is open or was open last.
+    /// The drop of the claim; default: the open one, else the last opened.
     drop_id: Option<i64>,
 }
 
-/// Give your coupon back
+/// Give your coupon back, or leave the waiting list
 ///
-/// Or leave the waiting list. It is final: a claim is answered 409 `revoked` from then on. Safe to
-/// repeat: the answer is the same. Where one each is allowed in each drop, name it: without
-/// `drop_id` the answer is about the drop of the moment, and a repeat may meet the next one.
+/// This is final: a claim gets 409 `revoked` from then on. Safe to repeat. With `once_per` `drop`,
+/// send `drop_id`: without it, a repeat may apply to the next drop.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/claims/me", tag = "claims",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7), GiveBackQuery),
     responses(
-        (status = 200, description = "It is given back, and goes to the next", body = Revoked),
-        (status = 400, description = "`bad_user_id`, or `invalid`: the sentence names the header or parameter"),
+        (status = 200, description = "It was given back", body = Revoked),
         (status = 404, description = "`not_found`: no such coupon, or nothing to give back"),
-        (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
     security(("person" = []))
 )]
@@ -82,21 +78,19 @@ pub(crate) async fn give_back(
     Ok(not_kept(app.claims.revoke(id, user, order).await?))
 }
 
-/// Revoke a person's coupon
+/// Revoke a user's coupon
 ///
-/// Its slot goes to the next. Safe to repeat: what is revoked stays so, with its first reason. But
-/// anybody who may claim again may have done so: a repeat revokes that claim too.
+/// Its slot goes to the next user. Safe to repeat: the first reason stays. But a user who may claim
+/// again may have done so, and a repeat revokes that claim too.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/people/{user_id}/revoke", tag = "operators", request_body = RevokeBody,
     params(
         ("id" = i64, Path, description = "Number of the coupon", example = 7),
-        ("user_id" = String, Path, description = "The person, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
+        ("user_id" = String, Path, description = "The user, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
     ),
     responses(
-        (status = 200, description = "It is revoked, and goes to the next", body = Revoked),
-        (status = 400, description = "`invalid`: the sentence names the field"),
+        (status = 200, description = "It was revoked", body = Revoked),
         (status = 404, description = "`not_found`: no such coupon, or nothing to revoke"),
-        (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
     security(("ops" = []))
 )]

@@ -25,31 +25,29 @@ use crate::serve::state::Services;
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Coupon)]
 pub(crate) struct CouponView {
-    /// Its number.
     id: CouponId,
-    /// What people call it.
+    /// Its name.
     #[schema(example = "Winter coupon")]
     name: String,
-    /// Quantity of each drop made from now on.
+    /// Quantity of future drops.
     quantity: Slot,
-    /// In which scope one person may hold one.
+    /// Scope in which a user may hold one coupon.
     once_per: OncePer,
-    /// How many people may wait once a drop is sold out.
+    /// Places on the waiting list of a sold-out drop.
     waiting_list: u32,
-    /// Whether an operator has stopped admission.
+    /// An operator has stopped admission.
     paused: bool,
-    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people
-    /// whose token names that group.
+    /// Who may claim: null is everybody, `list` users on its allow list, `group:NAME` users whose
+    /// token names that group.
     #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,
-    /// Counts the changes of its settings; also its `ETag`, in quotes. What is left of a drop is no
-    /// part of it.
+    /// Counts changes of the settings, not of what is left; also the `ETag`, in quotes.
     revision: u64,
-    /// When it opens; null for a coupon whose drops are put in by hand.
+    /// When it opens; null if its drops were inserted manually.
     schedule: Option<Schedule>,
-    /// The drop that is open, else the last that has opened; null before the first.
+    /// The open drop, else the last opened; null before the first.
     current_drop: Option<DropView>,
-    /// The next drop to open; null where none is planned.
+    /// The next drop to open; null if none is planned.
     next_drop: Option<DropView>,
 }
 
@@ -57,19 +55,15 @@ pub(crate) struct CouponView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Drop)]
 pub(crate) struct DropView {
-    /// Its number.
     id: DropId,
     /// First instant at which a claim is admitted.
     opens_at: DateTime<Utc>,
-    /// First instant at which none is any more; null for one that stays open.
+    /// First instant at which claims are refused; null: it stays open.
     closes_at: Option<DateTime<Utc>>,
-    /// How many it gives out.
     quantity: Slot,
-    /// How many are left to give out; null while that is not known (Redis is away, or being
-    /// verified).
+    /// How many are left; null while unknown (Redis is away, or being verified).
     remaining: Option<u32>,
-    /// What it is doing. While `remaining` is null, `sold_out` can't be told from `open`, and
-    /// `open` is said.
+    /// While `remaining` is null, `open` may be `sold_out`.
     state: DropState,
 }
 

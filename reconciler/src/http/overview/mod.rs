@@ -87,14 +87,13 @@ pub(super) struct OverviewQuery {
 
 /// Show the state of the installation
 ///
-/// Alerts that fire, whether admission is open, and the counts of the drops that are live or need a
-/// person, the most urgent first. The numbers are at most a second old; settings and alerts 5
-/// seconds, counts of rows that do not change 10 seconds.
+/// Firing alerts, admission, and the drops that are live or need a person, the most urgent first.
+/// Numbers are at most a second old; settings and alerts 5 seconds, counts of rows that do not
+/// change 10 seconds.
 #[utoipa::path(
     get, path = "/v1/overview", tag = "overview", operation_id = "read_overview", params(OverviewQuery), security(("ops" = [])),
     responses(
-        (status = 200, description = "The state. Also while a store does not answer: then it says so", body = Overview),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
+        (status = 200, description = "The state, also while a store does not answer", body = Overview),
     )
 )]
 pub(super) async fn read(

@@ -53,14 +53,14 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .layer(DefaultBodyLimit::max(MAX_LIST_BYTES))
 }
 
-/// What became of a list.
+/// Result of a change of an allow list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AllowListChanged {
-    /// How many came onto the list, or were taken off; the others were so already.
+    /// Users added or removed; the others already were.
     changed: u32,
-    /// How many are on it now.
+    /// Users on the list now.
     people: u32,
-    /// The coupon's revision when the list was changed last.
+    /// The coupon's revision when the list was last changed.
     revision: u64,
 }
 
@@ -92,19 +92,17 @@ impl From<ListChanged> for AllowListChanged {
     }
 }
 
-/// Put people on a coupon's allow list
+/// Add users to a coupon's allow list
 ///
-/// One id a line (`text/plain`), or a JSON array; 10,000 at most in one request, all of them or
-/// none. Safe to repeat. The list counts while the coupon's `allow` is `list`.
+/// One id a line (`text/plain`), or a JSON array; at most 10,000, all of them or none. Safe to
+/// repeat. The list counts while the coupon's `allow` is `list`.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/add", tag = "operators",
     request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
     params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
-        (status = 200, description = "They are on it, and may claim", body = AllowListChanged),
-        (status = 400, description = "`invalid`: the sentence names the line; nothing was changed"),
+        (status = 200, description = "They are on it", body = AllowListChanged),
         (status = 404, description = "`not_found`"),
-        (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
     security(("ops" = []))
 )]
@@ -117,18 +115,16 @@ pub(crate) async fn add(
     change(app, id, people, OnList::Add, by).await
 }
 
-/// Take people off a coupon's allow list
+/// Remove users from a coupon's allow list
 ///
-/// Bodies are as for adding. Nothing is revoked: who holds one or waits already keeps it.
+/// Body as for adding. Users who hold a coupon or wait keep it.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/remove", tag = "operators",
     request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
     params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
-        (status = 200, description = "They are not on it any more", body = AllowListChanged),
-        (status = 400, description = "`invalid`: the sentence names the line; nothing was changed"),
+        (status = 200, description = "They are no longer on it", body = AllowListChanged),
         (status = 404, description = "`not_found`"),
-        (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
     security(("ops" = []))
 )]
@@ -141,18 +137,16 @@ pub(crate) async fn remove(
     change(app, id, people, OnList::Remove, by).await
 }
 
-/// Take everybody off a coupon's allow list
+/// Remove all users from a coupon's allow list
 ///
-/// All of them or none; a list of a million takes some seconds. Safe to repeat. Nothing is revoked:
-/// who holds one or waits already keeps it. While the coupon's `allow` is `list`, nobody else may
-/// claim.
+/// All of them or none; a million take some seconds. Safe to repeat. Users who hold a coupon or
+/// wait keep it. While `allow` is `list`, nobody else may claim.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/allow-list", tag = "operators",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
-        (status = 200, description = "Nobody is on it any more", body = AllowListChanged),
+        (status = 200, description = "It is empty", body = AllowListChanged),
         (status = 404, description = "`not_found`"),
-        (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
     security(("ops" = []))
 )]
@@ -314,39 +308,38 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct AllowListQuery {
-    /// Only people whose ids come after this one, byte by byte.
+    /// Only ids after this one, byte by byte.
     #[param(pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37")]
     after: Option<String>,
-    /// Most people of a page, 1 to 10000.
+    /// Page size.
     #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<usize>,
 }
 
-/// A coupon's allow list, and a page of it.
+/// A page of a coupon's allow list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AllowListPage {
-    /// Whom the coupon is for: the list counts only where this is `list`.
+    /// The list counts only if this is `list`.
     #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,
-    /// How many are on the list.
+    /// Users on the list.
     people: u32,
-    /// The coupon's revision when the list was changed last; 0 before the first time.
+    /// The coupon's revision when the list was last changed; 0: never.
     revision: u64,
-    /// Those of this page, in order of their ids.
+    /// In order.
     #[schema(value_type = Vec<String>)]
     ids: Vec<UserId>,
-    /// Path of the next page; null on the last.
+    /// Path of the next page.
     #[schema(example = "/v1/coupons/7/allow-list?after=u-37&limit=1000")]
     next: Option<String>,
 }
 
-/// See a coupon's allow list
+/// Read a coupon's allow list
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/allow-list", tag = "operators",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7), AllowListQuery),
     responses(
-        (status = 200, description = "The list, as MySQL has it", body = AllowListPage),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
+        (status = 200, description = "The list, from MySQL", body = AllowListPage),
         (status = 404, description = "`not_found`"),
     ),
     security(("ops" = []))
@@ -395,7 +388,7 @@ fn next_page(id: CouponId, last: &UserId, limit: usize) -> String {
     )
 }
 
-/// Whether a person is on a list.
+/// Whether a user is on an allow list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct OnAllowList {
     #[schema(value_type = String, example = "u-37")]
@@ -403,17 +396,16 @@ pub(crate) struct OnAllowList {
     on_list: bool,
 }
 
-/// See whether a person is on a coupon's allow list
+/// Find a user on a coupon's allow list
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/allow-list/people/{user_id}", tag = "operators",
     params(
         ("id" = i64, Path, description = "Number of the coupon", example = 7),
-        ("user_id" = String, Path, description = "The person, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
+        ("user_id" = String, Path, description = "The user, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
     ),
     responses(
-        (status = 200, description = "Whether they are, as MySQL has it", body = OnAllowList),
-        (status = 400, description = "`invalid`: the sentence names the field"),
-        (status = 404, description = "`not_found`: no such coupon"),
+        (status = 200, description = "The answer, from MySQL", body = OnAllowList),
+        (status = 404, description = "`not_found`"),
     ),
     security(("ops" = []))
 )]

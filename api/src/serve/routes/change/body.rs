@@ -14,40 +14,39 @@ use crate::serve::auth::Identity;
 use crate::serve::routes::extract::invalid;
 use crate::serve::routes::validate;
 
-/// A change; what is not named stays as it is.
+/// A change. Missing fields stay as they are.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChangeBody {
-    /// What people call it.
+    /// Its name.
     #[schema(example = "Winter coupon", max_length = 200)]
     name: Option<String>,
-    /// How many each drop gives out that is not closed, and each made from now on.
+    /// Quantity of each drop that is not closed, and of later ones.
     #[schema(minimum = 1, maximum = 10_000_000)]
     quantity: Option<i64>,
-    /// Whether admission is stopped.
+    /// Stops or resumes admission.
     paused: Option<bool>,
-    /// How many people may wait once a drop is sold out. Who waits already keeps the place.
+    /// Places on the waiting list of a sold-out drop. Users who wait keep theirs.
     #[schema(minimum = 0, maximum = 1_000_000)]
     waiting_list: Option<i64>,
-    /// When a coupon that opens once closes; null: it stays open.
+    /// When a coupon that opens once closes; null: never.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<DateTime<Utc>>)]
     closes_at: Option<Option<Instant>>,
-    /// Local time at which a daily coupon opens, from the next drop on that has not opened.
+    /// Local opening time of a daily coupon, for drops that have not opened.
     #[schema(value_type = Option<String>, example = "15:00")]
     opens: Option<WallClock>,
-    /// Local time at which a daily coupon closes, from the next drop on that has not opened.
+    /// Local closing time of a daily coupon, for drops that have not opened.
     #[schema(value_type = Option<String>, example = "18:00")]
     closes: Option<WallClock>,
-    /// Last local date of a daily coupon; null: it goes on. Drops after it that have not opened go.
+    /// Last local date of a daily coupon; null: none. Unopened drops after it are removed.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<NaiveDate>)]
     last_day: Option<Option<NaiveDate>>,
-    /// True closes the drop that is open, at once and for good. Its waiting list gets nothing any
-    /// more. Later drops of a daily coupon stay.
+    /// True closes the open drop, at once and for good; its waiting list gets nothing more. Later
+    /// drops of a daily coupon stay.
     close_now: Option<bool>,
-    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people
-    /// whose token names that group. Who holds one or waits already keeps it.
+    /// Who may claim, as in `NewCouponBody`. Users who hold a coupon or wait keep it.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<String>, example = "list", max_length = 70)]
     allow: Option<Option<String>>,

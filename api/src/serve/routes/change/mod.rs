@@ -41,24 +41,22 @@ use crate::serve::state::{App, Services};
 
 /// Change a coupon
 ///
-/// Safe to repeat. After a 503 part of the change may stand; the sentence says which, and repeating
-/// it (without `If-Match`: the revision has gone on) settles it.
+/// Safe to repeat. After a 503, part of the change may be made; the sentence says which. Repeat it
+/// without `If-Match`, since the revision may have changed.
 #[utoipa::path(
     patch, path = "/v1/coupons/{id}", tag = "operators", request_body = ChangeBody,
     params(
         ("id" = i64, Path, description = "Number of the coupon", example = 7),
-        ("If-Match" = Option<String>, Header, description = "The coupon's `ETag`, or `*`: change it only while it is so",
+        ("If-Match" = Option<String>, Header, description = "The coupon's `ETag`, or `*`: change it only if it still matches",
             example = "\"7\""),
     ),
     responses(
-        (status = 200, description = "The coupon as it is now", body = CouponView,
+        (status = 200, description = "The changed coupon", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
-        (status = 400, description = "`invalid`: the sentence names the field or header; nothing was changed"),
         (status = 404, description = "`not_found`"),
-        (status = 409, description = "`below_given_out`, with `given_out`: more is given out already; nothing was changed"),
-        (status = 412, description = "`changed_meanwhile`, with `revision`, also as `ETag`: the coupon has another \
-            revision than `If-Match`; nothing was changed"),
-        (status = 422, description = "`not_possible`: the sentence says what to do; nothing was changed"),
+        (status = 409, description = "`below_given_out`, with `given_out`: more is given out already"),
+        (status = 412, description = "`changed_meanwhile`, with `revision`, also as `ETag`: `If-Match` does not match"),
+        (status = 422, description = "`not_possible`: the sentence says what to do"),
     ),
     security(("ops" = []))
 )]

@@ -29,14 +29,14 @@ use crate::serve::state::App;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct IssuedQuery {
-    /// Only this drop's; else those of all drops of the coupon, one after the other.
+    /// Only this drop; default: all drops, one after the other.
     drop_id: Option<i64>,
-    /// Only rows behind this slot: of `drop_id`, of `after_drop_id`, or of the coupon's first drop.
+    /// Only rows after this slot of `drop_id`, of `after_drop_id`, or of the first drop.
     #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     after_slot: Option<Slot>,
-    /// Only rows of this drop behind `after_slot`, and of later drops.
+    /// Only rows of this drop after `after_slot`, and of later drops.
     after_drop_id: Option<i64>,
-    /// Most rows of a page, 1 to 10000. A CSV has all, unless this is given.
+    /// Page size. A CSV has all rows, unless this is given.
     #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<usize>,
 }
@@ -44,28 +44,27 @@ pub(crate) struct IssuedQuery {
 const DEFAULT_LIMIT: usize = 1_000;
 const MAX_LIMIT: usize = 10_000;
 
-/// A page of what is issued, in order of drop and slot.
+/// A page of issued coupons, in order of drop and slot.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct IssuedPage {
     issued: Vec<IssuedCoupon>,
-    /// Path of the next page, also as `Link`; null on the last.
+    /// Path of the next page, also as `Link`.
     #[schema(example = "/v1/coupons/7/issued?drop_id=7&after_slot=1000&limit=1000")]
     next: Option<String>,
 }
 
-/// A coupon that somebody holds.
+/// An issued coupon.
 #[derive(Debug, Serialize, ToSchema)]
 struct IssuedCoupon {
     drop_id: i64,
     slot: Slot,
     #[schema(example = "u-37")]
     user_id: String,
-    /// What redeems it.
+    /// Redeems the coupon.
     #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: String,
-    /// When it was claimed.
     claimed_at: DateTime<Utc>,
-    /// When its row was written.
+    /// When the row was written.
     issued_at: DateTime<Utc>,
     /// `consumer` or `reconciler`.
     #[schema(example = "consumer")]
@@ -86,24 +85,23 @@ impl From<IssuedRow> for IssuedCoupon {
     }
 }
 
-/// See who holds what
+/// List issued coupons
 ///
-/// By `Accept` as JSON pages, or as one CSV (`text/csv`) of everything. In a CSV a field that a
-/// spreadsheet would take for a formula (it begins with `=`, `+`, `-` or `@`) has a `'` before it;
-/// no user id begins with one. A CSV that ends in the middle, because MySQL went away or the client
-/// read too slowly, breaks the connection. While a drop runs, rows of lower slots may come later.
+/// `Accept` chooses JSON pages or one CSV (`text/csv`) of all rows. In a CSV, a `'` precedes fields
+/// that spreadsheets take for formulas (they begin with `=`, `+`, `-` or `@`); no user id begins
+/// with `'`. If a CSV cannot be completed, the connection breaks. While a drop runs, rows of lower
+/// slots may come later.
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/issued", tag = "operators",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7), IssuedQuery),
     responses(
-        (status = 200, description = "The rows, by slot", content(
+        (status = 200, description = "The rows", content(
             (IssuedPage = "application/json"),
             (String = "text/csv"),
         )),
-        (status = 400, description = "`invalid`: the sentence names the parameter"),
-        (status = 404, description = "`not_found`: no such coupon, or it has no such drop"),
-        (status = 406, description = "`not_acceptable`: neither JSON nor CSV is accepted"),
-        (status = 503, description = "`unavailable`: MySQL does not answer, or enough CSVs are being sent"),
+        (status = 404, description = "`not_found`: no such coupon or drop"),
+        (status = 406, description = "`not_acceptable`: neither JSON nor CSV"),
+        (status = 503, description = "`unavailable`: MySQL does not answer, or too many CSVs are being sent"),
     ),
     security(("ops" = []))
 )]

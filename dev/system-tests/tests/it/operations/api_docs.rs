@@ -7,9 +7,11 @@ use std::path::Path;
 use firstcome_testkit::World;
 use serde_json::{Map, Value};
 
-const HEAD: &str = "# HTTP routes\n\nFor client developers: every route, parameter and type of both services. Made from their `/openapi.json` by \
-                    `cargo xtask api-docs`; a test compares it. A response with a status of 400 or more has the body `Problem` unless it says \
-                    otherwise. How to work with the routes is in [OPERATIONS](OPERATIONS.md).\n";
+const HEAD: &str = "# HTTP routes\n\nFor client developers: every route, parameter and type of both services, made from their \
+                    `/openapi.json` by `cargo xtask api-docs`; a test compares it. A response with a status of 400 or more has the \
+                    body `Problem` unless it says otherwise; 429 and 503 have `Retry-After`. Parameters and statuses that a route \
+                    only names are explained at the beginning of its service. A field that may be null may also be missing. How to \
+                    work with the routes is in [OPERATIONS](OPERATIONS.md).\n";
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value[name].as_str().unwrap_or_default()
@@ -29,13 +31,22 @@ fn line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Whether a schema is a number of Rust, such as `u32`, under its Rust name.
+fn is_primitive(name: &str) -> bool {
+    name.starts_with(['i', 'u']) && name[1..].parse::<u8>().is_ok()
+}
+
 /// A schema's values in words.
 fn kind(schema: &Value) -> String {
     if let Some(name) = schema["$ref"]
         .as_str()
         .and_then(|name| name.rsplit('/').next())
     {
-        return format!("`{name}`");
+        return if is_primitive(name) {
+            "integer".to_owned()
+        } else {
+            format!("`{name}`")
+        };
     }
     let variants = ["oneOf", "anyOf", "allOf"]
         .iter()
@@ -90,18 +101,21 @@ fn fields(out: &mut String, schema: &Value) {
                 .find(|text| !text.is_empty())
                 .unwrap_or_default(),
         );
-        let optional = if required(name) { "" } else { ", optional" };
-        let meaning = format!("- `{name}` ({}{optional}): {description}", kind(field));
+        let kind = kind(field);
+        // A field that may be null may also be missing.
+        let is_marked = required(name) || kind.split([' ', ',']).any(|word| word == "null");
+        let optional = if is_marked { "" } else { ", optional" };
+        let meaning = format!("- `{name}` ({kind}{optional}): {description}");
         let _ = writeln!(out, "{}", meaning.trim_end_matches(": "));
     }
 }
 
 fn type_section(out: &mut String, name: &str, schema: &Value) {
-    let _ = write!(
-        out,
-        "\n#### `{name}`\n\n{}\n",
-        line(text(schema, "description"))
-    );
+    let _ = write!(out, "\n#### `{name}`\n");
+    let description = line(text(schema, "description"));
+    if !description.is_empty() {
+        let _ = write!(out, "\n{description}\n");
+    }
     let variants = list(&schema["oneOf"]);
     for variant in variants {
         if variant["properties"].is_object() {
@@ -109,8 +123,19 @@ fn type_section(out: &mut String, name: &str, schema: &Value) {
         }
         fields(out, variant);
     }
+    let parts = list(&schema["allOf"]);
+    for part in parts.iter().filter(|part| part["$ref"].is_string()) {
+        let _ = write!(out, "\nThe fields of {}, and:\n", kind(part));
+    }
+    for part in parts {
+        fields(out, part);
+    }
+    let is_open = |part: &&Value| part["$ref"].is_null() && part["properties"].is_null();
+    for part in parts.iter().filter(is_open) {
+        let _ = writeln!(out, "- {}", line(text(part, "description")));
+    }
     fields(out, schema);
-    if variants.is_empty() && !schema["properties"].is_object() {
+    if variants.is_empty() && parts.is_empty() && !schema["properties"].is_object() {
         let _ = write!(out, "\nType: {}\n", kind(schema));
     }
 }
@@ -128,7 +153,7 @@ struct Shared(BTreeMap<String, String>);
 
 impl Shared {
     /// Number of operations from which a line is shared.
-    const MANY: usize = 4;
+    const MANY: usize = 3;
 
     /// For each name the most frequent line, if it is frequent enough.
     fn of(named_lines: impl Iterator<Item = (String, String)>) -> Self {
@@ -156,7 +181,7 @@ impl Shared {
             .map(|(name, _)| name.as_str())
             .collect();
         if !names.is_empty() {
-            let _ = writeln!(out, "- {}: see above", names.join(", "));
+            let _ = writeln!(out, "- {}", names.join(", "));
         }
     }
 
@@ -228,7 +253,8 @@ fn operation(out: &mut String, operation: &Value, shared: [&Shared; 2]) {
     shared_answers.rest(out, &answers(operation));
 }
 
-fn service(out: &mut String, document: &Value) {
+/// `before`: the document of the other service. Types that both have are not repeated.
+fn service(out: &mut String, document: &Value, before: Option<&Value>) {
     let info = &document["info"];
     let _ = write!(
         out,
@@ -258,7 +284,16 @@ fn service(out: &mut String, document: &Value) {
         operation(out, of, [&shared_parameters, &shared_answers]);
     }
     out.push_str("\n### Types\n");
-    for (name, schema) in object(&document["components"]["schemas"]) {
+    let is_known = |name: &str, schema: &Value| {
+        before.is_some_and(|other| &other["components"]["schemas"][name] == schema)
+    };
+    let types = object(&document["components"]["schemas"]).filter(|(name, _)| !is_primitive(name));
+    let (known, new): (Vec<_>, Vec<_>) = types.partition(|(name, schema)| is_known(name, schema));
+    if !known.is_empty() {
+        let names: Vec<_> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let _ = write!(out, "\nAs above: {}.\n", names.join(", "));
+    }
+    for (name, schema) in new {
         type_section(out, name, schema);
     }
 }
@@ -268,9 +303,10 @@ async fn the_page_of_routes_matches_the_services() {
     let world = World::new("api-docs").await;
     let (api, daemon) = tokio::join!(world.serve(), world.daemon());
     let mut page = HEAD.to_owned();
-    for http in [api.http(), daemon.http()] {
-        service(&mut page, &http.get("/openapi.json").await.body);
-    }
+    let of_api = api.http().get("/openapi.json").await.body;
+    let of_reconciler = daemon.http().get("/openapi.json").await.body;
+    service(&mut page, &of_api, None);
+    service(&mut page, &of_reconciler, Some(&of_api));
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/API.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&file, &page).unwrap();
