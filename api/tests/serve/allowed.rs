@@ -1,4 +1,4 @@
-//! Coupons for certain people: allow lists and groups.
+//! Restricted coupons: allow lists and groups.
 
 use firstcome_shared::coupon::AllowList;
 use firstcome_shared::domain::CouponId;
@@ -125,7 +125,7 @@ async fn a_coupon_with_a_list_is_for_those_on_it() {
         ["a|b:c=d+e@f.g_h-1", "u-1", "u-2"]
     );
 
-    // Nothing is revoked, and no place is lost.
+    // Nothing is revoked, and nobody loses a place.
     let removed = send(&api, id, "remove", "u-1\na|b:c=d+e@f.g_h-1\nnobody").await;
     assert_eq!(
         (&removed.json["changed"], &removed.json["people"]),
@@ -165,7 +165,7 @@ async fn whom_it_is_for_is_changed_and_taken_away() {
         api.get(&format!("/v1/coupons/{id}")).await.json["allow"],
         Value::Null
     );
-    // A list counts once the coupon asks for it.
+    // A list takes effect once the coupon refers to it.
     add(&api, id, "u-1").await;
     assert_eq!(api.claim(id, "u-2").await.code(), (202, "accepted"));
     assert_eq!(
@@ -392,7 +392,8 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
     let act: Value = serde_json::from_str(&world.sql(acts).await[0][1]).unwrap();
     assert_eq!(act, json!({"removed": 10_002, "people": 0}));
 
-    // Redis is told by a repeat, and people come onto an emptied list as onto any.
+    // A repeated request updates Redis, and people can be added to an emptied list like to any
+    // other.
     add(&api, id, "c").await;
     proxy.set(ProxyFault::Cut).await.unwrap();
     let half = empty(&hindered, id).await;
@@ -483,7 +484,8 @@ async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the
         (403, "not_allowed"),
         "Redis does not have it yet"
     );
-    // The other process finds a list that is not the one before its change, and writes it whole.
+    // The other process finds a list that is not the one before its change, and writes it as a
+    // whole.
     assert_eq!(add(&api, id, "u-3").await.json["people"], 3);
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2", "u-3"]);
     let half = send(&hindered, id, "remove", "u-3").await;
@@ -673,7 +675,7 @@ async fn a_coupon_of_a_group_is_for_those_whose_token_names_it() {
     );
     assert_eq!(claim("u-3", json!("vip")).await.code(), (202, "waiting"));
     assert_eq!(claim("u-4", json!("vip")).await.code(), (409, "sold_out"));
-    // What was promised is told, whatever the token says by now.
+    // Users get the answer they were promised, whatever the token says now.
     assert_eq!(
         claim("u-1", Value::Null).await.code(),
         (200, "already_claimed")

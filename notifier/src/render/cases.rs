@@ -1,5 +1,5 @@
-//! What a mail says about one problem, and what to do about it: by the case of its findings, or by
-//! its kind if they have none.
+//! The text of a mail about one problem, and what to do about it: by the case of its findings, or
+//! by its kind if they have none.
 
 use firstcome_shared::domain::{CouponId, DropId};
 
@@ -10,7 +10,7 @@ use crate::case;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 use crate::wording::{self, count};
 
-/// What is wrong, and what that means for people; `None` for a problem whose kind says enough.
+/// What is wrong, and what that means for users; `None` for a problem whose kind says enough.
 pub(super) fn of_case(
     pass: &PassMail<'_>,
     seen: &Observation,
@@ -117,7 +117,7 @@ fn slots_of(findings: &[Finding]) -> String {
     }
 }
 
-/// What the repair limit held back, and whether people can claim meanwhile.
+/// The repairs that the limit held back, and whether users can claim in the meantime.
 pub(super) fn held_back(
     pass: &PassMail<'_>,
     seen: &Observation,
@@ -176,7 +176,7 @@ pub(super) fn held_back(
     ]
 }
 
-/// What a person is to do about a problem of a kind, whatever its case.
+/// What to do about a problem of a kind, whatever its case.
 pub fn what_to_do(about: About) -> &'static str {
     match about {
         About::RunFailed => {
@@ -213,7 +213,7 @@ pub fn what_to_do(about: About) -> &'static str {
     }
 }
 
-/// The same for a problem that a pass has just seen.
+/// The same for a problem that a pass has just found.
 pub(crate) fn what_to_do_here(pass: &PassMail<'_>, seen: &Observation) -> String {
     let mut parts: Vec<String> = Vec::new();
     for finding in &seen.findings {
@@ -316,7 +316,7 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
     Some(todo.to_owned())
 }
 
-/// What to do about one problem, as commands. `report` is of the problem's drop.
+/// Commands for one problem. `report` is of the problem's drop.
 pub(super) fn commands(
     seen: &Observation,
     report: Option<&DropReport>,
@@ -378,7 +378,7 @@ pub(super) fn commands(
         (_, Some(FindingCase::RowsLocked)) => vec![locks(), once("Once it has ended", coupon, "")],
         (_, Some(FindingCase::MessagesLost(_))) => reset_offsets(),
         (_, Some(FindingCase::UsersMissing(_))) => pause().into_iter().collect(),
-        // Only a pass over everything may reopen admission.
+        // Only a pass over everything can reopen admission.
         (About::Left(Kind::RedisLost), _) => vec![once("Try again now", None, "")],
         (About::Stalled, _) => vec![once(
             "Issue what waits too long now, without the consumers",
@@ -440,7 +440,7 @@ fn redis(what: &str, command: &str) -> Block {
     }
 }
 
-/// The name itself stands in no mail: a person may have been meant by it.
+/// Mails never contain the name itself: it may have been meant as a user id.
 fn remove_name(coupon: CouponId, drop: DropId, findings: &[Finding]) -> Vec<Block> {
     let key = |name: &str| format!("\"${{REDIS_KEY_PREFIX:-fc}}:{{{coupon}}}:{name}\"");
     let users = key(&format!("drop:{drop}:users"));

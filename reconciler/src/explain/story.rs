@@ -1,4 +1,4 @@
-//! What is told.
+//! The story of one user.
 
 use std::collections::BTreeSet;
 
@@ -8,42 +8,42 @@ use firstcome_shared::redis::RedisError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Happening {
-    /// When; `None` where that is not known.
+    /// Its time; `None` if that is not known.
     pub at: Option<DateTime<Utc>>,
-    /// Where it is written: `redis`, `kafka`, `mysql`, `backup`, `reconciler`.
+    /// Its source: `redis`, `kafka`, `mysql`, `backup`, `reconciler`.
     #[schema(example = "mysql")]
     pub source: &'static str,
-    /// What happened.
+    /// A description.
     #[schema(example = "the row was written by the consumer")]
     pub what: String,
 }
 
-/// What holds now.
+/// The present state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
-    /// A row: they have it.
+    /// The row exists: they hold one.
     Issued,
-    /// Admitted, the row is still to come.
+    /// Admitted; the row does not exist yet.
     Accepted,
     /// On the waiting list.
     Waiting,
-    /// They were promised one, and it could not be kept.
+    /// Promised, but the promise could not be kept.
     Broken,
-    /// It was given back or revoked.
+    /// Given back or revoked.
     Revoked,
     /// A claim of theirs is a dead letter and needs a person.
     Failed,
     /// No claim is known.
     None,
-    /// Something could not be asked, so nothing can be said for sure.
+    /// A store could not be asked, so the state is uncertain.
     Unknown,
 }
 
-/// One person's story with one coupon.
+/// One user's story with one coupon.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Story {
     /// The coupon.
@@ -51,27 +51,27 @@ pub struct Story {
     /// Its name.
     #[schema(example = "Winter coupon")]
     pub coupon_name: String,
-    /// The person, in full: only operators see this.
+    /// The user id in full: only operators see this.
     #[schema(example = "u-37")]
     pub user_id: String,
-    /// What holds now.
+    /// The present state.
     pub holds: Holds,
-    /// The same in a sentence, with what to do where something is to be done.
+    /// The same in a sentence, with what to do, if anything.
     #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]
     pub conclusion: String,
-    /// The drop it is about, where there is one.
+    /// The drop concerned, if any.
     pub drop_id: Option<DropId>,
-    /// The slot, where there is one.
+    /// The slot, if any.
     pub slot: Option<i64>,
-    /// Everything known, oldest first; what has no time comes last.
+    /// Everything known, oldest first; events without a time come last.
     pub happenings: Vec<Happening>,
-    /// What is no longer known, or could not be asked.
+    /// Facts that are no longer known, or could not be asked for.
     pub no_longer_known: Vec<String>,
-    /// Traces of their claims, where they were traced: the collector's pages have the rest.
+    /// Traces of their claims, if they were traced: the collector has the details.
     pub trace_ids: Vec<String>,
 }
 
-/// Who is known on a slot.
+/// The users known on a slot.
 pub(crate) struct OnSlot {
     pub(crate) drop: DropId,
     pub(crate) people: BTreeSet<UserId>,

@@ -1,4 +1,4 @@
-//! Coupons as `GET` shows them.
+//! Coupons as `GET` returns them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,29 +27,29 @@ use crate::serve::state::Services;
 pub(crate) struct CouponView {
     /// Its number.
     id: CouponId,
-    /// What people call it.
+    /// Its name, as shown to people.
     #[schema(example = "Winter coupon")]
     name: String,
     /// Quantity of each drop made from now on.
     quantity: Slot,
-    /// In which scope one person may hold one.
+    /// The scope in which one person may hold one.
     once_per: OncePer,
     /// How many people may wait once a drop is sold out.
     waiting_list: u32,
     /// Whether an operator has stopped admission.
     paused: bool,
-    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people
-    /// whose token names that group.
+    /// Who may claim: null is everybody, `list` people on its allow list, `group:NAME` people whose
+    /// token names that group.
     #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,
-    /// Counts the changes of its settings; also its `ETag`, in quotes. What is left of a drop is no
-    /// part of it.
+    /// Counts the changes of its settings; also its `ETag`, in quotes. The number of coupons left
+    /// in a drop is not covered.
     revision: u64,
-    /// When it opens; null for a coupon whose drops are put in by hand.
+    /// When it opens; null for a coupon whose drops are created by hand.
     schedule: Option<Schedule>,
     /// The drop that is open, else the last that has opened; null before the first.
     current_drop: Option<DropView>,
-    /// The next drop to open; null where none is planned.
+    /// The next drop to open; null if none is planned.
     next_drop: Option<DropView>,
 }
 
@@ -59,22 +59,21 @@ pub(crate) struct CouponView {
 pub(crate) struct DropView {
     /// Its number.
     id: DropId,
-    /// First instant at which a claim is admitted.
+    /// First instant at which claims are admitted.
     opens_at: DateTime<Utc>,
-    /// First instant at which none is any more; null for one that stays open.
+    /// First instant at which claims are no longer admitted; null if it stays open.
     closes_at: Option<DateTime<Utc>>,
-    /// How many it gives out.
+    /// How many coupons it gives out.
     quantity: Slot,
-    /// How many are left to give out; null while that is not known (Redis is away, or being
-    /// verified).
+    /// How many are left; null while that is not known (Redis is unavailable or being verified).
     remaining: Option<u32>,
-    /// What it is doing. While `remaining` is null, `sold_out` can't be told from `open`, and
-    /// `open` is said.
+    /// Its state. While `remaining` is null, `sold_out` cannot be distinguished, and the state is
+    /// `open`.
     state: DropState,
 }
 
 impl CouponView {
-    /// The state of the current drop; of the next, before the first has opened.
+    /// The state of the current drop, or of the next one before the first has opened.
     pub(crate) fn state(&self) -> Option<DropState> {
         self.current_drop
             .as_ref()
@@ -87,10 +86,10 @@ impl CouponView {
     }
 }
 
-/// Longest wait for Redis. Then `remaining` is null: such a page is better than none.
+/// Maximum wait for Redis. After it `remaining` is null: such a response is better than none.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Coupons as they are now.
+/// Coupons in their present state.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
     let now = services.clock.now();
     let shown = coupons
@@ -124,7 +123,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     coupons.iter().map(view).collect()
 }
 
-/// What is left of drops, for display; without those of which it is not known now.
+/// The stocks of drops, for display; drops whose stock is not known are left out.
 pub(crate) async fn stocks(
     services: &Services,
     drops: &[(DropId, &DropKeys)],
@@ -138,15 +137,16 @@ pub(crate) async fn stocks(
     }
 }
 
-/// An answer about people, which no cache keeps: a gateway's header does not tell it whose it is.
+/// A response about a person, which no cache may store: a gateway's header does not tell the cache
+/// whose response it is.
 pub(crate) type NotKept<T> = ([(HeaderName, &'static str); 1], Json<T>);
 
 pub(crate) fn not_kept<T>(body: T) -> NotKept<T> {
     ([(CACHE_CONTROL, "no-store")], Json(body))
 }
 
-/// One coupon as it is now, with its `ETag`. Not to be kept: a browser that revalidates by the tag
-/// would go on showing what was left.
+/// One coupon in its present state, with its `ETag`. Not cacheable: a browser that revalidates by
+/// the tag would go on showing an old `remaining`.
 pub(crate) async fn show_one(
     services: &Services,
     coupon: &CouponWithDrops,

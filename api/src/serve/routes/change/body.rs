@@ -1,4 +1,4 @@
-//! What a change asks for.
+//! The body of a change.
 
 #![allow(clippy::option_option)] // a field that is not named, null, or a value
 
@@ -14,19 +14,19 @@ use crate::serve::auth::Identity;
 use crate::serve::routes::extract::invalid;
 use crate::serve::routes::validate;
 
-/// A change; what is not named stays as it is.
+/// A change; fields that are missing keep their values.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChangeBody {
-    /// What people call it.
+    /// Its name, as shown to people.
     #[schema(example = "Winter coupon", max_length = 200)]
     name: Option<String>,
-    /// How many each drop gives out that is not closed, and each made from now on.
+    /// Quantity of each drop that is not closed, and of each made from now on.
     #[schema(minimum = 1, maximum = 10_000_000)]
     quantity: Option<i64>,
     /// Whether admission is stopped.
     paused: Option<bool>,
-    /// How many people may wait once a drop is sold out. Who waits already keeps the place.
+    /// How many people may wait once a drop is sold out. People who already wait keep their place.
     #[schema(minimum = 0, maximum = 1_000_000)]
     waiting_list: Option<i64>,
     /// When a coupon that opens once closes; null: it stays open.
@@ -39,15 +39,16 @@ pub(crate) struct ChangeBody {
     /// Local time at which a daily coupon closes, from the next drop on that has not opened.
     #[schema(value_type = Option<String>, example = "18:00")]
     closes: Option<WallClock>,
-    /// Last local date of a daily coupon; null: it goes on. Drops after it that have not opened go.
+    /// Last local date of a daily coupon; null: it goes on. Later drops that have not opened are
+    /// removed.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<NaiveDate>)]
     last_day: Option<Option<NaiveDate>>,
-    /// True closes the drop that is open, at once and for good. Its waiting list gets nothing any
-    /// more. Later drops of a daily coupon stay.
+    /// True closes the open drop at once and for good. Its waiting list gets nothing from then on.
+    /// Later drops of a daily coupon stay.
     close_now: Option<bool>,
-    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people
-    /// whose token names that group. Who holds one or waits already keeps it.
+    /// Who may claim: null is everybody, `list` people on its allow list, `group:NAME` people whose
+    /// token names that group. People who already hold one or wait for one keep it.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<String>, example = "list", max_length = 70)]
     allow: Option<Option<String>>,
@@ -59,14 +60,14 @@ struct WallClock(#[serde(with = "schedule::wall_clock")] NaiveTime);
 #[derive(Debug, Deserialize)]
 struct Instant(#[serde(deserialize_with = "schedule::instants::one")] DateTime<Utc>);
 
-/// A field that is there, null or not.
+/// A field that is present, null or not.
 fn or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     d: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(d).map(Some)
 }
 
-/// A change whose fields are right, each by itself.
+/// A change whose fields are valid, each by itself.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WantedChange {
     pub(super) name: Option<String>,
@@ -77,7 +78,7 @@ pub(super) struct WantedChange {
     pub(super) windows: Windows,
 }
 
-/// What is wanted of the windows of drops.
+/// The wanted windows of drops.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Windows {
     pub(super) closes_at: Option<Option<DateTime<Utc>>>,
@@ -98,7 +99,7 @@ impl Windows {
 }
 
 impl WantedChange {
-    /// Whether Redis must follow; it has no name.
+    /// Whether Redis must follow; it does not store the name.
     pub(super) fn is_in_redis(&self) -> bool {
         self.quantity.is_some()
             || self.paused.is_some()
