@@ -24,7 +24,7 @@ pub(super) struct AlertsQuery {
     status: Option<String>,
     /// Only alerts with a lower number.
     before: Option<i64>,
-    /// At most so many.
+    /// Maximum number of alerts.
     #[param(default = 100, minimum = 1, maximum = 500)]
     limit: Option<u32>,
 }
@@ -57,7 +57,7 @@ pub(super) async fn list(
     page.map(Json).map_err(unavailable)
 }
 
-/// Who acknowledges.
+/// The operator who acknowledges it.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Acknowledge {
@@ -66,7 +66,7 @@ pub(super) struct Acknowledge {
     by: String,
 }
 
-/// Take an alert on
+/// Acknowledge an alert
 ///
 /// It is not mailed again until it changes or is over.
 #[utoipa::path(
@@ -92,12 +92,12 @@ pub(super) async fn acknowledge(
         .map_err(refused)
 }
 
-/// Until when, and who.
+/// The end of the silence, and the operator.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Silence {
-    /// No mails about the alert's drop until then; at most 30 days ahead. A time that is past ends
-    /// the silence.
+    /// No mails about the alert's drop until this time; at most 30 days ahead. A time in the past
+    /// ends the silence.
     #[schema(example = "2026-12-01T14:00:00Z")]
     #[serde(deserialize_with = "firstcome_shared::schedule::instants::one")]
     until: DateTime<Utc>,
@@ -108,7 +108,7 @@ pub(super) struct Silence {
 
 /// Silence the mails about an alert's drop until a time
 ///
-/// Alerts go on being kept. A broken promise, or a loss of data in Redis, is mailed all the same.
+/// Alerts are still recorded. A broken promise, or a loss of data in Redis, is mailed nevertheless.
 #[utoipa::path(
     post, path = "/v1/alerts/{id}/silence", tag = "alerts", request_body = Silence, security(("ops" = [])),
     params(("id" = i64, Path, description = "The alert")),

@@ -1,5 +1,5 @@
-//! One person: `GET /v1/people` finds them, `GET /v1/coupons/{id}/people/{user_id}` tells their
-//! story, and a promise to them is given up, or they are erased.
+//! One user: `GET /v1/people` finds users, `GET /v1/coupons/{id}/people/{user_id}` returns a user's
+//! story, and further routes give up a promise or erase a user.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -25,7 +25,7 @@ use crate::explain::{self, OnSlot, Story};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InDrop {
-    /// What holds in this drop; else in the last one in which anything is known.
+    /// The drop; by default the last one in which anything is known of the user.
     drop_id: Option<i64>,
 }
 
@@ -34,7 +34,7 @@ fn user_id(text: &str) -> Result<UserId, Problem> {
         .map_err(|error| invalid(format!("user_id: {error}")))
 }
 
-/// Explain one person's whole story with a coupon, and what holds now
+/// Explain one user's whole story with a coupon, and the present state
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/people/{user_id}", tag = "people", security(("ops" = [])),
     params(
@@ -56,7 +56,7 @@ pub(super) async fn explain(
     StrictQuery(query): StrictQuery<InDrop>,
 ) -> Result<Json<Story>, Problem> {
     let user = user_id(&user)?;
-    // As it was sent: a coupon has one path, and axum decodes the parts of a path.
+    // The number as it was sent: a coupon has only one path, and axum decodes the parts of a path.
     let id = uri.path().split('/').nth(3).unwrap_or_default();
     let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
     let coupon = CouponId(canonical_number(id).ok_or_else(no_such)?);
@@ -92,7 +92,7 @@ pub(super) struct PeopleQuery {
     reveal: Option<bool>,
 }
 
-/// Who is searched for.
+/// The target of a search.
 enum Sought {
     User(UserId),
     Slot(i64),
@@ -145,7 +145,7 @@ pub(super) async fn search(
                     drop: Some(found.drop),
                     detail: json!({"slot": slot}),
                 };
-                // Before anything is shown.
+                // Recorded before anything is shown.
                 let recorded = app.stores.db.record_act(operator, act).await;
                 recorded.map_err(unavailable)?;
             }
@@ -160,7 +160,8 @@ pub(super) async fn search(
     }))
 }
 
-/// The coupon of that number, those whose names have the text, or those that name the user.
+/// The coupon with that number, those whose names contain the text, or those in which the user is
+/// known.
 async fn in_question(
     app: &RouteState,
     coupon: &str,
@@ -203,7 +204,7 @@ async fn in_question(
     }
 }
 
-/// The users on a slot. It is an error if there are none.
+/// The users on a slot; an error if there are none.
 async fn on_slot(
     app: &RouteState,
     coupon: &Coupon,
@@ -235,7 +236,7 @@ pub(super) struct PromiseGivenUp {
     drop_id: i64,
 }
 
-/// Give up a broken promise after you told the user
+/// Give up a broken promise after informing the user
 ///
 /// Use this if the quantity cannot be raised. The last one of a drop ends its alert.
 #[utoipa::path(

@@ -1,4 +1,4 @@
-//! Answers of the reconciler's routes that its console shows: the reconciler writes them, and the
+//! Responses of the reconciler's routes that its console shows: the reconciler writes them, and the
 //! console and other programs read them.
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -45,7 +45,7 @@ pub struct Overview {
     pub live_drops: Option<u64>,
 }
 
-/// What the last run over all drops compared.
+/// The extent of the last run over all drops.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LastRun {
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
@@ -93,7 +93,7 @@ pub struct DropOverview {
 /// The keys of a drop in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RedisCounts {
-    /// The highest slot given out; null if the key is missing or no number.
+    /// The highest slot given; null if the key is missing or not a number.
     pub count: Option<i64>,
     /// Users who hold a slot.
     pub users: u64,
@@ -162,7 +162,7 @@ pub struct ListedDrop {
     pub rows: Option<u64>,
 }
 
-/// One drop: its state, what waits for a person, and when a sample of its slots was given out.
+/// One drop: its state, open repairs and promises, and when a sample of its slots was given.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropDetails {
     pub coupon: CouponSettings,
@@ -176,13 +176,13 @@ pub struct DropDetails {
     pub held_back: Option<u32>,
     /// Broken promises of the drop, 1,000 at most.
     pub broken_promises: u64,
-    /// How many slots were looked at: all, or 100 in even distances.
+    /// Number of slots in the sample: all, or 100 at even distances.
     pub sampled: u32,
-    /// Those of them that were given out, in order of slots.
+    /// Those of them that were given, in order of slots.
     pub slots: Vec<SlotTimes>,
 }
 
-/// When a slot was given out, and when its row was written.
+/// When a slot was given, and when its row was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SlotTimes {
     pub slot: Slot,
@@ -216,7 +216,7 @@ pub struct ListedFailedClaim {
     pub coupon_id: Option<i64>,
     pub drop_id: Option<i64>,
     pub slot: Option<i64>,
-    /// The user, in full.
+    /// The user id in full.
     #[schema(example = "u-37")]
     pub user_id: Option<String>,
     pub claimed_at: Option<DateTime<Utc>>,
@@ -230,7 +230,7 @@ pub struct ListedFailedClaim {
     pub resolution: Option<String>,
     #[schema(example = "its user holds slot 12")]
     pub resolution_detail: Option<String>,
-    /// Where its message is; null if it came from elsewhere.
+    /// The position of its message; null if it came from elsewhere.
     pub partition: Option<i32>,
     pub offset: Option<i64>,
 }
@@ -241,9 +241,11 @@ pub struct FailedClaimPage {
     pub failed_claims: Vec<ListedFailedClaim>,
     /// Send it as `page` for more; null on the last page.
     pub next_page: Option<u32>,
-    /// The reasons of the first 100,000 that the other filters leave, most frequent first.
+    /// The reasons of the first 100,000 failed claims that match the other filters, most frequent
+    /// first.
     pub reasons: Vec<FailureReason>,
-    /// What `POST /v1/failed-claims/discard` would discard now; null without a filter.
+    /// The failed claims that `POST /v1/failed-claims/discard` would discard now; null without a
+    /// filter.
     pub discardable: Option<Discardable>,
 }
 
@@ -255,11 +257,11 @@ pub struct FailureReason {
     pub failed_claims: u64,
 }
 
-/// Unresolved failed claims that a filter finds, 10,000 at most.
+/// Unresolved failed claims that match a filter, 10,000 at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Discardable {
     pub failed_claims: u32,
-    /// Those that come later have a higher id.
+    /// Failed claims that arrive later have a higher id.
     pub highest_id: i64,
 }
 
@@ -273,7 +275,7 @@ pub struct FailedClaimDetails {
     pub coupon_name: Option<String>,
     /// Whether its coupon has the drop that it names.
     pub drop_exists: bool,
-    /// Why the last run left it; null if none has named a reason.
+    /// Why the last run left it; null if no run has given a reason.
     pub left: Option<LeftReason>,
     /// The first 4,096 bytes of its message as text; null if it has none.
     #[schema(example = "{\"v\":1,\"coupon_id\":1}")]
@@ -296,14 +298,14 @@ pub struct Discarded {
     pub failed_claims: u64,
 }
 
-/// The users that a search finds.
+/// The users that match a search.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FoundPeople {
     /// The coupons in question. If there are several, search again with the number of one.
     pub coupons: Vec<NamedCoupon>,
     /// The drop of the slot, if one was searched for.
     pub drop_id: Option<DropId>,
-    /// The users, in full; empty while there are several coupons.
+    /// The user ids in full; empty while there are several coupons.
     #[schema(example = json!(["u-37"]))]
     pub user_ids: Vec<String>,
 }
@@ -316,14 +318,14 @@ pub struct NamedCoupon {
     pub name: String,
 }
 
-/// What replaced the id of an erased user.
+/// The pseudonym of an erased user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErasedPerson {
     #[schema(example = "erased-0123456789abcdef0123")]
     pub pseudonym: String,
-    /// Rows that have the pseudonym now.
+    /// Number of rows that now have the pseudonym.
     pub rows: u64,
-    /// Allow lists that the user was removed from.
+    /// Number of allow lists from which the user was removed.
     pub allow_lists: u64,
 }
 
