@@ -31,7 +31,7 @@ async fn what_is_read_again_changes_nothing() {
     let all = "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
     let before = world.query(all).await;
     // 0: rows were committed and no offset was. Beyond the end: the topic lost messages, or was
-    // made anew.
+    // recreated.
     for offset in [0, 1_000_000] {
         world.set_offsets(offset).await;
         world
@@ -98,8 +98,8 @@ async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
         .iter()
         .map(|row| row[0].parse().unwrap())
         .collect();
-    // What one second refills, a full bucket (a tenth of it) at its beginning, and a batch that was
-    // allowed before it.
+    // The rows that one second refills, a full bucket (a tenth of it) at its beginning, and a batch
+    // that was allowed before it.
     let most = RATE + 2 * (RATE / 10);
     for (early, late) in issued.iter().zip(&issued[most..]) {
         assert!(

@@ -11,7 +11,7 @@ fn in_minutes(minutes: i64) -> String {
     (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// A drop as MySQL has it: number, local date, opening, closing, whether it was closed early.
+/// A drop in MySQL: number, local date, opening, closing, whether it was closed early.
 async fn drops(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let ms = |column: &str| format!("IFNULL(ROUND(UNIX_TIMESTAMP({column}) * 1000), '')");
     let columns = format!(
@@ -29,7 +29,7 @@ async fn drops(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
         .collect()
 }
 
-/// Fails unless Redis has the settings of every drop that MySQL has.
+/// Fails unless Redis has the settings of every drop in MySQL.
 async fn assert_agree(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let drops = drops(world, id).await;
     let coupon = &world
@@ -230,7 +230,7 @@ async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_s
         "opened or claimed ones stay"
     );
 
-    // One that was set by hand keeps its window, as long as its day does.
+    // A window that was set by hand stays, as long as its day does.
     world
         .sql(&format!(
             "UPDATE {{db}}.drops SET opens_at = opens_at + INTERVAL 1 MINUTE WHERE id = {last}"
@@ -283,7 +283,7 @@ async fn a_drop_whose_window_would_be_over_goes_and_its_day_does_not_come_back()
         200
     );
     let after = assert_agree(&world, id).await;
-    // Near midnight the first day is tomorrow's already.
+    // Near midnight the first day is already tomorrow.
     assert!(
         after.len() + 1 >= before.len()
             && after
@@ -360,7 +360,7 @@ async fn closing_today_s_drop_leaves_tomorrow_s() {
 #[tokio::test]
 async fn a_drop_is_not_moved_to_open_before_the_one_that_stays_has_closed() {
     let (world, api) = ServeWorld::with_api().await;
-    // Where it is between 12:00 and 13:00 now.
+    // A zone in which it is between 12:00 and 13:00 now.
     let zone = format!("Etc/GMT{:+}", i64::from(Utc::now().hour()) - 12);
     let today = Utc::now().date_naive();
     let id = daily(&api, &zone, "11:00", "11:00").await;
@@ -386,7 +386,7 @@ async fn a_drop_is_not_moved_to_open_before_the_one_that_stays_has_closed() {
             id,
             json!({"opens": "10:00", "closes": "10:00", "paused": true}),
         ),
-        // The day after does not exist yet.
+        // The following day does not exist yet.
         (
             last,
             json!({"opens": "10:00", "last_day": today + TimeDelta::days(1)}),
@@ -474,7 +474,7 @@ async fn a_change_is_made_only_to_the_revision_it_was_meant_for() {
         let answer = patch_with(&apis[0], id, &[("if-match", bad)], &json!({"paused": true})).await;
         assert_eq!(answer.code(), (400, "invalid"), "{bad:?}");
     }
-    // The other one may still show what it read before the change.
+    // The other API may still show the state before the change.
     let changer = both.iter().position(|answer| answer.status == 200).unwrap();
     assert_eq!(
         tag(&apis[changer].get(&format!("/v1/coupons/{id}")).await),
@@ -528,7 +528,7 @@ async fn a_quantity_below_what_is_given_out_is_refused_and_takes_no_revision() {
         "{refused:?}"
     );
     assert_eq!(world.dump().await, before);
-    // Who corrects the number is not told that somebody else has changed the coupon.
+    // An operator who corrects the number gets no conflict.
     let corrected = patch_with(&api, id, &meant_for, &json!({"quantity": 4})).await;
     assert_eq!(
         (corrected.status, &corrected.json["quantity"]),
@@ -558,7 +558,7 @@ async fn who_has_the_settings_already_is_told_so() {
     assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200);
     let other = ask(&tag).await;
     assert_eq!((other.status, &other.json["paused"]), (200, &json!(true)));
-    // A browser that kept it would show what was left long ago.
+    // A browser that cached it would show an old number of coupons left.
     assert_eq!(other.headers["cache-control"], "no-store");
 }
 

@@ -22,7 +22,7 @@ use crate::report::Run;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RunsQuery {
-    /// At most so many, newest first.
+    /// Maximum number of runs.
     #[param(default = 20, minimum = 1, maximum = 200)]
     limit: Option<u32>,
     /// Only runs older than this one.
@@ -45,13 +45,13 @@ struct ListedRun {
     progress: Option<ProgressView>,
 }
 
-/// How far a run is that this process makes now.
+/// The progress of a run that this process is making.
 #[derive(Debug, Serialize, ToSchema)]
 struct ProgressView {
-    /// Drops of this round.
+    /// Drops in this round.
     drops: u64,
     drops_done: u64,
-    /// People and rows compared.
+    /// Users and rows compared.
     compared: u64,
 }
 
@@ -108,10 +108,10 @@ pub(super) async fn list(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RunQuery {
-    /// At most so many findings.
+    /// Maximum number of findings.
     #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<u32>,
-    /// Only findings after this one, as `next_after` of the page before says.
+    /// Only findings after this one: the `next_after` of the previous page.
     after: Option<i64>,
     /// Record in `ops_actions`, under the name in `X-Operator`, that the ids of the users in these
     /// findings were seen.
@@ -124,7 +124,7 @@ pub(super) struct RunPage {
     /// The run.
     #[serde(flatten)]
     run: Run,
-    /// Give it as `after` for the next page of findings; absent on the last.
+    /// Send it as `after` for the next page of findings; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_after: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,7 +163,7 @@ pub(super) async fn read(
                     detail: json!({"run_id": run.run_id, "after": after, "findings": findings}),
                     ..OperatorAct::default()
                 };
-                // Before anything is shown.
+                // Recorded before anything is shown.
                 let recorded = app.stores.db.record_act(operator, act).await;
                 recorded.map_err(unavailable)?;
             }
@@ -181,7 +181,7 @@ pub(super) async fn read(
     }
 }
 
-/// The id of a run, if it is one. Another text would be compared in another character set than the
+/// The id of a run, if it is valid. Other texts would be compared in another character set than the
 /// column's, which MySQL refuses.
 fn run_id(text: &str) -> Option<Uuid> {
     text.parse().ok()

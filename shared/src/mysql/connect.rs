@@ -127,7 +127,7 @@ impl Manager for Connecting {
 }
 
 impl Connecting {
-    /// A connection has not answered since then.
+    /// Records that a connection has not answered since this time.
     pub(super) fn no_answer_since(&self, began: Instant) {
         let mut since = self.silent_since.lock();
         *since = Some(since.map_or(began, |before| before.max(began)));

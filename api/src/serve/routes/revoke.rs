@@ -15,18 +15,18 @@ use crate::serve::auth::Requester;
 use crate::serve::claim::revoke::{Order, Revoked};
 use crate::serve::state::App;
 
-/// Longest reason and name, in characters.
+/// Maximum length of reason and name, in characters.
 const MAX_REASON_CHARS: usize = 200;
 const MAX_BY_CHARS: usize = 100;
 
-/// What an operator revokes, and why.
+/// The reason for a revocation, and its options.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RevokeBody {
-    /// Why; kept with the revocation.
+    /// The reason; stored with the revocation.
     #[schema(example = "bought by a script", min_length = 1, max_length = 200)]
     reason: String,
-    /// Who decided it.
+    /// The operator who decided it.
     #[schema(example = "Kim", min_length = 1, max_length = 100)]
     by: String,
     /// The drop; by default the one that is open or was open last.
@@ -36,20 +36,20 @@ pub(crate) struct RevokeBody {
     may_claim_again: bool,
 }
 
-/// Of which drop a person gives a coupon back.
+/// The drop in which a person gives a coupon back.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GiveBackQuery {
-    /// The drop, as the claim has it; by default the one that is open or was open last.
+    /// The drop, as in the claim; by default the one that is open or was open last.
     drop_id: Option<i64>,
 }
 
 /// Give your coupon back
 ///
-/// Or leave the waiting list. It is final: a claim is answered 409 `revoked` from then on. Safe to
-/// repeat: the answer is the same. Where one each is allowed in each drop, name it: without
-/// `drop_id` the answer is about the drop of the moment, and a repeat may meet the next one.
+/// Or leave the waiting list. It is final: later claims get 409 `revoked`. Safe to repeat: the
+/// response is the same. If one coupon per drop is allowed, name the drop: without `drop_id` the
+/// request concerns the present drop, and a repeated request may concern the next one.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/claims/me", tag = "claims",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7), GiveBackQuery),
@@ -84,8 +84,8 @@ pub(crate) async fn give_back(
 
 /// Revoke a person's coupon
 ///
-/// Its slot goes to the next. Safe to repeat: what is revoked stays so, with its first reason. But
-/// anybody who may claim again may have done so: a repeat revokes that claim too.
+/// Its slot goes to the next in line. Safe to repeat: a revocation stays, with its first reason.
+/// But people who may claim again may have done so: a repeated request revokes that claim, too.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/people/{user_id}/revoke", tag = "operators", request_body = RevokeBody,
     params(

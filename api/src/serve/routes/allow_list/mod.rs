@@ -1,8 +1,7 @@
-//! `/v1/coupons/{id}/allow-list`: who is on a coupon's allow list
-//! (docs/decisions/0019-allow-list.md).
+//! `/v1/coupons/{id}/allow-list`: the allow list of a coupon (docs/decisions/0019-allow-list.md).
 //!
-//! MySQL has a change first, then Redis follows. Where it can't, because the change before is not
-//! there yet or Redis has lost the list, the whole list is written.
+//! A change is written to MySQL first, then to Redis. If Redis can't apply it, because the previous
+//! change has not arrived yet or Redis has lost the list, the whole list is written.
 
 mod people;
 
@@ -34,13 +33,13 @@ use super::view::{NotKept, not_kept};
 use crate::percent::encoded;
 use crate::serve::state::{App, Services};
 
-/// How the routes with a large body begin.
+/// Prefix of the routes with a large body.
 pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
 
 const DEFAULT_LIMIT: usize = 1_000;
 
-/// How often, and how long after each other, Redis is asked whether it has the change before:
-/// another process may be about to write it.
+/// How often, and at which interval, Redis is checked for the previous change: another process may
+/// be about to write it.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -53,14 +52,14 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .layer(DefaultBodyLimit::max(MAX_LIST_BYTES))
 }
 
-/// What became of a list.
+/// The result of a change to a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AllowListChanged {
-    /// How many came onto the list, or were taken off; the others were so already.
+    /// How many were added or removed; for the others nothing changed.
     changed: u32,
-    /// How many are on it now.
+    /// The number of people on the list now.
     people: u32,
-    /// The coupon's revision when the list was changed last.
+    /// The coupon's revision at the last change of the list.
     revision: u64,
 }
 
@@ -92,10 +91,10 @@ impl From<ListChanged> for AllowListChanged {
     }
 }
 
-/// Put people on a coupon's allow list
+/// Add people to a coupon's allow list
 ///
 /// One id a line (`text/plain`), or a JSON array; 10,000 at most in one request, all of them or
-/// none. Safe to repeat. The list counts while the coupon's `allow` is `list`.
+/// none. Safe to repeat. The list takes effect while the coupon's `allow` is `list`.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/add", tag = "operators",
     request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
@@ -117,9 +116,9 @@ pub(crate) async fn add(
     change(app, id, people, OnList::Add, by).await
 }
 
-/// Take people off a coupon's allow list
+/// Remove people from a coupon's allow list
 ///
-/// Bodies are as for adding. Nothing is revoked: who holds one or waits already keeps it.
+/// Bodies are as for adding. Nothing is revoked: people who hold a coupon or wait for one keep it.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/remove", tag = "operators",
     request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
@@ -141,11 +140,11 @@ pub(crate) async fn remove(
     change(app, id, people, OnList::Remove, by).await
 }
 
-/// Take everybody off a coupon's allow list
+/// Empty a coupon's allow list
 ///
-/// All of them or none; a list of a million takes some seconds. Safe to repeat. Nothing is revoked:
-/// who holds one or waits already keeps it. While the coupon's `allow` is `list`, nobody else may
-/// claim.
+/// All of it or nothing; a list of a million takes some seconds. Safe to repeat. Nothing is
+/// revoked: people who hold a coupon or wait for one keep it. While the coupon's `allow` is `list`,
+/// nobody else may claim.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/allow-list", tag = "operators",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
@@ -177,7 +176,7 @@ async fn change(
     by: Operator,
 ) -> Result<Json<AllowListChanged>, Problem> {
     let services = Arc::clone(&app);
-    // Begun, it goes on without its client.
+    // Once begun, it continues even if the client disconnects.
     let changed = app
         .in_flight
         .run_unlimited(async move { apply(&services, id, people, how, by).await })
@@ -231,7 +230,7 @@ async fn apply_empty(
         .map_err(|error| mysql_unavailable(&error, AGAIN))?
         .ok_or_else(|| no_such_coupon(id))?;
     tracing::info!(coupon = %id, changed = changed.changed, "an allow list was emptied");
-    // The whole of an empty list is one small write, and needs no list before it.
+    // An empty list is one small write as a whole, and does not depend on an earlier list.
     if write(services, id).await {
         Ok(changed)
     } else {
@@ -270,7 +269,7 @@ async fn reach_redis(
     people: &[UserId],
 ) -> bool {
     for attempt in 0..ATTEMPTS {
-        // A repeated change has nothing to do, unless it never came to Redis.
+        // A repeated change has nothing to do, unless it never reached Redis.
         if changed == 0 {
             break;
         }
@@ -290,7 +289,7 @@ async fn reach_redis(
     write(services, id).await
 }
 
-/// Writes the whole list to Redis, where that is another. `false`: the reconciler has to do it.
+/// Writes the whole list to Redis if Redis has another. `false`: the reconciler has to do it.
 pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     match follow(
         &services.mysql.operators,
@@ -309,7 +308,7 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     }
 }
 
-/// Which people.
+/// The page of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -317,7 +316,7 @@ pub(crate) struct AllowListQuery {
     /// Only people whose ids come after this one, byte by byte.
     #[param(pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37")]
     after: Option<String>,
-    /// Most people of a page, 1 to 10000.
+    /// Maximum people per page, 1 to 10000.
     #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<usize>,
 }
@@ -325,14 +324,14 @@ pub(crate) struct AllowListQuery {
 /// A coupon's allow list, and a page of it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AllowListPage {
-    /// Whom the coupon is for: the list counts only where this is `list`.
+    /// Who may claim: the list takes effect only if this is `list`.
     #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,
-    /// How many are on the list.
+    /// The number of people on the list.
     people: u32,
-    /// The coupon's revision when the list was changed last; 0 before the first time.
+    /// The coupon's revision at the last change of the list; 0 before the first.
     revision: u64,
-    /// Those of this page, in order of their ids.
+    /// The people on this page, in order of their ids.
     #[schema(value_type = Vec<String>)]
     ids: Vec<UserId>,
     /// Path of the next page; null on the last.
