@@ -69,8 +69,8 @@ impl ConsumeWorld {
         (world, drop)
     }
 
-    /// With one coupon, and a proxy before MySQL with the setting that makes a consumer use it. The
-    /// driver would go on from loopback to the server's own socket.
+    /// With one coupon, and a proxy in front of MySQL with the setting that makes a consumer use
+    /// it. Otherwise the driver would switch from loopback to the server's own socket.
     pub(crate) async fn behind_proxy(
         quantity: Slot,
     ) -> (Self, (CouponId, DropId), FaultProxy, String) {
@@ -85,7 +85,8 @@ impl ConsumeWorld {
         )
     }
 
-    /// Waits for all rows and stops; then nothing is missing, doubled or uncommitted.
+    /// Waits for all rows and stops the consumers; then nothing is missing, duplicated or
+    /// uncommitted.
     pub(crate) async fn ends_exact(
         &self,
         rows: u64,
@@ -120,8 +121,8 @@ impl ConsumeWorld {
         (coupon.id, drops[0].id)
     }
 
-    /// Sends claims of these slots, slot N by `u-N`; each to the partition of its number, so that
-    /// all have some.
+    /// Sends claims for these slots, slot N by `u-N`; each to the partition of its number, so that
+    /// all partitions get some.
     pub(crate) async fn claim(
         &self,
         (coupon, drop): (CouponId, DropId),
@@ -138,7 +139,7 @@ impl ConsumeWorld {
         self.send(messages.collect()).await;
     }
 
-    /// Sends messages: partition, key, value. Returns once Kafka has them all.
+    /// Sends messages: partition, key, value. Returns once Kafka has all of them.
     pub(crate) async fn send<P: ToBytes>(&self, messages: Vec<(i32, Option<String>, Option<P>)>) {
         let producer: FutureProducer = self.kafka.producer(LIMIT).create().unwrap();
         let sent: Vec<_> = messages
@@ -159,7 +160,7 @@ impl ConsumeWorld {
         }
     }
 
-    /// Settings for a consumer, as the command line would give them.
+    /// Settings for a consumer, in the form of command-line arguments.
     pub(crate) fn arguments(&self, more: &[&str]) -> Vec<String> {
         let mut all = vec![
             format!("--database-url={}", self.mysql.database_url(&self.database)),
@@ -197,7 +198,7 @@ impl ConsumeWorld {
             .unwrap()
     }
 
-    /// One statement, in which `issued_coupons` and `failed_claims` are those of this test.
+    /// Runs one statement, in which `issued_coupons` and `failed_claims` are those of this test.
     pub(crate) async fn query(&self, sql: &str) -> Vec<Vec<String>> {
         let mut sql = sql.to_owned();
         for table in ["issued_coupons", "failed_claims"] {
@@ -215,7 +216,7 @@ impl ConsumeWorld {
         assert_eq!(self.rows().await, rows);
     }
 
-    /// Reasons in the dead-letter table, with how many rows have each.
+    /// The reasons in the dead-letter table, with the number of rows of each.
     pub(crate) async fn refusals(&self) -> BTreeMap<String, u64> {
         let rows = self
             .query("SELECT reason, COUNT(*) FROM failed_claims GROUP BY reason")
@@ -225,8 +226,8 @@ impl ConsumeWorld {
             .collect()
     }
 
-    /// What the group has committed, over all partitions. A partition nothing was committed of
-    /// counts 0.
+    /// The sum of the group's committed offsets over all partitions. A partition without a commit
+    /// counts as 0.
     pub(crate) fn committed(&self) -> i64 {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let committed = reader.committed_offsets(self.partitions(), LIMIT).unwrap();
@@ -244,13 +245,13 @@ impl ConsumeWorld {
             .sum()
     }
 
-    /// Puts the group's offsets to a number, the same in each partition. Only while nobody
+    /// Sets the group's offsets to a number, the same in each partition. Only while nobody
     /// consumes.
     pub(crate) async fn set_offsets(&self, offset: i64) {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let mut offsets = self.partitions();
         offsets.set_all_offsets(Offset::Offset(offset)).unwrap();
-        // A member that was killed is in the group until its session ends.
+        // A member that was killed stays in the group until its session ends.
         until("offsets set", async || {
             reader.commit(&offsets, CommitMode::Sync).is_ok()
         })
@@ -263,7 +264,7 @@ impl ConsumeWorld {
         list
     }
 
-    /// No slot missing, none twice, each by the person it was given to.
+    /// No slot is missing or duplicated, and each belongs to the right user.
     pub(crate) async fn assert_exact(&self, quantity: u64) {
         let right = "issued_coupons WHERE user_id = CONCAT('u-', slot) AND issued_by = 'consumer'";
         assert_eq!(

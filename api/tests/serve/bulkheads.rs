@@ -1,5 +1,5 @@
-//! One part's trouble stays in it: questions that wait for MySQL take neither places nor
-//! connections from claims and operators.
+//! Bulkheads: requests that wait for MySQL take neither places nor connections from claims and
+//! operators.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,8 +18,8 @@ async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     (world.with("database-url", url), proxy)
 }
 
-/// A crowd that asks again and again until it is dropped. Returns once each has had an answer, or
-/// all places are taken.
+/// A crowd that repeats a request until it is dropped. Returns once each member has had a response,
+/// or all places are taken.
 async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> JoinSet<()> {
     let answers = Arc::new(AtomicUsize::new(0));
     let mut crowd = JoinSet::new();
@@ -52,7 +52,7 @@ fn poll(api: &InProcessApi, id: i64) -> impl Fn(usize) -> RequestBuilder {
     }
 }
 
-/// Claims at a time in the test below; more claims on a finished coupon wait for MySQL.
+/// Concurrent claims in the test below; further claims on a finished coupon wait for MySQL.
 const IN_HAND: usize = 5;
 
 #[tokio::test]
@@ -61,10 +61,10 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
     let (proxied, mysql) = behind_mysql(&world).await;
     let own = proxied
         .with("max-claims-in-hand", IN_HAND)
-        // Whoever waits for MySQL waits until the end of the test.
+        // Requests that wait for MySQL wait until the end of the test.
         .with("question-timeout-ms", 60_000)
         .with("database-timeout-ms", 60_000)
-        // What MySQL does not cost a claim, a busy machine must not.
+        // Long deadlines, so that a busy machine does not fail claims that MySQL does not affect.
         .with("store-timeout-ms", 10_000)
         .with("publish-deadline-ms", 10_000);
     let api = own.api().await;
@@ -82,7 +82,7 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
     .await;
     mysql.set(ProxyFault::BlackHole).await.unwrap();
 
-    // One that comes while too many ask Redis is refused, and comes again.
+    // A claim that arrives while too many ask Redis is refused, and is sent again.
     let (client, url) = (
         api.client.clone(),
         format!("{}/v1/coupons/{over}/claims", api.base),
@@ -114,7 +114,7 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
     }
     drop_all(claims).await;
 
-    // Only those that find no place are answered.
+    // Only requests that find no place get a response.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..20 {
         let answer = api.claim(id, &format!("a-{number}")).await;
@@ -139,7 +139,8 @@ async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_oper
         .with("publish-deadline-ms", 300)
         .with("backup-deadline-ms", 2_000)
         .with("database-pool-size", 4)
-        // What the slow MySQL does not cost an operator, a busy machine must not.
+        // Long deadlines, so that a busy machine does not fail operators whom the slow MySQL does
+        // not affect.
         .with("store-timeout-ms", 10_000)
         .with("database-timeout-ms", 10_000);
     own.migrate().await;
@@ -151,7 +152,7 @@ async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_oper
         .await
         .unwrap();
 
-    // More than may be asked at once.
+    // More than the limit on concurrent questions.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..10 {
         let claimed = api.claim(id, &format!("u-{number}")).await;

@@ -1,4 +1,4 @@
-//! What one client, or all of them together, may ask of a process.
+//! Limits on the requests of one client, or of all of them together.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn more_claims_than_can_be_worked_are_refused_at_once() {
         "{refused:?}"
     );
     assert!(refused.headers.contains_key("retry-after"));
-    // An operator gets through: this asks MySQL only.
+    // An operator's request succeeds: it needs only MySQL.
     assert_eq!(
         api.patch(id, json!({"name": "Still here"})).await.status,
         200
@@ -104,7 +104,7 @@ async fn heads_and_bodies_have_bounds() {
         .await;
     assert_eq!(refused.status, 431);
 
-    // A body that does not say how long it is.
+    // A body without a content length.
     let mut chunked = connect(&api).await;
     let head = format!(
         "POST /v1/coupons HTTP/1.1\r\nhost: x\r\nauthorization: {token}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
@@ -127,8 +127,8 @@ async fn heads_and_bodies_have_bounds() {
     assert_eq!(&timeout(LIMIT, sending).await.unwrap(), b"HTTP/1.1 413");
 }
 
-/// Every other way to hold a connection is in `connections_that_are_held_keep_no_probe_out`, a test
-/// of the server that all programs have.
+/// All other ways to hold a connection are tested in `connections_that_are_held_keep_no_probe_out`,
+/// a test of the server that all programs use.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_have_a_cap_and_idle_ones_make_room() {
     let world = ServeWorld::new().await;

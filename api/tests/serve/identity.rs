@@ -1,4 +1,5 @@
-//! Proofs of who people are: the gateway's secret, and keys of an issuer that change meanwhile.
+//! Authentication of users: the gateway's secret, and an issuer's keys that change while the
+//! process runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -157,13 +158,13 @@ fn of_issuer(world: &ServeWorld) -> ServeWorld {
     let jwt = world
         .with("user-auth", "jwt")
         .with("jwt-algorithm", "ES256");
-    // An issuer that was away is asked again after so long.
+    // Seconds until an unreachable issuer is asked again.
     let jwt = jwt.with("jwt-jwks-refresh-seconds", 5);
     jwt.with("jwt-issuer", ISSUER)
         .with("jwt-audience", AUDIENCE)
 }
 
-/// An issuer on this machine that answers with its keys, or 503.
+/// An issuer on this machine that responds with its keys, or with 503.
 #[derive(Clone)]
 struct Issuer {
     url: String,

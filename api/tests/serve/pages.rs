@@ -1,4 +1,4 @@
-//! The coupon page as a browser gets it. What it does there: dev/system-tests, `pages/`.
+//! The coupon page as served. Its behaviour in a browser is tested in dev/system-tests, `pages/`.
 
 use firstcome_stack::ProxyFault;
 use reqwest::Method;

@@ -1,4 +1,4 @@
-//! Who people are, and where their claims stand.
+//! Identities of users, and the status of their claims.
 
 use reqwest::Method;
 use serde_json::json;
@@ -61,7 +61,8 @@ async fn nobody_keeps_what_one_person_holds() {
             .ask(method.clone(), &path, &[("x-user-id", "u-1")], "")
             .await;
         assert_eq!(answer.json["status"], status, "{answer:?}");
-        // It names a code, and a gateway's header does not tell a cache whose it is.
+        // The response contains a code, and a gateway's header does not tell a cache whose response
+        // it is.
         assert_eq!(
             answer
                 .headers
@@ -105,7 +106,7 @@ async fn a_coupon_has_one_path_and_a_person_s_id_may_be_percent_encoded() {
         for path in [format!("/c/{other}"), format!("/c/{other}/state")] {
             assert_eq!(api.get(&path).await.status, 404, "{path}");
         }
-        // The id of a person is no coupon's.
+        // The id of the user in a path does not name a coupon.
         let path = format!("/v1/coupons/{other}/people/{id}/revoke");
         assert_eq!(
             api.ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))

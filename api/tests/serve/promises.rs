@@ -1,4 +1,4 @@
-//! A claim is acknowledged only after a second store beside Redis holds it.
+//! A claim is acknowledged only after a second store in addition to Redis holds it.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::world::{
     HttpAnswer, InProcessApi, ServeWorld, breakable_kafka, open, stack, until, with,
 };
 
-/// A world whose Kafka can be taken away, behind a proxy before MySQL.
+/// A world whose Kafka can be stopped, with a proxy in front of MySQL.
 async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
@@ -45,8 +45,8 @@ async fn crowd(api: &InProcessApi, id: i64, people: u32) -> Vec<HttpAnswer> {
     join_all((1..=people).map(async |n| api.claim(id, &format!("u-{n}")).await)).await
 }
 
-/// The reconciler rebuilds a lost Redis after both deadlines: from a claim that was admitted before
-/// the loss and reached Kafka after it, the slot may have been taken by then.
+/// The reconciler rebuilds a lost Redis after both deadlines. A claim that was admitted before the
+/// loss and reached Kafka after it may have lost its slot by that time.
 #[tokio::test]
 async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_it_is_asked_again()
 {
@@ -59,7 +59,7 @@ async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_
     let api = own.api().await;
     let (id, drop) = api.make(open(5)).await;
     queued(&api, id).await;
-    // Redis takes long, Kafka does not.
+    // Redis is slow, Kafka is not.
     proxy
         .set(ProxyFault::Delay(Duration::from_millis(1_600)))
         .await
@@ -132,10 +132,10 @@ async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_not
         ];
         assert!(rows.contains(&kept.to_vec()), "{kept:?} in {rows:?}");
     }
-    // This process knows it: nothing is written again.
+    // This process knows the claim: nothing is written again.
     assert_eq!(api.claim(id, "u-4").await.code(), (200, "already_claimed"));
     assert_eq!(unpublished(&world).await, rows);
-    // Another process does not, and cannot publish; the table keeps the claim once.
+    // Another process does not, and cannot publish; the table stores the claim once.
     assert_eq!(
         other.claim(id, "u-4").await.code(),
         (200, "already_claimed")
@@ -227,7 +227,7 @@ async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admiss
 async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop, other) = two_days(&world, &api, "coupon").await;
-    // Redis has it among the claimants alone, without the instant of admission.
+    // Redis has the user only among the claimants, without the time of admission.
     let claimants = world.keys(id, drop).claimants;
     world
         .ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")])
@@ -339,7 +339,7 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
         api.get(&path).await.json["current_drop"]["state"] == "sealed"
     })
     .await;
-    // As after a clock that was wrong: Redis's window is open.
+    // As after a wrong clock: Redis's window is open.
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
     assert_eq!(world.messages().await, 1);
     let other = world.api().await;
@@ -354,7 +354,7 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
     );
 }
 
-/// Moves a drop's window, in MySQL and in Redis, to milliseconds from now.
+/// Moves a drop's window, in MySQL and in Redis, to the given milliseconds from now.
 pub(crate) async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
     let at = |ms| Utc::now() + TimeDelta::milliseconds(ms);
     let text = |ms| {
@@ -421,7 +421,7 @@ async fn a_retry_after_closing_finds_the_claim_and_takes_nothing_of_the_next_dro
     assert_eq!(api.claim(id, "u-1").await.json, held, "sealed");
     assert_eq!(api.claim(id, "u-2").await.code(), (409, "not_open"));
 
-    // Windows without a gap: the next drop is open. Somebody who was admitted long before closing
+    // Windows without a gap: the next drop is open. A user who was admitted long before closing
     // comes for the next one.
     let times = world.keys(id, first).times;
     let long_ago = (Utc::now() - TimeDelta::minutes(30))

@@ -1,4 +1,4 @@
-//! Who may do what, and the record of who did it.
+//! Permissions, and the record of operators' actions.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What the tests of `serve` and of `consume` share: real servers, a database and a topic for each
+//! Support for the tests of `serve` and of `consume`: real servers, a database and a topic for each
 //! test, and a program that runs in this process.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Long enough for a busy machine; reached only when something is broken.
+/// Long enough for a busy machine; reached only if something is broken.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) async fn stack() -> &'static Stack {
@@ -31,7 +31,7 @@ pub(crate) async fn stack() -> &'static Stack {
         .await
 }
 
-/// A name of this test's own, and an empty database of that name.
+/// A unique name for this test, and an empty database of that name.
 pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let name = format!(
@@ -46,7 +46,7 @@ pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
     name
 }
 
-/// Makes the tables and the topic, as `firstcome-api migrate` does.
+/// Creates the tables and the topic, like `firstcome-api migrate`.
 pub(crate) async fn migrate(
     database_url: String,
     kafka_brokers: String,
@@ -83,7 +83,7 @@ pub(crate) async fn migrate(
         .unwrap();
 }
 
-/// Arguments as the command line reads them, each as `--name=value`. The name may also be that of a
+/// Parses arguments like the command line, each as `--name=value`. The name may also be that of a
 /// constant that tests shorten.
 pub(crate) fn parse<A: Args>(flags: impl IntoIterator<Item = String>) -> Result<A, clap::Error> {
     #[derive(Parser)]
@@ -113,7 +113,7 @@ pub(crate) struct RunningProgram {
 }
 
 impl RunningProgram {
-    /// Stops it as SIGTERM does, and waits for its end.
+    /// Stops it like SIGTERM, and waits for its end.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(LIMIT, self.task)

@@ -1,5 +1,5 @@
-//! `GET /v1/coupons/{id}/issued`: who holds what. The codes are worth something, so that neither a
-//! cache nor a log keeps them.
+//! `GET /v1/coupons/{id}/issued`: the issued coupons. The codes are valuable, so neither caches nor
+//! logs store them.
 
 mod accept;
 mod csv;
@@ -24,19 +24,19 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{CouponPath, StrictQuery, invalid};
 use crate::serve::state::App;
 
-/// Which rows.
+/// The range of rows.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct IssuedQuery {
-    /// Only this drop's; else those of all drops of the coupon, one after the other.
+    /// Only rows of this drop; otherwise those of all drops of the coupon, one after the other.
     drop_id: Option<i64>,
-    /// Only rows behind this slot: of `drop_id`, of `after_drop_id`, or of the coupon's first drop.
+    /// Only rows after this slot: of `drop_id`, of `after_drop_id`, or of the coupon's first drop.
     #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     after_slot: Option<Slot>,
-    /// Only rows of this drop behind `after_slot`, and of later drops.
+    /// Only rows of this drop after `after_slot`, and of later drops.
     after_drop_id: Option<i64>,
-    /// Most rows of a page, 1 to 10000. A CSV has all, unless this is given.
+    /// Maximum rows per page, 1 to 10000. A CSV has all rows, unless this is given.
     #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<usize>,
 }
@@ -44,7 +44,7 @@ pub(crate) struct IssuedQuery {
 const DEFAULT_LIMIT: usize = 1_000;
 const MAX_LIMIT: usize = 10_000;
 
-/// A page of what is issued, in order of drop and slot.
+/// A page of issued coupons, in order of drop and slot.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct IssuedPage {
     issued: Vec<IssuedCoupon>,
@@ -60,7 +60,7 @@ struct IssuedCoupon {
     slot: Slot,
     #[schema(example = "u-37")]
     user_id: String,
-    /// What redeems it.
+    /// The code that redeems it.
     #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: String,
     /// When it was claimed.
@@ -86,12 +86,13 @@ impl From<IssuedRow> for IssuedCoupon {
     }
 }
 
-/// See who holds what
+/// List the issued coupons
 ///
 /// By `Accept` as JSON pages, or as one CSV (`text/csv`) of everything. In a CSV a field that a
-/// spreadsheet would take for a formula (it begins with `=`, `+`, `-` or `@`) has a `'` before it;
-/// no user id begins with one. A CSV that ends in the middle, because MySQL went away or the client
-/// read too slowly, breaks the connection. While a drop runs, rows of lower slots may come later.
+/// spreadsheet would take for a formula (it begins with `=`, `+`, `-` or `@`) is preceded by `'`;
+/// no user id begins with that. If a CSV is incomplete, because MySQL became unavailable or the
+/// client read too slowly, the connection is broken off. While a drop runs, rows of lower slots may
+/// appear later.
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/issued", tag = "operators",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7), IssuedQuery),
