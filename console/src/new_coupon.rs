@@ -49,7 +49,7 @@ pub(super) struct Typed {
     /// together.
     pub(super) once_per: String,
     pub(super) waiting_list: String,
-    /// Who may claim; empty: everybody.
+    /// The restriction; empty: everybody may claim.
     pub(super) allow: String,
     /// `daily`; anything else means once.
     pub(super) repeats: String,

@@ -5,8 +5,8 @@
 --                        then rewrites 65536 rows at most
 --   a row's limit        any that is not below its slot; the writer gives one with its person_scope, or neither: then the trigger
 --                        looks for them
--- Each statement can be run again after a crash half-way. The rows' own limit. 0: the writer gives
--- none.
+-- Each statement can be run again after a crash half-way.
+-- The rows' own limit. 0: the writer gives none.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
     WHERE table_schema = DATABASE() AND table_name = 'issued_coupons' AND column_name = 'slot_limit');
 SET @sql = IF(@todo, 'ALTER TABLE issued_coupons ADD COLUMN slot_limit INT UNSIGNED NOT NULL DEFAULT 0 INVISIBLE', 'DO 0');

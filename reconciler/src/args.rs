@@ -32,12 +32,12 @@ pub struct Cli {
     /// Logging.
     #[command(flatten)]
     pub logs: LogArgs,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs for good: passes by schedule and on demand, opening the admission gate, mails
@@ -331,7 +331,7 @@ pub struct EraseArgs {
     /// The user
     #[arg(long, value_name = "ID")]
     pub user: String,
-    /// Who decided it, for the record
+    /// The operator who decided it, for the record
     #[arg(long, value_name = "NAME")]
     pub by: String,
     #[command(flatten)]

@@ -37,7 +37,7 @@ pub(super) struct AllowWhat {
     /// Say whether this person is on the list
     #[arg(long, value_name = "PERSON")]
     find: Option<String>,
-    /// Who may claim from now on: everybody, `list`, or `group:NAME`
+    /// Restrict claims from now on to `list` or `group:NAME`; `everybody` removes the restriction
     #[arg(long, value_name = "WHOM")]
     pub(super) only: Option<String>,
 }

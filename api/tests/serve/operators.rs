@@ -1,4 +1,4 @@
-//! Making and changing coupons.
+//! Creating and changing coupons.
 
 use firstcome_stack::ProxyFault;
 use reqwest::Method;
@@ -243,7 +243,7 @@ async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
     assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
 }
 
-/// Redis may have forgotten who holds the slots, and dead letters or messages still know.
+/// Redis may have forgotten holders of slots that dead letters or messages still know.
 #[tokio::test]
 async fn no_quantity_is_lowered_until_what_redis_knows_is_verified() {
     let (world, api) = ServeWorld::with_api().await;
@@ -407,8 +407,8 @@ async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
         answers.iter().all(|a| a.status == 200 || a.status == 503),
         "{answers:?}"
     );
-    // What is on its way while two write is put right by repeating the last word, and by the
-    // reconciler.
+    // Inconsistencies between two concurrent writers are resolved by repeating the last request,
+    // and by the reconciler.
     assert_eq!(apis[0].patch(id, json!({"quantity": 12})).await.status, 200);
     assert_eq!(in_stores(&world, id, drop).await, all("12"));
 }

@@ -1,5 +1,4 @@
-//! One test's own part of the servers that all tests share, and the APIs it starts there, in this
-//! process.
+//! One test's separate part of the shared servers, and the APIs that it starts in this process.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -23,12 +22,12 @@ use crate::support::{RunningProgram, migrate, new_database, parse};
 
 pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
 
-/// Of people's tokens, where a world has them.
+/// For users' tokens, in worlds that use them.
 pub(crate) const ISSUER: &str = "shop";
 pub(crate) const AUDIENCE: &str = "coupons";
 const TOKEN_SECRET: &str = "a secret of more than thirty-two bytes";
 
-/// What a token of this person says; `more` is said too, or instead.
+/// The claims of this user's token; `more` adds or replaces claims.
 pub(crate) fn claims(user: &str, more: &Value) -> Value {
     let mut claims =
         json!({"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": Utc::now().timestamp() + 3_600});
@@ -53,7 +52,7 @@ const PARTITIONS: i32 = 2;
 
 #[derive(Clone)]
 pub(crate) struct ServeWorld {
-    /// Of the database and the topic, and the prefix of Redis's keys.
+    /// Name of the database and the topic, and prefix of Redis's keys.
     pub(crate) name: String,
     pub(crate) redis: Redis,
     settings: BTreeMap<&'static str, String>,
@@ -82,7 +81,7 @@ impl ServeWorld {
             ("listen-addr", "127.0.0.1:0".to_owned()),
             ("ops-token", OPS_TOKEN.to_owned()),
             ("user-auth", "trusted-header".to_owned()),
-            // A busy machine may be slow to answer.
+            // A busy machine may respond slowly.
             ("question-timeout-ms", "5000".to_owned()),
             ("store-timeout-ms", "5000".to_owned()),
             ("publish-deadline-ms", "8000".to_owned()),
@@ -137,7 +136,7 @@ impl ServeWorld {
         world
     }
 
-    /// The same, in which people bring tokens.
+    /// The same, with users' tokens.
     pub(crate) fn with_tokens(&self) -> Self {
         let by_token = self
             .with("user-auth", "jwt")
@@ -182,7 +181,7 @@ impl ServeWorld {
             .unwrap_or_else(|e| panic!("{statement}: {e:#}"))
     }
 
-    /// A coupon whose window is over, as time would have made it: nobody may make one that is.
+    /// A coupon whose window is over, as after some time: the API refuses to create one.
     pub(crate) async fn make_over(&self, api: &InProcessApi, quantity: u32) -> (i64, i64) {
         let (id, drop) = api.make(open(quantity)).await;
         let then = "opens_at = UTC_TIMESTAMP(3) - INTERVAL 20 MINUTE, closes_at = UTC_TIMESTAMP(3) - INTERVAL 10 MINUTE";
@@ -212,7 +211,7 @@ impl ServeWorld {
         self.redis.keys(CouponId(coupon), DropId(drop))
     }
 
-    /// Every key of this test's with its content, to see that nothing changed.
+    /// Every key of this test with its content, to check that nothing changed.
     pub(crate) async fn dump(&self) -> BTreeMap<String, Vec<u8>> {
         let mut dump = BTreeMap::new();
         for name in self
@@ -234,7 +233,7 @@ impl ServeWorld {
         cmd.query_async(&mut self.redis.connection()).await.unwrap()
     }
 
-    /// A row of `user` on a slot, as the consumer writes it.
+    /// Writes a row of `user` on a slot, like the consumer.
     pub(crate) async fn issue(&self, (coupon, drop): (i64, i64), slot: u32, user: &str) {
         let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
         let values = format!(
@@ -246,7 +245,7 @@ impl ServeWorld {
         .await;
     }
 
-    /// How many messages the topic holds.
+    /// The number of messages on the topic.
     pub(crate) async fn messages(&self) -> i64 {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
         let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.name.clone());
@@ -262,7 +261,7 @@ impl ServeWorld {
         tokio::task::spawn_blocking(count).await.unwrap()
     }
 
-    /// What the messages of the topic say.
+    /// The payloads of the topic's messages.
     pub(crate) async fn payloads(&self) -> Vec<Value> {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
         use rdkafka::{Message as _, Offset, TopicPartitionList};
@@ -288,7 +287,7 @@ impl ServeWorld {
         tokio::task::spawn_blocking(read).await.unwrap()
     }
 
-    /// The same on another Redis, on which admission is closed.
+    /// The same with another Redis, on which admission is closed.
     pub(crate) fn on_redis(&self, url: &str) -> Self {
         Self {
             redis: redis_client(url, &self.name),
@@ -309,7 +308,7 @@ fn redis_client(url: &str, prefix: &str) -> Redis {
     .unwrap()
 }
 
-/// The one Kafka that tests may kill; one test at a time has its guard.
+/// The one Kafka that tests may kill; only one test at a time holds its guard.
 pub(crate) async fn breakable_kafka() -> (&'static KafkaServer, MutexGuard<'static, ()>) {
     static KAFKA: OnceCell<KafkaServer> = OnceCell::const_new();
     static TURN: Mutex<()> = Mutex::const_new(());
@@ -419,7 +418,7 @@ impl InProcessApi {
             .await
     }
 
-    /// Makes a coupon and gives its id and the drop it has.
+    /// Creates a coupon and returns its id and its drop's.
     pub(crate) async fn make(&self, body: Value) -> (i64, i64) {
         let made = self.ops(Method::POST, "/v1/coupons", &body).await;
         assert_eq!(made.status, 201, "{made:?}");
@@ -463,7 +462,7 @@ pub(crate) fn open(quantity: u32) -> Value {
     coupon(quantity, -1, 60)
 }
 
-/// The same with one field set otherwise.
+/// The same body with one field changed.
 pub(crate) fn with(mut body: Value, field: &str, value: impl Into<Value>) -> Value {
     body[field] = value.into();
     body

@@ -10,7 +10,7 @@ use crate::case;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 use crate::wording::{self, count};
 
-/// What is wrong, and what that means for users; `None` for a problem whose kind says enough.
+/// The fault and its effect on users; `None` for a problem whose kind says enough.
 pub(super) fn of_case(
     pass: &PassMail<'_>,
     seen: &Observation,
@@ -176,7 +176,7 @@ pub(super) fn held_back(
     ]
 }
 
-/// What to do about a problem of a kind, whatever its case.
+/// The instruction for a problem of a kind, whatever its case.
 pub fn what_to_do(about: About) -> &'static str {
     match about {
         About::RunFailed => {

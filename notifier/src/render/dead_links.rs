@@ -11,7 +11,7 @@ use super::letter::Links;
 pub struct DeadLink<'a> {
     pub setting: &'static str,
     pub address: &'a str,
-    /// What the address should lead to.
+    /// The intended destination.
     pub of: &'static str,
 }
 

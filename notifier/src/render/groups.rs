@@ -163,7 +163,7 @@ pub(super) fn issued(report: &DropReport) -> String {
     format!("{rows} of {quantity} issued")
 }
 
-/// Whether claims to the drop get 503 because of its own numbers, as last seen.
+/// Whether claims to the drop get 503 because of the drop's own numbers, as last seen.
 pub(super) fn is_shut(report: &DropReport) -> bool {
     let held = i64::try_from(report.after.users + report.after.free).unwrap_or(i64::MAX);
     let has_wrong_key =

@@ -12,7 +12,7 @@ use crate::alerts::{About, Notice, NoticeReason, Observation, common_case};
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Status};
 use crate::wording;
 
-/// What happened: the title, which is the most pressing problem, then the rest.
+/// The events: the title, which is the most pressing problem, then the rest.
 pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
     let verdict = pass.verdict;
     let mut parts = Vec::new();
@@ -266,7 +266,7 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
     [what, meaning]
 }
 
-/// What is wrong, and what that means for users, if the findings share no case.
+/// The fault and its effect on users, if the findings share no case.
 fn of_kind(
     about: About,
     seen: &Observation,

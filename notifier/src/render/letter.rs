@@ -55,7 +55,7 @@ pub(super) struct Letter {
     pub(super) subject: String,
     /// When it was written.
     pub(super) at: DateTime<Utc>,
-    /// What happened, in one or two sentences.
+    /// The main event, in one or two sentences.
     pub(super) title: String,
     /// Further events; may be empty.
     pub(super) lead: String,
@@ -72,7 +72,7 @@ pub(super) struct Section {
 #[derive(Debug)]
 pub(super) enum Block {
     Paragraph(String),
-    /// What a person should do.
+    /// The instruction for a person.
     Todo(String),
     /// A line that introduces the next block.
     Heading(String),

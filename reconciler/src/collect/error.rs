@@ -20,7 +20,7 @@ pub enum CollectError {
 }
 
 impl CollectError {
-    /// What is wrong with one drop's data; `None` if a store is unavailable.
+    /// The fault in one drop's data; `None` if a store is unavailable.
     pub fn about_data(&self) -> Option<String> {
         match self {
             Self::Redis(error) => {

@@ -105,7 +105,7 @@ fn contract() -> OpenApiRouter<RouteState> {
 /// Connections to MySQL for all requests together.
 const CONNECTIONS: usize = 4;
 
-/// What this process provides to pages in front of the routes.
+/// Resources of this process for pages in front of the routes.
 pub struct Mount {
     /// The routes, callable like a server's.
     pub routes: Router,

@@ -150,7 +150,7 @@ pub struct Planned {
     pub dead_letter: Option<i64>,
     /// The span in which the claim was made, if the dead letter has it.
     pub trace: Option<TraceContext>,
-    /// What was observed, for a person.
+    /// The observation, for a person.
     pub detail: String,
     pub action: Action,
     /// Only a person can resolve it.

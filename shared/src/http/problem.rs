@@ -103,7 +103,7 @@ pub struct Problem {
     /// Stable word for programs.
     #[schema(example = "sold_out")]
     code: Code,
-    /// What is wrong and what to do, for a person.
+    /// The fault and what to do, for a person.
     #[schema(example = "all are given out")]
     detail: Cow<'static, str>,
     /// Further members, by code: `opens_at`, `run_id`, …

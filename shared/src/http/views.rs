@@ -123,7 +123,7 @@ pub struct CouponSettings {
     /// How many users may wait once a drop is sold out.
     pub waiting_list: u32,
     pub paused: bool,
-    /// Who may claim: null for everybody, `list` for the allow list, `group:NAME` for a group.
+    /// Restriction: null for none, `list` for the allow list, `group:NAME` for a group.
     #[schema(value_type = Option<String>, example = "list")]
     pub allow: Option<Allow>,
     /// Users on its allow list.

@@ -49,7 +49,7 @@ impl std::fmt::Debug for Signing {
 
 impl Signing {
     /// # Errors
-    /// What is wrong with the settings, without the key.
+    /// A description of the fault in the settings, without the key.
     pub fn new(secret: Option<&SecretString>, unsigned: Unsigned) -> Result<Self, String> {
         let Some(secret) = secret else {
             if unsigned == Unsigned::Reject {

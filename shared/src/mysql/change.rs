@@ -22,7 +22,7 @@ pub struct CouponChange {
     pub quantity: Option<Slot>,
     pub waiting_list: Option<u32>,
     pub schedule: Option<Schedule>,
-    /// Who may claim; `Some(None)`: everybody.
+    /// The restriction; `Some(None)`: everybody may claim.
     #[allow(clippy::option_option)]
     pub allow: Option<Option<Allow>>,
     pub drops: Vec<DropChange>,

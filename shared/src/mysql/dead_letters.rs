@@ -361,7 +361,7 @@ struct LooseGroup {
 /// Dead letters that no pass can resolve.
 #[derive(Debug, Clone)]
 pub struct LooseDeadLetters {
-    /// What they name instead of a drop that passes compare.
+    /// The thing named instead of a drop that passes compare.
     pub why: String,
     pub number: u64,
     pub examples: Vec<DeadLetterRow>,

@@ -1,4 +1,4 @@
-//! When a person was admitted to the slot that they hold.
+//! The time when a user was admitted to the slot that they hold.
 
 use firstcome_shared::domain::OncePer;
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -35,7 +35,7 @@ async fn the_instant_of_a_slot_s_next_holder_is_never_taken_for_that_of_the_one_
                 .unwrap()
         };
         assert!(at("a").await.flatten().is_some());
-        // It was revoked, and is somebody else's by now.
+        // It was revoked, and now belongs to another user.
         ask::<()>(&server, &["ZREM", &keys.users, "a"]).await;
         ask::<()>(&server, &["HDEL", &keys.claimants, "a"]).await;
         ask::<()>(&server, &["ZADD", &keys.users, "1", "b"]).await;

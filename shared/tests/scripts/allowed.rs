@@ -1,4 +1,4 @@
-//! Admission by an allow list or a group, and the scripts that keep the list.
+//! Admission by an allow list or a group, and the scripts that maintain the list.
 
 use firstcome_shared::coupon::{AllowList, Group};
 use firstcome_shared::domain::{CouponId, OncePer, UserId};
@@ -41,7 +41,7 @@ async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
     ask::<i64>(server, &["HSET", &world.keys.meta, "allow", allow]).await;
 }
 
-/// Each with the answers to a call of all of them.
+/// Claims for all of them in one call; returns the answers.
 async fn claim(world: &mut ScriptWorld, people: &str) -> String {
     world
         .apply(&ScriptCommand::Claim(people.chars().collect()))
@@ -78,7 +78,7 @@ async fn who_is_not_on_the_list_is_told_so_after_the_window_and_before_sold_out(
             claim(&mut world, "cxdy").await,
             "[Waiting(1), NotAllowed, SoldOut, NotAllowed]"
         );
-        // A promise is kept, and so is a place, whatever the list says by now.
+        // Promises and places on the waiting list are kept, whatever the list says now.
         assert_eq!(
             write(&world.redis, coupon, 6, &["d"]).await,
             ListReplaced::Yes
@@ -151,7 +151,7 @@ async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
             "{spoil:?}"
         );
     }
-    // Nor does a revision that no coupon can have keep a list out, or become a coupon's.
+    // A revision that no coupon can have neither keeps a list out nor becomes a coupon's revision.
     ask::<String>(&server, &["SET", &state, "9007199254740993:2"]).await;
     assert_eq!(
         world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(),
@@ -226,7 +226,7 @@ async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_n
     ];
     assert_eq!(found[..2], expected);
     assert!(found[2..].iter().all(|one| *one == ask_again), "{found:?}");
-    // Who holds one is told so, whatever is said of them. A coupon for all goes by nothing said.
+    // Holders get that answer whatever their groups. A coupon without a restriction ignores groups.
     assert_eq!(
         said([Some((&vip, false)); 5]).await[0].0,
         Admission::Already(DROP, 1)
@@ -236,7 +236,7 @@ async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_n
         said([None, Some((&vip, false)), None, None, None]).await[1].0,
         Admission::Accepted(2)
     );
-    // Who waits keeps the place.
+    // Users who wait keep their place.
     only_for(&server, &world, "group:vip").await;
     assert_eq!(
         said([Some((&vip, false)); 5]).await[2],
@@ -264,7 +264,7 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
         change(0, list(2, 2), OnList::Add, &["a", "b"]).await,
         ListFollowed::Yes
     );
-    // The third comes before the second, and then all come again.
+    // The third change arrives before the second, and then all arrive again.
     assert_eq!(
         change(3, list(4, 1), OnList::Remove, &["a", "c"]).await,
         ListFollowed::Other
@@ -290,7 +290,7 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
         );
         assert_eq!(members(&server, &world).await, ["b"]);
     }
-    // An older list takes no newer one's place; one that is not whole takes nobody's.
+    // An older list does not replace a newer one; an incomplete one replaces none.
     assert_eq!(
         write(&world.redis, 1, 3, &["a", "b", "c"]).await,
         ListReplaced::Outdated
@@ -310,7 +310,7 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
         ListReplaced::Incomplete
     );
     assert_eq!(members(&server, &world).await, ["b"]);
-    // A list that a hand has changed is written anew, and not changed further.
+    // A list that was changed by hand is rewritten, and not changed further.
     ask::<i64>(&server, &["SADD", &world.keys.allowed, "x"]).await;
     assert_eq!(
         change(4, list(5, 2), OnList::Add, &["d"]).await,
@@ -329,7 +329,7 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
         "the list, and one that was gathered and is given up: {names:?}"
     );
     assert_eq!(ask::<i64>(&server, &["TTL", &world.keys.allowed]).await, -1);
-    // What is lost is no list at all.
+    // A lost list does not count as an empty one.
     ask::<i64>(
         &server,
         &["DEL", &world.keys.allowed, &world.keys.allow_list],

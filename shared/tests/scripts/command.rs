@@ -1,9 +1,9 @@
-//! What may happen to a drop.
+//! Commands that may be applied to a drop.
 
 use firstcome_shared::domain::OncePer;
 use proptest::prelude::*;
 
-/// People have one letter, so that a masked id still tells who it is.
+/// Users are single letters, so that a masked id still identifies them.
 pub(crate) type PersonLetter = char;
 
 #[derive(Debug, Clone)]
@@ -17,11 +17,11 @@ pub(crate) struct Start {
 pub(crate) enum ScriptCommand {
     /// In one call, in this order; somebody may be in it twice.
     Claim(Vec<PersonLetter>),
-    /// As of a revision, like the two below.
+    /// With a revision, like the two below.
     Load(u64),
     WriteMeta(u64, u32, bool),
     Lower(u64, u32),
-    /// With its number; ended or not. Not fenced.
+    /// With its number, and whether it has ended. Not fenced.
     Revoke(PersonLetter, i64, bool),
     Repair(ScriptRepair),
     /// The same with a generation that Redis no longer has.
@@ -33,14 +33,14 @@ pub(crate) enum ScriptCommand {
 pub(crate) enum ScriptRepair {
     PutBack(Vec<(PersonLetter, u32, bool)>),
     Count,
-    /// With the quantity that it was planned for.
+    /// With the quantity for which it was planned.
     Move(PersonLetter, Option<i64>, Option<u32>),
     Withdraw(PersonLetter, i64, bool),
     ToFront(Vec<(PersonLetter, i64)>),
     Promote(u32),
 }
 
-/// What a hand may do, or a Redis that went back in time may look like.
+/// Manual edits, or what a Redis with old data may look like.
 #[derive(Debug, Clone)]
 pub(crate) enum Tamper {
     DropMeta,

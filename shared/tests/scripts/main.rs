@@ -1,6 +1,6 @@
-//! The scripts, as they are, on a real Redis, against a model of what each promises. Whatever
-//! sequence of claims, repairs, operators' changes and tampering: every answer and every key is
-//! what the model says, and the invariants hold besides.
+//! The real scripts on a real Redis, compared with a model of each script's promises. For any
+//! sequence of claims, repairs, operators' changes and tampering, every answer and every key must
+//! be what the model says, and the invariants must hold.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admitted;
@@ -31,7 +31,7 @@ fn the_scripts_do_what_their_model_says() {
         .enable_all()
         .build()
         .unwrap();
-    // What is on disk is not in question here, and a flush a command would cost minutes.
+    // Durability is not tested here, and a flush per command would cost minutes.
     let options = RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -96,7 +96,7 @@ async fn play(
             );
         }
         if let ScriptCommand::Claim(people) = command {
-            // Each is judged by what the ones before them in the same call have left.
+            // Each is judged by the state that the previous ones in the same call have left.
             let mut now = before.clone();
             for (person, admission) in people.iter().zip(&admissions) {
                 admitted_rightly(&now, *admission)?;
@@ -111,9 +111,9 @@ async fn play(
     Ok(seen)
 }
 
-/// What holds of every claim, whatever the model says: nothing is given while the numbers do not
-/// add up, no slot is given twice, none above the quantity, and nobody is told that it is sold out
-/// while more slots are left than people wait.
+/// Invariants of every claim, whatever the model says: nothing is given while the numbers do not
+/// add up, no slot is given twice or above the quantity, and nobody gets `sold_out` while more
+/// slots are left than users wait.
 fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCaseError> {
     let quantity = before.quantity().unwrap_or(0);
     match admission {
@@ -152,7 +152,7 @@ fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCase
     Ok(())
 }
 
-/// What the histories showed, so that a test of nothing does not pass.
+/// The coverage of the histories, so that a test without content does not pass.
 #[derive(Default)]
 struct Seen {
     answers: u32,
@@ -227,7 +227,7 @@ async fn the_end_of_a_revocation_voids_what_was_admitted_before_it_and_nothing_l
         "[Accepted(1)]",
         "it has ended"
     );
-    // The release of the same revocation comes late, twice over.
+    // The release of the same revocation arrives late, twice.
     world.revoke('a', 1, None).await;
     world.revoke('a', 1, Some(long_ago)).await;
     assert_eq!(
@@ -235,7 +235,7 @@ async fn the_end_of_a_revocation_voids_what_was_admitted_before_it_and_nothing_l
         [(1, "a".to_owned())].into(),
         "a newer claim is not released"
     );
-    // One that ends in the future: what is there is older.
+    // One that ends in the future: existing claims are older.
     world.revoke('a', 2, Some(long_ago + 3_600_000)).await;
     assert!(world.look().await.users.is_empty());
     assert_eq!(
@@ -248,7 +248,7 @@ async fn the_end_of_a_revocation_voids_what_was_admitted_before_it_and_nothing_l
         world.apply(&ScriptCommand::Claim(vec!['a', 'b'])).await.0,
         "[Revoked, Accepted(1)]"
     );
-    // Redis's clock had been wrong when this one was admitted.
+    // Redis's clock was wrong when this user was admitted.
     assert_eq!(
         world.apply(&ScriptCommand::Claim(vec!['c'])).await.0,
         "[Accepted(2)]"

@@ -1,4 +1,4 @@
-//! What each script promises, said once more in Rust.
+//! The promises of each script, modelled in Rust.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,12 @@ use crate::world::{ENDED_AT_MS, Shown};
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     start: (u32, u32, OncePer),
-    /// Quantity and pause; `None` where the drop is not loaded.
+    /// Quantity and pause; `None` if the drop is not loaded.
     meta: Option<(i64, bool)>,
     count: Option<i64>,
     users: BTreeMap<PersonLetter, i64>,
     free: BTreeSet<i64>,
-    /// In order. Broken promises, with the slot they had, come before all who arrived.
+    /// In order. Users with broken promises, with the promised slot, come before all who arrived.
     waiting: Vec<(Option<i64>, PersonLetter)>,
     claimants: BTreeMap<PersonLetter, (i64, i64)>,
     /// Number of the last revocation, and whether it has ended.
@@ -182,8 +182,8 @@ impl Model {
         self.revoked.get(&person).is_some_and(|(_, ended)| !ended)
     }
 
-    /// What has come further stays. One that has ended voids nothing here: its instant is before
-    /// all claims.
+    /// The later state of a revocation stays. One that has ended voids nothing here: its time is
+    /// before all claims.
     fn revoke(&mut self, person: PersonLetter, number: i64, ended: bool) -> &'static str {
         let known = self.revoked.get(&person).copied();
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
@@ -240,7 +240,7 @@ impl Model {
             .get(&person)
             .filter(|_| self.once_per_coupon());
         if let Some((drop, slot)) = elsewhere {
-            // Of this drop, `users` would have them.
+            // If it were of this drop, `users` would contain the user.
             if *drop == DROP {
                 return Admission::Unverified;
             }
@@ -266,7 +266,7 @@ impl Model {
             return Admission::Accepted(narrow(slot));
         }
         let place = self.waiting.iter().position(|(_, waits)| *waits == person);
-        // There is always room for as many as there are slots left.
+        // There is always room for as many users as there are slots left.
         if place.is_none() && self.waiting() >= i64::from(self.start.1).max(self.left()) {
             return Admission::SoldOut;
         }
@@ -277,7 +277,7 @@ impl Model {
         Admission::Waiting(u32::try_from(place).unwrap() + 1)
     }
 
-    /// The lowest free slot was never given out, so it can't have been given back.
+    /// The lowest free slot was never given, so it can't have been given back.
     fn has_free_above_count(&self) -> bool {
         self.free
             .first()
@@ -333,7 +333,7 @@ impl Model {
     fn put_back(&mut self, (person, slot, certain): (PersonLetter, u32, bool)) -> PutBack {
         let slot = i64::from(slot);
         let before = self.users.get(&person).copied();
-        // The world says when only of those that are certain.
+        // Only for certain holdings does the world give a time.
         let is_doubtful = self.revoked.contains_key(&person) && !certain && before != Some(slot);
         if self.is_banned(person) || is_doubtful {
             return PutBack::Revoked;
@@ -454,7 +454,7 @@ impl Model {
                 break;
             };
             if !self.holds(person) && !self.is_banned(person) {
-                // As admission: a slot that somebody holds is never given, whatever the count says.
+                // Like admission: a held slot is never given, whatever the count says.
                 let next = self
                     .next(quantity)
                     .filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());

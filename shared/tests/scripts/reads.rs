@@ -1,4 +1,4 @@
-//! What a pass reads of a drop is of one moment, whatever goes on beside it.
+//! A pass's reads of a drop are consistent, whatever happens concurrently.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,12 +11,12 @@ use firstcome_stack::{RedisOptions, RedisServer};
 use crate::command::Start;
 use crate::world::{DROP, ScriptWorld, connect};
 
-/// Drops asked for at once. Redis takes 16 kB of a connection at a time and then serves the others,
-/// so questions about so many drops come in parts.
+/// Drops per request. Redis reads 16 kB of a connection at a time and then serves others, so
+/// requests about this many drops arrive in parts.
 const TOGETHER: usize = 200;
 const READS: usize = 100;
 
-/// People claim, and every other slot becomes free again.
+/// Users claim, and every other slot is freed again.
 async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &AtomicBool) {
     let mut number = 0_u64;
     while !done.load(Ordering::Relaxed) {

@@ -15,10 +15,10 @@ use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
 
 pub(crate) const DROP: DropId = DropId(3);
 
-/// Before every claim, also those that are put back.
+/// Before every claim, including restored ones.
 pub(crate) const ENDED_AT_MS: i64 = 3;
 
-/// A drop in words, as Redis has it or as the model says.
+/// A drop in words, from Redis or from the model.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shown {
     pub(crate) quantity_and_pause: Option<(String, String)>,
@@ -39,7 +39,7 @@ pub(crate) struct ScriptWorld {
     generations: u32,
 }
 
-/// Instants are no part of an answer that can be foretold.
+/// Times are not predictable, so they are left out of answers.
 fn map<T, R>(done: Done<T>, of: impl Fn(T) -> R) -> Done<R> {
     match done {
         Done::Applied(value) => Done::Applied(of(value)),
@@ -111,7 +111,7 @@ impl ScriptWorld {
         self.generations
     }
 
-    /// The answer in words, and what admission said to each.
+    /// The answer in words, and admission's answer to each user.
     pub(crate) async fn apply(&mut self, command: &ScriptCommand) -> (String, Vec<Admission>) {
         let (redis, keys) = (&self.redis, &self.keys);
         let words = |answer: &dyn Debug| format!("{answer:?}");
@@ -176,7 +176,7 @@ impl ScriptWorld {
             .unwrap()
     }
 
-    /// Says when a slot was given.
+    /// Sets the time when a slot was given.
     pub(crate) async fn given_at(&self, slot: i64, at_ms: i64) {
         let mut cmd = redis::cmd("HSET");
         cmd.arg(&self.keys.times).arg(slot).arg(at_ms);

@@ -18,7 +18,7 @@ impl Membership {
         }
     }
 
-    /// What to change, if a setting is the reason why the group does not accept this process.
+    /// The setting to change, if one is the reason why the group does not accept this process.
     pub(crate) fn why_not(&self, code: RDKafkaErrorCode) -> Option<String> {
         let group = &self.group;
         match (code, &self.instance_id) {

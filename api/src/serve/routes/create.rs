@@ -33,17 +33,17 @@ use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 
-/// A coupon to be made.
+/// A coupon to create.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewCouponBody {
-    /// What people call it, 1 to 200 characters.
+    /// Its name, as shown to people, 1 to 200 characters.
     #[schema(example = "Winter coupon", max_length = 200)]
     name: String,
-    /// How many each drop gives out.
+    /// Quantity of each drop.
     #[schema(example = 100, minimum = 1, maximum = 10_000_000)]
     quantity: i64,
-    /// In which scope one person may hold one.
+    /// The scope in which one person may hold one.
     once_per: OncePer,
     /// How many people may wait once a drop is sold out.
     #[serde(default)]
@@ -51,7 +51,7 @@ pub(crate) struct NewCouponBody {
     waiting_list: i64,
     /// When it opens.
     schedule: Schedule,
-    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people
+    /// Restriction: null admits everybody, `list` people on its allow list, `group:NAME` people
     /// whose token names that group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "list", max_length = 70)]
@@ -59,7 +59,7 @@ pub(crate) struct NewCouponBody {
 }
 
 impl NewCouponBody {
-    /// The same checks for `POST` and for the command line's preview, which knows no `identity`.
+    /// The checks of `POST` and of the command line's preview, which knows no `identity`.
     pub(crate) fn check(
         self,
         now: DateTime<Utc>,
@@ -84,12 +84,12 @@ impl NewCouponBody {
     }
 }
 
-/// Make a coupon
+/// Create a coupon
 ///
-/// It and its first drops stand as soon as this is answered. Where Redis is away at that moment,
-/// the reconciler makes the drops known to admission once it is back; claims are answered 503 until
-/// then. With an `Idempotency-Key`, repeat the request until it is answered: one coupon is made. A
-/// key is remembered for a week.
+/// The coupon and its first drops exist once this returns. If Redis is unavailable at that moment,
+/// the reconciler loads the drops for admission once it is back; claims get 503 until then. With an
+/// `Idempotency-Key`, repeat the request until it gets a response: one coupon is created. A key is
+/// remembered for a week.
 #[utoipa::path(
     post, path = "/v1/coupons", tag = "operators", request_body = NewCouponBody,
     params(
@@ -123,7 +123,7 @@ pub(crate) async fn create(
         .into_response())
 }
 
-/// The request's key, with what it asks for: bodies that say the same are the same.
+/// The request's key, with a hash of its content: equivalent bodies have the same hash.
 fn idempotency_key(
     headers: &HeaderMap,
     body: &NewCouponBody,
@@ -169,7 +169,7 @@ async fn make_once(
     let away = |error: DbError| {
         mysql_unavailable(&error, "repeat the request with the same Idempotency-Key")
     };
-    // Before the body is checked: by now its window may be over.
+    // Before the body is checked: its window may be over by the time of a retry.
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }
@@ -236,15 +236,16 @@ async fn see_to(
             tracing::warn!(%error, coupon = %coupon.id, "the numbers of a new coupon are not noted yet");
         }
         if coupon.allow == Some(Allow::List) {
-            // It is empty, which Redis must know: what is not known lets nobody be told no.
+            // An empty list must be written to Redis, too: while the list is unknown, nobody gets
+            // `not_allowed`.
             super::allow_list::write(services, coupon.id).await;
         }
         if let Err(error) = load(&services.redis, &coupon, &drops, before.life).await {
             tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
         }
     }
-    // The client may ask this process for the coupon next; other processes look it up when they are
-    // asked.
+    // The client may request the coupon from this process next; other processes look it up on
+    // demand.
     let seen = services.catalogue.reread(coupon.id).await;
     seen.unwrap_or_else(|_| {
         Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| {

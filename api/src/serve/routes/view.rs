@@ -38,7 +38,7 @@ pub(crate) struct CouponView {
     waiting_list: u32,
     /// Whether an operator has stopped admission.
     paused: bool,
-    /// Who may claim: null is everybody, `list` people on its allow list, `group:NAME` people whose
+    /// Restriction: null admits everybody, `list` people on its allow list, `group:NAME` people whose
     /// token names that group.
     #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,

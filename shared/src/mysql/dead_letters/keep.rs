@@ -181,7 +181,7 @@ pub struct Unpublished {
 /// stored, another attempt is counted.
 ///
 /// # Errors
-/// Of the connection; then none is stored.
+/// An error of the connection; then none is stored.
 pub async fn keep_unpublished(conn: &mut Conn, claims: &[Unpublished]) -> QueryResult<()> {
     let rows = claims.iter().map(|Unpublished { claim, trace }| {
         let payload = claim.encode().into_bytes();

@@ -324,7 +324,7 @@ pub(crate) struct AllowListQuery {
 /// A coupon's allow list, and a page of it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AllowListPage {
-    /// Who may claim: the list takes effect only if this is `list`.
+    /// The coupon's restriction: the list takes effect only if this is `list`.
     #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,
     /// The number of people on the list.
