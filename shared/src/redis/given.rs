@@ -2,7 +2,7 @@
 //! last transactions (a replica that lagged took over, a backup was restored) would assign some
 //! again, and Redis and the topic still hold claims of the coupon that had them.
 //!
-//! Each server of a cluster records those of its own coupons, so that numbers and keys are only
+//! Each server of a cluster records the numbers of its coupons, so that numbers and keys are only
 //! lost together. A pass records MySQL's highest on all servers.
 
 use std::sync::Arc;
