@@ -216,11 +216,11 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
     match seen.admission {
         AdmissionState::Unknown => found.push(problem(
             "Redis does not answer: nobody can claim",
-            "Bring Redis back. Admission opens again by itself once what Redis has was verified.",
+            "Bring Redis back. Admission reopens automatically once Redis's data is verified.",
         )),
         AdmissionState::Closed => found.push(problem(
             "Admission is closed: claims get 503",
-            "Redis was restarted, or lost data. What it has is being verified, and admission opens by itself, within \
+            "Redis was restarted, or lost data. Its data is being verified, and admission opens automatically, within \
              seconds. If this stays, look at the alerts and at the reconciler's log.",
         )),
         AdmissionState::Open => {}
@@ -308,14 +308,14 @@ fn room(one: &DropOverview) -> Option<String> {
     let is_over = matches!(one.state, DropState::Closed | DropState::Sealed);
     let held = one.redis.filter(|_| !is_over)?.users;
     let room = u64::from(one.quantity).saturating_sub(held);
-    (room > 0).then(|| counted(room, "slot is free by now", "slots are free by now"))
+    (room > 0).then(|| counted(room, "slot is free now", "slots are free now"))
 }
 
 /// A problem that shows in the drop's numbers alone, and what to do.
 fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     if is_shut(one) && seen.admission == AdmissionState::Open {
         let todo =
-            "It opens by itself once a pass has verified it. If this stays, look at the last runs.";
+            "It opens automatically once a pass has verified it. If this stays, look at the last runs.";
         return Some((
             "Admission to this coupon is closed: claims get 503".to_owned(),
             todo.to_owned(),
@@ -330,8 +330,8 @@ fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     Some(if users > rows {
         let people = counted(
             users - rows,
-            "person was told yes and has no row yet",
-            "people were told yes and have no row yet",
+            "person was promised a coupon and has no row yet",
+            "people were promised a coupon and have no row yet",
         );
         (
             people,

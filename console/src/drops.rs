@@ -232,7 +232,7 @@ fn confirmed(asked: &PassForm, found: &DropDetails) -> Result<(), FormRefusal> {
         return Ok(());
     }
     let why =
-        "Another number of repairs is held back by now. Nothing was done: look at the drop again.";
+        "The number of held-back repairs has changed. Nothing was done: look at the drop again.";
     Err(FormRefusal::new(StatusCode::CONFLICT, why))
 }
 

@@ -106,7 +106,7 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let allow: Option<Allow> = allow
         .map(str::parse)
         .transpose()
-        .map_err(|why: String| format!("Whom it is for can't be read: {why}"))?;
+        .map_err(|why: String| format!("The restriction can't be read: {why}"))?;
     let mut body = json!({
         "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
         "schedule": schedule,
@@ -412,7 +412,7 @@ mod tests {
                     allow: "vip".to_owned(),
                     ..typed()
                 },
-                "Whom it is for",
+                "The restriction",
             ),
             (
                 Typed {

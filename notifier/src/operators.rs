@@ -31,7 +31,7 @@ pub enum AlertError {
     #[error("there is no alert {0}")]
     NotFound(i64),
     /// It does not fire.
-    #[error("alert {0} does not fire any more, so there is nothing to acknowledge")]
+    #[error("alert {0} no longer fires, so there is nothing to acknowledge")]
     NotFiring(i64),
     /// It concerns no drop, and silences are per drop.
     #[error("alert {0} concerns no drop; silence is kept per drop, so acknowledge it instead")]

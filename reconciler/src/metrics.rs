@@ -72,7 +72,7 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "Length of the stages of passes, by stage"
     );
-    let begun = "When the pass that runs now began, in Unix time; 0 where none runs";
+    let begun = "When the pass that runs now began, in Unix time; 0 if none runs";
     describe_gauge!(
         "firstcome_pass_start_timestamp_seconds",
         Unit::Seconds,
@@ -91,7 +91,7 @@ pub(crate) fn describe() {
         "firstcome_alerts",
         "Problems that were mailed and are not over, by kind; a silenced one is not counted"
     );
-    let success = "When a pass over everything of this process last ended well, in Unix time; 0 where none did";
+    let success = "When a pass over everything of this process last ended well, in Unix time; 0 if none did";
     describe_gauge!(
         "firstcome_pass_last_success_timestamp_seconds",
         Unit::Seconds,
@@ -100,7 +100,7 @@ pub(crate) fn describe() {
     gauge!("firstcome_pass_last_success_timestamp_seconds").set(0.0);
     describe_gauge!(
         "firstcome_redis_managed",
-        "1 where the operator vouches for Redis, and nothing checks it"
+        "1 if the operator vouches for Redis, and nothing checks it"
     );
 }
 

@@ -134,7 +134,7 @@ fn in_part(failure: CommandFailure, sent: usize, lines: usize) -> CommandFailure
     let place = format!("lines {} to {}", sent + 1, sent + lines);
     match failure {
         CommandFailure::Refused(why) => {
-            CommandFailure::Refused(format!("of {place}: {why}; what came before them stands"))
+            CommandFailure::Refused(format!("of {place}: {why}; the ids before them were sent"))
         }
         CommandFailure::NotAsked(why) => {
             CommandFailure::NotAsked(format!("at {place}: {why}; send the file again"))

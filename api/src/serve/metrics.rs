@@ -77,7 +77,7 @@ pub(super) fn describe() {
         ("firstcome_redis_up", "1 while Redis answers"),
         (
             "firstcome_redis_managed",
-            "1 where the operator vouches for Redis, and nothing checks it",
+            "1 if the operator vouches for Redis, and nothing checks it",
         ),
         ("firstcome_catalogue_coupons", "Live coupons in memory"),
         (
@@ -109,14 +109,14 @@ pub(super) fn describe() {
         "Time of the last refresh of coupons"
     );
     let success =
-        "When a pass over everything last ended well, in Unix time; 0 where none ever did";
+        "When a pass over everything last ended well, in Unix time; 0 if none ever did";
     describe_gauge!(
         "firstcome_pass_last_success_timestamp_seconds",
         Unit::Seconds,
         success
     );
     let silence =
-        "Time since then; infinite where it never has. Of the first contract: use the timestamp";
+        "Time since then; infinite if it never has. Obsolete: use the timestamp";
     describe_gauge!(
         "reconciler_last_success_age_seconds",
         Unit::Seconds,

@@ -402,7 +402,7 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
             && half.json["detail"]
                 .as_str()
                 .unwrap()
-                .contains("stands in MySQL"),
+                .contains("MySQL has the change"),
         "{half:?}"
     );
     assert_eq!(empty(&api, id).await.json["changed"], 0);
@@ -475,7 +475,7 @@ async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the
         half.json["detail"]
             .as_str()
             .unwrap()
-            .contains("stands in MySQL"),
+            .contains("MySQL has the change"),
         "{half:?}"
     );
     assert!(on_list(&api, id, "u-2").await);

@@ -170,11 +170,11 @@ fn numbers_that_stay_wrong_are_told_with_what_to_do() {
     };
     assert_eq!(
         stuck(100, [100, 97, 0, 0]),
-        "3 people were told yes and have no row yet"
+        "3 people were promised a coupon and have no row yet"
     );
     assert_eq!(
         stuck(1, [1, 0, 0, 0]),
-        "1 person was told yes and has no row yet"
+        "1 person was promised a coupon and has no row yet"
     );
     assert_eq!(stuck(22, [22, 25, 0, 0]), "3 rows have nobody in Redis");
     assert_eq!(
@@ -402,7 +402,7 @@ fn after_the_quantity_was_raised_broken_promises_say_that_the_next_pass_works_on
     assert_eq!(todo(|_| {}), advice);
     assert_eq!(
         todo(|one| one.quantity = 103),
-        "3 slots are free by now: the next pass gives them to these people."
+        "3 slots are free now: the next pass gives them to these people."
     );
     assert_eq!(
         todo(|one| (one.quantity, one.state) = (103, DropState::Closed)),

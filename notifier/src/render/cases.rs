@@ -44,15 +44,15 @@ pub(super) fn of_case(
         }
         FindingCase::NoSlotLeft => [
             of_name,
-            "These people were told yes and have no coupon.".to_owned(),
+            "These people were promised a coupon and have none.".to_owned(),
         ],
         FindingCase::NoSuchSlot | FindingCase::NamesNoDrop => [
             of_name,
-            "Somebody may have been told yes and have no coupon.".to_owned(),
+            "Somebody may have been promised a coupon and have none.".to_owned(),
         ],
         FindingCase::NamesNobody => [
             of_name,
-            "If an API of Firstcome wrote it, somebody was told yes and has no coupon.".to_owned(),
+            "If an API of Firstcome wrote it, somebody was promised a coupon and has none.".to_owned(),
         ],
         FindingCase::Unreadable => [
             of_name,
@@ -65,7 +65,7 @@ pub(super) fn of_case(
                 count(n, "row", "rows"),
                 wording::line(why, 120).trim_end_matches('.')
             ),
-            "These people were told yes and have no coupon.".to_owned(),
+            "These people were promised a coupon and have none.".to_owned(),
         ],
         FindingCase::NoUserId => [
             format!(
@@ -98,7 +98,7 @@ pub(super) fn of_case(
         ],
         FindingCase::UsersMissing(_) => [
             format!("{name}: {}.", detail()),
-            "They were told yes, and others may get their slots.".to_owned(),
+            "They were promised coupons, and others may get their slots.".to_owned(),
         ],
     })
 }
@@ -147,7 +147,7 @@ pub(super) fn held_back(
                 "Claims to {} get 503 until {repairs} are confirmed.",
                 name.unwrap_or("a coupon")
             ),
-            format!("{lacking}No repair was made: so many at once need a confirmation."),
+            format!("{lacking}No repair was made: this many at once need a confirmation."),
         ];
     }
     let is_closed = |finding: &Finding| {
@@ -161,7 +161,7 @@ pub(super) fn held_back(
                 "Claims to {} get 503 until {repairs} are confirmed.",
                 name.unwrap_or("a coupon")
             ),
-            "They would move users or take slots back: so many at once need a confirmation.              Repairs that only add what was promised were made."
+            "They would move users or take slots back: this many at once need a confirmation.              Repairs that only add what was promised were made."
                 .to_owned(),
         ];
     }
@@ -171,7 +171,7 @@ pub(super) fn held_back(
         ""
     };
     [
-        format!("{repairs}{of} need a confirmation: so many at once are rarely right."),
+        format!("{repairs}{of} need a confirmation: this many at once are rarely right."),
         format!("None was made. Claims go on{risk}."),
     ]
 }
@@ -427,7 +427,7 @@ fn select(coupon: Option<CouponId>) -> Block {
 
 fn locks() -> Block {
     Block::Command {
-        what: "Who holds a lock, in MySQL (end it by KILL and its number)".to_owned(),
+        what: "Lock holders in MySQL (end one with KILL and its number)".to_owned(),
         line: "SELECT trx_mysql_thread_id, trx_started, trx_query\nFROM information_schema.innodb_trx\nORDER BY trx_started;"
             .to_owned(),
     }

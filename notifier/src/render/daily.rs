@@ -128,10 +128,10 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
     }
     if day.broken > 0 {
         blocks.push(Block::Paragraph(format!(
-            "{}: told yes, and without a coupon.",
+            "{}: promised a coupon, and without one.",
             wording::capital(&broken(day.broken))
         )));
-        blocks.extend(links.on_page("Who they are, by alert, in a browser", "/alerts"));
+        blocks.extend(links.on_page("These people, by alert, in a browser", "/alerts"));
         blocks.push(Links::section("broken_promise"));
     }
     Section {

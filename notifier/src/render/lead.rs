@@ -125,7 +125,7 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
         .map(|(_, finding)| *finding)
         .filter(|finding| !is_said(finding));
     let done = wording::done(others);
-    parts.extend((!done.is_empty()).then(|| format!("Repaired by itself: {done}.")));
+    parts.extend((!done.is_empty()).then(|| format!("Repaired automatically: {done}.")));
     if with(ActionKind::OpenGate) > 0 {
         parts.push(pass.closed_for.map_or_else(
             || "Until then claims got 503.".to_owned(),
@@ -204,7 +204,7 @@ fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
         "slots are",
     );
     (n > 0).then(|| {
-        format!("{people} told yes again and lost it; meanwhile others may have been told \"sold out\". {free} free.")
+        format!("{people} promised another and lost it; meanwhile others may have seen \"sold out\". {free} free.")
     })
 }
 
@@ -288,8 +288,8 @@ fn of_kind(
         About::BrokenPromise => {
             let people = wording::count(
                 n,
-                "person was told yes and has no coupon",
-                "people were told yes and have no coupon",
+                "person was promised a coupon and has none",
+                "people were promised a coupon and have none",
             );
             let name = name.map(|name| format!(": {name}")).unwrap_or_default();
             (
@@ -308,8 +308,8 @@ fn of_kind(
         ),
         About::Left(kind) => {
             let meaning = match kind {
-                Kind::Unissued => "People were told yes and have no coupon yet.",
-                Kind::FailedClaim => "People may have been told yes and have no coupon.",
+                Kind::Unissued => "People were promised a coupon and have none yet.",
+                Kind::FailedClaim => "People may have been promised a coupon and have none.",
                 _ => "",
             };
             (

@@ -36,12 +36,12 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
         (
             "See what is in its way, below, as host:number of the process. If that pass does not end within half an hour, end \
              its process: the next pass does its work.",
-            "It runs as soon as that pass has ended. Nothing is lost; what that pass does not look at is not verified meanwhile.",
+            "It runs as soon as that pass has ended. Nothing is lost; until then, drops outside that pass are not verified.",
         )
     } else {
         (
             "Find out why the reconciler did not run then: stopped, restarted, or its host asleep.",
-            "It runs now. Nothing is lost, but meanwhile nothing was verified, and after a restart of Redis nobody could claim.",
+            "It runs now. Nothing is lost, but in the meantime nothing was verified, and after a restart of Redis nobody could claim.",
         )
     };
     let blocks = with_runs(todo, lines, Vec::new(), links, "run_missed");
@@ -118,10 +118,10 @@ fn notice(
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(&wording::plainly(reason), wording::LONGEST);
     let mut blocks = vec![Block::Todo(
-        "Bring MySQL back. The reconciler then goes on by itself.".to_owned(),
+        "Bring MySQL back. The reconciler then continues automatically.".to_owned(),
     )];
     // The other screens need MySQL.
-    blocks.extend(links.on_page("What is known meanwhile, in a browser", "/"));
+    blocks.extend(links.on_page("The last known state, in a browser", "/"));
     blocks.extend([
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
         Block::Paragraph(
@@ -231,11 +231,11 @@ fn about_redis(
         links,
         "redis_lost",
     );
-    if let Some(first) = links.on_page("What is closed, and which store is away, in a browser", "/")
+    if let Some(first) = links.on_page("Closed coupons and unavailable stores, in a browser", "/")
     {
         blocks.insert(1, first);
     }
-    let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon by itself once it is verified.";
+    let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon automatically once it is verified.";
     notice(
         ("action", MailTone::Bad),
         format!("action needed: {subject}"),

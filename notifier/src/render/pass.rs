@@ -115,7 +115,7 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
         ));
     }
     if seen.about == About::RunFailed {
-        screens.push(("What is wrong now, in a browser", "/".to_owned()));
+        screens.push(("Current problems, in a browser", "/".to_owned()));
     }
     screens.push(match seen.coupon_id.zip(seen.drop_id) {
         Some((coupon, drop)) => {
@@ -210,7 +210,7 @@ fn repaired(pass: &PassMail<'_>) -> Option<Section> {
         })));
     }
     (!blocks.is_empty()).then(|| Section {
-        title: "Repaired by itself".to_owned(),
+        title: "Repaired automatically".to_owned(),
         blocks,
     })
 }

@@ -213,9 +213,9 @@ impl Executor<'_> {
                 .map(|word| match word {
                     PutBack::Applied | PutBack::Same => RepairAttempt::Done(None),
                     PutBack::Taken => {
-                        RepairAttempt::Changed("another person is on this slot by now".into())
+                        RepairAttempt::Changed("another person is on this slot now".into())
                     }
-                    PutBack::Revoked => RepairAttempt::Changed("it is revoked by now".into()),
+                    PutBack::Revoked => RepairAttempt::Changed("it has been revoked".into()),
                 })
                 .collect(),
             None => vec![RepairAttempt::Changed(EMPTIED.into()); run.len()],
@@ -455,7 +455,7 @@ impl Executor<'_> {
                     Err(refused) => refused,
                     Ok((id, claim)) => match written.next() {
                         Some(RepairAttempt::Done(_)) => {
-                            let detail = format!("admitted anew in slot {}", claim.slot);
+                            let detail = format!("readmitted in slot {}", claim.slot);
                             resolutions.push(Resolution {
                                 id,
                                 how: "readmitted",
@@ -509,7 +509,7 @@ impl Executor<'_> {
             }
             Ok(Done::Applied(None)) => Err(RepairAttempt::Left("no slot is left".into())),
             Ok(Done::Changed) => Err(RepairAttempt::Changed(
-                "its person is admitted by now; the next pass looks again".into(),
+                "its person has been admitted; the next pass looks again".into(),
             )),
             Ok(Done::Stale) => Err(RepairAttempt::Changed(EMPTIED.into())),
             Err(error) => Err(RepairAttempt::Changed(error.about_data().ok_or(error)?)),

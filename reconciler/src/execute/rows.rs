@@ -214,10 +214,10 @@ impl Executor<'_> {
             let refused = match &words {
                 None => Some("Redis was emptied meanwhile; the next pass looks again"),
                 Some(words) if words.get(i) == Some(&PutBack::Taken) => {
-                    Some("its slot is another's by now")
+                    Some("its slot now belongs to another person")
                 }
                 Some(words) if words.get(i) == Some(&PutBack::Revoked) => {
-                    Some("it is revoked by now")
+                    Some("it has been revoked")
                 }
                 Some(_) => None,
             };

@@ -55,7 +55,7 @@ pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict 
             .map(|(_, place)| format!("; they are at position {place} of the waiting list"))
             .unwrap_or_default();
         let sentence =
-            format!("they were told yes for drop {drop} and it could not be kept: {reason}{waits}");
+            format!("they were promised a coupon in drop {drop}, and the promise could not be kept: {reason}{waits}");
         return (Holds::Broken, sentence, Some(*drop), None);
     }
     if let Some((drop, slot)) = known

@@ -48,7 +48,7 @@ use crate::stores::Stores;
     tags(
         (name = "overview", description = "The state of the installation"),
         (name = "runs", description = "Passes and what they found"),
-        (name = "alerts", description = "What needs a person"),
+        (name = "alerts", description = "Problems that need a person"),
         (name = "coupons", description = "Coupons and drops, with their numbers"),
         (name = "failed claims", description = "Claims that did not become a row"),
         (name = "people", description = "One person's story"),

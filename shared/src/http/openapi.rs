@@ -71,7 +71,7 @@ fn complete(operation: &mut Operation, changes: bool) {
             "u-37",
             USER_ID,
         ));
-        let proof = "The TRUSTED_HEADER_SECRET, where the gateway has one";
+        let proof = "The TRUSTED_HEADER_SECRET, if the gateway has one";
         headers.push((
             "X-Gateway-Secret",
             proof,

@@ -117,7 +117,7 @@ impl Manager for Connecting {
         match answer {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => {
-                tracing::debug!("MySQL is read-only: connecting anew");
+                tracing::debug!("MySQL is read-only: reconnecting");
                 Err(RecycleError::message("its server is read-only"))
             }
             Ok(Err(error)) => Err(RecycleError::message(error.to_string())),

@@ -187,7 +187,7 @@ impl Lasting {
             Ok(fresh) => {
                 let before = self.current.compare_and_swap(used, Arc::new(fresh));
                 if Arc::ptr_eq(&before, used) {
-                    tracing::warn!("Redis is silent or no master: connecting anew");
+                    tracing::warn!("Redis is silent or no master: reconnecting");
                 }
             }
             Err(error) => tracing::error!(%error, "no new connection to Redis can be made"),

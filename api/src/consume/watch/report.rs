@@ -187,7 +187,7 @@ pub(crate) fn describe_metrics() {
         ),
         (
             REBALANCES,
-            "Times the group shared its partitions out anew, as this process saw it",
+            "Rebalances of the group, as this process saw them",
         ),
         (COMMIT_FAILURES, "Commits of offsets that Kafka refused"),
     ] {

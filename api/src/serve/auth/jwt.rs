@@ -293,7 +293,7 @@ fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
     };
     if matches!(&source, KeySource::Url(source) if !source.is_encrypted()) {
         tracing::warn!(
-            "JWT_JWKS_URL is http://: anybody who is on the way can give this process keys of their own"
+            "JWT_JWKS_URL is http://: anybody on the network path can give this process other keys"
         );
     }
     let refresh = Duration::from_secs(args.jwt_jwks_refresh_seconds.into());

@@ -168,7 +168,7 @@ impl KeySet {
                 *failing = Some((since, error.to_string()));
                 if since.elapsed() >= OLDEST && !self.keys.load().is_empty() {
                     tracing::error!(
-                        "{self}: the keys of tokens could not be read for {OLDEST:?}: none counts any more"
+                        "{self}: the keys of tokens could not be read for {OLDEST:?}: none is valid now"
                     );
                     self.keys.store(Arc::default());
                 }

@@ -124,7 +124,7 @@ pub(crate) async fn add(
     request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
     params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
-        (status = 200, description = "They are not on it any more", body = AllowListChanged),
+        (status = 200, description = "They are no longer on it", body = AllowListChanged),
         (status = 400, description = "`invalid`: the sentence names the line; nothing was changed"),
         (status = 404, description = "`not_found`"),
         (status = 503, description = "`unavailable`: repeat it to be certain"),
@@ -149,7 +149,7 @@ pub(crate) async fn remove(
     delete, path = "/v1/coupons/{id}/allow-list", tag = "operators",
     params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
-        (status = 200, description = "Nobody is on it any more", body = AllowListChanged),
+        (status = 200, description = "The list is empty", body = AllowListChanged),
         (status = 404, description = "`not_found`"),
         (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
@@ -249,11 +249,11 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
         })
 }
 
-const AGAIN: &str = "repeat the request: only then is it certain whether the change stands";
+const AGAIN: &str = "repeat the request: only then is it certain whether the change took effect";
 
 fn half_done() -> Problem {
     Problem::unavailable(
-        "the change stands in MySQL; admission follows with the next pass, or when you repeat it",
+        "MySQL has the change; admission follows with the next pass, or when you repeat the request",
     )
 }
 

@@ -226,7 +226,7 @@ impl<'a> ChangeAttempt<'a> {
         // MySQL refuses.
         mysql_unavailable(
             error,
-            "repeat the request: only then is it certain whether the change stands",
+            "repeat the request: only then is it certain whether the change took effect",
         )
     }
 }

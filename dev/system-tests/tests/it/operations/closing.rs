@@ -112,7 +112,7 @@ async fn while_redis_is_away_closing_says_what_holds_and_the_reconciler_finishes
     let answer = cut_off.patch(coupon.id, &json!({"close_now": true})).await;
     let detail = answer.body["detail"].as_str().unwrap_or_default();
     assert_eq!(
-        (answer.status, detail.contains("stands in MySQL")),
+        (answer.status, detail.contains("MySQL has the change")),
         (503, true),
         "{answer:?}"
     );
