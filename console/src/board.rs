@@ -314,8 +314,7 @@ fn room(one: &DropOverview) -> Option<String> {
 /// A problem that shows in the drop's numbers alone, and what to do.
 fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     if is_shut(one) && seen.admission == AdmissionState::Open {
-        let todo =
-            "It opens automatically once a pass has verified it. If this stays, look at the last runs.";
+        let todo = "It opens automatically once a pass has verified it. If this stays, look at the last runs.";
         return Some((
             "Admission to this coupon is closed: claims get 503".to_owned(),
             todo.to_owned(),

@@ -91,7 +91,8 @@ pub(crate) fn describe() {
         "firstcome_alerts",
         "Problems that were mailed and are not over, by kind; a silenced one is not counted"
     );
-    let success = "When a pass over everything of this process last ended well, in Unix time; 0 if none did";
+    let success =
+        "When a pass over everything of this process last ended well, in Unix time; 0 if none did";
     describe_gauge!(
         "firstcome_pass_last_success_timestamp_seconds",
         Unit::Seconds,

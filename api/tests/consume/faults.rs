@@ -1,5 +1,4 @@
-//! A store goes away, comes back, answers late or not at all: nothing is a failed claim, nothing is
-//! lost.
+//! A store goes away, comes back, answers late or not at all: no claim fails, nothing is lost.
 
 use std::time::Duration;
 
@@ -26,9 +25,9 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
     world.ends_exact(300, [consumer]).await;
 }
 
-/// The first consumer waits for a MySQL that does not answer. Did it not poll meanwhile, nobody
-/// else would get a partition; did it go on with what was taken away, it would write and commit for
-/// others.
+/// The first consumer waits for a MySQL that does not answer. If it did not poll in the meantime,
+/// no other consumer would get a partition; if it continued with revoked partitions, it would write
+/// and commit for others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_not() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(400).await;
@@ -48,7 +47,7 @@ async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_n
 }
 
 /// Each write takes longer than the loop waits before it pauses and polls, so partitions come and
-/// go in mid-write.
+/// go in the middle of writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(600).await;

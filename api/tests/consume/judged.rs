@@ -1,5 +1,5 @@
-//! Claims are judged by what is known of their drop, and what is read again after an erasing
-//! changes nothing.
+//! Claims are judged by the facts about their drop, and messages read again after an erasure change
+//! nothing.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
@@ -9,7 +9,7 @@ use firstcome_shared::mysql::revoked::NewRevocation;
 
 use crate::world::{ConsumeWorld, PARTITIONS, claim_event};
 
-/// A message of a claim that was admitted then.
+/// A message of a claim that was admitted at the given time.
 fn message(
     drop: (CouponId, DropId),
     slot: Slot,
@@ -70,7 +70,7 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
     .await;
 
     let month = TimeDelta::days(30);
-    // Each in a batch by itself, and all of them beside claims that become rows.
+    // Each in a separate batch, and all of them together with claims that become rows.
     let bad = [
         message(drop, 5, "u-5", now),
         message(drop, 5, "u-6", now + month),
@@ -82,7 +82,7 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
         world.send(vec![one.clone()]).await;
     }
     read_all(&world, 9).await;
-    // Somebody who holds another slot of the sealed drop, and the same again.
+    // A user who holds another slot of the sealed drop, and the same message again.
     let mut more = vec![message(drop, 6, "u-1", now), message(drop, 2, "u-2", now)];
     more.extend((1..=8).map(|slot| message(open, slot, &format!("o-{slot}"), now)));
     more.extend(bad);
@@ -234,7 +234,7 @@ async fn what_is_read_again_after_a_whole_drop_was_erased_changes_nothing() {
     is_read_again(&world, drop, 4, &messages[2..]).await;
 }
 
-/// One of the form that erasing gives.
+/// A pseudonym of the form that an erasure creates.
 fn pseudonym(name: &str) -> String {
     let number = name.bytes().fold(0_u64, |number, byte| {
         number.wrapping_mul(31).wrapping_add(byte.into())

@@ -1,4 +1,5 @@
-//! `consume` on real servers: whatever happens, every message ends as one row or one kept refusal.
+//! `consume` on real servers: whatever happens, every message ends as one row or one stored
+//! refusal.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 mod batches;

@@ -1,4 +1,4 @@
-//! Messages that can't become rows are kept, once, and what comes after them is issued.
+//! Messages that can't become rows are stored, once, and messages after them are issued.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer};
 
 use crate::world::{ConsumeWorld, claim_event};
 
-/// One message of every kind that is refused, with the reason.
+/// One message of every refused kind, with the reason.
 fn poison(
     (coupon, drop): (CouponId, DropId),
     other: CouponId,
@@ -114,7 +114,7 @@ async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
         "failed_claims WHERE payload = 0xfffe00 AND error IS NOT NULL AND source_offset = 0";
     assert_eq!(world.count(bytes).await, 1, "the message is kept as it was");
 
-    // Read again: each is kept once still, and says that it was met twice.
+    // Read again: each is still stored once, with a count of two attempts.
     world.set_offsets(0).await;
     let twice = async || {
         world.count("failed_claims WHERE attempts = 2").await == expected.values().sum::<u64>()
@@ -163,7 +163,7 @@ async fn one_each_in_its_scope() {
         world.coupon(5, OncePer::Coupon).await,
         world.coupon(5, OncePer::Drop).await,
     );
-    // A second drop of each coupon, put in by hand.
+    // A second drop of each coupon, inserted by hand.
     let mut drops = Vec::new();
     for (coupon, drop) in [first, second] {
         let database = &world.database;

@@ -1,4 +1,4 @@
-//! The answers of a claim, and that whatever is no admission leaves Redis as it was.
+//! The responses to a claim; responses without an admission leave Redis unchanged.
 
 use std::collections::BTreeSet;
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::world::{InProcessApi, ServeWorld, open, until, with};
 
-/// So many finished coupons, made by hand, with ids from 1000 on.
+/// Creates finished coupons by hand, with ids from 1000 on.
 async fn finished(world: &ServeWorld, many: u32) {
     for (insert, select) in [
         (
@@ -102,7 +102,7 @@ async fn a_daily_coupon_without_an_unsealed_drop_is_live_until_its_last_day() {
         ))
         .await;
     api.stop().await;
-    // As if nobody had run for days.
+    // As if no process had run for days.
     world.sql("DELETE FROM {db}.slot_limits").await;
     world.sql("DELETE FROM {db}.drops").await;
     let api = world.api().await;

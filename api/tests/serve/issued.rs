@@ -1,4 +1,4 @@
-//! The list of who holds what.
+//! The list of issued coupons.
 
 use reqwest::Method;
 use serde_json::{Value, json};

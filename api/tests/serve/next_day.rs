@@ -1,4 +1,4 @@
-//! One each in each drop, in the moments in which the next drop opens, and after.
+//! One coupon per drop, at the moment when the next drop opens, and after.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ const HOUR: i64 = 3_600_000;
 /// Long enough for both APIs to read the new windows.
 const OPENS_IN: i64 = 4_000;
 
-/// How long each word to and from Redis takes on the slow way.
+/// The delay of each message to and from Redis on the slow connection.
 const SLOW: Duration = Duration::from_millis(800);
 
-/// An API that is near its Redis, and one that is far from it.
+/// An API with a fast connection to its Redis, and one with a slow one.
 async fn near_and_far(world: &ServeWorld) -> (InProcessApi, InProcessApi, FaultProxy) {
     let (far, redis) = behind_redis(world).await;
     (
@@ -38,7 +38,7 @@ async fn give_back(api: &InProcessApi, coupon: i64, user: &str, query: &str) -> 
         .await
 }
 
-/// Slows the way to Redis: what that API takes for Redis's time is from before then on.
+/// Slows the connection to Redis: from then on that API's estimate of Redis's time is old.
 async fn slow_down(api: &InProcessApi, redis: &FaultProxy, coupon: i64) {
     redis.set(ProxyFault::Delay(SLOW)).await.unwrap();
     let lag_ms = async || {
@@ -48,7 +48,7 @@ async fn slow_down(api: &InProcessApi, redis: &FaultProxy, coupon: i64) {
     until("its clock lags behind", async || lag_ms().await >= 700).await;
 }
 
-/// Returns when the second drop has just opened, of which both APIs knew before.
+/// Returns when the second drop has just opened; both APIs knew of it before.
 async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: i64) {
     let show = async |api: &InProcessApi| api.get(&format!("/v1/coupons/{coupon}")).await.json;
     let knows = async |api: &InProcessApi| {
@@ -76,7 +76,7 @@ async fn an_api_far_from_redis_takes_a_winner_of_the_drop_before_for_no_winner_o
     let (id, first, second) = two_days(&world, &near, "drop").await;
     for (user, slot) in [("winner", "1"), ("gave-back", "2")] {
         assert_eq!(near.claim(id, user).await.code(), (202, "accepted"));
-        // Not in the last moments of the drop: a claim after it is no retry.
+        // Not in the last moments of the drop: a claim after it is not a retry.
         let long_ago = (Utc::now() - TimeDelta::minutes(30))
             .timestamp_millis()
             .to_string();
@@ -185,7 +185,8 @@ async fn a_repeated_giving_back_that_names_its_drop_leaves_the_next_day_s_coupon
     );
 }
 
-/// By the catalogue, and by this process's clock, the first drop has just closed; by Redis's not.
+/// By the catalogue, and by this process's clock, the first drop has just closed; by Redis's clock
+/// it has not.
 #[tokio::test]
 async fn who_is_admitted_to_a_drop_that_is_not_over_by_redis_takes_nothing_of_the_next() {
     let (world, api) = ServeWorld::with_api().await;

@@ -1,4 +1,4 @@
-//! A store that is away, slow, or answers nobody.
+//! A store that is unavailable or slow, or does not answer anybody.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ async fn claims_that_wait_behind_an_unanswered_call_are_refused_with_it() {
         .await;
     let (id, _) = api.make(open(1)).await;
     redis.set(ProxyFault::BlackHole).await.unwrap();
-    // As many calls as a thousand claims need would take eight seconds, each of them unanswered for
+    // The calls that a thousand claims need would take eight seconds, each of them unanswered for
     // one.
     let answers = futures_util::future::join_all(
         (0..1_000).map(async |n| api.claim(id, &format!("u-{n}")).await),

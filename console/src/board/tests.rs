@@ -8,7 +8,7 @@ fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
 }
 
-/// A drop of 100 that opened at minute 10: people with a slot, and rows.
+/// A drop of 100 that opened at minute 10: users with a slot, and rows.
 fn seen(users: u64, rows: u64) -> DropOverview {
     DropOverview {
         coupon_id: CouponId(3),
@@ -319,7 +319,7 @@ fn alerts_come_with_their_advice_and_those_nobody_has_taken_on_first() {
     );
 }
 
-/// The overview of one drop in which these alerts fire.
+/// The overview of one drop with these firing alerts.
 fn with_alerts(one: DropOverview, alerts: Vec<ListedAlert>) -> Overview {
     Overview {
         alerts,

@@ -52,7 +52,8 @@ pub(super) fn of_case(
         ],
         FindingCase::NamesNobody => [
             of_name,
-            "If an API of Firstcome wrote it, somebody was promised a coupon and has none.".to_owned(),
+            "If an API of Firstcome wrote it, somebody was promised a coupon and has none."
+                .to_owned(),
         ],
         FindingCase::Unreadable => [
             of_name,

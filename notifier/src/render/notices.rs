@@ -231,8 +231,7 @@ fn about_redis(
         links,
         "redis_lost",
     );
-    if let Some(first) = links.on_page("Closed coupons and unavailable stores, in a browser", "/")
-    {
+    if let Some(first) = links.on_page("Closed coupons and unavailable stores, in a browser", "/") {
         blocks.insert(1, first);
     }
     let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon automatically once it is verified.";

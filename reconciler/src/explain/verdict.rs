@@ -54,8 +54,9 @@ pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict 
         let waits = waiting
             .map(|(_, place)| format!("; they are at position {place} of the waiting list"))
             .unwrap_or_default();
-        let sentence =
-            format!("they were promised a coupon in drop {drop}, and the promise could not be kept: {reason}{waits}");
+        let sentence = format!(
+            "they were promised a coupon in drop {drop}, and the promise could not be kept: {reason}{waits}"
+        );
         return (Holds::Broken, sentence, Some(*drop), None);
     }
     if let Some((drop, slot)) = known

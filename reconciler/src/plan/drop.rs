@@ -231,7 +231,8 @@ impl Planner<'_> {
     fn promises(&mut self) {
         for (user, slot) in &self.facts.promises.out_of_line {
             let detail =
-                "was promised a coupon, has no row, and is not at the head of the waiting list".to_owned();
+                "was promised a coupon, has no row, and is not at the head of the waiting list"
+                    .to_owned();
             self.push(
                 Kind::OverAdmitted,
                 *slot,

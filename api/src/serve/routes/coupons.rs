@@ -22,7 +22,7 @@ use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::catalogue::listed::{DEFAULT_LIMIT, ListedPage, PageKey};
 use crate::serve::state::{App, Services};
 
-/// See one coupon
+/// Show one coupon
 #[utoipa::path(
     get, path = "/v1/coupons/{id}", tag = "coupons",
     params(
@@ -57,25 +57,25 @@ pub(crate) async fn one(
 pub(crate) struct Listing {
     /// Only coupons whose current drop is in this state (`scheduled`: none has opened yet).
     state: Option<DropState>,
-    /// Most coupons in one answer, 1 to 1000.
+    /// Maximum coupons per response, 1 to 1000.
     #[param(default = 100, minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// Only coupons with a larger number: the last one of the page before.
+    /// Only coupons with a larger number: the last one of the previous page.
     after: Option<i64>,
 }
 
 const MAX_LIMIT: usize = 1_000;
 
-/// Coupons of one round trip to Redis while a page is filled.
+/// Coupons per round trip to Redis while a page is filled.
 const PART: usize = 250;
 
-/// Most coupons looked at for one page of a state.
+/// Maximum coupons examined for one page of a state.
 const MAX_LOOKED_AT: usize = 1_000;
 
 /// List coupons, in order of their numbers
 ///
-/// Where there may be more, the `Link` header names the next page. A page of a state may have fewer
-/// than `limit` then, or none. How much is left is up to half a second old.
+/// If there may be more, the `Link` header names the next page. In that case a page of a state may
+/// have fewer than `limit`, or none. The number of coupons left is up to half a second old.
 #[utoipa::path(
     get, path = "/v1/coupons", tag = "coupons", params(Listing),
     responses(
@@ -155,8 +155,8 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
     })
 }
 
-/// The coupons that are looked at for one page, and whether there may be more behind them. A state
-/// other than `sealed` is one of live coupons, which are in memory.
+/// The coupons examined for one page, and whether there may be more after them. A state other than
+/// `sealed` selects live coupons, which are in memory.
 async fn candidates(
     services: &Services,
     asked: &Listing,

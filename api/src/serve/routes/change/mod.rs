@@ -178,8 +178,7 @@ async fn finish(
     // No other change waits for a list.
     let has_list = wanted.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
     if wanted.is_in_redis() && !(has_list && follow(services, made.clone()).await) {
-        let detail =
-            "MySQL has the change; admission follows within a minute, or when you repeat the request";
+        let detail = "MySQL has the change; admission follows within a minute, or when you repeat the request";
         return Err(Problem::unavailable(detail));
     }
     // Creates the days that only the new schedule has. If this fails, the next round creates them.

@@ -63,7 +63,11 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
         .await;
     let mut drift = injector(&f.world, &coupon).await;
     drift.make(Drift::Unissued, 3).await.unwrap();
-    until_title(&browser, "3 people were promised a coupon and have no row yet").await;
+    until_title(
+        &browser,
+        "3 people were promised a coupon and have no row yet",
+    )
+    .await;
     assert_open_to_all(&browser, "ops-drift").await;
     drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
@@ -205,7 +209,11 @@ async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_
         "document.querySelector('#live').dataset.state === 'live'",
     )
     .await;
-    until_title(&browser, "3 people were promised a coupon and have no row yet").await;
+    until_title(
+        &browser,
+        "3 people were promised a coupon and have no row yet",
+    )
+    .await;
     assert_eq!(browser.run("return window.same").await, json!(true));
 }
 
@@ -239,7 +247,11 @@ async fn a_screen_whose_connection_goes_silent_says_so_within_20_s_and_is_live_a
         "document.querySelector('#live').dataset.state === 'live'",
     )
     .await;
-    until_title(&browser, "3 people were promised a coupon and have no row yet").await;
+    until_title(
+        &browser,
+        "3 people were promised a coupon and have no row yet",
+    )
+    .await;
     assert_eq!(browser.run("return window.same").await, json!(true));
 }
 

@@ -88,9 +88,7 @@ async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
     daemon.ask(&json!({})).await;
     let gone = mailed(&f.world, &["action needed: MySQL cannot be used"]).await;
     phone.read("mail-mysql-gone", &gone).await;
-    phone
-        .tap(&gone, "The last known state, in a browser")
-        .await;
+    phone.tap(&gone, "The last known state, in a browser").await;
     phone.shows("MySQL does not answer: rows come late").await;
     proxy.set(ProxyFault::Pass).await.unwrap();
     until_title(&phone.browser, "Everything is as promised").await;
