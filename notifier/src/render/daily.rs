@@ -12,7 +12,7 @@ use super::notices::WHY;
 use super::pass::{COMMANDS, time};
 use crate::wording;
 
-/// Lines of a list.
+/// Maximum lines of a list.
 const LINES: usize = 20;
 
 /// The daily digest: problems first, then runs, successes, totals.
@@ -140,7 +140,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
     }
 }
 
-/// First of all: who reads this is the only one who can tell the others.
+/// First of all: the reader is the only one who can inform the others.
 fn lost_mails(day: &DailyDigest) -> Vec<Block> {
     if day.lost_mails.is_empty() {
         return Vec::new();

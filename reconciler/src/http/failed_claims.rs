@@ -1,5 +1,5 @@
-//! Failed claims (dead letters): list them, correct or discard one, discard all that a filter
-//! finds.
+//! Failed claims (dead letters): list them, correct or discard one, discard everything that matches
+//! a filter.
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -26,17 +26,17 @@ use super::state::RouteState;
 use crate::execute;
 use crate::notify::wording::line;
 
-/// Last page that is read: MySQL steps over everything before it.
+/// Last page that can be read: MySQL has to step over everything before it.
 const PAGES: u32 = 200;
 
-/// Longest reason for discarding, in characters.
+/// Maximum length of a reason for discarding, in characters.
 const WHY: usize = 200;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct FailedClaimsQuery {
-    /// Those that are resolved, newest first; else those that are not, by drop and slot.
+    /// Resolved ones, newest first; otherwise unresolved ones, by drop and slot.
     resolved: Option<bool>,
     /// Only those that name this drop.
     drop_id: Option<i64>,
@@ -46,14 +46,14 @@ pub(super) struct FailedClaimsQuery {
     /// The page, from 1 to 200.
     #[param(default = 1, minimum = 1, maximum = 200)]
     page: Option<u32>,
-    /// Most on a page.
+    /// Maximum per page.
     #[param(default = 50, minimum = 1, maximum = 200)]
     limit: Option<u32>,
 }
 
 /// List failed claims
 ///
-/// Each run tries the unresolved ones again; those that stay need a person.
+/// Each run tries the unresolved ones again; those that remain need a person.
 #[utoipa::path(
     get, path = "/v1/failed-claims", tag = "failed claims", operation_id = "list_failed_claims", params(FailedClaimsQuery), security(("ops" = [])),
     responses(
@@ -192,7 +192,7 @@ pub(super) async fn read(
             detail: json!({"dead_letter": letter}),
             ..OperatorAct::default()
         };
-        // Before anything is shown.
+        // Recorded before anything is shown.
         db.record_act(operator, act).await.map_err(unavailable)?;
     }
     details(&app, row, payload)
@@ -234,7 +234,7 @@ async fn details(
     })
 }
 
-/// The claim that was meant.
+/// The intended claim.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CorrectedClaim {
@@ -248,7 +248,7 @@ pub(super) struct CorrectedClaim {
     user_id: String,
 }
 
-/// Correct which claim was meant
+/// Correct the claim that a failed claim stands for
 ///
 /// The next run over the drop issues it, in another slot if this one is taken.
 #[utoipa::path(
@@ -315,7 +315,7 @@ pub(super) struct Discard {
     why: String,
 }
 
-/// The reason as it is kept, with the name of the operator.
+/// The reason to store, with the name of the operator.
 fn reason(why: &str, operator: &Operator) -> Result<String, Problem> {
     let why = line(why, WHY);
     if why.is_empty() {
@@ -357,7 +357,7 @@ pub(super) async fn discard(
     Err(resolved_already(letter))
 }
 
-/// Which failed claims are discarded, and why.
+/// The failed claims to discard, and why.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DiscardMany {
@@ -369,16 +369,16 @@ pub(super) struct DiscardMany {
     /// At most this many; 10,000 at once.
     #[schema(minimum = 1, maximum = 10_000, example = 12)]
     failed_claims: u32,
-    /// None with a higher id: those came after you looked.
+    /// None with a higher id: those arrived after you looked.
     highest_id: i64,
     /// 1 to 200 characters. Kept with each of them.
     #[schema(example = "sent by a script")]
     why: String,
 }
 
-/// Discard all failed claims that a filter finds
+/// Discard all failed claims that match a filter
 ///
-/// Name a drop or a reason, and send what `discardable` of `GET /v1/failed-claims` said.
+/// Name a drop or a reason, and send the `discardable` of `GET /v1/failed-claims`.
 #[utoipa::path(
     post, path = "/v1/failed-claims/discard", tag = "failed claims", operation_id = "discard_failed_claims",
     request_body = DiscardMany, security(("ops" = [])),

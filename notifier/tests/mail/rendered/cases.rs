@@ -1,4 +1,4 @@
-//! Each case has its own sentence and its own To do.
+//! Each case has its own sentence and its own instruction.
 
 use firstcome_shared::report::{DropReport, Examined};
 
