@@ -128,7 +128,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
     }
     if day.broken > 0 {
         blocks.push(Block::Paragraph(format!(
-            "{}: promised a coupon, and without one.",
+            "{}: these people have no coupon.",
             wording::capital(&broken(day.broken))
         )));
         blocks.extend(links.on_page("These people, by alert, in a browser", "/alerts"));

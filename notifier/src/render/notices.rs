@@ -36,7 +36,7 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
         (
             "See what is in its way, below, as host:number of the process. If that pass does not end within half an hour, end \
              its process: the next pass does its work.",
-            "It runs as soon as that pass has ended. Nothing is lost; until then, drops outside that pass are not verified.",
+            "It starts when the running pass ends. Nothing is lost; until then, drops outside that pass are not verified.",
         )
     } else {
         (
