@@ -120,7 +120,7 @@ pub(crate) async fn erase(
         .erase(user.clone(), coupons, pseudonym.clone(), by.clone())
         .await?
     else {
-        let why = "something of theirs has changed meanwhile: try again";
+        let why = "something about this user has changed in the meantime: try again";
         return Err(EraseError::StillNeeded(vec![why.to_owned()]));
     };
     let lists = take_off_all(stores, user, &by).await?;

@@ -68,7 +68,10 @@ pub(super) async fn explain(
 }
 
 fn unanswered(error: &anyhow::Error) -> Problem {
-    tracing::warn!(error = format!("{error:#}"), "a story could not be told");
+    tracing::warn!(
+        error = format!("{error:#}"),
+        "a user's story could not be collected"
+    );
     Problem::unavailable("not all stores can be asked right now")
 }
 

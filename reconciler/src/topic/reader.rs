@@ -118,7 +118,7 @@ impl TopicReader {
         let task = tokio::task::spawn_blocking(move || read(&reader));
         tokio::select! {
             ended = task => ended.context("reading the topic panicked")?,
-            () = self.stands_still() => bail!("the Kafka client stands still for {:?}", self.patience),
+            () = self.stands_still() => bail!("the Kafka client has made no progress for {:?}", self.patience),
         }
     }
 

@@ -223,7 +223,7 @@ impl Router {
         let router = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = router.ask().await {
-                tracing::debug!(%error, "no node told which servers hold the data");
+                tracing::debug!(%error, "no node reported which servers hold the data");
             }
             router.is_asking.store(false, Ordering::Release);
         });

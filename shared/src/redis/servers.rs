@@ -262,7 +262,7 @@ impl Seeds {
                     port,
                     ?epoch,
                     primaries = primaries.len(),
-                    "a node told the cluster's slots"
+                    "a node reported the cluster's slots"
                 );
                 Ok((epoch.unwrap_or(0), primaries))
             }

@@ -42,11 +42,11 @@ pub(crate) enum ClaimStatus {
 /// coupon is allowed in total.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct MyClaim {
-    /// Where it stands.
+    /// Its status.
     status: ClaimStatus,
     /// The drop; null if there is no claim.
     drop_id: Option<DropId>,
-    /// The slot; null where there is none.
+    /// The slot; null if there is none.
     slot: Option<Slot>,
     /// The code that redeems the coupon; null until it is issued.
     #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]

@@ -44,7 +44,7 @@ use crate::serve::state::App;
         (status = 202, description = "`accepted`: a slot is yours; or `waiting`: a place on the waiting list", body = ClaimAnswer),
         (status = 200, description = "`already_claimed`: you hold one already", body = ClaimAnswer),
         (status = 403, description = "`not_allowed`: the coupon is for people on its allow list, or of a group, and you are not \
-            among them. Who holds one or waits already is told so instead"),
+            among them. People who already hold one or wait get that response instead"),
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`sold_out`, `paused`, `not_open` with `opens_at`, or `revoked`: what you had was given back or \
             revoked, and you may not have another"),
