@@ -152,7 +152,8 @@ struct CreateArgs {
     /// How many people may wait once a drop is sold out
     #[arg(long, default_value_t = 0)]
     waiting_list: u32,
-    /// Restrict claims to `list` (see `coupon allow`) or `group:NAME`; without it everybody may claim
+    /// Restrict claims to `list` (see `coupon allow`) or `group:NAME`; without it everybody may
+    /// claim
     #[arg(long, value_name = "WHOM")]
     allow: Option<String>,
     /// A repeated command with the same key makes no second coupon

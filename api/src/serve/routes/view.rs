@@ -38,8 +38,8 @@ pub(crate) struct CouponView {
     waiting_list: u32,
     /// Whether an operator has stopped admission.
     paused: bool,
-    /// Restriction: null admits everybody, `list` people on its allow list, `group:NAME` people whose
-    /// token names that group.
+    /// Restriction: null admits everybody, `list` people on its allow list, `group:NAME` people
+    /// whose token names that group.
     #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,
     /// Counts the changes of its settings; also its `ETag`, in quotes. The number of coupons left

@@ -47,8 +47,8 @@ pub(crate) struct ChangeBody {
     /// True closes the open drop at once and for good. Its waiting list gets nothing from then on.
     /// Later drops of a daily coupon stay.
     close_now: Option<bool>,
-    /// Restriction: null admits everybody, `list` people on its allow list, `group:NAME` people whose
-    /// token names that group. People who already hold one or wait for one keep it.
+    /// Restriction: null admits everybody, `list` people on its allow list, `group:NAME` people
+    /// whose token names that group. People who already hold one or wait for one keep it.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<String>, example = "list", max_length = 70)]
     allow: Option<Option<String>>,
