@@ -28,13 +28,13 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answer HTTP: admit people, make and change coupons
+    /// Serve HTTP: admit people, create and change coupons
     Serve(Box<ServeArgs>),
     /// Turn admissions from Kafka into rows in MySQL; any number may run at once
     Consume(Box<ConsumeArgs>),
-    /// Make the tables and, where it is missing, the topic; does nothing the second time
+    /// Create the tables and, if it is missing, the topic; does nothing the second time
     Migrate(Box<MigrateArgs>),
-    /// Make, see and change coupons, by the API
+    /// Create, show and change coupons, through the API
     Coupon(Box<CouponArgs>),
     /// Ask the process of this container whether it runs; exits 0 if so
     Health(HealthArgs),
@@ -47,7 +47,7 @@ struct HealthArgs {
     role: Role,
     #[command(flatten)]
     probe: ProbeArgs,
-    /// Address at which the process listens; by default that of its role
+    /// Address at which the process listens; by default its role's
     #[arg(long, env = "LISTEN_ADDR", value_parser = listen_address)]
     listen_addr: Option<SocketAddr>,
 }
@@ -72,14 +72,14 @@ impl HealthArgs {
     }
 }
 
-/// How long a thread that a client library or a file holds may hold up the end of the process.
+/// How long a thread that a client library or a file blocks may delay the end of the process.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs what the command line asks for. An ordinary function: each program that awaits an async
-/// body compiles it again.
+/// Runs the command. An ordinary function: every program that awaits an async body compiles it
+/// again.
 pub fn main() -> ExitCode {
-    // A page of 2 MB for a few kB is mostly air; where the system does not know the call, all works
-    // as it is, in more memory.
+    // A page of 2 MB for a few kB is mostly wasted; if the system does not know the call,
+    // everything works, with more memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);
     let cli: Cli = parse(Cli::command());
     cli.logs.init();

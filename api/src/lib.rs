@@ -1,5 +1,5 @@
 //! The API of Firstcome: [`serve`] admits people, [`consume`] turns admissions into rows,
-//! [`migrate`] makes what both need, [`coupon`] is the command line of operators.
+//! [`migrate`] creates what both need, [`coupon`] is the operators' command line.
 
 pub mod cli;
 pub mod consume;

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Fewer cycles a claim than the system's own, and memory that stays where it is
-/// (docs/PERFORMANCE.md).
+/// Fewer cycles per claim than the system's allocator, and stable memory use (docs/PERFORMANCE.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! `firstcome-api migrate`: makes the tables, then the topic. Idempotent, also when two run at
+//! `firstcome-api migrate`: creates the tables, then the topic. Idempotent, even if two run at
 //! once.
 
 use std::time::Duration;
@@ -28,10 +28,10 @@ pub struct MigrateArgs {
     pub start: StartArgs,
 }
 
-/// Longest wait for one answer of Kafka.
+/// Maximum wait for one response of Kafka.
 const KAFKA_LIMIT: Duration = Duration::from_secs(10);
 
-/// Makes what is missing and says so, one line each, on standard output.
+/// Creates what is missing and reports it, one line each, on standard output.
 pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     Ok(unless_stopped(make_all(&args, &shutdown).await).map(|_| ())?)
 }
@@ -60,8 +60,8 @@ async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<()
     Ok(())
 }
 
-/// How many partitions the topic has. Not every broker knows a new topic at once, and a process
-/// started now could find it missing; so this asks again for a while.
+/// The number of partitions of the topic. Not every broker knows a new topic at once, and a process
+/// started now might not find it; so this retries for a while.
 async fn partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
     let give_up = tokio::time::Instant::now() + KAFKA_LIMIT;
     loop {

@@ -1,5 +1,5 @@
-//! Start-up checks of the stores. A store that does not answer yet is waited for; one that is not
-//! set up as this build needs it stops the start.
+//! Start-up checks of the stores. A store that does not answer yet is waited for; one with
+//! unsuitable settings stops the start.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::serve::auth::Identity;
 
-/// Longest wait for one answer of Kafka.
+/// Maximum wait for one response of Kafka.
 const KAFKA_LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) struct StoreWait<'a> {
@@ -35,13 +35,14 @@ impl<'a> StoreWait<'a> {
             .await
     }
 
-    /// Waits for Kafka and checks the topic; returns how many partitions it has.
+    /// Waits for Kafka and checks the topic; returns its number of partitions.
     pub(crate) async fn topic(&self, kafka: &KafkaSettings) -> Result<usize, StartError> {
         self.kafka(kafka, async || check_topic(kafka, KAFKA_LIMIT).await)
             .await
     }
 
-    /// Checks the topic where Kafka answers; `None` where it is away: claims go on without it.
+    /// Checks the topic if Kafka answers; `None` if Kafka is unavailable: claims continue without
+    /// it.
     pub(crate) async fn topic_or_away(
         &self,
         kafka: &KafkaSettings,
@@ -60,7 +61,7 @@ impl<'a> StoreWait<'a> {
         }
     }
 
-    /// Waits for Redis and checks the settings under which it could lose a promise.
+    /// Waits for Redis and checks for settings that could lose a promise.
     pub(crate) async fn redis_settings(&self, redis: &Redis) -> Result<(), StartError> {
         let away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
         let at = format!("Redis at {}", redis.host_and_port());
@@ -80,7 +81,7 @@ impl<'a> StoreWait<'a> {
         wait_for(&at, self.limit, self.shutdown, |_| true, ask).await
     }
 
-    /// Waits for the keys that tokens are checked with.
+    /// Waits for the keys that verify tokens.
     pub(crate) async fn keys(&self, identity: &Identity) -> Result<(), StartError> {
         let Some(keys) = identity.key_set() else {
             return Ok(());
@@ -124,7 +125,7 @@ impl<'a> StoreWait<'a> {
     }
 }
 
-/// `None` where `shutdown` came first.
+/// `None` if `shutdown` came first.
 pub(crate) fn unless_stopped<T>(waited: Result<T, StartError>) -> Result<Option<T>, StartError> {
     match waited {
         Err(StartError::Stopped(store)) => {

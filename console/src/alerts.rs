@@ -1,4 +1,4 @@
-//! What needs a person: alerts, taken on and silenced.
+//! Alerts that need a person, with acknowledgement and silence.
 
 use std::sync::Arc;
 
@@ -33,29 +33,29 @@ struct AlertsScreen<'a> {
     next_before: Option<i64>,
 }
 
-/// Alerts on a page.
+/// Alerts per page.
 const PAGE: &str = "50";
 
-/// Longest silence that the page offers, in hours.
+/// Maximum silence that the page offers, in hours.
 const HOURS_AT_MOST: u16 = 24;
 
-/// One alert as it is shown.
+/// One alert in the list.
 pub(super) struct AlertLine {
     pub(super) id: i64,
     pub(super) what: String,
     pub(super) kind: String,
     pub(super) place: Option<String>,
-    /// Where its drop is shown.
+    /// The page of its drop.
     pub(super) drop_page: Option<String>,
     pub(super) todo: Option<&'static str>,
-    /// Since when, and until when.
+    /// When it began, and when it ended.
     pub(super) when: String,
     pub(super) taken: Option<String>,
-    /// What was done about it just now.
+    /// The action just completed on it.
     pub(super) done: String,
     pub(super) silenced: Option<String>,
     pub(super) fires: bool,
-    /// Silence is kept per drop.
+    /// Silences are per drop.
     pub(super) drop: Option<DropId>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct AlertLine {
 pub(super) struct AlertsScreenQuery {
     status: Option<String>,
     before: Option<i64>,
-    /// The alert about which something was done just now, and what.
+    /// The alert with the action just completed, and the action.
     alert: Option<i64>,
     #[serde(default)]
     done: String,
@@ -122,7 +122,7 @@ pub(super) async fn list(
     )
 }
 
-/// What was done just now, as far as it still holds.
+/// The message about the action just completed, if it still holds.
 fn done_text(done: &str, listed: &ListedAlert, now: DateTime<Utc>) -> String {
     let is_silent = listed.silenced_until.is_some_and(|until| until > now);
     match (done, listed.alert.acknowledged_by.as_deref()) {

@@ -1,4 +1,4 @@
-//! What the page loads: a script, a style and an icon.
+//! The page's assets: a script, a style and an icon.
 
 use std::sync::LazyLock;
 

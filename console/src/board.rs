@@ -1,5 +1,4 @@
-//! What the overview means, in words: whether everything is all right, and if not, what to
-//! do. A pure function.
+//! The overview in words: whether everything is all right, and if not, what to do. A pure function.
 
 use chrono::{DateTime, Utc};
 use firstcome_notifier::alerts::About;
@@ -18,12 +17,12 @@ pub(super) struct Board {
     pub(super) tone: Tone,
     pub(super) title: String,
     pub(super) lead: String,
-    /// What is wrong, most pressing first.
+    /// Problems, most pressing first.
     pub(super) problems: Vec<BoardProblem>,
     pub(super) drops: Vec<BoardLine>,
-    /// What the drops have in common.
+    /// The caption of the list of drops.
     pub(super) caption: &'static str,
-    /// Things that are wrong and concern none of these drops.
+    /// Number of problems that concern none of these drops.
     pub(super) elsewhere: usize,
     /// Pages, from 1 on.
     pub(super) page: usize,
@@ -47,26 +46,26 @@ impl Tone {
     }
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug)]
 pub(super) struct BoardProblem {
     pub(super) what: String,
-    /// Which drop of which coupon.
+    /// The coupon and the drop.
     pub(super) place: Option<String>,
     pub(super) todo: String,
-    /// Since when, and who has taken it on.
+    /// When it began, and who has acknowledged it.
     pub(super) more: Option<String>,
     pub(super) alert: Option<i64>,
-    /// The drop that it concerns; of a store that is away: every drop.
+    /// The drop concerned; every drop if a store is unavailable.
     drop: Concerned,
 }
 
-/// Which drops a problem concerns.
+/// The drops that a problem concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Concerned {
     All,
     One(DropId),
-    /// None that is known.
+    /// No known drop.
     None,
 }
 
@@ -79,9 +78,9 @@ pub(super) struct BoardLine {
     pub(super) promised: String,
     pub(super) given: String,
     pub(super) rows: String,
-    /// Rows that are due and do not come.
+    /// Rows that are overdue.
     pub(super) missing: Option<String>,
-    /// How much of it has rows, for the bar.
+    /// The share of slots with rows, for the bar.
     pub(super) share: (u64, u32),
     pub(super) in_flight: String,
     pub(super) waiting: String,
@@ -89,14 +88,14 @@ pub(super) struct BoardLine {
     pub(super) has_dead_letters: bool,
     pub(super) admission: AdmissionLine,
     pub(super) last_pass: String,
-    /// Why it is red.
+    /// The reason for marking it red.
     pub(super) wrong: Option<String>,
 }
 
-/// Whether people can claim, or why not.
+/// Whether users can claim, or why not.
 pub(super) struct AdmissionLine {
     pub(super) text: String,
-    /// They should and cannot.
+    /// They should be able to, but cannot.
     pub(super) is_wrong: bool,
 }
 
@@ -129,7 +128,8 @@ pub(super) fn board(seen: &Overview) -> Board {
     }
 }
 
-/// The screen of one drop: its state and its own problems. Those of other drops are only counted.
+/// The screen of one drop: its state and its own problems. Problems of other drops are only
+/// counted.
 pub(super) fn drop_board(seen: &Overview) -> Board {
     let Some(one) = seen.drops.first() else {
         return board(seen);
@@ -164,7 +164,7 @@ pub(super) fn drop_board(seen: &Overview) -> Board {
 }
 
 impl Board {
-    /// For the tab: what counts can be seen from another one.
+    /// The tab's title: the number of problems is visible from other tabs.
     pub(super) fn tab(&self) -> String {
         match self.problems.len() {
             0 => "Firstcome".to_owned(),
@@ -173,14 +173,15 @@ impl Board {
     }
 }
 
-/// What a pass found so long ago says nothing about now, however rarely passes are scheduled.
+/// The result of a pass that is older than this says nothing about now, however rarely passes are
+/// scheduled.
 const STALE_HOURS: i64 = 2;
 
 fn hours_since(run: &LastRun, at: DateTime<Utc>) -> i64 {
     (at - run.finished_at).num_hours()
 }
 
-/// What the verdict rests on.
+/// The basis of the verdict.
 fn compared(last: Option<&LastRun>) -> String {
     let Some(run) = last else {
         return "No pass over everything has ended yet. The first one comes by its schedule."
@@ -215,11 +216,11 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
     match seen.admission {
         AdmissionState::Unknown => found.push(problem(
             "Redis does not answer: nobody can claim",
-            "Bring Redis back. Admission opens again by itself once what Redis has was verified.",
+            "Bring Redis back. Admission reopens automatically once Redis's data is verified.",
         )),
         AdmissionState::Closed => found.push(problem(
             "Admission is closed: claims get 503",
-            "Redis was restarted, or lost data. What it has is being verified, and admission opens by itself, within \
+            "Redis was restarted, or lost data. Its data is being verified, and admission opens automatically, within \
              seconds. If this stays, look at the alerts and at the reconciler's log.",
         )),
         AdmissionState::Open => {}
@@ -233,7 +234,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
             format!("Nothing is lost: claims wait in Kafka. Bring MySQL back.{of}"),
         ));
     }
-    // Those that nobody has taken on come first.
+    // Alerts that nobody has acknowledged come first.
     let (taken, open): (Vec<_>, Vec<_>) = seen
         .alerts
         .iter()
@@ -301,20 +302,19 @@ fn alarm(listed: &ListedAlert, seen: &Overview) -> BoardProblem {
     }
 }
 
-/// Slots of a drop that is not over and that nobody holds, in words. After its quantity was raised
-/// an alert stands until the next pass has given them out.
+/// The free slots of a drop that has not ended, in words. After its quantity was raised, an alert
+/// remains until the next pass has given them out.
 fn room(one: &DropOverview) -> Option<String> {
     let is_over = matches!(one.state, DropState::Closed | DropState::Sealed);
     let held = one.redis.filter(|_| !is_over)?.users;
     let room = u64::from(one.quantity).saturating_sub(held);
-    (room > 0).then(|| counted(room, "slot is free by now", "slots are free by now"))
+    (room > 0).then(|| counted(room, "slot is free now", "slots are free now"))
 }
 
-/// What is wrong with a drop by its numbers alone, and what to do.
+/// A problem that shows in the drop's numbers alone, and what to do.
 fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     if is_shut(one) && seen.admission == AdmissionState::Open {
-        let todo =
-            "It opens by itself once a pass has verified it. If this stays, look at the last runs.";
+        let todo = "It opens automatically once a pass has verified it. If this stays, look at the last runs.";
         return Some((
             "Admission to this coupon is closed: claims get 503".to_owned(),
             todo.to_owned(),
@@ -329,8 +329,8 @@ fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     Some(if users > rows {
         let people = counted(
             users - rows,
-            "person was told yes and has no row yet",
-            "people were told yes and have no row yet",
+            "person was promised a coupon and has no row yet",
+            "people were promised a coupon and have no row yet",
         );
         (
             people,
@@ -364,7 +364,7 @@ fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     })
 }
 
-/// It should be open, and its coupon is not verified.
+/// It should be open, but its coupon is not verified.
 fn is_shut(one: &DropOverview) -> bool {
     matches!(one.state, DropState::Open | DropState::SoldOut) && !one.verified
 }
@@ -403,7 +403,7 @@ fn drop_line(one: &DropOverview, seen: &Overview) -> BoardLine {
         .rows
         .filter(|_| given.is_some())
         .map(|counted| counted.users.saturating_sub(counted.rows));
-    // What is in flight moves.
+    // The count in flight is expected to change, unless it is stuck.
     let (in_flight, missing) = if one.stuck {
         (without_row.map(|_| 0), without_row)
     } else {

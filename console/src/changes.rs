@@ -1,5 +1,5 @@
-//! Changes of a coupon and of what people hold, asked for at the page and made by the services.
-//! Each is confirmed by typing the coupon's name, or the person's id.
+//! Changes of a coupon and of users' coupons, requested on the page and carried out by the
+//! services. Each is confirmed by typing the coupon's name, or the user's id.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use super::people::{self, Search};
 use super::session::Session;
 use super::state::ScreenState;
 
-/// How often a change is asked for at most, when passes take revisions in between.
+/// Attempts for a change, if passes take revisions in between.
 const ATTEMPTS: usize = 3;
 
 #[derive(Deserialize)]
@@ -30,7 +30,7 @@ pub(super) struct OfCoupon {
     how: String,
     #[serde(default)]
     quantity: String,
-    /// The quantity once more: a slip of the finger promises ten times as many.
+    /// The quantity once more: a slip of the finger could promise ten times as many.
     #[serde(default)]
     again: String,
     #[serde(default)]
@@ -95,8 +95,8 @@ async fn pause(
     Ok(done.await.map(|_| ())?)
 }
 
-/// Raises the quantity. It is bound to the settings that were seen; a pass takes revisions for what
-/// it writes, so only a quantity that somebody else has changed stops it.
+/// Raises the quantity. The request is bound to the settings on the screen; a pass takes revisions
+/// for its writes, so only a quantity that somebody else has changed stops it.
 async fn raise(
     page: &ScreenState,
     session: &Session,
@@ -130,7 +130,8 @@ fn coupon_path(found: &DropDetails) -> String {
     format!("/v1/coupons/{}", found.coupon.id)
 }
 
-/// The API takes it for the coupon and every drop of it that is not closed: it must lower none.
+/// The API applies it to the coupon and every drop that is not closed: it must not lower any of
+/// them.
 fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, FormRefusal> {
     let most = found.largest_quantity;
     let quantity = asked.quantity.trim().parse::<u32>().ok();
@@ -148,7 +149,7 @@ fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, FormRefusal> {
 pub(super) struct OfPerson {
     coupon: i64,
     person: String,
-    /// The drop that the story told of.
+    /// The drop of the story.
     drop: String,
     #[serde(default)]
     reason: String,
@@ -173,12 +174,12 @@ pub(super) struct WhomToErase {
     person: String,
     #[serde(default)]
     typed: String,
-    /// Of the story that the form is on.
+    /// The coupon of the story with the form.
     #[serde(default)]
     coupon: String,
 }
 
-/// Erases a person.
+/// Erases a user.
 pub(super) async fn erase(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -204,7 +205,7 @@ pub(super) async fn erase(
     }
 }
 
-/// What was erased, in words.
+/// The result of the erasure, in words.
 async fn erased(
     page: &ScreenState,
     session: &Session,
@@ -226,7 +227,7 @@ async fn erased(
     ))
 }
 
-/// Checks that the coupon's name was typed to confirm what is asked for.
+/// Checks that the coupon's name was typed as confirmation.
 async fn confirmed(
     page: &ScreenState,
     session: &Session,
@@ -238,7 +239,7 @@ async fn confirmed(
     unless_named(typed, &found.coupon.name)
 }
 
-/// Notes that a person was told that a promise to them can't be kept.
+/// Records that a user was informed that a promise can't be kept.
 pub(super) async fn give_up(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -277,7 +278,7 @@ async fn given_up(
     Ok(done.await.map(|_| ())?)
 }
 
-/// Revokes what a person holds.
+/// Revokes a user's coupon.
 pub(super) async fn revoke(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,

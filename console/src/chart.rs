@@ -1,6 +1,6 @@
 //! Two lines over time, with numbers on both axes: the time since the opening, and slots up to the
-//! quantity. The labels stand in even distances, so that the style alone places them: the page has
-//! no inline style.
+//! quantity. The labels are evenly spaced, so that the stylesheet alone can place them: the page
+//! has no inline styles.
 
 use chrono::TimeDelta;
 
@@ -9,10 +9,10 @@ use firstcome_notifier::wording::grouped;
 /// Width and height of the drawing, in its own units.
 const SIZE: f64 = 1_000.0;
 
-/// Parts of the axis of time.
+/// Divisions of the time axis.
 const PARTS: i64 = 4;
 
-/// Lengths of a part that people read easily, in milliseconds.
+/// Readable lengths of a division, in milliseconds.
 const STEPS: [i64; 24] = [
     100,
     200,
@@ -44,7 +44,7 @@ const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
 pub(super) struct Chart {
-    /// Points of a polyline, as SVG has them.
+    /// Points of an SVG polyline.
     pub(super) admitted: String,
     pub(super) issued: String,
     /// Lines at the labels of both axes, as a path.
@@ -55,7 +55,8 @@ pub(super) struct Chart {
     pub(super) slots: Vec<String>,
 }
 
-/// Both in order, since the opening. Of the drop's slots so many were `sampled`.
+/// Both are sorted, as times since the opening. `sampled` is the number of the drop's slots in the
+/// sample.
 pub(super) fn chart(
     admitted: &[TimeDelta],
     issued: &[TimeDelta],
@@ -76,7 +77,7 @@ pub(super) fn chart(
         .unwrap_or((longest / PARTS / DAY + 1) * DAY);
     let end = TimeDelta::milliseconds(step * PARTS);
     let parts = parts(quantity);
-    // A person of the sample stands for so many.
+    // A user in the sample stands for several.
     #[expect(clippy::cast_precision_loss, reason = "a sample of a hundred")]
     let up = |number: usize| SIZE - number as f64 / sampled.max(number) as f64 * SIZE;
     let point = |(at, since): (usize, &TimeDelta)| {
@@ -107,7 +108,7 @@ pub(super) fn chart(
     }
 }
 
-/// Into how many parts the axis of slots is divided: whole numbers, or nearly.
+/// Number of divisions of the slot axis: at whole numbers, or nearly.
 fn parts(quantity: u32) -> u64 {
     match quantity {
         n if n >= 100 || n.is_multiple_of(4) => 4,
@@ -128,7 +129,7 @@ fn label(ms: i64) -> String {
     }
 }
 
-/// A length of time in its largest unit.
+/// A duration in its largest unit.
 pub(super) fn length(time: TimeDelta) -> String {
     match time.num_minutes() {
         ..2 => format!("{:.1} s", time.as_seconds_f64()),

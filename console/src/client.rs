@@ -1,6 +1,6 @@
-//! The two HTTP APIs, asked with the token and the name of the person who is logged in. The routes
-//! of the reconciler are called in this process; what passes are HTTP requests and answers, as over
-//! a connection.
+//! Client of the two HTTP APIs, with the token and the name of the logged-in operator. The routes
+//! of the reconciler are called in this process, with HTTP requests and responses as over a
+//! connection.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,19 +19,19 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
-/// Longest wait for an answer of the API.
+/// Maximum wait for a response of the API.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Most that is read of an answer, in bytes. A run may list 10,000 drops.
+/// Maximum bytes read of a response. A run may list 10,000 drops.
 const BODY: usize = 32 * 1024 * 1024;
 
-/// On whose behalf a request is sent.
+/// The operator on whose behalf a request is sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Credentials {
     pub(crate) authorization: HeaderValue,
     /// The name that `ops_actions` records.
     pub(crate) name: Option<String>,
-    /// Where the browser's request came from.
+    /// The address of the browser.
     pub(crate) peer: Option<Peer>,
     pub(crate) forwarded_for: Vec<HeaderValue>,
 }
@@ -68,7 +68,7 @@ impl Credentials {
     }
 }
 
-/// Why a request was refused, or has no answer.
+/// Why a request was refused, or got no response.
 #[derive(Debug)]
 pub(crate) struct HttpRefusal {
     pub(crate) status: StatusCode,
@@ -90,12 +90,12 @@ impl HttpRefusal {
     }
 }
 
-/// A part of a path.
+/// Encodes a part of a path.
 pub(crate) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// A query string of these parameters, without those that are empty.
+/// A query string of these parameters, without empty ones.
 pub(crate) fn query(parameters: &[(&str, &str)]) -> String {
     let given = parameters.iter().filter(|(_, value)| !value.is_empty());
     let pairs: Vec<String> = given
@@ -108,7 +108,7 @@ pub(crate) fn query(parameters: &[(&str, &str)]) -> String {
     }
 }
 
-/// Both services.
+/// The two services.
 pub(crate) struct Backends {
     /// The routes of the reconciler.
     reconciler: Router,
@@ -117,7 +117,8 @@ pub(crate) struct Backends {
 }
 
 impl Backends {
-    /// Takes the reconciler's routes, `API_URL` and a file of further certificate authorities.
+    /// Creates the clients from the reconciler's routes, `API_URL` and a file of further
+    /// certificate authorities.
     pub(crate) fn new(
         reconciler: Router,
         api: Option<(String, Option<PathBuf>)>,
@@ -159,7 +160,7 @@ impl Backends {
     ) -> Result<T, HttpRefusal> {
         let exchange = async {
             let mut request = caller.request(method, path, body)?.map(Body::from);
-            // As the server does for a connection.
+            // Like the server for a connection.
             if let Some(peer) = caller.peer {
                 request.extensions_mut().insert(peer);
             }
@@ -175,7 +176,7 @@ impl Backends {
         serde_json::from_slice(&body).map_err(|error| unreadable(&error.into()))
     }
 
-    /// Asks the API.
+    /// Sends a request to the API.
     pub(crate) async fn ask_api<T: DeserializeOwned + Default>(
         &self,
         caller: &Credentials,
@@ -190,7 +191,7 @@ impl Backends {
             .ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
         let exchange = async {
             let mut request = caller.request(method, path, body)?;
-            // As a proxy does it: OPS_TRUSTED_PROXIES of the API says whether it counts.
+            // Like a proxy: the API's OPS_TRUSTED_PROXIES determines whether it is used.
             if let Some(Peer(browser)) = caller.peer {
                 let address = HeaderValue::from_str(&browser.ip().to_string())?;
                 request.headers_mut().append("x-forwarded-for", address);
@@ -202,7 +203,7 @@ impl Backends {
             }
             let answer = api.send(request).await?;
             let status = answer.status();
-            // What was done is done, whether the rest of the answer comes or not.
+            // The action is done, whether or not the rest of the response arrives.
             let body = Limited::new(answer.into_body(), BODY).collect().await;
             anyhow::Ok((status, body.map(Collected::to_bytes).unwrap_or_default()))
         };

@@ -1,5 +1,5 @@
-//! Every coupon, by number, as the API lists them. The first screen has only those that are live or
-//! need somebody; those that are over are here.
+//! Every coupon, by number, as listed by the API. The first screen has only coupons that are live
+//! or need a person; those that are over are here.
 
 use std::sync::Arc;
 
@@ -29,11 +29,11 @@ struct CouponsScreen<'a> {
     coupons: &'a [CouponLine],
     has_api: bool,
     is_first: bool,
-    /// The last that is shown, if there are more.
+    /// The last one shown, if there are more.
     next_after: Option<CouponId>,
 }
 
-/// Coupons on a page.
+/// Coupons per page.
 const COUPONS: usize = 50;
 
 /// A coupon as the API shows it.
@@ -74,7 +74,7 @@ struct CouponDropLine {
 
 #[derive(Deserialize)]
 pub(super) struct CouponsScreenQuery {
-    /// The last coupon of the page before.
+    /// The last coupon of the previous page.
     after: i64,
 }
 
@@ -150,7 +150,7 @@ fn drop_line(drop: &ApiDrop, zone: Option<Tz>) -> CouponDropLine {
     }
 }
 
-/// By its window alone.
+/// From its window alone.
 pub(super) fn drop_state(state: DropState) -> &'static str {
     match state {
         DropState::Scheduled => "to come",

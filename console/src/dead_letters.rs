@@ -1,5 +1,5 @@
-//! Dead letters: why each is there, what its message was, and the correcting or discarding of one
-//! by hand. Ids are masked, and messages kept back, until somebody reveals them, which is recorded.
+//! Dead letters: their reasons and messages, and correcting or discarding one by hand. Ids are
+//! masked, and messages hidden, until somebody reveals them, which is recorded.
 
 mod many;
 mod one;
@@ -31,13 +31,13 @@ use super::times::instant;
 struct DeadLettersScreen<'a> {
     top: Top<'a>,
     letters: &'a [LetterLine],
-    /// Those that are dealt with, instead of those that are open.
+    /// Show resolved ones instead of open ones.
     resolved: bool,
-    /// What is filtered by.
+    /// The filter.
     drop: Option<i64>,
     reason: Option<&'a str>,
     reasons: &'a [ReasonChoice],
-    /// What can be done with all that the filter finds.
+    /// The actions for everything that matches the filter.
     for_all: Option<&'a ForAll>,
     next_page: Option<u32>,
     refused: &'a RefusedForm,
@@ -52,13 +52,13 @@ struct DeadLetterScreen<'a> {
     refused: &'a RefusedForm,
 }
 
-/// Most pages that are read.
+/// Maximum number of pages.
 const PAGES: u32 = 200;
 
-/// Longest part of a message that is shown, in characters.
+/// Maximum length of a displayed message, in characters.
 const MESSAGE: usize = 2_000;
 
-/// One in the list.
+/// A line of the list.
 pub(super) struct LetterLine {
     pub(super) id: i64,
     pub(super) at: String,
@@ -67,32 +67,32 @@ pub(super) struct LetterLine {
     pub(super) place: String,
     pub(super) slot: String,
     pub(super) person: String,
-    /// What became of it, or the error.
+    /// The resolution, or the error.
     pub(super) what: String,
 }
 
-/// One alone.
+/// One dead letter.
 pub(super) struct LetterView {
     pub(super) line: LetterLine,
     pub(super) claimed: String,
     pub(super) source: String,
     pub(super) resolved: Option<String>,
-    /// What a pass said of it when it left it, and when.
+    /// The last pass's reason for leaving it, and the time.
     pub(super) left: Option<(String, String)>,
-    /// Its message, once it is revealed.
+    /// Its message, once revealed.
     pub(super) message: Option<String>,
     pub(super) length: String,
-    /// The coupon's name, which is typed to discard the dead letter.
+    /// The coupon's name, which the operator types to discard the dead letter.
     pub(super) coupon: Option<String>,
-    /// Where a pass over its drop is asked for.
+    /// The page on which to start a pass over its drop.
     pub(super) drop_page: Option<String>,
-    /// What leads to the person's story, once they are revealed.
+    /// The search for the user's story, once revealed.
     pub(super) story: Option<Search>,
-    /// What may be corrected, once it is revealed.
+    /// The editable fields, once revealed.
     pub(super) claim: ClaimFields,
 }
 
-/// A claim as the form for correcting it shows it; empty: not known.
+/// A claim in the form that corrects it; empty: not known.
 #[derive(Default)]
 pub(super) struct ClaimFields {
     pub(super) coupon: String,
@@ -257,7 +257,7 @@ pub(super) async fn reveal(
     })
 }
 
-/// Reads a dead letter; if it is to be revealed, that is recorded before.
+/// Reads a dead letter. Revealing it is recorded first.
 async fn found(
     page: &ScreenState,
     session: &Session,
@@ -342,7 +342,7 @@ fn view(found: &FailedClaimDetails, revealed: bool) -> LetterView {
     }
 }
 
-/// What leads to the person's story, if their coupon is known.
+/// The search for the user's story, if the coupon is known.
 fn story(found: &FailedClaimDetails) -> Option<Search> {
     found.coupon_name.as_ref()?;
     let letter = &found.claim;

@@ -1,5 +1,5 @@
-//! One drop: its figures, its alerts, and the passes that somebody may ask for. What can hurt is
-//! confirmed by typing the coupon's name.
+//! One drop: its numbers, its alerts, and buttons for passes. Dangerous actions are confirmed by
+//! typing the coupon's name.
 
 use std::sync::Arc;
 
@@ -35,24 +35,24 @@ struct DropScreen<'a> {
     drop: DropId,
     paused: bool,
     only_for: String,
-    /// Whose quantity can be raised.
+    /// The drops whose quantity the button raises.
     to_raise: String,
     /// Whether the API's address is known.
     has_api: bool,
     board: &'a Board,
-    /// Repairs that wait for a person, while an alert says so.
+    /// Number of repairs that wait for a person, while an alert reports them.
     held_back: Option<String>,
-    /// Once there are rows.
+    /// `None` while there are no rows.
     pace: Option<Pace>,
     refused: &'a RefusedForm,
-    /// Why a form was refused that the screen does not show any more.
+    /// Why a form was refused that the screen no longer shows.
     wrong: &'a str,
 }
 
-/// A coupon and a drop, as a path names them.
+/// A coupon and a drop as in a path.
 pub(super) type DropPath = (String, String);
 
-/// The drop of a path.
+/// The drop in a path.
 pub(super) async fn find(
     page: &ScreenState,
     session: &Session,
@@ -72,7 +72,7 @@ pub(super) async fn read(
     shown(&page, &session, &place, &just.done, &RefusedForm::default()).await
 }
 
-/// The screen of a drop as it is now, with a form that was refused.
+/// The present screen of a drop, with a form that was refused.
 pub(super) async fn refused(
     page: &ScreenState,
     session: &Session,
@@ -128,12 +128,12 @@ async fn shown(
     answer(refused.status(), &screen)
 }
 
-/// How many repairs the repair limit holds back, as its button says it.
+/// The number of repairs that the limit holds back, as its button shows it.
 fn held_back(found: &DropDetails) -> Option<String> {
     found.held_back.map(|repairs| grouped(repairs.into()))
 }
 
-/// What was done just now, as far as it still holds.
+/// The message about the action just completed, if it still holds.
 fn done_text(found: &DropDetails, done: &str) -> String {
     match (done, found.coupon.paused) {
         ("paused", true) => "Paused. Nobody can claim until it is resumed.".to_owned(),
@@ -158,7 +158,7 @@ fn done_text(found: &DropDetails, done: &str) -> String {
     }
 }
 
-/// Whom a coupon is for.
+/// A description of who may claim a coupon.
 pub(super) fn only_for(coupon: &CouponSettings) -> String {
     let people = grouped(coupon.allow_list_users.into());
     match &coupon.allow {
@@ -169,7 +169,7 @@ pub(super) fn only_for(coupon: &CouponSettings) -> String {
     }
 }
 
-/// Whose quantity the API raises: all drops of the coupon that are not closed.
+/// The drops whose quantity the API raises: all of the coupon that are not closed.
 fn to_raise(found: &DropDetails) -> String {
     let coupon = found.coupon.id;
     match found.open_drops {
@@ -181,15 +181,15 @@ fn to_raise(found: &DropDetails) -> String {
 #[derive(Deserialize)]
 pub(super) struct PassForm {
     how: String,
-    /// The coupon's name, where it is asked for.
+    /// The coupon's name, if the form asks for it.
     #[serde(default)]
     name: String,
-    /// The number on the button.
+    /// The number of held-back repairs on the button.
     #[serde(default)]
     held: String,
 }
 
-/// A pass over one drop.
+/// Starts a pass over one drop.
 pub(super) async fn pass(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -207,7 +207,7 @@ pub(super) async fn pass(
     let mut body = json!({
         "coupon_id": found.coupon.id,
         "drop_id": drop.map(|drop| drop.drop_id),
-        // Only a deep pass looks at a sealed drop.
+        // Only a deep pass examines a sealed drop.
         "deep": drop.is_some_and(|drop| drop.state == DropState::Sealed),
     });
     match asked.how.as_str() {
@@ -225,18 +225,18 @@ pub(super) async fn pass(
     started(&page, &session, body).await
 }
 
-/// Whether the repairs that are held back are those on the button.
+/// Refuses if the held-back repairs are not those on the button.
 fn confirmed(asked: &PassForm, found: &DropDetails) -> Result<(), FormRefusal> {
     unless_named(&asked.name, &found.coupon.name)?;
     if held_back(found).as_ref() == Some(&asked.held) {
         return Ok(());
     }
     let why =
-        "Another number of repairs is held back by now. Nothing was done: look at the drop again.";
+        "The number of held-back repairs has changed. Nothing was done: look at the drop again.";
     Err(FormRefusal::new(StatusCode::CONFLICT, why))
 }
 
-/// A pass over everything.
+/// Starts a pass over everything.
 pub(super) async fn pass_over_all(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,

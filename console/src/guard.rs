@@ -1,5 +1,5 @@
-//! What every request must pass: a session, and for a change the page's own origin, the session's
-//! CSRF token, and the right to change. Each in one place, so that no route can forget it.
+//! Checks of every request: a session, and for a change the page's own origin, the session's CSRF
+//! token, and the right to change. Each is in one place, so that no route can omit it.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use super::html::notice;
 use super::session::Session;
 use super::state::ScreenState;
 
-/// Largest form, in bytes.
+/// Maximum size of a form, in bytes.
 const FORM_AT_MOST: usize = 16 * 1024;
 
-/// Longest path to go to after log-in.
+/// Maximum length of a path to redirect to after log-in.
 const NEXT_AT_MOST: usize = 500;
 
 fn changes(method: &Method) -> bool {
@@ -38,8 +38,8 @@ pub(super) async fn own_origin(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// By what the browser itself says; a script cannot set either header. Over plain http to another
-/// host, browsers send `Origin` only.
+/// Uses headers set by the browser, which a script cannot set. Over plain http to another host,
+/// browsers send only `Origin`.
 fn is_own(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match (text("sec-fetch-site"), text(ORIGIN.as_str())) {
@@ -51,7 +51,7 @@ fn is_own(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether the browser asks over https, perhaps by a proxy in front.
+/// Whether the browser uses https, perhaps through a proxy in front.
 pub(super) fn is_https(headers: &HeaderMap) -> bool {
     let is = |name: &str, begin: &str| {
         headers
@@ -62,8 +62,8 @@ pub(super) fn is_https(headers: &HeaderMap) -> bool {
     is(ORIGIN.as_str(), "https://") || is("x-forwarded-proto", "https")
 }
 
-/// Middleware: lets in who is logged in; handlers find their [`Session`] in the extensions. A
-/// change must bring the session's token.
+/// Middleware that requires a session; handlers find their [`Session`] in the extensions. A change
+/// must also send the session's token.
 pub(super) async fn logged_in(
     State(page): State<ScreenState>,
     mut request: Request,
@@ -85,7 +85,7 @@ pub(super) async fn logged_in(
     next.run(request).await
 }
 
-/// Middleware, within [`logged_in`]: who only views changes nothing.
+/// Middleware inside [`logged_in`]: viewers cannot change anything.
 pub(super) async fn may_change(request: Request, next: Next) -> Response {
     let session = request.extensions().get::<Arc<Session>>();
     if session.is_none_or(|session| !session.may_change()) {
@@ -138,8 +138,8 @@ fn to_log_in(request: &Request) -> Response {
     .into_response()
 }
 
-/// Where to go after log-in: a path of our own, else the first page. `//host`, `/\host` and
-/// whatever else a browser takes for another site is none.
+/// The path to redirect to after log-in: one of this site, otherwise the first page. `//host`,
+/// `/\host` and everything else that a browser takes for another site is refused.
 pub(super) fn own_path(wanted: &str) -> &str {
     let is_own = wanted.starts_with('/')
         && !wanted.starts_with("//")
@@ -179,7 +179,7 @@ mod tests {
         for (pairs, is_ours) in [
             (vec![host, own], true),
             (vec![host, ("sec-fetch-site", "same-origin")], true),
-            // A proxy that ends TLS may send another Host.
+            // A proxy that terminates TLS may send another Host.
             (
                 vec![
                     ("host", "10.0.0.7"),

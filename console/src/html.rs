@@ -1,4 +1,4 @@
-//! The page as HTML. Names, ids and details are texts of others: askama escapes every one.
+//! The page as HTML. Names, ids and details come from others: askama escapes them all.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use super::client::HttpRefusal;
 use super::session::Session;
 use firstcome_notifier::wording::{LONGEST, line};
 
-/// What stands around every screen.
+/// The frame of every screen.
 pub(super) struct Top<'a> {
     pub(super) title: &'a str,
-    /// The screen in the menu.
+    /// The current screen in the menu.
     pub(super) here: &'static str,
     pub(super) session: Option<&'a Session>,
-    /// What was done just now.
+    /// The action just completed.
     pub(super) done: &'a str,
     pub(super) script: &'static str,
     pub(super) style: &'static str,
@@ -58,7 +58,7 @@ struct NoticeScreen<'a> {
     why: &'a str,
 }
 
-/// A screen as an answer. Nobody keeps it.
+/// A screen as a response that is never cached.
 pub(super) fn answer(status: StatusCode, screen: &impl Template) -> Response {
     let headers: [(HeaderName, &str); 2] = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
@@ -73,14 +73,14 @@ pub(super) fn answer(status: StatusCode, screen: &impl Template) -> Response {
     }
 }
 
-/// What a notice says, for [`with_menu`].
+/// The text of a notice, for [`with_menu`].
 #[derive(Clone)]
 struct NoticeText {
     title: String,
     why: String,
 }
 
-/// A screen that only says something.
+/// A screen with only a notice.
 pub(super) fn notice(status: StatusCode, title: &str, why: &str) -> Response {
     let mut response = answer(
         status,
@@ -96,7 +96,7 @@ pub(super) fn notice(status: StatusCode, title: &str, why: &str) -> Response {
     response
 }
 
-/// Middleware, within `guard::logged_in`: a notice has the menu, like every other screen.
+/// Middleware inside `guard::logged_in`: gives notices the menu that every other screen has.
 pub(super) async fn with_menu(request: Request, next: Next) -> Response {
     let session = request.extensions().get::<Arc<Session>>().cloned();
     let mut response = next.run(request).await;
@@ -110,7 +110,7 @@ pub(super) async fn with_menu(request: Request, next: Next) -> Response {
     }
 }
 
-/// A form that this page does not have.
+/// The response to a form that this page does not have.
 pub(super) fn not_understood() -> Response {
     notice(
         StatusCode::BAD_REQUEST,
@@ -119,14 +119,15 @@ pub(super) fn not_understood() -> Response {
     )
 }
 
-/// What an act leads to: its screen, with a word for what was done. A reload does nothing again.
+/// The redirect after an action: its screen, with a word for the action. A reload does not repeat
+/// the action.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct JustDone {
     pub(super) done: String,
 }
 
-/// Why a form was not acted on.
+/// Why a form was refused.
 pub(super) struct FormRefusal {
     pub(super) status: StatusCode,
     pub(super) why: String,
@@ -140,7 +141,7 @@ impl FormRefusal {
         }
     }
 
-    /// For what was typed.
+    /// A refusal of invalid input.
     pub(super) fn typed(why: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, why)
     }
@@ -169,7 +170,7 @@ impl From<HttpRefusal> for FormRefusal {
     }
 }
 
-/// A form that comes back with the reason why it was refused, and with what was typed.
+/// A refused form to be shown again, with the reason and the input.
 #[derive(Default)]
 pub(super) struct RefusedForm {
     status: StatusCode,
@@ -179,12 +180,12 @@ pub(super) struct RefusedForm {
 }
 
 impl RefusedForm {
-    /// Of the screen that it comes back on: 200 where no form was refused.
+    /// The status of the screen that shows the form again: 200 if no form was refused.
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// Why it was refused, if its form is none of these: then nothing else on the screen says so.
+    /// The reason, if its form is none of these: otherwise the screen would not show it.
     pub(super) fn unless_shown(&self, shown: &[(&str, bool)]) -> &str {
         let is_shown = shown
             .iter()
@@ -202,7 +203,7 @@ impl RefusedForm {
     }
 }
 
-/// The refusal where what was typed is not the coupon's name.
+/// Refuses if the input is not the coupon's name.
 pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), FormRefusal> {
     let is_its_name = line(typed, LONGEST) == line(coupon, LONGEST);
     let why = "What you typed is not the coupon's name. Nothing was done.";
@@ -213,7 +214,7 @@ pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), FormRefusal>
     }
 }
 
-/// A service refused what a screen needs.
+/// The screen for a service's refusal of data that a screen needs.
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
 pub(super) fn not_shown(refusal: HttpRefusal) -> Response {
     let why = refusal.sentence();

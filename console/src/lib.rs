@@ -1,6 +1,6 @@
-//! The operations page: is everything all right, and what to do if not. It is a client of the HTTP
-//! APIs of both services, and the reconciler serves it at `/` to people who log in with a token.
-//! The reasons for its design: docs/decisions/0016-operations-page.md.
+//! The operations page: it shows whether everything is all right, and what to do if not. It is a
+//! client of the HTTP APIs of both services, and the reconciler serves it at `/` to operators who
+//! log in with a token. The reasons for its design: docs/decisions/0016-operations-page.md.
 
 mod alerts;
 mod assets;
@@ -52,12 +52,12 @@ use self::session::Session;
 pub use self::state::LogOuts;
 use self::state::ScreenState;
 
-/// What the page is made of.
+/// The dependencies of the page.
 pub struct Console {
     /// The routes of the reconciler, called in this process.
     pub reconciler: Router,
-    /// `API_URL`, and a file of further certificate authorities; without it the page changes no
-    /// coupon.
+    /// `API_URL`, and a file of further certificate authorities; without it the page can't change
+    /// coupons.
     pub api: Option<(String, Option<PathBuf>)>,
     /// The tokens that log in. Cookies are signed with keys derived from them.
     pub token: OpsToken,
@@ -73,11 +73,11 @@ struct OverviewScreen<'a> {
     board: &'a Board,
 }
 
-/// Slow screens that are made at a time, of operators and of viewers.
+/// Concurrent slow screens of operators and of viewers.
 const SLOW_AT_ONCE: usize = 2;
 const SLOW_OF_VIEWERS: usize = 1;
 
-/// Nothing from elsewhere, nothing inline, in nobody's frame, and forms go nowhere else.
+/// Nothing from other origins, nothing inline, no framing, and forms only to this origin.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
@@ -127,7 +127,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/coupons/{coupon}", get(coupon::read))
         .route("/days", get(pace::by_day))
         .route("/people", get(people::form).post(people::search))
-        // They change nothing, and are recorded: who views sees all.
+        // These change nothing and are recorded: viewers may see everything.
         .route("/runs/{id}/reveal", post(runs::reveal))
         .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
         .route("/logout", post(login::log_out))
@@ -154,7 +154,7 @@ async fn with_security_headers(mut response: Response) -> Response {
 
 #[derive(Deserialize)]
 struct Paging {
-    /// From 1 on.
+    /// Counted from 1.
     page: usize,
 }
 
@@ -192,7 +192,7 @@ async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
     Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
 }
 
-/// Asked for by whatever does not read the page's own link to it.
+/// Requested by clients that ignore the page's own link to the icon.
 #[allow(clippy::unused_async)] // a handler
 async fn icon() -> Redirect {
     Redirect::to(&format!("/assets/{}", ICON.name))

@@ -1,4 +1,5 @@
-//! The first screen, live: one look a second for everybody, made only while somebody looks.
+//! The live first screen: the overview is read once a second for all viewers, and only while
+//! somebody is watching.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,13 +31,13 @@ struct Fragment<'a> {
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Most operators who look live, and most viewers; others reload.
+/// Maximum number of operators with a live screen, and of viewers; others must reload.
 const LIVE_AT_ONCE: usize = 64;
 
-/// A browser that lost its connection comes back after so long.
+/// A browser that lost its connection reconnects after this time.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// What a look shows: the time of day, and the rest as HTML, which changes less often.
+/// One update: the time of day, and the rest as HTML, which changes less often.
 struct Update {
     at: String,
     html: String,
@@ -44,7 +45,7 @@ struct Update {
 
 pub(super) struct Live {
     services: Arc<Backends>,
-    /// Everybody who looks sees the same, so it is read with the operators' token.
+    /// Everybody sees the same, so it is read with the operators' token.
     caller: Option<Credentials>,
     updates: watch::Sender<Option<Arc<Update>>>,
     seats: Seats,
@@ -65,7 +66,7 @@ impl Live {
         }
     }
 
-    /// Until the process stops.
+    /// Runs until the process stops.
     pub(super) async fn run(self: Arc<Self>) {
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -73,7 +74,7 @@ impl Live {
         }
     }
 
-    /// Once a second while anybody looks.
+    /// Reads once a second while anybody is watching.
     async fn look_while_wanted(&self) {
         loop {
             self.wake.notified().await;
@@ -108,7 +109,7 @@ impl Live {
     }
 }
 
-/// One person who looks.
+/// One watching browser.
 struct Viewer {
     page: ScreenState,
     /// With the cookie: the stream ends with the session.
@@ -118,15 +119,15 @@ struct Viewer {
     _seat: OwnedSemaphorePermit,
 }
 
-/// What an event says: the time of day, and the screen where it has changed.
+/// The data of an event: the time of day, and the screen if it has changed.
 #[derive(Serialize)]
 struct Said<'a> {
     at: &'a str,
     html: Option<&'a str>,
 }
 
-/// Server-sent events, each with all there is to know, so that a lost one does not matter. A
-/// browser that gets 204 does not ask again.
+/// Server-sent events, each with the complete state, so that a lost one does not matter. A browser
+/// that gets 204 does not reconnect.
 pub(super) fn stream(page: ScreenState, allowed: Allowed, headers: HeaderMap) -> Response {
     let live = &page.live;
     let Ok(seat) = Arc::clone(live.seats.of(allowed)).try_acquire_owned() else {
@@ -141,7 +142,7 @@ pub(super) fn stream(page: ScreenState, allowed: Allowed, headers: HeaderMap) ->
         shown: None,
         _seat: seat,
     });
-    // nginx would keep events back.
+    // nginx would otherwise buffer events.
     (
         [("x-accel-buffering", "no")],
         Sse::new(events).keep_alive(KeepAlive::default()),

@@ -1,4 +1,4 @@
-//! Logging in by a token, and out.
+//! Log-in with a token, and log-out.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ struct LogInScreen<'a> {
     top: Top<'a>,
     next: &'a str,
     name: &'a str,
-    /// Why it was refused; empty at first.
+    /// Why the log-in was refused; empty at first.
     wrong: &'a str,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct LogInQuery {
     next: String,
 }
 
-/// What the form sends.
+/// The fields of the form.
 #[derive(Deserialize)]
 struct LogInForm {
     token: String,

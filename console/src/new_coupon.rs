@@ -1,5 +1,6 @@
-//! A form for a new coupon. First a preview of its next openings, in local time and in UTC; then
-//! the API makes it. The form's own key keeps a double click from making two.
+//! The form for a new coupon. It first previews the next openings, in local time and in UTC; then
+//! the API creates the coupon. An idempotency key in the form keeps a double click from creating
+//! two.
 
 use std::sync::Arc;
 
@@ -27,29 +28,30 @@ use firstcome_notifier::wording::{LONGEST, grouped, line};
 struct NewCouponScreen<'a> {
     top: Top<'a>,
     typed: &'a Typed,
-    /// What can't be made of it.
+    /// Why the input is invalid.
     wrong: &'a str,
     preview: Option<&'a Preview>,
     at_once: &'static str,
     has_api: bool,
-    /// Names of time zones, to choose from.
+    /// Names of time zones to choose from.
     zones: Vec<&'static str>,
-    /// Nothing is typed yet: the browser may say its own zone.
+    /// The form is empty: the browser may fill in its time zone.
     is_blank: bool,
 }
 
-/// What was typed.
+/// The input.
 #[derive(Debug, Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Typed {
     pub(super) name: String,
     pub(super) quantity: String,
-    /// Whether each person gets one of a daily coupon each day, `drop`, or of all days together.
+    /// `drop` if each person gets one coupon per day of a daily coupon; otherwise one in all days
+    /// together.
     pub(super) once_per: String,
     pub(super) waiting_list: String,
-    /// Whom it is for; empty: everybody.
+    /// The restriction; empty: everybody may claim.
     pub(super) allow: String,
-    /// `daily`, or else once.
+    /// `daily`; anything else means once.
     pub(super) repeats: String,
     pub(super) time_zone: String,
     pub(super) first_day: String,
@@ -59,7 +61,7 @@ pub(super) struct Typed {
     key: String,
 }
 
-/// What the form would make.
+/// The coupon that the form would create.
 pub(super) struct Preview {
     pub(super) openings: Vec<Opening>,
     pub(super) quantity: String,
@@ -67,7 +69,7 @@ pub(super) struct Preview {
     pub(super) key: String,
 }
 
-/// What the API is asked for, and what it would do.
+/// The request to the API, and the openings that it would create.
 fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let number = |what: &str, text: &str| {
         text.trim().parse::<u32>().map_err(|_| {
@@ -104,7 +106,7 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let allow: Option<Allow> = allow
         .map(str::parse)
         .transpose()
-        .map_err(|why: String| format!("Whom it is for can't be read: {why}"))?;
+        .map_err(|why: String| format!("The restriction can't be read: {why}"))?;
     let mut body = json!({
         "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
         "schedule": schedule,
@@ -132,7 +134,7 @@ fn daily(typed: &Typed) -> Result<(Schedule, Tz), String> {
     ))
 }
 
-/// Without a time to close it stays open; without a last day it closes within a day.
+/// Without a closing time it stays open; with one but without a last day it closes within a day.
 fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
     let zone = zone(typed)?;
     let day = |text: &str| {
@@ -178,7 +180,7 @@ fn zone(typed: &Typed) -> Result<Tz, String> {
     time_zone::read(&line(&typed.time_zone, LONGEST))
 }
 
-/// The form; once something is typed, with its preview.
+/// The form; with its preview if there is input.
 pub(super) async fn form(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -250,7 +252,7 @@ fn shown(
     )
 }
 
-/// Asks the API to make it.
+/// Asks the API to create the coupon.
 pub(super) async fn make(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -410,7 +412,7 @@ mod tests {
                     allow: "vip".to_owned(),
                     ..typed()
                 },
-                "Whom it is for",
+                "The restriction",
             ),
             (
                 Typed {

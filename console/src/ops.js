@@ -1,4 +1,4 @@
-// Every screen works without this by reloading: it keeps the first one up to date.
+// Every page works without this script if it is reloaded. The script keeps the start page up to date.
 
 const status = document.querySelector("#live");
 const board = document.querySelector("#board");
@@ -8,7 +8,7 @@ const parts = (root) => [...root.querySelectorAll("[data-part]")];
 const leaves = (root) => [...root.querySelectorAll("[data-live]")];
 const names = (elements) => elements.map((one) => one.dataset.live).join(" ");
 
-/** Changes what has changed, and leaves the rest alone: a selection, a focus, a screen reader's place. */
+/** Replaces only elements that differ: the selection, the focus and a screen reader's position stay. */
 function merge(mine, fresh) {
   if (mine.className !== fresh.className) mine.className = fresh.className;
   const [old, now] = [leaves(mine), leaves(fresh)];
@@ -24,7 +24,7 @@ function merge(mine, fresh) {
 
 function show(html) {
   const fresh = document.createElement("template");
-  // Written by our own server, which escapes every text in it.
+  // Safe: this server wrote it and escapes every text in it.
   fresh.innerHTML = html;
   const focused = document.activeElement?.id;
   const now = parts(fresh.content);
@@ -38,7 +38,7 @@ function show(html) {
 let source = null;
 let silence = 0;
 
-// The server says something every second, or a few seconds later while a store is silent. A
+// The server sends a message every second, or some seconds later while a store does not answer. A
 // connection that goes silent raises no error.
 const SILENT_MS = 15_000;
 
@@ -73,7 +73,7 @@ function listen() {
 
 function follow() {
   if (document.hidden) {
-    // Nobody looks: the server need not either.
+    // Nobody looks at a hidden page: the server need not query its stores.
     leave();
   } else if (!source) {
     listen();
@@ -85,23 +85,23 @@ if (status?.dataset.source) {
   follow();
 }
 
-// Who comes by a link from another site, a mail in a browser, sends no `SameSite=Strict` cookie. Asked
-// from here, the server knows them.
+// A browser that follows a link from another site (a webmail, say) sends no `SameSite=Strict` cookie. A
+// request from this page does send it.
 const next = document.querySelector("input[name=next]");
 if (next) {
-  // A link's fragment comes along: `#alert-41`.
+  // Keep the fragment of the link: `#alert-41`.
   next.value += location.hash;
   const answer = await fetch("/login", { redirect: "manual" }).catch(() => null);
   if (answer?.type === "opaqueredirect") location.replace(next.value);
 }
 
-// A button says the number that is typed.
+// The button shows the number that is typed into its field.
 for (const place of document.querySelectorAll("[data-number]")) {
   const [field, without] = [document.getElementById(place.dataset.number), place.textContent];
   field.addEventListener("input", () => { place.textContent = field.value.trim() || without; });
 }
 
-// A new coupon's times are those of the person who makes it.
+// The times of a new coupon default to the browser's time zone.
 const zone = document.querySelector("[data-browser-zone]");
 if (zone) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? zone.value;
 

@@ -1,5 +1,5 @@
-//! How fast a drop went, as a table and a sentence beside its chart, and how soon rows came, by
-//! day. Pure but for the handler of the days.
+//! The pace of a drop, as a table and a sentence beside its chart, and how soon rows were written,
+//! by day. Pure except for the handler of the days.
 
 use std::sync::Arc;
 
@@ -30,11 +30,11 @@ const LINES: usize = 10;
 /// Admissions and rows of a drop, over time.
 pub(super) struct Pace {
     pub(super) chart: Chart,
-    /// What the time of the chart and the table is counted from.
+    /// The origin of the time axis of the chart and the table.
     pub(super) since: &'static str,
-    /// When half of the slots were given out, and which row came latest, in words.
+    /// When half of the slots were given, and the latest row, in words.
     pub(super) summary: String,
-    /// How many of those that were looked at had their row within a second, in words.
+    /// The share of sampled slots with a row within a second, in words.
     pub(super) share: String,
     pub(super) lines: Vec<PaceLine>,
 }
@@ -46,7 +46,7 @@ pub(super) struct PaceLine {
     pub(super) row: String,
 }
 
-/// What the sample shows; nothing where it is empty.
+/// The pace of the sample; `None` if it is empty.
 pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Option<Pace> {
     let first = steps.iter().map(|step| step.claimed_at).min()?;
     let end = steps
@@ -54,7 +54,7 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
         .map(|step| step.issued_at.unwrap_or(step.claimed_at))
         .max()?;
     let opened = drop.opens_at;
-    // People who come long after the opening would be one line at the edge.
+    // If users come long after the opening, the chart would be one line at the edge.
     let (begin, since_what) = if first - opened > end - first {
         (first, "the first admission")
     } else {
@@ -118,7 +118,7 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
     })
 }
 
-/// Never rounded up to everything.
+/// Never rounded up to 100 %.
 fn share(part: u64, whole: u64) -> String {
     let tenths = (part * 1_000).checked_div(whole).unwrap_or(0);
     format!(
@@ -134,7 +134,7 @@ pub(super) struct DayLine {
     pub(super) day: String,
     pub(super) drops: String,
     pub(super) share: String,
-    /// Nobody should wait for a row.
+    /// Users should not have to wait for rows.
     pub(super) is_low: bool,
 }
 

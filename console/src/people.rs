@@ -1,5 +1,5 @@
-//! One person's whole story, by search: by their id, or by a slot. A coupon is named by its number
-//! or its name; without one, every coupon that names the person is found.
+//! The whole story of one user, found by id or by slot. A coupon is selected by its number or its
+//! name; without one, every coupon that knows the user is found.
 
 use std::sync::Arc;
 
@@ -25,13 +25,13 @@ use super::times::instant;
 #[template(path = "people.html")]
 struct PeopleScreen<'a> {
     top: Top<'a>,
-    /// What was searched for.
+    /// The search.
     asked: &'a Search,
     /// Why nothing was found.
     wrong: &'a str,
-    /// Those on a slot on which several are known.
+    /// The users on a slot, if there are several.
     several: &'a [String],
-    /// Coupons among which one is to be chosen.
+    /// Coupons to choose from.
     coupons: &'a [NamedCoupon],
     story: Option<&'a StoryView>,
     /// Whether the API's address is known.
@@ -39,13 +39,13 @@ struct PeopleScreen<'a> {
     refused: &'a RefusedForm,
 }
 
-/// What is searched for. A button that leads to a person's story searches for it too.
+/// A search. A button that leads to a user's story is a search, too.
 #[derive(Deserialize, Default)]
 pub(super) struct Search {
     /// A number or a name; empty: every coupon.
     #[serde(default)]
     pub(super) coupon: String,
-    /// Empty: any, and for a slot the last that has opened.
+    /// Empty: any drop; for a slot, the last drop that has opened.
     #[serde(default)]
     pub(super) drop: String,
     /// An id, or `slot 7`.
@@ -53,16 +53,16 @@ pub(super) struct Search {
     pub(super) person: String,
 }
 
-/// What a search leads to.
+/// The result of a search.
 enum Found {
     Story(PersonStory),
-    /// More than one person is on the slot.
+    /// More than one user is on the slot.
     Several(Vec<String>),
-    /// More than one coupon is meant.
+    /// More than one coupon matches.
     Coupons(Vec<NamedCoupon>),
 }
 
-/// One person's story with one coupon, as `GET /v1/coupons/{id}/people/{user_id}` tells it.
+/// One user's story with one coupon, as `GET /v1/coupons/{id}/people/{user_id}` returns it.
 #[derive(Deserialize)]
 struct PersonStory {
     coupon_id: i64,
@@ -83,17 +83,17 @@ struct StoryEvent {
     what: String,
 }
 
-/// What is known of a person.
+/// A user's story.
 pub(super) struct StoryView {
     pub(super) coupon: String,
     pub(super) name: String,
     pub(super) conclusion: String,
-    /// What they hold, as a button names it; empty: nothing that could be revoked.
+    /// The holding, as the button's value; empty: nothing that could be revoked.
     pub(super) holds: String,
-    /// A promise to them is broken in the drop.
+    /// A promise to the user in the drop is broken.
     pub(super) broken: bool,
     pub(super) drop: String,
-    /// When, where it is written, what.
+    /// For each event: time, source, description.
     pub(super) happenings: Vec<(String, String, String)>,
     pub(super) no_longer_known: Vec<String>,
     pub(super) traces: Vec<String>,
@@ -102,7 +102,7 @@ pub(super) struct StoryView {
 pub(super) const REVOKED: &str = "/people?done=revoked";
 pub(super) const GIVEN_UP: &str = "/people?done=given-up";
 
-/// The form. What is searched for comes by POST: ids do not belong into logs and histories.
+/// The form. Searches use POST, because ids do not belong in logs and histories.
 pub(super) async fn form(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -136,7 +136,7 @@ pub(super) async fn search(
     refused(&page, &session, asked, RefusedForm::default()).await
 }
 
-/// What a search finds, with a form that was refused.
+/// The result of a search, with a form that was refused.
 pub(super) async fn refused(
     page: &ScreenState,
     session: &Session,
@@ -202,7 +202,7 @@ pub(super) async fn refused(
 
 const TITLE: &str = "One person";
 
-/// With nobody's story.
+/// Without a story.
 fn screen<'a>(
     page: &ScreenState,
     session: &'a Session,
@@ -222,7 +222,7 @@ fn screen<'a>(
     }
 }
 
-/// Puts the coupon, the person and the drop that are found into what was asked for.
+/// Fills in the coupon, the user and the drop that were found.
 async fn look(
     page: &ScreenState,
     session: &Session,
@@ -241,7 +241,7 @@ async fn look(
         asked.person.parse::<UserId>().map_err(wrong)?;
     }
     let whom = match &slot {
-        // It shows ids to somebody who did not have them.
+        // Revealing shows ids to somebody who did not have them.
         Some(slot) => [("slot", slot.as_str()), ("reveal", "true")],
         None => [("user_id", asked.person.as_str()), ("reveal", "")],
     };
@@ -271,7 +271,7 @@ async fn look(
     page.get(session, &path).await.map(Found::Story)
 }
 
-/// The slot that a search names. No id has a space.
+/// The slot in a search. Ids never contain a space.
 fn slot(text: &str) -> Option<String> {
     let (word, slot) = text.split_once(' ')?;
     let slot: i64 = slot.trim().parse().ok()?;

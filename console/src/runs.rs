@@ -1,4 +1,4 @@
-//! Passes, and what each of them found, person by person. Ids are masked until somebody who may
+//! Passes and their findings, user by user. Ids are masked until an operator with the right to
 //! change things reveals them, which is recorded.
 
 use std::collections::HashSet;
@@ -27,11 +27,11 @@ use super::times::instant;
 #[template(path = "runs.html")]
 struct RunsScreen<'a> {
     top: Top<'a>,
-    /// Newest first; passes in a row of which all found nothing are one group.
+    /// Newest first; consecutive passes without findings form one group.
     groups: Vec<&'a [RunLine]>,
-    /// What a pass would compare.
+    /// The scope of a new pass.
     over: &'a str,
-    /// The oldest shown, where there may be older ones.
+    /// The oldest one shown, if there may be older ones.
     next_before: Option<&'a str>,
 }
 
@@ -42,13 +42,13 @@ struct RunScreen<'a> {
     run: &'a RunView,
 }
 
-/// Runs on a page.
+/// Runs per page.
 const RUNS: usize = 50;
 
-/// Findings on a page.
+/// Findings per page.
 const FINDINGS: usize = 100;
 
-/// Drops listed of one run.
+/// Drops listed for one run.
 const DROPS: usize = 200;
 
 /// A run in the list.
@@ -57,7 +57,7 @@ pub(super) struct RunLine {
     pub(super) at: String,
     pub(super) how: String,
     pub(super) result: &'static str,
-    /// A class of the style.
+    /// A CSS class.
     pub(super) tone: &'static str,
     pub(super) examined: String,
     /// Repaired, left, failed.
@@ -76,11 +76,11 @@ pub(super) struct RunView {
     pub(super) error: Option<String>,
     pub(super) examined: String,
     pub(super) drops: Vec<RunDropLine>,
-    /// Drops that are not listed, though something happened in them.
+    /// Number of drops with changes that are not listed.
     pub(super) more_drops: usize,
     pub(super) findings: Vec<FindingLine>,
     pub(super) revealed: bool,
-    /// Where this page of findings begins, and the next.
+    /// The positions of this page of findings and the next.
     pub(super) after: i64,
     pub(super) next_after: Option<i64>,
 }
@@ -88,7 +88,7 @@ pub(super) struct RunView {
 pub(super) struct RunDropLine {
     pub(super) place: String,
     pub(super) promised: String,
-    /// What, before, and after.
+    /// Label, before, and after.
     pub(super) numbers: [(&'static str, String, String); 3],
     pub(super) exact: bool,
     pub(super) afterwards: String,
@@ -102,7 +102,7 @@ pub(super) struct FindingLine {
     pub(super) what: String,
     pub(super) detail: String,
     pub(super) is_left: bool,
-    /// What leads to the person's story, once they are revealed.
+    /// The search for the user's story, once revealed.
     pub(super) story: Option<Search>,
 }
 
@@ -183,7 +183,7 @@ pub(super) async fn list(
     )
 }
 
-/// At night there are hundreds that found nothing, and one between them that did.
+/// At night there are hundreds of passes without findings, and perhaps one with.
 fn groups(runs: &[RunLine]) -> Vec<&[RunLine]> {
     let is_quiet = |run: &RunLine| run.tone == "quiet";
     runs.chunk_by(|one, next| is_quiet(one) && is_quiet(next) && one.how == next.how)
@@ -213,7 +213,7 @@ fn run_line(run: ListedPass) -> RunLine {
     }
 }
 
-/// How a pass ended, and a class of the style.
+/// The status of a pass, and a CSS class.
 fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
     match status {
         Status::Running => ("running", "plain"),

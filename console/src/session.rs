@@ -1,5 +1,5 @@
-//! Who is logged in: a cookie that is signed by the operators' token. Every reconciler that has the
-//! token reads it, and a restart ends no session; withdrawing the token ends all of its sessions.
+//! Log-in sessions: a cookie signed with the operators' token. Every reconciler with that token can
+//! read it, and a restart ends no session; withdrawing the token ends all of its sessions.
 
 use std::time::Duration;
 
@@ -12,34 +12,35 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use super::client::Credentials;
 use super::guard::is_https;
 
-/// However much it is used, a session ends after so long.
+/// A session ends after this time, however much it is used.
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
-/// By so much the clock of the replica that began a session may be ahead. A session that would last
-/// longer than both does not count here.
+/// Maximum difference between the replicas' clocks. A session that would last longer than its
+/// lifetime plus this is not accepted.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
 
-/// How long a session that was ended is remembered. Not its rest: by the clock of a replica that is
-/// behind, the session may last longer than by the clock of the one that ended it.
+/// How long the end of a session is remembered. The session's remaining time would not be enough:
+/// by a slower replica's clock the session lasts longer than by the clock of the replica that ended
+/// it.
 pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 
-/// The cookie's name. With the prefix a browser takes it over https only, and from no other host.
+/// The cookie's name. With the prefix a browser accepts it over https only, and from no other host.
 const NAME: &str = "firstcome-ops";
 const SECURE_NAME: &str = "__Host-firstcome-ops";
 
-/// What a signature is for.
+/// The purpose of a signature.
 const OF_SESSION: &str = "session";
 const OF_FORMS: &str = "forms";
 
-/// One log-in.
+/// One session.
 #[derive(Debug)]
 pub(super) struct Session {
-    /// Its token and the name, as requests to both services carry them.
+    /// Its token and the operator's name, for requests to both services.
     pub(super) caller: Credentials,
     pub(super) allowed: Allowed,
-    /// What each form of the page sends back.
+    /// The token that each form of the page sends back.
     pub(super) csrf: String,
-    /// 128 random bits: by them it is ended.
+    /// 128 random bits that identify it when it is ended.
     pub(super) id: String,
     ends: DateTime<Utc>,
 }
@@ -57,8 +58,8 @@ impl Session {
         (self.ends - now).to_std().unwrap_or_default()
     }
 
-    /// The session that a request belongs to, unless its time or its token is over. Whether it was
-    /// ended by its operator is not known here.
+    /// The session of a request, unless it or its token has expired. Whether its operator has ended
+    /// it is not checked here.
     pub(super) fn of(headers: &HeaderMap, tokens: &OpsToken, now: DateTime<Utc>) -> Option<Self> {
         let is_now =
             |session: &Self| session.ends > now && session.rest(now) <= LIFETIME + CLOCKS_DIFFER;
@@ -87,7 +88,7 @@ impl Session {
     }
 }
 
-/// Begins a session; gives the value of its cookie: `ID.END.NAME.SIGNATURE`.
+/// Begins a session; returns the value of its cookie: `ID.END.NAME.SIGNATURE`.
 pub(super) fn begin(signer: &TokenSigner, name: &str, now: DateTime<Utc>) -> String {
     let (id, ends) = (rand::random::<u128>(), (now + LIFETIME).timestamp());
     let text = format!(
@@ -97,7 +98,7 @@ pub(super) fn begin(signer: &TokenSigner, name: &str, now: DateTime<Utc>) -> Str
     format!("{text}.{}", signer.sign(OF_SESSION, &text))
 }
 
-/// Over https only the cookie with the prefix: another host of the domain may set the other one.
+/// Over https only the cookie with the prefix: another host of the domain could set the other one.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let names = if is_https(headers) {
         &[SECURE_NAME][..]
@@ -116,7 +117,7 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(|(_, value)| value)
 }
 
-/// `Set-Cookie` for a session; with an empty value, the end of one.
+/// `Set-Cookie` for a session; an empty value ends it.
 pub(super) fn cookie(value: &str, is_https: bool) -> String {
     let (name, secure) = if is_https {
         (SECURE_NAME, "; Secure")
@@ -210,7 +211,7 @@ mod tests {
             &format!("{id}.{ends}.Lee.{signature}"),
             // The token of a form is not a cookie.
             &format!("{text}.{}", signer.sign(OF_FORMS, text)),
-            // Signed, and of another form: as one of another release may be.
+            // Signed, but of another form: another release may have such cookies.
             &signed(id),
             &signed(&format!("{id}.soon.Kim")),
             &signed(&format!("{id}.{ends}.")),

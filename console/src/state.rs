@@ -1,4 +1,4 @@
-//! What the screens work with.
+//! The state that screens share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use super::html::notice;
 use super::live::Live;
 use super::session::Session;
 
-/// Longest wait for the record of log-outs: the page is needed most while a store is away.
+/// Maximum wait for the record of log-outs: the page is needed most while a store is unavailable.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The record of log-outs. A cookie is signed, so nothing else ends a session before its time.
+/// The record of log-outs. A cookie is signed, so nothing else ends a session early.
 pub trait LogOuts: Send + Sync {
     fn was_ended<'a>(&'a self, session: &'a str) -> BoxFuture<'a, anyhow::Result<bool>>;
 
-    /// Ends a session, and remembers that for this long.
+    /// Ends a session, and remembers that for the given time.
     fn end<'a>(
         &'a self,
         session: &'a str,
@@ -39,13 +39,13 @@ pub(crate) struct ScreenState {
     pub(crate) services: Arc<Backends>,
     pub(crate) token: OpsToken,
     pub(crate) log_outs: Arc<dyn LogOuts>,
-    /// Taken by screens that may cost seconds.
+    /// Limits the number of screens that may take seconds.
     pub(crate) slow: Seats,
     pub(crate) live: Arc<Live>,
 }
 
 impl ScreenState {
-    /// Makes a screen that may cost seconds, unless too many are being made.
+    /// Renders a screen that may take seconds, unless too many are being rendered.
     pub(crate) async fn slowly(
         &self,
         session: &Session,
@@ -58,7 +58,8 @@ impl ScreenState {
         screen.await
     }
 
-    /// The session that a request belongs to. While its record is away, also one that was ended.
+    /// The session of a request. While the record of log-outs is unavailable, ended sessions are
+    /// accepted, too.
     pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
         let session = Session::of(headers, &self.token, Utc::now())?;
         let was_ended = timeout(PATIENCE, self.log_outs.was_ended(&session.id)).await;

@@ -1,6 +1,7 @@
 -- MySQL has no transactional DDL: every statement here can be run again after a crash half-way.
 
--- What is offered. `once_per` says in which scope one person may hold one: the whole coupon, or each drop.
+-- Coupons. `once_per` is the scope in which one person may hold one: the whole coupon, or each
+-- drop.
 CREATE TABLE IF NOT EXISTS coupons (
     id           BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     name         VARCHAR(200) NOT NULL,
@@ -14,7 +15,7 @@ CREATE TABLE IF NOT EXISTS coupons (
     CONSTRAINT coupons_once_per CHECK (once_per IN ('coupon', 'drop'))
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- The scope of "one each" is baked into rows already issued, so it can't change later.
+-- Issued rows depend on the scope of "one each", so it can't change later.
 CREATE TRIGGER IF NOT EXISTS coupons_before_update BEFORE UPDATE ON coupons FOR EACH ROW
 BEGIN
     IF NEW.once_per <> OLD.once_per THEN
@@ -22,8 +23,9 @@ BEGIN
     END IF;
 END;
 
--- One opening of a coupon. `local_date` is the day in the coupon's zone; a coupon has one drop a day at most, however many
--- processes make drops at once. `sealed_at` is set by the reconciler once a closed drop was verified exact.
+-- One opening of a coupon. `local_date` is the day in the coupon's time zone; a coupon has at most
+-- one drop per day, however many processes create drops concurrently. `sealed_at` is set by the
+-- reconciler once a closed drop was verified exact.
 CREATE TABLE IF NOT EXISTS drops (
     id             BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     coupon_id      BIGINT       NOT NULL,

@@ -1,9 +1,9 @@
--- The rows people hold. The schema itself refuses one too many, by whoever it is written:
+-- Issued coupons. The schema itself refuses surplus rows, whoever writes them:
 --   slot outside 1..quantity           CHECK and trigger (error 1644, "firstcome: slot …")
 --   a second row for a slot            primary key
 --   a second row for a person          issued_coupons_one_each; person_scope is 0 (once a coupon) or the drop's id
 --   a drop of another coupon           composite foreign key
---   a code given out twice             issued_coupons_code
+--   a duplicate code             issued_coupons_code
 -- person_scope is set by the trigger and INVISIBLE, so that the table reads as its contract says.
 CREATE TABLE IF NOT EXISTS issued_coupons (
     drop_id      BIGINT       NOT NULL,
@@ -49,7 +49,7 @@ BEGIN
     SET NEW.person_scope = IF(scope = 'coupon', 0, NEW.drop_id);
 END;
 
--- The other way round: a quantity lowered under a slot that is issued would make that row one too many.
+-- Conversely, a quantity lowered below an issued slot would make that row surplus.
 CREATE TRIGGER IF NOT EXISTS drops_before_update BEFORE UPDATE ON drops FOR EACH ROW
 BEGIN
     IF NEW.quantity < OLD.quantity

@@ -1,5 +1,6 @@
--- The dead-letter table: messages the consumer could not turn into a row, and claims put in by hand. The reconciler reissues them.
--- `source_hash` (SHA-256 of topic, partition, offset, timestamp and payload) keeps a message read twice to one row.
+-- The dead-letter table: messages the consumer could not turn into a row, and claims inserted by
+-- hand. The reconciler reissues them. `source_hash` (SHA-256 of topic, partition, offset, timestamp
+-- and payload) gives a message that is read twice only one row.
 CREATE TABLE IF NOT EXISTS failed_claims (
     id                BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     coupon_id         BIGINT       NULL,

@@ -1,4 +1,5 @@
--- One row a pass. `owner` (host and process) and `heartbeat_at` tell a run that died from one that is under way.
+-- One row per pass. `owner` (host and process) and `heartbeat_at` distinguish a run that died from
+-- one that is under way.
 CREATE TABLE IF NOT EXISTS reconcile_runs (
     id                     CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     triggered_by           VARCHAR(16)  NOT NULL,
@@ -42,7 +43,7 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     CONSTRAINT reconcile_findings_run FOREIGN KEY (run_id) REFERENCES reconcile_runs (id) ON DELETE CASCADE
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Promises that could not be kept, by name. `mended_at` is set when the person got a row after all.
+-- Promises that could not be kept, by user. `mended_at` is set when the user got a row after all.
 CREATE TABLE IF NOT EXISTS broken_promises (
     drop_id    BIGINT       NOT NULL,
     user_id    VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -56,7 +57,7 @@ CREATE TABLE IF NOT EXISTS broken_promises (
     KEY broken_promises_person (coupon_id, user_id)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- What the people on duty were told, one row a drift (fingerprint), across restarts.
+-- Alerts mailed to the people on duty, one row per drift (fingerprint), across restarts.
 CREATE TABLE IF NOT EXISTS alerts (
     id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     fingerprint     CHAR(64)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -78,7 +79,7 @@ CREATE TABLE IF NOT EXISTS alerts (
     KEY alerts_status (status, last_seen_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Mails to send, one row a recipient, so that one refused address never repeats another's mail.
+-- Mails to send, one row per recipient, so that one refused address never repeats another's mail.
 CREATE TABLE IF NOT EXISTS mail_outbox (
     id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     created_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
@@ -99,7 +100,8 @@ CREATE TABLE IF NOT EXISTS mail_outbox (
     KEY mail_outbox_due (sent_at, given_up_at, next_attempt_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Small facts that must outlive a restart: the last success, the last fire time of each schedule, who confirmed what.
+-- Small facts that must survive a restart: the last success, the last run of each schedule,
+-- confirmations.
 CREATE TABLE IF NOT EXISTS reconciler_state (
     name       VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     value      VARCHAR(500) NOT NULL,

@@ -1,11 +1,12 @@
--- Refuses a slot above the quantity by a foreign key and a CHECK, not by a query for each row: a row names the limit that it keeps
--- to, the limit must exist for its drop (foreign key), and the slot must not be above it (CHECK).
---   a limit of a drop    its quantity, every quantity it had that was lower, and every multiple of 65536 below: lowering a quantity
+-- Refuses a slot above the quantity by a foreign key and a CHECK, not by a query for each row: a
+-- row names its limit, the limit must exist for its drop (foreign key), and the slot must not be
+-- above it (CHECK).
+--   a limit of a drop    its quantity, every lower quantity it had, and every multiple of 65536 below: lowering a quantity
 --                        then rewrites 65536 rows at most
---   a row's limit        any that is not below its slot; the writer names one with its person_scope, or neither: then the trigger
+--   a row's limit        any that is not below its slot; the writer gives one with its person_scope, or neither: then the trigger
 --                        looks for them
 -- Each statement can be run again after a crash half-way.
--- The rows' own limit. 0: the writer says none.
+-- The rows' own limit. 0: the writer gives none.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
     WHERE table_schema = DATABASE() AND table_name = 'issued_coupons' AND column_name = 'slot_limit');
 SET @sql = IF(@todo, 'ALTER TABLE issued_coupons ADD COLUMN slot_limit INT UNSIGNED NOT NULL DEFAULT 0 INVISIBLE', 'DO 0');
@@ -23,7 +24,7 @@ CREATE TABLE IF NOT EXISTS slot_limits (
     CONSTRAINT slot_limits_drop FOREIGN KEY (drop_id, coupon_id) REFERENCES drops (id, coupon_id) ON DELETE CASCADE
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- A limit above the quantity, or with the wrong scope, can't be put in by hand.
+-- Prevents a limit above the quantity, or with the wrong scope, from being inserted by hand.
 DROP TRIGGER IF EXISTS slot_limits_before_insert;
 CREATE TRIGGER slot_limits_before_insert BEFORE INSERT ON slot_limits FOR EACH ROW
 BEGIN
@@ -55,8 +56,8 @@ BEGIN
     INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (NEW.id, NEW.quantity, NEW.coupon_id, 0);
 END;
 
--- A quantity lowered under a slot that is issued would make that row one too many. A locking read: it waits for rows that are being
--- written, and sees those that were written since this transaction began.
+-- A quantity lowered below an issued slot would make that row surplus. A locking read: it waits for
+-- rows that are being written, and sees those that were written since this transaction began.
 DROP TRIGGER IF EXISTS drops_before_update;
 CREATE TRIGGER drops_before_update BEFORE UPDATE ON drops FOR EACH ROW
 BEGIN
@@ -69,7 +70,8 @@ BEGIN
     END IF;
 END;
 
--- Limits follow the quantity. Lowered: rows that kept to a higher limit keep to the new one, and the higher ones go.
+-- Limits follow the quantity. If it is lowered, rows with a higher limit get the new one, and the
+-- higher limits are deleted.
 DROP TRIGGER IF EXISTS drops_after_update;
 CREATE TRIGGER drops_after_update AFTER UPDATE ON drops FOR EACH ROW
 BEGIN
@@ -91,7 +93,7 @@ BEGIN
     END IF;
 END;
 
--- The limits of drops that were there before, in place before any row asks for one.
+-- The limits of existing drops, created before any row needs one.
 INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
     SELECT d.id, n.slot_limit, d.coupon_id, 0
         FROM drops d JOIN (
@@ -107,7 +109,8 @@ INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
 INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
     SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d
         WHERE NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = d.quantity);
--- Under names of their own, and before the old ones go: at no instant is a row written without one.
+-- With new names, and created before the old ones are dropped, so that no row is ever written
+-- without a trigger.
 CREATE TRIGGER IF NOT EXISTS issued_coupons_limit_insert BEFORE INSERT ON issued_coupons FOR EACH ROW
 BEGIN
     DECLARE found_limit INT UNSIGNED DEFAULT 0;
@@ -118,12 +121,12 @@ BEGIN
         IF NEW.slot < 1 OR (found_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
             SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
         END IF;
-        -- A drop that is not there has no limit either: the foreign key says so.
+        -- A drop that does not exist has no limit either: the foreign key reports it.
         SET NEW.slot_limit = IF(found_limit = 0, NEW.slot, found_limit), NEW.person_scope = found_scope;
     END IF;
 END;
 
--- Whatever an UPDATE says of limit and scope, a row that moves gets those of its place.
+-- Whatever limit and scope an UPDATE sets, a row that moves gets those of its new place.
 CREATE TRIGGER IF NOT EXISTS issued_coupons_limit_update BEFORE UPDATE ON issued_coupons FOR EACH ROW
 BEGIN
     DECLARE found_limit INT UNSIGNED DEFAULT 0;
@@ -134,7 +137,7 @@ BEGIN
         IF NEW.slot < 1 OR (found_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
             SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
         END IF;
-        -- A drop that is not there has no limit either: the foreign key says so.
+        -- A drop that does not exist has no limit either: the foreign key reports it.
         SET NEW.slot_limit = IF(found_limit = 0, NEW.slot, found_limit), NEW.person_scope = found_scope;
     END IF;
 END;
@@ -142,11 +145,12 @@ END;
 DROP TRIGGER IF EXISTS issued_coupons_before_insert;
 DROP TRIGGER IF EXISTS issued_coupons_before_update;
 
--- Rows that were written before the trigger was there.
+-- Rows that were written before the trigger existed.
 UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id
     SET i.slot_limit = LEAST(d.quantity, (i.slot + 65535) DIV 65536 * 65536) WHERE i.slot_limit = 0;
 
--- From here on every row keeps to a limit of its drop, which takes the place of the row's own foreign key to the drop.
+-- From here on every row refers to a limit of its drop, which replaces the row's own foreign key to
+-- the drop.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.table_constraints
     WHERE table_schema = DATABASE() AND table_name = 'issued_coupons' AND constraint_name = 'issued_coupons_limit');
 SET @sql = IF(@todo, 'ALTER TABLE issued_coupons

@@ -1,5 +1,6 @@
--- What reading the live coupons costs depends on what is open: each query for them goes by one of these indexes. A virtual column
--- is added at once, indexes while others read and write (INPLACE, LOCK=NONE). Each statement can be run again after a crash half-way.
+-- The cost of reading the live coupons depends only on the open ones: each query for them uses one
+-- of these indexes. A virtual column is added instantly, indexes while others read and write
+-- (INPLACE, LOCK=NONE). Each statement can be run again after a crash half-way.
 --   daily_until     the last local date of a daily schedule, '9999-12-31' without one, NULL for any other: such a coupon may need
 --                   drops although none is unsealed
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
@@ -26,7 +27,8 @@ PREPARE statement FROM @sql;
 EXECUTE statement;
 DEALLOCATE PREPARE statement;
 
--- Coupons made with an `Idempotency-Key`: which one a repeat of the request gets. Rows older than a week are deleted.
+-- Coupons created with an `Idempotency-Key`: the coupon that a repeated request gets. Rows older
+-- than a week are deleted.
 CREATE TABLE IF NOT EXISTS idempotency_keys (
     idempotency_key VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     body_hash       BINARY(32)  NOT NULL,

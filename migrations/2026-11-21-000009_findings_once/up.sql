@@ -1,10 +1,11 @@
--- A finding that stays is one row, however many passes see it. Passes over everything are numbered; a finding says from which of
--- them (seen_from) to before which (seen_to, NULL: it is still there) it was seen, and `content` is what it says, hashed. Other runs
--- (`number` NULL) and findings from before this migration belong to their run alone, by run_id.
---   drops_run     the run that has the same `drops`, where they were not written again
---   nothing_new   clean, or the same as the pass before: kept for a short time only
--- heartbeat_at is not written any more. A later migration drops it, when no process of an older build runs beside this one.
--- Each statement can be run again after a crash half-way.
+-- A finding that persists is one row, however many passes see it. Passes over everything are
+-- numbered; a finding has the first number that saw it (seen_from) and the first that no longer did
+-- (seen_to, NULL: it still exists), and `content` is a hash of its content. Other runs (`number`
+-- NULL) and findings from before this migration belong to their run alone, by run_id.
+--   drops_run     the run with the same `drops`, if they were not written again
+--   nothing_new   clean, or the same as the previous pass: kept only for a short time
+-- heartbeat_at is no longer written. A later migration drops it, once no process of an older
+-- release runs. Each statement can be run again after a crash half-way.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
     WHERE table_schema = DATABASE() AND table_name = 'reconcile_runs' AND column_name = 'number');
 SET @sql = IF(@todo, 'ALTER TABLE reconcile_runs
@@ -31,7 +32,8 @@ PREPARE statement FROM @sql;
 EXECUTE statement;
 DEALLOCATE PREPARE statement;
 
--- reconcile_findings_applied: how many repairs a drop had since its last mail. reconcile_findings_old: deleting unnumbered ones.
+-- reconcile_findings_applied: the number of a drop's repairs since its last mail.
+-- reconcile_findings_old: deleting unnumbered ones.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
     WHERE table_schema = DATABASE() AND table_name = 'reconcile_findings' AND column_name = 'seen_from');
 SET @sql = IF(@todo, 'ALTER TABLE reconcile_findings
@@ -45,7 +47,7 @@ PREPARE statement FROM @sql;
 EXECUTE statement;
 DEALLOCATE PREPARE statement;
 
--- Promises that are not mended, without those that are; deleting those mended long ago.
+-- Promises that are not resolved, without resolved ones; and deleting those resolved long ago.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.statistics
     WHERE table_schema = DATABASE() AND table_name = 'broken_promises' AND index_name = 'broken_promises_mended');
 SET @sql = IF(@todo, 'ALTER TABLE broken_promises ADD KEY broken_promises_mended (mended_at, drop_id)', 'DO 0');

@@ -1,5 +1,6 @@
--- One row a process of `serve` or `consume` that runs, or ran within a day: how it is set. The reconciler waits for the longest
--- deadline, and refuses to work with another topic, group or key prefix.
+-- One row per process of `serve` or `consume` that runs, or ran within a day: its settings. The
+-- reconciler waits for the longest deadline, and refuses to work with another topic, group or key
+-- prefix.
 CREATE TABLE IF NOT EXISTS processes (
     id                   CHAR(32)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     role                 VARCHAR(16)  NOT NULL,

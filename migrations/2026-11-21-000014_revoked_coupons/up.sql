@@ -1,10 +1,10 @@
 -- Claims that were given back or revoked (docs/decisions/0013-revoking.md). A revocation voids
--- claims of its person in its scope, whatever their slot:
+-- claims of its user in its scope, whatever their slot:
 --   again_from NULL    every claim; revoked_coupons_one allows one such revocation at a time
---   again_from         those that were admitted up to this instant by Redis's clock
+--   again_from         those admitted up to this time by Redis's clock
 -- person_scope is as in issued_coupons: 0 once a coupon, else the drop's id. slot is NULL for a
--- person who had none (on the waiting list), code and the instants where there was no row yet.
--- This can be run again after a crash half-way.
+-- user who had none (on the waiting list), code and the times if there was no row yet. This can be
+-- run again after a crash half-way.
 CREATE TABLE IF NOT EXISTS revoked_coupons (
     id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     coupon_id       BIGINT       NOT NULL,
@@ -32,8 +32,8 @@ BEGIN
     SET NEW.person_scope = IF((SELECT c.once_per FROM coupons c WHERE c.id = NEW.coupon_id) = 'coupon', 0, NEW.drop_id);
 END;
 
--- A row that names no limit is put in by hand, or alone: the schema looks whether its claim is
--- revoked. Those who write many look themselves, after the insert (shared/src/mysql/void.rs).
+-- A row without a limit is inserted by hand, or alone: the schema checks whether its claim is
+-- revoked. Writers of many rows check that themselves, after the insert (shared/src/mysql/void.rs).
 CREATE TRIGGER IF NOT EXISTS issued_coupons_revoked_insert BEFORE INSERT ON issued_coupons FOR EACH ROW
     PRECEDES issued_coupons_limit_insert
 BEGIN

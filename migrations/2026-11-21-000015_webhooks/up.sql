@@ -1,8 +1,9 @@
--- Webhooks (docs/decisions/0017-webhooks.md): events to post, one row an event and target, and what was said of each drop last.
--- A table of its own beside mail_outbox: the sender of an older release would take these rows for mails.
+-- Webhooks (docs/decisions/0017-webhooks.md): events to post, one row per event and target, and the
+-- last event data about each drop. Not in mail_outbox, because the sender of an older release would
+-- take these rows for mails.
 --   event_id  the header webhook-id: the same for all targets and all attempts
---   target    host and fingerprint of the address, which may have a secret in it
---   body      what is signed, byte by byte
+--   target    host and fingerprint of the address, which may contain a secret
+--   body      the signed bytes
 CREATE TABLE IF NOT EXISTS webhook_outbox (
     id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     created_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
@@ -21,8 +22,8 @@ CREATE TABLE IF NOT EXISTS webhook_outbox (
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- No foreign key, and no column of drops: each insert into issued_coupons locks that row of drops.
---   run_id             the run that saw it: of two processes, the older one's numbers say nothing any more
---   sold_out_quantity  the quantity that was said to be sold out, else 0
+--   run_id             the run that saw it: numbers of an older run are ignored
+--   sold_out_quantity  the quantity that was reported as sold out, or 0
 CREATE TABLE IF NOT EXISTS webhook_drops (
     drop_id           BIGINT       NOT NULL PRIMARY KEY,
     run_id            CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,

@@ -1,5 +1,6 @@
--- Whom a coupon is for (docs/decisions/0019-allow-list.md). Each statement can be run again after a crash half-way.
---   allow_rule             NULL: everybody; `list`: who is on the coupon's allow list; `group:NAME`: whose token names the group
+-- Restricted coupons (docs/decisions/0019-allow-list.md). Each statement can be run again after a
+-- crash half-way.
+--   allow_rule             NULL: everybody; `list`: users on the coupon's allow list; `group:NAME`: users whose token names it
 --   allow_list_revision    the coupon's revision at the last change of its list, 0 before the first: which list Redis must have
 --   allow_list_people      how many are on it
 --   allow_list_changed_at  when that was
@@ -14,7 +15,7 @@ PREPARE statement FROM @sql;
 EXECUTE statement;
 DEALLOCATE PREPARE statement;
 
--- Who is on a coupon's allow list. Ids compare byte by byte, as everywhere.
+-- The users on a coupon's allow list. Ids compare byte by byte, as everywhere.
 CREATE TABLE IF NOT EXISTS coupon_allow_list (
     coupon_id BIGINT      NOT NULL,
     user_id   VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,

@@ -1,4 +1,4 @@
--- Since when nobody of a sealed drop is named any more (PEOPLE_KEPT_SECONDS); NULL while people are.
+-- When the user ids of a sealed drop were erased (PEOPLE_KEPT_SECONDS); NULL while they exist.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
     WHERE table_schema = DATABASE() AND table_name = 'drops' AND column_name = 'people_erased_at');
 SET @sql = IF(@todo, 'ALTER TABLE drops ADD COLUMN people_erased_at DATETIME(3) NULL', 'DO 0');

@@ -1,5 +1,5 @@
--- The span that a claim came from, as W3C's traceparent has it; NULL where nobody traced it. INVISIBLE, so that rows read as their
--- contract says.
+-- The span of a claim, as a W3C traceparent; NULL if it was not traced. INVISIBLE, so that rows
+-- read as their contract says.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
     WHERE table_schema = DATABASE() AND table_name = 'issued_coupons' AND column_name = 'traceparent');
 SET @sql = IF(@todo, 'ALTER TABLE issued_coupons ADD COLUMN traceparent CHAR(55) CHARACTER SET ascii COLLATE ascii_bin NULL INVISIBLE, ALGORITHM = INSTANT', 'DO 0');

@@ -10,6 +10,6 @@ DEALLOCATE PREPARE statement;
 UPDATE code_key SET since = (SELECT run_on FROM __diesel_schema_migrations WHERE version = '20261122000017')
     WHERE since = '1970-01-01' AND EXISTS (SELECT 1 FROM __diesel_schema_migrations WHERE version = '20261122000017');
 
--- Whoever knows the key could compute from the code of an erased row whose it was. The next deep pass replaces the codes of drops
--- whose people an earlier release erased.
+-- Anybody with the key could compute the user of an erased row from its code. The next deep pass
+-- replaces the codes of drops whose users an earlier release erased.
 UPDATE drops SET people_erased_at = NULL WHERE people_erased_at IS NOT NULL;

@@ -16,8 +16,9 @@ PREPARE statement FROM @sql;
 EXECUTE statement;
 DEALLOCATE PREPARE statement;
 
--- Claims made before this instant keep the short code that their person was shown. NULL in a new installation: there are none. An hour
--- from now: until then programs of the version before may run, and they write short codes.
+-- Claims made before this time keep the short code that their user was shown. NULL in a new
+-- installation: there are none. An hour from now: until then programs of the previous release may
+-- run, and they write short codes.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
     WHERE table_schema = DATABASE() AND table_name = 'code_key' AND column_name = 'prefixed_from');
 SET @sql = IF(@todo, 'ALTER TABLE code_key ADD COLUMN prefixed_from DATETIME(3) NULL, ALGORITHM = INSTANT', 'DO 0');

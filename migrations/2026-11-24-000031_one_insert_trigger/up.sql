@@ -1,8 +1,9 @@
--- One trigger in place of two: each costs every row MySQL's time, and so does each variable of one, also if it does nothing
--- (docs/decisions/0011-slot-limits.md). A row that names its limit is guarded by foreign key and CHECK. One that names none is put in
--- by hand, or alone: is its claim revoked, and which limit does it keep to?
--- It works only where slot_limit is still 0, and the old one that looks for revocations goes last: at no instant is a row written
--- without a guard.
+-- One trigger instead of two: each costs MySQL time for every row, and so does each of its
+-- variables, even if it does nothing (docs/decisions/0011-slot-limits.md). A row that names its
+-- limit is guarded by foreign key and CHECK. A row without a limit is inserted by hand, or alone:
+-- the trigger checks whether its claim is revoked, and finds its limit. It acts only if slot_limit
+-- is still 0, and the old trigger that checks revocations is dropped last, so that no row is ever
+-- written without a guard.
 CREATE TRIGGER IF NOT EXISTS issued_coupons_insert BEFORE INSERT ON issued_coupons FOR EACH ROW
 BEGIN
     IF NEW.slot_limit = 0 THEN
@@ -17,7 +18,7 @@ BEGIN
         IF NEW.slot < 1 OR (NEW.slot_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
             SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
         END IF;
-        -- A drop that is not there has no limit either: the foreign key says so.
+        -- A drop that does not exist has no limit either: the foreign key reports it.
         SET NEW.person_scope = COALESCE((SELECT l.person_scope FROM slot_limits l
                 WHERE l.drop_id = NEW.drop_id AND l.slot_limit = NEW.slot_limit LIMIT 1 FOR SHARE), 0),
             NEW.slot_limit = IF(NEW.slot_limit = 0, NEW.slot, NEW.slot_limit);

@@ -1,5 +1,5 @@
--- The row of a drop that was lost is put back while its limits are still there: rows keep to them. The new trigger goes first: at no
--- instant is a drop made without limits.
+-- The row of a lost drop is restored while its limits still exist, because rows refer to them. The
+-- new trigger is created first, so that no drop is ever created without limits.
 CREATE TRIGGER IF NOT EXISTS drops_limits_insert AFTER INSERT ON drops FOR EACH ROW
 BEGIN
     DECLARE next_limit BIGINT DEFAULT 65536;

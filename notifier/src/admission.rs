@@ -1,5 +1,5 @@
-//! Mails about admission while it is closed: the pass that opens it mails what it repaired only
-//! after the fact, and not at all where nothing was lost.
+//! Mails about admission while it is closed: the pass that opens it mails its repairs only
+//! afterwards, and sends nothing if nothing was lost.
 
 use std::sync::Arc;
 
@@ -11,35 +11,36 @@ use super::record::StandaloneMail;
 use super::webhooks::{EventKind, WebhookEvent};
 use super::{Notifier, record, render};
 
-/// A restart of Redis closes admission for seconds: nobody is woken for it.
+/// A restart of Redis closes admission for seconds: that is not mailed.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
-/// How often a process looks whether another mail is due while admission stays closed: after the
+/// How often a process checks whether another mail is due while admission stays closed: after the
 /// cooldown, or because nobody got the last one.
 const ASK_EVERY: TimeDelta = TimeDelta::seconds(60);
 
-/// How often a process notes that it sees admission open; well within the patience.
+/// How often a process records that it sees admission open; well within the patience.
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
 
-/// Name in `reconciler_state`: `closed SINCE MAILED_AT`, or `unreachable` instead, from the mail
-/// on; then `open`.
+/// Name in `reconciler_state`: `closed SINCE MAILED_AT` or `unreachable SINCE MAILED_AT` after a
+/// mail; then `open`.
 const FACT: &str = "admission";
 
-/// Name in `reconciler_state` of when a process last noted that it sees admission open.
+/// Name in `reconciler_state` of the time when a process last recorded that it sees admission open.
 const SEEN_OPEN: &str = "admission_seen_open";
 
-/// What a process sees of the admission gate.
+/// The state of the admission gate as a process sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SeenGate {
     Open,
     Closed,
-    /// Redis can't be reached from here. The APIs may reach it all the same.
+    /// Redis can't be reached from here. The APIs may reach it nevertheless.
     Unreachable,
 }
 
 impl Notifier {
-    /// Takes note once a second of the admission gate. Mails when it has been closed, or out of
-    /// sight of every daemon, for half a minute, and then when it is open again.
+    /// Called once a second with the state of the admission gate. Sends a mail when it has been
+    /// closed, or unreachable for every daemon, for half a minute, and another when it is open
+    /// again.
     pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {
         let (now, is_open) = (now.trunc_subsecs(3), gate == SeenGate::Open);
         {
@@ -78,7 +79,7 @@ impl Notifier {
         Ok(())
     }
 
-    /// The last note of any process that sees admission open. While a daemon works, it changes
+    /// The last record of any process that sees admission open. While a daemon works, it changes
     /// every few seconds, whatever its passes find and however rare they are.
     pub async fn last_note(&self) -> Result<Option<String>, DbError> {
         self.db.state(SEEN_OPEN).await
@@ -90,15 +91,15 @@ impl Notifier {
         if noted.is_none_or(|at| elapsed(at, now) >= NOTE_EVERY) {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
             let mut seen = self.admission.0.lock();
-            // Its own note is no other's.
+            // Its own record does not count as another process's.
             (seen.noted_at, seen.elsewhere) = (Some(now), None);
         }
         Ok(())
     }
 
-    /// While another process goes on noting that admission is open, this one only lost its own way
-    /// to Redis: whatever this one mailed holds no more, and its patience begins anew. The clocks
-    /// of two hosts may differ, so what counts is that the note changes.
+    /// While another process still records that admission is open, this one has only lost its own
+    /// connection to Redis: its mail no longer applies, and its patience starts again. The clocks
+    /// of two hosts may differ, so the criterion is that the record changes.
     async fn look_elsewhere(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let note = self.db.state(SEEN_OPEN).await?.unwrap_or_default();
         let mut seen = self.admission.0.lock();
@@ -193,8 +194,8 @@ impl Notifier {
 const CLOSED: &str = "closed";
 const UNREACHABLE: &str = "unreachable";
 
-/// What was mailed, where its end was not: whether admission was seen closed, since when, and when
-/// the mail was.
+/// The mail without its end, if any: whether admission was seen closed, since when, and when the
+/// mail was sent.
 fn mailed(fact: &str) -> Option<(bool, DateTime<Utc>, DateTime<Utc>)> {
     let (word, times) = fact
         .split_once(' ')

@@ -14,10 +14,10 @@ use url::Url;
 use super::render::Links;
 use super::smtp::{SmtpAddress, SmtpServer};
 
-/// Longest address that the outbox takes, in bytes.
+/// Maximum length of an address in the outbox, in bytes.
 const LONGEST_ADDRESS: usize = 320;
 
-/// Where mails go and what they say.
+/// Recipients, server and content of mails.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Mail")]
 pub struct NotifyArgs {
@@ -26,7 +26,7 @@ pub struct NotifyArgs {
     /// certificate authorities
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = secret(smtp_url))]
     pub smtp_url: Option<SecretString>,
-    /// Longest time for one mail, all steps together up to its content. The server may take ten
+    /// Maximum time for one mail, all steps together up to its content. The server may take ten
     /// minutes to accept the content.
     #[arg(skip = Tuning::SmtpTimeoutMs.or(15_000_u64))]
     pub smtp_timeout_ms: u64,
@@ -39,10 +39,10 @@ pub struct NotifyArgs {
     /// Recipients of mails, several separated by commas
     #[arg(long, env = "ALERT_TO", value_parser = mailbox_list)]
     pub alert_to: Option<String>,
-    /// Pause before a problem that lasts is mailed again.
+    /// Pause before a persistent problem is mailed again.
     #[arg(skip = Tuning::AlertCooldownSeconds.or(14_400_u64))]
     pub alert_cooldown_seconds: u64,
-    /// How long passes may fail before that is mailed: stores restart.
+    /// How long passes may fail before that is mailed, because stores restart.
     #[arg(skip = Tuning::AlertPatienceSeconds.or(60_u64))]
     pub alert_patience_seconds: u64,
     /// Address at which operators reach this reconciler; mails link to it and show it in commands
@@ -59,7 +59,7 @@ pub struct NotifyArgs {
     pub api_url: Option<String>,
 }
 
-/// Where mails are sent: all of it, or none.
+/// The settings for sending: all of them, or none.
 #[derive(Debug, Clone)]
 pub struct Sending {
     pub server: SmtpServer,
@@ -67,10 +67,10 @@ pub struct Sending {
     pub limit: Duration,
 }
 
-// A variable that is set but empty, as docker-compose makes them, counts as not set.
+// A variable that is set but empty, as docker-compose sets them, counts as not set.
 impl NotifyArgs {
-    /// Checks what clap can't: settings that contradict each other, and the file of certificate
-    /// authorities.
+    /// Checks constraints that clap can't express: contradictory settings, and the file of
+    /// certificate authorities.
     pub fn check(&self) -> anyhow::Result<()> {
         let (from, to) = (self.from(), self.recipients());
         let has_server = self.url().is_some();
@@ -83,7 +83,7 @@ impl NotifyArgs {
         self.sending().map(drop)
     }
 
-    /// The mail server; `None` where there is none.
+    /// The mail server; `None` if there is none.
     pub fn sending(&self) -> anyhow::Result<Option<Sending>> {
         let Some(url) = self.url() else {
             return Ok(None);
@@ -107,7 +107,7 @@ impl NotifyArgs {
             .and_then(|text| mailbox(text).ok())
     }
 
-    /// Who gets mails.
+    /// The recipients.
     pub fn recipients(&self) -> Vec<Mailbox> {
         let all = self.alert_to.as_deref().unwrap_or_default();
         let mut seen = std::collections::HashSet::new();

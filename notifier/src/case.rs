@@ -1,4 +1,4 @@
-//! What mails and alerts say of the cases of findings.
+//! Texts of mails and alerts about the cases of findings.
 
 use crate::report::{FindingCase, StoreOfDrop};
 use crate::wording::count;
@@ -48,7 +48,7 @@ pub(crate) fn summary(case: &FindingCase, n: usize) -> Option<String> {
     })
 }
 
-/// What keeps a drop from being compared, in short: the answer of the store is in the run.
+/// Why a drop can't be compared, in short: the run has the store's error.
 pub(crate) fn foreign(store: StoreOfDrop) -> &'static str {
     match store {
         StoreOfDrop::Redis => {

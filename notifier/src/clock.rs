@@ -1,8 +1,8 @@
-//! The time, and what one clock says of instants that another has noted.
+//! The time, and comparison with times that another clock recorded.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The time, as the sender asks for it. Tests put in their own.
+/// The sender's clock. Tests use their own.
 pub trait Clock: Send + Sync {
     fn now(&self) -> DateTime<Utc>;
 }
@@ -16,7 +16,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// How long ago that was. An instant in the future was noted by a clock that has been set back
+/// How long ago a time was. A time in the future was recorded by a clock that has been set back
 /// since; it must not silence anything until the clock has caught up.
 pub(crate) fn elapsed(at: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
     if at > now { TimeDelta::MAX } else { now - at }

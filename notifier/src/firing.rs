@@ -1,5 +1,5 @@
-//! The gauge `firstcome_alerts`: how many problems fire of each kind, as MySQL has them. Prometheus
-//! feeds Alertmanager by it (deploy/prometheus/rules.yml).
+//! The gauge `firstcome_alerts`: the number of firing problems of each kind, from MySQL. Prometheus
+//! uses it to feed Alertmanager (deploy/prometheus/rules.yml).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use metrics::gauge;
 use strum::VariantArray as _;
 use tokio_util::sync::CancellationToken;
 
-/// Pause between two looks. Prometheus scrapes about as often.
+/// Interval of updates. Prometheus scrapes about as often.
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// Keeps the gauge until `shutdown`. Every reconciler does, so that each says the same, whichever
-/// of them runs the passes. While MySQL is away, the last figures hold.
+/// Updates the gauge until `shutdown`. Every reconciler does so, so that all report the same,
+/// whichever of them runs the passes. While MySQL is unavailable, the last values stay.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     // A rule can only compare a series that exists.
     let mut shown: BTreeMap<String, i64> = Kind::VARIANTS

@@ -1,9 +1,9 @@
 //! Alerts and mails about a run of the reconciler: deduplicated alerts, outboxes, and senders.
 //!
-//! A [`Run`] comes in, mails and webhooks go out. [`alerts`] decides what is mailed (a pure
-//! function), [`render`] writes the mail, `record` writes alerts and outbox in one transaction, and
-//! a task of its own sends the outbox; `webhooks` does the same for programs. A pass only ever
-//! waits for MySQL, never for a mail server or a receiver.
+//! The input is a [`Run`], the output are mails and webhooks. [`alerts`] decides what is mailed (a
+//! pure function), [`render`] writes the mail, `record` writes alerts and outbox in one
+//! transaction, and a separate task sends the outbox; `webhooks` does the same for programs. A pass
+//! waits only for MySQL, never for a mail server or a receiver.
 
 mod admission;
 pub mod alerts;
@@ -53,7 +53,7 @@ pub use smtp::{Encryption, SendError, SmtpAddress, SmtpServer, SmtpStep};
 pub use test_email::test_email;
 pub use webhooks::{WebhookArgs, test_webhook};
 
-/// Name in `reconciler_state` of when the last digest was enqueued.
+/// Name in `reconciler_state` of the time when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
 
 /// The notifier of a process. Cheap to clone.
@@ -62,7 +62,7 @@ pub struct Notifier {
     db: Db,
     settings: Arc<MailSettings>,
     sender: Option<Sender>,
-    /// One for each target of webhooks.
+    /// One for each webhook target.
     relays: Arc<Vec<Relay>>,
     receivers: Arc<Receivers>,
     wake: Arc<Notify>,
@@ -128,7 +128,7 @@ impl Notifier {
         })
     }
 
-    /// The daily digest says it where the operator vouches for Redis.
+    /// The daily digest mentions it if the operator vouches for Redis.
     #[must_use]
     pub fn of_managed_redis(self, redis_is_managed: bool) -> Self {
         Self {
@@ -137,7 +137,7 @@ impl Notifier {
         }
     }
 
-    /// Says in the log what becomes of mails, events and alerts.
+    /// Logs how mails, events and alerts are sent.
     pub fn announce(&self) {
         self.receivers.announce();
         let sending = self.sender.as_ref().map(|sender| &sender.sending);
@@ -157,13 +157,13 @@ impl Notifier {
         }
     }
 
-    /// Records the alerts of a pass and mails what is new. To be called once a pass has ended,
-    /// however it ended, and also when it could not be recorded.
+    /// Records the alerts of a pass and mails what is new. Must be called once a pass has ended,
+    /// however it ended, even if it could not be recorded.
     ///
     /// # Errors
-    /// Of MySQL. Called again with the same run, nothing is mailed twice.
+    /// Of MySQL. If it is called again with the same run, nothing is mailed twice.
     pub async fn after_pass(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
-        // As MySQL keeps it, so that what is read back compares equal.
+        // With MySQL's precision, so that values read back compare equal.
         let now = now.trunc_subsecs(3);
         if let Err(error) = self.record(run, now).await {
             let is_away = self.db.ping().await.is_err();
@@ -176,7 +176,7 @@ impl Notifier {
         Ok(())
     }
 
-    /// Earlier runs first, whose repairs could not be recorded while MySQL was away.
+    /// Records earlier runs first, whose repairs could not be recorded while MySQL was unavailable.
     async fn record(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
         while let Some((earlier, at)) = self.unsent.take() {
             match record::record_pass(&self.db, earlier.clone(), self.settings.clone(), None, at)
@@ -186,7 +186,7 @@ impl Notifier {
                 Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
                     tracing::error!(run_id = earlier.run_id, %source, "the alerts of an earlier run can't be recorded");
                 }
-                // It must not hold up this pass, whose own error says whether MySQL is away.
+                // It must not delay this pass, whose own error shows whether MySQL is unavailable.
                 Err(error) => {
                     tracing::debug!(run_id = earlier.run_id, %error, "the alerts of an earlier run can't be recorded yet");
                     self.unsent.put_back(earlier, at);
@@ -206,8 +206,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// Mails that a scheduled run is late, or was, once for each time at which one was due. While a
-    /// pass that is still running is the reason, once a cooldown.
+    /// Mails that a scheduled run is or was late, once for each time at which one was due. While a
+    /// running pass is the reason, once per cooldown.
     pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
         let (settings, now) = (self.settings.clone(), missed.noticed_at.trunc_subsecs(3));
         let name = format!("missed:{}", missed.schedule);
@@ -244,8 +244,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// Mails what happened in the 24 hours before `now`: the digest that was due at `due`, which
-    /// another process may have mailed already.
+    /// Mails the digest of the 24 hours before `now`, which was due at `due`; another process may
+    /// have mailed it already.
     pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
@@ -261,7 +261,7 @@ impl Notifier {
             LAST_DIGEST.to_owned(),
             move |fact| {
                 let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
-                // One from a day ahead was written by a clock that has been set back since.
+                // A time more than a day ahead was written by a clock that has been set back since.
                 let is_mailed =
                     last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1));
                 let mail = || render::daily(&day, &settings.links);
@@ -287,14 +287,13 @@ impl Notifier {
         self.relays.iter().for_each(|relay| relay.wake.notify_one());
     }
 
-    /// Where people are led to.
+    /// The addresses for links.
     pub fn links(&self) -> &render::Links {
         &self.settings.links
     }
 
-    /// Sends the outboxes until `shutdown`, then finishes what it has begun within five seconds;
-    /// and keeps the gauge of firing alerts.
-    /// Without `SMTP_URL` mails wait.
+    /// Sends the outboxes until `shutdown`, then finishes deliveries under way within five seconds;
+    /// also updates the gauge of firing alerts. Without `SMTP_URL` mails wait.
     pub async fn run_sender(self, shutdown: CancellationToken) {
         let mails = async {
             match &self.sender {
@@ -310,8 +309,8 @@ impl Notifier {
         tokio::join!(mails, webhooks, firing::watch(&self.db, &shutdown));
     }
 
-    /// Sends what is due now, for at most `limit`: for a process that ends after its pass. What is
-    /// left stays in the outboxes.
+    /// Sends everything that is due, for at most `limit`: for a process that ends after its pass.
+    /// The rest stays in the outboxes.
     pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
         let mails = async {
             let Some(sender) = &self.sender else {
@@ -320,7 +319,7 @@ impl Notifier {
             all_rounds(sender).await
         };
         let webhooks = try_join_all(self.relays.iter().map(all_rounds));
-        // Each with its deadline: none waits for what another can't send.
+        // Each with its own deadline: neither waits for the other's failing deliveries.
         let sent = tokio::join!(timeout(limit, mails), timeout(limit, webhooks));
         if sent.0.is_err() || sent.1.is_err() {
             tracing::warn!(

@@ -1,4 +1,4 @@
-//! What operators do with alerts: list, acknowledge, silence.
+//! Operators' actions on alerts: list, acknowledge, silence.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::mysql::alerts::{self, ListedAlert};
@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 use crate::alerts::AlertState;
 use crate::wording;
 
-/// Longest name of an operator, in characters.
+/// Maximum length of an operator's name, in characters.
 const NAME: usize = 100;
 
-/// Most alerts on a page.
+/// Maximum number of alerts per page.
 const PAGE: i64 = 500;
 
 /// Alerts, newest first.
@@ -30,9 +30,9 @@ pub enum AlertError {
     #[error("there is no alert {0}")]
     NotFound(i64),
     /// It does not fire.
-    #[error("alert {0} does not fire any more, so there is nothing to acknowledge")]
+    #[error("alert {0} no longer fires, so there is nothing to acknowledge")]
     NotFiring(i64),
-    /// It concerns no drop, and silence is kept per drop.
+    /// It concerns no drop, and silences are per drop.
     #[error("alert {0} concerns no drop; silence is kept per drop, so acknowledge it instead")]
     NoDrop(i64),
     /// `by` is empty or unreadable.
@@ -70,8 +70,8 @@ pub async fn alert(db: &Db, id: i64) -> Result<ListedAlert, AlertError> {
     alerts::find(db, id).await?.ok_or(AlertError::NotFound(id))
 }
 
-/// Takes an alert on: it is not mailed again until it changes or is over. Gives the alert as it is
-/// now.
+/// Acknowledges an alert: it is not mailed again until it changes or is over. Returns the alert as
+/// it is now.
 pub async fn acknowledge(
     db: &Db,
     id: i64,
@@ -88,8 +88,8 @@ pub async fn acknowledge(
     }
 }
 
-/// Silences the mails of an alert's drop until then; a time that is past ends a silence. Alerts go
-/// on being kept. Gives the alert as it is now.
+/// Silences the mails of an alert's drop until the given time; a time in the past ends a silence.
+/// Alerts are still recorded. Returns the alert as it is now.
 pub async fn silence(
     db: &Db,
     id: i64,

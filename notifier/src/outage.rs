@@ -1,5 +1,6 @@
-//! What a process remembers while MySQL can't be used, or admission is closed. It is in memory:
-//! after a restart a mail may come again before its cooldown, and each process sends its own.
+//! The state that a process remembers while MySQL can't be used, or admission is closed. It is in
+//! memory: after a restart a mail may be repeated before its cooldown ends, and each process sends
+//! its own.
 
 use std::collections::VecDeque;
 
@@ -18,7 +19,7 @@ use crate::{Notifier, record, render};
 /// The word of an outage in docs/OPERATIONS.md.
 const MYSQL: &str = "mysql_unreachable";
 
-/// Since when nothing can be recorded, and who has heard of it.
+/// When the outage began, and who was notified.
 #[derive(Debug, Default)]
 pub(super) struct OutageNotifier(Mutex<Option<Outage>>);
 
@@ -27,23 +28,23 @@ pub(super) struct Outage {
     pub(super) since: DateTime<Utc>,
     /// MySQL did not answer, at least once.
     pub(super) was_away: bool,
-    /// When it was last time for a notice.
+    /// When the last notice became due.
     noticed: Option<DateTime<Utc>>,
-    /// Mails of that notice that no mail server has taken yet.
+    /// Mails of that notice that no mail server has accepted yet.
     unsent: Vec<DirectMail>,
     /// Mails that were sent or are being sent.
     handed_out: usize,
-    /// Some recipient has the mail of that notice.
+    /// A server has accepted that notice's mail for some recipient.
     is_taken: bool,
 }
 
-/// A mail past the outbox to one recipient. Each attempt has the same id, since a server may have
-/// taken the mail without saying so.
+/// A mail that bypasses the outbox, to one recipient. Each attempt has the same id, because a
+/// server may have accepted the mail without confirming it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DirectMail {
     pub(super) to: String,
     pub(super) id: Uuid,
-    /// Attempts that failed.
+    /// Failed attempts.
     attempts: u32,
     due_at: DateTime<Utc>,
 }
@@ -64,18 +65,18 @@ impl DirectMail {
     }
 }
 
-/// What a failure asks for.
+/// The notice to send after a failure.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DueNotice {
     pub(super) since: DateTime<Utc>,
-    /// It is time for a new notice: programs hear of it too.
+    /// A new notice is due: webhooks get it, too.
     pub(super) is_new: bool,
-    /// Those that wait, of this notice or an earlier attempt of it.
+    /// Mails that are due, of this notice or retries of an earlier one.
     pub(super) mails: Vec<DirectMail>,
 }
 
 impl OutageNotifier {
-    /// Notes a failure. What is to be sent now.
+    /// Records a failure; returns what to send now.
     pub(super) fn note_failure(
         &self,
         is_away: bool,
@@ -110,7 +111,7 @@ impl OutageNotifier {
         })
     }
 
-    /// A server has taken a mail about the outage that began then.
+    /// Records that a server accepted a mail about the outage that began at this time.
     pub(super) fn sent(&self, since: DateTime<Utc>) {
         if let Some(outage) = self
             .0
@@ -122,8 +123,8 @@ impl OutageNotifier {
         }
     }
 
-    /// A mail that could not be sent is due again after a pause, unless the outage is over, or the
-    /// address was refused for good while another recipient has the mail: as in the outbox.
+    /// Reschedules a mail that could not be sent, unless the outage is over, or the address was
+    /// refused for good while another recipient has got the mail: as in the outbox.
     pub(super) fn not_sent(
         &self,
         since: DateTime<Utc>,
@@ -136,7 +137,7 @@ impl OutageNotifier {
             return;
         };
         outage.handed_out -= 1;
-        // A newer notice has another mail for them.
+        // A newer notice has another mail for this recipient.
         if !(is_final && outage.is_taken) && outage.unsent.iter().all(|other| other.to != mail.to) {
             let due_at = now + relay::backoff(mail.attempts);
             outage.unsent.push(DirectMail {
@@ -147,7 +148,7 @@ impl OutageNotifier {
         }
     }
 
-    /// Notes a success. The outage that it ends, if it was time for a notice.
+    /// Records a success; returns the outage that it ends, if a notice was due.
     pub(super) fn note_success(&self) -> Option<Outage> {
         self.0
             .lock()
@@ -155,7 +156,8 @@ impl OutageNotifier {
             .filter(|outage| outage.noticed.is_some())
     }
 
-    /// Its end could not be enqueued: it goes on, together with one that began since.
+    /// The notice of its end could not be enqueued: the outage continues, merged with one that has
+    /// begun since.
     pub(super) fn put_back(&self, outage: Outage) {
         let mut state = self.0.lock();
         let was_away = outage.was_away || state.as_ref().is_some_and(|newer| newer.was_away);
@@ -175,17 +177,17 @@ impl Outage {
         }
     }
 
-    /// Whether anybody has a mail about it, or may have one soon.
+    /// Whether anybody has a mail about it, or may get one soon.
     pub(super) fn is_mailed(&self) -> bool {
         self.handed_out > 0
     }
 }
 
 impl Notifier {
-    /// The one mail that does not go through the outbox, since that is in MySQL, which can't be
-    /// used, or refuses what a pass would record.
+    /// The one mail that bypasses the outbox: the outbox is in MySQL, which is unavailable or
+    /// refuses what a pass would record.
     pub(super) fn cannot_record(&self, is_away: bool, reason: &str, now: DateTime<Utc>) {
-        // Without a mail server nobody hears of it.
+        // Without a mail server there are no recipients.
         let recipients = self
             .sender
             .as_ref()
@@ -264,11 +266,12 @@ impl Notifier {
 }
 
 /// The unsent queue: runs that repaired or sealed something and could not be recorded, oldest
-/// first. Others are not in it: the next pass sees too what they left, but it skips sealed drops.
+/// first. Other runs need no queue: the next pass finds again what they left, but it skips sealed
+/// drops.
 #[derive(Debug, Default)]
 pub(super) struct UnsentRuns(Mutex<VecDeque<(Run, DateTime<Utc>)>>);
 
-/// Most runs in the queue.
+/// Maximum number of runs in the queue.
 const UNSENT: usize = 20;
 
 impl UnsentRuns {
@@ -290,29 +293,30 @@ impl UnsentRuns {
     }
 }
 
-/// Since when admission is closed, as this process saw it.
+/// When admission closed, as observed by this process.
 #[derive(Debug, Default)]
 pub(super) struct AdmissionWatch(pub(super) Mutex<AdmissionSeen>);
 
 #[derive(Debug, Default)]
 pub(super) struct AdmissionSeen {
-    /// Or since when Redis can't be reached, and no other process has noted that it is open.
+    /// Or when Redis became unreachable, if no other process has recorded that admission is open.
     pub(super) closed_since: Option<DateTime<Utc>>,
-    /// The last time that it was closed and opened again.
+    /// The last period in which it was closed.
     pub(super) before: Option<(DateTime<Utc>, DateTime<Utc>)>,
-    /// What the tables say of it, as far as this process knows.
+    /// Whether it was mailed, according to the tables, as far as this process knows.
     pub(super) is_mailed: Option<bool>,
-    /// When this process last asked them.
+    /// When this process last read the tables.
     pub(super) asked_at: Option<DateTime<Utc>>,
     pub(super) is_reachable: bool,
-    /// When this process last noted that it is open.
+    /// When this process last recorded that admission is open.
     pub(super) noted_at: Option<DateTime<Utc>>,
-    /// The last note of any process, if this one has read it since it lost its way to Redis.
+    /// The last record of any process, if this one has read it since it lost its connection to
+    /// Redis.
     pub(super) elsewhere: Option<String>,
 }
 
 impl AdmissionWatch {
-    /// For how long admission was closed until this run ended, or until it was opened during it.
+    /// How long admission was closed until this run ended, or until it opened during the run.
     pub(super) fn closed_for(&self, run: &Run) -> Option<TimeDelta> {
         let (seen, end) = (self.0.lock(), run.finished_at?);
         let closed = seen.closed_since.map(|since| (since, end));

@@ -1,5 +1,5 @@
-//! Records a pass in one transaction: alerts as they are now, and the mail about what changed. So
-//! no restart makes a mail come twice or not at all.
+//! Records a pass in one transaction: the new alerts, and the mail about what changed. So no
+//! restart makes a mail come twice or not at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::report::Run;
 use crate::settings::MailSettings;
 use crate::webhooks::{self, WebhookEvent};
 
-/// Longest that recording a pass may take; one with ten thousand findings has much to hash.
+/// Maximum duration of recording a pass; one with ten thousand findings needs much hashing.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Records the alerts of a pass and enqueues its mail, if it has one. Gives the number of mails
-/// enqueued. A run that was mailed already is not mailed again, so this may be tried again after a
+/// Records the alerts of a pass and enqueues its mail, if it has one. Returns the number of mails
+/// enqueued. A run that was already mailed is not mailed again, so this may be retried after a
 /// timeout.
 pub(super) async fn record_pass(
     db: &Db,
@@ -54,8 +54,8 @@ pub(super) async fn record_pass(
                 .subscriptions
                 .enqueue_of_drops(conn, &run, now)
                 .await?;
-            // Judged again after a timeout, only repairs would be mailed twice: all else is
-            // remembered as mailed. Of an event the outbox takes no second one.
+            // If it is judged again after a timeout, only repairs would be mailed twice: everything
+            // else is remembered as mailed. The outbox accepts an event only once.
             if !verdict.says_something() || outbox::has_run(conn, &run.run_id).await? {
                 return Ok(0);
             }
@@ -101,18 +101,18 @@ pub(super) async fn enqueue(
     .await
 }
 
-/// A mail that belongs to no pass, and what is kept so that another process does not enqueue it
+/// A mail that belongs to no pass, with the fact that prevents another process from enqueueing it,
 /// too.
 pub(super) struct StandaloneMail {
     pub(super) mail: Rendered,
-    /// The value of the fact from now on.
+    /// The new value of the fact.
     pub(super) fact: String,
-    /// The same for programs.
+    /// The same for webhooks.
     pub(super) event: Option<WebhookEvent>,
 }
 
-/// Enqueues what `decide` makes of the fact `name` of `reconciler_state`, and changes the fact, in
-/// one transaction: of all processes that notice the same, one mails it.
+/// Enqueues the mail that `decide` derives from the fact `name` of `reconciler_state`, and changes
+/// the fact, in one transaction: only one of the processes that notice the same problem mails it.
 pub(super) async fn enqueue_once(
     db: &Db,
     settings: Arc<MailSettings>,
@@ -139,7 +139,7 @@ pub(super) async fn enqueue_once(
     .await
 }
 
-/// The rows that the decision needs.
+/// Reads the rows that the decision needs.
 async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     let examined: Vec<i64> = run.drops.iter().map(|drop| drop.drop_id.0).collect();
     let broken = alerts::broken_promises(conn, &examined).await?;
@@ -163,7 +163,7 @@ async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     Ok(memory)
 }
 
-/// Of what is mailed with a number.
+/// The fingerprints of alerts that are mailed with a number.
 fn fingerprints(verdict: &AlertVerdict) -> Vec<&str> {
     let problems = verdict
         .problems
@@ -179,7 +179,7 @@ fn fingerprints(verdict: &AlertVerdict) -> Vec<&str> {
         .collect()
 }
 
-/// One row a recipient.
+/// Writes one row per recipient.
 async fn put_in_outbox(
     conn: &mut Conn,
     mail: &Rendered,
@@ -205,11 +205,10 @@ async fn put_in_outbox(
     outbox::enqueue(conn, mails.collect()).await
 }
 
-/// Most threads that one mail belongs to.
+/// Maximum number of threads of one mail.
 const THREADS: usize = 10;
 
-/// The threads of the drifts that a mail is about, the most pressing first; none for what is mailed
-/// once.
+/// The threads of a mail's drifts, most pressing first; none for information that is mailed once.
 fn threads(verdict: &AlertVerdict, domain: &str) -> Option<String> {
     let thread_of = |fingerprint: &str| {
         verdict

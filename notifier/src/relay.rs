@@ -1,6 +1,5 @@
 //! The relay of an outbox: a task that delivers each row at least once, with exponential backoff.
-//! Nothing waits for it: a server that is down, slow or silent delays what goes there, nothing
-//! else.
+//! Nothing waits for it: a server that is down, slow or silent delays only its own deliveries.
 
 use std::time::Duration;
 
@@ -12,33 +11,34 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How often an outbox is polled when nobody wakes its relay, for rows of other processes and those
-/// to be tried again.
+/// How often an outbox is polled if nobody wakes its relay, for rows of other processes and for
+/// retries.
 const POLL: Duration = Duration::from_secs(5);
 
-/// Time that what is on its way is given at shutdown.
+/// Grace period for deliveries under way at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What a lease lasts beyond the time that a delivery may take: to record the outcome.
+/// How much longer a lease lasts than a delivery may take: time to record the outcome.
 pub(super) const RECORDING: Duration = Duration::from_secs(60);
 
-/// First and longest pause before a row is tried again, in seconds.
+/// First and longest pause between attempts for a row, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
 
-/// What could not be delivered for so long is given up, in days.
+/// After this time, in days, an undelivered row is given up.
 pub(super) const GIVE_UP_DAYS: i64 = 3;
 
-/// An outbox, and how its rows are delivered.
+/// An outbox, and how to deliver its rows.
 pub(super) trait Outbox: Sync {
-    /// Tries what is due. Gives how many rows were tried; slow deliveries may still be under way.
+    /// Attempts due deliveries. Returns how many rows were attempted; slow deliveries may still be
+    /// under way.
     fn round(&self) -> impl Future<Output = Result<usize, DbError>> + Send;
 
-    /// Waits for the deliveries that rounds left under way.
+    /// Waits for the deliveries that earlier rounds left under way.
     fn settle(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
 
-    /// Records how a delivery ended.
+    /// Records the outcome of a delivery.
     fn keep(
         &self,
         id: i64,
@@ -47,7 +47,7 @@ pub(super) trait Outbox: Sync {
     ) -> impl Future<Output = Result<(), DbError>> + Send;
 }
 
-/// Delivers until `shutdown`, then finishes what it has begun, for a few seconds at most.
+/// Delivers until `shutdown`, then finishes the deliveries under way, for a few seconds at most.
 pub(super) async fn run(outbox: &impl Outbox, wake: &Notify, shutdown: &CancellationToken) {
     let mut is_failing = false;
     loop {
@@ -82,7 +82,7 @@ pub(super) async fn run(outbox: &impl Outbox, wake: &Notify, shutdown: &Cancella
     }
 }
 
-/// Waits for what is under way at shutdown, for a few seconds at most.
+/// Waits for deliveries under way at shutdown, for a few seconds at most.
 async fn finish(rest: impl Future<Output = ()>) {
     if timeout(GRACE, rest).await.is_err() {
         tracing::warn!(
@@ -91,8 +91,7 @@ async fn finish(rest: impl Future<Output = ()>) {
     }
 }
 
-/// What was delivered and is not marked so goes out twice, so this retries for as long as the lease
-/// lasts.
+/// A delivery that is not recorded goes out twice, so this retries as long as the lease lasts.
 pub(super) async fn record(
     outbox: &impl Outbox,
     id: i64,
@@ -114,12 +113,12 @@ pub(super) async fn record(
     }
 }
 
-/// Why something was not delivered.
+/// Why a delivery failed.
 pub(super) struct DeliveryFailure {
-    /// It was refused for good.
+    /// The receiver refused it for good.
     pub(super) is_final: bool,
     pub(super) reason: String,
-    /// The other side asked to be left alone for so long.
+    /// The receiver asked for a pause of this length.
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -141,8 +140,8 @@ impl DeliveryFailure {
     }
 }
 
-/// Doubles with each attempt; a fifth more or less, so that what failed together does not come back
-/// together.
+/// Doubles with each attempt, plus or minus a fifth, so that deliveries that failed together are
+/// not retried together.
 pub(super) fn backoff(attempts: u32) -> TimeDelta {
     let (first, longest) = BACKOFF_SECONDS;
     let seconds = (first << attempts.min(16)).min(longest);

@@ -23,13 +23,14 @@ use super::relay::{self, DeliveryFailure, GIVE_UP_DAYS, Outbox, RECORDING};
 use super::render::Rendered;
 use super::smtp::SendError;
 
-/// Most mails on their way at once, give or take one for each recipient.
+/// Maximum concurrent mails, plus or minus one for each recipient.
 const AT_ONCE: usize = 16;
 
-/// How long a round waits for its mails. A server that scans a mail for longer delays no other one.
+/// How long a round waits for its mails. A server that scans a mail for longer does not delay
+/// others.
 const ROUND: Duration = Duration::from_secs(2);
 
-/// How often the lease of a mail that is still on its way is renewed.
+/// Interval for renewing the lease of a mail that is being delivered.
 const RENEW: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
@@ -39,13 +40,13 @@ pub(super) struct Sender {
     pub(super) from: Mailbox,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) wake: Arc<Notify>,
-    /// Whether this process has already given up the mails that nobody could send for days before
-    /// it began.
+    /// Whether this process has already given up mails that nobody could send for days before it
+    /// began.
     pub(super) has_given_up_old: Arc<AtomicBool>,
     pub(super) under_way: MailsUnderWay,
 }
 
-/// The mails that are being handed over, each in its own task.
+/// The mails being delivered, each in its own task.
 #[derive(Clone)]
 pub(super) struct MailsUnderWay {
     tasks: TaskTracker,
@@ -55,7 +56,7 @@ pub(super) struct MailsUnderWay {
 impl Default for MailsUnderWay {
     fn default() -> Self {
         let tasks = TaskTracker::new();
-        // Only a closed tracker says when it is empty.
+        // Only a closed tracker reports when it is empty.
         tasks.close();
         Self {
             tasks,
@@ -65,7 +66,7 @@ impl Default for MailsUnderWay {
 }
 
 impl Outbox for Sender {
-    /// Leases one mail a recipient, and sends all of them at once.
+    /// Leases one mail per recipient, and sends all of them at once.
     async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
         if !self.has_given_up_old.load(Ordering::Relaxed) {
@@ -113,7 +114,7 @@ impl Outbox for Sender {
 }
 
 impl Sender {
-    /// Sends a mail at once, without the outbox.
+    /// Sends a mail at once, bypassing the outbox.
     pub(super) async fn send_directly(
         &self,
         mail: &Rendered,
@@ -136,7 +137,8 @@ impl Sender {
         Ok(())
     }
 
-    /// `SMTP_URL` was set only now: what is months old would come as if it had just happened.
+    /// `SMTP_URL` was set only now: mails that are months old would look as if the events had just
+    /// happened.
     async fn give_up_old(&self, now: DateTime<Utc>) -> Result<(), DbError> {
         let given_up =
             outbox::give_up_untried(&self.db, now - TimeDelta::days(GIVE_UP_DAYS), now).await?;
@@ -175,9 +177,9 @@ impl Sender {
         relay::record(self, mail.id, outcome, now).await;
     }
 
-    /// A server that refuses a mail to everybody has a fault that passes (a relay rule, a policy):
-    /// nobody has the mail then, so it is tried again. Once somebody has it, the refusal of another
-    /// address is about that address.
+    /// A server that refuses a mail to everybody has a temporary fault (a relay rule, a policy):
+    /// then nobody has the mail, so it is retried. Once somebody has it, the refusal of another
+    /// address concerns that address.
     async fn has_another_recipient(&self, mail: &LeasedMail) -> bool {
         let taken = outbox::was_taken(&self.db, mail.id).await;
         taken.unwrap_or_else(|error| {
@@ -190,7 +192,7 @@ impl Sender {
         self.clock.now() + self.sending.limit + RECORDING
     }
 
-    /// The first lease is short, so that the mail of a sender that died does not wait for long.
+    /// The first lease is short, so that the mail of a sender that died is retried soon.
     async fn renew_lease(&self, id: i64) -> Infallible {
         loop {
             tokio::time::sleep(RENEW).await;
@@ -281,7 +283,7 @@ pub(super) struct Envelope<'a> {
     pub(super) to: &'a Mailbox,
     pub(super) subject: &'a str,
     pub(super) message_id: &'a str,
-    /// Ids without angle brackets, apart by spaces; the first is what this mail answers.
+    /// Ids without angle brackets, separated by spaces; this mail replies to the first.
     pub(super) thread: Option<&'a str>,
     pub(super) date: DateTime<Utc>,
     pub(super) text: &'a str,
@@ -297,9 +299,9 @@ impl Envelope<'_> {
             .subject(self.subject)
             .message_id(Some(bracketed(self.message_id)))
             .date(self.date.into())
-            // RFC 2919: lets people file all mails of one installation.
+            // RFC 2919: lets recipients file all mails of one installation.
             .raw_header(raw("List-Id", format!("Firstcome <firstcome.{domain}>")))
-            // RFC 3834: no out-of-office reply; Exchange listens to the other one.
+            // RFC 3834: no out-of-office reply; Exchange obeys only the other header.
             .raw_header(raw("Auto-Submitted", "auto-generated".to_owned()))
             .raw_header(raw("X-Auto-Response-Suppress", "All".to_owned()));
         if let Some(thread) = self.thread.filter(|thread| !thread.is_empty()) {
@@ -327,7 +329,7 @@ fn bracketed(id: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Also where a text was not made one line before.
+    /// Even if a text was not reduced to one line before.
     #[test]
     fn a_subject_never_makes_a_header() {
         let (from, to) = (

@@ -1,4 +1,4 @@
-//! What mails need to know of the settings.
+//! Settings of mails.
 
 use crate::alerts::MailPolicy;
 use crate::render::Links;
@@ -6,9 +6,9 @@ use crate::webhooks::Subscriptions;
 
 #[derive(Debug, Clone)]
 pub(crate) struct MailSettings {
-    /// Who gets mails, as they stand in a header.
+    /// The recipients, as written in a header.
     pub(crate) recipients: Vec<String>,
-    /// What comes after the `@` of ids.
+    /// The part of message ids after the `@`.
     pub(crate) domain: String,
     pub(crate) links: Links,
     pub(crate) policy: MailPolicy,

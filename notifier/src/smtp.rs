@@ -2,7 +2,7 @@
 //!
 //! lettre's `AsyncSmtpTransport` does the same in one call, but its error does not say which
 //! command was refused. A refused recipient is final and a refused login is not; and `test-email`
-//! is to tell each step. So the steps are taken here, on lettre's connection, with the URL read as
+//! reports each step. So the steps are taken here, on lettre's connection, with the URL read as
 //! lettre's `from_url` reads it.
 
 use std::fmt;
@@ -17,11 +17,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 use url::Url;
 
-/// Longest wait for the answer to the mail itself: a server may scan it before it answers. RFC
+/// Maximum wait for the response to the mail itself: a server may scan it before it responds. RFC
 /// 5321, 4.5.3.2.6: a client that gives up earlier sends further copies of a mail that has arrived.
 pub(crate) const CONTENT_LIMIT: Duration = Duration::from_secs(600);
 
-/// A mail server, and how to log in.
+/// A mail server with its login.
 #[derive(Clone)]
 pub struct SmtpServer {
     pub address: SmtpAddress,
@@ -38,7 +38,7 @@ impl fmt::Debug for SmtpServer {
     }
 }
 
-/// A step of handing over a mail.
+/// A step of the delivery of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SmtpStep {
     /// Connecting, TLS from the first byte, and the server's greeting.
@@ -47,7 +47,7 @@ pub enum SmtpStep {
     Login,
     Sender,
     Recipient,
-    /// The mail itself, up to the server's word that it has it.
+    /// The mail itself, up to the server's confirmation.
     Content,
 }
 
@@ -64,19 +64,19 @@ impl fmt::Display for SmtpStep {
     }
 }
 
-/// Why a mail was not handed over.
+/// Why a mail was not delivered.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {}", self.reason())]
 pub struct SendError {
     pub step: SmtpStep,
-    /// lettre's error; `None` when time ran out.
+    /// lettre's error; `None` after a timeout.
     pub cause: Option<lettre::transport::smtp::Error>,
-    /// Longest time that it could take.
+    /// The time limit.
     pub limit: Duration,
 }
 
 impl SendError {
-    /// The server refuses this mail for this recipient for good, or so it says.
+    /// The server refuses this mail for this recipient permanently, according to its reply.
     pub fn is_final(&self) -> bool {
         let permanent = self
             .cause
@@ -106,10 +106,10 @@ impl SendError {
 }
 
 impl SmtpServer {
-    /// Takes `SMTP_URL` and certificate authorities in PEM, which may be empty.
+    /// Accepts `SMTP_URL` and certificate authorities in PEM, which may be empty.
     ///
     /// # Errors
-    /// With what is wrong, never with the password.
+    /// A description of the fault, never with the password.
     pub fn new(url: &SecretString, authorities: &[u8]) -> Result<Self, String> {
         let address = SmtpAddress::parse(url)?;
         let tls = match address.encryption {
@@ -136,7 +136,7 @@ impl SmtpServer {
         })
     }
 
-    /// Whether the password could be read on the way.
+    /// Whether the password could be read in transit.
     pub fn shows_password(&self) -> bool {
         let open = matches!(
             self.address.encryption,
@@ -145,12 +145,12 @@ impl SmtpServer {
         open && self.credentials.is_some()
     }
 
-    /// Hands over one mail: all steps up to the content within `limit`, and the content within
-    /// ten minutes. Calls `done` after each step that succeeded.
+    /// Delivers one mail: all steps up to the content within `limit`, and the content within ten
+    /// minutes. Calls `done` after each successful step.
     ///
     /// # Errors
-    /// [`SendError`]. After one at [`SmtpStep::Content`] without an answer the server may have the
-    /// mail all the same.
+    /// [`SendError`]. After one at [`SmtpStep::Content`] without a reply the server may have the
+    /// mail nevertheless.
     pub async fn deliver(
         &self,
         limit: Duration,
@@ -160,8 +160,8 @@ impl SmtpServer {
         done: &mut (dyn FnMut(SmtpStep) + Send),
     ) -> Result<(), SendError> {
         let mut step = SmtpStep::Connect;
-        // lettre's own timeout covers connecting only: without this one, a server that falls silent
-        // later would block for ever.
+        // lettre's own timeout covers only connecting: without this one, a server that stops
+        // responding later would block forever.
         let opened = timeout(limit, self.open(limit, from, to, mail, &mut step, done)).await;
         let failed = |step, cause, limit| SendError { step, cause, limit };
         let mut smtp = match opened {
@@ -175,12 +175,12 @@ impl SmtpServer {
             Ok(Err(cause)) => return Err(failed(step, Some(cause), CONTENT_LIMIT)),
             Err(_) => return Err(failed(step, None, CONTENT_LIMIT)),
         }
-        // The server has the mail; whether it says goodbye does not matter.
+        // The server has the mail; its reply to QUIT does not matter.
         drop(timeout(Duration::from_secs(1), smtp.quit()).await);
         Ok(())
     }
 
-    /// The dialogue up to the server's word that the content may come.
+    /// The dialogue up to the server's permission to send the content.
     async fn open(
         &self,
         limit: Duration,
@@ -276,7 +276,7 @@ fn tls(host: &str, authorities: &[u8]) -> Result<TlsParameters, String> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
     None,
-    /// STARTTLS where the server offers it.
+    /// STARTTLS if the server offers it.
     Opportunistic,
     /// STARTTLS, or no mail.
     StartTls,
@@ -295,7 +295,7 @@ impl fmt::Display for Encryption {
     }
 }
 
-/// What an `SMTP_URL` says, without the password.
+/// The parts of an `SMTP_URL`, without the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmtpAddress {
     /// The server's name or address.
@@ -303,17 +303,17 @@ pub struct SmtpAddress {
     pub port: u16,
     /// How the connection is encrypted.
     pub encryption: Encryption,
-    /// The login, where there is one.
+    /// The login, if there is one.
     pub user: Option<String>,
-    /// What this client calls itself, where the URL says so.
+    /// The name with which this client introduces itself, if the URL has one.
     hello: Option<String>,
 }
 
 impl SmtpAddress {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// With what is wrong, never with the URL.
+    /// A description of the fault, never with the URL.
     pub fn parse(url: &SecretString) -> Result<Self, String> {
         let wrong = "SMTP_URL must look like smtp://user:password@host:587?tls=required or smtps://user:password@host";
         let url = Url::parse(url.expose_secret()).map_err(|_| wrong.to_owned())?;

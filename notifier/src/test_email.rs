@@ -1,4 +1,5 @@
-//! `test-email`: sends a mail to each recipient at once, past the outbox, and tells every step.
+//! `test-email`: sends a mail to each recipient at once, bypassing the outbox, and reports every
+//! step.
 
 use std::fmt::Write as _;
 
@@ -13,8 +14,8 @@ use super::render::{self, Rendered};
 use super::send::Envelope;
 use super::smtp::{CONTENT_LIMIT, Encryption, SendError, SmtpStep};
 
-/// Sends a test mail to each of `ALERT_TO` and says what it does, line by line. Whether all were
-/// taken by the server.
+/// Sends a test mail to each address of `ALERT_TO` and reports each step as a line. Returns whether
+/// the server accepted all of them.
 pub async fn test_email(
     args: &NotifyArgs,
     mut say: impl FnMut(&str) + Send,
@@ -63,7 +64,7 @@ fn settings(sending: &Sending, from: &Mailbox, to: &[Mailbox]) -> String {
     text
 }
 
-/// The name and the port, each on its own, before lettre does both at once.
+/// Checks the name and the port separately, before lettre does both at once.
 async fn reach(sending: &Sending, say: &mut (impl FnMut(&str) + Send)) -> bool {
     let address = &sending.server.address;
     let host = address.host.trim_matches(['[', ']']);
@@ -138,7 +139,7 @@ async fn send(
     Ok(sent.is_ok())
 }
 
-/// What usually is the matter.
+/// The usual reason for the error.
 fn advice(error: &SendError, sending: &Sending) -> &'static str {
     let is_refused = error
         .cause

@@ -1,8 +1,8 @@
-//! The wording of mails and lists: a noun for each kind, a label for each action; and texts that
-//! others wrote (names of coupons, errors of stores, payloads) made fit for one line of them.
+//! The wording of mails and lists: a noun for each kind, a label for each action; and other
+//! people's texts (names of coupons, errors of stores, payloads) sanitized to fit one line.
 //!
 //! User ids are masked where they are inserted ([`person`]), never by a search in a sentence: an id
-//! may be a number or a word of the sentence. The detail of a finding holds none.
+//! may be a number or a word of the sentence. The detail of a finding contains none.
 
 mod errors;
 
@@ -39,7 +39,7 @@ pub fn capital(text: &str) -> String {
     })
 }
 
-/// So many findings of a kind, as a noun.
+/// A number of findings of a kind, as a noun.
 pub(super) fn things(kind: Kind, n: usize) -> String {
     match kind {
         Kind::Unissued => count(n, "promise without a row", "promises without a row"),
@@ -61,7 +61,7 @@ pub(super) fn things(kind: Kind, n: usize) -> String {
     }
 }
 
-/// What was done, in few words: "3 issued late, 1 put back".
+/// A summary of the repairs: "3 issued late, 1 put back".
 pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<(u8, ActionKind), usize> = BTreeMap::new();
     for finding in findings {
@@ -71,7 +71,7 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
     }
     let phrase = |((_, action), n): ((u8, ActionKind), usize)| match action {
         ActionKind::Rebuild => format!("{} rebuilt in Redis", count(n, "drop", "drops")),
-        // One such finding is a single counter, or a single gate.
+        // Such a finding concerns a single counter, or a single gate.
         ActionKind::SetCount | ActionKind::WriteMeta | ActionKind::OpenGate => {
             words(action).done.to_owned()
         }
@@ -92,14 +92,14 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
     )
 }
 
-/// What an action is called.
+/// The names of an action.
 #[derive(Debug, Clone, Copy)]
 pub struct ActionWords {
-    /// What concerns people comes first.
+    /// Actions that concern users come first.
     rank: u8,
-    /// Once it was done.
+    /// After it was done.
     pub done: &'static str,
-    /// Where it was held back or did not take.
+    /// If it was held back or failed.
     pub to_do: &'static str,
 }
 
@@ -130,11 +130,11 @@ pub fn words(action: ActionKind) -> ActionWords {
     ActionWords { rank, done, to_do }
 }
 
-/// Longest part of a text that is taken over, in characters, unless said otherwise.
+/// Default maximum length of a quoted text, in characters.
 pub const LONGEST: usize = 300;
 
-/// One line without control, direction and invisible characters, with single spaces, of `longest`
-/// characters at most. It is cut between words, unless that would lose much of it.
+/// One line of at most `longest` characters, with single spaces and without control, direction and
+/// invisible characters. It is cut between words, unless that would lose much of it.
 pub fn line(text: &str, longest: usize) -> String {
     let visible = text
         .chars()
@@ -160,10 +160,10 @@ pub fn person(id: &str) -> String {
         .map_or_else(|_| HIDDEN.to_owned(), |user| user.masked())
 }
 
-/// [`line()`] of a text from the database that may hold user ids: dead letters, and findings that a
-/// version before this one recorded. Masks the ids of these people and all e-mail addresses. An id
-/// that could be a number or a word of the text is not searched for: texts of stores, which quote
-/// it, lose what they quote when they are recorded.
+/// [`line()`] of a text from the database that may contain user ids: dead letters, and findings
+/// recorded by an earlier release. Masks the ids of these users and all e-mail addresses. An id
+/// that could be a number or a word of the text is not searched for: stores' texts that quote ids
+/// are recorded without the quotes.
 #[allow(clippy::implicit_hasher)] // nobody brings another one
 pub fn detail(text: &str, people: &HashSet<&str>) -> String {
     let mut out = String::with_capacity(text.len());
@@ -180,13 +180,13 @@ pub fn detail(text: &str, people: &HashSet<&str>) -> String {
     line(&out, LONGEST)
 }
 
-/// Characters a user id may have.
+/// Characters of user ids.
 fn is_id_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
 }
 
 fn masked_word(word: &str, people: &HashSet<&str>) -> String {
-    // An id at the end of a sentence has the full stop on it.
+    // An id at the end of a sentence is followed by the full stop.
     let bare = word.trim_end_matches('.');
     let hide = |word: &str| word.contains('@') || is_unmistakable(word) && people.contains(word);
     if hide(word) {
@@ -205,14 +205,14 @@ fn masked_word(word: &str, people: &HashSet<&str>) -> String {
     }
 }
 
-/// Neither a number nor what could be a word of a sentence.
+/// Neither a number nor a possible word of a sentence.
 fn is_unmistakable(id: &str) -> bool {
     id.len() > 3
         && !id.bytes().all(|c| c.is_ascii_digit())
         && !id.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
 }
 
-/// Signs that an id may have, and that may as well stand before or after one.
+/// Characters of ids that may also stand before or after an id.
 const BETWEEN: [char; 3] = ['|', ':', '='];
 
 /// Every run of digits becomes one `#`.

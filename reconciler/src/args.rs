@@ -22,22 +22,22 @@ use crate::plan::RepairPolicy;
 use crate::stores::Stores;
 use crate::topic::TopicReader;
 
-/// Where the daemon listens unless `LISTEN_ADDR` says otherwise.
+/// The daemon's default `LISTEN_ADDR`.
 const LISTEN_ADDR: &str = "127.0.0.1:8081";
 
-/// Compares every promise with every row, repairs what drifted, and tells a person.
+/// Compares every promise with every row, repairs what drifted, and alerts a person.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-reconciler", version, about, max_term_width = 120)]
 pub struct Cli {
-    /// What is logged.
+    /// Logging.
     #[command(flatten)]
     pub logs: LogArgs,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs for good: passes by schedule and on demand, opening the admission gate, mails
@@ -48,18 +48,18 @@ pub enum Command {
     TestEmail(Box<NotifyArgs>),
     /// Posts an event to each of WEBHOOK_URLS and explains what came back
     TestWebhook(Box<WebhookArgs>),
-    /// Tells one person's whole story: claim, message, row, repairs, and what holds now
+    /// Prints one user's whole story: claim, message, row, repairs, and the present state
     Explain(Box<ExplainArgs>),
     /// Asks the daemon of this container whether it runs; exits 0 if so
     Health(DaemonHealthArgs),
-    /// Erases a person: a pseudonym takes the place of their id, once their coupons are over
+    /// Erases a user: a pseudonym replaces their id, once their coupons are over
     Erase(Box<EraseArgs>),
 }
 
-/// Which daemon is asked, and what.
+/// Settings of `health`.
 #[derive(Debug, Args)]
 pub struct DaemonHealthArgs {
-    /// What is asked.
+    /// The probe.
     #[command(flatten)]
     pub probe: ProbeArgs,
     /// Where the daemon listens
@@ -67,7 +67,7 @@ pub struct DaemonHealthArgs {
     pub listen_addr: SocketAddr,
 }
 
-/// Where the stores are.
+/// The stores.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
     #[command(flatten)]
@@ -86,33 +86,33 @@ pub struct ReconcileArgs {
     /// How long an admission may take to reach Kafka.
     #[command(flatten)]
     pub publish: PublishArgs,
-    /// What may be repaired.
+    /// The policy of repairs.
     #[command(flatten)]
     pub policy: PolicyArgs,
 }
 
-/// What may be repaired, and when.
+/// The policy of repairs.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Reconciling")]
 pub struct PolicyArgs {
     /// A message that waits on the topic for longer, in milliseconds, is issued by the reconciler
     #[arg(long, env = "RECONCILE_OVERDUE_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
     pub reconcile_overdue_ms: u32,
-    /// How long records of what is over are kept, in days: runs with their findings, mended
-    /// promises and operators' actions for this time (not set: a year), ended alerts for at most 90
-    /// days, mails and resolved dead letters for at most 30, runs that found nothing for at most 7.
-    /// If it is set, user ids in rows of sealed drops become pseudonyms after this time too, and
-    /// that cannot be undone; not set: they stay
+    /// Retention in days. For this time (not set: a year) records are kept: runs with their
+    /// findings, resolved promises and operators' actions; but ended alerts for at most 90 days,
+    /// mails and resolved dead letters for at most 30, runs that found nothing for at most 7. If it
+    /// is set, user ids in rows of sealed drops become pseudonyms after this time, too, and that
+    /// cannot be undone; not set: they stay
     #[arg(long, env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub retention_days: Option<u32>,
-    /// Repair limit: most repairs of one drop in one pass, in percent of its quantity (unissued,
+    /// Repair limit: maximum repairs of one drop in one pass, in percent of its quantity (unissued,
     /// failed_claim, redis_lost not counted).
     #[arg(skip = Tuning::RepairLimitPercent.or(20_u32))]
     pub repair_limit_percent: u32,
     /// Repair limit: the limit is never below this number.
     #[arg(skip = Tuning::RepairLimitAtLeast.or(50_u32))]
     pub repair_limit_at_least: u32,
-    /// Slots read at a time.
+    /// Slots read per page.
     #[arg(skip = Tuning::ReconcilePageSlots.or(5_000_u32))]
     pub reconcile_page_slots: u32,
     /// How long the keys of sealed drops stay in Redis.
@@ -125,7 +125,7 @@ pub struct PolicyArgs {
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// How long records are kept unless `RETENTION_DAYS` is set: a year, in which anniversaries count.
+/// Retention unless `RETENTION_DAYS` is set: a year, so that anniversaries are covered.
 const RETENTION: Duration = DAY.saturating_mul(366);
 
 impl PolicyArgs {
@@ -133,7 +133,7 @@ impl PolicyArgs {
         self.retention_days.map(|days| DAY.saturating_mul(days))
     }
 
-    /// The time for records that serve for `days` at most.
+    /// The retention of records that are useful for `days` at most.
     fn kept(&self, tuning: Tuning, days: Option<u32>) -> Duration {
         let whole = self.retention().unwrap_or(RETENTION);
         let most = days.map_or(whole, |days| whole.min(DAY.saturating_mul(days)));
@@ -141,11 +141,11 @@ impl PolicyArgs {
     }
 }
 
-/// Longest wait for a message of the topic's unread tail.
+/// Maximum wait for a message of the topic's unread tail.
 const TAIL_LIMIT: Duration = Duration::from_secs(60);
 
 impl StoreArgs {
-    /// Handles of every store; nothing is connected yet.
+    /// Handles of every store, without a connection yet.
     pub fn handles(&self) -> anyhow::Result<Stores> {
         let db_settings = self.mysql.settings();
         Ok(Stores {
@@ -210,7 +210,7 @@ pub struct DaemonArgs {
     pub webhooks: WebhookArgs,
 }
 
-/// When passes run. Times are UTC.
+/// When passes run, in UTC.
 #[derive(Debug, Clone, Args)]
 #[command(
     next_help_heading = "Schedules (six fields: second minute hour day month weekday, in UTC)"
@@ -219,7 +219,7 @@ pub struct ScheduleArgs {
     /// Passes over everything that is not sealed
     #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = crate::daemon::schedule::six_fields)]
     pub reconcile_cron: String,
-    /// Passes over sealed drops too
+    /// Passes that include sealed drops
     #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = crate::daemon::schedule::six_fields)]
     pub deep_cron: String,
     /// The daily digest
@@ -230,7 +230,7 @@ pub struct ScheduleArgs {
     pub missed_after_seconds: u32,
 }
 
-/// The HTTP front.
+/// HTTP.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct DaemonHttpArgs {
@@ -241,7 +241,7 @@ pub struct DaemonHttpArgs {
     /// it
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = secret(ops_token))]
     pub ops_token: SecretString,
-    /// Token that reads and changes nothing; not set: there is none
+    /// Token that can only read; not set: there is none
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token))]
     pub ops_view_token: Option<SecretString>,
     /// Number of trusted proxies in front. The recorded address of a client is that many entries
@@ -250,12 +250,13 @@ pub struct DaemonHttpArgs {
     pub ops_trusted_proxies: u8,
 }
 
-/// Operators and their browsers, few of which share a network.
+/// Connections of operators and their browsers, few of which share a network.
 const CONNECTIONS: usize = 500;
 const CONNECTIONS_OF_ADDRESS: usize = 250;
 
 impl DaemonHttpArgs {
-    /// What one client may ask. Behind trusted proxies all connections come from their addresses.
+    /// Limits of one client. Behind trusted proxies all connections come from the proxies'
+    /// addresses.
     pub fn limits(&self) -> Limits {
         let connections_of_address =
             (self.ops_trusted_proxies == 0).then_some(CONNECTIONS_OF_ADDRESS);
@@ -288,7 +289,7 @@ fn ops_token(text: &str) -> Result<(), String> {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "This pass")]
 pub struct OnceArgs {
-    /// Only look: change nothing, list what would be done
+    /// Dry run: change nothing, list the repairs
     #[arg(long)]
     pub dry_run: bool,
     /// Only this coupon
@@ -297,7 +298,7 @@ pub struct OnceArgs {
     /// Only this drop
     #[arg(long, value_name = "ID")]
     pub drop: Option<i64>,
-    /// Look at sealed drops too
+    /// Examine sealed drops, too
     #[arg(long)]
     pub deep: bool,
     /// Confirm repairs above the repair limit; needs --coupon or --drop
@@ -306,10 +307,10 @@ pub struct OnceArgs {
     /// Print the run as JSON
     #[arg(long)]
     pub json: bool,
-    /// Print user ids in full; else they are masked
+    /// Print user ids in full; the default masks them
     #[arg(long)]
     pub full_ids: bool,
-    /// How long to wait for a pass that is running elsewhere, in seconds
+    /// Maximum wait for a pass that is running elsewhere, in seconds
     #[arg(long, default_value_t = 60)]
     pub wait_seconds: u64,
     /// Stores and policy.
@@ -327,10 +328,10 @@ pub struct OnceArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Whom")]
 pub struct EraseArgs {
-    /// The person
+    /// The user
     #[arg(long, value_name = "ID")]
     pub user: String,
-    /// Who decided it, for the record
+    /// The operator who decided it, for the record
     #[arg(long, value_name = "NAME")]
     pub by: String,
     #[command(flatten)]
@@ -344,13 +345,13 @@ pub struct ExplainArgs {
     /// The coupon
     #[arg(long, value_name = "ID")]
     pub coupon: i64,
-    /// The person
+    /// The user
     #[arg(long, value_name = "ID", required_unless_present = "slot")]
     pub user: Option<String>,
-    /// Everybody known on this slot, instead of a person
+    /// Every user known on this slot, instead of one user
     #[arg(long, value_name = "NUMBER", conflicts_with = "user")]
     pub slot: Option<i64>,
-    /// What holds in this drop; else in the last one in which anything is known
+    /// The drop; by default the last one in which anything is known of the user
     #[arg(long, value_name = "ID")]
     pub drop: Option<i64>,
     /// Print the story as JSON

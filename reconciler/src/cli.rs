@@ -13,10 +13,10 @@ use crate::args::{Cli, Command};
 use crate::http::Pages;
 use crate::{daemon, erase, explain, notify, once};
 
-/// How long a thread that a client library holds still may hold up the end of the process.
+/// How long a thread that a client library blocks may delay the end of the process.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs what the command line asks for. The daemon serves `pages` in front of its routes.
+/// Runs the command. The daemon serves `pages` in front of its routes.
 pub fn main(pages: Option<Pages>) -> ExitCode {
     let cli: Cli = parse(Cli::command());
     cli.logs.init();

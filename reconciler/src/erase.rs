@@ -1,4 +1,4 @@
-//! `firstcome-reconciler erase`: a person's id gives way to a pseudonym.
+//! `firstcome-reconciler erase`: replaces a user's id by a pseudonym.
 
 use std::process::ExitCode;
 

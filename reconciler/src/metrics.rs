@@ -14,8 +14,8 @@ use strum::VariantArray as _;
 
 use crate::report::{Kind, Outcome, Run, Status, Trigger};
 
-/// Describes all metrics, those of mails too. Counters of failures start at zero, so that an alert
-/// sees the first.
+/// Describes all metrics, including the mails'. Counters of failures start at zero, so that an
+/// alert sees the first.
 pub(crate) fn describe() {
     for (name, meaning) in [
         (
@@ -72,7 +72,7 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "Length of the stages of passes, by stage"
     );
-    let begun = "When the pass that runs now began, in Unix time; 0 where none runs";
+    let begun = "When the pass that runs now began, in Unix time; 0 if none runs";
     describe_gauge!(
         "firstcome_pass_start_timestamp_seconds",
         Unit::Seconds,
@@ -91,7 +91,8 @@ pub(crate) fn describe() {
         "firstcome_alerts",
         "Problems that were mailed and are not over, by kind; a silenced one is not counted"
     );
-    let success = "When a pass over everything of this process last ended well, in Unix time; 0 where none did";
+    let success =
+        "When a pass over everything of this process last ended well, in Unix time; 0 if none did";
     describe_gauge!(
         "firstcome_pass_last_success_timestamp_seconds",
         Unit::Seconds,
@@ -100,7 +101,7 @@ pub(crate) fn describe() {
     gauge!("firstcome_pass_last_success_timestamp_seconds").set(0.0);
     describe_gauge!(
         "firstcome_redis_managed",
-        "1 where the operator vouches for Redis, and nothing checks it"
+        "1 if the operator vouches for Redis, and nothing checks it"
     );
 }
 
@@ -126,15 +127,15 @@ pub(crate) fn pass_under_way(since: Option<DateTime<Utc>>) {
         .set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
 }
 
-/// What passes left in drops, as the series `firstcome_drift`. Not a gauge of the recorder, which
-/// would keep every drop there ever was: a series ends when nothing is left in its drop.
+/// The drift that passes left in drops, as the series `firstcome_drift`. Not a gauge of the
+/// recorder, which would keep every drop forever: a series ends when its drop has no drift.
 #[derive(Debug, Default)]
 pub(crate) struct DriftSeries(Mutex<BTreeMap<(CouponId, DropId), Left>>);
 
 #[derive(Debug)]
 struct Left {
     findings: usize,
-    /// Only deep passes look at the drop.
+    /// Only deep passes examine the drop.
     sealed: bool,
     seen_at: DateTime<Utc>,
 }
@@ -171,8 +172,9 @@ impl DriftSeries {
         }
     }
 
-    /// Another process has looked at all that a schedule's pass looks at, and has the series of
-    /// what it left. Those of this one would stay for as long as the other makes the runs.
+    /// Another process has examined everything that a scheduled pass examines, and has the series
+    /// of the remaining drift. This process's series would stay as long as the other makes the
+    /// runs.
     pub(crate) fn made_elsewhere(&self, ended: DateTime<Utc>, is_deep: bool) {
         self.0
             .lock()
@@ -198,7 +200,7 @@ pub(crate) fn overview_look() {
     counter!("firstcome_page_looks_total").increment(1);
 }
 
-/// One stage of a pass took so long.
+/// Records the duration of one stage of a pass.
 pub(crate) fn stage(name: &'static str, took: Duration) {
     histogram!("firstcome_pass_stage_seconds", "stage" => name).record(took.as_secs_f64());
 }

@@ -1,4 +1,4 @@
-//! `firstcome-reconciler once`: one pass now, its result on the terminal.
+//! `firstcome-reconciler once`: one pass now, with its result on the terminal.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -19,13 +19,14 @@ use crate::passes::mail;
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use crate::terminal::{hanging, width};
 
-/// Most findings shown of one drop; `--json` and the endpoint show all.
+/// Maximum findings shown for one drop; `--json` and the endpoint show all.
 const SHOWN: usize = 50;
 
-/// Longest wait for the mail server; what is not sent by then stays in the outbox.
+/// Maximum wait for the mail server; unsent mails stay in the outbox.
 const MAIL_LIMIT: Duration = Duration::from_secs(20);
 
-/// Longest wait for a store: an operator at a terminal learns within seconds that one is away.
+/// Maximum wait for a store: an operator at a terminal learns within seconds that one is
+/// unavailable.
 const STARTUP_WAIT: u64 = 5;
 
 /// Runs the pass; 0 clean or repaired, 1 drift left, 2 could not run.
@@ -82,7 +83,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     }))
 }
 
-/// Says on standard error how far a long pass is.
+/// Prints the progress of a long pass to standard error.
 async fn show_progress(progress: Arc<Progress>) {
     let mut every = tokio::time::interval(Duration::from_secs(2));
     every.tick().await;
@@ -159,7 +160,7 @@ fn print(run: &Run, full_ids: bool) {
     }
 }
 
-/// What became of a finding, for who reads it.
+/// The outcome of a finding, for the reader.
 fn outcome(finding: &Finding) -> &'static str {
     match finding.result {
         Outcome::Applied | Outcome::Planned | Outcome::Failed => finding.result.as_str(),
@@ -220,7 +221,7 @@ fn sections(run: &Run) -> BTreeSet<&'static str> {
     sections
 }
 
-/// A drop in two lines: whether it is exact, and its numbers, before and after where they differ.
+/// A drop in two lines: whether it is exact, and its numbers, before and after if they differ.
 fn lines_of(drop: &DropReport) -> (String, String) {
     let (before, after) = (&drop.before, &drop.after);
     let number = |name: &str, before: String, after: String| {

@@ -1,4 +1,4 @@
-//! The passes of a process, one at a time, each asked for by a signal.
+//! The passes of a process: they run one at a time, each started by a signal.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::Run;
 
-/// How a pass that was asked for ended.
+/// The outcome of a requested pass.
 pub type PassResult = Result<Run, PassError>;
 
 struct Job {
@@ -21,13 +21,13 @@ struct Job {
     answer: oneshot::Sender<PassResult>,
 }
 
-/// The pass that runs now.
+/// The id of the running pass.
 type Current = watch::Sender<Option<String>>;
 
 /// Why a pass was not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotStarted {
-    /// This pass of the same process runs. It may be waiting for its lock and never get it.
+    /// This pass of the same process is running. It may be waiting for its lock and never get it.
     Running(String),
     /// The process is shutting down.
     Stopping,
@@ -42,7 +42,7 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// A runner, and the loop to drive it with.
+    /// A runner, and the loop that drives it.
     pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
         let (sender, jobs) = mpsc::channel(1);
         let current = Current::default();
@@ -66,7 +66,7 @@ impl Passes {
         )
     }
 
-    /// Starts a pass; gives its id and where its answer will come.
+    /// Starts a pass; returns its id and the receiver of its result.
     pub fn start(
         &self,
         request: Request,
@@ -101,8 +101,8 @@ impl Passes {
         Ok((run_id, receiver))
     }
 
-    /// Waits until this pass of the same process is recorded as begun, or has ended without that:
-    /// another process had the lock. Gives whether it is recorded.
+    /// Waits until this pass of the same process is recorded as begun, or has ended without that
+    /// because another process had the lock. Returns whether it is recorded.
     pub async fn is_recorded(&self, run_id: &str) -> bool {
         let mut current = self.current.subscribe();
         tokio::select! {
@@ -112,19 +112,19 @@ impl Passes {
         }
     }
 
-    /// What the passes left.
+    /// The drift that the passes left.
     pub(crate) fn drift(&self) -> Arc<DriftSeries> {
         Arc::clone(&self.drift)
     }
 
-    /// The pass that runs now.
+    /// The id of the running pass.
     pub fn current(&self) -> Option<String> {
         self.current.borrow().clone()
     }
 }
 
-/// The one serial loop in which a process's passes run, each asked for by a signal: nothing queues
-/// up behind a long one.
+/// The serial loop in which a process's passes run, each started by a signal: no passes queue up
+/// behind a long one.
 pub struct PassLoop {
     reconciler: Reconciler,
     notifier: Notifier,
@@ -166,14 +166,14 @@ impl PassLoop {
     }
 }
 
-/// What comes after every pass of a daemon.
+/// The steps after every pass of a daemon.
 pub(crate) async fn ended(run: &Run, started: tokio::time::Instant, notifier: &Notifier) {
     crate::metrics::pass(run, started.elapsed());
     log(run);
     mail(notifier, run).await;
 }
 
-/// Hands a run to the mails. What goes wrong there never touches the pass.
+/// Hands a run to the notifier. Failures there never affect the pass.
 pub async fn mail(notifier: &Notifier, run: &Run) {
     if let Err(error) = notifier.after_pass(run, Utc::now()).await {
         tracing::error!(

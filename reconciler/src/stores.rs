@@ -1,5 +1,4 @@
-//! Connections to Redis, the topic and MySQL, and what must hold of them before the reconciler
-//! begins.
+//! Connections to Redis, the topic and MySQL, and the checks before the reconciler begins.
 
 use std::time::Duration;
 
@@ -18,15 +17,15 @@ use crate::topic::TopicReader;
 #[derive(Clone)]
 pub struct Stores {
     pub db: Db,
-    /// MySQL, for connections of their own.
+    /// MySQL, for dedicated connections.
     pub db_settings: DbSettings,
     pub redis: Redis,
     pub topic: TopicReader,
 }
 
 impl Stores {
-    /// The same for one pass: with a connection to Redis that ends with the server process, and no
-    /// row of a MySQL that is read-only.
+    /// The same for one pass: with a connection to Redis that ends with the server process, and
+    /// without rows from a read-only MySQL.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         Ok(Self {
             redis: self.redis.pinned().await?,
@@ -39,8 +38,8 @@ impl Stores {
 /// Waits for the stores and refuses settings that lose promises.
 ///
 /// # Errors
-/// [`StartError`]: `Missing` if a store does not answer, also after it has answered once; and which
-/// store it is about.
+/// [`StartError`]: `Missing` if a store does not answer, even if it answered before; with the store
+/// concerned.
 pub async fn check(
     stores: &Stores,
     limit: Duration,
@@ -115,7 +114,7 @@ async fn check_kafka(
     .await
 }
 
-/// No program works on the same data with other settings.
+/// No program may work on the same data with other settings.
 async fn check_others(stores: &Stores, limit: Duration) -> Result<(), StartError> {
     let kafka = &stores.topic.settings;
     let own = ProcessRow {

@@ -2,11 +2,11 @@
 
 use terminal_size::{Width, terminal_size_of};
 
-/// Least room for a text beside what stands before it, in characters.
+/// Minimum width for a text beside its head, in characters.
 const LEAST_ROOM: usize = 20;
 
-/// Width that lines are wrapped at: `COLUMNS`, or the terminal's. `None` in a file or a pipe, whose
-/// lines stay whole for `grep`.
+/// The width for wrapping lines: `COLUMNS`, or the terminal's. `None` in a file or a pipe, whose
+/// lines are not wrapped, for `grep`.
 pub(crate) fn width() -> Option<usize> {
     let columns = std::env::var("COLUMNS")
         .ok()
@@ -16,7 +16,7 @@ pub(crate) fn width() -> Option<usize> {
     })
 }
 
-/// `head` and `text`, with the further lines of the text indented to where it begins.
+/// `head` and `text`, with further lines of the text indented to its beginning.
 pub(crate) fn hanging(head: &str, text: &str, width: Option<usize>) -> String {
     let indent = head.chars().count();
     let Some(room) = width.map(|width| width.saturating_sub(indent).max(LEAST_ROOM)) else {

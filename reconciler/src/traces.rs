@@ -1,5 +1,5 @@
-//! The trace of a pass. Its id is the pass's own, without the dashes: mails, pages and lines of the
-//! log that name the pass name its trace.
+//! The trace of a pass. Its id is the pass's id without the dashes, so mails, pages and log lines
+//! that name the pass name its trace.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use firstcome_shared::trace::{self, SpanEnd, SpanKind, TraceContext, TraceSpan, 
 
 use crate::report::{Outcome, Run, Status};
 
-/// The span of a pass; `None` where none is exported.
+/// The span of a pass; `None` if traces are not exported.
 pub(crate) fn of_pass(run_id: &str) -> Option<TraceContext> {
     let id = trace::may_begin()
         .then(|| uuid::Uuid::parse_str(run_id).ok())??

@@ -1,6 +1,6 @@
-//! Makes Redis have the allow list of a coupon that MySQL has (docs/decisions/0019-allow-list.md):
-//! after a change that did not reach it, a loss, or a change by hand. The API does so where a
-//! change finds another list than the one before it, the reconciler where a pass finds one.
+//! Copies a coupon's allow list from MySQL to Redis (docs/decisions/0019-allow-list.md): after a
+//! change that did not reach Redis, after a loss, or after a change by hand. The API does so if a
+//! change finds another list than the one before it, the reconciler if a pass finds one.
 
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
@@ -8,10 +8,10 @@ use crate::mysql::{Db, DbError};
 use crate::redis::allow_list::{Gathering, ListReplaced};
 use crate::redis::{Redis, RedisError};
 
-/// People read in one statement, and compared in one command.
+/// People read per statement, and compared per command.
 const PAGE: i64 = 5_000;
 
-/// Attempts until a list is written that nobody changes meanwhile.
+/// Attempts to write a list that nobody changes in the meantime.
 const ATTEMPTS: usize = 5;
 
 /// Why a list could not be compared or written.
@@ -23,34 +23,34 @@ pub enum ListError {
     Redis(#[from] RedisError),
 }
 
-/// What became of [`follow`].
+/// The outcome of [`follow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Followed {
-    /// Redis had the list already, as far as its revision and size tell.
+    /// Redis already had the list, judged by its revision and size.
     Same,
-    /// It was written, with so many people.
+    /// The list was written, with this many people.
     Written(u32),
-    /// Others kept changing it; what they write is as good.
+    /// Others kept changing it; their lists are as good.
     Changing,
-    /// There is no such coupon.
+    /// The coupon does not exist.
     NoCoupon,
 }
 
-/// Which lists are written.
+/// The lists to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// One that differs by its revision or size.
+    /// Only lists whose revision or size differs.
     Different,
-    /// Also one that does not: its people differ.
+    /// Also lists of the same revision and size: their people differ.
     Any,
 }
 
-/// Writes a coupon's list to Redis where it differs. It is gathered page by page under a name of
-/// its own, and takes the place of the other in one step: at no moment is it half there. What is
-/// written is the list of one revision: if MySQL's has another at the end, it begins anew.
+/// Writes a coupon's list to Redis if it differs. The list is gathered page by page under a
+/// temporary key, which then replaces the old list in one step: Redis never has half a list. The
+/// list is of one revision: if MySQL has another one at the end, gathering begins again.
 ///
 /// # Errors
-/// [`ListError`]; Redis has the list that it had.
+/// [`ListError`]; Redis still has the old list.
 pub async fn follow(
     db: &Db,
     redis: &Redis,
@@ -65,7 +65,8 @@ pub async fn follow(
         if which == Which::Different && seen.is(list) {
             return Ok(Followed::Same);
         }
-        // Redis refuses an older list than it has. MySQL has one after a restore from a backup.
+        // Redis refuses a list that is older than its own. MySQL has an older one after a restore
+        // from a backup.
         if seen.revision() > list.revision {
             let above = redis.highest_revision(id).await?;
             let Some(renewed) = db.renew_allow_list(id, above).await? else {
@@ -79,7 +80,7 @@ pub async fn follow(
             tracing::info!(coupon = %id, people = list.people, revision = list.revision, "an allow list was written to Redis");
             return Ok(Followed::Written(list.people));
         }
-        // Else it would take room until it expires.
+        // Otherwise it would use memory until it expires.
         if let Err(error) = redis.drop_gathered(&new).await {
             tracing::debug!(%error, coupon = %id, "an allow list that was not finished expires by itself");
         }
@@ -88,7 +89,7 @@ pub async fn follow(
     Ok(Followed::Changing)
 }
 
-/// Gathers a list and puts it in its place; `false` where another list is MySQL's by then.
+/// Gathers a list and replaces Redis's with it; `false` if MySQL has another list at the end.
 async fn gather(
     db: &Db,
     redis: &Redis,
@@ -109,29 +110,30 @@ async fn gather(
         after = last.to_string();
     }
     if people != list.people {
-        // A hand has changed the table: its number is counted anew.
+        // Somebody has changed the table by hand: count it again.
         db.renew_allow_list(id, seen).await?;
         return Ok(false);
     }
     Ok(redis.replace_allow_list(new, list).await? == ListReplaced::Yes)
 }
 
-/// Whether there may be more behind a page.
+/// Whether more may follow after this page.
 fn is_full(page: &[UserId]) -> bool {
     i64::try_from(page.len()) == Ok(PAGE)
 }
 
-/// How the people on a list in Redis differ from MySQL's.
+/// The difference between the people on a list in Redis and in MySQL.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// On the list, and not in Redis.
+    /// On the list, but not in Redis.
     pub missing: u64,
-    /// In Redis, and not on the list.
+    /// In Redis, but not on the list.
     pub surplus: u64,
 }
 
-/// Compares a list person by person, page by page; `None` where it was changed meanwhile, so that
-/// nothing can be said. Redis has nobody else where it has all of them and has as many.
+/// Compares a list person by person, page by page; `None` if it was changed in the meantime, so
+/// that the result would be meaningless. If Redis has everybody and the same number, it has nobody
+/// else.
 pub async fn difference(
     db: &Db,
     redis: &Redis,

@@ -1,4 +1,4 @@
-//! A coupon and its drops, as every process sees them.
+//! A coupon and its drops, as shared by all processes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::Schedule;
 
-/// What is offered.
+/// A coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coupon {
     pub id: CouponId,
@@ -31,11 +31,11 @@ pub struct Coupon {
     pub schedule: Option<Schedule>,
     /// Whom it is for; `None`: everybody.
     pub allow: Option<Allow>,
-    /// Its allow list, which it may have before it asks for one.
+    /// Its allow list, which may exist before it takes effect.
     pub allow_list: AllowList,
 }
 
-/// Whom a coupon is for. In JSON, Redis and MySQL: `list`, or `group:NAME`.
+/// A restriction of claims. In JSON, Redis and MySQL: `list`, or `group:NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Allow {
@@ -45,11 +45,11 @@ pub enum Allow {
     Group(Group),
 }
 
-/// A group of people, by the name that tokens give it: 1–64 characters of `A–Z a–z 0–9 . _ -`.
+/// A group of people, by its name in tokens: 1–64 characters of `A–Z a–z 0–9 . _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Group(String);
 
-/// Which allow list: it changes with every change of who is on it.
+/// Identifies the state of an allow list: it changes with every change of the list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AllowList {
     /// The coupon's revision when the list was last changed; 0: never.
@@ -120,16 +120,16 @@ pub struct Drop {
     pub local_date: Option<NaiveDate>,
     /// First instant at which a claim is admitted.
     pub opens_at: DateTime<Utc>,
-    /// First instant at which none is any more; `None` for one that stays open.
+    /// First instant at which claims are no longer admitted; `None` if it stays open.
     pub closes_at: Option<DateTime<Utc>>,
     pub quantity: Slot,
-    /// An operator closed it before its time: nobody is promoted from its waiting list any more.
+    /// An operator closed it early: nobody is promoted from its waiting list.
     pub closed_early: bool,
     /// When it was verified exact after closing.
     pub sealed_at: Option<DateTime<Utc>>,
 }
 
-/// What decides whether a message can add a row to a drop.
+/// The facts that decide whether a message can add a row to a drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropWindow {
     pub opens_at: DateTime<Utc>,
@@ -155,7 +155,7 @@ impl ClaimFault {
         }
     }
 
-    /// For a person; without user ids.
+    /// An explanation for a person; without user ids.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::SealedDrop => "the drop is sealed, and nobody in it has this claim",
@@ -165,12 +165,12 @@ impl ClaimFault {
 }
 
 impl DropWindow {
-    /// How far an admission may lie outside the window. Redis admits by the window that it has, and
+    /// How far an admission may lie outside the window. Redis admits by its copy of the window, and
     /// an operator's change reaches MySQL first.
     const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
-    /// What is wrong with a claim of a message that was admitted then. An unknown instant
-    /// contradicts no window.
+    /// The fault in a message's claim that was admitted at this time. An unknown time contradicts
+    /// no window.
     pub fn fault(&self, claimed_at: Option<DateTime<Utc>>) -> Option<ClaimFault> {
         let is_outside = |at: DateTime<Utc>| {
             at < self.opens_at - Self::TOLERANCE
@@ -192,11 +192,11 @@ impl DropWindow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DropState {
-    /// Opens later.
+    /// It opens later.
     Scheduled,
     /// Gives out slots.
     Open,
-    /// Every slot is given out.
+    /// Every slot is given.
     SoldOut,
     /// Stopped for now by an operator.
     Paused,

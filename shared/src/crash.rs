@@ -1,25 +1,25 @@
-//! Crash points: the durable steps at which a test lets a process die, to see that each may be run
-//! twice.
+//! Crash points: the durable steps at which a test can kill a process, to check that each step may
+//! be repeated.
 //!
 //! `FIRSTCOME_CRASH_AT=rows_committed` kills the process the first time it gets there,
-//! `rows_committed:3` the third time. It says so on stderr first (`crash point rows_committed`).
-//! `FIRSTCOME_STALL_AT=offsets_committed:1:8000` lets the thread that gets there stand still
-//! instead, for so many milliseconds, or without the last number for ever. In release builds a
-//! point is nothing at all, unless the feature `crash-points` is on.
+//! `rows_committed:3` the third time. Before that it prints a line to stderr (`crash point
+//! rows_committed`). `FIRSTCOME_STALL_AT=offsets_committed:1:8000` instead blocks the thread that
+//! gets there for that number of milliseconds, or forever without the last number. In release
+//! builds a point is nothing at all, unless the feature `crash-points` is on.
 
 macro_rules! points {
     ($($variant:ident $name:literal $doc:literal),+ $(,)?) => {
-        /// Where a process can be made to die.
+        /// The steps at which a process can be killed.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Point {
             $(#[doc = $doc] $variant,)+
         }
 
         impl Point {
-            /// All of them, for tests that go through every one.
+            /// All of them, for tests that iterate over every one.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// As `FIRSTCOME_CRASH_AT` has it.
+            /// The name in `FIRSTCOME_CRASH_AT`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+
@@ -110,20 +110,20 @@ mod wanted {
             }
         }
 
-        /// Whether this is the time and the place.
+        /// Whether this point is reached for the requested time.
         pub(super) fn is_due(&self, point: Point) -> bool {
             self.name.as_deref() == Some(point.name())
                 && self.times.fetch_add(1, Ordering::Relaxed) + 1 == self.nth
         }
 
-        /// How long to stand still.
+        /// How long to block.
         pub(super) fn time(&self) -> Duration {
             self.millis.map_or(Duration::MAX, Duration::from_millis)
         }
     }
 }
 
-/// Nothing in a release build.
+/// Does nothing in a release build.
 #[cfg(not(any(debug_assertions, feature = "crash-points")))]
 #[inline]
 pub fn crash_point(_: Point) {}

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A number as it stands in a path. Each has one name: `05` and `+5` are not 5, so that nobody
-/// walks round a limit that a gateway sets by path.
+/// A number in its canonical form: `05` and `+5` are not 5, so that nobody evades a limit that a
+/// gateway sets by path.
 pub fn canonical_number(text: &str) -> Option<i64> {
     let has_one_form = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
     if has_one_form {
@@ -31,14 +31,14 @@ pub struct CouponId(pub i64);
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
-/// A drop of a coupon, as some store names it.
+/// A drop of a coupon, as named by some store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamedDrop {
     pub coupon: CouponId,
     pub drop: DropId,
 }
 
-/// What a claim owns: a number from 1 to the drop's quantity, given out once.
+/// The number that a claim owns: from 1 to the drop's quantity, given once.
 pub type Slot = u32;
 
 impl fmt::Display for CouponId {
@@ -53,17 +53,16 @@ impl fmt::Display for DropId {
     }
 }
 
-/// A person, as the gateway or the token names them: 1–64 characters of
-/// `A–Z a–z 0–9 . _ @ + - | : =`.
+/// A user, as named by the gateway or the token: 1–64 characters of `A–Z a–z 0–9 . _ @ + - | : =`.
 ///
-/// `Debug` masks it, so that a log line can't leak one by accident; `Display` gives it whole, for
+/// `Debug` masks it, so that a log line can't leak one by accident; `Display` shows it in full, for
 /// keys and rows.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, example = "u-37")]
 pub struct UserId(String);
 
-/// Stands for what a masked id does not show.
+/// Replaces the hidden part of a masked id.
 pub const HIDDEN: &str = "•••";
 
 /// Why a text is not a user id.
@@ -72,16 +71,15 @@ pub const HIDDEN: &str = "•••";
 pub struct BadUserId(String);
 
 impl UserId {
-    /// Longest user id, in characters.
+    /// Maximum length of a user id, in characters.
     pub const MAX_LEN: usize = 64;
 
-    /// An id as a store holds it. What a hand wrote there may not have the form of an id; it is a
-    /// person all the same.
+    /// An id read from a store. An id written by hand may be invalid; it is still a user.
     pub fn from_store(text: String) -> Self {
         Self(text)
     }
 
-    /// Whether a text has the form of an id. One [`UserId::from_store`] need not.
+    /// Whether a text is a valid id. An id from [`UserId::from_store`] need not be.
     pub fn has_form(text: &str) -> bool {
         !text.is_empty() && text.len() <= Self::MAX_LEN && text.chars().all(Self::fits)
     }
@@ -95,10 +93,10 @@ impl UserId {
         &self.0
     }
 
-    /// Enough to tell people apart who are known already, too little to learn who they are: the
-    /// first character, and the last one or two. An id of up to three characters shows nothing, so
-    /// different ids may look alike. An e-mail address shows that of its name, and the first
-    /// character of its host.
+    /// Enough to distinguish known users, too little to identify them: the first character, and the
+    /// last one or two. An id of up to three characters shows nothing, so different ids may look
+    /// alike. An e-mail address shows these characters of its name, and the first character of its
+    /// host.
     pub fn masked(&self) -> String {
         const SHORT: usize = 3;
         if self.0.chars().count() <= SHORT {
@@ -175,7 +173,7 @@ impl fmt::Debug for UserId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OncePer {
-    /// One for the coupon's whole life, whatever the number of drops.
+    /// One in the coupon's whole life, whatever the number of drops.
     Coupon,
     /// One in each drop.
     Drop,
@@ -203,8 +201,8 @@ impl FromStr for OncePer {
     }
 }
 
-/// Characters that show nothing but change what is around them: direction marks and overrides,
-/// joiners, soft hyphens, tags, and what stands at the edges of Unicode.
+/// Characters that are invisible but affect the surrounding text: direction marks and overrides,
+/// joiners, soft hyphens, tags, and code points at the edges of Unicode.
 pub fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180e}'
@@ -212,9 +210,9 @@ pub fn is_invisible(c: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffd}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The first character that a name must not hold. Names appear in mails' subjects, in terminals and
-/// on pages: no line breaks, nothing that reverses the text, and no two names that look alike. An
-/// emoji may have a joiner and a selector.
+/// The first character that a name must not contain. Names appear in mails' subjects, in terminals
+/// and on pages: no line breaks, nothing that reverses the text, and no two names that look alike.
+/// An emoji may have a joiner and a selector.
 pub fn unfit_in_a_name(text: &str) -> Option<char> {
     let is_unfit = |c: char| {
         let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');

@@ -1,6 +1,6 @@
 //! The messages of admissions on the topic: UTF-8 JSON in two versions. Version 1 is one claim,
-//! with the key `coupon:slot`. Version 2 is the claims that one call admitted to a drop, with the
-//! key `coupon:lowest slot`. `docs/asyncapi.json` describes both.
+//! with the key `coupon:slot`. Version 2 contains the claims that one call admitted to a drop, with
+//! the key `coupon:lowest slot`. `docs/asyncapi.json` describes both.
 
 use std::borrow::Cow;
 
@@ -17,22 +17,22 @@ const ONE: u64 = 1;
 /// The version of a message with the claims of one call.
 const BATCH: u64 = 2;
 
-/// The newest version that this build reads, as a process announces it.
+/// The newest version that this build reads, which a process announces.
 pub const NEWEST_READ: i64 = 2;
 
 /// Number of consecutive slots that share a partition.
 const PARTITION_BLOCK: u32 = 64;
 
-/// One admission, on its way to become a row.
+/// One admission that is to become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimEvent {
     pub coupon_id: CouponId,
     /// The drop the slot belongs to.
     pub drop_id: DropId,
-    /// The slot Redis gave out, 1..quantity.
+    /// The slot that Redis gave, 1..quantity.
     pub slot: Slot,
     pub user_id: UserId,
-    /// When Redis admitted them, by Redis's clock, to the millisecond.
+    /// The time of the admission by Redis's clock, to the millisecond.
     pub claimed_at: DateTime<Utc>,
 }
 
@@ -53,7 +53,7 @@ struct BatchWire<'a> {
     claims: Vec<ClaimWire<'a>>,
 }
 
-/// What differs between the claims of a batch.
+/// The fields that differ between the claims of a batch.
 #[derive(Serialize, Deserialize)]
 struct ClaimWire<'a> {
     slot: i64,
@@ -63,7 +63,7 @@ struct ClaimWire<'a> {
     claimed_at: Cow<'a, str>,
 }
 
-/// The version of a message, and what its claims share.
+/// The version of a message, and the fields that its claims share.
 #[derive(Deserialize)]
 struct HeadWire {
     v: u64,
@@ -77,18 +77,18 @@ struct ClaimsWire<'a> {
     claims: Vec<ClaimWire<'a>>,
 }
 
-/// What could be read of a message that is not a claim, so that a person can see whose it was.
+/// The readable parts of a message that is not a claim, so that a person can see whose it was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fragments {
-    /// The coupon, where the message names one.
+    /// The coupon, if the message names one.
     pub coupon_id: Option<i64>,
-    /// The drop, where the message names one.
+    /// The drop, if the message names one.
     pub drop_id: Option<i64>,
-    /// The slot, however wrong.
+    /// The slot, even if invalid.
     pub slot: Option<i64>,
-    /// The person, where the id has the form of one.
+    /// The user, if the id is valid.
     pub user_id: Option<UserId>,
-    /// The claim's instant, where it can be read.
+    /// The time of the claim, if readable.
     pub claimed_at: Option<DateTime<Utc>>,
 }
 
@@ -98,20 +98,20 @@ pub struct Fragments {
 pub struct Undecodable {
     /// `undecodable`, `wrong_version` or `slot_out_of_range`: the reason of its dead letter.
     pub reason: &'static str,
-    /// What is wrong, for a person.
+    /// The error, for a person.
     pub error: String,
-    /// What could be read all the same.
+    /// The parts that could be read nevertheless.
     pub fragments: Fragments,
 }
 
 impl ClaimEvent {
-    /// The message's key. Order is not needed, since a slot is given out once.
+    /// The message's key. Order does not matter, because a slot is given once.
     pub fn key(&self) -> String {
         format!("{}:{}", self.coupon_id, self.slot)
     }
 
     /// The partition of `partitions` for this key. Neighbouring slots share one: they are admitted
-    /// at the same time, so their messages go in one request. One hot coupon still uses all
+    /// at the same time, so their messages go in one request. One busy coupon still uses all
     /// partitions.
     pub fn partition(&self, partitions: u32) -> u32 {
         let block = self.slot.saturating_sub(1) / PARTITION_BLOCK;
@@ -137,7 +137,7 @@ impl ClaimEvent {
         serde_json::to_string(&wire).unwrap_or_default()
     }
 
-    /// A message of version 2. The claims are of one drop.
+    /// A message of version 2. All claims must be of one drop.
     pub fn encode_batch(claims: &[&Self]) -> String {
         let Some(first) = claims.first() else {
             return String::new();
@@ -164,8 +164,8 @@ impl ClaimEvent {
         }
     }
 
-    /// The claims of a message of any version, each by itself: one that is wrong spoils no other.
-    /// A message that cannot be read at all is one error.
+    /// The claims of a message of any version, parsed separately: an invalid claim does not affect
+    /// the others. A message that cannot be read at all is one error.
     pub fn decode(payload: &[u8]) -> Vec<Result<Self, Undecodable>> {
         let unreadable = |error: serde_json::Error| {
             let error = if payload.is_empty() {
@@ -270,8 +270,8 @@ fn of_batch(head: &HeadWire, wire: &ClaimWire<'_>) -> Result<ClaimEvent, Undecod
     wire.claim(head).map_err(told)
 }
 
-/// The claims of a batch in which at least one has not the form of a claim; `None` if it has no
-/// list of claims.
+/// The claims of a batch with at least one that is not a valid claim; `None` if it has no list of
+/// claims.
 fn one_by_one(head: &HeadWire, payload: &[u8]) -> Option<Vec<Result<ClaimEvent, Undecodable>>> {
     let message: Value = serde_json::from_slice(payload).ok()?;
     let claims = message.get("claims")?.as_array()?;
@@ -336,7 +336,7 @@ mod tests {
         }
     }
 
-    /// The examples of `docs/asyncapi.json`, by the message's name.
+    /// The examples of `docs/asyncapi.json`, by the name of the message.
     fn example(name: &str) -> String {
         let document: Value =
             serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();

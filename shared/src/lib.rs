@@ -1,6 +1,6 @@
-//! What the API and the reconciler of Firstcome have in common: the words of the domain, the names
-//! of keys, tables and topics, the scripts that Redis runs, and the pieces every process needs
-//! (settings, logs, shutdown, HTTP front).
+//! The code that the API and the reconciler of Firstcome share: domain types, the names of keys,
+//! tables and topics, the scripts that Redis runs, and what every process needs (settings, logs,
+//! shutdown, HTTP front).
 //!
 //! Only this crate knows key names, table names and the form of the event.
 

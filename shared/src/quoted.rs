@@ -1,9 +1,9 @@
-//! Stores quote in their errors what was stored, user ids among it. Logs, findings and mails get
-//! the errors without the quoted values.
+//! Stores' errors quote stored values, including user ids. Logs, findings and mails get the errors
+//! without the quoted values.
 
 use std::fmt::Display;
 
-/// Where redis-rs begins to quote a whole reply.
+/// The words after which redis-rs quotes a whole reply.
 const REPLY: &str = "response was";
 
 /// An error's text without the values in quotes, and without a quoted reply.
@@ -20,7 +20,7 @@ pub fn without_values(error: impl Display) -> String {
         out.push(sign);
         out.push('…');
         out.push(sign);
-        // A quote that does not end hides what follows.
+        // An unterminated quote hides the rest.
         rest = end_of(after, sign).map_or("", |end| &after[end..]);
     }
     out.push_str(rest);
@@ -31,7 +31,7 @@ pub fn without_values(error: impl Display) -> String {
 }
 
 /// The text before the next value, its quotation mark, and the text after that mark. An apostrophe
-/// within a word opens nothing.
+/// within a word does not open a quote.
 fn opening(text: &str) -> Option<(&str, char, &str)> {
     let opens = |at: usize| {
         text[..at]
@@ -43,7 +43,7 @@ fn opening(text: &str) -> Option<(&str, char, &str)> {
     Some((&text[..at], sign.chars().next()?, &text[at + sign.len()..]))
 }
 
-/// Where the text goes on after a value. A mark within a word belongs to the value.
+/// Where the text continues after a value. A mark within a word belongs to the value.
 fn end_of(text: &str, sign: char) -> Option<usize> {
     let ends = |end: &usize| {
         text[*end..]

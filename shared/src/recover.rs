@@ -1,6 +1,6 @@
-//! Settings of a coupon that MySQL has lost, because a replica that lagged took over or a backup
-//! was restored: they are taken from Redis. MySQL has a revision before anything is written to
-//! Redis with it, so a later one in Redis is one that MySQL has lost
+//! Recovery of a coupon's settings that MySQL has lost, because a replica that lagged took over or
+//! a backup was restored: they are taken from Redis. MySQL has a revision before anything is
+//! written to Redis with it, so a later one in Redis is one that MySQL has lost
 //! (docs/decisions/0026-mysql-gone-back.md).
 
 use std::collections::HashMap;
@@ -23,24 +23,24 @@ pub enum RecoverError {
     Redis(#[from] RedisError),
 }
 
-/// What MySQL has lost of a coupon.
+/// A coupon's settings that MySQL has lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostSettings {
-    /// As it must be, with the revision that Redis has seen.
+    /// The coupon as it must be, with the revision that Redis has seen.
     pub coupon: Coupon,
     /// Its drops that are not sealed, as they must be.
     pub drops: Vec<Drop>,
-    /// What differs from what MySQL has, for a person.
+    /// The differences from MySQL's state, for a person.
     pub changes: String,
 }
 
-/// What MySQL has lost of a coupon's settings; `None`: nothing, as far as Redis knows.
+/// A coupon's settings that MySQL has lost; `None`: nothing, as far as Redis knows.
 pub async fn lost_settings(
     db: &Db,
     redis: &Redis,
     id: CouponId,
 ) -> Result<Option<LostSettings>, RecoverError> {
-    // Before MySQL: what an operator changes meanwhile is not lost.
+    // Before MySQL: an operator's concurrent change is not a loss.
     let revision = redis.revision(id).await?;
     if revision == 0 {
         return Ok(None);
@@ -70,7 +70,7 @@ pub async fn lost_settings(
     }))
 }
 
-/// Puts into MySQL what it has lost of a coupon's settings, and gives that.
+/// Restores a coupon's lost settings in MySQL, and returns them.
 pub async fn recover(
     db: &Db,
     redis: &Redis,
@@ -85,9 +85,9 @@ pub async fn recover(
     Ok(recovered.then_some(lost))
 }
 
-/// Drops that MySQL has lost: rows, limits or users in Redis name them. `everywhere` also looks
-/// through all old rows and all keys; otherwise Redis is looked through only if it knows of a later
-/// drop than MySQL.
+/// Drops that MySQL has lost: rows, limits or users in Redis refer to them. `everywhere` also
+/// searches all old rows and all keys; otherwise Redis is searched only if it knows of a later drop
+/// than MySQL.
 pub async fn lost_drops(
     db: &Db,
     redis: &Redis,
@@ -104,8 +104,7 @@ pub async fn lost_drops(
     Ok(lost)
 }
 
-/// A drop whose row MySQL has lost, with the settings that Redis has; `None`: its instants can't
-/// be.
+/// A drop whose row MySQL has lost, with the settings from Redis; `None` if its times are invalid.
 pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<Drop> {
     let opens_at = instant(Some(meta.opens_at_ms))?;
     let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
@@ -125,7 +124,7 @@ pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<D
     })
 }
 
-/// The settings with what Redis has of them. It has neither the name nor the days of a schedule.
+/// The settings with those that Redis has. Redis has neither the name nor the days of a schedule.
 fn by_redis(
     (before, drops): &(Coupon, Vec<Drop>),
     known: &HashMap<DropId, DropMeta>,

@@ -1,5 +1,5 @@
-//! When a coupon opens: once, or daily in an IANA zone. Drops are UTC instants worked out from the
-//! zone.
+//! When a coupon opens: once, or daily in an IANA time zone. Drops are UTC instants computed from
+//! the zone.
 
 mod preview;
 pub mod time_zone;
@@ -19,7 +19,7 @@ pub use self::preview::{AT_ONCE, Opening};
 pub enum Schedule {
     /// One drop.
     Once {
-        /// First instant at which a claim is admitted.
+        /// First instant at which claims are admitted.
         #[serde(deserialize_with = "instants::one")]
         opens_at: DateTime<Utc>,
         /// First instant at which claims are refused; without it the drop stays open.
@@ -51,7 +51,7 @@ pub enum Schedule {
     },
 }
 
-/// A drop that a schedule asks for.
+/// A drop that a schedule requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlannedDrop {
     /// The day in the schedule's zone (in UTC for a one-off).
@@ -62,7 +62,7 @@ pub struct PlannedDrop {
     pub closes_at: Option<DateTime<Utc>>,
 }
 
-/// Why a schedule can't be kept, for the person who wrote it.
+/// Why a schedule is invalid, for its author.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadSchedule {
     /// The window is empty or runs backwards.
@@ -71,7 +71,7 @@ pub enum BadSchedule {
     /// The last day comes before the first.
     #[error("last_day must not be before first_day")]
     LastBeforeFirst,
-    /// An instant outside the years 2000 to 2199.
+    /// A date outside the years 2000 to 2199.
     #[error("dates must lie between the years 2000 and 2199")]
     OutOfRange,
     /// A one-off whose window has ended.
@@ -82,11 +82,11 @@ pub enum BadSchedule {
     DaysOver,
 }
 
-/// How far ahead daily drops are made, so that no single stopped process keeps one from opening.
+/// How far ahead daily drops are created, so that no single stopped process prevents an opening.
 pub const DAYS_AHEAD: i64 = 7;
 
 impl Schedule {
-    /// The zone in which a daily coupon has its times.
+    /// The time zone of a daily coupon.
     pub fn time_zone(&self) -> Option<Tz> {
         match self {
             Self::Once { .. } => None,
@@ -94,7 +94,7 @@ impl Schedule {
         }
     }
 
-    /// Checks what the types can't say.
+    /// Checks constraints that the types can't express.
     pub fn check(&self) -> Result<(), BadSchedule> {
         use chrono::Datelike as _;
         let in_range = |date: NaiveDate| (2000..2200).contains(&date.year());
@@ -131,7 +131,7 @@ impl Schedule {
         }
     }
 
-    /// Checks the schedule of a coupon that is to be made at `now`: it must still open.
+    /// Checks the schedule of a coupon to be created at `now`: it must still open.
     pub fn check_new(&self, now: DateTime<Utc>) -> Result<(), BadSchedule> {
         self.check()?;
         match self {
@@ -177,7 +177,7 @@ impl Schedule {
         }
     }
 
-    /// The drop of one local date; `None` where there is none that day.
+    /// The drop of one local date; `None` if there is none that day.
     pub fn drop_on(&self, day: NaiveDate) -> Option<PlannedDrop> {
         match self {
             Self::Once { .. } => self
@@ -201,7 +201,7 @@ impl Schedule {
         }
     }
 
-    /// The next openings from `now` on, at most so many, in order.
+    /// The next openings from `now` on, at most `at_most`, in order.
     pub fn openings(&self, now: DateTime<Utc>, at_most: usize) -> Vec<PlannedDrop> {
         let (zone, first_day) = match self {
             Self::Once { .. } => {
@@ -219,7 +219,7 @@ impl Schedule {
             } => (time_zone, first_day),
         };
         let today = now.with_timezone(zone).date_naive();
-        // A zone skips a day once in a century.
+        // A zone skips a day at most once in a century.
         let days = (today - TimeDelta::days(1))
             .max(*first_day)
             .iter_days()
@@ -231,8 +231,8 @@ impl Schedule {
     }
 }
 
-/// The drop of one local date; `None` where DST leaves nothing of the window (it lies inside the
-/// hour that is skipped).
+/// The drop of one local date; `None` if DST leaves nothing of the window (it lies inside the
+/// skipped hour).
 fn daily_drop(
     zone: Tz,
     day: NaiveDate,
@@ -241,8 +241,8 @@ fn daily_drop(
 ) -> Option<PlannedDrop> {
     let closing_day = if closes > opens { day } else { day.succ_opt()? };
     let opens_at = instant(zone, day.and_time(opens))?;
-    // At the latest where the next day's opens: a closing that is skipped is moved on, perhaps
-    // past that.
+    // At the latest when the next day's drop opens: a closing time that is skipped is moved,
+    // perhaps past that.
     let next_opens_at = instant(zone, day.succ_opt()?.and_time(opens))?;
     let closes_at = instant(zone, closing_day.and_time(closes))?.min(next_opens_at);
     (closes_at > opens_at).then_some(PlannedDrop {
@@ -252,9 +252,8 @@ fn daily_drop(
     })
 }
 
-/// The instant at which clocks in `zone` show `local`. A time that comes twice means the first of
-/// the two; one that is skipped is moved on by the length of the gap (02:30 becomes 03:30), as RFC
-/// 5545 reads it.
+/// The instant at which clocks in `zone` show `local`. A time that occurs twice means the first;
+/// one that is skipped is moved by the length of the gap (02:30 becomes 03:30), as in RFC 5545.
 pub fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     if let Some(found) = zone.from_local_datetime(&local).earliest() {
         return Some(found.with_timezone(&Utc));
@@ -269,12 +268,12 @@ pub fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     Some((before + offset).with_timezone(&Utc))
 }
 
-/// Instants as people write them, refused in words that say what is missing.
+/// Timestamps as people write them; errors say what is missing.
 pub mod instants {
     use chrono::{DateTime, NaiveDateTime, Timelike as _, Utc};
     use serde::{Deserialize as _, Deserializer, de::Error as _};
 
-    /// MySQL has no leap second: `23:59:60` is no instant here.
+    /// MySQL has no leap seconds: `23:59:60` is refused.
     pub fn is_leap_second(at: &DateTime<Utc>) -> bool {
         at.nanosecond() >= 1_000_000_000
     }

@@ -1,4 +1,4 @@
-//! Stopping cleanly: a token made in `main`, passed in, never global.
+//! Clean shutdown: a token created in `main`, passed in, never global.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

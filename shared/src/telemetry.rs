@@ -19,7 +19,7 @@ pub const DEFAULT_LOGS: &str = "info";
 /// times while no broker answers. A directive of `RUST_LOG` for the same library wins.
 const QUIET: &str = "tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
-/// Logs to standard error what `RUST_LOG` chooses. A second call in one process (tests) changes
+/// Logs to standard error what `RUST_LOG` selects. A second call in one process (tests) changes
 /// nothing.
 pub fn init_logs() {
     let filter = std::env::var("RUST_LOG").unwrap_or_default();
@@ -30,7 +30,7 @@ pub fn init_logs() {
     });
 }
 
-/// Logs to standard error what `filter` lets through. A second call in one process changes nothing.
+/// Logs to standard error what `filter` selects. A second call in one process changes nothing.
 pub fn init_logs_as(filter: &str) {
     let filter = log_filter(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
     let logs = tracing_subscriber::fmt()
@@ -73,7 +73,7 @@ where
     }
 }
 
-/// Buckets, in seconds, for what a person waits for: from a script call to a deadline.
+/// Buckets, in seconds, for durations that a user waits for: from a script call to a deadline.
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -83,16 +83,16 @@ const PASS_SECONDS: &[f64] = &[
     0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
 ];
 
-/// Buckets for how many rows or claims were handled at once.
+/// Buckets for numbers of rows or claims handled at once.
 const ROWS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
 ];
 
-/// How often timed calls are summed up.
+/// Interval at which timed calls are aggregated.
 const UPKEEP: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Installs the process's recorder and gives the handle that `/metrics` renders. In a process that
-/// has one already (tests run several services in one), the same handle is given again.
+/// Installs the process's recorder and returns the handle that renders `/metrics`. If the process
+/// already has one (tests run several services in one), returns that.
 pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     static HANDLE: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
     static MAKING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
@@ -113,8 +113,8 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
-/// Every timed call is kept until somebody sums it up, and a process that nobody scrapes would grow
-/// by each claim.
+/// Every timed call is kept until it is aggregated, so a process that nobody scrapes would grow
+/// with each claim.
 fn keep_small(handle: PrometheusHandle) {
     let upkeep = move || {
         loop {

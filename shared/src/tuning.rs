@@ -1,4 +1,4 @@
-//! Constants that tests shorten. They are no settings: no runbook asks anybody to change them.
+//! Constants that tests shorten. They are not settings: no runbook tells anybody to change them.
 //!
 //! A debug build, or one with the feature `crash-points`, reads `FIRSTCOME_TEST_` and the name,
 //! such as `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. A release build always uses the constant.
@@ -17,7 +17,7 @@ macro_rules! tunings {
             /// All of them, so that a test cannot set one that nobody reads.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// By its name without the prefix of the variable.
+            /// The constant with this name, without the prefix of the variable.
             pub fn named(name: &str) -> Option<Self> {
                 match name {
                     $($name => Some(Self::$variant),)+

@@ -23,10 +23,10 @@ pub struct ConsumeArgs {
     pub tuning: TuningArgs,
 }
 
-/// Where `consume` listens unless `LISTEN_ADDR` is set.
+/// The default `LISTEN_ADDR` of `consume`.
 pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8082";
 
-/// Longest wait of the first claim of a batch for others.
+/// Maximum wait of the first claim of a batch for others.
 const BATCH_WAIT: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Args)]
@@ -35,18 +35,18 @@ pub struct TuningArgs {
     /// Address for `/healthz`, `/readyz` and `/metrics`; port 0 takes a free one
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
-    /// Most claims in one transaction
+    /// Maximum claims in one transaction
     // 5,000 rows of eight values stay below the 65,535 values that one prepared statement of MySQL
     // takes.
     #[arg(long, env = "CONSUME_BATCH_MAX", default_value_t = 1_000, value_parser = value_parser!(u16).range(1..=5_000), help_heading = "Share of MySQL")]
     pub consume_batch_max: u16,
-    /// Most rows that this process writes in a second, if other programs need the database; 0: no
+    /// Maximum rows that this process writes per second, if other programs need the database; 0: no
     /// limit
     #[arg(long, env = "CONSUME_MAX_ROWS_PER_SECOND", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000), help_heading = "Share of MySQL")]
     pub consume_max_rows_per_second: u32,
-    /// Time without progress after which this process is stuck: it is not ready then; after twice
-    /// the time its partitions go to others, and after three times it exits with code 1 for its
-    /// supervisor to start it again. A store that is away does not count.
+    /// Time without progress after which this process is stuck: then it is not ready; after twice
+    /// the time its partitions go to others, and after three times it exits with code 1, so that
+    /// its supervisor restarts it. Time while a store is unavailable does not count.
     #[arg(skip = Tuning::ConsumeStuckSeconds.or(30_u64))]
     pub consume_stuck_seconds: u64,
 }

@@ -45,7 +45,7 @@ use worker::Setup;
 
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Time for the last batch (5 s) and for leaving the group (5 s), and a margin.
+/// Time for the last batch (5 s) and for leaving the group (5 s), plus a margin.
 const LONGEST_STOP: Duration = Duration::from_secs(15);
 
 /// Reads claims and writes rows until `shutdown`; then finishes the batch in flight and leaves the
@@ -97,8 +97,8 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     ended
 }
 
-/// Ends when a stop takes too long. librdkafka's commit has no time limit of its own: with a silent
-/// broker it tries again for good, and the thread of the loop waits for it.
+/// Ends when a stop takes too long. librdkafka's commit has no time limit: if a broker does not
+/// answer, it retries forever, and the loop's thread waits for it.
 async fn overdue(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     tokio::time::sleep(LONGEST_STOP).await;
@@ -138,7 +138,7 @@ fn start_worker(
     Ok(ended)
 }
 
-/// One line on standard output. `println!` would panic where the reader is gone.
+/// Prints one line on standard output. `println!` would panic if the reader is gone.
 fn say(line: &str) {
     if let Err(error) = writeln!(std::io::stdout(), "{line}") {
         tracing::debug!(%error, line, "nobody reads standard output");

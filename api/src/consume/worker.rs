@@ -23,14 +23,14 @@ use super::watch::watchdog::{LivenessLimits, Watchdog};
 use super::write::pacing::{Backoff, Throttle};
 use super::write::{ROW_LOCKED, Written, write, write_by_drop};
 
-/// Longest sleep of the loop, so that it sees a stop soon.
+/// Maximum sleep of the loop, so that it notices a stop soon.
 const IDLE: Duration = Duration::from_millis(100);
-/// Longest wait without a poll. Polling while paused throws away prefetched messages, so a short
-/// wait does without.
+/// Maximum wait without a poll. Polling while paused discards prefetched messages, so short waits
+/// do not poll.
 const MAX_UNPOLLED: Duration = Duration::from_millis(250);
-/// How often a longer wait polls.
+/// Poll interval of longer waits.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// Longest wait for a message while a batch is being written; the end of the write is noticed after
+/// Maximum wait for a message while a batch is being written; the end of the write is noticed after
 /// it.
 const PREFETCH_POLL: Duration = Duration::from_millis(1);
 /// Time to finish the batch in flight after a stop.
@@ -38,14 +38,15 @@ const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group after that.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// After so many attempts that met a lock, two seconds each, whose rows are locked is left out.
+/// After this many attempts that met a lock, two seconds each, claims whose rows are locked are
+/// skipped.
 const LOCK_WAITS: u32 = 3;
-/// For so long after a lock, drops are written one by one.
+/// For this long after a lock, drops are written one by one.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
-/// A batch with so many messages is large.
+/// A batch with at least this many messages is large.
 const LARGE: usize = 64;
-/// The wait grows up to so many times the setting.
+/// Maximum growth of the wait, as a multiple of the setting.
 const MAX_WAIT_FACTOR: u32 = 4;
 
 /// The wait doubles after each large batch and falls back to the setting after a small one.
@@ -74,13 +75,13 @@ pub(crate) struct Worker {
     source: Source,
     throttle: Throttle,
     backoff: Backoff,
-    /// Prefetched while the batch before was written.
+    /// Prefetched while the previous batch was written.
     next_batch: NextBatch<Arc<Record>>,
-    /// Most messages in one transaction now. Halved where MySQL takes too long.
+    /// Present maximum of messages per transaction. Halved if MySQL takes too long.
     size: usize,
-    /// Attempts at one batch in which another client of MySQL had rows locked.
+    /// Attempts at one batch in which another client of MySQL had locked rows.
     lock_waits: u32,
-    /// When rows were left out last for that.
+    /// When rows were last skipped because of a lock.
     locked_at: Option<Instant>,
     /// How long the first message of the next batch waits for others. Longer while batches are
     /// large, because rows cost less in large transactions.
@@ -142,7 +143,7 @@ impl Worker {
             self.wait = next_wait(self.wait, self.setup.limits.wait, batch.len());
             if !batch.is_empty() {
                 self.write_out(batch)?;
-                // Where the next batch is ready, these offsets are committed while it is written.
+                // If the next batch is ready, these offsets are committed while it is written.
                 if self.next_batch.is_ready(self.limits(), Instant::now()) {
                     continue;
                 }
@@ -184,7 +185,7 @@ impl Worker {
         failed.map_or(Ok(batch), Err)
     }
 
-    /// Writes a batch, and retries for as long as MySQL is away: Kafka is the buffer.
+    /// Writes a batch, and retries as long as MySQL is unavailable: Kafka is the buffer.
     fn write_out(&mut self, mut rest: Vec<Arc<Record>>) -> anyhow::Result<()> {
         loop {
             rest.retain(|record| self.source.group().owns(record));
@@ -240,7 +241,7 @@ impl Worker {
         Ok(())
     }
 
-    /// One transaction. `None` where the deadline of a stop came first.
+    /// One transaction. `None` if the deadline of a stop came first.
     fn attempt(
         &mut self,
         batch: Vec<Arc<Record>>,
@@ -274,7 +275,7 @@ impl Worker {
         Ok(waited?.map(|outcome| outcome.unwrap_or_else(lost)))
     }
 
-    /// While a batch is written: commits the offsets of the batches before, and prefetches the
+    /// While a batch is written: commits the offsets of the previous batches, and prefetches the
     /// next.
     fn prefetch(&mut self, outcome: &WriteOutcome) -> anyhow::Result<()> {
         self.commit();
@@ -292,8 +293,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether drops are written one by one. For a while also after a lock: it may last, and three
-    /// waits for each of its claims would be the others'.
+    /// Whether drops are written one by one. Also for a while after a lock: it may last, and
+    /// otherwise claims of other drops would wait three times for each of its claims.
     fn meets_locks(&self) -> bool {
         self.lock_waits >= LOCK_WAITS || self.locked_at.is_some_and(|at| at.elapsed() < LOCKED_FOR)
     }
@@ -344,7 +345,7 @@ impl Worker {
         self.setup.stop.is_cancelled() && now > *self.deadline.get_or_insert(now + LAST_BATCH)
     }
 
-    /// Waits for a future on the runtime and stays in the group meanwhile. `None` where the
+    /// Waits for a future on the runtime and stays in the group in the meantime. `None` if the
     /// deadline of a stop came first.
     fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
         let mut future = std::pin::pin!(future);

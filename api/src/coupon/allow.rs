@@ -1,5 +1,5 @@
-//! `firstcome-api coupon allow`: the allow list of a coupon, sent and shown in parts: there may be
-//! a million people on it.
+//! `firstcome-api coupon allow`: the allow list of a coupon, sent and shown in parts, because it
+//! may contain a million people.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};
@@ -13,31 +13,31 @@ use super::client::{Client, CommandFailure};
 use super::output::print;
 use crate::percent::encoded;
 
-/// Ids sent in one request.
+/// Ids per request.
 const AT_ONCE: usize = 5_000;
 
-/// Longest line that is read: no id is half as long.
+/// Maximum length of a line that is read: no id is half as long.
 const LONGEST_LINE: u64 = 200;
 
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct AllowWhat {
-    /// Put the people of this file on the list, one id a line; `-` is the standard input
+    /// Add the people in this file to the list, one id a line; `-` is the standard input
     #[arg(long, value_name = "FILE")]
     add: Option<PathBuf>,
-    /// Take the people of this file off the list
+    /// Remove the people in this file from the list
     #[arg(long, value_name = "FILE")]
     remove: Option<PathBuf>,
-    /// Take everybody off the list
+    /// Empty the list
     #[arg(long)]
     empty: bool,
-    /// Print who is on the list
+    /// Print the list
     #[arg(long)]
     show: bool,
     /// Say whether this person is on the list
     #[arg(long, value_name = "PERSON")]
     find: Option<String>,
-    /// Whom the coupon is for from now on: everybody, `list`, or `group:NAME`
+    /// Restrict claims from now on to `list` or `group:NAME`; `everybody` removes the restriction
     #[arg(long, value_name = "WHOM")]
     pub(super) only: Option<String>,
 }
@@ -86,8 +86,8 @@ pub(super) async fn run(
     }
 }
 
-/// Sends a file part by part. What was sent before a part that is refused stands: the same file may
-/// be sent again.
+/// Sends a file part by part. Parts sent before a refused one stay in effect: the same file may be
+/// sent again.
 async fn send(
     client: &Client,
     json: bool,
@@ -103,7 +103,7 @@ async fn send(
             break;
         }
         let path = format!("{list}/{verb}");
-        // The API names the line of its part.
+        // The API numbers lines within the part.
         last = client
             .send_text(&path, part.join("\n"))
             .await
@@ -134,7 +134,7 @@ fn in_part(failure: CommandFailure, sent: usize, lines: usize) -> CommandFailure
     let place = format!("lines {} to {}", sent + 1, sent + lines);
     match failure {
         CommandFailure::Refused(why) => {
-            CommandFailure::Refused(format!("of {place}: {why}; what came before them stands"))
+            CommandFailure::Refused(format!("of {place}: {why}; the ids before them were sent"))
         }
         CommandFailure::NotAsked(why) => {
             CommandFailure::NotAsked(format!("at {place}: {why}; send the file again"))

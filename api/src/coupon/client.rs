@@ -31,7 +31,7 @@ pub(super) struct ApiArgs {
     /// Token of the operators; of two separated by a comma, the first is sent
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, global = true)]
     pub(super) ops_token: Option<SecretString>,
-    /// Your name, for the record of what operators did
+    /// Your name, for the record of operators' actions
     #[arg(long, value_name = "NAME", global = true)]
     pub(super) operator: Option<String>,
     /// Print the API's JSON (`winners`: a line for each)
@@ -39,13 +39,13 @@ pub(super) struct ApiArgs {
     pub(super) json: bool,
 }
 
-/// Why a command did not do its work.
+/// Why a command failed.
 pub(super) enum CommandFailure {
-    /// The API said no.
+    /// The API refused.
     Refused(String),
-    /// The API could not be asked, or can't answer now.
+    /// The API could not be reached, or can't answer now.
     NotAsked(String),
-    /// Nobody reads the output any more.
+    /// The reader of the output has closed it.
     OutputClosed,
 }
 
@@ -56,9 +56,9 @@ pub(super) struct Client {
     operator: Option<String>,
 }
 
-/// Longest silence of the API.
+/// Maximum wait for a response of the API.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest wait for one page where the API is busy, all tries together.
+/// Maximum wait for one page while the API is busy, all attempts together.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
@@ -66,7 +66,7 @@ impl Client {
     pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
         let base = args.api_url.trim_end_matches('/').to_owned();
         let api = CouponApiClient::new(&base, ssl_cert_file()).map_err(CommandFailure::NotAsked)?;
-        // While it is being replaced, the setting holds two.
+        // While it is being replaced, the setting contains two.
         let first = |token: &SecretString| {
             token
                 .expose_secret()
@@ -97,7 +97,7 @@ impl Client {
         }))
     }
 
-    /// The answer, and the path of the next page.
+    /// The response, and the path of the next page.
     pub(super) async fn get(&self, path: &str) -> Result<(Value, Option<String>), CommandFailure> {
         self.page(|| Ok(request(Method::GET, path))).await
     }
@@ -110,7 +110,7 @@ impl Client {
         self.page(|| self.for_operators(Method::GET, path)).await
     }
 
-    /// Waits where the API is busy: a list of many pages is answered at a bounded rate.
+    /// Waits if the API is busy: a list of many pages is served at a limited rate.
     async fn page(
         &self,
         request: impl Fn() -> Result<Builder, CommandFailure>,
@@ -161,7 +161,7 @@ impl Client {
             .await
     }
 
-    /// Changes a coupon while it has this revision.
+    /// Changes a coupon if it has this revision.
     pub(super) async fn change_if(
         &self,
         path: &str,
@@ -176,7 +176,7 @@ impl Client {
         self.json(self.send(with_json(request, body)?).await?).await
     }
 
-    /// Gives the CSV to `write`, part by part.
+    /// Passes the CSV to `write`, part by part.
     pub(super) async fn copy_csv(
         &self,
         path: &str,
@@ -186,7 +186,7 @@ impl Client {
             .for_operators(Method::GET, path)?
             .header(ACCEPT, "text/csv");
         let mut response = self.send(without_body(request)?).await?;
-        // A part may end within a character, never a line.
+        // A part may end within a character, but parts passed on end with a line.
         let mut rest = Vec::new();
         while let Some(part) = self.part(&mut response).await? {
             rest.extend_from_slice(&part);
@@ -213,7 +213,7 @@ impl Client {
         Ok(text)
     }
 
-    /// The next bytes of an answer.
+    /// The next bytes of a response.
     async fn part(
         &self,
         response: &mut Response<Incoming>,
@@ -223,7 +223,7 @@ impl Client {
                 .await
                 .map_err(|error| self.cut(&error))?;
             let Some(frame) = frame else { return Ok(None) };
-            // A frame of trailers holds none.
+            // A frame of trailers contains none.
             if let Ok(bytes) = frame.map_err(|error| self.cut(&error))?.into_data() {
                 return Ok(Some(bytes));
             }
@@ -234,7 +234,7 @@ impl Client {
         self.succeeded(self.exchange(request).await?).await
     }
 
-    /// The answer, whatever it says.
+    /// The response, whatever its status.
     async fn exchange(
         &self,
         request: Request<Bytes>,
@@ -296,7 +296,7 @@ fn unfit(error: axum::http::Error) -> CommandFailure {
     ))
 }
 
-/// `Retry-After` of an answer that a later one may replace.
+/// `Retry-After` of a response that a later one may replace.
 fn wait_asked_for<B>(response: &Response<B>) -> Option<Duration> {
     let seconds = response
         .headers()
@@ -335,7 +335,8 @@ mod tests {
 
     use super::*;
 
-    /// A list that is refused `busy` times with this `Retry-After`, and how often it was asked for.
+    /// The result for a list that is refused `busy` times with this `Retry-After`, and the number
+    /// of requests.
     async fn asked(busy: u32, retry_after: &'static str) -> (Result<Value, CommandFailure>, u32) {
         let asked = Arc::new(AtomicU32::new(0));
         let counter = asked.clone();

@@ -1,4 +1,4 @@
-//! `firstcome-api coupon edit` and `close`: changes of a coupon that exists.
+//! `firstcome-api coupon edit` and `close`: changes of an existing coupon.
 
 use axum::http::Method;
 use chrono::NaiveDate;
@@ -8,19 +8,20 @@ use serde_json::{Map, Value, json};
 use super::client::{Client, CommandFailure};
 use super::{Id, path, show, table};
 
-/// Takes a limit away.
+/// Removes a limit.
 const NEVER: &str = "never";
 
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = true)]
 pub(super) struct EditArgs {
-    /// What people call it
+    /// Its name, as shown to people
     #[arg(long)]
     name: Option<String>,
     /// How many people may wait once a drop is sold out
     #[arg(long)]
     waiting_list: Option<u32>,
-    /// For a coupon that opens once: it closes then, such as 2026-12-01T18:00:00+09:00; or `never`
+    /// For a coupon that opens once: it closes at this time, such as 2026-12-01T18:00:00+09:00; or
+    /// `never`
     #[arg(long, conflicts_with_all = ["opens", "closes", "last_day"])]
     closes_at: Option<String>,
     /// For a daily coupon: local time at which later drops open, such as 15:00
@@ -72,7 +73,7 @@ impl EditArgs {
     }
 }
 
-/// Closes the open drop if `yes`; else says what that would close. There is no way back.
+/// Closes the open drop if `yes`; otherwise describes what would be closed. It cannot be undone.
 pub(super) async fn close(
     client: &Client,
     json: bool,
@@ -110,7 +111,7 @@ pub(super) async fn close(
     }))
 }
 
-/// With what keeps the next drop from opening.
+/// With the command that keeps the next drop from opening.
 fn not_open(coupon: &Value, why: String) -> String {
     let id = &coupon["id"];
     let edit = match coupon["schedule"]["type"].as_str() {

@@ -1,4 +1,4 @@
-//! `firstcome-api coupon …`: what operators do with coupons, by the API's own routes.
+//! `firstcome-api coupon …`: operators' commands, which use the API's own routes.
 
 mod allow;
 mod client;
@@ -35,7 +35,7 @@ enum CouponCommand {
     Create(Box<CreateArgs>),
     /// List coupons
     List {
-        /// Only those in this state: scheduled, open, `sold_out`, paused, closed, sealed
+        /// Only coupons in this state: scheduled, open, `sold_out`, paused, closed, sealed
         #[arg(long)]
         state: Option<String>,
     },
@@ -49,7 +49,7 @@ enum CouponCommand {
     Raise {
         #[command(flatten)]
         id: Id,
-        /// How many each drop gives out from now on
+        /// Quantity of each drop from now on
         quantity: u32,
     },
     /// Change its name, its waiting list, or when it closes and opens
@@ -67,20 +67,20 @@ enum CouponCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Who holds what
+    /// List the holders
     Winners {
         #[command(flatten)]
         id: Id,
-        /// Only of this drop
+        /// Only holders in this drop
         #[arg(long, value_name = "ID")]
         drop: Option<i64>,
         /// Print the API's CSV
         #[arg(long)]
         csv: bool,
     },
-    /// Revoke what a person has: its slot goes to the next
+    /// Revoke a person's coupon: its slot goes to the next in line
     Revoke(RevokeArgs),
-    /// Who is on a coupon's allow list, and whether it counts
+    /// Show or change a coupon's allow list
     Allow(AllowArgs),
 }
 
@@ -94,10 +94,10 @@ struct RevokeArgs {
     /// Why; kept with the revocation
     #[arg(long)]
     reason: String,
-    /// Who decided it; by default --operator
+    /// The operator who decided it; by default --operator
     #[arg(long)]
     by: Option<String>,
-    /// Of this drop; by default the one that is open or was open last
+    /// In this drop; by default the one that is open or was open last
     #[arg(long, value_name = "ID")]
     drop: Option<i64>,
     /// The person may claim another
@@ -126,7 +126,7 @@ enum OncePerArg {
     Drop,
 }
 
-/// Which flags go together.
+/// Flags that belong together.
 const CREATE_EXAMPLES: &str = "\
 Opens once (without --closes-at it stays open):
   firstcome-api coupon create --name Winter --quantity 500 \\
@@ -140,35 +140,36 @@ With --preview the command shows the next ten openings and creates nothing.";
 
 #[derive(Debug, Clone, Args)]
 struct CreateArgs {
-    /// What people call it
+    /// Its name, as shown to people
     #[arg(long)]
     name: String,
-    /// How many each drop gives out
+    /// Quantity of each drop
     #[arg(long)]
     quantity: u32,
-    /// In which scope one person may hold one
+    /// The scope in which one person may hold one
     #[arg(long, value_enum, default_value = "coupon")]
     once_per: OncePerArg,
     /// How many people may wait once a drop is sold out
     #[arg(long, default_value_t = 0)]
     waiting_list: u32,
-    /// Whom it is for: `list` (see `coupon allow`) or `group:NAME`; without it everybody
+    /// Restrict claims to `list` (see `coupon allow`) or `group:NAME`; without it everybody may
+    /// claim
     #[arg(long, value_name = "WHOM")]
     allow: Option<String>,
     /// A repeated command with the same key makes no second coupon
     #[arg(long)]
     idempotency_key: Option<String>,
-    /// Only show the next ten openings: no coupon is made, and no API is asked
+    /// Only show the next ten openings: creates no coupon, and calls no API
     #[arg(long)]
     preview: bool,
-    /// Opens once, then: such as 2026-12-01T15:00:00+09:00
+    /// Opens once, at this time: such as 2026-12-01T15:00:00+09:00
     #[arg(
         long,
         required_unless_present = "time_zone",
         conflicts_with = "time_zone"
     )]
     opens_at: Option<String>,
-    /// Opens once, until then; without it, it stays open
+    /// Closes at this time; without it, it stays open
     #[arg(long, conflicts_with = "time_zone")]
     closes_at: Option<String>,
     /// Opens daily, in this zone: such as Asia/Seoul
@@ -177,7 +178,7 @@ struct CreateArgs {
     /// Opens daily at this local time: such as 15:00
     #[arg(long, requires = "time_zone")]
     opens: Option<String>,
-    /// Closes daily at this local time; not later than it opens means the next day
+    /// Closes daily at this local time; a time that is not after the opening means the next day
     #[arg(long, requires = "time_zone")]
     closes: Option<String>,
     /// First local date
@@ -223,7 +224,7 @@ impl CreateArgs {
     }
 }
 
-/// Exits 0 when it is done, 1 when the API refused, 2 when it could not be asked.
+/// Exits 0 on success, 1 if the API refused, 2 if the API could not be reached.
 pub async fn run(args: CouponArgs) -> ExitCode {
     let done = match Client::new(&args.api) {
         Ok(client) => act(&client, &args).await,
@@ -308,7 +309,7 @@ fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), CommandFa
     print(&(table::coupon(coupon) + &openings))
 }
 
-/// Never less: what is given out is promised.
+/// Never lower: slots that were given are promised.
 async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(), CommandFailure> {
     let (coupon, _) = client.get(&path(id)).await?;
     let now = coupon["quantity"].as_u64().unwrap_or_default();
@@ -317,7 +318,7 @@ async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(),
             "it gives out {now} already; give a larger number than that"
         )));
     }
-    // Nobody has changed it since.
+    // Fails if somebody has changed it since.
     let revision = coupon["revision"].as_u64();
     let changed = client
         .change_if(&path(id), &json!({"quantity": quantity}), revision)
@@ -343,7 +344,7 @@ async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Co
     })
 }
 
-/// Page by page: there may be a million.
+/// Page by page: there may be a million holders.
 async fn winners(
     client: &Client,
     id: Id,

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::serve::NewCouponBody;
 
-/// The next ten openings of a coupon that does not exist yet. It is refused as the API would refuse
-/// to create it.
+/// The next ten openings of a coupon that does not exist yet. Invalid input is refused as by the
+/// API.
 pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
     let body: NewCouponBody = json::read(body.to_string().as_bytes())?;
     let planned = body
@@ -31,7 +31,7 @@ pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<St
     Ok(format!("{}\n", openings.collect::<Value>()))
 }
 
-/// The next ten openings as a table; a sentence where there is none.
+/// The next ten openings as a table; a sentence if there is none.
 pub(super) fn next_ten(schedule: &Value, now: DateTime<Utc>) -> String {
     let Ok(schedule) = serde_json::from_value::<Schedule>(schedule.clone()) else {
         return "\nno schedule: its drops are put in by hand\n".to_owned();
@@ -87,7 +87,7 @@ mod tests {
             "last_day": "2026-03-30",
         });
         let text = next_ten(&schedule, "2026-03-27T12:00:00Z".parse().unwrap());
-        // On the 29th there is no 02:30: it is 03:30 there.
+        // On the 29th 02:30 does not exist: it becomes 03:30.
         for line in [
             "Sat 2026-03-28 02:30 +01:00  2026-03-28 01:30  03-28 04:00 +01:00",
             "Sun 2026-03-29 03:30 +02:00  2026-03-29 01:30  03-29 04:00 +02:00",

@@ -125,7 +125,7 @@ fn minute(instant: &str) -> String {
     instant.get(..16).unwrap_or(instant).replace('T', " ")
 }
 
-/// Columns of a terminal: letters of East Asia and emoji take two.
+/// Columns of a terminal: East Asian letters and emoji take two.
 fn columns(c: char) -> usize {
     c.width().unwrap_or(0)
 }
@@ -134,7 +134,7 @@ fn width(text: &str) -> usize {
     text.chars().map(columns).sum()
 }
 
-/// The text, cut where it is too wide.
+/// The text, cut if it is too wide.
 pub(super) fn fit(text: &str, most: usize) -> String {
     if width(text) <= most {
         return text.to_owned();

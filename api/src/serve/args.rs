@@ -13,7 +13,7 @@ use secrecy::SecretString;
 
 use super::auth::{IdentityArgs, UserAuth};
 
-/// Whether people get a page.
+/// Whether coupons have public pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CouponPage {
     Off,
@@ -36,13 +36,13 @@ pub struct ServeArgs {
     pub publish: PublishArgs,
     #[command(flatten)]
     pub start: StartArgs,
-    /// Pause between two reads of coupons and drops from MySQL: changes of another process are
-    /// visible here after that time at the latest.
+    /// Interval of reading coupons and drops from MySQL: changes of another process are visible
+    /// here after this time at the latest.
     #[arg(skip = Tuning::CatalogueRefreshMs.or(1_000_u64))]
     pub catalogue_refresh_ms: u64,
 }
 
-/// Where `serve` listens unless `LISTEN_ADDR` says otherwise.
+/// The default `LISTEN_ADDR` of `serve`.
 pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8080";
 
 #[derive(Debug, Clone, Args)]
@@ -55,7 +55,7 @@ pub struct HttpArgs {
     /// comma while you replace it
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub ops_token: SecretString,
-    /// Token that reads what operators see and changes nothing; not set: there is none
+    /// Token that can only read what operators see; not set: there is none
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true)]
     pub ops_view_token: Option<SecretString>,
     /// Number of trusted proxies in front. The recorded address of a client is that many entries
@@ -66,24 +66,24 @@ pub struct HttpArgs {
     /// LISTEN_ADDR serves them to everybody
     #[arg(long, env = "METRICS_ADDR", value_parser = listen_address)]
     pub metrics_addr: Option<SocketAddr>,
-    /// Most connections at a time. If all are open, a new one takes the place of the one that has
-    /// been idle longest, or waits until a request ends.
+    /// Maximum concurrent connections. If all are open, a new one replaces the one that has been
+    /// idle longest, or waits until a request ends.
     #[arg(skip = Tuning::MaxConnections.or(10_000_u32))]
     pub max_connections: u32,
-    /// Most connections of one address (of IPv6: one network of 64 bits); `None`: half of all.
+    /// Maximum connections of one address (for IPv6: one /64 network); `None`: half of all.
     #[arg(skip = Tuning::MaxConnectionsPerAddress.of_test::<u32>())]
     pub max_connections_per_address: Option<u32>,
-    /// Longest time for the head of a request, also between two requests of one connection.
+    /// Maximum time for the head of a request, also between two requests of one connection.
     #[arg(skip = Tuning::HeaderReadTimeoutMs.or(10_000_u64))]
     pub header_read_timeout_ms: u64,
-    /// Longest time for a response with its body; then 503. A claim runs to its end.
+    /// Maximum time for a response with its body; then 503. A claim still runs to its end.
     #[arg(skip = Tuning::RequestTimeoutMs.or(15_000_u64))]
     pub request_timeout_ms: u64,
-    /// Longest wait of a read (`claims/me`, a claim on a finished coupon) for MySQL. After it Redis
-    /// alone answers, or 503.
+    /// Maximum wait of a read (`claims/me`, a claim on a finished coupon) for MySQL. After it Redis
+    /// alone answers, or the response is 503.
     #[arg(skip = Tuning::QuestionTimeoutMs.or(400_u64))]
     pub question_timeout_ms: u64,
-    /// Most claims in progress; more get 503 at once.
+    /// Maximum claims in progress; further ones get 503 at once.
     #[arg(skip = Tuning::MaxClaimsInHand.or(20_000_u32))]
     pub max_claims_in_hand: u32,
     /// Whether each coupon has a page at `/c/{id}`, where users see and claim it
@@ -91,8 +91,8 @@ pub struct HttpArgs {
     pub coupon_page: CouponPage,
 }
 
-/// A proxy in front that is not set as trusted, or the NAT of a company, has no more connections to
-/// one process: proxies keep at most some hundred to a server by default.
+/// A proxy in front that is not set as trusted, or a company's NAT, has no more connections to one
+/// process: by default proxies keep at most a few hundred per server.
 const ADDRESS_AT_LEAST: u32 = 2_048;
 
 impl ServeArgs {

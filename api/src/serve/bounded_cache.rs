@@ -1,5 +1,5 @@
-//! A cache with a bound, in two generations: when the young one is full it becomes the old one, and
-//! the old one is dropped. What is asked for stays.
+//! A bounded cache with two generations: when the young one is full it becomes the old one, and the
+//! old one is dropped. Entries in use stay.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,7 +11,7 @@ pub(crate) struct BoundedCache<K, V> {
 }
 
 impl<K: Eq + Hash + Clone, V> BoundedCache<K, V> {
-    /// Keeps the last `generation` entries at least, and twice as many at most.
+    /// Keeps at least the last `generation` entries, and at most twice as many.
     pub(crate) fn new(generation: usize) -> Self {
         Self {
             generation,

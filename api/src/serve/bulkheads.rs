@@ -1,5 +1,5 @@
-//! Bulkheads: each part of the API has MySQL connections of its own, so that a part that waits for
-//! MySQL makes no other part wait.
+//! Bulkheads: each part of the API has its own MySQL connections, so that a part that waits for
+//! MySQL delays no other.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use firstcome_shared::mysql::{Db, DbSettings};
 pub(crate) struct Bulkheads {
     /// Claims that Kafka has not acknowledged. One task writes them.
     pub(crate) fallback: Db,
-    /// Questions of people, who may be very many. They fail fast.
+    /// Questions of users, of whom there may be very many. They fail fast.
     pub(crate) questions: Db,
     pub(crate) operators: Db,
     pub(crate) catalogue: Db,
@@ -36,7 +36,7 @@ impl Bulkheads {
     }
 }
 
-/// How many of `total` connections each part gets, in the order of the fields: one at least.
+/// The share of `total` connections for each part, in the order of the fields: at least one.
 fn shares(total: usize) -> [usize; 4] {
     let quarter = (total / 4).max(1);
     [

@@ -1,9 +1,9 @@
-//! Raises `RLIMIT_NOFILE` to fit the most connections. Many shells allow a process 1024 files,
-//! fewer than a drop's crowd.
+//! Raises `RLIMIT_NOFILE` to fit the maximum number of connections. Many shells allow a process
+//! 1024 files, fewer than a drop's crowd.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files besides the clients' connections: stores, logs, libraries.
+/// Files in addition to the clients' connections: stores, logs, libraries.
 const OTHERS: u64 = 256;
 
 /// Raises the limit as far as `connections` need and the system allows.

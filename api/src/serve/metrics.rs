@@ -77,7 +77,7 @@ pub(super) fn describe() {
         ("firstcome_redis_up", "1 while Redis answers"),
         (
             "firstcome_redis_managed",
-            "1 where the operator vouches for Redis, and nothing checks it",
+            "1 if the operator vouches for Redis, and nothing checks it",
         ),
         ("firstcome_catalogue_coupons", "Live coupons in memory"),
         (
@@ -95,7 +95,7 @@ pub(super) fn describe() {
     ] {
         describe_gauge!(name, meaning);
     }
-    // Reported where it changes.
+    // Updated when it changes.
     gauge!("firstcome_kafka_up").set(1.0);
     let read_at = "When the coupons in memory were last read from MySQL, in Unix time";
     describe_gauge!(
@@ -108,15 +108,13 @@ pub(super) fn describe() {
         Unit::Seconds,
         "Time of the last refresh of coupons"
     );
-    let success =
-        "When a pass over everything last ended well, in Unix time; 0 where none ever did";
+    let success = "When a pass over everything last ended well, in Unix time; 0 if none ever did";
     describe_gauge!(
         "firstcome_pass_last_success_timestamp_seconds",
         Unit::Seconds,
         success
     );
-    let silence =
-        "Time since then; infinite where it never has. Of the first contract: use the timestamp";
+    let silence = "Time since then; infinite if it never has. Obsolete: use the timestamp";
     describe_gauge!(
         "reconciler_last_success_age_seconds",
         Unit::Seconds,

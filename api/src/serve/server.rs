@@ -30,13 +30,13 @@ pub struct ApiServer {
     apart: Option<(TcpListener, Router)>,
     limits: Limits,
     refresh: Duration,
-    /// Longest time for claims in flight to end.
+    /// Maximum time for claims in flight to end.
     drain: Duration,
 }
 
 impl ApiServer {
-    /// Listens, waits for the stores, and checks them; answers meanwhile that it starts. `None`
-    /// where `shutdown` came first.
+    /// Listens, waits for the stores, and checks them; in the meantime it responds that it is
+    /// starting. `None` if `shutdown` came first.
     pub async fn bind(
         args: ServeArgs,
         shutdown: &CancellationToken,
@@ -86,8 +86,8 @@ impl ApiServer {
         let routes = router(&app, token, for_everybody, Arc::clone(&guard));
         let routes = FastPath::new(&app, routes, guard);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
-        // A claim waits for a call to Redis and for its own, both twice at most; then for Kafka,
-        // then for the fallback.
+        // A claim waits for an earlier call to Redis and for its own, both at most twice; then for
+        // Kafka, then for the fallback.
         let drain = args.publish.longest_in_flight()
             + 4 * args.mysql.store_timeout
             + Duration::from_secs(1);
@@ -155,8 +155,8 @@ impl ApiServer {
     }
 }
 
-/// Connections that may wait to be accepted. A drop's crowd comes at once, and a client that the
-/// system refuses tries again only a second later. The system lowers this to its own limit.
+/// Connections that may wait to be accepted. A drop's crowd arrives at once, and a client that the
+/// system refuses retries only a second later. The system lowers this to its own limit.
 const BACKLOG: u32 = 16_384;
 
 fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
@@ -170,7 +170,7 @@ fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Claims go on without their clients; after them, the producer sends what it still has.
+/// Claims continue without their clients; after them, the producer sends its remaining messages.
 async fn finish(app: &App, limit: Duration) {
     let left = app.in_flight.finish(limit).await;
     if left > 0 {

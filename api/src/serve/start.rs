@@ -1,4 +1,4 @@
-//! Start-up: checks the stores, all at once, and builds what requests need.
+//! Start-up: checks the stores, all at once, and builds the state of requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +24,12 @@ use super::claim::publisher::Publisher;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Lists of holders sent at a time, to operators and to viewers. Each may last as long as its
-/// client reads.
+/// Concurrent lists of holders, for operators and for viewers. Each may last as long as its client
+/// reads.
 const EXPORTS: usize = 4;
 const EXPORTS_TO_VIEWERS: usize = 2;
 
-/// `None` where `shutdown` came while a store was waited for.
+/// `None` if `shutdown` came while waiting for a store.
 pub(super) async fn services(
     args: &ServeArgs,
     shutdown: &CancellationToken,
@@ -58,7 +58,7 @@ pub(super) async fn services(
 
     announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
 
-    // A store that answered and went away again is waited for once more.
+    // A store that answered and became unavailable again is waited for once more.
     let read = tokio::try_join!(
         wait.redis(&redis, async || redis.time_ms().await),
         wait.mysql(&settings, async || Ok(Catalogue::load(

@@ -1,4 +1,4 @@
-//! What the requests of one process share.
+//! The state that the requests of one process share.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) struct Services {
     pub(crate) remaining: RemainingCache,
     pub(crate) listed: ListedPages,
     pub(crate) change_locks: ChangeLocks,
-    /// Lists of holders that may be sent at a time.
+    /// Limits the lists of holders that are sent concurrently.
     pub(crate) exports: Seats,
     pub(crate) in_flight: Arc<InFlightLimit>,
     pub(crate) clock: Arc<RedisClock>,
@@ -41,19 +41,19 @@ pub(crate) struct Services {
 pub(crate) type App = Arc<Services>;
 
 impl Services {
-    /// The user that a request is from.
+    /// The user of a request.
     pub(crate) async fn requester(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
         self.identity.find_person(headers).await
     }
 
-    /// The same without reading keys; `None` if that is not enough, or the answer is no.
+    /// The same without reading keys; `None` if that is not enough, or the user is refused.
     pub(crate) fn known_requester(&self, headers: &HeaderMap) -> Option<Requester> {
         self.identity.person(headers).ok()
     }
 }
 
-/// One operator's change of a coupon at a time in this process; revisions order the changes of
-/// several processes. Coupons whose numbers agree in the last bits share a lock.
+/// Allows one operator's change of a coupon at a time in this process; revisions order the changes
+/// of several processes. Coupons whose numbers agree in the last bits share a lock.
 pub(crate) struct ChangeLocks([Mutex<()>; 256]);
 
 impl Default for ChangeLocks {

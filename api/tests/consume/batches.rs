@@ -83,7 +83,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
         ("undecodable", 1),
     ]);
     assert_eq!(world.refusals().await, expected);
-    // A message that is read again counts no claim twice.
+    // A message that is read again does not count any claim twice.
     world.set_offsets(0).await;
     world
         .consume_until("all is read again", async || world.committed() == 3)

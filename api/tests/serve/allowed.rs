@@ -129,7 +129,7 @@ async fn a_coupon_with_a_list_admits_only_listed_users() {
         ["a|b:c=d+e@f.g_h-1", "u-1", "u-2"]
     );
 
-    // Nothing is revoked, and no place is lost.
+    // Nothing is revoked, and nobody loses a place.
     let removed = send(&api, id, "remove", "u-1\na|b:c=d+e@f.g_h-1\nnobody").await;
     assert_eq!(
         (&removed.json["changed"], &removed.json["people"]),
@@ -405,7 +405,7 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
             && half.json["detail"]
                 .as_str()
                 .unwrap()
-                .contains("stands in MySQL"),
+                .contains("MySQL has the change"),
         "{half:?}"
     );
     assert_eq!(empty(&api, id).await.json["changed"], 0);
@@ -478,7 +478,7 @@ async fn a_change_missing_in_redis_is_completed_by_a_repeat_or_the_next_change()
         half.json["detail"]
             .as_str()
             .unwrap()
-            .contains("stands in MySQL"),
+            .contains("MySQL has the change"),
         "{half:?}"
     );
     assert!(on_list(&api, id, "u-2").await);

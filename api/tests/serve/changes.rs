@@ -386,7 +386,7 @@ async fn a_drop_is_not_moved_to_overlap_one_that_stays() {
             id,
             json!({"opens": "10:00", "closes": "10:00", "paused": true}),
         ),
-        // The day after does not exist yet.
+        // The following day does not exist yet.
         (
             last,
             json!({"opens": "10:00", "last_day": today + TimeDelta::days(1)}),
@@ -474,7 +474,7 @@ async fn a_change_applies_only_to_its_expected_revision() {
         let answer = patch_with(&apis[0], id, &[("if-match", bad)], &json!({"paused": true})).await;
         assert_eq!(answer.code(), (400, "invalid"), "{bad:?}");
     }
-    // The other one may still show what it read before the change.
+    // The other API may still show the state before the change.
     let changer = both.iter().position(|answer| answer.status == 200).unwrap();
     assert_eq!(
         tag(&apis[changer].get(&format!("/v1/coupons/{id}")).await),

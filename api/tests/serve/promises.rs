@@ -131,7 +131,7 @@ async fn only_claims_that_kafka_does_not_take_go_to_the_dead_letter_table() {
         ];
         assert!(rows.contains(&kept.to_vec()), "{kept:?} in {rows:?}");
     }
-    // This process knows it: nothing is written again.
+    // This process knows the claim: nothing is written again.
     assert_eq!(api.claim(id, "u-4").await.code(), (200, "already_claimed"));
     assert_eq!(unpublished(&world).await, rows);
     // Another process does not, and cannot publish; the table stores the claim once.

@@ -81,7 +81,7 @@ impl ServeWorld {
             ("listen-addr", "127.0.0.1:0".to_owned()),
             ("ops-token", OPS_TOKEN.to_owned()),
             ("user-auth", "trusted-header".to_owned()),
-            // A busy machine may be slow to answer.
+            // A busy machine may respond slowly.
             ("question-timeout-ms", "5000".to_owned()),
             ("store-timeout-ms", "5000".to_owned()),
             ("publish-deadline-ms", "8000".to_owned()),
@@ -233,7 +233,7 @@ impl ServeWorld {
         cmd.query_async(&mut self.redis.connection()).await.unwrap()
     }
 
-    /// A row of `user` on a slot, as the consumer writes it.
+    /// Writes a row of `user` on a slot, like the consumer.
     pub(crate) async fn issue(&self, (coupon, drop): (i64, i64), slot: u32, user: &str) {
         let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
         let values = format!(

@@ -113,7 +113,7 @@ pub(crate) struct RunningProgram {
 }
 
 impl RunningProgram {
-    /// Stops it as SIGTERM does, and waits for its end.
+    /// Stops it like SIGTERM, and waits for its end.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(LIMIT, self.task)

@@ -8,7 +8,7 @@ fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
 }
 
-/// A drop of 100 that opened at minute 10: people with a slot, and rows.
+/// A drop of 100 that opened at minute 10: users with a slot, and rows.
 fn seen(users: u64, rows: u64) -> DropOverview {
     DropOverview {
         coupon_id: CouponId(3),
@@ -170,11 +170,11 @@ fn numbers_that_stay_wrong_are_told_with_what_to_do() {
     };
     assert_eq!(
         stuck(100, [100, 97, 0, 0]),
-        "3 people were told yes and have no row yet"
+        "3 people were promised a coupon and have no row yet"
     );
     assert_eq!(
         stuck(1, [1, 0, 0, 0]),
-        "1 person was told yes and has no row yet"
+        "1 person was promised a coupon and has no row yet"
     );
     assert_eq!(stuck(22, [22, 25, 0, 0]), "3 rows have nobody in Redis");
     assert_eq!(
@@ -319,7 +319,7 @@ fn alerts_come_with_their_advice_and_those_nobody_has_taken_on_first() {
     );
 }
 
-/// The overview of one drop in which these alerts fire.
+/// The overview of one drop with these firing alerts.
 fn with_alerts(one: DropOverview, alerts: Vec<ListedAlert>) -> Overview {
     Overview {
         alerts,
@@ -402,7 +402,7 @@ fn after_the_quantity_was_raised_broken_promises_say_that_the_next_pass_works_on
     assert_eq!(todo(|_| {}), advice);
     assert_eq!(
         todo(|one| one.quantity = 103),
-        "3 slots are free by now: the next pass gives them to these people."
+        "3 slots are free now: the next pass gives them to these people."
     );
     assert_eq!(
         todo(|one| (one.quantity, one.state) = (103, DropState::Closed)),

@@ -1,4 +1,4 @@
-//! Dead letters by their reasons, and the discarding of all that the filter shows.
+//! Dead letters by their reasons, and discarding everything that matches the filter.
 
 use std::sync::Arc;
 
@@ -17,21 +17,21 @@ use crate::html::{FormRefusal, not_understood, notice};
 use crate::session::Session;
 use crate::state::ScreenState;
 
-/// The reasons are those of at most so many dead letters.
+/// The reasons are counted in at most this many dead letters.
 const COUNTED: u64 = 100_000;
 
-/// Most that are discarded at once.
+/// Maximum number discarded at once.
 const DISCARDED_AT_ONCE: u32 = 10_000;
 
-/// A reason that one can choose.
+/// A selectable reason.
 pub(super) struct ReasonChoice {
-    /// As the table has it.
+    /// As stored in the table.
     pub(super) reason: String,
     pub(super) label: String,
     pub(super) is_chosen: bool,
 }
 
-/// The reasons there are, with how many dead letters have each.
+/// The existing reasons, with the number of dead letters of each.
 pub(super) fn choices(found: &FailedClaimPage, chosen: Option<&str>) -> Vec<ReasonChoice> {
     let looked_at: u64 = found.reasons.iter().map(|one| one.failed_claims).sum();
     let at_least = if looked_at >= COUNTED {
@@ -53,25 +53,25 @@ pub(super) fn choices(found: &FailedClaimPage, chosen: Option<&str>) -> Vec<Reas
             choice(&one.reason, label)
         })
         .collect();
-    // One that no dead letter has any more.
+    // A reason that no dead letter has now.
     let missing = chosen.filter(|reason| found.reasons.iter().all(|one| one.reason != *reason));
     choices.extend(missing.map(|reason| choice(reason, line(reason, LONGEST))));
     choices
 }
 
-/// What can be done with all that the filter finds: it is bound to what is shown.
+/// The actions for everything that matches the filter, bound to what is shown.
 pub(super) struct ForAll {
     pub(super) letters: u32,
-    /// The number, as a button has it.
+    /// The number, as the button shows it.
     pub(super) number: String,
     /// The number with its noun.
     pub(super) what: String,
     pub(super) highest: i64,
-    /// There are more than are discarded at once.
+    /// There are more than can be discarded at once.
     pub(super) has_more: bool,
 }
 
-/// `None` if nothing is found.
+/// `None` if nothing matches.
 pub(super) fn for_all(found: Discardable) -> Option<ForAll> {
     let letters = found.failed_claims;
     (letters > 0).then(|| ForAll {
@@ -89,17 +89,17 @@ pub(crate) struct DiscardAll {
     reason: String,
     #[serde(default)]
     drop: String,
-    /// What the button said.
+    /// The button's values.
     letters: u32,
     highest: i64,
     #[serde(default)]
     why: String,
-    /// The number, typed.
+    /// The number, typed as confirmation.
     #[serde(default)]
     number: String,
 }
 
-/// Discards all open ones that the filter found when the person looked.
+/// Discards all open ones that matched the filter when the operator looked.
 pub(crate) async fn discard_all(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,

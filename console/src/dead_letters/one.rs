@@ -1,4 +1,4 @@
-//! One dead letter, mended by hand: corrected or discarded.
+//! One dead letter, corrected or discarded by hand.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(crate) struct CorrectForm {
     name: String,
 }
 
-/// Corrects which claim a dead letter is of. The next pass over its drop issues it.
+/// Corrects the claim that a dead letter stands for. The next pass over its drop issues it.
 pub(crate) async fn correct(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -49,7 +49,7 @@ pub(crate) async fn correct(
                 ("person", &typed.person),
                 ("name", &typed.name),
             ];
-            // The form is on the screen that was revealed, which is recorded once more.
+            // The form is on the revealed screen, and showing that is recorded once more.
             refused(
                 &page,
                 &session,
@@ -92,7 +92,7 @@ async fn corrected(
     page.post(session, &path, &body).await.map_err(unchanged)
 }
 
-/// Says that nothing was done.
+/// Adds that nothing was done.
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
 fn unchanged(refusal: HttpRefusal) -> FormRefusal {
     FormRefusal::new(
@@ -105,11 +105,11 @@ fn unchanged(refusal: HttpRefusal) -> FormRefusal {
 #[serde(default)]
 pub(crate) struct DiscardForm {
     why: String,
-    /// The coupon's name, where the dead letter names one.
+    /// The coupon's name, if the dead letter names one.
     name: String,
 }
 
-/// Discards a dead letter: no pass looks at it again.
+/// Discards a dead letter: no pass examines it again.
 pub(crate) async fn discard(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -156,7 +156,7 @@ async fn discarded(
     discarded.map(|_| ()).map_err(unchanged)
 }
 
-/// The screen with the form that was refused; for one that is dealt with already, only why.
+/// The screen with the refused form; for one that is already resolved, only the reason.
 async fn refused(
     page: &ScreenState,
     session: &Session,

@@ -1,5 +1,5 @@
-//! The decision: from observations, and alerts as they were, to alerts as they are and what is
-//! mailed now.
+//! The decision: a function from observations and previous alerts to new alerts and the notices to
+//! mail now.
 
 use std::collections::HashSet;
 
@@ -13,59 +13,60 @@ use super::{
 use crate::clock::elapsed;
 use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
 
-/// How often mails come.
+/// How often mails are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MailPolicy {
-    /// A problem that is still there is mailed again after this.
+    /// A problem that persists is mailed again after this time.
     pub cooldown: TimeDelta,
-    /// A failure of passes as a whole is mailed once it has lasted for this: stores restart.
+    /// A failure of whole passes is mailed only after it has lasted this long, because stores
+    /// restart.
     pub patience: TimeDelta,
 }
 
-/// Why something is mailed now.
+/// The reason for a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoticeReason {
-    /// It was not there before.
+    /// It is new.
     New,
-    /// It is not what the last mail said.
+    /// It differs from the last mail.
     Changed,
-    /// It is still there.
+    /// It persists.
     Repeat,
 }
 
-/// Something that is mailed now.
+/// A notice to mail now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     pub observation: Observation,
     pub reason: NoticeReason,
-    /// Since when it fires.
+    /// When the alert began to fire.
     pub since: DateTime<Utc>,
 }
 
-/// Repairs of earlier passes that are mailed only now, since mails came too fast.
+/// Repairs of earlier passes that are mailed only now because of the rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EarlierRepairs {
-    /// In which drop; `None` for repairs of no drop.
+    /// The drop; `None` for repairs that concern no drop.
     pub drop_id: Option<DropId>,
     pub repairs: u32,
     /// When the last mail about that drop's repairs was sent.
     pub since: DateTime<Utc>,
 }
 
-/// What follows from a pass.
+/// The conclusions from a pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AlertVerdict {
-    /// Alerts as they are to be kept.
+    /// The alerts to store.
     pub alerts: Vec<Alert>,
-    /// What needs a person.
+    /// Problems that need a person.
     pub problems: Vec<Notice>,
-    /// What a person should know, once.
+    /// Information, mailed once.
     pub information: Vec<Notice>,
-    /// What was mailed before and is over.
+    /// Alerts that were mailed before and are over.
     pub resolved: Vec<Alert>,
-    /// Drops whose repairs in this pass are mailed; `None` for those of no drop.
+    /// Drops whose repairs in this pass are mailed; `None` for repairs that concern no drop.
     pub repaired: Vec<Option<DropId>>,
-    /// Repairs before this pass.
+    /// Repairs of passes before this one.
     pub earlier: Vec<EarlierRepairs>,
 }
 
@@ -80,8 +81,8 @@ impl AlertVerdict {
     }
 }
 
-/// Decides what is mailed about a pass. A dry run is not mailed: the person who asked for it has
-/// its answer.
+/// Decides what to mail about a pass. A dry run is not mailed: the person who asked for it has the
+/// answer.
 pub fn judge(
     run: &Run,
     memory: &AlertMemory,
@@ -153,7 +154,7 @@ impl Judge<'_> {
         self.silence(drop).is_some_and(|until| until > self.now)
     }
 
-    /// Whether the silence of its drop holds for this alert.
+    /// Whether the silence of its drop applies to this alert.
     fn is_silent(&self, alert: &Alert) -> bool {
         self.is_silenced(alert.drop_id) && may_be_silent(alert)
     }
@@ -162,8 +163,8 @@ impl Judge<'_> {
         elapsed(at, self.now)
     }
 
-    /// What flaps or changes with every pass must not become a mail with every pass: the first
-    /// three are sent at once, then the pause doubles from a minute up to the cooldown.
+    /// An alert that flaps or changes with every pass must not cause a mail with every pass: the
+    /// first three are sent at once, then the pause doubles from a minute up to the cooldown.
     fn may_mail(&self, alert: &Alert) -> bool {
         let pause = match alert.mails {
             0..=2 => TimeDelta::zero(),
@@ -175,11 +176,12 @@ impl Judge<'_> {
                 .is_none_or(|at| self.since(at) >= pause)
     }
 
-    /// The alert as this pass sees it, before anything is mailed.
+    /// The alert as this pass sees it, before mailing.
     fn alert(&self, seen: &Observation) -> Alert {
         let known = self.memory.alerts.get(&seen.fingerprint);
         if let Some(known) = known.filter(|known| known.state != AlertState::Resolved) {
-            // Never in the future, or it would look as if it had not been mailed since it came.
+            // Never in the future; otherwise the alert would seem not to have been mailed since it
+            // began.
             let first_seen_at = known.first_seen_at.min(self.now);
             return Alert {
                 first_seen_at,
@@ -188,19 +190,17 @@ impl Judge<'_> {
                 ..known.clone()
             };
         }
-        // It comes for the first time, or again. One that has just been resolved goes on counting
-        // its mails.
+        // It is new, or it came back. One that was resolved recently keeps its count of mails.
         let recent = known.filter(|known| {
             known
                 .resolved_at
                 .is_some_and(|at| self.now - at < self.policy.cooldown)
         });
-        // What comes and goes within the patience has not been over.
+        // If it comes back within the patience, it was never over.
         let unmailed = known.filter(|known| {
             !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at))
         });
-        // Only the run that found it can tell it: the next one does not see it, and has not ended
-        // it.
+        // Only the run that found it can report it: the next one neither sees it nor ends it.
         let is_information = seen.about == About::ClosedBelowQuantity;
         Alert {
             kind: seen.about.word().to_owned(),
@@ -219,7 +219,7 @@ impl Judge<'_> {
         }
     }
 
-    /// An alert that has nothing of its own yet, with the mails of a recent one.
+    /// An alert without any content yet, with the mail count of a recent one.
     fn counted(&self, fingerprint: &str, recent: Option<&Alert>) -> Alert {
         Alert {
             fingerprint: fingerprint.to_owned(),
@@ -241,7 +241,7 @@ impl Judge<'_> {
         }
     }
 
-    /// So short a time ago that a store may just have restarted.
+    /// Recent enough that a store may just have restarted.
     fn is_brief(&self, since: DateTime<Utc>) -> bool {
         self.since(since) < self.policy.patience
     }
@@ -253,7 +253,7 @@ impl Judge<'_> {
         if !alert.was_mailed() {
             let of_stores = match seen.about {
                 About::RunFailed | About::Left(Kind::RedisLost) => seen.drop_id.is_none(),
-                // Somebody's lock, say, which may be a matter of seconds.
+                // For example a lock, which may be released within seconds.
                 About::Left(Kind::Unissued) => is_unworkable(&seen.findings),
                 _ => false,
             };
@@ -281,7 +281,7 @@ impl Judge<'_> {
             alert.last_mailed_at = Some(self.now);
             alert.mails += 1;
             if reason == NoticeReason::Changed {
-                // The person who took it on took on something else.
+                // The operator acknowledged something else.
                 alert.content_hash.clone_from(&seen.content_hash);
                 alert.acknowledged_at = None;
                 alert.acknowledged_by = None;
@@ -322,7 +322,7 @@ impl Judge<'_> {
         }
     }
 
-    /// What was repaired in a drop, as of now.
+    /// The alert that counts the repairs of a drop.
     fn repair_alert(&self, coupon_id: Option<CouponId>, drop_id: Option<DropId>) -> Alert {
         let fingerprint = super::repair_fingerprint(drop_id);
         let known = self.memory.alerts.get(&fingerprint);
@@ -338,10 +338,10 @@ impl Judge<'_> {
         }
     }
 
-    /// Repairs are mailed at once, unless they come with pass after pass: then together, ever less
-    /// often.
+    /// Repairs are mailed at once, unless pass after pass repairs something: then they are mailed
+    /// together, less and less often.
     fn repairs(&self, mut alert: Alert, in_this_pass: u32, verdict: &mut AlertVerdict) {
-        // Judged again after a timeout, this run is counted already.
+        // If it is judged again after a timeout, this run is already counted.
         let run = super::hash([self.run.run_id.clone()]);
         let is_counted = alert.content_hash == run;
         alert.content_hash = run;
@@ -365,9 +365,10 @@ impl Judge<'_> {
         verdict.alerts.push(alert);
     }
 
-    /// Whether this pass would have seen the drift if it were still there. One that failed may not
-    /// have come so far, and neither may a process that has just begun to watch the consumers. A
-    /// drop that it sealed was verified, and no pass looks at it again; nor at one that is gone.
+    /// Whether this pass would have seen the drift if it still existed. A failed pass may have
+    /// ended before, and a process that has just begun to watch the consumers may not have seen it
+    /// yet. A drop that the pass sealed was verified, and no later pass examines it or a drop that
+    /// is gone.
     fn is_over(&self, alert: &Alert) -> bool {
         let has_failed = self.run.status == Status::Failed;
         let is_past = |report: &DropReport| report.sealed || !has_failed && was_compared(report);
@@ -387,7 +388,8 @@ impl Judge<'_> {
     }
 }
 
-/// What is critical is mailed in spite of a silence: who silenced the drop did not know of it.
+/// Critical alerts are mailed in spite of a silence: the operator who silenced the drop did not
+/// know of them.
 fn may_be_silent(alert: &Alert) -> bool {
     !About::of_word(&alert.kind).is_some_and(About::is_critical)
 }
@@ -401,8 +403,8 @@ fn was_compared(report: &DropReport) -> bool {
         .any(|f| f.result == Outcome::Planned || f.result == Outcome::Failed && is_whole(f))
 }
 
-/// The id that every mail of one drift refers to. No mail has this id itself: mail programs join
-/// what refers to the same.
+/// The id that every mail of one drift refers to. No mail has this id itself: mail programs group
+/// mails that refer to the same id.
 fn thread(fingerprint: &str) -> String {
     format!("drift.{}", fingerprint.get(..40).unwrap_or(fingerprint))
 }

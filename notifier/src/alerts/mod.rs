@@ -1,14 +1,14 @@
-//! Alert deduplication: a pure function from a run, and from the alerts as they were, to what is
-//! mailed now.
+//! Alert deduplication: a pure function from a run and the previous alerts to the mails to send
+//! now.
 //!
-//! An alert stands for one drift that was *not repaired*: everything of one kind in one drop, say.
-//! Its fingerprint says what the drift is. It stays the same while people are added to the drift or
-//! repaired, so that one person's repair never reads as the end of the whole, and one
-//! acknowledgement covers it. The people are in the content hash: when that changes, the alert is
+//! An alert stands for one drift that was *not repaired*, for example everything of one kind in one
+//! drop. Its fingerprint identifies the drift. It stays the same while users join the drift or are
+//! repaired, so that one user's repair never looks like the end of the whole, and one
+//! acknowledgement covers it. The content hash covers the users: when it changes, the alert is
 //! mailed again.
 //!
-//! The kept content hash is that of the last *mail*, not of the last pass. A change that came while
-//! mails were silenced is mailed when the silence ends.
+//! The stored content hash is that of the last *mail*, not of the last pass. A change while mails
+//! were silenced is mailed when the silence ends.
 
 mod judge;
 #[cfg(test)]
@@ -30,12 +30,12 @@ pub use firstcome_shared::mysql::alerts::{Alert, AlertState, BrokenPromise};
 pub(super) use judge::repair_fingerprints;
 pub use judge::{AlertVerdict, EarlierRepairs, MailPolicy, Notice, NoticeReason, judge};
 
-/// What an alert is about.
+/// The subject of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum About {
     /// The pass itself failed.
     RunFailed,
-    /// Something does not move or can't be reached.
+    /// Something makes no progress or can't be reached.
     Stalled,
     /// More repairs than the repair limit allows.
     Braked,
@@ -43,7 +43,7 @@ pub enum About {
     BrokenPromise,
     /// Drift that this pass could not repair.
     Left(Kind),
-    /// A drop closed below its quantity and nobody waits: mailed once, nothing is to be done.
+    /// A drop closed below its quantity and nobody waits: mailed once, there is nothing to do.
     ClosedBelowQuantity,
 }
 
@@ -60,7 +60,7 @@ impl About {
         }
     }
 
-    /// What an alert that fires is about, by its word; `None` for a word of a newer release.
+    /// The subject of an alert that fires, from its word; `None` for a word of a newer release.
     pub fn of_word(word: &str) -> Option<Self> {
         let whole = [
             Self::RunFailed,
@@ -72,7 +72,7 @@ impl About {
         whole.or_else(|| word.parse().ok().map(Self::Left))
     }
 
-    /// Whether people are without what they were promised, or nobody can claim.
+    /// Whether users are without what they were promised, or nobody can claim.
     pub fn is_critical(self) -> bool {
         matches!(
             self,
@@ -81,12 +81,12 @@ impl About {
     }
 }
 
-/// What earlier passes left in the tables.
+/// The state that earlier passes left in the tables.
 #[derive(Debug, Clone, Default)]
 pub struct AlertMemory {
-    /// Every alert that fires, that owes a notice, or that this pass sees, by fingerprint.
+    /// By fingerprint: every alert that fires, that needs a notice, or that this pass sees.
     pub alerts: HashMap<String, Alert>,
-    /// Until when a drop's mails are silenced, also where that is over.
+    /// When the silence of a drop's mails ends or ended.
     pub silenced_until: HashMap<DropId, DateTime<Utc>>,
     /// Broken promises of the drops that this pass examined.
     pub broken: Vec<BrokenPromise>,
@@ -98,18 +98,18 @@ pub struct AlertMemory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
     pub about: About,
-    /// The coupon, where it concerns one.
+    /// The coupon concerned, if any.
     pub coupon_id: Option<CouponId>,
-    /// The drop, where it concerns one.
+    /// The drop concerned, if any.
     pub drop_id: Option<DropId>,
-    /// What the drift is: hexadecimal SHA-256.
+    /// The identity of the drift: hexadecimal SHA-256.
     pub fingerprint: String,
-    /// What a mail would say of it, without what changes by itself (ages, lags): hexadecimal
-    /// SHA-256.
+    /// The content of a mail about it, without values that change over time (ages, lags):
+    /// hexadecimal SHA-256.
     pub content_hash: String,
-    /// One line for a person, without anyone's full id.
+    /// One line for a person, without full user ids.
     pub summary: String,
-    /// The findings it was gathered from.
+    /// The findings that it summarizes.
     pub findings: Vec<Finding>,
 }
 
@@ -119,11 +119,10 @@ type Key = (About, Option<CouponId>, Option<DropId>, String);
 pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
     let broken_people = people(broken);
     let mut groups: BTreeMap<Key, Vec<Finding>> = BTreeMap::new();
-    // Nobody is woken for a process that stopped in the middle of a pass: the next pass does it
-    // all.
+    // No mail for a process that stopped in the middle of a pass: the next pass does all of it.
     if run.status == Status::Failed && !run.stopped {
         // Two processes may each have lost another store: then there are two alerts, each mailed
-        // once, and not one that changes back and forth.
+        // once, instead of one that changes back and forth.
         let cause = run.cause.map_or("", FailureCause::as_str).to_owned();
         groups.insert((About::RunFailed, None, None, cause), vec![failed_run(run)]);
     }
@@ -162,8 +161,8 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
         .collect()
 }
 
-/// Where something was repaired (`None` stands for no drop), and how much. That the admission gate
-/// was opened again is no repair: [`crate::Notifier::admission`] mails a gate that stays closed.
+/// The number of repairs by drop (`None` for no drop). Opening the admission gate is not a repair:
+/// [`crate::Notifier::admission`] mails a gate that stays closed.
 pub(super) fn repaired(
     run: &Run,
     broken: &[BrokenPromise],
@@ -181,20 +180,20 @@ pub(super) fn repaired(
     places
 }
 
-/// What all repairs in one drop have in common.
+/// The fingerprint that all repairs in one drop share.
 pub(super) fn repair_fingerprint(drop: Option<DropId>) -> String {
     hash([format!("repaired/{:?}", drop.map(|d| d.0))])
 }
 
-/// Repaired, and nothing of it needs a person.
+/// Repaired, and no part of it needs a person.
 pub(crate) fn is_repair(finding: &Finding) -> bool {
     finding.result == Outcome::Applied && !finding.needs_person
 }
 
 /// Every finding with its coupon and drop. A finding outside the drops' reports belongs to no drop,
-/// even if it names one: no pass would report on that drop to say that it is over.
+/// even if it names one: no pass would report on that drop, so the alert would never end.
 fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
-    // A pass that failed has its error as a finding too.
+    // A failed pass has its error as a finding, too.
     let is_error = |finding: &Finding| finding.case == FindingCase::RunFailed;
     let loose = run
         .findings
@@ -213,8 +212,8 @@ fn about(finding: &Finding) -> Option<About> {
     match (finding.kind, finding.result) {
         (Kind::Stalled, Outcome::Applied) if !finding.needs_person => None,
         (Kind::Stalled, _) => Some(About::Stalled),
-        // This was no dry run, so the repair limit held it back. One confirmation releases all of a
-        // drop.
+        // This was not a dry run, so the repair limit held it back. One confirmation releases all
+        // repairs of a drop.
         (_, Outcome::Planned) => Some(About::Braked),
         (kind, _) if finding.needs_person => Some(About::Left(kind)),
         (kind, Outcome::Failed) => Some(About::Left(kind)),
@@ -249,7 +248,7 @@ fn observation(
     }
 }
 
-/// One line about a problem. Details hold no user ids.
+/// One line about a problem. Details contain no user ids.
 fn summary(about: About, findings: &[Finding]) -> String {
     let n = findings.len();
     let seen = || {
@@ -267,14 +266,15 @@ fn summary(about: About, findings: &[Finding]) -> String {
         ),
         About::BrokenPromise => wording::count(n, "broken promise", "broken promises"),
         About::Left(kind) => of_case().unwrap_or_else(|| match findings {
-            // What a store answered tells the person on duty nothing; the mail and the run have it.
+            // A store's error message does not help the person on duty; the mail and the run
+            // contain it.
             [
                 Finding {
                     case: FindingCase::Unworkable(store),
                     ..
                 },
             ] => case::foreign(*store).to_owned(),
-            // A single finding of no user says it best itself.
+            // A single finding without a user is already the best summary.
             [one] if one.slot.is_none() && one.user_id.is_none() => seen(),
             _ => wording::things(kind, n).replacen(' ', " unrepaired ", 1),
         }),
@@ -282,7 +282,7 @@ fn summary(about: About, findings: &[Finding]) -> String {
     }
 }
 
-/// The case that all of them are of.
+/// The case that all of them share.
 pub(crate) fn common_case(findings: &[Finding]) -> Option<&FindingCase> {
     let first = &findings.first()?.case;
     findings
@@ -291,20 +291,20 @@ pub(crate) fn common_case(findings: &[Finding]) -> Option<&FindingCase> {
         .then_some(first)
 }
 
-/// A drop, as a whole, could not be examined.
+/// A drop could not be examined at all.
 pub(crate) fn is_unworkable(findings: &[Finding]) -> bool {
     matches!(findings, [one] if one.case.is_unworkable())
 }
 
-/// What makes a new mail necessary: structured data, never a text. Texts have ages and lags in
-/// them, and two processes word the same differently.
+/// The content whose change requires a new mail: structured data, never a text. Texts contain ages
+/// and lags, and two processes word the same problem differently.
 fn content(about: About, findings: &[Finding]) -> String {
     if about == About::RunFailed {
-        // Its cause is in the fingerprint.
+        // The cause is in the fingerprint.
         return hash(None);
     }
     if about == About::Braked {
-        // How much is held back changes while people claim; a mail is worth it once it has doubled.
+        // The number held back changes while users claim; send a mail only when it has doubled.
         let mut kinds: HashMap<Kind, u32> = HashMap::new();
         for finding in findings {
             *kinds.entry(finding.kind).or_default() += 1;
@@ -383,7 +383,7 @@ fn people(broken: &[BrokenPromise]) -> People<'_> {
         .collect()
 }
 
-/// A person in the list of broken promises is mailed there, and only there.
+/// A user in the list of broken promises is mailed there, and only there.
 fn is_broken(finding: &Finding, drop: Option<DropId>, broken: &People<'_>) -> bool {
     drop.zip(finding.user_id.as_deref())
         .is_some_and(|person| broken.contains(&person))

@@ -1,4 +1,5 @@
-//! Alerts over histories of passes: what is mailed (`content`) and how often (`timing`).
+//! Alerts over histories of passes: the content of mails (`content`) and how often they are sent
+//! (`timing`).
 
 mod content;
 mod timing;
@@ -83,7 +84,7 @@ fn failed(error: &str) -> Run {
     }
 }
 
-/// The table as passes leave it, and what they said.
+/// The table as passes leave it, and the results of the passes.
 #[derive(Default)]
 struct Duty {
     memory: AlertMemory,
@@ -92,7 +93,7 @@ struct Duty {
 }
 
 impl Duty {
-    /// Judges a run and says what is mailed, in short.
+    /// Judges a run and returns a summary of the mails.
     fn sees(&mut self, minutes: i64, run: &Run) -> String {
         let policy = MailPolicy {
             cooldown: COOLDOWN,

@@ -1,5 +1,5 @@
-//! What a mail says about one problem, and what to do about it: by the case of its findings, or by
-//! its kind if they have none.
+//! The text of a mail about one problem, and what to do about it: by the case of its findings, or
+//! by its kind if they have none.
 
 use firstcome_shared::domain::{CouponId, DropId};
 
@@ -10,7 +10,7 @@ use crate::case;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 use crate::wording::{self, count};
 
-/// What is wrong, and what that means for people; `None` for a problem whose kind says enough.
+/// The fault and its effect on users; `None` for a problem whose kind says enough.
 pub(super) fn of_case(
     pass: &PassMail<'_>,
     seen: &Observation,
@@ -44,15 +44,16 @@ pub(super) fn of_case(
         }
         FindingCase::NoSlotLeft => [
             of_name,
-            "These people were told yes and have no coupon.".to_owned(),
+            "These people were promised a coupon and have none.".to_owned(),
         ],
         FindingCase::NoSuchSlot | FindingCase::NamesNoDrop => [
             of_name,
-            "Somebody may have been told yes and have no coupon.".to_owned(),
+            "Somebody may have been promised a coupon and have none.".to_owned(),
         ],
         FindingCase::NamesNobody => [
             of_name,
-            "If an API of Firstcome wrote it, somebody was told yes and has no coupon.".to_owned(),
+            "If an API of Firstcome wrote it, somebody was promised a coupon and has none."
+                .to_owned(),
         ],
         FindingCase::Unreadable => [
             of_name,
@@ -65,7 +66,7 @@ pub(super) fn of_case(
                 count(n, "row", "rows"),
                 wording::line(why, 120).trim_end_matches('.')
             ),
-            "These people were told yes and have no coupon.".to_owned(),
+            "These people were promised a coupon and have none.".to_owned(),
         ],
         FindingCase::NoUserId => [
             format!(
@@ -98,7 +99,7 @@ pub(super) fn of_case(
         ],
         FindingCase::UsersMissing(_) => [
             format!("{name}: {}.", detail()),
-            "They were told yes, and others may get their slots.".to_owned(),
+            "They were promised coupons, and others may get their slots.".to_owned(),
         ],
     })
 }
@@ -117,7 +118,7 @@ fn slots_of(findings: &[Finding]) -> String {
     }
 }
 
-/// What the repair limit held back, and whether people can claim meanwhile.
+/// The repairs that the limit held back, and whether users can claim in the meantime.
 pub(super) fn held_back(
     pass: &PassMail<'_>,
     seen: &Observation,
@@ -147,7 +148,7 @@ pub(super) fn held_back(
                 "Claims to {} get 503 until {repairs} are confirmed.",
                 name.unwrap_or("a coupon")
             ),
-            format!("{lacking}No repair was made: so many at once need a confirmation."),
+            format!("{lacking}No repair was made: this many at once need a confirmation."),
         ];
     }
     let is_closed = |finding: &Finding| {
@@ -161,7 +162,7 @@ pub(super) fn held_back(
                 "Claims to {} get 503 until {repairs} are confirmed.",
                 name.unwrap_or("a coupon")
             ),
-            "They would move users or take slots back: so many at once need a confirmation.              Repairs that only add what was promised were made."
+            "They would move users or take slots back: this many at once need a confirmation.              Repairs that only add what was promised were made."
                 .to_owned(),
         ];
     }
@@ -171,12 +172,12 @@ pub(super) fn held_back(
         ""
     };
     [
-        format!("{repairs}{of} need a confirmation: so many at once are rarely right."),
+        format!("{repairs}{of} need a confirmation: this many at once are rarely right."),
         format!("None was made. Claims go on{risk}."),
     ]
 }
 
-/// What a person is to do about a problem of a kind, whatever its case.
+/// The instruction for a problem of a kind, whatever its case.
 pub fn what_to_do(about: About) -> &'static str {
     match about {
         About::RunFailed => {
@@ -213,7 +214,7 @@ pub fn what_to_do(about: About) -> &'static str {
     }
 }
 
-/// The same for a problem that a pass has just seen.
+/// The same for a problem that a pass has just found.
 pub(crate) fn what_to_do_here(pass: &PassMail<'_>, seen: &Observation) -> String {
     let mut parts: Vec<String> = Vec::new();
     for finding in &seen.findings {
@@ -316,7 +317,7 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
     Some(todo.to_owned())
 }
 
-/// What to do about one problem, as commands. `report` is of the problem's drop.
+/// Commands for one problem. `report` is of the problem's drop.
 pub(super) fn commands(
     seen: &Observation,
     report: Option<&DropReport>,
@@ -378,7 +379,7 @@ pub(super) fn commands(
         (_, Some(FindingCase::RowsLocked)) => vec![locks(), once("Once it has ended", coupon, "")],
         (_, Some(FindingCase::MessagesLost(_))) => reset_offsets(),
         (_, Some(FindingCase::UsersMissing(_))) => pause().into_iter().collect(),
-        // Only a pass over everything may reopen admission.
+        // Only a pass over everything can reopen admission.
         (About::Left(Kind::RedisLost), _) => vec![once("Try again now", None, "")],
         (About::Stalled, _) => vec![once(
             "Issue what waits too long now, without the consumers",
@@ -427,7 +428,7 @@ fn select(coupon: Option<CouponId>) -> Block {
 
 fn locks() -> Block {
     Block::Command {
-        what: "Who holds a lock, in MySQL (end it by KILL and its number)".to_owned(),
+        what: "Lock holders in MySQL (end one with KILL and its number)".to_owned(),
         line: "SELECT trx_mysql_thread_id, trx_started, trx_query\nFROM information_schema.innodb_trx\nORDER BY trx_started;"
             .to_owned(),
     }
@@ -440,7 +441,7 @@ fn redis(what: &str, command: &str) -> Block {
     }
 }
 
-/// The name itself stands in no mail: a person may have been meant by it.
+/// Mails never contain the name itself: it may have been meant as a user id.
 fn remove_name(coupon: CouponId, drop: DropId, findings: &[Finding]) -> Vec<Block> {
     let key = |name: &str| format!("\"${{REDIS_KEY_PREFIX:-fc}}:{{{coupon}}}:{name}\"");
     let users = key(&format!("drop:{drop}:users"));

@@ -12,7 +12,7 @@ use super::notices::WHY;
 use super::pass::{COMMANDS, time};
 use crate::wording;
 
-/// Lines of a list.
+/// Maximum lines of a list.
 const LINES: usize = 20;
 
 /// The daily digest: problems first, then runs, successes, totals.
@@ -128,10 +128,10 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
     }
     if day.broken > 0 {
         blocks.push(Block::Paragraph(format!(
-            "{}: told yes, and without a coupon.",
+            "{}: these people have no coupon.",
             wording::capital(&broken(day.broken))
         )));
-        blocks.extend(links.on_page("Who they are, by alert, in a browser", "/alerts"));
+        blocks.extend(links.on_page("These people, by alert, in a browser", "/alerts"));
         blocks.push(Links::section("broken_promise"));
     }
     Section {
@@ -140,7 +140,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
     }
 }
 
-/// First of all: who reads this is the only one who can tell the others.
+/// First of all: the reader is the only one who can inform the others.
 fn lost_mails(day: &DailyDigest) -> Vec<Block> {
     if day.lost_mails.is_empty() {
         return Vec::new();

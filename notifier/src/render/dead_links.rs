@@ -1,4 +1,4 @@
-//! Addresses in mails that lead to the machine of whoever reads them.
+//! Addresses in mails that lead to the reader's own machine.
 
 use std::net::IpAddr;
 
@@ -6,12 +6,12 @@ use url::Url;
 
 use super::letter::Links;
 
-/// An address in mails that leads nowhere.
+/// An unusable address in mails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeadLink<'a> {
     pub setting: &'static str,
     pub address: &'a str,
-    /// What should be found there.
+    /// The intended destination.
     pub of: &'static str,
 }
 
@@ -36,7 +36,7 @@ impl Links {
     }
 }
 
-/// Whether a host is the loopback, or an address that can only be listened on.
+/// Whether a host is the loopback, or an address that can only be used for listening.
 pub fn is_local(host: &str) -> bool {
     let ip = host
         .trim_matches(['[', ']'])

@@ -1,5 +1,5 @@
-//! What a mail about a pass is made from: the pass with what is mailed of it, its findings grouped
-//! by reason, so that a thousand alike are one line, and tables of numbers.
+//! The content of a mail about a pass: the pass with its verdict, its findings grouped by reason,
+//! so that a thousand similar ones are one line, and tables of numbers.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -11,46 +11,46 @@ use crate::alerts::{AlertVerdict, is_repair};
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Numbers, Outcome, Run};
 use crate::wording;
 
-/// Most lines of a list; the run has the others.
+/// Maximum lines of a list; the run has the others.
 const LINES: usize = 8;
 
-/// Most people that one line names.
+/// Maximum users named in one line.
 const PEOPLE: usize = 5;
 
-/// Most traces that one line names.
+/// Maximum traces named in one line.
 const TRACES: usize = 3;
 
-/// Most stretches of slots that one line names.
+/// Maximum ranges of slots named in one line.
 const STRETCHES: usize = 10;
 
 /// Findings with one reason, each with its detail.
 type ReasonGroup<'a> = [(String, Placed<'a>)];
 
-/// A finding and the drop whose report has it.
+/// A finding and the drop whose report contains it.
 pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
 
-/// Everything the mail says.
+/// The content of the mail.
 #[derive(Debug, Clone, Copy)]
 pub struct PassMail<'a> {
     pub run: &'a Run,
-    /// What of it is mailed.
+    /// The parts of the run that are mailed.
     pub verdict: &'a AlertVerdict,
     /// Alerts' numbers by fingerprint.
     pub ids: &'a HashMap<String, i64>,
     pub links: &'a Links,
-    /// For how long admission was closed before this run opened it, where that is known.
+    /// How long admission was closed before this run opened it, if known.
     pub closed_for: Option<TimeDelta>,
     /// The time of mailing.
     pub now: DateTime<Utc>,
 }
 
 impl<'a> PassMail<'a> {
-    /// The report of a drop, where this pass examined it.
+    /// The report of a drop, if this pass examined it.
     pub(crate) fn report(&self, drop: DropId) -> Option<&'a DropReport> {
         self.run.drops.iter().find(|report| report.drop_id == drop)
     }
 
-    /// The coupon of a drop and its name, as far as the run knows it.
+    /// The coupon of a drop and its name, if the run knows them.
     pub(crate) fn coupon_of(&self, drop: DropId) -> (Option<CouponId>, String) {
         let report = self.report(drop);
         let coupon = report.map(|report| report.coupon_id).or_else(|| {
@@ -91,7 +91,7 @@ impl<'a> PassMail<'a> {
                 .iter()
                 .map(|finding| (Some(drop.drop_id), finding))
         });
-        // That admission is open again is said with what was repaired for it.
+        // The reopening of admission is mentioned with the repairs made for it.
         let any = !self.verdict.repaired.is_empty();
         let of_none = self.run.findings.iter();
         let of_none = of_none
@@ -103,13 +103,13 @@ impl<'a> PassMail<'a> {
             .collect()
     }
 
-    /// How many repairs of earlier passes were not mailed.
+    /// The number of unmailed repairs of earlier passes.
     pub(super) fn earlier_repairs(&self) -> usize {
         let earlier = self.verdict.earlier.iter();
         earlier.map(|earlier| earlier.repairs as usize).sum()
     }
 
-    /// Repairs of earlier passes, all together: how many, and since when.
+    /// All repairs of earlier passes: their number, and the first one's time.
     pub(super) fn earlier(&self) -> Option<String> {
         let since = self
             .verdict
@@ -124,7 +124,7 @@ impl<'a> PassMail<'a> {
         ))
     }
 
-    /// Drops that the mail is about, those with problems first.
+    /// Drops in the mail, those with problems first.
     pub(super) fn drops(&self) -> Vec<DropId> {
         let verdict = self.verdict;
         let notice = verdict
@@ -163,7 +163,7 @@ pub(super) fn issued(report: &DropReport) -> String {
     format!("{rows} of {quantity} issued")
 }
 
-/// Whether admission to the drop answers 503 by its own numbers, as they were last seen.
+/// Whether claims to the drop get 503 because of the drop's own numbers, as last seen.
 pub(super) fn is_shut(report: &DropReport) -> bool {
     let held = i64::try_from(report.after.users + report.after.free).unwrap_or(i64::MAX);
     let has_wrong_key =
@@ -171,7 +171,7 @@ pub(super) fn is_shut(report: &DropReport) -> bool {
     was_examined(report) && report.after.count != held || report.findings.iter().any(has_wrong_key)
 }
 
-/// A drop that something foreign in a store kept from being examined has no numbers.
+/// A drop that could not be examined because of foreign data in a store has no numbers.
 fn was_examined(report: &DropReport) -> bool {
     let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
     let examined = &report.examined;
@@ -183,13 +183,13 @@ fn was_examined(report: &DropReport) -> bool {
             .any(|finding| finding.result == Outcome::Failed && is_whole(finding))
 }
 
-/// One line a label and reason, the largest group first. Numbers in a reason count as equal: they
-/// are given as a range.
+/// One line per label and reason, the largest group first. Numbers in a reason count as equal: they
+/// are shown as a range.
 pub(super) fn reasons(
     findings: &[Placed<'_>],
     label: impl Fn(&Finding) -> Option<String>,
 ) -> Vec<String> {
-    // What a line says of all: the label, and the reason without its numbers.
+    // The key of a line: the label, and the reason without its numbers.
     let mut keys: Vec<(Option<String>, String)> = Vec::new();
     let mut groups: Vec<Vec<(String, Placed<'_>)>> = Vec::new();
     for placed in findings {
@@ -221,7 +221,7 @@ pub(super) fn reasons(
     lines
 }
 
-/// The repair that was tried or held back, as a label.
+/// The repair that was attempted or held back, as a label.
 pub(super) fn open_label(finding: &Finding) -> Option<String> {
     (finding.action != ActionKind::Report).then(|| {
         format!(
@@ -257,7 +257,7 @@ fn line(label: Option<&str>, group: &ReasonGroup<'_>) -> String {
     }
 }
 
-/// "slot 37", "slots 1–20, 25", or in how many drops where it is more than one.
+/// "slot 37", "slots 1–20, 25", or the number of drops if there are several.
 fn slots(group: &ReasonGroup<'_>) -> Option<String> {
     let drops: HashSet<Option<DropId>> = group.iter().map(|(_, (drop, _))| *drop).collect();
     if drops.len() > 1 {
@@ -299,7 +299,7 @@ fn people(group: &ReasonGroup<'_>) -> Option<String> {
         .then(|| people.join(", "))
 }
 
-/// Where to look further, for those of them that were traced.
+/// The traces of those that were traced.
 fn traces(group: &ReasonGroup<'_>) -> Option<String> {
     let traces: Vec<&str> = group
         .iter()
@@ -314,7 +314,7 @@ fn traces(group: &ReasonGroup<'_>) -> Option<String> {
     })
 }
 
-/// Texts that differ in numbers only, as one: a number that is not the same in all becomes a range.
+/// Merges texts that differ only in numbers: a number that differs becomes a range.
 fn merged(texts: &[&str]) -> String {
     let parts: Vec<Vec<&str>> = texts
         .iter()
@@ -345,7 +345,7 @@ fn merged(texts: &[&str]) -> String {
     first.iter().enumerate().map(part).collect()
 }
 
-/// The numbers of one drop that a pass changed; `None` where it changed none.
+/// The numbers of a drop that a pass changed; `None` if it changed none.
 pub(super) fn changes(before: &Numbers, after: &Numbers) -> Option<Table> {
     let signed = |n: i64| u64::try_from(n).map_or_else(|_| n.to_string(), wording::grouped);
     let unsigned = wording::grouped;

@@ -1,5 +1,5 @@
-//! What a mail about a pass says first: its subject, what happened (most pressing first), and what
-//! a person is asked to do.
+//! The beginning of a mail about a pass: its subject, what happened (most pressing first), and what
+//! a person should do.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::alerts::{About, Notice, NoticeReason, Observation, common_case};
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Status};
 use crate::wording;
 
-/// What happened: the most pressing first, which is the title, then the rest.
+/// The events: the title, which is the most pressing problem, then the rest.
 pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
     let verdict = pass.verdict;
     let mut parts = Vec::new();
@@ -49,7 +49,7 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
     (title, parts.join(" "))
 }
 
-/// What is left to do where no problem is mailed. "Nothing" is said only if it was compared.
+/// The instruction if no problem is mailed. It says "Nothing" only if the drops were compared.
 fn what_is_left(pass: &PassMail<'_>) -> &'static str {
     let reports = || {
         pass.drops()
@@ -75,8 +75,8 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
     }
 }
 
-/// How many users are back in each drop that was rebuilt, and how many were known before, as far as
-/// that was counted.
+/// For each rebuilt drop: how many users were restored, and how many were known before, if that was
+/// counted.
 fn rebuilt<'p>(pass: &PassMail<'p>) -> impl Iterator<Item = (Option<u64>, Option<u64>)> + use<'p> {
     let rebuilt = pass
         .repairs()
@@ -88,7 +88,8 @@ fn rebuilt<'p>(pass: &PassMail<'p>) -> impl Iterator<Item = (Option<u64>, Option
     })
 }
 
-/// Somebody was told yes and lost the slot again. A name that is no user id is nobody's.
+/// A user was promised a coupon and lost the slot again. A name that is not a valid user id belongs
+/// to no user.
 fn is_withdrawn(finding: &Finding) -> bool {
     finding.action == ActionKind::Withdraw
         && finding.user_id.as_deref().is_some_and(UserId::has_form)
@@ -124,7 +125,7 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
         .map(|(_, finding)| *finding)
         .filter(|finding| !is_said(finding));
     let done = wording::done(others);
-    parts.extend((!done.is_empty()).then(|| format!("Repaired by itself: {done}.")));
+    parts.extend((!done.is_empty()).then(|| format!("Repaired automatically: {done}.")));
     if with(ActionKind::OpenGate) > 0 {
         parts.push(pass.closed_for.map_or_else(
             || "Until then claims got 503.".to_owned(),
@@ -135,7 +136,7 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
     parts
 }
 
-/// What was rebuilt after a loss of Redis, and who is back.
+/// The sentences about drops rebuilt after a loss of Redis, with the number of users restored.
 fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
     let drops: Vec<_> = rebuilt(pass).collect();
     if drops.is_empty() {
@@ -158,7 +159,7 @@ fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
     let people = people
         .map(|people| format!(" with {people}"))
         .unwrap_or_default();
-    // A pass that failed may not have come to all drops.
+    // A pass that failed may not have reached all drops.
     let compared = match missing.filter(|_| !is_failed) {
         None => String::new(),
         Some(0) => ", all whom the last run before the loss knew".to_owned(),
@@ -183,7 +184,7 @@ fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
     vec![rebuilt, waiting.to_owned()]
 }
 
-/// Who lost a yes, and what is free now.
+/// The number of users who lost a promised coupon, and of slots that are now free.
 fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
     let n = withdrawn(pass);
     let free: u64 = pass
@@ -203,11 +204,11 @@ fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
         "slots are",
     );
     (n > 0).then(|| {
-        format!("{people} told yes again and lost it; meanwhile others may have been told \"sold out\". {free} free.")
+        format!("{people} promised another and lost it; meanwhile others may have seen \"sold out\". {free} free.")
     })
 }
 
-/// The state of the only drop that the mail is about.
+/// The state of the drop, if the mail concerns exactly one.
 fn state(pass: &PassMail<'_>) -> Option<String> {
     let [drop] = pass.drops()[..] else {
         return None;
@@ -229,7 +230,7 @@ fn state(pass: &PassMail<'_>) -> Option<String> {
     ))
 }
 
-/// One problem: what is wrong, and what that means for people.
+/// One problem: what is wrong, and what that means for users.
 fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
     let seen = &notice.observation;
     let name = seen.drop_id.map(|drop| pass.coupon_of(drop).1);
@@ -265,7 +266,7 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
     [what, meaning]
 }
 
-/// What is wrong, and what that means for people, if the findings are of no case.
+/// The fault and its effect on users, if the findings share no case.
 fn of_kind(
     about: About,
     seen: &Observation,
@@ -287,8 +288,8 @@ fn of_kind(
         About::BrokenPromise => {
             let people = wording::count(
                 n,
-                "person was told yes and has no coupon",
-                "people were told yes and have no coupon",
+                "person was promised a coupon and has none",
+                "people were promised a coupon and have none",
             );
             let name = name.map(|name| format!(": {name}")).unwrap_or_default();
             (
@@ -307,8 +308,8 @@ fn of_kind(
         ),
         About::Left(kind) => {
             let meaning = match kind {
-                Kind::Unissued => "People were told yes and have no coupon yet.",
-                Kind::FailedClaim => "People may have been told yes and have no coupon.",
+                Kind::Unissued => "People were promised a coupon and have none yet.",
+                Kind::FailedClaim => "People may have been promised a coupon and have none.",
                 _ => "",
             };
             (
@@ -320,14 +321,14 @@ fn of_kind(
     }
 }
 
-/// What is wrong is one finding of no person, whose text says all of it.
+/// True if the problem is a single finding without a user, whose text is complete.
 pub(super) fn is_one_sentence(seen: &Observation) -> bool {
     let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
     matches!(seen.findings.as_slice(), [one] if is_whole(one))
         && seen.about != About::Left(Kind::FailedClaim)
 }
 
-/// A problem as one line, with for how long it is there.
+/// A problem as one line, with its age.
 pub(super) fn summary(pass: &PassMail<'_>, notice: &Notice) -> String {
     let ago = duration(pass.now - notice.since);
     let how = match notice.reason {
@@ -341,10 +342,10 @@ pub(super) fn summary(pass: &PassMail<'_>, notice: &Notice) -> String {
     )
 }
 
-/// Longest name of a coupon in a subject, in characters.
+/// Maximum length of a coupon's name in a subject, in characters.
 const NAME: usize = 60;
 
-/// Longest summary of a problem of no drop in a subject, in characters.
+/// Maximum length in a subject, in characters, of the summary of a problem that concerns no drop.
 const GENERAL: usize = 115;
 
 /// The word for the outbox, and the subject after `[firstcome] `.
@@ -353,7 +354,7 @@ pub(super) fn subject(pass: &PassMail<'_>) -> (&'static str, String) {
     if !verdict.problems.is_empty() {
         return ("action", format!("action needed: {}", problems(pass)));
     }
-    // That a person needs to do nothing any more is worth more than what was done for it.
+    // The news that nobody has to act is worth more than the list of repairs.
     if !verdict.resolved.is_empty() {
         return ("resolved", format!("resolved: {}", resolved(pass)));
     }
@@ -388,7 +389,7 @@ fn problems(pass: &PassMail<'_>) -> String {
     let also = also_repaired(pass)
         .map(|done| format!("; repaired: {done}"))
         .unwrap_or_default();
-    // What is about everything says more than any one drop.
+    // A problem of the whole system says more than one drop.
     let general = of_no_drop
         .filter(|notice| matches!(notice.observation.about, About::RunFailed | About::Stalled));
     match (general, problems.first(), place(pass, &drops)) {
@@ -399,7 +400,7 @@ fn problems(pass: &PassMail<'_>) -> String {
             )
         }
         (None, Some(notice), Some(place)) => {
-            // The problem first: a lock screen shows the beginning.
+            // The problem first: a lock screen shows only the beginning.
             format!(
                 "{}{and_more}{again} · {place}{also}",
                 wording::line(&notice.observation.summary, 60)
@@ -409,7 +410,7 @@ fn problems(pass: &PassMail<'_>) -> String {
     }
 }
 
-/// For how long it has been there, where all of it was told before.
+/// The age of the problems, if all of them were mailed before.
 fn again(problems: &[Notice], now: DateTime<Utc>) -> String {
     let all_again = problems
         .iter()
@@ -420,7 +421,7 @@ fn again(problems: &[Notice], now: DateTime<Utc>) -> String {
     }
 }
 
-/// A length of time in its largest unit.
+/// A duration in its largest unit.
 pub(super) fn duration(time: TimeDelta) -> String {
     let minutes = time.num_minutes();
     match minutes {
@@ -454,7 +455,7 @@ fn repaired_in(pass: &PassMail<'_>) -> String {
     )
 }
 
-/// What was repaired beside what the subject is about.
+/// Repairs that the subject does not mention otherwise.
 fn also_repaired(pass: &PassMail<'_>) -> Option<String> {
     let done = wording::done(pass.repairs().into_iter().map(|(_, finding)| finding));
     (!done.is_empty()).then_some(done)
@@ -479,7 +480,7 @@ fn resolved(pass: &PassMail<'_>) -> String {
     format!("{was}{place}{also}")
 }
 
-/// One drop by its name and numbers, several by how many. `None` for no drop.
+/// One drop by its name and numbers, several by their number. `None` for no drop.
 fn place(pass: &PassMail<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     let first = drops.first()?;
     if drops.len() > 1 {
@@ -504,7 +505,7 @@ fn place(pass: &PassMail<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     })
 }
 
-/// The pass left it as it was, so its numbers still are what admission sees.
+/// The pass left the drop unchanged, so its numbers are still what admission sees.
 fn is_held_up(report: &DropReport) -> bool {
     report
         .findings

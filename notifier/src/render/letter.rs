@@ -1,6 +1,6 @@
 //! The document model of every mail: what happened, then sections of paragraphs, tables, lists and
-//! commands. One template renders it as HTML, one as plain text, so that neither can say less than
-//! the other.
+//! commands. One template renders it as HTML, one as plain text, so that both have the same
+//! content.
 
 use askama::Template;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -11,24 +11,25 @@ use crate::wording;
 /// Width of plain text, in characters.
 const WIDTH: usize = 78;
 
-/// Longest subject, in characters. Phones show about 40, so what matters comes first.
+/// Maximum length of a subject, in characters. Phones show about 40, so the important part comes
+/// first.
 const SUBJECT: usize = 150;
 
 /// A mail, rendered and ready for the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// What it is, in one word for the table: `action`, `repaired`, `resolved`, `information`,
+    /// The kind of mail, as one word in the table: `action`, `repaired`, `resolved`, `information`,
     /// `missed`, `digest`, `test`.
     pub kind: &'static str,
     /// One line, without control characters.
     pub subject: String,
     pub text: String,
-    /// HTML that needs nothing from elsewhere.
+    /// Self-contained HTML.
     pub html: String,
 }
 
 impl Rendered {
-    /// The subject without what mail programs sort by.
+    /// The subject without the prefix for filters.
     pub(crate) fn summary(&self) -> &str {
         let subject = self
             .subject
@@ -38,7 +39,7 @@ impl Rendered {
     }
 }
 
-/// Which colour a mail opens with.
+/// The colour at the top of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MailTone {
     Bad,
@@ -46,7 +47,7 @@ pub(super) enum MailTone {
     Plain,
 }
 
-/// A mail before it is rendered. Every text in it is one clean line already.
+/// A mail before it is rendered. Its texts are single, clean lines.
 #[derive(Debug)]
 pub(super) struct Letter {
     pub(super) kind: &'static str,
@@ -54,9 +55,9 @@ pub(super) struct Letter {
     pub(super) subject: String,
     /// When it was written.
     pub(super) at: DateTime<Utc>,
-    /// What happened, in a sentence or two.
+    /// The main event, in one or two sentences.
     pub(super) title: String,
-    /// What else happened; may be empty.
+    /// Further events; may be empty.
     pub(super) lead: String,
     pub(super) sections: Vec<Section>,
     pub(super) footer: Vec<String>,
@@ -71,9 +72,9 @@ pub(super) struct Section {
 #[derive(Debug)]
 pub(super) enum Block {
     Paragraph(String),
-    /// What a person is to do.
+    /// The instruction for a person.
     Todo(String),
-    /// A line that introduces what follows.
+    /// A line that introduces the next block.
     Heading(String),
     Table(Table),
     List(Vec<String>),
@@ -87,7 +88,7 @@ pub(super) enum Block {
     },
 }
 
-/// The first column is text, the others are numbers.
+/// A table whose first column is text and whose others are numbers.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) head: Vec<String>,
@@ -134,8 +135,8 @@ impl Letter {
         })
     }
 
-    /// The first line: what kind of mail it is, for people who can't see its colour, and when it
-    /// was written.
+    /// The first line: the kind of mail, for people who can't see its colour, and when it was
+    /// written.
     fn label(&self) -> String {
         let kind = match self.kind {
             "action" => "Action needed",
@@ -170,8 +171,8 @@ impl Section {
 }
 
 impl Block {
-    /// A command as a page shows it, where it wraps by itself: a narrow screen would leave the
-    /// backslash of a line alone on the next.
+    /// A command for HTML, which wraps lines automatically: a narrow screen would put the backslash
+    /// of a line alone on the next.
     fn in_one_line(line: &str) -> String {
         line.replace(" \\\n", " ")
     }
@@ -191,7 +192,7 @@ impl Block {
                 .map(|item| wrap(item, "- ", "  "))
                 .collect::<Vec<_>>()
                 .join("\n"),
-            // Never wrapped: it is to be copied.
+            // Never wrapped: it is meant to be copied.
             Self::Command { what, line } => {
                 format!(
                     "{}\n    {}",
@@ -236,7 +237,7 @@ impl Table {
     }
 }
 
-/// Breaks a line at spaces. A word that is too long stays whole.
+/// Breaks a line at spaces. A word that is too long is not broken.
 fn wrap(text: &str, first: &str, rest: &str) -> String {
     let mut lines = Vec::new();
     let mut line = String::from(first);
@@ -256,25 +257,25 @@ fn wrap(text: &str, first: &str, rest: &str) -> String {
     lines.join("\n")
 }
 
-/// The reconciler's address where `PUBLIC_URL` does not say another: its default.
+/// The reconciler's default address, if `PUBLIC_URL` is not set.
 const RECONCILER: &str = "http://127.0.0.1:8081";
 
-/// The API's address where `API_PUBLIC_URL` does not say another: its default.
+/// The API's default address, if `API_PUBLIC_URL` is not set.
 const API: &str = "http://127.0.0.1:8080";
 
-/// Addresses that mails lead to, without the slash at the end.
+/// Addresses for the links in mails, without a trailing slash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Links {
-    /// The reconciler's endpoint as people reach it.
+    /// The reconciler's public address.
     pub public: Option<String>,
-    /// The API as people reach it.
+    /// The API's public address.
     pub api: Option<String>,
     /// The operations page has the forms that change coupons: it knows the API's address.
     pub page_changes_coupons: bool,
 }
 
 impl Links {
-    /// The coupon page, as it is sent to people.
+    /// The coupon page, with its public address.
     pub fn coupon_page(&self, coupon: CouponId) -> String {
         format!(
             "{}/c/{coupon}",
@@ -290,13 +291,13 @@ impl Links {
         self.api.as_deref().unwrap_or(API)
     }
 
-    /// Names a section of docs/OPERATIONS.md; its heading is the word itself.
+    /// Refers to a section of docs/OPERATIONS.md; its heading is the word itself.
     pub(super) fn section(word: &str) -> Block {
         Block::Paragraph(format!("More: docs/OPERATIONS.md, section “{word}”."))
     }
 
-    /// Leads to a screen of the operations page, where its address is known. A person logs in there
-    /// once.
+    /// A link to a screen of the operations page, if its address is known. The operator logs in
+    /// there once.
     pub(super) fn on_page(&self, label: &str, path: &str) -> Option<Block> {
         let public = self.public.as_ref()?;
         Some(Block::Link {
@@ -314,20 +315,20 @@ impl Links {
         )
     }
 
-    /// The address of all alerts on the operations page, where that is known.
+    /// The address of all alerts on the operations page, if known.
     pub(crate) fn alerts(&self) -> Option<String> {
         self.public
             .as_ref()
             .map(|public| format!("{public}/alerts"))
     }
 
-    /// All alerts that fire, as a page.
+    /// A link to all alerts that fire.
     pub(super) fn open_problems(&self) -> Option<Block> {
         let label = "All open problems, in a browser".to_owned();
         self.alerts().map(|url| Block::Link { label, url })
     }
 
-    /// All alerts that fire, in a browser too where the page's address is known.
+    /// All alerts that fire: a command, and a link if the page's address is known.
     pub(super) fn firing(&self) -> Vec<Block> {
         let by_command = curl(
             "All open problems",
@@ -340,7 +341,7 @@ impl Links {
             .collect()
     }
 
-    /// The last runs, in a browser too where the page's address is known.
+    /// The last runs: a command, and a link if the page's address is known.
     pub(super) fn runs(&self) -> Vec<Block> {
         let by_command = curl(
             "The last runs",
@@ -376,13 +377,13 @@ impl Links {
         )
     }
 
-    /// Takes alerts on: no repeats until they change.
+    /// Acknowledges alerts: no repeated mails until they change.
     pub(super) fn acknowledge(&self, alerts: &[i64]) -> Block {
         let what = "Acknowledge: you are on it, and no more mails come until it changes";
         self.for_each(what, alerts, r#"-d "{\"by\":\"$USER\"}""#, "acknowledge")
     }
 
-    /// No mails on the alerts' drops for some hours.
+    /// Silences mails about the alerts' drops for some hours.
     pub(super) fn silence(&self, alerts: &[i64], now: DateTime<Utc>) -> Block {
         let until = now + TimeDelta::hours(8);
         let drops = if alerts.len() > 1 {
@@ -423,7 +424,7 @@ fn curl(what: &str, arguments: &[&str], url: &str) -> Block {
     }
 }
 
-/// One argument a line, so that a telephone need not break it. The shell reads it as one command.
+/// One argument per line, so that a phone need not break it. The shell reads it as one command.
 fn line(arguments: &[&str], url: &str) -> String {
     let mut parts = vec!["curl -H \"Authorization: Bearer $OPS_TOKEN\""];
     parts.extend(arguments);

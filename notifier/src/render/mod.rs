@@ -1,4 +1,4 @@
-//! Mails as text: subject, plain text, HTML. Nothing here decides what is mailed.
+//! Mails as text: subject, plain text, HTML. Nothing here decides whether to mail.
 
 mod cases;
 mod daily;

@@ -1,4 +1,4 @@
-//! Mails that are not about one pass: a run that did not happen, MySQL gone and back, a test.
+//! Mails that are not about one pass: a missed run, MySQL unavailable and available again, a test.
 
 use chrono::{DateTime, Utc};
 
@@ -9,20 +9,20 @@ use super::letter::{Links, once};
 use super::pass::{COMMANDS, time};
 use crate::wording;
 
-/// A run that should have been and was not.
+/// A run that did not happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissedRun {
-    /// Which schedule, by its variable: `RECONCILE_CRON`.
+    /// The schedule, by its variable: `RECONCILE_CRON`.
     pub schedule: String,
-    /// When the first of the missed runs was due.
+    /// When the first missed run was due.
     pub expected_at: DateTime<Utc>,
-    /// When that was noticed.
+    /// When the miss was noticed.
     pub noticed_at: DateTime<Utc>,
-    /// The pass that is in its way, if one is.
+    /// The pass that prevents it, if there is one.
     pub because: Option<String>,
 }
 
-/// The mail for a run that did not happen.
+/// The mail for a missed run.
 pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let schedule = wording::line(&missed.schedule, 80);
     let late = duration(missed.noticed_at - missed.expected_at);
@@ -36,12 +36,12 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
         (
             "See what is in its way, below, as host:number of the process. If that pass does not end within half an hour, end \
              its process: the next pass does its work.",
-            "It runs as soon as that pass has ended. Nothing is lost; what that pass does not look at is not verified meanwhile.",
+            "It starts when the running pass ends. Nothing is lost; until then, drops outside that pass are not verified.",
         )
     } else {
         (
             "Find out why the reconciler did not run then: stopped, restarted, or its host asleep.",
-            "It runs now. Nothing is lost, but meanwhile nothing was verified, and after a restart of Redis nobody could claim.",
+            "It runs now. Nothing is lost, but in the meantime nothing was verified, and after a restart of Redis nobody could claim.",
         )
     };
     let blocks = with_runs(todo, lines, Vec::new(), links, "run_missed");
@@ -60,8 +60,8 @@ const NOTHING: &str = "Nothing is to be done.";
 pub(super) const WHY: &str =
     "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
 
-/// What is to be done, with a link to the last runs at once: a telephone runs no command. Then what
-/// is known, commands, and the section of docs/OPERATIONS.md.
+/// The instruction, with a link to the last runs first, because phones can't run commands. Then the
+/// known facts, commands, and the section of docs/OPERATIONS.md.
 fn with_runs(
     todo: &str,
     known: Vec<String>,
@@ -79,7 +79,7 @@ fn with_runs(
     blocks
 }
 
-/// A mail of one section.
+/// A mail with one section.
 fn notice(
     (kind, tone): (&'static str, MailTone),
     subject: String,
@@ -114,14 +114,14 @@ fn notice(
     .render()
 }
 
-/// The mail when MySQL can't be reached: it is sent past the outbox, which is in MySQL.
+/// The mail when MySQL can't be reached: it bypasses the outbox, which is in MySQL.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(&wording::plainly(reason), wording::LONGEST);
     let mut blocks = vec![Block::Todo(
-        "Bring MySQL back. The reconciler then goes on by itself.".to_owned(),
+        "Bring MySQL back. The reconciler then continues automatically.".to_owned(),
     )];
     // The other screens need MySQL.
-    blocks.extend(links.on_page("What is known meanwhile, in a browser", "/"));
+    blocks.extend(links.on_page("The last known state, in a browser", "/"));
     blocks.extend([
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
         Block::Paragraph(
@@ -145,7 +145,7 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     notice(("action", MailTone::Bad), subject, now, said, blocks)
 }
 
-/// The mail when MySQL answers but the alerts of passes can't be recorded, past the outbox.
+/// The mail when MySQL answers but the alerts of passes can't be recorded; it bypasses the outbox.
 pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(reason, wording::LONGEST);
     let todo = "Look for what blocks MySQL: a long transaction, a full disk, a missing right. Until then look at the last runs \
@@ -163,7 +163,7 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     notice(("action", MailTone::Bad), subject, now, said, blocks)
 }
 
-/// The notice that MySQL is back, or that alerts can be recorded again.
+/// The notice that MySQL is available again, or that alerts can be recorded again.
 pub fn can_record(
     was_away: bool,
     since: DateTime<Utc>,
@@ -197,7 +197,7 @@ pub fn admission_closed(
     about_redis((subject, &title), todo, ("Closed", since), now, links)
 }
 
-/// The mail while no reconciler reaches Redis. What the APIs reach is not known.
+/// The mail while no reconciler can reach Redis. Whether the APIs can is not known.
 pub fn redis_unreachable(
     since: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -231,11 +231,10 @@ fn about_redis(
         links,
         "redis_lost",
     );
-    if let Some(first) = links.on_page("What is closed, and which store is away, in a browser", "/")
-    {
+    if let Some(first) = links.on_page("Closed coupons and unavailable stores, in a browser", "/") {
         blocks.insert(1, first);
     }
-    let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon by itself once it is verified.";
+    let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon automatically once it is verified.";
     notice(
         ("action", MailTone::Bad),
         format!("action needed: {subject}"),
@@ -245,8 +244,8 @@ fn about_redis(
     )
 }
 
-/// The notice that admission is open again; or that a reconciler sees it open, where none reached
-/// Redis.
+/// The notice that admission is open again; or that a reconciler sees it open after none could
+/// reach Redis.
 pub fn admission_open(
     was_closed: bool,
     since: DateTime<Utc>,
@@ -289,7 +288,7 @@ fn over(
     )
 }
 
-/// The mail when a receiver of webhooks wants no more of them.
+/// The mail when a receiver refuses further webhooks.
 pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
     let target = wording::line(target, 100);
     let todo =

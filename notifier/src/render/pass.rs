@@ -1,5 +1,5 @@
-//! The mail about one pass: what happened, what to do, the reasons in groups, then the numbers. It
-//! is of bounded length, however much a pass found.
+//! The mail about one pass: what happened, what to do, the reasons in groups, then the numbers. Its
+//! length is bounded, however much a pass found.
 
 use std::collections::HashSet;
 
@@ -13,13 +13,13 @@ use crate::alerts::{About, Alert, Notice, Observation, common_case, is_repair, i
 use crate::report::{DropReport, FindingCase, Kind, Run, Trigger};
 use crate::wording;
 
-/// Problems with a section of their own.
+/// Maximum number of problems with a separate section.
 const PROBLEMS: usize = 4;
 
-/// Most lines of a list or rows of a table.
+/// Maximum lines of a list or rows of a table.
 const LINES: usize = 10;
 
-/// The mail about a pass that has something to say.
+/// Renders the mail about a pass with news.
 pub fn pass(pass: &PassMail<'_>) -> anyhow::Result<Rendered> {
     let (kind, subject) = subject(pass);
     let tone = match kind {
@@ -53,7 +53,7 @@ pub fn pass(pass: &PassMail<'_>) -> anyhow::Result<Rendered> {
     .render()
 }
 
-/// One problem: where it is, what to do, and the reasons.
+/// One problem: its place, what to do, and the reasons.
 fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     let seen = &notice.observation;
     let report = seen.drop_id.and_then(|drop| pass.report(drop));
@@ -64,20 +64,20 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
         format!("{}{issued}", pass.place(drop))
     });
     let mut blocks = Vec::new();
-    // A single problem is what the mail begins with.
+    // A single problem is already the beginning of the mail.
     if pass.verdict.problems.len() > 1 {
         blocks.push(Block::Heading(summary(pass, notice)));
     }
     blocks.push(Block::Todo(what_to_do_here(pass, seen)));
     let (in_browser, by_command) = (on_page(pass, seen), commands(seen, report, pass.links));
-    // Commands come after it: a telephone runs none. Not so what the page can't do.
+    // Commands come after it, because phones can't run them; unless the page can't do it.
     let is_for_api = matches!(seen.about, About::Braked | About::BrokenPromise);
     if is_for_api && !pass.links.page_changes_coupons {
         blocks.extend(by_command.into_iter().chain(in_browser));
     } else {
         blocks.extend(in_browser.into_iter().chain(by_command));
     }
-    // Where the mail begins with all of it, it is not said again.
+    // If the mail begins with all of it, it is not repeated.
     let says_all = matches!(
         common_case(&seen.findings),
         Some(FindingCase::KeyOfWrongType { .. })
@@ -100,7 +100,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     }
 }
 
-/// Where on the operations page one sees it, and does what is to be done.
+/// Links to the operations page: where to see the problem, and where to act.
 fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
     let mut screens = Vec::new();
     let is_letter = seen.about == About::Left(Kind::FailedClaim);
@@ -115,7 +115,7 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
         ));
     }
     if seen.about == About::RunFailed {
-        screens.push(("What is wrong now, in a browser", "/".to_owned()));
+        screens.push(("Current problems, in a browser", "/".to_owned()));
     }
     screens.push(match seen.coupon_id.zip(seen.drop_id) {
         Some((coupon, drop)) => {
@@ -144,7 +144,7 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
         ),
     });
     if let Some(alert) = pass.ids.get(&seen.fingerprint) {
-        // An alert of no drop can't be silenced.
+        // An alert without a drop can't be silenced.
         let label = match seen.drop_id {
             Some(_) => "Acknowledge it, or silence its mails, in a browser",
             None => "Acknowledge it, in a browser",
@@ -157,7 +157,7 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
         .collect()
 }
 
-/// Problems without a section of their own, and information beside something else.
+/// Problems without a separate section, and information in addition to something else.
 fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
     let line = |notice: &Notice| {
         let place = notice
@@ -168,7 +168,7 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
         format!("{place}{}", summary(pass, notice))
     };
     let problems = pass.verdict.problems.iter().skip(PROBLEMS);
-    // The mail begins with it then.
+    // Then the mail already begins with it.
     let is_alone = subject(pass).0 == "information";
     let information = pass
         .verdict
@@ -188,7 +188,7 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
     })
 }
 
-/// What was repaired, all drops together.
+/// The repairs of all drops together.
 fn repaired(pass: &PassMail<'_>) -> Option<Section> {
     let mut blocks = Vec::new();
     if let Some(earlier) = pass.earlier() {
@@ -210,12 +210,12 @@ fn repaired(pass: &PassMail<'_>) -> Option<Section> {
         })));
     }
     (!blocks.is_empty()).then(|| Section {
-        title: "Repaired by itself".to_owned(),
+        title: "Repaired automatically".to_owned(),
         blocks,
     })
 }
 
-/// What an earlier mail asked for and is over.
+/// Problems of earlier mails that are over.
 fn resolved(pass: &PassMail<'_>) -> Option<Section> {
     if pass.verdict.resolved.is_empty() {
         return None;
@@ -232,7 +232,7 @@ fn resolved(pass: &PassMail<'_>) -> Option<Section> {
         )
     };
     let lines: Vec<String> = pass.verdict.resolved.iter().map(line).collect();
-    // A single one is what the mail begins with.
+    // A single one is already the beginning of the mail.
     let is_said =
         lines.len() < 2 && pass.verdict.problems.is_empty() && pass.verdict.repaired.is_empty();
     (!is_said).then(|| Section {
@@ -250,7 +250,7 @@ fn bounded(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
-/// The numbers: what changed in a single drop, or a row a drop.
+/// The numbers: the changes of a single drop, or one row per drop.
 fn numbers(pass: &PassMail<'_>) -> Option<Section> {
     let reports: Vec<&DropReport> = pass
         .drops()
@@ -309,7 +309,7 @@ fn closing(pass: &PassMail<'_>) -> Section {
     let problems = || pass.verdict.problems.iter();
     let mut drops = HashSet::new();
     let all: Vec<i64> = problems().filter_map(id).take(LINES).collect();
-    // Silence is kept a drop: one alert of each is enough.
+    // Silences are per drop: one alert of each drop is enough.
     let one_a_drop: Vec<i64> = problems()
         .filter(|notice| {
             notice
@@ -337,7 +337,7 @@ fn closing(pass: &PassMail<'_>) -> Section {
     }
 }
 
-/// What a command of a mail needs.
+/// The environment that a mail's commands need.
 pub(super) const COMMANDS: &str =
     "Commands run where the reconciler runs, with its settings and OPS_TOKEN in the environment.";
 
@@ -346,7 +346,7 @@ fn footer(run: &Run) -> Vec<String> {
     let [users, rows] = [examined.users, examined.rows].map(wording::grouped);
     let failed = usize::try_from(examined.failed_claims).unwrap_or(usize::MAX);
     let failed = wording::count(failed, "failed claim", "failed claims");
-    // With a space that does not break.
+    // With a non-breaking space.
     let took = run.finished_at.map(|end| {
         format!(
             ", took {:.1}\u{a0}s",
@@ -379,7 +379,7 @@ fn footer(run: &Run) -> Vec<String> {
     ]
 }
 
-/// An instant as mails write it.
+/// A time in the format of mails.
 pub(super) fn time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }

@@ -16,10 +16,10 @@ use super::post::PostTarget;
 use super::receivers::Receivers;
 use super::sign::SigningSecret;
 
-/// Most addresses of one setting: each has a task and a connection of its own.
+/// Maximum number of addresses: each has its own task and connection.
 const ADDRESSES: usize = 16;
 
-/// Where events go besides mails.
+/// The targets of events.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Webhooks")]
 pub struct WebhookArgs {
@@ -32,7 +32,7 @@ pub struct WebhookArgs {
     /// comma while you replace one, and both sign
     #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true, value_parser = secret(webhook_secrets))]
     pub webhook_secret: Option<SecretString>,
-    /// Longest time for one event.
+    /// Maximum time for one event.
     #[arg(skip = Tuning::WebhookTimeoutMs.or(15_000_u64))]
     pub webhook_timeout_ms: u64,
     /// File of further certificate authorities.
@@ -40,9 +40,9 @@ pub struct WebhookArgs {
     pub authorities: Option<PathBuf>,
 }
 
-// A variable that is set but empty, as docker-compose makes them, counts as not set.
+// A variable that is set but empty, as docker-compose sets them, counts as not set.
 impl WebhookArgs {
-    /// Checks what clap can't, and reads the file of certificate authorities.
+    /// Checks constraints that clap can't express, and reads the file of certificate authorities.
     pub(crate) fn receivers(&self) -> anyhow::Result<Receivers> {
         let (urls, secrets) = (
             list(self.webhook_urls.as_ref()),

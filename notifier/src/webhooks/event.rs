@@ -1,6 +1,5 @@
-//! What is posted: a pure function from what is mailed about a pass, and from the numbers of its
-//! drops, to events. An event goes out exactly where a mail does; ids of people are masked as
-//! there.
+//! Webhook events: a pure function from the notices of a pass, and from the numbers of its drops,
+//! to events. An event goes out exactly if a mail does; user ids are masked as in mails.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -12,19 +11,19 @@ use crate::render::{self, PassMail, Rendered};
 use crate::report::DropReport;
 use crate::wording;
 
-/// Most alerts of one pass that have an event of their own; a last event says how many more there
-/// are.
+/// Maximum number of alerts of one pass with a separate event; a last event gives the number of the
+/// others.
 pub(super) const ALERTS: usize = 100;
 
-/// Most findings in one event: receivers like bodies below 20 kB.
+/// Maximum number of findings in one event: receivers prefer bodies below 20 kB.
 const FINDINGS: usize = 20;
 
 /// A kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventKind {
-    /// Rows were written, once a pass and drop.
+    /// Rows were written, at most one event per pass and drop.
     Issued,
-    /// The last slot of a drop is given out.
+    /// The last slot of a drop was given.
     SoldOut,
     /// A problem that a person must solve, or one that was repaired.
     Drift,
@@ -32,7 +31,7 @@ pub(crate) enum EventKind {
     Broken,
     /// A problem is over.
     Resolved,
-    /// `test-webhook` tries whether events arrive.
+    /// `test-webhook` checks whether events arrive.
     Test,
 }
 
@@ -50,10 +49,10 @@ impl EventKind {
     }
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct WebhookEvent {
-    /// Says what happened, so that the same thing never gets a second one: hexadecimal.
+    /// Identifies the event, so that the same one is never created twice: hexadecimal.
     pub(super) id: String,
     pub(super) kind: EventKind,
     at: DateTime<Utc>,
@@ -71,14 +70,14 @@ impl WebhookEvent {
         }
     }
 
-    /// What is signed and posted.
+    /// The body that is signed and posted.
     pub(super) fn body(&self) -> String {
         json!({"type": self.kind.name(), "timestamp": instant(self.at), "data": self.data})
             .to_string()
     }
 
-    /// A problem of no pass, or its end, as its mail has it. `what` is its word in
-    /// docs/OPERATIONS.md; `since` tells it from the next of its kind.
+    /// A problem outside passes, or its end, as in its mail. `what` is its word in
+    /// docs/OPERATIONS.md; `since` distinguishes it from the next one of its kind.
     pub(crate) fn of_notice(
         kind: EventKind,
         what: &str,
@@ -108,7 +107,7 @@ fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// What a pass has to say: what is mailed of it, but for what closed below its quantity.
+/// The events of a pass: everything that is mailed, except drops that closed below their quantity.
 pub(crate) fn of_pass(pass: &PassMail<'_>) -> Vec<WebhookEvent> {
     let verdict = pass.verdict;
     let problems = verdict.problems.iter().map(|notice| problem(pass, notice));
@@ -190,7 +189,7 @@ fn resolved(pass: &PassMail<'_>, alert: &Alert) -> WebhookEvent {
     )
 }
 
-/// One event for all that was repaired, as there is one mail.
+/// One event for all repairs, as there is one mail.
 fn repaired(pass: &PassMail<'_>) -> Option<WebhookEvent> {
     let verdict = pass.verdict;
     if verdict.repaired.is_empty() && verdict.earlier.is_empty() {
@@ -221,7 +220,7 @@ fn repaired(pass: &PassMail<'_>) -> Option<WebhookEvent> {
     ))
 }
 
-/// Coupon and drop with their numbers, as far as this pass has them.
+/// Coupon and drop with their numbers, if this pass has them.
 fn place(
     pass: &PassMail<'_>,
     coupon: Option<CouponId>,
@@ -245,8 +244,8 @@ fn entries(value: Value) -> Map<String, Value> {
     }
 }
 
-/// What a pass saw of a drop, and what was said of it last: what is said now, and the event or two
-/// for it. `highest_slot` is the highest that has a row.
+/// Compares a pass's report of a drop with the last events: returns the new state to remember, and
+/// the events. `highest_slot` is the highest slot with a row.
 pub(super) fn of_drop(
     report: &DropReport,
     said: Option<&SaidOfDrop>,
@@ -282,7 +281,7 @@ pub(super) fn of_drop(
     }
     let is_sold_out = is_sold_out(report) && report.quantity > sold_out;
     if is_sold_out {
-        // A quantity that was raised may sell out again.
+        // After its quantity was raised, a drop may sell out again.
         let what = format!("{}/{}", report.drop_id, report.quantity);
         events.push(WebhookEvent::new(EventKind::SoldOut, &what, now, drop));
     }
@@ -301,7 +300,7 @@ pub(super) fn of_drop(
     (said, events)
 }
 
-/// Every slot is given out, and none came back.
+/// Every slot is given, and none came back.
 pub(super) fn is_sold_out(report: &DropReport) -> bool {
     report.quantity > 0
         && report.after.count >= i64::from(report.quantity)

@@ -1,8 +1,7 @@
-//! Events for programs, beside the mails for people (docs/decisions/0017-webhooks.md).
+//! Events for programs, in addition to the mails for people (docs/decisions/0017-webhooks.md).
 //!
-//! Webhooks come out of an outbox as mails do: `event` says what is posted, `record` enqueues it in
-//! the transaction of what it tells, and a task for each target posts it (`sender`), signed
-//! (`sign`).
+//! Webhooks use an outbox like mails: `event` builds the events, `record` enqueues them in the
+//! transaction that they report, and a task for each target posts them (`sender`), signed (`sign`).
 
 mod args;
 mod event;
@@ -25,7 +24,7 @@ pub(crate) use receivers::Receivers;
 pub(crate) use sender::Relay;
 pub use test::test_webhook;
 
-/// Most drops of one pass that something is said of; the next pass says what is left.
+/// Maximum number of drops of one pass with events; the next pass continues.
 const DROPS: usize = 1_000;
 
 /// The targets for which events are enqueued.
@@ -67,7 +66,7 @@ impl Subscriptions {
         webhooks::enqueue(conn, rows.collect()).await
     }
 
-    /// What is new of the drops that a pass examined: rows, and that a drop is sold out.
+    /// Enqueues the news about drops that a pass examined: new rows, and sold-out drops.
     pub(crate) async fn enqueue_of_drops(
         &self,
         conn: &mut Conn,
@@ -80,13 +79,13 @@ impl Subscriptions {
         let ids: Vec<i64> = run.drops.iter().map(|report| report.drop_id.0).collect();
         let said = webhooks::said_of(conn, &ids).await?;
         let mut enqueued = 0;
-        // A drop that could not be worked on has no numbers; one that was not compared again has
-        // old ones.
+        // A drop that could not be examined has no numbers; one that was not compared again has old
+        // ones.
         let has_numbers =
             |report: &&DropReport| report.after != Numbers::default() && !report.unconfirmed;
         for report in run.drops.iter().filter(has_numbers) {
             let said = said.get(&report.drop_id);
-            // Another process has recorded a later pass meanwhile.
+            // Another process has recorded a later pass in the meantime.
             let is_late = said.is_some_and(|said| said.run_id >= run.run_id);
             let grew =
                 said.map_or(0, |said| said.issued) != i64::try_from(report.after.rows).unwrap_or(0);

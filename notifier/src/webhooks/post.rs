@@ -1,4 +1,4 @@
-//! One POST with a deadline for all of it, from the look-up of the name on.
+//! One POST, with a deadline for all of it, including the DNS lookup.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,19 +20,19 @@ use url::Url;
 
 use crate::wording;
 
-/// Most that is read of the body of a refusal, in bytes.
+/// Maximum bytes read of the body of a refusal.
 const BODY: usize = 1_024;
 
-/// A part of an address that is as long may be its secret, in characters.
+/// A part of an address of at least this many characters may be its secret.
 const SECRET_AT_LEAST: usize = 8;
 
-/// Longest that is waited for that body.
+/// Maximum wait for that body.
 const BODY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Where something is posted.
+/// The target of a webhook.
 #[derive(Clone)]
 pub(super) struct PostTarget {
-    /// Host and fingerprint: fit for logs and tables, as the address may have a secret in it.
+    /// Host and fingerprint, for logs and tables: the address may contain a secret.
     pub(super) name: String,
     origin: Origin,
     path: SecretString,
@@ -46,17 +46,17 @@ impl fmt::Debug for PostTarget {
     }
 }
 
-/// What came back.
+/// The response.
 #[derive(Debug)]
 pub(super) struct PostAnswer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
-    /// The beginning of a refusal's body, one line.
+    /// The beginning of a refusal's body, as one line.
     text: String,
 }
 
 impl PostAnswer {
-    /// `Err` says why it is none.
+    /// `Err` contains the reason for the failure.
     pub(super) fn success(self) -> Result<(), String> {
         if self.status.is_success() {
             return Ok(());
@@ -70,7 +70,7 @@ impl PostAnswer {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {reason}")]
 pub(super) struct NoAnswer {
@@ -79,7 +79,7 @@ pub(super) struct NoAnswer {
 }
 
 impl PostTarget {
-    /// Takes an address that [`super::args`] has checked, and a file of further certificate
+    /// A target from an address that [`super::args`] has checked, and a file of further certificate
     /// authorities.
     pub(super) fn new(url: &Url, authorities: Option<PathBuf>) -> anyhow::Result<Self> {
         let decoded = |text: &str| {
@@ -108,7 +108,7 @@ impl PostTarget {
         })
     }
 
-    /// The text of a refusal, in which many servers repeat the path.
+    /// The text of a refusal without the path, which many servers repeat.
     fn without_secrets(&self, text: &str) -> String {
         let path = self.path.expose_secret();
         let parts = path
@@ -124,7 +124,8 @@ impl PostTarget {
     /// Posts JSON with these headers.
     ///
     /// # Errors
-    /// [`NoAnswer`]. After one at [`HttpStep::Answer`] the other side may have it all the same.
+    /// [`NoAnswer`]. After one at [`HttpStep::Answer`] the other side may have received it
+    /// nevertheless.
     pub(super) async fn post(
         &self,
         limit: Duration,
@@ -174,7 +175,7 @@ impl PostTarget {
     }
 }
 
-/// The body is of interest only where it says why something was refused, and only its beginning.
+/// Reads the beginning of the body, which matters only if it explains a refusal.
 async fn read(mut response: Response<Incoming>, bodys_end: Instant) -> PostAnswer {
     let status = response.status();
     let retry_after = response
@@ -196,7 +197,7 @@ async fn read(mut response: Response<Incoming>, bodys_end: Instant) -> PostAnswe
             );
         }
     };
-    // What came of it by then is enough.
+    // The part received in this time is enough.
     let _ = timeout_at(bodys_end.min(Instant::now() + BODY_LIMIT), reading).await;
     let text = wording::line(&String::from_utf8_lossy(&text), wording::LONGEST);
     PostAnswer {

@@ -15,7 +15,7 @@ pub(crate) struct Receivers {
 }
 
 impl Receivers {
-    /// Says in the log what becomes of events.
+    /// Logs how events are sent.
     pub(crate) fn announce(&self) {
         if !self.targets.is_empty() {
             tracing::info!(targets = ?self.targets, secrets = self.secrets.len(), "webhooks will be posted");

@@ -1,5 +1,5 @@
-//! The relay of one target of webhooks. A task a target, and one event at a time in it: a target
-//! that is silent holds up neither mails nor another target.
+//! The relay of one webhook target. Each target has its own task, which sends one event at a time:
+//! an unreachable target delays neither mails nor another target.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,18 +23,18 @@ use crate::relay::{self, DeliveryFailure, Outbox, RECORDING};
 use crate::render;
 use crate::settings::MailSettings;
 
-/// A target, and what is posted there.
+/// A target with its deliveries.
 pub(crate) struct Relay {
     db: Db,
     settings: Arc<MailSettings>,
     pub(super) post: SignedPost,
     clock: Arc<dyn Clock>,
     pub(crate) wake: Notify,
-    /// It answered 410: it gets nothing more from this process.
+    /// It answered 410: this process sends it nothing more.
     is_gone: AtomicBool,
 }
 
-/// How events are posted to a target.
+/// Posts signed events to a target.
 pub(super) struct SignedPost {
     pub(super) target: PostTarget,
     secrets: Arc<Vec<SigningSecret>>,
@@ -42,7 +42,7 @@ pub(super) struct SignedPost {
 }
 
 impl Receivers {
-    /// How each target gets its events.
+    /// One poster for each target.
     pub(super) fn signed_posts(&self) -> Vec<SignedPost> {
         let (secrets, limit) = (&self.secrets, self.limit);
         let post = |target: &PostTarget| SignedPost {
@@ -78,7 +78,7 @@ impl SignedPost {
         body: &str,
         now: DateTime<Utc>,
     ) -> Result<PostAnswer, NoAnswer> {
-        // The time of this attempt: receivers refuse what is old, as it may be a replay.
+        // The time of this attempt: receivers refuse old events, which may be replays.
         let timestamp = now.timestamp();
         let signature = signatures(&self.secrets, id, timestamp, body);
         let timestamp = timestamp.to_string();
@@ -152,7 +152,7 @@ impl Relay {
         }
     }
 
-    /// The specification asks to stop, and to say so by another way.
+    /// The specification asks senders to stop, and to notify the operator in another way.
     async fn turn_off(&self, now: DateTime<Utc>) {
         self.is_gone.store(true, Ordering::Relaxed);
         let target = self.post.target.name.clone();
@@ -161,7 +161,7 @@ impl Relay {
             "it answered 410 Gone: no webhook is posted there until the reconciler is restarted"
         );
         let cooldown = self.settings.policy.cooldown;
-        // Several processes are told 410; one of them mails it.
+        // Several processes may get 410; one of them mails it.
         let fact = format!(
             "webhooks_off:{}",
             target.rsplit('#').next().unwrap_or_default()
@@ -187,7 +187,7 @@ impl Relay {
         }
     }
 
-    /// Past the outbox, which is in MySQL: once, without another attempt.
+    /// Bypasses the outbox, which is in MySQL: one attempt, without retries.
     pub(crate) async fn post_directly(&self, event: &WebhookEvent, now: DateTime<Utc>) {
         if self.is_gone.load(Ordering::Relaxed) {
             return;

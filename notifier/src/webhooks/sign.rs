@@ -1,4 +1,4 @@
-//! Signatures as the Standard Webhooks specification has them: HMAC-SHA256 over
+//! Signatures according to the Standard Webhooks specification: HMAC-SHA256 over
 //! `id.timestamp.body`, one for each secret.
 
 use base64::Engine as _;
@@ -7,18 +7,18 @@ use hmac::{Hmac, Mac as _};
 use secrecy::{ExposeSecret as _, SecretSlice};
 use sha2::Sha256;
 
-/// How long the key is, in bytes.
+/// Permitted length of the key, in bytes.
 const LENGTH: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// A key that both sides have.
+/// A key that both sides know.
 #[derive(Debug)]
 pub(super) struct SigningSecret(SecretSlice<u8>);
 
 impl SigningSecret {
-    /// Reads `whsec_…`.
+    /// Parses `whsec_…`.
     ///
     /// # Errors
-    /// With what to do, never with the secret.
+    /// An instruction, never with the secret.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let encoded = text
             .trim()
@@ -37,7 +37,7 @@ impl SigningSecret {
     }
 
     fn sign(&self, id: &str, timestamp: i64, body: &str) -> Option<String> {
-        // No length of a key is refused.
+        // Keys of any length are accepted.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).ok()?;
         for part in [
             id.as_bytes(),
@@ -55,7 +55,7 @@ impl SigningSecret {
     }
 }
 
-/// The header `webhook-signature`. No id has a full stop: it would let one message be read as
+/// The header `webhook-signature`. Ids contain no full stop: it would let one message be read as
 /// another.
 pub(super) fn signatures(
     secrets: &[SigningSecret],

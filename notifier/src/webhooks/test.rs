@@ -1,5 +1,5 @@
-//! `test-webhook`: posts an event to each target at once, past the outbox, and reports what came
-//! back.
+//! `test-webhook`: posts an event to each target at once, bypassing the outbox, and reports the
+//! responses.
 
 use chrono::Utc;
 use firstcome_shared::http::origin::HttpStep;
@@ -8,7 +8,7 @@ use super::WebhookArgs;
 use super::event::WebhookEvent;
 use super::post::{NoAnswer, PostAnswer};
 
-/// Posts to all and says what became of it, line by line. Whether all took it.
+/// Posts to all targets and reports the result, line by line. Returns whether all accepted it.
 pub async fn test_webhook(
     args: &WebhookArgs,
     mut say: impl FnMut(&str) + Send,

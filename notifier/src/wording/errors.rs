@@ -1,6 +1,6 @@
-//! What clients of stores say, in words for the person on duty. A log has the client's own words.
+//! Errors of stores' clients, in words for the person on duty. The log has the original errors.
 
-/// What a client's words mean, by what they contain.
+/// The meaning of a client's error, by a part of its text.
 const MEANINGS: [(&[&str], &str); 5] = [
     (&["Connection refused"], "refuses connections"),
     (
@@ -36,7 +36,7 @@ const MEANINGS: [(&[&str], &str); 5] = [
     ),
 ];
 
-/// How errors begin that say that a store is away.
+/// Prefixes of errors about an unavailable store.
 const AWAY: [(&str, &str); 4] = [
     ("MySQL cannot be reached: ", "MySQL"),
     ("MySQL did not answer", "MySQL"),
@@ -44,7 +44,8 @@ const AWAY: [(&str, &str); 4] = [
     ("the topic cannot be read, ", "Kafka"),
 ];
 
-/// An error of a pass in plain words. One that does not say that a store is away stays as it is.
+/// An error of a pass in plain words. Errors that do not concern an unavailable store stay as they
+/// are.
 pub fn plainly(error: &str) -> String {
     let store = AWAY
         .iter()

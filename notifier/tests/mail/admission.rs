@@ -1,4 +1,5 @@
-//! Mails about admission: that it is closed, or out of sight of every reconciler, and its end.
+//! Mails about admission: that it is closed, or unreachable for every reconciler, and that it is
+//! open again.
 
 use chrono::TimeDelta;
 use firstcome_notifier::{Clock as _, Notifier, SeenGate};
@@ -24,7 +25,7 @@ async fn admission_that_stays_closed_is_mailed_by_one_process_and_its_end_too() 
     looks(SeenGate::Closed, 29).await; // a restart
     looks(SeenGate::Open, 1).await;
     looks(SeenGate::Closed, 45).await;
-    // One that was started meanwhile, and another that ended.
+    // A process started in the meantime, and another that ended.
     let restarted = desk.notifier();
     restarted
         .admission(SeenGate::Open, desk.clock.now())
@@ -83,7 +84,7 @@ async fn a_repair_says_for_how_long_admission_was_closed() {
     assert!(text.contains("claims got 503, for 7 s"), "{text}");
 }
 
-/// What daemons see, second by second.
+/// The gate as the daemons see it, second by second.
 async fn seen(desk: &Desk, seconds: i64, gates: &[(&Notifier, SeenGate)]) {
     for _ in 0..seconds {
         let now = desk.clock.turn(TimeDelta::seconds(1));
@@ -115,7 +116,7 @@ async fn a_daemon_that_alone_has_lost_its_way_to_redis_mails_nothing() {
         &[(&cut_off, SeenGate::Open), (&other, SeenGate::Open)],
     )
     .await;
-    // Redis is lost to both.
+    // Neither can reach Redis.
     seen(
         &desk,
         31,
@@ -169,7 +170,7 @@ async fn what_a_daemon_mailed_alone_is_over_once_another_sees_admission_open() {
         &[(&other, SeenGate::Open), (&cut_off, SeenGate::Unreachable)],
     )
     .await;
-    // The other ends, and Redis too.
+    // The other daemon ends, and Redis becomes unreachable, too.
     seen(&desk, 40, &[(&cut_off, SeenGate::Unreachable)]).await;
     cut_off.flush(SOON).await.unwrap();
     assert_eq!(

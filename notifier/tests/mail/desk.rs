@@ -1,5 +1,5 @@
-//! A reconciler's mail desk: a database of its own in a real MySQL, a real mail server, and a clock
-//! that tests turn.
+//! A reconciler's mail desk: a separate database in a real MySQL, a real mail server, and a clock
+//! that tests set.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use crate::world::at;
 pub(crate) const A: &str = "a@example.org";
 pub(crate) const B: &str = "b@example.org";
 
-/// Longest that anything may take in these tests.
+/// Maximum duration of anything in these tests.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
@@ -37,7 +37,7 @@ pub(crate) async fn mysql() -> &'static MysqlServer {
         .await
 }
 
-/// A clock that stands still until it is turned.
+/// A clock that stands still until a test advances it.
 #[derive(Debug, Default)]
 pub(crate) struct TestClock(AtomicI64);
 
@@ -113,8 +113,7 @@ impl Desk {
         *self.authority.lock().unwrap() = Some(path);
     }
 
-    /// A notifier as a process makes it when it starts: nothing is remembered but what the tables
-    /// hold.
+    /// A notifier like that of a fresh process: it knows only what the tables hold.
     pub(crate) fn notifier(&self) -> Notifier {
         self.notifier_with(&self.db, &self.args)
     }
@@ -123,7 +122,7 @@ impl Desk {
         Notifier::with_clock(db.clone(), args, &self.webhooks, self.clock.clone()).unwrap()
     }
 
-    /// A pass now, then everything that is due is sent.
+    /// Runs a pass now, then sends everything that is due.
     pub(crate) async fn pass(&self, run: &Run) {
         let notifier = self.notifier();
         notifier.after_pass(run, self.clock.now()).await.unwrap();
@@ -148,13 +147,13 @@ impl Desk {
             .unwrap();
     }
 
-    /// Makes coupon 1 with its drop 7.
+    /// Creates coupon 1 with its drop 7.
     pub(crate) async fn winter_coupon(&self) {
         self.run("INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'Winter coupon', 100, 'coupon')").await;
         self.run("INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES (7, 1, '2026-12-01', 100)").await;
     }
 
-    /// Waits until so many mails have come.
+    /// Waits until this number of mails has arrived.
     pub(crate) async fn until_there_are(&self, mails: usize) {
         eventually(&format!("{mails} mails come"), SOON, async || {
             self.sink.mails().len() >= mails
@@ -162,7 +161,7 @@ impl Desk {
         .await;
     }
 
-    /// Subjects of what came for one recipient, in order.
+    /// Subjects of one recipient's mails, in order.
     pub(crate) fn subjects(&self, to: &str) -> Vec<String> {
         let mails = self.sink.mails();
         mails

@@ -1,4 +1,4 @@
-//! What is told, when, and how often, across restarts.
+//! The mails that are sent, when, and how often, across restarts.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::{Clock as _, MissedRun};
@@ -318,7 +318,7 @@ async fn a_digest_that_could_not_be_queued_can_be_tried_again_and_is_mailed_once
     second.unwrap();
     let tomorrow = desk.clock.turn(TimeDelta::days(1));
     one.daily_digest(tomorrow, tomorrow).await.unwrap();
-    // One from a month ahead: a clock that has been set right since.
+    // A digest dated a month ahead, by a clock that has been corrected since.
     desk.run("UPDATE reconciler_state SET value = '2027-01-01T00:00:00+00:00' WHERE name = 'last_run:digest'").await;
     let later = desk.clock.turn(TimeDelta::days(1));
     one.daily_digest(later, later).await.unwrap();
@@ -345,7 +345,7 @@ async fn missed_runs_and_the_day_are_mailed() {
     desk.pass(&drift("r2", &[3])).await;
     let notifier = desk.notifier();
     let now = desk.clock.now();
-    // Two daemons notice the same.
+    // Two daemons notice the same missed run.
     for notifier in [&notifier, &desk.notifier()] {
         notifier
             .missed_run(missed(now - TimeDelta::hours(3), now, None))

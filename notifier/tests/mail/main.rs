@@ -1,5 +1,5 @@
-//! Mails: what they say, kept as snapshots, and how they travel, over a real MySQL and a real mail
-//! server; and what goes out beside them, to webhooks.
+//! Mails: their texts, stored as snapshots, and their delivery, with a real MySQL and a real mail
+//! server; and webhooks.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admission;

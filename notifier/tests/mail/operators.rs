@@ -1,4 +1,4 @@
-//! What operators do with alerts.
+//! Operators' actions on alerts.
 
 use chrono::TimeDelta;
 use firstcome_notifier::{AlertError, Clock as _, acknowledge, alert, list, silence};

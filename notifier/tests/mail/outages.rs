@@ -1,4 +1,5 @@
-//! MySQL that can't be used for a while: people hear of it past the outbox, and of its end once.
+//! MySQL is unusable for a while: operators are notified outside the outbox, and once more when it
+//! ends.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::desk::{A, B, Desk, SOON, mysql, parsed};
 use crate::mailed::{clean, drift, repaired};
 use crate::world::{drop_report, general, run};
 
-/// A desk's MySQL behind a proxy.
+/// A desk with its MySQL behind a proxy.
 struct FarMysql {
     proxy: FaultProxy,
     db: Db,
@@ -35,7 +36,7 @@ impl FarMysql {
 
     async fn comes_back(&self) {
         self.proxy.set(ProxyFault::Pass).await.unwrap();
-        // The pool pauses after a connection that failed.
+        // The pool pauses after a failed connection.
         eventually("MySQL answers", SOON, async || self.db.ping().await.is_ok()).await;
     }
 }
@@ -129,7 +130,7 @@ async fn each_gets_the_mail_about_mysql_once_though_the_mail_server_refused_all_
         .unwrap();
     mysql.proxy.set(ProxyFault::Cut).await.unwrap();
     let fails = async || {
-        // Some hundred of these make no cooldown.
+        // A hundred of these are shorter than the cooldown.
         let now = desk.clock.turn(TimeDelta::seconds(20));
         notifier.after_pass(&clean("r1"), now).await.unwrap_err();
     };

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::desk::{A, B, Desk, SOON, id, parsed};
 use crate::mailed::{clean, drift, repaired};
 
-/// Longest that a pass may wait for the tables; a mail server has no part in it.
+/// Maximum time that a pass may wait for the tables; it never waits for a mail server.
 const PASS: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -41,7 +41,8 @@ async fn a_server_that_is_gone_for_an_hour_delays_mails_and_nothing_else() {
         desk.clock.turn(TimeDelta::hours(2));
         let notifier = desk.notifier();
         notifier.flush(SOON).await.unwrap();
-        // Repaired, to do, over, repaired; the sender in the background may have had a hand in it.
+        // Repaired, action needed, resolved, repaired; the sender in the background may have sent
+        // some of them.
         desk.until_there_are(8).await;
         stop.cancel();
         sender.await.unwrap();
@@ -90,7 +91,7 @@ async fn one_refused_recipient_is_given_up_and_the_other_gets_one_mail() {
         .await
         .unwrap();
     desk.pass(&repaired("r1")).await;
-    // Refused, perhaps, before the other had the mail.
+    // This recipient may be refused before the other has the mail.
     desk.clock.turn(TimeDelta::minutes(1));
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!((desk.subjects(A).len(), desk.subjects(B).len()), (0, 1));
@@ -217,7 +218,7 @@ async fn a_mail_that_one_recipient_has_is_given_up_for_the_other_without_another
 #[tokio::test]
 async fn a_server_that_scans_a_mail_for_long_gets_one_copy_and_delays_no_other_mail() {
     let mut desk = Desk::new(A).await;
-    // The other steps, all together, keep this limit.
+    // The other steps together keep this limit.
     desk.args.smtp_timeout_ms = 300;
     desk.sink
         .set(Behaviour::SlowAfterData(Duration::from_secs(6)))
@@ -231,7 +232,7 @@ async fn a_server_that_scans_a_mail_for_long_gets_one_copy_and_delays_no_other_m
     let slow = tokio::spawn(async move { first.flush(SOON).await });
     desk.until_there_are(1).await;
     desk.sink.set(Behaviour::Normal).await.unwrap();
-    // As long as it is on its way, its lease is renewed.
+    // While it is being delivered, its lease is renewed.
     desk.clock.turn(TimeDelta::seconds(30));
     let renewed = "SELECT COUNT(*) FROM mail_outbox WHERE leased_until > '2026-12-01 06:01:10'";
     eventually("the lease is renewed", SOON, async || {

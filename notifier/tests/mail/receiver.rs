@@ -1,4 +1,4 @@
-//! A receiver of webhooks that behaves as it is told, and checks signatures by itself.
+//! A receiver of webhooks with canned replies, which verifies signatures independently.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,17 +19,17 @@ use crate::desk::SOON;
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 pub(crate) const OTHER: &str = "whsec_c2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXMsIG5ldyE=";
 
-/// How requests are answered.
+/// The reply to requests.
 #[derive(Debug, Clone)]
 pub(crate) enum CannedReply {
     Status(u16),
-    /// Never.
+    /// No reply.
     Silent,
     Redirect(String),
     RetryAfter(u16, u64),
-    /// Not found, with the path, as many servers say it.
+    /// 404 with the path, like many servers.
     Echo,
-    /// A status, then the beginning of a body.
+    /// A status, then a body that never ends.
     Endless(u16),
 }
 
@@ -67,7 +67,7 @@ impl Received {
             .join(" ")
     }
 
-    /// Whether one of its signatures is by this secret.
+    /// Whether one of its signatures was made with this secret.
     pub(crate) fn is_signed_by(&self, secret: &str) -> bool {
         let key = STANDARD
             .decode(secret.strip_prefix("whsec_").unwrap())
@@ -85,7 +85,7 @@ impl Received {
     }
 }
 
-/// HMAC as RFC 2104 has it, on SHA-256 alone: not the implementation that signed.
+/// HMAC according to RFC 2104, using only SHA-256: not the implementation that signed.
 fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
@@ -106,7 +106,7 @@ struct Desired {
     received: Mutex<Vec<Received>>,
 }
 
-/// Listens on a free port for as long as the test's runtime lives.
+/// Listens on a free port as long as the test's runtime lives.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     base: String,
@@ -126,7 +126,7 @@ impl Receiver {
         Self { base, state }
     }
 
-    /// Its address, with a secret in it.
+    /// Its address, which contains a secret.
     pub(crate) fn url(&self) -> String {
         format!("{}/hook?token=hunter2", self.base)
     }
@@ -143,7 +143,7 @@ impl Receiver {
         self.received().iter().map(Received::what).collect()
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until this number of requests has arrived.
     pub(crate) async fn until_there_are(&self, requests: usize) {
         eventually(&format!("{requests} requests come"), SOON, async || {
             self.received().len() >= requests

@@ -85,7 +85,7 @@ fn keep(name: &str, mail: &Rendered) {
         assert!(!mail.html.contains(outside), "{outside}");
     }
     assert_eq!(words_of_html(&mail.html), words(&mail.text), "{name}");
-    // One mail of every kind at once is long.
+    // A mail with every kind at once is long.
     let first = read_first(&mail.text);
     assert!(
         first <= WORDS_IN_20_SECONDS || ["many_drops", "numeric_ids"].contains(&name),
@@ -97,7 +97,7 @@ fn keep(name: &str, mail: &Rendered) {
     );
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_snapshot!(format!("{name}.txt"), text);
-        // Every form of block and every colour is in one of these.
+        // These contain every kind of block and every colour.
         if ["action_needed", "closed_below_quantity", "daily_with_problems"].contains(&name) {
             insta::assert_snapshot!(format!("{name}.html"), mail.html);
         }
@@ -109,11 +109,11 @@ fn keep(name: &str, mail: &Rendered) {
     }
 }
 
-/// A person reads four words a second, even when woken.
+/// People read four words a second, even when woken.
 const WORDS_IN_20_SECONDS: usize = 80;
 
-/// How many words there are from the first one to the end of what is to be done; without that, to
-/// the end of what happened.
+/// The number of words up to the end of the instruction, or, without one, to the end of what
+/// happened.
 fn read_first(text: &str) -> usize {
     let (lead, rest) = text.split_once("\n\n\n").unwrap_or((text, ""));
     let todo = rest.split_once("To do:").map_or("", |(_, todo)| {
@@ -122,7 +122,7 @@ fn read_first(text: &str) -> usize {
     words(lead).len() + words(todo).len()
 }
 
-/// All that a mail says, in order, without rules, dashes of lists and addresses of links.
+/// All words of a mail, in order, without rules, list dashes and addresses of links.
 fn words(text: &str) -> Vec<String> {
     let words = text
         .split_whitespace()
@@ -580,7 +580,7 @@ fn however_many_problems_there_are_the_mail_has_an_end_and_says_where_the_rest_i
     }
 }
 
-/// What a shell makes of each command: one program call, with the addresses as its last words.
+/// Parses each command like a shell: one program call, with the addresses as its last words.
 #[test]
 fn commands_can_be_pasted() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();

@@ -1,4 +1,4 @@
-//! `test-email` explains what it tried.
+//! `test-email` explains its attempts.
 
 use firstcome_notifier::{NotifyArgs, test_email};
 use firstcome_stack::{Behaviour, MailOptions, MailSink, SinkEncryption};

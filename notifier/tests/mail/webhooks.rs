@@ -1,4 +1,4 @@
-//! Webhooks: what is posted and when, on real HTTP, out of the outbox of a real MySQL.
+//! Webhooks: which events are posted, and when, over real HTTP, from the outbox of a real MySQL.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::mailed;
 use crate::receiver::{CannedReply, OTHER, Received, Receiver, SECRET};
 use crate::world::{drop_report, left, run};
 
-/// Without numbers of drops: only what is mailed is posted.
+/// Without numbers of drops, so that only notices are posted.
 fn mailed_only(mut run: Run) -> Run {
     for report in &mut run.drops {
         report.after = Numbers::default();
@@ -33,7 +33,7 @@ fn repaired(id: &str) -> Run {
     mailed_only(mailed::repaired(id))
 }
 
-/// What is mailed, for these receivers.
+/// Settings for these receivers.
 fn posting_to(receivers: &[&Receiver]) -> WebhookArgs {
     let urls: Vec<String> = receivers.iter().map(|receiver| receiver.url()).collect();
     WebhookArgs {
@@ -297,7 +297,7 @@ async fn a_silent_receiver_holds_up_no_pass_no_mail_and_no_other_receiver() {
         desk.until_there_are(usize::try_from(n).unwrap()).await;
     }
     silent.until_there_are(1).await;
-    // The first is still in hand there, and no second one was begun.
+    // The first delivery is still under way there, and no second one was begun.
     assert_eq!(silent.received().len(), 1);
     assert_eq!(
         desk.query("SELECT SUM(attempts) FROM webhook_outbox WHERE sent_at IS NULL")
@@ -317,7 +317,7 @@ async fn two_daemons_post_each_event_once() {
         let mut run = repaired(&format!("r{n:02}"));
         run.drops[0].drop_id.0 = n;
         let now = desk.clock.now();
-        // The same run twice is what a timeout makes of one.
+        // After a timeout, the same run may come twice.
         let (first, second) = tokio::join!(one.after_pass(&run, now), two.after_pass(&run, now));
         first.and(second).unwrap();
     }
@@ -436,7 +436,7 @@ fn sells(id: &str, after: Numbers) -> Run {
     run(id, Status::Clean, vec![report])
 }
 
-/// The pass ended first: its numbers are of before its repairs.
+/// The pass ended early: its numbers date from before its repairs.
 fn not_compared_again(mut run: Run) -> Run {
     run.status = Status::Failed;
     run.drops[0].unconfirmed = true;
@@ -590,7 +590,7 @@ async fn test_webhook_says_what_is_wrong() {
     assert!(error.contains("WEBHOOK_URLS"), "{error}");
 }
 
-/// Somebody who speaks TLS, if not HTTP: what matters is whether the certificate is believed.
+/// A server that speaks TLS, though not HTTP: only the trust in its certificate matters.
 #[tokio::test]
 async fn tls_needs_a_certificate_that_is_trusted() {
     let mut desk = Desk::with_tls(A, SinkEncryption::Implicit).await;

@@ -1,5 +1,5 @@
-//! Allow lists of coupons, compared by their revision and size with what Redis has of them. A deep
-//! pass compares them person by person.
+//! Allow lists of coupons, compared with Redis by revision and size. A deep pass compares them user
+//! by user.
 
 use std::collections::HashSet;
 
@@ -10,16 +10,16 @@ use super::error::CollectError;
 use super::snapshot::PassContext;
 use crate::stores::Stores;
 
-/// An API that has just changed a list is about to tell Redis.
+/// An API that has just changed a list is about to update Redis.
 const UNDER_WAY_MS: i64 = 2_000;
 
-/// Whether Redis must have the coupon's list: also one that does not count yet.
+/// Whether Redis must have the coupon's list, including one that is not in effect yet.
 pub(crate) fn has_list(coupon: &Coupon) -> bool {
     coupon.allow == Some(Allow::List) || coupon.allow_list.revision > 0
 }
 
-/// The coupons of these drops whose list in Redis is another one. Where it is, MySQL is asked
-/// again: the pass read its coupons a while ago, and people may be coming onto a list right now.
+/// The coupons of these drops whose list in Redis differs. For those, MySQL is asked again: the
+/// pass read its coupons a while ago, and users may be added to a list right now.
 pub(super) async fn differing(
     stores: &Stores,
     drops: &[(Coupon, Drop)],

@@ -11,7 +11,7 @@ pub enum CollectError {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
-    /// Nobody was admitted like that.
+    /// Admission never creates this.
     #[error(
         "Redis has 200,000 people or free slots, or more, on slots {from} to {to}, where the drop has no such number: a person takes \
          out of the drop's `users` and `free` in Redis what does not belong there"
@@ -20,7 +20,7 @@ pub enum CollectError {
 }
 
 impl CollectError {
-    /// What is wrong with what is stored of one drop; `None` where a store is away.
+    /// The fault in one drop's data; `None` if a store is unavailable.
     pub fn about_data(&self) -> Option<String> {
         match self {
             Self::Redis(error) => {

@@ -1,12 +1,11 @@
-//! Reading, and nothing else: Redis, the topic's unread tail, MySQL and its dead letters become
-//! snapshots.
+//! Read-only: turns Redis, the topic's unread tail, MySQL and its dead letters into snapshots.
 //!
-//! The order makes it safe beside live traffic. Redis's clock is read first, then the tail, then
-//! everything else. An admission older than the publishing deadline at that instant was on the
-//! topic by then, or never will be. If it was, then either it is in the tail, or the consumer
-//! committed it before, and its row (or its dead letter) is there to be read afterwards. A row
-//! whose person Redis seems not to have may be younger than the first read of Redis, so that person
-//! is looked up in Redis once more.
+//! The order makes it safe under live traffic. Redis's clock is read first, then the tail, then
+//! everything else. An admission older than the publishing deadline at that time was already on the
+//! topic, or never will be. If it was, then either it is in the tail, or the consumer committed it
+//! before, and its row (or its dead letter) exists when those are read. A row whose user seems to
+//! be missing in Redis may be younger than the first read of Redis, so that user is looked up in
+//! Redis once more.
 
 pub mod allow_lists;
 mod error;
@@ -31,31 +30,31 @@ use crate::stores::Stores;
 use crate::topic::{Extent, InFlight, Messages};
 use snapshot::{DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange};
 
-/// A drop as a whole, with what is needed to page through it.
+/// A drop as a whole, with the data needed to page through it.
 #[derive(Debug, Clone)]
 pub struct DropHeader {
     /// The coupon's generation when the pass began: what a repair may be based on.
     pub generation: Option<Generation>,
     pub facts: DropFacts,
-    /// Highest slot that anything is known of.
+    /// Highest slot of which anything is known.
     upper: i64,
     /// Where it has any.
     messages: Option<Arc<Messages>>,
-    /// Claimants of this drop whom `users` does not have, if they were looked up: of a drop that
-    /// Redis lost, all of them.
+    /// Claimants of this drop who are missing in `users`, if they were looked up: for a drop that
+    /// Redis lost, all claimants.
     claimants: Vec<(i64, UserId)>,
 }
 
 /// First and last slot of a page; the last page has no end.
 pub type Range = (i64, Option<i64>);
 
-/// Below every slot, also those that somebody wrote by hand.
+/// Below every slot, including slots written by hand.
 const LOWEST: i64 = -(1 << 53);
 
-/// Claimants looked up in one call.
+/// Claimants looked up per call.
 const CLAIMANTS_AT_ONCE: usize = 1_000;
 
-/// Most people read from a waiting list; more are promoted in the next round.
+/// Maximum users read from a waiting list; further ones are promoted in the next round.
 const WAITING_AT_MOST: u64 = 1_000;
 
 /// Redis's clock, then the tail; no generations. A topic that can't be read
@@ -78,7 +77,8 @@ pub async fn context(
     ))
 }
 
-/// The headers of many drops in a few round trips. One that can't be read keeps no other back.
+/// The headers of many drops in a few round trips. One that can't be read does not affect the
+/// others.
 pub async fn headers(
     stores: &Stores,
     drops: &[(Coupon, Drop)],
@@ -110,7 +110,7 @@ pub async fn headers(
                 .map(|tail| Arc::clone(&tail.messages)),
             failed_claims: dead_letters.get(&drop.id).copied().unwrap_or(0),
             revoked: revocations.get(&drop.id).copied().unwrap_or(0),
-            // Told with the first of its drops that can be worked on.
+            // Reported with the first of its drops that can be examined.
             allow_list_differs: numbers.is_ok() && lists_differ.remove(&coupon.id),
         };
         headers.push(match numbers {
@@ -132,7 +132,7 @@ pub async fn headers(
     Ok(headers)
 }
 
-/// What is known of a drop outside Redis.
+/// Facts about a drop outside Redis.
 struct Known {
     /// The highest slot with a row, or one of the drop's with a message.
     highest: i64,
@@ -217,7 +217,7 @@ async fn header(
     })
 }
 
-/// Those of these claimants whom `users` does not have.
+/// The claimants among these who are missing in `users`.
 async fn without_users(
     stores: &Stores,
     keys: &DropKeys,
@@ -247,7 +247,7 @@ pub async fn redis_page(
     Ok(((from, to), page))
 }
 
-/// The second half: MySQL after Redis, then a second read of the people about whom the two differ.
+/// The second half: MySQL after Redis, then a second read of the users about whom the two differ.
 pub async fn page(
     stores: &Stores,
     header: &DropHeader,
@@ -307,7 +307,8 @@ pub async fn page(
     Ok(page)
 }
 
-/// The dead letters of a page of slots. Those that name none of the drop's belong to the first.
+/// The dead letters of a page of slots. Those that name none of the drop's slots belong to the
+/// first page.
 async fn dead_letters(
     stores: &Stores,
     header: &DropHeader,
@@ -347,7 +348,7 @@ async fn look_up_again(
         if header.facts.is_lost() {
             page.claimants_on_gaps = header.claimants_left(page);
         } else if !questions.gaps.is_empty() {
-            // It reads the whole hash, so only where slots have gone missing.
+            // This reads the whole hash, so only if there are gaps.
             let gaps: HashSet<i64> = questions.gaps.iter().copied().collect();
             page.claimants_on_gaps = stores
                 .redis
@@ -392,7 +393,7 @@ async fn look_up_again(
     let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
     // The last read: who was revoked since the first one has lost a row or a slot by it.
     if !people.is_empty() && stores.db.has_revocations(coupon).await? {
-        // Of a person of this page, the slot may be on another.
+        // The slot of a user of this page may be on another page.
         let on_slots: HashSet<i64> = page.now_on_slot.values().copied().collect();
         let unknown: Vec<i64> = on_slots
             .into_iter()
@@ -416,12 +417,12 @@ impl DropHeader {
         messages.page((drop, self.facts.drop.quantity), (slot(from), to.map(slot)))
     }
 
-    /// Nothing of this drop is on its way or among the dead letters, as far as the topic is known.
+    /// No claim of this drop is in flight or among the dead letters, as far as the topic is known.
     pub fn is_quiet(&self) -> bool {
         self.facts.tail_known && self.messages.is_none() && self.facts.failed_claims == 0
     }
 
-    /// Highest slot that anything is known of.
+    /// Highest slot of which anything is known.
     pub fn upper(&self) -> i64 {
         self.upper
     }
@@ -442,7 +443,7 @@ impl DropHeader {
         ranges
     }
 
-    /// Nothing is known of this drop anywhere but its own description: it has not begun.
+    /// Only the drop's own description exists: it has not begun.
     fn is_untouched(&self) -> bool {
         self.upper == 0
             && self.facts.users == 0
@@ -472,7 +473,7 @@ impl DropHeader {
         own.filter(|(slot, _)| within(*slot)).cloned().collect()
     }
 
-    /// Claimants whom `users` does not have were found.
+    /// Whether claimants were found who are missing in `users`.
     pub fn has_claimants_astray(&self) -> bool {
         !self.claimants.is_empty()
     }

@@ -1,4 +1,4 @@
-//! A drop's revocations, compared with what Redis knows of them and with the rows.
+//! A drop's revocations, compared with Redis and with the rows.
 
 use std::collections::HashMap;
 
@@ -14,12 +14,12 @@ use crate::stores::Stores;
 /// An API that has just begun to revoke is about to do the other steps.
 const UNDER_WAY_MS: i64 = 500;
 
-/// Most revocations that one round of a pass finishes; the next one does more.
+/// Maximum revocations that one round of a pass completes; the next one continues.
 const MOST_HALF: usize = 10_000;
 
-/// Those of which a step is missing, page by page, and how many are too young to be judged. Rows
+/// Revocations with a missing step, page by page, and the number that is too young to judge. Rows
 /// are read before Redis: a claim that Redis still has, and that was revoked when MySQL was read,
-/// is not one that came later.
+/// is not a later one.
 pub(super) async fn half(
     stores: &Stores,
     facts: &DropFacts,

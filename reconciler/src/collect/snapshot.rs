@@ -1,4 +1,5 @@
-//! Snapshots: what `collect` read of a drop, and `plan` decides on. Facts only, no connections.
+//! Snapshots: the data that `collect` reads of a drop, and on which `plan` decides. Facts only, no
+//! connections.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use firstcome_shared::trace::TraceContext;
 
 use crate::topic::{InFlight, Tail};
 
-/// What a pass reads before the drops, and all of them have in common.
+/// Data that a pass reads before the drops, and that all of them share.
 #[derive(Debug, Clone, Default)]
 pub struct PassContext {
     /// Each coupon's generation, read before the topic: a Redis emptied later on is not rebuilt
@@ -23,11 +24,11 @@ pub struct PassContext {
     pub read_at_ms: i64,
     /// The tail; `None` where Kafka could not be reached.
     pub tail: Option<Arc<Tail>>,
-    /// Coupons not verified in this life of Redis, which may be older than what it promised.
+    /// Coupons not verified in this life of Redis, which may have lost some of its promises.
     pub unverified: HashSet<CouponId>,
     /// Drops that were seen to be lost before the pass waited for what may be on its way.
     pub lost: HashSet<DropId>,
-    /// Coupons that may have claimants whom `users` does not have: each of them is looked up.
+    /// Coupons that may have claimants who are missing in `users`: each of them is looked up.
     pub claimants_in_doubt: HashSet<CouponId>,
 }
 
@@ -47,42 +48,42 @@ pub struct DropFacts {
     pub coupon: Coupon,
     /// The drop, as MySQL has it: its quantity is the one in force.
     pub drop: Drop,
-    /// Redis's `meta` says what MySQL says. `None` where there is no readable `meta`.
+    /// Whether Redis's `meta` agrees with MySQL. `None` if there is no readable `meta`.
     pub meta_matches: Option<bool>,
     /// Redis has another allow list of the coupon than MySQL, or none. Said of one drop of it.
     pub allow_list_differs: bool,
-    /// The counter; `None` where the key is missing or no number.
+    /// The counter; `None` if the key is missing or not a number.
     pub count: Option<i64>,
     pub users: u64,
     pub free: u64,
     /// People on the waiting list.
     pub waiting: u64,
-    /// The first of them, in order, where slots may be left for them; a thousand at most.
+    /// The first of them, in order, if slots may be left for them; a thousand at most.
     pub first_waiting: Vec<UserId>,
     /// Unresolved dead letters that name this drop.
     pub failed_claims: u64,
     /// Redis's clock just before the topic was read, Unix milliseconds. Every age is measured by
     /// it.
     pub read_at_ms: i64,
-    /// Whether the topic's unread tail is known; else a message may still be there for every
-    /// admission. Of a drop that was lost later than the pass waited, it may still come.
+    /// Whether the topic's unread tail is known; otherwise a message may still exist for every
+    /// admission. For a drop lost after the pass waited, one may still arrive.
     pub tail_known: bool,
     pub promises: Promises,
     pub revocations: DropRevocations,
-    /// The gate is closed: Redis may be older than what it promised, so messages prove slots above
+    /// The gate is closed: Redis may have lost some of its promises, so messages prove slots above
     /// its counter, too.
     pub gate_closed: bool,
 }
 
-/// A drop's broken promises that are not noted as mended.
+/// A drop's broken promises that are not recorded as resolved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Promises {
-    /// Those whose people have no row.
+    /// Promises whose users have no row.
     pub open: u64,
     /// People who have their row by now, or whose claim is revoked: nothing is owed any more.
     pub kept: Vec<UserId>,
-    /// Of the open ones: people who neither hold a slot nor stand at the head of the waiting list,
-    /// with the slot that was promised.
+    /// Among the open ones: users who neither hold a slot nor are at the head of the waiting list,
+    /// with the promised slot.
     pub out_of_line: Vec<(UserId, i64)>,
 }
 
@@ -92,11 +93,11 @@ pub struct DropRevocations {
     pub number: u64,
     /// Those that an API may be about to finish.
     pub young: u64,
-    /// Those of which a step is missing.
+    /// Revocations with a missing step.
     pub half: Vec<HalfRevoked>,
 }
 
-/// A revocation whose claim is still somewhere, or which Redis does not know.
+/// A revocation whose claim still exists somewhere, or which Redis does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HalfRevoked {
     pub revocation: Revocation,
@@ -105,12 +106,12 @@ pub struct HalfRevoked {
     pub admitted: Option<i64>,
     /// The row of the void claim is there.
     pub has_row: bool,
-    /// The coupon's claimants name its person, who is on no slot of the drop.
+    /// The coupon's claimants contain its user, who is on no slot of the drop.
     pub is_named: bool,
 }
 
 impl DropFacts {
-    /// Redis lost this drop, or never had it: there is nothing admission could work on.
+    /// Redis lost this drop, or never had it: admission could not work with its keys.
     pub fn is_lost(&self) -> bool {
         self.meta_matches.is_none()
             || self.count.is_none()
@@ -132,12 +133,12 @@ impl DropFacts {
         self.drop.opens_at.timestamp_millis() <= self.read_at_ms
     }
 
-    /// In which scope one person may hold one.
+    /// The scope in which one person may hold one.
     pub fn once_per(&self) -> OncePer {
         self.coupon.once_per
     }
 
-    /// Whether a slot is one of this drop's, as a slot.
+    /// The number as a slot, if it is one of this drop's.
     pub fn slot(&self, number: i64) -> Option<Slot> {
         Slot::try_from(number)
             .ok()
@@ -145,12 +146,12 @@ impl DropFacts {
     }
 }
 
-/// A row, as far as it matters here.
+/// The relevant part of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowFacts {
     pub slot: Slot,
     pub user: UserId,
-    /// When they were admitted.
+    /// When the user was admitted.
     pub claimed_at: DateTime<Utc>,
 }
 
@@ -160,19 +161,19 @@ pub struct DeadLetter {
     pub id: i64,
     pub coupon: Option<CouponId>,
     pub drop: Option<DropId>,
-    /// The slot it asks for, however wrong.
+    /// The slot it asks for, even if invalid.
     pub slot: Option<i64>,
     /// Whose it is, where the id has the form of one.
     pub user: Option<UserId>,
-    /// When they were admitted, where known.
+    /// When the user was admitted, if known.
     pub claimed_at: Option<DateTime<Utc>>,
     /// Why it is there.
     pub reason: String,
-    /// Of messages that no client could read: where they are, and why.
+    /// For messages that no client could read: their position, and why.
     pub unreadable: Option<String>,
     /// Only a message says so ([`DeadLetterRow::is_of_message`]).
     pub is_of_message: bool,
-    /// The span that it came from, where it has a trace.
+    /// The span of the claim, if it has a trace.
     pub trace: Option<TraceContext>,
 }
 
@@ -195,7 +196,7 @@ impl From<DeadLetterRow> for DeadLetter {
     }
 }
 
-/// A range of slots: Redis at one moment, then MySQL, then a second read of every person about whom
+/// A range of slots: Redis at one moment, then MySQL, then a second read of every user about whom
 /// the two differ.
 #[derive(Debug, Clone, Default)]
 pub struct SlotRange {
@@ -205,7 +206,7 @@ pub struct SlotRange {
     pub to: Option<i64>,
     /// Redis: highest slot given out, at the same moment as `users` and `free`.
     pub count: i64,
-    /// Redis: slot and person.
+    /// Redis: slot and user.
     pub users: Vec<(i64, UserId)>,
     pub free: Vec<i64>,
     pub rows: Vec<RowFacts>,
@@ -215,40 +216,42 @@ pub struct SlotRange {
     /// Second read of Redis: the slots of people with a row, message or dead letter who were not on
     /// that slot at first.
     pub now_on_slot: HashMap<UserId, i64>,
-    /// Second read of MySQL: the rows of people whose slot has no row of theirs, in any drop of the
-    /// coupon; where everybody may have one a drop, in this drop.
+    /// Second read of MySQL: the rows of users whose slot has no row of theirs, in any drop of the
+    /// coupon; if one per drop is allowed, in this drop.
     pub has_row: HashMap<UserId, (DropId, Slot)>,
     /// Slots without the row of their holder: when they were given out, Unix milliseconds.
     pub admitted_at_ms: HashMap<i64, i64>,
-    /// Redis's clock after those were read: who was admitted during the pass was so before this.
+    /// Redis's clock after those were read: users admitted during the pass were admitted before
+    /// this.
     pub read_until_ms: i64,
     /// People of this page whom the coupon's claimants lack, or have on another slot.
     pub claimants_wrong: Vec<UserId>,
-    /// People whom the claimants have on slots that nobody holds.
+    /// Users whom the claimants have on slots that nobody holds.
     pub claimants_on_gaps: Vec<(i64, UserId)>,
     /// Claimants of the drop on slots of this page whom `users` does not have on any, and whose
     /// slot is no gap.
     pub claimants_astray: Vec<(i64, UserId)>,
-    /// Third read of MySQL: what is revoked of all these people.
+    /// Third read of MySQL: the revocations of all these users.
     pub revoked: Revocations,
 }
 
-/// Where the stores differ in a page: `collect` reads this once more before anything is decided.
+/// The differences between the stores on a page: `collect` reads these again before anything is
+/// decided.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Questions {
     /// With a row, message or dead letter, but not on that slot in Redis: on which are they now?
     pub ask_redis: Vec<UserId>,
-    /// On a slot without a row of theirs, or with a dead letter: have they any row?
+    /// On a slot without a row of theirs, or with a dead letter: do they have any row?
     pub ask_mysql: Vec<UserId>,
     /// Slots whose admission time decides.
     pub ask_times: Vec<i64>,
-    /// Slots given out that nobody holds.
+    /// Given slots that nobody holds.
     pub gaps: Vec<i64>,
 }
 
 impl SlotRange {
-    /// The page without rows, messages and claimants of void claims. People of Redis stay: the
-    /// numbers are about them too.
+    /// The page without rows, messages and claimants of void claims. Users in Redis stay, because
+    /// the numbers include them.
     #[must_use]
     pub fn without_void(&self) -> Self {
         let (mut page, revoked) = (self.clone(), &self.revoked);
@@ -258,29 +261,29 @@ impl SlotRange {
             .retain(|message| !revoked.voids_at(&message.user, Some(message.claimed_at)));
         page.claimants_wrong
             .retain(|user| !revoked.voids(user, None));
-        // They do not tell a claim from the one before it. What was promised has a row, a message
-        // or a dead letter besides.
+        // Claimants do not distinguish a claim from an earlier one. A promised claim has a row, a
+        // message or a dead letter besides.
         page.claimants_on_gaps
             .retain(|(_, user)| !revoked.name(user));
-        // The revocation takes them off the claimants.
+        // The revocation removes them from the claimants.
         page.claimants_astray
             .retain(|(_, user)| !revoked.name(user));
         page
     }
 
-    /// Whether what a person holds in Redis is void.
+    /// Whether a user's slot in Redis is void.
     pub fn is_void(&self, slot: i64, user: &UserId) -> bool {
         self.voiding(slot, user).is_some()
     }
 
-    /// The revocation by which it is.
+    /// The revocation that voids it.
     pub fn voiding(&self, slot: i64, user: &UserId) -> Option<&Revocation> {
         self.revoked
             .voiding(user, self.admitted_at_ms.get(&slot).copied())
     }
 
-    /// Whether every slot given out has the same person in Redis and in MySQL, and there is nothing
-    /// else. Nearly every page is so, and one walk over both shows it.
+    /// Whether every given slot has the same user in Redis and in MySQL, and there is nothing else.
+    /// Nearly every page is like that, and one walk over both shows it.
     pub fn is_in_order(&self, quantity: i64) -> bool {
         let (first, last) = (
             self.from.max(1),
@@ -300,7 +303,7 @@ impl SlotRange {
             && (first..).zip(self.users.iter().zip(&self.rows)).all(same)
     }
 
-    /// What must be read once more.
+    /// The data that must be read again.
     pub fn questions(&self, quantity: i64) -> Questions {
         if self.is_in_order(quantity) {
             return Questions::default();

@@ -30,11 +30,11 @@ use crate::passes::{NotStarted, PassResult, Passes};
 use crate::report::{Status, Trigger};
 use crate::stores::Stores;
 
-/// Longest wait for a pass, a mail and open requests at shutdown.
+/// Maximum wait for a pass, a mail and open requests at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Runs until told to stop. Listens and sends mails from the beginning, and works once the stores
-/// are there.
+/// Runs until stopped. Listens and sends mails from the beginning, and works once the stores are
+/// available.
 pub async fn run(
     args: DaemonArgs,
     pages: Option<Pages>,
@@ -49,7 +49,7 @@ pub async fn run(
         .into_std()?;
     let address = socket.local_addr()?;
     let mut notify = args.notify.clone();
-    // Commands in mails work on this host at least; PUBLIC_URL makes them work elsewhere.
+    // Commands in mails work at least on this host; PUBLIC_URL makes them work elsewhere.
     notify
         .public_url
         .get_or_insert_with(|| format!("http://{}", reachable(address)));
@@ -82,7 +82,7 @@ pub async fn run(
     ended
 }
 
-/// What there is before the stores are.
+/// The parts that exist before the stores are available.
 struct Begun {
     stores: Stores,
     socket: std::net::TcpListener,
@@ -91,7 +91,7 @@ struct Begun {
     pages: Option<Pages>,
 }
 
-/// Waits for the stores, then works until told to stop.
+/// Waits for the stores, then works until stopped.
 async fn started(
     args: &DaemonArgs,
     begun: Begun,
@@ -105,7 +105,7 @@ async fn started(
         metrics,
         pages,
     } = begun;
-    // The deep pass first: it does what the other would have done.
+    // The deep pass first: it includes the other.
     let crons = [
         (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
         (
@@ -174,19 +174,19 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Runs passes and digests when they are due, until each has ended well, and mails what is late.
+/// Runs passes and digests when they are due, until each has succeeded, and mails late ones.
 struct BySchedule {
     db: Db,
     passes: Passes,
     notifier: Notifier,
     /// The deep one first: its pass does what the other would have done.
     schedules: Vec<CronSchedule>,
-    /// A pass runs at the start, late or not.
+    /// A pass runs at the start, whether or not it is late.
     trigger: Trigger,
     under_way: Option<UnderWay>,
 }
 
-/// A pass that a schedule began.
+/// A pass started by a schedule.
 struct UnderWay {
     event: ScheduledJob,
     began: DateTime<Utc>,
@@ -229,12 +229,13 @@ impl BySchedule {
             .context("the scheduler did not stop")
     }
 
-    /// Mails what is late and begins what is due.
+    /// Mails late runs and starts due ones.
     async fn judge(&mut self, now: DateTime<Utc>) {
         for at in 0..self.schedules.len() {
             self.schedules[at].note_clock(now);
             let is_late = self.schedules[at].missed_since(now).is_some();
-            // Nobody else runs one beside a pass of this process, which tells itself how it ended.
+            // No other process runs one concurrently with a pass of this process, which itself
+            // reports how it ended.
             if self.under_way.is_none() && (is_late || self.schedules[at].due_since(now).is_some())
             {
                 self.recall(at, now).await;
@@ -319,7 +320,7 @@ impl BySchedule {
         }
     }
 
-    /// Another process has made the run.
+    /// Records that another process has made the run.
     async fn recall_all(&mut self, event: ScheduledJob, now: DateTime<Utc>) {
         for at in 0..self.schedules.len() {
             if event
@@ -331,7 +332,7 @@ impl BySchedule {
         }
     }
 
-    /// Another process may have made the run. That one shows what is left, then.
+    /// Another process may have made the run, and then has the series of remaining drift.
     async fn recall(&mut self, at: usize, now: DateTime<Utc>) {
         let schedule = &mut self.schedules[at];
         if let Some(ended) = schedule.recall(&self.db, now).await
@@ -343,11 +344,11 @@ impl BySchedule {
         }
     }
 
-    /// Who holds the pass lock, for the log and for the mail if it stays so.
+    /// The holder of the pass lock, for the log, and for the mail if that persists.
     async fn note_holder(&mut self, event: ScheduledJob) {
         let because = match self.db.pass_holder().await {
             Ok(Some(holder)) => holder.to_string(),
-            // It has just been given back, or MySQL is away: the next attempt shows it.
+            // It has just been released, or MySQL is unavailable: the next attempt will show.
             Ok(None) | Err(_) => return,
         };
         let Some(schedule) = self.schedules.iter_mut().find(|s| s.event == event) else {
@@ -404,7 +405,8 @@ impl BySchedule {
     }
 }
 
-/// How the pass under way ended; never, where none is. `None` when the process is stopping.
+/// The end of the pass under way; pending forever if there is none. `None` if the process is
+/// stopping.
 async fn pass_ended(
     under_way: &mut Option<UnderWay>,
 ) -> (ScheduledJob, DateTime<Utc>, Option<PassResult>) {

@@ -1,10 +1,10 @@
-//! When passes run by themselves, and which ones did not.
+//! Scheduled passes, and detection of missed ones.
 //!
-//! A schedule is judged once a second, by when its run last *ended*: a run that a restart, the lock
-//! of another process or a store kept from running is due until it has run. tokio-cron-scheduler
-//! only wakes the judge at the very second: it would start a job again while the last still runs,
-//! forgets running ones at shutdown, and is silent for as long as a clock was set back. It also
-//! freezes a zone's offset, so all times are UTC.
+//! A schedule is judged once a second, by when its run last *ended*: a run that was prevented by a
+//! restart, another process's lock or a store stays due until it has run. tokio-cron-scheduler only
+//! wakes this code at the exact second: it would start a job again while the previous one runs,
+//! forgets running jobs at shutdown, and does nothing for as long as a clock was set back. It also
+//! fixes a zone's offset, so all times are UTC.
 
 use std::sync::Arc;
 
@@ -18,18 +18,18 @@ use tokio_cron_scheduler::{Job, JobScheduler};
 use crate::notify::LAST_DIGEST;
 use crate::record;
 
-/// What a schedule sets off.
+/// The jobs of schedules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ScheduledJob {
-    /// A pass over sealed drops too.
+    /// A pass that includes sealed drops.
     Deep,
-    /// A pass over what is not sealed.
+    /// A pass over drops that are not sealed.
     Reconcile,
     Digest,
 }
 
 impl ScheduledJob {
-    /// The setting's name, as people know it.
+    /// The setting's name.
     pub fn setting(self) -> &'static str {
         match self {
             Self::Reconcile => "RECONCILE_CRON",
@@ -38,7 +38,7 @@ impl ScheduledJob {
         }
     }
 
-    /// Name in `reconciler_state` of when it last ran, in any process.
+    /// Name in `reconciler_state` of the time of its last run, in any process.
     pub const fn state_name(self) -> &'static str {
         match self {
             Self::Reconcile => "last_run:reconcile",
@@ -47,8 +47,8 @@ impl ScheduledJob {
         }
     }
 
-    /// Names of the schedules that have run when its pass ended: a deep pass examines what the
-    /// other would have.
+    /// Names of the schedules that count as run when its pass ends: a deep pass also examines what
+    /// the other would have.
     pub fn counts_for(self) -> &'static [&'static str] {
         const RECONCILE: &str = ScheduledJob::Reconcile.state_name();
         const DEEP: &str = ScheduledJob::Deep.state_name();
@@ -60,7 +60,7 @@ impl ScheduledJob {
     }
 }
 
-/// Checks a cron expression: six fields, and a time to come.
+/// Checks a cron expression: six fields, and a time in the future.
 pub fn six_fields(text: &str) -> Result<String, String> {
     let fields = text.split_whitespace().count();
     if fields != 6 {
@@ -82,7 +82,7 @@ fn parse(text: &str) -> Result<Cron, croner::errors::CronError> {
         .parse(text)
 }
 
-/// How an attempt to run ended.
+/// The outcome of an attempt to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunAttempt {
     /// It ran to its end.
@@ -95,10 +95,10 @@ pub enum RunAttempt {
 
 /// Pause after an attempt that the pass lock refused, which costs one statement.
 const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
-/// Pause after an attempt that failed, where the schedule itself is not sooner.
+/// Pause after a failed attempt, unless the schedule itself comes sooner.
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
 
-/// A run that was not made in time, and why, as far as is known.
+/// A run that was not made in time, and the reason, if known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missed {
     pub due: DateTime<Utc>,
@@ -110,18 +110,18 @@ pub struct Missed {
 pub struct CronSchedule {
     pub event: ScheduledJob,
     cron: Cron,
-    /// How late is missed.
+    /// A run that is later than this is missed.
     tolerance: TimeDelta,
     /// When its run last ended, in any process, as far as is known.
     pub last: DateTime<Utc>,
-    /// When the last attempt began, if it failed. Failures have their own mail.
+    /// When the last attempt began, if it failed. Failures have a separate mail.
     failed_from: Option<DateTime<Utc>>,
     retry_at: Option<DateTime<Utc>>,
     /// Why it has not run yet.
     pub because: Option<String>,
-    /// That it is late was mailed.
+    /// Its delay was mailed.
     is_mailed: bool,
-    /// A run that ended, but too late, and was not mailed while it was due.
+    /// A run that ended too late and was not mailed while it was due.
     ended_late: Option<Missed>,
 }
 
@@ -147,7 +147,7 @@ impl CronSchedule {
         })
     }
 
-    /// When its run last ended, as MySQL has it; a schedule that never ran counts from now.
+    /// When its run last ended, according to MySQL; for a schedule that never ran, now.
     pub(super) async fn last_run(db: &Db, event: ScheduledJob) -> Result<DateTime<Utc>, DbError> {
         if let Some(at) = record::recall(db, event.state_name()).await? {
             return Ok(at);
@@ -163,8 +163,8 @@ impl CronSchedule {
         (due <= now && self.retry_at.is_none_or(|at| at <= now)).then_some(due)
     }
 
-    /// The first run that should have been and is later than tolerated. One that was tried and
-    /// failed is not late.
+    /// The first missed run that is later than tolerated. A run that was attempted and failed is
+    /// not late.
     pub fn missed_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let from = self
             .failed_from
@@ -174,7 +174,7 @@ impl CronSchedule {
         (due + self.tolerance < now).then_some(due)
     }
 
-    /// What was not mailed yet.
+    /// A missed run that was not mailed yet.
     pub fn unmailed(&self, now: DateTime<Utc>) -> Option<Missed> {
         let is_due = || self.missed_since(now).filter(|_| !self.is_mailed);
         self.ended_late.clone().or_else(|| {
@@ -185,7 +185,7 @@ impl CronSchedule {
         })
     }
 
-    /// `unmailed` was mailed.
+    /// Records that the result of `unmailed` was mailed.
     pub fn mailed(&mut self, now: DateTime<Utc>) {
         if self.ended_late.take().is_none() {
             self.is_mailed = self.missed_since(now).is_some();
@@ -198,8 +198,8 @@ impl CronSchedule {
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Another process may have made the run: when that ended, if it has. An instant in the future
-    /// is another clock's mistake.
+    /// Another process may have made the run: returns when that ended. A time in the future comes
+    /// from a wrong clock.
     pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match record::recall(db, self.event.state_name()).await {
             Ok(made) => made
@@ -212,14 +212,14 @@ impl CronSchedule {
         }
     }
 
-    /// A run ended.
+    /// Records the end of a run.
     fn ran(&mut self, ended: DateTime<Utc>) {
         (self.last, self.failed_from, self.retry_at) = (ended, None, None);
         (self.because, self.is_mailed) = (None, false);
     }
 
-    /// How an attempt of this process ended. A process that was held still in mid-pass ends it
-    /// late, maybe before anybody looked at the time.
+    /// Records the outcome of an attempt of this process. If the process was paused during the
+    /// pass, it ends late, maybe before anybody checked the time.
     pub fn note(&mut self, attempt: RunAttempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
             RunAttempt::Ran => {
@@ -297,7 +297,7 @@ mod tests {
         );
     }
 
-    /// The deep pass of the day, due at three, while an operator's pass holds the lock.
+    /// The day's deep pass, due at three, while an operator's pass holds the lock.
     #[test]
     fn what_could_not_begin_or_failed_is_due_until_it_has_run() {
         let mut schedule = deep();

@@ -1,6 +1,6 @@
-//! Start-up of the daemon: the one place that waits for the stores. It waits for as long as it
-//! takes, since a daemon that ended would be started again and again, each time for less than the
-//! patience after which somebody is mailed.
+//! Start-up of the daemon: the one place that waits for the stores. It waits as long as it takes,
+//! because a daemon that ended would be restarted repeatedly, each time for less than the patience
+//! after which a mail is sent.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::passes::mail;
 use crate::report::FailureCause;
 use crate::stores;
 
-/// How long a store is waited for until that counts as a pass that failed.
+/// A store that does not answer for this long counts as a failed pass.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// A daemon that works notes every five seconds that it sees admission open.
+/// A working daemon records every five seconds that it sees admission open.
 const NOTED_WITHIN: Duration = Duration::from_secs(12);
 
-/// Waits for the stores and loads the schedules. While a store is away, that is mailed as it is
-/// when passes fail. `None` if `stop` came first.
+/// Waits for the stores and loads the schedules. An unavailable store is mailed like failing
+/// passes. `None` if `stop` came first.
 ///
 /// # Errors
 /// If a store answers and refuses this process, or its settings could lose promises.
@@ -51,14 +51,14 @@ pub(super) async fn wait_for_stores(
             tracing::warn!(reason, "waiting for {store}; passes begin once it answers");
             said = store;
         }
-        // Then only this one has lost its way to a store, or the other one says what is wrong.
+        // In this case only this daemon has lost its connection to a store, or the other one
+        // reports the problem.
         let note = notifier.last_note().await.ok().flatten();
         if !other.works(note, Instant::now()) {
             let run = reconciler.cannot_begin(cause, reason).await;
             mail(notifier, &run).await;
         }
-        // A store that refuses at once, as a MySQL without a free connection does, gets a pause
-        // too.
+        // A store that refuses at once, like a MySQL without a free connection, gets a pause, too.
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep_until(next) => {}
@@ -81,8 +81,9 @@ async fn schedules(
     Ok(Ok(schedules))
 }
 
-/// Whether another daemon works, by the notes that it leaves. The clocks of two hosts may differ,
-/// so what counts is that the note changes; the first one counts until it is known whether it does.
+/// Detects whether another daemon works, from its records. The clocks of two hosts may differ, so
+/// the criterion is that the record changes; the first one counts until it is known whether it
+/// does.
 #[derive(Default)]
 struct OtherDaemon {
     note: Option<String>,

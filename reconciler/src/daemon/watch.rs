@@ -1,5 +1,5 @@
-//! Watches Redis: for losses, which must not wait for the next scheduled pass, and reopens
-//! admission after one, whatever pass is running; and for changes that ask for a pass.
+//! Watches Redis: for losses, after which it reopens admission at once, whatever pass is running;
+//! and for changes that ask for a pass.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::ended;
 use crate::report::{Run, Status, Trigger};
 
-/// How long to wait after a reopening that failed: another store is away, most likely.
+/// How long to wait after a failed reopening: most likely another store is unavailable.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// How often Redis is asked whether it still has what admission needs.
+/// Interval of checks whether Redis still has what admission needs.
 const EVERY: Duration = Duration::from_millis(100);
 
 /// Watches Redis until `stop`.
@@ -59,7 +59,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
             Err(PassError::Busy) => tracing::debug!("another process reopens admission"),
             Err(error) => tracing::error!(%error, "admission cannot be reopened"),
         }
-        // The only coupon there is could not be verified: the gate stays closed.
+        // The only existing coupon could not be verified: the gate stays closed.
         let in_vain = ran.is_ok() && !seen.is_open(&reconciler.stores.redis).await;
         if unfinished || in_vain {
             ticks.reset_after(AFTER_FAILURE);
@@ -67,7 +67,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
     }
 }
 
-/// What the watch saw of Redis last.
+/// The state of Redis as the watch last saw it.
 struct Seen {
     reachable: bool,
     /// The life whose coupons were compared.
@@ -76,7 +76,7 @@ struct Seen {
 
 impl Seen {
     /// Whether there is nothing to reopen: the gate is open, and no hash slot has moved to another
-    /// server, where its coupons are closed. `true` as well where Redis can't be reached.
+    /// server, where its coupons are closed. Also `true` if Redis can't be reached.
     async fn is_open(&mut self, redis: &Redis) -> bool {
         let gate = match redis.gate().await {
             Ok(gate) => gate,
@@ -99,7 +99,7 @@ impl Seen {
     }
 }
 
-/// Runs a pass beside the loop of passes, and tells of it.
+/// Runs a pass concurrently with the loop of passes, and reports it.
 async fn pass_beside(
     reconciler: &mut Reconciler,
     request: &Request,
@@ -113,7 +113,7 @@ async fn pass_beside(
     Ok(run)
 }
 
-/// Tells the notifier once a second whether admission is open, until `stop`.
+/// Reports to the notifier once a second whether admission is open, until `stop`.
 pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -137,15 +137,16 @@ pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: Cancellati
     }
 }
 
-/// How often Redis is asked for coupons to compare.
+/// Poll interval for coupons to compare.
 const CHANGES_EVERY: Duration = Duration::from_millis(250);
 
-/// How long to wait for the end of such a pass of another process.
+/// Maximum wait for the end of such a pass of another process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs a pass over each coupon for which an operator's change asks for one, until `stop`: a
-/// quantity was raised, say, while people wait. That must not wait for the next scheduled pass, nor
-/// for the end of a long one, since newcomers join the line behind them until then.
+/// Runs a pass over each coupon for which an operator's change asks for one, until `stop`: for
+/// example after a quantity was raised while users wait. That must not wait for the next scheduled
+/// pass, nor for the end of a long one, because until then newcomers join the line behind those
+/// users.
 pub(super) async fn changes(
     mut reconciler: Reconciler,
     notifier: Notifier,
@@ -169,7 +170,7 @@ pub(super) async fn changes(
             }
         }
         while let Some(coupon) = pending.first().copied().filter(|_| !stop.is_cancelled()) {
-            // A closed gate needs a pass over everything, which does this coupon too.
+            // A closed gate needs a pass over everything, which includes this coupon.
             if !redis.gate_is_open().await.unwrap_or(false) {
                 break;
             }
@@ -183,7 +184,7 @@ pub(super) async fn changes(
             };
             match pass_beside(&mut reconciler, &request, &notifier, &stop).await {
                 Ok(_) => {}
-                // Another process's, over another coupon: this one stays pending.
+                // Another process's pass, over another coupon: this one stays pending.
                 Err(PassError::Busy) => break,
                 Err(error) => tracing::warn!(%error, "no pass after the change"),
             }

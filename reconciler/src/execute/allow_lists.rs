@@ -1,5 +1,5 @@
-//! Allow lists of coupons: written to Redis where they differ, deleted once their coupon is long
-//! over, and people taken off them.
+//! Allow lists of coupons: written to Redis if they differ, deleted long after their coupon is
+//! over, and users removed from them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -44,9 +44,9 @@ impl Executor<'_> {
 
 const CHANGING: &str = "others keep changing the allow list; the next pass looks again";
 
-/// Makes Redis have the lists of these coupons before admission asks for them. Gives those that
-/// must not open yet, and why: others kept changing them, or they could not be written. A bulkhead:
-/// a list keeps no other coupon closed.
+/// Writes these coupons' lists to Redis before admission needs them. Returns those that must not
+/// open yet, and why: others kept changing them, or they could not be written. A bulkhead: a list
+/// does not keep other coupons closed.
 pub(super) async fn restore<'c>(
     db: &Db,
     redis: &Redis,
@@ -63,7 +63,7 @@ pub(super) async fn restore<'c>(
     Ok(closed)
 }
 
-/// Writes one list where it differs. The inner error is of this list alone.
+/// Writes one list if it differs. The inner error concerns this list alone.
 async fn one(
     db: &Db,
     redis: &Redis,
@@ -83,7 +83,7 @@ async fn one(
     }
 }
 
-/// Writes a list whose people differ, although its revision and size do not.
+/// Rewrites a list whose people differ, although its revision and size do not.
 pub(crate) async fn rewrite_allow_list(
     stores: &Stores,
     coupon: CouponId,
@@ -92,13 +92,13 @@ pub(crate) async fn rewrite_allow_list(
     Ok(())
 }
 
-/// Deletes the lists of coupons whose last drop was sealed so long ago.
+/// Deletes the lists of coupons whose last drop was sealed longer than `kept` ago.
 pub(crate) async fn delete_old_allow_lists(
     stores: &Stores,
     kept: Duration,
 ) -> Result<(), ExecuteError> {
     for (coupon, mut revision) in stores.db.old_allow_lists(kept).await? {
-        // A daily coupon may go on.
+        // A daily coupon may continue.
         if !is_over(&stores.db, coupon).await? {
             continue;
         }
@@ -117,7 +117,7 @@ pub(crate) async fn delete_old_allow_lists(
     Ok(())
 }
 
-/// Takes a person off every list; gives how many they were on.
+/// Removes a user from every list; returns the number of lists.
 pub(super) async fn take_off_all(
     stores: &Stores,
     user: &UserId,
@@ -142,7 +142,7 @@ pub(super) async fn take_off_all(
         if followed != ListFollowed::Other {
             continue;
         }
-        // Nobody asks for the list of a coupon that is over, and it may be another one.
+        // Nobody needs the list of a coupon that is over, and it may be a different one.
         if is_over(&stores.db, id).await? {
             stores.redis.forget_allowed(id, user).await?;
         } else {

@@ -1,5 +1,5 @@
-//! What a person has done beside passes: a dead letter corrected, one or many discarded, a promise
-//! given up, a person erased.
+//! Operators' manual actions outside passes: correcting or discarding a dead letter, discarding
+//! many, giving up a promise, erasing a user.
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::DbError;
@@ -13,7 +13,7 @@ use super::allow_lists::take_off_all;
 use super::sealing::is_over;
 use crate::stores::Stores;
 
-/// Takes a dead letter out of the hands of passes, with a reason; false if it is not open.
+/// Discards a dead letter, so that passes ignore it, with a reason; false if it is not open.
 pub(crate) async fn discard(
     stores: &Stores,
     id: i64,
@@ -23,7 +23,7 @@ pub(crate) async fn discard(
     stores.db.discard_dead_letter(id, why, by).await
 }
 
-/// Discards all open dead letters that a person has seen by a filter; how many it was.
+/// Discards all open dead letters that match an operator's filter; returns how many.
 pub(crate) async fn discard_all(
     stores: &Stores,
     wanted: DeadLetterQuery,
@@ -34,7 +34,7 @@ pub(crate) async fn discard_all(
     stores.db.discard_dead_letters(wanted, seen, why, by).await
 }
 
-/// Corrects which claim a dead letter is of; false if it is not open.
+/// Corrects the claim that a dead letter stands for; false if it is not open.
 pub(crate) async fn correct(
     stores: &Stores,
     id: i64,
@@ -44,7 +44,8 @@ pub(crate) async fn correct(
     stores.db.correct_dead_letter(id, to, by).await
 }
 
-/// Gives up what a person was promised in a drop, since they were told; how many promises it was.
+/// Gives up what a user was promised in a drop, after the user was informed; returns the number of
+/// promises.
 pub(crate) async fn give_up(
     stores: &Stores,
     place: (CouponId, DropId),
@@ -54,7 +55,7 @@ pub(crate) async fn give_up(
     stores.db.give_up_promises(place, user, by).await
 }
 
-/// Why nobody was erased.
+/// Why nothing was erased.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EraseError {
     /// Reasons, each a sentence.
@@ -64,23 +65,23 @@ pub(crate) enum EraseError {
     Database(#[from] DbError),
     #[error("Redis cannot be asked: {0}")]
     Redis(#[from] RedisError),
-    /// They are erased elsewhere: to be repeated.
+    /// The other tables are erased: erase again to complete it.
     #[error("the person may still be on an allow list, erase them again: {0}")]
     OnList(#[from] ExecuteError),
 }
 
-/// What was erased.
+/// The result of an erasure.
 #[derive(Debug)]
 pub(crate) struct Erased {
-    /// What stands in place of the id from now on.
+    /// Replaces the id from now on.
     pub(crate) pseudonym: String,
     pub(crate) rows: RowsByTable,
-    /// Allow lists that they are taken off.
+    /// Number of allow lists from which the user was removed.
     pub(crate) lists: usize,
 }
 
-/// Puts a pseudonym in place of a person's id. Refused while a coupon of theirs is not over, or
-/// while Redis has its keys: a pass would take the renamed row for drift.
+/// Replaces a user's id by a pseudonym. Refused while one of their coupons is not over, or while
+/// Redis has its keys: a pass would take the renamed row for drift.
 pub(crate) async fn erase(
     stores: &Stores,
     user: &UserId,
@@ -97,7 +98,7 @@ pub(crate) async fn erase(
     for coupon in &coupons {
         reasons.extend(needed(stores, *coupon).await?);
     }
-    // On a waiting list, or admitted just now.
+    // The user may be on a waiting list, or just admitted.
     for (coupon, drops) in stores.db.catalogue().await? {
         let keys: Vec<_> = drops
             .iter()
@@ -119,7 +120,7 @@ pub(crate) async fn erase(
         .erase(user.clone(), coupons, pseudonym.clone(), by.clone())
         .await?
     else {
-        let why = "something of theirs has changed meanwhile: try again";
+        let why = "something about this user has changed in the meantime: try again";
         return Err(EraseError::StillNeeded(vec![why.to_owned()]));
     };
     let lists = take_off_all(stores, user, &by).await?;
@@ -136,7 +137,7 @@ pub(crate) async fn erase(
     })
 }
 
-/// What a coupon still needs its people for.
+/// Why a coupon still needs its users' ids.
 async fn needed(stores: &Stores, id: CouponId) -> Result<Option<String>, EraseError> {
     if !is_over(&stores.db, id).await? {
         return Ok(Some(format!(

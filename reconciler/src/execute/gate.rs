@@ -19,7 +19,7 @@ pub(crate) async fn begin_life(
     redis.begin_life(seen).await
 }
 
-/// Opens coupons that were verified. `false`: Redis lost data since.
+/// Opens verified coupons. `false`: Redis lost data since.
 pub(crate) async fn open_coupons(
     redis: &Redis,
     coupons: &[(CouponId, Generation)],

@@ -1,6 +1,6 @@
-//! The law that only `execute` writes, checked on the sources. The reconciler builds no SQL and no
-//! Redis commands of its own (it does not depend on the crates for that), so whatever it writes is
-//! a function of `shared`. This test finds those functions by what they contain.
+//! A law checked on the sources: only `execute` writes. The reconciler builds no SQL and no Redis
+//! commands (it does not depend on the crates for that), so every write is a function of `shared`.
+//! This test finds those functions by their content.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const MARKS: &str = "diesel::update diesel::insert_into diesel::delete \"UPDATE \"INSERT insert(conn set_state(conn \"DELETE resolve(conn discard_open(conn unseal(conn \
                      insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") arg(\"LOAD\") self.begin_life_of( self.set_verified( self.note_numbers_on(";
 
-/// `record` keeps the tables of runs, and nothing else.
+/// `record` writes the tables of runs, and nothing else.
 const OF_RUNS: &[&str] = &[
     "begin_run",
     "finish_run",
@@ -20,7 +20,7 @@ const OF_RUNS: &[&str] = &[
     "forget_held_back",
 ];
 
-/// Sessions of the operations page, and numbers that passes remember: no user holds them.
+/// Sessions of the operations page, and numbers that passes remember: they are not users' holdings.
 const OF_NO_USER: &[&str] = &["end_session", "note_admissions"];
 
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
@@ -38,7 +38,7 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Names of the functions of `shared` whose text has one of the marks.
+/// Names of the functions of `shared` whose text contains one of the marks.
 fn functions_that_write(shared: &Path) -> Vec<String> {
     let mut names = ["make_ahead", "recover", "skip_given_numbers"]
         .map(str::to_owned)

@@ -1,7 +1,7 @@
 //! Only this room changes Redis or a coupon's tables (`record` writes the tables of runs). Each
-//! repair is idempotent: it checks what it is based on and does nothing where that has changed, so
-//! it may run twice, at any moment, beside live traffic and another reconciler. The test at the end
-//! fails where another room calls a function that writes.
+//! repair is idempotent: it checks its precondition and does nothing if that has changed, so it may
+//! run twice, at any moment, concurrently with live traffic and another reconciler. The test at the
+//! end fails if another room calls a function that writes.
 
 mod allow_lists;
 mod by_hand;
@@ -53,20 +53,20 @@ use crate::collect::snapshot::DropFacts;
 use crate::plan::{Action, Plan, Planned};
 use crate::stores::Stores;
 
-/// Why repairs stopped before the end.
+/// Why the repairs stopped early.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
     #[error("Redis cannot be reached: {}", without_values(.0))]
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
-    /// The process stops, or the pass lost its lock.
+    /// The process is stopping, or the pass lost its lock.
     #[error("the pass was stopped")]
     Stopped,
 }
 
 impl ExecuteError {
-    /// What is wrong with what is stored of one drop; `None` where a store is away.
+    /// The fault in one drop's data; `None` if a store is unavailable.
     pub fn about_data(&self) -> Option<String> {
         match self {
             Self::Redis(error) => {
@@ -77,7 +77,8 @@ impl ExecuteError {
         }
     }
 
-    /// Whether the store answered, or took too long over this one coupon; else it is away for all.
+    /// Whether the store answered, or took too long for this one coupon; otherwise it is
+    /// unavailable for all.
     fn is_of_one_coupon(&self) -> bool {
         match self {
             Self::Redis(error) => !error.is_io_error(),
@@ -87,18 +88,18 @@ impl ExecuteError {
     }
 }
 
-/// What became of one repair, before the next comparison confirms it.
+/// The outcome of one repair, before the next comparison confirms it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RepairAttempt {
     /// It was written, or was so already; with something to tell, perhaps.
     Done(Option<String>),
-    /// What it was based on has changed meanwhile; nothing was done.
+    /// Its precondition has changed in the meantime; nothing was done.
     Changed(String),
     /// MySQL refused the row, for this reason.
     Refused(String),
     /// No repair was possible; a person must decide.
     Left(String),
-    /// It was no repair.
+    /// It was not a repair.
     Reported,
 }
 
@@ -113,7 +114,7 @@ pub struct Executor<'a> {
     pub(crate) generation: OnceCell<Generation>,
     /// Slots left for people who wait.
     pub(crate) left: u64,
-    /// The counter is repaired once all pages are, or by a later pass.
+    /// The counter is repaired after all pages, or by a later pass.
     counts_later: bool,
     restored: &'a RestoredIn,
 }
@@ -122,7 +123,7 @@ pub struct Executor<'a> {
 /// all rows of the coupon, so it is done once, not for each of its drops.
 pub type RestoredIn = Mutex<HashSet<(CouponId, Generation)>>;
 
-/// Repairs carried out in one statement or script.
+/// Repairs per statement or script.
 const AT_ONCE: usize = 500;
 
 impl<'a> Executor<'a> {
@@ -149,11 +150,11 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Carries out every repair in order, and adds what became of it to `attempts`, item by item.
+    /// Carries out every repair in order, and adds its outcome to `attempts`, item by item.
     ///
     /// # Errors
-    /// [`ExecuteError`]: a store is away, or the pass was stopped. What was repaired until then
-    /// stands, and is among the attempts.
+    /// [`ExecuteError`]: a store is unavailable, or the pass was stopped. Repairs made before stay
+    /// in effect, and are among the attempts.
     pub async fn carry_out(
         &mut self,
         plan: &Plan,
@@ -161,12 +162,12 @@ impl<'a> Executor<'a> {
     ) -> Result<(), ExecuteError> {
         let (mut count_is_wrong, mut moving) = (false, false);
         self.left = plan.left;
-        // The people of repairs that are beyond those of the plan are not back yet.
+        // The users of repairs beyond those of the plan are not restored yet.
         self.counts_later = plan.counter_waits || !plan.beyond.is_empty();
         for run in runs_of_a_kind(&plan.items) {
             self.must_go_on()?;
-            // Who is moved needs the counter and the free slots right, which a move keeps as right
-            // as they are. Rows follow from where people are.
+            // A move needs a right counter and right free slots, and keeps them right. Rows depend
+            // on users' slots.
             let moves = matches!(run[0].action, Action::Move { .. });
             let comes_before = run[0].action.comes_before_the_counter();
             let is_counter = matches!(run[0].action, Action::SetCount);
@@ -185,7 +186,7 @@ impl<'a> Executor<'a> {
     }
 
     /// Carries out the repairs of one page. The counter is set by [`Executor::end_pages`]: until
-    /// then admission is closed to the drop.
+    /// then the drop is closed to admission.
     pub async fn carry_out_page(
         &mut self,
         items: &[Planned],
@@ -199,7 +200,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Makes the counter add up after the last page, unless it waits.
+    /// Repairs the counter after the last page, unless it has to wait.
     pub async fn end_pages(&mut self, counter_waits: bool) -> Result<(), ExecuteError> {
         self.counts_later = counter_waits;
         self.repair_count().await.map(drop)
@@ -238,8 +239,8 @@ impl<'a> Executor<'a> {
             _ => {
                 for item in run {
                     self.must_go_on()?;
-                    // One that a store refuses keeps no other of the drop back. Behind a lock each
-                    // would wait.
+                    // A repair that a store refuses does not delay others of the drop. After a lock
+                    // timeout, each would wait.
                     let attempt = match self.one(item, attempts).await {
                         Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
                             return Err(error.into());
@@ -256,7 +257,8 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// What became of one. A repair that fails after it has done what counts is among the attempts.
+    /// The outcome of one repair. If a repair fails after its essential part is done, the outcome
+    /// is among the attempts.
     async fn one(
         &self,
         item: &Planned,
@@ -285,8 +287,8 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// The claim of a slot that was given just now. Its instant is Redis's: revocations are told
-    /// from later claims by it.
+    /// The claim of a slot that was given a moment ago. Its time is Redis's: revocations and later
+    /// claims are compared by it.
     pub(crate) fn given(&self, user: &UserId, GivenSlot { slot, at_ms }: GivenSlot) -> Claim {
         let claimed_at = DateTime::from_timestamp_millis(at_ms);
         let (coupon_id, drop_id, user_id) =
@@ -314,12 +316,12 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Neighbours that go in one statement: the plan is sorted by action. A promotion does its own
-/// batches.
+/// Groups neighbours that share a statement: the plan is sorted by action. Promotions batch
+/// themselves.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
     let same = |a: &Planned, b: &Planned| a.action.kind() == b.action.kind() && a.kind == b.kind;
     items.chunk_by(same).flat_map(|run| {
-        // Those of dead letters are made after all their people are put back.
+        // Rows of dead letters are written after all their users are restored.
         let is_whole = matches!(
             run[0].action,
             Action::Promote { .. } | Action::IssueDeadLetter { .. }

@@ -1,4 +1,4 @@
-//! What MySQL has lost, put back into it.
+//! Restores data that MySQL has lost.
 
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop};
 use firstcome_shared::drops;
@@ -26,7 +26,7 @@ pub(crate) async fn lost_settings(
     Ok(recover::lost_settings(&stores.db, &stores.redis, coupon).await?)
 }
 
-/// The same, and MySQL has them again.
+/// The same, and writes them back to MySQL.
 pub(crate) async fn recover_settings(
     stores: &Stores,
     coupon: CouponId,
@@ -34,29 +34,29 @@ pub(crate) async fn recover_settings(
     Ok(recover::recover(&stores.db, &stores.redis, coupon).await?)
 }
 
-/// Numbers of coupons and drops that MySQL has lost go to no other, and those that it has are noted
-/// in Redis, which may have lost them.
+/// Prevents MySQL from reusing numbers of coupons and drops that it has lost, and records the
+/// existing ones in Redis, which may have lost them.
 pub(crate) async fn skip_given_numbers(stores: &Stores) -> Result<(), ExecuteError> {
     let highest = drops::skip_given_numbers(&stores.db, &stores.redis).await?;
     Ok(stores.redis.note_numbers_everywhere(highest).await?)
 }
 
-/// What became of a drop that MySQL has lost.
+/// The outcome for a drop that MySQL has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LostDropEnd {
-    /// Its row is back, or would be after a dry run.
+    /// Its row is restored, or would be without the dry run.
     Restored,
-    /// MySQL has lost its coupon too.
+    /// MySQL has lost its coupon, too.
     NoCoupon,
     /// Redis does not know its settings.
     NoSettings,
-    /// It has a row on a higher slot than the quantity that Redis knows.
+    /// It has a row on a slot above the quantity that Redis knows.
     RowAboveQuantity,
-    /// Another drop of the coupon has its day by now.
+    /// Another drop of the coupon now has its day.
     DayTaken,
 }
 
-/// Puts the row of a drop that MySQL has lost back, with the settings that Redis has.
+/// Restores the row of a drop that MySQL has lost, with the settings from Redis.
 pub(crate) async fn restore_drop(
     stores: &Stores,
     NamedDrop { coupon, drop }: NamedDrop,
@@ -85,12 +85,12 @@ pub(crate) async fn restore_drop(
     Ok(LostDropEnd::Restored)
 }
 
-/// Writes the limits of a drop that has lost them: without them no row of it can be written.
+/// Restores the slot limits of a drop: without them none of its rows can be written.
 pub(crate) async fn restore_limits(db: &Db, drop: DropId) -> Result<(), DbError> {
     db.restore_limits(drop).await
 }
 
-/// Only these of the numbers in doubt are of coupons that MySQL has lost.
+/// Settles the numbers in doubt: only these are of coupons that MySQL has lost.
 pub(crate) async fn settle_numbers(
     stores: &Stores,
     seen: NumbersInDoubt,

@@ -19,15 +19,15 @@ const CHANGED: &str = "it had changed meanwhile; the next pass looks again";
 const NO_REVISION: &str =
     "the drop is gone, or its coupon is being changed; the next pass looks again";
 
-/// People promoted in one script and one statement.
+/// Users promoted per script and statement.
 const PROMOTED_AT_ONCE: u32 = 1_000;
 
-/// What became of a waiting list until now.
+/// The outcome of promotions from a waiting list so far.
 #[derive(Default)]
 struct PromotedSoFar {
     /// Slots of those who have one now.
     slots: HashMap<UserId, Slot>,
-    /// Names that nobody can have, which have left it.
+    /// Number of invalid user ids removed from the list.
     no_user_ids: u32,
 }
 
@@ -53,13 +53,14 @@ impl Executor<'_> {
         )
     }
 
-    /// What MySQL says now, with a revision that entitles to write it: an operator may be changing
-    /// the coupon right now, and tries again then.
+    /// MySQL's present settings, with a revision that permits writing them: an operator may be
+    /// changing the coupon right now, and then tries again.
     async fn settings_in_force(&self) -> Result<Option<(u64, DropMeta)>, ExecuteError> {
         let id = self.facts.coupon.id;
         let seen = self.redis.revision(id).await?;
         let taken = match self.db.take_revision(id, seen).await {
-            // An operator empties a large allow list, say: that keeps no other coupon back.
+            // For example an operator who empties a large allow list: that does not delay other
+            // coupons.
             Err(error) if error.is_lock_wait() => None,
             taken => taken?,
         };
@@ -86,14 +87,15 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// What comes before the first person is put back into a lost drop.
+    /// Must precede restoring the first user of a lost drop.
     pub(crate) async fn begin_rebuild(&self) -> Result<(), ExecuteError> {
         self.db.note_loss(self.drop_id()).await?;
         super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await
     }
 
-    /// Puts people back into a lost drop, which admission does not see before [`Executor::rebuild`]
-    /// has ended. Gives how many slots were another's already; `None`: Redis lost data since.
+    /// Restores users in a lost drop, which admission does not see before [`Executor::rebuild`] has
+    /// ended. Returns the number of slots that already had another user; `None`: Redis has lost
+    /// data since.
     pub(crate) async fn rebuild_some(
         &self,
         holdings: &[Holding],
@@ -111,8 +113,8 @@ impl Executor<'_> {
         Ok(Some(taken))
     }
 
-    /// Everything known goes back, then the counter is made to add up, and only then does `meta`
-    /// let admission see the drop.
+    /// Restores everything known, then repairs the counter, and only then writes `meta`, which lets
+    /// admission see the drop.
     pub(super) async fn rebuild(
         &self,
         holdings: &[Holding],
@@ -132,7 +134,7 @@ impl Executor<'_> {
             return Ok(RepairAttempt::Changed(EMPTIED.into()));
         };
         crash_point(Point::PeopleRebuilt);
-        // Before admission sees the drop: what is left of it is theirs first.
+        // Before admission sees the drop: the slots left go to them first.
         if !self.put_to_front(&self.facts.promises.out_of_line).await? {
             return Ok(RepairAttempt::Changed(EMPTIED.into()));
         }
@@ -145,7 +147,7 @@ impl Executor<'_> {
             .load_drop(&self.keys, &generation, revision, &meta)
             .await?
         {
-            // It is there, but could not be read.
+            // It exists, but could not be read.
             Done::Applied(false) => self.redis.write_meta(&self.keys, revision, &meta).await?,
             Done::Applied(true) => Done::Applied(()),
             Done::Changed => Done::Changed,
@@ -169,7 +171,7 @@ impl Executor<'_> {
         })
     }
 
-    /// Until it is repaired, a counter that does not add up keeps admission closed to the drop.
+    /// A wrong counter keeps the drop closed to admission until it is repaired.
     pub(super) async fn repair_count(&self) -> Result<RepairAttempt, ExecuteError> {
         if self.counts_later {
             Ok(RepairAttempt::Done(None))
@@ -211,17 +213,17 @@ impl Executor<'_> {
                 .map(|word| match word {
                     PutBack::Applied | PutBack::Same => RepairAttempt::Done(None),
                     PutBack::Taken => {
-                        RepairAttempt::Changed("another person is on this slot by now".into())
+                        RepairAttempt::Changed("another person is on this slot now".into())
                     }
-                    PutBack::Revoked => RepairAttempt::Changed("it is revoked by now".into()),
+                    PutBack::Revoked => RepairAttempt::Changed("it has been revoked".into()),
                 })
                 .collect(),
             None => vec![RepairAttempt::Changed(EMPTIED.into()); run.len()],
         })
     }
 
-    /// Another slot, with its row; without one, the head of the waiting list and the list of broken
-    /// promises.
+    /// Another slot, with its row; without a free slot, the head of the waiting list and the list
+    /// of broken promises.
     pub(super) async fn move_person(
         &self,
         user: &UserId,
@@ -251,7 +253,7 @@ impl Executor<'_> {
                 };
                 let moved = format!("moved to slot {slot}");
                 match self.write_row(&claim).await {
-                    // No later pass sees that they were moved.
+                    // No later pass would see that the user was moved.
                     Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
                         attempts.push(RepairAttempt::Done(Some(format!(
                             "{moved}, without a row so far"
@@ -263,8 +265,8 @@ impl Executor<'_> {
                 }
             }
             Done::Applied(None) => {
-                // Listed first: a crash in between leaves a listed person with a slot, which the
-                // next pass puts right.
+                // Listed first: a crash in between leaves a listed user with a slot, which the next
+                // pass repairs.
                 self.list_as_broken(user, from, "no slot was left for them")
                     .await?;
                 crash_point(Point::BrokenListed);
@@ -339,9 +341,9 @@ impl Executor<'_> {
         Ok(true)
     }
 
-    /// Gives what is left to the people first in line, until nobody waits or nothing is left: while
-    /// somebody waits, admission sends everybody to the end of the line. The order is that of the
-    /// waiting list by now, which may be longer than what was planned.
+    /// Gives free slots to the first users in line, until nobody waits or no slot is left: while
+    /// anybody waits, admission sends everybody to the end of the line. The order is the waiting
+    /// list's present one, which may be longer than planned.
     pub(super) async fn promote(
         &mut self,
         run: &[Planned],
@@ -370,7 +372,7 @@ impl Executor<'_> {
         };
         let mut own: Vec<RepairAttempt> = run.iter().map(attempt).collect();
         if ended.is_err() {
-            // The rest was not tried: they were promoted in order of the line.
+            // The rest was not attempted: users were promoted in the order of the line.
             own.truncate(
                 own.iter()
                     .take_while(|attempt| matches!(attempt, RepairAttempt::Done(_)))
@@ -425,7 +427,8 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Dead letters whose people get another slot, many at a time: first all slots, then all rows.
+    /// Readmits the users of dead letters in other slots, many at a time: first all slots, then all
+    /// rows.
     pub(super) async fn readmit(
         &self,
         run: &[Planned],
@@ -452,7 +455,7 @@ impl Executor<'_> {
                     Err(refused) => refused,
                     Ok((id, claim)) => match written.next() {
                         Some(RepairAttempt::Done(_)) => {
-                            let detail = format!("admitted anew in slot {}", claim.slot);
+                            let detail = format!("readmitted in slot {}", claim.slot);
                             resolutions.push(Resolution {
                                 id,
                                 how: "readmitted",
@@ -473,8 +476,8 @@ impl Executor<'_> {
         Ok(attempts)
     }
 
-    /// Gives the person of a dead letter a slot in Redis: the letter, and the claim that it is now.
-    /// What a store refuses keeps no other back.
+    /// Gives the user of a dead letter a slot in Redis: returns the letter's id, and the new claim.
+    /// A repair that a store refuses does not delay others.
     async fn slot_for_letter(
         &self,
         item: &Planned,
@@ -506,14 +509,14 @@ impl Executor<'_> {
             }
             Ok(Done::Applied(None)) => Err(RepairAttempt::Left("no slot is left".into())),
             Ok(Done::Changed) => Err(RepairAttempt::Changed(
-                "its person is admitted by now; the next pass looks again".into(),
+                "its person has been admitted; the next pass looks again".into(),
             )),
             Ok(Done::Stale) => Err(RepairAttempt::Changed(EMPTIED.into())),
             Err(error) => Err(RepairAttempt::Changed(error.about_data().ok_or(error)?)),
         })
     }
 
-    /// What became of each; `None` where Redis was emptied meanwhile.
+    /// The outcome for each; `None` if Redis was emptied in the meantime.
     pub(super) async fn put_back_all(
         &self,
         holdings: &[Holding],

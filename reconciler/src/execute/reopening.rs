@@ -1,4 +1,5 @@
-//! What a coupon that a loss of Redis has closed needs besides its unsealed drops, before it opens.
+//! The steps that a coupon closed by a loss of Redis needs before it opens, in addition to its
+//! unsealed drops.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -16,17 +17,17 @@ use super::revocations::restore_revocations_after;
 use super::{ExecuteError, allow_lists};
 use crate::stores::Stores;
 
-/// Whether a coupon that an operator is changing right now is waited for.
+/// Whether to wait for a coupon that an operator is changing right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
     None,
     Waits,
 }
 
-/// Writes the settings of coupons' drops anew, in a revision of each coupon's own. A lost Redis may
-/// have come back with an older revision: a write that was held up through the loss would undo a
-/// later one. Before them their history, as it was when the pass began, and allow lists: they open
-/// next. Gives the coupons that were not left out.
+/// Rewrites the settings of coupons' drops, with a new revision for each coupon. A lost Redis may
+/// have come back with an older revision: a write that was delayed through the loss would undo a
+/// later one. Before the settings it restores the coupons' history, as it was when the pass began,
+/// and their allow lists, because the coupons open next. Returns the coupons that were not skipped.
 pub(crate) async fn renew_settings(
     stores: &Stores,
     coupons: &[CouponId],
@@ -56,7 +57,7 @@ pub(crate) async fn renew_settings(
     let mut closed = HashSet::new();
     for (coupon, drops) in &taken {
         let history = histories.get(&coupon.id).copied().unwrap_or_default();
-        // A bulkhead: what one coupon has keeps no other closed.
+        // A bulkhead: bad data of one coupon does not keep others closed.
         if let Err(error) = restore_history(stores, coupon, drops, history, keys_ttl).await {
             if !error.is_of_one_coupon() {
                 return Err(error);
@@ -95,13 +96,13 @@ pub(crate) async fn renew_settings(
         .collect())
 }
 
-/// Longest time between the sealing of a drop in MySQL and its keys' expiry in Redis, by two
+/// Maximum time between the sealing of a drop in MySQL and the expiry of its keys in Redis, by two
 /// clocks: less than a drop waits before it is sealed once more.
 const SEALING_TAKES: TimeDelta = TimeDelta::seconds(1);
 
-/// A Redis that came back older knows less, or other things, of drops that have been sealed since,
-/// and no pass compares these: who won in one could win again in the next, and one could be open
-/// again.
+/// A Redis that came back with older data lacks or contradicts facts about drops that were sealed
+/// since, and no pass compares these: a winner in one could win again in the next, and one could be
+/// open again.
 async fn restore_history(
     stores: &Stores,
     coupon: &Coupon,
@@ -110,8 +111,8 @@ async fn restore_history(
     keys_ttl: Duration,
 ) -> Result<(), ExecuteError> {
     let Stores { db, redis, .. } = stores;
-    // A Redis that knows of the last sealing is not older than any. One drop may have been sealed
-    // twice, so it is known by the instant from which its keys expire.
+    // A Redis that knows of the last sealing has current data. One drop may have been sealed twice,
+    // so the sealing is identified by the time from which its keys expire.
     let saw_sealing = match history.last_sealing() {
         Some((drop, at)) => {
             let expire_since = redis
@@ -125,14 +126,14 @@ async fn restore_history(
         .iter()
         .filter(|drop| drop.sealed_at.is_some() && !saw_sealing)
     {
-        // MySQL answers for it from here on.
+        // From here on MySQL answers for it.
         redis
             .expire_drop(&redis.keys(coupon.id, sealed.id), Duration::ZERO)
             .await?;
     }
-    // A revocation unseals its drop, so there is nothing to forget or to add for a Redis that knows
-    // of the last sealing. Who claimed again after theirs is rightly a claimant of that drop.
-    // The next drop may open hours after this, so one that is sealed is enough.
+    // A revocation unseals its drop, so if Redis knows of the last sealing, there is nothing to
+    // forget or to add. A user who claimed again after a revocation is rightly a claimant of that
+    // drop. The next drop may open hours after this, so one sealed drop is enough.
     let has_earlier = history.opened > 1 || history.last_sealing().is_some();
     let is_older = coupon.once_per == OncePer::Coupon && has_earlier && !saw_sealing;
     if history.revocations > 0 {
@@ -152,27 +153,27 @@ async fn restore_history(
             }
         }
     }
-    // Not only where a drop is sealed: a revocation may have unsealed it just now.
+    // Not only if a drop is sealed: a revocation may have unsealed it a moment ago.
     if is_older {
         restore_claimants(db, redis, coupon, Restored::All).await?;
     }
     Ok(())
 }
 
-/// Rows read at a time.
+/// Rows read per statement.
 const ROWS_AT_ONCE: i64 = 5_000;
 
-/// Which of a coupon's claimants are written.
+/// The claimants of a coupon to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Restored {
-    /// Those that are not there: the coupon may be open.
+    /// Only missing ones: the coupon may be open.
     Missing,
-    /// All: the coupon is closed, and what is there may be old.
+    /// All: the coupon is closed, and existing ones may be old.
     All,
 }
 
-/// Adds every person with a row of the coupon to its claimants, drops whose keys have left Redis
-/// included: else they could get a second one in the next drop.
+/// Adds every user with a row of the coupon to its claimants, including users of drops whose keys
+/// have left Redis: otherwise they could win a second time in the next drop.
 ///
 /// # Errors
 /// [`ExecuteError`]; some may have been added.
@@ -200,14 +201,14 @@ pub(crate) async fn restore_claimants(
     }
 }
 
-/// A drop, and whether people hold a coupon of an earlier one.
+/// A drop, and whether users hold a coupon of an earlier one.
 pub(crate) struct LaterDrop {
     pub(crate) keys: DropKeys,
     pub(crate) revision: u64,
     pub(crate) has_earlier_holders: bool,
 }
 
-/// Notes in these drops whether people hold a coupon of an earlier one, if they do not say so yet.
+/// Records in these drops whether users hold a coupon of an earlier one, unless already recorded.
 pub(crate) async fn note_earlier_holders(
     redis: &Redis,
     drops: Vec<LaterDrop>,

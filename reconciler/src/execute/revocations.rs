@@ -1,4 +1,4 @@
-//! Revocations that a crash or a loss of Redis has left half done, and their dead letters.
+//! Revocations that a crash or a loss of Redis has left incomplete, and their dead letters.
 
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::mysql::Db;
@@ -10,7 +10,7 @@ use super::{ExecuteError, Executor, RepairAttempt};
 use crate::collect::snapshot::HalfRevoked;
 
 impl Executor<'_> {
-    /// The steps of revoking from the one on that is missing (docs/decisions/0013-revoking.md).
+    /// The steps of revoking, beginning with the missing one (docs/decisions/0013-revoking.md).
     pub(super) async fn revoke(&self, half: &HalfRevoked) -> Result<RepairAttempt, ExecuteError> {
         let (revocation, once_per) = (&half.revocation, self.facts.once_per());
         if half.has_row {
@@ -43,8 +43,8 @@ impl Executor<'_> {
     }
 }
 
-/// Makes all revocations of a coupon known to Redis, of sealed drops too: before its people are put
-/// back after a loss, and before it opens.
+/// Writes all revocations of a coupon to Redis, including those of sealed drops: before its users
+/// are restored after a loss, and before it opens.
 pub(super) async fn restore_revocations(
     db: &Db,
     redis: &Redis,
@@ -58,7 +58,7 @@ pub(super) async fn restore_revocations(
     Ok(())
 }
 
-/// A page of them, after the one with number `after`, which moves on. `None`: there is none.
+/// A page of them, after the one with number `after`, which advances. `None`: there is none.
 pub(super) async fn restore_revocations_after(
     db: &Db,
     redis: &Redis,

@@ -1,4 +1,4 @@
-//! Repairs in MySQL, and drops as a whole: made ahead of their opening, sealed, unsealed.
+//! Repairs in MySQL, and changes of whole drops: created before they open, sealed, unsealed.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ use crate::plan::{Action, Planned};
 use crate::stores::Stores;
 
 impl Executor<'_> {
-    /// Rows for many people, one statement for all of them.
+    /// Issues rows for many users, with one statement for all of them.
     pub(super) async fn issue(
         &self,
         run: &[Planned],
@@ -41,7 +41,7 @@ impl Executor<'_> {
         self.write_rows(&rows).await
     }
 
-    /// One row. It counts as written where another process wrote it for the same person and slot.
+    /// Writes one row. It counts as written if another process wrote it for the same user and slot.
     pub(super) async fn write_row(&self, claim: &Claim) -> Result<RepairAttempt, ExecuteError> {
         let mut attempts = self.write_rows(&[(claim.clone(), None)]).await?;
         Ok(attempts
@@ -49,8 +49,8 @@ impl Executor<'_> {
             .unwrap_or_else(|| RepairAttempt::Changed("nothing was written".into())))
     }
 
-    /// Rows, each with the dead letter that it resolves, in one transaction. Where the schema
-    /// refuses one of them, in halves, down to the one refused.
+    /// Writes rows, each with the dead letter that it resolves, in one transaction. If the schema
+    /// refuses a row, the batch is halved repeatedly, down to the refused row.
     pub(super) async fn write_rows(
         &self,
         rows: &[(Claim, Option<i64>)],
@@ -108,9 +108,9 @@ impl Executor<'_> {
         )
     }
 
-    /// Dead letters become rows in their slots, in batches: while the rows of some are written, the
-    /// next people are put back. Nobody is put back later than necessary, since a slot that is
-    /// skipped closes the drop until all are and the counter is repaired, once.
+    /// Issues dead letters in their slots, in batches: while the rows of one batch are written, the
+    /// users of the next are restored in Redis. No user is restored later than necessary, because a
+    /// skipped slot closes the drop until all users are restored and the counter is repaired, once.
     pub(super) async fn issue_dead_letters(
         &self,
         run: &[Planned],
@@ -127,13 +127,14 @@ impl Executor<'_> {
                 attempts.extend(some);
                 std::future::ready(Ok(()))
             });
-        // Both to their ends: an error of the writers must not keep the counter from being
-        // repaired.
+        // Both run to their ends: an error of the writers must not prevent the repair of the
+        // counter.
         let (admitted, written) = tokio::join!(self.admit_letters(&batches, decided), written);
         admitted.and(written)
     }
 
-    /// Puts people back, and hands on the number of each batch with what is decided in it already.
+    /// Restores users, and passes on the number of each batch with the outcomes that are already
+    /// known.
     async fn admit_letters(
         &self,
         batches: &[&[DeadLetterToIssue<'_>]],
@@ -193,8 +194,9 @@ impl Executor<'_> {
             .collect())
     }
 
-    /// Gives people in Redis the slots of their dead letters, where none has been decided on yet.
-    /// Gives whether a slot was skipped, perhaps: one beyond the counter frees those below it.
+    /// Gives users in Redis the slots of their dead letters, unless the outcome is already known.
+    /// Returns whether a slot may have been skipped: a slot beyond the counter frees those below
+    /// it.
     async fn admit_in_slots(
         &self,
         letters: &[DeadLetterToIssue<'_>],
@@ -212,10 +214,10 @@ impl Executor<'_> {
             let refused = match &words {
                 None => Some("Redis was emptied meanwhile; the next pass looks again"),
                 Some(words) if words.get(i) == Some(&PutBack::Taken) => {
-                    Some("its slot is another's by now")
+                    Some("its slot now belongs to another person")
                 }
                 Some(words) if words.get(i) == Some(&PutBack::Revoked) => {
-                    Some("it is revoked by now")
+                    Some("it has been revoked")
                 }
                 Some(_) => None,
             };
@@ -252,7 +254,7 @@ impl Executor<'_> {
             .collect())
     }
 
-    /// Resolves the dead letters whose person holds a row already; `None` for the others.
+    /// Resolves the dead letters whose user already holds a row; `None` for the others.
     async fn resolve_held(
         &self,
         letters: &[(i64, &UserId)],
@@ -308,11 +310,11 @@ impl Executor<'_> {
     }
 }
 
-/// A hand has changed the row that has the code.
+/// Somebody has changed by hand the row that has the code.
 const OTHER_CODE: &str =
     "another row has the code that its person was shown, so it got a new one: tell the person";
 
-/// Batches whose rows are written at the same time.
+/// Batches whose rows are written concurrently.
 const WRITERS: usize = 2;
 
 /// A dead letter that becomes a row.
@@ -367,7 +369,7 @@ fn issued(id: i64, slot: Slot) -> Resolution {
     }
 }
 
-/// Makes the drops that schedules ask for, and brings the catalogue up to date.
+/// Creates the drops that schedules require, and updates the catalogue.
 pub(crate) async fn make_ahead(
     stores: &Stores,
     catalogue: &mut [(Coupon, Vec<Drop>)],
@@ -389,8 +391,7 @@ pub(crate) async fn make_ahead(
     Ok(())
 }
 
-/// Unseals drops that a dead letter names, or that have a broken promise: one is open there after
-/// all.
+/// Unseals drops with a dead letter or a broken promise: something in them is open after all.
 pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
     let unsealed =
         db.unseal_drops_of_dead_letters().await? + db.unseal_drops_of_broken_promises().await?;
@@ -418,8 +419,8 @@ pub(crate) async fn delete_resolved_dead_letters(
     Ok(())
 }
 
-/// Notes that broken promises are mended: their people have rows by now, in whatever way they came,
-/// or what they had is revoked.
+/// Marks broken promises as resolved: their users now have rows, however they got them, or their
+/// claims are revoked.
 pub(crate) async fn mend(db: &Db, drop: DropId, people: &[UserId]) -> Result<(), DbError> {
     if !people.is_empty() {
         tracing::info!(

@@ -1,4 +1,4 @@
-//! What is over: drops are sealed, and what Redis has of them expires.
+//! Sealing: drops that are over are sealed, and their keys in Redis expire.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,8 +13,9 @@ use firstcome_shared::schedule::Schedule;
 use super::ExecuteError;
 use crate::stores::Stores;
 
-/// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a
-/// while. `false`: an operator has moved its closing meanwhile, or something of it was revoked.
+/// Marks a drop as verified exact. Passes skip it from now on, and its keys expire in Redis after a
+/// while. `false`: an operator has changed its closing time in the meantime, or one of its claims
+/// was revoked.
 pub(crate) async fn seal(
     stores: &Stores,
     drop: &Drop,
@@ -37,8 +38,8 @@ pub(crate) async fn seal(
     Ok(sealed)
 }
 
-/// Lets what Redis has of sealed drops, and of coupons that are over, expire where it would last: a
-/// process may have died between sealing and this, and an operator's change may end a coupon
+/// Lets keys of sealed drops, and of coupons that are over, expire in Redis if they have no expiry:
+/// a process may have died between sealing and this, and an operator's change may end a coupon
 /// without a drop that is sealed after it. `live` are coupons that are surely not over.
 pub(crate) async fn let_expire(
     stores: &Stores,
@@ -86,8 +87,8 @@ pub(crate) async fn let_expire(
     Ok(())
 }
 
-/// An operator may have given the coupon more days meanwhile. From here on loading their drops
-/// keeps its keys.
+/// An operator may have given the coupon more days in the meantime. From here on loading their
+/// drops keeps its keys.
 async fn keep_if_live(
     stores: &Stores,
     coupon: CouponId,
@@ -99,7 +100,7 @@ async fn keep_if_live(
     Ok(())
 }
 
-/// All drops of a coupon are sealed, and its schedule has no more.
+/// Whether all drops of a coupon are sealed, and its schedule has no more.
 pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
     let Some((coupon, drops)) = db.coupon(coupon).await? else {
         return Ok(false);
@@ -111,16 +112,16 @@ pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> 
     Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
 }
 
-/// Drops read in one statement.
+/// Drops read per statement.
 const DROPS_AT_ONCE: i64 = 500;
 
-/// Most drops and people erased in one pass; the next deep one goes on.
+/// Maximum numbers of drops and users erased in one pass; the next deep pass continues.
 const DROPS_AT_MOST: usize = 10_000;
 const PEOPLE_AT_MOST: usize = 1_000_000;
 
-/// Retention of people: puts pseudonyms in place of everybody of drops that were sealed longer than
-/// `kept` ago, once neither admission nor Redis needs them. While a coupon goes on of which a
-/// person may hold one in all, its rows say who has one.
+/// Retention of user ids: replaces all users of drops that were sealed longer than `kept` ago by
+/// pseudonyms, once neither admission nor Redis needs them. While a coupon that allows one per user
+/// in total goes on, its rows show who has one, and stay.
 pub(crate) async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), ExecuteError> {
     let (mut over, mut after) = (HashMap::new(), DropId(0));
     let (mut drops, mut people) = (0, 0);

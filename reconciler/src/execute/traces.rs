@@ -1,5 +1,5 @@
-//! Traces of repairs: a span in the trace of each claim that a repair saved, where that is known,
-//! and one of them all in the trace of the pass.
+//! Traces of repairs: a span in the trace of each claim that a repair saved, if the trace is known,
+//! and one span for all of them in the trace of the pass.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::plan::{Action, Planned};
 use crate::report::{ActionKind, TRACE};
 use crate::traces;
 
-/// Most links of a span, by OpenTelemetry's default.
+/// Maximum links of a span, by OpenTelemetry's default.
 const LINKS: usize = 128;
 
 impl Executor<'_> {
-    /// The trace of each claim that is repaired: a dead letter has it, and for a claim whose
-    /// message is lost Redis does, where it was sampled.
+    /// The trace of each repaired claim: from its dead letter, or, if its message is lost, from
+    /// Redis, if it was sampled.
     pub(super) async fn traces_of(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         if let Some(Planned {
             action: Action::Issue(_),
@@ -29,7 +29,7 @@ impl Executor<'_> {
 
     async fn traces_in_redis(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         let admission = |item: &Planned| match &item.action {
-            // Of an admission whose instant is not known, none is kept.
+            // Redis stores no trace for an admission whose time is not known.
             Action::Issue(claim) => (
                 claim.slot,
                 claim.claimed_at.map_or(0, |at| at.timestamp_millis()),
@@ -46,7 +46,7 @@ impl Executor<'_> {
             })
     }
 
-    /// Exports the spans, and notes each trace in what is told of the repair.
+    /// Exports the spans, and adds each trace to the description of its repair.
     pub(super) fn trace_repairs(
         &self,
         run: &[Planned],

@@ -1,4 +1,4 @@
-//! Everything the stores still say about a person.
+//! Gathers everything that the stores still know about a user.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use super::story::{Happening, OnSlot};
 use crate::report::{Outcome, TRACE};
 use crate::stores::Stores;
 
-/// What is known of a person.
+/// The known facts about a user.
 #[derive(Debug, Default)]
 pub(super) struct PersonFacts {
     pub(super) happenings: Vec<Happening>,
@@ -31,18 +31,18 @@ pub(super) struct PersonFacts {
     pub(super) unresolved: Vec<DeadLetterRow>,
     /// Broken and not mended: drop and reason.
     pub(super) broken: Vec<(DropId, String)>,
-    /// What was revoked, oldest first.
+    /// Revocations, oldest first.
     pub(super) revoked: Vec<Revocation>,
     /// Why the last pass that tried a repair for them could not make it.
     pub(super) not_repaired: Option<String>,
-    /// Something could not be asked.
+    /// A store could not be asked.
     pub(super) blind: bool,
     /// Traces of their claims, each once.
     pub(super) traces: Vec<String>,
 }
 
 impl PersonFacts {
-    /// Notes a trace, and gives what a sentence says of it.
+    /// Records a trace, and returns the part of a sentence that mentions it.
     fn trace(&mut self, trace: Option<TraceContext>) -> String {
         let Some(id) = trace.map(|trace| trace.trace_id.to_string()) else {
             return String::new();
@@ -59,7 +59,7 @@ impl PersonFacts {
     }
 }
 
-/// Everybody who is known on a slot of a drop: by a row, in Redis, or by a dead letter.
+/// Every user known on a slot of a drop: by a row, in Redis, or by a dead letter.
 pub(super) async fn people_on(
     stores: &Stores,
     coupon: &Coupon,
@@ -222,7 +222,7 @@ async fn mysql(
     broken(stores, coupon, user, known).await
 }
 
-/// Why a repair is not made. What is only reported waits for a person for the same reason.
+/// Why a repair is not made. Findings that are only reported wait for a person for the same reason.
 fn not_repaired(last: &FindingRow) -> Option<String> {
     let is_left = last.result == Outcome::Failed.as_str() || last.needs_person;
     last.detail.clone().filter(|_| is_left)
@@ -264,8 +264,8 @@ fn tell_dead_letter(row: &DeadLetterRow, known: &mut PersonFacts) {
     }
 }
 
-/// A sentence a finding, with the instant when it was first made; passes in a row that found the
-/// same share one.
+/// One sentence per finding, with the time of its first occurrence; consecutive passes with the
+/// same finding share one.
 fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>, String)> {
     struct Same {
         what: String,
@@ -288,7 +288,7 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
             .map(|d| format!(" in drop {d}"))
             .unwrap_or_default();
         let slot = row.slot.map(|s| format!(", slot {s}")).unwrap_or_default();
-        // Of what is only reported, the result says nothing.
+        // If a finding is only reported, its result is not worth mentioning.
         let done = if (action.as_str(), result.as_str()) == ("report", "skipped") {
             String::new()
         } else {
@@ -359,8 +359,8 @@ async fn broken(
     Ok(())
 }
 
-/// The topic, from a little before the first drop that concerns the person; all of them, if none is
-/// known to.
+/// The topic, from a little before the first drop that concerns the user; from the first drop of
+/// all, if none is known to.
 async fn topic(
     stores: &Stores,
     coupon: &Coupon,

@@ -1,5 +1,5 @@
-//! One person's whole story with one coupon, in order of time, and what holds now. It answers "it
-//! said yes and I have nothing", and says which part is no longer known rather than guess.
+//! One user's whole story with one coupon, in order of time, and the present state. It answers "it
+//! said yes and I have nothing", and says which part is no longer known instead of guessing.
 
 mod gather;
 mod story;
@@ -21,8 +21,8 @@ pub(crate) use story::OnSlot;
 pub use story::{Happening, Holds, Story};
 use verdict::Question;
 
-/// A person's story, and what holds in one drop of the coupon or altogether; `None` where there is
-/// no such coupon.
+/// A user's story, and the present state in one drop of the coupon or altogether; `None` if the
+/// coupon does not exist.
 pub async fn explain(
     stores: &Stores,
     coupon: CouponId,
@@ -55,7 +55,7 @@ pub async fn explain(
     }))
 }
 
-/// Everybody known on a slot of a drop, or of the last drop that has opened; `None` where none has.
+/// Every user known on a slot of a drop, or of the last drop that has opened; `None` if none has.
 pub(crate) async fn on_slot(
     stores: &Stores,
     (coupon, drops): (&Coupon, &[Drop]),

@@ -1,4 +1,4 @@
-//! What is told.
+//! The story of one user.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use firstcome_shared::redis::RedisError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Happening {
     /// Null if it is not known.
@@ -24,21 +24,21 @@ pub struct Happening {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
-    /// A row: they have it.
+    /// The row exists: they hold one.
     Issued,
-    /// Admitted, the row is still to come.
+    /// Admitted; the row does not exist yet.
     Accepted,
     /// On the waiting list.
     Waiting,
-    /// They were promised one, and it could not be kept.
+    /// Promised, but the promise could not be kept.
     Broken,
-    /// It was given back or revoked.
+    /// Given back or revoked.
     Revoked,
     /// A claim of theirs is a dead letter and needs a person.
     Failed,
     /// No claim is known.
     None,
-    /// Something could not be asked, so nothing can be said for sure.
+    /// A store could not be asked, so the state is uncertain.
     Unknown,
 }
 
@@ -62,13 +62,13 @@ pub struct Story {
     pub slot: Option<i64>,
     /// Everything known, oldest first; without a time last.
     pub happenings: Vec<Happening>,
-    /// What is no longer known, or could not be asked.
+    /// Facts that are no longer known, or could not be asked for.
     pub no_longer_known: Vec<String>,
     /// Traces of the user's claims.
     pub trace_ids: Vec<String>,
 }
 
-/// Who is known on a slot.
+/// The users known on a slot.
 pub(crate) struct OnSlot {
     pub(crate) drop: DropId,
     pub(crate) people: BTreeSet<UserId>,

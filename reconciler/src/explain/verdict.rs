@@ -1,4 +1,4 @@
-//! What holds now, out of what is known. Pure.
+//! Derives the present state from the known facts. Pure.
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::issued::IssuedRow;
@@ -9,20 +9,20 @@ use super::story::Holds;
 
 type PersonVerdict = (Holds, String, Option<DropId>, Option<i64>);
 
-/// What is asked about.
+/// The question.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Question {
-    /// The drop that was asked about.
+    /// The drop in the request.
     pub(super) drop: Option<DropId>,
     /// The drop that opened last.
     pub(super) last: Option<DropId>,
-    /// One each in the whole coupon: a row in any drop is the answer.
+    /// One per user in the whole coupon: a row in any drop is the answer.
     pub(super) whole_coupon: bool,
 }
 
-/// Where everybody may have one in each drop, an earlier drop's row is no answer to what was said
-/// in a later one: the answer is about the drop that was asked about, else about the last one in
-/// which anything of theirs is known.
+/// If users may have one in each drop, a row in an earlier drop says nothing about a later one: the
+/// answer is about the requested drop, or else about the last one in which anything is known of the
+/// user.
 #[allow(clippy::too_many_lines, reason = "one arm a verdict")]
 pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict {
     let about = if question.whole_coupon {
@@ -54,8 +54,9 @@ pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict 
         let waits = waiting
             .map(|(_, place)| format!("; they are at position {place} of the waiting list"))
             .unwrap_or_default();
-        let sentence =
-            format!("they were told yes for drop {drop} and it could not be kept: {reason}{waits}");
+        let sentence = format!(
+            "they were promised a coupon in drop {drop}, and the promise could not be kept: {reason}{waits}"
+        );
         return (Holds::Broken, sentence, Some(*drop), None);
     }
     if let Some((drop, slot)) = known
@@ -152,7 +153,7 @@ fn revoked_one(one: &Revocation) -> PersonVerdict {
     )
 }
 
-/// The last drop in which anything of theirs is known.
+/// The last drop in which anything is known of the user.
 fn latest(known: &PersonFacts) -> Option<DropId> {
     let drops = known
         .rows

@@ -57,7 +57,7 @@ pub(super) async fn list(
     page.map(Json).map_err(unavailable)
 }
 
-/// Who acknowledges.
+/// The operator who acknowledges it.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Acknowledge {
@@ -91,7 +91,7 @@ pub(super) async fn acknowledge(
         .map_err(refused)
 }
 
-/// Until when, and who.
+/// The end of the silence, and the operator.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Silence {

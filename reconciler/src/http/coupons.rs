@@ -1,5 +1,5 @@
-//! Coupons and drops as operators need them: `GET /v1/coupons/{id}/drops`,
-//! `GET /v1/coupons/{id}/drops/{drop_id}`, `GET /v1/days`.
+//! Coupons and drops for operators: `GET /v1/coupons/{id}/drops`, `GET
+//! /v1/coupons/{id}/drops/{drop_id}`, `GET /v1/days`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,16 +22,16 @@ use super::refusals::unavailable;
 use super::state::RouteState;
 use crate::notify::alerts::About;
 
-/// Drops on a page.
+/// Drops per page.
 const DROPS: usize = 50;
 
-/// Rows are counted for the first drops of a page that have this many slots together.
+/// Rows are counted for the first drops of a page, up to this many slots together.
 const COUNTED: u64 = 200_000;
 
 /// Days that are listed.
 const DAYS: u32 = 14;
 
-/// The coupon of a path, with its drops in order of opening.
+/// The coupon in a path, with its drops in order of opening.
 pub(super) async fn find(app: &RouteState, id: &str) -> Result<(Coupon, Vec<Drop>), Problem> {
     let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
     let coupon = CouponId(canonical_number(id).ok_or_else(no_such)?);
@@ -108,7 +108,7 @@ pub(super) async fn drops(
     }))
 }
 
-/// Rows of these drops, as far as they are counted in a moment.
+/// The rows of these drops, for as many as can be counted quickly.
 async fn rows(app: &RouteState, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, DbError> {
     let mut slots = 0_u64;
     let counted = drops.iter().take_while(|drop| {
@@ -188,7 +188,7 @@ async fn details(
     })
 }
 
-/// Whether an alert says that repairs of the drop wait for a person.
+/// Whether an alert reports that repairs of the drop wait for a person.
 fn is_held_back(overview: &Overview, drop: DropId) -> bool {
     overview
         .alerts
@@ -196,7 +196,7 @@ fn is_held_back(overview: &Overview, drop: DropId) -> bool {
         .any(|one| one.alert.drop_id == Some(drop) && one.alert.kind == About::Braked.word())
 }
 
-/// Adds the slots of the sample that have no row yet, as far as Redis knows them.
+/// Adds the slots of the sample that have no row yet, if Redis knows them.
 async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> Vec<SlotTimes> {
     let utc = |at: NaiveDateTime| at.and_utc();
     let mut times: Vec<SlotTimes> = rows

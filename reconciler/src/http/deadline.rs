@@ -1,4 +1,4 @@
-//! Around every request of an operator: a deadline, and an answer after a panic.
+//! Middleware of every operators' request: a deadline, and a response after a panic.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
 use futures_util::FutureExt as _;
 
-/// Longest time until an answer begins. A pass that is waited for has none.
+/// Maximum time until a response begins. A pass that the client waits for has none.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The layer of the router.
@@ -30,7 +30,7 @@ pub(super) async fn guarded(
     match ended {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
-            // The panic itself is on standard error already.
+            // The panic itself is already on standard error.
             tracing::error!("a request panicked");
             Problem::internal().into_response()
         }

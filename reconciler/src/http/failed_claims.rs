@@ -1,5 +1,5 @@
-//! Failed claims (dead letters): list them, correct or discard one, discard all that a filter
-//! finds.
+//! Failed claims (dead letters): list them, correct or discard one, discard everything that matches
+//! a filter.
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -26,10 +26,10 @@ use super::state::RouteState;
 use crate::execute;
 use crate::notify::wording::line;
 
-/// Last page that is read: MySQL steps over everything before it.
+/// Last page that can be read: MySQL has to step over everything before it.
 const PAGES: u32 = 200;
 
-/// Longest reason for discarding, in characters.
+/// Maximum length of a reason for discarding, in characters.
 const WHY: usize = 200;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -189,7 +189,7 @@ pub(super) async fn read(
             detail: json!({"dead_letter": letter}),
             ..OperatorAct::default()
         };
-        // Before anything is shown.
+        // Recorded before anything is shown.
         db.record_act(operator, act).await.map_err(unavailable)?;
     }
     details(&app, row, payload)
@@ -231,7 +231,7 @@ async fn details(
     })
 }
 
-/// The claim that was meant.
+/// The intended claim.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CorrectedClaim {
@@ -245,7 +245,7 @@ pub(super) struct CorrectedClaim {
     user_id: String,
 }
 
-/// Correct which claim was meant
+/// Correct the claim that a failed claim stands for
 ///
 /// The next run over the drop issues it, in another slot if this one is taken.
 #[utoipa::path(
@@ -311,7 +311,7 @@ pub(super) struct Discard {
     why: String,
 }
 
-/// The reason as it is kept, with the name of the operator.
+/// The reason to store, with the name of the operator.
 fn reason(why: &str, operator: &Operator) -> Result<String, Problem> {
     let why = line(why, WHY);
     if why.is_empty() {
@@ -352,7 +352,7 @@ pub(super) async fn discard(
     Err(resolved_already(letter))
 }
 
-/// Which failed claims are discarded, and why.
+/// The failed claims to discard, and why.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DiscardMany {
@@ -371,7 +371,7 @@ pub(super) struct DiscardMany {
     why: String,
 }
 
-/// Discard all failed claims that a filter finds
+/// Discard all failed claims that match a filter
 ///
 /// Send a drop or a reason, and the `discardable` of `GET /v1/failed-claims`.
 #[utoipa::path(

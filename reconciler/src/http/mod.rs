@@ -48,7 +48,7 @@ use crate::stores::Stores;
     tags(
         (name = "overview", description = "The state of the installation"),
         (name = "runs", description = "Passes and what they found"),
-        (name = "alerts", description = "What needs a person"),
+        (name = "alerts", description = "Problems that need a person"),
         (name = "coupons", description = "Coupons and drops, with their numbers"),
         (name = "failed claims", description = "Claims that did not become a row"),
         (name = "people", description = "One person's story"),
@@ -102,27 +102,27 @@ fn contract() -> OpenApiRouter<RouteState> {
         .routes(routes!(people::erase))
 }
 
-/// Connections to MySQL of all requests together.
+/// Connections to MySQL for all requests together.
 const CONNECTIONS: usize = 4;
 
-/// What pages in front of the routes get from this process.
+/// Resources of this process for pages in front of the routes.
 pub struct Mount {
-    /// The routes, to be called like a server's.
+    /// The routes, callable like a server's.
     pub routes: Router,
     /// The operators' tokens, which log in and sign cookies.
     pub token: OpsToken,
-    /// Where log-outs are recorded.
+    /// Records log-outs.
     pub redis: Redis,
     /// `API_URL` and a file of further certificate authorities, if they are set.
     pub api: Option<(String, Option<PathBuf>)>,
-    /// The process stops.
+    /// Cancelled when the process stops.
     pub stop: CancellationToken,
 }
 
-/// Makes the pages. The program brings them; the library has none.
+/// Creates the pages. The program provides them; the library has none.
 pub type Pages = fn(Mount) -> anyhow::Result<Router>;
 
-/// What the front is made of.
+/// The parts of the HTTP front.
 pub(crate) struct Front {
     pub(crate) stores: Stores,
     pub(crate) passes: Passes,
@@ -152,7 +152,7 @@ pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Route
         metrics.render() + &drift.render()
     });
     let notes = health::durability_of(&stores.redis).into_iter().collect();
-    // However much is asked for, passes have their connections.
+    // Separate connections: requests, however many, never take those of passes.
     let for_requests = Db::new(&DbSettings {
         pool_size: CONNECTIONS,
         ..stores.db_settings.clone()
@@ -210,7 +210,7 @@ pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Route
     Ok(guarded(routes))
 }
 
-/// With what surrounds every request.
+/// Adds the layers for every request.
 fn guarded(routes: Router) -> Router {
     routes
         .fallback(no_such_route)

@@ -1,5 +1,5 @@
-//! One person: `GET /v1/people` finds them, `GET /v1/coupons/{id}/people/{user_id}` tells their
-//! story, and a promise to them is given up, or they are erased.
+//! One user: `GET /v1/people` finds users, `GET /v1/coupons/{id}/people/{user_id}` returns a user's
+//! story, and further routes give up a promise or erase a user.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -54,7 +54,7 @@ pub(super) async fn explain(
     StrictQuery(query): StrictQuery<InDrop>,
 ) -> Result<Json<Story>, Problem> {
     let user = user_id(&user)?;
-    // As it was sent: a coupon has one path, and axum decodes the parts of a path.
+    // The number as it was sent: a coupon has only one path, and axum decodes the parts of a path.
     let id = uri.path().split('/').nth(3).unwrap_or_default();
     let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
     let coupon = CouponId(canonical_number(id).ok_or_else(no_such)?);
@@ -66,7 +66,10 @@ pub(super) async fn explain(
 }
 
 fn unanswered(error: &anyhow::Error) -> Problem {
-    tracing::warn!(error = format!("{error:#}"), "a story could not be told");
+    tracing::warn!(
+        error = format!("{error:#}"),
+        "a user's story could not be collected"
+    );
     Problem::unavailable("not all stores can be asked right now")
 }
 
@@ -89,7 +92,7 @@ pub(super) struct PeopleQuery {
     reveal: Option<bool>,
 }
 
-/// Who is searched for.
+/// The target of a search.
 enum Sought {
     User(UserId),
     Slot(i64),
@@ -140,7 +143,7 @@ pub(super) async fn search(
                     drop: Some(found.drop),
                     detail: json!({"slot": slot}),
                 };
-                // Before anything is shown.
+                // Recorded before anything is shown.
                 let recorded = app.stores.db.record_act(operator, act).await;
                 recorded.map_err(unavailable)?;
             }
@@ -155,7 +158,8 @@ pub(super) async fn search(
     }))
 }
 
-/// The coupon of that number, those whose names have the text, or those that name the user.
+/// The coupon with that number, those whose names contain the text, or those in which the user is
+/// known.
 async fn in_question(
     app: &RouteState,
     coupon: &str,
@@ -198,7 +202,7 @@ async fn in_question(
     }
 }
 
-/// The users on a slot. It is an error if there are none.
+/// The users on a slot; an error if there are none.
 async fn on_slot(
     app: &RouteState,
     coupon: &Coupon,

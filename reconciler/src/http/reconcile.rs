@@ -22,7 +22,7 @@ use crate::pass::{self, PassError, Request};
 use crate::passes::{NotStarted, PassResult};
 use crate::report::{Run, Trigger};
 
-/// What to compare, and how.
+/// The scope and kind of the pass.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Body {
@@ -31,9 +31,9 @@ pub(super) struct Body {
     coupon_id: Option<i64>,
     /// Only this drop.
     drop_id: Option<i64>,
-    /// Change nothing.
+    /// Dry run: change nothing.
     dry_run: bool,
-    /// Sealed drops too.
+    /// Include sealed drops.
     deep: bool,
     /// Confirm repairs above the repair limit.
     confirm: bool,
@@ -103,27 +103,27 @@ pub(super) async fn reconcile(
     }
 }
 
-/// What became of a pass that was asked for.
+/// The outcome of a requested pass.
 pub(super) enum AskedPass {
-    /// It has the lock and is recorded: its address leads to it.
+    /// It has the lock and is recorded: its address is valid.
     Begun(String),
     Ended(Box<Run>),
 }
 
-/// Longest wait for the record of a pass that has the lock, or for the lock to be free again.
+/// Maximum wait for the record of a pass that has the lock, or for the lock to be free again.
 const UNRECORDED: Duration = Duration::from_secs(10);
 
-/// How often that is looked at.
+/// Poll interval.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Runs a pass, and waits for its end or its beginning. Refused while another one runs, by the id
-/// of one that is recorded: of the other process if that has the lock.
+/// Runs a pass, and waits for its end or its beginning. Refused while another pass runs, with the
+/// id of the recorded one: the other process's if that has the lock.
 pub(super) async fn run(
     app: &RouteState,
     request: Request,
     wait: bool,
 ) -> Result<AskedPass, Problem> {
-    // Before the answer: a 202 must not lead to a run that never was.
+    // Checked before the response: a 202 must not lead to a run that never existed.
     if let Err(PassError::NotFound(what)) = pass::must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what));
     }
@@ -142,7 +142,7 @@ pub(super) async fn run(
         if let Some(running) = running {
             return Err(busy(&running));
         }
-        // Another process has just taken the lock, or has just given it back.
+        // Another process has just taken the lock, or has just released it.
         if Instant::now() >= deadline {
             let holder = app.stores.db.pass_holder().await.map_err(unavailable)?;
             let holder = holder.map_or_else(
@@ -157,7 +157,7 @@ pub(super) async fn run(
     }
 }
 
-/// What became of a pass of this process; `None` if another process has the lock.
+/// The outcome of a pass of this process; `None` if another process has the lock.
 async fn asked(
     app: &RouteState,
     run_id: String,

@@ -48,7 +48,7 @@ struct ListedRun {
 /// Progress of a run in this process.
 #[derive(Debug, Serialize, ToSchema)]
 struct ProgressView {
-    /// Drops of this round.
+    /// Drops in this round.
     drops: u64,
     drops_done: u64,
     /// Users and rows compared.
@@ -159,7 +159,7 @@ pub(super) async fn read(
                     detail: json!({"run_id": run.run_id, "after": after, "findings": findings}),
                     ..OperatorAct::default()
                 };
-                // Before anything is shown.
+                // Recorded before anything is shown.
                 let recorded = app.stores.db.record_act(operator, act).await;
                 recorded.map_err(unavailable)?;
             }
@@ -177,7 +177,7 @@ pub(super) async fn read(
     }
 }
 
-/// The id of a run, if it is one. Another text would be compared in another character set than the
+/// The id of a run, if it is valid. Other texts would be compared in another character set than the
 /// column's, which MySQL refuses.
 fn run_id(text: &str) -> Option<Uuid> {
     text.parse().ok()

@@ -1,4 +1,4 @@
-//! What the routes work with.
+//! The state that routes share.
 
 use std::sync::Arc;
 

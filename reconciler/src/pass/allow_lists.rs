@@ -1,5 +1,5 @@
-//! A deep pass compares allow lists person by person: what keeps revision and size can only be a
-//! change by hand.
+//! A deep pass compares allow lists user by user: a difference that keeps revision and size can
+//! only be a manual edit.
 
 use firstcome_shared::allow_list::{Difference, ListError, difference};
 use firstcome_shared::domain::CouponId;
@@ -22,7 +22,7 @@ impl Pass<'_> {
             if self.stop.is_cancelled() {
                 return Err(Aborted::Stopped);
             }
-            // One that can't be read keeps no other back.
+            // One that can't be read does not affect the others.
             if let Err(error) = self.compare_allow_list(coupon.id).await {
                 let why = error.about_data().ok_or(error)?;
                 self.note_allow_list(coupon.id, Outcome::Failed, why);
@@ -57,7 +57,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// `None` where there is no difference, or nothing can be said.
+    /// `None` if there is no difference, or the comparison was inconclusive.
     async fn look_at_allow_list(&self, coupon: CouponId) -> Result<Option<Difference>, ListError> {
         let found = difference(&self.stores.db, &self.stores.redis, coupon).await?;
         Ok(found.filter(|found| *found != Difference::default()))

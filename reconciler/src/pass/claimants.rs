@@ -1,5 +1,5 @@
-//! The claimants of coupons of which each user may have one: by them nobody wins a second day. They
-//! are one key for all drops of a coupon, and may be lost, or name users who hold nothing.
+//! The claimants of coupons that allow one per user: they prevent users from winning a second day.
+//! They are one key for all drops of a coupon, and may be lost, or contain users who hold nothing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,14 +12,14 @@ use super::steps::Pass;
 use crate::execute::{self, LaterDrop};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 
-/// How many claimants the coupons in question have.
+/// The number of claimants of the coupons in question.
 pub(super) type Claimants = HashMap<CouponId, u64>;
 
 impl Pass<'_> {
-    /// Reads how many claimants there are. Before the drops: users who come meanwhile are claimants
-    /// in one step with that.
+    /// Reads the numbers of claimants. Before the drops: users admitted in the meantime become
+    /// claimants in the same step.
     pub(super) async fn claimants(&self, drops: &[(Coupon, Drop)]) -> Result<Claimants, Aborted> {
-        // Of one drop alone nothing can be said.
+        // One drop alone allows no conclusion.
         if self.request.drop.is_some() {
             return Ok(Claimants::new());
         }
@@ -41,9 +41,9 @@ impl Pass<'_> {
             .collect())
     }
 
-    /// Restores claimants that Redis lost whole, if earlier drops have holders: until then
-    /// admission to the next drop is closed. Gives the coupons that have more claimants than
-    /// holders, of which each claimant has to be looked up; in a deep pass, all of them.
+    /// Restores claimants that Redis lost as a whole, if earlier drops have holders: until then
+    /// admission to the next drop is closed. Returns the coupons with more claimants than holders,
+    /// whose claimants have to be looked up one by one; in a deep pass, all coupons.
     pub(super) async fn compare_claimants(
         &mut self,
         claimants: Claimants,

@@ -1,4 +1,4 @@
-//! Findings: what the report says of plans and of attempts at repair.
+//! Findings: how the report describes plans and attempted repairs.
 
 use std::collections::HashMap;
 
@@ -12,9 +12,9 @@ use crate::report::{
     ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Run, Status, StoreOfDrop,
 };
 
-/// A drop that cannot be compared: a store holds what can't be read or refuses it, or rows are
-/// locked. The other store is whole as far as is known, so nothing is lost; a person removes what
-/// does not belong there, or ends the client that holds the lock.
+/// A drop that cannot be compared: a store holds unreadable data or refuses a repair, or rows are
+/// locked. As far as is known the other store is complete, so nothing is lost; a person removes the
+/// foreign data, or ends the client that holds the lock.
 pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Finding {
     let foreign = |store, name, why| {
         let detail = format!(
@@ -61,7 +61,7 @@ pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Findi
     }
 }
 
-/// A planned item of no drop of this pass.
+/// A planned item that belongs to no drop of this pass.
 pub(super) fn of_no_drop(
     item: &Planned,
     coupon: Option<CouponId>,
@@ -90,23 +90,23 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
     }
 }
 
-/// What the rounds over one drop found, each finding once, with its latest outcome.
+/// The findings of all rounds over one drop, each once, with its latest outcome.
 #[derive(Default)]
 pub(super) struct FindingLedger {
     order: Vec<Finding>,
     index: HashMap<FindingKey, usize>,
     /// Why MySQL refused the rows of the last attempts.
     refused: HashMap<FindingKey, String>,
-    /// How many of a kind are beyond those that are named.
+    /// Numbers of findings beyond those that are listed, by kind.
     unnamed: HashMap<(Kind, ActionKind, Outcome), usize>,
     /// Repairs were carried out page by page.
     pub(super) has_repaired_pages: bool,
-    /// The last repairs were not compared again so far.
+    /// Repairs were carried out page by page.
     pub(super) is_unconfirmed: bool,
 }
 
-/// Most findings of a drop that are named, each with its person. A million people may miss their
-/// rows, and a person reads neither a million lines nor a mail of them.
+/// Maximum number of listed findings of a drop, each with its user. If a million users miss their
+/// rows, nobody reads a million lines, or a mail of them.
 const NAMED_AT_MOST: usize = 20_000;
 
 type FindingKey = (Kind, Option<i64>, Option<String>, ActionKind, Option<i64>);
@@ -122,7 +122,7 @@ fn key(finding: &Finding, dead_letter: Option<i64>) -> FindingKey {
 }
 
 impl FindingLedger {
-    /// Notes a finding; one noted before in an earlier round gets the new outcome.
+    /// Adds a finding; one that an earlier round added gets the new outcome.
     pub(super) fn note(&mut self, finding: Finding, dead_letter: Option<i64>) {
         let (next, key) = (self.order.len(), key(&finding, dead_letter));
         if next >= NAMED_AT_MOST && !self.index.contains_key(&key) {
@@ -140,7 +140,7 @@ impl FindingLedger {
         }
     }
 
-    /// Repairs that a plan has counted only.
+    /// Adds repairs that a plan only counted.
     pub(super) fn unnamed(&mut self, beyond: &Beyond, result: Outcome) {
         self.forget_unnamed_left();
         for ((kind, action), number) in &beyond.by_kind {
@@ -148,19 +148,19 @@ impl FindingLedger {
         }
     }
 
-    /// What was not repaired is tried again, or noted anew.
+    /// Repairs that failed are attempted again, or counted again.
     fn forget_unnamed_left(&mut self) {
         self.unnamed
             .retain(|(.., result), _| *result == Outcome::Applied);
     }
 
-    /// The repairs of each page are tried, from now on.
+    /// From now on the repairs of each page are attempted.
     pub(super) fn begin_pages(&mut self) {
         self.forget_unnamed_left();
         self.has_repaired_pages = true;
     }
 
-    /// Notes what would be done.
+    /// Adds planned repairs.
     pub(super) fn planned(
         &mut self,
         coupon: CouponId,
@@ -188,7 +188,7 @@ impl FindingLedger {
         }
     }
 
-    /// Notes what became of a plan's items.
+    /// Adds the outcomes of a plan's items.
     pub(super) fn attempts(
         &mut self,
         coupon: CouponId,
@@ -227,9 +227,9 @@ impl FindingLedger {
         }
     }
 
-    /// The comparison after the repairs still shows these: a repair had no effect, or a person is
-    /// needed. What live traffic has added since was not tried, so it has not failed: the next pass
-    /// repairs it. With the gate closed only rows can be missing anew.
+    /// Adds what the comparison after the repairs still shows: a repair had no effect, or a person
+    /// is needed. Differences that live traffic has caused since were not attempted, so they have
+    /// not failed: the next pass repairs them. With the gate closed only missing rows can be new.
     pub(super) fn still_there(
         &mut self,
         coupon: CouponId,
@@ -261,8 +261,8 @@ impl FindingLedger {
         }
     }
 
-    /// Nothing is left that admission could trip over. A missing row, or a slot that nobody was
-    /// given yet, is nothing to admission.
+    /// True if admission can safely open. Missing rows and unfilled slots do not matter to
+    /// admission.
     pub(super) fn is_whole(&self) -> bool {
         let named = self
             .order
@@ -305,7 +305,7 @@ impl FindingLedger {
     }
 }
 
-/// Whether admission could trip over it.
+/// Whether the finding makes admission unsafe.
 fn keeps_closed(kind: Kind, action: ActionKind, result: Outcome) -> bool {
     match result {
         Outcome::Applied => false,
@@ -330,7 +330,7 @@ fn add(detail: &mut String, more: Option<&str>) {
     }
 }
 
-/// What became of the admission gate, which was closed when the pass began.
+/// The outcome for the admission gate, which was closed when the pass began.
 pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding {
     let cause = "Redis is new, was restarted, or failed over; admission was closed";
     let (result, end) = match (dry_run, is_open, all_verified) {
@@ -360,7 +360,7 @@ pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding 
     finding
 }
 
-/// A coupon that could not be verified after a loss, with the first reason among the reports.
+/// A coupon that could not be verified after a loss, with the first reason in the reports.
 pub(super) fn closed_coupon(coupon: CouponId, drops: &[DropReport]) -> Finding {
     let of_coupon = drops.iter().filter(|drop| drop.coupon_id == coupon);
     let mut reasons = of_coupon
@@ -391,7 +391,7 @@ pub(super) fn closed_coupon(coupon: CouponId, drops: &[DropReport]) -> Finding {
     }
 }
 
-/// How a pass ended, by what it found.
+/// The final status of a pass, from its findings.
 pub(super) fn status(run: &Run) -> Status {
     let braked = |drop: &DropReport| {
         !run.dry_run && drop.findings.iter().any(|f| f.result == Outcome::Planned)
@@ -399,7 +399,7 @@ pub(super) fn status(run: &Run) -> Status {
     if run.drops.iter().any(braked) {
         return Status::Braked;
     }
-    // A broken promise is applied, as far as that goes, and still needs a person.
+    // The repair of a broken promise counts as applied, but still needs a person.
     let left =
         |f: &Finding| matches!(f.result, Outcome::Failed | Outcome::Planned) || f.needs_person;
     let broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);

@@ -14,8 +14,8 @@ use super::steps::{Pass, PassGate};
 use crate::execute::{self, Patience};
 
 impl Pass<'_> {
-    /// A pass that finds the gate closed lets a reopening that is under way end first, for so long
-    /// as one takes that meets no trouble. It holds the lock of reopening from then on.
+    /// If a pass finds the gate closed, it first lets a running reopening end, for as long as an
+    /// undisturbed one takes. From then on the pass holds the reopening's lock.
     pub(super) async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Aborted> {
         if self.request.work == Work::Reopening
             || self.request.dry_run
@@ -23,7 +23,7 @@ impl Pass<'_> {
         {
             return Ok(None);
         }
-        // The reopening does this coupon, too; this pass would open the gate after one coupon.
+        // The reopening includes this coupon; this pass would open the gate after one coupon.
         if self.request.work == Work::Change {
             return Err(Aborted::AnotherLife);
         }
@@ -96,7 +96,7 @@ impl Pass<'_> {
         coupons: &[CouponId],
         patience: Patience,
     ) -> Result<(), Aborted> {
-        // Without the tail, messages could hold what a lost Redis forgot.
+        // Without the tail, messages could contain admissions that a lost Redis forgot.
         let is_known = self.run.error.is_none() && self.context.knows_the_tail();
         let may_open = is_known && !self.request.dry_run && self.request.drop.is_none();
         let Some(life) = self.gate.life.clone().filter(|_| may_open) else {
@@ -146,11 +146,11 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// What became of the gate, and of the coupons that were closed.
+    /// Reports the outcome for the gate, and for the closed coupons.
     pub(super) async fn report_gate(&mut self) -> Result<(), Aborted> {
         let mut closed: Vec<CouponId> = self.context.unverified.iter().copied().collect();
         closed.sort_unstable();
-        // Where nothing was ever offered, nothing has to be verified.
+        // If there never was a coupon, nothing has to be verified.
         let all_compared =
             self.run.error.is_none() && self.request.coupon.is_none() && !self.request.dry_run;
         if let Some(life) = self.gate.life.clone().filter(|_| all_compared) {

@@ -1,9 +1,9 @@
-//! How many users each drop has, kept for the time after a loss of Redis: a drop is rebuilt from
-//! rows, unread messages and failed claims, and whoever is named by none of them is not back.
+//! The number of users of each drop, stored for the time after a loss of Redis: a drop is rebuilt
+//! from rows, unread messages and failed claims, so users in none of them are not restored.
 //!
-//! Level-triggered: the loss is noted in MySQL before the first user is put back, and the number
-//! from before it stays until a pass finds everybody back, or a person accepts the loss. So it does
-//! not matter which pass of which process comes to its end.
+//! Level-triggered: the loss is recorded in MySQL before the first user is restored, and the number
+//! from before the loss stays until a pass finds everybody restored, or a person accepts the loss.
+//! So it does not matter which pass of which process completes the work.
 
 use std::collections::HashMap;
 
@@ -15,17 +15,16 @@ use firstcome_shared::mysql::known_admissions::KnownAdmissions;
 use super::steps::Pass;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 
-/// What a comparison of a drop counted beside its users.
+/// The counts of a comparison besides its users.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CountedUsers {
     pub(super) revoked: u64,
-    /// Users admitted so lately that nobody may have promised them anything yet.
+    /// Users admitted so recently that nobody may have promised them anything yet.
     pub(super) young: u64,
 }
 
 impl Pass<'_> {
-    /// Compares drops that Redis had lost with what an earlier pass knew of them, and notes what
-    /// this one has seen.
+    /// Compares drops that Redis had lost with an earlier pass's numbers, and records this pass's.
     pub(super) async fn compare_with_known(&mut self, counted: &HashMap<DropId, CountedUsers>) {
         if let Err(error) = self.try_to_compare(counted).await {
             tracing::warn!(%error, "how many users the drops have could not be compared or noted");
@@ -70,8 +69,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Whether a drop lost users who are not back. No pass looks at a sealed drop, so it is not
-    /// sealed meanwhile.
+    /// Whether a drop lost users who are not restored. No pass examines a sealed drop, so it is not
+    /// sealed in the meantime.
     pub(super) async fn has_users_missing(
         &self,
         drop: DropId,
@@ -84,7 +83,7 @@ impl Pass<'_> {
     }
 }
 
-/// Its numbers are of after the repairs, and a rebuild that was due has taken place.
+/// Its numbers date from after the repairs, and no rebuild is still due.
 fn is_settled(report: &DropReport) -> bool {
     let is_due = |finding: &Finding| {
         finding.action == ActionKind::Rebuild && finding.result != Outcome::Applied
@@ -92,7 +91,8 @@ fn is_settled(report: &DropReport) -> bool {
     !report.unconfirmed && !report.findings.iter().any(is_due)
 }
 
-/// Adds to a rebuilt drop's report how many are back, and a problem while there were more before.
+/// Adds to a rebuilt drop's report how many users are restored, and a problem if there were more
+/// before.
 fn lacks_people(report: &mut DropReport, known: Option<&KnownAdmissions>, revoked: u64) -> bool {
     let back = report.after.users;
     let before = known.map(|known| known.users.saturating_sub(revoked));

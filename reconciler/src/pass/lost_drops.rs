@@ -1,6 +1,6 @@
 //! Drops that MySQL has lost: a table was restored alone, or a row was deleted manually. Other
-//! tables and Redis still name such a drop, its day must not be given out again, and nobody may be
-//! told that it never was.
+//! tables and Redis still refer to such a drop, its day must not be used again, and nobody may be
+//! told that it never existed.
 
 use firstcome_shared::domain::NamedDrop;
 use firstcome_shared::mysql::processes::Work;
@@ -12,8 +12,8 @@ use crate::execute::{self, ExecuteError, LostDropEnd};
 use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 
 impl Pass<'_> {
-    /// Puts back drops and limits that MySQL has lost, before anything is compared, and reports
-    /// what only a person can put back.
+    /// Restores drops and limits that MySQL has lost, before anything is compared, and reports
+    /// those that only a person can restore.
     pub(super) async fn restore_lost_drops(&mut self) -> Result<(), Aborted> {
         if self.request.work != Work::Pass || self.request.drop.is_some() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What a process remembers between its passes. Losing it with the process costs time, never a
+//! The memory of a process between its passes. Losing it with the process costs time, never a
 //! promise.
 
 use std::collections::HashMap;
@@ -23,14 +23,14 @@ use crate::record::How;
 use crate::report::{Examined, Run, Trigger};
 use crate::topic::{TopicReader, Unread};
 
-/// Most runs kept for recording: an hour without MySQL at two passes a minute.
+/// Maximum runs kept for recording: an hour without MySQL at two passes a minute.
 const UNRECORDED_AT_MOST: usize = 120;
 
-/// How long an answer about the topic's settings holds: less than the time between passes, so that
-/// two daemons say the same.
+/// How long an answer about the topic's settings is valid: less than the time between passes, so
+/// that two daemons agree.
 const TOPIC_AGAIN_AFTER: Duration = Duration::from_secs(20);
 
-/// What one pass leaves for the next.
+/// State that one pass leaves for the next.
 #[derive(Default)]
 pub struct Memory {
     /// Shared by the passes and the reopening of a daemon.
@@ -40,26 +40,27 @@ pub struct Memory {
     /// The consumer's committed offset by partition with unread messages, and since when it has
     /// been there.
     consumer: HashMap<i32, (i64, Instant)>,
-    /// Runs that could not be recorded yet, since MySQL was away; and how each was asked for.
+    /// Runs that could not be recorded yet, because MySQL was unavailable; and how each was
+    /// requested.
     pub(super) unrecorded: Vec<(Run, How)>,
     pub(super) repeated: Repeated,
-    /// What need not be read whole again.
+    /// Drops that need not be read completely again.
     pub(super) verified: Verified,
     topic: TopicSettings,
 }
 
-/// What is wrong with the topic's settings, when Kafka has answered.
+/// The fault in the topic's settings, once Kafka has answered.
 pub(super) type TopicAnswer = AbortOnDropHandle<Result<Option<String>, TopicError>>;
 
-/// What is known of the topic's settings.
+/// The known state of the topic's settings.
 struct TopicSettings {
     asked_at: Instant,
-    /// What is wrong with them.
+    /// The fault in them, if any.
     wrong: Option<String>,
 }
 
 impl Default for TopicSettings {
-    /// Start-up has just looked at them.
+    /// Start-up has just checked them.
     fn default() -> Self {
         Self {
             asked_at: Instant::now(),
@@ -68,15 +69,15 @@ impl Default for TopicSettings {
     }
 }
 
-/// How far a pass is, for the terminal and the endpoint.
+/// The progress of a pass, for the terminal and the endpoint.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Drops of this round.
+    /// Drops in this round.
     pub drops: AtomicU64,
     pub drops_done: AtomicU64,
     /// People and rows compared.
     pub compared: AtomicU64,
-    /// The last run that has the lock and is recorded as begun.
+    /// The last run that took the lock and is recorded as begun.
     begun: watch::Sender<Option<String>>,
 }
 
@@ -101,7 +102,7 @@ impl Progress {
         }
     }
 
-    /// A round over so many drops.
+    /// Begins a round over this number of drops.
     pub(super) fn begin(&self, drops: usize) {
         self.drops.store(drops as u64, Relaxed);
         self.drops_done.store(0, Relaxed);
@@ -133,8 +134,8 @@ impl Memory {
         (stuck, longest)
     }
 
-    /// Asks for the topic's settings while the pass goes on, since that takes new connections and
-    /// as long as a short pass; `None` while an answer is remembered.
+    /// Asks for the topic's settings concurrently with the pass, because that needs new connections
+    /// and takes as long as a short pass; `None` while an answer is remembered.
     pub(super) fn ask_topic(&self, topic: &TopicReader, trigger: Trigger) -> Option<TopicAnswer> {
         let asks =
             trigger == Trigger::Endpoint || self.topic.asked_at.elapsed() > TOPIC_AGAIN_AFTER;
@@ -144,7 +145,7 @@ impl Memory {
         })
     }
 
-    /// What is wrong with the topic's settings, by this answer or the remembered one.
+    /// The fault in the topic's settings, from this answer or the remembered one.
     pub(super) async fn unsafe_topic(&mut self, answer: Option<TopicAnswer>) -> Option<String> {
         if let Some(answer) = answer {
             match answer.await {
@@ -154,7 +155,7 @@ impl Memory {
                         wrong,
                     }
                 }
-                // Reading the unread messages tells it too.
+                // Reading the unread messages will report it, too.
                 Ok(Err(error)) => tracing::warn!(%error, "the topic's settings were not looked at"),
                 Err(error) => tracing::warn!(%error, "the topic's settings were not looked at"),
             }
@@ -169,7 +170,7 @@ impl Memory {
     }
 }
 
-/// Inaccuracy of timers, and what a message or a row may take on its way, beyond the deadlines.
+/// Inaccuracy of timers, and time for a message or a row to arrive, in addition to the deadlines.
 pub(super) const MARGIN: Duration = Duration::from_millis(250);
 
 /// Since when losses of Redis are known to this process, each by the life that it ended. Admissions
@@ -197,20 +198,21 @@ impl LossClock {
     }
 }
 
-/// A smaller drop is read as quickly as its rows are counted. In pages.
+/// In pages. A smaller drop is read as quickly as its rows are counted.
 const LARGE: i64 = 10;
 
-/// However little changes, a drop is read whole after so long.
+/// However little changes, a drop is read completely after this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(3_600);
 
-/// Large drops that were compared whole and are exact. A scheduled pass does not read such a drop
-/// again as long as its numbers stay: count, people, free slots, waiting list, settings and rows.
-/// Else an open-ended coupon that is sold out would be read whole, twice a minute, for ever.
+/// Large drops that were compared completely and are exact. A scheduled pass does not read such a
+/// drop again as long as its numbers do not change: count, users, free slots, waiting list,
+/// settings and rows. Otherwise an open-ended coupon that is sold out would be read completely,
+/// twice a minute, forever.
 ///
-/// It is safe, since every admission, return, promotion and repair changes one of Redis's numbers,
-/// or the number of rows with them, and what is on its way or among the dead letters makes a pass
-/// read the whole. What keeps all numbers can only be a change by hand. Passes that somebody asks
-/// for and deep ones read everything, and so does a scheduled one after [`AGAIN_AFTER`].
+/// This is safe, because every admission, return, promotion and repair changes one of Redis's
+/// numbers, or the number of rows with them, and claims in flight or among the dead letters make a
+/// pass read the whole drop. Only a manual edit can change the drop and keep all numbers. Requested
+/// and deep passes read everything, and so does a scheduled one after [`AGAIN_AFTER`].
 #[derive(Default)]
 pub(super) struct Verified(Mutex<HashMap<DropId, Known>>);
 
@@ -220,7 +222,7 @@ struct Known {
     at: Instant,
 }
 
-/// What changes whenever anything of the drop does, but for its rows.
+/// Values of which at least one changes whenever the drop does, except for its rows.
 #[derive(PartialEq)]
 struct Seen {
     generation: Option<Generation>,
@@ -246,7 +248,7 @@ impl Seen {
 }
 
 impl Verified {
-    /// Notes what a whole comparison came to.
+    /// Stores the result of a complete comparison.
     pub(super) fn note(&self, header: &DropHeader, plan: &Plan, page_slots: i64) {
         let mut known = self.0.lock();
         known.remove(&header.drop_id());
@@ -256,7 +258,7 @@ impl Verified {
             && plan.young == 0
             && header.is_quiet()
         {
-            // Drops that no pass looks at any more go with their age.
+            // Drops that passes no longer examine expire.
             known.retain(|_, known| known.at.elapsed() < AGAIN_AFTER);
             let known_now = Known {
                 seen: Seen::of(header),
@@ -267,7 +269,7 @@ impl Verified {
         }
     }
 
-    /// The plan of a drop that need not be read whole, after counting its rows.
+    /// The plan of a drop that need not be read completely, after counting its rows.
     pub(super) async fn unchanged(
         &self,
         header: &DropHeader,

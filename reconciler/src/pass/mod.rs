@@ -72,7 +72,7 @@ pub use request::{Due, PassError, PassSettings, Request};
 pub(crate) use rounds::ROUNDS;
 use steps::Pass;
 
-/// Runs passes, one after the other, and owns what one pass leaves for the next.
+/// Runs passes, one after the other, and owns the state that one pass leaves for the next.
 pub struct Reconciler {
     pub stores: Stores,
     settings: PassSettings,
@@ -84,8 +84,8 @@ pub fn new_run_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// Whether what is asked for exists; a typing error is no pass that failed. Where MySQL is away it
-/// says yes: then the pass fails, and says so.
+/// Refuses a request for a coupon or drop that does not exist: a typing error is not a failed pass.
+/// If MySQL is unavailable, it accepts: then the pass fails, and reports it.
 pub(crate) async fn must_exist(stores: &Stores, request: &Request) -> Result<(), PassError> {
     let missing = match (request.coupon, request.drop) {
         (None, None) => None,
@@ -111,7 +111,7 @@ impl Reconciler {
         }
     }
 
-    /// Runs one pass and records it. A pass that fails is a [`Run`] too, with status `failed`.
+    /// Runs one pass and records it. A failed pass is a [`Run`], too, with status `failed`.
     pub async fn pass(
         &mut self,
         request: &Request,
@@ -135,7 +135,7 @@ impl Reconciler {
         ended
     }
 
-    /// Whether another process has made the run that is due, while this one waited for the lock.
+    /// Whether another process has made the due run while this one waited for the lock.
     async fn was_made(&self, request: &Request) -> bool {
         let Some(Due {
             last: Some(last),
@@ -145,7 +145,7 @@ impl Reconciler {
             return false;
         };
         let made = record::recall(&self.stores.db, own).await.ok().flatten();
-        // An instant from the future is another clock's mistake.
+        // A time in the future comes from a wrong clock.
         made.is_some_and(|at| at > last && at <= Utc::now())
     }
 
@@ -163,7 +163,7 @@ impl Reconciler {
             Err(error) => self.fail(run, request, &error).await,
         };
         crate::traces::export(&run, began.elapsed());
-        // Before the lock is free: another process looks there once it has the lock.
+        // Before the lock is released: another process checks this once it has the lock.
         let made = request
             .due
             .as_ref()
@@ -176,7 +176,7 @@ impl Reconciler {
         run
     }
 
-    /// The work stops when the lock is lost, too, but never in the middle of a repair.
+    /// The work also stops if the lock is lost, but never in the middle of a repair.
     async fn under_lock(
         &mut self,
         lock: &PassLock,
@@ -184,8 +184,7 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), Aborted> {
-        // The row of a run that is under way belongs to the pass lock: others are recorded when
-        // they end.
+        // The row of a running run belongs to the pass lock: other runs are recorded when they end.
         if request.work == Work::Pass {
             record::begin(&self.stores.db, run, how(request), asked(request)).await?;
             self.memory.progress.begins(&run.run_id);
@@ -238,7 +237,7 @@ impl Reconciler {
         run
     }
 
-    /// Records as a failed run that no pass can begin. The same reason again prolongs that run.
+    /// Records, as a failed run, that no pass can begin. The same reason again extends that run.
     pub(crate) async fn cannot_begin(&mut self, cause: FailureCause, reason: String) -> Run {
         let mut run = blank(&Request::new(Trigger::Startup), &new_run_id());
         failed(&mut run, cause, reason);
@@ -255,7 +254,7 @@ impl Reconciler {
 
     async fn fail(&mut self, mut run: Run, request: &Request, error: &Aborted) -> Run {
         failed(&mut run, error.cause(), error.to_string());
-        // A loss is told by the run that reopens admission.
+        // The run that reopens admission reports the loss.
         run.stopped = matches!(error, Aborted::Stopped | Aborted::AnotherLife);
         // Another pass may be recorded at the same time.
         run.partial |= matches!(error, Aborted::LockLost);
@@ -268,7 +267,7 @@ impl Reconciler {
         crash_point(Point::RunDone);
         self.record_unless_repeated(run, how(request)).await;
         crash_point(Point::RunRecorded);
-        // After any pass: in a time of trouble the tables grow most.
+        // After any pass: the tables grow most in times of trouble.
         if !run.dry_run
             && let Err(error) = record::delete_old(&self.stores.db, self.settings.kept).await
         {
@@ -276,7 +275,7 @@ impl Reconciler {
         }
     }
 
-    /// Records a run, or that the one that said the same goes on.
+    /// Inserts the run, or extends the previous run if the result is the same.
     async fn record_unless_repeated(&mut self, run: &mut Run, how: How) {
         if how.is_beside_passes
             && let Some(earlier) = self.memory.repeated.said_by(run, Instant::now())
@@ -284,7 +283,7 @@ impl Reconciler {
             let until = run.finished_at.unwrap_or_else(Utc::now);
             match record::prolong(&self.stores.db, &earlier, until).await {
                 Ok(false) => {
-                    // It has never been recorded, or is deleted.
+                    // The earlier run was never recorded, or is deleted.
                     self.memory.repeated.forget(&earlier);
                     self.memory.repeated.said_by(run, Instant::now());
                 }
@@ -307,7 +306,7 @@ impl Reconciler {
         }
     }
 
-    /// Records runs that ended while MySQL was away.
+    /// Records runs that ended while MySQL was unavailable.
     async fn record_leftovers(&mut self) {
         for (run, how) in std::mem::take(&mut self.memory.unrecorded) {
             self.record_or_keep(&run, how).await;
@@ -325,7 +324,7 @@ fn failed(run: &mut Run, cause: FailureCause, error: String) {
     (run.error, run.cause) = (Some(error), Some(cause));
 }
 
-/// Who asked for the pass, and for what.
+/// The operator who asked for the pass, and the request.
 fn asked(request: &Request) -> Option<(Operator, OperatorAct)> {
     let operator = request.by.clone()?;
     let detail =

@@ -1,4 +1,4 @@
-//! In which order coupons that are closed are verified.
+//! The order in which closed coupons are verified.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,11 +9,11 @@ use firstcome_shared::mysql::sealed::CouponHistory;
 /// How long before its opening a coupon counts as open.
 const SOON_MS: i64 = 60 * 60 * 1_000;
 
-/// What coupons have besides the drops that are compared.
+/// Work on coupons in addition to the drops that are compared.
 pub(super) type Histories = HashMap<CouponId, CouponHistory>;
 
-/// What there is to do for a coupon besides its unsealed drops, before it opens: what is restored
-/// of earlier drops, its revocations, its allow list. Counted in people, as slots are.
+/// The amount of work for a coupon, in addition to its unsealed drops, before it opens: restoring
+/// earlier drops, its revocations, its allow list. Counted in users, like slots.
 fn besides(coupon: &Coupon, histories: &Histories) -> u64 {
     let history = histories.get(&coupon.id).copied().unwrap_or_default();
     let earlier = if coupon.once_per == OncePer::Coupon {
@@ -22,15 +22,15 @@ fn besides(coupon: &Coupon, histories: &Histories) -> u64 {
         0
     };
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
-    // Each drop may have been given out whole.
+    // Each drop may have been given completely.
     let people = count(earlier).saturating_mul(coupon.quantity.into());
     people
         .saturating_add(count(history.revocations))
         .saturating_add(coupon.allow_list.people.into())
 }
 
-/// The order of reopening: coupons that are open or about to open, those with the least to do
-/// first, so that no large one keeps others closed. The drops of a coupon stay together.
+/// The order of reopening: coupons that are open or about to open, those with the least work first,
+/// so that no large one keeps others closed. The drops of a coupon stay together.
 pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], histories: &Histories, now_ms: i64) {
     let mut urgency: HashMap<CouponId, (bool, u64)> = HashMap::new();
     for (coupon, drop) in drops.iter() {
@@ -51,13 +51,13 @@ pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], histories: &Histor
     drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
 }
 
-/// Drops of coupons that are opened together at first, and most slots of them and people besides.
-/// Each time it is twice as many drops, up to a thousand: the first open soon, and the last do,
-/// too. A coupon that has more is alone.
+/// Number of drops whose coupons are opened together at first, and maximum number of their slots
+/// and further users. The number of drops doubles each time, up to a thousand: so the first open
+/// soon, and the last do, too. A coupon that exceeds the maximum is alone.
 const TOGETHER: (usize, u64) = (4, 50_000);
 
-/// In which portions drops are compared. Closed coupons come first, a few at a time, so that the
-/// first of them open before anything of the others is read; then everything else at once.
+/// The portions in which drops are compared. Closed coupons come first, a few at a time, so that
+/// the first of them open before any data of the others is read; then everything else at once.
 pub(super) fn portions(
     drops: Vec<(Coupon, Drop)>,
     closed: &HashSet<CouponId>,
@@ -182,7 +182,7 @@ mod tests {
             [4, 8, 16, 32, 39, 1, 1, 1, 1, 1]
         );
         assert_eq!(ids(&portions[0])[..3], [4, 3, 10]);
-        // What is to be restored besides counts as slots do.
+        // Other data to restore counts like slots.
         assert_eq!(
             portions[5..].iter().map(|one| ids(one)).collect::<Vec<_>>(),
             [[12], [11], [1], [2], [20]]

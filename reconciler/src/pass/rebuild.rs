@@ -1,4 +1,4 @@
-//! A large drop that Redis lost is rebuilt while it is read.
+//! Rebuilds a large drop that Redis lost while it is read.
 
 use super::request::Aborted;
 use super::steps::Pass;
@@ -7,15 +7,15 @@ use crate::execute::Executor;
 use crate::plan::Planner;
 
 impl Pass<'_> {
-    /// The people of a lost drop that is large are put back while it is read, and not kept: they
-    /// may be millions.
+    /// The users of a large lost drop are restored while it is read, not kept in memory: they may
+    /// be millions.
     pub(super) async fn begin_rebuild<'h>(
         &'h self,
         header: &'h DropHeader,
     ) -> Result<Option<Executor<'h>>, Aborted> {
         let facts = &header.facts;
         let is_large = header.upper() > self.settings.page_slots;
-        // Without its `meta` admission and other passes don't take it for a drop with people.
+        // Without its `meta`, admission and other passes don't take it for a drop with users.
         let is_unseen = facts.meta_matches.is_none();
         if self.request.dry_run || !is_large || !is_unseen || !facts.tail_known {
             return Ok(None);
@@ -33,13 +33,13 @@ impl Pass<'_> {
     }
 }
 
-/// Puts back those whom the planner has found so far.
+/// Restores the users that the planner has found so far.
 pub(super) async fn put_back(
     executor: &Executor<'_>,
     planner: &mut Planner<'_>,
 ) -> Result<(), Aborted> {
     let holdings = planner.take_holdings();
-    // Where Redis lost data since, the rest of the rebuild says so.
+    // If Redis lost data since, the rest of the rebuild reports it.
     let taken = executor.rebuild_some(&holdings).await?.unwrap_or(0);
     planner.were_put_back(holdings.len() - taken);
     Ok(())

@@ -1,6 +1,6 @@
-//! Reopenings in vain. While another store is away, one is tried every few seconds, and each says
-//! the same: they are recorded as one run that lasts, so that the tables grow with what happens,
-//! and not with attempts.
+//! Deduplication of futile reopenings. While another store is unavailable, a reopening is attempted
+//! every few seconds, always with the same result: these are recorded as one long run, so that the
+//! tables grow with events, not with attempts.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use tokio::time::Instant;
 use crate::record;
 use crate::report::{Outcome, Run, Status};
 
-/// Far longer than from one attempt to the next, however slowly the stores answer. What says the
-/// same after so long is another loss.
+/// Far longer than the interval between attempts, however slowly the stores answer. The same result
+/// after this long is another loss.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
-/// What reopenings said since one that did something, each with its run and when it was said last.
-/// More than one, since two causes may take turns.
+/// Results of reopenings since the last one that changed something, each with its run and the time
+/// of its last occurrence. More than one, because two causes may alternate.
 #[derive(Default)]
 pub(super) struct Repeated(HashMap<u64, (String, Instant)>);
 
 impl Repeated {
-    /// The run that said the same; this one from now on, where there is none.
+    /// The run with the same result; if there is none, this run is remembered.
     pub(super) fn said_by(&mut self, run: &Run, now: Instant) -> Option<String> {
         if !is_in_vain(run) {
             self.0.clear();
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(said_by(10, &redis("3")), None, "another cause");
         assert_eq!(said_by(15, &kafka("4", "refused")), earlier("1"));
         assert_eq!(said_by(20, &redis("5")), earlier("3"));
-        // For a weekend, attempt after attempt.
+        // Attempt after attempt, for a weekend.
         assert_eq!(said_by(600, &kafka("6", "refused")), earlier("1"));
         assert_eq!(said_by(1_100, &kafka("7", "refused")), earlier("1"));
         assert_eq!(said_by(1_101, &redis("8")), None, "forgotten");

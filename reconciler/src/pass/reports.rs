@@ -1,4 +1,4 @@
-//! The reports of a pass, one a drop.
+//! The reports of a pass, one per drop.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use super::request::Obstacle;
 use crate::plan::Plan;
 use crate::report::{DropReport, Numbers};
 
-/// A report a drop, in the order in which they were compared first.
+/// One report per drop, in the order of the first comparison.
 #[derive(Default)]
 pub(super) struct Reports {
     drops: Vec<(DropReport, FindingLedger)>,
     index: HashMap<DropId, usize>,
     of_coupon: HashMap<CouponId, Vec<usize>>,
-    /// Of each drop that was compared.
+    /// For each compared drop.
     pub(super) counted: HashMap<DropId, CountedUsers>,
-    /// How many repairs a person confirmed in this pass.
+    /// The number of repairs that a person confirmed in this pass.
     pub(super) confirmed: HashMap<DropId, usize>,
 }
 
@@ -41,7 +41,7 @@ impl Reports {
         (report, ledger)
     }
 
-    /// Nothing is left in this coupon that admission could trip over.
+    /// True if admission to this coupon can safely open.
     pub(super) fn are_whole(&self, coupon: CouponId) -> bool {
         self.of_coupon
             .get(&coupon)
@@ -50,7 +50,7 @@ impl Reports {
             .all(|at| self.drops[*at].1.is_whole())
     }
 
-    /// What is stored of this drop can't be read, or its repair is refused or held up.
+    /// Reports a drop whose data can't be read, or whose repair is refused or blocked.
     pub(super) fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: Obstacle) {
         tracing::error!(
             coupon_id = coupon.id.0,

@@ -1,4 +1,4 @@
-//! What is asked of a pass and by which settings it works, and why there is none, or no whole one.
+//! The request for a pass, its settings, and the reasons why a pass could not run or finish.
 
 use std::time::Duration;
 
@@ -17,35 +17,34 @@ use crate::execute::ExecuteError;
 use crate::plan::RepairPolicy;
 use crate::report::{FailureCause, Trigger};
 
-/// What is asked of a pass.
+/// A request for a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// What set it off.
+    /// The trigger.
     pub trigger: Trigger,
     pub coupon: Option<CouponId>,
     pub drop: Option<DropId>,
     pub dry_run: bool,
-    /// Compare sealed drops too.
+    /// Compare sealed drops, too.
     pub deep: bool,
-    /// Which of the passes that may run beside each other: a reopening compares only coupons that
-    /// are closed.
+    /// Which kind of pass: kinds may run concurrently. A reopening compares only closed coupons.
     pub work: Work,
-    /// An operator confirms: no repair limit.
+    /// An operator confirms the repairs: no repair limit.
     pub confirm: bool,
-    /// Who asked by the endpoint.
+    /// The operator who asked through the endpoint.
     pub by: Option<Operator>,
-    /// How long to wait for another pass to end.
+    /// Maximum wait for another pass to end.
     pub patience: Duration,
-    /// The schedule that is due.
+    /// The due schedule.
     pub due: Option<Due>,
 }
 
-/// A schedule's run that is due, in every process that has the schedule.
+/// A due run of a schedule, which is due in every process with that schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
-    /// When the schedule's run last ended, as far as the process knew; `None` where it runs anyway.
+    /// When the schedule's run last ended, as far as the process knew; `None` if it runs anyway.
     pub last: Option<DateTime<Utc>>,
-    /// The schedules that have run with it, by their names in `reconciler_state`; its own first.
+    /// The schedules that this run counts for, by their names in `reconciler_state`; its own first.
     pub counts_for: &'static [&'static str],
 }
 
@@ -71,22 +70,22 @@ impl Request {
         self.coupon.is_none() && self.drop.is_none() && self.work == Work::Pass
     }
 
-    /// Whether somebody waits for the answer. Then the pass waits for admissions that are too young
-    /// to be judged, too.
+    /// Whether somebody waits for the answer. Such a pass also waits for admissions that are too
+    /// young to judge.
     pub fn is_awaited(&self) -> bool {
         matches!(self.trigger, Trigger::Endpoint | Trigger::Cli)
     }
 }
 
-/// Why there was no pass at all.
+/// Why no pass ran.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
     #[error("another pass is running")]
     Busy,
-    /// Another process has made the run that was due.
+    /// Another process has made the due run.
     #[error("another process has made it")]
     Made,
-    /// No such drop or coupon.
+    /// The drop or coupon does not exist.
     #[error("{0}")]
     NotFound(String),
 }
@@ -114,19 +113,19 @@ pub(super) enum Aborted {
     AnotherLife,
 }
 
-/// Why one drop can't be worked on while the others can; with what the store said.
+/// Why one drop can't be processed while others can; with the store's error.
 #[derive(Debug)]
 pub(super) enum Obstacle {
-    /// Redis holds what can't be read.
+    /// Redis holds unreadable data.
     Redis(String),
     /// A key in Redis has another type than Firstcome gives it.
     KeyOfWrongType {
         wrong: WrongKey,
         knows_earlier_days: bool,
     },
-    /// MySQL holds what can't be read, or refuses a repair.
+    /// MySQL holds unreadable data, or refuses a repair.
     Mysql(String),
-    /// Another client of MySQL has its rows locked.
+    /// Another client of MySQL has locked the drop's rows.
     Locked(String),
 }
 
@@ -145,7 +144,7 @@ impl Aborted {
         }
     }
 
-    /// What is wrong with one drop, where the others can be worked on.
+    /// The obstacle, if the error concerns one drop and the others can be processed.
     pub(super) fn of_one_drop(&self) -> Option<Obstacle> {
         match self {
             Self::Execute(ExecuteError::Mysql(error)) | Self::Mysql(error)
@@ -165,21 +164,21 @@ impl Aborted {
     }
 }
 
-/// What may be repaired and when, and how long things are kept.
+/// The policy of repairs, and retention.
 #[derive(Debug, Clone)]
 pub struct PassSettings {
     pub policy: RepairPolicy,
     /// How long keys of sealed drops stay in Redis.
     pub sealed_keys_ttl: Duration,
-    /// How long resolved dead letters are kept.
+    /// Retention of resolved dead letters.
     pub failed_claims_kept: Duration,
-    /// How long people of sealed drops are named; for ever, if it is not said.
+    /// Retention of user ids in sealed drops. `None` keeps them forever.
     pub people_kept: Option<Duration>,
-    /// How long things are kept in the tables of passes and mails.
+    /// Retention in the tables of passes and mails.
     pub kept: Retention,
-    /// A consumer whose offsets stand still for longer, with messages unread, is reported.
+    /// A consumer is reported if its offsets do not move for longer although messages are unread.
     pub stall_after: Duration,
-    /// Slots compared at a time.
+    /// Slots compared per page.
     pub page_slots: i64,
 }
 
@@ -188,12 +187,12 @@ impl PassSettings {
         Duration::from_millis(u64::try_from(self.policy.publish_deadline_ms).unwrap_or_default())
     }
 
-    /// Longest time that a claim is in flight between Redis and the topic or the dead-letter table.
+    /// Maximum time that a claim is in flight between Redis and the topic or the dead-letter table.
     pub(super) fn longest_in_flight(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.policy.in_flight_ms).unwrap_or_default())
     }
 
-    /// The same with the deadlines of the slowest process of the API.
+    /// The same settings with the deadlines of the slowest API process.
     pub(super) fn with_deadlines(&self, slowest: Deadlines) -> Self {
         let mut settings = self.clone();
         settings.policy.publish_deadline_ms =

@@ -1,5 +1,5 @@
-//! The drops of a pass, one after the other, in rounds: plan and repair, then compare again what
-//! was repaired.
+//! The drops of a pass, one after the other, in rounds: plan and repair, then compare the repaired
+//! ones again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,21 +28,21 @@ use crate::record;
 use crate::report::{Kind, Outcome, Trigger};
 
 /// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the
-/// worst of the generated worlds that the plan's properties are checked on; more would only chase
+/// worst of the generated worlds on which the plan's properties are checked; more would only chase
 /// live traffic, which the next pass sees anyway.
 pub(crate) const ROUNDS: usize = 5;
 
-/// Pages that each store is asked for at once. One leaves Redis waiting while its answer is read;
-/// more only takes memory.
+/// Pages requested from each store in advance. With one, Redis is idle while its response is
+/// processed; with more, only memory is used.
 const AHEAD: usize = 2;
 
-/// Small drops that are read at the same time: most of a pass over thousands of them is waiting for
-/// answers.
+/// Small drops that are read at the same time: a pass over thousands of them mostly waits for
+/// responses.
 const DROPS_AHEAD: usize = 8;
 
 impl Pass<'_> {
-    /// The drops that this pass compares: those not sealed; sealed ones that a dead letter names;
-    /// in a deep pass, sealed ones that Redis still has.
+    /// The drops that this pass compares: those not sealed; sealed ones with a dead letter; in a
+    /// deep pass, sealed ones that Redis still has.
     pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Aborted> {
         let request = self.request;
         if !request.dry_run && request.work == Work::Pass {
@@ -81,7 +81,7 @@ impl Pass<'_> {
         self.memory.progress.begin(drops.len());
         let ended = self.all_portions(drops, &mut reports).await;
         let counted = std::mem::take(&mut reports.counted);
-        // Also of a pass that ends early: no later one finds what this one has repaired.
+        // Also if the pass ends early: no later pass finds what this one has repaired.
         self.run.drops = reports.into_drops();
         self.run.partial = ended.is_err() || !self.request.covers_everything();
         if ended.is_ok() && !self.request.dry_run {
@@ -105,7 +105,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Gives the coupons that are verified and could not be opened yet.
+    /// Returns the coupons that are verified and could not be opened yet.
     async fn one_portion(
         &mut self,
         mut todo: Vec<(Coupon, Drop)>,
@@ -126,7 +126,8 @@ impl Pass<'_> {
             if !again.wait.is_zero() {
                 self.sleep(again.wait).await?;
             }
-            // Nobody is admitted to a closed coupon, so its messages stay those that were read.
+            // Nobody is admitted to a closed coupon, so the messages read before are still
+            // complete.
             if !again.wait.is_zero() || !is_closed {
                 self.context = self.fresh_context().await?;
             }
@@ -158,12 +159,12 @@ impl Pass<'_> {
                 repaired = HashSet::new();
                 ahead = self.plans_ahead(headers.iter().take(DROPS_AHEAD)).await;
             }
-            // A repair may have changed what was read of another drop of its coupon.
+            // A repair may have changed data of another drop of its coupon that was already read.
             let plan = ahead
                 .pop_front()
                 .flatten()
                 .filter(|_| !repaired.contains(&coupon));
-            // The boundary: what is stored of one drop keeps no other drop back.
+            // A bulkhead: bad data of one drop does not delay other drops.
             let next = match self
                 .one_drop_of(headers.pop_front(), plan, round, reports)
                 .await
@@ -197,7 +198,7 @@ impl Pass<'_> {
         Ok(again)
     }
 
-    /// An error of Redis names no key: where one has a wrong type, that is the reason.
+    /// An error of Redis names no key: if one has a wrong type, that is the reason.
     async fn with_the_key(&self, (coupon, drop): &(Coupon, Drop), why: Obstacle) -> Obstacle {
         let Obstacle::Redis(said) = why else {
             return why;
@@ -233,8 +234,8 @@ impl Pass<'_> {
         self.one_drop(&header, plan, round, reports).await
     }
 
-    /// Plans of drops of one page, read at the same time; `None` for larger ones, which are read on
-    /// their own.
+    /// Plans of drops with one page, read at the same time; `None` for larger drops, which are read
+    /// separately.
     async fn plans_ahead(
         &self,
         headers: impl Iterator<Item = &Result<DropHeader, CollectError>>,
@@ -275,8 +276,8 @@ impl Pass<'_> {
             compare_again: false,
             wait,
         };
-        // People on slots that an operator has just added are none too many. The last repairs are
-        // carried out in any case: each looks whether it still applies.
+        // A raised quantity can make `over_admitted` stale, so compare again. In the last round
+        // repair anyway: every script checks its precondition again.
         if round + 1 < ROUNDS
             && plan.items.iter().any(by_settings)
             && self.is_outdated(header).await?
@@ -308,7 +309,7 @@ impl Pass<'_> {
         } else {
             Outcome::Failed
         };
-        // A lost drop is made anew first.
+        // A lost drop is rebuilt first.
         let by_pages = !plan.beyond.is_empty() && !header.facts.is_lost();
         let has_repairs = plan
             .items
@@ -356,8 +357,8 @@ impl Pass<'_> {
         Ok(next)
     }
 
-    /// Whether the settings by which the drop was judged are others by now. Not its coupon's
-    /// revision: repairs take some, too.
+    /// Whether the drop's settings have changed since it was planned. Compares settings, not the
+    /// coupon's revision, because repairs take revisions, too.
     async fn is_outdated(&self, header: &DropHeader) -> Result<bool, Aborted> {
         let (coupon, drop) = (&header.facts.coupon, &header.facts.drop);
         let now = self.as_of_now(vec![(coupon.clone(), drop.clone())]).await?;
@@ -366,7 +367,7 @@ impl Pass<'_> {
             .any(|(c, d)| DropMeta::of(c, d) != DropMeta::of(coupon, drop)))
     }
 
-    /// The same drops with what MySQL says of them by now.
+    /// The same drops with their present settings in MySQL.
     async fn as_of_now(
         &self,
         mut drops: Vec<(Coupon, Drop)>,
@@ -388,8 +389,8 @@ impl Pass<'_> {
         Ok(drops)
     }
 
-    /// Why repairs wait for a person; `None` if they do not. A confirmation is for exactly the
-    /// repairs that were shown; in later rounds, for what is left of them.
+    /// Why repairs wait for a person; `None` if they do not. A confirmation covers exactly the
+    /// repairs that were shown; in later rounds, those of them that are left.
     async fn held_back(
         &self,
         drop: DropId,
@@ -433,8 +434,8 @@ impl Pass<'_> {
         }))
     }
 
-    /// Carries out repairs that are too many to be kept, page by page, and nothing else: the next
-    /// comparison finds what other repairs are left.
+    /// Carries out repairs that exceed the number kept in memory, page by page, and nothing else:
+    /// the next comparison finds which other repairs are left.
     async fn repair_pages(
         &self,
         header: &DropHeader,
@@ -463,7 +464,7 @@ impl Pass<'_> {
             ledger.attempts(coupon, header.drop_id(), &items, &attempts);
             ended?;
         }
-        // Somebody may have lost their slot while the pages were repaired.
+        // A user may have lost their slot while the pages were repaired.
         executor
             .end_pages(plan.counter_waits || planner.has_absent())
             .await?;
@@ -471,8 +472,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Page by page, several on their way at once: while one is compared, MySQL reads the next and
-    /// Redis the ones after. Each page is still read from Redis first, and they are compared in
+    /// Page by page, several of them in progress: while one is compared, MySQL reads the next and
+    /// Redis those after it. Each page is still read from Redis first, and they are compared in
     /// order.
     async fn plan(&self, header: &DropHeader) -> Result<Plan, Aborted> {
         let began = Instant::now();
@@ -520,7 +521,7 @@ impl Pass<'_> {
             .buffered(AHEAD)
     }
 
-    /// By Redis's clock and by this host's: if either is wrong, people may still be admitted.
+    /// By Redis's clock and by this host's: if either is wrong, users may still be admitted.
     fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
         let closed = header.facts.drop.closes_at.map(|at| at.timestamp_millis());
         let now_ms = header
@@ -536,22 +537,22 @@ fn by_settings(item: &Planned) -> bool {
     matches!(item.kind, Kind::OverAdmitted | Kind::CountMismatch)
 }
 
-/// The drops of the next round.
+/// The drops for the next round.
 #[derive(Default)]
 struct Again {
     drops: Vec<(Coupon, Drop)>,
     wait: Duration,
-    /// Coupons that were closed, and in which nothing is left to compare.
+    /// Coupons that were closed and whose comparison is complete.
     verified: Vec<CouponId>,
 }
 
-/// Why a drop is compared once more.
+/// Why a drop is compared again.
 #[derive(Default)]
 struct Next {
-    /// The next comparison says whether the repairs took effect, or what is left by an operator's
-    /// change.
+    /// The next comparison shows whether the repairs took effect, or what is left after an
+    /// operator's change.
     compare_again: bool,
-    /// An admission is too young to be judged, and somebody waits for the answer: it is given the
-    /// time that it may take.
+    /// An admission is too young to judge, and somebody waits for the answer: this is how long it
+    /// may take.
     wait: Duration,
 }

@@ -1,4 +1,4 @@
-//! Repairs that are too many to be kept in memory: they are counted here, and carried out page by
+//! Repairs that exceed the number kept in memory: they are counted here, and carried out page by
 //! page while the drop is read once more.
 
 use std::collections::HashMap;
@@ -8,13 +8,13 @@ use super::{Action, Planned, Planner};
 use crate::collect::snapshot::SlotRange;
 use crate::report::{ActionKind, Kind};
 
-/// Repairs that were planned and not kept.
+/// Repairs that were planned but not kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Beyond {
     pub by_kind: HashMap<(Kind, ActionKind), usize>,
-    /// How many of them count towards the repair limit.
+    /// The number of them that counts towards the repair limit.
     pub(super) weight: usize,
-    /// Which these are.
+    /// A hash of them.
     pub(super) fingerprint: u64,
 }
 
@@ -25,8 +25,8 @@ impl Beyond {
 }
 
 impl Action {
-    /// Whether a repair gives one person what the stores say is theirs, and needs nothing of other
-    /// pages. Millions may be missing; others come one by one.
+    /// Whether a repair gives one user what the stores prove, and depends on no other page. Of
+    /// these, millions may be missing; other repairs are few.
     pub(super) fn is_of_page(&self) -> bool {
         matches!(
             self,
@@ -36,7 +36,7 @@ impl Action {
 }
 
 impl Planner<'_> {
-    /// Forgets repairs beyond those that a plan keeps.
+    /// Drops repairs beyond the number that a plan keeps.
     pub(super) fn keep_some(&mut self) {
         let most = self.policy.kept;
         if self.of_pages <= most {
@@ -51,7 +51,7 @@ impl Planner<'_> {
                     .by_kind
                     .entry((item.kind, item.action.kind()))
                     .or_default() += 1;
-                // No gap: the counter is never one of these.
+                // No gaps: the repair of the counter is never one of these.
                 let weight = weight(item, 0, gate_closed);
                 beyond.weight += weight;
                 beyond.fingerprint = beyond
@@ -63,13 +63,13 @@ impl Planner<'_> {
         self.of_pages = most;
     }
 
-    /// Whether a slot that was given out just now has no holder on the pages so far.
+    /// Whether a slot that was given a moment ago has no holder on the pages so far.
     pub fn has_absent(&self) -> bool {
         self.absent > 0
     }
 
-    /// The repairs of one page, in the order in which they are to be carried out, once it is
-    /// decided that the drop is to be repaired.
+    /// The repairs of one page, in the order of execution, once it is decided that the drop is to
+    /// be repaired.
     pub fn repairs_of(&mut self, page: &SlotRange) -> Vec<Planned> {
         self.page_whole(page);
         self.of_pages = 0;

@@ -1,4 +1,4 @@
-//! Plans what resolves the dead letters of a page.
+//! Plans the repairs for the dead letters of a page.
 
 use std::collections::HashSet;
 
@@ -48,7 +48,7 @@ impl Planner<'_> {
     ) {
         let before = self.items.len();
         self.decide(page, sorted, (letter, user), restored);
-        // One that is left is told by name, or only counted.
+        // A dead letter that stays is listed by name, or only counted.
         let planned = &self.items[before..];
         if !planned.is_empty()
             && planned
@@ -76,9 +76,8 @@ impl Planner<'_> {
             self.duplicate(letter, user, detail);
             return;
         }
-        // Redis has the slot that they were promised; else it is the slot that the dead letter
-        // names, if nobody holds it. What is revoked there is no promise: an old copy of Redis has
-        // it.
+        // The promised slot is the one in Redis; otherwise the slot that the dead letter names, if
+        // nobody holds it. A revoked slot in Redis is not a promise: it comes from an old copy.
         let admitted = page
             .now_on_slot
             .get(user)
@@ -133,7 +132,7 @@ impl Planner<'_> {
             };
             self.push_dead_letter(letter, Some(i64::from(slot)), action, detail);
         } else if admitted.is_some() {
-            // The conflict is found by itself: it moves them and writes their row.
+            // Another repair resolves the conflict: it moves the user and writes the row.
             let detail = format!("{}: its user moves to another slot", name(letter));
             self.duplicate(letter, user, detail);
         } else if letter
@@ -163,11 +162,12 @@ impl Planner<'_> {
         }
     }
 
-    /// A dead letter may be the only copy of a promise, and a drop that is loaded without its
-    /// person gives their slot away. Where there is a message of theirs, that was put back already.
+    /// A dead letter may be the only copy of a promise, and a drop that is loaded without its user
+    /// gives the slot to somebody else. If the user has a message, it was already restored from
+    /// that.
     fn rebuild_with(&mut self, page: &SlotRange, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
-            // As its row says.
+            // The same time as in the user's row.
             let claimed_at_ms = letter
                 .claimed_at
                 .map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
@@ -181,8 +181,9 @@ impl Planner<'_> {
         }
     }
 
-    /// One finding for all that are not told by name: those left, and those that were not read,
-    /// since too many name the same slot or one that the drop does not have.
+    /// One finding for all dead letters that are not listed by name: those that stay, and those
+    /// that were not read because too many name the same slot, or a slot that the drop does not
+    /// have.
     pub(super) fn dead_letters_left(&mut self) {
         let mut summaries = self.left.summaries();
         let unread = self.facts.failed_claims.saturating_sub(self.letters);
@@ -208,7 +209,7 @@ impl Planner<'_> {
         self.push_dead_letter(letter, letter.slot, action, detail);
     }
 
-    /// Whether a slot is left beside those that other dead letters are to get.
+    /// Whether a slot is left in addition to those that other dead letters need.
     fn has_room(&self) -> bool {
         let any = self.facts.free > 0
             || self.facts.count.unwrap_or(0) < i64::from(self.facts.drop.quantity);

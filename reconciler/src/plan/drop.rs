@@ -63,8 +63,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Who is moved gets a row by that. The page of a dead letter may not show it: the slot of its
-    /// person can be on another one, and the row of that slot another person's.
+    /// A `Move` also writes the user's row. The page of a dead letter may not show that: its user's
+    /// slot can be on another page, and the row on its own slot another user's.
     fn letters_of_the_moved(&mut self) {
         let moved = |item: &Planned| match &item.action {
             Action::Move { user, .. } => Some(user.clone()),
@@ -104,9 +104,10 @@ impl Planner<'_> {
         );
     }
 
-    /// While the tail is not known, an unread message may promise any slot to anybody. Until then
-    /// no slot is given to a person who does not hold it already, and a lost drop is not rebuilt:
-    /// promises that only messages prove would be given away. Gives whether a repair has to wait.
+    /// While the unread tail of the topic is not known, an unread message may promise any slot to
+    /// anybody. Until then no slot is given to a user who does not hold it already, and a lost drop
+    /// is not rebuilt: otherwise promises that only messages prove would be given away. Returns
+    /// whether a repair has to wait.
     fn wait_for_the_topic(&mut self) -> bool {
         let (lost, opened) = (self.facts.is_lost(), self.facts.has_opened());
         let mut without_row = HashSet::new();
@@ -118,7 +119,7 @@ impl Planner<'_> {
                 | Action::Revoke(_)
                 | Action::ResolveRevoked { .. }
                 | Action::ToFront { .. } => false,
-                // No row is written, and the repair that a duplicate follows from may not be kept.
+                // No row is written, and the repair that made this one a duplicate may not be kept.
                 Action::ResolveDuplicate { .. }
                 | Action::WriteMeta
                 | Action::PutBack { .. }
@@ -133,14 +134,14 @@ impl Planner<'_> {
                 | Action::Promote { .. } => true,
             };
             if must_wait {
-                // Who holds another one already has a row.
+                // A user who holds another slot already has a row.
                 let has_row = matches!(item.action, Action::Withdraw { .. });
                 without_row.extend(item.user.clone().filter(|_| !has_row));
                 wait(item);
             }
             waits |= must_wait;
         }
-        // Nothing is resolved by a row that does not come.
+        // A row that is not written resolves nothing.
         for item in &mut self.items {
             if matches!(&item.action, Action::ResolveDuplicate { user, .. } if without_row.contains(user))
             {
@@ -226,11 +227,12 @@ impl Planner<'_> {
         }
     }
 
-    /// A lost drop gets them with everything else.
+    /// A lost drop gets them with the rebuild.
     fn promises(&mut self) {
         for (user, slot) in &self.facts.promises.out_of_line {
             let detail =
-                "was told yes, has no row, and is not at the head of the waiting list".to_owned();
+                "was promised a coupon, has no row, and is not at the head of the waiting list"
+                    .to_owned();
             self.push(
                 Kind::OverAdmitted,
                 *slot,
@@ -305,12 +307,12 @@ impl Planner<'_> {
         }
     }
 
-    /// An operator closed it, and of those who wait nobody was promised anything.
+    /// An operator closed it, and nobody on its waiting list was promised anything.
     fn is_cut_off(&self) -> bool {
         self.facts.drop.closed_early && self.facts.is_closed() && self.facts.promises.open == 0
     }
 
-    /// How many people of the waiting list get a slot that is left.
+    /// How many users of the waiting list get a free slot.
     pub(super) fn promotable(&self) -> u64 {
         let cut = self.facts.drop.closed_early && self.facts.is_closed();
         self.left().min(if cut {
@@ -343,7 +345,7 @@ impl Planner<'_> {
     }
 }
 
-/// Until what is on its way is known.
+/// Makes the item wait until the claims in flight are known.
 fn wait(item: &mut Planned) {
     item.action = Action::Report;
     item.detail
@@ -362,10 +364,10 @@ fn needs_counter(action: &Action) -> bool {
     )
 }
 
-/// The order of the repairs. Redis comes before MySQL, since rows follow from it. People with a
-/// row, a message or a dead letter go to their slots before the counter is set, which gives what
-/// nobody holds to whoever claims next; and it is set before anybody is moved: else one could be
-/// moved onto a slot that is another's.
+/// The order of the repairs. Redis comes before MySQL, since rows follow from it. Users with a row,
+/// a message or a dead letter go to their slots before the counter is set, because that frees slots
+/// without a holder for the next claims. And the counter is set before any user is moved: otherwise
+/// a user could be moved onto another user's slot.
 pub(super) fn rank(action: &Action) -> u8 {
     match action {
         Action::WriteMeta | Action::WriteAllowList => 0,
@@ -389,13 +391,12 @@ pub(super) fn rank(action: &Action) -> u8 {
 }
 
 /// How much a repair counts towards the repair limit. A repair that only adds what was promised, or
-/// names a holder among the claimants, or gives a free slot to the waiting list, counts 0: it can't
-/// harm, and people wait for it. So does a revocation, which is on record by itself. A counter
-/// repair counts as many as the slots that it would free, since a wrong one would give each of them
-/// out twice.
+/// adds a holder to the claimants, or gives a free slot to the waiting list, counts 0: it can't
+/// harm, and users wait for it. So does a revocation, which is recorded separately. A repair of the
+/// counter counts the slots that it would free, because a wrong one would give each of them twice.
 ///
-/// While the gate is closed, Redis may lack what it promised, and nobody is admitted: only what
-/// would be taken from people counts.
+/// While the gate is closed, Redis may lack some of its promises, and nobody is admitted: only
+/// repairs that take something from users count.
 pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
     match (item.kind, &item.action) {
         (_, action) if gate_closed => usize::from(action.takes()),
@@ -413,7 +414,7 @@ pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
     }
 }
 
-/// A repair that counts towards the limit, hashed: sums of these tell plans apart, in whatever
+/// The hash of a repair that counts towards the limit: sums of these distinguish plans, in whatever
 /// order the repairs were found.
 pub(super) fn fingerprint_of(item: &Planned, weight: usize) -> u64 {
     if weight == 0 {

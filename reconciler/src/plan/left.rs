@@ -1,17 +1,16 @@
-//! Dead letters that only a person can resolve: the first are told one by one, of the others only
-//! their number.
+//! Dead letters that only a person can resolve: the first ones are listed, the others only counted.
 
 use std::collections::BTreeMap;
 
-/// Dead letters told one by one, for each reason.
+/// Dead letters listed for each reason.
 const BY_NAME: u64 = 10;
 
-/// By why, with some of their numbers.
+/// By reason: the number, and some ids.
 #[derive(Debug, Default)]
 pub(super) struct DeadLettersLeft(BTreeMap<&'static str, (u64, Vec<i64>)>);
 
 impl DeadLettersLeft {
-    /// Counts one more; whether enough are told by name, so that it only counts.
+    /// Counts one more; returns whether enough are listed, so that this one is only counted.
     pub(super) fn is_full(&mut self, why: &'static str, id: i64) -> bool {
         let (number, examples) = self.0.entry(why).or_default();
         *number += 1;

@@ -1,9 +1,9 @@
-//! The decision: a pure function of what was collected. Nothing here reads, writes or asks for the
+//! The decision: a pure function of the collected state. Nothing here reads, writes or asks for the
 //! time.
 //!
-//! A drop is fed page by page ([`Planner::page`]), so that memory stays flat at a million claims,
-//! then closed ([`Planner::finish`]). What comes out is a list of findings, each with the repair it
-//! calls for.
+//! The caller feeds a drop page by page ([`Planner::page`]), so that memory stays flat at a million
+//! claims, then closes it ([`Planner::finish`]). The result is a list of findings, each with its
+//! repair.
 
 mod beyond;
 mod dead_letters;
@@ -27,7 +27,7 @@ use firstcome_shared::trace::TraceContext;
 use crate::collect::snapshot::{DeadLetter, DropFacts, HalfRevoked};
 use crate::report::{ActionKind, Examined, FindingCase, Kind, Numbers};
 
-/// What may be repaired, and when.
+/// The policy of repairs: when, and how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairPolicy {
     /// An admission younger than this may still be on its way to the topic, in milliseconds.
@@ -35,14 +35,15 @@ pub struct RepairPolicy {
     /// An admission younger than this may still be on its way to the topic or the dead-letter
     /// table, in milliseconds.
     pub in_flight_ms: i64,
-    /// A message that waits on the topic for longer than this is issued here, in milliseconds.
+    /// A message that waits on the topic for longer than this is issued by the reconciler, in
+    /// milliseconds.
     pub overdue_ms: i64,
-    /// Most repairs of a drop in one pass, in percent of its quantity.
+    /// Maximum number of repairs of a drop in one pass, in percent of its quantity.
     pub repair_limit_percent: u32,
-    /// This many repairs always pass.
+    /// This many repairs are always allowed.
     pub repair_limit_at_least: usize,
-    /// Most repairs that each concern one page and are kept in memory; more are counted, and
-    /// carried out page by page.
+    /// Maximum number of repairs kept in memory that each concern one page; further ones are
+    /// counted, and carried out page by page.
     pub kept: usize,
 }
 
@@ -61,77 +62,77 @@ impl Default for RepairPolicy {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Write the drop's `meta` as MySQL has it.
+    /// Write the drop's `meta` from MySQL.
     WriteMeta,
-    /// Write the coupon's allow list as MySQL has it.
+    /// Write the coupon's allow list from MySQL.
     WriteAllowList,
-    /// Make the drop anew in Redis from everything that is known of it.
+    /// Rebuild the drop in Redis from everything that is known of it.
     Rebuild {
         holdings: Vec<Holding>,
-        /// People of a large drop who were put back while it was read.
+        /// Number of users of a large drop who were restored while it was read.
         before: usize,
     },
-    /// Give a person another slot: theirs is another person's, or none of the drop's. Without a
-    /// free slot they go to the head of the waiting list, and their promise is listed as broken.
+    /// Give a user another slot: the present one is another user's, or is not a slot of the drop.
+    /// Without a free slot the user goes to the head of the waiting list, and the promise is listed
+    /// as broken.
     Move {
         user: UserId,
         /// The slot they can't keep.
         from: i64,
     },
-    /// Take a slot from a person who holds one already.
+    /// Take a slot from a user who already holds another.
     Withdraw {
         user: UserId,
         /// The slot they can't keep.
         from: i64,
     },
-    /// Take a person off the claimants of the drop, who holds no slot of it.
+    /// Remove a user who holds no slot of the drop from its claimants.
     ForgetClaimant {
         user: UserId,
     },
-    /// Put a person back into Redis with their slot.
+    /// Restore a user with their slot in Redis.
     PutBack {
         holding: Holding,
-        /// They are on it, and only the claimants lack them.
+        /// The user is on the slot; only the entry in the claimants is missing.
         on_slot: bool,
-        /// Redis has them on this other slot, which they leave.
+        /// Redis has the user on this other slot, which they leave.
         from: Option<i64>,
     },
-    /// Put a person whose promise is broken at the head of the waiting list.
+    /// Put a user whose promise is broken at the head of the waiting list.
     ToFront {
         user: UserId,
-        /// The slot that was promised.
+        /// The promised slot.
         slot: i64,
     },
-    /// Make count = |users| + |free| true again.
+    /// Restore count = |users| + |free|.
     SetCount,
     Issue(Claim),
-    /// Write the row of a dead letter in the slot it names; with `put_back`, give its person that
+    /// Write the row of a dead letter in the slot it names; with `put_back`, give its user that
     /// slot in Redis first.
     IssueDeadLetter {
         id: i64,
         claim: Claim,
         put_back: bool,
     },
-    /// The slot of a dead letter is another person's: admit its person again, in a free slot.
+    /// The slot of a dead letter is another user's: admit its user again, in a free slot.
     Readmit {
         id: i64,
         user: UserId,
-        /// When they were admitted first, where known.
+        /// The time of the first admission, if known.
         claimed_at: Option<DateTime<Utc>>,
     },
-    /// Do the steps of a revocation that are missing.
+    /// Complete a revocation.
     Revoke(Box<HalfRevoked>),
     /// Resolve a dead letter whose claim is revoked.
     ResolveRevoked {
         id: i64,
     },
-    /// Resolve a dead letter whose person holds a row already, or will after the repairs before
-    /// this one.
+    /// Resolve a dead letter whose user holds a row already, or will after the preceding repairs.
     ResolveDuplicate {
         id: i64,
         user: UserId,
     },
-    /// Give a free slot to the first on the waiting list, who is this person.
+    /// Give a free slot to this user, who is first on the waiting list.
     Promote {
         user: UserId,
     },
@@ -145,21 +146,21 @@ pub struct Planned {
     pub kind: Kind,
     pub slot: Option<i64>,
     pub user: Option<UserId>,
-    /// The dead letter that it is about: of one person on one slot there may be several.
+    /// The dead letter concerned: one user on one slot can have several.
     pub dead_letter: Option<i64>,
-    /// The span that the claim came from, as far as a dead letter has it.
+    /// The span in which the claim was made, if the dead letter has it.
     pub trace: Option<TraceContext>,
-    /// What was seen, for a person.
+    /// The observation, for a person.
     pub detail: String,
     pub action: Action,
-    /// Only a person can mend it.
+    /// Only a person can resolve it.
     pub needs_person: bool,
-    /// What sets it apart from others of its kind, for mails.
+    /// Distinguishes it from others of its kind, for mails.
     pub case: FindingCase,
 }
 
 impl Action {
-    /// Whether it gives or takes a slot of somebody's own, and leaves the counter for later.
+    /// Whether it gives or takes a particular slot, and leaves the counter for later.
     pub(crate) fn comes_before_the_counter(&self) -> bool {
         matches!(
             self,
@@ -169,7 +170,7 @@ impl Action {
         )
     }
 
-    /// Whether it takes a slot from somebody who holds it in Redis.
+    /// Whether it takes a slot from a user who holds it in Redis.
     pub(crate) fn takes(&self) -> bool {
         matches!(
             self,
@@ -177,8 +178,8 @@ impl Action {
         )
     }
 
-    /// Whether it gives people what was promised to them, takes nothing from anybody and gives no
-    /// slot to anybody else.
+    /// Whether it only gives users what was promised to them: it takes nothing from anybody and
+    /// gives no slot to anybody else.
     pub(crate) fn only_adds(&self) -> bool {
         matches!(
             self,
@@ -211,40 +212,40 @@ impl Action {
     }
 }
 
-/// What a drop needs.
+/// The repairs of a drop.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// Findings with their repairs, in the order in which they are to be carried out.
+    /// Findings with their repairs, in the order of execution.
     pub items: Vec<Planned>,
-    /// Repairs of the same kinds that are too many to be kept.
+    /// Repairs of the same kinds that exceed the number kept.
     pub beyond: Beyond,
     pub numbers: Numbers,
     pub examined: Examined,
-    /// Admissions too young to be judged: they may still be on their way to the topic.
+    /// Admissions too young to judge: they may still be on their way to the topic.
     pub young: u64,
-    /// Slots that nobody will hold after the repairs: as many people may be promoted.
+    /// Slots that nobody will hold after the repairs: this many users may be promoted.
     pub left: u64,
-    /// Nothing may set the counter, nor what would follow from it: slots that nobody holds may be
-    /// of people whose claims are on their way, or whose messages are unread.
+    /// The counter must not be set, and nothing may be done that follows from it: slots that nobody
+    /// holds may belong to users whose claims are on their way, or whose messages are unread.
     pub counter_waits: bool,
     /// How many repairs count towards the repair limit.
     pub repairs: usize,
-    /// Which these are: a hash. A person confirms these and no others.
+    /// A hash of these repairs. A person confirms these and no others.
     pub fingerprint: u64,
-    /// More repairs than the limit. [`Plan::take_waiting`] has what waits for a person.
+    /// The repairs exceed the limit. [`Plan::take_waiting`] returns those that wait for a person.
     pub over_limit: bool,
-    /// Every promise has its row, none is broken, no row is one too many, and nobody waits while a
+    /// Every promise has its row, no promise is broken, no row is surplus, and nobody waits while a
     /// slot is free.
     pub exact: bool,
-    /// The drop is closed, exact, and nothing of it is in flight: it can be sealed.
+    /// The drop is closed and exact, and none of its claims is in flight: it can be sealed.
     pub sealable: bool,
 }
 
 impl Plan {
-    /// Takes out the repairs that wait until a person confirms them: all of them while the gate is
-    /// open. While it is closed, repairs go on that only add what was promised: nobody loses a slot
-    /// by them, and the coupon stays closed for the others. The counter waits with those, since it
-    /// would free the slots of people who are to be moved.
+    /// Takes out the repairs that wait until a person confirms them. While the gate is open, all of
+    /// them wait. While it is closed, repairs that only add what was promised go on: nobody loses a
+    /// slot by them, and the coupon stays closed for other users. The counter waits with the rest,
+    /// since setting it would free the slots of users who are to be moved.
     pub fn take_waiting(&mut self, what_adds_goes_on: bool) -> Vec<Planned> {
         if !what_adds_goes_on {
             return std::mem::take(&mut self.items);
@@ -258,7 +259,7 @@ impl Plan {
     }
 }
 
-/// Plans one drop: takes it in page by page ([`Planner::page`]), then decides about it as a whole
+/// Plans one drop: reads it page by page ([`Planner::page`]), then decides about the whole
 /// ([`Planner::finish`]).
 ///
 /// # The counter
@@ -269,27 +270,27 @@ impl Plan {
 /// count = |users| + |free|
 /// ```
 ///
-/// The other repairs of the plan change both sides of it, and one fault must not be reported twice:
-/// a person whom Redis lost is a `missing_admission`, not a `count_mismatch` as well. So the
-/// counter is compared with what both sides will be after the other repairs. Every slot that is
-/// held or free counts once on the right side:
+/// The other repairs of the plan change both sides, and one fault must not be reported twice: a
+/// user whom Redis lost is a `missing_admission`, not a `count_mismatch` as well. So the counter is
+/// compared with what both sides will be after the other repairs. Every slot that is held or free
+/// counts once on the right side:
 ///
 /// ```text
 /// max(count, highest_returning) = |users| + |free| + returning - leaving
 /// ```
 ///
-/// - `returning`: slots that come to be held or free. A person is put back from a row, a message,
-///   or the claimants; or everybody on a slot goes to the slot of their row, and it comes free. A
-///   person put back onto a free slot adds nothing.
-/// - `leaving`: people beyond one a slot, or on a slot that is not the drop's. They are moved, or
+/// - `returning`: slots that become held or free. A user is restored from a row, a message, or the
+///   claimants; or everybody on a slot moves to the slot of their row, which frees it. Restoring a
+///   user onto a free slot adds nothing.
+/// - `leaving`: users beyond one per slot, or on a slot that is not the drop's. They are moved, or
 ///   their slot is taken back.
-/// - `highest_returning`: putting a person back raises the counter to their slot.
+/// - `highest_returning`: restoring a user raises the counter to their slot.
 ///
-/// Independently of the sum, `gaps` must be 0: slots up to the counter that nobody holds and that
-/// are not free, and free slots that are held. (One of each would even out in the sum.) Where the
-/// equation fails, the repair is [`Action::SetCount`]. It and what needs the counter wait for the
-/// `absent`: nobody holds their slots, which were given out just now, so somebody was deleted whose
-/// claim may be on its way.
+/// Independently of the sum, `gaps` must be 0: slots up to the counter that are neither held nor
+/// free, and free slots that are held. (One of each would cancel out in the sum.) If the equation
+/// fails, the repair is [`Action::SetCount`]. It waits while there are `absent` users, and so does
+/// everything that needs the counter: a slot given a moment ago is held by nobody, so a user was
+/// deleted whose claim may still be on its way.
 #[derive(Debug)]
 pub struct Planner<'a> {
     policy: RepairPolicy,
@@ -299,28 +300,29 @@ pub struct Planner<'a> {
     of_pages: usize,
     beyond: Beyond,
     rebuild: Vec<Holding>,
-    /// Those of a lost drop who were taken already.
+    /// Users of a lost drop who were already taken out.
     rebuilt: usize,
     numbers: Numbers,
     examined: Examined,
     young: u64,
     returning: i64,
-    /// Those of `returning` that are people: they leave fewer slots for the waiting list.
+    /// The users among `returning`: they leave fewer slots for the waiting list.
     people_returning: i64,
     leaving: i64,
     highest_returning: i64,
     gaps: u64,
     absent: u64,
-    /// Highest slot that is held or free and one of the drop's; only reported.
+    /// Highest slot of the drop that is held or free; only reported.
     highest: i64,
     people_without_row: u64,
-    /// People with a dead letter that is planned for: any further one of theirs is a duplicate.
+    /// Users with a dead letter that is planned for: any further dead letter of theirs is a
+    /// duplicate.
     people_of_dead_letters: HashSet<UserId>,
     /// Dead letters on the pages; there may be more.
     letters: u64,
-    /// Slots that dead letters are to get.
+    /// Slots that dead letters need.
     slots_for_letters: u64,
-    /// Those of them that are given already: of two dead letters on a slot the first gets it.
+    /// Slots among them that are already assigned: the first of two dead letters on a slot gets it.
     given: HashSet<i64>,
     left: DeadLettersLeft,
 }
@@ -354,13 +356,13 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Who is to be put back into a lost drop, as far as the pages show by now: a large drop is not
-    /// kept whole.
+    /// Takes the users to restore into a lost drop that the pages have shown so far: a large drop
+    /// is not kept in memory.
     pub fn take_holdings(&mut self) -> Vec<Holding> {
         std::mem::take(&mut self.rebuild)
     }
 
-    /// So many of those were put back.
+    /// Counts users that were restored.
     pub fn were_put_back(&mut self, people: usize) {
         self.rebuilt += people;
     }
@@ -390,7 +392,7 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// Says what the finding that was pushed last is precisely.
+    /// Sets the case of the last finding.
     fn last_is(&mut self, case: FindingCase) {
         if let Some(item) = self.items.last_mut() {
             item.case = case;
@@ -417,8 +419,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A row's instant is Redis's, also where it is not known when the slot was given: not later
-    /// than now.
+    /// A row's time comes from Redis's clock. If the time of the admission is unknown, use the time
+    /// of this reading.
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
         let claimed_at =
             claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
@@ -435,7 +437,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// A dead letter that names no drop of this pass, and why not: only a person can resolve it.
+/// A dead letter that names no drop of this pass, with the reason: only a person can resolve it.
 pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
     let name = dead_letters::name(letter);
     let (case, detail) = match (&letter.unreadable, &letter.user) {
@@ -462,7 +464,7 @@ pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
     }
 }
 
-/// Dead letters that are too many to be named one by one.
+/// Dead letters that are too many to list one by one.
 pub fn many_loose(number: u64, why: &str, examples: &[i64]) -> String {
     format!(
         "{number} failed claims name {why} ({})",

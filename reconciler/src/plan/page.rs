@@ -12,12 +12,12 @@ use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::{FindingCase, Kind};
 use crate::topic::InFlight;
 
-/// An admission that is later than its reading, by more than a clock is corrected by in small
-/// steps, was made by a clock that has been set back since. Without a bound it would be too young
-/// to judge until the clock has caught up.
+/// An admission that is later than its reading, by more than clocks are corrected in small steps,
+/// was made by a clock that has been set back since. Without this bound it would be too young to
+/// judge until the clock has caught up.
 const CLOCK_AHEAD_MS: i64 = 5 * 1_000;
 
-/// A page sorted by slot.
+/// A page indexed by slot.
 pub(super) struct Sorted<'p> {
     owners: HashMap<i64, Vec<&'p UserId>>,
     pub(super) rows: HashMap<i64, &'p RowFacts>,
@@ -68,7 +68,7 @@ impl<'p> Sorted<'p> {
             .find(|m| m.user == *user)
     }
 
-    /// The owners whose claim is not revoked. An old copy of Redis may have the others.
+    /// The owners whose claim is not revoked. The others may come from an old copy of Redis.
     pub(super) fn valid_owners(&self, slot: i64) -> impl Iterator<Item = &'p UserId> + Clone {
         self.owners(slot)
             .iter()
@@ -76,8 +76,8 @@ impl<'p> Sorted<'p> {
             .filter(move |user| !self.page.is_void(slot, user))
     }
 
-    /// Of several people on a slot without a row, the first with a message or a dead letter keeps
-    /// it; without any, the first.
+    /// If several users are on a slot without a row, the first with a message or a dead letter
+    /// keeps it; otherwise the first.
     fn keeper(&self, slot: i64) -> Option<&'p UserId> {
         let mut owners = self.valid_owners(slot);
         let first = owners.clone().next();
@@ -88,7 +88,7 @@ impl<'p> Sorted<'p> {
 }
 
 impl Planner<'_> {
-    /// Takes in one page.
+    /// Reads one page.
     pub fn page(&mut self, page: &SlotRange) {
         self.page_whole(page);
         self.keep_some();
@@ -97,7 +97,7 @@ impl Planner<'_> {
     pub(super) fn page_whole(&mut self, page: &SlotRange) {
         self.count_in(page);
         if page.is_in_order(i64::from(self.facts.drop.quantity)) && !self.facts.is_lost() {
-            // Nothing to decide, so nothing is sorted.
+            // Nothing to decide, so no index is needed.
             self.highest = self
                 .highest
                 .max(page.rows.last().map_or(0, |row| i64::from(row.slot)));
@@ -143,7 +143,7 @@ impl Planner<'_> {
         self.free_and_gaps(page, &sorted, &restored);
     }
 
-    /// A row decides: Redis must have its person on its slot.
+    /// A row decides: Redis must have its user on its slot.
     fn row(
         &mut self,
         page: &SlotRange,
@@ -181,8 +181,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Its person comes back onto a slot. A message, a dead letter and the claimants may all say
-    /// so. A slot that a revoked claim still holds is counted already.
+    /// Its user is restored on a slot. A message, a dead letter and the claimants may all ask for
+    /// that. A slot that a revoked claim still holds is counted already.
     pub(super) fn comes_back(&mut self, slot: i64, sorted: &Sorted, restored: &mut HashSet<i64>) {
         if restored.insert(slot) && sorted.owners(slot).is_empty() {
             self.returning += 1;
@@ -226,7 +226,7 @@ impl Planner<'_> {
         }
     }
 
-    /// People whom Redis has on a slot.
+    /// The users that Redis has on a slot.
     fn people_on(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64) {
         self.account_for(page, sorted, slot);
         let row_owner = sorted.rows.get(&slot).map(|row| &row.user);
@@ -241,7 +241,7 @@ impl Planner<'_> {
                 continue;
             }
             match page.has_row.get(*user) {
-                // Their row, on another slot of this drop, wins; its page puts them there.
+                // Their row is on another slot of this drop and decides: its page moves them there.
                 Some((drop, _)) if *drop == self.facts.drop.id => {}
                 Some((drop, other)) if self.facts.once_per() == OncePer::Coupon => {
                     let detail = format!(
@@ -267,8 +267,8 @@ impl Planner<'_> {
         }
     }
 
-    /// What is revoked of this drop is found with its revocation, unless that is under way. But one
-    /// of another drop may void a claim in this one: its person claimed before Redis knew of it.
+    /// A revocation in this drop is found on its own, unless it is under way. But one in another
+    /// drop may void a claim in this one: its user claimed before Redis knew of it.
     fn revoked_elsewhere(&mut self, slot: i64, user: &UserId, revocation: &Revocation) {
         if revocation.drop_id == self.facts.drop.id.0 {
             return;
@@ -303,7 +303,7 @@ impl Planner<'_> {
         detail: String,
     ) {
         let (user_id, from) = (user.clone(), slot);
-        // Nobody was promised anything by a name that nobody can have.
+        // A name that is not a valid user id was never promised anything.
         let action = if UserId::has_form(user.as_str()) {
             Action::Move {
                 user: user_id,
@@ -347,12 +347,12 @@ impl Planner<'_> {
         } else if stay > 0 {
             self.leaving += stay - 1;
         } else if (1..=count).contains(&slot) {
-            // Everybody on it goes to the slot of their row, and it comes free.
+            // Everybody on the slot moves to the slot of their row, which frees it.
             self.returning += 1;
         }
     }
 
-    /// The rightful holder of a slot has no row: it is in flight, too young to be judged, a dead
+    /// The rightful holder of a slot has no row: the claim is in flight, too young to judge, a dead
     /// letter, or lost.
     fn without_row(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64, user: &UserId) {
         self.people_without_row += 1;
@@ -405,14 +405,14 @@ impl Planner<'_> {
         self.push(Kind::Unissued, slot, Some(user), action, detail);
     }
 
-    /// Admitted too short a time ago to be judged.
+    /// Admitted too recently to judge.
     fn is_young(&self, page: &SlotRange, at: i64, patience: i64) -> bool {
-        // Many were admitted after the pass read the clock, and that may be long ago.
+        // Many users were admitted after the pass read the clock, which may have been long ago.
         let latest = page.read_until_ms.max(self.facts.read_at_ms) + CLOCK_AHEAD_MS;
         self.facts.read_at_ms.saturating_sub(at) < patience && at <= latest
     }
 
-    /// Nobody can claim by such a name, so nobody was promised the slot.
+    /// Nobody can claim with such a name, so nobody was promised the slot.
     fn no_user_id(&mut self, slot: i64, name: &UserId) {
         let detail = "the name on this slot in Redis is no user id, so nobody waits for a coupon";
         self.push(
@@ -425,8 +425,8 @@ impl Planner<'_> {
         self.last_is(FindingCase::NoUserId);
     }
 
-    /// A message on a slot that nobody holds by a valid claim, of a person whom Redis does not
-    /// have: Redis lost the admission.
+    /// A message for a slot without a valid holder, of a user whom Redis does not have: Redis lost
+    /// the admission.
     fn unheld_messages(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         let elsewhere =
             |user: &UserId| page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
@@ -461,8 +461,8 @@ impl Planner<'_> {
         }
     }
 
-    /// The claimants must name everyone who holds a slot. One that they name on a slot without
-    /// holder was promised it: Redis lost the other half of that admission.
+    /// The claimants must contain everyone who holds a slot. A claimant whose slot has no holder
+    /// was promised it: Redis lost the other half of that admission.
     fn claimants(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         for user in &page.claimants_wrong {
             let Some((slot, _)) = page.users.iter().find(|(_, on)| on == user) else {
@@ -521,8 +521,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Claimants of the drop whom `users` does not have, on slots that are free or held by others.
-    /// Whoever was promised a slot has a row, a message or a dead letter besides.
+    /// Claimants of the drop who are missing in `users`, on slots that are free or held by others.
+    /// A user who was promised a slot has a row, a message or a dead letter besides.
     fn claimants_astray(&mut self, page: &SlotRange, sorted: &Sorted) {
         for (slot, user) in &page.claimants_astray {
             let has_letter = page
@@ -549,14 +549,14 @@ impl Planner<'_> {
         }
     }
 
-    /// Counts gaps: slots up to the counter that nobody holds and that are not free, and free slots
-    /// that are held; and of the first the absent.
+    /// Counts gaps: slots up to the counter that are neither held nor free, and free slots that are
+    /// held; and the absent among the former.
     fn free_and_gaps(&mut self, page: &SlotRange, sorted: &Sorted, restored: &HashSet<i64>) {
         for slot in &page.free {
             if sorted.owners.contains_key(slot) || self.facts.slot(*slot).is_none() {
                 self.gaps += 1;
             } else if restored.contains(slot) {
-                // Its person is put back onto it: one less free, one more held.
+                // Its user is restored onto it: one free slot less, one held slot more.
                 self.returning -= 1;
             } else {
                 self.highest = self.highest.max(*slot);
@@ -566,7 +566,7 @@ impl Planner<'_> {
         let known = |slot: &i64| {
             sorted.owners.contains_key(slot) || free.contains(slot) || restored.contains(slot)
         };
-        // Never beyond the quantity: a counter far too high must not make this walk for ever.
+        // Never beyond the quantity: with a counter far too high this would otherwise take forever.
         let last = page
             .to
             .unwrap_or(i64::MAX)

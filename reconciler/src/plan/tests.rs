@@ -1,5 +1,5 @@
-//! The plan as tables and as properties: a small world in memory whose repairs act as the scripts
-//! and the schema do.
+//! The plan in tables and properties: a small world in memory whose repairs behave like the scripts
+//! and the schema.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,7 +20,7 @@ mod messages;
 mod properties;
 mod table;
 
-/// Slots of a page: small, so that worlds of a dozen slots have several.
+/// Slots per page: few, so that worlds of a dozen slots have several pages.
 const PAGE: i64 = 5;
 const NOW_MS: i64 = 1_000_000_000;
 
@@ -43,13 +43,14 @@ struct DropWorld {
     in_flight: Vec<(Slot, UserId)>,
     /// The topic can't be read.
     topic_away: bool,
-    /// Milliseconds since admission, by slot; a slot without one was admitted at a time not known.
+    /// Milliseconds since admission, by slot; a slot without an entry was admitted at an unknown
+    /// time.
     ages: HashMap<i64, i64>,
     /// Milliseconds from the beginning of the pass to the reading of its pages.
     lasts_ms: i64,
     failed: Vec<(i64, Option<i64>, Option<UserId>)>,
     broken: BTreeSet<UserId>,
-    /// Most repairs of single pages that a plan keeps.
+    /// Maximum repairs of single pages that a plan keeps.
     kept: usize,
 }
 
@@ -62,7 +63,7 @@ fn at(ms: i64) -> DateTime<Utc> {
 }
 
 impl DropWorld {
-    /// `held` people on slots 1.., each with a row.
+    /// `held` users on slots 1.., each with a row.
     fn exact(quantity: Slot, held: u32) -> Self {
         Self {
             quantity,
@@ -269,7 +270,7 @@ impl DropWorld {
         planner.finish()
     }
 
-    /// Kind, slot and person of each finding.
+    /// Kind, slot and user of each finding.
     fn findings(&self) -> Vec<(Kind, Option<i64>, Option<String>)> {
         self.plan()
             .items
@@ -279,7 +280,7 @@ impl DropWorld {
     }
 }
 
-/// Repairs, acting as the Lua scripts and MySQL's schema do.
+/// Repairs that behave like the Lua scripts and MySQL's schema.
 impl DropWorld {
     fn apply(&mut self, plan: &Plan) {
         let counter_waits = plan.counter_waits || !plan.beyond.is_empty();
@@ -300,7 +301,7 @@ impl DropWorld {
         }
     }
 
-    /// Repairs that are too many to be kept: of each page, as it is by then.
+    /// Repairs that exceed the number kept: page by page, each in its present state.
     fn apply_pages(&mut self, plan: &Plan) {
         let facts = self.facts();
         let mut planner = Planner::new(self.policy(), &facts);
@@ -416,7 +417,7 @@ impl DropWorld {
         let used: BTreeSet<i64> = self.users.values().copied().collect();
         self.free = (1..=top).filter(|slot| !used.contains(slot)).collect();
         self.count = Some(highest);
-        // Whoever claims next gets what is free, or the slot after the last.
+        // The next claim gets a free slot, or the slot after the last.
         let given_away = self
             .rows
             .keys()

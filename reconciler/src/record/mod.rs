@@ -1,6 +1,6 @@
-//! What a pass did, in MySQL: one row a run, and one a finding for all passes in a row that see it.
-//! A drop without findings that did not change leaves nothing, so that the tables grow with what
-//! happens, and not with passes and drops.
+//! Records passes in MySQL: one row per run, and one per finding for all consecutive passes that
+//! see it. A drop that has no findings and did not change leaves nothing, so the tables grow with
+//! events, not with passes and drops.
 
 mod read;
 
@@ -18,7 +18,7 @@ use crate::report::{DropReport, Finding, Outcome, Run};
 
 pub use read::{RunSummary, list, read};
 
-/// How a run was asked for, as far as its report does not say.
+/// How a run was requested, as far as its report does not say.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct How {
     pub confirmed: bool,
@@ -26,7 +26,7 @@ pub struct How {
     pub is_beside_passes: bool,
 }
 
-/// Records that a run begins, under the pass lock, and which operator asked for it.
+/// Records the beginning of a run, under the pass lock, and the operator who asked for it.
 pub async fn begin(
     db: &Db,
     run: &Run,
@@ -40,13 +40,13 @@ pub async fn begin(
     db.begin_run(row(run, how.confirmed, None), asked).await
 }
 
-/// Records how a run ended, with its findings; also where its beginning could not be recorded.
+/// Records the end of a run, with its findings, even if its beginning could not be recorded.
 ///
 /// # Errors
 /// [`DbError`]; nothing was recorded.
 pub async fn finish(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
     let finished_at = run.finished_at.unwrap_or_else(Utc::now);
-    // The findings have rows of their own.
+    // Findings have separate rows.
     let bare = |d: &DropReport| DropReport {
         findings: Vec::new(),
         coupon_name: d.coupon_name.clone(),
@@ -69,16 +69,16 @@ pub async fn finish(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
     .await
 }
 
-/// Most reports of drops kept with a run, some 4 MB of JSON: far below `max_allowed_packet`. All
-/// findings are kept anyway.
+/// Maximum number of drop reports stored with a run, some 4 MB of JSON: far below
+/// `max_allowed_packet`. All findings are stored anyway.
 const REPORTS_AT_MOST: usize = 10_000;
 
-/// Something was found in the drop, it changed, or it is under way.
+/// The drop has findings, changed, or is under way.
 fn is_kept(drop: &DropReport) -> bool {
     !drop.findings.is_empty() || !drop.exact || drop.sealed || drop.before != drop.after
 }
 
-/// Notes which repairs of a drop were held back.
+/// Records the repairs of a drop that were held back.
 pub async fn hold_back(
     db: &Db,
     drop: DropId,
@@ -89,14 +89,14 @@ pub async fn hold_back(
     db.hold_back(drop, repairs, run_id, looked).await
 }
 
-/// Forgets repairs that were held back, of a drop that is within the limit.
+/// Deletes the record of held-back repairs of a drop that is within the limit.
 pub async fn forget_held_back(db: &Db, drop: DropId) -> Result<(), DbError> {
     db.forget_held_back(drop).await
 }
 
-/// A pass that compared everything compares what it left with what the last one left, even if it
-/// failed then, or could not read the topic. Repairs are events of their run; and so is what is
-/// found in sealed drops, which the next pass does not look at.
+/// A pass that compared everything compares its findings with those of the last such pass, even if
+/// it failed afterwards or could not read the topic. Repairs belong to their run, and so do
+/// findings in sealed drops, which the next pass does not examine.
 fn findings(run: &Run, how: How) -> Findings {
     let is_full = !how.is_beside_passes && !run.partial && !run.dry_run;
     let mut findings = Findings {
@@ -117,7 +117,7 @@ fn findings(run: &Run, how: How) -> Findings {
     findings
 }
 
-/// What a run says, hashed, without what changes by itself.
+/// A hash of a run's content, without values that change over time.
 pub(crate) fn content(run: &Run) -> u64 {
     let mut found: Vec<i64> = run
         .all_findings()
@@ -129,12 +129,12 @@ pub(crate) fn content(run: &Run) -> u64 {
     hasher.finish()
 }
 
-/// Has a run that is recorded end later. Gives whether there is such a run.
+/// Moves the end of a recorded run. Returns whether there is such a run.
 pub(crate) async fn prolong(db: &Db, run_id: &str, until: DateTime<Utc>) -> Result<bool, DbError> {
     db.prolong_run(run_id.to_owned(), until.naive_utc()).await
 }
 
-/// Deletes a bounded part of what passes left long ago.
+/// Deletes a bounded number of old records of passes.
 pub async fn delete_old(db: &Db, kept: Retention) -> Result<(), DbError> {
     db.delete_old(kept).await
 }
@@ -178,7 +178,8 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
         drop_id: finding.drop_id.map(|d| d.0),
         kind: finding.kind.as_str().to_owned(),
         slot: finding.slot,
-        // A name that a hand wrote into a store may not fit the column. Its slot names it then.
+        // A name written into a store by hand may not fit the column. Then the slot identifies the
+        // finding.
         user_id: finding
             .user_id
             .clone()
@@ -194,12 +195,12 @@ fn small(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Keeps an instant over restarts.
+/// Stores a time across restarts.
 pub async fn remember(db: &Db, name: &'static str, at: DateTime<Utc>) -> Result<(), DbError> {
     db.set_state(name, at.to_rfc3339()).await
 }
 
-/// An instant kept by [`remember`] or by a pass.
+/// A time stored by [`remember`] or by a pass.
 pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>, DbError> {
     let text = db.state(name).await?;
     Ok(text

@@ -11,7 +11,7 @@ use crate::report::{
     ActionKind, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted,
 };
 
-/// A run as lists show it.
+/// A run as shown in lists.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct RunSummary {
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
@@ -65,7 +65,7 @@ impl From<RunListRow> for RunSummary {
     }
 }
 
-/// Runs, newest first; only those older than `before`.
+/// Runs, newest first; with `before`, only older ones.
 pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<RunSummary>, DbError> {
     Ok(db
         .runs(limit, before)
@@ -75,7 +75,7 @@ pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<Run
         .collect())
 }
 
-/// A run with at most `limit` findings after the finding `after`, and where the next page begins.
+/// A run with at most `limit` findings after the finding `after`, and the start of the next page.
 pub async fn read(
     db: &Db,
     id: String,
@@ -95,8 +95,8 @@ pub async fn read(
 }
 
 fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
-    // The words are this program's own; one that an older build wrote and this one does not know
-    // reads as the mildest.
+    // Parses one of this program's words; an unknown word, written by another release, reads as the
+    // mildest.
     fn word<T: std::str::FromStr>(text: &str, otherwise: T) -> T {
         text.parse().unwrap_or(otherwise)
     }

@@ -1,4 +1,4 @@
-//! One person's messages on the topic, read or not, for `explain`.
+//! One user's messages on the topic, read or not, for `explain`.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -16,21 +16,21 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::reader::{ANSWER, ReadLimit, TailRead, TopicReader, Unread, read_to_the_ends};
 
-/// A message about a person.
+/// A message about a user.
 #[derive(Debug, Clone)]
 pub struct PersonMessage {
     pub partition: i32,
     pub offset: i64,
-    /// When it came to the topic, where the broker says.
+    /// When it was written to the topic, if the broker knows.
     pub at: Option<DateTime<Utc>>,
     pub event: ClaimEvent,
-    /// The consumer has dealt with it.
+    /// The consumer has processed it.
     pub read: bool,
-    /// The span that sent it, where it has a trace.
+    /// The span that sent it, if it has a trace.
     pub trace: Option<TraceContext>,
 }
 
-/// What the topic still tells of a person.
+/// The messages about a user that the topic still has.
 #[derive(Debug, Clone, Default)]
 pub struct PersonMessages {
     /// In order of partition and offset.
@@ -42,8 +42,8 @@ pub struct PersonMessages {
 }
 
 impl TopicReader {
-    /// Every message of a coupon about a person that came at `since` or later and is still on the
-    /// topic.
+    /// Every message about a user and a coupon that was written at `since` or later and is still on
+    /// the topic.
     pub async fn messages_of(
         &self,
         coupon: CouponId,
@@ -62,7 +62,7 @@ impl TopicReader {
         user: &UserId,
         since: DateTime<Utc>,
     ) -> anyhow::Result<PersonMessages> {
-        // A client of its own, so that `explain` does not hold up a pass.
+        // A separate client, so that `explain` does not delay a pass.
         let consumer: BaseConsumer = self.settings.reader().create()?;
         let mut found = PersonMessages::default();
         let (ranges, _) = self.ranges(&consumer, ANSWER)?;
@@ -112,7 +112,7 @@ impl TopicReader {
         Ok(found)
     }
 
-    /// Assigns every partition from `since` on; gives the ends of those with messages to read.
+    /// Assigns every partition from `since` on; returns the ends of those with messages to read.
     fn assign_since(
         &self,
         consumer: &BaseConsumer,

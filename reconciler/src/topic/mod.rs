@@ -1,5 +1,5 @@
-//! The topic as the reconciler reads it, without a rebalance and without a commit: its unread tail,
-//! for passes, and one person's messages, for `explain`.
+//! The topic, read without a rebalance and without a commit: its unread tail, for passes, and one
+//! user's messages, for `explain`.
 
 mod messages;
 mod reader;

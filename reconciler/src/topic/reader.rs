@@ -21,19 +21,19 @@ use super::tail::{MOST_BYTES, Messages, TailWriter};
 /// The messages that the consumer has not committed.
 #[derive(Debug, Default)]
 pub struct Tail {
-    /// Messages that are no claims are left to the consumer, which makes dead letters of them.
+    /// Messages that are not claims are left to the consumer, which makes dead letters of them.
     pub(crate) messages: Arc<Messages>,
-    /// Messages in all, also those that are no claims.
+    /// Number of unread messages, including those that are not claims.
     pub unread: u64,
     pub partitions: Vec<Unread>,
-    /// Where partitions were not read on, since no client can read what is there. Until the
-    /// consumer has left it out, there may be a message for any admission in it and behind it.
+    /// Where reading partitions stopped because no client can read what is there. Until the
+    /// consumer has skipped it, the message of any admission may be in it or behind it.
     pub unreadable: Vec<UnreadableAt>,
-    /// Partitions that end before what the consumer has committed.
+    /// Partitions whose end is below the committed offset.
     pub past_the_end: Vec<PastTheEnd>,
 }
 
-/// A partition that ends before the offset that the consumer has committed: it lost messages, or
+/// A partition that ends below the offset that the consumer has committed: it lost messages, or
 /// somebody moved the offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PastTheEnd {
@@ -42,32 +42,34 @@ pub struct PastTheEnd {
     pub end: i64,
 }
 
-/// What of a partition the consumer has not dealt with.
+/// The part of a partition that the consumer has not processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unread {
     pub partition: i32,
-    /// The group's committed offset, or the first message there is: a consumer that works moves it.
+    /// The group's committed offset, or else the first message that exists: a working consumer
+    /// moves it.
     pub from: i64,
     pub end: i64,
 }
 
-/// Longest wait for one answer about the topic. Brokers that are gone must not hold up a pass, nor
-/// the end of the process, which waits for a blocked thread.
+/// Maximum wait for one answer about the topic. Unreachable brokers must not delay a pass, nor the
+/// end of the process, which waits for a blocked thread.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
-/// The same of a client that another pass has left: it may lead to a host that went silent, by one
-/// connection after the other.
+/// The same for a client that an earlier pass left behind: its connections may lead, one after
+/// another, to a host that does not answer.
 const ANSWER_OF_KEPT: Duration = Duration::from_secs(1);
 
-/// A read without any progress for this long is given up, well after the longest answer should have
-/// come: librdkafka waits by the host's clock, and blocks for as long as that was set back.
+/// A read without progress for this long is given up, well after the longest answer should have
+/// arrived: librdkafka waits by the host's clock, and blocks for as long as that was set back.
 const STANDS_STILL: Duration = Duration::from_secs(15);
 
-/// Reads the tail, again and again, over one connection.
+/// Reads the tail repeatedly over one connection.
 #[derive(Clone)]
 pub struct TopicReader {
     pub(crate) settings: KafkaSettings,
-    /// Empty while a read uses it. A read that never ends keeps it, and the next one makes another.
+    /// Empty while a read uses it. A read that never ends keeps it, and the next read creates
+    /// another.
     consumer: Arc<Mutex<Option<BaseConsumer>>>,
     /// When a read last got an answer.
     moved: Arc<Mutex<Instant>>,
@@ -76,7 +78,7 @@ pub struct TopicReader {
 }
 
 impl TopicReader {
-    /// A reader that gives up when no message comes for as long as `limit`.
+    /// A reader that gives up if no message arrives for `limit`.
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
         let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
         Ok(Self {
@@ -88,10 +90,10 @@ impl TopicReader {
         })
     }
 
-    /// Settings of the topic that start-up would refuse, as a sentence with what to change.
+    /// The topic's settings that start-up would refuse, as a sentence that says what to change.
     ///
     /// # Errors
-    /// Kafka is away, or the topic.
+    /// Kafka or the topic is unavailable.
     pub async fn unsafe_settings(&self) -> Result<Option<String>, TopicError> {
         match check_topic(&self.settings, ANSWER).await {
             Ok(_) => Ok(None),
@@ -100,12 +102,12 @@ impl TopicReader {
         }
     }
 
-    /// Everything between the group's offsets and the end as it is now.
+    /// Reads everything between the group's offsets and the present end.
     pub async fn read(&self) -> anyhow::Result<Tail> {
         self.watched(Self::with_consumer).await
     }
 
-    /// Reads on a thread of its own, which is abandoned when it makes no progress.
+    /// Reads on a separate thread, which is abandoned if it makes no progress.
     async fn watched<T, F>(&self, read: F) -> anyhow::Result<T>
     where
         T: Send + 'static,
@@ -116,7 +118,7 @@ impl TopicReader {
         let task = tokio::task::spawn_blocking(move || read(&reader));
         tokio::select! {
             ended = task => ended.context("reading the topic panicked")?,
-            () = self.stands_still() => bail!("the Kafka client stands still for {:?}", self.patience),
+            () = self.stands_still() => bail!("the Kafka client has made no progress for {:?}", self.patience),
         }
     }
 
@@ -141,7 +143,7 @@ impl TopicReader {
             kept => {
                 if let Some((why, silent)) = kept {
                     tracing::debug!(why = ?why.err(), "Kafka is asked by a new client");
-                    // Its end may wait for the silent host.
+                    // Dropping it may wait for the unreachable host.
                     std::thread::spawn(move || drop(silent));
                 }
                 let fresh = self.settings.reader().create()?;
@@ -155,7 +157,7 @@ impl TopicReader {
             }
         };
         let read = self.read_blocking(&consumer, ranges);
-        // A client that met something unreadable may go on anywhere.
+        // A client that met something unreadable may continue anywhere.
         if read.as_ref().is_ok_and(|tail| !tail.unreadable.is_empty()) {
             std::thread::spawn(move || drop(consumer));
         } else {
@@ -218,7 +220,7 @@ impl TopicReader {
         Ok(tail)
     }
 
-    /// The partitions, and those that end too early.
+    /// The unread ranges, and the partitions that end below the committed offset.
     pub(super) fn ranges(
         &self,
         consumer: &BaseConsumer,
@@ -261,8 +263,8 @@ impl TopicReader {
     }
 }
 
-/// From where on a partition is unread. Beyond the end the consumer begins again: the messages
-/// there are in nobody's hands.
+/// The first unread offset of a partition. If the committed offset is beyond the end, the consumer
+/// begins again: nobody has processed the messages there.
 fn unread_from(committed: Option<i64>, low: i64, end: i64) -> i64 {
     committed
         .filter(|offset| *offset <= end)
@@ -279,9 +281,9 @@ struct Reading {
 }
 
 impl Reading {
-    /// Whether the end that is reported here is the one asked for. A new leader may lag behind, and
-    /// then its end is early: with `high`, the end as it is by now, that shows. The second early
-    /// report of a leader that does not lag is right: what is left up to `end` is no message.
+    /// Whether the reported end is the one asked for. A new leader may lag behind, and then the
+    /// reported end is early: `high`, its present end, shows that. A second early report by a
+    /// leader that does not lag is correct: the offsets left up to `end` are not messages.
     fn is_at_the_end(&mut self, high: i64) -> bool {
         let is_whole = high >= self.end;
         let is_at_the_end = self.next >= self.end || (is_whole && self.was_early);
@@ -290,12 +292,12 @@ impl Reading {
     }
 }
 
-/// When reading is given up.
+/// When to give up reading.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ReadLimit {
     At(Instant),
-    /// After so long without a message. As long as messages come the end comes nearer, and a pass
-    /// that gave up would have to begin again: where Redis lost its data, everything stays closed
+    /// After this long without a message. As long as messages arrive, the end comes nearer, and a
+    /// pass that gave up would have to begin again: after a loss of Redis, everything stays closed
     /// until the whole tail was read.
     WithoutMessage(Duration),
 }
@@ -311,14 +313,14 @@ impl ReadLimit {
 
 /// How far partitions were read.
 pub(super) struct TailRead {
-    /// Partitions that were not read to their end within the limit.
+    /// Partitions not read to the end within the limit.
     pub(super) left: usize,
     pub(super) unreadable: Vec<UnreadableAt>,
 }
 
-/// Hands every message of the assigned partitions to `take`, up to each partition's end, or up to
-/// what no client can read, or until `take` breaks off. Errors from which librdkafka recovers by
-/// itself, old ones too, end nothing, unless no message comes for a while.
+/// Hands every message of the assigned partitions to `take`, up to each partition's end, up to
+/// something that no client can read, or until `take` breaks off. Errors from which librdkafka
+/// recovers automatically do not end the read, unless no message arrives for a while.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
     settings: &KafkaSettings,
@@ -368,7 +370,7 @@ pub(super) fn read_to_the_ends(
                 if reading.is_at_the_end(high) {
                     open.remove(&partition);
                 } else {
-                    // An end is reported once, unless it is asked for again.
+                    // An end is reported only once, unless it is requested again.
                     consumer.seek(topic, partition, Offset::Offset(reading.next), ANSWER)?;
                 }
             }
@@ -378,7 +380,7 @@ pub(super) fn read_to_the_ends(
                 trouble.get_or_insert((Instant::now(), error));
             }
             Some(Ok(message)) => {
-                // Behind an unreadable batch librdkafka may begin again.
+                // After an unreadable batch librdkafka may begin again.
                 let Some(reading) = open
                     .get_mut(&message.partition())
                     .filter(|of| of.next <= message.offset())
@@ -405,7 +407,8 @@ pub(super) fn read_to_the_ends(
     })
 }
 
-/// Looks with fresh clients where partitions stand. What the consumer does about it, passes do not.
+/// Checks with fresh clients what partitions are waiting at. Only the consumer skips it; passes do
+/// not.
 fn find_unreadable(
     settings: &KafkaSettings,
     open: &HashMap<i32, Reading>,
@@ -418,7 +421,7 @@ fn find_unreadable(
             Ok(LookResult::Unreadable { at, .. }) => found.push(at),
             Ok(LookResult::Message(_) | LookResult::End(_)) => {}
             Err(error) => {
-                // Kafka is away: reading has its own limit.
+                // Kafka is unavailable: reading has a separate limit.
                 tracing::debug!(%error, partition, "a fresh client could not look at a partition");
                 break;
             }
@@ -428,13 +431,13 @@ fn find_unreadable(
     found
 }
 
-/// Nothing comes for so long: whether it can be read at all is looked at.
+/// After this long without a message, check whether the partition can be read at all.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// Longest wait for the next message.
+/// Maximum wait for the next message.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Trying again does not help.
+/// True if retrying does not help.
 fn is_final(error: &KafkaError) -> bool {
     use rdkafka::error::RDKafkaErrorCode as Code;
     let code = error.rdkafka_error_code();
@@ -461,11 +464,11 @@ mod tests {
 
     #[test]
     fn an_end_that_is_reported_too_early_is_not_believed() {
-        // (next, reported ends with what the leader has by then, at which report it is over)
+        // (next; the leader's end at each report; the report at which reading is over)
         for (next, highs, over) in [
             (10, vec![10], Some(0)),
             (4, vec![4, 4, 10, 10], Some(3)),
-            // What is left up to the end is no message, as after a transaction.
+            // The offsets left up to the end are not messages, as after a transaction.
             (9, vec![10, 10], Some(1)),
             (4, vec![4, 4, 4], None),
         ] {
@@ -509,7 +512,8 @@ mod tests {
         });
         let error = stuck.await.unwrap_err().to_string();
         assert!(error.contains("stands still"), "{error}");
-        // It still has the first consumer; this one takes another, and says that nobody answers.
+        // The abandoned read still has the first consumer; this one takes another, and reports that
+        // nobody answers.
         let patient = TopicReader {
             patience: STANDS_STILL,
             ..reader

@@ -1,5 +1,5 @@
-//! The topic's unread messages in memory: an arena of user ids, and a table of fixed entries that
-//! is sorted by drop and slot. A message takes 21 bytes and its user's id. Above [`MOST_BYTES`] the
+//! The topic's unread messages in memory: an arena of user ids, and a table of fixed-size entries
+//! sorted by drop and slot. A message takes 21 bytes plus its user's id. Above [`MOST_BYTES`] the
 //! tail counts as unknown.
 
 use std::collections::HashMap;
@@ -8,48 +8,48 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 
-/// A message that the consumer has not dealt with.
+/// A message that the consumer has not processed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InFlight {
     pub slot: Slot,
     pub user: UserId,
-    /// When they were admitted.
+    /// When the user was admitted.
     pub claimed_at: DateTime<Utc>,
 }
 
-/// Most bytes of unread messages in memory: some 8 million messages.
+/// Maximum bytes of unread messages in memory: some 8 million messages.
 pub(super) const MOST_BYTES: usize = 256 << 20;
 
-/// Messages on one slot that a pass decides on. At most one of them holds it, so a flood of them
-/// keeps no other slot's back.
+/// Messages on one slot that a pass processes. At most one of them holds it, so a flood of them
+/// does not affect other slots.
 const OF_A_SLOT: usize = 100;
 
-/// Most messages read on slots that are none of a drop's.
+/// Maximum messages read on slots outside the drop.
 const BESIDE_AT_MOST: usize = 1_000;
 
-/// A drop as a message names it. One that names a drop with another coupon than its own is none of
-/// the drop's: the consumer makes a dead letter of it.
+/// A drop as named in a message. A message that names a drop with another coupon does not count for
+/// the drop: the consumer makes a dead letter of it.
 pub(crate) type TailDrop = (CouponId, DropId);
 
-/// Memory of a drop's name in the map, about. Foreign messages may all name different drops.
+/// Approximate memory for a drop in the map. Foreign messages may all name different drops.
 const DROP_BYTES: usize = 48;
 
-/// One message. The instant stands in bytes, so that an entry has 20 of them and not 24.
+/// One message. The time is stored as bytes, so that an entry has 20 of them and not 24.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     /// The number of its drop in [`Messages::drops`].
     drop: u32,
     slot: Slot,
     micros: [u8; 8],
-    /// Where its user's id stands in [`Messages::ids`], behind a byte with the length.
+    /// The position of its user's id in [`Messages::ids`], after a byte with the length.
     id: u32,
 }
 
-/// Where messages of a drop are.
+/// The slots of a drop with messages.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Extent {
     pub(crate) any: bool,
-    /// The highest of the drop's slots with one.
+    /// The highest of the drop's slots with a message.
     pub(crate) highest: Slot,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Messages {
 #[error("more messages are unread than fit in {} MB of memory", .0 >> 20)]
 pub(crate) struct TooMany(usize);
 
-/// Takes in messages in the order of the topic.
+/// Adds messages in the order of the topic.
 pub(super) struct TailWriter {
     limit: usize,
     messages: Messages,
@@ -113,7 +113,7 @@ impl TailWriter {
     }
 
     pub(super) fn finish(mut self) -> Messages {
-        // Ids stand in the order of the topic. A stable sort would take half as much memory again.
+        // Ids are in the order of the topic. A stable sort would need half as much memory again.
         self.messages
             .entries
             .sort_unstable_by_key(|entry| (entry.drop, entry.slot, entry.id));
@@ -122,8 +122,8 @@ impl TailWriter {
 }
 
 impl Messages {
-    /// The messages of a drop on the slots `from..=to`, in order of slots: a hundred of each slot,
-    /// `most` in all.
+    /// The messages of a drop on the slots `from..=to`, in order of slots: a hundred per slot,
+    /// `most` in total.
     fn on_slots(&self, drop: TailDrop, (from, to): (Slot, Slot), most: usize) -> Vec<InFlight> {
         let entries = self.of_drop(drop);
         let first = entries.partition_point(|entry| entry.slot < from);
@@ -157,7 +157,7 @@ impl Messages {
         Some(entries[above.checked_sub(1)?].slot)
     }
 
-    /// Where messages of a drop with this quantity are.
+    /// The slots with messages of a drop with this quantity.
     pub(crate) fn extent(&self, drop: TailDrop, quantity: Slot) -> Extent {
         Extent {
             any: !self.of_drop(drop).is_empty(),
@@ -165,8 +165,8 @@ impl Messages {
         }
     }
 
-    /// The messages of a drop of `quantity` slots from one slot to another or the end; of those on
-    /// slots that are none of the drop's a few.
+    /// The messages of a drop of `quantity` slots in a range of slots or to the end; and a few on
+    /// slots outside the drop.
     pub(crate) fn page(
         &self,
         (drop, quantity): (TailDrop, Slot),

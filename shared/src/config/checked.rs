@@ -1,7 +1,7 @@
-//! Arguments that clap reads one by one and that are checked together afterwards: what follows from
-//! them can't be had unchecked.
+//! Arguments that clap parses one by one and that are checked together afterwards: their results
+//! are only available after the check.
 
-/// Makes `$checked` clap's arguments, by way of `$given` and `TryFrom<$given>`.
+/// Implements clap's traits for `$checked`, through `$given` and `TryFrom<$given>`.
 macro_rules! checked {
     ($given:ty => $checked:ty) => {
         impl clap::FromArgMatches for $checked {

@@ -1,4 +1,4 @@
-//! Where Kafka is.
+//! The connection to Kafka.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::tls::Paths;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Kafka")]
 struct KafkaGiven {
-    /// Kafka brokers as `host:port`, several by commas
+    /// Kafka brokers as `host:port`, several separated by commas
     #[arg(long, env = "KAFKA_BROKERS", value_parser = brokers)]
     kafka_brokers: String,
     /// Topic of claims
@@ -43,21 +43,21 @@ struct KafkaGiven {
     /// Password of KAFKA_SASL_USERNAME
     #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true, value_parser = secret(any))]
     kafka_sasl_password: Option<SecretString>,
-    /// Certificate authorities to trust for Kafka instead of the machine's, as a PEM file
+    /// PEM file of the certificate authorities to trust for Kafka instead of the machine's
     #[arg(long, env = "KAFKA_CA_FILE", value_name = "FILE", value_parser = path)]
     kafka_ca_file: Option<PathBuf>,
-    /// Certificate by which this process proves to Kafka who it is, as a PEM file
+    /// PEM file of this process's client certificate for Kafka
     #[arg(long, env = "KAFKA_CERT_FILE", value_name = "FILE", value_parser = path)]
     kafka_cert_file: Option<PathBuf>,
-    /// Private key to KAFKA_CERT_FILE, as a PEM file
+    /// PEM file of the private key of KAFKA_CERT_FILE
     #[arg(long, env = "KAFKA_KEY_FILE", value_name = "FILE", value_parser = path)]
     kafka_key_file: Option<PathBuf>,
-    /// Secret that signs messages of claims, so that others who can write to the topic take no
-    /// slot: 32 characters or more, the same in all programs; two by a comma while it is replaced
-    /// (the first one signs, both are accepted)
+    /// Secret that signs messages of claims, so that others who can write to the topic get no slot:
+    /// 32 characters or more, the same in all programs; two separated by a comma while it is
+    /// replaced (the first one signs, both are accepted)
     #[arg(long, env = "KAFKA_SIGNING_KEY", hide_env_values = true, value_parser = secret(any))]
     kafka_signing_key: Option<SecretString>,
-    /// What to do with messages that have no signature
+    /// Treatment of messages without a signature
     #[arg(
         long,
         env = "KAFKA_UNSIGNED",
@@ -66,13 +66,13 @@ struct KafkaGiven {
         default_value_t
     )]
     kafka_unsigned: Unsigned,
-    /// Any other setting of the Kafka client (librdkafka), several times; as a variable
-    /// `KAFKA_CONFIG_…`, in capitals and dots as underscores: KAFKA_CONFIG_CLIENT_ID=…
+    /// Any other setting of the Kafka client (librdkafka); may be repeated. As a variable
+    /// `KAFKA_CONFIG_…`, in capitals and with underscores for dots: KAFKA_CONFIG_CLIENT_ID=…
     #[arg(long, value_name = "NAME=VALUE", value_parser = secret(name_and_value))]
     kafka_config: Vec<SecretString>,
 }
 
-/// Where Kafka is.
+/// The connection to Kafka.
 #[derive(Debug, Clone)]
 pub struct KafkaArgs {
     pub kafka_brokers: String,
@@ -117,7 +117,7 @@ impl TryFrom<KafkaGiven> for KafkaArgs {
 }
 
 impl KafkaArgs {
-    /// In the form the clients take.
+    /// Settings for the clients.
     pub fn settings(&self) -> KafkaSettings {
         KafkaSettings {
             brokers: self.kafka_brokers.clone(),

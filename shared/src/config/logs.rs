@@ -1,4 +1,4 @@
-//! What a process logs.
+//! Settings of logging.
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
@@ -6,11 +6,11 @@ use tracing_subscriber::EnvFilter;
 use super::removed;
 use crate::telemetry::{self, DEFAULT_LOGS};
 
-/// What a process logs.
+/// Settings of logging.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
-    /// What is logged: a level, or `target=level`, several separated by commas.
+    /// Log filter: a level, or `target=level`, several separated by commas.
     /// `info,firstcome::access=debug` logs each request: method, path without user ids, status,
     /// time and address
     #[arg(long, env = "RUST_LOG", global = true, default_value = DEFAULT_LOGS, value_parser = filter)]
@@ -18,7 +18,7 @@ pub struct LogArgs {
 }
 
 impl LogArgs {
-    /// Logs to standard error from now on.
+    /// Starts logging to standard error.
     pub fn init(&self) {
         telemetry::init_logs_as(&self.rust_log);
         removed::warn();

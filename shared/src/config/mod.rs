@@ -1,5 +1,5 @@
-//! Settings every process shares, one struct a concern. Each is a flag and an environment variable;
-//! `--help` shows both with the default. Secrets are never printed.
+//! Settings that every process shares, one struct per concern. Each is a flag and an environment
+//! variable; `--help` shows both with the default. Secrets are never printed.
 
 mod checked;
 mod kafka;
@@ -28,16 +28,16 @@ pub use parse::parse;
 pub use secret::{SecretParser, secret};
 pub use start::{StartError, wait_for};
 
-/// How long an admission may take to reach Kafka. API and reconciler must be given the same.
+/// How long an admission may take to reach Kafka. API and reconciler must have the same value.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Publishing")]
 pub struct PublishArgs {
-    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds. After it the claim
+    /// Maximum wait for Kafka's acknowledgement of a claim, in milliseconds. After it the claim
     /// goes to the dead-letter table, the response says `"queued": false`, and the reconciler
     /// issues it. Give the API and the reconciler the same value
     #[arg(long, env = "PUBLISH_DEADLINE_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub publish_deadline_ms: u64,
-    /// Longest wait for the dead-letter table to keep a claim that Kafka has not acknowledged;
+    /// Maximum wait for the dead-letter table to store a claim that Kafka has not acknowledged;
     /// after it the response is 503.
     #[arg(skip = Tuning::BackupDeadlineMs.or(1_000_u64))]
     pub backup_deadline_ms: u64,
@@ -54,7 +54,7 @@ impl PublishArgs {
         Duration::from_millis(self.backup_deadline_ms)
     }
 
-    /// Longest time that a claim is in flight between Redis and a second store.
+    /// Maximum time that a claim is in flight between Redis and a second store.
     pub fn longest_in_flight(&self) -> Duration {
         self.deadline() + self.backup_deadline()
     }
@@ -63,7 +63,7 @@ impl PublishArgs {
 /// Waiting for stores at start-up.
 #[derive(Debug, Clone, Args)]
 pub struct StartArgs {
-    /// Longest wait at start-up for a store that does not answer yet; then the process names the
+    /// Maximum wait at start-up for a store that does not answer yet; then the process names the
     /// store and stops. The reconciler's daemon keeps waiting, and mails.
     #[arg(skip = Tuning::StartupWaitSeconds.or(30_u64))]
     pub startup_wait_seconds: u64,
@@ -75,22 +75,23 @@ impl StartArgs {
     }
 }
 
-/// File of certificate authorities to trust besides the public ones: for the keys of tokens, the
-/// API, webhooks and mail. The variable is OpenSSL's own, so one value also serves other programs.
+/// File of certificate authorities to trust in addition to the public ones: for the keys of tokens,
+/// the API, webhooks and mail. The variable is OpenSSL's own, so one value also serves other
+/// programs.
 pub fn ssl_cert_file() -> Option<PathBuf> {
     std::env::var_os("SSL_CERT_FILE")
         .filter(|path| !path.is_empty())
         .map(PathBuf::from)
 }
 
-/// Parser of a path. Also of an empty one, which clap's own refuses: a variable that is set and
+/// Parses a path, even an empty one, which clap's own parser refuses: a variable that is set but
 /// empty counts as not set.
 #[allow(clippy::unnecessary_wraps)] // as clap takes it
 pub fn path(text: &str) -> Result<PathBuf, Infallible> {
     Ok(text.into())
 }
 
-/// Parser of an address to listen on: the standard library's error does not say what is missing.
+/// Parses an address to listen on: the standard library's error does not say what is missing.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let example = "127.0.0.1:8080, or 0.0.0.0:8080 for all networks";
     text.parse()

@@ -1,4 +1,4 @@
-//! Where MySQL is.
+//! The connection to MySQL.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,17 +31,17 @@ struct MysqlGiven {
     /// PEM file of the private key of DATABASE_CERT_FILE
     #[arg(long, env = "DATABASE_KEY_FILE", value_name = "FILE", value_parser = path)]
     database_key_file: Option<PathBuf>,
-    /// Longest wait for one answer of Redis, in milliseconds; MySQL gets four times as long,
-    /// because one call may write a whole batch
+    /// Maximum wait for one reply of Redis, in milliseconds; MySQL gets four times as long, because
+    /// one call may write a whole batch
     #[arg(long, env = "STORE_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=60_000), help_heading = "Stores")]
     store_timeout_ms: u64,
 }
 
-/// Most connections of one process. An API divides them among claims, reads, operators and the
+/// Maximum connections of one process. An API divides them among claims, reads, operators and the
 /// catalogue.
 const POOL_SIZE: usize = 8;
 
-/// What MySQL gets of the time for one answer of Redis.
+/// MySQL's time limit as a multiple of the one for a reply of Redis.
 const MYSQL_FACTOR: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -53,13 +53,13 @@ enum DatabaseTls {
     Required,
 }
 
-/// Where MySQL is.
+/// The connection to MySQL.
 #[derive(Debug, Clone)]
 pub struct MysqlArgs {
     pub database_url: StoreAddress,
     pub database_pool_size: usize,
     pub database_timeout: Duration,
-    /// Longest wait for one answer of Redis.
+    /// Maximum wait for one reply of Redis.
     pub store_timeout: Duration,
 }
 
@@ -95,7 +95,7 @@ impl TryFrom<MysqlGiven> for MysqlArgs {
 }
 
 impl MysqlArgs {
-    /// In the form the pool takes.
+    /// Settings for the pool.
     pub fn settings(&self) -> DbSettings {
         DbSettings {
             url: self.database_url.clone(),
@@ -105,7 +105,7 @@ impl MysqlArgs {
     }
 }
 
-/// A wrong URL is refused here and not asked for until the start gives up.
+/// Refuses an invalid URL here, so that start-up does not retry it until it gives up.
 fn mysql_url(text: &str) -> Result<(), String> {
     if !text.starts_with("mysql://") {
         return Err("it must begin with mysql://".into());

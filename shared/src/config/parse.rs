@@ -1,9 +1,9 @@
-//! Reading the command line. If a setting is missing, the error also names the variable.
+//! Parses the command line. If a setting is missing, the error also names the variable.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Error, Parser};
 
-/// The dozen settings that `-h` shows: what an installation sets first. `--help` shows all.
+/// The dozen settings that `-h` shows, which an installation sets first. `--help` shows all.
 const SHORT_HELP: [&str; 12] = [
     "ALERT_FROM",
     "ALERT_TO",
@@ -19,7 +19,7 @@ const SHORT_HELP: [&str; 12] = [
     "USER_AUTH",
 ];
 
-/// Leaves the other settings to `--help`, in the commands below too.
+/// Hides the other settings from `-h`, also in subcommands.
 fn with_short_help(command: Command) -> Command {
     let is_rare = |arg: &Arg| {
         arg.get_env()
@@ -32,7 +32,7 @@ fn with_short_help(command: Command) -> Command {
     command.mut_args(shorten).mut_subcommands(with_short_help)
 }
 
-/// What the command line asks for. If it can't be read, prints why and ends the process.
+/// Parses the command line. If that fails, prints the reason and ends the process.
 #[expect(
     clippy::disallowed_methods,
     reason = "as clap's own exit: nothing has begun yet that had to end"
@@ -45,7 +45,7 @@ pub fn parse<Cli: Parser>(command: Command) -> Cli {
     };
     read.unwrap_or_else(|error| {
         if let Some(variables) = missing(&error, &command) {
-            // Where standard error is gone, there is nobody to tell.
+            // If standard error is closed, nobody can read it.
             let _ = error.print();
             eprintln!(
                 "\nor set {variables} in the environment; those of a running `make run`: set -a; . target/run/env"
@@ -56,7 +56,7 @@ pub fn parse<Cli: Parser>(command: Command) -> Cli {
     })
 }
 
-/// Variables of the settings that are missing. The error has a setting's placeholder, which is the
+/// The variables of missing settings. The error contains a setting's placeholder, which is the
 /// variable's name.
 fn missing(error: &Error, command: &Command) -> Option<String> {
     let (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(missing))) =
@@ -73,7 +73,7 @@ fn missing(error: &Error, command: &Command) -> Option<String> {
     (!variables.is_empty()).then(|| variables.join(", "))
 }
 
-/// Whether an argument of the command, or of one below it, is read from this variable.
+/// Whether an argument of the command, or of a subcommand, is read from this variable.
 fn is_read(command: &Command, variable: &str) -> bool {
     command
         .get_arguments()
@@ -129,7 +129,7 @@ mod tests {
         for usual in ["--redis-url", "--opens-at"] {
             assert!(short.contains(usual) && long.contains(usual), "{short}");
         }
-        // The line of usage names what is required.
+        // The usage line names required arguments.
         let listed = |help: &str| {
             help.split_once("Options:")
                 .is_some_and(|(_, it)| it.contains("--of-this-test-url"))

@@ -1,4 +1,4 @@
-//! Where Redis is.
+//! The connection to Redis.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +19,7 @@ struct RedisGiven {
     /// separated by commas; `rediss://` is encrypted
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = secret(redis_url))]
     redis_url: SecretString,
-    /// How Redis is run
+    /// Kind of Redis deployment
     #[arg(long, env = "REDIS_MODE", value_enum, default_value_t)]
     redis_mode: ModeName,
     /// Name under which Sentinels watch the master
@@ -34,7 +34,7 @@ struct RedisGiven {
     /// Prefix of every key; change it only if several installations share one Redis
     #[arg(long, env = "REDIS_KEY_PREFIX", default_value = keys::DEFAULT_PREFIX, value_parser = key_prefix)]
     redis_key_prefix: String,
-    /// Who vouches that Redis is durable
+    /// Whether this process verifies that Redis is durable, or the operator vouches for it
     #[arg(long, env = "REDIS_DURABILITY", value_enum, default_value_t)]
     redis_durability: RedisDurability,
     /// PEM file of the certificate authorities to trust for Redis instead of the public ones
@@ -48,19 +48,19 @@ struct RedisGiven {
     redis_key_file: Option<PathBuf>,
 }
 
-/// How Redis is run.
+/// Kinds of Redis deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 enum ModeName {
     /// One server
     #[default]
     Single,
-    /// REDIS_URL names Sentinels, which tell the master
+    /// REDIS_URL names Sentinels, which know the master
     Sentinel,
     /// REDIS_URL names nodes of a Redis Cluster
     Cluster,
 }
 
-/// Where Redis is.
+/// The connection to Redis.
 #[derive(Debug, Clone)]
 pub struct RedisArgs {
     pub redis_url: StoreAddress,
@@ -100,7 +100,7 @@ impl TryFrom<RedisGiven> for RedisArgs {
 }
 
 impl RedisArgs {
-    /// In the form the client takes. `timeout` is the longest wait for one answer.
+    /// Settings for the client. `timeout` is the maximum wait for one response.
     pub fn settings(&self, timeout: Duration) -> RedisSettings {
         RedisSettings {
             url: self.redis_url.clone(),
@@ -113,7 +113,7 @@ impl RedisArgs {
 }
 
 fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
-    // The addresses were read once already.
+    // The addresses were already parsed once.
     let nodes = addresses(given.redis_url.expose_secret())?;
     let mode = given.redis_mode;
     let of_sentinel = [
@@ -150,7 +150,7 @@ fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
 }
 
 fn is_encrypted(url: &str) -> bool {
-    // As the client reads it.
+    // As the client parses it.
     let url = url.trim_start().to_ascii_lowercase();
     url.starts_with("rediss://") || url.starts_with("valkeys://")
 }

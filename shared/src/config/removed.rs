@@ -1,6 +1,6 @@
-//! Variables of earlier versions. One that is still set has no effect, and start-up says so.
+//! Variables of earlier releases. If one is still set, it has no effect, and start-up reports it.
 
-/// Name, and what takes its place.
+/// The name, and its replacement.
 const REMOVED: &[(&str, &str)] = &[
     ("ACCESS_LOG", "set RUST_LOG=info,firstcome::access=debug"),
     ("ADDRESS_RATE_LIMIT", IN_THE_PROXY),

@@ -1,5 +1,5 @@
-//! Secrets on the command line. clap shows a value that it refuses; a password in a mistyped URL
-//! would end in a log.
+//! Secrets on the command line. clap prints values that it refuses, so a password in a mistyped URL
+//! would end up in a log.
 
 use std::ffi::OsStr;
 
@@ -8,10 +8,10 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command};
 use secrecy::SecretString;
 
-/// Says what is wrong with a secret, in words that do not show it.
+/// Describes the fault of a secret without showing it.
 pub(super) type SecretCheck = fn(&str) -> Result<(), String>;
 
-/// Reads a secret and checks it; what is refused is named, never shown.
+/// Parses and checks a secret; errors name the setting, and never show the value.
 #[derive(Clone)]
 pub struct SecretParser(SecretCheck);
 

@@ -7,16 +7,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Why a process does not start.
+/// Why a process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The store answered, and what it said can't be worked with.
+    /// The store answered, but its answer rules out working with it.
     #[error("{0}")]
     Refused(String),
     /// The store did not answer in time.
     #[error("{store} did not answer within {waited:?} of start-up: {reason}")]
     Missing {
-        /// Which, and where it is.
+        /// The store and its address.
         store: String,
         /// How long this process waited.
         waited: Duration,
@@ -28,8 +28,9 @@ pub enum StartError {
     Stopped(String),
 }
 
-/// Asks `ask` until it gives a value, for at most `limit`. `retry` tells an error that may pass
-/// (nobody answers yet) from one that won't (a wrong setting). `store` says which it is and where.
+/// Calls `ask` until it returns a value, for at most `limit`. `retry` distinguishes temporary
+/// errors (nobody answers yet) from permanent ones (a wrong setting). `store` is the store's name
+/// and address.
 pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
     store: &str,
     limit: Duration,

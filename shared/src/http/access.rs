@@ -84,8 +84,9 @@ const PARTS: [&str; 36] = [
     "erase",
 ];
 
-/// The path as far as it can name nobody, whatever the answer was: words of routes and numbers. Any
-/// other part may be a user id, and what follows `people` is one. The query is never logged.
+/// The part of the path that cannot identify a user, whatever the response was: words of routes and
+/// numbers. Any other part may be a user id, and the part after `people` is one. The query is never
+/// logged.
 fn without_people(path: &str) -> String {
     let mut is_person = false;
     let shown = path.split('/').map(|part| {

@@ -21,19 +21,19 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// A new client's first bytes may take so long, and a browser's next request after an answer.
+/// Maximum time for a new client's first bytes, and for a browser's next request after a response.
 pub(super) const IDLE_FOR: Duration = Duration::from_millis(250);
 
 /// A client on a slow link reads at least some bytes in this time.
 const STALLED_FOR: Duration = Duration::from_millis(500);
 
-/// No instant: the server works.
+/// Not a time: the server works.
 const BUSY: u64 = u64::MAX;
 
-/// No instant: the pool has asked the connection's task to close.
+/// Not a time: the pool has asked the connection's task to close.
 const CLOSING: u64 = u64::MAX - 1;
 
-/// Added to the instant of a stalled connection, so that it sorts behind all waiting ones.
+/// Added to the time of a stalled connection, so that it sorts after all waiting ones.
 const STALLED: u64 = 1 << 62;
 
 const WAITING: u8 = 0;
@@ -43,11 +43,11 @@ const FLUSHING: u8 = 2;
 /// The state of one connection.
 pub(super) struct Activity {
     pub(super) network: IpAddr,
-    /// When the server began. Instants below are milliseconds after it.
+    /// When the server began. The times below are milliseconds after it.
     epoch: Instant,
-    /// An answer after this instant closes the connection.
+    /// A response after this time closes the connection.
     pub(super) ends_at: u64,
-    /// From when on it may be closed, or [`BUSY`] or [`CLOSING`].
+    /// The time from which it may be closed, or [`BUSY`] or [`CLOSING`].
     closable_at: AtomicU64,
     phase: AtomicU8,
     close: Notify,
@@ -66,7 +66,7 @@ impl Activity {
         }
     }
 
-    /// Its rank among those that may be closed at this instant, the lowest first.
+    /// Its rank among those that may be closed at this time, lowest first.
     pub(super) fn closable(&self, now: u64) -> Option<u64> {
         let at = self.closable_at.load(Ordering::Relaxed);
         (at != BUSY && at != CLOSING && at & !STALLED <= now).then_some(at)
@@ -84,8 +84,8 @@ impl Activity {
         closes
     }
 
-    /// Ends once the connection must close. Poll it after the connection itself: a request that has
-    /// arrived meanwhile takes the state away from [`CLOSING`].
+    /// Ends once the connection must close. Poll it after the connection itself: a request that
+    /// arrived in the meantime changes the state from [`CLOSING`].
     pub(super) async fn closed(&self) {
         loop {
             self.close.notified().await;
@@ -95,14 +95,14 @@ impl Activity {
         }
     }
 
-    /// A request has arrived; its answer is complete once the guard is dropped.
+    /// A request has arrived; its response is complete when the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Working {
         self.phase.store(WORKING, Ordering::Relaxed);
         self.closable_at.store(BUSY, Ordering::Relaxed);
         Working(Arc::clone(self))
     }
 
-    /// All that was to be written is written.
+    /// Everything has been written.
     fn flushed(&self) {
         if self.phase.load(Ordering::Relaxed) == FLUSHING {
             self.phase.store(WAITING, Ordering::Relaxed);
@@ -131,7 +131,7 @@ pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(STALLED - 1)
 }
 
-/// Held while an answer is made and sent.
+/// Held while a response is made and sent.
 pub(super) struct Working(pub(super) Arc<Activity>);
 
 impl Drop for Working {
@@ -140,7 +140,7 @@ impl Drop for Working {
     }
 }
 
-/// A body that ends the work on its request.
+/// A body whose end completes its request.
 pub(super) struct WorkingBody<B> {
     pub(super) body: B,
     pub(super) _working: Working,
@@ -166,7 +166,7 @@ impl<B: Body + Unpin> Body for WorkingBody<B> {
     }
 }
 
-/// A stream that tells its [`Activity`] whether writes proceed.
+/// A stream that reports to its [`Activity`] whether writes proceed.
 pub(super) struct Watched<S> {
     pub(super) stream: S,
     pub(super) activity: Arc<Activity>,

@@ -1,5 +1,5 @@
-//! A client of the API's HTTP routes, for operators' programs. It sends a path as it is: `..` is a
-//! valid user id.
+//! A client of the API's HTTP routes, for operators' programs. It sends paths without
+//! normalization: `..` is a valid user id.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub struct CouponApiClient {
 }
 
 impl CouponApiClient {
-    /// Takes `API_URL`, and a file of further certificate authorities.
+    /// A client from `API_URL`, and a file of further certificate authorities.
     ///
     /// # Errors
     /// One sentence with the setting to change.

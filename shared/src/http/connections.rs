@@ -18,20 +18,20 @@ use super::server::Limits;
 const TOO_MANY: &str = "firstcome_http_connections_refused_total";
 const DISPLACED: &str = "firstcome_http_connections_displaced_total";
 
-/// While a new connection waits for room, how often the pool looks for one to close.
+/// While a new connection waits for room, interval at which the pool looks for one to close.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// An answer on an older connection closes it, so that clients spread over new processes.
+/// A response on an older connection closes it, so that clients spread over new processes.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// Added at random to [`LONGEST`]: connections that began together do not end together.
+/// Added at random to [`LONGEST`], so that connections that began together do not end together.
 const JITTER_SECONDS: u64 = 120;
 
 pub(super) struct ConnectionPool {
     epoch: Instant,
     most_of_network: Option<usize>,
     slots: Arc<Semaphore>,
-    /// A connection waits for room and none is idle, so each answer closes its connection.
+    /// A connection waits for room and none is idle, so each response closes its connection.
     is_wanted: AtomicBool,
     open: Arc<Mutex<Open>>,
 }
@@ -41,7 +41,8 @@ struct Open {
     next_id: u64,
     len: usize,
     by_network: HashMap<IpAddr, OfNetwork>,
-    /// Found by one scan, the one to close next last. A rank tells whether it still holds.
+    /// Found by one scan; the last one is closed next. The rank shows whether an entry is still
+    /// valid.
     to_close: Vec<(u64, Arc<Activity>)>,
     scanned_at: u64,
 }
@@ -82,8 +83,8 @@ impl ConnectionPool {
         }
     }
 
-    /// Takes in a connection, after closing another if there is no room. `None`: its network has
-    /// too many, all with requests in progress.
+    /// Accepts a connection, after closing another if there is no room. `None`: its network has too
+    /// many, all with requests in progress.
     pub(super) async fn admit(&self, peer: SocketAddr) -> Option<OpenConnection> {
         let network = network(peer.ip());
         if !self.has_room_for(network) {
@@ -138,7 +139,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Whether the answer that begins now must close its connection.
+    /// Whether the response that begins now must close its connection.
     pub(super) fn is_last_answer(&self, activity: &Activity) -> bool {
         self.is_wanted.load(Ordering::Relaxed) || activity.ends_at <= self.now()
     }
@@ -149,7 +150,7 @@ impl ConnectionPool {
 }
 
 impl Open {
-    /// Closes the connection of lowest rank. `false`: none may be closed.
+    /// Closes the connection with the lowest rank. `false`: none may be closed.
     fn close_one(&mut self, now: u64) -> bool {
         if self.to_close.is_empty() && may_scan(&mut self.scanned_at, self.len, now) {
             let all = self
@@ -172,7 +173,7 @@ impl Open {
     }
 
     /// The same among the connections of one network, however briefly they have waited: a network
-    /// at its limit makes its own clients lose connections, and the newest must not lose.
+    /// at its limit makes its own clients lose connections, but not the newest one.
     fn close_one_of(&mut self, network: IpAddr, now: u64) -> bool {
         let Some(own) = self.by_network.get_mut(&network) else {
             return false;
@@ -195,7 +196,7 @@ impl Open {
     }
 }
 
-/// A scan of 1,000 connections takes some 50 µs: at most one in a millisecond, so that a flood of
+/// A scan of 1,000 connections takes some 50 µs: at most one per millisecond, so that a flood of
 /// new connections cannot keep a core busy with scans. Each network has its own clock: a network at
 /// its limit uses up no scan of another.
 fn may_scan(scanned_at: &mut u64, connections: usize, now: u64) -> bool {

@@ -1,5 +1,5 @@
-//! Extractors of both services: what handlers take out of a request, read strictly. A wrong part
-//! becomes a problem that names it.
+//! Extractors of both services: strict parsing of requests. An invalid part becomes a problem that
+//! names it.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::problem::Code;
 use super::{Problem, json};
 
-/// Largest body, in bytes. Only operators' requests have one that is read.
+/// Maximum size of a body, in bytes. Only operators' requests have a body that is read.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 
 /// The bytes of a body.
@@ -58,7 +58,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for StrictQuery<T>
     }
 }
 
-/// The texts of a path. What is no percent-encoded UTF-8 names nothing.
+/// The parameters of a path. Invalid percent-encoded UTF-8 matches nothing.
 pub struct StrictPath<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictPath<T> {
@@ -71,7 +71,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictP
     }
 }
 
-/// 400. The sentence names the field.
+/// 400. The detail names the field.
 pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Code::Invalid, detail)
 }

@@ -1,4 +1,4 @@
-//! One GET with a deadline, from the look-up of the name on, and a bounded body.
+//! One GET with a deadline, including the DNS lookup, and a bounded body.
 
 use std::error::Error;
 use std::fmt;
@@ -15,13 +15,13 @@ pub use super::origin::FetchError;
 use super::origin::{HttpStep, Origin};
 use crate::tls::Store;
 
-/// Longest that all of it may take.
+/// Maximum duration of the whole request.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Most that is read of the body of a response, in bytes.
+/// Maximum bytes read of the body of a response.
 const BODY: usize = 256 * 1024;
 
-/// Where something is read.
+/// An address to read.
 pub struct HttpSource {
     origin: Origin,
     path: String,
@@ -34,7 +34,7 @@ impl fmt::Display for HttpSource {
 }
 
 impl HttpSource {
-    /// Takes an address, and a file of further certificate authorities.
+    /// A source from an address, and a file of further certificate authorities.
     ///
     /// # Errors
     /// One sentence with the setting to change.
@@ -43,12 +43,12 @@ impl HttpSource {
         Ok(Self { origin, path })
     }
 
-    /// Whether nobody on the way can change what is read.
+    /// Whether the response is protected against changes in transit.
     pub fn is_encrypted(&self) -> bool {
         self.origin.is_encrypted()
     }
 
-    /// Reads it.
+    /// Reads the response.
     pub async fn get(&self) -> Result<Bytes, FetchError> {
         let answer = timeout(LIMIT, self.exchange()).await;
         answer.unwrap_or_else(|_| Err(FetchError::Away(format!("no answer within {LIMIT:?}"))))
@@ -98,7 +98,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A server with this certificate that answers `{}`; gives its port.
+    /// A server with this certificate that responds with `{}`; returns its port.
     pub(in crate::http) async fn https_server(files: &CertificateFolder, name: &str) -> u16 {
         let certificate =
             CertificateDer::from_pem_file(files.path(&format!("{name}.pem"))).unwrap();
@@ -115,7 +115,7 @@ pub(super) mod tests {
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // A client that does not believe it breaks off.
+                // A client that does not trust it closes the connection.
                 let Ok(mut stream) = tls.accept(stream).await else {
                     continue;
                 };

@@ -1,9 +1,9 @@
-//! Small answers in one plain write, large ones in a gathered one.
+//! Sends small responses in one plain write, large ones in a vectored one.
 //!
-//! hyper knows two ways to write. It copies an answer's body behind its head, into a buffer that
-//! the connection keeps at its largest for as long as it lasts: with thousands of connections of
-//! which each asked for one long list, gigabytes. Or it gathers both in a vectored write, which
-//! costs the kernel more than a plain one. This takes the second way, and copies what is small.
+//! hyper has two ways to write. It can copy a response's body behind its head, into a buffer that
+//! the connection keeps at its largest size as long as it lasts: gigabytes, if thousands of
+//! connections each request one long list. Or it can pass both to a vectored write, which costs the
+//! kernel more than a plain one. This uses the second way, and copies small responses.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Most bytes that are copied into one plain write.
+/// Maximum bytes copied into one plain write.
 const SMALL: usize = 1_024;
 
-/// A stream whose writes are gathered where they are large.
+/// A stream whose large writes are vectored.
 pub(super) struct Gathered<S>(pub(super) S);
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {

@@ -1,9 +1,10 @@
-//! Headers that may come once.
+//! Headers that may occur only once.
 
 use axum::http::header::AsHeaderName;
 use axum::http::{HeaderMap, HeaderValue};
 
-/// A header came more than once: a proxy in front may have looked at another value than we do.
+/// A header occurred more than once: a proxy in front may have used another value than this
+/// process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GivenTwice;
 

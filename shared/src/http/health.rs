@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::redis::Redis;
 
-/// A named question about one thing this process needs; `Err` says what is wrong.
+/// A named check of one thing that this process needs; `Err` describes the fault.
 pub type HealthCheck =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
@@ -29,10 +29,10 @@ where
     Arc::new(move || Box::pin(ask()))
 }
 
-/// Longest that one check may take; a store that says nothing for so long is not ready.
+/// Maximum duration of one check; a store that does not answer in this time is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The three routes every service has.
+/// The three routes that every service has.
 pub fn routes<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     metrics: PrometheusHandle,
@@ -40,8 +40,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
     routes_of_loop(check(async || Ok(())), checks, metrics)
 }
 
-/// `/healthz` and `/readyz` alone, with further checks whose answers are shown and do not make the
-/// service unready.
+/// `/healthz` and `/readyz` alone, with notes: further checks whose results are shown, but do not
+/// make the service unready.
 pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
@@ -61,11 +61,11 @@ pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle
     metrics_of(rendered(metrics))
 }
 
-/// The text that `/metrics` answers.
+/// Renders the response of `/metrics`.
 pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// [`routes`] for a service whose work is a loop: `/healthz` answers 503 when `alive` says that the
-/// loop stands still, so that the supervisor starts it anew.
+/// [`routes`] for a service whose work is a loop: `/healthz` returns 503 if `alive` reports that
+/// the loop makes no progress, so that the supervisor restarts it.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     alive: HealthCheck,
     checks: Vec<(&'static str, HealthCheck)>,
@@ -82,7 +82,7 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     )
 }
 
-/// [`routes`] and notes, for a service that writes its `/metrics` itself.
+/// [`routes`] and notes, for a service that renders its `/metrics` itself.
 pub fn routes_with<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
@@ -99,7 +99,7 @@ pub fn routes_with<S: Clone + Send + Sync + 'static>(
     )
 }
 
-/// A note for `/readyz` where the operator vouches for Redis; nothing where it is checked.
+/// A note for `/readyz` if the operator vouches for Redis; nothing if it is checked.
 pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
     let note =
         "managed: REDIS_DURABILITY says that the operator vouches for it, and nothing is checked";
@@ -145,13 +145,13 @@ fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
     )
 }
 
-/// How long an answer of `/readyz` is given again: anybody may ask, and each asks the stores.
+/// How long a response of `/readyz` is reused: anybody may ask, and each check reads the stores.
 const READY_FOR: Duration = Duration::from_millis(200);
 
 struct Readiness {
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
-    /// One request asks; the others wait for its answer.
+    /// One request runs the checks; the others wait for its result.
     last: Mutex<Option<(Instant, StatusCode, Value)>>,
 }
 
@@ -193,7 +193,7 @@ async fn healthy(alive: &HealthCheck) -> Response {
     }
 }
 
-/// `ok` or what is wrong, by check, and whether all are well.
+/// `ok` or the fault, by check, and whether all succeeded.
 async fn ask(checks: &[(&'static str, HealthCheck)]) -> (Map<String, Value>, bool) {
     let answers = futures_util::future::join_all(checks.iter().map(|(name, check)| async move {
         let answer = tokio::time::timeout(PATIENCE, check()).await;

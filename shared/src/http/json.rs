@@ -1,14 +1,14 @@
-//! Reading a JSON body strictly, with refusals in a person's words: serde's are about Rust's types.
+//! Strict parsing of a JSON body, with errors for people: serde's are about Rust's types.
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-/// Reads one JSON object and nothing after it.
+/// Parses one JSON object and nothing after it.
 ///
 /// # Errors
-/// A sentence that names the field and what it takes.
+/// A sentence that names the field and the values it accepts.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    // serde would read an array into a struct, field by field.
+    // serde would parse an array into a struct, field by field.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err("the body must be a JSON object".into());
     }
@@ -21,7 +21,7 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     Ok(value)
 }
 
-/// The same for a query string, of what axum says of it.
+/// The same for a query string, from axum's error.
 pub(super) fn of_query(text: &str) -> String {
     let text = text
         .strip_prefix("Failed to deserialize query string: ")
@@ -90,7 +90,7 @@ fn of_field(path: &str, text: &str) -> String {
     }
 }
 
-/// What a text should have been, where a query holds a number or a switch.
+/// The expected kind of value, if a query has a text instead of a number or a boolean.
 fn of_text(text: &str) -> Option<&'static str> {
     match text {
         "invalid digit found in string" | "cannot parse integer from empty string" => {
@@ -103,7 +103,7 @@ fn of_text(text: &str) -> Option<&'static str> {
     }
 }
 
-/// What chrono says of a text that is no instant.
+/// Whether it is chrono's error for an invalid timestamp.
 fn chrono(text: &str) -> bool {
     [
         "premature end of input",

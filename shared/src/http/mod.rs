@@ -1,6 +1,6 @@
-//! The HTTP front both services share: the server itself, errors as problem+json, bodies, the ops
-//! token, health, request ids, the access log, what /openapi.json says of them, what pages have in
-//! common, and the answers of the reconciler that its console shows.
+//! The HTTP front that both services share: the server itself, errors as problem+json, bodies, the
+//! operators' token, health, request ids, the access log, common parts of /openapi.json, common
+//! parts of pages, and the reconciler's responses that its console shows.
 
 pub(crate) mod access;
 mod activity;

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address itself, or the /64 of an IPv6 address: one customer has all of a /64. An IPv4
-/// address that is mapped into IPv6 counts as the IPv4 address.
+/// The address itself, or the /64 network of an IPv6 address: one customer has a whole /64. An
+/// IPv4-mapped IPv6 address counts as the IPv4 address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

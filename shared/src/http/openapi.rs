@@ -1,4 +1,4 @@
-//! What both services' `/openapi.json` have in common.
+//! The parts that both services' `/openapi.json` share.
 
 use utoipa::openapi::header::Header;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
@@ -30,8 +30,8 @@ pub fn bearer(description: &str) -> SecurityScheme {
     )
 }
 
-/// Says of every route of the contract what no handler says, so that none has to repeat it: the
-/// headers that it reads, what it refuses besides, and the form of refusals.
+/// Adds to every route what its handler need not repeat: common headers, common refusals, and the
+/// form of refusals.
 #[must_use]
 pub fn with_problems(mut openapi: OpenApi) -> OpenApi {
     for (_, item) in openapi
@@ -51,9 +51,9 @@ pub fn with_problems(mut openapi: OpenApi) -> OpenApi {
     openapi
 }
 
-/// What headers may hold.
+/// Patterns of headers.
 const USER_ID: &str = "^[A-Za-z0-9._@+|:=-]{1,64}$";
-/// Not looked at where no secret is set.
+/// Ignored if no secret is set.
 const ANYTHING: &str = "";
 const NAME: &str = "^(?=.*[!-~])[ -~]{1,100}$";
 

@@ -1,4 +1,4 @@
-//! The operators' tokens, and who asks with one.
+//! The operators' tokens, and authentication with them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,19 +23,19 @@ use super::{Problem, proxies};
 use crate::domain::unfit_in_a_name;
 use crate::mysql::ops_actions::Operator;
 
-/// Shortest token, in characters.
+/// Minimum length of a token, in characters.
 pub const MIN_TOKEN_CHARS: usize = 32;
 
-/// A secret that requests bring; while it is being replaced, the old and the new one.
+/// A secret that requests send; while it is being replaced, the old and the new one.
 #[derive(Clone, Default)]
 pub struct Tokens(Arc<[SecretString]>);
 
 impl Tokens {
-    /// Takes a secret of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two by a
-    /// comma. `name` is the setting's.
+    /// Accepts a secret of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two
+    /// separated by a comma. `name` is the setting's.
     ///
     /// # Errors
-    /// With what is wrong, never with the secret.
+    /// A description of the fault, never with the secret.
     pub fn read(name: &str, secret: &SecretString) -> Result<Self, String> {
         let tokens: Vec<&str> = secret.expose_secret().split(',').collect();
         if tokens.len() > 2 {
@@ -61,7 +61,7 @@ impl Tokens {
         self.0.iter()
     }
 
-    /// Each is compared, so that the time does not say which one was close.
+    /// Each is compared, so that the time does not reveal which one was close.
     pub fn has(&self, given: &[u8]) -> bool {
         let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given);
         self.0
@@ -72,26 +72,27 @@ impl Tokens {
     }
 }
 
-/// Requests of viewers at a time. The other connections to MySQL are left to operators.
+/// Maximum number of concurrent requests of viewers. The other connections to MySQL are reserved
+/// for operators.
 const VIEWERS_AT_ONCE: usize = 2;
 
-/// How long a viewer's request waits for its turn.
+/// Maximum wait of a viewer's request for its turn.
 const VIEWER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longest `X-Operator`, in bytes.
+/// Maximum length of `X-Operator`, in bytes.
 const MAX_NAME: usize = 100;
 
 /// The other end of a request's connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// The tokens that ops routes ask for.
+/// The tokens that operators' routes require.
 #[derive(Clone)]
 pub struct OpsToken {
     all: Tokens,
-    /// With these one may read, and change nothing.
+    /// These tokens may only read.
     view: Tokens,
-    /// How many proxies in front are believed where a request comes from.
+    /// Number of trusted proxies in front, for the client's address.
     proxies: u8,
     wrong: Arc<WrongTokens>,
     viewers: Arc<Semaphore>,
@@ -100,11 +101,12 @@ pub struct OpsToken {
 /// A token that allows nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrongToken {
-    /// Set if too many wrong tokens came from its network: when the next one gets 401 again.
+    /// Set if too many wrong tokens came from its network: the time until another one gets 401
+    /// again.
     pub retry_after: Option<Duration>,
 }
 
-/// What a token allows.
+/// The permission of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowed {
     All,
@@ -112,10 +114,11 @@ pub enum Allowed {
 }
 
 impl OpsToken {
-    /// Takes a token of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two by a comma.
+    /// Accepts a token of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two separated
+    /// by a comma.
     ///
     /// # Errors
-    /// With what is wrong, never with the token.
+    /// A description of the fault, never with the token.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "a secret is given away, not lent"
@@ -132,7 +135,7 @@ impl OpsToken {
         })
     }
 
-    /// The same, and others that only read.
+    /// Adds tokens that may only read.
     pub fn with_view(self, token: Option<&SecretString>) -> Result<Self, String> {
         let Some(token) = token else { return Ok(self) };
         let view = Tokens::read("OPS_VIEW_TOKEN", token)?;
@@ -148,13 +151,13 @@ impl OpsToken {
         Ok(Self { view, ..self })
     }
 
-    /// The same, behind so many trusted proxies.
+    /// Sets the number of trusted proxies.
     #[must_use]
     pub fn behind(self, proxies: u8) -> Self {
         Self { proxies, ..self }
     }
 
-    /// Where a request comes from, as it is recorded.
+    /// The client's address, as it is recorded.
     pub fn address(&self, request: &Request) -> Option<IpAddr> {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         proxies::client(peer, request.headers(), self.proxies)
@@ -174,12 +177,12 @@ impl OpsToken {
         }
     }
 
-    /// The signer of a token that logs in at a page; `None` for a token that allows nothing.
+    /// The signer of a token that logs in at a page; `None` for an invalid token.
     pub fn signer(&self, token: &str) -> Option<TokenSigner> {
         TokenSigner::new(token, self.allows(token)?)
     }
 
-    /// The signers of all tokens that count now.
+    /// The signers of all valid tokens.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
         let of = |tokens: &Tokens, allowed| {
             tokens
@@ -194,7 +197,7 @@ impl OpsToken {
         all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), allowed))
     }
 
-    /// What a token from this address allows. Wrong ones are counted and logged.
+    /// The permission of a token sent from this address. Wrong tokens are counted and logged.
     fn check(&self, token: &str, from: Option<IpAddr>) -> Result<Allowed, WrongToken> {
         self.allows(token).ok_or_else(|| WrongToken {
             retry_after: self.wrong.note(from),
@@ -202,15 +205,12 @@ impl OpsToken {
     }
 
     /// The signer of a token with which somebody logs in at a page.
-    ///
-    /// # Errors
-    /// [`WrongToken`].
     pub fn log_in(&self, token: &str, from: Option<IpAddr>) -> Result<TokenSigner, WrongToken> {
         let allowed = self.check(token, from)?;
         TokenSigner::new(token, allowed).ok_or(WrongToken { retry_after: None })
     }
 
-    /// A viewer's turn; `None` if too many of them ask.
+    /// Waits for a viewer's turn; `None` if too many of them ask.
     async fn viewer_turn(&self) -> Option<OwnedSemaphorePermit> {
         timeout(VIEWER_PATIENCE, Arc::clone(&self.viewers).acquire_owned())
             .await
@@ -218,7 +218,7 @@ impl OpsToken {
             .ok()
     }
 
-    /// Who asks, and what they may do, if they may ask this.
+    /// The operator and the permission, if the request is allowed.
     fn judge(
         &self,
         method: &Method,
@@ -253,19 +253,19 @@ impl OpsToken {
     }
 }
 
-/// Signs for one operators' token: what it signed counts until that token is withdrawn, in every
-/// process that has the token.
+/// Signs on behalf of one operators' token: its signatures are valid until that token is withdrawn,
+/// in every process that has the token.
 pub struct TokenSigner {
     key: Hmac<Sha256>,
     pub allowed: Allowed,
-    /// The token, as a request carries it.
+    /// The token, as a header value.
     pub authorization: HeaderValue,
 }
 
 impl TokenSigner {
     /// The key is derived, so that no signature is one of the token itself.
     fn new(token: &str, allowed: Allowed) -> Option<Self> {
-        // HMAC takes keys of any length.
+        // HMAC accepts keys of any length.
         let derived = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
         let derived = derived
             .chain_update(b"firstcome operations page")
@@ -281,7 +281,7 @@ impl TokenSigner {
         })
     }
 
-    /// A signature over `text`, in hexadecimal; `purpose` keeps those of different uses apart.
+    /// A signature of `text`, in hexadecimal; `purpose` separates different uses.
     pub fn sign(&self, purpose: &str, text: &str) -> String {
         let mac = self
             .key
@@ -300,7 +300,8 @@ impl TokenSigner {
     }
 }
 
-/// The token that a request brings. Of two, a proxy in front may have checked the other one.
+/// The token of a request. Two headers are refused: a proxy in front may have checked the other
+/// one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let value = only_value(headers, header::AUTHORIZATION);
     let value =
@@ -330,7 +331,7 @@ fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         .map(Some)
 }
 
-/// The name of an operator, if the text can be one.
+/// The text as an operator's name, if it is valid.
 pub fn operator_name(text: &str) -> Option<String> {
     let (is_fit, name) = (
         text.len() <= MAX_NAME && unfit_in_a_name(text).is_none(),
@@ -344,8 +345,8 @@ fn fingerprint(token: &str) -> String {
     format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
 }
 
-/// Middleware: lets only requests with a token pass that allows them; handlers find the
-/// [`Operator`] and what is [`Allowed`] in the extensions.
+/// Middleware that lets only requests with a sufficient token pass; handlers find the [`Operator`]
+/// and the [`Allowed`] in the extensions.
 pub async fn require(State(token): State<OpsToken>, mut request: Request, next: Next) -> Response {
     let (from, headers) = (token.address(&request), request.headers().clone());
     let (operator, allowed) = match token.judge(request.method(), &headers, from) {
@@ -478,7 +479,8 @@ mod tests {
         );
     }
 
-    /// Asks a route of operators with this token; gives the status, and `Retry-After` if any.
+    /// Requests a route of operators with this token; returns the status, and `Retry-After` if
+    /// present.
     async fn ask(token: &OpsToken, given: &str, from: &str) -> (u16, Option<u64>) {
         let routes = Router::new()
             .route("/", get(async || ()))

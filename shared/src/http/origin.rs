@@ -1,7 +1,7 @@
 //! The HTTP client: one server, and one connection for each request. No pool, no proxy, no
 //! redirect; TLS if the address says https. The caller limits the time and the body.
 //!
-//! Not reqwest: it follows the URL standard, which folds `..`, a valid user id, even if it is
+//! Not reqwest: it follows the URL standard, which removes `..`, a valid user id, even if it is
 //! percent-encoded (docs/decisions/0035-what-goes.md).
 
 use std::fmt;
@@ -21,7 +21,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::tls::{Paths, Store, Tls, cause};
 
-/// Most that is read of the head of a response, in bytes.
+/// Maximum bytes read of the head of a response.
 const HEAD: usize = 16 * 1024;
 
 /// A server.
@@ -29,7 +29,7 @@ const HEAD: usize = 16 * 1024;
 pub struct Origin {
     host: String,
     port: u16,
-    /// As the header `Host` has it.
+    /// The value of the header `Host`.
     authority: String,
     tls: Option<Tls>,
 }
@@ -37,10 +37,10 @@ pub struct Origin {
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// Nobody answered; the next attempt may fare better.
+    /// Nobody answered; the next attempt may succeed.
     #[error("{0}")]
     Away(String),
-    /// Waiting does not mend it.
+    /// Waiting does not help.
     #[error("{0}")]
     Refused(String),
 }
@@ -52,12 +52,12 @@ impl FetchError {
     }
 }
 
-/// How far a request came.
+/// How far a request got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HttpStep {
     Connect,
     Tls,
-    /// The request is sent; the head of the response is awaited.
+    /// The request is sent; waiting for the head of the response.
     Answer,
 }
 
@@ -83,8 +83,8 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
-    /// Takes an address that looks like `shape`, and a file of further certificate authorities.
-    /// Returns its path as well.
+    /// An origin from an address of the form `shape`, and a file of further certificate
+    /// authorities. Returns the address's path, too.
     ///
     /// # Errors
     /// One sentence with the setting to change.
@@ -119,13 +119,13 @@ impl Origin {
         Ok((origin, path.to_owned()))
     }
 
-    /// Whether nobody on the way can read or change what is sent.
+    /// Whether requests are protected against reading and changes in transit.
     pub fn is_encrypted(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Sends a request whose address is a path, and returns once the head of the response is here.
-    /// `step` says how far it came.
+    /// Sends a request whose address is a path, and returns once the head of the response has
+    /// arrived. `step` tells how far it got.
     pub async fn send(
         &self,
         mut request: Request<Bytes>,

@@ -1,5 +1,5 @@
-//! What the pages of both services have in common: the files they load, and the headers by which a
-//! browser trusts nothing but their own origin.
+//! The parts that the pages of both services share: their files, and headers that restrict browsers
+//! to the page's own origin.
 
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::Problem;
 
-/// A file inside the program. The hash of its content is in its name, so that a browser keeps it
-/// for good and never has an old one.
+/// A file inside the program. The hash of its content is in its name, so that browsers can keep it
+/// forever and never use an old one.
 pub struct Asset {
     /// `page-0123456789abcdef.css`
     pub name: String,
@@ -34,8 +34,9 @@ impl Asset {
         }
     }
 
-    /// The file of this name, and how long it may be kept. During an upgrade the page may come from
-    /// one process and its files from another: they get what there is, and keep it not at all.
+    /// The file with this name, and how long it may be cached. During an upgrade the page may come
+    /// from one process and its files from another: then the existing version is returned, and not
+    /// cached.
     fn named<'a>(all: &[&'a Self], file: &str) -> Option<(&'a Self, &'static str)> {
         let wanted = stem_and_extension(file)?;
         let asset = all
@@ -51,7 +52,7 @@ impl Asset {
         ))
     }
 
-    /// The answer to a request for a file.
+    /// The response to a request for a file.
     pub fn serve(all: &[&Self], file: &str) -> Result<Response, Problem> {
         let (asset, caching) =
             Self::named(all, file).ok_or_else(|| Problem::not_found("there is no such file"))?;
@@ -76,7 +77,7 @@ pub fn hash(bytes: &[u8]) -> u64 {
         .fold(0, |hash, byte| (hash << 8) | u64::from(*byte))
 }
 
-/// Sets the headers of a page. `content` says what it may load and whom it may ask.
+/// Sets the headers of a page. `content` is the content security policy.
 pub fn secure(response: &mut Response, content: &'static str, referrer: &'static str) {
     let headers: [(HeaderName, &'static str); 3] = [
         (CONTENT_SECURITY_POLICY, content),

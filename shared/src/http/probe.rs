@@ -14,17 +14,17 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Shorter than the timeouts of probes, which are 3 s in docker-compose.yml: the sentence shall be
-/// read.
+/// Shorter than the timeouts of probes, which are 3 s in docker-compose.yml, so that the error can
+/// be read.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Most that is read of an answer, in bytes.
+/// Maximum bytes read of a response.
 const ANSWER: usize = 16 * 1024;
 
-/// What is asked.
+/// The kind of probe.
 #[derive(Debug, Clone, Args)]
 pub struct ProbeArgs {
-    /// Ask `/readyz`, whether it can do its work, and not `/healthz`, whether it runs
+    /// Ask `/readyz` (can it do its work?) instead of `/healthz` (does it run?)
     #[arg(long)]
     pub ready: bool,
 }
@@ -33,7 +33,7 @@ impl ProbeArgs {
     /// Asks the process that listens on `address`.
     ///
     /// # Errors
-    /// A sentence that says what it answered, or that it did not within two seconds.
+    /// A sentence with its response, or that it did not respond within two seconds.
     pub async fn ask(&self, address: SocketAddr) -> Result<(), String> {
         let path = if self.ready { "/readyz" } else { "/healthz" };
         let at = SocketAddr::new(reachable(address.ip()), address.port());
@@ -48,7 +48,7 @@ impl ProbeArgs {
     }
 }
 
-/// Where a process that listens on all addresses can be reached.
+/// The address at which a process that listens on all addresses can be reached.
 fn reachable(listening: IpAddr) -> IpAddr {
     match listening {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -60,7 +60,7 @@ fn reachable(listening: IpAddr) -> IpAddr {
 async fn get(at: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
     let stream = TcpStream::connect(at).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // An error of the connection is an error of the request, too.
+    // An error of the connection also fails the request.
     tokio::spawn(connection);
     let request = Request::get(path)
         .header(HOST, at.to_string())

@@ -14,15 +14,15 @@ use utoipa::ToSchema;
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Code {
-    /// The sentence names the field, header or parameter.
+    /// The `detail` names the field, header or parameter.
     Invalid,
-    /// The gateway or the token names somebody who can't be a user.
+    /// The gateway or the token gives an id that is not valid for a user.
     BadUserId,
-    /// No token, or one that proves nothing.
+    /// No token, or an invalid one.
     Unauthorized,
-    /// The token only reads.
+    /// The token may only read.
     ReadOnly,
-    /// The coupon is for others.
+    /// The coupon is restricted to others.
     NotAllowed,
     NotFound,
     MethodNotAllowed,
@@ -31,12 +31,12 @@ pub enum Code {
     Paused,
     NotOpen,
     Revoked,
-    /// More is given out already.
+    /// More are already given.
     BelowGivenOut,
     PassRunning,
     /// The alert is over.
     NotFiring,
-    /// The alert concerns none.
+    /// The alert concerns no drop.
     NoDrop,
     /// The failed claim is resolved.
     AlreadyResolved,
@@ -49,7 +49,7 @@ pub enum Code {
     TooLarge,
     IdempotencyKeyUsed,
     NotPossible,
-    /// Of one person, or from one address; also wrong tokens.
+    /// By one person, or from one address; also too many wrong tokens.
     TooManyRequests,
     Internal,
     Unavailable,
@@ -105,7 +105,7 @@ pub struct Problem {
     /// What is wrong and what to do, for people.
     #[schema(example = "all are given out")]
     detail: Cow<'static, str>,
-    /// More, by code: `opens_at`, `run_id`, …
+    /// Further members, by code: `opens_at`, `run_id`, …
     #[serde(flatten)]
     #[schema(value_type = Object)]
     more: Map<String, Value>,
@@ -135,7 +135,7 @@ impl Problem {
         self
     }
 
-    /// With `Retry-After`: the wait in whole seconds, and up to two more by chance.
+    /// With `Retry-After`: the wait in whole seconds, plus one to three random seconds.
     #[must_use]
     pub fn retry_after(mut self, wait: std::time::Duration) -> Self {
         let seconds = u32::try_from(wait.as_secs())
@@ -145,8 +145,8 @@ impl Problem {
         self
     }
 
-    /// 503 with `Retry-After`: the same request may succeed later. One to three seconds, by chance:
-    /// those who were refused together do not come back together.
+    /// 503 with `Retry-After`: the same request may succeed later. One to three seconds at random,
+    /// so that clients refused together do not come back together.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Unavailable, detail).retry_after(std::time::Duration::ZERO)
     }
@@ -155,7 +155,7 @@ impl Problem {
         Self::new(Code::NotFound, detail)
     }
 
-    /// 500; the reason is in the log, not in the answer.
+    /// 500; the reason is in the log, not in the response.
     pub fn internal() -> Self {
         Self::new(
             Code::Internal,

@@ -1,4 +1,4 @@
-//! Request ids: in each answer's `x-request-id`, and in each line that is logged about the request.
+//! Request ids: in the `x-request-id` of each response, and in each log line about the request.
 
 use std::fmt;
 
@@ -8,27 +8,27 @@ use super::headers::only_value;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest id that is taken from a request.
+/// Maximum length of an id accepted from a request.
 const LONGEST: usize = 64;
 
 tokio::task_local! {
     static CURRENT: RequestId;
 }
 
-/// An id: letters, digits and a few signs that mean nothing in a line of text or JSON.
+/// An id: letters, digits and a few characters without a meaning in text or JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestId {
     text: [u8; LONGEST],
     length: u8,
 }
 
-/// The id of the request that this task works on.
+/// The id of the request that this task handles.
 pub fn current() -> Option<RequestId> {
     CURRENT.try_with(|id| *id).ok()
 }
 
 impl RequestId {
-    /// The one that the request has, where it is one and well-formed; else a new one.
+    /// The request's own id, if it has exactly one and that is well-formed; otherwise a new one.
     pub fn of(headers: &HeaderMap) -> Self {
         let only = only_value(headers, REQUEST_ID).ok().flatten();
         only.and_then(|given| Self::parse(given.as_bytes()))
@@ -66,7 +66,7 @@ impl RequestId {
         std::str::from_utf8(text).unwrap_or_default()
     }
 
-    /// Works with [`current`] being this.
+    /// Runs `work` with this as [`current`].
     pub(super) fn within<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, work)
     }

@@ -1,5 +1,5 @@
-//! Seats for what few may do at a time, apart for operators and viewers: the viewers' token is in
-//! more hands, and must not keep an operator out.
+//! Limits on concurrent expensive requests, separate for operators and viewers: more people have
+//! the viewers' token, and they must not keep an operator out.
 
 use std::sync::Arc;
 

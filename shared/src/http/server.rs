@@ -1,5 +1,5 @@
 //! A server on hyper-util, because `axum::serve` has no header-read timeout and no connection cap:
-//! slow clients would hold sockets for ever.
+//! slow clients would hold sockets forever.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -28,21 +28,21 @@ use super::request_id::RequestId;
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 
-/// What one client may ask of the server.
+/// Limits of what clients may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time. A new one takes the place of the one that has waited longest for its
+    /// Maximum concurrent connections. A new one replaces the one that has waited longest for its
     /// client; while all have requests in progress, it waits in the operating system's queue.
     pub connections: usize,
-    /// Connections of one address (of an IPv6 network of 64 bits) at a time. A new one takes the
-    /// place of one of the same address that waits for its client, else it is closed.
+    /// Maximum concurrent connections of one address (of a /64 IPv6 network). A new one replaces
+    /// one of the same address that waits for its client; otherwise it is closed.
     pub connections_of_address: Option<usize>,
     /// Time to send a request's head, also between two requests of one connection, and time to read
-    /// some of an answer.
+    /// part of a response.
     pub header_read: Duration,
-    /// Largest head, in bytes.
+    /// Maximum size of a head, in bytes.
     pub header_bytes: usize,
-    /// Time given to requests under way once shutdown began.
+    /// Time for requests under way once shutdown has begun.
     pub drain: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Limits {
         drain: Duration::from_secs(10),
     };
 
-    /// For a listener that only supervisors and scrapers ask.
+    /// For a listener used only by supervisors and scrapers.
     pub const FOR_MACHINES: Self = Self {
         connections: 100,
         connections_of_address: Some(50),
@@ -82,8 +82,7 @@ pub async fn serve(
     serve_by(listener, with_peer, limits, shutdown).await;
 }
 
-/// [`serve`], for services that answer some requests before any router is asked, one for each
-/// connection.
+/// [`serve`], for services that answer some requests before any router, one service per connection.
 pub async fn serve_by<S, B>(
     listener: TcpListener,
     service_for: impl Fn(SocketAddr) -> S,
@@ -108,7 +107,7 @@ pub async fn serve_by<S, B>(
     let pool = Arc::new(ConnectionPool::new(&limits));
     let graceful = GracefulShutdown::new();
     loop {
-        // First the connection, then room for it: only one that exists may displace another.
+        // First the connection, then room for it: only an existing one may displace another.
         let admitted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
@@ -120,8 +119,8 @@ pub async fn serve_by<S, B>(
         let Some((stream, peer, open)) = admitted else {
             continue;
         };
-        // A client that reads nothing keeps hyper from reading its next head, so that no timer of
-        // hyper's runs.
+        // A client that reads nothing keeps hyper from reading its next head, so none of hyper's
+        // timers runs.
         let mut stream = Box::pin(TimeoutStream::new(stream));
         stream
             .as_mut()
@@ -158,7 +157,7 @@ pub async fn serve_by<S, B>(
     }
 }
 
-/// Around every request: its id, its line in the access log, and whether its connection goes on.
+/// Wraps every request: its id, its line in the access log, and whether its connection stays open.
 fn answered<S, B>(
     service: &S,
     peer: SocketAddr,
@@ -207,8 +206,8 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
             Some((stream, peer))
         }
         Err(error) => {
-            // Mostly because file descriptors ran out: a short pause keeps the loop from spinning
-            // while others close.
+            // Usually because file descriptors ran out: a short pause keeps the loop from spinning
+            // until others close.
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(Duration::from_millis(50)).await;
             None

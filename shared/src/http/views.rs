@@ -1,4 +1,4 @@
-//! Answers of the reconciler's routes that its console shows: the reconciler writes them, and the
+//! Responses of the reconciler's routes that its console shows: the reconciler writes them, and the
 //! console and other programs read them.
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -45,7 +45,7 @@ pub struct Overview {
     pub live_drops: Option<u64>,
 }
 
-/// What the last run over all drops compared.
+/// The extent of the last run over all drops.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LastRun {
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
@@ -93,7 +93,7 @@ pub struct DropOverview {
 /// The keys of a drop in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RedisCounts {
-    /// The highest slot given out; null if the key is missing or no number.
+    /// The highest slot given; null if the key is missing or not a number.
     pub count: Option<i64>,
     /// Users who hold a slot.
     pub users: u64,
@@ -182,7 +182,7 @@ pub struct DropDetails {
     pub slots: Vec<SlotTimes>,
 }
 
-/// When a slot was given out, and when its row was written.
+/// When a slot was given, and when its row was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SlotTimes {
     pub slot: Slot,
@@ -216,7 +216,7 @@ pub struct ListedFailedClaim {
     pub coupon_id: Option<i64>,
     pub drop_id: Option<i64>,
     pub slot: Option<i64>,
-    /// The user, in full.
+    /// The user id in full.
     #[schema(example = "u-37")]
     pub user_id: Option<String>,
     pub claimed_at: Option<DateTime<Utc>>,
@@ -241,7 +241,8 @@ pub struct FailedClaimPage {
     pub failed_claims: Vec<ListedFailedClaim>,
     /// The next `page`.
     pub next_page: Option<u32>,
-    /// The reasons of the first 100,000 that the other filters leave, most frequent first.
+    /// The reasons of the first 100,000 failed claims that match the other filters, most frequent
+    /// first.
     pub reasons: Vec<FailureReason>,
     /// What `POST /v1/failed-claims/discard` would discard; null without a filter.
     pub discardable: Option<Discardable>,
@@ -255,7 +256,7 @@ pub struct FailureReason {
     pub failed_claims: u64,
 }
 
-/// Unresolved failed claims that a filter finds, 10,000 at most.
+/// Unresolved failed claims that match a filter, 10,000 at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Discardable {
     pub failed_claims: u32,
@@ -273,7 +274,7 @@ pub struct FailedClaimDetails {
     pub coupon_name: Option<String>,
     /// Whether its coupon has the drop that it names.
     pub drop_exists: bool,
-    /// Why the last run left it; null if none has named a reason.
+    /// Why the last run left it; null if no run has given a reason.
     pub left: Option<LeftReason>,
     /// The first 4,096 bytes of its message as text; null if it has none.
     #[schema(example = "{\"v\":1,\"coupon_id\":1}")]
@@ -316,14 +317,14 @@ pub struct NamedCoupon {
     pub name: String,
 }
 
-/// What replaced the id of an erased user.
+/// The pseudonym of an erased user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErasedPerson {
     #[schema(example = "erased-0123456789abcdef0123")]
     pub pseudonym: String,
-    /// Rows that have the pseudonym now.
+    /// Number of rows that now have the pseudonym.
     pub rows: u64,
-    /// Allow lists that the user was removed from.
+    /// Number of allow lists from which the user was removed.
     pub allow_lists: u64,
 }
 

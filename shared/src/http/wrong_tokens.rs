@@ -2,8 +2,8 @@
 //!
 //! Nothing is delayed and nobody is locked out. A token has at least 32 characters of randomness,
 //! so no speed of guessing finds it. A delay would hold a connection for each guess, and a lock-out
-//! would let anybody behind the operators' gateway lock the operators out. So the right token
-//! always gets in, and wrong ones are counted, logged and, from a network that goes on, answered
+//! would let anybody behind the operators' gateway lock the operators out. So the right token is
+//! always accepted, and wrong ones are counted and logged. A network that keeps sending them gets
 //! 429, which tells a misconfigured program to slow down.
 
 use std::collections::HashMap;
@@ -18,22 +18,22 @@ use crate::line_limit::LineLimit;
 
 const NAME: &str = "firstcome_wrong_tokens_total";
 
-/// Wrong tokens of one network within [`WINDOW`] that are answered 401. Further ones get 429.
+/// Wrong tokens of one network within [`WINDOW`] that get 401. Further ones get 429.
 const AT_MOST: u32 = 10;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Networks remembered. If there are more, the oldest is forgotten.
+/// Maximum networks remembered. If there are more, the oldest is forgotten.
 const NETWORKS: usize = 1_024;
 
 #[derive(Default)]
 pub(super) struct WrongTokens {
-    /// When the first of a window came, and how many.
+    /// When the first wrong token of a window came, and how many there were.
     by_network: Mutex<HashMap<IpAddr, (Instant, u32)>>,
     lines: LineLimit,
 }
 
-/// The counter, for `/metrics`.
+/// Describes the counter, for `/metrics`.
 pub(crate) fn describe() {
     describe_counter!(NAME, "Requests and log-ins with a wrong operators' token");
     counter!(NAME).absolute(0);

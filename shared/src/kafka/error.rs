@@ -10,14 +10,14 @@ pub enum TopicError {
         brokers: String,
         reason: String,
     },
-    /// Waiting does not mend it. The sentence says what to change.
+    /// Waiting does not help. The sentence says what to change.
     #[error("{0}")]
     Setting(String),
     #[error(
         "the topic {0:?} does not exist: run `firstcome-api migrate`, or make it with the number of partitions you need"
     )]
     Missing(String),
-    /// The brokers refused to make it.
+    /// The brokers refused to create it.
     #[error("the topic {topic:?} could not be made: {reason}")]
     Refused { topic: String, reason: String },
 }

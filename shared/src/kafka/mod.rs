@@ -1,5 +1,5 @@
-//! Kafka: how clients are set up, and the topic. Every default that loses or delays claims is set
-//! aside here.
+//! Kafka: client settings, and the topic. Every default that loses or delays claims is overridden
+//! here.
 
 mod error;
 mod safety;
@@ -24,37 +24,38 @@ pub use unreadable::{
     LookResult, UnreadableAt, UnreadableCause, UnreadableRange, look, unreadable_range,
 };
 
-/// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a
-/// busy consumer used up what was fetched in a quarter of it, and waited for the rest.
+/// Milliseconds between two checks whether more must be fetched in advance. The default is a
+/// second: a busy consumer used up the fetched messages in a quarter of it, and waited for the
+/// rest.
 const FETCH_AGAIN_MS: &str = "10";
 
-/// Most bytes of a batch of messages, as it is stored: the topic's `max.message.bytes`, and what a
-/// client fetches at once. It bounds memory: 64 KiB expand to 66 MiB at most (gzip), and one batch
-/// that is larger, from before the topic had this limit, is fetched alone.
+/// Maximum bytes of a batch of messages, as stored: the topic's `max.message.bytes`, and the limit
+/// of one fetch. It bounds memory: 64 KiB decompress to 66 MiB at most (gzip), and a larger batch,
+/// from before the topic had this limit, is fetched alone.
 pub const LARGEST_BATCH: usize = 65_536;
 
-/// Most bytes of a batch that a producer writes. The rest of [`LARGEST_BATCH`] is for what Kafka
-/// adds to it.
+/// Maximum bytes of a batch that a producer writes. The rest of [`LARGEST_BATCH`] is for Kafka's
+/// overhead.
 const WRITTEN_AT_ONCE: usize = 61_440;
 
-/// Most bytes of one answer, and of a batch once it is decompressed with zstd.
+/// Maximum bytes of one response, and of a batch after decompression with zstd.
 const LARGEST_ANSWER: &str = "33554432";
 
 #[derive(Debug, Clone)]
 pub struct KafkaSettings {
-    /// `host:port`, several by commas.
+    /// `host:port`, several separated by commas.
     pub brokers: String,
     pub topic: String,
     /// The consumer group that writes rows.
     pub group: String,
-    /// How connections are secured, and what else an operator set.
+    /// The security of connections, and further settings of an operator.
     pub security: Security,
-    /// How messages are signed and checked.
+    /// Signs and verifies messages.
     pub signing: Signing,
 }
 
 impl KafkaSettings {
-    /// Each of `KAFKA_BROKERS`.
+    /// Each address of `KAFKA_BROKERS`.
     fn addresses(&self) -> impl Iterator<Item = &str> {
         self.brokers.split(',').map(str::trim)
     }
@@ -64,7 +65,7 @@ impl KafkaSettings {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("socket.keepalive.enable", "true")
-            // A broker that died without a word is left after this. The default is a minute.
+            // A broker that does not answer is given up after this time. The default is a minute.
             .set("socket.timeout.ms", "3000")
             .set("socket.connection.setup.timeout.ms", "3000")
             // The default goes up to 10 s: too long for a claim that waits for its acknowledgement.
@@ -76,14 +77,14 @@ impl KafkaSettings {
         config
     }
 
-    /// A producer that neither loses nor doubles: idempotent, acknowledged by all replicas. A
-    /// message that is not acknowledged within `deadline` is given up (librdkafka's default is five
-    /// minutes), and the reconciler issues its claim.
+    /// A producer that neither loses nor duplicates messages: idempotent, acknowledged by all
+    /// replicas. A message that is not acknowledged within `deadline` is given up (librdkafka's
+    /// default is five minutes), and the reconciler issues its claim.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config
             .set("enable.idempotence", "true")
-            // Without reports of what was written no claim would ever be acknowledged.
+            // Without reports of successful writes no claim would ever be acknowledged.
             .set("delivery.report.only.error", "false")
             .set("acks", "all")
             .set("delivery.timeout.ms", deadline.as_millis().to_string())
@@ -98,27 +99,27 @@ impl KafkaSettings {
             .set("linger.ms", "1")
             .set("batch.size", WRITTEN_AT_ONCE.to_string())
             .set("message.max.bytes", WRITTEN_AT_ONCE.to_string())
-            // Bounded: when Kafka is away, memory does not grow; the claim is answered with
+            // Bounded, so that memory does not grow while Kafka is unavailable; claims then get
             // `queued: false`.
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536");
         config
     }
 
-    /// A consumer of the group. A new group starts at the first message (the default skips what is
-    /// there), and a dead consumer's partitions are taken over within ten seconds.
+    /// A consumer of the group. A new group starts at the first message (by default it would skip
+    /// existing ones), and a dead consumer's partitions are taken over within ten seconds.
     pub fn group_consumer(&self) -> ClientConfig {
         let mut config = self.fetching();
         config
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1500")
             .set("max.poll.interval.ms", "60000")
-            // A message ends the wait; an idle consumer asks ten times a second.
+            // A message ends the wait; an idle consumer polls ten times a second.
             .set("fetch.wait.max.ms", "100")
             .set("fetch.error.backoff.ms", "50")
             .set("queued.min.messages", "5000")
             .set("queued.max.messages.kbytes", "16384")
-            // A consumer that joins or leaves stops the partitions that change hands, and no other.
+            // A consumer that joins or leaves pauses only the partitions that change hands.
             .set("partition.assignment.strategy", "cooperative-sticky");
         config
     }
@@ -130,13 +131,13 @@ impl KafkaSettings {
         config
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "5")
-            // A message takes several times its bytes once it was fetched: some 10 MB in all.
+            // A fetched message takes several times its bytes: some 10 MB in all.
             .set("queued.max.messages.kbytes", "2048");
         config
     }
 
-    /// What all consumers have in common: nothing is committed or stored unless the code says so,
-    /// and what is fetched fits into memory.
+    /// Settings of all consumers: nothing is committed or stored unless the code says so, and
+    /// fetched data fits into memory.
     fn fetching(&self) -> ClientConfig {
         let largest = LARGEST_BATCH.to_string();
         let mut config = self.base();
@@ -145,10 +146,10 @@ impl KafkaSettings {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
-            // A foreign transaction that stays open would hide our messages behind it, and the end
-            // of the topic with them: after a loss of Redis their slots would be given away.
+            // Otherwise a foreign transaction that stays open would hide the messages after it, and
+            // the end of the topic: after a loss of Redis their slots would be given away.
             .set("isolation.level", "read_uncommitted")
-            // Without it, a batch that the broker's disk has garbled is read as other claims.
+            // Without it, a batch that the broker's disk has corrupted is read as other claims.
             .set("check.crcs", "true")
             // librdkafka raises `fetch.max.bytes` to `message.max.bytes`.
             .set("message.max.bytes", &largest)
@@ -163,7 +164,7 @@ impl KafkaSettings {
         self.base()
     }
 
-    /// Whether a client of ours is set up with a value of its own for this property.
+    /// Whether one of the clients sets this property itself.
     fn sets_itself(property: &str) -> bool {
         let (brokers, topic, group) = (String::new(), String::new(), String::new());
         let own = Self {

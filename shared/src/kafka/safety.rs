@@ -1,14 +1,15 @@
-//! Settings of the topic under which a message is lost that Kafka has acknowledged, or takes more
-//! memory than its readers have.
+//! Unsafe settings of the topic: under them a message is lost that Kafka has acknowledged, or needs
+//! more memory than its readers have.
 
 use super::LARGEST_BATCH;
 
-/// Replicas that must have a message before it is acknowledged, where there are so many.
+/// Minimum number of replicas that must have a message before it is acknowledged, if the topic has
+/// that many.
 pub(super) const IN_SYNC: usize = 2;
 
 pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 
-/// What to change in a topic that allows larger batches than its readers can expand.
+/// The change needed in a topic that allows larger batches than its readers can decompress.
 pub(super) fn what_expands<'a>(
     topic: &str,
     value: impl Fn(&str) -> Option<&'a str>,
@@ -29,8 +30,8 @@ fn change(topic: &str, setting: &str) -> String {
     )
 }
 
-/// What to change in a topic with so many replicas, whose settings `value` gives; `None` where it
-/// loses nothing.
+/// The change needed in a topic with this number of replicas, whose settings `value` returns;
+/// `None` if it is safe.
 pub(super) fn what_loses<'a>(
     topic: &str,
     replicas: usize,
@@ -53,7 +54,7 @@ pub(super) fn what_loses<'a>(
             change(&format!("min.insync.replicas={}", replicas.min(IN_SYNC)))
         ));
     }
-    // With one replica there is nobody to fall back on.
+    // With one replica there is no other to fall back on.
     if replicas < IN_SYNC {
         return None;
     }

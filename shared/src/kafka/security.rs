@@ -1,5 +1,6 @@
-//! How connections to Kafka are secured, and any other setting of its client that an operator
-//! wants. Both end as properties of librdkafka; what would break a promise is refused by name.
+//! The security of connections to Kafka, and any other client setting an operator wants. Both
+//! become properties of librdkafka; settings that would break a promise are refused with their
+//! name.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::KafkaSettings;
 use crate::tls::{Paths, Store, Tls};
 
-/// Whether connections are encrypted, and whether this process logs in by a password.
+/// Whether connections are encrypted, and whether this process logs in with a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum SecurityProtocol {
     /// Neither
@@ -24,10 +25,10 @@ pub enum SecurityProtocol {
     /// Encrypted
     #[value(name = "SSL")]
     Ssl,
-    /// With a log-in, not encrypted
+    /// With a login, not encrypted
     #[value(name = "SASL_PLAINTEXT")]
     SaslPlaintext,
-    /// Encrypted, with a log-in
+    /// Encrypted, with a login
     #[value(name = "SASL_SSL")]
     SaslSsl,
 }
@@ -51,16 +52,16 @@ impl SecurityProtocol {
     }
 }
 
-/// How a password is told.
+/// How a password is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mechanism {
-    /// As it is
+    /// In plain text
     #[value(name = "PLAIN")]
     Plain,
-    /// By proof that it is known
+    /// As proof of its possession
     #[value(name = "SCRAM-SHA-256")]
     ScramSha256,
-    /// By proof that it is known
+    /// As proof of its possession
     #[value(name = "SCRAM-SHA-512")]
     ScramSha512,
 }
@@ -74,7 +75,7 @@ impl Mechanism {
         }
     }
 
-    /// What librdkafka must have been built with.
+    /// The feature that librdkafka must have been built with.
     fn feature(self) -> &'static str {
         match self {
             Self::Plain => "sasl_plain",
@@ -83,7 +84,7 @@ impl Mechanism {
     }
 }
 
-/// A property of librdkafka as an operator set it.
+/// A property of librdkafka set by an operator.
 pub(crate) struct ClientSetting {
     /// As the operator wrote it, for messages.
     label: String,
@@ -92,7 +93,7 @@ pub(crate) struct ClientSetting {
 }
 
 impl ClientSetting {
-    /// `name=value`.
+    /// Parses `name=value`.
     pub(crate) fn of_flag(text: &SecretString) -> Option<Self> {
         let (name, value) = text.expose_secret().split_once('=')?;
         Some(Self {
@@ -102,7 +103,7 @@ impl ClientSetting {
         })
     }
 
-    /// Each variable `KAFKA_CONFIG_…`; an empty one counts as not set.
+    /// Reads each variable `KAFKA_CONFIG_…`; an empty one counts as not set.
     pub(crate) fn of_environment(
         variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> impl Iterator<Item = Self> {
@@ -121,7 +122,7 @@ impl ClientSetting {
     }
 }
 
-/// What was set, before it is checked.
+/// The settings before they are checked.
 #[derive(Default)]
 pub(crate) struct SecuritySettings {
     pub(crate) protocol: SecurityProtocol,
@@ -139,7 +140,7 @@ pub struct Security {
     tls: Option<Tls>,
 }
 
-/// Without values: passwords are among them.
+/// Prints no values: passwords are among them.
 impl fmt::Debug for Security {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.properties.keys()).finish()
@@ -156,7 +157,8 @@ impl Security {
         if given.protocol.is_encrypted() {
             needs("ssl")?;
             this.tls = Some(Tls::new(Store::Kafka, &given.paths)?);
-            // OpenSSL is built with no folder of authorities; `probe` looks where systems have one.
+            // OpenSSL is built without a directory of authorities; `probe` searches the usual
+            // places.
             let ca = given
                 .paths
                 .ca
@@ -202,7 +204,7 @@ impl Security {
         }
     }
 
-    /// What an operator set of [`OF_MEMBERS`].
+    /// The operator's value of one of [`OF_MEMBERS`].
     pub fn of_member(&self, property: &str) -> Option<&str> {
         let value = self.properties.get(property)?;
         OF_MEMBERS
@@ -216,8 +218,8 @@ impl Security {
 }
 
 impl SecuritySettings {
-    /// A log-in without its password, or certificates for plain text: what an operator believes to
-    /// be secured and is not.
+    /// Refuses a login without its password, or certificates with plain text: operators would
+    /// believe that connections are secured.
     fn fit_together(&self) -> Result<(), String> {
         let protocol = self.protocol.name();
         if let (false, Some(name)) = (self.protocol.is_encrypted(), self.paths.first()) {
@@ -245,8 +247,8 @@ impl SecuritySettings {
     }
 }
 
-/// librdkafka is built from source here; where somebody links another, it may lack what is asked
-/// for, and would say so only in a log.
+/// librdkafka is built from source here; another build may lack a requested feature, and would say
+/// so only in a log.
 fn needs(feature: &str) -> Result<(), String> {
     let built_with = ClientConfig::new()
         .create_native_config()
@@ -262,11 +264,11 @@ fn needs(feature: &str) -> Result<(), String> {
     }
 }
 
-/// Properties that only the consumers of the group take: the other clients of a process would log
-/// that they ignore them.
+/// Properties that only the consumers of the group use: other clients of a process would log that
+/// they ignore them.
 const OF_MEMBERS: [&str; 2] = ["group.instance.id", "session.timeout.ms"];
 
-/// Properties that other settings are for, under all their names.
+/// Properties that have their own setting, under all their names.
 const HAVE_A_SETTING: [(&str, &str); 16] = [
     ("bootstrap.servers", "KAFKA_BROKERS"),
     ("metadata.broker.list", "KAFKA_BROKERS"),
@@ -286,8 +288,8 @@ const HAVE_A_SETTING: [(&str, &str); 16] = [
     ("ssl.key.pem", "KAFKA_KEY_FILE"),
 ];
 
-/// Properties on which a promise rests, beside those that the clients are set up with
-/// ([`KafkaSettings`]): that no claim is lost, skipped or written twice, and who answers.
+/// Properties on which a promise rests, in addition to those that the clients set
+/// ([`KafkaSettings`]): that no claim is lost, skipped or written twice, and which broker answers.
 const CARRY_PROMISES: [&str; 21] = [
     "allow.auto.create.topics",
     "auto.commit.enable",
@@ -319,7 +321,7 @@ fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
             "{label} can't be set: `{name}` is what {instead} is for"
         ));
     }
-    // With brokers of its own, in memory, it would acknowledge what nobody keeps.
+    // A mock broker, in memory, would acknowledge messages that nobody stores.
     let is_mock = name.starts_with("test.mock.");
     let is_own = KafkaSettings::sets_itself(name) && !OF_MEMBERS.contains(&name.as_str());
     if is_mock || CARRY_PROMISES.contains(&name.as_str()) || is_own {
@@ -332,7 +334,7 @@ fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
             "{label}: give up to 249 letters, digits, dots, underscores and hyphens"
         ));
     }
-    // Without its value in a message: it may be a secret.
+    // The message omits the value: it may be a secret.
     match ClientConfig::new()
         .set(name, value.expose_secret())
         .create_native_config()
@@ -347,7 +349,7 @@ fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
     }
 }
 
-/// Whether brokers accept it as the name of a static member.
+/// Whether brokers accept the text as the name of a static member.
 fn is_instance_id(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
     text.len() <= 249 && text.chars().all(fits) && ![".", ".."].contains(&text)

@@ -1,5 +1,5 @@
 //! Signatures of messages: an HMAC-SHA256 over the topic and the message's bytes, so that consumers
-//! and passes can tell what an API wrote from what anybody else wrote to the topic
+//! and passes can distinguish an API's messages from others on the topic
 //! (docs/decisions/0032-batches-and-signatures.md).
 
 use base64::Engine as _;
@@ -17,10 +17,10 @@ use crate::http::ops::Tokens;
 /// The header with a message's signature, in base64 without padding.
 pub const SIGNATURE: &str = "firstcome-signature";
 
-/// The reason of a dead letter whose message no API of this installation wrote.
+/// The reason of a dead letter whose message was not written by an API of this installation.
 pub const FORGED: &str = "forged";
 
-/// What to do with messages that have no signature.
+/// The treatment of messages without a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Unsigned {
     /// Read them: they may be from before KAFKA_SIGNING_KEY was set
@@ -30,10 +30,10 @@ pub enum Unsigned {
     Reject,
 }
 
-/// How messages are signed and checked.
+/// Signs and verifies messages.
 #[derive(Clone, Default)]
 pub struct Signing {
-    /// The first one signs; every one is accepted. Empty: nothing is signed or checked.
+    /// The first one signs; each of them verifies. Empty: nothing is signed or verified.
     keys: Vec<Hmac<Sha256>>,
     unsigned: Unsigned,
 }
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Signing {
 
 impl Signing {
     /// # Errors
-    /// What is wrong with the settings, without the key.
+    /// A description of the fault in the settings, without the key.
     pub fn new(secret: Option<&SecretString>, unsigned: Unsigned) -> Result<Self, String> {
         let Some(secret) = secret else {
             if unsigned == Unsigned::Reject {
@@ -76,7 +76,7 @@ impl Signing {
     }
 
     /// # Errors
-    /// Why a message is not believed.
+    /// Why a message is not accepted.
     pub fn check(
         &self,
         topic: &str,
@@ -108,7 +108,7 @@ impl Signing {
     }
 }
 
-/// The topic is in it, so that a message of another topic with the same key does not count.
+/// The topic is included, so that a message of another topic with the same key is invalid.
 fn authenticated(key: &Hmac<Sha256>, topic: &str, payload: &[u8]) -> Hmac<Sha256> {
     let mut mac = key.clone();
     for part in [b"firstcome-claims", topic.as_bytes(), payload] {
@@ -119,8 +119,8 @@ fn authenticated(key: &Hmac<Sha256>, topic: &str, payload: &[u8]) -> Hmac<Sha256
 }
 
 impl KafkaSettings {
-    /// The claims of a message, each by itself. A message that is not believed is one refusal, from
-    /// which nothing is read: it must not name a slot, a drop or a user to anybody.
+    /// The claims of a message, one by one. An unverified message is a single refusal, and nothing
+    /// is read from it: it must not show a slot, a drop or a user to anybody.
     pub fn claims_of(&self, message: &BorrowedMessage<'_>) -> Vec<Result<ClaimEvent, Undecodable>> {
         let payload = message.payload().unwrap_or_default();
         let signature = header_of(message.headers(), SIGNATURE);

@@ -1,4 +1,4 @@
-//! The topic of claims: `migrate` makes it, start-up checks it.
+//! The topic of claims: `migrate` creates it, start-up checks it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -18,17 +18,17 @@ use super::safety::{BATCH_SETTING, IN_SYNC, what_expands, what_loses};
 use super::why_not::{Failures, NoMetadata};
 use super::{KafkaSettings, LARGEST_BATCH};
 
-/// The first wait for an answer; each further one is twice as long. Between them it is looked
-/// whether the brokers refused, of which a call that waits says nothing until its time is up.
+/// The first wait for a response; each further one is twice as long. Between them, check whether
+/// the brokers refused, which a waiting call reports only when its time is up.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
-/// Between two looks whether a broker knows a new setting.
+/// Interval of checks whether a broker knows a new setting.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Most events that are looked at between two waits.
+/// Maximum events processed between two waits.
 const EVENTS: usize = 50;
 
-/// Number of partitions of the topic, which loses no acknowledged message by its settings.
+/// The number of partitions of the topic, whose settings must not lose acknowledged messages.
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
     let (partitions, replicas) = match tokio::task::spawn_blocking(move || ask(&owned, limit)).await
@@ -61,18 +61,18 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
 enum TopicState {
     Has {
         partitions: usize,
-        /// The fewest that a partition has.
+        /// The smallest number of replicas of a partition.
         replicas: usize,
     },
     Missing,
-    /// This user may not see it.
+    /// This user is not allowed to see it.
     Hidden,
 }
 
 fn ask(settings: &KafkaSettings, limit: Duration) -> Result<TopicState, NoMetadata> {
     let client = settings.reader().create_with_context(Failures::default())?;
     let answer = ask_by(&client, settings, limit);
-    // Its end takes a tenth of a second.
+    // Dropping it takes a tenth of a second.
     tokio::task::spawn_blocking(move || drop(client));
     answer
 }
@@ -82,7 +82,7 @@ fn ask_by(
     settings: &KafkaSettings,
     limit: Duration,
 ) -> Result<TopicState, NoMetadata> {
-    // One that refuses may be wrong by itself while another answers.
+    // A broker that refuses may be the only misconfigured one, while another answers.
     let brokers: BTreeSet<&str> = settings.addresses().collect();
     let (until, mut wait) = (Instant::now() + limit, FIRST_WAIT);
     loop {
@@ -130,7 +130,7 @@ fn ask_by(
     }
 }
 
-/// A broker may not know how to tell a topic's settings, or not tell this user.
+/// A broker may not support describing a topic's settings, or not permit this user to.
 const KEPT_BACK: [RDKafkaErrorCode; 4] = [
     RDKafkaErrorCode::TopicAuthorizationFailed,
     RDKafkaErrorCode::ClusterAuthorizationFailed,
@@ -139,7 +139,7 @@ const KEPT_BACK: [RDKafkaErrorCode; 4] = [
 ];
 
 impl KafkaSettings {
-    /// The topic's settings; `None` where they can't be read.
+    /// The topic's settings; `None` if they can't be read.
     async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;
         let options = AdminOptions::new().request_timeout(Some(limit));
@@ -166,8 +166,8 @@ impl KafkaSettings {
         Ok(None)
     }
 
-    /// Lowers the topic's limit of a batch, and says whether it did. Kafka's request replaces all
-    /// settings of a topic, so this sends the others too, as they were a moment ago.
+    /// Lowers the topic's maximum batch size, and returns whether it did. Kafka's request replaces
+    /// all settings of a topic, so this also sends the others with their present values.
     async fn limit_batches(&self, limit: Duration) -> Result<bool, TopicError> {
         let allows_large = |config: &ConfigResource| {
             what_expands(&self.topic, |name| config.get(name)?.value.as_deref()).is_some()
@@ -183,7 +183,7 @@ impl KafkaSettings {
             .iter()
             .filter(|entry| entry.source == ConfigSource::DynamicTopic);
         for entry in own.filter(|entry| entry.name != BATCH_SETTING) {
-            // Kafka keeps the value from this user, so it would be lost.
+            // Kafka hides the value from this user, so it would be lost.
             let Some(value) = &entry.value else {
                 return Ok(false);
             };
@@ -234,8 +234,8 @@ impl KafkaSettings {
     }
 }
 
-/// Makes the topic if it is missing; `true` if this call made it. A topic that exists gets the
-/// limit of [`LARGEST_BATCH`].
+/// Creates the topic if it is missing; returns `true` if this call created it. An existing topic
+/// gets the limit of [`LARGEST_BATCH`].
 pub async fn ensure_topic(
     settings: &KafkaSettings,
     partitions: i32,

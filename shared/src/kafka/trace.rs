@@ -6,7 +6,7 @@ use rdkafka::message::{BorrowedHeaders, Headers as _};
 
 use crate::trace::{TRACEPARENT, TraceContext};
 
-/// The span that sent a message, by its header.
+/// The span that sent a message, from its header.
 pub fn trace_of(headers: &BorrowedHeaders) -> Option<TraceContext> {
     TraceContext::parse(header_of(Some(headers), TRACEPARENT)?)
 }
@@ -17,8 +17,8 @@ pub(super) fn header_of<'m>(headers: Option<&'m BorrowedHeaders>, name: &str) ->
     unless_it_panics(|| headers.iter().find(|header| header.key == name)?.value)
 }
 
-/// rdkafka panics at a header whose name is not UTF-8, and anybody who writes to the topic can send
-/// one: it must cost that message's headers, not the consumer.
+/// rdkafka panics on a header whose name is not UTF-8, and anybody who can write to the topic can
+/// send one: that may cost the message's headers, but not the consumer.
 fn unless_it_panics<T>(read: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_unwind(AssertUnwindSafe(read)).ok().flatten()
 }

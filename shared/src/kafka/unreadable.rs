@@ -1,13 +1,13 @@
-//! Messages on the topic that no client can read: garbled on a broker's disk, compressed in a way
-//! that librdkafka does not undo, or malformed. librdkafka reports neither partition nor offset
+//! Messages on the topic that no client can read: corrupted on a broker's disk, compressed in a way
+//! that librdkafka can't decompress, or malformed. librdkafka reports neither partition nor offset
 //! with such an error, and sometimes no error at all, so fresh clients look for them.
 //!
 //! librdkafka 2.12 (`rdkafka_msgset_reader.c`) reacts in three ways. If decompression fails, it
 //! stays at the batch and tries again forever. If a record cannot be parsed, it does the same
-//! without an error, since it takes the batch for an answer that was cut off. If the checksum is
-//! wrong, it skips to a wrong place of the answer (`rd_kafka_buf_skip_to` with a length), takes
-//! what is there for a batch and its first bytes for the next offset: mostly far beyond the end, so
-//! it begins again at the first message.
+//! without an error, because it takes the batch for a truncated response. If the checksum is wrong,
+//! it skips to a wrong place in the response (`rd_kafka_buf_skip_to` with a length), takes the data
+//! there for a batch and its first bytes for the next offset: mostly far beyond the end, so it
+//! begins again at the first message.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::KafkaSettings;
 use super::why_not::Failures;
 
-/// Why messages can't be read. Trying again with the same client does not help.
+/// Why messages can't be read. Retrying with the same client does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnreadableCause {
     Garbled,
@@ -32,7 +32,7 @@ pub enum UnreadableCause {
 }
 
 impl UnreadableCause {
-    /// `None`: another error, from which librdkafka recovers by itself.
+    /// `None`: another error, from which librdkafka recovers automatically.
     pub fn of(error: &KafkaError) -> Option<Self> {
         let KafkaError::MessageConsumption(code) = error else {
             return None;
@@ -63,7 +63,7 @@ impl fmt::Display for UnreadableCause {
     }
 }
 
-/// Where reading of a partition ends because the message there can't be read.
+/// The position at which reading a partition ends because the message there can't be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnreadableAt {
     pub partition: i32,
@@ -89,7 +89,7 @@ impl fmt::Display for UnreadableAt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableRange {
     pub first: UnreadableAt,
-    /// The first offset behind them.
+    /// The first offset after them.
     pub next: i64,
 }
 
@@ -112,34 +112,34 @@ impl fmt::Display for UnreadableRange {
     }
 }
 
-/// What a fresh client finds at an offset.
+/// The result of a look by a fresh client at an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookResult {
     /// The next message is at this offset.
     Message(i64),
     /// There is no message up to this offset, the end of the partition. Markers of transactions
-    /// take offsets, and are no messages.
+    /// occupy offsets, but are not messages.
     End(i64),
     Unreadable {
         at: UnreadableAt,
-        /// Of the partition.
+        /// The end of the partition.
         end: i64,
     },
 }
 
-/// Longest wait for one answer, and for a message.
+/// Maximum wait for one response, and for a message.
 const ANSWER: Duration = Duration::from_secs(3);
 
 /// First wait for a message. Each malformed record costs it several times.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// Longest search for the end of a range. Whatever is left is another range.
+/// Maximum duration of the search for the end of a range. The rest becomes another range.
 const SEARCH: Duration = Duration::from_secs(20);
 
-/// Looks with a fresh client at an offset; if the topic no longer has it, at the first one. Blocks
-/// for a few seconds at most.
+/// Looks with a fresh client at an offset, or at the first one if the topic no longer has it.
+/// Blocks for a few seconds at most.
 pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResult<LookResult> {
-    // It must not begin elsewhere by itself.
+    // The client must not begin elsewhere.
     let mut config = settings.reader();
     config.set("auto.offset.reset", "error");
     let client: BaseConsumer<Failures> = config.create_with_context(Failures::default())?;
@@ -149,7 +149,7 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
         partition,
     };
     let found = place.look(offset);
-    // Its end takes a tenth of a second, and longer if a broker is silent.
+    // Dropping it takes a tenth of a second, and longer if a broker does not answer.
     std::thread::spawn(move || drop(client));
     found
 }
@@ -170,7 +170,7 @@ impl Place<'_> {
         let (low, end) = self
             .client
             .fetch_watermarks(self.topic, self.partition, ANSWER)?;
-        // Kafka has lost what was there, and the consumers begin again.
+        // Kafka has lost the messages there, and the consumers begin again.
         let offset = if offset > end { low } else { offset.max(low) };
         if offset == end {
             return Ok(LookResult::End(end));
@@ -208,8 +208,8 @@ impl Place<'_> {
         }
     }
 
-    /// The first that comes from an offset on; `None` if nothing does in time. librdkafka recovers
-    /// from other errors by itself.
+    /// Fetches the first message from an offset on; `None` if none arrives in time. librdkafka
+    /// recovers from other errors automatically.
     fn fetch(&self, offset: i64, patience: Duration) -> KafkaResult<Option<Fetched>> {
         let mut assignment = TopicPartitionList::with_capacity(1);
         assignment.add_partition_offset(self.topic, self.partition, Offset::Offset(offset))?;
@@ -242,8 +242,8 @@ enum Fetched {
     Failed(UnreadableCause),
 }
 
-/// All that can't be read from an unreadable message on, up to `end`; at most what was found
-/// before.
+/// The unreadable range that begins with an unreadable message, up to `end`; at most the range
+/// found before.
 pub fn unreadable_range(
     settings: &KafkaSettings,
     at: UnreadableAt,
@@ -265,7 +265,7 @@ pub fn unreadable_range(
     Ok(UnreadableRange { first: at, next })
 }
 
-/// The first readable offset behind `from`. A batch tells its last offset only to librdkafka, so
+/// The first readable offset after `from`. Only librdkafka knows the last offset of a batch, so
 /// this gallops and then bisects. It may jump over good batches between two bad ones.
 fn behind(
     from: i64,
@@ -275,7 +275,7 @@ fn behind(
     mut is_unreadable: impl FnMut(i64) -> KafkaResult<bool>,
 ) -> KafkaResult<i64> {
     let (mut bad, mut good) = (from, before.unwrap_or(end).min(end));
-    // The last one that was found before, if any.
+    // The last offset of the range found before, if any.
     let (mut step, mut gallops) = (before.map_or(1, |next| next - 1 - from), true);
     while good - bad > 1 && goes_on() {
         let offset = if gallops {
@@ -296,7 +296,7 @@ fn behind(
 mod tests {
     use super::*;
 
-    /// What is found behind 100 if some offsets can't be read, and how often it looks.
+    /// The offset found after 100 if some offsets can't be read, and the number of looks.
     fn found(is_unreadable: impl Fn(i64) -> bool, before: Option<i64>) -> (i64, u32) {
         let mut looks = 0;
         let look = |offset| {

@@ -1,5 +1,5 @@
-//! Why no broker answers, in a sentence where a setting is the reason. librdkafka tells it by
-//! events, and of a certificate only that it could not be verified.
+//! Explains why no broker answers, if a setting is the reason. librdkafka reports this in events,
+//! and about a certificate only that it could not be verified.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,17 +12,17 @@ use super::KafkaSettings;
 use super::error::TopicError;
 use crate::tls::{HandshakeAnswer, Store, Tls};
 
-/// Keeps for each broker the first reason for which a connection failed that may be a setting.
+/// Stores for each broker the first failure to connect that may be caused by a setting.
 #[derive(Debug, Default)]
 pub(super) struct Failures(Mutex<BTreeMap<String, BrokerFailure>>);
 
-/// No broker told of the topic.
+/// No broker returned metadata of the topic.
 #[derive(Debug)]
 pub(super) struct NoMetadata {
-    /// What the call gave.
+    /// The error of the call.
     pub(super) error: KafkaError,
     pub(super) failure: Option<BrokerFailure>,
-    /// Every broker failed that way. Otherwise one that is merely away may still answer.
+    /// Every broker failed in this way. Otherwise one that is merely unavailable may still answer.
     pub(super) everywhere: bool,
 }
 
@@ -36,17 +36,17 @@ impl From<KafkaError> for NoMetadata {
     }
 }
 
-/// Each with librdkafka's own words.
+/// Each with librdkafka's own message.
 #[derive(Debug, Clone)]
 pub(super) enum BrokerFailure {
-    /// A broker did not accept the log-in.
+    /// A broker refused the login.
     Login(String),
-    /// One side speaks TLS, and the other does not, or does not believe it.
+    /// One side speaks TLS, and the other does not, or does not trust it.
     Tls(String),
 }
 
 impl Failures {
-    /// One of them, and how many of these brokers have one.
+    /// One of the failures, and the number of these brokers with a failure.
     pub(super) fn so_far(&self, brokers: &BTreeSet<&str>) -> (Option<BrokerFailure>, usize) {
         let failures = self.0.lock();
         let refusing = brokers
@@ -71,7 +71,8 @@ impl ClientContext for Failures {
 
 impl ConsumerContext for Failures {}
 
-/// librdkafka's words begin with `protocol://host:port/node: `, or with another name of the broker.
+/// librdkafka's message begins with `protocol://host:port/node: `, or with another name of the
+/// broker.
 fn address(reason: &str) -> &str {
     let broker = reason.split_once(": ").map_or("", |(broker, _)| broker);
     let broker = broker
@@ -92,7 +93,7 @@ impl BrokerFailure {
                     | RDKafkaErrorCode::UnsupportedSASLMechanism
             )
         );
-        // A broker that went away in the middle of it is said to have refused the log-in.
+        // librdkafka reports a broker that stopped during the login as having refused it.
         let is_gone = reason.contains("mechanisms: (n/a)");
         if is_gone {
             None
@@ -129,7 +130,7 @@ impl KafkaSettings {
             );
             return self.refused(sentence, everywhere);
         }
-        // A port for TLS hangs up on plain text, and librdkafka says only that nobody answers.
+        // A TLS port closes plain-text connections, and librdkafka says only that nobody answers.
         if (failure.is_some() || self.security.tls().is_none())
             && let Some((sentence, everywhere)) = self.ask_each().await
         {
@@ -139,7 +140,7 @@ impl KafkaSettings {
             Some(BrokerFailure::Tls(reason)) if reason.contains("certificate verify failed") => {
                 self.refused(format!("Kafka: {reason}; see KAFKA_CA_FILE"), everywhere)
             }
-            // A broker that stops breaks a handshake off too, so this one is waited for.
+            // A broker that stops also interrupts a handshake, so this one is waited for.
             Some(BrokerFailure::Tls(reason)) if reason.contains("PLAINTEXT broker") => self.unreachable(
                 "it breaks the TLS handshake off, as a port for plain text does: see KAFKA_SECURITY_PROTOCOL".into(),
             ),
@@ -148,7 +149,7 @@ impl KafkaSettings {
         }
     }
 
-    /// Where only some brokers are wrong, the others are waited for.
+    /// If only some brokers are misconfigured, the others are waited for.
     fn refused(&self, sentence: String, everywhere: bool) -> TopicError {
         if everywhere {
             TopicError::Setting(sentence)
@@ -157,7 +158,8 @@ impl KafkaSettings {
         }
     }
 
-    /// A handshake with each broker: what to change at the first that shows it, and whether all do.
+    /// Tries a handshake with each broker: returns what to change according to the first failure,
+    /// and whether all fail.
     async fn ask_each(&self) -> Option<(String, bool)> {
         let encrypted = self.security.tls();
         let tls = encrypted

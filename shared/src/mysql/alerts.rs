@@ -1,4 +1,4 @@
-//! The table `alerts`: what the people on duty know of, one row a drift, across restarts.
+//! The table `alerts`: what was reported to the people on duty, one row per drift, across restarts.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,16 +16,16 @@ use super::schema::{alerts, broken_promises, coupons, drops, reconciler_state};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
-/// Where an alert stands.
+/// The status of an alert.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString, Serialize, Deserialize, ToSchema,
 )]
 #[strum(serialize_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum AlertState {
-    /// The drift was there when a pass last looked.
+    /// The last pass that examined it saw the drift.
     Firing,
-    /// A pass saw that it is gone.
+    /// A pass saw that the drift is gone.
     Resolved,
     /// Information that is mailed once.
     #[strum(serialize = "told")]
@@ -43,7 +43,7 @@ impl AlertState {
 /// An alert. User ids in it are masked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Alert {
-    /// What the drift is: hexadecimal SHA-256.
+    /// The identity of the drift: hexadecimal SHA-256.
     #[serde(skip)]
     pub fingerprint: String,
     /// Its kind: a section of docs/OPERATIONS.md.
@@ -56,7 +56,7 @@ pub struct Alert {
     /// One line for people.
     #[schema(example = "3 people hold a slot and have no row")]
     pub summary: String,
-    /// What the last mail said, hashed.
+    /// A hash of the last mail's content.
     #[serde(skip)]
     pub content_hash: String,
     /// Since when it has been firing.
@@ -65,9 +65,9 @@ pub struct Alert {
     pub last_seen_at: DateTime<Utc>,
     /// When its last mail was queued; null if nobody could get that mail.
     pub last_mailed_at: Option<DateTime<Utc>>,
-    /// Mails since it was last quiet for a whole cooldown.
+    /// Number of mails since it was last quiet for a whole cooldown.
     pub mails: u32,
-    /// What its mails refer to, so that they form one thread.
+    /// The id that its mails refer to, so that they form one thread.
     #[serde(skip)]
     pub thread: String,
     /// When a pass saw that it was over.
@@ -76,20 +76,20 @@ pub struct Alert {
     pub acknowledged_at: Option<DateTime<Utc>>,
     #[schema(example = "Kim")]
     pub acknowledged_by: Option<String>,
-    /// Repairs that wait for the next mail.
+    /// Number of repairs that wait for the next mail.
     #[serde(skip)]
     pub unmailed_repairs: u32,
 }
 
 impl Alert {
-    /// Whether a mail was sent since it fires, this time.
+    /// Whether a mail was sent since it began to fire this time.
     pub fn was_mailed(&self) -> bool {
         self.last_mailed_at
             .is_some_and(|at| at >= self.first_seen_at)
     }
 
-    /// Resolved while mails were silenced: people still believe that it fires. [`open_or_seen`] has
-    /// the same rule in SQL.
+    /// It was resolved while mails were silenced: operators still believe that it fires.
+    /// [`open_or_seen`] has the same rule in SQL.
     pub fn owes_notice(&self) -> bool {
         self.state == AlertState::Resolved
             && self.was_mailed()
@@ -97,35 +97,35 @@ impl Alert {
     }
 }
 
-/// A promise that could not be kept and was not mended since.
+/// A promise that could not be kept and has not been resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenPromise {
     pub coupon_id: CouponId,
     pub drop_id: DropId,
-    /// The person, in full.
+    /// The user id in full.
     pub user_id: String,
-    /// Their slot, where it is known.
+    /// The user's slot, if known.
     pub slot: Option<i64>,
     /// Why it could not be kept.
     pub reason: String,
 }
 
-/// An alert as operators see it.
+/// An alert as shown to operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedAlert {
     pub id: i64,
     #[serde(flatten)]
     pub alert: Alert,
-    /// The name of its coupon; null if it concerns none.
+    /// The name of its coupon; null if it has none.
     #[schema(example = "Winter coupon")]
     pub coupon_name: Option<String>,
-    /// Until when its drop's mails are silenced, if they are or were.
+    /// When the silence of its drop's mails ends or ended; null if they never were silenced.
     pub silenced_until: Option<DateTime<Utc>>,
     #[schema(example = "Kim")]
     pub silenced_by: Option<String>,
 }
 
-/// The kind of a row that counts the repairs of a drop and their mails. It never fires.
+/// The kind of a row that counts the repairs of a drop and their mails. Such a row never fires.
 pub const REPAIRED: &str = "repaired";
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
@@ -197,10 +197,9 @@ impl From<&Alert> for AlertRow {
     }
 }
 
-/// Holds a row's lock to the end of the transaction: two processes must not decide by the same
-/// rows.
+/// Locks a row until the end of the transaction: two processes must not decide from the same rows.
 pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
-    // Not INSERT IGNORE, whose shared lock would let two in and then block both.
+    // Not INSERT IGNORE: its shared lock would let two transactions in and then deadlock them.
     diesel::insert_into(reconciler_state::table)
         .values((
             reconciler_state::name.eq("notify"),
@@ -237,7 +236,7 @@ pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// Alerts that fire, those that owe a notice, and those with one of these fingerprints.
+/// Alerts that fire, that need a notice, or that have one of these fingerprints.
 pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResult<Vec<Alert>> {
     let owes_notice = alerts::status
         .eq(AlertState::Resolved.as_str())
@@ -278,7 +277,7 @@ pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<
     Ok(found)
 }
 
-/// Until when the mails of these drops are silenced, also where that is over.
+/// When the silences of these drops' mails end or ended.
 pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId, DateTime<Utc>>> {
     let mut found = HashMap::new();
     for some in of.chunks(MOST_VALUES) {
@@ -297,7 +296,7 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
     Ok(found)
 }
 
-/// Those of these drops that are deleted, or whose coupon is: no pass looks at them again.
+/// The drops among these that are deleted, or whose coupon is: no pass examines them again.
 pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
     let mut gone: HashSet<DropId> = of.iter().copied().map(DropId).collect();
     for some in of.chunks(MOST_VALUES) {
@@ -367,7 +366,7 @@ impl From<ListedRow> for ListedAlert {
     }
 }
 
-/// Alerts, newest first: at most `limit`, with a number below `before`, in that state.
+/// Alerts, newest first: at most `limit`, with a number below `before`, in the given state.
 pub async fn list(
     db: &Db,
     state: Option<String>,
@@ -406,7 +405,8 @@ pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
 }
 
 impl Db {
-    /// How many problems fire of each kind, as far as they were mailed: silenced ones are not.
+    /// The number of firing problems by kind; only those that were mailed, so silenced ones are not
+    /// counted.
     pub async fn firing_by_kind(&self) -> Result<Vec<(String, i64)>, DbError> {
         self.run("count firing alerts", async |conn| {
             let is_mailed = alerts::last_mailed_at.ge(alerts::first_seen_at.nullable());
@@ -421,8 +421,8 @@ impl Db {
         .await
     }
 
-    /// Drops with an alert that fires or owes a notice, or with a broken promise: the next pass
-    /// that sees them says more.
+    /// Drops with an alert that fires or needs a notice, or with a broken promise: the next pass
+    /// that examines them has something to report.
     pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {
         self.run("drops of open alerts", async |conn| {
             let mut found: HashSet<DropId> = open_or_seen(conn, &[])
@@ -443,7 +443,7 @@ impl Db {
     }
 }
 
-/// Takes an alert on, if it fires.
+/// Acknowledges an alert, if it fires.
 pub async fn acknowledge(
     db: &Db,
     id: i64,
@@ -483,7 +483,7 @@ pub async fn acknowledge(
     .await
 }
 
-/// Silences the mails of a drop until then.
+/// Silences the mails of a drop until the given time.
 pub async fn silence(
     db: &Db,
     drop: DropId,

@@ -1,4 +1,4 @@
-//! Allow lists of coupons: the truth about who is on them (docs/decisions/0019-allow-list.md).
+//! Allow lists of coupons: MySQL is the source of truth (docs/decisions/0019-allow-list.md).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,20 +17,20 @@ use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 use crate::redis::allow_list::OnList;
 
-/// A statement over a whole list of a million people.
+/// Limit of a statement over a whole list of a million people.
 const LONG: Duration = Duration::from_secs(60);
 
 /// People deleted in one transaction.
 const DELETED_AT_ONCE: i64 = 10_000;
 
-/// What a change did.
+/// The result of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListChanged {
-    /// Revision of the list that it was made to.
+    /// The revision of the list before the change.
     pub before: u64,
-    /// The list now; the same as before where nothing changed.
+    /// The list now; the same as before if nothing changed.
     pub now: AllowList,
-    /// How many came onto it, or were taken off.
+    /// How many people were added or removed.
     pub changed: u32,
 }
 
@@ -40,9 +40,10 @@ pub type ListWithAge = (CouponId, AllowList, Option<i64>);
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
-    /// Adds people to a coupon's list or takes them off it, in one transaction and at a revision of
-    /// the coupon of its own, above `seen` too; `None` where there is no such coupon. What is so
-    /// already changes nothing. The caller brings some thousands of people at a time, no more.
+    /// Adds people to a coupon's list or removes them, in one transaction and at a new revision of
+    /// the coupon, which is also above `seen`; `None` if the coupon does not exist. Returns the
+    /// list unchanged if everybody is already in the wanted state. The caller passes at most a few
+    /// thousand people per call.
     pub async fn change_allow_list(
         &self,
         id: CouponId,
@@ -85,7 +86,7 @@ impl Db {
         .await
     }
 
-    /// Takes everybody off a coupon's list, in one transaction: the same as a change of all of it.
+    /// Removes everybody from a coupon's list, in one transaction, as a change of the whole list.
     pub async fn empty_allow_list(
         &self,
         id: CouponId,
@@ -100,7 +101,7 @@ impl Db {
                 let all = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
                 let changed =
                     u32::try_from(diesel::delete(all).execute(conn).await?).unwrap_or(u32::MAX);
-                // A hand may have taken people off without their number.
+                // Somebody may have removed rows by hand without updating the count.
                 if changed == 0 && list.people == 0 {
                     return Ok(Some(ListChanged {
                         before: list.revision,
@@ -121,7 +122,7 @@ impl Db {
         .await
     }
 
-    /// Gives a coupon's list a new revision, above `seen` too, and counts who is on it.
+    /// Gives a coupon's list a new revision, also above `seen`, and counts its members.
     pub async fn renew_allow_list(
         &self,
         id: CouponId,
@@ -140,7 +141,7 @@ impl Db {
         .await
     }
 
-    /// Which list a coupon has.
+    /// The revision and size of a coupon's list.
     pub async fn allow_list(&self, id: CouponId) -> Result<Option<AllowList>, DbError> {
         Ok(self
             .allow_lists(vec![id])
@@ -150,7 +151,7 @@ impl Db {
             .map(|(_, list, _)| list))
     }
 
-    /// Which lists these coupons have.
+    /// The revisions and sizes of these coupons' lists.
     pub async fn allow_lists(&self, ids: Vec<CouponId>) -> Result<Vec<ListWithAge>, DbError> {
         self.run("read allow lists", async move |conn| {
             let mut found = Vec::with_capacity(ids.len());
@@ -188,7 +189,7 @@ impl Db {
         .await
     }
 
-    /// Whether a person is on a coupon's list.
+    /// Whether a user is on a coupon's list.
     pub async fn is_allowed(&self, id: CouponId, user: &UserId) -> Result<bool, DbError> {
         let user = user.clone();
         self.run("find a person on an allow list", async move |conn| {
@@ -200,11 +201,11 @@ impl Db {
         .await
     }
 
-    /// The coupons on whose lists a person is.
+    /// The coupons whose lists contain a user.
     pub async fn allow_lists_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
         let user = user.to_string();
         self.run_within(LONG, "allow lists of a person", async move |conn| {
-            // By the primary key, a look a coupon that has a list.
+            // By the primary key: one lookup for each coupon with a list.
             let found: Vec<Found> = diesel::sql_query(
                 "SELECT l.coupon_id AS id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
                  ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id",
@@ -217,9 +218,9 @@ impl Db {
         .await
     }
 
-    /// Some coupons with a list that was not changed for `kept`, and with nothing but drops that
-    /// were sealed as long ago, each with its revision. Who gives such a coupon more days uploads
-    /// its list first.
+    /// Some coupons whose list was not changed for `kept`, and whose drops were all sealed as long
+    /// ago, each with its revision. An operator who gives such a coupon more days uploads its list
+    /// first.
     pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
         let Some(before) = before(kept) else {
             return Ok(Vec::new());
@@ -239,8 +240,8 @@ impl Db {
         .await
     }
 
-    /// Deletes some of a coupon's list while the coupon has this revision; gives the revision that
-    /// this made, and whether more is left. `None`: somebody has changed the coupon.
+    /// Deletes part of a coupon's list if the coupon has this revision; returns the new revision,
+    /// and whether more is left. `None`: somebody has changed the coupon.
     pub async fn delete_some_of_allow_list(
         &self,
         id: CouponId,
@@ -261,7 +262,7 @@ impl Db {
                         .bind::<BigInt, _>(DELETED_AT_ONCE)
                         .execute(conn)
                         .await?;
-                // Counted at the end only: a hand may have changed the table.
+                // Counted only at the end: somebody may have changed the table by hand.
                 let has_more = i64::try_from(deleted) == Ok(DELETED_AT_ONCE);
                 let left = if has_more {
                     people
@@ -270,7 +271,7 @@ impl Db {
                 } else {
                     u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX)
                 };
-                // Its age stays, so that a deletion that died goes on.
+                // The time of the change stays, so that an interrupted deletion continues.
                 let revision = revision + 1;
                 let set = diesel::update(coupons::table.find(id.0)).set((
                     coupons::revision.eq(revision),
@@ -300,7 +301,7 @@ struct Old {
     revision: u64,
 }
 
-/// The list of a coupon that nobody else changes until the transaction ends.
+/// A coupon's list, locked until the transaction ends.
 async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>> {
     let lists = coupons::table
         .find(id.0)
@@ -309,7 +310,7 @@ async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>>
     Ok(found.map(|(revision, people)| AllowList { revision, people }))
 }
 
-/// The coupon's next revision is that of its list, which has so many people.
+/// Sets the coupon's next revision, which is also its list's, and the list's size.
 async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> QueryResult<AllowList> {
     // MySQL assigns from left to right: the list gets the revision that the coupon got just before.
     diesel::sql_query(
@@ -342,7 +343,7 @@ async fn record(conn: &mut Conn, id: CouponId, detail: Value, by: &Operator) -> 
     .await
 }
 
-/// The caller holds the coupon's row, so nobody else adds these people meanwhile.
+/// The caller holds the lock on the coupon's row, so nobody else adds these people in the meantime.
 async fn insert(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult<usize> {
     let mut inserted = 0;
     for some in people.chunks(MOST_VALUES) {

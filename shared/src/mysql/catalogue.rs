@@ -1,4 +1,4 @@
-//! Coupons and drops: reading them, making them, changing them.
+//! Coupons and drops: reading, creating and changing them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -36,8 +36,8 @@ struct CouponRow {
 
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
-        // The schema lets only the two words in. A schedule written by hand that can't be read
-        // makes no drops, and a rule that can't be read lets nobody in but who is on a list.
+        // The schema permits only the two words. A schedule written by hand that can't be read
+        // creates no drops, and an unreadable restriction admits only users on a list.
         Self {
             id: CouponId(row.id),
             name: row.name,
@@ -88,27 +88,27 @@ impl From<DropRow> for Drop {
     }
 }
 
-/// A coupon to be made. The caller has checked every field.
+/// A coupon to create. The caller has checked every field.
 #[derive(Debug, Clone)]
 pub struct NewCoupon {
     pub name: String,
     pub quantity: Slot,
-    /// In which scope one person may hold one.
+    /// The scope in which one person may hold one.
     pub once_per: OncePer,
     pub waiting_list: u32,
     pub schedule: Schedule,
-    /// Whom it is for; `None`: everybody.
+    /// The restriction; `None`: everybody may claim.
     pub allow: Option<Allow>,
 }
 
-/// Coupons found by a name.
+/// Maximum coupons found by a name.
 const NAMED: i64 = 50;
 
 impl Db {
-    /// Makes a coupon and the drops its schedule asks for from `now` on, in one transaction.
+    /// Creates a coupon and the drops that its schedule requires from `now` on, in one transaction.
     ///
     /// # Errors
-    /// [`DbError`]; nothing was made.
+    /// [`DbError`]; nothing was created.
     pub async fn create_coupon(
         &self,
         new: NewCoupon,
@@ -122,7 +122,7 @@ impl Db {
         self.run("create coupon", create).await
     }
 
-    /// One coupon with its drops in order of opening; `None` where there is no such coupon.
+    /// One coupon with its drops in order of opening; `None` if it does not exist.
     pub async fn coupon(&self, id: CouponId) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read coupon", async move |conn| {
             let Some(coupon) = coupon_row(conn, id.0).await? else {
@@ -134,9 +134,9 @@ impl Db {
     }
 
     /// The live coupons, in order of their numbers: those with a drop that is not sealed, and daily
-    /// ones that are not over. Each has its unsealed drops and, where none has been open for a
-    /// while, the last that has opened, in order of opening. What this costs depends on how many
-    /// are live.
+    /// ones that are not over. Each has its unsealed drops and, if none has been open for a while,
+    /// the last that has opened, in order of opening. The cost depends on the number of live
+    /// coupons.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read catalogue", async |conn| {
             select_coupons(conn, LIVE, UNSEALED, None).await
@@ -144,7 +144,7 @@ impl Db {
         .await
     }
 
-    /// Those of these coupons that exist, as [`Db::catalogue`] gives live ones.
+    /// The existing ones among these coupons, in the form of [`Db::catalogue`].
     pub async fn coupons_by_id(
         &self,
         ids: Vec<CouponId>,
@@ -155,7 +155,7 @@ impl Db {
         .await
     }
 
-    /// The first coupons with numbers above `after`, `limit` at most, in order of their numbers.
+    /// The first coupons with numbers above `after`, at most `limit`, in order of their numbers.
     pub async fn coupons_after(
         &self,
         after: CouponId,
@@ -174,7 +174,7 @@ impl Db {
             .await
     }
 
-    /// Coupons whose names have this text; that name alone, where there is one.
+    /// Coupons whose names contain this text; only exact matches, if there are any.
     pub async fn coupons_named(&self, text: &str) -> Result<Vec<CouponId>, DbError> {
         let text = text.to_owned();
         self.run("coupons by name", async move |conn| {
@@ -202,8 +202,8 @@ impl Db {
         .await
     }
 
-    /// [`Db::take_revision`] for many coupons, each with what [`Db::catalogue`] gives of it. One
-    /// that another transaction is changing is left out, since it keeps no other waiting, and one
+    /// [`Db::take_revision`] for many coupons, each in the form of [`Db::catalogue`]. A coupon that
+    /// another transaction is changing is skipped, so that it does not delay others, and so is one
     /// of which MySQL has lost revisions.
     pub async fn take_revisions(
         &self,
@@ -230,9 +230,9 @@ impl Db {
         .await
     }
 
-    /// Makes the drops that a coupon's schedule asks for and that are not there yet; gives the
-    /// coupon as it is in that transaction, with those it made. Any number of processes may do so
-    /// at once: the schema keeps one a local date.
+    /// Creates missing drops that a coupon's schedule requires; returns the coupon as it is in that
+    /// transaction, with those it created. Any number of processes may do so concurrently: the
+    /// schema permits one per local date.
     pub async fn make_drops(
         &self,
         id: CouponId,
@@ -252,7 +252,8 @@ impl Db {
                 let Some(coupon) = found.map(Coupon::from) else {
                     return Ok(None);
                 };
-                // Nor the days: a caller may have read the coupon before them, and its drops after.
+                // The same applies to the days: a caller may have read the coupon before them, and
+                // its drops after.
                 let is_planned = |drop: &&PlannedDrop| {
                     coupon
                         .schedule
@@ -289,7 +290,7 @@ impl Db {
     }
 }
 
-/// Coupons as queries. A day's margin for zones.
+/// Coupons as queries. A day's margin for time zones.
 const LIVE: &str = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL \
      UNION SELECT id FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
 /// The parameter is a JSON array of numbers.
@@ -311,7 +312,7 @@ async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon,
     .await
 }
 
-/// A query with the ids that it is about, where it has them as a parameter.
+/// A query with its parameter of ids, if it has one.
 fn about(query: impl Into<String>, ids: Option<&str>) -> BoxedSqlQuery<'_, Mysql, SqlQuery> {
     let query = diesel::sql_query(query).into_boxed();
     match ids {
@@ -322,14 +323,14 @@ fn about(query: impl Into<String>, ids: Option<&str>) -> BoxedSqlQuery<'_, Mysql
 
 /// Coupons with their drops. `which` gives their ids and `unsealed` their unsealed drops.
 ///
-/// Coupons are read first: a drop of a coupon that is not among them belongs to one made since.
+/// Coupons are read first: a drop of a missing coupon belongs to one created since.
 async fn select_coupons(
     conn: &mut Conn,
     which: &str,
     unsealed: &str,
     ids: Option<&str>,
 ) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
-    // STRAIGHT_JOIN: an optimizer without statistics might begin with all coupons there are.
+    // STRAIGHT_JOIN: without statistics the optimizer might begin with all existing coupons.
     let coupons = format!(
         "SELECT {COUPON} FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"
     );
@@ -344,17 +345,17 @@ async fn select_coupons(
     Ok(put_together(found, drops))
 }
 
-/// A drop that has been open for as long is the last that matters: people look no further back.
+/// A drop that has been open for this long is the last that matters: users look no further back.
 const SETTLED: TimeDelta = TimeDelta::minutes(1);
 
-/// The last drop that has opened of each coupon that has none open for a while, where it is sealed.
-/// One that has just opened is passed over: a claim may be a retry of one in the drop before.
+/// The last opened drop of each coupon that has had none open for a while, if it is sealed. One
+/// that has just opened is skipped: a claim may be a retry of one in the previous drop.
 async fn last_opened(
     conn: &mut Conn,
     coupons: &[CouponRow],
     unsealed: &[DropRow],
 ) -> QueryResult<Vec<DropRow>> {
-    // Not this host's clock: were it ahead, the last drop would be missed until the next opens.
+    // Not this host's clock: if it were ahead, the last drop would be missed until the next opens.
     let now: NaiveDateTime = diesel::select(sql::<Datetime>("UTC_TIMESTAMP(3)"))
         .get_result(conn)
         .await?;
@@ -403,17 +404,17 @@ fn put_together(coupons: Vec<CouponRow>, drops: Vec<DropRow>) -> Vec<(Coupon, Ve
         .collect()
 }
 
-/// What decides whether a claim of a drop can become a row.
+/// The rules that decide whether a claim of a drop can become a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropRules {
     pub coupon_id: CouponId,
     pub quantity: Slot,
-    /// In which scope one person may hold one.
+    /// The scope in which one person may hold one.
     pub once_per: OncePer,
     pub window: DropWindow,
 }
 
-/// The rules of those of these drops that exist.
+/// The rules of the existing ones among these drops.
 pub async fn rules_of_drops(
     conn: &mut Conn,
     ids: &[DropId],
@@ -446,7 +447,7 @@ pub async fn rules_of_drops(
     Ok(rows.into_iter().map(rules).collect())
 }
 
-/// Inserts a coupon and its first drops; to be called in a transaction.
+/// Inserts a coupon and its first drops; must be called in a transaction.
 pub(super) async fn insert_coupon(
     conn: &mut Conn,
     new: &NewCoupon,
@@ -513,7 +514,7 @@ async fn insert_drops(
             .execute(conn)
             .await;
         match inserted {
-            // Another process was quicker: the drop is there, which is all that was wanted.
+            // Another process was quicker: the drop exists, which is all that was wanted.
             Err(error) if super::refusal(&error) == Some(super::Refusal::Duplicate) => {}
             other => {
                 other?;

@@ -13,7 +13,7 @@ use crate::coupon::{Allow, Coupon, Drop};
 use crate::domain::{CouponId, DropId, Slot};
 use crate::schedule::Schedule;
 
-/// What is to change; `None` leaves a field as it is.
+/// A change to a coupon; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CouponChange {
     pub name: Option<String>,
@@ -22,23 +22,23 @@ pub struct CouponChange {
     pub quantity: Option<Slot>,
     pub waiting_list: Option<u32>,
     pub schedule: Option<Schedule>,
-    /// Whom it is for; `Some(None)`: everybody.
+    /// The restriction; `Some(None)`: everybody may claim.
     #[allow(clippy::option_option)]
     pub allow: Option<Option<Allow>>,
     pub drops: Vec<DropChange>,
 }
 
-/// What becomes of a drop's window.
+/// A change to a drop's window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropChange {
     pub id: DropId,
-    /// `None`: the drop goes.
+    /// `None`: the drop is deleted.
     pub to: Option<Window>,
-    /// Leave it as it is where it has claims: they may have come by hand.
+    /// Leave the drop unchanged if it has claims, which may have been inserted by hand.
     pub unless_claimed: bool,
 }
 
-/// From when to when a drop is open.
+/// The period in which a drop is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     pub opens_at: DateTime<Utc>,
@@ -46,23 +46,23 @@ pub struct Window {
     pub closed_early: bool,
 }
 
-/// What became of [`Db::take_revision_if`].
+/// The outcome of [`Db::take_revision_if`].
 #[derive(Debug)]
 pub enum Revision {
-    /// The coupon with the revision that was taken, and its drops.
+    /// The coupon with the new revision, and its drops.
     Taken(Coupon, Vec<Drop>),
-    /// It has this one; none was taken.
+    /// The coupon has this revision; none was taken.
     Another(u64),
-    /// MySQL has lost some (docs/decisions/0026-mysql-gone-back.md); none was taken.
+    /// MySQL has lost revisions (docs/decisions/0026-mysql-gone-back.md); none was taken.
     Behind,
     NoCoupon,
 }
 
 impl Db {
-    /// Takes the coupon's next revision, unless Redis has `seen` a later one than it has, and gives
-    /// the coupon and its drops as they are at that revision. A revision is a fencing token: with
-    /// it one may write the coupon's settings to Redis, until somebody takes a later one. Then
-    /// neither that write nor the commit of a change ([`Db::change_coupon`]) takes effect.
+    /// Takes the coupon's next revision, unless Redis has `seen` a later one, and returns the
+    /// coupon and its drops at that revision. A revision is a fencing token: its owner may write
+    /// the coupon's settings to Redis until somebody takes a later one. Then neither that write nor
+    /// the commit of a change ([`Db::change_coupon`]) takes effect.
     pub async fn take_revision(
         &self,
         id: CouponId,
@@ -74,7 +74,7 @@ impl Db {
         })
     }
 
-    /// [`Db::take_revision`], only where the coupon has that revision.
+    /// [`Db::take_revision`], but only if the coupon has revision `only`.
     pub async fn take_revision_if(
         &self,
         id: CouponId,
@@ -110,15 +110,15 @@ impl Db {
         .await
     }
 
-    /// Changes a coupon and its drops that are not closed at `now`, and gives them as this made
-    /// them, with the revision that it made. `revision` is the caller's, from
-    /// [`Db::take_revision`], and `expected` are those drops, in order of their numbers: where they
-    /// are others now (another operator or a repair took a later revision, or a drop was made
-    /// meanwhile) nothing changes and `None` is given.
+    /// Changes a coupon and those of its drops that are not closed at `now`, and returns their new
+    /// state, with the new revision. `revision` comes from [`Db::take_revision`], and `expected`
+    /// are those drops, in order of their numbers. If they differ now (another operator or a repair
+    /// took a later revision, or a drop was created in the meantime), nothing changes and the
+    /// result is `None`.
     ///
     /// # Errors
     /// [`DbError`]. A [`super::Refusal::BadData`] means that a slot above the quantity is issued,
-    /// and nothing was changed; any other may have come after the change took effect.
+    /// and nothing was changed; after any other error the change may have taken effect.
     pub async fn change_coupon(
         &self,
         id: CouponId,
@@ -196,7 +196,7 @@ impl Db {
 }
 
 impl Db {
-    /// Settings that MySQL has lost, with the revision that they had. `false`: it has that
+    /// Restores settings that MySQL has lost, with their revision. `false`: MySQL has that
     /// revision, or a later one.
     ///
     /// # Errors
@@ -340,7 +340,7 @@ async fn settings(conn: &mut Conn, id: CouponId) -> QueryResult<Option<(Coupon, 
     Ok(Some((coupon, drops_of(conn, id.0).await?)))
 }
 
-/// What differs, each field with what it was and what it is.
+/// The fields that differ, each with its old and new value.
 pub(crate) fn difference(
     before: Option<&(Coupon, Vec<Drop>)>,
     after: Option<&(Coupon, Vec<Drop>)>,

@@ -1,4 +1,4 @@
-//! A claim on its way into a row.
+//! A claim that is to become a row.
 
 use chrono::{DateTime, Utc};
 
@@ -12,8 +12,8 @@ pub struct Claim {
     pub drop_id: DropId,
     pub slot: Slot,
     pub user_id: UserId,
-    /// When they were admitted, if that is known; else the row says now.
+    /// When the user was admitted, if known; otherwise the row gets the present time.
     pub claimed_at: Option<DateTime<Utc>>,
-    /// The span that it came from, where it has a trace.
+    /// The span of the claim, if it has a trace.
     pub trace: Option<TraceContext>,
 }

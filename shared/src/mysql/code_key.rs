@@ -1,5 +1,5 @@
-//! The installation's key of codes (docs/decisions/0021-codes.md): reading and drawing it, and
-//! whether rows have the codes that it makes.
+//! The installation's key for codes (docs/decisions/0021-codes.md): reading and generating it, and
+//! checking that rows have the codes derived from it.
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use diesel::prelude::*;
@@ -14,38 +14,38 @@ use super::schema::{code_key, issued_coupons};
 use super::{Conn, Db, DbError, Refusal, refusal};
 use crate::domain::{CouponId, DropId, UserId};
 
-/// Rows at each end of the table of which some are compared with the key.
+/// Rows read at each end of the table; some of them are compared with the key.
 const SAMPLE: i64 = 100;
 
-/// Rows compared, those that were issued first. A hand may have changed some rows; a key that makes
-/// none of these codes is another than theirs.
+/// Number of rows compared, those issued first. Some rows may have been changed by hand; if the key
+/// yields none of these codes, it is not the key they were derived from.
 const COMPARED: usize = 5;
 
-/// `since` of a key that was drawn in place of a lost one. The rows that show the loss may be
-/// erased by age before anybody looks.
+/// `since` of a key that was generated to replace a lost one. The rows that show the loss may be
+/// deleted by retention before anybody looks.
 const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31)
     .unwrap()
     .and_time(NaiveTime::MIN)
     .and_utc();
 
-/// Why a row that is written again would get another code than its person was shown.
+/// Why a row that is written again would get another code than its user was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeKeyFault {
     Lost,
-    /// It was drawn in place of a lost one, and no operator has accepted that.
+    /// It was generated to replace a lost one, and no operator has accepted that.
     Replaced,
-    /// It does not make the codes of the rows that were issued first.
+    /// It does not yield the codes of the rows that were issued first.
     Other,
 }
 
 impl Db {
-    /// The installation's key, read once a pool.
+    /// The installation's key, read once per pool.
     pub async fn code_key(&self) -> Result<CodeKey, DbError> {
         let read = || self.run("key of the codes", async |conn| read_or_draw(conn).await);
         self.code_key.get_or_try_init(read).await.cloned()
     }
 
-    /// Draws the key right after its table was made. Rows that are there already have random codes.
+    /// Generates the key right after its table was created. Existing rows have random codes.
     pub(super) async fn draw_first_code_key(&self) -> Result<(), DbError> {
         self.run("first key of the codes", async |conn| {
             let since = if has_rows(conn).await? {
@@ -58,7 +58,7 @@ impl Db {
         .await
     }
 
-    /// Compares the stored key with rows. Costs the same whatever the size of the table.
+    /// Compares the stored key with rows. The cost does not depend on the size of the table.
     pub async fn check_code_key(&self) -> Result<Option<CodeKeyFault>, DbError> {
         self.run("compare the key of the codes", async |conn| {
             let Some((key, since)) = stored(conn).await? else {
@@ -92,7 +92,7 @@ impl Db {
     }
 }
 
-/// Whatever stands in front: a consumer of an older release writes none.
+/// Whatever prefix the code has: a consumer of an older release writes none.
 fn makes_code_of(key: &CodeKey, row: &IssuedRow) -> bool {
     let claim = Claim {
         coupon_id: CouponId(row.coupon_id),
@@ -129,8 +129,7 @@ async fn has_rows(conn: &mut Conn) -> QueryResult<bool> {
     Ok(any.is_some())
 }
 
-/// The key, drawn if there is none: claims that come now need codes, whatever became of an older
-/// key.
+/// The key, generated if there is none: new claims need codes, whatever happened to an older key.
 async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
     if let Some((key, _)) = stored(conn).await? {
         return Ok(key);
@@ -151,7 +150,7 @@ async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
         .ok_or(diesel::result::Error::NotFound)
 }
 
-/// Of two that draw at the same time one wins, and both read that key.
+/// If two processes generate a key at the same time, one wins, and both read that key.
 async fn draw(conn: &mut Conn, since: DateTime<Utc>) -> QueryResult<()> {
     let drawn: [u8; 32] = rand::rng().random();
     let row = (

@@ -1,6 +1,6 @@
 //! Codes, derived from a claim and a key of the installation: a row that is written again has the
-//! code that its person was shown. In front of it drop and slot, so that the unique index on codes
-//! is written at the place of the open drop (docs/decisions/0021-codes.md).
+//! code that its user was shown. A code begins with drop and slot, so that the unique index on
+//! codes is written near the entries of the open drop (docs/decisions/0021-codes.md).
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ use sha2::Sha256;
 use super::claim::Claim;
 use crate::domain::{DropId, Slot};
 
-/// The key that codes are derived with. One an installation.
+/// The key from which codes are derived. One per installation.
 #[derive(Clone)]
 pub struct CodeKey {
-    /// Shared: it is large, and futures keep the key.
+    /// Shared, because it is large and futures hold the key.
     hmac: Arc<Hmac<Sha256>>,
-    /// Claims made before have codes without drop and slot: their people were shown those.
+    /// Earlier claims have codes without drop and slot, because their users were shown those.
     prefixed_from: Option<DateTime<Utc>>,
 }
 
 impl CodeKey {
     /// # Errors
-    /// Never: a key of any length is taken.
+    /// Never: keys of any length are accepted.
     pub fn new(secret: &[u8], prefixed_from: Option<DateTime<Utc>>) -> Result<Self, InvalidLength> {
         Ok(Self {
             hmac: Arc::new(Hmac::new_from_slice(secret)?),
@@ -32,7 +32,7 @@ impl CodeKey {
         })
     }
 
-    /// The code of a claim made at this instant, `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`.
+    /// The code of a claim made at this time, `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`.
     pub(super) fn code(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let secret = self.secret_part(claim, claimed_at);
         let is_prefixed = self
@@ -45,8 +45,7 @@ impl CodeKey {
         }
     }
 
-    /// `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256, so that who does not know the key can't guess
-    /// it.
+    /// `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256, which nobody can guess without the key.
     pub(super) fn secret_part(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let mut mac = Hmac::clone(&self.hmac);
         let claimed_at_ms = as_kept(claimed_at).timestamp_millis();
@@ -66,18 +65,19 @@ impl CodeKey {
     }
 }
 
-/// As its column keeps the instant: a pass may have it from there.
+/// The time as its column stores it: a pass may have it from there.
 fn as_kept(claimed_at: DateTime<Utc>) -> DateTime<Utc> {
     claimed_at.round_subsecs(3)
 }
 
-/// A code for a slot that no key makes: 80 bits from the operating system's generator.
+/// A random code for a slot, not derived from any key: 80 bits from the operating system's
+/// generator.
 pub fn random_code(drop: DropId, slot: Slot) -> String {
     prefix(drop, slot) + &written(rand::rng().random())
 }
 
-/// The last four groups of a text that has the form of the codes made here, with drop and slot in
-/// front or not. Rows that a hand inserts have others.
+/// The last four groups of a text in the form of generated codes, with or without drop and slot in
+/// front. Rows inserted by hand have other codes.
 pub(super) fn secret_part_of(code: &str) -> Option<&str> {
     let secret = code.get(code.len().checked_sub(SECRET_LEN)?..)?;
     let is_group = |group: &str| group.len() == 4 && are_digits(group);
@@ -89,7 +89,7 @@ pub(super) fn secret_part_of(code: &str) -> Option<&str> {
     (secret.split('-').all(is_group) && (prefix.is_empty() || has_prefix(prefix))).then_some(secret)
 }
 
-/// Drop and slot, in an order of texts that is the order of the numbers.
+/// Drop and slot, encoded so that texts sort like the numbers.
 fn prefix(drop: DropId, slot: Slot) -> String {
     format!(
         "{}-{}-",
@@ -98,8 +98,8 @@ fn prefix(drop: DropId, slot: Slot) -> String {
     )
 }
 
-/// How many digits follow, as a digit, and the digits: 37 is `215`. So a longer number, which is a
-/// larger one, comes behind a shorter one.
+/// The number of digits, as a digit, then the digits: 37 is `215`. So a longer number, which is
+/// larger, sorts after a shorter one.
 fn number(mut value: u64) -> String {
     let mut digits = Vec::new();
     while value > 0 {
@@ -122,18 +122,18 @@ fn are_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|digit| ALPHABET.contains(&digit))
 }
 
-/// Of the lowest five bits.
+/// The digit for the lowest five bits.
 fn digit(bits: u128) -> char {
     char::from(ALPHABET[usize::try_from(bits & 31).unwrap_or_default()])
 }
 
-/// Length of four groups of four with a sign between.
+/// Length of four groups of four with a separator between them.
 const SECRET_LEN: usize = 19;
 
-/// Letters and digits that can't be taken for one another (Crockford's base 32).
+/// Letters and digits that can't be mistaken for one another (Crockford's base 32).
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// The lowest 80 bits.
+/// The lowest 80 bits as text.
 fn written(bits: u128) -> String {
     let mut code = String::with_capacity(SECRET_LEN);
     for i in 0..16 {
@@ -212,8 +212,8 @@ mod tests {
         }
     }
 
-    /// The last four groups were computed by Python's `hmac`. Another code here is another code for
-    /// everybody.
+    /// The last four groups were computed with Python's `hmac`. A different code here means a
+    /// different code for everybody.
     #[test]
     fn a_claim_has_the_same_code_in_every_version_and_to_the_millisecond() {
         assert_eq!(
@@ -263,7 +263,7 @@ mod tests {
         );
     }
 
-    /// Of every size, neighbours among them.
+    /// Numbers of every size, including neighbours.
     fn any_number(most: u32) -> impl Strategy<Value = i64> {
         (0..most, any::<i64>(), -2..=2_i64)
             .prop_map(|(bits, low, by)| ((1 << bits) | (low & ((1 << bits) - 1))) + by.max(0))

@@ -1,6 +1,6 @@
-//! Connections to MySQL: how they are made, and when one is left. A pool's connection is asked once
-//! a second whether its server takes writes. A primary that was demoted keeps its connections open
-//! and answers questions from rows that grow old, while the address leads to another by now.
+//! Connections to MySQL: how they are made, and when one is discarded. A pooled connection checks
+//! once a second whether its server takes writes. A demoted primary keeps its connections open and
+//! answers queries from rows that grow old, while the address may already lead to another server.
 
 use std::time::Duration;
 
@@ -20,36 +20,37 @@ use crate::tls::{self, StoreAddress, Tls};
 /// The connection that queries run on.
 pub type Conn = AsyncMysqlConnection;
 
-/// A connection that was not asked for this long is asked before it is used.
+/// A connection that was not checked for this long is checked before use.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
-/// How long that may take. Where the host died without a word, a caller waits for this much, not
-/// for the whole time limit; other connections that have been silent for as long go unasked.
+/// Maximum duration of that check. If the host died without closing its connections, a caller waits
+/// only this long, not for the whole time limit; other connections that have been silent as long
+/// are discarded without a check.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A question that is given up sooner says nothing: its caller may have gone.
+/// A check that is given up sooner proves nothing: its caller may have gone.
 const LISTENED: Duration = Duration::from_millis(200);
 
-/// Pause after a connection that could not be made. While MySQL is silent, the calls of a crowd run
-/// out of time one after the other, and each would begin a connection just before it does.
+/// Pause after a failed attempt to connect. While MySQL does not answer, many calls time out one
+/// after the other, and each would begin a connection just before it does.
 const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 
-/// A pool's way to make connections and to try them out.
+/// Creates and checks the connections of a pool.
 pub(super) struct Connecting {
     address: StoreAddress,
     failed_at: Mutex<Option<Instant>>,
-    /// Since when a connection has not answered: those that nothing was heard of since then may
-    /// lead to the same silent host.
+    /// Since when a connection has not answered: connections that were silent since then may lead
+    /// to the same unreachable host.
     silent_since: Mutex<Option<Instant>>,
 }
 
 /// A connection of a pool.
 pub(super) struct Pooled {
     pub(super) conn: Conn,
-    /// When its server was last asked whether it takes writes. A fresh one counts as asked: where
-    /// the address leads to a read-only server, that is all there is.
+    /// When the server was last checked for taking writes. A fresh connection counts as checked: if
+    /// the address leads to a read-only server, there is no other.
     asked_at: Instant,
-    /// When it last gave an answer.
+    /// When it last answered.
     heard_at: Instant,
 }
 
@@ -116,7 +117,7 @@ impl Manager for Connecting {
         match answer {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => {
-                tracing::debug!("MySQL is read-only: connecting anew");
+                tracing::debug!("MySQL is read-only: reconnecting");
                 Err(RecycleError::message("its server is read-only"))
             }
             Ok(Err(error)) => Err(RecycleError::message(error.to_string())),
@@ -126,14 +127,14 @@ impl Manager for Connecting {
 }
 
 impl Connecting {
-    /// A connection has not answered since then.
+    /// Records that a connection has not answered since this time.
     pub(super) fn no_answer_since(&self, began: Instant) {
         let mut since = self.silent_since.lock();
         *since = Some(since.map_or(began, |before| before.max(began)));
     }
 }
 
-/// Notes the silence when dropped: also where the caller's time is up before the answer's.
+/// Records the silence when dropped, even if the caller's time is up before an answer.
 struct Asking<'a> {
     connecting: &'a Connecting,
     began: Instant,
@@ -149,7 +150,7 @@ impl Drop for Asking<'_> {
 }
 
 impl Pooled {
-    /// It gave an answer.
+    /// Records an answer.
     pub(super) fn is_heard(&mut self) {
         self.heard_at = Instant::now();
     }
@@ -162,10 +163,10 @@ impl Pooled {
     }
 }
 
-/// Whether a server takes writes: Aurora says by the second that it does not.
+/// Whether a server takes writes: Aurora uses the second variable.
 pub(super) const IS_PRIMARY: &str = "(@@global.read_only = 0 AND @@global.innodb_read_only = 0)";
 
-/// The same as a statement that is prepared once a connection.
+/// The same as a statement that is prepared once per connection.
 #[derive(QueryId)]
 struct IsPrimary;
 
@@ -182,7 +183,7 @@ impl QueryFragment<Mysql> for IsPrimary {
     }
 }
 
-/// Notes a failure when dropped: also where the caller's time is up.
+/// Records a failure when dropped, even if the caller's time is up.
 struct ConnectAttempt<'a> {
     connecting: &'a Connecting,
     failed: bool,
@@ -196,18 +197,18 @@ impl Drop for ConnectAttempt<'_> {
     }
 }
 
-/// Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't
-/// block each other. wait_timeout: a process that stands still, or whose host is gone without a
-/// word, holds the locks of its transaction and its GET_LOCK until MySQL gives its connection up.
-/// The default is eight hours. innodb_lock_wait_timeout: less than a statement's time limit, so
-/// that a lock is told from silence. lc_messages: diesel passes an error's text on and not its
-/// number, and [`super::refusal`] reads the text.
+/// Strict: invalid data is refused, never truncated. READ COMMITTED: no gap locks, so consumers
+/// don't block each other. wait_timeout: a process that is paused, or whose host died without
+/// closing its connections, holds the locks of its transaction and its GET_LOCK until MySQL ends
+/// its connection. The default is eight hours. innodb_lock_wait_timeout: less than a statement's
+/// time limit, to distinguish a lock from an unreachable server. lc_messages: diesel passes on an
+/// error's text but not its number, and [`super::refusal`] reads the text.
 const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
      SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION wait_timeout = 10, \
      SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
 
-/// A connection outside the pool, set up alike: for locks that live as long as their connection.
-/// Made without diesel, which drops what kind of error there was; with its options.
+/// A connection outside the pool with the same settings, for locks that live as long as their
+/// connection. Made without diesel, which hides the kind of error; with its options.
 pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
     let url = as_given(address.url().to_owned());
     let opts = Opts::from_url(&url)
@@ -230,8 +231,8 @@ const UNKNOWN_DATABASE: u16 = 1049;
 /// `require_secure_transport` is on.
 const WANTS_TLS: u16 = 3159;
 
-/// Tells a wrong user, password, database or certificate, which is a wrong setting, from a server
-/// that is busy or stops.
+/// Distinguishes a wrong user, password, database or certificate, which are wrong settings, from a
+/// server that is busy or shutting down.
 fn why_not(
     error: mysql_async::Error,
     database: Option<&str>,
@@ -258,7 +259,7 @@ fn why_not(
             let certificate = if may_need_certificate { "; a user may also need DATABASE_CERT_FILE" } else { "" };
             ConnectionError::InvalidConnectionUrl(format!("{error}; see DATABASE_URL{certificate}"))
         }
-        // MySQL asks users that it does not know for a password in any of its ways.
+        // MySQL asks unknown users for a password by any of its plugins.
         mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. }) => {
             ConnectionError::InvalidConnectionUrl(format!(
                 "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password; see DATABASE_URL"
@@ -268,9 +269,9 @@ fn why_not(
     }
 }
 
-/// By default mysql_async asks a server at a loopback address for its socket file and goes on
+/// By default mysql_async asks a server at a loopback address for its socket file and connects
 /// through that, which need not be the same server: behind a tunnel or a proxy it is another one,
-/// or none. The URL means what it says.
+/// or none. The URL must be taken literally.
 fn as_given(mut url: String) -> String {
     if !url.contains("prefer_socket=") {
         url.push(if url.contains('?') { '&' } else { '?' });

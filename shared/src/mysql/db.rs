@@ -1,7 +1,7 @@
 //! A cancelled MySQL query is poison: when its future is dropped mid-flight, the reply stays on the
-//! connection and the next query reads another one's rows (seen with diesel-async 0.9.2 and
-//! mysql_async 0.36; the system tests show it). So every call runs in a task of its own that the
-//! caller only awaits, and a connection that ran out of time is thrown away.
+//! connection and the next query reads the rows of another (seen with diesel-async 0.9.2 and
+//! mysql_async 0.36; the system tests show it). So every call runs in a separate task that the
+//! caller only awaits, and a connection that timed out is thrown away.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::quoted::without_values;
 use crate::tls::StoreAddress;
 
 /// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
-/// has the same trait, private.)
+/// has the same trait, but private.)
 pub trait AsyncFunc<T, R>:
     AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut
 {
@@ -37,13 +37,13 @@ where
     type Fut = Fut;
 }
 
-/// Why a database call gave no answer.
+/// Why a database call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// No connection could be had in time.
+    /// No connection could be established in time.
     #[error("MySQL cannot be reached: {0}")]
     Unreachable(String),
-    /// MySQL answered and does not let this process in. Waiting does not mend it.
+    /// MySQL answered and refuses this process. Waiting does not help.
     #[error("MySQL does not let this process in: {0}")]
     Refused(String),
     /// The call took longer than the limit; its connection was closed. It may have taken effect.
@@ -67,8 +67,7 @@ pub enum DbError {
 }
 
 impl DbError {
-    /// The schema refused what would have been written. Nothing was, and trying again changes
-    /// nothing.
+    /// The schema refused the write. Nothing was written, and retrying does not help.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Query { source, .. } if refusal(source).is_some())
     }
@@ -90,14 +89,14 @@ impl DbError {
         })
     }
 
-    /// Another transaction has had a row locked for long.
+    /// Another transaction has locked a row for too long.
     pub fn is_lock_wait(&self) -> bool {
         use diesel::result::Error::DatabaseError;
         let waited = "Lock wait timeout exceeded";
         matches!(self, Self::Query { source: DatabaseError(_, info), .. } if info.message().starts_with(waited))
     }
 
-    /// It speaks of what was to be written or read, and not of MySQL: other rows can be.
+    /// The error concerns the data of this call, not MySQL: other rows can be read and written.
     pub fn is_about_data(&self) -> bool {
         use diesel::result::Error::{DeserializationError, SerializationError};
         let unreadable = |e: &_| matches!(e, DeserializationError(_) | SerializationError(_));
@@ -107,13 +106,13 @@ impl DbError {
     }
 }
 
-/// How [`Db`] connects.
+/// Settings of [`Db`].
 #[derive(Debug, Clone)]
 pub struct DbSettings {
     /// `mysql://user:password@host:port/database`, and how connections are encrypted.
     pub url: StoreAddress,
     pub pool_size: usize,
-    /// Longest wait for a connection, and then for the call's end.
+    /// Maximum wait for a connection, and then for the end of the call.
     pub limit: Duration,
 }
 
@@ -127,7 +126,7 @@ pub struct Db {
 }
 
 impl Db {
-    /// A pool that connects when first used.
+    /// A pool that connects on first use.
     pub fn new(settings: &DbSettings) -> anyhow::Result<Self> {
         let pool = Pool::builder(Connecting::new(settings.url.clone()))
             .max_size(settings.pool_size)
@@ -140,8 +139,9 @@ impl Db {
         })
     }
 
-    /// The same, but every answer is one of a primary: a call on a server that is read-only when it
-    /// ends is [`DbError::ReadOnly`]. For a pass, which must not take an old row for what there is.
+    /// The same, but every answer comes from a primary: a call on a server that is read-only when
+    /// the call ends fails with [`DbError::ReadOnly`]. For passes, which must not mistake old rows
+    /// for the present state.
     #[must_use]
     pub fn of_primary(&self) -> Self {
         Self {
@@ -150,12 +150,12 @@ impl Db {
         }
     }
 
-    /// Runs `op` on a connection of the pool, in a task of its own: when the caller is dropped, the
-    /// call goes on to its end. `what` names the call in errors.
+    /// Runs `op` on a connection of the pool, in a separate task: if the caller is dropped, the
+    /// call still runs to its end. `what` names the call in errors.
     ///
     /// # Errors
-    /// [`DbError`]; after one that may have left the connection in the middle of something, that
-    /// connection is closed.
+    /// [`DbError`]; after an error that may have left a reply on the connection, the connection is
+    /// closed.
     pub async fn run<T, F>(&self, what: &'static str, op: F) -> Result<T, DbError>
     where
         for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
@@ -167,7 +167,7 @@ impl Db {
         self.run_within(self.limit, what, op).await
     }
 
-    /// [`Db::run`] with a limit of its own, for calls that are known to be long.
+    /// [`Db::run`] with another limit, for calls that are known to be long.
     pub async fn run_within<T, F>(
         &self,
         limit: Duration,
@@ -191,18 +191,18 @@ impl Db {
             .map_err(|_| DbError::Panicked { what })
     }
 
-    /// Asks MySQL for a sign of life.
+    /// Checks that MySQL answers.
     pub async fn ping(&self) -> Result<(), DbError> {
         self.run("ping", async |conn| conn.batch_execute("DO 0").await)
             .await
     }
 }
 
-/// What a call gives, whatever its type.
+/// The result of a call, whatever its type.
 type AnyValue = Box<dyn Any + Send>;
 
-/// A call. Without its type, so that there is one kind of task for all of them: tokio's and
-/// deadpool's code around it is compiled once, not once a query.
+/// A call, type-erased, so that all calls share one kind of task: tokio's and deadpool's code
+/// around it is compiled once, not once per query.
 type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<AnyValue>> + Send>;
 
 async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
@@ -218,7 +218,7 @@ async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<
     };
     let answer = async {
         let value = op(&mut pooled.conn).await?;
-        // Asked afterwards: what was read of a server that takes writes now was not old.
+        // Checked afterwards: rows read from a server that takes writes now were not old.
         let is_believed = !db.of_primary || pooled.takes_writes().await?;
         Ok((value, is_believed))
     };
@@ -250,7 +250,7 @@ fn no_connection(error: &ConnectionError) -> DbError {
     }
 }
 
-/// Errors after which the connection certainly waits for the next command. Any other may be an I/O
+/// Errors after which the connection certainly expects the next command. Any other may be an I/O
 /// error in disguise.
 fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
     matches!(error, diesel::result::Error::NotFound) || refusal(error).is_some()
@@ -262,8 +262,8 @@ struct LockAnswer {
     answer: Option<i64>,
 }
 
-/// Takes a lock that lives as long as its connection, waiting at most so long; whether it was free.
-/// Locks are per server, so the name is completed by the database's.
+/// Takes a lock that is held as long as its connection lives; returns whether it was free within
+/// `seconds`. Locks are per server, so the database's name completes the lock's.
 pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
     let sql = "SELECT CAST(GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?) AS SIGNED) AS answer";
     let asked = diesel::sql_query(sql)
@@ -273,8 +273,8 @@ pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> Query
 }
 
 impl Db {
-    /// A connection of its own that is never in the pool, for what must live and die with its
-    /// connection (`GET_LOCK`).
+    /// A dedicated connection outside the pool, for locks that live and die with their connection
+    /// (`GET_LOCK`).
     pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
         match tokio::time::timeout(settings.limit, establish(&settings.url)).await {
             Ok(Ok(conn)) => Ok(conn),
@@ -287,11 +287,10 @@ impl Db {
     }
 }
 
-/// A statement that MySQL understood and refused because of what it would have written. Trying
-/// again changes nothing.
+/// A statement that MySQL understood and refused because of its data. Retrying does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// A unique key: the slot is taken, the person has one, or the code exists.
+    /// A unique key: the slot is taken, the user has a slot, or the code exists.
     Duplicate,
     /// No such drop, or a drop of another coupon.
     UnknownDrop,
@@ -303,7 +302,8 @@ pub enum Refusal {
     BadData,
 }
 
-/// How MySQL begins to say so of data. The last two: text with letters that the column can't have.
+/// How MySQL's messages about bad data begin. The last two: text with characters that the column
+/// can't store.
 const BAD_DATA: [&str; 6] = [
     "Data too long",
     "Incorrect ",
@@ -313,9 +313,9 @@ const BAD_DATA: [&str; 6] = [
     "Conversion from coll",
 ];
 
-/// Whether an error is a refusal, from a connection that `establish` set up: its texts are English
-/// whatever the server's `lc_messages`. `None` means that the call may be tried again: MySQL is
-/// away, read-only, locked, or full.
+/// Whether an error is a refusal, on a connection that `establish` set up: its texts are English
+/// whatever the server's `lc_messages`. `None` means that the call may be retried: MySQL is
+/// unavailable, read-only, locked, or full.
 pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
     let diesel::result::Error::DatabaseError(kind, info) = error else {
         return None;
@@ -342,7 +342,7 @@ pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
     }
 }
 
-/// A refusal quotes the row that was refused, and so its person.
+/// A refusal quotes the refused row, and so its user.
 fn in_logs(error: &diesel::result::Error) -> String {
     if refusal(error).is_some() {
         without_values(error)

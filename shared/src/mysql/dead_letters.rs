@@ -1,6 +1,6 @@
 //! The dead-letter table `failed_claims`: claims that did not become a row, kept until the
-//! reconciler or a person has resolved them. It is the fallback for claims that Kafka did not take,
-//! too (reason [`UNPUBLISHED`]).
+//! reconciler or a person has resolved them. It is also the fallback for claims that Kafka did not
+//! accept (reason [`UNPUBLISHED`]).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -34,37 +34,37 @@ pub struct DeadLetterRow {
     pub id: i64,
     pub coupon_id: Option<i64>,
     pub drop_id: Option<i64>,
-    /// The slot, however wrong.
+    /// The slot, even if invalid.
     pub slot: Option<i64>,
-    /// The person, in full, where known.
+    /// The user id in full, if known.
     pub user_id: Option<String>,
-    /// When they were admitted (UTC), where known.
+    /// When the user was admitted (UTC), if known.
     pub claimed_at: Option<NaiveDateTime>,
     pub reason: String,
     pub error: Option<String>,
-    /// When it came here (UTC).
+    /// When it was written (UTC).
     pub failed_at: NaiveDateTime,
-    /// When it was dealt with (UTC).
+    /// When it was resolved (UTC).
     pub resolved_at: Option<NaiveDateTime>,
     pub resolution: Option<String>,
     pub resolution_detail: Option<String>,
     pub source_partition: Option<i32>,
     pub source_offset: Option<i64>,
-    /// The span that it came from, as W3C has it, where it has a trace.
+    /// The span of the claim in W3C format, if it has a trace.
     pub traceparent: Option<String>,
 }
 
 impl DeadLetterRow {
-    /// Whether only a message says so. Anybody who can write to the topic could have sent it. An
-    /// API or a person wrote the others.
+    /// Whether it rests only on a message, which anybody who can write to the topic could have
+    /// sent. All others were written by an API or an operator.
     pub fn is_of_message(&self) -> bool {
         self.source_partition.is_some() && self.reason != CORRECTED
     }
 }
 
 impl Db {
-    /// How many unresolved dead letters name each of these drops and no other coupon than its;
-    /// drops without one are left out.
+    /// The number of unresolved dead letters of each drop that name no coupon other than the
+    /// drop's; drops without one are left out.
     pub async fn count_dead_letters(
         &self,
         drops: Vec<DropId>,
@@ -88,10 +88,9 @@ impl Db {
         .await
     }
 
-    /// The unresolved dead letters of a drop on a range of slots, in order of slots. Of those on
-    /// one slot only the first hundred, by age: at most one is issued there, so a flood of them
-    /// delays no other slot's. Those that only a message names come last, so that they hide no
-    /// others.
+    /// The unresolved dead letters of a drop in a range of slots, in order of slots. For each slot
+    /// only the oldest hundred: at most one is issued there, so a flood of them delays no other
+    /// slot's. Dead letters that rest only on a message come last, so that they hide no others.
     pub async fn dead_letters_on_slots(
         &self,
         coupon: CouponId,
@@ -113,7 +112,7 @@ impl Db {
                 );
                 next = last + 1;
             } else {
-                // The last slot may have more: it is read once more, as the first.
+                // The last slot may have more: it is read again, as the first of the next page.
                 some.retain(|letter| letter.slot != Some(last));
                 next = last;
             }
@@ -128,7 +127,8 @@ impl Db {
         Ok(found)
     }
 
-    /// The first of them in order of slots; all, or without those that only a message names.
+    /// The first dead letters in order of slots; all kinds, or without those that rest only on a
+    /// message.
     async fn some_dead_letters(
         &self,
         coupon: CouponId,
@@ -165,8 +165,8 @@ impl Db {
         .await
     }
 
-    /// Unresolved dead letters of a drop that name none of its slots: a thousand at most that name
-    /// a person, and a few that name nobody.
+    /// Unresolved dead letters of a drop that name none of its slots: at most a thousand with a
+    /// user, and a few without.
     pub async fn dead_letters_beside_slots(
         &self,
         coupon: CouponId,
@@ -192,8 +192,8 @@ impl Db {
     }
 
     /// The unresolved dead letters that name no drop in which a pass could issue them, of one
-    /// coupon or drop if it is given; counted by why, each with a few examples. If they are few,
-    /// the examples are all of them.
+    /// coupon or drop if given; counted by reason, each with a few examples. If they are few, the
+    /// examples are all of them.
     pub async fn loose_dead_letters(
         &self,
         coupon: Option<CouponId>,
@@ -222,8 +222,8 @@ impl Db {
         .await
     }
 
-    /// Deletes dead letters, payloads and all, that were resolved longer than `kept` ago, in small
-    /// statements; gives their number. Unresolved ones stay for good.
+    /// Deletes dead letters, including payloads, that were resolved longer than `kept` ago, in
+    /// small statements; returns their number. Unresolved ones stay forever.
     pub async fn delete_resolved_dead_letters(&self, kept: Duration) -> Result<usize, DbError> {
         const STATEMENTS: usize = 20;
         let mut deleted = 0;
@@ -245,7 +245,8 @@ impl Db {
         Ok(deleted)
     }
 
-    /// A person's dead letters of one coupon, resolved ones too, oldest first; a thousand at most.
+    /// A user's dead letters of one coupon, including resolved ones, oldest first; a thousand at
+    /// most.
     pub async fn dead_letters_of_person(
         &self,
         coupon: CouponId,
@@ -268,7 +269,7 @@ impl Db {
         .await
     }
 
-    /// People named by dead letters on a slot of a drop; a hundred dead letters at most.
+    /// Users with dead letters on a slot of a drop; from a hundred dead letters at most.
     pub async fn people_of_dead_letters_on(
         &self,
         drop: DropId,
@@ -294,7 +295,7 @@ impl Db {
         .await
     }
 
-    /// Marks dead letters as resolved by a run; the first resolution stands.
+    /// Marks dead letters as resolved by a run; an earlier resolution stays.
     pub async fn resolve_dead_letters(
         &self,
         resolutions: Vec<Resolution>,
@@ -308,26 +309,27 @@ impl Db {
     }
 }
 
-/// Longest count of everything that is unresolved, out of the index.
+/// Maximum duration of counting everything that is unresolved, from the index.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Drops in one statement's list.
+/// Drops per statement.
 const DROPS_AT_ONCE: usize = 1_000;
 
 const LETTERS_AT_ONCE: usize = 2_000;
 
-/// Dead letters on one slot that a pass decides on.
+/// Maximum number of dead letters on one slot that a pass processes.
 const OF_A_SLOT: usize = 100;
 
 const DELETED_AT_ONCE: usize = 500;
 
-/// Dead letters told by name, where more are only counted.
+/// Dead letters that are listed; further ones are only counted.
 const EXAMPLES: usize = 10;
 
 const COLUMNS: &str = "f.id, f.coupon_id, f.drop_id, f.slot, f.user_id, f.claimed_at, f.reason, f.error, f.failed_at, \
                        f.resolved_at, f.resolution, f.resolution_detail, f.source_partition, f.source_offset, f.traceparent";
 
-/// Grouped by what they name before the drops are looked up: three million may name a few.
+/// Grouped by coupon and drop before the drops are looked up: three million dead letters may name
+/// only a few.
 const LOOSE: &str = "SELECT CASE WHEN g.drop_id IS NULL THEN 'no drop' \
          WHEN d.id IS NULL THEN 'a drop that does not exist' \
          WHEN g.coupon_id <> d.coupon_id THEN 'a drop of another coupon' \
@@ -359,13 +361,13 @@ struct LooseGroup {
 /// Dead letters that no pass can resolve.
 #[derive(Debug, Clone)]
 pub struct LooseDeadLetters {
-    /// What they name instead of a drop that passes compare.
+    /// The thing named instead of a drop that passes compare.
     pub why: String,
     pub number: u64,
     pub examples: Vec<DeadLetterRow>,
 }
 
-/// How a dead letter was resolved.
+/// The resolution of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
     pub id: i64,
@@ -374,7 +376,7 @@ pub struct Resolution {
     pub detail: String,
 }
 
-/// Resolves many in one statement, found by their ids.
+/// Resolves many in one statement, by their ids.
 pub(super) async fn resolve(
     conn: &mut Conn,
     resolutions: &[Resolution],
@@ -401,7 +403,7 @@ pub(super) async fn resolve(
     conn.batch_execute(&sql).await
 }
 
-/// Numbers for a list of SQL.
+/// Numbers as an SQL list.
 pub(super) fn list(numbers: impl Iterator<Item = i64>) -> String {
     numbers
         .map(|number| number.to_string())

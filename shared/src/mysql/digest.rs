@@ -1,4 +1,4 @@
-//! What the daily digest says of a stretch of time, gathered from all tables of the reconciler.
+//! The data of the daily digest for a period, from all tables of the reconciler.
 
 use std::time::Duration;
 
@@ -14,26 +14,26 @@ use super::schema::{
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 
-/// Lines of a list; the mail says how many more there are.
+/// Lines per list; the mail gives the number of further ones.
 const LINES: i64 = 20;
 
-/// A day of passes every second is some 86,000 rows.
+/// With a pass every second, a day has some 86,000 rows.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An alert that is open at its end.
+/// An alert that is open at the end of the period.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenAlert {
     /// Its number.
     pub id: i64,
-    /// One line on it.
+    /// One line about it.
     pub summary: String,
-    /// The coupon's name, where it concerns one.
+    /// The coupon's name, if it concerns one.
     pub coupon_name: Option<String>,
-    /// The drop, where it concerns one.
+    /// The drop concerned, if any.
     pub drop_id: Option<DropId>,
-    /// Since when it fires.
+    /// When it began to fire.
     pub since: DateTime<Utc>,
-    /// Who took it on.
+    /// The operator who acknowledged it.
     pub acknowledged_by: Option<String>,
 }
 
@@ -43,33 +43,33 @@ pub struct DigestDrop {
     pub coupon_id: CouponId,
     pub coupon_name: String,
     pub drop_id: DropId,
-    /// How many it offered.
+    /// Number of coupons offered.
     pub quantity: u32,
-    /// How many people hold one.
+    /// Number of coupons issued.
     pub rows: u32,
 }
 
-/// An address of which mails were given up.
+/// An address whose mails were given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostMails {
-    /// As it stands in a header.
+    /// As written in a header.
     pub recipient: String,
     pub given_up: u64,
-    /// Mails to the same address that a server took.
+    /// Mails to the same address that a server accepted.
     pub sent: u64,
 }
 
-/// What the daily digest says: everything of a stretch of time.
+/// The daily digest: everything of a period.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DailyDigest {
-    /// From then on.
+    /// Start, inclusive.
     pub from: DateTime<Utc>,
-    /// Until before then.
+    /// End, exclusive.
     pub to: DateTime<Utc>,
-    /// What needs a person, oldest first; the first of them.
+    /// The first of the alerts that need a person, oldest first.
     pub open: Vec<OpenAlert>,
     pub open_total: u64,
-    /// Promises that could not be kept and were not mended since.
+    /// Promises that could not be kept and have not been resolved.
     pub broken: u64,
     /// Runs that ended, by status.
     pub runs: Vec<(String, u64)>,
@@ -77,20 +77,20 @@ pub struct DailyDigest {
     pub last_success_at: Option<DateTime<Utc>>,
     /// Findings by kind: how many, and of those how many repaired.
     pub findings: Vec<(String, u64, u64)>,
-    /// Drops verified exact; the first of them.
+    /// The first of the drops that were verified exact.
     pub sealed: Vec<DigestDrop>,
     pub sealed_total: u64,
-    /// People, rows and failed claims that runs examined.
+    /// Users, rows and failed claims that runs examined.
     pub examined: [u64; 3],
-    /// Mails sent, waiting, given up, and given up because no mail server was set for days.
+    /// Mails sent, waiting, given up, and given up because no mail server was configured for days.
     pub mails: [u64; 4],
-    /// Mails given up by address, without those that no mail server was set for.
+    /// Mails given up by address, except those that had no mail server.
     pub lost_mails: Vec<LostMails>,
-    /// The operator vouches for Redis, and nothing checks it.
+    /// The operator asserts that Redis is configured safely, and nothing checks it.
     pub redis_is_managed: bool,
 }
 
-/// Gathers what happened in a stretch of time.
+/// Gathers the events of a period.
 pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<DailyDigest, DbError> {
     db.run_within(LIMIT, "gather the day", async move |conn| {
         let (since, until) = (from.naive_utc(), to.naive_utc());
@@ -242,7 +242,7 @@ async fn sealed(
     Ok((rows.into_iter().map(drop).collect(), unsigned(total)))
 }
 
-/// Number, summary, coupon's name, drop, since when, who took it on.
+/// Number, summary, coupon's name, drop, time it began to fire, operator who acknowledged it.
 type OpenRow = (
     i64,
     String,

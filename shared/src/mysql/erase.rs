@@ -1,5 +1,5 @@
-//! Erasing a person: a pseudonym replaces their id in every table, random texts replace their
-//! codes, and the free texts of those rows go. The rows stay, so that totals stay exact.
+//! Erasing a user: a pseudonym replaces the id in every table, random texts replace the codes, and
+//! free texts in those rows are deleted. The rows stay, so that totals stay exact.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, UserId};
 
-/// Findings and acts have no index of people.
+/// Findings and operators' actions have no index on users.
 const LONG: Duration = Duration::from_secs(120);
 
-/// What takes the place of a text that may name a person.
+/// Replaces a text that may contain a user id.
 pub(super) const GONE: &str = "erased";
 
-/// A random text for each row, in place of an id or of a code: a code is derived from the id, so
-/// with the key anybody could try ids until one has this code.
+/// A random text for each row, instead of an id or a code: a code is derived from the id, so
+/// anybody with the key could try ids until one yields this code.
 pub(super) const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 
 /// Rows by table.
@@ -41,11 +41,11 @@ struct FoundAct {
 }
 
 impl Db {
-    /// The coupons in which a person is named: by a row, a revocation, or a broken promise.
+    /// The coupons in which a user has a row, a revocation, or a broken promise.
     pub async fn coupons_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
         let user = user.to_string();
         self.run_within(LONG, "coupons of a person", async move |conn| {
-            // By the unique key of each table, a look a coupon.
+            // By the unique key of each table: one lookup per coupon.
             let of = |table: &str| {
                 format!(
                     "SELECT t.coupon_id AS id FROM coupons c STRAIGHT_JOIN {table} t \
@@ -66,7 +66,7 @@ impl Db {
         .await
     }
 
-    /// How many dead letters and promises of a person are still open.
+    /// The number of open dead letters and promises of a user.
     pub async fn open_of_person(&self, user: &UserId) -> Result<i64, DbError> {
         let user = user.clone();
         self.run_within(LONG, "what is open of a person", async move |conn| {
@@ -75,8 +75,8 @@ impl Db {
         .await
     }
 
-    /// Puts the pseudonym in place of a person's id in what these coupons gave out. All of it, or
-    /// nothing: `None` where a drop of theirs is not sealed any more, or something of the person is
+    /// Replaces a user's id by the pseudonym in the rows of these coupons. All of it, or nothing:
+    /// `None` if one of their drops is no longer sealed, or a dead letter or promise of the user is
     /// open.
     pub async fn erase(
         &self,
@@ -89,7 +89,7 @@ impl Db {
             conn.transaction(async |conn| {
                 let ids = list(coupons.iter().map(|coupon| coupon.0));
                 if !coupons.is_empty() {
-                    // Nobody unseals one meanwhile.
+                    // Locked, so that nobody unseals one in the meantime.
                     let lock = format!(
                         "SELECT CAST(COALESCE(SUM(sealed_at IS NULL), 0) AS SIGNED) AS id FROM \
                          (SELECT sealed_at FROM drops WHERE coupon_id IN ({ids}) FOR SHARE) d"
@@ -116,7 +116,7 @@ impl Db {
                         rows.push((table, rename(conn, table, texts, &which, &user, &pseudonym).await?));
                     }
                 }
-                // The hash is over the message, which has the id.
+                // The hash covers the message, which contains the id.
                 let texts =
                     ", payload = NULL, source_hash = NULL, error = NULL, resolution_detail = NULL, traceparent = NULL";
                 let dealt_with = "resolved_at IS NOT NULL AND";
@@ -133,24 +133,25 @@ impl Db {
         .await
     }
 
-    /// The same in what passes found and operators did. It may be repeated.
+    /// The same in findings of passes and actions of operators. It may be repeated.
     pub async fn erase_records(
         &self,
         user: UserId,
         pseudonym: String,
     ) -> Result<RowsByTable, DbError> {
         self.run_within(LONG, "erase a person in records", async move |conn| {
-            // `content` tells findings apart by a hash of what they say, the id among it: whoever
-            // guesses an id could compute it.
+            // `content` identifies findings by a hash that includes the id: anybody who guesses an
+            // id could compute it.
             let texts = ", detail = 'erased', content = NULL";
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
             if findings > 0 {
-                // The same of alerts, which name nobody: one that fires is mailed once more.
+                // The hash is also in alerts, although they name nobody: an alert that fires is
+                // mailed once more.
                 diesel::sql_query("UPDATE alerts SET content_hash = ''")
                     .execute(conn)
                     .await?;
             }
-            // As JSON_SEARCH reads it, `_` and `%` are patterns.
+            // For JSON_SEARCH, `_` and `%` are wildcards.
             let pattern = user.as_str().replace('_', "\\_");
             let named = "SELECT id, CAST(detail AS CHAR) AS detail FROM ops_actions \
                          WHERE JSON_SEARCH(detail, 'one', ?) IS NOT NULL";
@@ -205,7 +206,7 @@ async fn rename(
         .await
 }
 
-/// Strings that are the person, and the free texts beside one.
+/// Replaces strings that equal the user's id, and the free texts beside them.
 fn replace(value: &mut Value, user: &str, pseudonym: &str) {
     match value {
         Value::String(text) if text == user => pseudonym.clone_into(text),

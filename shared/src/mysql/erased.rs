@@ -1,6 +1,6 @@
-//! Claims of erased people. A message that is read again after an erase names its person in full,
-//! and is recognised by what the erase leaves of the claim: drop, slot and instant. The consumer's
-//! `classify` compares rows; these are the claims without a row.
+//! Claims of erased users. A message that is read again after an erasure contains the full user id;
+//! the erased claim's drop, slot and time identify it. The consumer's `classify` compares rows;
+//! these are the claims without a row.
 
 use std::collections::HashMap;
 
@@ -15,15 +15,15 @@ use super::erase::GONE;
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId, Slot};
 
-/// Begins every pseudonym.
+/// Prefix of every pseudonym.
 const PSEUDONYMS: &str = "erased-";
 
-/// Of dead letters: an erase takes the payload of a resolved one. A dead letter of somebody whose
-/// own id begins like a pseudonym has its payload, or is open.
+/// SQL for dead letters of erased users: an erasure removes the payload of a resolved one. If a
+/// user's own id begins like a pseudonym, the dead letter has its payload, or is open.
 pub(super) const ERASED_LETTER: &str =
     "user_id LIKE 'erased-%' AND resolved_at IS NOT NULL AND payload IS NULL";
 
-/// Whether this stands in place of the id of somebody who was erased.
+/// Whether the text is the pseudonym of an erased user.
 pub fn is_pseudonym(user: &str) -> bool {
     let digits = user.strip_prefix(PSEUDONYMS).unwrap_or_default();
     digits.len() == 20
@@ -32,12 +32,12 @@ pub fn is_pseudonym(user: &str) -> bool {
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// As its column keeps an instant.
+/// The time with the precision of its column.
 pub fn as_stored(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().round_subsecs(3)
 }
 
-/// What is known of one such claim besides its drop and slot.
+/// The known facts of one such claim besides its drop and slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
 struct ErasedClaim {
     #[diesel(sql_type = BigInt)]
@@ -46,17 +46,17 @@ struct ErasedClaim {
     slot: i64,
     #[diesel(sql_type = Nullable<Datetime>)]
     claimed_at: Option<NaiveDateTime>,
-    /// Of a revocation that came before its row: no claim after it is meant.
+    /// The time of a revocation that came before its row: later claims do not count.
     #[diesel(sql_type = Nullable<Datetime>)]
     revoked_at: Option<NaiveDateTime>,
 }
 
-/// Claims of erased people on some slots: their revocations and their dead letters.
+/// Claims of erased users on some slots, from their revocations and their dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ErasedClaims(HashMap<(DropId, i64), Vec<ErasedClaim>>);
 
 impl ErasedClaims {
-    /// Whether a claim on this slot that was admitted then is one of them.
+    /// Whether a claim on this slot, admitted at this time, is one of them.
     pub fn contain(&self, drop: DropId, slot: Slot, claimed_at: DateTime<Utc>) -> bool {
         let at = as_stored(claimed_at);
         let is_it = |one: &ErasedClaim| match one.claimed_at {
@@ -68,7 +68,7 @@ impl ErasedClaims {
             .is_some_and(|on_slot| on_slot.iter().any(is_it))
     }
 
-    /// Those on the slots from one to another of drops, each named with its coupon.
+    /// The claims on a range of slots of drops, each given with its coupon.
     pub(super) async fn read(
         conn: &mut Conn,
         drops: &[(CouponId, DropId)],
@@ -98,7 +98,7 @@ impl ErasedClaims {
         Ok(claims)
     }
 
-    /// Those of these claims that are of erased people.
+    /// The claims among these that are of erased users.
     pub(super) async fn among<'c>(
         conn: &mut Conn,
         claims: &[&'c Claim],
@@ -124,7 +124,7 @@ impl ErasedClaims {
 }
 
 impl Db {
-    /// Claims of erased people on a range of slots of one drop.
+    /// Claims of erased users on a range of slots of one drop.
     pub async fn erased_claims(
         &self,
         of: (CouponId, DropId),

@@ -1,6 +1,6 @@
-//! Findings of runs. One that stays is one row, however many passes see it: passes over everything
-//! are numbered, and a row says from which number to before which it was seen. Repairs, and the
-//! findings of other runs, belong to their run alone.
+//! Findings of runs. A finding that persists is one row, however many passes see it: passes over
+//! everything are numbered, and a row says from which number, and up to which number (exclusive),
+//! it was seen. Repairs, and the findings of other runs, belong to their run alone.
 
 use std::collections::HashMap;
 
@@ -30,8 +30,8 @@ pub struct FindingRow {
 }
 
 impl FindingRow {
-    /// What it says, hashed, without what changes by itself: ages, lags, and the words in which a
-    /// client tells that its server is away.
+    /// A hash of its content, without values that change over time: ages, lags, and the wording of
+    /// a client's error while its server is unavailable.
     pub fn content(&self) -> i64 {
         let mut detail = self.detail.as_deref().unwrap_or_default();
         if let Some((what, _)) = detail.split_once(':')
@@ -40,7 +40,7 @@ impl FindingRow {
         {
             detail = what;
         }
-        // A dead letter without slot and person is told apart by its number alone.
+        // A dead letter without a slot and a user is identified by its number alone.
         let is_named = self.slot.is_some() || self.user_id.is_some() || self.kind != "failed_claim";
         let detail = detail
             .chars()
@@ -72,31 +72,31 @@ struct NewFinding {
 /// The findings of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
-    /// Of this run alone.
+    /// Findings of this run alone.
     pub own: Vec<FindingRow>,
-    /// What a pass that compared everything left as it is; compared with what the last one left.
-    /// `None` for another run.
+    /// Findings that a pass over everything left unresolved; compared with those of the previous
+    /// such pass. `None` for other runs.
     pub left: Option<Vec<FindingRow>>,
 }
 
-/// What became of the findings of a run.
+/// How the findings of a run were stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeptFindings {
     /// The run's number among the passes over everything.
     pub(super) number: Option<u64>,
-    /// No finding came, went, or is of this run alone.
+    /// No finding appeared or disappeared, and none belongs to this run alone.
     pub(super) nothing_new: bool,
 }
 
-/// Findings written, compared or deleted in one statement.
+/// Findings written, compared or deleted per statement.
 const AT_ONCE: usize = 500;
 
-/// Findings compared in one statement.
+/// Findings read per statement for comparison.
 const READ_AT_ONCE: i64 = 5_000;
 
 impl Db {
-    /// Writes the findings of a run that has no row yet, or is under way, in small statements.
-    /// After an error it may be called again.
+    /// Writes the findings of a run that has no row yet, or is under way, in small statements. The
+    /// call may be repeated after an error.
     pub(super) async fn keep_findings(
         &self,
         run_id: &str,
@@ -171,7 +171,7 @@ impl Db {
         Ok(())
     }
 
-    /// What an attempt that failed half-way has written.
+    /// Deletes the findings that an attempt wrote before it failed.
     async fn delete_findings_of(&self, run_id: String) -> Result<(), DbError> {
         loop {
             let run_id = run_id.clone();
@@ -199,7 +199,7 @@ impl Db {
         Ok(last.await?.unwrap_or(0) + 1)
     }
 
-    /// The findings that the last pass over everything left: content and ids.
+    /// The findings that the last pass over everything left unresolved: content and ids.
     async fn open_findings(&self) -> Result<HashMap<i64, Vec<i64>>, DbError> {
         let mut open: HashMap<i64, Vec<i64>> = HashMap::new();
         let mut after = 0;
@@ -269,8 +269,8 @@ impl Db {
         .await
     }
 
-    /// What a pass last said of a dead letter that it left, and when. The table has no column for
-    /// its number: each such sentence begins with it.
+    /// The last pass's reason for leaving a dead letter, and the time. The table has no column for
+    /// the dead letter's number: each such sentence begins with it.
     pub async fn why_left(
         &self,
         letter: i64,
@@ -281,7 +281,7 @@ impl Db {
             let said = reconcile_findings::detail
                 .like(begins(' '))
                 .or(reconcile_findings::detail.like(begins(':')));
-            // By the index of a drop's findings and their results.
+            // Uses the index of a drop's findings and their results.
             let of_drop =
                 diesel::dsl::sql::<Bool>("drop_id <=> ").bind::<Nullable<BigInt>, _>(drop);
             let left = reconcile_findings::result.eq("skipped");
@@ -303,7 +303,7 @@ impl Db {
         .await
     }
 
-    /// The first thousand findings about a person and a coupon, each with the instant when it was
+    /// The first thousand findings about a user and a coupon, each with the time at which it was
     /// recorded.
     pub async fn findings_about(
         &self,

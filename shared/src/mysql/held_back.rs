@@ -1,4 +1,4 @@
-//! Which repairs of a drop the repair limit held back: a person confirms these and no others.
+//! The repairs of a drop that the repair limit held back: a person confirms these and no others.
 
 use std::collections::HashSet;
 
@@ -13,13 +13,13 @@ use crate::domain::DropId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct ShownRepairs {
     pub number: u32,
-    /// A hash of them; `None` if an earlier release noted them.
+    /// A hash of them; `None` if an earlier release recorded them.
     pub fingerprint: Option<u64>,
 }
 
 impl Db {
-    /// Notes which repairs are held back. Unless a person looked, those that were noted before
-    /// stay: nobody may have read of the new ones.
+    /// Records the repairs that are held back. Unless a person was looking, those recorded before
+    /// stay, because nobody may have read about the new ones.
     pub async fn hold_back(
         &self,
         drop: DropId,
@@ -51,13 +51,13 @@ impl Db {
         .await
     }
 
-    /// How many were noted last.
+    /// The number last recorded.
     pub async fn held_back(&self, drop: DropId) -> Result<Option<u32>, DbError> {
         let shown = self.shown_repairs(drop).await?;
         Ok(shown.map(|shown| shown.number))
     }
 
-    /// Those that were noted last.
+    /// The repairs last recorded.
     pub async fn shown_repairs(&self, drop: DropId) -> Result<Option<ShownRepairs>, DbError> {
         self.run("repairs held back", async move |conn| {
             held_back::table
@@ -81,7 +81,7 @@ impl Db {
         Ok(drops.await?.into_iter().map(DropId).collect())
     }
 
-    /// Forgets those of a drop that is within the limit: a confirmation of them is void.
+    /// Deletes the record for a drop that is within the limit: a confirmation of it is void.
     pub async fn forget_held_back(&self, drop: DropId) -> Result<(), DbError> {
         self.run("forget repairs held back", async move |conn| {
             diesel::delete(held_back::table.find(drop.0))

@@ -1,4 +1,4 @@
-//! Who holds what of a coupon, page by page, for operators and rebuilding.
+//! The holders of a coupon, page by page, for operators and rebuilding.
 
 use std::collections::HashMap;
 
@@ -11,28 +11,28 @@ use super::schema::{drops, issued_coupons};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId, Slot};
 
-/// Which rows of a coupon.
+/// A range of a coupon's rows.
 #[derive(Debug, Clone, Copy)]
 pub struct HolderRange {
     pub coupon: CouponId,
-    /// Only this drop's.
+    /// Only rows of this drop.
     pub drop: Option<DropId>,
-    /// Only rows behind this drop and slot. Drop 0 stands for the coupon's first.
+    /// Only rows after this drop and slot. Drop 0 means from the coupon's first drop.
     pub after: (DropId, Slot),
 }
 
-/// Some rows in order of drop and slot.
+/// Rows in order of drop and slot.
 #[derive(Debug, Clone, Default)]
 pub struct HoldersPage {
     pub rows: Vec<IssuedRow>,
     pub has_more: bool,
 }
 
-/// Most drops that one page is gathered from.
+/// Maximum number of drops that contribute to one page.
 const DROPS_AT_ONCE: usize = 100;
 
 impl Db {
-    /// A page of at most `limit` rows; `None` where the coupon has no such drop.
+    /// A page of at most `limit` rows; `None` if the coupon does not have the drop.
     pub async fn holders(
         &self,
         which: HolderRange,
@@ -64,7 +64,7 @@ impl Db {
         .await
     }
 
-    /// How many rows each of these drops has; those without a row are left out.
+    /// The number of rows of each of these drops; drops without a row are left out.
     pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, i64>, DbError> {
         self.run("count rows by drop", async move |conn| {
             let mut counts = HashMap::new();
@@ -82,8 +82,8 @@ impl Db {
         .await
     }
 
-    /// People with a row of the coupon whose ids come after `after`, with drop and slot, in order
-    /// of ids.
+    /// Users with a row of the coupon whose ids come after `after`, with drop and slot, in order of
+    /// ids.
     pub async fn holders_after(
         &self,
         coupon: CouponId,
@@ -155,7 +155,7 @@ struct Id {
     id: i64,
 }
 
-/// The next drop that has a row.
+/// The next drop with a row.
 async fn next_drop(conn: &mut Conn, coupon: CouponId, after: i64) -> QueryResult<Option<i64>> {
     let found: Option<Id> = diesel::sql_query(
         "SELECT d.id FROM drops d WHERE d.coupon_id = ? AND d.id > ? \

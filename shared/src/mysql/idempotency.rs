@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a request that makes a coupon, repeated, makes no second one.
+//! `Idempotency-Key`: a repeated request to create a coupon creates no second one.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -13,10 +13,10 @@ use super::{Conn, Db, DbError, Refusal, refusal};
 use crate::coupon::{Coupon, Drop};
 use crate::domain::CouponId;
 
-/// Rows deleted at a time.
+/// Rows deleted per statement.
 const DELETED_AT_ONCE: i64 = 1_000;
 
-/// A key with the body that it came with.
+/// A key with the hash of its request's body.
 #[derive(Debug, Clone)]
 pub struct IdempotencyKey {
     key: String,
@@ -32,16 +32,16 @@ impl IdempotencyKey {
     }
 }
 
-/// What an earlier request with the same key did.
+/// The effect of an earlier request with the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlierRequest {
-    /// It had the same body and made this coupon.
+    /// It had the same body and created this coupon.
     Made(CouponId),
     OtherBody,
 }
 
 impl Db {
-    /// What a request with this key did before; `None` where there was none.
+    /// The effect of an earlier request with this key; `None` if there was none.
     pub async fn earlier_request(
         &self,
         key: IdempotencyKey,
@@ -52,7 +52,7 @@ impl Db {
         .await
     }
 
-    /// [`Db::create_coupon`], unless a request with this key made one already.
+    /// [`Db::create_coupon`], unless an earlier request with this key created one.
     pub async fn create_coupon_once(
         &self,
         key: IdempotencyKey,
@@ -63,7 +63,7 @@ impl Db {
         self.run("create coupon", async move |conn| {
             let made = conn.transaction(async |conn| {
                 let made = insert_coupon(conn, &new, now, &by).await?;
-                // The same request at the same time waits here for the other's commit.
+                // A concurrent identical request waits here for the other's commit.
                 diesel::insert_into(idempotency_keys::table)
                     .values((
                         idempotency_keys::idempotency_key.eq(&key.key),
@@ -84,8 +84,8 @@ impl Db {
         .await
     }
 
-    /// Deletes keys that are a week old, some at a time: nobody repeats a request after that. By
-    /// MySQL's clock, which dated them; this host's may be ahead.
+    /// Deletes keys that are a week old, a limited number per call: nobody repeats a request after
+    /// that. By MySQL's clock, which dated them, because this host's may be ahead.
     pub async fn delete_old_idempotency_keys(&self) -> Result<usize, DbError> {
         self.run("delete old idempotency keys", async |conn| {
             let old = "created_at < UTC_TIMESTAMP(3) - INTERVAL 7 DAY";

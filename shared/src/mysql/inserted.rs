@@ -1,5 +1,5 @@
-//! Looks at claims right after their rows were inserted, in the same transaction, and deletes the
-//! rows that must not stand. One statement for nearly every batch.
+//! Checks claims right after their rows were inserted, in the same transaction, and deletes rows
+//! that must not stay. One statement for nearly every batch.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -22,12 +22,13 @@ use crate::domain::{DropId, Slot};
 /// Claims whose rows were deleted again.
 #[derive(Debug, Default)]
 pub(super) struct TakenOut {
-    /// How many claims are void.
+    /// Number of void claims.
     pub(super) void: usize,
     pub(super) faults: Vec<(DropId, Slot, ClaimFault)>,
 }
 
-/// A drop; or, without an id, that a coupon has revocations or dead letters of erased people.
+/// A drop; or, without an id, the fact that a coupon has revocations or dead letters of erased
+/// users.
 #[derive(QueryableByName)]
 struct Seen {
     #[diesel(sql_type = Nullable<BigInt>)]
@@ -38,7 +39,7 @@ struct Seen {
     closes_at: Option<NaiveDateTime>,
     #[diesel(sql_type = Nullable<Datetime>)]
     sealed_at: Option<NaiveDateTime>,
-    /// It is closed, or soon will be.
+    /// It is closed, or will be soon.
     #[diesel(sql_type = BigInt)]
     may_be_sealed: i64,
 }
@@ -58,8 +59,8 @@ impl Seen {
 /// Seconds before a drop closes, by MySQL's clock.
 const LOCKED_BEFORE: u32 = 60;
 
-/// Deletes the rows of void claims and, if they are of messages, of those that their drop can't
-/// have.
+/// Deletes the rows of void claims and, for claims from messages, of those that are impossible in
+/// their drop.
 pub(super) async fn take_out(
     conn: &mut Conn,
     claims: &[Claim],
@@ -89,9 +90,9 @@ pub(super) async fn take_out(
     Ok(taken)
 }
 
-/// Nearly always no coupon has a revocation, and then this locks nothing. After the insert, and
-/// with a locking read: a revocation that is being written has inserted itself before it looked for
-/// a row, so one of the two waits for the other and sees it.
+/// Nearly always no coupon has a revocation, and then this locks nothing. It runs after the insert,
+/// and with a locking read: a revocation inserts its own row before it looks for a claim's row, so
+/// one of the two waits for the other and sees it.
 async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Vec<Seen>> {
     let distinct = |ids: &mut dyn Iterator<Item = i64>| {
         let mut ids: Vec<i64> = ids.collect();
@@ -118,11 +119,11 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
     diesel::sql_query(sql).load(conn).await
 }
 
-/// A drop that is closed may be sealed right now, by a pass that does not see these rows yet. Lock
-/// it: either the pass has sealed it by then, or it waits for this transaction and counts its rows.
-/// Passes go by other clocks, and this transaction may last beyond the close, so the lock begins
-/// [`LOCKED_BEFORE`]. Other drops are not sealed, and are not locked: that would keep an operator's
-/// change waiting.
+/// A closed drop may be sealed right now, by a pass that does not see these rows yet. Lock it:
+/// either the pass has already sealed it, or it waits for this transaction and counts its rows.
+/// Passes use other clocks, and this transaction may outlast the closing, so locking begins
+/// [`LOCKED_BEFORE`]. Other drops are not about to be sealed, and are not locked: that would delay
+/// an operator's change.
 async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
     let unsure = |one: &Seen| one.may_be_sealed != 0 && one.sealed_at.is_none();
     let ids: Vec<i64> = seen

@@ -1,4 +1,4 @@
-//! Rows people hold.
+//! The table of issued coupons.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -42,10 +42,10 @@ pub struct IssuedRow {
     pub drop_id: i64,
     pub slot: u32,
     pub coupon_id: i64,
-    /// The person, in full.
+    /// The user id in full.
     pub user_id: String,
     pub code: String,
-    /// When they were admitted (UTC).
+    /// When the user was admitted (UTC).
     pub claimed_at: NaiveDateTime,
     /// When the row was written (UTC).
     pub issued_at: NaiveDateTime,
@@ -53,24 +53,24 @@ pub struct IssuedRow {
     pub issued_by: String,
 }
 
-/// What became of claims that were to become rows.
+/// The result of inserting claims as rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InsertedRows {
-    /// How many rows there are.
+    /// Number of rows that now exist.
     pub rows: usize,
-    /// Claims of messages that their drop can't have; they got no row. All others without a row are
-    /// void.
+    /// Claims in messages that are impossible in their drop; they got no row. All other claims
+    /// without a row are void.
     pub faults: Vec<(DropId, Slot, ClaimFault)>,
-    /// Rows that have a new code, because another row has the one that follows from their claim.
+    /// Rows with a new code, because another row has the code derived from their claim.
     pub other_codes: Vec<(DropId, Slot)>,
 }
 
-/// Inserts claims as one multi-row statement: all of them, or none. Deletes the rows again that
-/// must not stand. To be called in a transaction.
+/// Inserts claims as one multi-row statement: all of them, or none. Then deletes the rows that must
+/// not stay. Must be called in a transaction.
 ///
 /// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters,
-/// each described by MySQL in a packet of its own before the values are even sent, and it is used
-/// once (docs/PERFORMANCE.md has the figures).
+/// MySQL describes each of them in a separate packet before the values are even sent, and the
+/// statement is used once (docs/PERFORMANCE.md has the figures).
 pub async fn insert(
     conn: &mut Conn,
     claims: &[Claim],
@@ -91,8 +91,8 @@ pub async fn insert(
         .batch_execute(&statement(claims, &codes, limits, by, now))
         .await
     {
-        // A hand gave the row of one of them to somebody else. A person without a row is worse off
-        // than one with another code.
+        // Another row has one of these codes, through a manual edit. A user without a row is worse
+        // off than one with another code.
         Err(error) if is_code_taken(&error) => {
             let taken = replace_taken(conn, claims, &mut codes).await?;
             inserted.other_codes = taken
@@ -110,13 +110,13 @@ pub async fn insert(
     Ok(inserted)
 }
 
-/// By the end of the message: a user id that it quotes may say anything.
+/// Match the end of the message: a user id that it quotes may contain anything.
 fn is_code_taken(error: &diesel::result::Error) -> bool {
     use diesel::result::Error::DatabaseError;
     matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().ends_with("issued_coupons_code'"))
 }
 
-/// Draws a code for each that a row has; gives their places.
+/// Draws new codes for claims whose code a row already has; returns their indexes.
 async fn replace_taken(
     conn: &mut Conn,
     claims: &[Claim],
@@ -142,8 +142,8 @@ async fn replace_taken(
     Ok(places)
 }
 
-/// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in
-/// SQL; see [`push_text`].
+/// Every value is a number, a timestamp, or a text of letters, digits and characters without a
+/// meaning in SQL; see [`push_text`].
 fn statement(
     claims: &[Claim],
     codes: &[String],
@@ -152,7 +152,7 @@ fn statement(
     now: DateTime<Utc>,
 ) -> String {
     let issued_at = instant(now);
-    // Each value costs MySQL time, also a NULL, and most installations trace nobody.
+    // Each value costs MySQL time, even a NULL, and most installations trace nothing.
     let is_traced = claims.iter().any(|claim| claim.trace.is_some());
     let mut sql = String::with_capacity(256 + claims.len() * 180);
     // Writing to a `String` does not fail.
@@ -189,7 +189,7 @@ fn statement(
     sql
 }
 
-/// Microseconds are the finest that MySQL reads; it rounds to what its column keeps.
+/// MySQL reads at most microseconds; it rounds to the precision of its column.
 fn instant(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().trunc_subsecs(6)
 }
@@ -211,13 +211,13 @@ pub async fn on_slots(
         .await
 }
 
-/// The rows these people hold of one coupon, in any of its drops.
+/// The rows of these users in any drop of a coupon.
 pub async fn of_people(
     conn: &mut Conn,
     coupon: CouponId,
     users: &[&str],
 ) -> QueryResult<Vec<IssuedRow>> {
-    // MySQL refuses to compare its column with other letters, which no row has.
+    // MySQL refuses to compare its column with other characters, and no row has them.
     let mut users: Vec<&str> = users
         .iter()
         .copied()
@@ -249,11 +249,11 @@ pub async fn of_people(
     .await
 }
 
-/// Of a longer list MySQL only estimates how many rows it finds (`eq_range_index_dive_limit`), and
-/// where the statistics lag behind, it reads the whole table for each.
+/// For a longer list MySQL only estimates the number of rows (`eq_range_index_dive_limit`), and if
+/// its statistics lag behind, it reads the whole table for each.
 const LIST_AT_MOST: usize = 100;
 
-/// Some 50 ms of MySQL.
+/// About 50 ms of MySQL's time.
 const SLOTS_COUNTED_AT_ONCE: i64 = 200_000;
 
 fn slot(number: i64) -> Slot {
@@ -261,7 +261,7 @@ fn slot(number: i64) -> Slot {
 }
 
 impl Db {
-    /// The rows one person holds of a coupon, oldest drop first.
+    /// The rows of one user in a coupon, oldest drop first.
     pub async fn rows_of_person(
         &self,
         coupon: CouponId,
@@ -274,7 +274,8 @@ impl Db {
         .await
     }
 
-    /// How many rows a drop has. In parts, so that no statement takes longer in a larger drop.
+    /// The number of rows of a drop. Counted in parts, so that statements take no longer for a
+    /// larger drop.
     pub async fn count_rows(&self, drop: DropId, upper: i64) -> Result<u64, DbError> {
         let (mut rows, mut from) = (0, 0);
         while from <= upper {
@@ -321,7 +322,7 @@ impl Db {
         .await
     }
 
-    /// Slot, person and instant of admission of the rows of a range of slots, in order.
+    /// Slot, user and time of admission of the rows in a range of slots, in order.
     pub async fn rows_on_slots(
         &self,
         drop: DropId,
@@ -350,7 +351,7 @@ impl Db {
         .await
     }
 
-    /// Who holds a slot; `None` where it has no row.
+    /// The row of a slot; `None` if it has none.
     pub async fn row_on_slot(
         &self,
         drop: DropId,
@@ -362,7 +363,7 @@ impl Db {
         .await
     }
 
-    /// The trace of the row on a slot, where it has one.
+    /// The trace of the row on a slot, if it has one.
     pub async fn trace_on_slot(
         &self,
         drop: DropId,
@@ -383,7 +384,7 @@ impl Db {
         .await
     }
 
-    /// The rows these people hold of one coupon, a thousand people a query.
+    /// The rows of these users in a coupon, read for a thousand users per query.
     pub async fn rows_of_people(
         &self,
         coupon: CouponId,
@@ -401,9 +402,8 @@ impl Db {
         Ok(found)
     }
 
-    /// Writes the rows of repairs, and resolves the dead letters that they were: all of it, or
-    /// nothing, also if one of them is void. Gives the rows that have another code than follows
-    /// from their claim.
+    /// Writes the rows of repairs, and resolves their dead letters: all of it, or nothing, even if
+    /// only one claim is void. Returns the rows whose code is not the one derived from their claim.
     pub async fn reissue(
         &self,
         mut claims: Vec<Claim>,
@@ -412,7 +412,8 @@ impl Db {
     ) -> Result<Vec<(DropId, Slot)>, DbError> {
         let run_id = run_id.to_owned();
         let key = self.code_key().await?;
-        // In the order of the primary key, as the consumer writes them: one waits for the other.
+        // In the order of the primary key, like the consumer: the two then wait for each other
+        // instead of deadlocking.
         claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
         self.run("issue rows", async move |conn| {
             let limits = SlotLimits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
@@ -430,7 +431,7 @@ impl Db {
     }
 }
 
-/// What the schema says of a row put in alone.
+/// The schema's error for inserting such a row alone.
 fn revoked_meanwhile() -> diesel::result::Error {
     let message = "firstcome: revoked: a claim was given back or revoked meanwhile".to_owned();
     diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message))

@@ -1,4 +1,4 @@
-//! How many users each drop had when a pass last compared it, or before Redis lost it.
+//! The number of users that each drop had when a pass last compared it, or before Redis lost it.
 
 use std::collections::HashMap;
 
@@ -12,21 +12,21 @@ use super::schema::known_admissions;
 use super::{Db, DbError};
 use crate::domain::DropId;
 
-/// What a pass saw of a drop.
+/// A pass's observation of a drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct KnownAdmissions {
-    /// Users in Redis, and those who were revoked before.
+    /// Users in Redis, and users whose claims were revoked before.
     pub users: u64,
     pub seen_at: NaiveDateTime,
-    /// When Redis was found to have lost the drop, until all of them are back.
+    /// When a loss of the drop in Redis was found; set until all users are restored.
     pub lost_at: Option<NaiveDateTime>,
 }
 
-/// Drops in one statement.
+/// Drops per statement.
 const AT_ONCE: usize = 500;
 
 impl Db {
-    /// What passes last saw of these drops.
+    /// The last observations of these drops.
     pub async fn known_admissions(
         &self,
         drops: Vec<DropId>,
@@ -53,7 +53,7 @@ impl Db {
         .await
     }
 
-    /// Notes that Redis has lost a drop: its number stays until its users are back.
+    /// Records that Redis has lost a drop: its number stays until its users are restored.
     pub async fn note_loss(&self, drop: DropId) -> Result<(), DbError> {
         self.run("note a loss", async move |conn| {
             diesel::sql_query(
@@ -67,7 +67,7 @@ impl Db {
         .await
     }
 
-    /// Notes how many users these drops have now.
+    /// Records the present number of users of these drops.
     pub async fn note_admissions(
         &self,
         seen: Vec<(DropId, u64)>,

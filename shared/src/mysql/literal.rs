@@ -1,11 +1,11 @@
-//! Texts as literals, in statements that are not prepared.
+//! Text literals for statements that are not prepared.
 
 use std::fmt::Write as _;
 
 use crate::domain::UserId;
 
-/// A user id as a literal. One that a hand put into a store may hold anything, a quote too: what
-/// does not have the form of an id is written in hexadecimal, so that no text can end its own
+/// Appends a user id as a literal. An id that was written into a store by hand may contain
+/// anything, even a quote: an invalid id is written in hexadecimal, so that no text can end its own
 /// literal.
 pub(super) fn push_text(sql: &mut String, text: &str) {
     if UserId::has_form(text) {

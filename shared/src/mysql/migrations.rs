@@ -1,5 +1,5 @@
-//! Making the tables. Safe when two start at once: one waits for the other, then finds nothing left
-//! to do.
+//! Creating the tables. Safe if two processes start at once: one waits for the other, then finds
+//! nothing left to do.
 
 use std::time::{Duration, Instant};
 
@@ -15,30 +15,30 @@ use super::{Conn, Db, DbSettings};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
-/// Longest wait for another process that migrates the same database.
+/// Maximum wait for another process that migrates the same database.
 const LOCK_WAIT_SECONDS: i32 = 300;
 
-/// The migration that makes the table of the key of codes.
+/// The migration that creates the table of the key for codes.
 const CODE_KEY_TABLE: &str = "20261122000017";
 
 /// An ALTER waits for every transaction that has used its table, and everybody who comes after it
 /// waits behind it: rows, claims, questions. So it gives up after a second, lets them through, and
-/// is tried again. MySQL's default is a year.
+/// is retried. MySQL's default is a year.
 const LOCK_WAIT: &str = "SET SESSION lock_wait_timeout = 1";
-/// How MySQL says so, in English on our connections.
+/// MySQL's error for that, in English on these connections.
 const LOCK_WAIT_OVER: &str = "Lock wait timeout exceeded";
 const FIND_IT: &str = "SELECT * FROM information_schema.innodb_trx ORDER BY trx_started";
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(300);
 
-/// Runs every migration that is still to run, and gives their names, oldest first.
+/// Runs every pending migration, and returns their names, oldest first.
 pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
     let patient = DbSettings {
         limit: settings.limit.max(Duration::from_secs(30)),
         ..settings.clone()
     };
     let mut conn = Db::dedicated(&patient).await?;
-    // It goes with the connection, whatever happens below.
+    // It is released with the connection, whatever happens below.
     let got = get_lock(&mut conn, "firstcome-migrate:", LOCK_WAIT_SECONDS).await;
     if !got.context("the lock for migrating could not be asked for")? {
         bail!(
@@ -50,7 +50,7 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
         .await
         .context("lock_wait_timeout could not be set")?;
     let done = tokio::task::spawn_blocking(move || run_pending(conn)).await??;
-    // Before the first row, so that every backup with rows has it.
+    // Before the first row, so that every backup with rows contains it.
     let db = Db::new(&patient)?;
     if done.iter().any(|version| version == CODE_KEY_TABLE) {
         db.draw_first_code_key()
@@ -92,8 +92,8 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
     }
 }
 
-/// Checks that every migration this build knows has run. It only reads: the user that services run
-/// as need not be allowed to make tables, which diesel's own check tries to.
+/// Checks that every migration that this build knows has run. It only reads: the services' user
+/// need not be allowed to create tables, which diesel's own check attempts.
 pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     let db = Db::new(settings)?;
     let ran = db.run("read which migrations ran", async |conn| {
@@ -131,7 +131,7 @@ struct Ran {
     version: String,
 }
 
-/// MySQL says so in words only, as far as diesel passes them on; in English on our connections.
+/// diesel passes on only the text of this error, which is in English on these connections.
 fn is_missing_table(error: &diesel::result::Error) -> bool {
     matches!(error, diesel::result::Error::DatabaseError(_, info) if info.message().ends_with("doesn't exist"))
 }
@@ -140,10 +140,10 @@ fn is_missing_table(error: &diesel::result::Error) -> bool {
 mod tests {
     use std::path::Path;
 
-    /// The first migration of which this is asked.
+    /// The first migration that must follow this rule.
     const SINCE: &str = "2026-11-22-000020";
 
-    /// A rush goes on while tables are changed (docs/OPERATIONS.md, "Upgrade").
+    /// Claims continue while tables are changed (docs/OPERATIONS.md, "Upgrade").
     #[test]
     fn a_change_of_a_table_says_that_nobody_waits_for_it() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
@@ -175,8 +175,8 @@ mod tests {
         );
     }
 
-    /// The statements that change a table and name no algorithm by which rows are read and written
-    /// meanwhile.
+    /// The statements that change a table without an algorithm that lets rows be read and written
+    /// in the meantime.
     fn changes_that_wait(sql: &str) -> Vec<String> {
         let lines: Vec<&str> = sql
             .lines()

@@ -1,5 +1,5 @@
-//! MySQL: the one place where queries run ([`Db`]), the tables ([`schema`]), and the queries both
-//! packages need.
+//! MySQL: the one place where queries run ([`Db`]), the tables ([`schema`]), and the queries that
+//! both packages need.
 
 pub mod alerts;
 pub mod allow_list;
@@ -39,15 +39,14 @@ pub mod slot_limits;
 pub mod void;
 pub mod webhooks;
 
-/// Most values in a list of one statement. MySQL refuses more than 65,535 (error 1390), and a list
-/// of drops or people has no bound of its own.
+/// Maximum values in a list of one statement. MySQL refuses more than 65,535 (error 1390), and
+/// lists of drops or users are unbounded.
 pub(crate) const MOST_VALUES: usize = 10_000;
 
 pub use connect::Conn;
 pub use db::{AsyncFunc, Db, DbError, DbSettings, Refusal, refusal};
 
-/// A value as the JSON that a column holds, or a list as the one parameter of a query
-/// (`JSON_TABLE`).
+/// A value as the JSON of a column, or a list as the one parameter of a query (`JSON_TABLE`).
 fn json(value: &impl serde::Serialize) -> diesel::QueryResult<String> {
     serde_json::to_string(value)
         .map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))

@@ -1,5 +1,5 @@
-//! Numbers of coupons and drops that MySQL must not give, although it does not know to whom they
-//! were given ([`crate::redis::given`]).
+//! Numbers of coupons and drops that MySQL must not assign again, although it has lost the rows
+//! that had them ([`crate::redis::given`]).
 
 use std::ops::RangeInclusive;
 
@@ -14,14 +14,14 @@ use super::{Conn, Db, DbError};
 use crate::domain::CouponId;
 use crate::redis::given::GivenNumbers;
 
-/// Name of the numbers among which are those of lost coupons: `FIRST-LAST`.
+/// Name of the range of numbers that includes those of lost coupons: `FIRST-LAST`.
 const LOST_COUPONS: &str = "lost_coupons";
 
-/// Most numbers that are looked through, at each end: what is lost was given last, or right behind
-/// what is left.
+/// Maximum numbers examined, at each end of the range: lost coupons were the last ones assigned, or
+/// directly follow the remaining ones.
 const AT_MOST: usize = 10_000;
 
-/// Numbers left out where nobody knows which were given: more than a replica lags.
+/// Numbers skipped if nobody knows which were assigned: more than a replica lags.
 const LEFT_OUT: i64 = 1_000;
 
 #[derive(QueryableByName)]
@@ -32,17 +32,17 @@ struct Highest {
     drop_id: i64,
 }
 
-/// Numbers of which MySQL did not know that they were given.
+/// Assigned numbers that MySQL did not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NumbersInDoubt {
     kept: String,
-    /// Those that MySQL has no coupon of.
+    /// Those without a coupon in MySQL.
     pub without_coupon: Vec<CouponId>,
 }
 
 impl Db {
-    /// From here on MySQL gives higher numbers than these; `None`: nobody knows which were given.
-    /// Those of coupons that it did not know are kept in mind. Gives its highest.
+    /// From here on MySQL assigns higher numbers than these; `None`: nobody knows which were
+    /// assigned. Unknown numbers of coupons are remembered. Returns MySQL's highest numbers.
     pub async fn skip_numbers(&self, given: Option<GivenNumbers>) -> Result<GivenNumbers, DbError> {
         self.run("skip numbers", async move |conn| {
             let highest = diesel::sql_query(
@@ -61,7 +61,7 @@ impl Db {
             if coupon >= given.coupon && drop_id >= given.drop {
                 return Ok(highest);
             }
-            // A number that an insert names counts as given, also when the insert is undone.
+            // A number in an insert counts as assigned, even if the insert is rolled back.
             match conn
                 .transaction(async |conn| insert(conn, coupon.max(given.coupon), given.drop).await)
                 .await
@@ -69,7 +69,7 @@ impl Db {
                 Ok(()) | Err(RollbackTransaction) => {}
                 Err(error) => return Err(error),
             }
-            // Without a later coupon, the last drops may have been taken away by an operator.
+            // If no later coupon was assigned, an operator may have deleted the last drops.
             if coupon < given.coupon {
                 keep_in_mind(conn, coupon + 1..=given.coupon).await?;
             }
@@ -78,7 +78,7 @@ impl Db {
         .await
     }
 
-    /// The numbers that are kept in mind.
+    /// The remembered numbers.
     pub async fn numbers_in_doubt(&self) -> Result<Option<NumbersInDoubt>, DbError> {
         self.run("numbers in doubt", async |conn| {
             let Some(numbers) = in_mind(conn).await? else {
@@ -109,7 +109,8 @@ impl Db {
         .await
     }
 
-    /// Of the numbers in doubt these are of lost coupons, in order: no others are kept in mind.
+    /// Settles the numbers in doubt: only these, in order, are of lost coupons, and stay
+    /// remembered.
     pub async fn settle_numbers(
         &self,
         seen: NumbersInDoubt,
@@ -123,7 +124,7 @@ impl Db {
             return Ok(());
         }
         self.run("settle numbers", async move |conn| {
-            // Where others came to them meanwhile, the next pass does it.
+            // If others were added in the meantime, the next pass does it.
             let kept = reconciler_state::table
                 .find(LOST_COUPONS)
                 .filter(reconciler_state::value.eq(seen.kept));
@@ -143,8 +144,8 @@ impl Db {
 }
 
 async fn insert(conn: &mut Conn, coupon: i64, drop: i64) -> QueryResult<()> {
-    // One at a time, by a row that is always there: several that wait for a row which is undone
-    // then, or that lock the end of an empty table, are a deadlock.
+    // One at a time, through a lock on a row that always exists: several transactions that wait for
+    // a row which is then rolled back, or that lock the end of an empty table, would deadlock.
     code_key::table
         .select(code_key::id)
         .for_update()
@@ -160,7 +161,7 @@ async fn insert(conn: &mut Conn, coupon: i64, drop: i64) -> QueryResult<()> {
         "INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES (?, ?, UTC_TIMESTAMP(3), 1) \
          ON DUPLICATE KEY UPDATE id = id",
     )
-    // 0 would be the next number.
+    // 0 would mean the next number.
     .bind::<BigInt, _>(drop.max(1))
     .bind::<BigInt, _>(coupon)
     .execute(conn)

@@ -1,5 +1,5 @@
-//! What operators did: who, when, from where. Each row is written in the transaction of what it
-//! tells, so that neither stands without the other.
+//! The log of operators' actions: who, when, from where. Each row is written in the transaction of
+//! its action, so that neither exists without the other.
 
 use std::net::IpAddr;
 
@@ -11,18 +11,18 @@ use super::schema::ops_actions;
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 
-/// Who asks, as far as a request shows it.
+/// The operator of a request, as far as the request shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Operator {
-    /// The name that the request gave.
+    /// The name in the request.
     pub name: Option<String>,
     /// Fingerprint of the token: tokens are shared, and one may have been replaced since.
     pub token: String,
-    /// The other end of the connection, or whom trusted proxies name.
+    /// The other end of the connection, or the address given by trusted proxies.
     pub from: Option<IpAddr>,
 }
 
-/// What an operator did.
+/// An operator's action.
 #[derive(Debug, Clone, Default)]
 pub struct OperatorAct {
     pub action: &'static str,
@@ -32,7 +32,7 @@ pub struct OperatorAct {
 }
 
 impl Operator {
-    /// Records an act; to be called in its transaction.
+    /// Records an action; must be called in its transaction.
     pub async fn did(&self, conn: &mut Conn, act: OperatorAct) -> QueryResult<()> {
         diesel::insert_into(ops_actions::table)
             .values((
@@ -51,7 +51,7 @@ impl Operator {
 }
 
 impl Db {
-    /// Records an act that changes nothing else.
+    /// Records an action that changes nothing else.
     pub async fn record_act(&self, by: Operator, act: OperatorAct) -> Result<(), DbError> {
         self.run("record an act", async move |conn| by.did(conn, act).await)
             .await

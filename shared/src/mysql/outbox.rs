@@ -1,5 +1,5 @@
-//! The table `mail_outbox`: mails to send, one row a recipient. A sender leases a row before it
-//! sends it, so that two never send the same; a lease that ran out belongs to a sender that died.
+//! The table `mail_outbox`: mails to send, one row per recipient. A sender leases a row before it
+//! sends it, so that two never send the same; an expired lease belongs to a sender that died.
 
 use std::collections::HashSet;
 
@@ -10,14 +10,14 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use super::schema::{alerts as alerts_table, mail_outbox, reconciler_state};
 use super::{Conn, Db, DbError, alerts};
 
-/// Rows read for one round.
+/// Rows read per round.
 const ROUND: i64 = 64;
 
-/// Rows that are neither sent nor given up, whose time has come, and that no sender has. A macro,
-/// as the next one: to diesel each outbox is a type of its own.
+/// Rows that are neither sent nor given up, are due, and are not leased. A macro, like the next
+/// one, because diesel has a different type for each outbox.
 macro_rules! is_due {
     ($table:ident, $now:expr) => {{
-        // No attempt and no lease is so far ahead: the clock that set it has been set back since.
+        // No attempt and no lease is that far ahead: the clock that set it has been set back since.
         let (now, never) = (
             $now.naive_utc(),
             ($now + TimeDelta::minutes(75)).naive_utc(),
@@ -35,10 +35,10 @@ macro_rules! is_due {
     }};
 }
 
-/// How deliveries end, and how many rows wait.
+/// Recording the outcome of deliveries, and counting rows that wait.
 macro_rules! deliveries {
     ($table:ident) => {
-        /// Records how an attempt ended, and gives the lease back.
+        /// Records the outcome of an attempt, and releases the lease.
         pub async fn record_outcome(
             db: &Db,
             id: i64,
@@ -92,7 +92,7 @@ macro_rules! deliveries {
             .map(|_| ())
         }
 
-        /// How many wait to be sent.
+        /// Number of rows that wait to be sent.
         pub async fn waiting(db: &Db) -> Result<i64, DbError> {
             db.run("count what waits in an outbox", async |conn| {
                 count_waiting(conn).await
@@ -117,26 +117,26 @@ deliveries!(mail_outbox);
 pub struct NewMail<'a> {
     /// Now.
     pub created_at: NaiveDateTime,
-    /// When it is first tried.
+    /// When it is first attempted.
     pub next_attempt_at: NaiveDateTime,
-    /// What it is, in one word.
+    /// The kind of mail, as one word.
     pub kind: &'a str,
-    /// The run it tells of.
+    /// The run that it reports.
     pub run_id: Option<&'a str>,
-    /// As it stands in a header.
+    /// As written in a header.
     pub recipient: &'a str,
     /// One line.
     pub subject: &'a str,
     /// Without angle brackets.
     pub message_id: String,
-    /// Ids of what it answers, apart by spaces.
+    /// Ids of the mails that it replies to, separated by spaces.
     pub thread_refs: Option<&'a str>,
     /// Plain text.
     pub body_text: &'a str,
     pub body_html: &'a str,
 }
 
-/// A mail that is this sender's until its lease runs out.
+/// A mail leased to this sender until the lease expires.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = mail_outbox)]
 #[allow(missing_docs)] // as in NewMail
@@ -153,18 +153,18 @@ pub struct LeasedMail {
     pub attempts: u32,
 }
 
-/// How an attempt to deliver a mail ended.
+/// The outcome of an attempt to deliver a mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// The server has it.
+    /// The server accepted it.
     Sent,
-    /// It failed, and is tried again at that time.
+    /// It failed, and is retried at this time.
     Retry(DateTime<Utc>, String),
-    /// It failed, and is never tried again.
+    /// It failed, and is never retried.
     GivenUp(String),
 }
 
-/// Puts mails in the outbox. Gives how many.
+/// Puts mails in the outbox. Returns how many.
 pub async fn enqueue(conn: &mut Conn, mails: Vec<NewMail<'_>>) -> QueryResult<usize> {
     if mails.is_empty() {
         return Ok(0);
@@ -175,7 +175,7 @@ pub async fn enqueue(conn: &mut Conn, mails: Vec<NewMail<'_>>) -> QueryResult<us
         .await
 }
 
-/// Whether there is a mail of this run.
+/// Whether the outbox has a mail about this run.
 pub async fn has_run(conn: &mut Conn, run_id: &str) -> QueryResult<bool> {
     let rows: i64 = mail_outbox::table
         .filter(mail_outbox::run_id.eq(run_id))
@@ -185,7 +185,7 @@ pub async fn has_run(conn: &mut Conn, run_id: &str) -> QueryResult<bool> {
     Ok(rows > 0)
 }
 
-/// Leases the oldest due mail of each recipient: one that can't be reached never holds up another.
+/// Leases the oldest due mail of each recipient, so that an unreachable one never delays another.
 pub async fn lease(
     db: &Db,
     now: DateTime<Utc>,
@@ -193,7 +193,7 @@ pub async fn lease(
 ) -> Result<Vec<LeasedMail>, DbError> {
     db.run("lease mails", async move |conn| {
         conn.transaction(async |conn| {
-            // Another sender's rows are skipped, not waited for.
+            // Rows of another sender are skipped, not waited for.
             let due: Vec<(i64, String)> = mail_outbox::table
                 .filter(is_due!(mail_outbox, now))
                 .order(mail_outbox::id)
@@ -242,7 +242,7 @@ pub async fn renew(db: &Db, id: i64, until: DateTime<Utc>) -> Result<(), DbError
     .await
 }
 
-/// Whether a server has taken this mail for any of its recipients.
+/// Whether a server has accepted this mail for any of its recipients.
 pub async fn was_taken(db: &Db, id: i64) -> Result<bool, DbError> {
     db.run("look for other recipients of a mail", async move |conn| {
         let Some(mail) = MailRows::of(conn, id).await? else {
@@ -253,7 +253,7 @@ pub async fn was_taken(db: &Db, id: i64) -> Result<bool, DbError> {
     .await
 }
 
-/// One mail with all its rows, one for each recipient: their Message-IDs begin alike.
+/// One mail with all its rows, one for each recipient: their Message-IDs share a prefix.
 struct MailRows {
     created_at: NaiveDateTime,
     /// Pattern of its Message-IDs.
@@ -281,7 +281,7 @@ impl MailRows {
     }
 
     async fn was_taken(&self, conn: &mut Conn) -> QueryResult<bool> {
-        // By the index. The clock of another process may be behind.
+        // Uses the index. The clock of another process may be behind.
         let sent = mail_outbox::sent_at.ge(self.created_at - TimeDelta::days(1));
         let rows = mail_outbox::table.filter(sent.and(mail_outbox::message_id.like(&self.ids)));
         Ok(rows.count().get_result::<i64>(conn).await? > 0)
@@ -296,13 +296,13 @@ impl MailRows {
     }
 }
 
-/// Gives a mail to one recipient up. If no recipient has it or may get it yet, nobody was told: its
-/// alerts count as not mailed, so that the next pass that sees them mails them again.
+/// Gives up a mail to one recipient. If no recipient has it or may still get it, nobody was
+/// notified: its alerts count as not mailed, so that the next pass that sees them mails them again.
 pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Result<(), DbError> {
     db.run("give up a mail", async move |conn| {
         conn.transaction(async |conn| {
-            // Two recipients of one mail are given up one after the other, and no pass judges
-            // meanwhile by alerts as they were.
+            // Locks the alerts, so that two recipients of one mail are given up one after the
+            // other, and no pass judges by old alerts in the meantime.
             alerts::lock(conn).await?;
             note_outcome(conn, id, DeliveryOutcome::GivenUp(error), now).await?;
             let Some(mail) = MailRows::of(conn, id).await? else {
@@ -318,9 +318,8 @@ pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Res
     .await
 }
 
-/// Nobody got the mails that were queued at these instants: what they were about is due again.
-/// Alerts keep when their last mail was queued; facts of other mails (`reconciler_state`) end with
-/// it.
+/// Nobody got the mails that were queued at these times: their notices are due again. Alerts store
+/// when their last mail was queued; facts of other mails (`reconciler_state`) end with it.
 async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult<()> {
     diesel::update(alerts_table::table.filter(alerts_table::last_mailed_at.eq_any(queued_at)))
         .set(alerts_table::last_mailed_at.eq(None::<NaiveDateTime>))
@@ -339,7 +338,7 @@ async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult
 /// The error of mails that [`give_up_untried`] gave up.
 pub(super) const UNTRIED: &str = "no mail server was set for days";
 
-/// Gives up mails from before then that were never tried. Gives how many.
+/// Gives up mails from before this time that were never attempted. Returns how many.
 pub async fn give_up_untried(
     db: &Db,
     before: DateTime<Utc>,

@@ -1,5 +1,5 @@
-//! How soon people who were admitted had their rows, by a sample of slots: a look costs the same
-//! for a hundred slots and for ten millions.
+//! How soon admitted users had their rows, from a sample of slots: the cost is the same for a
+//! hundred slots and for ten million.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use diesel_async::RunQueryDsl;
 use super::{Db, DbError};
 use crate::domain::{DropId, Slot};
 
-/// Slots that are looked at of one drop; all of them, where there are no more.
+/// Slots in the sample of one drop; all of them if there are no more.
 const SLOTS: u32 = 100;
 
-/// Slots of each drop that a day's share is made of. Drops: the newest that are not sealed, and
-/// those that were sealed last, so many of each.
+/// Sample size per drop for a day's share. Drops: this many of the newest unsealed ones, and this
+/// many of those sealed last.
 const SLOTS_OF_DAY: u32 = 200;
 const DROPS: u32 = 250;
 
 /// A day's share reads up to 100,000 rows.
 const LONG: Duration = Duration::from_secs(10);
 
-/// A slot, when it was given out, and when its row came, if it is there (UTC).
+/// A slot, when it was given, and when its row was written, if it exists (UTC).
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct SlotPace {
     #[diesel(sql_type = Unsigned<Integer>)]
@@ -33,17 +33,17 @@ pub struct SlotPace {
     pub issued_at: Option<NaiveDateTime>,
 }
 
-/// The rows of one day (UTC), and the promises of which a pass found that day that they are broken.
+/// The rows of one day (UTC), and the promises that a pass found broken on that day.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct DayPace {
     #[diesel(sql_type = Date)]
     pub day: NaiveDate,
     #[diesel(sql_type = BigInt)]
     pub drops: i64,
-    /// Rows that were looked at, and broken promises.
+    /// Rows in the sample, and broken promises.
     #[diesel(sql_type = BigInt)]
     pub looked_at: i64,
-    /// Rows that came within a second of their claim.
+    /// Rows written within a second of their claim.
     #[diesel(sql_type = BigInt)]
     pub within_a_second: i64,
 }
@@ -56,7 +56,7 @@ fn sample(most: u32) -> String {
     )
 }
 
-/// The slots that [`Db::pace`] looks at.
+/// The slots that [`Db::pace`] reads.
 pub fn sampled(quantity: Slot) -> Vec<Slot> {
     let most = SLOTS.min(quantity);
     let slot = |n: u32| 1 + u64::from(n) * u64::from(quantity) / u64::from(most);
@@ -73,7 +73,7 @@ fn series(numbers: u32) -> String {
 }
 
 impl Db {
-    /// Some of a drop's rows, by slot: the order in which people were admitted.
+    /// A sample of a drop's rows, by slot: the order of admission.
     pub async fn pace(&self, drop: DropId) -> Result<Vec<SlotPace>, DbError> {
         self.run("read a drop's pace", async move |conn| {
             let (series, sample) = (series(SLOTS), sample(SLOTS));
@@ -87,8 +87,9 @@ impl Db {
         .await
     }
 
-    /// How soon rows came, day by day; newest first. A promise that is broken and not mended is a
-    /// miss; as rows of a large drop are only some of them, so are its broken promises, rounded up.
+    /// How soon rows were written, day by day; newest first. A broken promise that is not resolved
+    /// counts as a miss. As only a sample of a large drop's rows is read, its broken promises are
+    /// scaled down accordingly, and rounded up.
     pub async fn pace_by_day(&self, days: u32) -> Result<Vec<DayPace>, DbError> {
         self.run_within(LONG, "read the pace by day", async move |conn| {
             let (series, sample) = (series(SLOTS_OF_DAY), sample(SLOTS_OF_DAY));

@@ -1,7 +1,7 @@
-//! The processes: how each is set, so that programs that work on the same data agree; and which of
-//! them has the lock. One pass, and one reopening of the admission gate, is at a time in the whole
-//! system: MySQL's `GET_LOCK` on a connection of its own that never goes back to a pool (the lock
-//! would outlive the pass there) and whose death ends the pass (the lock is gone with it).
+//! The registry of processes, with the settings on which programs that share data must agree; and
+//! the locks between them. Only one pass, and one reopening of the admission gate, runs at a time
+//! in the whole system. The lock is MySQL's `GET_LOCK` on a dedicated connection: in a pool the
+//! lock would outlive the pass. If the connection dies, the pass ends, because the lock is gone.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use tokio_util::sync::CancellationToken;
 
-/// How often a process says that it runs.
+/// Interval at which a process renews its row.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// A process that has not said so for longer is no part of what runs now.
+/// A process that has not renewed its row for longer does not count as running.
 const RUNNING_SECONDS: i64 = 60;
 
-/// How one process is set.
+/// The settings of one process.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct ProcessRow {
     #[diesel(sql_type = Text)]
@@ -30,7 +30,7 @@ pub struct ProcessRow {
     /// Host and process id.
     #[diesel(sql_type = Text)]
     pub owner: String,
-    /// `None` for a consumer, which has no Redis.
+    /// `None` for a consumer, which does not use Redis.
     #[diesel(sql_type = Nullable<Text>)]
     pub redis_prefix: Option<String>,
     #[diesel(sql_type = Text)]
@@ -43,13 +43,13 @@ pub struct ProcessRow {
     pub fallback_deadline_ms: i64,
 }
 
-/// The longest deadlines of any process within a day, in milliseconds: a claim of one that died may
-/// still be in flight.
+/// The longest deadlines of all processes of the last day, in milliseconds: a claim of a process
+/// that died may still be in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct Deadlines {
     #[diesel(sql_type = BigInt)]
     pub publish_ms: i64,
-    /// To a second store in all.
+    /// The total until a second store has the claim.
     #[diesel(sql_type = BigInt)]
     pub in_flight_ms: i64,
 }
@@ -69,12 +69,12 @@ pub fn owner() -> String {
 }
 
 impl ProcessRow {
-    /// What `other` has set differently so that the two can't work on the same data; `None` where
+    /// The settings that prevent this process and `other` from working on the same data; `None` if
     /// they agree.
     pub fn disagreement(&self, other: &Self) -> Option<String> {
         let prefix = |row: &Self| row.redis_prefix.clone();
         let both_prefixes = prefix(self).zip(prefix(other));
-        // The API has no use for the group.
+        // The API does not use the group.
         let group = [&self.role, &other.role]
             .iter()
             .all(|role| *role != "serve");
@@ -121,7 +121,7 @@ impl Db {
         .await
     }
 
-    /// The processes that run now.
+    /// The running processes.
     pub async fn processes(&self) -> Result<Vec<ProcessRow>, DbError> {
         self.run("list processes", async move |conn| {
             diesel::sql_query(
@@ -134,8 +134,9 @@ impl Db {
         .await
     }
 
-    /// Whether all consumers and reconcilers of the last day read messages with several claims. One
-    /// that does not would make one dead letter of all of them. No consumer: not known.
+    /// Whether all consumers and reconcilers of the last day can read messages with several claims.
+    /// One that can't would make one dead letter of all of them. False if there is no consumer,
+    /// since then it is not known.
     pub async fn all_read_batches(&self) -> Result<bool, DbError> {
         self.run("read which messages are read", async move |conn| {
             let read: OldestReader = diesel::sql_query(
@@ -164,8 +165,8 @@ impl Db {
     }
 }
 
-/// Says that this process runs, and goes on saying so until `shutdown`. What disagrees with it is
-/// logged: the reconciler refuses to work then.
+/// Announces this process, and renews the announcement until `shutdown`. Settings that disagree are
+/// logged; the reconciler then refuses to work.
 pub async fn announce(db: Db, own: ProcessRow, shutdown: CancellationToken) {
     let id = format!("{:032x}", rand::random::<u128>());
     say(&db, &id, &own).await;
@@ -196,21 +197,21 @@ async fn say(db: &Db, id: &str, own: &ProcessRow) {
     }
 }
 
-/// How often the lock's connection is tried out.
+/// Interval of checks that the connection still holds the lock.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// What is done by one at a time.
+/// Work that runs one at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     Pass,
-    /// Reopening of the admission gate, beside passes.
+    /// Reopening of the admission gate, concurrently with passes.
     Reopening,
-    /// A pass over one coupon that an operator's change asks for, beside passes.
+    /// A pass over one coupon after an operator's change, concurrently with other passes.
     Change,
 }
 
 impl Work {
-    /// The lock's name, in front of the database's.
+    /// The lock's name, without the database's.
     fn prefix(self) -> &'static str {
         match self {
             Self::Pass => "firstcome-pass:",
@@ -220,7 +221,7 @@ impl Work {
     }
 }
 
-/// The right to run a pass. Dropping it gives it back.
+/// The right to run a pass. Dropping it releases the lock.
 pub struct PassLock {
     lost: CancellationToken,
     release: CancellationToken,
@@ -228,7 +229,7 @@ pub struct PassLock {
 }
 
 impl PassLock {
-    /// Takes the lock, waiting at most `wait`; `None` while another holds it.
+    /// Takes the lock, waiting at most `wait`; `None` if another process holds it.
     pub async fn take(
         settings: &DbSettings,
         work: Work,
@@ -237,7 +238,7 @@ impl PassLock {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
-        // A future dropped here takes its connection with it.
+        // If this future is dropped, its connection goes with it.
         let what = "take the pass lock";
         let got = tokio::time::timeout(limit, get_lock(&mut conn, work.prefix(), seconds))
             .await
@@ -256,12 +257,12 @@ impl PassLock {
         }))
     }
 
-    /// Cancelled when the lock is lost: work under it must stop.
+    /// Cancelled if the lock is lost: work under it must stop.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 
-    /// Gives the lock back and waits until it is free.
+    /// Releases the lock and waits until it is free.
     pub async fn release(mut self) {
         self.release.cancel();
         if let Err(error) = (&mut self.keeper).await {
@@ -276,7 +277,7 @@ impl Drop for PassLock {
     }
 }
 
-/// Who holds the pass lock.
+/// The holder of the pass lock.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct PassHolder {
     #[diesel(sql_type = BigInt)]
@@ -314,7 +315,7 @@ impl fmt::Display for PassHolder {
 }
 
 impl Db {
-    /// Who holds the pass lock, in any process.
+    /// The holder of the pass lock, in any process.
     pub async fn pass_holder(&self) -> Result<Option<PassHolder>, DbError> {
         self.run("holder of the pass lock", async |conn| {
             diesel::sql_query(
@@ -331,9 +332,9 @@ impl Db {
     }
 }
 
-/// Asks again and again whether this connection still holds the lock, until it is released or lost:
-/// with its connection, or alone, as behind a proxy that gave the session another connection. On a
-/// primary that was demoted it is worth nothing: others take theirs elsewhere.
+/// Checks repeatedly whether this connection still holds the lock, until it is released or lost. It
+/// can be lost with the connection, or alone, behind a proxy that gave the session another
+/// connection. On a demoted primary it is worthless: others take the lock on the new one.
 async fn keep(
     mut conn: Conn,
     work: Work,
@@ -359,8 +360,8 @@ async fn keep(
         lost.cancel();
         return;
     }
-    // Asked for, so that the next one finds it free at once. Where this fails, the connection ends
-    // here and the lock with it.
+    // Released explicitly, so that the next process finds it free at once. If this fails, the
+    // connection ends here, and the lock with it.
     let give_back = diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))")
         .bind::<Text, _>(work.prefix())
         .execute(&mut conn);

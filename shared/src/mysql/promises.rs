@@ -1,4 +1,4 @@
-//! Promises to people: the rows that keep them, and those that could not be kept so far
+//! Promises to users: the rows that keep them, and those that could not be kept so far
 //! (`broken_promises`).
 
 use std::collections::HashSet;
@@ -15,15 +15,15 @@ use super::schema::{broken_promises, drops};
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, UserId};
 
-/// One person's rows and the promises to them that could not be kept so far.
+/// One user's rows, and the promises to that user that could not be kept so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PersonRecord {
-    /// Rows they hold, oldest drop first.
+    /// The user's rows, oldest drop first.
     pub rows: Vec<IssuedRow>,
-    /// Drops in which a promise to them is broken and not mended, oldest first, with the slot that
-    /// was promised.
+    /// Drops in which a promise to the user is broken and not resolved, oldest first, with the
+    /// promised slot.
     pub broken: Vec<(DropId, Option<i64>)>,
-    /// What was revoked of theirs, oldest first.
+    /// The user's revocations, oldest first.
     pub revoked: Vec<Revocation>,
 }
 
@@ -39,8 +39,8 @@ pub struct BrokenPromiseRow {
 }
 
 impl Db {
-    /// Lists a person whose promise could not be kept; one who is listed already, and mended, is
-    /// broken again.
+    /// Lists a user whose promise could not be kept; a promise that was resolved before is broken
+    /// again.
     pub async fn list_broken_promise(
         &self,
         (coupon, drop): (CouponId, DropId),
@@ -73,7 +73,7 @@ impl Db {
         .await
     }
 
-    /// Marks people's broken promises, where there are any, as mended: they have rows after all.
+    /// Marks users' broken promises, if any, as resolved: they got rows after all.
     pub async fn mend_broken_promises(
         &self,
         drop: DropId,
@@ -98,8 +98,8 @@ impl Db {
         Ok(())
     }
 
-    /// Notes that a person was told that promises to them can't be kept: none of the drop's is open
-    /// any more. Gives how many there were.
+    /// Records that a user was informed that promises can't be kept, and closes all of the drop's.
+    /// Returns how many there were.
     pub async fn give_up_promises(
         &self,
         (coupon, drop): (CouponId, DropId),
@@ -136,10 +136,10 @@ impl Db {
         .await
     }
 
-    /// Broken promises read or changed in one statement.
+    /// Broken promises read or changed per statement.
     pub const PROMISES_AT_ONCE: usize = 1_000;
 
-    /// Drops with broken promises that are not mended.
+    /// Drops with unresolved broken promises.
     pub async fn drops_with_broken_promises(&self) -> Result<HashSet<DropId>, DbError> {
         self.run("drops with broken promises", async move |conn| {
             let open = broken_promises::table.filter(broken_promises::mended_at.is_null());
@@ -153,8 +153,8 @@ impl Db {
         .await
     }
 
-    /// Broken promises of a drop that are not mended, a page of people whose ids come after
-    /// `after`, in order of ids. A slot that is not noted comes after all others.
+    /// Unresolved broken promises of a drop, a page of users whose ids come after `after`, in order
+    /// of ids. An unknown slot sorts after all others.
     pub async fn open_promises(
         &self,
         drop: DropId,
@@ -181,7 +181,7 @@ impl Db {
         .await
     }
 
-    /// Unseals the drops with broken promises that are not mended. Gives their number.
+    /// Unseals the drops with unresolved broken promises. Returns their number.
     pub async fn unseal_drops_of_broken_promises(&self) -> Result<usize, DbError> {
         let broken: Vec<i64> = self
             .drops_with_broken_promises()
@@ -207,7 +207,7 @@ impl Db {
         .await
     }
 
-    /// A person's broken promises of one coupon, mended ones too.
+    /// A user's broken promises in a coupon, including resolved ones.
     pub async fn broken_promises_of(
         &self,
         coupon: CouponId,
@@ -228,7 +228,7 @@ impl Db {
         .await
     }
 
-    /// What is on record of `user` in any drop of `coupon`.
+    /// Everything recorded about `user` in any drop of `coupon`.
     pub async fn person(&self, coupon: CouponId, user: &UserId) -> Result<PersonRecord, DbError> {
         let user = user.clone();
         self.run("read a person", async move |conn| {

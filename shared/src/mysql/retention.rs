@@ -1,4 +1,4 @@
-//! Retention of people: who held a coupon that is long over is not named for ever.
+//! Retention of user ids: holders of a coupon that is long over are not named forever.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use super::erase::{GONE, RANDOM};
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, Slot};
 
-/// Slots renamed in one statement.
+/// Slots renamed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Rows and revocations that still name a person. The code of an erased row does, if an earlier
+/// Rows and revocations that still identify a user. The code of an erased row does, if an earlier
 /// release left it.
 const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
 
-/// A drop that was sealed long ago and still names people.
+/// A drop that was sealed long ago and still contains user ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
 pub struct OldDrop {
     #[diesel(sql_type = BigInt)]
     id: i64,
     #[diesel(sql_type = BigInt)]
     coupon_id: i64,
-    /// Whether one person may hold one in each drop.
+    /// Whether one user may hold one in each drop.
     #[diesel(sql_type = Bool)]
     pub once_per_drop: bool,
 }
@@ -46,7 +46,7 @@ struct Last {
 }
 
 impl Db {
-    /// Drops beyond `after` that were sealed longer than `kept` ago and still name people.
+    /// Drops after `after` that were sealed longer than `kept` ago and still contain user ids.
     pub async fn old_drops_with_people(
         &self,
         kept: Duration,
@@ -64,8 +64,8 @@ impl Db {
         .await
     }
 
-    /// Puts a pseudonym in place of everybody who holds a row of a sealed drop, another one in each
-    /// row, so that nobody can tell which rows were of one person; gives how many.
+    /// Replaces the user ids in rows of a sealed drop by pseudonyms, a different one in each row,
+    /// so that nobody can tell which rows belonged to the same user; returns how many.
     pub async fn erase_holders(&self, drop: DropId) -> Result<usize, DbError> {
         let last = self.run("last slot of a drop", async move |conn| {
             let query =
@@ -80,7 +80,7 @@ impl Db {
         for from in (0..last).step_by(SLOTS_AT_ONCE as usize) {
             erased += self
                 .run("erase holders", async move |conn| {
-                    // A drop that is not sealed any more is compared with what Redis knows.
+                    // A drop that is no longer sealed is compared with Redis, so it is skipped.
                     diesel::sql_query(format!(
                         "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
                          SET i.user_id = {RANDOM}, i.code = {RANDOM}, i.traceparent = NULL \
@@ -98,8 +98,8 @@ impl Db {
         Ok(erased)
     }
 
-    /// The same of its mended broken promises and, where the coupon is over, of its revocations.
-    /// After that nobody of the drop is named.
+    /// The same for its resolved broken promises and, if the coupon is over, for its revocations.
+    /// After that the drop contains no user ids.
     pub async fn erase_others(&self, drop: DropId, coupon_is_over: bool) -> Result<usize, DbError> {
         self.run("erase people of a drop", async move |conn| {
             conn.transaction(async |conn| {

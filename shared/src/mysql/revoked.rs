@@ -1,5 +1,5 @@
 //! Revocations (docs/decisions/0013-revoking.md): claims that were given back or revoked, and so
-//! are void wherever a copy of them still is.
+//! are void wherever a copy of them still exists.
 
 use std::collections::HashMap;
 
@@ -22,14 +22,14 @@ pub struct Revocation {
     pub id: i64,
     pub coupon_id: i64,
     pub drop_id: i64,
-    /// `None`: its person had none, or none that was known.
+    /// `None`: the user had none, or none is known.
     pub slot: Option<Slot>,
     pub user_id: String,
     pub reason: String,
     pub revoked_by: String,
     pub may_claim_again: bool,
     pub revoked_at: NaiveDateTime,
-    /// Claims that were admitted after it, by Redis's clock, count again; `None`: none does.
+    /// Claims admitted after this time, by Redis's clock, are valid again; `None`: none is.
     pub again_from: Option<NaiveDateTime>,
 }
 
@@ -39,24 +39,24 @@ impl Revocation {
         self.again_from.map(|at| at.and_utc().timestamp_millis())
     }
 
-    /// Whether it voids a claim of its person that was admitted then; `None` where that is not
-    /// known.
+    /// Whether it voids a claim of its user that was admitted at this time; `None` if the time is
+    /// not known.
     pub fn voids(&self, admitted_at_ms: Option<i64>) -> bool {
         self.again_from_ms()
             .is_none_or(|from| admitted_at_ms.is_some_and(|at| at <= from))
     }
 
-    /// Its step in Redis, or the one after it, is still to be noted.
+    /// Whether its step in Redis, or the following one, has not been recorded.
     pub fn is_to_be_ended(&self) -> bool {
         self.may_claim_again && self.again_from.is_none()
     }
 }
 
-/// What is to be revoked.
+/// The claim to revoke.
 #[derive(Debug, Clone)]
 pub struct NewRevocation {
     pub coupon: CouponId,
-    /// The drop of the claim, as far as Redis knows.
+    /// The drop of the claim, according to Redis.
     pub drop: DropId,
     pub slot: Option<Slot>,
     pub user: UserId,
@@ -64,9 +64,9 @@ pub struct NewRevocation {
     pub by: String,
     pub may_claim_again: bool,
     pub once_per: OncePer,
-    /// Who revokes, for the record; `None`: the person.
+    /// The operator, for the record; `None`: the user gave it back.
     pub operator: Option<Operator>,
-    /// The number of their last revocation, as far as Redis knows.
+    /// The id of the user's last revocation, according to Redis.
     pub after: i64,
 }
 
@@ -76,7 +76,7 @@ impl NewRevocation {
     }
 }
 
-/// As the column of that name has it.
+/// The value of the column `person_scope`.
 fn person_scope(once_per: OncePer, drop: i64) -> i64 {
     if once_per == OncePer::Drop { drop } else { 0 }
 }
@@ -84,8 +84,8 @@ fn person_scope(once_per: OncePer, drop: i64) -> i64 {
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
-    /// Writes a revocation that voids every claim of its person in its scope, and moves their row
-    /// into it; one that stands already is given instead. All of it, or nothing.
+    /// Writes a revocation that voids every claim of its user in its scope, and moves their row
+    /// into it; returns the open revocation if there already is one. All of it, or nothing.
     ///
     /// The revocation comes first and the row after it: see `is_any_revoked` in `issued.rs`.
     pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, DbError> {
@@ -96,7 +96,7 @@ impl Db {
         .await
     }
 
-    /// Moves the row of a claim that a revocation voids into it, where there is one.
+    /// Moves the row of a claim that a revocation voids into the revocation, if there is one.
     pub async fn take_out_row(
         &self,
         revocation: Revocation,
@@ -111,9 +111,9 @@ impl Db {
         .await
     }
 
-    /// Ends a revocation that lets its person claim again: what they are admitted to after this
-    /// instant by Redis's clock counts. Gives the instant that stands: another process may have
-    /// ended it already.
+    /// Ends a revocation that lets its user claim again: admissions after this time, by Redis's
+    /// clock, are valid. Returns the recorded time: another process may have ended the revocation
+    /// already.
     pub async fn end_revocation(&self, id: i64, again_from_ms: i64) -> Result<i64, DbError> {
         let at = DateTime::from_timestamp_millis(again_from_ms)
             .unwrap_or_default()
@@ -130,7 +130,7 @@ impl Db {
             let stands = stands.select((Revocation::as_select(), sql::<BigInt>("person_scope")));
             let (stands, scope): (Revocation, i64) = stands.first(conn).await?;
             if ends > 0 {
-                // One that a pass has listed since it was written.
+                // Closes a promise that a pass has listed since the revocation was written.
                 close_promises(conn, &stands, scope).await?;
             }
             Ok(stands.again_from_ms().unwrap_or(again_from_ms))
@@ -138,7 +138,7 @@ impl Db {
         .await
     }
 
-    /// A person's revocations of a coupon, oldest first.
+    /// A user's revocations in a coupon, oldest first.
     pub async fn revocations_of_person(
         &self,
         coupon: CouponId,
@@ -151,7 +151,7 @@ impl Db {
         .await
     }
 
-    /// The revocations of these people in one coupon, oldest first.
+    /// The revocations of these users in a coupon, oldest first.
     pub async fn revocations_of_people(
         &self,
         coupon: CouponId,
@@ -168,11 +168,11 @@ impl Db {
         Ok(found)
     }
 
-    /// Revocations read in one statement.
+    /// Revocations read per statement.
     pub const REVOCATIONS_AT_ONCE: i64 = 1_000;
 
-    /// A page of revocations of a coupon, or of one drop of it, after the one with number `after`;
-    /// each with its age in milliseconds by MySQL's clock.
+    /// A page of revocations of a coupon, or of one of its drops, after the one with number
+    /// `after`; each with its age in milliseconds by MySQL's clock.
     pub async fn revocations_after(
         &self,
         coupon: CouponId,
@@ -201,7 +201,8 @@ impl Db {
 
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     let is_new = open_one(conn, new, false).await?.is_none();
-    // Redis heeds a person's highest, and a MySQL that lost that one would give a lower one.
+    // Redis compares the numbers of a user's revocations, and a MySQL that lost the highest would
+    // reuse a lower one.
     let highest: Option<i64> = revoked_coupons::table
         .select(max(revoked_coupons::id))
         .first(conn)
@@ -233,7 +234,7 @@ async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocati
     Ok(revocation)
 }
 
-/// The revocation that stands in this scope.
+/// The open revocation in this scope.
 async fn open_one(
     conn: &mut Conn,
     new: &NewRevocation,
@@ -255,8 +256,8 @@ async fn open_one(
         .find(|one| new.once_per == OncePer::Coupon || one.drop_id == new.drop.0))
 }
 
-/// The drop is short of a row, and perhaps somebody waits for it. Sealing locks the drop before it
-/// counts revocations: it either sees this one, or has sealed by now.
+/// The drop now lacks a row, and somebody may be waiting for the slot. Sealing locks the drop
+/// before it counts revocations: it either sees this one, or has already sealed the drop.
 async fn unseal(conn: &mut Conn, drop: i64) -> QueryResult<()> {
     let locked = drops::table.find(drop).select(drops::sealed_at).for_share();
     if locked.first::<Option<NaiveDateTime>>(conn).await?.is_some() {
@@ -292,7 +293,7 @@ fn act(revocation: &Revocation) -> OperatorAct {
     }
 }
 
-/// Moves the person's row into the revocation, if that voids it.
+/// Moves the user's row into the revocation, if that voids it.
 async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> QueryResult<()> {
     type Row = (i64, Slot, String, NaiveDateTime, NaiveDateTime, String);
     let of_person = issued_coupons::coupon_id
@@ -335,7 +336,7 @@ async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> Q
         .map(|_| ())
 }
 
-/// A promise that was broken is owed no more.
+/// A revocation also ends a broken promise.
 async fn close_promises(conn: &mut Conn, revocation: &Revocation, scope: i64) -> QueryResult<()> {
     diesel::sql_query(
         "UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3) \
@@ -355,7 +356,7 @@ pub(super) async fn of_people(
     coupon: CouponId,
     people: &[UserId],
 ) -> QueryResult<Vec<Revocation>> {
-    // MySQL refuses to compare its column with other letters, which no revocation has.
+    // MySQL refuses to compare its column with other characters, and no revocation has them.
     let names = people
         .iter()
         .map(UserId::as_str)
@@ -372,12 +373,12 @@ pub(super) async fn of_people(
         .await
 }
 
-/// Which revocations void claims of people in one coupon: each by its person.
+/// The revocations in one coupon, by user: they tell which claims are void.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revocations(HashMap<String, Vec<Revocation>>);
 
 impl Revocations {
-    /// Of a scope: `drop` where one each is allowed in each drop.
+    /// Filters by scope: only those of `drop` if one coupon per drop is allowed.
     pub fn new(all: Vec<Revocation>, once_per: OncePer, drop: DropId) -> Self {
         let mut by_person: HashMap<String, Vec<Revocation>> = HashMap::new();
         for one in all
@@ -393,17 +394,17 @@ impl Revocations {
         self.0.is_empty()
     }
 
-    /// Whether anything of this person was revoked.
+    /// Whether the user has any revocation.
     pub fn name(&self, user: &UserId) -> bool {
         self.0.contains_key(user.as_str())
     }
 
-    /// Whether a claim that was admitted then (Unix milliseconds) is void.
+    /// Whether a claim admitted at this time (Unix milliseconds) is void.
     pub fn voids(&self, user: &UserId, admitted_at_ms: Option<i64>) -> bool {
         self.voiding(user, admitted_at_ms).is_some()
     }
 
-    /// The first that makes it void.
+    /// The first revocation that voids it.
     pub fn voiding(&self, user: &UserId, admitted_at_ms: Option<i64>) -> Option<&Revocation> {
         self.0
             .get(user.as_str())?
@@ -411,7 +412,7 @@ impl Revocations {
             .find(|one| one.voids(admitted_at_ms))
     }
 
-    /// [`Revocations::voids`] with an instant.
+    /// [`Revocations::voids`] with a timestamp.
     pub fn voids_at(&self, user: &UserId, admitted_at: Option<DateTime<Utc>>) -> bool {
         self.voids(user, admitted_at.map(|at| at.timestamp_millis()))
     }

@@ -1,8 +1,9 @@
-//! Runs of the reconciler, a row each, with their findings; and small facts that outlive a restart.
+//! Runs of the reconciler, one row each, with their findings; and small facts that survive a
+//! restart.
 //!
-//! Retention: what passes and mails leave in the tables is deleted after its time, a bounded part
-//! after each pass. What is still open (findings that stay, alerts that fire, mails not sent,
-//! promises not mended) stays, however old.
+//! Retention: rows that passes and mails leave in the tables are deleted when they are old enough,
+//! a bounded number after each pass. Open rows (unresolved findings, firing alerts, unsent mails,
+//! broken promises) stay, however old.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{reconcile_runs, reconciler_state};
 use super::{Conn, Db, DbError};
 
-/// Name of the instant (RFC 3339) at which a pass of the reconciler last ended well.
+/// Name of the time (RFC 3339) at which a pass of the reconciler last succeeded.
 pub const LAST_SUCCESS_AT: &str = "last_success_at";
 
 /// The status of a run that has not ended.
@@ -45,12 +46,12 @@ pub struct RunRow {
     pub skipped: u32,
     pub failed: u32,
     pub error: Option<String>,
-    /// Reports of drops, as JSON; `None` where another run has the same.
+    /// Reports of drops, as JSON; `None` if another run has the same.
     pub drops: Option<String>,
     /// Its number among the passes over everything.
     pub number: Option<u64>,
     pub drops_hash: Option<i64>,
-    /// The run that has the same reports.
+    /// The run with the same reports.
     pub drops_run: Option<String>,
     /// Clean, or the same as the pass before.
     pub nothing_new: bool,
@@ -58,7 +59,7 @@ pub struct RunRow {
     pub asked_by: Option<String>,
 }
 
-/// A run as lists show it: without the reports of its drops, which may be megabytes.
+/// A run as lists show it: without the reports of its drops, which can be megabytes.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = reconcile_runs)]
 pub struct RunListRow {
@@ -81,12 +82,12 @@ pub struct RunListRow {
     pub asked_by: Option<String>,
 }
 
-/// Reports of drops that are shorter, in bytes, are written with each run.
+/// Reports of drops that are shorter than this, in bytes, are written with each run.
 const SHORT: usize = 1_000;
 
 impl Db {
-    /// Records that a run begins. The caller holds the pass lock, so any other run that is still
-    /// "running" died.
+    /// Records the beginning of a run. The caller holds the pass lock, so any other run that is
+    /// still "running" died.
     pub async fn begin_run(
         &self,
         run: RunRow,
@@ -116,12 +117,12 @@ impl Db {
         .await
     }
 
-    /// Records how a run ended, with its findings; also where its beginning could not be recorded.
-    /// `succeeded` is the instant that counts as the last success. The findings come first, in
-    /// small statements, and the run's row last: nobody waits for it meanwhile.
+    /// Records the end of a run, with its findings, even if its beginning could not be recorded.
+    /// `succeeded` is the time that counts as the last success. The findings are written first, in
+    /// small statements, and the run's row last, so that nobody waits for its lock in the meantime.
     ///
     /// # Errors
-    /// [`DbError`]; the run is still under way, and this may be called again.
+    /// [`DbError`]; the run is still under way, and the call may be repeated.
     pub async fn finish_run(
         &self,
         mut run: RunRow,
@@ -154,7 +155,7 @@ impl Db {
         .await
     }
 
-    /// Has a run that ended end later. Gives whether there is such a run.
+    /// Moves the end of a finished run. Returns whether there is such a run.
     pub async fn prolong_run(&self, run: String, until: NaiveDateTime) -> Result<bool, DbError> {
         let prolonged = self.run("prolong run", async move |conn| {
             let ended = reconcile_runs::table
@@ -207,7 +208,7 @@ impl Db {
         .await
     }
 
-    /// Runs, newest first; only those older than `before`.
+    /// Runs, newest first; with `before`, only older ones.
     pub async fn runs(
         &self,
         limit: u32,
@@ -258,7 +259,7 @@ impl Db {
         Ok(Some((row, findings)))
     }
 
-    /// The fact of this name, where there is one.
+    /// The fact with this name, if there is one.
     pub async fn state(&self, name: &'static str) -> Result<Option<String>, DbError> {
         self.run("read state", async move |conn| {
             reconciler_state::table
@@ -279,7 +280,7 @@ impl Db {
     }
 }
 
-/// Where the pass before said the same of its drops, the run refers to the run that has it.
+/// If the previous pass had the same drop reports, the run refers to the run that stores them.
 async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResult<()> {
     let (Some(number), Some(drops)) = (
         run.number,
@@ -309,7 +310,7 @@ async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResu
     Ok(())
 }
 
-/// A value as the JSON that a column holds.
+/// A value as the JSON of a column.
 pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
     super::json(value).map_err(|source| DbError::Query {
         what: "write JSON",
@@ -334,33 +335,33 @@ pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<
         .map(|_| ())
 }
 
-/// How long things are kept.
+/// Retention by kind of record.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
     /// Runs that found nothing new.
     pub clean_runs: Duration,
-    /// Other runs, findings that are over, and what operators did.
+    /// Other runs, findings that are over, and operators' actions.
     pub runs: Duration,
     /// Alerts that are over.
     pub alerts: Duration,
-    /// Mails and events of webhooks that were sent or given up.
+    /// Mails and webhook events that were sent or given up.
     pub mails: Duration,
-    /// Broken promises, after they were mended.
+    /// Broken promises, after they were resolved.
     pub mended_promises: Duration,
 }
 
 /// Longer than a sender tries to deliver an event.
 const ORPHANED_AFTER: TimeDelta = TimeDelta::days(4);
 
-/// Rows deleted in one statement: short locks, and millions are caught up with in a day.
+/// Rows deleted per statement: locks stay short, and millions of rows are gone within a day.
 const AT_ONCE: u32 = 1_000;
 
-/// How long one of these is kept.
+/// The retention of one kind.
 type Time = fn(&Retention) -> Duration;
 
-/// What is deleted by its age alone, in the order of an index. `{before}`: see [`before`].
+/// Rows that are deleted by their age alone, in the order of an index. `{before}`: see [`before`].
 const BY_AGE: &[(&str, Time)] = &[
-    // A finding that is over and that no run refers to any more: see `delete_old_findings`.
+    // A finding that is over and that no run refers to: see `delete_old_findings`.
     (
         "reconcile_findings WHERE seen_from IS NULL AND created_at < {before} ORDER BY created_at",
         |kept| kept.runs,
@@ -389,13 +390,13 @@ const BY_AGE: &[(&str, Time)] = &[
         "webhook_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at",
         |kept| kept.mails,
     ),
-    // What is not sealed may still be told of.
+    // There may still be news about a drop that is not sealed.
     (
         "webhook_drops WHERE updated_at < {before} AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.id = webhook_drops.drop_id \
          AND d.sealed_at IS NULL) ORDER BY updated_at",
         |kept| kept.runs,
     ),
-    // What they were is looked up by drop; without it the next pass shows them once more.
+    // Held-back repairs are looked up by drop; without this row the next pass shows them once more.
     (
         "held_back WHERE planned_at < {before} ORDER BY planned_at",
         |kept| kept.runs,
@@ -414,7 +415,7 @@ const BY_AGE: &[(&str, Time)] = &[
 ];
 
 impl Db {
-    /// Deletes a bounded part of what is older than it is kept.
+    /// Deletes a bounded number of rows that are past their retention.
     pub async fn delete_old(&self, kept: Retention) -> Result<(), DbError> {
         self.delete_old_runs(kept.clean_runs, true).await?;
         self.delete_old_runs(kept.runs, false).await?;
@@ -436,7 +437,7 @@ impl Db {
         Ok(())
     }
 
-    /// The last clean run stays through any time of trouble, and so does a run whose reports
+    /// The last clean run stays however long the trouble lasts, and so does a run whose reports
     /// another one refers to.
     async fn delete_old_runs(&self, kept: Duration, nothing_new: bool) -> Result<(), DbError> {
         let Some(before) = before(kept) else {
@@ -462,7 +463,7 @@ impl Db {
         .await
     }
 
-    /// Numbered findings that were over before the oldest numbered run there is.
+    /// Numbered findings that were over before the oldest numbered run that exists.
     async fn delete_old_findings(&self) -> Result<(), DbError> {
         self.run("delete old findings", async move |conn| {
             let sql = format!(
@@ -475,9 +476,9 @@ impl Db {
     }
 }
 
-/// The instant before which what is kept for so long is old, as SQL, by MySQL's clock: a process
-/// whose own is ahead would delete what is young. `None`: longer than a hundred years, so nothing
-/// is.
+/// The time before which records with this retention are old, as SQL, by MySQL's clock: a process
+/// whose own clock is ahead would delete young rows. `None`: the retention exceeds a hundred years,
+/// so nothing is old.
 pub(super) fn before(kept: Duration) -> Option<String> {
     let seconds = Some(kept.as_secs()).filter(|seconds| *seconds <= 100 * 366 * 86_400)?;
     Some(format!("UTC_TIMESTAMP(3) - INTERVAL {seconds} SECOND"))

@@ -1,5 +1,5 @@
-//! Sealed drops: closed, verified exact, and skipped by passes from then on; and what was revoked
-//! of drops, which keeps them from it.
+//! Sealed drops: closed, verified exact, and skipped by later passes; and counts of revocations,
+//! which can prevent sealing.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,17 +24,17 @@ pub struct SealedDrop {
     pub sealed_rows: Option<u32>,
 }
 
-/// What Redis may have to know of a coupon besides the drops that a pass compares.
+/// Facts about a coupon that Redis may need in addition to the drops that a pass compares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct CouponHistory {
     #[diesel(sql_type = BigInt)]
     pub id: i64,
-    /// Drops that have opened, or do within the hour, sealed or not.
+    /// Number of drops that have opened, or will within the hour, sealed or not.
     #[diesel(sql_type = BigInt)]
     pub opened: i64,
     #[diesel(sql_type = BigInt)]
     pub revocations: i64,
-    /// The drop that was sealed last, and when, Unix milliseconds by the reconciler's clock.
+    /// The drop sealed last, and when, in Unix milliseconds by the reconciler's clock.
     #[diesel(sql_type = Nullable<BigInt>)]
     pub last_sealed: Option<i64>,
     #[diesel(sql_type = Nullable<Datetime>)]
@@ -42,21 +42,21 @@ pub struct CouponHistory {
 }
 
 impl CouponHistory {
-    /// The drop that was sealed last, and when.
+    /// The drop sealed last, and when.
     pub fn last_sealing(&self) -> Option<(DropId, DateTime<Utc>)> {
         Some((DropId(self.last_sealed?), self.last_sealed_at?.and_utc()))
     }
 }
 
-/// Longest count of the rows of one drop.
+/// Maximum duration of counting the rows of one drop.
 const LONG: Duration = Duration::from_secs(120);
 
-/// Coupons in one statement: each counts entries of two indexes, perhaps thousands.
+/// Coupons per statement: each needs counts from two indexes, perhaps of thousands of entries.
 const HISTORIES_AT_ONCE: usize = 200;
 
 impl Db {
-    /// How much there may be to restore of coupons that a loss of Redis has closed, besides the
-    /// drops that are compared.
+    /// The history of coupons that a loss of Redis has closed: how much there is to restore besides
+    /// the drops that are compared.
     pub async fn histories(
         &self,
         coupons: Vec<CouponId>,
@@ -82,7 +82,7 @@ impl Db {
         Ok(histories)
     }
 
-    /// How many rows the sealed drops of these coupons have; only coupons that have any.
+    /// The number of rows in sealed drops of these coupons; coupons without any are left out.
     pub async fn sealed_rows_of(
         &self,
         coupons: Vec<CouponId>,
@@ -108,13 +108,13 @@ impl Db {
         .await
     }
 
-    /// Seals a drop with as many rows as were verified. `false`: it does not close when the caller
-    /// saw it close, since an operator has moved that meanwhile; or its rows or revocations are not
-    /// those that were verified; or it is sealed already.
+    /// Seals a drop with the verified number of rows. `false`: its closing time is not the one that
+    /// the caller saw, because an operator has changed it; or its rows or revocations are not those
+    /// that were verified; or it is already sealed.
     ///
-    /// A revocation locks its drop after it has inserted itself: it is either committed before the
-    /// drop is locked here, and counted, or it unseals the drop afterwards. A consumer locks a
-    /// closed drop after it has inserted rows: they are counted, or it finds the drop sealed.
+    /// A revocation locks its drop after inserting its row: it is either committed before the drop
+    /// is locked here, and counted, or it unseals the drop afterwards. A consumer locks a closed
+    /// drop after inserting rows: they are counted, or it finds the drop sealed.
     pub async fn seal_drop(
         &self,
         id: DropId,
@@ -147,7 +147,7 @@ impl Db {
                 if written.get_result::<i64>(conn).await? != i64::from(rows) {
                     return Ok(false);
                 }
-                // One that was unsealed may name people anew.
+                // A drop that was unsealed may contain user ids again.
                 let named = drops::codes_erased_at.eq(None::<NaiveDateTime>);
                 let sealed = (
                     drops::sealed_at.eq(Utc::now().naive_utc()),
@@ -165,7 +165,7 @@ impl Db {
         .await
     }
 
-    /// How many revocations each of these drops has; those without one are left out.
+    /// The number of revocations of each of these drops; drops without one are left out.
     pub async fn count_revocations(
         &self,
         drops: Vec<DropId>,
@@ -190,7 +190,7 @@ impl Db {
         .await
     }
 
-    /// Whether anything of a coupon was revoked.
+    /// Whether a coupon has any revocation.
     pub async fn has_revocations(&self, coupon: CouponId) -> Result<bool, DbError> {
         self.run("look for revocations", async move |conn| {
             let any = revoked_coupons::table
@@ -205,8 +205,8 @@ impl Db {
         .await
     }
 
-    /// Unseals the drops of which an unresolved dead letter could be issued: a promise may be open
-    /// there after all. Gives their number.
+    /// Unseals the drops in which an unresolved dead letter could be issued: a promise may be open
+    /// there after all. Returns their number.
     pub async fn unseal_drops_of_dead_letters(&self) -> Result<usize, DbError> {
         const AT_ONCE: usize = 5_000;
         let (mut unsealed, mut after) = (0, i64::MIN);
@@ -241,8 +241,7 @@ impl Db {
         }
     }
 
-    /// Up to `limit` sealed drops with ids above `after`, of one coupon or drop where they are
-    /// given.
+    /// Up to `limit` sealed drops with ids above `after`, of one coupon or drop if given.
     pub async fn sealed_drops(
         &self,
         coupon: Option<CouponId>,
@@ -268,7 +267,7 @@ impl Db {
         .await
     }
 
-    /// How many rows each of these sealed drops was sealed with.
+    /// The number of rows with which each of these sealed drops was sealed.
     pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
         self.run("read sealed drops", async move |conn| {
             let mut found: Vec<(i64, Option<u32>)> = Vec::new();
@@ -291,9 +290,10 @@ impl Db {
     }
 }
 
-/// Those of these drops that are sealed and have a dead letter with a person on a slot of theirs or
-/// on none, if there is a slot for it: the drop was sealed with slots left, or has lost the row on
-/// that slot. No message unseals a drop: whoever was promised a coupon of it had a row by then.
+/// Unseals those of these drops that have a dead letter with a user, on one of their slots or on
+/// none, for which there is a slot: the drop was sealed with slots left, or has lost the row on
+/// that slot. Messages do not unseal a drop: every user who was promised one of its coupons had a
+/// row when it was sealed.
 async fn unseal(conn: &mut Conn, named: &[i64]) -> QueryResult<usize> {
     diesel::sql_query(format!(
         "UPDATE drops d SET d.sealed_at = NULL, d.sealed_rows = NULL WHERE d.id IN ({}) AND d.sealed_at IS NOT NULL \

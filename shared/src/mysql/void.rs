@@ -1,5 +1,5 @@
-//! Claims that never become rows: those that a revocation voids
-//! (docs/decisions/0013-revoking.md), and those of people who were erased since.
+//! Claims that never become rows: those that a revocation voids (docs/decisions/0013-revoking.md),
+//! and those of users who were erased since.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -36,8 +36,7 @@ impl VoidFor {
     }
 }
 
-/// Those of these claims that are void. Locks the revocations that it reads until the transaction
-/// ends.
+/// The void claims among these. Locks the revocations that it reads until the transaction ends.
 pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
     let mut void = ErasedClaims::among(conn, claims).await?;
     for claims in claims.chunks(MOST_VALUES) {

@@ -1,5 +1,5 @@
-//! The tables of webhooks: `webhook_outbox`, events to post, one row an event and target, leased as
-//! mails are; and `webhook_drops`, what was last said of a drop.
+//! The tables of webhooks: `webhook_outbox`, events to post, one row per event and target, leased
+//! like mails; and `webhook_drops`, the last event data about each drop.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::domain::DropId;
 
 deliveries!(webhook_outbox);
 
-/// Rows inserted in one statement.
+/// Rows inserted per statement.
 const AT_ONCE: usize = 100;
 
 /// An event for one target, before it is in the outbox.
@@ -26,18 +26,18 @@ const AT_ONCE: usize = 100;
 pub struct NewWebhook<'a> {
     /// Now.
     pub created_at: NaiveDateTime,
-    /// When it is first tried.
+    /// When it is first attempted.
     pub next_attempt_at: NaiveDateTime,
     /// The same for all targets.
     pub event_id: &'a str,
-    /// What it is, in one word.
+    /// The kind of event, as one word.
     pub kind: &'a str,
     pub target: &'a str,
-    /// JSON, as it is signed.
+    /// JSON, exactly as signed.
     pub body: String,
 }
 
-/// An event that is this sender's until its lease runs out.
+/// An event leased to this sender until the lease expires.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = webhook_outbox)]
 #[allow(missing_docs)] // as in NewWebhook
@@ -50,7 +50,7 @@ pub struct LeasedWebhook {
     pub attempts: u32,
 }
 
-/// Puts events in the outbox. An event that is there already for a target stays as it is.
+/// Puts events in the outbox. An event that the outbox already has for a target stays unchanged.
 pub async fn enqueue(conn: &mut Conn, mut events: Vec<NewWebhook<'_>>) -> QueryResult<()> {
     while !events.is_empty() {
         let rest = events.split_off(events.len().min(AT_ONCE));
@@ -81,7 +81,8 @@ pub async fn lease(
             )
         };
         // Not FOR UPDATE SKIP LOCKED: that also locks the rows of other targets that it reads, and
-        // their senders would skip them. No transaction, or each look would see what the first saw.
+        // their senders would skip them. No transaction, because then every read would see the
+        // snapshot of the first.
         loop {
             let oldest = due()
                 .order(webhook_outbox::id)
@@ -110,8 +111,8 @@ pub async fn lease(
 /// The error of events that [`give_up_orphans`] gave up without an attempt.
 const ORPHAN: &str = "no reconciler had this target in WEBHOOK_URLS for days";
 
-/// Gives up what is from before then: a sender gives up by itself what it fails to deliver, so
-/// these have none. Gives how many; a bounded number at once.
+/// Gives up events from before this time: a sender gives up its own undeliverable events, so nobody
+/// sends these. Returns how many; a bounded number per call.
 pub async fn give_up_orphans(
     db: &Db,
     before: DateTime<Utc>,
@@ -128,7 +129,7 @@ pub async fn give_up_orphans(
                 .bind::<Datetime, _>(now.naive_utc())
                 .bind::<Text, _>(ORPHAN);
             let update = update.bind::<Datetime, _>(before.naive_utc());
-            // Not what somebody has just had tried again.
+            // Not events that somebody has just scheduled for a retry.
             update
                 .bind::<Datetime, _>((now - TimeDelta::hours(1)).naive_utc())
                 .execute(conn)
@@ -139,22 +140,22 @@ pub async fn give_up_orphans(
     .await
 }
 
-/// What was last said of a drop.
+/// The last event data about a drop.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = webhook_drops)]
 pub struct SaidOfDrop {
     pub drop_id: i64,
-    /// The run that saw it; runs' ids are in order of time.
+    /// The run that saw it; ids of runs sort by time.
     pub run_id: String,
-    /// Rows.
+    /// Number of rows.
     pub issued: i64,
     pub highest_slot: i64,
-    /// The quantity that was said to be sold out, else 0.
+    /// The quantity that was last reported as sold out, or 0.
     pub sold_out_quantity: u32,
     pub updated_at: NaiveDateTime,
 }
 
-/// What was last said of these drops.
+/// The last event data about these drops.
 pub async fn said_of(conn: &mut Conn, drops: &[i64]) -> QueryResult<HashMap<DropId, SaidOfDrop>> {
     let mut said = HashMap::new();
     for some in drops.chunks(super::MOST_VALUES) {
@@ -167,7 +168,7 @@ pub async fn said_of(conn: &mut Conn, drops: &[i64]) -> QueryResult<HashMap<Drop
     Ok(said)
 }
 
-/// Keeps what is said of a drop now.
+/// Stores the event data about a drop.
 pub async fn say_of(conn: &mut Conn, said: &SaidOfDrop) -> QueryResult<()> {
     let insert = diesel::insert_into(webhook_drops::table).values(said);
     insert
@@ -179,7 +180,7 @@ pub async fn say_of(conn: &mut Conn, said: &SaidOfDrop) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// The highest slot of a drop that has a row, else 0.
+/// The highest slot of a drop with a row, or 0.
 pub async fn highest_slot(conn: &mut Conn, drop: DropId) -> QueryResult<i64> {
     let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0));
     let highest: Option<u32> = rows.select(max(issued_coupons::slot)).first(conn).await?;

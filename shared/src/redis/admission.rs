@@ -8,16 +8,16 @@ use super::{Redis, SharedConnection};
 use crate::coupon::Group;
 use crate::domain::{DropId, Slot, UserId};
 
-/// Most people in one micro-batch. The script holds up everything else in Redis while it runs: so
+/// Maximum users in one micro-batch. The script delays everything else in Redis while it runs: this
 /// many take half a millisecond.
 pub const MAX_BATCH: usize = 128;
 
-/// A person who claims, with what is known of their groups.
+/// A user who claims, with the known groups.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {
     pub user: &'a UserId,
-    /// The group that the coupon is for, as far as the caller knows, and whether the person is in
-    /// it. Only the script knows what the coupon's group is by now.
+    /// The coupon's group, as far as the caller knows, and whether the user is in it. Only the
+    /// script knows the coupon's present group.
     pub group: Option<(&'a Group, bool)>,
 }
 
@@ -27,7 +27,7 @@ impl<'a> From<&'a UserId> for Claimant<'a> {
     }
 }
 
-/// What admission said, with Redis's time of saying it.
+/// Admission's answer, with its time by Redis's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdmissionReply {
     pub admission: Admission,
@@ -36,7 +36,7 @@ pub struct AdmissionReply {
     /// When the holder of the slot was admitted, Unix milliseconds by the same clock; `None` where
     /// that is not known.
     pub admitted_at_ms: Option<i64>,
-    /// The group that the coupon is for, where the caller has to say whether this person is in it.
+    /// The coupon's group, if the caller has to say whether this user is in it.
     pub group: Option<Group>,
 }
 
@@ -44,22 +44,22 @@ pub struct AdmissionReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     Accepted(Slot),
-    /// This person holds a slot already, perhaps in another drop of the coupon.
+    /// This user already holds a slot, perhaps in another drop of the coupon.
     Already(DropId, Slot),
     /// A place on the waiting list, 1 is next.
     Waiting(u32),
-    /// Nothing left, and no room to wait.
+    /// No slot left, and no room to wait.
     SoldOut,
     /// The window opens at this instant, Unix milliseconds.
     NotOpen(i64),
     /// The window closed at this instant, Unix milliseconds.
     Closed(i64),
     Paused,
-    /// What this person had was given back or revoked, and they may not have another.
+    /// This user's claim was given back or revoked, and they may not have another.
     Revoked,
     /// The coupon is for others: people on its allow list, or of a group.
     NotAllowed,
-    /// The coupon is for a group of which the caller said nothing: [`AdmissionReply::group`].
+    /// The coupon is for a group that the caller did not mention: [`AdmissionReply::group`].
     ForGroup,
     /// Redis does not know the drop: never loaded, or lost.
     Unloaded,
@@ -100,17 +100,17 @@ impl AdmissionError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
-    /// The gate is closed: Redis restarted, failed over or was emptied, and the coupon is not
+    /// The gate is closed: Redis restarted, failed over or was emptied, and the coupon has not been
     /// verified since. Nothing ran.
     #[error("admission is closed until the reconciler has verified Redis")]
     Closed,
     /// Redis could not be reached or did not answer in time. The script may have run.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
-    /// Not asked, since the calls before took too long. Nothing ran.
+    /// Not asked, because earlier calls took too long. Nothing ran.
     #[error("Redis was too slow to be asked")]
     Unanswered,
-    /// The reply is none that the script can give.
+    /// The script can't give this reply.
     #[error("Redis answered admission with something unexpected")]
     Unexpected,
 }
@@ -195,7 +195,7 @@ async fn call_script(
     }
 }
 
-/// What is known of people's groups, as the script takes it.
+/// The known groups of users, in the form of the script's argument.
 fn groups(people: &[Claimant<'_>]) -> String {
     if people.iter().all(|person| person.group.is_none()) {
         return String::new();
@@ -208,8 +208,8 @@ fn groups(people: &[Claimant<'_>]) -> String {
     people.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
-/// One reply a person, `None` for one that the script can't have given; `None` in all where this is
-/// no reply of the script.
+/// One reply per user, `None` for one that the script can't give; `None` for the whole if this is
+/// not a reply of the script.
 fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
     if let Value::Int(now_ms) = value {
         let sold_out = AdmissionReply {

@@ -1,5 +1,5 @@
-//! Allow lists in Redis (docs/decisions/0019-allow-list.md): who is on a coupon's list, and which
-//! list that is. The admission script judges by them.
+//! Allow lists in Redis (docs/decisions/0019-allow-list.md): the members of a coupon's list, and
+//! the list's revision. The admission script reads them.
 
 use std::sync::LazyLock;
 
@@ -17,60 +17,60 @@ static CHANGE: LazyLock<Script> =
 static REPLACE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/replace_allow_list.lua")));
 
-/// How long a list that is being gathered stays, if nobody goes on with it. In seconds.
+/// Expiry of a list that is being gathered, if nobody continues it. In seconds.
 const GATHERED_FOR: u64 = 600;
 
-/// Ids added in one command: a larger one would hold up everything else in Redis.
+/// Ids added per command: a larger command would delay everything else in Redis.
 const ADDED_AT_ONCE: usize = 1_000;
 
-/// What becomes of people in a change of an allow list.
+/// The two changes of an allow list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnList {
     Add,
     Remove,
 }
 
-/// What Redis has of a coupon's allow list.
+/// The state of a coupon's allow list in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SeenList {
-    /// Which list it says it is; `None` where it does not say.
+    /// The list's revision and size as stored; `None` if they are missing.
     pub list: Option<AllowList>,
-    /// How many people are on it; `None` where the key is of another type.
+    /// The number of members; `None` if the key has another type.
     pub people: Option<u64>,
 }
 
 impl SeenList {
-    /// Whether it is this list, as far as its revision and size tell.
+    /// Whether it is this list, judged by its revision and size.
     pub fn is(&self, list: AllowList) -> bool {
         self.list == Some(list) && self.people == Some(u64::from(list.people))
     }
 
-    /// The revision it says it is of; 0 where it does not say.
+    /// The stored revision; 0 if there is none.
     pub fn revision(&self) -> u64 {
         self.list.map_or(0, |list| list.revision)
     }
 }
 
-/// What became of [`Redis::change_allow_list`].
+/// The outcome of [`Redis::change_allow_list`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListFollowed {
     /// The list has the change.
     Yes,
-    /// It is another list than the one before the change, or not whole.
+    /// Redis has another list than the one before the change, or an incomplete one.
     Other,
 }
 
-/// What became of [`Redis::replace_allow_list`].
+/// The outcome of [`Redis::replace_allow_list`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListReplaced {
     Yes,
-    /// A later list is there; nothing was changed.
+    /// Redis has a later list; nothing was changed.
     Outdated,
-    /// What was gathered is not the whole list; nothing was changed.
+    /// The gathered list is incomplete; nothing was changed.
     Incomplete,
 }
 
-/// A list that is being gathered, under a name of its own.
+/// A list that is being gathered under a temporary key.
 #[derive(Debug, Clone)]
 pub struct Gathering {
     coupon: CouponId,
@@ -78,7 +78,7 @@ pub struct Gathering {
 }
 
 impl Redis {
-    /// Follows one change of a coupon's list, from the revision before it.
+    /// Applies one change to a coupon's list, from the revision before it.
     pub async fn change_allow_list(
         &self,
         coupon: CouponId,
@@ -109,7 +109,7 @@ impl Redis {
         })
     }
 
-    /// A list that is written anew begins.
+    /// Begins to gather a new list.
     pub fn gather_allow_list(&self, coupon: CouponId) -> Gathering {
         let key = format!(
             "{}:{:016x}",
@@ -119,7 +119,7 @@ impl Redis {
         Gathering { coupon, key }
     }
 
-    /// Adds people to it.
+    /// Adds people to the gathered list.
     pub async fn add_gathered(
         &self,
         gathering: &Gathering,
@@ -128,7 +128,7 @@ impl Redis {
         for some in people.chunks(ADDED_AT_ONCE) {
             let names: Vec<&str> = some.iter().map(UserId::as_str).collect();
             let mut pipe = redis::pipe();
-            // Together: without its end it would stay for good.
+            // In one transaction: without the expiry the key would stay forever.
             pipe.atomic()
                 .cmd("SADD")
                 .arg(&gathering.key)
@@ -143,7 +143,7 @@ impl Redis {
         Ok(())
     }
 
-    /// Lets go of one that is not finished.
+    /// Deletes an unfinished list.
     pub async fn drop_gathered(&self, gathering: &Gathering) -> Result<(), RedisError> {
         redis::cmd("UNLINK")
             .arg(&gathering.key)
@@ -151,7 +151,7 @@ impl Redis {
             .await
     }
 
-    /// Takes a person off the set of a coupon that is over, whatever list it is.
+    /// Removes a user from the list of a coupon that is over, whatever the list's revision.
     pub async fn forget_allowed(&self, coupon: CouponId, user: &UserId) -> Result<(), RedisError> {
         let allowed = keys::allowed(&self.prefix, coupon);
         redis::cmd("SREM")
@@ -161,7 +161,7 @@ impl Redis {
             .await
     }
 
-    /// Puts it in the place of the coupon's list, as `list`, unless a later one is there.
+    /// Replaces the coupon's list with the gathered one, as `list`, unless Redis has a later one.
     pub async fn replace_allow_list(
         &self,
         new: &Gathering,
@@ -187,8 +187,8 @@ impl Redis {
         })
     }
 
-    /// What Redis has of the lists of these coupons, in the order asked. A key of another type
-    /// counts as none.
+    /// The state of these coupons' lists in Redis, in the order asked. A key of another type counts
+    /// as none.
     pub async fn allow_lists(&self, coupons: &[CouponId]) -> Result<Vec<SeenList>, RedisError> {
         let mut seen = Vec::with_capacity(coupons.len());
         for some in coupons.chunks(500) {
@@ -209,8 +209,8 @@ impl Redis {
         Ok(seen)
     }
 
-    /// The highest revision of the coupon here, its list's included; 0 where none is known. MySQL's
-    /// may be below it after it was restored from a backup.
+    /// The highest revision of the coupon in Redis, including its list's; 0 if none is known.
+    /// MySQL's may be below it after a restore from a backup.
     pub async fn highest_revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let ids = [coupon];
         let (revision, lists) = tokio::try_join!(self.revision(coupon), self.allow_lists(&ids))?;
@@ -220,7 +220,7 @@ impl Redis {
             .fold(revision, u64::max))
     }
 
-    /// Which of these people are on a coupon's list, in the order asked.
+    /// Which of these users are on a coupon's list, in the order asked.
     pub async fn are_allowed(
         &self,
         coupon: CouponId,
@@ -237,7 +237,7 @@ impl Redis {
             .await
     }
 
-    /// Whether a person is on the coupon's list; `None` where Redis does not have the whole of it.
+    /// Whether a user is on the coupon's list; `None` if Redis does not have the whole list.
     pub async fn is_allowed(
         &self,
         coupon: CouponId,
@@ -262,8 +262,8 @@ impl Redis {
     }
 }
 
-/// `REVISION:PEOPLE`. A longer revision, put there by hand, counts as none: the coupon's next one
-/// is above it, and the scripts could not compare that.
+/// `REVISION:PEOPLE`. A longer revision (a manual edit) counts as none: the coupon's next revision
+/// would exceed it, and the scripts could not compare that.
 fn parse(text: &str) -> Option<AllowList> {
     let (revision, people) = text.split_once(':')?;
     Some(AllowList {

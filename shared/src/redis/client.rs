@@ -19,28 +19,28 @@ use crate::tls::{StoreAddress, Tls};
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
     /// `redis://[[user]:password@]host:port[/database]`, or `rediss://…` and how it is encrypted;
-    /// several nodes by commas.
+    /// several nodes are separated by commas.
     pub url: StoreAddress,
     /// Prefix of every key; `fc` unless several installations share one Redis.
     pub prefix: String,
-    /// Longest wait for an answer. A call that timed out may have run.
+    /// Maximum wait for a reply. A call that timed out may have run.
     pub timeout: Duration,
     pub mode: RedisMode,
     pub durability: RedisDurability,
 }
 
-/// Who says that Redis keeps what it promised.
+/// The proof that Redis keeps its promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum RedisDurability {
     /// Its settings, which are read
     #[default]
     Checked,
-    /// The operator: where a provider runs it and does not let them be read
+    /// The operator: for a provider's Redis whose settings can't be read
     Managed,
 }
 
-/// One installation's Redis: a connection shared by all callers that comes back by itself, and the
-/// names and scripts that go with it. No command is sent twice by itself.
+/// One installation's Redis: a connection shared by all callers that reconnects automatically, with
+/// the matching names and scripts. No command is retried automatically.
 #[derive(Clone)]
 pub struct Redis {
     pub(super) conn: SharedConnection,
@@ -51,7 +51,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Makes the handle; connections are made at first use.
+    /// Creates the handle; it connects on first use.
     pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
         let tls = settings.url.tls().cloned();
         let seeds = Seeds::new(
@@ -70,7 +70,7 @@ impl Redis {
         })
     }
 
-    /// Where it is, without user and password.
+    /// Its address, without user and password.
     pub fn host_and_port(&self) -> String {
         self.seeds.hosts_and_ports()
     }
@@ -80,9 +80,9 @@ impl Redis {
         self.conn.clone()
     }
 
-    /// The same on connections of its own, to the server processes that stand now and no others: it
-    /// does not come back by itself. A pass uses one, so what it read and what it writes to are the
-    /// same life.
+    /// The same with dedicated connections, to the present server processes and no others: it does
+    /// not reconnect. A pass uses one, so that what it reads and where it writes belong to the same
+    /// life.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         Ok(Self {
             conn: self.conn.pinned().await?,
@@ -95,7 +95,8 @@ impl Redis {
         DropKeys::new(&self.prefix, coupon, drop)
     }
 
-    /// The name of a key that each server has. In a cluster it is in the first of its hash slots.
+    /// The name of a key that each server has. In a cluster it is in the first of the server's hash
+    /// slots.
     pub(super) fn server_key(&self, key: String, shard: &Shard) -> String {
         if self.seeds.is_cluster() {
             format!("{key}:{{{}}}", shard.tag())
@@ -104,7 +105,7 @@ impl Redis {
         }
     }
 
-    /// Whether the operator vouches that this Redis keeps what it promised.
+    /// Whether the operator vouches that this Redis keeps its promises.
     pub fn is_managed(&self) -> bool {
         self.durability == RedisDurability::Managed
     }
@@ -113,7 +114,7 @@ impl Redis {
         &self.prefix
     }
 
-    /// Redis's own time, Unix milliseconds. Of several servers' clocks the earliest of those that
+    /// Redis's own time, Unix milliseconds. With several servers, the earliest of the clocks that
     /// answer: nothing looks older by it than it is.
     pub async fn time_ms(&self) -> Result<i64, RedisError> {
         let time = async |shard: &Arc<Shard>| {
@@ -134,7 +135,7 @@ impl Redis {
         })
     }
 
-    /// What the server behind `conn` says of itself.
+    /// The facts that the server behind `conn` reports about itself.
     pub(super) async fn facts(
         &self,
         conn: &mut impl ConnectionLike,
@@ -149,7 +150,7 @@ impl Redis {
         ))
     }
 
-    /// Asks Redis for a sign of life, of each of its servers.
+    /// Checks that each server of Redis answers.
     pub async fn ping(&self) -> Result<(), RedisError> {
         let ping = async |shard| {
             redis::cmd("PING")
@@ -176,7 +177,7 @@ impl Script {
         }
     }
 
-    /// Runs it by hash, and by text where this Redis has not seen it yet. Sending it twice is safe:
+    /// Runs it by hash, or by text if this Redis has not seen it yet. Sending it twice is safe:
     /// `NOSCRIPT` means that it did not run.
     pub(super) async fn run<T: FromRedisValue>(
         &self,

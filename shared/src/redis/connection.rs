@@ -1,5 +1,5 @@
-//! Connections to the servers that hold the data. Each command goes to the server that has its
-//! key, once: no command is sent twice by itself.
+//! Connections to the servers that hold the data. Each command goes to the server that has its key,
+//! once: no command is retried automatically.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 use super::router::{Router, Shard};
 use super::servers::Seeds;
 
-/// A connection that all callers share. It comes back by itself, also from a host that died without
-/// a word or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on
-/// asking the same server.
+/// A connection that all callers share. It reconnects automatically, even if a host died without
+/// closing its connections or was demoted: redis-rs takes a time-out and `READONLY` for answers,
+/// and goes on asking the same server.
 #[derive(Clone)]
 pub struct SharedConnection {
     router: Arc<Router>,
-    /// The one that is meant; else each command goes to the one that has its key.
+    /// The one server to use; `None`: each command goes to the server that has its key.
     only: Option<Arc<Shard>>,
 }
 
 impl SharedConnection {
-    /// Connections are made at first use.
+    /// Connects on first use.
     pub(super) fn new(seeds: Arc<Seeds>, timeout: Duration) -> Result<Self, RedisError> {
         Ok(Self {
             router: Arc::new(Router::new(seeds, timeout)?),
@@ -30,8 +30,7 @@ impl SharedConnection {
         })
     }
 
-    /// The same to the server processes that stand now, on connections of their own: it does not
-    /// come back by itself.
+    /// A copy with separate connections to the present server processes; it does not reconnect.
     pub(super) async fn pinned(&self) -> Result<Self, RedisError> {
         let shards = self.shards().await?;
         Ok(Self {
@@ -40,7 +39,7 @@ impl SharedConnection {
         })
     }
 
-    /// The servers that hold data; where they may change, as they were told a second ago at most.
+    /// The servers that hold data; if they can change, the answer is at most a second old.
     pub(super) async fn shards(&self) -> Result<Arc<[Arc<Shard>]>, RedisError> {
         match &self.only {
             Some(only) => Ok([Arc::clone(only)].into()),
@@ -64,13 +63,13 @@ impl SharedConnection {
         }
     }
 
-    /// Asks anew which servers hold the data, beside the caller.
+    /// Starts a lookup of the primaries in the background.
     pub(super) fn ask_soon(&self) {
         self.router.ask_soon();
     }
 
-    /// Leaves a server that is no master: its address may lead to another by now, or another be
-    /// named.
+    /// Disconnects from a server that is not a master: its address may lead to another server in
+    /// the meantime, or another one may be primary.
     pub(super) fn leave(&self, shard: &Shard) {
         shard.server.reconnect();
         self.router.ask_soon();

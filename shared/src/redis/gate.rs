@@ -499,8 +499,8 @@ impl Redis {
     }
 }
 
-/// A key that holds a text. What no program of ours wrote there counts as nothing, as the scripts
-/// read it.
+/// A key that holds a text. A value that Firstcome did not write counts as missing, as in the
+/// scripts.
 async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<String>, RedisError> {
     match redis::cmd("GET").arg(key).query_async(conn).await {
         Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
@@ -508,7 +508,7 @@ async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<Str
     }
 }
 
-/// As the scripts read it; Rust's own parser takes a sign too.
+/// Parsed like in the scripts; Rust's own parser also accepts a sign.
 pub(super) fn seen_revision(text: &str) -> Option<u64> {
     let is_one = text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_one)

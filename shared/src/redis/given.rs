@@ -1,9 +1,9 @@
-//! The highest numbers that coupons and drops were given. MySQL gives them; but a MySQL that lost
-//! its last transactions (a replica that lagged took over, a backup was restored) would give some
-//! once more, and Redis and the topic still hold claims of the coupon that had them.
+//! The highest numbers assigned to coupons and drops. MySQL assigns them; but a MySQL that lost its
+//! last transactions (a replica that lagged took over, a backup was restored) would assign some
+//! again, and Redis and the topic still hold claims of the coupon that had them.
 //!
-//! Each server of a cluster notes those of its own coupons, so that numbers and keys are lost
-//! together only. A pass notes MySQL's highest on all servers.
+//! Each server of a cluster records the numbers of its coupons, so that numbers and keys are only
+//! lost together. A pass records MySQL's highest on all servers.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::router::Shard;
 use super::{Redis, keys};
 use crate::domain::{CouponId, DropId};
 
-/// 0 where none is known.
+/// 0 if none is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GivenNumbers {
     pub coupon: i64,
@@ -23,7 +23,7 @@ pub struct GivenNumbers {
 }
 
 impl Redis {
-    /// The highest that any server knows.
+    /// The highest numbers that any server knows.
     pub async fn given_numbers(&self) -> Result<GivenNumbers, RedisError> {
         let shards = self.conn.shards().await?;
         let known = try_join_all(shards.iter().map(|shard| self.given_numbers_on(shard))).await?;
@@ -34,7 +34,7 @@ impl Redis {
         })
     }
 
-    /// Before anything else of a coupon or a drop is written here.
+    /// Must precede all other writes of a coupon or a drop here.
     pub async fn note_numbers(&self, coupon: CouponId, drop: DropId) -> Result<(), RedisError> {
         let shard = self
             .conn
@@ -50,7 +50,7 @@ impl Redis {
         .await
     }
 
-    /// On every server: one that was emptied has none.
+    /// On every server, because one that was emptied has none.
     pub async fn note_numbers_everywhere(&self, given: GivenNumbers) -> Result<(), RedisError> {
         let shards = self.conn.shards().await?;
         try_join_all(
@@ -62,7 +62,7 @@ impl Redis {
         .map(drop)
     }
 
-    /// What no program of ours wrote there counts as nothing.
+    /// Values that Firstcome did not write count as missing.
     async fn given_numbers_on(&self, shard: &Arc<Shard>) -> Result<GivenNumbers, RedisError> {
         let mut asked = redis::cmd("ZMSCORE");
         asked
@@ -95,7 +95,7 @@ impl Redis {
             .arg(given.drop)
             .arg("drop");
         match raise.query_async(&mut self.conn.to(shard)).await {
-            // Garbage under this key keeps no drop from being loaded.
+            // Garbage in this key does not prevent loading a drop.
             Err(error) if is_about_data(&error) => Ok(()),
             noted => noted,
         }

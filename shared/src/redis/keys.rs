@@ -42,7 +42,7 @@ use std::collections::HashMap;
 use crate::coupon::{Allow, Coupon, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 
-/// Prefix of every key unless `REDIS_KEY_PREFIX` says otherwise.
+/// Default prefix of every key, without `REDIS_KEY_PREFIX`.
 pub const DEFAULT_PREFIX: &str = "fc";
 
 /// The keys of one drop and its coupon.
@@ -89,7 +89,7 @@ impl DropKeys {
         }
     }
 
-    /// The keys that belong to this drop alone, but `traces`, which expires by itself.
+    /// The keys that belong to this drop alone, except `traces`, which has an expiry.
     pub fn own(&self) -> [&str; 6] {
         [
             &self.meta,
@@ -101,7 +101,7 @@ impl DropKeys {
         ]
     }
 
-    /// The keys that admission cannot do without, with Redis's words for their types.
+    /// The keys that admission requires, with Redis's names of their types.
     pub fn types(&self) -> [(&str, &'static str); 9] {
         [
             (&self.meta, "hash"),
@@ -135,22 +135,22 @@ impl DropKeys {
     }
 }
 
-/// The coupon's hash of who holds any claim.
+/// The coupon's hash of holders of any claim.
 pub fn claimants(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:claimants")
 }
 
-/// The coupon's hash of people with a revocation.
+/// The coupon's hash of revoked users.
 pub fn revoked(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:revoked")
 }
 
-/// The coupon's set of people on its allow list.
+/// The coupon's set of users on its allow list.
 pub fn allowed(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:allowed")
 }
 
-/// Which allow list that is.
+/// The revision and size of that allow list.
 pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:allow_list")
 }
@@ -165,12 +165,12 @@ pub fn verified(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:verified")
 }
 
-/// The highest numbers that coupons and drops were given.
+/// The highest numbers assigned to coupons and drops.
 pub fn given(prefix: &str) -> String {
     format!("{prefix}:given")
 }
 
-/// Whether an operator's session was ended before its time.
+/// Whether an operator's session was ended early.
 pub fn ended_session(prefix: &str, session: &str) -> String {
     format!("{prefix}:ended:{session}")
 }
@@ -199,18 +199,18 @@ pub struct DropMeta {
     pub closes_at_ms: Option<i64>,
     /// Nobody is admitted while this is set.
     pub paused: bool,
-    /// In which scope one person may hold one.
+    /// The scope in which one person may hold one.
     pub once_per: OncePer,
     pub waiting_list: u32,
     /// An operator closed it before its time: nobody is promoted any more but those with a broken
     /// promise.
     pub closed_early: bool,
-    /// Whom the coupon is for; `None`: everybody.
+    /// The restriction; `None`: everybody may claim.
     pub allow: Option<Allow>,
 }
 
 impl DropMeta {
-    /// What MySQL says the fields must be.
+    /// The fields according to MySQL.
     pub fn of(coupon: &Coupon, drop: &Drop) -> Self {
         Self {
             quantity: drop.quantity,
@@ -251,11 +251,11 @@ impl DropMeta {
         .collect()
     }
 
-    /// Reads the hash; `None` where it is missing or a field can't be read, which admission takes
-    /// for not loaded alike.
+    /// Parses the hash; `None` if it is missing or a field can't be read, both of which admission
+    /// treats as not loaded.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
         let closes = fields.get("closes_at_ms").map_or("", String::as_str);
-        // A drop that an older release loaded has none.
+        // A drop loaded by an older release has none.
         let allow = fields.get("allow").map_or("", String::as_str);
         Some(Self {
             quantity: fields.get("quantity")?.parse().ok()?,

@@ -96,7 +96,7 @@ impl Life {
         if self.0.len() == 1 {
             return Some(0);
         }
-        // What stands between the braces of all its keys.
+        // The hash tag of all its keys.
         let slot = hash_slot(coupon.to_string().as_bytes());
         self.0
             .iter()

@@ -1,6 +1,6 @@
-//! The connection to one server. It comes back by itself, also from a host that died without a word
-//! or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on asking
-//! the same server. No command is sent twice by itself.
+//! The connection to one server. It reconnects automatically, even if a host died without closing
+//! its connections or was demoted: redis-rs takes a time-out and `READONLY` for answers, and goes
+//! on asking the same server. No command is retried automatically.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,14 +12,15 @@ use redis::{Client, Cmd, Pipeline, RedisError, Value};
 
 use super::known_gate::KnownGate;
 
-/// Errors of a server that is no master, or not one yet: the address may lead to another by now.
+/// Errors of a server that is not a master, or not yet: the address may lead to another in the
+/// meantime.
 pub(super) const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
-/// The least time between two replacements, so that a server that goes on refusing is not flooded
+/// Minimum interval between two replacements, so that a server that keeps refusing is not flooded
 /// with connections.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// A server, and the connection to it.
+/// A server with its connection.
 pub(super) struct ServerLink {
     /// Host and port.
     pub(super) address: String,
@@ -29,7 +30,7 @@ pub(super) struct ServerLink {
 
 enum Link {
     Lasting(Box<Lasting>),
-    /// To one server process; it ends with it.
+    /// To one server process; it ends with that.
     Pinned(MultiplexedConnection),
 }
 
@@ -74,7 +75,7 @@ impl ServerLink {
         })
     }
 
-    /// The same on a connection of its own, to its process and no other.
+    /// The same with a dedicated connection to its present process only.
     pub(super) async fn pinned(&self, timeout: Duration) -> Result<Self, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(timeout))
@@ -96,7 +97,7 @@ impl ServerLink {
         })
     }
 
-    /// Goes on with a new connection: the address may lead to another server by now.
+    /// Replaces the connection: the address may now lead to another server.
     pub(super) fn reconnect(&self) {
         if let Link::Lasting(lasting) = &self.link {
             lasting.replace(&lasting.current.load_full());
@@ -156,8 +157,8 @@ impl Lasting {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Draws the conclusion from what came of a command. An error without a code is the client's
-    /// own: it sees by itself that a connection is lost, but not that one is silent.
+    /// Reacts to the result of a command. An error without a code comes from the client itself: it
+    /// detects a lost connection, but not a silent one.
     fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, answer: Result<&[Value], &RedisError>) {
         let wrong = |code: &str| WRONG_SERVER.contains(&code);
         let (came, server_is_wrong) = match answer {
@@ -186,7 +187,7 @@ impl Lasting {
             Ok(fresh) => {
                 let before = self.current.compare_and_swap(used, Arc::new(fresh));
                 if Arc::ptr_eq(&before, used) {
-                    tracing::warn!("Redis is silent or no master: connecting anew");
+                    tracing::warn!("Redis is silent or no master: reconnecting");
                 }
             }
             Err(error) => tracing::error!(%error, "no new connection to Redis can be made"),

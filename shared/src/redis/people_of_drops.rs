@@ -1,11 +1,12 @@
-//! Which drops anybody holds a slot in, by the names of keys: also drops that MySQL does not know.
+//! Drops in which anybody holds a slot, from the names of keys: including drops that MySQL does not
+//! know.
 
 use redis::RedisError;
 
 use super::Redis;
 use crate::domain::{CouponId, DropId, NamedDrop};
 
-/// Keys looked through in one call.
+/// Keys examined per call.
 const AT_ONCE: usize = 1_000;
 
 impl Redis {
@@ -47,7 +48,7 @@ fn drop_of(key: &str, begin: &str) -> Option<NamedDrop> {
     })
 }
 
-/// As a glob that matches this text and nothing else.
+/// The text as a glob pattern that matches only itself.
 fn escaped(text: &str) -> String {
     let mut glob = String::with_capacity(text.len());
     for letter in text.chars() {

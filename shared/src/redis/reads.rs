@@ -1,4 +1,4 @@
-//! Reads: what is left of a drop, and what a pass compares.
+//! Reads: the stock of a drop, and the data that a pass compares.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -12,19 +12,19 @@ use super::Redis;
 use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
-/// What is left of a drop that admission knows.
+/// The stock of a drop that admission knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stock {
-    /// Slots in all, as admission has it.
+    /// The quantity, according to admission.
     pub quantity: Slot,
     pub held: u32,
     pub paused: bool,
-    /// How many people are on the waiting list, and how many may be.
+    /// The number of users on the waiting list, and its capacity.
     pub waiting: u32,
     pub waiting_list: u32,
 }
 
-/// What a person gets who claims now, as `claim.lua` decides.
+/// The prospect of a user who claims now, as `claim.lua` decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
     Slot,
@@ -37,7 +37,7 @@ impl Stock {
     /// For display only: the next claim may change it.
     pub fn prospect(&self) -> Prospect {
         let left = self.quantity.saturating_sub(self.held);
-        // What comes free goes to the people who wait already.
+        // Freed slots go to the users who already wait.
         if self.waiting == 0 && left > 0 {
             Prospect::Slot
         } else if self.waiting < self.waiting_list.max(left) {
@@ -49,7 +49,7 @@ impl Stock {
 }
 
 impl Redis {
-    /// What is left of each drop, in the order asked; `None` for one that admission does not know.
+    /// The stock of each drop, in the order asked; `None` for a drop that admission does not know.
     pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());
@@ -78,7 +78,7 @@ impl Redis {
                 held: u32::from_redis_value_ref(users).ok()?,
                 paused: paused.is_some_and(|p| p == "1"),
                 waiting: u32::from_redis_value_ref(waiting).ok()?,
-                // As `claim.lua` reads it: no list where the field is missing or no number.
+                // As `claim.lua` reads it: no list if the field is missing or not a number.
                 waiting_list: waiting_list
                     .and_then(|places| places.parse().ok())
                     .unwrap_or(0),
@@ -87,7 +87,7 @@ impl Redis {
         Ok(replies.chunks(3).map(read).collect())
     }
 
-    /// The highest slot given out in each drop, in the order asked; `None` for one that admission
+    /// The highest slot given in each drop, in the order asked; `None` for a drop that admission
     /// does not know.
     pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
         if drops.is_empty() {
@@ -109,7 +109,7 @@ impl Redis {
 pub struct DropNumbers {
     /// The settings; `None` where they are missing or can't be read.
     pub meta: Option<DropMeta>,
-    /// The counter; `None` where the key is missing or no number.
+    /// The counter; `None` if the key is missing or not a number.
     pub count: Option<i64>,
     pub users: u64,
     pub free: u64,
@@ -119,7 +119,7 @@ pub struct DropNumbers {
 }
 
 impl DropNumbers {
-    /// There is nothing that admission could work on.
+    /// True if admission could not work with these keys.
     pub fn are_lost(&self) -> bool {
         self.meta.is_none()
             || self.count.is_none()
@@ -135,15 +135,15 @@ impl DropNumbers {
 pub struct SlotPage {
     /// Highest slot given out; `None` where the key is missing or no number.
     pub count: Option<i64>,
-    /// Slot and person, in order of slots.
+    /// Slot and user, in order of slots.
     pub users: Vec<(i64, String)>,
     pub free: Vec<i64>,
     /// There are more on these slots than are read at once.
     pub is_cut: bool,
 }
 
-/// Most people, and free slots, read at once: more than a page has slots. By hand any number may be
-/// put onto one slot, or beyond the last.
+/// Maximum users, and free slots, read at once: more than a page has slots. A manual edit can put
+/// any number onto one slot, or beyond the last.
 const ON_PAGE_AT_MOST: usize = 200_000;
 
 type RawNumbers = (
@@ -156,14 +156,14 @@ type RawNumbers = (
     Vec<(String, f64)>,
 );
 
-/// Field of `meta`: people hold a coupon of an earlier drop, so the coupon has claimants.
+/// Field of `meta`: users hold a coupon of an earlier drop, so the coupon has claimants.
 pub(super) const EARLIER_HOLDERS: &str = "claimants";
 
-/// Drops asked for at the same time.
+/// Drops requested at the same time.
 const DROPS_AT_ONCE: usize = 200;
 
-/// Stands for every score that is no whole number, or too large to be counted by ones: no slot of
-/// any drop. `move.lua` and `withdraw.lua` know it.
+/// Stands for every score that is not a whole number, or too large to be exact: no slot of any
+/// drop. `move.lua` and `withdraw.lua` know it.
 const NO_SLOT: i64 = -1;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
@@ -176,7 +176,7 @@ pub(super) fn slot_of(score: f64) -> i64 {
     }
 }
 
-/// Whether an error speaks of what a key holds, and not of Redis: other keys can be read.
+/// Whether an error concerns the content of a key, not Redis itself: other keys can be read.
 pub fn is_about_data(error: &RedisError) -> bool {
     let of_a_key = |code: &str, detail: &str| {
         code == "WRONGTYPE"
@@ -205,7 +205,7 @@ pub struct WrongKey {
     pub wanted: &'static str,
 }
 
-/// Redis's word for a type, and a person's.
+/// Redis's name of a type, and a readable one.
 const TYPES: [(&str, &str); 6] = [
     ("string", "a string"),
     ("list", "a list"),
@@ -242,7 +242,8 @@ impl Redis {
         }))
     }
 
-    /// The numbers of many drops, in the order asked. One that can't be read keeps no other back.
+    /// The numbers of many drops, in the order asked. One that can't be read does not affect the
+    /// others.
     pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Vec<Result<DropNumbers, RedisError>> {
         let mut numbers = Vec::with_capacity(drops.len());
         for some in drops.chunks(DROPS_AT_ONCE) {
@@ -277,8 +278,8 @@ impl Redis {
         ))
     }
 
-    /// When it was said that a drop's keys expire after `ttl`, by Redis's clock; `None` where they
-    /// stay.
+    /// The time, by Redis's clock, when a drop's keys were given the expiry `ttl`; `None` if they
+    /// have none.
     pub async fn expire_since(
         &self,
         keys: &DropKeys,
@@ -306,7 +307,7 @@ impl Redis {
         pipe.query_async(&mut self.connection()).await
     }
 
-    /// Which of these coupons Redis still has anything of, in the order asked.
+    /// Which of these coupons still have any key in Redis, in the order asked.
     pub async fn are_remembered(&self, coupons: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
         if coupons.is_empty() {
             return Ok(Vec::new());
@@ -324,7 +325,7 @@ impl Redis {
         Ok(found.into_iter().map(|number| number > 0).collect())
     }
 
-    /// Whether Redis knows anybody of these drops, or of their coupons.
+    /// Whether Redis has any user of these drops, or of their coupons.
     pub async fn any_people(&self, drops: &[DropKeys]) -> Result<bool, RedisError> {
         for some in drops.chunks(1_000) {
             let mut pipe = redis::pipe();
@@ -343,7 +344,7 @@ impl Redis {
         Ok(false)
     }
 
-    /// Whether Redis knows anybody who holds a slot of a drop, or waits in it.
+    /// Whether Redis has any user who holds a slot of a drop, or waits in it.
     pub async fn has_people(&self, drop: &DropKeys) -> Result<bool, RedisError> {
         let mut cmd = redis::cmd("EXISTS");
         let found: u64 = cmd
@@ -354,7 +355,7 @@ impl Redis {
         Ok(found > 0)
     }
 
-    /// The first names on a drop's waiting list, in order, `limit` at most. What a hand put there
+    /// The first names on a drop's waiting list, in order, at most `limit`. Names added by hand
     /// need not be text.
     pub async fn first_waiting(
         &self,
@@ -377,7 +378,7 @@ impl Redis {
 
     /// The slots `from..=to` at one moment; without `to`, all from `from` on.
     ///
-    /// A transaction, not a script: Lua would turn every name and slot into a value of its own and
+    /// A transaction, not a script: Lua would convert every name and slot to a separate value and
     /// back, which cost Redis more than the reading did (docs/PERFORMANCE.md).
     pub async fn slot_page(
         &self,
@@ -386,7 +387,8 @@ impl Redis {
         to: Option<i64>,
     ) -> Result<SlotPage, RedisError> {
         type Seen = (Option<String>, Vec<(String, f64)>, Vec<String>);
-        // From above the last slot before: a score between two slots is on the later one's page.
+        // Begins above the last slot of the previous page: a score between two slots belongs to the
+        // later one's page.
         let first = if from < 1 {
             "-inf".to_owned()
         } else {
@@ -428,7 +430,7 @@ impl Redis {
         })
     }
 
-    /// Which slots these people hold in a drop; those who hold none are left out.
+    /// The slots of these users in a drop; users without a slot are left out.
     pub async fn slots_of(
         &self,
         keys: &DropKeys,
@@ -450,7 +452,7 @@ impl Redis {
         Ok(found.collect())
     }
 
-    /// Which of these people, promised a slot, neither hold one nor stand at the head of the
+    /// Which of these users, who were promised a slot, neither hold one nor are at the head of the
     /// waiting list, in the order asked.
     pub async fn out_of_line(
         &self,
@@ -472,7 +474,7 @@ impl Redis {
             .arg(&names);
         pipe.cmd("HMGET").arg(&keys.claimants).arg(&names);
         let (places, slots, claims): Replies = pipe.query_async(&mut self.connection()).await?;
-        // Who arrives in line gets a score from 1 on; the head of it is below.
+        // Users who join the waiting list get scores from 1 on; scores at its head are lower.
         let out = |((place, slot), claim): ((Option<f64>, Option<f64>), Option<String>)| {
             let holds = slot.is_some() || once_per == OncePer::Coupon && claim.is_some();
             !holds && place.is_none_or(|score| score >= 1.0)
@@ -480,7 +482,7 @@ impl Redis {
         Ok(places.into_iter().zip(slots).zip(claims).map(out).collect())
     }
 
-    /// When these slots were given out, Unix milliseconds, for those of which that is known.
+    /// When these slots were given, Unix milliseconds, if known.
     pub async fn admission_times(
         &self,
         keys: &DropKeys,
@@ -501,7 +503,7 @@ impl Redis {
             .collect())
     }
 
-    /// Those of these people whom the coupon's claimants lack, or have on another slot.
+    /// The users among these whom the coupon's claimants lack, or have on another slot.
     pub async fn missing_claimants(
         &self,
         coupon: CouponId,
@@ -528,7 +530,7 @@ impl Redis {
         Ok(missing.map(|((_, user), _)| user.clone()).collect())
     }
 
-    /// How many claimants each of these coupons has; `None` where the key is of another type.
+    /// The number of claimants of each of these coupons; `None` if the key has another type.
     pub async fn claimants_numbers(
         &self,
         coupons: &[DropKeys],
@@ -541,8 +543,8 @@ impl Redis {
         self.each(asked).await
     }
 
-    /// Whether `meta` of these drops says that people hold a coupon of an earlier drop; `None` of
-    /// one that is not loaded.
+    /// Whether `meta` of these drops says that users hold a coupon of an earlier drop; `None` for a
+    /// drop that is not loaded.
     pub async fn earlier_holders(
         &self,
         drops: &[DropKeys],
@@ -561,7 +563,7 @@ impl Redis {
             .collect())
     }
 
-    /// The answers to commands that are sent together; `None` where a key is of another type.
+    /// The replies to commands sent together; `None` if a key has another type.
     async fn each<T: FromRedisValue>(
         &self,
         commands: impl Iterator<Item = redis::Cmd>,

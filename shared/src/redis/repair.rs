@@ -1,7 +1,7 @@
-//! What may change a drop in Redis besides admission: loading, an operator's changes, and the
-//! reconciler's repairs. Each is one atomic script that checks what its caller saw and does nothing
-//! where that has changed, so all of them are safe to run twice, by two reconcilers at once, beside
-//! live traffic.
+//! All changes of a drop in Redis except admission: loading, operators' changes, and the
+//! reconciler's repairs. Each is one atomic script that checks its caller's precondition and does
+//! nothing if that has changed, so all of them are safe to run twice, by two reconcilers at once,
+//! and concurrently with live traffic.
 
 use std::sync::LazyLock;
 
@@ -37,51 +37,51 @@ static TO_FRONT: LazyLock<Script> =
 pub enum Done<T> {
     /// It took effect, or what it wanted was so already.
     Applied(T),
-    /// What the caller saw has changed since; nothing was done.
+    /// The caller's precondition has changed; nothing was done.
     Changed,
     /// Redis was emptied since; nothing was done.
     Stale,
 }
 
-/// What became of [`Redis::lower`].
+/// The outcome of [`Redis::lower`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lowered {
     /// The quantity is no larger than asked.
     Yes,
-    /// So many are given out already; nothing was changed.
+    /// This many slots are already given; nothing was changed.
     GivenOut(Slot),
     /// A newer revision of the coupon was seen; nothing was changed.
     Outdated,
     Unloaded,
-    /// Redis may have forgotten what is given out, and the coupon was not verified since.
+    /// Redis may have forgotten given slots, and the coupon has not been verified since.
     Unverified,
 }
 
-/// What became of [`Redis::withhold`].
+/// The outcome of [`Redis::withhold`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Withheld {
     /// It stands still until its settings are written again.
     Yes,
-    /// It has opened, or somebody holds a slot or waits; nothing was changed.
+    /// It has opened, or a user holds a slot or waits; nothing was changed.
     InUse,
     /// A newer revision of the coupon was seen; nothing was changed.
     Outdated,
     Unloaded,
 }
 
-/// Evidence that a person holds a slot.
+/// Evidence that a user holds a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holding {
     pub user: UserId,
     pub slot: Slot,
     /// Since when, Unix milliseconds, where known.
     pub claimed_at_ms: Option<i64>,
-    /// A row says so: they get the slot even where another person is on it, who has to be moved
-    /// then.
+    /// The evidence is a row: the user gets the slot even if another is on it, who then has to be
+    /// moved.
     pub certain: bool,
 }
 
-/// A slot that was given just now.
+/// A slot that was given a moment ago.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GivenSlot {
     pub slot: Slot,
@@ -89,32 +89,32 @@ pub struct GivenSlot {
     pub at_ms: i64,
 }
 
-/// What became of the head of a waiting list.
+/// The outcome for the head of a waiting list.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Promoted {
-    /// Who got which slot, in order.
+    /// Users and their slots, in order.
     pub people: Vec<(UserId, GivenSlot)>,
     /// How many left the list without one: they hold one, are revoked, or no person has the name.
     pub left_without: u32,
-    /// Of these, names that no person can have.
+    /// The number of invalid user ids among these.
     pub no_user_ids: u32,
 }
 
-/// What became of one holding in [`Redis::put_back`].
+/// The outcome of one holding in [`Redis::put_back`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutBack {
-    /// The person is on the slot now.
+    /// The user is on the slot now.
     Applied,
     /// The person was on it already.
     Same,
-    /// Another person is on it; nothing was changed.
+    /// Another user is on it; nothing was changed.
     Taken,
     /// The claim was given back or revoked; nothing was changed.
     Revoked,
 }
 
 impl Redis {
-    /// Makes a drop known to admission if it isn't; `Applied(false)` where it was. `Changed`: a
+    /// Loads a drop for admission unless it is loaded; `Applied(false)` if it was. `Changed`: a
     /// newer revision was seen.
     pub async fn load_drop(
         &self,
@@ -146,8 +146,9 @@ impl Redis {
         })
     }
 
-    /// Overwrites a loaded drop's `meta` with what a revision of its coupon says. `Changed`: a
-    /// newer revision was seen; `Stale`: the drop is not loaded. Both leave `meta` as it is.
+    /// Overwrites a loaded drop's `meta` with the settings of one revision of its coupon.
+    /// `Changed`: a newer revision was seen; `Stale`: the drop is not loaded. Both leave `meta`
+    /// unchanged.
     pub async fn write_meta(
         &self,
         keys: &DropKeys,
@@ -166,7 +167,7 @@ impl Redis {
         })
     }
 
-    /// Notes in a loaded drop's `meta` whether people hold a coupon of an earlier drop: if so,
+    /// Records in a loaded drop's `meta` whether users hold a coupon of an earlier drop: if so,
     /// admission to it is closed while there are no claimants.
     pub async fn note_earlier_holders(
         &self,
@@ -186,8 +187,8 @@ impl Redis {
         Ok(())
     }
 
-    /// Lowers a loaded and verified drop's quantity ahead of MySQL, so that no slot above it is
-    /// given out from here on.
+    /// Lowers a loaded and verified drop's quantity before MySQL does, so that no slot above it is
+    /// given from then on.
     pub async fn lower(
         &self,
         keys: &DropKeys,
@@ -218,7 +219,7 @@ impl Redis {
         })
     }
 
-    /// Keeps a drop that has not opened, and has nobody, from opening, ahead of MySQL.
+    /// Keeps a drop that has not opened, and has no users, from opening, before MySQL changes it.
     pub async fn withhold(&self, keys: &DropKeys, revision: u64) -> Result<Withheld, RedisError> {
         let names = [
             &*keys.meta,
@@ -238,10 +239,10 @@ impl Redis {
         })
     }
 
-    /// Gives people the slots their evidence says they hold, one reply each, in order.
+    /// Gives users the slots that their evidence shows, one reply each, in order.
     ///
     /// # Errors
-    /// When Redis can't be reached; some may have been put back.
+    /// If Redis can't be reached; some users may have been restored.
     pub async fn put_back(
         &self,
         keys: &DropKeys,
@@ -288,8 +289,8 @@ impl Redis {
         Ok(Done::Applied(words.into_iter().map(read).collect()))
     }
 
-    /// Makes count = |users| + |free| true again, walking the slots in pages; gives how many slots
-    /// came free. `Changed` where it can't be: two people are on one slot.
+    /// Restores count = |users| + |free|, walking the slots in pages; returns the number of slots
+    /// freed. `Changed` if that is impossible: two users are on one slot.
     pub async fn repair_count(
         &self,
         keys: &DropKeys,
@@ -313,8 +314,8 @@ impl Redis {
             freed += freed_here;
             match word.as_str() {
                 "stale" => return Ok(Done::Stale),
-                // Adding up is no proof before the last page: a gap here and a free slot there that
-                // is held even out.
+                // A right sum proves nothing before the last page: a gap here and a free slot there
+                // that is held cancel out.
                 _ if to < end => from = to + 1,
                 "done" => return Ok(Done::Applied(freed)),
                 _ => return Ok(Done::Changed),
@@ -322,9 +323,9 @@ impl Redis {
         }
     }
 
-    /// Gives a person another slot than `from`, or their first one where `from` is `None`, and
-    /// tells when. `Applied(None)` where none is left. With `quantity`, only while that is the
-    /// drop's: what was planned for another may be wrong by now.
+    /// Gives a user another slot than `from`, or a first one if `from` is `None`, and returns when.
+    /// `Applied(None)` if no slot is left. With `quantity`, only if that is the drop's: a plan for
+    /// another quantity may be wrong now.
     pub async fn move_person(
         &self,
         keys: &DropKeys,
@@ -360,7 +361,8 @@ impl Redis {
         })
     }
 
-    /// Takes a slot back from a person; with `to_front` they go to the head of the waiting list.
+    /// Takes a slot back from a user; with `to_front` the user goes to the head of the waiting
+    /// list.
     pub async fn withdraw(
         &self,
         keys: &DropKeys,
@@ -387,8 +389,8 @@ impl Redis {
         })
     }
 
-    /// Puts people at the head of the waiting list, each with the slot that they were promised,
-    /// unless they hold one.
+    /// Puts users at the head of the waiting list, each with the promised slot, unless they hold
+    /// one.
     pub async fn to_front(
         &self,
         keys: &DropKeys,
@@ -421,10 +423,10 @@ impl Redis {
         })
     }
 
-    /// Gives what is free to the people first on the waiting list, at most `limit` of them.
+    /// Gives free slots to the first users on the waiting list, at most `limit` of them.
     ///
     /// # Errors
-    /// When Redis can't be reached; some may have been promoted.
+    /// If Redis can't be reached; some may have been promoted.
     pub async fn promote(
         &self,
         keys: &DropKeys,
@@ -468,7 +470,7 @@ impl Redis {
         }))
     }
 
-    /// Makes people a coupon's claimants, or only those who are none: person, drop and slot.
+    /// Adds users to a coupon's claimants, or only those who are missing: user, drop and slot.
     pub async fn set_claimants(
         &self,
         coupon: CouponId,

@@ -1,4 +1,4 @@
-//! Revocations in Redis (docs/decisions/0013-revoking.md): whom a coupon bans, and the release of
+//! Revocations in Redis (docs/decisions/0013-revoking.md): banning users of a coupon, and releasing
 //! what they held.
 
 use std::collections::HashMap;
@@ -17,21 +17,20 @@ static REVOKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scr
 static RESTORE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/restore_revoked.lua")));
 
-/// What Redis knows of a person of a revocation.
+/// Redis's knowledge about the user of a revocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Banned {
     /// It knows this revocation, as far as it has come, or a later one.
     pub is_known: bool,
-    /// The slot that its person is on, and when it was given, Unix milliseconds, where that is
-    /// known.
+    /// The user's slot, and when it was given, Unix milliseconds, if known.
     pub slot: Option<(i64, Option<i64>)>,
     /// Its person is on the drop's waiting list.
     pub waits: bool,
-    /// The coupon's claimants name the drop for its person, who is on no slot of it.
+    /// The coupon's claimants have this drop for the user, who is on no slot of it.
     pub is_named: bool,
 }
 
-/// The field of a person in the coupon's hash.
+/// The user's field in the coupon's hash.
 fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
     match once_per {
         OncePer::Coupon => user.to_owned(),
@@ -40,9 +39,9 @@ fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
 }
 
 impl Redis {
-    /// Bans the person and releases what the revocation voids in a drop; gives the instant until
-    /// which their claims are void, in Unix milliseconds. Safe at any time and as often as wanted.
-    /// With an `again_from`, it is over.
+    /// Bans the user and releases what the revocation voids in a drop; returns the time until which
+    /// the user's claims are void, in Unix milliseconds. May be repeated at any time. With an
+    /// `again_from`, the revocation is over.
     pub async fn revoke(
         &self,
         keys: &DropKeys,
@@ -65,7 +64,7 @@ impl Redis {
         Ok(until)
     }
 
-    /// The number of a person's last revocation that is known here; 0 where none is.
+    /// The number of a user's last revocation that is known here; 0 if there is none.
     pub async fn last_revocation(
         &self,
         keys: &DropKeys,
@@ -81,7 +80,7 @@ impl Redis {
         Ok(text.map_or(0, |text| number_of(&text).0.unwrap_or(0)))
     }
 
-    /// Makes revocations of a coupon known; gives how many were not.
+    /// Restores revocations of a coupon in Redis; returns how many were missing.
     pub async fn restore_revoked(
         &self,
         coupon: CouponId,
@@ -112,7 +111,7 @@ impl Redis {
             .await
     }
 
-    /// What Redis knows of the people of these revocations of a drop, in the order asked.
+    /// Redis's knowledge about the users of these revocations of a drop, in the order asked.
     pub async fn banned(
         &self,
         keys: &DropKeys,
@@ -134,7 +133,7 @@ impl Redis {
             .collect();
         let people: Vec<&str> = all.iter().map(|one| one.user_id.as_str()).collect();
         let mut pipe = redis::pipe();
-        // Claimants first: who is admitted in between is on a slot by then.
+        // Claimants first: a user admitted in between is then found on a slot.
         pipe.cmd("HMGET")
             .arg(&keys.revoked)
             .arg(&fields)
@@ -172,8 +171,8 @@ impl Redis {
         Ok(found)
     }
 
-    /// Takes people off a coupon's claimants, each where they are there for this drop. The coupon
-    /// is closed: nobody becomes one meanwhile.
+    /// Removes users from a coupon's claimants, each if the entry is of this drop. The coupon is
+    /// closed: nobody becomes a claimant in the meantime.
     pub async fn forget_claimants(
         &self,
         coupon: CouponId,
@@ -206,7 +205,7 @@ fn names(entry: Option<&str>, drop: i64) -> bool {
         .is_some_and(|(of, _)| of.parse() == Ok(drop))
 }
 
-/// Out of an entry of the revoked: the number, and until when claims are void.
+/// Splits an entry of the revoked: the number, and the time until which claims are void.
 fn number_of(entry: &str) -> (Option<i64>, Option<&str>) {
     let (id, over) = entry
         .split_once(':')

@@ -1,4 +1,4 @@
-//! Which server has which key. Each command goes to the server that has its key, once.
+//! Routing: each command goes to the server that has its key, once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,17 +11,17 @@ use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, Value};
 use super::link::{ServerLink, WRONG_SERVER};
 use super::servers::{HASH_SLOTS, HashSlots, Primary, Seeds, has_hash_slot, hash_slot};
 
-/// Errors after which the primaries are asked for anew: a hash slot moved, or another server is
+/// Errors after which the primaries are looked up again: a hash slot moved, or another server is
 /// about to take over.
 const MOVED: [&str; 5] = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS"];
 
-/// The least time between two questions for the primaries.
+/// Minimum interval between two lookups of the primaries.
 const ASKED_EVERY: Duration = Duration::from_millis(200);
 
-/// For so long what was told of the primaries is not asked again without a reason.
+/// For this long, known primaries are not looked up again without a reason.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// One server that holds data, and its hash slots in order.
+/// A server that holds data, with its hash slots in order.
 pub(super) struct Shard {
     pub(super) server: Arc<ServerLink>,
     pub(super) hash_slots: Vec<HashSlots>,
@@ -48,22 +48,22 @@ impl Shard {
     }
 }
 
-/// A hash tag in a hash slot: a number, since a million of them are in all hash slots.
+/// A hash tag in a hash slot: a number, because the first million numbers cover all hash slots.
 fn tag_in(slot: u16) -> Option<u32> {
     (0..1_000_000).find(|tag| hash_slot(tag.to_string().as_bytes()) == slot)
 }
 
-/// Knows which server has which key.
+/// Maps keys to servers.
 pub(super) struct Router {
     seeds: Arc<Seeds>,
     timeout: Duration,
-    /// In the order of their hash slots.
+    /// Sorted by their hash slots.
     shards: ArcSwapOption<Shards>,
-    /// When the primaries were asked for last; held while they are.
+    /// Time of the last lookup of the primaries; locked during a lookup.
     asked_at: tokio::sync::Mutex<Option<Instant>>,
     told_at: ArcSwapOption<Instant>,
     is_asking: AtomicBool,
-    /// To server processes that were chosen once; it ends with them.
+    /// Connected to particular server processes; ends with them.
     is_pinned: bool,
 }
 
@@ -93,7 +93,7 @@ impl Router {
         }
     }
 
-    /// To the processes of these servers, on connections of their own.
+    /// A router with separate connections to the processes of these servers.
     pub(super) async fn pinned(
         self: &Arc<Self>,
         shards: &[Arc<Shard>],
@@ -128,7 +128,7 @@ impl Router {
         }
     }
 
-    /// All servers; where they may change, as they were told a second ago at most.
+    /// All servers; if they can change, the answer is at most a second old.
     pub(super) async fn fresh(self: &Arc<Self>) -> Result<Shards, RedisError> {
         let is_old = || {
             self.told_at
@@ -164,8 +164,8 @@ impl Router {
             })
     }
 
-    /// Asks for the primaries, one caller at a time; who waited for another takes its answer. Where
-    /// nobody answers, those that are known stay.
+    /// Looks up the primaries, one caller at a time; callers that waited share the answer. If
+    /// nobody answers, the known primaries stay.
     async fn ask(self: &Arc<Self>) -> Result<Shards, RedisError> {
         let mut asked_at = self.asked_at.lock().await;
         let known = self.shards.load_full().map(|known| Shards::clone(&known));
@@ -201,7 +201,7 @@ impl Router {
         Ok(shards)
     }
 
-    /// The connection to a server that stays is kept.
+    /// Keeps the connection to a server that is still a primary.
     fn shard(&self, told: Primary, before: &[Arc<Shard>]) -> Result<Arc<Shard>, RedisError> {
         let address = told.address();
         let server = match before.iter().find(|shard| shard.server.address == address) {
@@ -215,7 +215,7 @@ impl Router {
         Ok(Shard::of(server, told.hash_slots))
     }
 
-    /// Asks for the primaries beside the caller.
+    /// Starts a lookup of the primaries in the background.
     pub(super) fn ask_soon(self: &Arc<Self>) {
         if !self.may_change() || self.is_asking.swap(true, Ordering::AcqRel) {
             return;
@@ -223,20 +223,21 @@ impl Router {
         let router = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = router.ask().await {
-                tracing::debug!(%error, "nobody told which servers hold the data");
+                tracing::debug!(%error, "no node reported which servers hold the data");
             }
             router.is_asking.store(false, Ordering::Release);
         });
     }
 
-    /// Draws the conclusion from what a server answered.
+    /// Reacts to a server's answer.
     fn heed(self: &Arc<Self>, answer: Result<&[Value], &RedisError>) {
         let moved = |code: &str| MOVED.contains(&code) || WRONG_SERVER.contains(&code);
         let must_ask = match answer {
             Ok(replies) => replies
                 .iter()
                 .any(|r| matches!(r, Value::ServerError(e) if moved(e.code()))),
-            // An error without a code is the client's own: the connection was lost, or is silent.
+            // An error without a code comes from the client itself: the connection is lost or
+            // silent.
             Err(error) => error.code().is_none_or(moved),
         };
         if must_ask {
@@ -270,7 +271,7 @@ impl Router {
         result
     }
 
-    /// The server that a command is for.
+    /// The server for a command.
     pub(super) async fn of_command(self: &Arc<Self>, cmd: &Cmd) -> Result<Arc<Shard>, RedisError> {
         match key_of(cmd) {
             Some(key) => self.shard_of(key).await,
@@ -285,8 +286,8 @@ impl Router {
         }
     }
 
-    /// Sends a pipeline to the servers that its commands are for, each its own, at the same time. A
-    /// transaction is for the server of its first key, and so are commands without a key.
+    /// Sends a pipeline to the servers of its commands, concurrently. A transaction goes to the
+    /// server of its first key, and so do commands without a key.
     pub(super) async fn send_anywhere(
         self: &Arc<Self>,
         pipeline: &Pipeline,
@@ -331,7 +332,7 @@ impl Router {
     }
 }
 
-/// The first key of a command of ours.
+/// The first key of one of Firstcome's commands.
 fn key_of(cmd: &Cmd) -> Option<&[u8]> {
     let mut words = cmd.args_iter().map(|arg| match arg {
         Arg::Simple(word) => word,

@@ -52,7 +52,7 @@ impl Redis {
             self.conn.ask_soon();
             let why = (
                 ErrorKind::Io,
-                "the server that was named as the master is a replica by now",
+                "the server that was named as the master is a replica now",
             );
             return Err(Unsafe::Unreachable(why.into()));
         }

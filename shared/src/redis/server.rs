@@ -1,18 +1,18 @@
-//! What a Redis server says of itself.
+//! Facts that a Redis server reports about itself.
 
 use std::collections::HashMap;
 
-/// What a Redis server says of itself.
+/// Facts that a Redis server reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFacts {
     /// Changes with every start of the process.
     pub run_id: String,
-    /// `master_replid2`: whose data it had when it was promoted; zeros where it never was. Not
-    /// `master_replid`, which also changes when the first replica comes.
+    /// `master_replid2`: identifies the data that the server had when it was promoted; zeros if it
+    /// never was. Not `master_replid`, which also changes when the first replica connects.
     pub promoted_from: String,
     /// `redis_version`.
     pub version: String,
-    /// Whether it takes writes of its own.
+    /// Whether it is a master.
     pub is_master: bool,
 }
 
@@ -29,20 +29,20 @@ impl ServerFacts {
         }
     }
 
-    /// One server process from one promotion to the next.
+    /// Identifies one server process between two promotions.
     pub(super) fn id(&self) -> String {
         format!("{}:{}", self.run_id, self.promoted_from)
     }
 }
 
-/// What `INFO` tells, by name.
+/// The fields of `INFO`, by name.
 pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
     info.lines()
         .filter_map(|line| line.split_once(':'))
         .collect()
 }
 
-/// Whether `INFO replication` speaks of a server that takes writes of its own.
+/// Whether `INFO replication` describes a master.
 pub(super) fn is_master(replication: &str) -> bool {
     replication
         .lines()

@@ -1,5 +1,6 @@
-//! Which servers hold the data: the one that is named, the master that Sentinel names, or the
-//! primaries of a Redis Cluster, each with its hash slots (docs/decisions/0024-redis-cluster.md).
+//! Discovery of the servers that hold the data: the one in the address, the master according to
+//! Sentinel, or the primaries of a Redis Cluster, each with its hash slots
+//! (docs/decisions/0024-redis-cluster.md).
 
 use std::time::Duration;
 
@@ -16,40 +17,40 @@ use tokio::time::{Instant, timeout_at};
 use super::server::fields;
 use crate::tls::Tls;
 
-/// How Redis is run.
+/// The kind of Redis deployment.
 #[derive(Debug, Clone, Default)]
 pub enum RedisMode {
     /// One server, whose address never leads to another without its keys
     #[default]
     Single,
-    /// The addresses are Sentinels, which name the master.
+    /// The addresses are Sentinels, which know the master.
     Sentinel(SentinelSettings),
-    /// The addresses are nodes of a cluster, which tell the others.
+    /// The addresses are nodes of a cluster, which know the others.
     Cluster,
 }
 
-/// What Sentinels are asked, and how.
+/// Settings for asking Sentinels.
 #[derive(Debug, Clone)]
 pub struct SentinelSettings {
-    /// Name under which they watch the master.
+    /// The name under which they watch the master.
     pub master: String,
-    /// User and password of the Sentinels; those of the address are the master's.
+    /// User and password of the Sentinels; the address contains the master's.
     pub username: Option<String>,
     pub password: Option<secrecy::SecretString>,
 }
 
-/// A host that acknowledges nothing for this long is left by the kernel. Its default is a quarter
+/// After this time the kernel gives up a host that acknowledges nothing. Its default is a quarter
 /// of an hour.
 const SILENT: Duration = Duration::from_secs(3);
 
-/// For so long others are waited for once one has told the primaries.
+/// Maximum wait for further answers once one node has answered.
 const OTHERS: Duration = Duration::from_millis(200);
 
 /// Hash slots of a cluster.
 pub(super) const HASH_SLOTS: u16 = 16_384;
 
-/// The hash slot of a key: of what stands between its first braces, if anything does
-/// (redis.io, "Redis cluster specification", "Hash tags").
+/// The hash slot of a key: of the text between its first braces, if there is any (redis.io, "Redis
+/// cluster specification", "Hash tags").
 pub(super) fn hash_slot(key: &[u8]) -> u16 {
     const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
@@ -69,7 +70,7 @@ pub(super) fn has_hash_slot(ranges: &[HashSlots], slot: u16) -> bool {
         .any(|(first, last)| (*first..=*last).contains(&slot))
 }
 
-/// One server that holds data: its address, and its hash slots in order.
+/// One server with data: its address, and its hash slots in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Primary {
     pub(super) host: String,
@@ -84,7 +85,7 @@ impl Primary {
     }
 }
 
-/// The addresses that were given, and how to ask them for the primaries.
+/// The given addresses, and how to ask them for the primaries.
 pub(super) struct Seeds {
     addresses: Vec<ConnectionInfo>,
     mode: RedisMode,
@@ -109,7 +110,7 @@ impl Seeds {
         })
     }
 
-    /// Where all of them are, without user and password.
+    /// All their addresses, without user and password.
     pub(super) fn hosts_and_ports(&self) -> String {
         self.addresses
             .iter()
@@ -118,7 +119,7 @@ impl Seeds {
             .join(",")
     }
 
-    /// The first address, where why it does not answer is looked for.
+    /// The first address, which is examined to explain why it does not answer.
     pub(super) fn first(&self) -> &ConnectionAddr {
         self.addresses[0].addr()
     }
@@ -127,7 +128,7 @@ impl Seeds {
         self.addresses[0].redis_settings().db()
     }
 
-    /// Whether the primaries may change.
+    /// Whether the primaries can change.
     pub(super) fn may_change(&self) -> bool {
         !matches!(self.mode, RedisMode::Single)
     }
@@ -136,12 +137,12 @@ impl Seeds {
         matches!(self.mode, RedisMode::Cluster)
     }
 
-    /// The one server, where no other is to be asked which it is.
+    /// The client of the one server, if no discovery is needed.
     pub(super) fn single(&self) -> Option<Result<Client, RedisError>> {
         matches!(self.mode, RedisMode::Single).then(|| self.client(self.addresses[0].clone()))
     }
 
-    /// A client of a server that holds data, with the login of the first address.
+    /// A client of a server with data, with the login of the first address.
     pub(super) fn client_of(&self, primary: &Primary) -> Result<Client, RedisError> {
         self.client(with_address(
             &self.addresses[0],
@@ -167,8 +168,8 @@ impl Seeds {
         }
     }
 
-    /// Asks which servers hold the data: all seeds and `known` servers at once, since one that is
-    /// cut off answers with what was. The latest answer counts, by its epoch.
+    /// Asks which servers hold the data: all seeds and `known` servers at once, because a server
+    /// that is cut off returns an old answer. The newest answer decides, by its epoch.
     pub(super) async fn primaries(&self, known: &[String]) -> Result<Vec<Primary>, RedisError> {
         let mut asked = self.addresses.clone();
         if self.is_cluster() {
@@ -188,7 +189,7 @@ impl Seeds {
         loop {
             let next = match others_until {
                 None => answers.next().await,
-                // A host that is silent keeps nobody.
+                // An unreachable host delays nobody.
                 Some(until) => timeout_at(until, answers.next()).await.ok().flatten(),
             };
             match next {
@@ -213,7 +214,7 @@ impl Seeds {
         }
     }
 
-    /// One server's answer, with its epoch: later answers have a higher one.
+    /// One server's answer, with its epoch: newer answers have a higher one.
     async fn ask(&self, info: ConnectionInfo) -> Result<(u64, Vec<Primary>), RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.timeout))
@@ -261,7 +262,7 @@ impl Seeds {
                     port,
                     ?epoch,
                     primaries = primaries.len(),
-                    "a node told the cluster's slots"
+                    "a node reported the cluster's slots"
                 );
                 Ok((epoch.unwrap_or(0), primaries))
             }
@@ -296,7 +297,7 @@ fn host_and_port(address: &ConnectionAddr) -> (String, u16) {
     }
 }
 
-/// An error that no waiting mends.
+/// An error that waiting does not resolve.
 pub(super) fn config_error(what: &'static str, detail: String) -> RedisError {
     (ErrorKind::InvalidClientConfig, what, detail).into()
 }
@@ -342,7 +343,8 @@ fn of_cluster(error: RedisError) -> RedisError {
     error
 }
 
-/// Addresses by commas. One without a scheme has the scheme, login and database of the first.
+/// Parses addresses separated by commas. One without a scheme gets the scheme, login and database
+/// of the first.
 pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
     const EXAMPLE: &str =
         "it must look like redis://host:6379/0, several nodes like redis://first:6379,second:6379";
@@ -378,7 +380,7 @@ pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
     Ok(all)
 }
 
-/// Out of `SENTINEL MASTER`: names and values, flat.
+/// Parses `SENTINEL MASTER`: a flat list of names and values.
 fn master_told(told: &[String]) -> Option<(u64, Vec<Primary>)> {
     let field = |name: &str| {
         told.chunks_exact(2)
@@ -399,7 +401,7 @@ fn master_told(told: &[String]) -> Option<(u64, Vec<Primary>)> {
     ))
 }
 
-/// Out of `CLUSTER SLOTS`, which `asked` answered: a range, its primary, then replicas.
+/// Parses `CLUSTER SLOTS`, answered by `asked`: a range, its primary, then replicas.
 fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
     let Value::Array(ranges) = slots else {
         return None;
@@ -419,7 +421,7 @@ fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
             Value::BulkString(host) if !host.is_empty() && host != b"?" => {
                 String::from_utf8(host.clone()).ok()?
             }
-            // It does not know its own address: the one at which it was asked.
+            // It does not know its own address: use the one at which it was asked.
             Value::Nil | Value::BulkString(_) => asked.to_owned(),
             _ => return None,
         };
@@ -456,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_key_s_slot_is_redis_s() {
-        // As `CLUSTER KEYSLOT` of Redis 7.0 says.
+        // The results of `CLUSTER KEYSLOT` of Redis 7.0.
         for (key, slot) in [
             ("123456789", 12_739),
             ("foo", 12_182),

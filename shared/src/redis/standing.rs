@@ -1,4 +1,4 @@
-//! Reads of one person: where they stand, and when they were admitted.
+//! Reads about one user: the status in a drop, and the time of admission.
 
 use redis::RedisError;
 
@@ -6,20 +6,20 @@ use super::Redis;
 use super::keys::DropKeys;
 use crate::domain::{DropId, Slot, UserId};
 
-/// Where one person stands in a drop, and in its coupon.
+/// One user's status in a drop, and in its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
     pub loaded: bool,
-    /// Whether Redis has the drop and its gate is open. Otherwise what is missing below may only be
+    /// Whether Redis has the drop and its gate is open. Otherwise facts missing below may only be
     /// lost.
     pub trusted: bool,
     /// The slot held in this drop.
     pub slot: Option<Slot>,
     /// The place on this drop's waiting list, 1 is next.
     pub position: Option<u32>,
-    /// What is held anywhere in the coupon, where one each is allowed in the whole of it.
+    /// The claim held anywhere in the coupon, if one coupon is allowed in total.
     pub claimant: Option<(DropId, Slot)>,
 }
 
@@ -58,7 +58,7 @@ impl Redis {
         let ((seconds, micros), script, verified, known, score, rank, claimant, replication): Replies =
             pipe.query_async(&mut self.conn.to(&shard)).await?;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        // a score is a slot; what is none is refused
+        // A score is a slot; other scores are refused.
         let slot = score
             .filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX))
             .map(|s| s as Slot);
@@ -78,9 +78,9 @@ impl Redis {
         })
     }
 
-    /// When this person was admitted to this slot, as far as that is known; the outer `None` where
-    /// it is not theirs any more. One consistent read: the next holder of a slot that was revoked
-    /// has another instant, by which the old claim would not be void.
+    /// When this user was admitted to this slot, if known; the outer `None` if the user does not
+    /// hold it. One consistent read: the next holder of a revoked slot has another time, by which
+    /// the old claim would not be void.
     pub async fn admitted_person_at(
         &self,
         keys: &DropKeys,
@@ -101,8 +101,8 @@ impl Redis {
         Ok(is_theirs.then_some(at))
     }
 
-    /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` where
-    /// that is not known.
+    /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` if
+    /// unknown.
     pub async fn admitted_at(
         &self,
         keys: &DropKeys,
@@ -115,7 +115,7 @@ impl Redis {
             .await
     }
 
-    /// The same of several slots, in the order asked.
+    /// The same for several slots, in the order asked.
     pub async fn admitted_at_each(
         &self,
         keys: &DropKeys,
@@ -131,7 +131,7 @@ impl Redis {
             .await
     }
 
-    /// Whether Redis knows this person in one of these drops of a coupon: with a slot, or waiting.
+    /// Whether Redis knows this user in one of these drops of a coupon: with a slot, or waiting.
     pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> Result<bool, RedisError> {
         if drops.is_empty() {
             return Ok(false);

@@ -1,5 +1,5 @@
-//! Traces of admissions, where a claim was sampled: a repair of a claim whose message is lost finds
-//! its trace here. Nothing rests on them.
+//! Traces of admissions, for sampled claims: the repair of a claim whose message is lost finds its
+//! trace here. No promise depends on them.
 
 use redis::RedisError;
 
@@ -8,15 +8,16 @@ use super::keys::DropKeys;
 use crate::domain::Slot;
 use crate::trace::TraceContext;
 
-/// For so long after the last one, in seconds. By then each claim has its row, which has the trace.
+/// Expiry after the last one, in seconds. By that time each claim has its row, which contains the
+/// trace.
 const KEPT: u64 = 24 * 60 * 60;
 
-/// An admission: its slot, and its instant by Redis's clock in ms. A slot that was freed and given
-/// anew is another one.
+/// An admission: its slot, and its time by Redis's clock in ms. A slot that was freed and given
+/// again is another admission.
 type AdmissionKey = (Slot, i64);
 
 impl Redis {
-    /// Keeps the traces of admissions for a day.
+    /// Stores the traces of admissions for a day.
     pub async fn keep_traces(
         &self,
         keys: &DropKeys,
@@ -35,7 +36,7 @@ impl Redis {
         pipe.query_async(&mut self.connection()).await
     }
 
-    /// The traces of admissions, in the order asked, where they are known.
+    /// The traces of admissions, in the order asked, if known.
     pub async fn traces(
         &self,
         keys: &DropKeys,

@@ -1,5 +1,5 @@
-//! A hint from the API to the reconciler: compare this coupon at once. Losing it costs time only,
-//! since the next scheduled pass compares everything.
+//! A hint from the API to the reconciler: compare this coupon at once. Losing it only costs time,
+//! because the next scheduled pass compares everything.
 
 use redis::RedisError;
 
@@ -7,11 +7,11 @@ use super::Redis;
 use super::keys::{self, DropKeys};
 use crate::domain::CouponId;
 
-/// Coupons taken in one call.
+/// Coupons taken per call.
 const AT_ONCE: usize = 100;
 
 impl Redis {
-    /// Asks for a pass over a coupon, if anybody waits for one of these drops of it.
+    /// Requests a pass over a coupon, if anybody waits in one of its given drops.
     pub async fn wake_if_anyone_waits(
         &self,
         coupon: CouponId,
@@ -35,7 +35,7 @@ impl Redis {
             .await
     }
 
-    /// Takes coupons for which a pass was asked.
+    /// Takes coupons for which a pass was requested.
     pub async fn take_woken(&self) -> Result<Vec<CouponId>, RedisError> {
         let mut cmd = redis::cmd("SPOP");
         let ids: Vec<i64> = cmd

@@ -1,35 +1,35 @@
-//! Cases: what a finding is precisely, for programs. One kind (the word of API, tables and metrics)
-//! has several cases, which need different words and a different repair by a person.
+//! Cases: the precise meaning of a finding, for programs. One kind (the word in API, tables and
+//! metrics) has several cases, which need different texts and different actions.
 
 use crate::redis::reads::WrongKey;
 
-/// What a finding is a case of. It is not recorded: mails are written right after the pass.
+/// The case of a finding. It is not recorded: mails are written right after the pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum FindingCase {
-    /// Nothing sets it apart from others of its kind.
+    /// Nothing distinguishes it from others of its kind.
     #[default]
     Plain,
     /// A failed claim whose slot another user holds, in a drop without a free slot.
     NoSlotLeft,
     /// A failed claim on a slot that the drop does not have.
     NoSuchSlot,
-    /// A failed claim that names no user: the message cannot be read, say.
+    /// A failed claim that names no user, for example because the message cannot be read.
     NamesNobody,
     /// A failed claim that names no drop in which a pass could issue it.
     NamesNoDrop,
-    /// Messages that no client of Kafka can read, or the dead letter that a consumer keeps of them.
+    /// Messages that no client of Kafka can read, or the consumer's dead letter for them.
     Unreadable,
     /// MySQL refuses the row. The detail ends with the reason.
     RowRefused(String),
-    /// A name in Redis that is no user id.
+    /// A name in Redis that is not a valid user id.
     NoUserId,
     /// A key of another type than Firstcome's.
     KeyOfWrongType {
         wrong: WrongKey,
-        /// It also knows who won on earlier days of the coupon.
+        /// The key also records who won on earlier days of the coupon.
         knows_earlier_days: bool,
     },
-    /// This store holds something of the drop that no pass can read or write.
+    /// This store holds data of the drop that no pass can read or write.
     Unworkable(StoreOfDrop),
     /// Another client of MySQL has locked the rows.
     RowsLocked,
@@ -43,25 +43,25 @@ pub enum FindingCase {
     RunFailed,
     /// The offsets of the consumers are beyond the end of these partitions.
     MessagesLost(Vec<i32>),
-    /// A drop that was rebuilt: how many users are back, and how many the last run before the loss
-    /// knew.
+    /// A drop that was rebuilt: how many users were restored, and how many the last run before the
+    /// loss knew.
     Rebuilt { back: u64, known: Option<u64> },
-    /// The consumers' offsets stand still although messages wait.
+    /// The consumers' offsets do not move although messages wait.
     ConsumerStands,
-    /// A store is set so that it may lose promises, or codes.
+    /// A store's settings may lose promises, or codes.
     Unsafe(UnsafePart),
-    /// So many users whom a run knew before the loss of Redis are not back.
+    /// Number of users known to a run before the loss of Redis that were not restored.
     UsersMissing(u64),
 }
 
-/// A store that has a drop.
+/// A store of a drop's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreOfDrop {
     Redis,
     Mysql,
 }
 
-/// What is set unsafely.
+/// The part with unsafe settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnsafePart {
     Redis,
@@ -70,12 +70,12 @@ pub enum UnsafePart {
 }
 
 impl FindingCase {
-    /// What tells alerts and their contents apart: data, never words, and nothing that changes by
-    /// itself.
+    /// Distinguishes alerts and their contents: data, never texts, and nothing that changes over
+    /// time.
     pub fn identity(&self) -> String {
         let name = match self {
-            // Their kind, place and action say it all. The hashes of open alerts rest on these
-            // words.
+            // Their kind, place and action are enough. The stored hashes of open alerts depend on
+            // these words.
             Self::Plain
             | Self::Unworkable(_)
             | Self::SettingsDiffer
@@ -104,7 +104,7 @@ impl FindingCase {
         name.to_owned()
     }
 
-    /// A store kept the drop from being compared at all.
+    /// A store prevented any comparison of the drop.
     pub fn is_unworkable(&self) -> bool {
         matches!(
             self,

@@ -1,5 +1,5 @@
-//! The report of a pass, for the endpoint, the command line, the tables and the mails. Only data:
-//! no decisions, and no text that a program reads.
+//! The report of a pass, shared by the endpoint, the command line, the tables and the mails. Data
+//! only: it makes no decisions, and no program parses its texts.
 
 mod case;
 
@@ -35,11 +35,11 @@ pub enum Trigger {
     Endpoint,
     /// `firstcome-reconciler once`.
     Cli,
-    /// The daemon started, or found the gate closed.
+    /// The daemon started, or found the admission gate closed.
     Startup,
 }
 
-/// How a pass ended.
+/// The final status of a pass.
 #[derive(
     Debug,
     Clone,
@@ -56,21 +56,21 @@ pub enum Trigger {
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Status {
-    /// Still under way.
+    /// Still running.
     Running,
     /// Nothing to repair.
     Clean,
-    /// Everything found was repaired, and the next check showed it.
+    /// Everything found was repaired, and the next check confirmed it.
     Repaired,
-    /// Something needs a person, or a dry run found something.
+    /// A person must act, or a dry run found something.
     Drift,
-    /// So much was to be repaired that nothing was, until a person confirms.
+    /// The repairs exceed the repair limit: none is made until a person confirms them.
     Braked,
-    /// The pass could not be finished.
+    /// The pass could not finish.
     Failed,
 }
 
-/// What a finding is about. docs/OPERATIONS.md has a section for each.
+/// The kind of a finding. docs/OPERATIONS.md has a section for each.
 #[derive(
     Debug,
     Clone,
@@ -90,44 +90,44 @@ pub enum Status {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Kind {
-    /// Promised, and no row came.
+    /// A promise without a row.
     Unissued,
     /// In the dead-letter table, unresolved.
     FailedClaim,
-    /// A row whose person Redis does not know.
+    /// A row whose user is unknown to Redis.
     MissingAdmission,
     /// The counter does not add up.
     CountMismatch,
-    /// Two people on one slot, or one person on two.
+    /// Two users on one slot, or one user on two slots.
     SlotConflict,
-    /// More admitted than there is.
+    /// More users admitted than the quantity allows.
     OverAdmitted,
-    /// Revoked, and Redis still has it or does not know.
+    /// A revoked claim that Redis still holds, or whose revocation Redis does not know.
     RevokedAdmission,
-    /// Revoked, and its row is there.
+    /// A revoked claim whose row still exists.
     RevokedRow,
-    /// Slots left although people wait, or at closing.
+    /// Free slots although users wait, or at closing.
     Unfilled,
     /// Redis lost a drop, or its scripts.
     RedisLost,
-    /// Something does not move or can't be reached.
+    /// Something makes no progress or can't be reached.
     Stalled,
-    /// A store is set up by now so that it may lose promises, or the codes that people were shown.
+    /// A store's settings no longer protect promises, or the codes that users were shown.
     UnsafeSetting,
 }
 
-/// What made a pass fail: the identity of its alert.
+/// The cause of a failed pass: the identity of its alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum FailureCause {
     Mysql,
     Redis,
     Kafka,
-    /// A file of this process, say.
+    /// For example, a file of this process.
     Other,
 }
 
-/// The repair that a finding asks for.
+/// The repair for a finding.
 #[derive(
     Debug,
     Clone,
@@ -148,35 +148,35 @@ pub enum FailureCause {
 pub enum ActionKind {
     /// Write the row.
     Issue,
-    /// Admit the person again, in a free slot.
+    /// Admit the user again, in a free slot.
     Readmit,
-    /// Give the person another slot.
+    /// Give the user another slot.
     Move,
     /// Give a free slot to the first on the waiting list.
     Promote,
-    /// Take back a second slot of one person.
+    /// Take back the second slot of a user.
     Withdraw,
-    /// Do what is missing of a revocation, or close the failed claim of one.
+    /// Complete a revocation, or close the failed claim of a revoked user.
     Revoke,
-    /// Put the person of a row back into Redis.
+    /// Restore the user of a row in Redis.
     PutBack,
-    /// Close a failed claim whose person holds a row already.
+    /// Close a failed claim whose user already holds a row.
     ResolveDuplicate,
     /// Write the whole drop to Redis again.
     Rebuild,
     /// Set the drop's counter.
     SetCount,
-    /// Write settings to the store that lacks them.
+    /// Write the settings to the store that lacks them.
     WriteMeta,
     /// Open the admission gate.
     #[serde(rename = "grant_licence")]
     #[strum(serialize = "grant_licence")]
     OpenGate,
-    /// None: it is only reported.
+    /// None: the finding is only reported.
     Report,
 }
 
-/// What became of a finding.
+/// The outcome of a finding.
 #[derive(
     Debug,
     Clone,
@@ -194,17 +194,17 @@ pub enum ActionKind {
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
-    /// Repaired, and the next check shows it.
+    /// Repaired, and the next check confirms it.
     Applied,
-    /// Would be repaired: a dry run, or the repair limit.
+    /// Would be repaired, but this is a dry run or the repair limit holds it back.
     Planned,
-    /// Nothing was to be done, or it had changed meanwhile; or only a person can decide.
+    /// Nothing had to be done, the state changed in the meantime, or only a person can decide.
     Skipped,
-    /// The repair was tried and is not there.
+    /// The repair was attempted, but the next check does not confirm it.
     Failed,
 }
 
-/// One drift that a pass saw.
+/// One drift found by a pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     pub kind: Kind,
@@ -224,19 +224,19 @@ pub struct Finding {
     /// A person must act: no pass will repair it.
     #[serde(default)]
     pub needs_person: bool,
-    /// What sets it apart from others of its kind, for mails.
+    /// Distinguishes it from others of its kind, for mails.
     #[serde(skip)]
     pub case: FindingCase,
-    /// The row of the dead-letter table, where it is about one. Not kept, as `case`.
+    /// The row of the dead-letter table that it concerns, if any. Not stored, like `case`.
     #[serde(skip)]
     pub dead_letter: Option<i64>,
 }
 
-/// What stands in a finding's detail before the trace of its claim, at the end.
+/// Separates a finding's detail from the trace of its claim, which comes last.
 pub const TRACE: &str = "; trace ";
 
 impl Finding {
-    /// The detail without the trace, and the trace of its claim, where it has one.
+    /// The detail without the trace, and the trace of its claim, if there is one.
     pub fn detail_and_trace(&self) -> (&str, Option<&str>) {
         let is_one = |id: &str| id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
         match self.detail.rsplit_once(TRACE) {
@@ -245,7 +245,7 @@ impl Finding {
         }
     }
 
-    /// One of no drop in particular, for a person.
+    /// A finding that concerns no particular drop and needs a person.
     pub fn general(kind: Kind, action: ActionKind, detail: String) -> Self {
         Self {
             kind,
@@ -266,7 +266,7 @@ impl Finding {
 /// The numbers of a drop at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Numbers {
-    /// Redis: highest slot given out.
+    /// Redis: highest slot given.
     pub count: i64,
     /// Redis: users who hold a slot.
     pub users: u64,
@@ -276,7 +276,7 @@ pub struct Numbers {
     pub failed_claims: u64,
     /// On the topic, not yet read by the consumer.
     pub in_flight: u64,
-    /// Redis: slots given back.
+    /// Redis: free slots, which were given back.
     #[serde(default)]
     pub free: u64,
     /// Redis: users on the waiting list.
@@ -298,7 +298,7 @@ pub struct Examined {
     pub failed_claims: u64,
 }
 
-/// A pass over one drop.
+/// The report of a pass on one drop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DropReport {
     /// The coupon.
@@ -316,7 +316,7 @@ pub struct DropReport {
     /// Verified exact after closing; later passes skip it.
     #[serde(default)]
     pub sealed: bool,
-    /// Before repairs.
+    /// Numbers before repairs.
     pub before: Numbers,
     /// As the check after the repairs showed.
     pub after: Numbers,
@@ -329,8 +329,8 @@ pub struct DropReport {
 }
 
 impl DropReport {
-    /// Whether the drop is exact, in words. A claim that failed and of whose person Redis knows
-    /// nothing is no promise as far as is known: it does not make the drop inexact, but says so.
+    /// Whether the drop is exact, in words. A failed claim whose user is unknown to Redis is not
+    /// known to be a promise: it does not make the drop inexact, but it is mentioned.
     pub fn exactness(&self) -> String {
         match (self.exact, self.after.failed_claims) {
             (false, _) => "not exact".to_owned(),
@@ -351,7 +351,7 @@ fn is_false(value: &bool) -> bool {
 /// Drops of a run without findings, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unlisted {
-    /// How many there are.
+    /// The number of drops.
     pub drops: u64,
     /// How much of them was examined.
     #[serde(flatten)]
@@ -369,20 +369,20 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "Kim")]
     pub asked_by: Option<String>,
-    /// Nothing was changed.
+    /// A dry run: nothing was changed.
     pub dry_run: bool,
-    /// Sealed drops were examined too.
+    /// Sealed drops were examined, too.
     #[serde(default)]
     pub deep: bool,
     /// Not every drop was compared: one coupon or drop was asked for, or the pass failed before.
-    /// Not kept: it matters only right after the pass.
+    /// Not stored: it matters only right after the pass.
     #[serde(skip)]
     pub partial: bool,
-    /// The earlier run that said the same, where this one has no row of its own. Not kept, as
+    /// The earlier run with the same result, if this one has no separate row. Not stored, like
     /// `partial`.
     #[serde(skip)]
     pub goes_on_as: Option<String>,
-    /// It failed because the process was asked to stop. Not kept, as `partial`.
+    /// The pass failed because the process was asked to stop. Not stored, like `partial`.
     #[serde(skip)]
     pub stopped: bool,
     pub status: Status,
@@ -395,7 +395,7 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "MySQL did not answer")]
     pub error: Option<String>,
-    /// The same for programs. Not kept, as `partial`.
+    /// The cause of the failure, for programs. Not stored, like `partial`.
     #[serde(skip)]
     pub cause: Option<FailureCause>,
     /// Findings about no drop: the gate, a store, a missed run.
@@ -409,7 +409,7 @@ pub struct Run {
     pub unlisted: Unlisted,
 }
 
-/// As the table of runs keeps it, so that a run reads the same wherever it is read.
+/// Milliseconds, as in the table of runs, so that a run reads the same everywhere.
 fn millis<S: Serializer>(at: &DateTime<Utc>, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(&at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
@@ -435,7 +435,7 @@ macro_rules! words {
 words!(Trigger, Status, Kind, FailureCause, ActionKind, Outcome);
 
 impl Run {
-    /// One that begins.
+    /// A run that begins.
     pub fn begun(run_id: &str, trigger: Trigger, started_at: DateTime<Utc>) -> Self {
         Self {
             run_id: run_id.to_owned(),
@@ -457,8 +457,8 @@ impl Run {
         }
     }
 
-    /// Whether it examined everything and no repair failed. What is left then waits for a person,
-    /// who has a mail: this is about passes that do their work.
+    /// Whether it examined everything and no repair failed. Findings that wait for a person do not
+    /// count, because that person has got a mail: this is about passes doing their work.
     pub fn ended_well(&self) -> bool {
         let is_done = !matches!(self.status, Status::Running | Status::Failed);
         is_done
@@ -467,19 +467,19 @@ impl Run {
             && self.all_findings().all(|f| f.result != Outcome::Failed)
     }
 
-    /// The id under which it can be read.
+    /// The id under which the run can be read.
     pub fn kept_as(&self) -> &str {
         self.goes_on_as.as_ref().unwrap_or(&self.run_id)
     }
 
-    /// Every finding of the run, those of no drop first.
+    /// Every finding of the run; those that concern no drop come first.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings
             .iter()
             .chain(self.drops.iter().flat_map(|drop| &drop.findings))
     }
 
-    /// How many drops it examined, and how much in them.
+    /// The number of drops examined, and how much was examined in them.
     pub fn examined(&self) -> (u64, Examined) {
         let listed = self.drops.iter().map(|drop| drop.examined);
         let examined = listed.fold(self.unlisted.examined, |all, one| Examined {
@@ -495,7 +495,7 @@ impl Run {
 mod tests {
     use super::*;
 
-    /// Tables, metrics and JSON of other builds have these words.
+    /// The tables, metrics and JSON of other releases use these words.
     #[test]
     fn words_are_the_same_in_json_and_in_the_tables_and_can_be_read_back() {
         let words = "issue readmit move promote withdraw put_back resolve_duplicate revoke rebuild set_count write_meta \

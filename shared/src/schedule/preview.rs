@@ -1,4 +1,4 @@
-//! A preview of a schedule: the windows that a coupon made now would have, in words. The command
+//! A preview of a schedule: the windows that a coupon created now would have, in words. The command
 //! line and the operations page show the same.
 
 use std::fmt::Display;
@@ -7,10 +7,10 @@ use chrono::{DateTime, TimeZone, Utc};
 
 use super::{BadSchedule, PlannedDrop, Schedule};
 
-/// How many windows are shown.
+/// Number of windows shown.
 const SHOWN: usize = 10;
 
-/// Said of a window that has begun.
+/// The note on a window that has begun.
 pub const AT_ONCE: &str = "opens at once";
 
 /// One window in words.
@@ -24,12 +24,12 @@ pub struct Opening {
     pub utc: String,
     /// When it closes, in local time.
     pub closes: String,
-    /// It has begun: a coupon made now is open at once.
+    /// It has begun: a coupon created now is open at once.
     pub at_once: bool,
 }
 
 impl Schedule {
-    /// The windows of a coupon that would be made at `now`: one that has begun is made too.
+    /// The windows of a coupon created at `now`, including one that has begun.
     pub fn preview<Z: TimeZone<Offset: Display>>(
         &self,
         now: DateTime<Utc>,
@@ -44,7 +44,7 @@ impl Schedule {
         Ok(all.map(|drop| in_words(drop, now, zone)).collect())
     }
 
-    /// The openings that are still to come, of a coupon that is there.
+    /// The future openings of an existing coupon.
     pub fn to_come<Z: TimeZone<Offset: Display>>(
         &self,
         now: DateTime<Utc>,

@@ -49,7 +49,7 @@ fn wrong_schedules_are_refused_with_what_is_wrong() {
 
 #[test]
 fn a_daily_drop_keeps_its_local_hour_over_a_dst_change() {
-    // Clocks in New York go from UTC-5 to UTC-4 on 2026-03-08 at 02:00.
+    // Clocks in New York change from UTC-5 to UTC-4 on 2026-03-08 at 02:00.
     let schedule = daily(
         "America/New_York",
         "15:00",
@@ -181,7 +181,7 @@ fn a_preview_shows_a_window_that_has_begun_first_and_refuses_what_is_over() {
 }
 
 proptest! {
-    /// Against another implementation with its own copy of the zone database.
+    /// Compared with another implementation that has its own copy of the zone database.
     #[test]
     fn instants_agree_with_an_independent_zone_library(
         zone in prop::sample::select(vec![

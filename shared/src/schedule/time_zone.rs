@@ -7,7 +7,7 @@ use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 /// other words below.
 const ALIKE: f64 = 0.88;
 
-/// No zone has a longer name, and a long text takes seconds to compare.
+/// No zone has a longer name, and comparing a long text takes seconds.
 const LONGEST: usize = 60;
 
 pub fn read(text: &str) -> Result<Tz, String> {
@@ -27,7 +27,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     TZ_VARIANTS.iter().map(|zone| zone.name())
 }
 
-/// The zone whose name, or whose city alone, is most like the text.
+/// The zone whose name, or whose city alone, is most similar to the text.
 fn closest(text: &str) -> Option<Tz> {
     if text.len() > LONGEST {
         return None;

@@ -1,4 +1,4 @@
-//! A handshake that failed, in a sentence that names the setting to change.
+//! Explains a failed handshake in a sentence that names the setting to change.
 
 use std::error::Error;
 use std::io;
@@ -7,12 +7,12 @@ use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
 
 use super::{Store, Tls};
 
-/// What TLS itself says, somewhere below an error of a client.
+/// The TLS error, somewhere in the chain of a client's error.
 pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(found) = error.downcast_ref() {
         return Some(found);
     }
-    // An I/O error calls what it holds its own, not its source.
+    // An I/O error does not return the error it contains as its source.
     let held = error
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref);
@@ -21,7 +21,7 @@ pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::
 }
 
 impl Tls {
-    /// Why a server is not believed, or does not believe us.
+    /// Why this process does not trust a server, or the server does not trust this process.
     pub(crate) fn sentence(&self, error: &rustls::Error) -> String {
         use CertificateError::{
             BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
@@ -64,7 +64,7 @@ impl Tls {
         }
     }
 
-    /// The server does not take the certificate of this process, or wants one.
+    /// The server refuses the certificate of this process, or requires one.
     fn not_believed(&self, alert: &str) -> String {
         let prefix = self.store.prefix();
         let kafka = if self.store == Store::Kafka {

@@ -1,4 +1,4 @@
-//! Certificates and keys out of PEM files.
+//! Certificates and keys from PEM files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretSlice};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// One certificate or several, first that of the owner.
+/// One or several certificates, the owner's first.
 #[derive(Clone)]
 pub(super) struct Certificates {
     path: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// `name` is the setting that gave the path.
+    /// `name` is the setting of the path.
     pub(super) fn read(name: &str, path: &Path) -> Result<Self, String> {
         let pem = read(name, path)?;
         let der: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -53,7 +53,7 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// A private key. It is never shown.
+/// A private key. It is never printed.
 #[derive(Clone)]
 pub(super) struct PrivateKey {
     pem: Arc<SecretSlice<u8>>,

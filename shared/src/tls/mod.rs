@@ -1,6 +1,7 @@
-//! TLS to the stores, and to the issuer of tokens: which authorities are trusted, who this process
-//! is, and what a handshake that fails means in words. Redis and MySQL use it as it is; librdkafka
-//! has OpenSSL, and is asked here only why it does not get through (docs/decisions/0020-tls.md).
+//! TLS to the stores, and to the issuer of tokens: trusted authorities, this process's certificate,
+//! and explanations of failed handshakes. Redis and MySQL use this implementation; librdkafka uses
+//! OpenSSL, and is examined here only to explain why it cannot connect
+//! (docs/decisions/0020-tls.md).
 
 mod fault;
 mod files;
@@ -20,13 +21,13 @@ use self::files::{Certificates, PrivateKey};
 pub(crate) use fault::cause;
 pub(crate) use probe::{HandshakeAnswer, speaks_plain_redis};
 
-/// What is reached over TLS, for the names of its settings.
+/// The peers reached over TLS; they determine the names of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Redis,
     Mysql,
     Kafka,
-    /// The keys of tokens, at their issuer.
+    /// The keys that verify tokens, at their issuer.
     Jwks,
     /// The API, for operators' programs.
     Api,
@@ -35,7 +36,7 @@ pub enum Store {
 }
 
 impl Store {
-    /// What the names of its settings for TLS begin with.
+    /// The prefix of the names of its TLS settings.
     pub(crate) fn prefix(self) -> &'static str {
         match self {
             Self::Redis => "REDIS",
@@ -47,7 +48,7 @@ impl Store {
         }
     }
 
-    /// The setting that has the file of its certificate authorities.
+    /// The setting for the file of its certificate authorities.
     pub(crate) fn authorities(self) -> &'static str {
         match self {
             Self::Redis => "REDIS_CA_FILE",
@@ -57,13 +58,13 @@ impl Store {
         }
     }
 
-    /// Whether the public authorities count next to those of that file. A store has one
-    /// certificate, which one authority has issued; the others are servers anywhere.
+    /// Whether the public authorities are trusted in addition to that file. A store has one
+    /// certificate, issued by one authority; the others are servers anywhere.
     fn trusts_public(self) -> bool {
         matches!(self, Self::Jwks | Self::Api | Self::Webhook)
     }
 
-    /// The setting that has its address.
+    /// The setting for its address.
     pub(crate) fn address(self) -> &'static str {
         match self {
             Self::Redis => "REDIS_URL",
@@ -76,7 +77,7 @@ impl Store {
     }
 }
 
-/// The files of one store, as they were given: all may be missing.
+/// The files of one store, as given: all may be missing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Paths {
     pub(crate) ca: Option<PathBuf>,
@@ -85,7 +86,7 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    /// A variable that is set and empty, as docker-compose makes them, counts as not set.
+    /// A variable that is set but empty, as docker-compose sets them, counts as not set.
     pub(crate) fn new(ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Self {
         let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
         Self {
@@ -95,7 +96,7 @@ impl Paths {
         }
     }
 
-    /// The first that is given, by what its setting's name ends with.
+    /// The end of the first given setting's name.
     pub(crate) fn first(&self) -> Option<&'static str> {
         [
             (&self.ca, "CA_FILE"),
@@ -107,11 +108,12 @@ impl Paths {
     }
 }
 
-/// Whom this process trusts, and how it proves who it is. The files are read once, at start-up.
+/// The authorities that this process trusts, and its own certificate. The files are read once, at
+/// start-up.
 #[derive(Debug, Clone)]
 pub struct Tls {
     store: Store,
-    /// Without it: the authorities that browsers trust. See [`Store::trusts_public`].
+    /// `None`: the authorities that browsers trust. See [`Store::trusts_public`].
     ca: Option<Certificates>,
     identity: Option<(Certificates, PrivateKey)>,
 }
@@ -151,7 +153,7 @@ impl Tls {
         Ok(tls)
     }
 
-    /// With the public authorities and without a certificate of its own.
+    /// With the public authorities and without a client certificate.
     pub(crate) fn public(store: Store) -> Self {
         Self {
             store,
@@ -190,7 +192,7 @@ impl Tls {
         Ok(Arc::new(config))
     }
 
-    /// In the form of the Redis client.
+    /// The settings for the Redis client.
     pub(crate) fn for_redis(&self) -> TlsCertificates {
         provider::install();
         TlsCertificates {
@@ -202,7 +204,7 @@ impl Tls {
         }
     }
 
-    /// In the form of the MySQL client. Name and authority are always verified.
+    /// The settings for the MySQL client. Name and authority are always verified.
     pub(crate) fn for_mysql(&self) -> SslOpts {
         provider::install();
         let identity = self.identity.as_ref().map(|(cert, key)| {
@@ -222,7 +224,8 @@ impl Tls {
     }
 }
 
-/// Where a store is, and how connections to it are encrypted. Made of a text alone, they are not.
+/// The address of a store, and how connections to it are encrypted. An address parsed from text
+/// alone is not encrypted.
 #[derive(Debug, Clone)]
 pub struct StoreAddress {
     url: SecretString,
@@ -242,7 +245,7 @@ impl StoreAddress {
         self.tls.as_ref()
     }
 
-    /// Where it is, without user, password and database.
+    /// The address without user, password and database.
     pub fn host_and_port(&self) -> &str {
         let rest = self
             .url()

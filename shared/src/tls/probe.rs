@@ -1,5 +1,5 @@
-//! One handshake with an address, to learn why a client does not get through: clients say that a
-//! connection broke off, and not that a password went to a port that speaks something else.
+//! One handshake with an address, to find out why a client cannot connect: clients report that a
+//! connection was closed, not that a password was sent to a port with another protocol.
 
 use std::io;
 use std::time::Duration;
@@ -13,22 +13,22 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::{Tls, cause};
 
-/// Longest that a handshake may take.
+/// Maximum duration of a handshake.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// With TLS 1.3 a server looks at the certificate of its client after the handshake; it has this
-/// long to refuse it.
+/// With TLS 1.3 a server verifies its client's certificate after the handshake; it has this long to
+/// refuse it.
 const VERDICT: Duration = Duration::from_millis(500);
 
-/// What a server made of a handshake.
+/// The result of a handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeAnswer {
     Fine,
-    /// It speaks TLS, and one does not believe the other. The sentence says why.
+    /// The server speaks TLS, and one side does not trust the other. The sentence says why.
     Fault(String),
     /// It answered, but not in TLS.
     PlainText,
-    /// It said nothing, or is not there.
+    /// It did not answer, or does not exist.
     Silent,
 }
 
@@ -57,7 +57,7 @@ impl Tls {
     }
 }
 
-/// Whether a server answers a line of plain text as Redis does.
+/// Whether a server answers a line of plain text like Redis.
 pub(crate) async fn speaks_plain_redis(host: &str, port: u16) -> bool {
     let ask = async {
         let mut connection = TcpStream::connect((host, port)).await?;

@@ -1,4 +1,4 @@
-//! Who does the cryptography: ring, for every client of this process.
+//! The cryptography of every client of this process: ring.
 
 use std::sync::{Arc, LazyLock};
 
@@ -18,8 +18,8 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// Makes it the one that the clients of Redis and MySQL find. Where a process has one already, that
-/// one stays.
+/// Installs it as the default for the clients of Redis and MySQL. If the process already has one,
+/// that stays.
 pub(super) fn install() {
     if CryptoProvider::get_default().is_none()
         && CryptoProvider::clone(&PROVIDER).install_default().is_err()
@@ -28,8 +28,9 @@ pub(super) fn install() {
     }
 }
 
-/// Reads a key in whatever form it is. mysql_async calls every key PKCS #1, and ring believes it:
-/// with elliptic curves, and with what most tools write today, MySQL could not be logged in to.
+/// Reads a key in any format. mysql_async declares every key as PKCS #1, and ring believes it: with
+/// elliptic curves, and with the format that most tools write today, logging in to MySQL would
+/// fail.
 #[derive(Debug)]
 struct AnyForm;
 

@@ -1,13 +1,13 @@
-//! Which trace something belongs to, as W3C's `traceparent` has it.
+//! Trace contexts as W3C `traceparent`.
 
 use std::fmt;
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-/// The header of a request, of an answer and of a message.
+/// The header of a request, of a response and of a message.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// A span of a trace: what comes next is its child.
+/// A span of a trace: the next span becomes its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
     pub trace_id: TraceId,
@@ -24,7 +24,7 @@ impl TraceContext {
 
     /// A new trace, with this lower half of its id.
     pub(super) fn root_of(lower: u64) -> Self {
-        // An id of zeros is none.
+        // An id of zeros is invalid.
         let upper = rand::random::<u64>().max(1);
         let trace = (u128::from(upper) << 64) | u128::from(lower);
         Self {
@@ -49,7 +49,7 @@ impl TraceContext {
         }
     }
 
-    /// Reads a `traceparent`; of a version that is not known, what is known of it.
+    /// Parses a `traceparent`; for an unknown version, the known parts.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (known, rest) = text.split_at_checked(55)?;
         let [a, b, b'-', trace @ .., b'-', flag_a, flag_b] = known else {
@@ -73,7 +73,7 @@ impl TraceContext {
         })
     }
 
-    /// As OpenTelemetry has it.
+    /// The context in OpenTelemetry's form.
     pub(super) fn as_span(self) -> SpanContext {
         let flags = if self.sampled {
             TraceFlags::SAMPLED
@@ -101,7 +101,7 @@ fn span_id(number: u64) -> SpanId {
     SpanId::from_bytes(number.max(1).to_be_bytes())
 }
 
-/// Lower-case digits only, 16 at most: as the standard has it.
+/// Only lower-case digits, at most 16, as the standard requires.
 fn number(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, |number: u64, digit| {
         let digit = match digit {

@@ -1,5 +1,5 @@
-//! OpenTelemetry's own variables: the SDK's specification names them, so they are no settings of
-//! Firstcome. The SDK reads the rest (`OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_…`) by itself.
+//! OpenTelemetry's own variables: the SDK's specification defines them, so they are not settings of
+//! Firstcome. The SDK itself reads the others (`OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_…`).
 
 use anyhow::{Context as _, anyhow};
 use axum::http::Uri;
@@ -8,7 +8,7 @@ use clap::ValueEnum as _;
 use super::exporter::{TraceExport, start};
 use super::sampling::SamplerName;
 
-/// The share of requests without a `traceparent` that are traced by default.
+/// The default share of requests without a `traceparent` that are traced.
 const RATIO: f64 = 0.01;
 
 /// Exports spans if `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector; `process` is the name of the
@@ -42,7 +42,7 @@ fn read(
 }
 
 fn collector(text: &str) -> anyhow::Result<String> {
-    // A user and a password would end in a log.
+    // A user and a password would end up in a log.
     let is_plain = |uri: &Uri| {
         uri.authority()
             .is_some_and(|authority| !authority.as_str().contains('@'))

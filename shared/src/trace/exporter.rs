@@ -1,4 +1,5 @@
-//! Export by OTLP over HTTP, from a thread of its own. One for the process, as its metrics are.
+//! Export by OTLP over HTTP, from a separate thread. There is one exporter per process, as for
+//! metrics.
 
 use std::fmt;
 use std::pin::Pin;
@@ -21,13 +22,13 @@ use tokio::runtime::Handle;
 
 use super::sampling::{SamplerName, Sampling};
 
-/// Longest wait at the end of the process for spans that are still to be sent.
+/// Maximum wait for unsent spans at the end of the process.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 
-/// What is exported, and where to.
+/// Settings of the export.
 #[derive(Debug, Clone)]
 pub(super) struct TraceExport {
-    /// Of the collector, as `http://host:port`.
+    /// The collector's address, as `http://host:port`.
     pub(super) endpoint: String,
     pub(super) service: String,
     pub(super) sampler: SamplerName,
@@ -42,7 +43,7 @@ struct Pipeline {
 
 static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
 
-/// Exports spans from now on. To be called in a runtime, which sends them. A second call in one
+/// Starts exporting spans. Must be called in a runtime, which sends them. A second call in one
 /// process (tests) changes nothing.
 pub(super) fn start(export: &TraceExport) -> anyhow::Result<()> {
     if is_on() {
@@ -60,7 +61,7 @@ pub(super) fn start(export: &TraceExport) -> anyhow::Result<()> {
         .build()
         .context("OTEL_EXPORTER_OTLP_ENDPOINT can't be used")?;
     let mut processor = BatchSpanProcessor::builder(exporter).build();
-    // OTEL_RESOURCE_ATTRIBUTES may say more; the name of the service is ours to say.
+    // OTEL_RESOURCE_ATTRIBUTES may add attributes, but not change the name of the service.
     let resource = Resource::builder()
         .with_service_name(export.service.clone())
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
@@ -84,7 +85,7 @@ pub(super) fn start(export: &TraceExport) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends what is left. Blocks, and needs the runtime of [`start`] at work.
+/// Sends the remaining spans. Blocks, and needs the runtime of [`start`] to be running.
 pub fn stop() {
     if let Some(pipeline) = PIPELINE.get()
         && let Err(error) = pipeline.processor.shutdown_with_timeout(LAST_EXPORT)
@@ -98,7 +99,7 @@ pub fn is_on() -> bool {
     PIPELINE.get().is_some()
 }
 
-/// Whether work that no request asked for may begin a trace.
+/// Whether work that no request started may begin a trace.
 pub fn may_begin() -> bool {
     PIPELINE
         .get()

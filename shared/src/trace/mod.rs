@@ -1,9 +1,9 @@
-//! Traces: what became of one claim, across processes, by OpenTelemetry
+//! Traces: the path of one claim through all processes, with OpenTelemetry
 //! (docs/decisions/0028-traces.md).
 //!
-//! A [`TraceContext`] goes with a claim from the request by Kafka's header to its row or dead
-//! letter, also where nothing is exported. Spans are made of sampled ones alone, as a whole at
-//! their end, and only while [`is_on`]: for all others no span costs anything.
+//! A [`TraceContext`] accompanies a claim from the request through Kafka's header to its row or
+//! dead letter, even if nothing is exported. Spans are created only for sampled ones, as a whole
+//! when they end, and only while [`is_on`]: for all others spans cost nothing.
 
 mod context;
 mod environment;

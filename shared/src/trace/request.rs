@@ -1,4 +1,4 @@
-//! The trace of a request: begun by its header or by the sampler, told in the answer's.
+//! The trace of a request: begun by its header or by the sampler, and returned in the response's.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ tokio::task_local! {
     static CURRENT: Option<TraceContext>;
 }
 
-/// The trace of the request that this task works on.
+/// The trace of the request that this task handles.
 pub fn current() -> Option<TraceContext> {
     CURRENT.try_with(|context| *context).ok().flatten()
 }
@@ -36,13 +36,13 @@ impl RequestTrace {
         }
     }
 
-    /// Works with [`current`] being this.
+    /// Runs `work` with this as [`current`].
     pub fn within<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self.context, work)
     }
 
-    /// The end of the request: its span, and the header of its answer. `route` is the pattern of
-    /// its path.
+    /// Ends the request: exports its span, and sets the header of its response. `route` is the
+    /// pattern of its path.
     pub fn end(
         self,
         (method, route): (&'static str, &str),

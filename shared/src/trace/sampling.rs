@@ -1,4 +1,4 @@
-//! Which traces are exported: OpenTelemetry's samplers, by their names.
+//! Decides which traces are exported: OpenTelemetry's samplers, by their names.
 
 use clap::ValueEnum;
 
@@ -10,31 +10,31 @@ use super::TraceContext;
 pub(super) enum SamplerName {
     /// Every trace
     AlwaysOn,
-    /// None, but what others ask for goes on to the next
+    /// None, but the decision of others is passed on
     AlwaysOff,
     /// The ratio, whatever the request says
     #[value(name = "traceidratio")]
     TraceIdRatio,
-    /// As the request's `traceparent` says; without one, every trace
+    /// According to the request's `traceparent`; without one, every trace
     #[value(name = "parentbased_always_on")]
     ParentBasedAlwaysOn,
-    /// As the request's `traceparent` says; without one, none
+    /// According to the request's `traceparent`; without one, none
     #[value(name = "parentbased_always_off")]
     ParentBasedAlwaysOff,
-    /// As the request's `traceparent` says; without one, the ratio
+    /// According to the request's `traceparent`; without one, the ratio
     #[default]
     #[value(name = "parentbased_traceidratio")]
     ParentBasedTraceIdRatio,
 }
 
-/// The decision for each request, made once: what follows obeys it. It is that of OpenTelemetry's
-/// SDK, from the same part of the trace's id, so that every process of a trace decides alike; an id
-/// is only made for what is sampled.
+/// The decision for each request, made once: later steps follow it. It is the same as in
+/// OpenTelemetry's SDK, from the same part of the trace's id, so that every process of a trace
+/// decides alike; an id is only created for sampled requests.
 #[derive(Debug)]
 pub(super) struct Sampling {
     obeys_parent: bool,
     pub(super) is_off: bool,
-    /// Ids whose lower half, halved, is below it are sampled.
+    /// Ids are sampled if half of their lower half is below this.
     bound: u64,
 }
 
@@ -86,7 +86,7 @@ impl Sampling {
     }
 }
 
-/// A ratio of 2^63.
+/// The ratio as a part of 2^63.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

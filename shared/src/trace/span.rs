@@ -1,4 +1,4 @@
-//! A span, made at its end.
+//! A span, created when it ends.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use super::TraceContext;
 use super::exporter::{is_on, scope, take};
 
-/// Names of attributes: OpenTelemetry's, and those that it has no name for.
+/// Names of attributes: OpenTelemetry's, and our own for the rest.
 pub mod key {
     pub use opentelemetry_semantic_conventions::attribute::{
         DB_COLLECTION_NAME, DB_OPERATION_BATCH_SIZE, DB_OPERATION_NAME, DB_QUERY_SUMMARY,
@@ -23,15 +23,15 @@ pub mod key {
     pub const COUPON: &str = "firstcome.coupon_id";
     pub const DROP: &str = "firstcome.drop_id";
     pub const SLOT: &str = "firstcome.slot";
-    /// What became of it, in a word.
+    /// The outcome, as a word.
     pub const OUTCOME: &str = "firstcome.outcome";
-    /// The id in the answer's `x-request-id`.
+    /// The id in the response's `x-request-id`.
     pub const REQUEST: &str = "firstcome.request_id";
     /// The pass.
     pub const RUN: &str = "firstcome.run_id";
-    /// What set the pass off.
+    /// The trigger of the pass.
     pub const TRIGGER: &str = "firstcome.trigger";
-    /// What a repair is about.
+    /// The kind of finding that a repair is for.
     pub const FINDING: &str = "firstcome.finding";
     pub const REPAIRS: &str = "firstcome.repairs";
 }
@@ -40,17 +40,17 @@ pub mod key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanEnd {
     Fine,
-    /// By an error of this type: a word, or a status.
+    /// With an error of this type: a word, or a status.
     Failed(&'static str),
 }
 
-/// A span of a trace that is sampled.
+/// A span of a sampled trace.
 pub struct TraceSpan {
     data: SpanData,
 }
 
 impl TraceSpan {
-    /// A span that began `took` ago; `None` where it would go nowhere.
+    /// A span that began `took` ago; `None` if spans are not exported.
     pub fn ended_now(
         context: TraceContext,
         name: impl Into<Cow<'static, str>>,
@@ -86,7 +86,7 @@ impl TraceSpan {
         self
     }
 
-    /// As [`Self::below`], where the parent is a span of another process.
+    /// Like [`Self::below`], for a parent in another process.
     #[must_use]
     pub fn below_remote(mut self, parent: TraceContext) -> Self {
         self.data.parent_span_is_remote = true;
@@ -99,7 +99,7 @@ impl TraceSpan {
         self
     }
 
-    /// It has to do with spans of other traces.
+    /// Links it to spans of other traces.
     #[must_use]
     pub fn linked(mut self, to: impl IntoIterator<Item = TraceContext>) -> Self {
         self.data.links.links.extend(
@@ -109,7 +109,7 @@ impl TraceSpan {
         self
     }
 
-    /// Hands it to the exporter. Where its queue is full, the span is dropped: nothing waits.
+    /// Hands it to the exporter. If its queue is full, the span is dropped: nothing waits.
     pub fn export(mut self, end: SpanEnd) {
         if let SpanEnd::Failed(error) = end {
             self.data.status = Status::error("");

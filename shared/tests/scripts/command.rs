@@ -33,7 +33,7 @@ pub(crate) enum ScriptCommand {
 pub(crate) enum ScriptRepair {
     PutBack(Vec<(PersonLetter, u32, bool)>),
     Count,
-    /// With the quantity that it was planned for.
+    /// With the quantity for which it was planned.
     Move(PersonLetter, Option<i64>, Option<u32>),
     Withdraw(PersonLetter, i64, bool),
     ToFront(Vec<(PersonLetter, i64)>),

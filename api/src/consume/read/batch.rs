@@ -1,21 +1,21 @@
-//! Gathers messages into a batch, by count, by time, and until no more come.
+//! Gathers messages into a batch, limited by count, by time, and by a gap without messages.
 
 use std::time::{Duration, Instant};
 
-/// A batch is ready by whichever limit comes first.
+/// A batch is ready when it reaches any of these limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
-    /// Most messages.
+    /// Maximum number of messages.
     pub(crate) max: usize,
-    /// Longest wait of its first message.
+    /// Maximum wait of its first message.
     pub(crate) wait: Duration,
-    /// Longest wait of its last message: when a rush is over, nobody else comes.
+    /// Maximum wait of its last message: after a rush, no further messages arrive.
     pub(crate) gap: Duration,
 }
 
 impl BatchLimits {
     /// The last message waits a quarter as long as the first, but at least half of the setting, so
-    /// that what trickles in is not written one by one.
+    /// that a trickle of messages is not written one by one.
     pub(crate) fn new(max: usize, wait: Duration, set: Duration) -> Self {
         Self {
             max,
@@ -61,15 +61,15 @@ impl<T> NextBatch<T> {
                 .is_some_and(|deadline| now >= deadline)
     }
 
-    /// When it is ready though it is not full; `None`: it is empty.
+    /// When it is ready although it is not full; `None`: it is empty.
     fn deadline(&self, limits: BatchLimits) -> Option<Instant> {
         self.arrived
             .map(|(first, last)| (first + limits.wait).min(last + limits.gap))
     }
 
     /// Adds messages of `next` until the batch is ready. `next` waits for at most the time it is
-    /// given. A full batch does not wait, and messages that have arrived are taken also when the
-    /// time is over. Empty where none arrived within `idle`.
+    /// given. A full batch does not wait, and messages that have already arrived are added even
+    /// after that time. Empty if none arrived within `idle`.
     pub(crate) fn gather(
         mut self,
         limits: BatchLimits,
@@ -106,8 +106,8 @@ mod tests {
 
     const IDLE: Duration = Duration::from_millis(100);
 
-    /// Messages that arrive at given milliseconds, read on a clock that only waiting moves. Gives
-    /// the batch and the millisecond at which it was ready.
+    /// Gathers messages that arrive at the given milliseconds, with a clock that only waiting
+    /// advances. Returns the batch and the millisecond at which it was ready.
     fn gathered(arrivals: &[u64], max: usize, wait_ms: u64) -> (Vec<u64>, u64) {
         let start = Instant::now();
         let clock = Cell::new(start);

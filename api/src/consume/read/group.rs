@@ -1,5 +1,6 @@
-//! The consumer group: which partitions are this process's own, and how far they are committed.
-//! Offsets are never committed before the rows are, also when a rebalance takes partitions away.
+//! The consumer group: which partitions are assigned to this process, and how far they are
+//! committed. Offsets are never committed before the rows are, not even when a rebalance takes
+//! partitions away.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -22,8 +23,8 @@ use super::unreadable::{PartitionPosition, Readings};
 use crate::consume::watch::report::{self, Health};
 use crate::consume::write::Written;
 
-/// Longest that a rebalance waits for the write in flight, since the other consumers wait too. A
-/// batch that is not written by then is read again by the partitions' next owners.
+/// Maximum wait of a rebalance for the write in flight, since the other consumers wait, too. A
+/// batch that is not written in this time is read again by the partitions' next owners.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The result of a write, once it is known.
@@ -38,18 +39,18 @@ pub(crate) struct InFlightBatch {
 /// How far the group has read a partition.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Measured {
-    /// The committed offset, or that of the first message there is.
+    /// The committed offset, or that of the first existing message.
     pub(crate) next: i64,
     pub(crate) end: i64,
 }
 
 #[derive(Default)]
 struct Assignment {
-    /// A fencing token: a message read before its partition went away and came back must not count
-    /// as a new one.
+    /// A fencing token: a message read before its partition was revoked and assigned again must not
+    /// count as a new one.
     count: u64,
     owned: HashMap<i32, u64>,
-    /// What Kafka says of partitions, as it was asked last.
+    /// Kafka's last answer about partitions.
     measured: BTreeMap<i32, Measured>,
     offsets: Offsets,
     in_flight: Option<InFlightBatch>,
@@ -85,13 +86,13 @@ impl GroupContext {
         }
     }
 
-    /// The number of a partition's assignment; `None` where it is not ours.
+    /// The number of a partition's assignment; `None` if it is not assigned.
     pub(crate) fn assignment_of(&self, partition: i32) -> Option<u64> {
         self.assignment.lock().owned.get(&partition).copied()
     }
 
-    /// Whether this process may write and commit a message: its partition has been ours since it
-    /// was read.
+    /// Whether this process may write and commit a message: its partition has been assigned since
+    /// it was read.
     pub(crate) fn owns(&self, record: &Record) -> bool {
         self.assignment_of(record.source.partition) == Some(record.assignment)
     }
@@ -109,8 +110,8 @@ impl GroupContext {
         self.assignment.lock().measured = measured;
     }
 
-    /// How far the partitions of this process are read. `next` gives the offset behind the last
-    /// message that was read in an assignment.
+    /// How far the partitions of this process are read. `next` returns the offset after the last
+    /// message read in an assignment.
     pub(super) fn readings(&self, next: impl Fn(i32, u64) -> Option<i64>) -> Readings {
         let guard = self.assignment.lock();
         let reading = |(partition, assignment): (&i32, &u64)| {
@@ -128,8 +129,8 @@ impl GroupContext {
         guard.owned.iter().map(reading).collect()
     }
 
-    /// Notes that there is no message on these offsets, once all before them are committed. `true`
-    /// if they are.
+    /// Records that there is no message at these offsets, once everything before them is committed.
+    /// Returns whether it is.
     pub(super) fn passes(&self, partition: i32, assignment: u64, offsets: Range<i64>) -> bool {
         let mut guard = self.assignment.lock();
         let passes = guard.owned.get(&partition) == Some(&assignment)
@@ -152,12 +153,13 @@ impl GroupContext {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// The group does not take this process.
+    /// The group does not accept this process.
     pub(crate) fn kept_out(&self, why: &str) {
         self.health.kafka(Some(why.to_owned()));
     }
 
-    /// So many partitions wait at messages that can't be read. That is no loop that stands still.
+    /// The number of partitions that wait at unreadable messages, which does not mean that the loop
+    /// is stuck.
     pub(crate) fn holds(&self, partitions: usize) {
         self.health.holds(partitions);
     }
@@ -171,8 +173,8 @@ impl GroupContext {
         self.assignment.lock().in_flight.is_some()
     }
 
-    /// Notes that messages are written. Messages that are no longer ours are their new owner's to
-    /// commit.
+    /// Records that messages are written. Messages of partitions that are no longer assigned are
+    /// committed by the new owner.
     pub(crate) fn written(&self, batch: &[Arc<Record>]) {
         let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
@@ -185,9 +187,10 @@ impl GroupContext {
         }
     }
 
-    /// Commits what is written.
+    /// Commits the offsets of written messages.
     pub(crate) fn commit(&self, client: &impl CommitClient) {
-        // Outside the lock while Kafka is asked, so that `/readyz` and the lag's watcher go on.
+        // Without the lock during the request to Kafka, so that `/readyz` and the lag watcher are
+        // not blocked.
         let mut offsets = std::mem::take(&mut self.assignment.lock().offsets);
         offsets.commit(&self.topic, client);
         self.assignment.lock().offsets = offsets;
@@ -207,8 +210,8 @@ impl GroupContext {
             "the group gave this process partitions"
         );
         counter!(report::REBALANCES).increment(1);
-        // librdkafka keeps a partition paused when it goes away and comes back, so `resume` is
-        // needed too.
+        // librdkafka keeps a partition paused when it is revoked and assigned again, so `resume` is
+        // needed, too.
         let paused = self.is_paused();
         let result = if paused {
             consumer.pause(partitions)
@@ -222,10 +225,10 @@ impl GroupContext {
         (self.joined)();
     }
 
-    /// Before partitions go away: the batch in flight is written and committed now, or left to
+    /// Before partitions are revoked: the batch in flight is written and committed now, or left to
     /// their next owners.
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        // A lost assignment: the group went on without this process and would refuse the commit.
+        // A lost assignment: the group continued without this process and would refuse the commit.
         if !consumer.assignment_lost() {
             let in_flight = self.assignment.lock().in_flight.take();
             if let Some(in_flight) = in_flight
@@ -267,7 +270,7 @@ impl GroupContext {
 /// Commits offsets: Kafka's consumer, or a double that refuses in tests.
 pub(crate) trait CommitClient {
     /// Commits the offset of the next message to read, by partition, and waits for the broker.
-    /// After an error nothing may be taken as committed.
+    /// After an error nothing may count as committed.
     fn commit(&self, topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<()>;
 }
 
@@ -281,7 +284,7 @@ impl<C: ConsumerContext> CommitClient for BaseConsumer<C> {
     }
 }
 
-/// Offsets whose rows are in MySQL and that are not committed to Kafka yet.
+/// Offsets whose rows are in MySQL but which are not committed to Kafka yet.
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
     next: BTreeMap<i32, i64>,
@@ -289,19 +292,19 @@ pub(crate) struct Offsets {
 }
 
 impl Offsets {
-    /// Notes that a message and all before it in its partition are written.
+    /// Records that a message and all before it in its partition are written.
     pub(crate) fn written(&mut self, partition: i32, offset: i64) {
         let next = self.next.entry(partition).or_insert(0);
         *next = (*next).max(offset + 1);
     }
 
-    /// For a partition that is another consumer's now.
+    /// Drops a partition that is now assigned to another consumer.
     pub(crate) fn forget(&mut self, partition: i32) {
         self.next.remove(&partition);
     }
 
-    /// Commits what is written. Where Kafka refuses, the offsets stay for the next commit. That is
-    /// harmless: writing a claim again changes nothing.
+    /// Commits the offsets of written messages. If Kafka refuses, they stay for the next commit.
+    /// That is harmless: writing a claim again changes nothing.
     pub(crate) fn commit(&mut self, topic: &str, client: &impl CommitClient) {
         if self.next.is_empty() {
             return;
@@ -320,7 +323,7 @@ impl Offsets {
 
     fn note(&mut self, error: &KafkaError) {
         counter!(report::COMMIT_FAILURES).increment(1);
-        // Once, not at each of many batches.
+        // Log it once, not for each of many batches.
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!(%error, "offsets could not be committed; the rows are, and what is read again changes nothing");
         }
@@ -345,7 +348,7 @@ impl ConsumerContext for GroupContext {
 
 impl ClientContext for GroupContext {
     fn error(&self, error: KafkaError, reason: &str) {
-        // The same error comes out of `poll`, which logs it once.
+        // `poll` returns the same error and logs it once.
         tracing::debug!(%error, reason, "librdkafka reports an error");
     }
 }

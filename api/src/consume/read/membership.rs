@@ -1,5 +1,5 @@
-//! Static membership of the consumer group: a process with a name keeps its partitions while it is
-//! restarted.
+//! Static membership of the consumer group: a process with a name keeps its partitions during a
+//! restart.
 
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
@@ -7,7 +7,7 @@ use rdkafka::error::RDKafkaErrorCode;
 #[derive(Debug, Clone)]
 pub(crate) struct Membership {
     pub(crate) group: String,
-    /// Of a static member.
+    /// The name of a static member.
     pub(crate) instance_id: Option<String>,
 }
 
@@ -18,7 +18,7 @@ impl Membership {
         }
     }
 
-    /// What to change, where a setting is the reason that the group does not take this process.
+    /// The setting to change, if one is the reason why the group does not accept this process.
     pub(crate) fn why_not(&self, code: RDKafkaErrorCode) -> Option<String> {
         let group = &self.group;
         match (code, &self.instance_id) {

@@ -1,4 +1,4 @@
-//! A message of the topic, decoded (by `source`), and as the dead-letter table keeps it.
+//! A message of the topic, decoded (by `source`), and its form in the dead-letter table.
 
 use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -8,38 +8,38 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use firstcome_shared::trace::TraceContext;
 
-/// Years that MySQL's `DATETIME` takes for certain. MySQL would refuse a message outside them in
-/// the dead-letter table too, and the consumer would never get past it.
+/// Years that MySQL's `DATETIME` certainly accepts. MySQL would also refuse a message outside them
+/// in the dead-letter table, and the consumer would never get past it.
 pub(super) const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
-/// Longest explanation that is kept, in characters: an error of the JSON parser may quote the whole
-/// message.
+/// Maximum length of a stored explanation, in characters: an error of the JSON parser may quote the
+/// whole message.
 pub(super) const LONGEST_ERROR: usize = 500;
 
-/// Most bytes of a message that a dead letter keeps.
+/// Maximum bytes of a message in a dead letter.
 pub(super) const KEPT_BYTES: usize = 4_096;
 
-/// A message with more bytes is no claim, and is not parsed.
+/// A longer message is not a claim, and is not parsed.
 pub(super) const LONGEST_MESSAGE: usize = 65_536;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) source: MessageOrigin,
-    /// The last offset that is done with this record. For a claim of a message with several, which
-    /// is not the last one, the offset before the message.
+    /// The last offset that is completed with this record. For a claim that is not the last one of
+    /// its message, the offset before the message.
     pub(crate) last_offset: i64,
     /// The assignment of its partition during which it was read (`Group::owns`).
     pub(crate) assignment: u64,
-    /// The first bytes of the message. A batch of messages may expand to more than memory has.
-    /// Empty for a claim of a message with several: its dead letter shows that claim alone.
+    /// The first bytes of the message. A batch of messages may decompress to more than fits in
+    /// memory. Empty for a claim of a message with several: its dead letter shows only that claim.
     pub(crate) payload: Vec<u8>,
     pub(crate) claim: Result<Claim, Box<Undecodable>>,
-    /// The span that sent it, where it has a trace.
+    /// The span that sent it, if it has a trace.
     pub(crate) trace: Option<TraceContext>,
 }
 
 impl Record {
-    /// Stands for messages that Kafka's client cannot read.
+    /// A record that stands for messages that Kafka's client cannot read.
     pub(crate) fn unreadable(topic: &str, assignment: u64, range: &UnreadableRange) -> Self {
         let UnreadableAt {
             partition, offset, ..
@@ -100,7 +100,7 @@ impl Record {
     }
 }
 
-/// The message that would have had this claim alone.
+/// The message with only this claim.
 fn alone(claim: &Claim) -> Vec<u8> {
     let Claim {
         coupon_id,

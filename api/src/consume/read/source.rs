@@ -1,5 +1,5 @@
-//! The Kafka consumer, and its messages decoded. One thread polls it; it is paused while a batch
-//! can't be written, and closes without hanging.
+//! The Kafka consumer, with decoding. One thread polls it; it is paused while a batch can't be
+//! written, and closes without hanging.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -24,27 +24,27 @@ use super::unreadable::{CHECK_EVERY, UnreadableWatch, WatchStep};
 use crate::consume::watch::lag::LagWatch;
 use crate::consume::watch::watchdog::LivenessLimits;
 
-/// Least time between two log lines about the same error.
+/// Minimum interval between two log lines about the same error.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
 /// Time to serve events of the group.
 const SERVE: Duration = Duration::from_millis(5);
 
-/// Longest wait until librdkafka's own thread has taken a new position.
+/// Maximum wait until librdkafka's own thread has applied a new position.
 const SEEK: Duration = Duration::from_secs(5);
 
 pub(crate) struct Source {
     settings: KafkaSettings,
     consumer: Arc<BaseConsumer<GroupContext>>,
     membership: Membership,
-    /// Records of messages that were read and not asked for yet: the claims of a batch, and what
+    /// Records that were read and not requested yet: the claims of a batch, and messages that
     /// arrived although fetching was paused.
     carried: VecDeque<Record>,
-    /// By partition its assignment and the offset after the last record.
+    /// By partition: its assignment and the offset after the last record.
     read: BTreeMap<i32, (u64, i64)>,
     unreadable: UnreadableWatch,
     checked_at: Instant,
-    /// When each error was logged last.
+    /// When each error was last logged.
     logged: BTreeMap<String, Instant>,
 }
 
@@ -86,7 +86,7 @@ impl Source {
     }
 
     /// The next record. `None`: none arrived within `longest`, or an event of the group was served.
-    /// An error means that this consumer does not recover.
+    /// An error means that this consumer cannot recover.
     pub(crate) fn next(&mut self, longest: Duration) -> anyhow::Result<Option<Record>> {
         self.attend_to_unreadable()?;
         if self.carried.is_empty() || self.group().is_paused() {
@@ -99,7 +99,7 @@ impl Source {
         }
     }
 
-    /// Serves one event: the records of a message are carried until they are asked for.
+    /// Serves one event: the records of a message are kept until they are requested.
     fn poll(&mut self, longest: Duration) -> anyhow::Result<()> {
         // librdkafka waits for whole milliseconds, and its client spins for the rest.
         let whole = Duration::from_millis(
@@ -136,7 +136,7 @@ impl Source {
         Ok(())
     }
 
-    /// The offset behind the last message of a partition; `None`: none was read in this assignment.
+    /// The offset after the last message of a partition; `None`: none was read in this assignment.
     fn next_of(&self, partition: i32, assignment: u64) -> Option<i64> {
         self.read
             .get(&partition)
@@ -150,7 +150,7 @@ impl Source {
         list
     }
 
-    /// Looks for what the client could not read, and leaves it out once that is certain.
+    /// Investigates what the client could not read, and skips it once that is certain.
     fn attend_to_unreadable(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
         let passed = now.saturating_duration_since(self.checked_at);
@@ -204,7 +204,7 @@ impl Source {
         Ok(())
     }
 
-    /// Reads a partition from here that was held. The seek comes first: librdkafka resumes there.
+    /// Reads a held partition from here on. The seek comes first: librdkafka resumes there.
     fn go_on(&mut self, partition: i32, assignment: u64, next: i64) -> anyhow::Result<()> {
         self.read.insert(partition, (assignment, next));
         if let Err(error) =
@@ -242,11 +242,11 @@ impl Source {
             .collect()
     }
 
-    /// librdkafka recovers by itself from almost every error: brokers away, offsets that are gone,
-    /// a group that went on without this process.
+    /// librdkafka recovers automatically from almost every error: unavailable brokers, missing
+    /// offsets, a group that continued without this process.
     fn tolerate(&mut self, error: KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
-            // The error itself says no more than that it is fatal.
+            // The error itself says only that it is fatal.
             let (code, reason) = self.consumer.client().fatal_error().unzip();
             let why = code
                 .and_then(|code| self.membership.why_not(code))
@@ -274,14 +274,14 @@ impl Source {
     }
 
     /// Pauses fetching and serves events of the group, so that this process stays a member and
-    /// hears of rebalances.
+    /// notices rebalances.
     pub(crate) fn stay_in_group(&mut self) -> anyhow::Result<()> {
         if !self.group().is_paused() {
             self.group().set_paused(true);
             let assigned = self.consumer.assignment()?;
             self.consumer.pause(&assigned)?;
         }
-        // A poll without a wait serves one event only.
+        // A poll without a wait would serve only one event.
         self.attend_to_unreadable()?;
         self.poll(SERVE)
     }
@@ -306,8 +306,9 @@ impl Source {
         Ok(())
     }
 
-    /// Commits what is left and leaves the group, for at most `longest`. Both ask the group's
-    /// coordinator and may hang when Kafka does, so they run on a thread that is abandoned then.
+    /// Commits the rest and leaves the group, for at most `longest`. Both ask the group's
+    /// coordinator and may hang if Kafka does, so they run on a thread that is abandoned in that
+    /// case.
     pub(crate) fn close(self, lag: LagWatch, longest: Duration) {
         let (done, closed) = std::sync::mpsc::channel::<()>();
         let consumer = self.consumer;
@@ -324,8 +325,8 @@ impl Source {
 }
 
 impl Record {
-    /// The records of a message: one for each claim, or one for what is no claim. The offset counts
-    /// as done only with the last of them.
+    /// The records of a message: one for each claim, or one if it is not a claim. The offset is
+    /// completed only with the last of them.
     fn of_message(
         source: &MessageOrigin,
         assignment: u64,
@@ -350,7 +351,8 @@ impl Record {
         let record = |(at, claim): (usize, Result<ClaimEvent, Undecodable>)| {
             let key = key.filter(|_| !is_batch);
             let claim = claim.and_then(|event| checked(key, event));
-            // Copies only what is kept: a batch of messages may expand to more than memory has.
+            // Copies only what is stored: a batch of messages may decompress to more than fits in
+            // memory.
             let kept = if is_batch && claim.is_ok() {
                 0
             } else {
@@ -413,7 +415,7 @@ fn checked(key: Option<&[u8]>, event: ClaimEvent) -> Result<Claim, Undecodable> 
             YEARS.end()
         ));
     }
-    // Earlier producers gave the coupon alone as the key.
+    // Earlier producers used only the coupon as the key.
     if let Some(key) =
         key.filter(|key| *key != named.as_bytes() && *key != claim.coupon_id.to_string().as_bytes())
     {
@@ -479,7 +481,7 @@ pub(crate) mod tests {
             .filter_map(|one| Some(one.claim.as_ref().err()?.reason))
             .collect();
         assert_eq!(reasons, ["slot_out_of_range", "undecodable"]);
-        // As a dead letter, a claim keeps its part and no other's.
+        // A claim's dead letter contains only its own part.
         let kept = String::from_utf8(read[0].failed("slot_taken", "").payload).unwrap();
         assert!(
             kept.starts_with("{\"v\":1,") && kept.contains("u-37") && !kept.contains("u-40"),

@@ -1,7 +1,7 @@
-//! Watches for partitions that stand still because Kafka's client cannot read a batch there. Only
-//! they wait, and not for ever: what three looks of fresh clients found unreadable becomes a dead
-//! letter, and reading goes on behind it. Its promises are in Redis; the reconciler issues them as
-//! `unissued`.
+//! Watches for partitions that are stuck because Kafka's client cannot read a batch there. Only
+//! they wait, and not forever: offsets that three looks of fresh clients found unreadable become a
+//! dead letter, and reading goes on behind them. Its promises are in Redis; the reconciler issues
+//! them as `unissued`.
 //!
 //! One rule, since Kafka's client names neither partition nor offset with an error, and reports no
 //! error at all about a malformed record: a partition is suspicious if messages wait there and
@@ -10,7 +10,7 @@
 //! that position once more, since an earlier seek may have failed. If it comes to the end, the offsets are markers of
 //! transactions, and are passed. Otherwise fetching pauses, a second look finds the end of the
 //! range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range of that partition was
-//! left out a moment ago, one look decides.
+//! skipped a moment ago, one look decides.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,46 +20,47 @@ use std::time::{Duration, Instant};
 use firstcome_shared::kafka::{KafkaSettings, LookResult, UnreadableRange, look, unreadable_range};
 use rdkafka::error::KafkaResult;
 
-/// Messages wait and nothing comes for so long; less if the loop counts as stuck earlier.
+/// Messages wait and none arrives for this long; less if the loop counts as stuck earlier.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// For this long after a range was left out, its partition is suspected sooner, and one look
-/// decides: somebody writes what no client can read, and rows and reopening wait for each of them.
+/// For this long after a range was skipped, its partition is suspected sooner, and one look
+/// decides: somebody writes messages that no client can read, and rows and reopening wait for each
+/// of them.
 const REPEATED_FOR: Duration = Duration::from_secs(60);
 
 /// [`SILENCE`] of such a partition.
 const REPEATED_SILENCE: Duration = Duration::from_millis(400);
 
-/// Between finding a range and confirming it. It rules out a fault of a moment.
+/// Time between finding a range and confirming it. It rules out a momentary fault.
 const CONFIRM_AFTER: Duration = Duration::from_secs(3);
 
-/// Between two checks of all partitions. One check counts as two periods at most, so that a frozen
-/// process does not suspect its partitions.
+/// Interval between two checks of all partitions. One check counts as two periods at most, so that
+/// a frozen process does not suspect its partitions.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// Behind a wrong checksum librdkafka goes on anywhere. So for this long after an error a message
-/// that does not continue at the position is not taken.
+/// After a wrong checksum librdkafka may continue anywhere. So for this long after an error, a
+/// message that does not continue at the position is not accepted.
 const DOUBTED_FOR: Duration = Duration::from_secs(60);
 
-/// Most looks at a time. Each has a thread and a client.
+/// Maximum number of concurrent looks. Each has a thread and a client.
 const LOOKS_AT_ONCE: usize = 12;
 
-/// A look that takes longer hangs.
+/// A look that takes longer counts as hanging.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
-/// How far a partition of ours is read, as far as is known.
+/// How far an assigned partition has been read, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PartitionPosition {
     pub(super) assignment: u64,
-    /// The offset behind the last message; before the first one, the committed offset.
+    /// The offset after the last message; before the first one, the committed offset.
     pub(super) next: Option<i64>,
-    /// The end of the partition, as it was measured last.
+    /// The end of the partition at the last measurement.
     pub(super) end: Option<i64>,
 }
 
 pub(super) type Readings = BTreeMap<i32, PartitionPosition>;
 
-/// Where a fresh client looks.
+/// The position at which a fresh client looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Position {
     partition: i32,
@@ -77,7 +78,7 @@ impl Position {
     }
 }
 
-/// What a fresh client found.
+/// The result of a look by a fresh client.
 #[derive(Debug)]
 enum Found {
     /// The next message is at this offset.
@@ -87,7 +88,7 @@ enum Found {
     Unreadable(UnreadableRange),
 }
 
-/// A look that goes on.
+/// A look in progress.
 struct Looking {
     at: Position,
     begun: Instant,
@@ -98,29 +99,29 @@ struct Looking {
 #[derive(Debug)]
 pub(super) struct DueLook {
     at: Position,
-    /// To find the range too, or to confirm the one that was found before.
+    /// Whether to find the range, too, or only to confirm the one found before.
     finds_range: bool,
     before: Option<UnreadableRange>,
 }
 
-/// What to do with a partition now.
+/// The next step for a partition.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WatchStep {
     /// It could not be read.
     Hold { partition: i32 },
-    /// Reading goes on here after all.
+    /// It can be read here after all.
     Release {
         partition: i32,
         assignment: u64,
         next: i64,
     },
-    /// There is no message on these offsets.
+    /// There are no messages at these offsets.
     Pass {
         partition: i32,
         assignment: u64,
         offsets: Range<i64>,
     },
-    /// The range becomes a dead letter, and reading goes on behind it.
+    /// The range becomes a dead letter, and reading continues after it.
     LeaveOut {
         assignment: u64,
         range: UnreadableRange,
@@ -146,7 +147,7 @@ pub(super) struct UnreadableWatch {
     erred_at: Option<Instant>,
     silent: BTreeMap<i32, Silent>,
     held: BTreeMap<i32, Held>,
-    /// When a range of a partition was left out last.
+    /// When a range of a partition was last skipped.
     left_out: BTreeMap<i32, Instant>,
     /// Silent partitions in which a fresh client has read the next message, and since when.
     readable: BTreeMap<i32, (Position, Instant)>,
@@ -172,7 +173,7 @@ impl UnreadableWatch {
         }
     }
 
-    /// The client could not read something.
+    /// The client reported an error while reading.
     pub(super) fn error(&mut self, now: Instant) {
         self.erred_at = Some(now);
     }
@@ -185,7 +186,7 @@ impl UnreadableWatch {
         self.held.len()
     }
 
-    /// Whether partitions wait for a reason, and not for a look that hangs.
+    /// Whether partitions wait for a known reason, and not for a look that hangs.
     pub(super) fn makes_progress(&self, now: Instant) -> bool {
         !self.held.is_empty()
             && self
@@ -194,7 +195,7 @@ impl UnreadableWatch {
                 .all(|looking| now < looking.begun + LONGEST_LOOK)
     }
 
-    /// Whether the message at this offset may be handed on. Otherwise its partition is held.
+    /// Whether the message at this offset is accepted. If not, its partition is held.
     pub(super) fn takes(
         &mut self,
         partition: i32,
@@ -223,9 +224,9 @@ impl UnreadableWatch {
         self.erred_at.is_some_and(|at| now < at + DOUBTED_FOR)
     }
 
-    /// What follows from the looks that have ended.
+    /// The steps that follow from finished looks.
     pub(super) fn steps(&mut self, now: Instant, readings: &Readings) -> Vec<WatchStep> {
-        // Other partitions are no longer ours, or were assigned again.
+        // Drops partitions that are no longer assigned, or were assigned again.
         self.held.retain(|partition, held| {
             readings
                 .get(partition)
@@ -400,7 +401,7 @@ impl UnreadableWatch {
         due
     }
 
-    /// Looks on a thread.
+    /// Starts a look on a thread.
     pub(super) fn look(&mut self, settings: &KafkaSettings, due: DueLook) -> std::io::Result<()> {
         let (tell, found) = channel();
         self.looking.push(Looking {
@@ -466,8 +467,9 @@ mod tests {
         }
     }
 
-    /// Checks the partitions for some seconds; gives the steps with their milliseconds. Each look
-    /// ends at once with what `find` says of the partition and of how often it was looked at.
+    /// Checks the partitions for some seconds; returns the steps with their milliseconds. Each look
+    /// ends at once with the result of `find`, which gets the partition and the number of previous
+    /// looks.
     fn steps(
         watch: &mut UnreadableWatch,
         seconds: u64,
@@ -503,7 +505,7 @@ mod tests {
     fn range_is_left_out_after_three_looks_of_fresh_clients() {
         let mut watch = UnreadableWatch::new(STUCK);
         let found = |_, look| Found::Unreadable(range(1, 2, if look == 1 { 3 } else { 9 }));
-        // Nothing waits on partition 0.
+        // No messages wait on partition 0.
         let seen = steps(&mut watch, 9, &readings(&[(0, 7, 7), (1, 2, 20)]), found);
         let left_out = WatchStep::LeaveOut {
             assignment: 1,

@@ -1,5 +1,5 @@
-//! The consumer's lag, measured on a thread of its own: the questions to the brokers block, and
-//! while a batch waits for MySQL the loop fetches nothing that would show the end of a partition.
+//! The consumer's lag, measured on a separate thread: requests to the brokers block, and while a
+//! batch waits for MySQL the loop fetches nothing that would show the end of a partition.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl LagWatch {
             .spawn(move || {
                 while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                     let measured = measure(&consumer, &topic);
-                    // Before that, how it joins is told by the loop.
+                    // Before that, the loop reports how joining goes.
                     if consumer.context().has_joined() {
                         report(&consumer, measured, &health);
                     }
@@ -44,7 +44,7 @@ impl LagWatch {
         Ok(Self { stop, thread })
     }
 
-    /// Stops, and waits until the thread has dropped the consumer.
+    /// Stops the thread, and waits until it has dropped the consumer.
     pub(crate) fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
@@ -71,10 +71,11 @@ fn report(
     }
 }
 
-/// How far the group has read the partitions that are ours.
+/// How far the group has read the assigned partitions.
 ///
-/// Without any, the group's coordinator is asked all the same. librdkafka waits a minute for the
-/// answer to a request to join, but leaves a silent host at the first question that times out.
+/// Without any, the group's coordinator is asked nevertheless. librdkafka waits a minute for the
+/// response to a request to join, but gives up an unreachable host at the first request that times
+/// out.
 fn measure(
     consumer: &BaseConsumer<GroupContext>,
     topic: &str,

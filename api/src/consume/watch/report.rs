@@ -1,4 +1,4 @@
-//! What the process reports of itself: the health of its loop, of MySQL and of Kafka, and metrics.
+//! The process's reports about itself: the health of its loop, of MySQL and of Kafka, and metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use crate::consume::read::record::Record;
 use crate::consume::write::Written;
 
-/// A loop without an iteration for so long is not alive. It iterates also while it waits for MySQL
-/// or for messages.
+/// A loop without an iteration for this long is not alive. It also iterates while it waits for
+/// MySQL or for messages.
 const STUCK: Duration = Duration::from_secs(30);
 
 /// Written by the loop and the lag's watcher; read by `/healthz`, `/readyz` and the watchdog.
@@ -36,7 +36,7 @@ pub(crate) struct Health {
     progress: AtomicU64,
 }
 
-/// What the watchdog judges by.
+/// The watchdog's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LoopState {
     pub(crate) iterated_at: Instant,
@@ -61,7 +61,7 @@ impl Health {
         *self.iterated_at.lock() = Instant::now();
     }
 
-    /// MySQL takes batches (`None`), or why it does not.
+    /// MySQL accepts batches (`None`), or why it does not.
     pub(crate) fn mysql(&self, trouble: Option<String>) {
         self.progress.fetch_add(1, Ordering::Relaxed);
         *self.mysql.lock() = trouble;
@@ -75,7 +75,7 @@ impl Health {
         *self.kafka.lock() = trouble;
     }
 
-    /// So many partitions wait until messages that can't be read are left out.
+    /// This number of partitions waits until unreadable messages are skipped.
     pub(crate) fn holds(&self, partitions: usize) {
         self.progress.fetch_add(1, Ordering::Relaxed);
         gauge!(HELD).set(u32::try_from(partitions).unwrap_or(u32::MAX));
@@ -97,7 +97,7 @@ impl Health {
         }
     }
 
-    /// The watchdog's finding; says whether it differs from the one before.
+    /// The watchdog's verdict; returns whether it differs from the previous one.
     pub(crate) fn stuck(&self, trouble: Option<String>) -> bool {
         let mut stuck = self.stuck.lock();
         let changed = stuck.is_some() != trouble.is_some();
@@ -122,7 +122,7 @@ impl Health {
         check(move || std::future::ready(health.alive_at(Instant::now())))
     }
 
-    /// For `/readyz`. MySQL is asked only where the last batch met no trouble.
+    /// The checks for `/readyz`. MySQL is asked only if the last batch met no trouble.
     pub(crate) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, HealthCheck)> {
         let (of_mysql, of_kafka, db) = (Arc::clone(self), Arc::clone(self), db.clone());
         let mysql = check(move || {
@@ -187,7 +187,7 @@ pub(crate) fn describe_metrics() {
         ),
         (
             REBALANCES,
-            "Times the group shared its partitions out anew, as this process saw it",
+            "Rebalances of the group, as this process saw them",
         ),
         (COMMIT_FAILURES, "Commits of offsets that Kafka refused"),
     ] {
@@ -225,7 +225,7 @@ pub(crate) fn count_batch(batch: &[Arc<Record>], seconds: f64, written: &Written
         .iter()
         .filter_map(|record| record.claim.as_ref().ok()?.claimed_at)
     {
-        // Below zero where this host's clock is behind that of Redis.
+        // Negative if this host's clock is behind that of Redis.
         delay.record(
             (now - claimed_at)
                 .to_std()

@@ -1,8 +1,8 @@
-//! The spans of a batch that is written.
+//! The spans of a written batch.
 //!
-//! The batch is a trace of its own, since it is many claims': it links to the message of each that
-//! is sampled. Each of these has a span in its own trace, which says what became of it and links to
-//! the batch.
+//! The batch has a separate trace, since it contains many claims: it links to the message of each
+//! sampled one. Each of these has a span in its own trace, with its outcome and a link to the
+//! batch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::consume::write::Written;
 /// Most links of a span, by OpenTelemetry's default.
 const LINKS: usize = 128;
 
-/// Exports them, where any message is sampled.
+/// Exports the spans, if any message is sampled.
 pub(crate) fn batch(
     kafka: &KafkaSettings,
     batch: &[Arc<Record>],

@@ -1,8 +1,8 @@
 //! The watchdog: a consumer without progress reports that it is stuck, and later exits, because a
-//! restart mends it.
+//! restart helps.
 //!
-//! A loop is stuck where it does not iterate, or where it writes nothing although messages wait and
-//! both stores answer. While a store is away the loop is not stuck: it waits and retries for as
+//! A loop is stuck if it does not iterate, or if it writes nothing although messages wait and both
+//! stores answer. While a store is unavailable the loop is not stuck: it waits and retries for as
 //! long as it takes.
 
 use std::sync::Arc;
@@ -17,9 +17,9 @@ const EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LivenessLimits {
-    /// The group takes the partitions of a member that is silent for so long.
+    /// The group reassigns the partitions of a member that is silent for this long.
     pub(crate) session: Duration,
-    /// A loop without progress for so long is stuck; after three times that, the process exits.
+    /// A loop without progress for this long is stuck; after three times that, the process exits.
     pub(crate) stuck: Duration,
 }
 
@@ -29,8 +29,8 @@ impl LivenessLimits {
         config
             .set("session.timeout.ms", ms(self.session))
             .set("heartbeat.interval.ms", ms(self.session / 4))
-            // librdkafka sends heartbeats also for a loop that stands still; this takes its
-            // partitions away. librdkafka refuses a value below the session's.
+            // librdkafka sends heartbeats even for a loop that makes no progress; this limit takes
+            // its partitions away. librdkafka refuses a value below the session's.
             .set(
                 "max.poll.interval.ms",
                 ms((self.stuck * 2).max(self.session)),
@@ -133,8 +133,8 @@ impl ProgressWatch {
 mod tests {
     use super::*;
 
-    /// Checks a loop so many times. Does it iterate, is there a backlog, is there progress
-    /// meanwhile?
+    /// Checks a loop the given number of times. The flags: it iterates, there is a backlog, it
+    /// makes progress.
     fn after(checks: &[(u32, bool, bool, bool)]) -> (&'static str, Duration) {
         let mut watch = ProgressWatch::default();
         let mut state = LoopState {

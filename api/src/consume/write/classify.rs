@@ -1,5 +1,5 @@
 //! Decides which claims of a refused batch become rows. A pure function of the claims, the rows on
-//! the same slots or of the same people, and the rules of the drops.
+//! the same slots or of the same users, and the rules of the drops.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ pub(super) enum ClaimVerdict {
     },
 }
 
-/// Classifies claims in order: of two that exclude each other the first is issued.
+/// Classifies claims in order: if two exclude each other, the first is issued.
 pub(super) fn classify(
     claims: &[&Claim],
     rows: &[IssuedRow],
@@ -55,8 +55,8 @@ struct Holder<'a> {
 }
 
 impl Holder<'_> {
-    /// Whether this claim is the one that the holder has the slot by. Of an erased person the
-    /// instant is left.
+    /// Whether the holder has the slot through this claim. For an erased user only the time is left
+    /// to compare.
     fn has(&self, claim: &Claim) -> bool {
         let same_instant =
             || self.claimed_at.is_some() && self.claimed_at == claim.claimed_at.map(as_stored);
@@ -64,12 +64,12 @@ impl Holder<'_> {
     }
 }
 
-/// Who holds what: existing rows, and claims that will become rows.
+/// Slots and their holders: existing rows, and claims that will become rows.
 #[derive(Default)]
 struct Holders<'a> {
     slots: HashMap<(DropId, Slot), Holder<'a>>,
-    /// By coupon, person and scope. Each claim has two entries, for the whole coupon and for its
-    /// drop; the rule says which counts.
+    /// By coupon, user and scope. Each claim has two entries, for the whole coupon and for its
+    /// drop; the rule determines which applies.
     people: HashMap<(CouponId, &'a str, Option<DropId>), (DropId, Slot)>,
 }
 
@@ -106,11 +106,11 @@ impl<'a> Holders<'a> {
         let in_drop = self
             .people
             .contains_key(&(claim.coupon_id, user, Some(drop)));
-        // In a sealed drop also on another slot: their promise was kept there.
+        // In a sealed drop also on another slot: the promise was kept there.
         if holder.is_some_and(|holder| holder.has(claim)) || rule.window.is_sealed && in_drop {
             return ClaimVerdict::AlreadyIssued;
         }
-        // Before `slot_taken`: a person who has a slot already lost nothing.
+        // Before `slot_taken`: a user who already has a slot lost nothing.
         let scope = (rule.once_per == OncePer::Drop).then_some(drop);
         if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
             return refused(
@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    /// Coupon 1: drops 10 and 11, one a person in all. Coupon 2: drops 20 and 21, one a person in
+    /// Coupon 1: drops 10 and 11, one per user in total. Coupon 2: drops 20 and 21, one per user in
     /// each. Drop 40 of coupon 4 is sealed, and the others close an hour after the epoch.
     fn rules() -> HashMap<DropId, DropRules> {
         let (opens_at, closes_at) = (
@@ -337,8 +337,8 @@ mod tests {
     }
 
     proptest! {
-        /// The schema takes all that is issued beside the existing rows, and a second reading
-        /// issues nothing.
+        /// The schema accepts everything issued in addition to the existing rows, and a second
+        /// reading issues nothing.
         #[test]
         fn what_is_issued_fits_and_a_second_reading_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
             let rules = rules();

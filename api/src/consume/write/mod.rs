@@ -32,7 +32,7 @@ pub(crate) struct Written {
     pub(crate) revoked: u64,
     /// Dead letters, by reason.
     pub(crate) refused: BTreeMap<&'static str, u64>,
-    /// Why messages of traces that are exported became dead letters, by partition and offset.
+    /// For messages with exported traces: why they became dead letters, by partition and offset.
     pub(crate) refused_traces: BTreeMap<(i32, i64), &'static str>,
 }
 
@@ -48,11 +48,11 @@ impl Written {
     }
 }
 
-/// Why a message whose drop is locked became a dead letter.
+/// The reason of a dead letter whose drop is locked.
 pub(crate) const ROW_LOCKED: &str = "row_locked";
 
 /// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error
-/// nothing is written, or everything is and MySQL's answer was lost; writing the batch again is
+/// nothing is written, or everything is and MySQL's response was lost; writing the batch again is
 /// right in both cases.
 pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
     crash_point(Point::RowsBegun);
@@ -72,8 +72,8 @@ pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, D
     Ok(written)
 }
 
-/// [`write`], each drop in a transaction of its own. A drop of which another client of MySQL has
-/// rows locked keeps no other drop back: its messages become dead letters, and the reconciler
+/// [`write`], with a separate transaction for each drop. A drop whose rows another client of MySQL
+/// has locked does not delay other drops: its messages become dead letters, and the reconciler
 /// issues them once it can.
 pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
     let mut by_drop: BTreeMap<Option<DropId>, Vec<Arc<Record>>> = BTreeMap::new();
@@ -91,7 +91,7 @@ pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Wr
         };
         match written {
             Ok(written) => done.add(written),
-            // The others first: the whole batch is written again.
+            // Continue with the others first: the whole batch is written again.
             Err(error) => failed = failed.or(Some(error)),
         }
     }
@@ -189,12 +189,12 @@ impl BatchWrite<'_> {
         self.failed.push(record.failed(reason, error));
     }
 
-    /// Classifies every claim and inserts the accepted ones by one statement. The refused statement
-    /// has left the transaction as it was.
+    /// Classifies every claim and inserts the accepted ones with one statement. The refused
+    /// statement left the transaction unchanged.
     async fn insert_accepted(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
         let accepted = self.accept(conn, claims).await?;
         // Without the limits that were read: they may be outdated, and the reason for the refusal.
-        // The schema reads its own.
+        // The schema reads current ones.
         match self.insert(conn, &accepted, &SlotLimits::default()).await {
             Ok(()) => {}
             // Another process wrote in between.
@@ -208,8 +208,7 @@ impl BatchWrite<'_> {
         Ok(())
     }
 
-    /// The claims that are to become rows. The others are counted, and refused ones become dead
-    /// letters.
+    /// The claims to insert as rows. The others are counted, and refused ones become dead letters.
     async fn accept<'a>(
         &mut self,
         conn: &mut Conn,
@@ -251,7 +250,7 @@ impl BatchWrite<'_> {
                 Err(error) => error,
             };
             match refusal(&error) {
-                // The existing rows show which key it was.
+                // The existing rows show which key was violated.
                 Some(Refusal::Duplicate | Refusal::Revoked) => {
                     if self.accept(conn, &[pair]).await?.is_empty() {
                         return Ok(());
@@ -273,7 +272,7 @@ impl BatchWrite<'_> {
     }
 }
 
-/// How often a single claim is tried.
+/// Maximum attempts for a single claim.
 const ATTEMPTS: u32 = 5;
 
 fn reason(refusal: Refusal) -> &'static str {
@@ -284,14 +283,14 @@ fn reason(refusal: Refusal) -> &'static str {
     }
 }
 
-/// What MySQL has on the same slots and people, and the rules of their drops.
+/// The existing rows on the same slots and of the same users, and the rules of their drops.
 struct Existing {
     rows: Vec<IssuedRow>,
     rules: HashMap<DropId, DropRules>,
 }
 
 impl Existing {
-    /// Most values in one query's list.
+    /// Maximum values in one query's list.
     const CHUNK: usize = 500;
 
     async fn read(conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<Self> {

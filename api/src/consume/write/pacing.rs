@@ -1,5 +1,5 @@
-//! How fast batches are written: a token bucket caps rows a second, and a backoff spaces attempts
-//! while MySQL is away.
+//! The pace of writing batches: a token bucket limits rows per second, and a backoff spaces
+//! attempts while MySQL is unavailable.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use rand::RngExt as _;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Least time between two log lines about the same failure.
+/// Minimum interval between two log lines about the same failure.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
 /// A token bucket, asked before a batch is written and charged after. It holds a tenth of a
@@ -20,7 +20,7 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// A bucket for `rows_per_second`; 0 lets everything pass.
+    /// A bucket for `rows_per_second`; 0 means no limit.
     pub(crate) fn new(rows_per_second: u32, now: Instant) -> Self {
         let rate = (rows_per_second > 0).then(|| f64::from(rows_per_second));
         let mut throttle = Self {
@@ -36,8 +36,8 @@ impl Throttle {
         self.rate.map_or(0.0, |rate| (rate / 10.0).max(1.0))
     }
 
-    /// Most rows in one batch. The parts of a larger one would wait for each other, and nothing
-    /// would be polled meanwhile.
+    /// Maximum rows in one batch. The parts of a larger one would wait for each other, without
+    /// polling in the meantime.
     pub(crate) fn most(&self) -> usize {
         #[expect(
             clippy::cast_possible_truncation,
@@ -47,8 +47,8 @@ impl Throttle {
         self.rate.map_or(usize::MAX, |_| self.capacity() as usize)
     }
 
-    /// How many of `wanted` rows may be written now; else how long to wait until the bucket is
-    /// full. Small batches would cost the database more than the cap spares it.
+    /// How many of `wanted` rows may be written now; otherwise how long to wait until the bucket is
+    /// full. Small batches would cost the database more than the limit saves.
     pub(crate) fn allow(&mut self, wanted: usize, now: Instant) -> Result<usize, Duration> {
         let Some(rate) = self.rate else {
             return Ok(wanted);
@@ -106,7 +106,7 @@ impl Backoff {
         due
     }
 
-    /// Ends the backoff after a success; says whether there was one.
+    /// Ends the backoff after a success; returns whether there was one.
     pub(crate) fn end(&mut self) -> bool {
         self.logged_at = None;
         std::mem::take(&mut self.failures) > 0

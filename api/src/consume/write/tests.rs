@@ -18,14 +18,14 @@ use crate::consume::read::source::tests::record;
 
 async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
     loop {
-        // Mostly a deadlock. The loop retries too.
+        // Usually a deadlock. The loop retries, too.
         if let Ok(written) = write(db, batch.to_vec()).await {
             return written;
         }
     }
 }
 
-/// With a database of its own on the server that these tests share.
+/// With a separate database on the server that these tests share.
 async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, CouponId, DropId) {
     static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
     let start = async || {
@@ -134,15 +134,15 @@ async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_i
     }
 }
 
-/// As when a partition moves while its old owner still writes: what was read is outdated at
+/// As when a partition moves while its old owner still writes: data read before is outdated at
 /// once.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
     let (mysql, db, coupon_id, drop_id) = shop("batches", 300).await;
     let claimed_at = Utc::now();
 
-    // Each writer overlaps with half of the slots before it; some have other people, some
-    // people other slots.
+    // Each writer overlaps with half of the slots before it; some have other users, some users
+    // other slots.
     let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
         .map(|writer| {
             let claims = (1..=100_u32).map(|i| {
@@ -195,7 +195,7 @@ async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal(
 }
 
 /// A pass that seals the drop has not committed yet when the rows are inserted. MySQL's clock is
-/// half a minute behind Redis's, by which passes go.
+/// half a minute behind Redis's, which passes use.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused() {
     let (mysql, db, coupon_id, drop_id) = shop("sealing", 5).await;
@@ -235,7 +235,7 @@ async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused
             "it does not wait: {:?}",
             writing.await
         );
-        // MySQL renews this table only if nobody has read it for 100 ms.
+        // MySQL updates this table only if nobody has read it for 100 ms.
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     pass.batch_execute("COMMIT").await.unwrap();
@@ -253,7 +253,7 @@ async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused
     );
 }
 
-/// Of rows that come while a pass verifies a drop, the seal is not.
+/// The seal does not cover rows that arrive while a pass verifies a drop.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drop_is_sealed_only_with_as_many_rows_as_it_has() {
     let (mysql, db, coupon_id, drop_id) = shop("counting", 5).await;

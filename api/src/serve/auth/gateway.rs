@@ -1,4 +1,4 @@
-//! A gateway in front that says who a person is, and proves that it is the gateway.
+//! A gateway in front that identifies users, and proves that it is the gateway.
 
 use std::borrow::Cow;
 
@@ -14,11 +14,11 @@ use super::unauthorized;
 pub(crate) const USER_HEADER: &str = "x-user-id";
 const SECRET_HEADER: &str = "x-gateway-secret";
 
-/// Anybody who has the secret is the gateway; without one, anybody who reaches this process.
+/// Anybody with the secret counts as the gateway; without one, anybody who reaches this process.
 #[derive(Default)]
 pub(crate) struct Gateway(Option<Tokens>);
 
-/// Compose files leave variables empty: that is no setting.
+/// Compose files set variables to empty values: those count as not set.
 pub(super) fn given(secret: Option<&SecretString>) -> Option<&SecretString> {
     secret.filter(|secret| !secret.expose_secret().is_empty())
 }
@@ -35,7 +35,7 @@ impl Gateway {
         self.0.is_some()
     }
 
-    /// The person whom the gateway names.
+    /// The user named by the gateway.
     pub(super) fn person<'a>(&self, headers: &'a HeaderMap) -> Result<Cow<'a, str>, Problem> {
         if let Some(secret) = &self.0 {
             let given = only_one(headers, SECRET_HEADER)?;
@@ -52,7 +52,8 @@ impl Gateway {
     }
 }
 
-/// The one value of a header. Of two, one could be the gateway's and the other the client's own.
+/// The one value of a header. If there were two, one could be the gateway's and the other the
+/// client's.
 fn only_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, Problem> {
     only_value(headers, name).map_err(|GivenTwice| match name {
         USER_HEADER => Problem::new(Code::BadUserId, "X-User-Id is given more than once"),

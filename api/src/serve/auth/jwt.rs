@@ -1,5 +1,5 @@
-//! Signed tokens (RFC 7519). A setting pins the algorithm, which is never taken from the token.
-//! Issuer, audience, `exp` and the person are required.
+//! Signed tokens (RFC 7519). A setting fixes the algorithm, which is never taken from the token.
+//! Issuer, audience, `exp` and the user are required.
 
 mod claims;
 pub(crate) mod key_set;
@@ -45,7 +45,7 @@ pub struct JwtArgs {
     /// `http://…` within a private network. SSL_CERT_FILE names further certificate authorities
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
-    /// Pause between two reads of a JWK Set. A token that names an unknown key causes a read at
+    /// Interval between two reads of a JWK Set. A token that names an unknown key causes a read at
     /// once, at most every ten seconds.
     #[arg(skip = Tuning::KeysRefreshSeconds.or(300_u32))]
     pub jwt_jwks_refresh_seconds: u32,
@@ -64,7 +64,7 @@ pub struct JwtArgs {
     pub jwt_groups_claim: Option<String>,
 }
 
-/// The claims with the person and with their groups, unless a setting names others.
+/// The default claims with the user and with their groups.
 const USER_CLAIM: &str = "sub";
 const GROUPS_CLAIM: &str = "groups";
 
@@ -77,7 +77,7 @@ const ALGORITHMS: [&str; 12] = [
 const LEEWAY_SECONDS: u64 = 30;
 
 impl JwtArgs {
-    /// The name of any setting that is given.
+    /// The name of any setting that is set.
     pub(crate) fn any_setting(&self) -> Option<&'static str> {
         let texts = [
             ("JWT_ISSUER", &self.jwt_issuer),
@@ -94,7 +94,7 @@ impl JwtArgs {
             .find_map(|(name, is_given)| is_given.then_some(name))
     }
 
-    /// The settings that say where keys are, and which are given.
+    /// The settings for the location of keys, and whether each is set.
     fn key_settings(&self) -> [(&'static str, bool); 4] {
         [
             ("JWT_SECRET", self.secret().is_some()),
@@ -110,7 +110,7 @@ impl JwtArgs {
         ]
     }
 
-    // Compose files leave variables empty: that is no setting.
+    // Compose files set variables to empty values: those count as not set.
     fn secret(&self) -> Option<&SecretString> {
         self.jwt_secret
             .as_ref()
@@ -139,7 +139,7 @@ enum Keys {
     Set(Arc<KeySet>),
 }
 
-/// Why a token is nobody's.
+/// Why a token was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TokenError {
     Refused(&'static str),
@@ -151,7 +151,7 @@ const NOT_VALID: TokenError =
     TokenError::Refused("the token is not valid, or no longer; get a new one");
 
 impl Verifier {
-    /// An error is one sentence about what is missing or contradicts itself, never with the secret.
+    /// The error is one sentence about missing or contradictory settings, never with the secret.
     pub(crate) fn new(args: &JwtArgs) -> Result<Self, String> {
         let algorithm = args
             .jwt_algorithm
@@ -190,7 +190,7 @@ impl Verifier {
         })
     }
 
-    /// The keys, where they are read again while this process runs.
+    /// The key set, if the keys are read repeatedly.
     pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match &self.keys {
             Keys::One(_) => None,
@@ -198,16 +198,17 @@ impl Verifier {
         }
     }
 
-    /// The person of a token.
+    /// The user of a token.
     pub(crate) fn person(&self, token: &str) -> Result<String, TokenError> {
         let decoded = self.decode(token)?;
-        // RFC 7515: a token with `crit` must be refused where its extensions are not understood.
+        // RFC 7515: a token with `crit` must be refused by a service that does not understand its
+        // extensions.
         if decoded.header.crit.is_some() {
             return Err(TokenError::Refused(
                 "the token asks for extensions that this service does not know",
             ));
         }
-        // RFC 7519: one text. The library takes a list that names the issuer among others.
+        // RFC 7519: a single string. The library would accept a list that contains the issuer.
         if !decoded.claims.0.get("iss").is_some_and(Value::is_string) {
             return Err(NOT_VALID);
         }
@@ -219,14 +220,15 @@ impl Verifier {
         }
     }
 
-    /// Whether a token names this group; `None` where it can't be read any more. Read from a token
-    /// that [`Verifier::person`] has taken, and verified again: only coupons of a group ask.
+    /// Whether a token names this group; `None` if the token can no longer be verified.
+    /// [`Verifier::person`] has accepted the token before; it is verified again here, because only
+    /// coupons for a group need this.
     pub(crate) fn names_group(&self, token: &str, group: &Group) -> Option<bool> {
-        // It may have ended a moment ago.
+        // It may have expired a moment ago.
         let claims = self.decode(token).ok()?.claims;
         Some(match claims.0.get(&self.groups_claim) {
             Some(Value::String(name)) => name == group.as_str(),
-            // What is no text in the list is no group.
+            // Elements of the list that are not strings are not groups.
             Some(Value::Array(names)) => names
                 .iter()
                 .any(|name| name.as_str() == Some(group.as_str())),
@@ -291,7 +293,7 @@ fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
     };
     if matches!(&source, KeySource::Url(source) if !source.is_encrypted()) {
         tracing::warn!(
-            "JWT_JWKS_URL is http://: anybody who is on the way can give this process keys of their own"
+            "JWT_JWKS_URL is http://: anybody on the network path can give this process other keys"
         );
     }
     let refresh = Duration::from_secs(args.jwt_jwks_refresh_seconds.into());

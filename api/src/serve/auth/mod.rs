@@ -1,4 +1,4 @@
-//! Authentication of people: by a header that a gateway sets, or by a signed token. Never by the
+//! Authentication of users: by a header that a gateway sets, or by a signed token. Never by the
 //! body or the path.
 
 pub(crate) mod gateway;
@@ -21,9 +21,10 @@ use self::jwt::{JwtArgs, TokenError, Verifier};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum UserAuth {
-    /// `X-User-Id` is believed: only behind a gateway that sets it and drops what clients send
+    /// `X-User-Id` is trusted: only behind a gateway that sets it and drops the one that clients
+    /// send
     TrustedHeader,
-    /// `Authorization: Bearer` with a JWT; the person is its `sub`, or JWT_USER_CLAIM
+    /// `Authorization: Bearer` with a JWT; the user is its `sub`, or JWT_USER_CLAIM
     Jwt,
 }
 
@@ -43,33 +44,33 @@ pub struct IdentityArgs {
     pub jwt: JwtArgs,
 }
 
-/// Says who a request is from.
+/// Identifies the user of a request.
 pub(crate) enum Identity {
     TrustedHeader(Gateway),
     Jwt(Arc<Verifier>),
 }
 
-/// A person, and what says of which groups they are.
+/// A user, and the source of their groups.
 #[derive(Clone)]
 pub(crate) struct Requester {
     pub(crate) user: UserId,
     pub(crate) groups: Groups,
 }
 
-/// The groups of a person. The token is read for them only where a coupon is for a group.
+/// The groups of a user. The token is read for them only if a coupon is for a group.
 #[derive(Clone)]
 pub(crate) struct Groups(Option<(Arc<Verifier>, HeaderValue)>);
 
 impl Groups {
-    /// Whether the person is of this group; `None` where that is not known: a gateway's header says
-    /// nothing of groups, and a token may have ended a moment ago.
+    /// Whether the user is in this group; `None` if that is not known: a gateway's header does not
+    /// give groups, and a token may have expired a moment ago.
     pub(crate) fn have(&self, group: &Group) -> Option<bool> {
         let (verifier, authorization) = self.0.as_ref()?;
         verifier.names_group(bearer_token(authorization)?, group)
     }
 }
 
-/// Why a request is from nobody.
+/// Why a request's user could not be identified.
 pub(crate) enum Unidentified {
     Refused(Problem),
     /// The token is signed with a key of this name, which is not known, or not yet.
@@ -100,17 +101,17 @@ impl Identity {
         }
     }
 
-    /// Whether a person must bring a token; else a gateway names the person.
+    /// Whether users must send a token; otherwise a gateway identifies them.
     pub(crate) fn wants_token(&self) -> bool {
         matches!(self, Self::Jwt(_))
     }
 
-    /// Whether anybody who reaches this process can name the person.
+    /// Whether anybody who reaches this process can choose the user id.
     pub(crate) fn believes_anybody(&self) -> bool {
         matches!(self, Self::TrustedHeader(gateway) if !gateway.has_secret())
     }
 
-    /// The keys of tokens, where they are read again while this process runs.
+    /// The key set, if keys are read repeatedly while this process runs.
     pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match self {
             Self::TrustedHeader(_) => None,
@@ -118,7 +119,7 @@ impl Identity {
         }
     }
 
-    /// Who it is, by what is known already.
+    /// Identifies the user with the keys that are already known.
     pub(crate) fn person(&self, headers: &HeaderMap) -> Result<Requester, Unidentified> {
         let (id, groups) = match self {
             Self::TrustedHeader(gateway) => (gateway.person(headers)?.into_owned(), None),
@@ -142,7 +143,7 @@ impl Identity {
         })
     }
 
-    /// The same; where a token names a new key, the issuer's keys are read again.
+    /// The same; if a token names a new key, the issuer's keys are read again.
     pub(crate) async fn find_person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
         let mut found = self.person(headers);
         if let (Err(Unidentified::UnknownKey(name)), Some(keys)) = (&found, self.key_set()) {
@@ -151,7 +152,7 @@ impl Identity {
         }
         found.map_err(|nobody| match nobody {
             Unidentified::Refused(problem) => problem,
-            // It may be a key of today, or none at all.
+            // It may be a new key, or no key at all.
             Unidentified::UnknownKey(_)
                 if self.key_set().is_some_and(|keys| keys.problem().is_some()) =>
             {

@@ -1,5 +1,5 @@
-//! A coupon with its drops, as this process keeps it in memory, and the clock that chooses among
-//! the drops. A claim needs nothing else before it goes to Redis.
+//! A coupon with its drops in this process's memory, and the clock that chooses among the drops. A
+//! claim needs nothing else before it goes to Redis.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -69,15 +69,15 @@ impl CouponWithDrops {
         self.drops.iter().find(|drop| drop.id == id)
     }
 
-    /// The drop that a claim at `now` is for: the open one, else the next to open, else the last
-    /// that closed.
+    /// The drop that a claim at `now` is for: the open one, or the next to open, or the last that
+    /// closed.
     pub(crate) fn for_claim(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         let open = self.all().rev().find(|one| one.drop.is_open_at(now));
         open.or_else(|| self.next(now))
             .or_else(|| self.all().next_back())
     }
 
-    /// The drop that is open at `now`, else the last that has opened.
+    /// The drop that is open at `now`, or the last that has opened.
     pub(crate) fn current(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         let open = self.all().rev().find(|one| one.drop.is_open_at(now));
         open.or_else(|| self.all().rev().find(|one| one.drop.opens_at <= now))
@@ -104,7 +104,7 @@ pub(crate) struct RedisClock {
 }
 
 impl RedisClock {
-    /// Sets the clock by an answer of Redis that has just come, in Unix milliseconds.
+    /// Sets the clock from a reply of Redis that has just arrived, in Unix milliseconds.
     pub(crate) fn set(&self, redis_ms: i64) {
         self.ahead_ms
             .store(redis_ms - Utc::now().timestamp_millis(), Ordering::Relaxed);
@@ -115,12 +115,13 @@ impl RedisClock {
     }
 }
 
-/// Unix milliseconds as an instant.
+/// Unix milliseconds as a timestamp.
 pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
-/// What this process keeps of coupons: also how many rows their sealed drops have.
+/// Loads the data that this process keeps about coupons, including the number of rows in their
+/// sealed drops.
 pub(super) async fn with_drops(
     db: &Db,
     redis: &Redis,

@@ -1,7 +1,8 @@
-//! Pages of the list of coupons as they were answered last. Anybody may ask for them, and they are
-//! the dearest answers that need no name: one is made at a time, with a pause nine times as long
-//! after it, so that all who ask take a tenth of one processor at most. What is sent has a bound.
-//! The pages that most ask for have a turn of their own, and nobody can keep others from them.
+//! A cache of the last responses to the list of coupons. Anybody may ask for the list, and it is
+//! the most expensive response that needs no identity. So one page is made at a time, followed by a
+//! pause nine times as long: all clients together cost at most a tenth of one processor. The bytes
+//! sent are limited, too. The pages that most clients ask for have a separate turn, so nobody can
+//! keep others from them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,35 +19,36 @@ use crate::serve::bounded_cache::BoundedCache;
 
 const FRESH_FOR: Duration = Duration::from_millis(200);
 
-/// Pages kept in memory; twice as many at most.
+/// Pages kept in memory; at most twice as many.
 const KEPT: usize = 8;
 
-/// How much longer than making a page the pause after it is, and the longest pause: a store that
-/// answered late took no processor meanwhile.
+/// The pause after making a page, as a multiple of the time that took, and the longest pause: a
+/// store that answered late used no processor in the meantime.
 const PAUSE: u32 = 9;
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Most bytes a second of all long pages, and a second's worth at once: a page of a thousand
+/// Maximum bytes a second of all long pages, with a burst of one second: a page of a thousand
 /// coupons is long, and a request for it short.
 const MOST_SENT: u32 = 64 << 20;
 
-/// Most pages that are waited for in one turn; all who want the same one wait together.
+/// Maximum number of different pages waited for in one turn; all requests for the same page wait
+/// together.
 const MOST_WAITING: usize = 32;
 
-/// What was asked for.
+/// The parameters of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PageKey {
     pub(crate) state: Option<DropState>,
     pub(crate) limit: usize,
-    /// Zero: from the first one.
+    /// Zero: from the first coupon.
     pub(crate) after: i64,
 }
 
-/// Coupons of a page that names no limit.
+/// Page size if the request names no limit.
 pub(crate) const DEFAULT_LIMIT: usize = 100;
 
 impl PageKey {
-    /// One of the few with which a list begins.
+    /// Whether it is the first page of a list.
     fn is_first(&self) -> bool {
         self.after == 0 && self.limit == DEFAULT_LIMIT
     }
@@ -65,7 +67,7 @@ pub(crate) struct ListedPage {
 #[derive(Clone)]
 struct Kept {
     made: Instant,
-    /// Of the catalogue that it was made from.
+    /// Version of the catalogue that the page was made from.
     version: u64,
     page: ListedPage,
 }
@@ -74,13 +76,13 @@ pub(crate) struct ListedPages {
     kept: Mutex<BoundedCache<PageKey, Kept>>,
     first: Turn,
     others: Turn,
-    /// When as much will have been sent as [`MOST_SENT`] allows by then.
+    /// When everything sent so far fits the rate of [`MOST_SENT`].
     sent_by: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
 struct Turn {
-    /// How many wait for which page.
+    /// How many requests wait for each page.
     waiting: Mutex<HashMap<PageKey, usize>>,
     /// When the next page may be made.
     next: tokio::sync::Mutex<Option<Instant>>,
@@ -98,7 +100,7 @@ impl Default for ListedPages {
 }
 
 impl ListedPages {
-    /// The page; `make` is asked where none is kept of this catalogue that is new enough.
+    /// The page; calls `make` if there is no recent page of this version of the catalogue.
     pub(crate) async fn of<Fut>(
         &self,
         key: PageKey,
@@ -114,7 +116,8 @@ impl ListedPages {
         self.kept_or_made(key, version, make).await
     }
 
-    /// The generic cell rate algorithm, in bytes: of long pages that [`Self::sends`] was told of.
+    /// The generic cell rate algorithm, in bytes: counts the long pages reported to
+    /// [`Self::sends`].
     fn may_send(&self, now: Instant) -> bool {
         self.sent_by
             .lock()
@@ -147,7 +150,7 @@ impl ListedPages {
         };
         let _waiting = turn.wait_for(key).ok_or_else(too_many)?;
         let next = turn.next.lock().await;
-        // Another request may have made this page meanwhile.
+        // Another request may have made this page in the meantime.
         if let Some(page) = self.fresh(&key, version) {
             return Ok(page);
         }
@@ -195,7 +198,7 @@ impl Turn {
     }
 }
 
-/// One of those who wait, until it is dropped.
+/// A waiting request, until it is dropped.
 struct Waiting<'a> {
     turn: &'a Turn,
     key: PageKey,
@@ -213,7 +216,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A page is made; the pause begins when it is dropped, also by a client that hangs up.
+/// A page being made; the pause begins when this is dropped, also if the client hangs up.
 struct Making<'a> {
     begun: Instant,
     next: MutexGuard<'a, Option<Instant>>,
@@ -288,7 +291,7 @@ mod tests {
         kept(now, "old");
         tokio::time::sleep_until(now + FRESH_FOR).await;
         assert_eq!(ask(&pages, KEY, 1, "made", 0).await, "made");
-        // All who come at once wait for one, however many they are.
+        // All concurrent requests wait for one page, however many there are.
         let pages = ListedPages::default();
         let answers =
             futures_util::future::join_all((0..500).map(|_| ask(&pages, after(1), 1, "page", 5)))
@@ -308,7 +311,7 @@ mod tests {
             "{:?}",
             begun.elapsed()
         );
-        // Who hangs up while a page is made leaves its pause behind: the longest, here.
+        // A client that hangs up while a page is made leaves its pause behind: here the longest.
         let free = pages.others.next.lock().await.unwrap();
         tokio::time::sleep_until(free).await;
         let begun = Instant::now();

@@ -1,9 +1,9 @@
-//! Coupons by number that the snapshot does not have: finished ones, new ones of other processes,
-//! and numbers of no coupon.
+//! Lookup of coupons by number that are not in the snapshot: finished ones, new ones of other
+//! processes, and unknown numbers.
 //!
-//! Lookups that come together are one query, and there is a pause between two queries. So any
-//! number of requests for unknown coupons cost MySQL a few queries a second, and since each lookup
-//! begins after its requests, no 404 is wrong.
+//! Concurrent lookups share one query, and there is a pause between two queries. So any number of
+//! requests for unknown coupons cost MySQL a few queries per second, and since each lookup begins
+//! after its requests, no 404 is wrong.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,19 +27,19 @@ pub(crate) enum LookupError {
     Unavailable,
 }
 
-/// Longest wait for a refresh or a lookup that a request needs.
+/// Maximum wait for a refresh or a lookup that a request needs.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Shortest time from one lookup to the next.
+/// Minimum interval between two lookups.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Most requests of one lookup, and most that wait for the next. Further ones are answered 503.
+/// Maximum requests of one lookup, and maximum that wait for the next. Further ones get 503.
 const QUEUE: usize = 4_096;
 
-/// A coupon that is asked for is looked up again after this.
+/// After this time a requested coupon is looked up again.
 const FRESH_FOR: Duration = Duration::from_secs(10);
 
-/// Coupons kept in memory; twice as many at most.
+/// Coupons kept in memory; at most twice as many.
 const KEPT: usize = 500;
 
 pub(super) struct Lookup {
@@ -63,7 +63,7 @@ impl Lookup {
         }
     }
 
-    /// One coupon. While MySQL is away, an old answer is better than none.
+    /// One coupon. While MySQL is unavailable, an old answer is better than none.
     pub(super) async fn find(
         &self,
         id: CouponId,
@@ -97,7 +97,7 @@ impl Lookup {
         }
     }
 
-    /// Answers requests. Never ends by itself.
+    /// Answers requests. Never ends.
     pub(super) async fn run(&self, db: &Db, redis: &Redis) {
         let mut pending = self.pending.lock().await;
         let mut requests = Vec::new();
@@ -106,7 +106,7 @@ impl Lookup {
             let mut ids: Vec<CouponId> = requests.iter().map(|request| request.id).collect();
             ids.sort_unstable();
             ids.dedup();
-            // A primary that was demoted does not know the newest.
+            // A demoted primary does not know the newest coupons.
             let mut knows_all = true;
             let read = async {
                 let mut coupons = db.of_primary().coupons_by_id(ids.clone()).await;

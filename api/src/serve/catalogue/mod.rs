@@ -1,6 +1,6 @@
 //! Live coupons and their drops in memory, refreshed from MySQL; others are looked up by number.
-//! Its cost depends on how many coupons are live, not on how many there ever were. While MySQL is
-//! away the last snapshot stays in use, and claims go on.
+//! The cost depends on the number of live coupons, not on how many there ever were. While MySQL is
+//! unavailable the last snapshot stays in use, and claims continue.
 
 pub(crate) mod coupon_with_drops;
 pub(crate) mod listed;
@@ -31,7 +31,7 @@ use self::pages::PageCache;
 /// The live coupons, by number.
 pub(crate) type LiveCoupons = BTreeMap<CouponId, Arc<CouponWithDrops>>;
 
-/// Shortest pause between two refreshes.
+/// Minimum pause between two refreshes.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Catalogue {
@@ -39,7 +39,7 @@ pub(crate) struct Catalogue {
     redis: Redis,
     /// Each claim reads it, so it has no lock.
     live: ArcSwap<LiveCoupons>,
-    /// Of `live`: counts refreshes.
+    /// Version of `live`: counts refreshes.
     version: AtomicU64,
     lookup: Lookup,
     pages: PageCache,
@@ -48,7 +48,7 @@ pub(crate) struct Catalogue {
     wanted: Notify,
 }
 
-/// How the last refresh went.
+/// The result of the last refresh.
 struct Refresh {
     reconciled_at: Option<DateTime<Utc>>,
     /// The last ticket taken before this refresh began.
@@ -94,7 +94,7 @@ impl Catalogue {
         self.live.load_full()
     }
 
-    /// Another number after each refresh. Read before [`Self::live`], so that nothing old is taken
+    /// Changes with each refresh. Read it before [`Self::live`], so that old data is never taken
     /// for new.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::SeqCst)
@@ -105,7 +105,7 @@ impl Catalogue {
         self.last.borrow().outcome != RefreshOutcome::Away
     }
 
-    /// One coupon; looked up in MySQL where it is not live.
+    /// One coupon; looked up in MySQL if it is not live.
     pub(crate) async fn find(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         if let Some(found) = self.live.load().get(&id) {
             return Ok(Arc::clone(found));
@@ -116,7 +116,7 @@ impl Catalogue {
         self.lookup.find(id, self.mysql_up()).await
     }
 
-    /// One coupon as MySQL has it now or later: this process has just written it.
+    /// One coupon from MySQL, at least as new as now: this process has just written it.
     pub(crate) async fn reread(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         self.lookup.forget(id);
         self.pages.forget();
@@ -124,7 +124,7 @@ impl Catalogue {
         self.find(id).await
     }
 
-    /// The first `limit` coupons after a number, in order, finished ones too.
+    /// The first `limit` coupons after a number, in order, including finished ones.
     pub(crate) async fn page(
         &self,
         after: CouponId,
@@ -151,12 +151,12 @@ impl Catalogue {
         }
     }
 
-    /// Answers lookups. Never ends by itself.
+    /// Answers lookups. Never ends.
     pub(crate) async fn answer_lookups(&self) {
         self.lookup.run(&self.db, &self.redis).await;
     }
 
-    /// Refreshes every `every`, and sooner when a request needs it. Never ends by itself.
+    /// Refreshes every `every`, and sooner if a request needs it. Never ends.
     pub(crate) async fn keep_fresh(&self, every: Duration) {
         loop {
             let ended = Instant::now();
@@ -173,7 +173,7 @@ impl Catalogue {
         let before = self.live();
         let had = self.last.borrow().outcome;
         let begun = Instant::now();
-        // A primary that was demoted does not know the newest coupons and changes.
+        // A demoted primary does not know the newest coupons and changes.
         match read(&self.db.of_primary(), &self.redis, &before).await {
             Ok((live, reconciled_at)) => {
                 if had != RefreshOutcome::Fresh {
@@ -182,7 +182,7 @@ impl Catalogue {
                 gauge!("firstcome_catalogue_coupons")
                     .set(u32::try_from(live.len()).unwrap_or(u32::MAX));
                 gauge!("firstcome_catalogue_refresh_seconds").set(begun.elapsed());
-                // A coupon that was live and is no more has changed.
+                // A coupon that is no longer live has changed.
                 before
                     .keys()
                     .filter(|id| !live.contains_key(id))
@@ -219,7 +219,7 @@ impl Catalogue {
         gauge!("firstcome_mysql_up").set(f64::from(u8::from(last.outcome != RefreshOutcome::Away)));
         gauge!("firstcome_pass_last_success_timestamp_seconds")
             .set(last.reconciled_at.map_or(0.0, unix_seconds));
-        // Infinite until there was one, so that an alert on silence also sees a reconciler that
+        // Infinite until the first one, so that an alert on silence also detects a reconciler that
         // never ran.
         #[allow(clippy::cast_precision_loss)] // milliseconds of an age are far below 2^52
         let age = last.reconciled_at.map_or(f64::INFINITY, |at| {
@@ -234,7 +234,7 @@ fn unix_seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_millis() as f64 / 1e3
 }
 
-/// Reads the live coupons. Those that did not change are taken over from `before`.
+/// Reads the live coupons. Unchanged ones are taken from `before`.
 async fn read(
     db: &Db,
     redis: &Redis,

@@ -1,5 +1,5 @@
-//! Pages of all coupons, finished ones too, for listing: a short-lived cache of what MySQL said.
-//! That few pages are read at a time is the work of [`super::listed`].
+//! Pages of all coupons, including finished ones, for listing: a short-lived cache of MySQL's
+//! answers. [`super::listed`] limits how many pages are read at a time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::serve::bounded_cache::BoundedCache;
 
 const FRESH_FOR: Duration = Duration::from_secs(1);
 
-/// Pages kept in memory; twice as many at most.
+/// Pages kept in memory; at most twice as many.
 const KEPT: usize = 20;
 
 type CachedPage = Arc<[Arc<CouponWithDrops>]>;
@@ -32,8 +32,8 @@ impl PageCache {
         }
     }
 
-    /// The first `limit` coupons after a number. While MySQL is away, an old page is better than
-    /// none.
+    /// The first `limit` coupons after a number. While MySQL is unavailable, an old page is better
+    /// than none.
     pub(super) async fn of(
         &self,
         db: &Db,

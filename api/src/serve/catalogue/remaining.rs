@@ -1,4 +1,4 @@
-//! How many slots of each drop remain, for display. A short-lived cache: one round trip to Redis
+//! The remaining slots of each drop, for display. A short-lived cache: one round trip to Redis
 //! serves all requests of the next 200 ms.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 const TTL: Duration = Duration::from_millis(200);
 
-/// Most drops in one round trip.
+/// Maximum drops per round trip.
 const PAGE: usize = 500;
 
 const MAX_CACHED: usize = 10_000;
@@ -25,7 +25,7 @@ pub(crate) struct RemainingCache {
 }
 
 impl RemainingCache {
-    /// What remains of each drop. A drop that admission does not know is missing in the result.
+    /// The stock of each drop. A drop that admission does not know is missing in the result.
     pub(crate) async fn of(
         &self,
         redis: &Redis,
@@ -34,7 +34,7 @@ impl RemainingCache {
         if self.stale(drops).is_empty() {
             return Ok(self.known(drops));
         }
-        // One request asks Redis; the others wait here and then find its answer.
+        // One request asks Redis; the others wait here and then find its result.
         let _turn = self.refreshing.lock().await;
         for page in self.stale(drops).chunks(PAGE) {
             let keys: Vec<&DropKeys> = page.iter().map(|(_, keys)| *keys).collect();
@@ -53,7 +53,7 @@ impl RemainingCache {
         Ok(self.known(drops))
     }
 
-    /// For drops that have just been changed.
+    /// Invalidates drops that have just been changed.
     pub(crate) fn forget(&self, drops: impl Iterator<Item = DropId>) {
         let mut cached = self.cached.lock();
         for drop in drops {

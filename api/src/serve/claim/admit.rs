@@ -1,4 +1,4 @@
-//! Admission of one claim. Nothing here is retried: a client's retry finds `already_claimed`.
+//! Admission of one claim. Nothing here is retried: a client's retry gets `already_claimed`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use crate::serve::catalogue::coupon_with_drops::{
 
 /// What a claim needs.
 pub(crate) struct ClaimService {
-    /// For questions alone: MySQL is on no other claim's path.
+    /// Only for questions: no other claim depends on MySQL.
     pub(super) questions: Db,
     /// For revocations by operators.
     pub(super) operators: Db,
@@ -35,20 +35,20 @@ pub(crate) struct ClaimService {
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) durability: Arc<Durability>,
     batches: Arc<MicroBatches>,
-    /// Looked up once: nearly every claim of a crowd counts here.
+    /// Looked up once: nearly every claim of a crowd is counted here.
     sold_out: Counter,
     refused: LineLimit,
 }
 
-/// Most questions in flight. While MySQL is silent, each waits for its timeout (0.4 s).
+/// Maximum questions in flight. While MySQL does not answer, each waits for its timeout (0.4 s).
 const MAX_QUESTIONS: usize = 512;
 
-/// A claim in the first moments of a drop may be the retry of one in the last moments of the drop
-/// before, whose answer was lost.
+/// A claim in the first moments of a drop may be the retry of one in the last moments of the
+/// previous drop, whose response was lost.
 const RETRY_GRACE: TimeDelta = TimeDelta::seconds(15);
 
-/// For so long after it closed, a sealed drop is asked about claims that come before the next one
-/// opens. Not for ever: each of these claims costs a second call to Redis.
+/// For this long after it closed, a sealed drop is asked about claims that come before the next one
+/// opens. Not forever: each of these claims costs a second call to Redis.
 const SEALED_RETRY_GRACE: TimeDelta = TimeDelta::minutes(10);
 
 impl ClaimService {
@@ -93,7 +93,8 @@ impl ClaimService {
         &self.durability
     }
 
-    /// Works one claim to its end. From the call to Redis on, the claim goes on without its caller.
+    /// Processes one claim to its end. From the call to Redis on, the claim continues even if its
+    /// caller is gone.
     pub(crate) async fn admit(
         &self,
         id: CouponId,
@@ -118,7 +119,7 @@ impl ClaimService {
         answer
     }
 
-    /// Says why claims are answered 503.
+    /// Logs why claims get 503.
     fn warn(&self, coupon: CouponId, reason: &'static str, refusal: &ClaimRefusal) {
         let Some(why) = refusal.why_unavailable() else {
             return;
@@ -137,7 +138,8 @@ impl ClaimService {
         let mut chosen = coupon.for_claim(now).ok_or(ClaimRefusal::NoDrop)?;
         if let Some(before) = just_closed(coupon, chosen.drop, now) {
             let reply = self.batches.ask(coupon, before, requester).await?;
-            // By Redis's clock it may not be over: then they have that drop's, and no second one.
+            // By Redis's clock the drop may not be over: then users get that drop's coupon, and no
+            // second one.
             let is_open = matches!(
                 reply.admission,
                 Admission::Accepted(_) | Admission::Waiting(_)
@@ -155,8 +157,8 @@ impl ClaimService {
             }
             reply => reply?,
         };
-        // This process's clock may have chosen the wrong drop; Redis's own time has come with the
-        // reply. The first call admitted nobody then.
+        // This process's clock may have chosen the wrong drop; the reply contains Redis's own time.
+        // In that case the first call admitted nobody.
         let by_redis = coupon
             .for_claim(instant(reply.now_ms))
             .ok_or(ClaimRefusal::NoDrop)?;
@@ -173,8 +175,8 @@ impl ClaimService {
         answer(chosen.drop.id, &reply)
     }
 
-    /// A retry is always safe, also of a claim whose drop has closed meanwhile: who holds a slot of
-    /// the drop before is told so, and not that the next one is not open.
+    /// A retry is always safe, even if the claim's drop has closed in the meantime: holders of a
+    /// slot in the previous drop get that answer, not that the next drop is not open.
     async fn ask_drop_before(
         &self,
         coupon: &Arc<CouponWithDrops>,
@@ -183,7 +185,7 @@ impl ClaimService {
         refused: ClaimReply,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
         let now = instant(refused.now_ms);
-        // Where one each is allowed in the whole coupon, admission has looked at all drops.
+        // If one coupon is allowed in total, admission has already checked all drops.
         let wanted = coupon.coupon.once_per == OncePer::Drop && chosen.drop.opens_at > now;
         let is_sealed = |drop: &Drop| drop.sealed_at.is_some();
         let is_recent = |drop: &Drop| {
@@ -195,7 +197,7 @@ impl ClaimService {
         let Some(before) = coupon.before(chosen.drop, now).filter(asked) else {
             return answer(chosen.drop.id, &refused);
         };
-        // Redis first, also of a sealed drop: those who hold nothing cost MySQL nothing.
+        // Redis first, even for a sealed drop: users who hold nothing cost MySQL nothing.
         let reply = self.batches.ask(coupon, before, requester).await?;
         if reply.admission == Admission::Unloaded && is_sealed(before.drop) {
             return match self.ask_mysql(coupon, before, requester.user.clone()).await {
@@ -204,7 +206,7 @@ impl ClaimService {
             };
         }
         match reply.admission {
-            // Unloaded: Redis has lost it, and who holds a slot is not known.
+            // Unloaded: Redis has lost it, and the holders of its slots are unknown.
             Admission::Accepted(_)
             | Admission::Already(..)
             | Admission::Waiting(_)
@@ -213,8 +215,8 @@ impl ClaimService {
         }
     }
 
-    /// A sealed drop's keys expire in Redis. The drop was verified exact, so MySQL alone knows who
-    /// holds a slot.
+    /// A sealed drop's keys expire in Redis. The drop was verified exact, so MySQL alone knows the
+    /// holders of its slots.
     async fn ask_mysql(
         &self,
         coupon: &CouponWithDrops,
@@ -243,8 +245,9 @@ impl ClaimService {
     }
 }
 
-/// Whether the claim is for `by_redis` rather than for the drop that was `asked`. Who held one of
-/// that is told so also after it closed, and a retry of that claim is nothing else.
+/// Whether the claim is for `by_redis` rather than for the drop that was `asked`. Holders of a
+/// coupon of that drop get that answer even after it closed, and a retry of their claim means the
+/// same drop.
 fn is_of_another(asked: &Drop, by_redis: &Drop, reply: &ClaimReply) -> bool {
     let is_about_earlier = matches!(reply.admission, Admission::Already(..) | Admission::Revoked)
         && by_redis.is_open_at(instant(reply.now_ms))
@@ -259,7 +262,7 @@ fn is_over_or_early(reply: &ClaimReply) -> bool {
     )
 }
 
-/// The drop that closed moments ago, where `chosen` has opened moments ago.
+/// The drop that closed moments ago, if `chosen` has opened moments ago.
 fn just_closed<'a>(
     coupon: &'a CouponWithDrops,
     chosen: &Drop,
@@ -278,13 +281,13 @@ fn just_closed<'a>(
     })
 }
 
-/// Whether this person was admitted in the drop's last moments.
+/// Whether this user was admitted in the drop's last moments.
 fn is_retry(drop: &Drop, reply: &ClaimReply) -> bool {
     let admitted_late = || Some(drop.closes_at? - instant(reply.admitted_at_ms?) <= RETRY_GRACE);
     matches!(reply.admission, Admission::Already(..)) && admitted_late() == Some(true)
 }
 
-/// A slot is acknowledged only where a second store holds it.
+/// A slot is acknowledged only if a second store holds it.
 fn answer(drop_id: DropId, reply: &ClaimReply) -> Result<ClaimAnswer, ClaimRefusal> {
     match (reply.admission, reply.stored) {
         (Admission::Accepted(slot), Some(store)) => Ok(ClaimAnswer::Accepted {

@@ -1,6 +1,6 @@
-//! Durability: a slot is acknowledged only after a second store beside Redis holds the claim
-//! (docs/decisions/0008-second-store.md). Kafka is that store; where it does not acknowledge in
-//! time, the fallback table. Concurrent retries of one claim share one write ([`Singleflight`]).
+//! Durability: a slot is acknowledged only after a second store in addition to Redis holds the
+//! claim (docs/decisions/0008-second-store.md). Kafka is that store; if it does not acknowledge in
+//! time, the fallback table is. Concurrent retries of one claim share one write ([`Singleflight`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,7 +23,7 @@ use futures_util::future::join_all;
 use super::publisher::{Fallback, Outgoing, Publisher};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 
-/// The second store that holds a claim, beside Redis.
+/// The second store that holds a claim, in addition to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SecondStore {
     /// Kafka acknowledged the message.
@@ -47,10 +47,10 @@ pub(super) struct AdmittedClaim {
     pub(super) drop_id: DropId,
     pub(super) slot: Slot,
     pub(super) user: UserId,
-    /// By Redis's clock; `None` where Redis does not know it.
+    /// By Redis's clock; `None` if Redis does not know it.
     pub(super) admitted_at_ms: Option<i64>,
     pub(super) now_ms: i64,
-    /// The span of its request, where it has a trace.
+    /// The span of its request, if it has a trace.
     pub(super) trace: Option<TraceContext>,
 }
 
@@ -77,8 +77,8 @@ impl AdmittedClaim {
 }
 
 impl Durability {
-    /// `longest_in_flight`: how long after a loss of Redis the reconciler rebuilds it at the
-    /// earliest, from what the second stores hold by then.
+    /// `longest_in_flight`: the earliest time after a loss of Redis at which the reconciler
+    /// rebuilds it from the second stores.
     pub(crate) fn new(
         publisher: Publisher,
         fallback: Fallback,
@@ -99,9 +99,9 @@ impl Durability {
         &self.publisher
     }
 
-    /// Makes sure that a second store holds the claims that one call admitted, and says which, in
-    /// their order. `None`: neither took the claim in time, so it must not be acknowledged. The
-    /// admission stands, and a retry finds it.
+    /// Makes sure that a second store holds the claims that one call admitted, and returns which
+    /// store, in the order of the claims. `None`: neither took the claim in time, so it must not be
+    /// acknowledged. The admission remains, and a retry finds it.
     ///
     /// A claim may be published twice, by two processes or after a restart; the consumer ignores
     /// the second message.
@@ -117,7 +117,7 @@ impl Durability {
         for (at, claim) in claims.iter().enumerate() {
             match self.writes.begin(claim.id(&self.writes)) {
                 WriteTurn::Durable => stored[at] = Some(SecondStore::Kafka),
-                // A retry came first: its call was answered sooner.
+                // A retry came first: its call was answered earlier.
                 WriteTurn::Joined(result) => joined.push((at, result)),
                 WriteTurn::Ours(turn) => {
                     ours.push((at, turn));
@@ -138,7 +138,7 @@ impl Durability {
             .collect()
     }
 
-    /// The same for a claim that Redis gave its slot earlier: a retry. It says Kafka if the claim
+    /// The same for a claim that already had its slot in Redis: a retry. Returns Kafka if the claim
     /// was written earlier.
     pub(super) async fn ensure(
         &self,
@@ -147,8 +147,8 @@ impl Durability {
     ) -> Option<SecondStore> {
         let drop = coupon.drop(claim.drop_id);
         let outgoing = claim.outgoing(coupon);
-        // A claim of a sealed drop has its row, unless it was admitted after sealing: a clock that
-        // was wrong opened the drop again. So the row counts.
+        // A claim of a sealed drop has its row, unless it was admitted after sealing because a
+        // wrong clock opened the drop again. So the row decides.
         let has_row = if drop.is_some_and(|drop| drop.sealed_at.is_none()) {
             Some(false)
         } else {
@@ -175,9 +175,9 @@ impl Durability {
         self.in_time(&claim, stored)
     }
 
-    /// Each store has its own deadline, and Redis's answer may have taken long before them, or this
-    /// process may have stood still in between. A claim that a second store took later than the
-    /// reconciler waits may have been missing when a lost Redis was rebuilt.
+    /// Each store has a separate deadline, but Redis's response may have taken long before that, or
+    /// this process may have been paused in between. A claim that a second store took later than
+    /// the reconciler waits may have been missing when a lost Redis was rebuilt.
     fn in_time(&self, claim: &AdmittedClaim, stored: Option<SecondStore>) -> Option<SecondStore> {
         let is_late = claim.asked_at.elapsed() > self.longest_in_flight;
         if is_late && stored.is_some() {
@@ -194,7 +194,7 @@ impl Durability {
         published
     }
 
-    /// Writes claims to a second store, and says which holds each of them.
+    /// Writes claims to a second store, and returns which store holds each.
     async fn write(&self, claims: &[Outgoing]) -> Vec<Option<SecondStore>> {
         if claims.is_empty() {
             return Vec::new();
@@ -248,7 +248,7 @@ impl AdmissionId {
     }
 }
 
-/// How far a write is.
+/// The progress of a write.
 #[derive(Debug, Clone, Copy)]
 enum WriteState {
     Running,
@@ -260,10 +260,10 @@ type WriteResult = watch::Receiver<WriteState>;
 /// Singleflight for durable writes: a claim that is being written, or is known to be durable, is
 /// not written again.
 ///
-/// The memory is a fingerprint for each slot: of the person and of the instant of admission. A
-/// repair may give a slot to another person, or to the same person anew; the fingerprint differs
-/// then, and the claim is written again. Nothing has to be forgotten when Redis loses data, because
-/// the memory is about Kafka and MySQL.
+/// The memory is a fingerprint for each slot: of the user and of the time of admission. A repair
+/// may give a slot to another user, or to the same user a second time; then the fingerprint
+/// differs, and the claim is written again. The memory stays valid when Redis loses data, because
+/// it concerns Kafka and MySQL.
 #[derive(Default)]
 struct Singleflight {
     durable: Mutex<HashMap<DropId, Vec<u32>>>,
@@ -293,7 +293,7 @@ impl Singleflight {
             return WriteTurn::Durable;
         }
         let mut running = self.running.lock();
-        // Again, under the lock: a writer remembers its claim before it leaves `running`.
+        // Checked again under the lock: a writer remembers its claim before it leaves `running`.
         if self.is_durable(id) {
             return WriteTurn::Durable;
         }
@@ -337,9 +337,9 @@ impl Singleflight {
     }
 }
 
-/// Who writes a claim.
+/// The task that writes a claim.
 enum WriteTurn<'a> {
-    /// Nobody: it is durable.
+    /// None: it is durable.
     Durable,
     /// Another task.
     Joined(WriteResult),
@@ -358,7 +358,7 @@ async fn ended(mut result: WriteResult) -> Option<SecondStore> {
     }
 }
 
-/// The turn to write a claim. Dropping it gives the turn back.
+/// The turn to write a claim. Dropping it releases the turn.
 struct RunningWrite<'a> {
     writes: &'a Singleflight,
     id: AdmissionId,
@@ -366,8 +366,8 @@ struct RunningWrite<'a> {
 }
 
 impl RunningWrite<'_> {
-    /// Tells everybody who waits which store holds the claim. `quantity` is the drop's and bounds
-    /// the memory.
+    /// Announces the store that holds the claim to all waiting tasks. `quantity` is the drop's and
+    /// bounds the memory.
     fn end(self, stored: Option<SecondStore>, quantity: Slot) -> Option<SecondStore> {
         if stored.is_some() {
             self.writes.remember(self.id, quantity);
@@ -415,7 +415,7 @@ mod tests {
         assert_eq!(run(writes, id, 100, async { stored }).await, stored);
     }
 
-    /// Whether a claim is known: its write is not run then.
+    /// Whether a claim is known: then its write does not run.
     async fn is_known(writes: &Singleflight, id: AdmissionId) -> bool {
         run(writes, id, 100, async { None }).await.is_some()
     }

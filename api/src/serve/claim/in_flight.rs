@@ -1,7 +1,7 @@
-//! The in-flight limits: one on claims, one on questions about claims, so that neither takes the
+//! The in-flight limits: one for claims, one for questions about claims, so that neither takes the
 //! other's places. Above its limit this process sheds load (503), so that a slow store does not
-//! make it grow. Work runs in tasks of its own: a client that hangs up does not stop it half-way,
-//! and shutdown waits for it.
+//! make it grow. Work runs in separate tasks: a client that hangs up does not stop it half-way, and
+//! shutdown waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ pub(crate) struct InFlightLimit {
 /// Why work has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WorkError {
-    /// The limit is reached. Nothing was begun.
+    /// The limit is reached. Nothing was started.
     TooMany,
     Panicked,
 }
@@ -38,7 +38,7 @@ impl InFlightLimit {
         }
     }
 
-    /// The limit on questions; shutdown waits for both alike.
+    /// The limit on questions; shutdown waits for both kinds.
     pub(crate) fn for_questions(&self, limit: usize) -> Self {
         let shed = counter!("firstcome_questions_shed_total");
         Self {
@@ -64,7 +64,7 @@ impl InFlightLimit {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Runs `work` to its end in a place, also when the caller is dropped. It begins at once.
+    /// Runs `work` to its end in a place, even if the caller is dropped. It begins at once.
     pub(super) fn run<T, W>(
         &self,
         work: W,
@@ -83,8 +83,8 @@ impl InFlightLimit {
         async move { begun?.await }
     }
 
-    /// [`InFlightLimit::run`] without the limit, for operators: they must get through while claims
-    /// are shed.
+    /// [`InFlightLimit::run`] without the limit, for operators: their requests must succeed while
+    /// claims are shed.
     pub(crate) fn run_unlimited<T, W>(
         &self,
         work: W,
@@ -117,7 +117,7 @@ impl InFlightLimit {
     }
 }
 
-/// A place in the in-flight limit, given back when dropped.
+/// A place in the in-flight limit, released when dropped.
 pub(super) struct InFlightPermit(Arc<AtomicUsize>);
 
 impl Drop for InFlightPermit {

@@ -1,6 +1,6 @@
-//! Claims that have their row already: those of earlier drops, mostly, which are sealed. Lookups
-//! that come together are one query a drop, and what is found is remembered. So a winner who
-//! presses the button for days costs one query, and no message.
+//! Claims that already have their row: mostly those of earlier drops, which are sealed. Concurrent
+//! lookups share one query per drop, and results are remembered. So a winner who presses the button
+//! for days costs one query, and no message.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,13 +12,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::serve::bounded_cache::BoundedCache;
 
-/// Most lookups of one round, and most that wait for the next.
+/// Maximum lookups per round, and maximum that wait for the next.
 const QUEUE: usize = 1_000;
 
-/// Claims remembered; twice as many at most.
+/// Claims remembered; at most twice as many.
 const REMEMBERED: usize = 50_000;
 
-/// A claim of a slot. A row says no more.
+/// A claim of a slot: all that a row can confirm.
 type ClaimedSlot = (DropId, Slot, UserId);
 
 pub(super) struct IssuedClaims {
@@ -27,7 +27,7 @@ pub(super) struct IssuedClaims {
 }
 
 impl IssuedClaims {
-    /// Starts the task that looks up. It ends when this is dropped.
+    /// Starts the lookup task. It ends when this is dropped.
     pub(super) fn new(questions: Db) -> Self {
         let (lookups, pending) = mpsc::channel(QUEUE);
         tokio::spawn(look_up(questions, pending));

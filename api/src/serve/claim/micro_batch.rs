@@ -4,8 +4,8 @@
 //! The first claim of an idle drop is sent at once. A busy drop has one call under way, and its
 //! claims share what a call costs: the round trip, the script's reading of the drop, one write of
 //! each key, one entry in the append-only file. Redis computes every answer after its claim
-//! arrived, so answers are linearizable: what one process acknowledged, the next claim at any
-//! process sees (docs/decisions/0010-micro-batches.md).
+//! arrived, so answers are linearizable: after one process has acknowledged a claim, the next claim
+//! at any process sees it (docs/decisions/0010-micro-batches.md).
 
 mod traces;
 
@@ -34,13 +34,13 @@ use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, RedisClock};
 
-/// Sends claims to Redis, and sees those that got a slot through to a second store.
+/// Sends claims to Redis, and stores those that got a slot in a second store.
 pub(super) struct MicroBatches {
     redis: Redis,
     clock: Arc<RedisClock>,
     durability: Arc<Durability>,
     in_flight: Arc<InFlightLimit>,
-    /// Longest wait for the next call.
+    /// Maximum wait for the next call.
     max_wait: Duration,
     queues: Queues<PendingClaim>,
     call_seconds: Histogram,
@@ -51,13 +51,13 @@ pub(super) struct MicroBatches {
 struct PendingClaim {
     coupon: Arc<CouponWithDrops>,
     user: UserId,
-    /// The group that the coupon is for, as far as is known here, and whether they are in it.
+    /// The coupon's group, as far as is known here, and whether the user is in it.
     group: Option<(Group, bool)>,
     arrived: Instant,
-    /// The span of its request, where it has a trace.
+    /// The span of its request, if it has a trace.
     trace: Option<TraceContext>,
     reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
-    /// Given back with the reply.
+    /// Released with the reply.
     _place: InFlightPermit,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct ClaimReply {
     pub(super) stored: Option<SecondStore>,
     /// When a slot was given, by Redis's clock; `None` where that is not known.
     pub(super) admitted_at_ms: Option<i64>,
-    /// The group that the coupon is for by now.
+    /// The coupon's present group.
     group: Option<Group>,
 }
 
@@ -108,7 +108,8 @@ impl MicroBatches {
         };
         let reply = self.ask_once(coupon, chosen, requester, known).await?;
         match reply.group {
-            // An operator has just changed whom it is for, and this process does not know that yet.
+            // An operator has just changed the restriction, and this process does not know that
+            // yet.
             Some(group) => self.ask_once(coupon, chosen, requester, Some(group)).await,
             None => Ok(reply),
         }
@@ -124,7 +125,7 @@ impl MicroBatches {
         let place = self.in_flight.enter()?;
         let (reply, replied) = oneshot::channel();
         let (coupon, user) = (Arc::clone(coupon), requester.user.clone());
-        // Of nobody whose groups are not known a no is told.
+        // If a user's groups are unknown, never answer `not_allowed`.
         let group = group.and_then(|group| {
             requester
                 .groups
@@ -174,8 +175,7 @@ impl MicroBatches {
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    // Claims that wait behind a call without an answer would only wait for the same
-                    // silence.
+                    // Claims queued behind an unanswered call would only wait for the same silence.
                     if matches!(error, AdmissionError::Redis(_)) {
                         batch.extend(caller.take_all());
                     }
@@ -215,8 +215,8 @@ impl MicroBatches {
         replies
     }
 
-    /// Replies at once to claims without a slot. Claims with a slot are made durable first, without
-    /// their clients if need be: those that this call admitted together, and retries one by one.
+    /// Replies at once to claims without a slot. Claims with a slot are made durable first, even if
+    /// their clients have gone: those that this call admitted together, and retries one by one.
     fn deliver(
         self: &Arc<Self>,
         drop_id: DropId,
@@ -226,7 +226,7 @@ impl MicroBatches {
     ) {
         let (mut admitted, mut retries) = (Vec::new(), Vec::new());
         for (pending, reply) in replies {
-            // One person's damaged entry in Redis spoils nobody else's claim.
+            // One user's damaged entry in Redis does not affect other users' claims.
             let Some(reply) = reply else {
                 tracing::error!(drop = %drop_id, "admission's answer to one person could not be read");
                 refuse(vec![pending], &Arc::new(AdmissionError::Unexpected));
@@ -317,7 +317,7 @@ struct Queues<T> {
 }
 
 /// The one task that makes the calls of a drop. When it is dropped the drop is idle again, and its
-/// waiting claims go with it.
+/// waiting claims are dropped with it.
 struct Caller<'a, T> {
     queues: &'a Queues<T>,
     drop: DropId,
@@ -387,8 +387,8 @@ impl<T> Caller<'_, T> {
 impl<T> Drop for Caller<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
-            // After a panic. The claims are dropped outside the lock, and their requests get an
-            // error by that.
+            // After a panic. The claims are dropped outside the lock, which makes their requests
+            // fail.
             let left = self.queues.waiting.lock().remove(&self.drop);
             drop(left);
         }

@@ -1,6 +1,6 @@
-//! One claim: [`admit`] decides by Redis, in a [`micro_batch`] with the claims of the same moment;
-//! [`durability`] makes sure that a second store holds it before the answer. [`in_flight`] limits
-//! how many are worked on, and [`my_claim`] says later where one stands.
+//! One claim: [`admit`] decides through Redis, in a [`micro_batch`] with concurrent claims;
+//! [`durability`] makes sure that a second store holds it before the response. [`in_flight`] limits
+//! the number in progress, and [`my_claim`] later returns the status of a claim.
 
 pub(crate) mod admit;
 pub(crate) mod durability;

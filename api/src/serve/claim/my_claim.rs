@@ -1,4 +1,4 @@
-//! Where a person's claim stands, from what Redis and MySQL know together.
+//! The status of a user's claim, from Redis and MySQL together.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ use super::refusal::ClaimRefusal;
 use crate::serve::auth::{Groups, Requester};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, instant};
 
-/// Where a claim stands.
+/// The status of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ClaimStatus {
-    /// The slot is theirs; the coupon is on its way.
+    /// The slot is theirs; the coupon will be issued.
     Accepted,
     /// The coupon is theirs; `code` redeems it.
     Issued,
@@ -34,7 +34,7 @@ pub(crate) enum ClaimStatus {
     Broken,
     /// It was given back or revoked.
     Revoked,
-    /// Nothing.
+    /// No claim.
     None,
 }
 
@@ -77,11 +77,11 @@ impl MyClaim {
     }
 }
 
-/// Longer than this process's idea of Redis's time lags behind.
+/// More than the lag of this process's estimate of Redis's time.
 const OPENS_SOON: TimeDelta = TimeDelta::seconds(10);
 
 impl ClaimService {
-    /// Where a person's claim stands.
+    /// The status of a user's claim.
     pub(crate) async fn my_claim(
         self: &Arc<Self>,
         id: CouponId,
@@ -123,7 +123,7 @@ impl ClaimService {
         Ok(claim)
     }
 
-    /// The drop that the answer is about, and where the person stands in it by Redis.
+    /// The drop to show, and the user's status in it according to Redis.
     async fn standing_shown<'a>(
         &self,
         coupon: &'a CouponWithDrops,
@@ -132,8 +132,8 @@ impl ClaimService {
         let now = self.clock.now();
         let shown = drop_to_show(coupon, now);
         let standing = self.standing_in(coupon, shown, user, now).await;
-        // This process's idea of Redis's time is as old as the reply that it came with: the next
-        // drop may have opened, and this person may have been admitted to it.
+        // This process's estimate of Redis's time is as old as the reply that it came with: the
+        // next drop may have opened, and this user may have been admitted to it.
         let Ok(found) = &standing else {
             return (shown, standing);
         };
@@ -158,8 +158,8 @@ impl ClaimService {
         if let Some(one) = shown.filter(|one| one.drop.sealed_at.is_none()) {
             return self.redis.standing(one.keys, user).await;
         }
-        // Redis forgets sealed drops, so that it knows nothing of one says nothing. It need not be
-        // asked, except for the time where another drop is about to open.
+        // Redis forgets sealed drops, so missing facts about one prove nothing. It need not be
+        // asked, except for the time if another drop is about to open.
         let is_near = coupon
             .next(now)
             .is_some_and(|next| next.drop.opens_at - now <= OPENS_SOON);
@@ -179,7 +179,8 @@ impl ClaimService {
         })
     }
 
-    /// Whether admission would let them in; `None` where everybody is, and where it is not known.
+    /// Whether admission would accept them; `None` if the coupon is not restricted, and if it is
+    /// not known.
     async fn may_claim(&self, coupon: &Coupon, user: &UserId, groups: &Groups) -> Option<bool> {
         match coupon.allow.as_ref()? {
             Allow::Group(group) => groups.have(group),
@@ -190,7 +191,7 @@ impl ClaimService {
         }
     }
 
-    /// `accepted` acknowledges a claim here too, so a second store must hold it first.
+    /// `accepted` acknowledges a claim here, too, so a second store must hold it first.
     async fn ensure_durable(
         &self,
         coupon: &CouponWithDrops,
@@ -227,9 +228,9 @@ impl ClaimService {
     }
 }
 
-/// The drop that the answer is about: the current one, or the first where none has opened (an
-/// operator may have put a claim in by hand). Where one each is allowed in the whole coupon, any
-/// drop that Redis still knows shows the claims of all.
+/// The drop to show: the current one, or the first if none has opened (an operator may have added a
+/// claim by hand). If one coupon is allowed in total, any drop that Redis still knows shows the
+/// claims of all.
 pub(super) fn drop_to_show(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,
@@ -244,7 +245,7 @@ pub(super) fn drop_to_show(
     coupon.all().rev().find(unsealed).or(current)
 }
 
-/// Where the claim stands for certain. `None`: a store that did not answer (`None`), or can't be
+/// The certain status of the claim. `None`: a store that did not answer (`None`), or can't be
 /// trusted, may know more.
 fn judge(
     once_per: OncePer,
@@ -277,19 +278,19 @@ fn judge(
         .flat_map(|r| &r.revoked)
         .rev()
         .find(|one| counts(DropId(one.drop_id)));
-    // Redis may still have to follow.
+    // Redis may not have applied it yet.
     if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
         return Some(MyClaim::revoked(open));
     }
     let standing = standing?;
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
-    // Only a pass knows which is right: the claimants, or `users`, which does not have them.
+    // Only a pass can tell which is right: the claimants, or `users`, where the user is missing.
     let is_of_this = |(of, _): (DropId, Slot)| Some(of) == drop;
     if standing.slot.is_none() && claimant.is_some_and(is_of_this) {
         return None;
     }
     if let Some((drop_id, slot)) = drop.zip(standing.slot).or(claimant) {
-        // While the gate is closed, Redis may be older than the promises it made.
+        // While the gate is closed, Redis may have lost some of its promises.
         if !standing.trusted {
             return None;
         }
@@ -301,7 +302,8 @@ fn judge(
             ..MyClaim::NONE
         });
     }
-    // Broken before waiting: a person whose promise was broken stands in line because of it.
+    // Broken before waiting: a user whose promise was broken is on the waiting list because of
+    // that.
     if let Some((drop_id, slot)) = record
         .iter()
         .flat_map(|r| &r.broken)

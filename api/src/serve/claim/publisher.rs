@@ -1,4 +1,4 @@
-//! The Kafka producer of claims, and the fallback for those that it does not get acknowledged.
+//! The Kafka producer of claims, and the fallback for claims that Kafka does not acknowledge.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -32,24 +32,25 @@ pub(crate) struct Publisher {
     kafka: KafkaSettings,
     settings: ClientConfig,
     producer: RwLock<FutureProducer>,
-    /// 0: not known, and the hash of the key chooses.
+    /// 0: not known, so the hash of the key chooses the partition.
     partitions: AtomicU32,
-    /// Every consumer and reconciler reads messages with several claims.
+    /// Whether every consumer and reconciler can read messages with several claims.
     writes_batches: AtomicBool,
     deadline: Duration,
-    /// Why Kafka did not take the last claim.
+    /// Why Kafka did not accept the last claim.
     problem: RwLock<Option<String>>,
 }
 
-/// While Kafka was away at start-up: how often it is asked for the topic, and the longest wait.
+/// If Kafka is unavailable at start-up: the interval of requests for the topic, and the maximum
+/// wait.
 const FIND_EVERY: Duration = Duration::from_secs(2);
 
-/// How often Kafka is asked for the topic's partitions, and the longest wait.
+/// The interval of requests for the topic's partitions, and the maximum wait.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 impl Publisher {
-    /// A producer for the topic of claims, which has so many partitions; `None` where Kafka is
-    /// away. It connects by itself.
+    /// A producer for the topic of claims, with its number of partitions; `None` if Kafka is
+    /// unavailable. It connects automatically.
     pub(crate) fn new(
         kafka: KafkaSettings,
         deadline: Duration,
@@ -80,7 +81,7 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Says which versions of messages the readers of the topic know.
+    /// Sets whether all readers of the topic know messages with several claims.
     pub(crate) fn set_writes_batches(&self, all_read_them: bool) {
         if self.writes_batches.swap(all_read_them, Ordering::Relaxed) != all_read_them {
             let version = if all_read_them { 2 } else { 1 };
@@ -117,7 +118,7 @@ impl Publisher {
                         .len(),
                 )
             });
-            // Nobody has to know that Kafka is away: claims tell.
+            // Failures need not be logged here: claims report that Kafka is unavailable.
             if let Some(partitions) = asked
                 .await
                 .ok()
@@ -145,7 +146,7 @@ impl Publisher {
         }
     }
 
-    /// Why Kafka did not take the last claim; `None` where it did. Claims go on by the dead-letter
+    /// Why Kafka did not accept the last claim; `None` if it did. Claims then use the dead-letter
     /// table.
     pub(crate) fn problem(&self) -> Option<String> {
         self.problem.read().clone()
@@ -163,8 +164,8 @@ impl Publisher {
         self.producer.read().clone()
     }
 
-    /// Replaces a producer that has failed for good. An idempotent producer fails rather than risk
-    /// a gap or a duplicate, and refuses every message from then on. Here both are harmless.
+    /// Replaces a producer with a fatal error. An idempotent producer fails rather than risk a gap
+    /// or a duplicate, and refuses every message from then on. Here both are harmless.
     pub(crate) fn renew_if_failed(&self) -> anyhow::Result<bool> {
         let Some((code, reason)) = self.producer().client().fatal_error() else {
             return Ok(false);
@@ -185,9 +186,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes admissions of one drop, and waits for Kafka's acknowledgements. `false`: the one
-    /// of its message did not come before the deadline, and the message may or may not reach the
-    /// topic.
+    /// Publishes admissions of one drop, and waits for Kafka's acknowledgements. `false`: its
+    /// message was not acknowledged before the deadline, and may or may not reach the topic.
     pub(super) async fn publish(&self, claims: &[Outgoing]) -> Vec<bool> {
         let messages = messages_of(claims, self.writes_batches.load(Ordering::Relaxed));
         let sent = join_all(messages.iter().map(|message| self.publish_one(message))).await;
@@ -212,12 +212,13 @@ impl Publisher {
     }
 
     async fn send(&self, claims: &[Outgoing]) -> Result<(), String> {
-        // Of one claim also while batches are not written, so the version may change in between.
+        // A single claim is also sent as a batch if batches are written, so the version may change
+        // in between.
         let is_batch = claims.len() > 1 || self.writes_batches.load(Ordering::Relaxed);
         let Some(message) = EncodedMessage::new(claims, is_batch) else {
             return Ok(());
         };
-        // A message with several claims has none that is sampled.
+        // A message with several claims contains no sampled one.
         let trace = if let [one] = claims { one.trace } else { None };
         let Some(trace) = trace.filter(|trace| trace.sampled && trace::is_on()) else {
             return self.send_with(&message, trace).await.map(drop);
@@ -287,12 +288,13 @@ impl Publisher {
         } else {
             None
         };
-        // If librdkafka's queue is full, Kafka is away: no wait, the fallback takes the claims.
+        // If librdkafka's queue is full, Kafka is unavailable: do not wait, the fallback takes the
+        // claims.
         let sent = match self.producer().send_result(FutureRecord {
             partition,
             ..record
         }) {
-            // The topic was created again with fewer partitions.
+            // The topic was recreated with fewer partitions.
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), record)) => {
                 self.producer().send_result(FutureRecord {
                     partition: None,
@@ -324,12 +326,12 @@ impl Publisher {
     }
 }
 
-/// Most claims of one message. With the longest user ids they have some 18 KB, well below what a
-/// producer may write at once.
+/// Maximum claims per message. With the longest user ids they need some 18 KB, well below the
+/// producer's limit.
 const CLAIMS_A_MESSAGE: usize = 128;
 
-/// Which claims travel together: all, but for those with a sampled trace, since a message has one
-/// trace context.
+/// Groups claims into messages: all together, except claims with a sampled trace, because a message
+/// has one trace context.
 fn messages_of(claims: &[Outgoing], in_batches: bool) -> Vec<&[Outgoing]> {
     let is_traced = |claim: &Outgoing| claim.trace.is_some_and(|trace| trace.sampled);
     let together = |a: &Outgoing, b: &Outgoing| in_batches && !is_traced(a) && !is_traced(b);
@@ -339,9 +341,9 @@ fn messages_of(claims: &[Outgoing], in_batches: bool) -> Vec<&[Outgoing]> {
         .collect()
 }
 
-/// A message as it is written.
+/// An encoded message.
 struct EncodedMessage<'c> {
-    /// The claim with the lowest slot, whose partition it goes to.
+    /// The claim with the lowest slot, which determines the partition.
     first: &'c ClaimEvent,
     key: String,
     payload: String,
@@ -367,15 +369,15 @@ impl<'c> EncodedMessage<'c> {
     }
 }
 
-/// Most claims that wait to be written; the requests of further ones are answered 503.
+/// Maximum claims that wait to be written; requests of further ones get 503.
 const QUEUE: usize = 16_384;
 
-/// Most rows of one statement.
+/// Maximum rows per statement.
 const MAX_ROWS: usize = 1_000;
 
-/// Claims that Kafka has not acknowledged go to the table `failed_claims`. While Kafka answers,
+/// Writes claims that Kafka has not acknowledged to the table `failed_claims`. While Kafka answers,
 /// MySQL gets no queries from here. While it does not, one statement writes all claims that have
-/// come together.
+/// accumulated.
 pub(crate) struct Fallback {
     queue: mpsc::Sender<UnpublishedClaim>,
     deadline: Duration,
@@ -387,14 +389,14 @@ struct UnpublishedClaim {
 }
 
 impl Fallback {
-    /// Starts the task that writes. It ends when this is dropped.
+    /// Starts the writing task. It ends when this is dropped.
     pub(crate) fn new(db: Db, deadline: Duration) -> Self {
         let (queue, pending) = mpsc::channel(QUEUE);
         tokio::spawn(write(db, pending, deadline));
         Self { queue, deadline }
     }
 
-    /// `false`: within the deadline it is not certain that the table has the claim.
+    /// `false`: it is not certain within the deadline that the table has the claim.
     pub(super) async fn keep(&self, claim: &ClaimEvent, trace: Option<TraceContext>) -> bool {
         let (kept, answer) = oneshot::channel();
         let claim = Unpublished {
@@ -419,7 +421,7 @@ async fn write(db: Db, mut pending: mpsc::Receiver<UnpublishedClaim>, deadline: 
     let mut batch = Vec::new();
     let mut failing = false;
     while pending.recv_many(&mut batch, MAX_ROWS).await > 0 {
-        // Requests that were answered 503 meanwhile; their retries come again.
+        // Drops claims whose requests got 503 in the meantime; they are retried.
         batch.retain(|one| !one.kept.is_closed());
         if batch.is_empty() {
             continue;
@@ -435,14 +437,14 @@ async fn write(db: Db, mut pending: mpsc::Receiver<UnpublishedClaim>, deadline: 
         }
         failing = written.is_err();
         for one in batch.drain(..) {
-            // Where nobody waits any more, the row stands, and the reconciler issues it.
+            // If nobody waits for the result, the row stays, and the reconciler issues it.
             let _ = one.kept.send(written.is_ok());
         }
     }
 }
 
-/// One statement, tried once more where MySQL refused it: two processes that write the same claims
-/// can deadlock.
+/// One statement, retried once if MySQL refused it: two processes that write the same claims can
+/// deadlock.
 async fn insert(db: &Db, claims: Vec<Unpublished>, deadline: Duration) -> Result<(), DbError> {
     let begun = Instant::now();
     let again = claims.clone();
@@ -481,7 +483,7 @@ mod tests {
             signing,
         };
         let mut made = Publisher::new(kafka, deadline, None).unwrap();
-        // librdkafka's mock broker: enough to see that messages are sent.
+        // librdkafka's mock broker is enough to see that messages are sent.
         made.settings.set("test.mock.num.brokers", "1");
         made
     }

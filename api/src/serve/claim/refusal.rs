@@ -1,5 +1,5 @@
 //! Why a question about a claim, or the claim itself, was refused. `routes/refusals.rs` has the
-//! answers.
+//! responses.
 
 use std::sync::Arc;
 
@@ -19,19 +19,19 @@ pub(crate) enum ClaimRefusal {
     NotAnswered(Arc<AdmissionError>),
     /// Redis holds the claim and no second store does yet.
     NotDurable,
-    /// MySQL did not say who holds a slot of a sealed drop.
+    /// MySQL did not answer who holds a slot of a sealed drop.
     SealedUnknown,
     /// There is nothing to give back or revoke.
     NothingHeld,
     /// MySQL has the revocation; its slot may not be free yet.
     HalfRevoked,
-    /// The stores that answered do not know enough to say where a claim stands.
+    /// The stores that answered do not know enough to determine the status of a claim.
     StandingUnknown,
     Work(WorkError),
 }
 
 impl ClaimRefusal {
-    /// Why a claim is answered 503, for the log; `None`: it is answered otherwise.
+    /// Why a claim gets 503, for the log; `None`: it gets another response.
     pub(super) fn why_unavailable(&self) -> Option<String> {
         Some(match self {
             Self::Coupon(LookupError::Unavailable) => {

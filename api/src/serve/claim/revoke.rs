@@ -1,6 +1,6 @@
-//! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, Redis, and
-//! where the person may claim again, both once more. Safe to repeat; a pass does what a crash
-//! leaves.
+//! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, Redis, and if
+//! the user may claim again, both once more. Safe to repeat; a pass completes what a crash
+//! interrupted.
 
 use std::sync::Arc;
 
@@ -34,20 +34,20 @@ pub(crate) struct Revoked {
     slot: Option<Slot>,
 }
 
-/// Who asks to revoke, and why.
+/// A request to revoke.
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) drop: Option<DropId>,
     pub(crate) reason: String,
     pub(crate) by: String,
     pub(crate) may_claim_again: bool,
-    /// `None`: the person gives it back.
+    /// `None`: the user gives it back.
     pub(crate) operator: Option<Operator>,
 }
 
 impl ClaimService {
-    /// Revokes what a person has of a coupon: of the drop named, else of the one that `GET …/me` is
-    /// about.
+    /// Revokes a user's claim in a coupon: in the given drop, or else in the one that `GET …/me`
+    /// shows.
     pub(crate) async fn revoke(
         self: &Arc<Self>,
         id: CouponId,
@@ -64,7 +64,7 @@ impl ClaimService {
         }
         .clone();
         let revoking = async move { claims.revoke_in(&db, &coupon, user, order).await };
-        // Begun, it goes on without its client.
+        // Once begun, it continues even if the client disconnects.
         if is_operator {
             self.question_limit.run_unlimited(revoking).await?
         } else {
@@ -82,7 +82,7 @@ impl ClaimService {
         let shown = if let Some(id) = order.drop {
             drop_named(db, coupon, id).await?
         } else {
-            // This process's idea of Redis's time lags behind: the next drop may have opened.
+            // This process's estimate of Redis's time lags behind: the next drop may have opened.
             let now_ms = self.redis.time_ms().await.map_err(unknown)?;
             drop_to_show(coupon, instant(now_ms)).map(|one| one.drop.clone())
         };
@@ -92,7 +92,7 @@ impl ClaimService {
         let standing = self.redis.standing(&keys, &user).await.map_err(unknown)?;
         let once_per = coupon.coupon.once_per;
         let held = held(once_per, &shown, &record, &standing)?;
-        // Where one each is allowed in the coupon, it may be of another drop.
+        // If one coupon is allowed in total, it may be of another drop.
         if order.drop.is_some_and(|named| named != held.drop()) {
             return Err(ClaimRefusal::NothingHeld);
         }
@@ -129,7 +129,7 @@ impl ClaimService {
         self.finish(db, coupon, revocation).await
     }
 
-    /// The steps after MySQL has the revocation. Those that were done already change nothing.
+    /// The steps after MySQL has the revocation. Steps that were already done change nothing.
     async fn finish(
         &self,
         db: &Db,
@@ -175,7 +175,7 @@ impl ClaimService {
     }
 }
 
-/// A drop of the coupon; the catalogue does not have those that were sealed before the last one.
+/// A drop of the coupon; the catalogue does not contain those that were sealed before the last one.
 async fn drop_named(
     db: &Db,
     coupon: &CouponWithDrops,
@@ -188,7 +188,7 @@ async fn drop_named(
     Ok(all.and_then(|(_, drops)| drops.into_iter().find(|drop| drop.id == id)))
 }
 
-/// Again where MySQL chose this transaction to end a deadlock with a consumer.
+/// Retries if MySQL chose this transaction to end a deadlock with a consumer.
 async fn write(db: &Db, new: NewRevocation) -> Result<Revocation, ClaimRefusal> {
     for _ in 1..ATTEMPTS {
         match db.revoke(new.clone()).await {
@@ -219,10 +219,10 @@ impl From<RedisError> for Unavailable {
     }
 }
 
-/// What there is to revoke.
+/// The claim that can be revoked.
 enum Held<'a> {
     Claim(DropId, Option<Slot>),
-    /// Nothing any more.
+    /// None: it was revoked before.
     Revoked(&'a Revocation),
 }
 
@@ -243,7 +243,7 @@ fn held<'a>(
 ) -> Result<Held<'a>, ClaimRefusal> {
     let counts = |drop: i64| once_per == OncePer::Coupon || drop == shown.id.0;
     let earlier = record.revoked.iter().rev().find(|one| counts(one.drop_id));
-    // While it stands, everything of theirs is void.
+    // While it is open, all claims of the user are void.
     if let Some(open) = earlier.filter(|one| one.again_from.is_none()) {
         return Ok(Held::Revoked(open));
     }
@@ -265,7 +265,7 @@ fn held<'a>(
         Some(earlier) => Ok(Held::Revoked(earlier)),
         // Redis forgets sealed drops.
         None if standing.trusted || shown.sealed_at.is_some() => Err(ClaimRefusal::NothingHeld),
-        // What Redis lacks may only be lost.
+        // Facts missing in Redis may only be lost.
         None => Err(ClaimRefusal::StandingUnknown),
     }
 }

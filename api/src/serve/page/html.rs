@@ -1,5 +1,5 @@
-//! The page as HTML. What it says is text from an operator and from the table of words: askama
-//! escapes both.
+//! The page as HTML. Its texts come from an operator and from the table of words: askama escapes
+//! both.
 
 use askama::Template;
 use axum::http::StatusCode;
@@ -17,7 +17,7 @@ struct Page<'a> {
     id: CouponId,
     name: &'a str,
     quantity: String,
-    /// The opening, as a program and as a person read it; for a browser without scripts.
+    /// The opening, for programs and for people; for a browser without scripts.
     opens: Option<(String, String)>,
     wants_token: bool,
     words: Vec<(&'static str, &'static str)>,
@@ -36,7 +36,7 @@ struct NoticePage<'a> {
     icon: &'a str,
 }
 
-/// What a page without a coupon says.
+/// The text of a page without a coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PageNotice {
     Missing,
@@ -52,7 +52,7 @@ impl PageNotice {
     }
 }
 
-/// The page of a coupon. It holds what changes rarely; its script asks for the rest.
+/// The page of a coupon. It contains what changes rarely; its script requests the rest.
 pub(super) fn coupon(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,
@@ -102,7 +102,7 @@ pub(super) fn notice(notice: PageNotice, language: Language) -> askama::Result<S
     .render()
 }
 
-/// 1,000,000: both languages write it so.
+/// 1,000,000: the format of both languages.
 fn grouped(number: u32) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits

@@ -1,4 +1,4 @@
-//! The page's two languages, and every word it says, in one table.
+//! The page's two languages, with all of its texts, in one table.
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT_LANGUAGE;
@@ -10,7 +10,7 @@ pub(super) enum Language {
 }
 
 impl Language {
-    /// The one that the person likes best; English where they like neither.
+    /// The user's preferred language; English if neither is accepted.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let wishes = headers
             .get(ACCEPT_LANGUAGE)
@@ -41,7 +41,7 @@ impl Language {
         }
     }
 
-    /// The words of a key; empty for one that is not in the table, which the tests refuse.
+    /// The text for a key; empty for a key that is not in the table, which the tests refuse.
     pub(super) fn word(self, key: &str) -> &'static str {
         let row = WORDS.iter().find(|(known, ..)| *known == key);
         row.map_or("", |row| match self {

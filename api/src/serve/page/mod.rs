@@ -1,6 +1,6 @@
-//! The coupon page: `GET /c/{id}`, what it loads, and the state it asks for. Everything comes from
+//! The coupon page: `GET /c/{id}`, its assets, and the state it polls. Everything comes from
 //! memory, except whether an open drop is sold out: one read of Redis serves all pages for 200 ms.
-//! Why it is made so: docs/decisions/0015-coupon-page.md.
+//! The reasons for this design: docs/decisions/0015-coupon-page.md.
 
 mod assets;
 mod html;
@@ -28,10 +28,11 @@ use super::routes::extract::CouponPath;
 use super::routes::{etag, view};
 use super::state::App;
 
-/// Seconds that a cache may show a page without asking. Its name and times change as rarely.
+/// Seconds for which a cache may use a page without revalidation. Its name and times change as
+/// rarely.
 const PAGE_FRESH_FOR: &str = "public, max-age=10";
 
-/// Nothing from elsewhere, nothing inline, and in nobody's frame.
+/// Nothing from other origins, nothing inline, and no framing.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -97,7 +98,7 @@ fn as_html(language: Language) -> [(HeaderName, &'static str); 2] {
     ]
 }
 
-/// A page that only says something.
+/// A page with only a notice.
 fn notice(language: Language, notice: PageNotice) -> Response {
     let Ok(page) = html::notice(notice, language) else {
         return Problem::internal().into_response();

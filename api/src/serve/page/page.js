@@ -1,4 +1,5 @@
-// The coupon page. The server decides everything; this shows it, and asks again where no answer came: a claim sent twice is one.
+// The coupon page. The server decides everything. This script shows its state, and retries requests
+// that got no response: claiming twice is safe.
 
 const part = (id) => document.getElementById(id);
 const language = document.documentElement.lang;
@@ -11,20 +12,20 @@ const claims = `../v1/coupons/${id}/claims`;
 const own = `firstcome:${id}`;
 const tokenKey = "firstcome:token";
 
-const PATIENCE_MS = 10_000; // for one answer
-const GIVE_UP_MS = 600_000; // for all attempts together
+const PATIENCE_MS = 10_000; // for one response
+const GIVE_UP_MS = 600_000; // for all attempts of a request
 const LONGEST_PAUSE_MS = 10_000;
-const LOOK_MS = 2_000; // how long the own claim may keep the button away
+const LOOK_MS = 2_000; // how long the button waits for the check for an existing claim
 
-let server = null; // the state that the server told last
-let readAt = 0; // when, by performance.now()
-let mine = null; // the own claim
-let work = null; // "loading", "claiming" or "trying" while one is under way
-let note = null, noteDrop = null; // what the last claim was refused with, and of which drop
-let unsure = false; // whether an answer to this claim was lost: it may have been a yes
-let misses = 0; // states that did not come, in a row
-let asking = false; // whether to give it back
-let looked = false; // whether the own claim was asked for; until then nothing is shown that a holder would mistake
+let server = null; // the last state that the server sent
+let readAt = 0; // when that state was read, by performance.now()
+let mine = null; // this person's claim
+let work = null; // "loading", "claiming" or "trying" while a request is under way
+let note = null, noteDrop = null; // why the last claim was refused, and in which drop
+let unsure = false; // whether a response to this claim was lost: it may have been accepted
+let misses = 0; // consecutive failures to get the state
+let asking = false; // whether the page asks for a confirmation to give the coupon back
+let looked = false; // whether an existing claim was looked up; until then nothing that would mislead a holder is shown
 let poll, ticker, copied = false;
 
 // ---- words
@@ -42,7 +43,7 @@ function countdown(ms) {
   return days ? `${say("days", { n: days })} ${clock}` : clock;
 }
 
-// ---- what a browser keeps; one that keeps nothing claims all the same
+// ---- what the browser stores; claims also work in a browser that stores nothing
 
 function recall(storage, key) {
   try {
@@ -56,10 +57,11 @@ function keep(storage, key, value) {
   try {
     if (value === null) window[storage].removeItem(key);
     else window[storage].setItem(key, value);
-  } catch {} // nothing to do
+  } catch {} // the page works without storage
 }
 
-// The token comes in the fragment, which no browser sends to a server, and leaves the address at once.
+// The token is in the fragment, which browsers never send to a server, and is removed from the address
+// at once.
 function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   const known = recall("sessionStorage", tokenKey);
@@ -73,11 +75,12 @@ function takeToken() {
 let token = takeToken();
 addEventListener("hashchange", () => location.reload());
 
-// ---- asking
+// ---- requests
 
-// The server's clock, whatever this device's says.
+// The time by the server's clock; the device's clock may be wrong.
 const now = () => server.now_ms + performance.now() - readAt;
-// Never earlier than told, and those who were told together do not come together.
+// Never earlier than the server asked for, and randomly later, so that browsers that were given the
+// same delay do not return together.
 const spread = (ms) => ms * (1 + 0.4 * Math.random());
 
 function pause(ms) {
@@ -96,7 +99,7 @@ function pause(ms) {
 const visible = () =>
   document.hidden && new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
 
-// An answer that breaks off, or is no JSON, is none: status 0.
+// A response that is cut off, or is not JSON, counts as none: status 0.
 async function ask(method, path) {
   const headers = wantsToken ? { Authorization: `Bearer ${token}` } : {};
   try {
@@ -108,7 +111,7 @@ async function ask(method, path) {
   }
 }
 
-// Asks until there is an answer that counts; null where none came for long.
+// Retries until a conclusive response; null if there was none for GIVE_UP_MS.
 async function settle(method, path) {
   const last = performance.now() + GIVE_UP_MS;
   for (let failures = 0; ; failures++) {
@@ -130,13 +133,14 @@ async function refresh() {
     server = answer.body;
     readAt = (before + performance.now()) / 2;
     misses = 0;
-    if (note !== "expired" && noteDrop !== server.drop_id) note = null; // a new day
+    if (note !== "expired" && noteDrop !== server.drop_id) note = null; // a new drop
   } else misses += 1;
   render();
   refreshIn(misses ? Math.min(1000 * 2 ** misses, 60_000) : server.poll_after_ms);
 }
 
-// Nobody polls in a hidden tab, while claiming, or with a claim that is the last.
+// The page does not poll in a hidden tab, during a request, or once the person has the only claim that
+// the coupon allows.
 const mayRefresh = () => !document.hidden && !work && (!mine || server.one_per_drop);
 
 function refreshIn(ms) {
@@ -144,15 +148,15 @@ function refreshIn(ms) {
   if (ms) poll = setTimeout(() => mayRefresh() && refresh(), spread(ms));
 }
 
-// ---- the own claim
+// ---- this person's claim
 
-// Where each drop gives one, a claim of the drop before is shown until the next is near.
+// If each drop gives one, a claim of the previous drop is shown until ten minutes before the next opens.
 const isEarlier = () => server.one_per_drop && mine.drop_id !== server.drop_id && server.opens_at_ms - now() < 600_000;
 const isOpen = () => server?.state === "open" || server?.state === "sold_out";
 const canClaim = () => isOpen() && (!mine || isEarlier());
 
 async function claim() {
-  if (work || !canClaim()) return; // a double tap is one claim
+  if (work || !canClaim()) return; // a double tap sends one claim
   work = "claiming";
   mine = note = null;
   unsure = recall("sessionStorage", own) === "trying";
@@ -160,7 +164,7 @@ async function claim() {
   keep("sessionStorage", own, "trying");
   render();
   let answer = await settle("POST", claims);
-  // The server's clock is known to some milliseconds only.
+  // The server's clock is known only to within some milliseconds, so the claim may be early.
   for (let early = 0; early < 20 && opensSoon(answer); early++) {
     await pause(Math.max(opensSoon(answer), 300));
     answer = await settle("POST", claims);
@@ -188,25 +192,26 @@ function take(answer) {
   else if (code === "not_open") Object.assign(server, { state: "scheduled", opens_at_ms: Date.parse(answer.body.opens_at) });
   else refuse("refused");
   render();
-  // Those who are refused in a rush ask for the next day, or whether one came back, when it is over.
+  // After a refusal in a rush, the page waits until the rush is over before it asks for the next drop, or
+// for a returned coupon.
   if (!mine && note !== "expired") refreshIn(note ? 60_000 : code === "sold_out" ? 20_000 : (server.poll_after_ms ?? 10_000));
 }
 
 const refuse = (why) => ([note, noteDrop] = [why, server.drop_id]);
 
-// What the browser keeps of a place on a waiting list: the drop, and a checksum of whose it is.
+// What the browser stores about a place on a waiting list: the drop, and a checksum of the person's token.
 const placeMark = (drop) => `waiting ${drop} ${[...(token ?? "")].reduce((sum, c) => (sum * 31 + c.charCodeAt(0)) | 0, 0)}`;
 
-// Of `claims` and of `claims/me`.
+// Handles a claim as both `claims` and `claims/me` return it.
 function meet(claim) {
   const waited = mine?.status === "waiting" ? mine.drop_id === server.drop_id : recall("localStorage", own) === placeMark(server.drop_id);
   if (claim.status === "already_claimed") mine = { ...claim, status: "accepted", old: true, already: !unsure };
-  // What is promised stays so until something else is known of it.
+  // An accepted claim stays on the page until the server reports another status for it.
   else if (claim.status === "none") mine = mine?.status === "accepted" ? mine : null;
   else mine = { ...claim, drop_id: claim.drop_id ?? server.drop_id, already: mine?.already };
   if (mine) keep("localStorage", own, mine.status === "waiting" ? placeMark(mine.drop_id) : "tried");
   if (!mine && claim.allowed === false && server.state !== "closed") refuse("not_allowed");
-  // Redis alone has waiting lists: one that was lost is gone.
+  // Waiting lists exist only in Redis: if Redis loses one, the place is lost.
   else if (!mine && waited && server.state !== "closed") refuse("lost_place");
   follow();
 }
@@ -225,7 +230,7 @@ async function follow() {
   for (let wait = 0; isUnderWay(); ) {
     const { status, old } = mine;
     const told = status === "accepted" ? server.accepted_after_ms : server.waiting_after_ms;
-    // Most codes are there in no time, and who has claimed before has one by now.
+    // Most codes arrive at once, and an earlier claim most likely has its code already.
     const first = status === "accepted" ? (old ? 100 : 200) : told;
     wait = wait ? Math.max(Math.min(wait * 2, told), Math.min(wait * 1.5, LONGEST_PAUSE_MS)) : first;
     await pause(wait);
@@ -240,7 +245,8 @@ async function follow() {
   if (!mine && note !== "expired") refresh();
 }
 
-// A holder may come by another browser. In a rush, and where no answer comes, the button does not wait for it.
+// Looks up a claim made in another browser. In a rush, or without a response, the button does not wait
+// for the result.
 async function lookBeside() {
   const show = () => {
     looked = true;
@@ -269,10 +275,10 @@ async function giveBack() {
   asking = false;
   work = "loading";
   render();
-  // Repeated after the next drop has opened, it must not take that one's.
+  // Names the drop: a retry after the next drop has opened must not give back that drop's coupon.
   const answer = await settle("DELETE", `${claims}/me${server.one_per_drop ? `?drop_id=${mine.drop_id}` : ""}`);
   work = mine = null;
-  if (answer?.status === 404) refresh(); // there is none
+  if (answer?.status === 404) refresh(); // there is no claim
   else take(answer);
 }
 
@@ -281,14 +287,14 @@ async function copy() {
   try {
     await navigator.clipboard.writeText(code.textContent);
   } catch {
-    // Without https there is no clipboard: the code is marked, to be copied by hand.
+    // Without https there is no clipboard: select the code, so that the person can copy it.
     return getSelection().selectAllChildren(code);
   }
   copied = true;
   render();
 }
 
-// ---- showing
+// ---- display
 
 function ofClaim() {
   const total = count(server.quantity);
@@ -359,7 +365,7 @@ function ofAll() {
 
 let shown = {};
 
-// Text that did not change is not written: a screen reader would read it again.
+// Unchanged text is not written again: a screen reader would repeat it.
 function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -375,7 +381,7 @@ function render() {
   part("code").hidden = !shown.code;
   write(part("code").querySelector("output"), shown.code ?? "");
   const button = part("main");
-  // A button that has the focus and is gone leaves nobody anywhere.
+  // Hiding the focused button would lose the focus.
   if (!shown.button && document.activeElement === button) part("label").focus();
   button.hidden = !shown.button;
   button.setAttribute("aria-disabled", String(!shown.act));
@@ -390,17 +396,18 @@ function render() {
   part("sure").hidden = !giveable || !asking;
 }
 
-// Opens and closes by the server's clock, and wakes when the next second or the next change comes.
+// Opens and closes the drop by the server's clock, and schedules the next rendering: at the next second
+// of the countdown, or at the closing.
 function passTime() {
   clearTimeout(ticker);
   if (!server) return;
   if (server.state === "scheduled" && now() >= server.opens_at_ms) {
     server.state = "open";
-    refreshIn(60_000); // no question in the rush
+    refreshIn(60_000); // no request during the rush
   }
   if (isOpen() && server.closes_at_ms && now() >= server.closes_at_ms) {
     server.state = "closed";
-    refreshIn(5_000); // there may be a next one
+    refreshIn(5_000); // there may be a next drop
   }
   const { state, opens_at_ms: opens, closes_at_ms: closes } = server;
   if (state === "scheduled") ticker = setTimeout(render, ((opens - now()) % 1000) + 1);
@@ -429,7 +436,7 @@ async function begin() {
     return claim();
   }
   if (recall("localStorage", own) || server.state === "closed" || server.state === "paused") return lookUp();
-  // Null where a crowd waits for an opening: it asks no store.
+  // Null while a crowd waits for an opening: no lookup then, to spare the stores.
   if (server.look_after_ms != null) return lookBeside();
   looked = true;
   render();

@@ -1,5 +1,5 @@
-//! What an open page asks for again and again: where the coupon stands, by the server's clock, and
-//! when to ask next.
+//! The state that an open page polls: the coupon's state, by the server's clock, and when to ask
+//! next.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::DropState;
@@ -9,13 +9,14 @@ use serde::Serialize;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
-/// Who waits for the code asks so often, after some quick looks, and less and less often.
+/// Poll interval while the page waits for the code; it grows after some quick polls.
 const ACCEPTED_AFTER_MS: u32 = 1_500;
 
-/// Who stands on the waiting list asks so often.
+/// Poll interval of a page whose user is on the waiting list.
 const WAITING_AFTER_MS: u32 = 10_000;
 
-/// For so long after an opening people claim, and whether they hold one already is told by that.
+/// How long users rush to claim after an opening. Their claims tell them whether they already hold
+/// one.
 const RUSH_MS: i64 = 10_000;
 
 /// A crowd gathers in the last minutes before an opening.
@@ -23,30 +24,29 @@ const CROWD_MS: i64 = 600_000;
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct PageState {
-    /// `sold_out` is for display: a claim goes to Redis all the same. Where Redis does not answer,
-    /// it is `open`.
+    /// `sold_out` is for display: claims still go to Redis. `open` if Redis does not answer.
     state: DropState,
     /// Whether a claim would get a place on the waiting list.
     can_wait: bool,
     drop_id: Option<DropId>,
-    /// Whether who holds one of an earlier drop may have one of this.
+    /// Whether a holder of an earlier drop's coupon may have one of this drop.
     one_per_drop: bool,
     now_ms: i64,
     opens_at_ms: Option<i64>,
     closes_at_ms: Option<i64>,
     quantity: Slot,
-    /// When to ask for this again; null where nothing more will change.
+    /// When to ask for this again; null if nothing will change.
     poll_after_ms: Option<u32>,
-    /// When who comes by a browser that has not claimed may ask, once, for the claim they hold;
-    /// null where a crowd looks, and while nobody can hold one.
+    /// When a browser that has not claimed may ask, once, for the user's claim; null while a crowd
+    /// looks, and while nobody can hold one.
     look_after_ms: Option<u32>,
-    /// When to ask for the own claim again while it is `accepted`, and while it is `waiting`.
+    /// When to ask for the user's claim again, while it is `accepted` and while it is `waiting`.
     accepted_after_ms: u32,
     waiting_after_ms: u32,
 }
 
 impl PageState {
-    /// `stock`: of the drop that a claim is for, where it is known.
+    /// `stock`: of the drop that a claim is for, if known.
     pub(super) fn of(coupon: &CouponWithDrops, now: DateTime<Utc>, stock: Option<Stock>) -> Self {
         let drop = coupon.for_claim(now).map(|one| one.drop);
         let prospect = stock.map_or(Prospect::Slot, |stock| stock.prospect());
@@ -77,8 +77,8 @@ impl PageState {
     }
 }
 
-/// Rarely when far from the opening, and not at all in the rush just after it: the page opens by
-/// itself, and those who claim learn all from the claim.
+/// Rarely when far from the opening, and never in the rush just after it: the page opens on its
+/// own, and the claim tells users everything.
 fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
     match state {
         DropState::Scheduled => u32::try_from((until_opening / 4).clamp(5_000, 60_000)).ok(),
@@ -95,7 +95,7 @@ fn look_after_ms(state: DropState, until_opening: i64, has_opened: bool) -> Opti
             u32::try_from((until_opening + RUSH_MS).max(0)).ok()
         }
         DropState::Scheduled if has_opened && until_opening > CROWD_MS => Some(0),
-        // While it is closed or paused nobody rushes: the page asks at once.
+        // Nobody rushes while it is closed or paused: the page asks at once.
         DropState::Scheduled | DropState::Paused | DropState::Closed | DropState::Sealed => None,
     }
 }

@@ -1,8 +1,8 @@
 //! The routes of a claim: `POST /v1/coupons/{id}/claims` and `GET /v1/coupons/{id}/claims/me`.
 //!
 //! The first has a fast path before the router, because axum's routing costs as much as the rest of
-//! a claim (docs/PERFORMANCE.md). Claims with a body take the router; both ways give the same
-//! answers.
+//! a claim (docs/PERFORMANCE.md). Claims with a body go through the router; both ways give the same
+//! responses.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -86,8 +86,8 @@ pub(crate) async fn mine(
     Ok(not_kept(app.claims.my_claim(id, requester).await?))
 }
 
-/// The router with the fast path before it. A service of hyper's, which is called by reference:
-/// nothing is cloned for a claim.
+/// The router with the fast path before it. A hyper service, which is called by reference: nothing
+/// is cloned for a claim.
 #[derive(Clone)]
 pub(crate) struct FastPath {
     inner: Arc<Inner>,
@@ -98,11 +98,11 @@ struct Inner {
     app: App,
     routes: Router,
     guard: Arc<RequestGuard>,
-    /// Made once.
+    /// Rendered once.
     sold_out: Bytes,
 }
 
-/// `sold_out`, or any other answer.
+/// `sold_out`, or any other response.
 type ClaimResponse = Response<Either<Full<Bytes>, Body>>;
 
 impl FastPath {
@@ -168,7 +168,7 @@ impl Service<Request<Incoming>> for FastPath {
 }
 
 impl Inner {
-    /// The coupon and the person of a claim that needs no router.
+    /// The coupon and the user of a claim that needs no router.
     fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Requester)> {
         let headers = request.headers();
         let no_body = !headers.contains_key(header::TRANSFER_ENCODING)

@@ -65,10 +65,10 @@ pub(crate) struct Listing {
 
 const MAX_LIMIT: usize = 1_000;
 
-/// Coupons of one round trip to Redis while a page is filled.
+/// Coupons per round trip to Redis while a page is filled.
 const PART: usize = 250;
 
-/// Most coupons looked at for one page of a state.
+/// Maximum coupons examined for one page of a state.
 const MAX_LOOKED_AT: usize = 1_000;
 
 /// List coupons, in order of their numbers
@@ -154,8 +154,8 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
     })
 }
 
-/// The coupons that are looked at for one page, and whether there may be more behind them. A state
-/// other than `sealed` is one of live coupons, which are in memory.
+/// The coupons examined for one page, and whether there may be more after them. A state other than
+/// `sealed` selects live coupons, which are in memory.
 async fn candidates(
     services: &Services,
     asked: &Listing,

@@ -58,7 +58,7 @@ pub(crate) struct NewCouponBody {
 }
 
 impl NewCouponBody {
-    /// The same checks for `POST` and for the command line's preview, which knows no `identity`.
+    /// The checks of `POST` and of the command line's preview, which knows no `identity`.
     pub(crate) fn check(
         self,
         now: DateTime<Utc>,
@@ -120,7 +120,7 @@ pub(crate) async fn create(
         .into_response())
 }
 
-/// The request's key, with what it asks for: bodies that say the same are the same.
+/// The request's key, with a hash of its content: equivalent bodies have the same hash.
 fn idempotency_key(
     headers: &HeaderMap,
     body: &NewCouponBody,
@@ -166,7 +166,7 @@ async fn make_once(
     let away = |error: DbError| {
         mysql_unavailable(&error, "repeat the request with the same Idempotency-Key")
     };
-    // Before the body is checked: by now its window may be over.
+    // Before the body is checked: its window may be over by the time of a retry.
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }
@@ -233,15 +233,16 @@ async fn see_to(
             tracing::warn!(%error, coupon = %coupon.id, "the numbers of a new coupon are not noted yet");
         }
         if coupon.allow == Some(Allow::List) {
-            // It is empty, which Redis must know: what is not known lets nobody be told no.
+            // An empty list must be written to Redis, too: while the list is unknown, nobody gets
+            // `not_allowed`.
             super::allow_list::write(services, coupon.id).await;
         }
         if let Err(error) = load(&services.redis, &coupon, &drops, before.life).await {
             tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
         }
     }
-    // The client may ask this process for the coupon next; other processes look it up when they are
-    // asked.
+    // The client may request the coupon from this process next; other processes look it up on
+    // demand.
     let seen = services.catalogue.reread(coupon.id).await;
     seen.unwrap_or_else(|_| {
         Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| {

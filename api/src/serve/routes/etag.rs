@@ -1,5 +1,5 @@
 //! A coupon's revision as its `ETag`, and the conditions on it (RFC 9110). The revision is that of
-//! the coupon's settings: what is left of a drop is no part of it.
+//! the coupon's settings: the number of coupons left in a drop is not covered.
 
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -27,7 +27,7 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     revision(text).ok_or_else(bad).map(Some)
 }
 
-/// A strong tag as [`of`] writes it, and no other way of writing the number.
+/// Parses a strong tag as [`of`] writes it, and no other form of the number.
 fn revision(tag: &str) -> Option<u64> {
     let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
     digits
@@ -36,7 +36,7 @@ fn revision(tag: &str) -> Option<u64> {
         .filter(|revision: &u64| revision.to_string() == digits)
 }
 
-/// 412, with the revision that it has.
+/// 412, with the present revision.
 pub(super) fn changed_meanwhile(revision: u64) -> Response {
     let detail =
         "the coupon was changed since you read it; read it again, and nothing was changed here";
@@ -44,7 +44,7 @@ pub(super) fn changed_meanwhile(revision: u64) -> Response {
     (of(revision), problem.with("revision", revision)).into_response()
 }
 
-/// Whether the client has this revision already. As the standard asks, weak tags count too.
+/// Whether the client already has this revision. As the standard requires, weak tags count, too.
 pub(in crate::serve) fn is_known(headers: &HeaderMap, revision: u64) -> bool {
     let tags = headers
         .get_all(IF_NONE_MATCH)

@@ -1,5 +1,5 @@
-//! Extractors of the API: the coupon and the person of a request. A wrong part becomes a problem
-//! that names it. What both services read alike is shared.
+//! Extractors of the API: the coupon and the user of a request. An invalid part becomes a problem
+//! that names it. Extractors of both services are in `shared`.
 
 use axum::extract::{FromRequestParts, MatchedPath, Path};
 use axum::http::request::Parts;
@@ -12,21 +12,21 @@ pub(crate) use firstcome_shared::http::extract::{
 use crate::serve::auth::Requester;
 use crate::serve::state::App;
 
-/// Largest body of a request that changes an allow list.
+/// Maximum size of a request that changes an allow list.
 pub(crate) const MAX_LIST_BYTES: usize = 1024 * 1024;
 
-/// The coupon that a part of a path names.
+/// The coupon in a part of a path.
 pub(crate) fn coupon_id(text: &str) -> Option<CouponId> {
     canonical_number(text).map(CouponId)
 }
 
-/// The coupon that a path names. Other text names no coupon, nor does a number that is
-/// percent-encoded: a rule by path in front of this service would not know it.
+/// The coupon in a path. Other texts match no coupon, nor does a percent-encoded number: a rule by
+/// path in front of this service would not recognize it.
 pub(crate) struct CouponPath(pub(crate) CouponId);
 
 impl CouponPath {
     fn of(parts: &Parts) -> Result<Self, Problem> {
-        // As it was sent: axum decodes the parts of a path.
+        // The part as it was sent: axum decodes the parts of a path.
         let pattern = parts
             .extensions
             .get::<MatchedPath>()
@@ -49,7 +49,7 @@ impl FromRequestParts<App> for CouponPath {
     }
 }
 
-/// The coupon and the person that a path names.
+/// The coupon and the user in a path.
 pub(crate) struct PersonPath(pub(crate) CouponId, pub(crate) UserId);
 
 impl FromRequestParts<App> for PersonPath {
@@ -67,7 +67,7 @@ impl FromRequestParts<App> for PersonPath {
     }
 }
 
-/// The person that a request is from.
+/// The user of a request.
 pub(crate) struct Person(pub(crate) Requester);
 
 impl FromRequestParts<App> for Person {

@@ -1,4 +1,5 @@
-//! Around every request: a deadline, an answer after a panic, metrics by route, and its trace.
+//! Middleware of every request: a deadline, a response after a panic, metrics by route, and its
+//! trace.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -22,7 +23,7 @@ use super::allow_list;
 use super::extract::{MAX_BODY_BYTES, MAX_LIST_BYTES, too_large};
 
 pub(crate) struct RequestGuard {
-    /// Longest time until an answer begins.
+    /// Maximum time until a response begins.
     timeout: Duration,
     late: LineLimit,
     /// Each series is looked up in the registry once.
@@ -40,9 +41,9 @@ impl RequestGuard {
         }
     }
 
-    /// Answers one request by `work`; 503 after the deadline, 500 after a panic. `path` is the
-    /// route's pattern: ids in paths would make a series each. `wrap` gives a problem's body the
-    /// type of `work`'s.
+    /// Handles one request with `work`; 503 after the deadline, 500 after a panic. `path` is the
+    /// route's pattern: ids in paths would create a series each. `wrap` converts a problem's body
+    /// to the type of `work`'s.
     pub(crate) async fn answer<B>(
         &self,
         method: &'static str,
@@ -56,7 +57,7 @@ impl RequestGuard {
         let mut response = match tokio::time::timeout_at(begun + self.timeout, work).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => {
-                // The panic itself is on standard error already.
+                // The panic itself is already on standard error.
                 tracing::error!("a request panicked");
                 Problem::internal().into_response().map(wrap)
             }

@@ -1,4 +1,4 @@
-//! The routes, and the router that puts them together.
+//! The routes, and the router that combines them.
 
 pub(crate) mod allow_list;
 mod change;
@@ -38,7 +38,7 @@ use crate::serve::auth::Identity;
 use crate::serve::page;
 use crate::serve::state::App;
 
-/// What is answered at LISTEN_ADDR; `more` too.
+/// The routes at LISTEN_ADDR, including `more`.
 pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<RequestGuard>) -> Router {
     let (routes, _) = contract(token).split_for_parts();
     routes
@@ -52,7 +52,7 @@ pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<Reques
         .layer(from_fn_with_state(guard, guarded))
 }
 
-/// What costs much and is for machines: at METRICS_ADDR alone where that is set.
+/// Expensive routes for machines: only at METRICS_ADDR if that is set.
 pub(crate) fn for_machines(
     token: OpsToken,
     identity: &Identity,
@@ -90,8 +90,8 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
         .merge(for_operators)
 }
 
-/// Ready means that a claim would be worked. Claims go on without MySQL or Kafka, so only Redis is
-/// asked.
+/// Ready means that a claim would be processed. Claims continue without MySQL or Kafka, so only
+/// Redis is checked.
 pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let redis = app.redis.clone();
     let gate = health::check(move || {
@@ -118,7 +118,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     vec![("redis", gate), ("process", running)]
 }
 
-/// What claims go on without, for a person who looks.
+/// Stores without which claims continue, for information.
 pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
     let kafka = health::check(move || {

@@ -1,4 +1,4 @@
-//! `/openapi.json` is made from the handlers. Here is what no handler says.
+//! `/openapi.json` is generated from the handlers. This module adds the rest.
 
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::openapi::{self, bearer};
@@ -39,7 +39,7 @@ impl Modify for SecuritySchemes {
     }
 }
 
-/// Where tokens name people, what a gateway sends is not looked at.
+/// If tokens identify users, the gateway's headers are ignored.
 pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     for item in document.paths.paths.values_mut() {
         let operations = [
@@ -60,7 +60,7 @@ pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// Where a gateway names the person, there is no token of theirs.
+/// If a gateway identifies users, they have no tokens.
 pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
     let header = ApiKeyValue::with_description("X-User-Id", "The user, as named by the gateway");

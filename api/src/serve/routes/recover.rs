@@ -1,4 +1,4 @@
-//! What comes before a change of a coupon: settings that MySQL has lost are recovered from Redis
+//! Recovery before a change of a coupon: settings that MySQL has lost are recovered from Redis
 //! (docs/decisions/0026-mysql-gone-back.md).
 
 use std::time::Duration;
@@ -11,11 +11,12 @@ use tokio::time::timeout;
 use super::refusals::mysql_unavailable;
 use crate::serve::state::Services;
 
-/// For so long Redis is asked what MySQL has lost.
+/// Maximum wait for Redis when looking for settings that MySQL has lost.
 const ASKED_FOR: Duration = Duration::from_secs(1);
 
-/// Before a change: it must not count past what MySQL has lost, nor undo it. A silent Redis delays
-/// no change for long of what Redis does not have.
+/// Must precede a change, which must neither reuse a revision that MySQL has lost nor undo lost
+/// settings. If Redis does not answer, changes of settings that Redis does not store are delayed
+/// only briefly.
 pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<(), Problem> {
     let why = match timeout(ASKED_FOR, services.redis.revision(id)).await {
         Ok(Ok(_)) => match recover(&services.mysql.operators, &services.redis, id).await {

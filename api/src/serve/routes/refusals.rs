@@ -35,7 +35,7 @@ impl From<ClaimRefusal> for Problem {
                 "a place is kept for you, but cannot be promised right now; try again"
             }
             ClaimRefusal::SealedUnknown => {
-                "this coupon is closed; who holds one cannot be told right now, try again"
+                "this coupon is closed; whether you hold one is not known right now, try again"
             }
             ClaimRefusal::NothingHeld => {
                 return Self::not_found("there is no claim of this person to give back or revoke");
@@ -44,7 +44,7 @@ impl From<ClaimRefusal> for Problem {
                 "it is revoked; whether its slot is free yet is not known, repeat this to be certain"
             }
             ClaimRefusal::StandingUnknown => {
-                "where this claim stands is not known right now; try again"
+                "the status of this claim is not known right now; try again"
             }
         };
         Self::unavailable(detail)

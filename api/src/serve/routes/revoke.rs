@@ -15,7 +15,7 @@ use crate::serve::auth::Requester;
 use crate::serve::claim::revoke::{Order, Revoked};
 use crate::serve::state::App;
 
-/// Longest reason and name, in characters.
+/// Maximum length of reason and name, in characters.
 const MAX_REASON_CHARS: usize = 200;
 const MAX_BY_CHARS: usize = 100;
 
@@ -35,7 +35,7 @@ pub(crate) struct RevokeBody {
     may_claim_again: bool,
 }
 
-/// Of which drop a person gives a coupon back.
+/// The drop in which a person gives a coupon back.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

@@ -11,15 +11,15 @@ pub(crate) const MAX_QUANTITY: u32 = 10_000_000;
 
 pub(crate) const MAX_WAITING: u32 = 1_000_000;
 
-/// Longest name, in characters.
+/// Maximum length of a name, in characters.
 const MAX_NAME_CHARS: usize = 200;
 
-/// A name without space around it.
+/// A name, trimmed.
 pub(crate) fn name(name: &str) -> Result<String, Problem> {
     text("name", name, MAX_NAME_CHARS)
 }
 
-/// A line of text without space around it.
+/// A line of text, trimmed.
 pub(crate) fn text(field: &str, text: &str, most: usize) -> Result<String, Problem> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > most {
@@ -43,8 +43,9 @@ pub(crate) fn waiting_list(number: i64) -> Result<u32, Problem> {
     within("waiting_list", number, 0, MAX_WAITING)
 }
 
-/// Whom a coupon is for. A gateway's header names no groups, so nobody would ever be admitted.
-/// `identity` is `None` if it is not known here how the API identifies people.
+/// The restriction of a coupon. A gateway's header names no groups, so with it nobody would ever be
+/// admitted to a coupon for a group. `identity` is `None` if it is not known here how the API
+/// identifies users.
 pub(crate) fn allow(text: &str, identity: Option<&Identity>) -> Result<Allow, Problem> {
     let allow = text
         .parse()

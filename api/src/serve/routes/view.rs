@@ -1,4 +1,4 @@
-//! Coupons as `GET` shows them.
+//! Coupons as `GET` returns them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub(crate) struct CouponView {
 #[schema(as = Drop)]
 pub(crate) struct DropView {
     id: DropId,
-    /// First instant at which a claim is admitted.
+    /// First instant at which claims are admitted.
     opens_at: DateTime<Utc>,
     /// First instant at which claims are refused; null: it stays open.
     closes_at: Option<DateTime<Utc>>,
@@ -68,7 +68,7 @@ pub(crate) struct DropView {
 }
 
 impl CouponView {
-    /// The state of the current drop; of the next, before the first has opened.
+    /// The state of the current drop, or of the next one before the first has opened.
     pub(crate) fn state(&self) -> Option<DropState> {
         self.current_drop
             .as_ref()
@@ -81,10 +81,10 @@ impl CouponView {
     }
 }
 
-/// Longest wait for Redis. Then `remaining` is null: such a page is better than none.
+/// Maximum wait for Redis. After it `remaining` is null: such a response is better than none.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Coupons as they are now.
+/// Coupons in their present state.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
     let now = services.clock.now();
     let shown = coupons
@@ -118,7 +118,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     coupons.iter().map(view).collect()
 }
 
-/// What is left of drops, for display; without those of which it is not known now.
+/// The stocks of drops, for display; drops whose stock is not known are left out.
 pub(crate) async fn stocks(
     services: &Services,
     drops: &[(DropId, &DropKeys)],
@@ -132,15 +132,16 @@ pub(crate) async fn stocks(
     }
 }
 
-/// An answer about people, which no cache keeps: a gateway's header does not tell it whose it is.
+/// A response about a person, which no cache may store: a gateway's header does not tell the cache
+/// whose response it is.
 pub(crate) type NotKept<T> = ([(HeaderName, &'static str); 1], Json<T>);
 
 pub(crate) fn not_kept<T>(body: T) -> NotKept<T> {
     ([(CACHE_CONTROL, "no-store")], Json(body))
 }
 
-/// One coupon as it is now, with its `ETag`. Not to be kept: a browser that revalidates by the tag
-/// would go on showing what was left.
+/// One coupon in its present state, with its `ETag`. Not cacheable: a browser that revalidates by
+/// the tag would go on showing an old `remaining`.
 pub(crate) async fn show_one(
     services: &Services,
     coupon: &CouponWithDrops,

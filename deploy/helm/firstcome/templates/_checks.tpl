@@ -1,4 +1,4 @@
-{{/* What must be set, and is told in a sentence: the schema can say what form a value has, not which values belong together. */}}
+{{/* Checks of required settings, with messages: the schema can describe the form of a value, but not which values belong together. */}}
 {{- define "firstcome.check" -}}
 {{- $v := .Values }}
 {{- $settings := dict }}

@@ -15,12 +15,12 @@ labels: {{ include "firstcome.selector" . }}
 {{- end }}
 {{- end }}
 
-{{/* Which groups of settings a program gets; of a name that two have, the later counts. */}}
+{{/* The groups of settings of a program; if two of them have a setting of the same name, the later one wins. */}}
 {{- define "firstcome.groups" -}}
 everywhere{{ if has .role (list "api" "reconciler") }},apiAndReconciler{{ end }},{{ .role }}
 {{- end }}
 
-{{/* The settings or secrets of a list of groups that are set, as one map. */}}
+{{/* The settings or secrets of a list of groups as one map, without those that are not set. */}}
 {{- define "firstcome.merged" -}}
 {{- $all := dict }}
 {{- range .groups }}
@@ -33,7 +33,7 @@ everywhere{{ if has .role (list "api" "reconciler") }},apiAndReconciler{{ end }}
 {{- toYaml $all }}
 {{- end }}
 
-{{/* All that a program's process is given. */}}
+{{/* The environment of a program's process. */}}
 {{- define "firstcome.env" -}}
 envFrom:
 {{- range include "firstcome.groups" . | splitList "," }}
@@ -42,7 +42,7 @@ envFrom:
 {{- end }}
 {{- end }}
 
-{{/* What every pod has in common. */}}
+{{/* Common parts of every pod. */}}
 {{- define "firstcome.pod" -}}
 automountServiceAccountToken: false
 # A service called kafka-config, say, would set KAFKA_CONFIG_PORT.
@@ -59,7 +59,7 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* What every container has in common. */}}
+{{/* Common parts of every container. */}}
 {{- define "firstcome.container" -}}
 image: {{ include "firstcome.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
@@ -71,7 +71,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Where files are mounted, and the volumes that have them. */}}
+{{/* The mounts of files, and their volumes. */}}
 {{- define "firstcome.mounts" -}}
 {{- $files := .root.Values.files }}
 {{- if or $files.everywhere (index $files .role) }}
@@ -121,7 +121,7 @@ spec:
       labels: {{ include "firstcome.selector" . }}
       annotations: {checksum/settings: {{ list .root.Values.settings .root.Values.secrets | toJson | sha256sum }}}
     spec:
-      # Longer than the process needs to finish what is in hand.
+      # Longer than the process needs to finish its work.
       terminationGracePeriodSeconds: 30
       {{- include "firstcome.pod" . | nindent 6 }}
       topologySpreadConstraints:

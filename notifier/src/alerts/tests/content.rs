@@ -1,4 +1,4 @@
-//! What is mailed, and what counts as the same.
+//! The content of notices, and which contents count as equal.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! How often mails come: acknowledged, silenced, flapping, repaired again and again.
+//! How often mails are sent: for acknowledged, silenced, flapping and repeatedly repaired drift.
 
 use super::*;
 
@@ -156,7 +156,7 @@ fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
         })
         .collect();
     assert_eq!(said, ["", "", "run_failed New", "run_failed resolved"]);
-    // What concerns people is mailed at once.
+    // Problems of users are mailed at once.
     assert_eq!(duty.sees(2_000, &one_left()), "failed_claim New");
 }
 

@@ -1,4 +1,4 @@
-//! Each case has its own sentence and its own To do.
+//! Each case has its own sentence and its own instruction.
 
 use firstcome_shared::report::{DropReport, Examined};
 
@@ -180,7 +180,7 @@ fn a_name_that_is_no_user_id_keeps_nobody_waiting() {
         mail.text
     );
     assert!(
-        !mail.text.contains("odd person") && !mail.text.contains("told yes"),
+        !mail.text.contains("odd person") && !mail.text.contains("promised a coupon"),
         "{}",
         mail.text
     );

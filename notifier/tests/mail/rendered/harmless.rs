@@ -37,7 +37,7 @@ fn a_name_can_do_no_harm() {
     }
 }
 
-/// It was stopped after the first drops: nobody has looked at the others.
+/// It was stopped after the first drops: the others were not examined.
 #[test]
 fn only_a_pass_that_came_to_its_end_says_that_all_are_back() {
     let rebuilt = general(
@@ -121,8 +121,8 @@ fn ten_thousand_findings_make_a_mail_of_readable_length() {
     assert!(mail.text.lines().count() < 60 && mail.html.len() < 20_000);
 }
 
-/// GitHub's anchors are the headings in lower case with spaces as dashes; each heading of a mail's
-/// word is the word itself.
+/// GitHub's anchors are the headings in lower case with dashes for spaces; each heading for a
+/// mail's word is the word itself.
 #[test]
 fn every_section_that_a_mail_names_is_there() {
     let operations = include_str!("../../../../docs/OPERATIONS.md");

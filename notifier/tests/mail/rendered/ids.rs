@@ -1,9 +1,9 @@
-//! No mail gives a user id away, and no id changes anything else in a mail: with other ids of the
-//! same masks it would be the same, letter by letter.
+//! No mail reveals a user id, and no id changes anything else in a mail: with other ids of the same
+//! masks it would be identical, letter by letter.
 
 use super::*;
 
-/// A mail of everything in which an id could stand.
+/// A mail with everything that could contain an id.
 fn with_ids(ids: &[String]) -> Rendered {
     let id = |at: usize| Some(ids[at % 3].clone());
     let mut run = failed_claims();
@@ -52,7 +52,7 @@ fn with_ids(ids: &[String]) -> Rendered {
     mail(&[(at(1), &run)], &[broken], &linked()).unwrap()
 }
 
-/// The words of a mail, each mask alike.
+/// The words of a mail, with all masks made equal.
 fn without_masks(mail: &Rendered) -> Vec<String> {
     let whole = format!(
         "{} {} {}",

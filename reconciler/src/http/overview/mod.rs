@@ -1,5 +1,5 @@
-//! `GET /v1/overview`: the state of the installation in one answer. However many clients ask, the
-//! stores are read once for all who ask within the same moment.
+//! `GET /v1/overview`: the state of the installation in one response. However many clients ask, the
+//! stores are read once for all concurrent requests.
 
 mod snapshot;
 
@@ -25,13 +25,14 @@ use super::state::RouteState;
 use crate::report::Run;
 use crate::stores::Stores;
 
-/// A look serves everybody who asks this soon after it began. The console asks once a second.
+/// A reading serves all requests that arrive this soon after it began. The console polls once a
+/// second.
 const FRESH: Duration = Duration::from_millis(800);
 
-/// The state of the installation, as it was last read.
+/// The last reading of the installation's state.
 pub(crate) struct Looks {
     latest: Mutex<Latest>,
-    /// Separate, so that a look at one drop delays nobody's overview.
+    /// Separate, so that reading one drop does not delay the overview.
     one: Mutex<Reader>,
 }
 
@@ -52,7 +53,7 @@ impl Looks {
         }
     }
 
-    /// A page, the first being 0. One look at a time.
+    /// A page, counted from 0. One reading at a time.
     async fn page(&self, page: usize) -> Arc<Overview> {
         let mut latest = self.latest.lock().await;
         if let Some((at, overview)) = &latest.first_page

@@ -1,5 +1,5 @@
-//! Reads what the overview shows. Coupons, alerts and the last run are read every few seconds, the
-//! numbers of drops on each look. Nothing here decides what they mean.
+//! Reads the data of the overview. Coupons, alerts and the last run are read every few seconds, the
+//! numbers of drops on each request. Nothing here interprets them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,48 +18,48 @@ use crate::record;
 use crate::report::Run;
 use crate::stores::Stores;
 
-/// Drops on a page.
+/// Drops per page.
 pub(super) const DROPS: usize = 50;
 
-/// Most alerts shown.
+/// Maximum number of alerts.
 const ALERTS: i64 = 50;
 
-/// How old coupons, alerts and the last pass may be.
+/// Maximum age of coupons, alerts and the last pass.
 const FACTS_EVERY: Duration = Duration::from_secs(5);
 
-/// The same where somebody asks for one drop.
+/// The same if one drop is requested.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// Rows are counted again after so long even where nothing seems to change.
+/// Rows are counted again after this time even if nothing seems to change.
 const COUNT_AGAIN: Duration = Duration::from_secs(10);
 
-/// Slots counted in one look, some 50 ms of MySQL. A larger drop is counted by itself, and so much
+/// Slots counted per request, some 50 ms of MySQL. A larger drop is counted alone, and therefore
 /// less often.
 const SLOTS_AT_ONCE: u32 = 200_000;
 const SLOTS_A_SECOND: u32 = 100_000;
 
-/// Rows of a drop larger than this are not counted: it would take longer than a look may.
+/// Rows of a drop larger than this are not counted: it would take too long for one request.
 const COUNTED_AT_MOST: u32 = 2_000_000;
 
-/// Longest wait for one store: people would rather see old figures.
+/// Maximum wait for one store: old numbers are better than a slow page.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Numbers that do not add up and do not move for so long are told.
+/// Numbers that do not add up are reported once they have not changed for this time.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// What changes rarely.
+/// Facts that change rarely.
 #[derive(Default)]
 pub(super) struct Facts {
     pub(super) coupons: Vec<(Coupon, Vec<Drop>)>,
-    /// Those that fire, newest first.
+    /// Alerts that fire, newest first.
     pub(super) alerts: Vec<ListedAlert>,
     /// The last pass over everything, without its findings.
     pub(super) last_pass: Option<Arc<Run>>,
-    /// When all this was read; `None`: not yet.
+    /// When the facts were read; `None`: not yet.
     pub(super) read_at: Option<DateTime<Utc>>,
 }
 
-/// The rows of a drop when they were last counted, and who held a slot just before.
+/// The last count of a drop's rows, and the number of slot holders just before it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CountedRows {
     pub(super) rows: u64,
@@ -67,17 +67,17 @@ pub(super) struct CountedRows {
     pub(super) at: Instant,
 }
 
-/// One drop as it was seen.
+/// One drop with its numbers.
 pub(super) struct SeenDrop {
     pub(super) coupon: Coupon,
     pub(super) drop: Drop,
-    /// `None` where Redis did not answer.
+    /// `None` if Redis did not answer.
     pub(super) numbers: Option<DropNumbers>,
     pub(super) counted: Option<CountedRows>,
     pub(super) dead_letters: Option<u64>,
     /// Whether its coupon was verified in this life of Redis.
     pub(super) is_verified: bool,
-    /// Its numbers do not add up, and have not moved for a while.
+    /// Its numbers do not add up, and have not changed for a while.
     pub(super) is_stuck: bool,
 }
 
@@ -94,7 +94,7 @@ pub(super) struct Snapshot {
     pub(super) total: usize,
 }
 
-/// Reads, and remembers what need not be read again.
+/// Reads the stores, and caches facts that need not be read again.
 pub(super) struct Reader {
     stores: Stores,
     facts: Arc<Facts>,
@@ -105,7 +105,8 @@ pub(super) struct Reader {
     unsettled: HashMap<DropId, Unsettled>,
 }
 
-/// Numbers that do not add up: what they are, since when, and when they were counted last.
+/// Numbers that do not add up: their values, when they took these values, and the time of the last
+/// count.
 #[derive(Clone, Copy)]
 struct Unsettled {
     numbers: [i64; 5],
@@ -114,7 +115,7 @@ struct Unsettled {
 }
 
 impl Facts {
-    /// Drops that are not sealed; `None` before they were read.
+    /// Number of drops that are not sealed; `None` before they were read.
     pub(super) fn live_drops(&self) -> Option<u64> {
         self.read_at?;
         let drops = self.coupons.iter().flat_map(|(_, drops)| drops);
@@ -135,7 +136,7 @@ impl Reader {
         }
     }
 
-    /// One look at everything that page `page` shows, the first being 0.
+    /// Reads everything on page `page`, counted from 0.
     pub(super) async fn read(&mut self, page: usize) -> Snapshot {
         let is_fresh = self.read_facts().await;
         let facts = Arc::clone(&self.facts);
@@ -150,7 +151,7 @@ impl Reader {
 
     /// The same for one drop, whatever page it is on.
     pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
-        // Somebody asked for this one just now, after a pass perhaps.
+        // This one was requested explicitly, perhaps after a pass.
         self.tried_at = self.tried_at.filter(|at| at.elapsed() < READ_AGAIN);
         let is_fresh = self.read_facts().await;
         self.look(vec![(coupon, drop)], (0, 1), is_fresh).await
@@ -172,7 +173,7 @@ impl Reader {
             None => (HashMap::new(), HashSet::new()),
         };
         if self.mysql_answers {
-            // If a count takes too long, its last result is shown. The quick reads tell whether
+            // If a count takes too long, the previous result is shown. The quick reads show whether
             // MySQL answers.
             let letters = timeout(PATIENCE, self.count_letters(&shown, is_fresh)).await;
             let rows = timeout(PATIENCE, self.count_rows(&shown, &numbers)).await;
@@ -204,7 +205,7 @@ impl Reader {
         }
     }
 
-    /// Whether they were read just now.
+    /// Reads the facts if they are old; returns whether it read them.
     async fn read_facts(&mut self) -> bool {
         if self.tried_at.is_some_and(|at| at.elapsed() < FACTS_EVERY) {
             return false;
@@ -226,7 +227,7 @@ impl Reader {
         self.mysql_answers
     }
 
-    /// What is known of drops that are live no more.
+    /// Forgets drops that are no longer live.
     fn forget(&mut self) {
         let live: HashSet<DropId> = self
             .facts
@@ -240,7 +241,7 @@ impl Reader {
         self.unsettled.retain(|drop, _| live.contains(drop));
     }
 
-    /// The numbers of these drops in Redis, and which coupons are verified.
+    /// The numbers of these drops in Redis, and the verified coupons.
     async fn live(
         &self,
         gate: &GateReading,
@@ -274,7 +275,7 @@ impl Reader {
         )
     }
 
-    /// Counts the dead letters from time to time.
+    /// Counts the dead letters periodically.
     async fn count_letters(
         &mut self,
         shown: &[(Coupon, Drop)],
@@ -337,8 +338,8 @@ impl Reader {
         age >= if moves { large } else { COUNT_AGAIN.max(large) }
     }
 
-    /// Notes which numbers do not add up. Those of a rush do not either, but they move. The keys of
-    /// sealed drops expire.
+    /// Tracks numbers that do not add up. They do not add up in a rush either, but then they
+    /// change. The keys of sealed drops expire.
     fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropNumbers>) {
         for (_, drop) in shown {
             let (numbers, counted) = (numbers.get(&drop.id), self.counted.get(&drop.id).copied());
@@ -373,7 +374,7 @@ impl Reader {
     }
 }
 
-/// Everybody with a slot has a row, the counter is right, and nobody waits while a slot is free.
+/// Every holder of a slot has a row, the counter is right, and nobody waits while a slot is free.
 fn adds_up(numbers: &DropNumbers, counted: &CountedRows) -> bool {
     let count = numbers
         .count
@@ -416,8 +417,7 @@ async fn facts(stores: &Stores, known: &Facts) -> Result<Facts, DbError> {
     })
 }
 
-/// Drops with an alert first, then those that are open, that have ended, and that open next; of
-/// each coupon only the next one.
+/// Drops with an alert first, then open ones, ended ones, and the next one of each coupon.
 fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
     let alarmed: HashSet<DropId> = facts
         .alerts

@@ -1,4 +1,4 @@
-//! What a page calls for, as properties.
+//! Properties of the plan of a page.
 
 use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -56,7 +56,7 @@ fn user(n: i64) -> UserId {
     format!("u-{n}").parse().unwrap()
 }
 
-/// Slots `from..from + people`, each with its person and row.
+/// Slots `from..from + people`, each with its user and row.
 fn page(from: i64, people: i64, to: Option<i64>, count: i64) -> SlotRange {
     let slots = from.max(1)..from.max(1) + people;
     let row = |slot| RowFacts {
@@ -75,7 +75,7 @@ fn page(from: i64, people: i64, to: Option<i64>, count: i64) -> SlotRange {
     }
 }
 
-/// One thing that is not as it should be.
+/// Introduces one fault.
 fn spoil(page: &mut SlotRange, how: u32, at: usize) {
     let message = |slot: i64| InFlight {
         slot: Slot::try_from(slot.max(1)).unwrap(),

@@ -1,4 +1,4 @@
-//! When a slot that nobody holds comes free, and when it may still be somebody's.
+//! When a slot without a holder becomes free, and when it may still belong to a user.
 
 use super::table::{found, mended, of_drop};
 use super::*;
@@ -71,7 +71,7 @@ fn no_slot_comes_free_by_another_s_repair_while_its_claim_may_be_on_its_way() {
     assert_eq!(deleted.free, [8].into());
 }
 
-/// A counter that is set gives what nobody holds to whoever claims next.
+/// Setting the counter gives slots without a holder to the next claims.
 #[test]
 fn whom_a_dead_letter_knows_is_put_back_before_the_counter_is_set() {
     let mut world = DropWorld::exact(12, 9);
@@ -129,8 +129,8 @@ fn whom_two_sources_put_back_onto_a_slot_is_counted_once() {
 
 #[test]
 fn a_dead_letter_waits_with_its_person_who_is_to_be_moved() {
-    // Two on slot 9, which another page has than a dead letter that names no slot; and slot 1 was
-    // given out just now.
+    // Two users on slot 9, which is on another page than a dead letter without a slot; and slot 1
+    // was given a moment ago.
     let mut world = DropWorld::exact(9, 0);
     (world.count, world.users) = (Some(7), [(user(1), 9), (user(2), 9)].into());
     world.ages.insert(1, 100);
@@ -150,7 +150,7 @@ fn a_dead_letter_waits_with_its_person_who_is_to_be_moved() {
     );
 }
 
-/// A conflict of before has moved the first of them, and the consumer is behind.
+/// An earlier conflict has moved the first of them, and the consumer lags behind.
 #[test]
 fn of_two_messages_on_a_slot_that_one_counts_whose_person_holds_no_other() {
     let mut world = DropWorld::exact(12, 9);

@@ -1,10 +1,10 @@
-//! What a message proves that contradicts its drop.
+//! Messages that contradict their drop.
 
 use super::*;
 use crate::report::ActionKind;
 
-/// What is planned for somebody on slot 11 who has a dead letter, or a message that is unread after
-/// a loss of Redis. It was claimed then.
+/// The plan for a user on slot 11 with a dead letter, or with a message that is unread after a loss
+/// of Redis, claimed at the given time.
 fn for_late_comer(
     world: &DropWorld,
     claimed_at: DateTime<Utc>,

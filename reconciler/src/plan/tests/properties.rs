@@ -1,5 +1,5 @@
-//! Over generated worlds: any mix of people, counters, free slots, rows, messages, dead letters and
-//! waiting people.
+//! Properties over generated worlds: any mix of users, counters, free slots, rows, messages, dead
+//! letters and waiting users.
 
 use super::*;
 use crate::pass::ROUNDS;
@@ -23,8 +23,8 @@ prop_compose! {
         kept in prop::sample::select(vec![1, 3, 10_000]),
     ) -> DropWorld {
         let once_per = if scope { OncePer::Coupon } else { OncePer::Drop };
-        // The schema holds in every world: slots within the quantity, one row a person, none for
-        // who holds one elsewhere.
+        // The schema holds in every world: slots within the quantity, one row per user, none for
+        // users who hold one elsewhere.
         let elsewhere: BTreeSet<UserId> = elsewhere.into_iter().filter(|_| scope).map(user).collect();
         let mut people = BTreeSet::new();
         let rows = rows
@@ -59,9 +59,9 @@ fn actionable(plan: &Plan) -> Vec<&super::super::Planned> {
         .collect()
 }
 
-/// Repairs as passes do: in rounds, since one repair may show another. Where they are too many to
-/// be kept, of each page once in a pass, and a pass can end before all of them. Whether they came
-/// to an end within the passes that they may take.
+/// Repairs like passes: in rounds, since one repair may reveal another. If there are too many to
+/// keep, each page is repaired once per pass, and a pass may end before all pages. Returns whether
+/// the repairs ended within the allowed number of passes.
 fn repair(world: &mut DropWorld) -> bool {
     let passes = if world.kept < RepairPolicy::default().kept {
         20
@@ -91,7 +91,7 @@ fn repair_in_one_pass(world: &mut DropWorld) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(4_000), ..ProptestConfig::default() })]
 
-    /// Details are public text: mails mask the user of a finding, and nothing in its detail.
+    /// Details are public text: mails mask the user of a finding, but nothing in its detail.
     #[test]
     fn no_detail_holds_a_user_id(world in worlds()) {
         for item in world.plan().items {
@@ -127,7 +127,7 @@ proptest! {
             let holds = mended.row_of(who).is_some() || mended.users.contains_key(who);
             prop_assert!(holds || mended.broken.contains(who), "{who} was forgotten: {mended:#?}");
         }
-        // A broken promise while a slot is left would have been kept.
+        // While a slot is left, no promise may stay broken.
         let left = i64::from(mended.quantity) - i64::try_from(mended.users.len()).unwrap();
         prop_assert!(mended.broken.is_empty() || left <= 0, "{left} slots left, broken: {mended:#?}");
     }
@@ -136,7 +136,7 @@ proptest! {
     fn redis_adds_up_afterwards_and_is_filled_while_people_wait(world in worlds()) {
         let mut mended = world;
         repair(&mut mended);
-        // No claim is on its way any more.
+        // No claim is in flight from here on.
         mended.ages.clear();
         repair(&mut mended);
         let slots: BTreeSet<i64> = mended.users.values().copied().collect();

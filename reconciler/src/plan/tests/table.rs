@@ -1,4 +1,4 @@
-//! Each finding: what is seen, and what is called for.
+//! Each finding: the state, and the expected repair.
 
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
@@ -12,7 +12,7 @@ pub(super) fn of_drop(kind: Kind) -> (Kind, Option<i64>, Option<String>) {
     (kind, None, None)
 }
 
-/// Repairs, and expects a world in which nothing more is found; exact, unless a promise is broken.
+/// Repairs the world, and expects that nothing more is found; exact, unless a promise is broken.
 pub(super) fn mended(mut world: DropWorld) -> DropWorld {
     world.apply(&world.plan());
     assert_eq!(world.findings(), [], "{world:#?}");
@@ -58,7 +58,7 @@ fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
         (vec![], 0),
         "its message waits on the topic"
     );
-    // The clock was so much ahead when they were admitted.
+    // The clock was this far ahead when they were admitted.
     for minutes in [1, 59, 24 * 60] {
         let mut ahead = DropWorld::exact(12, 12);
         ahead.rows.remove(&7);
@@ -69,7 +69,7 @@ fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
             "not young for {minutes} minutes more"
         );
         assert_eq!(ahead.findings(), [found(Kind::Unissued, 7, 7)]);
-        // Or they were admitted while the pass was under way.
+        // Or they were admitted during the pass.
         ahead.lasts_ms = minutes * 60_000;
         assert_eq!(
             (ahead.findings(), ahead.plan().young),
@@ -302,7 +302,7 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
         reports(&lost),
         "nothing is known, which is not the same as nobody"
     );
-    // Somebody removed by hand: their message may be all that is left of them.
+    // A user removed by hand: the message may be the only trace of the claim.
     let mut gap = DropWorld {
         topic_away: true,
         ..DropWorld::exact(12, 9)
@@ -316,7 +316,7 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
     };
     waits.waiting = vec![user(20)];
     assert!(reports(&waits));
-    // Rows and admissions in their own slots harm nobody.
+    // Rows and admissions in matching slots are harmless.
     let mut own = DropWorld {
         topic_away: true,
         ..DropWorld::exact(12, 9)
@@ -346,7 +346,7 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
         world.rows.remove(&slot);
     }
     world.in_flight = vec![(5, user(5))];
-    // The last two contradict a row and a message, which count for more.
+    // The last two contradict a row and a message, which take precedence.
     world.failed = vec![
         (1, Some(3), Some(user(3))),
         (2, Some(4), Some(user(4))),
@@ -548,7 +548,8 @@ fn of_one_person_s_dead_letters_that_only_counted_are_left_none_is_a_duplicate()
 
 #[test]
 fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_revoked_one() {
-    // They had slot 4, it was revoked, and they were promised slot 11. Then Redis went back.
+    // They had slot 4, it was revoked, and they were promised slot 11. Then Redis went back in
+    // time.
     let mut world = DropWorld::exact(20, 10);
     world.rows.remove(&4);
     world.failed.push((1, Some(11), Some(user(4))));
@@ -600,7 +601,7 @@ fn duplicate_dead_letter_of_a_lost_drop_waits_for_the_topic_beyond_what_is_kept(
     }
 }
 
-/// The page of a world in which the claim of a person on the slot of the same number was revoked.
+/// The page of a world in which the claim of the user on the slot with this number was revoked.
 fn with_revoked(page: SlotRange, number: u32) -> SlotRange {
     let until = at(NOW_MS - 30_000).naive_utc();
     let revocation = Revocation {
@@ -623,7 +624,7 @@ fn with_revoked(page: SlotRange, number: u32) -> SlotRange {
 
 #[test]
 fn claim_keeps_its_slot_when_an_old_copy_of_redis_has_a_revoked_claim_on_it() {
-    // Slot 4 was revoked and promised to user 99. Then Redis went back.
+    // Slot 4 was revoked and promised to user 99. Then Redis went back in time.
     for is_dead_letter in [true, false] {
         let mut world = DropWorld::exact(12, 10);
         world.rows.remove(&4);

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::super::activity::millis;
 use super::*;
 
-/// More than the buffers of a connection hold.
+/// More than the buffers of a connection can hold.
 static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
 
 /// A server with these limits, until the token is dropped.
@@ -77,8 +77,8 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_held_keep_no_probe_out() {
-    // Pipelining clients take all the processor time there is, and each that waits is accepted
-    // before a probe: ten connections show what more would, and a busy machine answers in time.
+    // Pipelining clients take all available processor time, and each that waits is accepted before
+    // a probe: ten connections show the same as more would, and a busy machine responds in time.
     const CAP: usize = 10;
     let limits = Limits {
         connections: CAP,

@@ -12,41 +12,41 @@ use crate::mysql::erased::as_stored;
 use crate::mysql::schema::failed_claims;
 use crate::trace::TraceContext;
 
-/// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it
-/// from another message on the same offset of a topic that was made anew.
+/// The origin of a message. Its hash gives a message that is read twice only one row, and
+/// distinguishes it from another message at the same offset of a topic that was recreated.
 #[derive(Debug, Clone)]
 pub struct MessageOrigin {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
-    /// The message's own time, in milliseconds, where it has one.
+    /// The message's own time, in milliseconds, if it has one.
     pub timestamp_ms: Option<i64>,
-    /// Which claim of a message with several.
+    /// The index of the claim in a message with several.
     pub part: Option<usize>,
 }
 
 /// A claim that the consumer could not turn into a row.
 #[derive(Debug, Clone)]
 pub struct FailedClaim {
-    /// The coupon, where it could be read.
+    /// The coupon, if it could be read.
     pub coupon_id: Option<i64>,
-    /// The drop, where it could be read.
+    /// The drop, if it could be read.
     pub drop_id: Option<i64>,
-    /// The slot, however wrong.
+    /// The slot, even if invalid.
     pub slot: Option<i64>,
-    /// The person, where the id has the form of one.
+    /// The user, if the id is valid.
     pub user_id: Option<UserId>,
-    /// When they were admitted, where it could be read.
+    /// When the user was admitted, if it could be read.
     pub claimed_at: Option<DateTime<Utc>>,
     /// The first bytes of the message, a few kilobytes at most.
     pub payload: Vec<u8>,
-    /// Why: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`, `already_has_one`,
-    /// `unknown_drop`, `sealed_drop`, `outside_window`, `bad_data`, `row_locked`, `unreadable`,
-    /// `forged`.
+    /// The reason: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`,
+    /// `already_has_one`, `unknown_drop`, `sealed_drop`, `outside_window`, `bad_data`,
+    /// `row_locked`, `unreadable`, `forged`.
     pub reason: &'static str,
     pub error: String,
     pub source: MessageOrigin,
-    /// The span that sent it, where it has a trace.
+    /// The span that sent it, if it has a trace.
     pub trace: Option<TraceContext>,
 }
 
@@ -66,11 +66,11 @@ impl FailedClaim {
     }
 }
 
-/// Dead letters written in one statement: a message may have some kilobytes.
+/// Dead letters written per statement: a message may have some kilobytes.
 const AT_ONCE: usize = 200;
 
-/// Keeps failed claims. One that is kept already counts another attempt, and one of an erased
-/// person changes nothing.
+/// Stores failed claims. For one that is already stored, another attempt is counted; one of an
+/// erased user changes nothing.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     for some in failed.chunks(AT_ONCE) {
         let some = without_erased(conn, some).await?;
@@ -106,7 +106,7 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
 
 /// The word for messages that no client of Kafka can read.
 pub const UNREADABLE: &str = "unreadable";
-/// What erasing leaves of a dead letter.
+/// The fields of a dead letter that an erasure leaves.
 type Remains = (
     Option<i32>,
     Option<i64>,
@@ -115,8 +115,8 @@ type Remains = (
     Option<NaiveDateTime>,
 );
 
-/// Those of these claims that no dead letter of an erased person is of. Erasing takes the hash of
-/// the message, and leaves where the message is and what else it said.
+/// The claims without a dead letter of an erased user. An erasure removes the hash of the message,
+/// but leaves the message's position and its other fields.
 async fn without_erased<'c>(
     conn: &mut Conn,
     failed: &'c [FailedClaim],
@@ -163,7 +163,7 @@ async fn without_erased<'c>(
     Ok(failed.iter().filter(|claim| !is_erased(claim)).collect())
 }
 
-/// The word for a message's claim that a person has corrected: they vouch for it.
+/// The word for the claim of a message that an operator has corrected and vouches for.
 pub const CORRECTED: &str = "corrected";
 
 /// The word for an admission that Kafka has not acknowledged in time.
@@ -173,15 +173,15 @@ pub const UNPUBLISHED: &str = "unpublished";
 #[derive(Debug, Clone)]
 pub struct Unpublished {
     pub claim: ClaimEvent,
-    /// The span of its request, where it has a trace.
+    /// The span of its request, if it has a trace.
     pub trace: Option<TraceContext>,
 }
 
-/// Keeps admissions that Kafka has not acknowledged, in one statement; one that is kept already
-/// counts another attempt.
+/// Stores admissions that Kafka has not acknowledged, in one statement; for one that is already
+/// stored, another attempt is counted.
 ///
 /// # Errors
-/// Of the connection; none is kept then.
+/// An error of the connection; then none is stored.
 pub async fn keep_unpublished(conn: &mut Conn, claims: &[Unpublished]) -> QueryResult<()> {
     let rows = claims.iter().map(|Unpublished { claim, trace }| {
         let payload = claim.encode().into_bytes();

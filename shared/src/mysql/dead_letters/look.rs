@@ -1,5 +1,5 @@
-//! Dead letters as a person looks at them: by pages, one by one, and the correcting or discarding
-//! of one.
+//! Dead letters for operators: reading them by page or one by one, and correcting or discarding
+//! one.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::mysql::ops_actions::{Operator, OperatorAct};
 use crate::mysql::schema::failed_claims;
 use crate::mysql::{Conn, Db, DbError};
 
-/// How much of a payload is read, in bytes.
+/// Maximum bytes read of a payload.
 const PAYLOAD: usize = 4_096;
 
-/// A filter by reason looks at every dead letter that is open.
+/// Limit of a query with a filter by reason, which reads every open dead letter.
 pub(super) const LONG_LOOK: Duration = Duration::from_secs(10);
 
-/// MySQL itself ends a look that takes longer.
+/// MySQL itself ends a query that takes longer.
 pub(super) const LIMITED: &str = "/*+ MAX_EXECUTION_TIME(10000) */";
 
-/// Which claim a dead letter is of, as a person corrects it.
+/// The claim of a dead letter as corrected by an operator.
 #[derive(Debug, Clone)]
 pub struct Correction {
     pub coupon: CouponId,
@@ -35,17 +35,17 @@ pub struct Correction {
     pub user: UserId,
 }
 
-/// Which dead letters are listed.
+/// The filter of a list of dead letters.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterQuery {
-    /// Those that are dealt with, newest first; else those that are open, by drop and slot.
+    /// Resolved ones, newest first; otherwise open ones, by drop and slot.
     pub resolved: bool,
     pub drop: Option<DropId>,
     pub reason: Option<String>,
 }
 
 impl DeadLetterQuery {
-    /// These columns of all that are wanted.
+    /// The SQL that selects these columns of matching dead letters.
     pub(super) fn select(&self, columns: &str) -> String {
         let is_resolved = if self.resolved { "NOT NULL" } else { "NULL" };
         let mut sql = format!(
@@ -64,7 +64,7 @@ impl DeadLetterQuery {
 }
 
 impl Db {
-    /// A page of dead letters, after leaving out so many.
+    /// A page of dead letters, after skipping `skipped`.
     pub async fn list_dead_letters(
         &self,
         wanted: DeadLetterQuery,
@@ -73,7 +73,7 @@ impl Db {
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         self.run_within(LONG_LOOK, "list dead letters", async move |conn| {
             let sql = wanted.select(&format!("{LIMITED} {COLUMNS}"));
-            // As the index has them: millions are not sorted.
+            // In the order of the index: millions must not be sorted.
             let order = if wanted.resolved {
                 "f.resolved_at DESC"
             } else {
@@ -88,7 +88,7 @@ impl Db {
         .await
     }
 
-    /// One dead letter, with the beginning of its message and that message's length in bytes.
+    /// One dead letter, with the beginning of its message and the message's length in bytes.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<(DeadLetterRow, Payload)>, DbError> {
         self.run("read a dead letter", async move |conn| {
             let row = failed_claims::table.find(id).select(DeadLetterRow::as_select()).first(conn).await.optional()?;
@@ -102,8 +102,8 @@ impl Db {
         .await
     }
 
-    /// Corrects which claim a dead letter is of, so that the next pass issues it; false if it is
-    /// not open.
+    /// Corrects the claim that a dead letter stands for, so that the next pass issues it; false if
+    /// it is not open.
     pub async fn correct_dead_letter(
         &self,
         id: i64,
@@ -140,7 +140,8 @@ impl Db {
         .await
     }
 
-    /// Takes a dead letter out of the reconciler's hands, with a reason; false if it is not open.
+    /// Discards a dead letter, so that the reconciler ignores it, with a reason; false if it is not
+    /// open.
     pub async fn discard_dead_letter(
         &self,
         id: i64,
@@ -157,8 +158,8 @@ impl Db {
                     action: "discard_dead_letter",
                     coupon: letter.coupon_id.map(CouponId),
                     drop: letter.drop_id.map(DropId),
-                    // The reason is kept with the dead letter only, where erasing a person removes
-                    // it.
+                    // The reason is stored only with the dead letter, so that erasing a user
+                    // removes it.
                     detail: json!({"dead_letter": id, "slot": letter.slot}),
                 };
                 by.did(conn, act).await.map(|()| true)
@@ -169,7 +170,7 @@ impl Db {
     }
 }
 
-/// Discards those of these that are open; how many it was.
+/// Discards the open ones among these; returns how many.
 pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> QueryResult<usize> {
     let open = failed_claims::id
         .eq_any(ids)
@@ -196,7 +197,7 @@ async fn lock_open(conn: &mut Conn, id: i64) -> QueryResult<Option<DeadLetterRow
         .optional()
 }
 
-/// What a dead letter's message was.
+/// The message of a dead letter.
 #[derive(Debug, QueryableByName)]
 pub struct Payload {
     #[diesel(sql_type = Nullable<Blob>)]

@@ -1,5 +1,4 @@
-//! Many dead letters at once: which reasons there are, and the discarding of all that a filter
-//! finds.
+//! Many dead letters at once: their reasons, and discarding everything that matches a filter.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
@@ -10,19 +9,19 @@ use super::look::{DeadLetterQuery, LIMITED, LONG_LOOK, discard_open};
 use crate::mysql::ops_actions::{Operator, OperatorAct};
 use crate::mysql::{Db, DbError};
 
-/// Most dead letters that are counted by reason: a look costs the same for a flood of them.
+/// Maximum dead letters counted by reason: the cost stays the same for a flood of them.
 pub const COUNTED: u32 = 100_000;
 
-/// Most reasons that are listed.
+/// Maximum reasons listed.
 const REASONS: u32 = 50;
 
-/// Most that are discarded at once, in one transaction.
+/// Maximum discarded at once, in one transaction.
 pub const DISCARDED_AT_ONCE: u32 = 10_000;
 
-/// Rows of one statement.
+/// Rows per statement.
 const ROWS: usize = 1_000;
 
-/// A reason and how many dead letters have it.
+/// A reason, and the number of dead letters that have it.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct ReasonCount {
     #[diesel(sql_type = Text)]
@@ -31,7 +30,7 @@ pub struct ReasonCount {
     pub letters: i64,
 }
 
-/// Those that a filter finds now: at most [`DISCARDED_AT_ONCE`].
+/// The dead letters that match a filter now: at most [`DISCARDED_AT_ONCE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
 pub struct Matching {
     #[diesel(sql_type = BigInt)]
@@ -70,7 +69,7 @@ impl Db {
         .await
     }
 
-    /// How many the filter finds that could be discarded now.
+    /// The number of matching dead letters that could be discarded now.
     pub async fn matching_dead_letters(
         &self,
         wanted: DeadLetterQuery,
@@ -88,8 +87,8 @@ impl Db {
         .await
     }
 
-    /// Discards what a person has seen: open ones that the filter finds, no more than they were
-    /// told of, and none that came later. How many it was.
+    /// Discards the dead letters that an operator has seen: open ones that match the filter, at
+    /// most the displayed number, and none that came later. Returns how many.
     pub async fn discard_dead_letters(
         &self,
         wanted: DeadLetterQuery,
@@ -118,7 +117,7 @@ impl Db {
                     let act = OperatorAct {
                         action: "discard_dead_letters",
                         drop: wanted.drop,
-                        // The text is kept with the dead letters only, where erasing a person
+                        // The text is stored only with the dead letters, so that erasing a user
                         // removes it.
                         detail: json!({
                             "dead_letters": discarded, "reason": wanted.reason, "highest": seen.highest,

@@ -52,18 +52,18 @@ end
 local count, free = tonumber(call('GET', KEYS[2]) or ''), call('ZCARD', KEYS[4])
 local users, waiting = call('ZCARD', KEYS[3]), call('ZCARD', KEYS[5])
 
--- Why nobody new is admitted, if so.
+-- The reason why nobody new is admitted, if any.
 local refusal = nil
 if now < opens then refusal = {'not_open', opens}
 elseif closes and now >= closes then refusal = {'closed', closes}
 elseif meta[4] == '1' then refusal = 'paused'
 elseif count ~= users + free then refusal = 'unverified'
--- Lost revocations or claimants must not let people win a second time: `meta` says whether there are revocations, and whether
--- people hold a coupon of an earlier drop.
+-- If revocations or claimants are lost, users must not win a second time: `meta` records whether there are revocations, and
+-- whether users hold a coupon of an earlier drop.
 elseif meta[9] == '1' and not bans then refusal = 'unverified'
 elseif per_coupon and call('HLEN', KEYS[6]) < math.max(users, meta[8] == '1' and 1 or 0) then refusal = 'unverified' end
 
--- Whom the coupon is not for, each with the answer. Who waits already keeps the place.
+-- Users whom the coupon's restriction excludes, with their answers. Users who already wait keep their place.
 local barred = {}
 if meta[7] and meta[7] ~= '' and not refusal then
     local group, listed, words = string.match(meta[7], '^group:(.+)$'), nil, {}
@@ -72,12 +72,12 @@ if meta[7] and meta[7] ~= '' and not refusal then
     elseif meta[7] == 'list' then
         local text = redis.pcall('GET', KEYS[11])
         local size = string.match(type(text) == 'string' and text or '', '^%d+:(%d+)$')
-        -- A list that is lost, not whole, or of another type must not send away who is on it.
+        -- A list that is lost, incomplete, or of another type must not exclude the users on it.
         if size and tonumber(size) == redis.pcall('SCARD', KEYS[10]) then
             listed = call('SMISMEMBER', KEYS[10], unpack(ARGV, 3))
         end
     end
-    -- Nothing is known of the list, or the rule is none of ours.
+    -- The list is unknown, or the restriction is not one that Firstcome writes.
     if not group and not listed then refusal = 'unverified' end
     for i = 1, people do
         local answer = nil
@@ -90,29 +90,29 @@ if meta[7] and meta[7] ~= '' and not refusal then
     end
 end
 
--- The slots that may be given now, lowest first: free ones, else the next numbers. People already waiting go first: the
--- reconciler gives them what comes free.
+-- The slots that may be given now, lowest first: free ones, then the next numbers. Users already waiting go first: the
+-- reconciler gives them freed slots.
 local lowest = {}
 if not refusal and waiting == 0 and free > 0 then lowest = call('ZRANGE', KEYS[4], 0, people - 1) end
 local next_number, last_number = count and count + 1, quantity
--- Whether somebody is on one of the next numbers: a counter set back by hand can add up and still point at held slots.
+-- Whether one of the next numbers is held: a counter set back by hand can add up and still point at held slots.
 local doubt = false
 if not refusal and waiting == 0 and next_number <= quantity then
     doubt = call('ZCOUNT', KEYS[3], next_number, math.min(next_number + people - 1, quantity)) > 0
 end
 local taken = 0 -- of `lowest`
 local places_to_wait = tonumber(meta[6]) or 0
--- Then nobody of this call changes anything.
+-- In this case no user of this call changes anything.
 local nothing_left = not refusal and waiting == 0 and free == 0 and next_number > quantity
     and math.max(places_to_wait, quantity - users) <= 0
-local sold_out = 0 -- how many are told so
+local sold_out = 0 -- number of users with that answer
 
--- The next slot, nil where none is left, or 'unverified'.
+-- The next slot, nil if none is left, or 'unverified'.
 local function next_slot()
     local slot = nil
     if taken < free then
         slot = tonumber(lowest[taken + 1])
-        -- Free slots have been given out before, so none is above the counter.
+        -- Free slots were given before, so none is above the counter.
         if not slot or slot > count or not is_slot(slot) then return 'unverified' end
         if slot > quantity then return nil end
         if call('ZCOUNT', KEYS[3], slot, slot) > 0 then return 'unverified' end
@@ -137,17 +137,17 @@ for i = 1, people do
     if ban and not ended then
         answer = 'revoked'
     elseif ended and now <= ended then
-        -- A clock that was set back: this claim would look older than the revocation, and be void.
+        -- The clock was set back: this claim would look older than the revocation, and be void.
         answer = 'unverified'
     elseif score then
-        -- Who holds one is told so at any time, also after closing: a retry is always safe.
-        -- Of two on one slot, which a hand can put there, nobody is told anything.
+        -- Holders get their slot at any time, even after closing: a retry is always safe. If two users are on one slot
+        -- (a manual edit), neither gets it.
         local slot = tonumber(score)
         local is_theirs = is_slot(slot) and (given[user] or call('ZCOUNT', KEYS[3], score, score) == 1)
         answer = is_theirs and {'already', drop, slot, given[user] and now or 0} or 'unverified'
         if answer ~= 'unverified' and not given[user] then held[#held + 1] = answer end
     elseif claim then
-        -- A claimant of this drop is a holder only if `users` says so too.
+        -- A claimant of this drop is a holder only if `users` agrees.
         local d, s = string.match(claim, '^(%d+):(%d+)$')
         answer = d and d ~= drop and {'already', d, tonumber(s), 0} or 'unverified'
     elseif refusal then
@@ -181,9 +181,9 @@ for i = 1, people do
                 if place then place = place + 1 end
             end
             if not place and waiting < math.max(places_to_wait, quantity - users) then
-                -- The list has room for as many as there are slots left, whatever its length: they are not sold out, only
-                -- not given yet.
-                -- Beyond 2^53 one more is the same number, and those who come later would stand by name.
+                -- The list has room for as many users as there are slots left, whatever its length: those slots are not sold
+                -- out, only not given yet.
+                -- Beyond 2^53 adding one changes nothing, and later users would be sorted by name.
                 last_place = last_place or math.max(0, tonumber(
                     call('ZREVRANGEBYSCORE', KEYS[5], '(9007199254740991', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0))
                 last_place = last_place + 1
@@ -203,13 +203,13 @@ if sold_out == people then return now end
 if #held > 0 then
     local slots = {}
     for i, answer in ipairs(held) do slots[i] = string.format('%.0f', answer[3]) end
-    -- An error is no list, so nothing is known then.
+    -- An error is not a list, so the times are unknown then.
     for i, at in ipairs(redis.pcall('HMGET', KEYS[7], unpack(slots))) do held[i][4] = tonumber(at or 0) or 0 end
 end
 if #new_users > 0 then
     local written = redis.pcall('HSET', KEYS[7], unpack(new_times))
     if type(written) == 'table' then
-        -- Only the age of a claim rests on it, so what no program of ours put there makes way.
+        -- Only the age of a claim depends on it, so a foreign value is replaced.
         if string.find(written.err, 'WRONGTYPE', 1, true) then call('DEL', KEYS[7]) end
         call('HSET', KEYS[7], unpack(new_times))
     end

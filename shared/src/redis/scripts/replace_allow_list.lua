@@ -1,9 +1,9 @@
--- Puts a coupon's allow list that was gathered under another name in the place of the one that is there, unless that is of a
--- later revision. The old one is freed beside admission: a large one would hold it up.
+-- Replaces a coupon's allow list with one that was gathered under a temporary key, unless the present one has a later
+-- revision. The old list is freed in the background (UNLINK), because freeing a large one would delay admission.
 -- KEYS  1 allowed  2 allow_list  3 the new list  4 name for the old one
 -- ARGV  1 revision of the new list  2 people on it
--- Reply ok | outdated | incomplete (what was gathered is not all: Redis was emptied meanwhile, say). Only `ok` changes anything.
--- What no program of ours wrote there counts as no list, whatever its type or length.
+-- Reply ok | outdated | incomplete (the gathered list lacks people, for example because Redis was emptied in the meantime).
+-- Only `ok` changes anything. A value that Firstcome did not write counts as no list, whatever its type or length.
 local text = redis.pcall('GET', KEYS[2])
 local seen = string.match(type(text) == 'string' and text or '', '^(%d+):%d+$')
 if seen and #seen <= 15 and tonumber(seen) > tonumber(ARGV[1]) then

@@ -1,10 +1,10 @@
--- Keeps a drop that has not opened and has nobody from opening, ahead of MySQL, which is about to
--- move or remove it: it stands still like a paused one until its settings are written again
--- (`write_meta.lua`). Refuses when a newer revision of its coupon was seen.
+-- Keeps a drop that has not opened and has no users from opening, before MySQL moves or deletes it:
+-- the drop is paused until its settings are written again (`write_meta.lua`). Refuses if a newer
+-- revision of its coupon was seen.
 -- KEYS  1 meta  2 count  3 users  4 waiting  5 revision
 -- ARGV  1 revision
 -- Reply withheld | in_use | unloaded | outdated. Only `withheld` changes anything.
--- What no program of ours wrote there counts as never seen, whatever its type.
+-- A value of the revision's key that Firstcome did not write counts as missing, whatever its type.
 local text = redis.pcall('GET', KEYS[5])
 local seen = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or 0
 if tonumber(ARGV[1]) < seen then return 'outdated' end

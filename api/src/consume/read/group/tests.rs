@@ -4,7 +4,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::*;
 
-/// Refuses where it is set to, and keeps what it is asked.
+/// Refuses commits if set, and records what is committed.
 #[derive(Default)]
 struct Broker {
     refuses: RefCell<bool>,

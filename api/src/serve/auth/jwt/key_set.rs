@@ -1,6 +1,6 @@
 //! The issuer's public keys (a JWK Set, RFC 7517), from a file or an address. They are read again
-//! by age, and once a token names a key that is not among them: a new key is known at once, and an
-//! old one is gone with the next reading.
+//! periodically, and when a token names an unknown key: a new key is known at once, and an old one
+//! disappears with the next reading.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,14 +20,15 @@ use tokio::time::Instant;
 
 use super::keys;
 
-/// Shortest time between two readings that tokens cause: made-up names of keys cost the issuer no
+/// Minimum interval between two readings caused by tokens: made-up names of keys cost the issuer no
 /// more. No name is remembered.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
-/// Longest time until the next attempt after one that failed.
+/// Maximum time until the next attempt after a failed one.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Keys that could not be read again for so long count no more: the issuer may have withdrawn one.
+/// Keys that could not be read again for this long are no longer valid: the issuer may have
+/// withdrawn one.
 const OLDEST: Duration = Duration::from_secs(24 * 3_600);
 
 pub(crate) struct KeySet {
@@ -35,9 +36,9 @@ pub(crate) struct KeySet {
     algorithm: Algorithm,
     refresh: Duration,
     keys: ArcSwap<Vec<NamedKey>>,
-    /// When a token last caused a reading. Held while the set is read.
+    /// When a token last caused a reading. Locked while the set is read.
     reading: tokio::sync::Mutex<Option<Instant>>,
-    /// Since when, and why, the keys are those of before.
+    /// When and why reading began to fail, so that the keys are old.
     failing: Mutex<Option<(Instant, String)>>,
 }
 
@@ -66,7 +67,7 @@ impl fmt::Display for KeySet {
 }
 
 impl KeySet {
-    /// Without any key yet.
+    /// A set without any key yet.
     pub(super) fn new(source: KeySource, algorithm: Algorithm, refresh: Duration) -> Self {
         let (keys, reading, failing) = (
             ArcSwap::default(),
@@ -95,14 +96,14 @@ impl KeySet {
         found.map(|found| Arc::clone(&found.key))
     }
 
-    /// Reads the keys. If none can be read, those that are known count for up to [`OLDEST`].
+    /// Reads the keys. If none can be read, the known ones stay valid for up to [`OLDEST`].
     pub(crate) async fn read(&self) -> Result<(), FetchError> {
         let _one_at_a_time = self.reading.lock().await;
         self.read_now().await
     }
 
-    /// Reads the keys again for a token that names another one, unless that was done just now. It
-    /// ends its reading also where nobody waits for it any more.
+    /// Reads the keys again for a token that names an unknown one, unless that was done a moment
+    /// ago. The reading is completed even if nobody waits for it.
     pub(crate) async fn read_for(self: &Arc<Self>, name: &str) {
         let (set, name) = (Arc::clone(self), name.to_owned());
         let work = tokio::spawn(async move {
@@ -111,7 +112,7 @@ impl KeySet {
             let is_known = set.find(Some(&name)).is_some();
             if !is_known && last.is_none_or(|last| last.elapsed() >= ASKED_EVERY) {
                 *last = Some(Instant::now());
-                // What failed is logged and kept.
+                // The failure is logged and stored.
                 let _ = set.read_now().await;
             }
         });
@@ -120,7 +121,7 @@ impl KeySet {
         }
     }
 
-    /// Reads the keys by age. Never ends.
+    /// Reads the keys periodically. Never ends.
     pub(crate) async fn keep_fresh(&self) -> &'static str {
         loop {
             let pause = if self.problem().is_some() {
@@ -133,7 +134,7 @@ impl KeySet {
         }
     }
 
-    /// Why the keys are those of before.
+    /// Why the keys are old.
     pub(crate) fn problem(&self) -> Option<String> {
         let failing = self.failing.lock();
         let (since, why) = failing.as_ref()?;
@@ -167,7 +168,7 @@ impl KeySet {
                 *failing = Some((since, error.to_string()));
                 if since.elapsed() >= OLDEST && !self.keys.load().is_empty() {
                     tracing::error!(
-                        "{self}: the keys of tokens could not be read for {OLDEST:?}: none counts any more"
+                        "{self}: the keys of tokens could not be read for {OLDEST:?}: none is valid now"
                     );
                     self.keys.store(Arc::default());
                 }
@@ -189,8 +190,7 @@ impl KeySet {
     }
 }
 
-/// The keys of a set that can check this algorithm. The others are left out, as sets hold keys for
-/// other purposes too.
+/// The keys of a set that can verify this algorithm. Sets also hold keys for other purposes.
 fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
     let set: JwkSet =
         serde_json::from_slice(text).map_err(|_| "it is no JWK Set: {\"keys\": [ ... ]}")?;

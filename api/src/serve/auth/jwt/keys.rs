@@ -1,5 +1,5 @@
-//! Keys that check tokens. What is too weak, or of another kind than the algorithm, is refused
-//! before the first person is.
+//! Keys that verify tokens. A key that is too weak, or does not fit the algorithm, is refused at
+//! start-up, before it would refuse users.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -8,7 +8,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, 
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use secrecy::{ExposeSecret as _, SecretString};
 
-/// Sizes of RSA keys, in bits: a shorter one is too weak, a longer one is not checked by the
+/// Sizes of RSA keys, in bits: a shorter one is too weak, a longer one is not supported by the
 /// library.
 const RSA_BITS: RangeInclusive<usize> = 2_048..=4_096;
 
@@ -56,7 +56,7 @@ pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKe
     let key = match algorithm.family() {
         AlgorithmFamily::Ec => DecodingKey::from_ec_pem(&pem),
         AlgorithmFamily::Ed => DecodingKey::from_ed_pem(&pem),
-        // By its numbers: the size is that of the modulus.
+        // From its numbers: the size is that of the modulus.
         _ => DecodingKey::from_rsa_pem(&pem)
             .and_then(|key| DecodingKey::from_jwk(&Jwk::from_decoding_key(&key, Some(algorithm))?)),
     };
@@ -74,7 +74,7 @@ pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKe
     }
 }
 
-/// The key of a JWK; `None` where it is for another purpose than checking this algorithm.
+/// The key of a JWK; `None` if it is for another purpose than verifying this algorithm.
 ///
 /// # Errors
 /// Why a key that is meant for it can't be used.
@@ -91,7 +91,7 @@ pub(super) fn of_jwk(algorithm: Algorithm, jwk: &Jwk) -> Result<Option<DecodingK
         (AlgorithmParameters::OctetKeyPair(key), Algorithm::EdDSA) => {
             key.curve == EllipticCurve::Ed25519
         }
-        // A secret that stands in a set is none.
+        // A secret in a public set is not secret.
         _ => false,
     };
     let is_meant = common
@@ -118,12 +118,12 @@ pub(super) fn of_jwk(algorithm: Algorithm, jwk: &Jwk) -> Result<Option<DecodingK
     }
 }
 
-/// One trial finds a key that has only the outer form.
+/// One trial detects a key that only looks valid.
 fn fits(algorithm: Algorithm, key: &DecodingKey) -> bool {
     jsonwebtoken::crypto::verify("", b"", key, algorithm).is_ok()
 }
 
-/// The curves have one size each; the modulus of RSA any.
+/// Each curve has one size; the modulus of RSA any.
 fn unfit_size(key: &DecodingKey) -> Option<String> {
     let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind() else {
         return None;

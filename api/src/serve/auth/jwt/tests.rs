@@ -8,7 +8,7 @@ use super::*;
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 
-/// Whose tokens, and for whom.
+/// The expected issuer and audience.
 pub(super) fn meant() -> JwtArgs {
     JwtArgs {
         jwt_issuer: Some("shop".into()),
@@ -405,8 +405,7 @@ proptest::proptest! {
     fn any_text_that_was_not_signed_here_is_nobody(text in ".{0,300}", at in 0_usize..200, byte in proptest::prelude::any::<u8>()) {
         let verifier = Verifier::new(&hs256()).unwrap();
         proptest::prop_assert!(verifier.person(&text).is_err());
-        // One byte of a good token is another. The last one of a part may have bits that say
-        // nothing.
+        // One byte of a good token is changed. The last one of a part may have unused bits.
         let good = hs_token(&good());
         let mut changed = good.clone().into_bytes();
         let at = at % changed.len();

@@ -1,5 +1,4 @@
-//! What is traced of a call: a span for each claim that is sampled, and where a repair finds its
-//! trace.
+//! Traces of a call: a span for each sampled claim, and the stored trace that a repair can find.
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
@@ -62,8 +61,8 @@ pub(super) fn admissions(
     }
 }
 
-/// Keeps the traces of those who were admitted just now, so that a repair finds that of a claim
-/// whose message is lost. Nothing waits for it.
+/// Stores the traces of new admissions, so that a repair finds the trace of a claim whose message
+/// is lost. Nothing waits for it.
 pub(super) fn keep<'c>(
     batches: &MicroBatches,
     keys: &DropKeys,

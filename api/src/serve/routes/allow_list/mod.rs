@@ -1,8 +1,7 @@
-//! `/v1/coupons/{id}/allow-list`: who is on a coupon's allow list
-//! (docs/decisions/0019-allow-list.md).
+//! `/v1/coupons/{id}/allow-list`: the allow list of a coupon (docs/decisions/0019-allow-list.md).
 //!
-//! MySQL has a change first, then Redis follows. Where it can't, because the change before is not
-//! there yet or Redis has lost the list, the whole list is written.
+//! A change is written to MySQL first, then to Redis. If Redis can't apply it, because the previous
+//! change has not arrived yet or Redis has lost the list, the whole list is written.
 
 mod people;
 
@@ -34,13 +33,13 @@ use super::view::{NotKept, not_kept};
 use crate::percent::encoded;
 use crate::serve::state::{App, Services};
 
-/// How the routes with a large body begin.
+/// Prefix of the routes with a large body.
 pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
 
 const DEFAULT_LIMIT: usize = 1_000;
 
-/// How often, and how long after each other, Redis is asked whether it has the change before:
-/// another process may be about to write it.
+/// How often, and at which interval, Redis is checked for the previous change: another process may
+/// be about to write it.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -171,7 +170,7 @@ async fn change(
     by: Operator,
 ) -> Result<Json<AllowListChanged>, Problem> {
     let services = Arc::clone(&app);
-    // Begun, it goes on without its client.
+    // Once begun, it continues even if the client disconnects.
     let changed = app
         .in_flight
         .run_unlimited(async move { apply(&services, id, people, how, by).await })
@@ -225,7 +224,7 @@ async fn apply_empty(
         .map_err(|error| mysql_unavailable(&error, AGAIN))?
         .ok_or_else(|| no_such_coupon(id))?;
     tracing::info!(coupon = %id, changed = changed.changed, "an allow list was emptied");
-    // The whole of an empty list is one small write, and needs no list before it.
+    // An empty list is one small write as a whole, and does not depend on an earlier list.
     if write(services, id).await {
         Ok(changed)
     } else {
@@ -244,11 +243,11 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
         })
 }
 
-const AGAIN: &str = "repeat the request: only then is it certain whether the change stands";
+const AGAIN: &str = "repeat the request: only then is it certain whether the change took effect";
 
 fn half_done() -> Problem {
     Problem::unavailable(
-        "the change stands in MySQL; admission follows with the next pass, or when you repeat it",
+        "MySQL has the change; admission follows with the next pass, or when you repeat the request",
     )
 }
 
@@ -264,7 +263,7 @@ async fn reach_redis(
     people: &[UserId],
 ) -> bool {
     for attempt in 0..ATTEMPTS {
-        // A repeated change has nothing to do, unless it never came to Redis.
+        // A repeated change has nothing to do, unless it never reached Redis.
         if changed == 0 {
             break;
         }
@@ -284,7 +283,7 @@ async fn reach_redis(
     write(services, id).await
 }
 
-/// Writes the whole list to Redis, where that is another. `false`: the reconciler has to do it.
+/// Writes the whole list to Redis if Redis has another. `false`: the reconciler has to do it.
 pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     match follow(
         &services.mysql.operators,
@@ -303,7 +302,7 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     }
 }
 
-/// Which people.
+/// The page of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

@@ -1,4 +1,4 @@
-//! People, as the body of a request names them.
+//! Lists of user ids in request bodies.
 
 use std::collections::HashSet;
 
@@ -11,11 +11,11 @@ use firstcome_shared::http::Problem;
 use crate::serve::routes::extract::{MAX_LIST_BYTES, invalid, too_large};
 use crate::serve::state::App;
 
-/// Most people in one request. Redis takes them in one script: some milliseconds in which it does
-/// nothing else.
+/// Maximum number of people in one request. Redis processes them in one script: some milliseconds
+/// in which it does nothing else.
 pub(super) const MAX_PEOPLE: usize = 10_000;
 
-/// Each once.
+/// Without duplicates.
 pub(crate) struct PeopleBody(pub(super) Vec<UserId>);
 
 impl FromRequest<App> for PeopleBody {
@@ -42,12 +42,12 @@ impl FromRequest<App> for PeopleBody {
     }
 }
 
-/// One id a line, or a JSON array: no id begins with `[`. What is said to be JSON is nothing else:
-/// `null` is an id of four letters otherwise.
+/// One id a line, or a JSON array: no id begins with `[`. A body declared as JSON must be an array:
+/// otherwise `null` would be an id of four letters.
 fn people(bytes: &[u8], is_json: bool) -> Result<Vec<UserId>, String> {
     let is_json = is_json || bytes.trim_ascii_start().starts_with(b"[");
     let (ids, place): (Vec<String>, _) = if is_json {
-        // Without the parser's own words, which repeat a value.
+        // Without the parser's own message, which repeats a value.
         let ids = serde_json::from_slice(bytes).map_err(|error| {
             format!(
                 "the body is no JSON array of texts: line {}, column {}",

@@ -1,4 +1,4 @@
-//! One attempt at a change, with a revision of its own.
+//! One attempt at a change, with a new revision.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -21,16 +21,16 @@ pub(super) struct ChangeAttempt<'a> {
     services: &'a Services,
     /// As it was when the revision was taken.
     pub(super) coupon: Coupon,
-    /// All its drops, as they were then.
+    /// All its drops at that time.
     pub(super) all: Vec<Drop>,
     wanted: &'a WantedChange,
     now: DateTime<Utc>,
-    /// Those that are not closed.
+    /// The drops that are not closed.
     open: Vec<(Drop, DropKeys)>,
     plan: WindowPlan,
 }
 
-/// Drops that Redis was changed of ahead of MySQL.
+/// Drops changed in Redis before MySQL.
 type ChangedDrops<'a> = Vec<&'a (Drop, DropKeys)>;
 
 impl<'a> ChangeAttempt<'a> {
@@ -60,7 +60,7 @@ impl<'a> ChangeAttempt<'a> {
         })
     }
 
-    /// The coupon and its drops as they are now. `None`: another operator has changed the coupon
+    /// Returns the changed coupon and its drops. `None`: another operator has changed the coupon
     /// since, and nothing was changed.
     pub(super) async fn run(
         &mut self,
@@ -99,9 +99,9 @@ impl<'a> ChangeAttempt<'a> {
         }
     }
 
-    /// Lowers quantities, and keeps drops that move or go from opening, in Redis and before MySQL.
-    /// Gives the drops that it changed, and those that are in use and stay as they are. `None`:
-    /// others have changed the coupon since.
+    /// Lowers quantities, and keeps drops that are moved or deleted from opening, in Redis before
+    /// MySQL. Returns the drops that it changed, and those that are in use and stay as they are.
+    /// `None`: others have changed the coupon since.
     async fn change_redis(
         &self,
         plan: &WindowPlan,
@@ -146,8 +146,8 @@ impl<'a> ChangeAttempt<'a> {
         Ok(Some((changed, in_use)))
     }
 
-    /// The drops that get fewer, all of which have given out no more than that. All are checked
-    /// before any is changed, so that a conflict changes nothing.
+    /// The drops whose quantity is lowered, none of which has given more than the new one. All are
+    /// checked before any is changed, so that a conflict changes nothing.
     pub(super) async fn check_quantity(&self) -> Result<ChangedDrops<'_>, Problem> {
         let Some(new) = self.wanted.quantity else {
             return Ok(ChangedDrops::new());
@@ -173,8 +173,8 @@ impl<'a> ChangeAttempt<'a> {
         Ok(lowered)
     }
 
-    /// Lowers in Redis, before MySQL: from here on no slot above the new quantity is given out.
-    /// `false`: others have changed the coupon since.
+    /// Lowers the quantity in Redis, before MySQL: from here on no slot above the new quantity is
+    /// given. `false`: others have changed the coupon since.
     async fn lower(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<bool, Problem> {
         for (at, (drop, keys)) in lowered.iter().enumerate() {
             let refused = match self
@@ -185,7 +185,7 @@ impl<'a> ChangeAttempt<'a> {
             {
                 Ok(Lowered::Yes) => continue,
                 Ok(Lowered::Outdated) => None,
-                // A claim came after the check above.
+                // A claim arrived after the check above.
                 Ok(Lowered::GivenOut(count)) => Some(below_given_out(drop.id, count)),
                 Ok(Lowered::Unloaded | Lowered::Unverified) => Some(being_checked(drop.id)),
                 Err(error) => Some(redis_away(&error)),
@@ -196,8 +196,8 @@ impl<'a> ChangeAttempt<'a> {
         Ok(true)
     }
 
-    /// Restores settings in Redis, where MySQL certainly does not have this change. Redis refuses
-    /// it after a write of a later revision.
+    /// Restores settings in Redis if MySQL certainly does not have this change. Redis refuses it
+    /// after a write of a later revision.
     async fn restore(&self, changed: &[&(Drop, DropKeys)]) {
         for (drop, keys) in changed {
             let meta = DropMeta::of(&self.coupon, drop);
@@ -222,11 +222,11 @@ impl<'a> ChangeAttempt<'a> {
             let detail = "rows above that quantity are issued already; nothing was changed";
             return Problem::new(Code::BelowGivenOut, detail);
         }
-        // Otherwise MySQL may have the change, and a quantity raised in Redis could give out slots
-        // that MySQL refuses.
+        // Otherwise MySQL may have the change, and a quantity raised in Redis could give slots that
+        // MySQL refuses.
         mysql_unavailable(
             error,
-            "repeat the request: only then is it certain whether the change stands",
+            "repeat the request: only then is it certain whether the change took effect",
         )
     }
 }

@@ -1,4 +1,4 @@
-//! What a change asks for.
+//! The body of a change.
 
 #![allow(clippy::option_option)] // a field that is not named, null, or a value
 
@@ -58,14 +58,14 @@ struct WallClock(#[serde(with = "schedule::wall_clock")] NaiveTime);
 #[derive(Debug, Deserialize)]
 struct Instant(#[serde(deserialize_with = "schedule::instants::one")] DateTime<Utc>);
 
-/// A field that is there, null or not.
+/// A field that is present, null or not.
 fn or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     d: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(d).map(Some)
 }
 
-/// A change whose fields are right, each by itself.
+/// A change whose fields are valid, each by itself.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WantedChange {
     pub(super) name: Option<String>,
@@ -76,7 +76,7 @@ pub(super) struct WantedChange {
     pub(super) windows: Windows,
 }
 
-/// What is wanted of the windows of drops.
+/// The wanted windows of drops.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Windows {
     pub(super) closes_at: Option<Option<DateTime<Utc>>>,
@@ -97,7 +97,7 @@ impl Windows {
 }
 
 impl WantedChange {
-    /// Whether Redis must follow; it has no name.
+    /// Whether Redis must follow; it does not store the name.
     pub(super) fn is_in_redis(&self) -> bool {
         self.quantity.is_some()
             || self.paused.is_some()

@@ -1,10 +1,10 @@
 //! `PATCH /v1/coupons/{id}`
 //!
-//! MySQL decides; the reconciler makes Redis follow it. What takes something away (a lower
-//! quantity, a drop that moves or goes) stands in Redis first, and all else in MySQL first, so that
-//! a crash between two steps leaves nothing promised that MySQL would refuse. Each attempt first
-//! takes a revision of the coupon, a fencing token: neither Redis nor MySQL accepts its writes
-//! after those of a later revision (docs/decisions/0012-revisions.md).
+//! MySQL decides; the reconciler makes Redis follow it. Changes that take something away (a lower
+//! quantity, a drop that is moved or deleted) are written to Redis first, all others to MySQL
+//! first, so that a crash between two steps leaves nothing promised that MySQL would refuse. Each
+//! attempt first takes a revision of the coupon, a fencing token: neither Redis nor MySQL accepts
+//! its writes after those of a later revision (docs/decisions/0012-revisions.md).
 
 mod attempt;
 mod body;
@@ -82,14 +82,14 @@ pub(crate) async fn change(
 
 enum Changed {
     Yes(Arc<CouponWithDrops>),
-    /// The coupon has this revision, and not the one that was asked for.
+    /// The coupon has this revision instead of the requested one.
     Another(u64),
 }
 
-/// Attempts until a change meets no other operator's.
+/// Attempts until no other operator's change interferes.
 const ATTEMPTS: usize = 5;
 
-/// `only`: nothing is changed where the coupon has another revision.
+/// `only`: change nothing if the coupon has another revision.
 async fn apply(
     services: &Services,
     id: CouponId,
@@ -100,7 +100,7 @@ async fn apply(
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     if wanted.windows != Windows::NONE || wanted.quantity.is_some() {
-        // What can't be done is refused before a revision is taken: corrected, it goes with the
+        // Invalid changes are refused before a revision is taken: the corrected request can use the
         // same `If-Match`.
         let found = services.mysql.operators.coupon(id).await;
         let found = found.map_err(|error| mysql_unavailable(&error, "nothing was changed"))?;
@@ -115,7 +115,8 @@ async fn apply(
     }
     for _ in 0..ATTEMPTS {
         let now = time(services, &wanted).await;
-        // Redis has no name. For the rest no revision is taken while MySQL has lost one.
+        // Redis does not store the name. For other fields no revision is taken while MySQL has lost
+        // one.
         let seen = if wanted.is_in_redis() {
             seen_revision(services, id).await
         } else {
@@ -135,7 +136,7 @@ async fn apply(
             }
             Revision::NoCoupon => return Err(no_such_coupon(id)),
         };
-        // The revision that was asked for is this one by now.
+        // The requested revision is now this one.
         only = only.map(|_| taken.0.revision);
         let mut attempt = ChangeAttempt::new(services, taken, &wanted, now)?;
         if let Some(made) = attempt.run(by.clone()).await? {
@@ -150,7 +151,7 @@ async fn apply(
     ))
 }
 
-/// What comes after MySQL has the change.
+/// The steps after MySQL has the change.
 async fn finish(
     services: &Services,
     attempt: &ChangeAttempt<'_>,
@@ -171,15 +172,14 @@ async fn finish(
             tracing::warn!(%error, drop = %drop.id, "the keys of a drop that is gone stay in Redis");
         }
     }
-    // A coupon that becomes one for people on a list has it in Redis before admission asks. No
-    // other change waits for a list.
+    // A coupon that becomes restricted to a list needs the list in Redis before admission reads it.
+    // No other change waits for a list.
     let has_list = wanted.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
     if wanted.is_in_redis() && !(has_list && follow(services, made.clone()).await) {
-        let detail =
-            "the change stands in MySQL; admission follows within a minute, or when you repeat it";
+        let detail = "MySQL has the change; admission follows within a minute, or when you repeat the request";
         return Err(Problem::unavailable(detail));
     }
-    // Days that the new schedule has and the old had not. Else the next round makes them.
+    // Creates the days that only the new schedule has. If this fails, the next round creates them.
     let db = &services.mysql.operators;
     if let Err(error) =
         make_ahead(db, &services.redis, &made.0, &made.1, services.clock.now()).await
@@ -203,11 +203,11 @@ async fn finish(
     }))
 }
 
-/// For claims that were sent before this process knew that a drop is gone.
+/// For claims sent before this process knew that a drop is deleted.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// Redis's time; a moment earlier where it can't be asked. A closing must never lie ahead of it:
-/// until then people would be admitted.
+/// Redis's time, or a moment earlier if Redis can't be asked. A closing time must never lie ahead
+/// of it: until then users would be admitted.
 async fn time(services: &Services, wanted: &WantedChange) -> DateTime<Utc> {
     if !wanted.windows.close_now {
         return services.clock.now();
@@ -216,8 +216,8 @@ async fn time(services: &Services, wanted: &WantedChange) -> DateTime<Utc> {
     asked.map_or_else(|_| services.clock.now() - TimeDelta::seconds(1), instant)
 }
 
-/// People who wait get what is left now at once. Without this hint the next scheduled pass
-/// does it.
+/// Without this hint, users on the waiting list would get the slots left only in the next scheduled
+/// pass.
 async fn wake_reconciler(services: &Services, id: CouponId, drops: &[Drop]) {
     let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
     let keys: Vec<DropKeys> = unsealed
@@ -228,7 +228,7 @@ async fn wake_reconciler(services: &Services, id: CouponId, drops: &[Drop]) {
     }
 }
 
-/// The highest revision in Redis, 0 where it can't be read.
+/// The highest revision in Redis, 0 if it can't be read.
 async fn seen_revision(services: &Services, id: CouponId) -> u64 {
     services.redis.revision(id).await.unwrap_or_else(|error| {
         tracing::warn!(%error, coupon = %id, "Redis is away while a coupon is changed");
@@ -240,8 +240,8 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
 /// to do it.
 ///
 /// Another operator with a later revision may have written only one field or one drop. A refused
-/// write therefore does not prove that Redis has this change, and everything is written again with
-/// a revision of its own.
+/// write therefore does not prove that Redis has this change, so everything is written again with a
+/// new revision.
 async fn follow(services: &Services, (mut coupon, mut drops): (Coupon, Vec<Drop>)) -> bool {
     for _ in 0..ATTEMPTS {
         match write_all(services, &coupon, &drops).await {
@@ -271,7 +271,7 @@ async fn follow(services: &Services, (mut coupon, mut drops): (Coupon, Vec<Drop>
     false
 }
 
-/// `false` where Redis has seen a later revision.
+/// `false` if Redis has seen a later revision.
 async fn write_all(
     services: &Services,
     coupon: &Coupon,

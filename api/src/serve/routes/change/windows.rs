@@ -1,5 +1,5 @@
-//! Which drops a change of a coupon's windows moves, removes or closes: a pure function of the
-//! coupon, its drops and the time.
+//! Plans which drops a change of a coupon's windows moves, removes or closes: a pure function of
+//! the coupon, its drops and the time.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use firstcome_shared::schedule::{PlannedDrop, Schedule};
 
 use super::body::Windows;
 
-/// What becomes of a coupon's schedule and drops.
+/// The new schedule of a coupon, and the changes of its drops.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct WindowPlan {
     pub(super) schedule: Option<Schedule>,
@@ -48,8 +48,8 @@ pub(super) fn plan(
     Ok(plan)
 }
 
-/// Of two drops that are open at once, admission takes the later one: nobody gets anything of the
-/// earlier one any more, and who tries again takes a second coupon.
+/// If two drops are open at once, admission uses the later one: nobody would get anything from the
+/// earlier one, and users who retry would take a second coupon.
 fn check_one_open_at_a_time(
     drops: &[Drop],
     plan: &WindowPlan,
@@ -62,7 +62,7 @@ fn check_one_open_at_a_time(
         .iter()
         .filter_map(|change| change.to)
         .map(|to| (to.opens_at, to.closes_at));
-    // Days that the new schedule has and the old had not.
+    // Days that only the new schedule has.
     let is_new = |day: &PlannedDrop| {
         drops
             .iter()
@@ -95,7 +95,7 @@ fn check_one_open_at_a_time(
     Ok(())
 }
 
-/// 422. The sentence says what to do.
+/// 422. The detail says what to do.
 fn impossible(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Code::NotPossible, detail)
 }

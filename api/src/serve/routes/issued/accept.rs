@@ -5,7 +5,7 @@ use axum::http::header::ACCEPT;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 
-/// Whether the client would rather have CSV. Without a preference it gets JSON.
+/// Whether the client prefers CSV. Without a preference it gets JSON.
 pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
     let values: Vec<&str> = headers
         .get_all(ACCEPT)
@@ -24,7 +24,7 @@ pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
     Ok(csv > json)
 }
 
-/// How much a type is wanted, by the range that names it best.
+/// The quality of a type, from the range that matches it best.
 fn quality(ranges: &str, kind: &str) -> f32 {
     let any_of_its_sort = kind
         .split('/')

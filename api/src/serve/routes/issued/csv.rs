@@ -1,5 +1,5 @@
 //! All rows as one CSV (RFC 4180), sent page by page: the next page is read when the client has
-//! taken the one before, and no MySQL connection is held meanwhile.
+//! received the previous one, and no MySQL connection is held in the meantime.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -27,7 +27,7 @@ const HEADER: &str = "drop_id,slot,user_id,code,claimed_at,issued_at,issued_by\r
 /// Rows read at a time: some 200 kB.
 const PAGE: usize = 2_000;
 
-/// Longest that a client may take for a page.
+/// Maximum time for a client to receive a page.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn answer(
@@ -41,7 +41,7 @@ pub(super) async fn answer(
         Problem::unavailable("enough of these lists are being sent; try again later")
     })?;
     let left = limit.unwrap_or(usize::MAX);
-    // Before the status: what is refused is refused as a problem.
+    // Before the status is sent: a refusal must be a problem.
     let first = page(&app, which, PAGE.min(left)).await?;
     let name = format!(
         "attachment; filename=\"coupon-{}-issued.csv\"",
@@ -132,7 +132,7 @@ fn line(text: &mut String, row: &IssuedRow) {
     );
 }
 
-/// A spreadsheet takes a field that begins so for a formula, quoted or not.
+/// A spreadsheet takes a field with such a beginning for a formula, quoted or not.
 fn field(text: &str) -> Cow<'_, str> {
     if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         Cow::Owned(format!("\"'{}\"", text.replace('"', "\"\"")))

@@ -1,5 +1,5 @@
-//! `GET /v1/coupons/{id}/issued`: who holds what. The codes are worth something, so that neither a
-//! cache nor a log keeps them.
+//! `GET /v1/coupons/{id}/issued`: the issued coupons. The codes are valuable, so neither caches nor
+//! logs store them.
 
 mod accept;
 mod csv;
@@ -24,7 +24,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{CouponPath, StrictQuery, invalid};
 use crate::serve::state::App;
 
-/// Which rows.
+/// The range of rows.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

@@ -113,7 +113,7 @@ async fn closing_while_redis_is_down_is_finished_by_the_reconciler() {
     let answer = cut_off.patch(coupon.id, &json!({"close_now": true})).await;
     let detail = answer.body["detail"].as_str().unwrap_or_default();
     assert_eq!(
-        (answer.status, detail.contains("stands in MySQL")),
+        (answer.status, detail.contains("MySQL has the change")),
         (503, true),
         "{answer:?}"
     );

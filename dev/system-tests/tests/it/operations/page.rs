@@ -593,7 +593,7 @@ async fn the_first_screen_shows_lost_rows_before_any_pass_and_their_repair() {
         .await
         .unwrap();
     says(&[
-        "<h1>3 people were told yes and have no row yet</h1>",
+        "<h1>3 people were promised a coupon and have no row yet</h1>",
         &rows(22),
         ">3 missing<",
         "The next pass writes what is missing.",

@@ -161,7 +161,7 @@ async fn a_promise_that_cannot_be_kept_is_closed_at_the_story_and_its_alert_ends
         ];
         let (_, story) = act(&kim, "/people", &whom).await;
         assert!(
-            story.contains(&format!("Note that 1 person was told, of drop {drop}")),
+            story.contains(&format!("Record that 1 person was informed, drop {drop}")),
             "{story}"
         );
         let named = |name| whom.into_iter().chain([("name", name)]).collect::<Vec<_>>();
@@ -183,7 +183,7 @@ async fn a_promise_that_cannot_be_kept_is_closed_at_the_story_and_its_alert_ends
         );
         let (status, story) = act(&kim, "/people", &whom).await;
         assert!(
-            status == 200 && !story.contains("Note that 1 person was told"),
+            status == 200 && !story.contains("Record that 1 person was informed"),
             "{status} {story}"
         );
         assert_eq!(f.world.sql.number(open).await, 2 - n);

@@ -61,7 +61,11 @@ async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
         .await;
     let mut drift = injector(&f.world, &coupon).await;
     drift.make(Drift::Unissued, 3).await.unwrap();
-    until_title(&browser, "3 people were told yes and have no row yet").await;
+    until_title(
+        &browser,
+        "3 people were promised a coupon and have no row yet",
+    )
+    .await;
     assert_open_to_all(&browser, "ops-drift").await;
     drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
@@ -203,7 +207,11 @@ async fn a_screen_reports_a_lost_connection_and_recovers_without_a_reload() {
         "document.querySelector('#live').dataset.state === 'live'",
     )
     .await;
-    until_title(&browser, "3 people were told yes and have no row yet").await;
+    until_title(
+        &browser,
+        "3 people were promised a coupon and have no row yet",
+    )
+    .await;
     assert_eq!(browser.run("return window.same").await, json!(true));
 }
 
@@ -236,7 +244,11 @@ async fn a_screen_reports_a_silent_connection_within_20_s_and_recovers() {
         "document.querySelector('#live').dataset.state === 'live'",
     )
     .await;
-    until_title(&browser, "3 people were told yes and have no row yet").await;
+    until_title(
+        &browser,
+        "3 people were promised a coupon and have no row yet",
+    )
+    .await;
     assert_eq!(browser.run("return window.same").await, json!(true));
 }
 

@@ -128,7 +128,7 @@ async fn keys_are_rotated_in_a_file_while_the_process_runs() {
     keys.read().await.unwrap();
     assert!(found(&tokens.person(&old.token())));
     assert_eq!(tokens.person(&new.token()), unknown("new"));
-    // Both count while tokens of both are about; the new one at once.
+    // Both are valid while tokens of both are in use; the new one at once.
     write(&[&old, &new]);
     keys.read_for("new").await;
     assert!(found(&tokens.person(&old.token())) && found(&tokens.person(&new.token())));
@@ -140,7 +140,7 @@ async fn keys_are_rotated_in_a_file_while_the_process_runs() {
     keys.read().await.unwrap();
     assert_eq!(tokens.person(&old.token()), unknown("old"));
     assert!(found(&tokens.person(&new.token())));
-    // A file that is half written changes nothing.
+    // A half-written file changes nothing.
     std::fs::write(file.path(), "{\"keys\": [").unwrap();
     keys.read().await.unwrap_err();
     assert!(found(&tokens.person(&new.token())));
@@ -207,7 +207,7 @@ async fn an_issuer_that_is_away_or_wrong_leaves_the_keys_as_they_were() {
         assert!(found(&tokens.person(&key.token())), "{says}");
         assert!(keys.problem().unwrap().contains(says), "{says}");
     }
-    // A key that the issuer withdrew counts for a day at most if the issuer cannot be read.
+    // A key that the issuer withdrew stays valid for at most a day if the issuer cannot be read.
     let since = Instant::now().checked_sub(OLDEST).unwrap();
     *keys.failing.lock() = Some((since, "it answered 502 Bad Gateway".into()));
     keys.read().await.unwrap_err();
@@ -243,7 +243,7 @@ async fn a_token_without_a_key_s_name_needs_a_set_of_one_key() {
     assert!(
         matches!(tokens.person(&one.token_naming(None)), Err(TokenError::Refused(why)) if why.contains("kid"))
     );
-    // A key without a name, alone, is every token's.
+    // A single key without a name fits every token.
     let mut nameless = one.jwk();
     nameless.as_object_mut().unwrap().remove("kid");
     issuer.says(StatusCode::OK, json!({"keys": [nameless]}).to_string());
@@ -297,7 +297,7 @@ fn only_keys_that_are_meant_for_tokens_and_strong_enough_are_used() {
         )
         .is_err()
     );
-    // RSA by the size of the modulus, whatever zeros stand before it.
+    // RSA keys are sized by the modulus, without leading zeros.
     let rsa = |bits: usize| {
         let mut modulus = vec![0; 9];
         modulus.extend((0..bits.div_ceil(8)).map(|at| {

@@ -50,14 +50,14 @@ async fn redis_and_mysql_are_restored_from_the_mails() {
     // Not earlier: all tests share two browsers.
     let phone = Phone::of_duty(&f.world).await;
     phone.read("mail-run-failed", &failed).await;
-    phone.tap(&failed, "What is wrong now, in a browser").await;
+    phone.tap(&failed, "Current problems, in a browser").await;
     phone.shows("Redis does not answer: nobody can claim").await;
 
     phone.read("mail-admission-closed", &closed).await;
     phone
         .tap(
             &closed,
-            "What is closed, and which store is away, in a browser",
+            "Closed coupons and unavailable stores, in a browser",
         )
         .await;
     phone.shows("Bring Redis back.").await;
@@ -79,7 +79,7 @@ async fn redis_and_mysql_are_restored_from_the_mails() {
         .tap_again(
             "mail-admission-closed",
             &closed,
-            "What is closed, and which store is away, in a browser",
+            "Closed coupons and unavailable stores, in a browser",
         )
         .await;
     until_title(&phone.browser, "Everything is as promised").await;
@@ -88,9 +88,7 @@ async fn redis_and_mysql_are_restored_from_the_mails() {
     daemon.ask(&json!({})).await;
     let gone = mailed(&f.world, &["action needed: MySQL cannot be used"]).await;
     phone.read("mail-mysql-gone", &gone).await;
-    phone
-        .tap(&gone, "What is known meanwhile, in a browser")
-        .await;
+    phone.tap(&gone, "The last known state, in a browser").await;
     phone.shows("MySQL does not answer: rows come late").await;
     proxy.set(ProxyFault::Pass).await.unwrap();
     until_title(&phone.browser, "Everything is as promised").await;
