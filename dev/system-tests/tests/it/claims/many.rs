@@ -2,20 +2,8 @@
 //! slot.
 
 use firstcome_testkit::{
-    PromisedAnswer, all_issued, assert_clean, assert_exact, eventually, open_world, people, rush,
-    tally,
+    all_issued, assert_clean, assert_exact, eventually, open_world, people, rush, tally,
 };
-
-/// Everyone's slot, no two the same.
-fn accepted_slots(answers: &[PromisedAnswer]) -> Vec<u32> {
-    let accepted = answers.iter().filter(|(_, answer)| answer.is_accepted());
-    let mut slots: Vec<u32> = accepted
-        .filter_map(|(_, answer)| answer.promised())
-        .map(|(_, slot)| slot)
-        .collect();
-    slots.sort_unstable();
-    slots
-}
 
 /// How many come for five hundred; `CROWD=10000` for a release.
 fn crowd() -> usize {
@@ -53,24 +41,4 @@ async fn five_hundred_for_thousands_of_people_over_two_apis_and_two_consumers_ar
     assert_exact(&world, &coupon, 500, &answers).await;
     drop(consumers);
     assert_clean(&world.pass().await, &coupon);
-}
-
-#[tokio::test]
-async fn several_coupons_at_once_do_not_mix() {
-    let (world, api) = open_world("several").await;
-    let _consumers = [world.consume().await, world.consume().await];
-    let mut all = Vec::new();
-    for quantity in [7, 30, 64] {
-        all.push((api.open_coupon(quantity).await, quantity));
-    }
-    let users = people(100);
-    let rushes = all
-        .iter()
-        .map(|(coupon, _)| rush(&[&api], coupon.id, &users, 50));
-    let answers = futures_util::future::join_all(rushes).await;
-    for ((coupon, quantity), answers) in all.iter().zip(&answers) {
-        all_issued(&world, coupon.drop, *quantity as usize).await;
-        assert_eq!(accepted_slots(answers), (1..=*quantity).collect::<Vec<_>>());
-        assert_exact(&world, coupon, *quantity, answers).await;
-    }
 }

@@ -26,35 +26,6 @@ async fn has_everybody(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
     redis_holders(&fixture.world, coupon).await.len() == 5
 }
 
-#[tokio::test]
-async fn a_drop_that_is_lost_a_second_time_is_waited_for_again() {
-    let fixture = Fixture::new("d-lost-twice").await;
-    let daemon = fixture
-        .world
-        .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
-        .await;
-    let (coupon, _) = fixture.held("Twice", 20, 5).await;
-    let clean = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean'";
-    for times in 1..=2 {
-        delete(&fixture, &coupon).await;
-        eventually("it is made anew", LIMIT, async || {
-            has_everybody(&fixture, &coupon).await
-        })
-        .await;
-        assert_eq!(
-            daemon.process.log().matches(WAITS).count(),
-            times,
-            "{}",
-            daemon.process.log()
-        );
-        let before = fixture.world.sql.number(clean).await;
-        eventually("a pass finds nothing", LIMIT, async || {
-            fixture.world.sql.number(clean).await > before
-        })
-        .await;
-    }
-}
-
 /// No pass has seen the drop whole in between.
 #[tokio::test]
 async fn a_drop_that_is_lost_again_before_the_next_pass_is_waited_for_again() {
