@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Shipped programs do not depend on the machine's OpenSSL (.cargo/config.toml).
+export OPENSSL_NO_VENDOR=0
+
 cache=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}
 root=$cache/auditable-1
 

@@ -356,7 +356,9 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
 
 /// Moves a drop's window, in MySQL and in Redis, to milliseconds from now.
 pub(crate) async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
-    let at = |ms| Utc::now() + TimeDelta::milliseconds(ms);
+    // One instant for both stores: a drop that MySQL opens before Redis does is another case.
+    let now = Utc::now();
+    let at = |ms| now + TimeDelta::milliseconds(ms);
     let text = |ms| {
         at(ms)
             .naive_utc()

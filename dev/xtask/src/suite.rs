@@ -19,7 +19,7 @@ const SYSTEM: &str = "it";
 /// Tests of the whole system that run before a release and not for every change: each costs several
 /// times what another one does. Every change has schedules of several faults instead of the single
 /// ones, and the services' own tests of what the pages are sent.
-const BEFORE_A_RELEASE: [&str; 64] = [
+const BEFORE_A_RELEASE: [&str; 65] = [
     // Single faults: servers of their own, which are killed, silent or full.
     "faults::single",
     "faults::brokers",
@@ -61,6 +61,7 @@ const BEFORE_A_RELEASE: [&str; 64] = [
     "who_waits_for_the_code_looks_soon",
     // Many rows, people or processes.
     "claims::acknowledged",
+    "consumer::flood",
     "operations::added_column",
     "operations::catalogue",
     "operations::connections",
