@@ -3,17 +3,26 @@
 
 use firstcome_model::{Case, cases};
 
-fn explore(right: bool) {
-    for case in cases().into_iter().filter(|case| case.is_right == right) {
-        let Case { name, .. } = &case;
-        let (name, least) = (
-            name.clone(),
-            if name.starts_with("claims") {
-                10_000
-            } else {
-                500
-            },
-        );
+/// Two thirds of all states: explored before a release.
+const LARGE: [&str; 2] = [
+    "claims: \"everything but Redis fails, twice\"",
+    "claims: \"two reconcilers, everything but Redis fails\"",
+];
+
+fn is_large(case: &Case) -> bool {
+    LARGE.contains(&case.name.as_str())
+}
+
+fn explore(cases: impl Iterator<Item = Case>) {
+    let mut explored = 0;
+    for case in cases {
+        explored += 1;
+        let (name, right) = (case.name.clone(), case.is_right);
+        let least = if name.starts_with("claims") {
+            10_000
+        } else {
+            500
+        };
         let (states, broken) = case.explore();
         println!(
             "{name}: {states} states, breaks {:?}",
@@ -25,14 +34,22 @@ fn explore(right: bool) {
             "{name}: too few states to prove anything"
         );
     }
+    assert!(explored >= LARGE.len());
 }
 
 #[test]
 fn every_promise_holds_in_every_state() {
-    explore(true);
+    let cases = cases().into_iter().filter(|case| case.is_right);
+    explore(cases.filter(|case| !is_large(case)));
+}
+
+#[test]
+#[ignore = "before a release: make faults"]
+fn every_promise_holds_in_every_state_of_the_largest_worlds() {
+    explore(cases().into_iter().filter(is_large));
 }
 
 #[test]
 fn every_wrong_protocol_is_caught() {
-    explore(false);
+    explore(cases().into_iter().filter(|case| !case.is_right));
 }

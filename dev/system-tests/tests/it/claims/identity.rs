@@ -37,102 +37,102 @@ async fn foreign_user_ids_can_claim_return_and_be_repaired() {
     let fixture = Fixture::new("odd-ids").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let daemon = world.daemon().await;
-    for once_per in ["coupon", "drop"] {
-        let mut body = coupon_body("Odd ids", 7, 5);
-        body["once_per"] = json!(once_per);
-        let coupon = api.create_coupon(&body).await;
-        let ids = odd_ids(coupon.drop);
-        let mut answers = Vec::new();
-        for (slot, id) in (1..).zip(&ids[..7]) {
-            let answer = api.claim(coupon.id, id).await;
-            assert_eq!(
-                answer,
-                Answer::Accepted {
-                    drop: coupon.drop,
-                    slot,
-                    queued: true
-                },
-                "{id}"
-            );
-            assert_eq!(
-                api.claim(coupon.id, id).await,
-                Answer::Already {
-                    drop: coupon.drop,
-                    slot
-                },
-                "{id}"
-            );
-            answers.push((id.clone(), answer));
-        }
-        assert!(matches!(
-            api.claim(coupon.id, &ids[7]).await,
-            Answer::Waiting { .. }
-        ));
-        all_issued(world, coupon.drop, 7).await;
-        assert_exact(world, &coupon, 7, &answers).await;
-
-        // A lost row and a lost admission are restored for the same user.
-        world
-            .sql
-            .query(&format!(
-                "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2",
-                coupon.drop
-            ))
-            .await;
-        let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
-        world.redis.command::<i64>(&["ZREM", &users, &ids[3]]).await;
-        let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
-        assert_eq!(run.status, Status::Repaired, "{run:#?}");
-        assert_exact(world, &coupon, 7, &answers).await;
-
-        let path = format!("/v1/coupons/{}/issued", coupon.id);
-        let csv = api
-            .http()
-            .ops(Method::GET, &path)
-            .header(ACCEPT, "text/csv")
-            .send()
-            .await
-            .unwrap();
-        let csv = csv.text().await.unwrap();
-        for id in &ids[..7] {
-            let field = if id.starts_with(['=', '-']) {
-                format!("\"'{id}\"")
-            } else {
-                id.clone()
-            };
-            assert!(csv.contains(&format!(",{field},")), "{id}: {csv}");
-            let path = format!("/v1/coupons/{}/people/{}", coupon.id, encoded(id));
-            let story = Http::send(daemon.http().ops(Method::GET, &path)).await.body;
-            assert_eq!(
-                (&story["user_id"], &story["holds"]),
-                (&json!(id), &json!("issued")),
-                "{story}"
-            );
-        }
-        // A returned and a revoked claim affect only their own user, and their slots go to the
-        // next.
-        let revoked = json!({"reason": "bought by a script", "by": "Kim"});
+    let coupon = api.create_coupon(&coupon_body("Odd ids", 7, 5)).await;
+    let ids = odd_ids(coupon.drop);
+    let mut answers = Vec::new();
+    for (slot, id) in (1..).zip(&ids[..7]) {
+        let answer = api.claim(coupon.id, id).await;
         assert_eq!(
-            api.revoke(coupon.id, &encoded(&ids[3]), &revoked).await,
-            Ok((coupon.drop, Some(4)))
+            answer,
+            Answer::Accepted {
+                drop: coupon.drop,
+                slot,
+                queued: true
+            },
+            "{id}"
         );
         assert_eq!(
-            api.give_back(coupon.id, &ids[0]).await,
-            Ok((coupon.drop, Some(1)))
+            api.claim(coupon.id, id).await,
+            Answer::Already {
+                drop: coupon.drop,
+                slot
+            },
+            "{id}"
         );
-        // A pass may meet a revocation in progress.
-        eventually("a pass finds it exact, or a free slot", LIMIT, async || {
+        answers.push((id.clone(), answer));
+    }
+    assert!(matches!(
+        api.claim(coupon.id, &ids[7]).await,
+        Answer::Waiting { .. }
+    ));
+    all_issued(world, coupon.drop, 7).await;
+    assert_exact(world, &coupon, 7, &answers).await;
+
+    // A row and an admission that are lost come back as the same person's.
+    world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2",
+            coupon.drop
+        ))
+        .await;
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    world.redis.command::<i64>(&["ZREM", &users, &ids[3]]).await;
+    let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_exact(world, &coupon, 7, &answers).await;
+
+    let path = format!("/v1/coupons/{}/issued", coupon.id);
+    let csv = api
+        .http()
+        .ops(Method::GET, &path)
+        .header(ACCEPT, "text/csv")
+        .send()
+        .await
+        .unwrap();
+    let csv = csv.text().await.unwrap();
+    for id in &ids[..7] {
+        let field = if id.starts_with(['=', '-']) {
+            format!("\"'{id}\"")
+        } else {
+            id.clone()
+        };
+        assert!(csv.contains(&format!(",{field},")), "{id}: {csv}");
+        let path = format!("/v1/coupons/{}/people/{}", coupon.id, encoded(id));
+        let story = Http::send(daemon.http().ops(Method::GET, &path)).await.body;
+        assert_eq!(
+            (&story["user_id"], &story["holds"]),
+            (&json!(id), &json!("issued")),
+            "{story}"
+        );
+    }
+    // What one gives back, and what is revoked of another, is theirs alone and goes to the
+    // next.
+    let revoked = json!({"reason": "bought by a script", "by": "Kim"});
+    assert_eq!(
+        api.revoke(coupon.id, &encoded(&ids[3]), &revoked).await,
+        Ok((coupon.drop, Some(4)))
+    );
+    assert_eq!(
+        api.give_back(coupon.id, &ids[0]).await,
+        Ok((coupon.drop, Some(1)))
+    );
+    // A pass may meet a revocation that is under way.
+    eventually(
+        "a pass finds it exact, or a slot that is left",
+        LIMIT,
+        async || {
             let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
             run.drops.iter().all(|drop| drop.exact) || run.status == Status::Drift
-        })
-        .await;
-        for (id, status) in [
-            (&ids[0], "revoked"),
-            (&ids[3], "revoked"),
-            (&ids[7], "issued"),
-            (&ids[2], "issued"),
-        ] {
-            assert_eq!(api.me(coupon.id, id).await["status"], status, "{id}");
-        }
+        },
+    )
+    .await;
+    for (id, status) in [
+        (&ids[0], "revoked"),
+        (&ids[3], "revoked"),
+        (&ids[7], "issued"),
+        (&ids[2], "issued"),
+    ] {
+        assert_eq!(api.me(coupon.id, id).await["status"], status, "{id}");
     }
 }

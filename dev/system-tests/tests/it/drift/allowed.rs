@@ -12,7 +12,7 @@ use firstcome_testkit::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{FoundDrift, dry_run_lists, injector, pass_repairs};
+use crate::drift::support::{FoundDrift, injector, pass_repairs};
 
 fn body(name: &str, quantity: u32) -> Value {
     let mut body = coupon_body(name, quantity, 0);
@@ -97,7 +97,6 @@ async fn a_lost_or_different_list_in_redis_is_found_and_rewritten() {
                 .command::<firstcome_shared::redis::Value>(command)
                 .await;
         }
-        dry_run_lists(&fixture.world, &differs).await;
         let run = pass_repairs(&fixture.world, &differs).await;
         assert!(
             run.all_findings()
@@ -109,16 +108,12 @@ async fn a_lost_or_different_list_in_redis_is_found_and_rewritten() {
             ["a", "b", "c"],
             "{spoil:?}"
         );
-        assert_eq!(
-            fixture.world.pass().await.status,
-            Status::Clean,
-            "{spoil:?}"
-        );
         assert!(
             fixture.api.claim(coupon.id, "x").await.is("not_allowed"),
             "{spoil:?}"
         );
     }
+    assert_eq!(fixture.world.pass().await.status, Status::Clean);
     assert!(fixture.api.claim(coupon.id, "b").await.is_accepted());
 }
 
@@ -244,10 +239,10 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
     )
     .await;
     for drift in [Drift::RedisFlushed, Drift::RedisLost] {
-        let coupon = fixture.api.create_coupon(&body(&drift.name(), 500)).await;
-        let people: Vec<String> = (0..400).map(|n| format!("u-{n}")).collect();
+        let coupon = fixture.api.create_coupon(&body(&drift.name(), 200)).await;
+        let people: Vec<String> = (0..100).map(|n| format!("u-{n}")).collect();
         let names: Vec<&str> = people.iter().map(String::as_str).collect();
-        put_on(&fixture, &coupon, &names[..200]).await;
+        put_on(&fixture, &coupon, &names[..50]).await;
         assert!(fixture.api.claim(coupon.id, "u-0").await.is_accepted());
         injector(&fixture.world, &coupon)
             .await
@@ -256,7 +251,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
             .unwrap();
         // Users unknown to Redis.
         let sql = &fixture.world.sql;
-        let rows: Vec<String> = people[200..]
+        let rows: Vec<String> = people[50..]
             .iter()
             .map(|user| format!("({}, '{user}')", coupon.id))
             .collect();
@@ -266,7 +261,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
         ))
         .await;
         let list =
-            "revision = revision + 1, allow_list_revision = revision, allow_list_people = 400";
+            "revision = revision + 1, allow_list_revision = revision, allow_list_people = 100";
         sql.query(&format!(
             "UPDATE coupons SET {list} WHERE id = {}",
             coupon.id
@@ -285,7 +280,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
             }
         };
         tokio::join!(fixture.world.pass(), claims);
-        assert_eq!(agreed(&fixture, &coupon).await.len(), 400);
+        assert_eq!(agreed(&fixture, &coupon).await.len(), 100);
         assert!(
             fixture
                 .api

@@ -33,6 +33,16 @@ async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile(
         "{running:?}"
     );
     assert_eq!(running.body["finished_at"], Value::Null);
+    eventually("its progress is shown", LIMIT, async || {
+        let list = slow.daemon.http().ops(Method::GET, "/v1/runs?limit=1");
+        let run = Http::send(list).await.body["runs"][0].clone();
+        run["run_id"] == id.as_str() && run["progress"]["compared"].as_u64() > Some(0)
+    })
+    .await;
+    assert_eq!(get().await.body["progress"]["drops"], 1);
+    let began = "firstcome_pass_start_timestamp_seconds";
+    let began = slow.daemon.http().metric(began, &[]).await;
+    assert!(began > Some(1e9), "{began:?}");
     slow.proxy
         .set(firstcome_stack::ProxyFault::Pass)
         .await

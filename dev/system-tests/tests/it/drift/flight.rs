@@ -131,38 +131,6 @@ async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
 }
 
 #[tokio::test]
-async fn a_process_stopped_in_mid_pass_ends_within_seconds_and_the_next_repairs() {
-    let fixture = Fixture::new("d-term").await;
-    let world = &fixture.world;
-    let (coupon, answers) = fixture.held("Stopped", 200, 200).await;
-    let slow = Hindered::start(world, &[]).await;
-    injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
-    let stopped = slow.begin_slow_pass(world).await;
-    let begun = std::time::Instant::now();
-    assert_eq!(
-        slow.daemon.process.stop().await,
-        0,
-        "{}",
-        slow.daemon.process.log()
-    );
-    // The process gives its pass ten seconds.
-    assert!(
-        begun.elapsed() < Duration::from_secs(12),
-        "it took {:?}",
-        begun.elapsed()
-    );
-    assert_eq!(status_of(world, &stopped).await.as_deref(), Some("failed"));
-    assert!(error_of(world, &stopped).await.contains("told to stop"));
-    assert_eq!(world.pass().await.status, Status::Repaired);
-    assert_settled(world, &coupon, 200, 200, &answers).await;
-    clean_pass(world, &coupon).await;
-}
-
-#[tokio::test]
 async fn a_schedule_shorter_than_a_pass_does_not_pile_up() {
     let fixture = Fixture::new("d-pile").await;
     let world = &fixture.world;

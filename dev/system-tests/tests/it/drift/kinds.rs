@@ -4,10 +4,7 @@
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::drift::{AffectedPerson, Drift, DriftStoreArgs, Injected, Injector};
-use firstcome_testkit::{
-    Fixture, LIMIT, MadeCoupon, WorldStores, assert_clean, assert_kept, eventually,
-};
-use serde_json::json;
+use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, assert_clean, assert_kept};
 
 use crate::drift::support::{
     assert_settled, assert_whole, clean_pass, dry_run, dry_run_lists, expected, found, found_in,
@@ -178,36 +175,6 @@ async fn failed_claims_are_issued_resolved_as_duplicates_or_readmitted() {
 }
 
 #[tokio::test]
-async fn users_forgotten_or_misplaced_by_redis_are_restored_to_their_slots() {
-    let fixture = Fixture::new("d-missing").await;
-    let kind = Kind::MissingAdmission;
-    let cases = [
-        DriftCase {
-            drift: Drift::MissingAdmission,
-            n: 3,
-            kind,
-            held: 20,
-            end: 20,
-        },
-        DriftCase {
-            drift: Drift::MissingClaimants,
-            n: 3,
-            kind,
-            held: 20,
-            end: 20,
-        },
-        DriftCase {
-            drift: Drift::MissingMoved,
-            n: 2,
-            kind,
-            held: 12,
-            end: 12,
-        },
-    ];
-    mend(&fixture, &cases).await;
-}
-
-#[tokio::test]
 async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     let fixture = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
@@ -259,67 +226,35 @@ async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     }
 }
 
+/// People whom Redis forgot, has on other slots, twice on one slot, or above the quantity; and a drop
+/// of which it has nothing.
 #[tokio::test]
-async fn of_two_users_on_a_slot_the_one_with_the_row_keeps_it() {
-    let fixture = Fixture::new("d-conflict").await;
-    mend(
-        &fixture,
-        &[DriftCase {
-            drift: Drift::SlotConflict,
-            n: 2,
-            kind: Kind::SlotConflict,
-            held: 12,
-            end: 14,
-        }],
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn users_on_others_slots_return_to_those_of_their_rows() {
-    let fixture = Fixture::new("d-misplaced").await;
-    let kind = Kind::MissingAdmission;
-    let cases = [20, 12].map(|held| DriftCase {
-        drift: Drift::ConflictMoved,
-        n: 2,
+async fn people_whom_redis_has_wrongly_get_the_slots_of_their_rows_or_free_ones() {
+    let fixture = Fixture::new("d-wrong").await;
+    let case = |drift, n, kind, held, end| DriftCase {
+        drift,
+        n,
         kind,
         held,
-        end: held,
-    });
-    mend(&fixture, &cases).await;
-}
-
-#[tokio::test]
-async fn exchanged_users_return_to_the_slots_of_their_rows() {
-    let fixture = Fixture::new("d-exchanged").await;
-    let kind = Kind::MissingAdmission;
-    mend(
-        &fixture,
-        &[DriftCase {
-            drift: Drift::ConflictExchanged,
-            n: 2,
-            kind,
-            held: 20,
-            end: 20,
-        }],
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn users_beyond_the_quantity_get_free_slots_if_there_are_any() {
-    let fixture = Fixture::new("d-above").await;
-    mend(
-        &fixture,
-        &[DriftCase {
-            drift: Drift::OverAdmitted,
-            n: 2,
-            kind: Kind::OverAdmitted,
-            held: 12,
-            end: 14,
-        }],
-    )
-    .await;
+        end,
+    };
+    let missing = Kind::MissingAdmission;
+    let cases = [
+        case(Drift::MissingAdmission, 3, missing, 20, 20),
+        case(Drift::MissingClaimants, 3, missing, 20, 20),
+        case(Drift::MissingMoved, 2, missing, 12, 12),
+        case(Drift::ConflictMoved, 2, missing, 20, 20),
+        case(Drift::ConflictMoved, 2, missing, 12, 12),
+        case(Drift::ConflictExchanged, 2, missing, 20, 20),
+        case(Drift::SlotConflict, 2, Kind::SlotConflict, 12, 14),
+        case(Drift::OverAdmitted, 2, Kind::OverAdmitted, 12, 14),
+        case(Drift::RedisLost, 1, Kind::RedisLost, 20, 20),
+        case(Drift::RedisLost, 1, Kind::RedisLost, 12, 12),
+    ];
+    // A mail names a few drops.
+    for some in cases.chunks(5) {
+        mend(&fixture, some).await;
+    }
 }
 
 #[tokio::test]
@@ -431,19 +366,6 @@ async fn free_slots_go_to_waiting_users() {
 }
 
 #[tokio::test]
-async fn a_drop_whose_keys_are_gone_is_rebuilt() {
-    let fixture = Fixture::new("d-keys").await;
-    let cases = [20, 12].map(|held| DriftCase {
-        drift: Drift::RedisLost,
-        n: 1,
-        kind: Kind::RedisLost,
-        held,
-        end: held,
-    });
-    mend(&fixture, &cases).await;
-}
-
-#[tokio::test]
 async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-flushed").await;
@@ -499,46 +421,6 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
         }
         fixture.world.mail.clear();
     }
-}
-
-#[tokio::test]
-async fn a_daemon_reopens_a_flushed_redis_without_a_schedule() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-watch").await;
-    let daemon = fixture.world.daemon().await;
-    daemon.reconcile(&json!({})).await;
-    for (round, drift) in [Drift::RedisFlushed, Drift::RedisGate, Drift::RedisFlushed]
-        .into_iter()
-        .enumerate()
-    {
-        let (coupon, answers) = fixture.held(&format!("Watched {round}"), 20, 12).await;
-        injector(&fixture.world, &coupon)
-            .await
-            .make(drift, 1)
-            .await
-            .unwrap();
-        assert!(
-            fixture
-                .api
-                .claim(coupon.id, "u-late")
-                .await
-                .is("unavailable"),
-            "closed while unsure"
-        );
-        eventually("it is open again", LIMIT, async || {
-            fixture
-                .api
-                .claim(coupon.id, "u-late")
-                .await
-                .promised()
-                .is_some()
-        })
-        .await;
-        firstcome_testkit::all_issued(&fixture.world, coupon.drop, 13).await;
-        assert_kept(&fixture.world, &coupon, &answers, &[]).await;
-        clean_pass(&fixture.world, &coupon).await;
-    }
-    assert_eq!(daemon.process.stop().await, 0);
 }
 
 #[tokio::test]

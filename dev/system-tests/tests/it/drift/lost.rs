@@ -26,36 +26,7 @@ async fn has_everybody(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
     redis_holders(&fixture.world, coupon).await.len() == 5
 }
 
-#[tokio::test]
-async fn a_second_loss_of_a_drop_is_waited_for_again() {
-    let fixture = Fixture::new("d-lost-twice").await;
-    let daemon = fixture
-        .world
-        .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
-        .await;
-    let (coupon, _) = fixture.held("Twice", 20, 5).await;
-    let clean = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean'";
-    for times in 1..=2 {
-        delete(&fixture, &coupon).await;
-        eventually("it is rebuilt", LIMIT, async || {
-            has_everybody(&fixture, &coupon).await
-        })
-        .await;
-        assert_eq!(
-            daemon.process.log().matches(WAITS).count(),
-            times,
-            "{}",
-            daemon.process.log()
-        );
-        let before = fixture.world.sql.number(clean).await;
-        eventually("a pass finds nothing", LIMIT, async || {
-            fixture.world.sql.number(clean).await > before
-        })
-        .await;
-    }
-}
-
-/// No pass has seen the drop complete in between.
+/// No pass has seen the drop whole in between.
 #[tokio::test]
 async fn a_second_loss_before_the_next_pass_is_waited_for_again() {
     let fixture = Fixture::new("d-lost-again").await;

@@ -1,19 +1,16 @@
-//! Many kinds of drift at once: in one drop, and over many drops of many coupons.
+//! Many kinds of drift at once in one drop.
 
 use std::collections::BTreeSet;
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{
-    Fixture, MadeCoupon, PromisedAnswer, WorldStores, all_issued, assert_kept, coupon_body, people,
-    rush,
-};
+use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, all_issued, assert_kept, people, rush};
 use serde_json::json;
 
 use crate::drift::support::{
-    FoundDrift, assert_settled, assert_whole, clean_pass, dry_run, expected, found, found_in,
-    injector, mailed,
+    FoundDrift, assert_settled, assert_whole, clean_pass, dry_run, expected, found, injector,
+    mailed,
 };
 
 /// The reconciler's name for the injected drift.
@@ -122,110 +119,6 @@ async fn all_kinds_of_drift_in_one_drop_are_found_and_repaired_together() {
         .await;
     clean_pass(&fixture.world, &coupon).await;
     mailed(&fixture.world, &["resolved", "All at once"]).await;
-}
-
-const COUPONS: usize = 10;
-const DROPS: usize = 2;
-const HELD: usize = 10;
-
-/// Ten coupons with two drops each, the last of which is still open.
-async fn many_drops(fixture: &Fixture) -> Vec<(MadeCoupon, Vec<PromisedAnswer>)> {
-    let mut drops = Vec::new();
-    let mut coupons = Vec::new();
-    for n in 0..COUPONS {
-        coupons.push(
-            fixture
-                .api
-                .create_coupon(&coupon_body(&format!("Coupon {n}"), 15, 0))
-                .await,
-        );
-    }
-    for round in 0..DROPS {
-        if round > 0 {
-            for coupon in &mut coupons {
-                let day = format!("2026-01-{:02}", round + 1);
-                let next = format!(
-                    "INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '{day}', 15)",
-                    coupon.id
-                );
-                fixture.world.sql.query(&next).await;
-                let newest = format!("SELECT MAX(id) FROM drops WHERE coupon_id = {}", coupon.id);
-                coupon.drop = fixture.world.sql.number(&newest).await;
-            }
-            fixture.world.pass().await;
-        }
-        for coupon in &coupons {
-            let users: Vec<String> = people(HELD)
-                .iter()
-                .map(|user| format!("{user}-{round}"))
-                .collect();
-            let answers = rush(&[&fixture.api], coupon.id, &users, 10).await;
-            drops.push((coupon.clone(), answers));
-        }
-    }
-    for (coupon, _) in &drops {
-        all_issued(&fixture.world, coupon.drop, HELD).await;
-    }
-    drops
-}
-
-#[tokio::test]
-async fn drift_in_twenty_drops_of_ten_coupons_is_repaired_in_one_pass() {
-    let fixture = Fixture::new("d-twenty").await;
-    let drops = many_drops(&fixture).await;
-    assert_eq!(drops.len(), COUPONS * DROPS);
-    let kinds = [
-        (Drift::Unissued, HELD),
-        (Drift::FailedClaim, HELD),
-        (Drift::FailedDuplicate, HELD),
-        (Drift::FailedSlotTaken, HELD + 2),
-        (Drift::MissingAdmission, HELD),
-        (Drift::MissingClaimants, HELD),
-        (Drift::MissingMoved, HELD),
-        (Drift::CountLower, HELD),
-        (Drift::CountHigher, HELD),
-        (Drift::CountGap, HELD + 1),
-        (Drift::SlotConflict, HELD + 2),
-        (Drift::ConflictExchanged, HELD),
-        (Drift::OverAdmitted, HELD + 2),
-        (Drift::RedisLost, HELD),
-    ];
-    let mut made = Vec::new();
-    for ((coupon, answers), (drift, end)) in drops.iter().zip(kinds.iter().cycle()) {
-        let done = injector(&fixture.world, coupon)
-            .await
-            .make(*drift, 2)
-            .await
-            .unwrap();
-        made.push((coupon, answers, expected(word(*drift), &done), *end));
-    }
-    let (dry, run) = (dry_run(&fixture.world).await, fixture.world.pass().await);
-    assert_eq!(
-        (dry.drops.len(), run.drops.len(), run.status),
-        (20, 20, Status::Repaired),
-        "{run:#?}"
-    );
-    for (coupon, answers, expected, end) in &made {
-        assert_eq!(
-            found_in(&dry, coupon.drop),
-            *expected,
-            "dry run of drop {}",
-            coupon.drop
-        );
-        assert_eq!(
-            found_in(&run, coupon.drop),
-            *expected,
-            "run of drop {}",
-            coupon.drop
-        );
-        assert_settled(&fixture.world, coupon, 15, *end, answers).await;
-    }
-    assert!(
-        run.all_findings().all(|f| f.result == Outcome::Applied),
-        "{run:#?}"
-    );
-    mailed(&fixture.world, &["repaired", "20 drops of 10 coupons"]).await;
-    clean_pass(&fixture.world, made[0].0).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,6 @@ mod broken;
 mod crashes;
 mod ended;
 mod explain;
-mod failed_claims;
 mod flight;
 mod foreign;
 mod forged;

@@ -1,16 +1,11 @@
 //! Repairs: after one pass the drop is exact again, and a second pass finds nothing.
 
-use std::time::Duration;
-
-use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
+use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
     Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
     assert_clean, assert_exact, eventually, given_out, kinds, open_world, people, rush,
 };
-use serde_json::json;
-
-use crate::drift::support::read;
 
 /// One repairing pass, then exact, then a pass that finds nothing.
 async fn one_pass_mends(
@@ -29,39 +24,6 @@ async fn one_pass_mends(
     assert_exact(world, coupon, 20, answers).await;
     assert_clean(&world.pass().await, coupon);
     assert_exact(world, coupon, 20, answers).await;
-}
-
-#[tokio::test]
-async fn a_changed_counter_is_corrected() {
-    let (world, api) = open_world("count").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    let key = world.redis.of_drop(coupon.id, coupon.drop, "count");
-    let cases = [
-        (vec!["SET", &key, "3"], Kind::CountMismatch),
-        (vec!["SET", &key, "1000"], Kind::CountMismatch),
-        (vec!["SET", &key, "-1"], Kind::CountMismatch),
-        // Without a readable counter, nothing in Redis says what it was.
-        (vec!["SET", &key, "many"], Kind::RedisLost),
-        (vec!["DEL", &key], Kind::RedisLost),
-    ];
-    for (wrong, kind) in cases {
-        world
-            .redis
-            .command::<firstcome_shared::redis::Value>(&wrong)
-            .await;
-        assert!(
-            matches!(
-                api.claim(coupon.id, "u-late").await,
-                Answer::Problem(409 | 503, _)
-            ),
-            "never one too many"
-        );
-        one_pass_mends(&world, &coupon, &answers, &[(kind, 1)]).await;
-        assert!(
-            api.claim(coupon.id, "u-late").await.is("sold_out"),
-            "after {wrong:?}"
-        );
-    }
 }
 
 #[tokio::test]
@@ -235,76 +197,7 @@ async fn a_lost_or_changed_code_key_is_reported_until_a_person_decides() {
     assert_eq!(told().await, (Status::Clean, vec![]));
 }
 
-#[tokio::test]
-async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_users_slot() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = WorldStores::shared().await.with_redis(&redis);
-    let Fixture {
-        world,
-        api,
-        consumer,
-    } = Fixture::on(stores, "flushed").await;
-    let coupon = api.open_coupon(20).await;
-    // Three kinds of evidence: rows, unread messages, and users that only Redis knew. The latter
-    // have no slot left to defend, so everyone here is in MySQL or on the topic.
-    let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
-    all_issued(&world, coupon.drop, 10).await;
-    consumer.process.stop().await;
-    answers.extend(
-        rush(
-            &[&api],
-            coupon.id,
-            &["w-1".into(), "w-2".into(), "w-3".into()],
-            3,
-        )
-        .await,
-    );
-    assert!(
-        answers.iter().all(|(_, answer)| answer.is_accepted()),
-        "{answers:?}"
-    );
-
-    world.redis.command::<()>(&["FLUSHALL"]).await;
-    assert!(
-        matches!(
-            api.claim(coupon.id, "u-late").await,
-            Answer::Problem(503, _)
-        ),
-        "closed while unsure"
-    );
-    let run = world.pass().await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert!(kinds(&run).contains_key(&Kind::RedisLost), "{run:#?}");
-    for (user, answer) in &answers {
-        let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(
-            api.claim(coupon.id, user).await,
-            Answer::Already { drop, slot },
-            "{user}"
-        );
-    }
-    let later = rush(
-        &[&api],
-        coupon.id,
-        &(14..=40).map(|n| format!("x-{n}")).collect::<Vec<_>>(),
-        10,
-    )
-    .await;
-    assert_eq!(
-        later
-            .iter()
-            .filter(|(_, answer)| answer.is_accepted())
-            .count(),
-        7
-    );
-    answers.extend(later);
-    let _consumer = world.consume().await;
-    all_issued(&world, coupon.drop, 20).await;
-    assert_exact(&world, &coupon, 20, &answers).await;
-    assert_clean(&world.pass().await, &coupon);
-}
-
-/// Without `read_uncommitted` no client sees messages after that of the open transaction.
+/// Without `read_uncommitted` no client sees what comes after the message of the open transaction.
 #[tokio::test]
 async fn an_open_foreign_transaction_hides_no_claims() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -437,45 +330,4 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     );
     all_issued(&world, coupon.drop, 8).await;
     assert_exact(&world, &coupon, 8, &answers).await;
-}
-
-#[tokio::test]
-async fn repairs_are_mailed_and_recorded() {
-    let (world, api) = open_world("mailed").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    let daemon = world.daemon().await;
-    world
-        .sql
-        .query("DELETE FROM issued_coupons WHERE slot IN (2, 4)")
-        .await;
-    let run = daemon.reconcile(&json!({})).await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert_exact(&world, &coupon, 20, &answers).await;
-    let repaired = |mail: &firstcome_stack::Mail| read(mail).text.contains("20 of 20");
-    world
-        .mail
-        .wait_for(repaired, Duration::from_secs(20))
-        .await
-        .unwrap();
-    let recorded = format!(
-        "SELECT status, applied FROM reconcile_runs WHERE id = '{}'",
-        run.run_id
-    );
-    assert_eq!(world.sql.query(&recorded).await, [["repaired", "2"]]);
-    let findings = format!(
-        "SELECT kind, slot, result FROM reconcile_findings WHERE run_id = '{}' ORDER BY slot",
-        run.run_id
-    );
-    assert_eq!(
-        world.sql.query(&findings).await,
-        [["unissued", "2", "applied"], ["unissued", "4", "applied"]]
-    );
-    let told: Run = {
-        let path = format!("/v1/runs/{}", run.run_id);
-        let reply =
-            firstcome_testkit::Http::send(daemon.http().ops(reqwest::Method::GET, &path)).await;
-        serde_json::from_value(reply.body).unwrap()
-    };
-    assert_eq!(told.run_id, run.run_id);
-    assert_eq!(told.drops, run.drops);
 }

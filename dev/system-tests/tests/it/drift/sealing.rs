@@ -194,35 +194,6 @@ async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     );
 }
 
-#[tokio::test]
-async fn a_drop_that_is_not_exact_is_not_sealed() {
-    let fixture = Fixture::new("d-unsealed").await;
-    let (coupon, answers) = closed(&fixture, "Not yet").await;
-    let mut injector = injector(&fixture.world, &coupon).await;
-    injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
-    eventually("it has been closed for long enough", LIMIT, async || {
-        let run = fixture.world.once_with(&[], &[]).await.run();
-        assert_eq!(run.status, Status::Drift, "{run:#?}");
-        let age = format!(
-            "SELECT TIMESTAMPDIFF(SECOND, closes_at, UTC_TIMESTAMP()) FROM drops WHERE id = {}",
-            coupon.drop
-        );
-        fixture.world.sql.number(&age).await > 4
-    })
-    .await;
-    assert!(
-        !sealed(&fixture, &coupon).await,
-        "a person has to decide first"
-    );
-    fixture
-        .world
-        .sql
-        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)")
-        .await;
-    until_sealed(&fixture, &coupon).await;
-    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
-}
-
 /// A daily coupon whose only day closes in a moment, at noon of some zone.
 fn one_day() -> Value {
     let now = Utc::now();
@@ -373,30 +344,6 @@ async fn assert_still_theirs(fixture: &Fixture, coupon: &MadeCoupon, answers: &[
             "{user}"
         );
     }
-}
-
-#[tokio::test]
-async fn a_winner_of_a_sealed_day_forgotten_long_ago_cannot_win_the_next() {
-    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
-    reopened(&fixture, &redis, &coupon).await;
-    open_next_day(&fixture.world).await;
-    fixture.world.pass().await;
-    assert_still_theirs(&fixture, &coupon, &answers).await;
-    let late = eventually_some(
-        "the API knows that the next day is open",
-        LIMIT,
-        async || {
-            fixture
-                .api
-                .claim(coupon.id, "u-late")
-                .await
-                .promised()
-                .ok_or("not yet")
-        },
-    )
-    .await;
-    assert!(late.0 != coupon.drop && late.1 == 1, "{late:?}");
-    assert_still_theirs(&fixture, &coupon, &answers).await;
 }
 
 #[tokio::test]

@@ -1,63 +1,13 @@
 //! Single faults that need more than exactness: an answer, a moment, or that nothing was changed.
 //! The others are in `single`.
 
-use std::time::Duration;
-
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, Http, LIMIT, World, WorldStores, all_issued, assert_clean, assert_exact,
-    eventually, holders, people, rows, rush, shared, tally,
+    Answer, Fixture, Http, World, WorldStores, all_issued, assert_exact, eventually, holders,
+    people, rows, rush, shared, tally,
 };
 
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy, replication};
-
-#[tokio::test]
-async fn with_redis_down_admission_is_closed_with_retry_after() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(WorldStores::shared().await.with_redis(&redis), "redis-down").await;
-    world.set("STORE_TIMEOUT_MS", "500");
-    let (api, daemon, _consumer) = tokio::join!(world.serve(), world.daemon(), world.consume());
-    let coupon = api.open_coupon(10).await;
-    eventually("the daemon has opened admission", LIMIT, async || {
-        api.claim(coupon.id, "u-1").await.promised().is_some()
-    })
-    .await;
-    all_issued(&world, coupon.drop, 1).await;
-
-    redis.kill().await.unwrap();
-    let reply = Http::send(api.claim_request(coupon.id, "u-2")).await;
-    assert_eq!(
-        (reply.status, reply.body["code"].as_str()),
-        (503, Some("unavailable")),
-        "{reply:?}"
-    );
-    assert!(reply.retry_after().is_some_and(|seconds| seconds >= 1));
-    assert_eq!(api.http().get("/healthz").await.status, 200);
-    assert_eq!(api.http().get("/readyz").await.status, 503);
-
-    redis.start_again().await.unwrap();
-    // Nobody starts a pass: the daemon sees the closed gate, verifies, and reopens.
-    let start = std::time::Instant::now();
-    eventually("admission is open again", LIMIT, async || {
-        api.claim(coupon.id, "u-2").await.promised().is_some()
-    })
-    .await;
-    assert!(
-        start.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        start.elapsed()
-    );
-    assert_eq!(
-        api.claim(coupon.id, "u-1").await,
-        Answer::Already {
-            drop: coupon.drop,
-            slot: 1
-        }
-    );
-    all_issued(&world, coupon.drop, 2).await;
-    assert!(daemon.process.status().is_none());
-    assert_clean(&world.pass().await, &coupon);
-}
 
 #[tokio::test]
 async fn a_redis_without_memory_admits_nobody_and_changes_nothing() {

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_stack::{HogKind, Hogs};
 use firstcome_testkit::{LIMIT, OPS_TOKEN, eventually, open_world};
 use futures_util::future::join_all;
 use reqwest::{Response, StatusCode};
@@ -83,17 +82,4 @@ async fn beyond_64_live_viewers_the_next_reloads_and_operators_have_reserved_sea
         lee.get("/live").await.status() == 200
     })
     .await;
-
-    let address = daemon
-        .http()
-        .base()
-        .trim_start_matches("http://")
-        .parse()
-        .unwrap();
-    for kind in HogKind::ALL {
-        let hogs = Hogs::start(address, kind, "/openapi.json", 250);
-        hogs.have_opened(250).await;
-        let failed = hogs.failed_probes("/healthz").await;
-        assert!(failed.is_empty(), "{kind:?}: {failed:?}");
-    }
 }

@@ -105,8 +105,8 @@ async fn a_raised_quantity_serves_the_waiting_user_and_newcomers() {
     let _daemon = fixture.world.daemon().await;
     let (coupon, line) = with_a_line(&fixture, "one", 1).await;
     let newcomers = |from: usize, to| (from..to).map(|n| format!("new-{n}")).collect::<Vec<_>>();
-    raise(&fixture, &coupon, 3_000).await;
-    // They queue behind the waiting user, so the line is longer than a pass promotes at once.
+    raise(&fixture, &coupon, 1_800).await;
+    // They come behind the one who waits, so the line is longer than a pass promotes at once.
     rush(&[&fixture.api], coupon.id, &newcomers(0, 1_500), 20).await;
     let waiting = fixture
         .world
@@ -121,11 +121,11 @@ async fn a_raised_quantity_serves_the_waiting_user_and_newcomers() {
             == 0
     })
     .await;
-    let later = rush(&[&fixture.api], coupon.id, &newcomers(1_500, 2_989), 20).await;
+    let later = rush(&[&fixture.api], coupon.id, &newcomers(1_500, 1_789), 20).await;
     assert!(
         later.iter().all(|(_, answer)| answer.is_accepted()),
         "{later:?}"
     );
-    all_have_rows(&fixture, &coupon, 3_000).await;
+    all_have_rows(&fixture, &coupon, 1_800).await;
     assert_eq!(rows(&fixture.world, coupon.drop).await[&11], line[0]);
 }
