@@ -200,7 +200,8 @@ fn counted(n: u64, one: &str, many: &str) -> String {
 }
 
 fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
-    let (what, todo) = (what.into(), todo.into());
+    let what = what.into();
+    let todo = todo.into();
     BoardProblem {
         what,
         place: None,
@@ -320,11 +321,13 @@ fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
             todo.to_owned(),
         ));
     }
-    let (numbers, counted_rows) = (one.redis?, one.rows?);
+    let numbers = one.redis?;
+    let counted_rows = one.rows?;
     if !one.stuck {
         return None;
     }
-    let (users, rows) = (counted_rows.users, counted_rows.rows);
+    let users = counted_rows.users;
+    let rows = counted_rows.rows;
     let next = |what: &str| format!("The next pass {what}. If it does not, look at what it found.");
     Some(if users > rows {
         let people = counted(
@@ -356,7 +359,8 @@ fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
         let count = numbers
             .count
             .map_or_else(|| "missing".to_owned(), |count| count.to_string());
-        let (held, free) = (grouped(numbers.users), grouped(numbers.free));
+        let held = grouped(numbers.users);
+        let free = grouped(numbers.free);
         (
             format!("The counter is {count}; {held} slots are held and {free} are free"),
             next("sets it right"),

@@ -69,7 +69,8 @@ pub(super) async fn coupon(
     };
     match changed.await {
         Ok(()) => {
-            let (coupon, drop) = (encoded(&place.0), encoded(&place.1));
+            let coupon = encoded(&place.0);
+            let drop = encoded(&place.1);
             Redirect::to(&format!("/coupons/{coupon}/drops/{drop}?done={done}")).into_response()
         }
         Err(why) => {
@@ -89,7 +90,8 @@ async fn pause(
     found: &DropDetails,
     paused: bool,
 ) -> Result<(), FormRefusal> {
-    let (path, body) = (coupon_path(found), json!({"paused": paused}));
+    let path = coupon_path(found);
+    let body = json!({"paused": paused});
     let services = &page.services;
     let done = services.ask_api::<Value>(&session.caller, Method::PATCH, &path, &body, None);
     Ok(done.await.map(|_| ())?)
@@ -108,7 +110,8 @@ async fn raise(
     let mut seen = found;
     for left in (0..ATTEMPTS).rev() {
         let tag = ("if-match", format!("\"{}\"", seen.coupon.revision));
-        let (services, path) = (&page.services, coupon_path(&seen));
+        let services = &page.services;
+        let path = coupon_path(&seen);
         let done =
             services.ask_api::<Value>(&session.caller, Method::PATCH, &path, &body, Some(tag));
         let Err(refusal) = done.await else {
@@ -271,7 +274,8 @@ async fn given_up(
     person: &UserId,
 ) -> Result<(), FormRefusal> {
     confirmed(page, session, asked.coupon, &asked.name).await?;
-    let (coupon, person) = (asked.coupon, encoded(person.as_str()));
+    let coupon = asked.coupon;
+    let person = encoded(person.as_str());
     let path = format!("/v1/coupons/{coupon}/people/{person}/give-up");
     let body = json!({"drop_id": drop});
     let done = page.post::<GivenUp>(session, &path, &body);
@@ -327,7 +331,8 @@ async fn revoked(
     if let Ok(drop) = asked.drop.trim().parse::<i64>() {
         body["drop_id"] = drop.into();
     }
-    let (coupon, person) = (asked.coupon, encoded(person.as_str()));
+    let coupon = asked.coupon;
+    let person = encoded(person.as_str());
     let path = format!("/v1/coupons/{coupon}/people/{person}/revoke");
     let services = &page.services;
     let done = services.ask_api::<Value>(&session.caller, Method::POST, &path, &body, None);

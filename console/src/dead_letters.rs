@@ -175,7 +175,8 @@ async fn listed(
         done,
         ..Top::new("Dead letters", "dead-letters", Some(session))
     };
-    let (reason, drop) = (reason.as_deref(), query.drop);
+    let reason = reason.as_deref();
+    let drop = query.drop;
     answer(
         refused.status(),
         &DeadLettersScreen {

@@ -101,7 +101,8 @@ async fn shown(
     };
     let name = line(&found.coupon.name, LONGEST);
     let board = drop_board(&found.overview);
-    let (paused, has_api) = (found.coupon.paused, page.services.has_api());
+    let paused = found.coupon.paused;
+    let has_api = page.services.has_api();
     let screen = DropScreen {
         top: Top {
             done: &done_text(&found, done),

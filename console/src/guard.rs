@@ -172,10 +172,8 @@ mod tests {
     #[test]
     fn a_change_comes_from_the_page_itself() {
         let host = ("host", "ops.example.com:8081");
-        let (own, foreign) = (
-            ("origin", "http://ops.example.com:8081"),
-            ("origin", "https://evil.example"),
-        );
+        let own = ("origin", "http://ops.example.com:8081");
+        let foreign = ("origin", "https://evil.example");
         for (pairs, is_ours) in [
             (vec![host, own], true),
             (vec![host, ("sec-fetch-site", "same-origin")], true),

@@ -57,7 +57,8 @@ pub(super) async fn form(
 }
 
 pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
-    let (from, is_https) = (page.token.address(&request), is_https(request.headers()));
+    let from = page.token.address(&request);
+    let is_https = is_https(request.headers());
     let Ok(Form(form)) = Form::<LogInForm>::from_request(request, &()).await else {
         return shown(StatusCode::BAD_REQUEST, "", "", "Fill in both fields.");
     };

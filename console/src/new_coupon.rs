@@ -79,10 +79,8 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
             )
         })
     };
-    let (quantity, waiting) = (
-        number("The quantity", &typed.quantity)?,
-        number("The waiting list", &typed.waiting_list)?,
-    );
+    let quantity = number("The quantity", &typed.quantity)?;
+    let waiting = number("The waiting list", &typed.waiting_list)?;
     let wrong = |why: String| format!("The schedule can't be read: {why}");
     let (schedule, zone) = if typed.repeats == "daily" {
         daily(typed)
@@ -145,10 +143,8 @@ fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
     let at = |day: NaiveDate, time: NaiveTime| {
         instant(zone, day.and_time(time)).ok_or_else(|| format!("{day} {time} is no time there"))
     };
-    let (first, opens) = (
-        day(&typed.first_day)?,
-        wall_clock::read(typed.opens.trim())?,
-    );
+    let first = day(&typed.first_day)?;
+    let opens = wall_clock::read(typed.opens.trim())?;
     let closes_at = match (typed.last_day.trim(), typed.closes.trim()) {
         ("", "") => None,
         (_, "") => return Err("on its last day it needs a time at which it closes".to_owned()),
@@ -229,14 +225,10 @@ fn shown(
     wrong: &str,
     preview: Option<&Preview>,
 ) -> Response {
-    let (top, has_api) = (
-        Top::new("New coupon", "new", Some(session)),
-        page.services.has_api(),
-    );
-    let (zones, is_blank) = (
-        time_zone::names().collect(),
-        typed.name.is_empty() && typed.quantity.is_empty(),
-    );
+    let top = Top::new("New coupon", "new", Some(session));
+    let has_api = page.services.has_api();
+    let zones = time_zone::names().collect();
+    let is_blank = typed.name.is_empty() && typed.quantity.is_empty();
     answer(
         status,
         &NewCouponScreen {
@@ -292,7 +284,8 @@ pub(super) async fn make(
         Ok(made) => Redirect::to(&format!("/coupons/{}?done=made", made["id"])).into_response(),
         Err(refusal) => {
             let again = preview(&body, openings, typed.key.clone());
-            let (status, why) = (refusal.status, refusal.sentence());
+            let status = refusal.status;
+            let why = refusal.sentence();
             shown(&page, &session, status, &typed, &why, Some(&again))
         }
     }
@@ -360,7 +353,8 @@ mod tests {
     #[test]
     fn once_may_last_for_days_or_stay_open() {
         let once = |closes: &str, last: &str| {
-            let (closes, last_day) = (closes.to_owned(), last.to_owned());
+            let closes = closes.to_owned();
+            let last_day = last.to_owned();
             plan(&Typed {
                 repeats: "once".to_owned(),
                 closes,

@@ -73,10 +73,8 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
         .collect();
     admitted.sort_unstable();
     issued.sort_unstable();
-    let (half, last) = (
-        *admitted.get(admitted.len().saturating_sub(1) / 2)?,
-        *admitted.last()?,
-    );
+    let half = *admitted.get(admitted.len().saturating_sub(1) / 2)?;
+    let last = *admitted.last()?;
     let slowest = steps.iter().max_by_key(|step| took(step));
     let of_row = slowest
         .and_then(|step| Some((step.slot, took(step)?)))

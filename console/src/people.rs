@@ -113,7 +113,8 @@ pub(super) async fn form(
         Ok("given-up") => "Noted. Search for them again to see it.",
         _ => "",
     };
-    let (asked, none) = (Search::default(), RefusedForm::default());
+    let asked = Search::default();
+    let none = RefusedForm::default();
     let screen = screen(&page, &session, &asked, &none);
     answer(
         StatusCode::OK,

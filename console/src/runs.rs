@@ -297,7 +297,8 @@ async fn shown(
     after: i64,
     reveal: bool,
 ) -> Response {
-    let (limit, after_text) = (FINDINGS.to_string(), after.to_string());
+    let limit = FINDINGS.to_string();
+    let after_text = after.to_string();
     let parameters = [
         ("limit", limit.as_str()),
         ("after", &after_text),
@@ -372,7 +373,8 @@ fn place(drop: &DropReport) -> String {
 }
 
 fn drop_line(drop: &DropReport) -> RunDropLine {
-    let (before, after) = (&drop.before, &drop.after);
+    let before = &drop.before;
+    let after = &drop.after;
     let numbers = [
         ("Promised", before.users, after.users),
         ("Rows", before.rows, after.rows),
@@ -524,7 +526,8 @@ mod tests {
             })
             .unwrap()
         };
-        let (masked, revealed) = (html(false), html(true));
+        let masked = html(false);
+        let revealed = html(true);
         assert!(
             !masked.contains("4711") && masked.contains("c•••11@e•••"),
             "{masked}"

@@ -90,7 +90,8 @@ impl Session {
 
 /// Begins a session; returns the value of its cookie: `ID.END.NAME.SIGNATURE`.
 pub(super) fn begin(signer: &TokenSigner, name: &str, now: DateTime<Utc>) -> String {
-    let (id, ends) = (rand::random::<u128>(), (now + LIFETIME).timestamp());
+    let id = rand::random::<u128>();
+    let ends = (now + LIFETIME).timestamp();
     let text = format!(
         "{id:032x}.{ends}.{}",
         utf8_percent_encode(name, NON_ALPHANUMERIC)
@@ -199,7 +200,8 @@ mod tests {
         let signer = tokens.signer(&"o".repeat(32)).unwrap();
         let value = begin(&signer, "Kim", now);
         let (text, signature) = value.rsplit_once('.').unwrap();
-        let (id, ends) = (&text[..32], text.split('.').nth(1).unwrap());
+        let id = &text[..32];
+        let ends = text.split('.').nth(1).unwrap();
         let signed = |text: &str| format!("{text}.{}", signer.sign(OF_SESSION, text));
         for made_up in [
             "",

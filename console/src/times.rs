@@ -75,7 +75,8 @@ mod tests {
     #[test]
     fn times_of_a_daily_coupon_are_in_its_zone_with_utc_beside_them() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
-        let (opens, closes) = (at("2026-12-01T06:00:00Z"), Some(at("2026-12-01T09:00:00Z")));
+        let opens = at("2026-12-01T06:00:00Z");
+        let closes = Some(at("2026-12-01T09:00:00Z"));
         let seoul = Some(Tz::Asia__Seoul);
         for (text, expected) in [
             (minute(opens, None), "2026-12-01 06:00 UTC"),

@@ -42,7 +42,8 @@ impl Notifier {
     /// closed, or unreachable for every daemon, for half a minute, and another when it is open
     /// again.
     pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let (now, is_open) = (now.trunc_subsecs(3), gate == SeenGate::Open);
+        let now = now.trunc_subsecs(3);
+        let is_open = gate == SeenGate::Open;
         {
             let mut seen = self.admission.0.lock();
             seen.is_reachable = gate != SeenGate::Unreachable;
@@ -73,7 +74,8 @@ impl Notifier {
         }
         {
             let mut seen = self.admission.0.lock();
-            (seen.is_mailed, seen.asked_at) = (Some(!is_open), Some(now));
+            seen.is_mailed = Some(!is_open);
+            seen.asked_at = Some(now);
         }
         self.wake();
         Ok(())
@@ -92,7 +94,8 @@ impl Notifier {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
             let mut seen = self.admission.0.lock();
             // Its own record does not count as another process's.
-            (seen.noted_at, seen.elsewhere) = (Some(now), None);
+            seen.noted_at = Some(now);
+            seen.elsewhere = None;
         }
         Ok(())
     }
@@ -108,7 +111,8 @@ impl Notifier {
             .as_ref()
             .is_some_and(|before| *before != note)
         {
-            (seen.closed_since, seen.is_mailed) = (Some(now), None);
+            seen.closed_since = Some(now);
+            seen.is_mailed = None;
         }
         seen.elsewhere = Some(note);
         Ok(())
@@ -121,7 +125,8 @@ impl Notifier {
         now: DateTime<Utc>,
     ) -> anyhow::Result<()> {
         let is_closed = gate == SeenGate::Closed;
-        let (links, cooldown) = (self.settings.links.clone(), self.settings.policy.cooldown);
+        let links = self.settings.links.clone();
+        let cooldown = self.settings.policy.cooldown;
         let decide = move |fact: Option<&str>| {
             let mailed = fact
                 .and_then(mailed)

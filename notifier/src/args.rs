@@ -72,7 +72,8 @@ impl NotifyArgs {
     /// Checks constraints that clap can't express: contradictory settings, and the file of
     /// certificate authorities.
     pub fn check(&self) -> anyhow::Result<()> {
-        let (from, to) = (self.from(), self.recipients());
+        let from = self.from();
+        let to = self.recipients();
         let has_server = self.url().is_some();
         if has_server && from.is_none() {
             bail!("SMTP_URL is set but ALERT_FROM is not: say who mails come from");

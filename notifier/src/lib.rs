@@ -209,12 +209,11 @@ impl Notifier {
     /// Mails that a scheduled run is or was late, once for each time at which one was due. While a
     /// running pass is the reason, once per cooldown.
     pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
-        let (settings, now) = (self.settings.clone(), missed.noticed_at.trunc_subsecs(3));
+        let settings = self.settings.clone();
+        let now = missed.noticed_at.trunc_subsecs(3);
         let name = format!("missed:{}", missed.schedule);
-        let (due, cooldown) = (
-            missed.expected_at.to_rfc3339(),
-            self.settings.policy.cooldown,
-        );
+        let due = missed.expected_at.to_rfc3339();
+        let cooldown = self.settings.policy.cooldown;
         record::enqueue_once(&self.db, self.settings.clone(), now, name, move |fact| {
             let (mailed_due, mailed_at) = fact
                 .and_then(|fact| fact.split_once(' '))

@@ -221,16 +221,20 @@ impl Notifier {
         let Some(sender) = self.sender.clone() else {
             return;
         };
-        let (outage, domain) = (self.outage.clone(), self.settings.domain.clone());
+        let outage = self.outage.clone();
+        let domain = self.settings.domain.clone();
         tokio::spawn(async move {
-            let (sender, mail, outage) = (&sender, &mail, &outage);
+            let sender = &sender;
+            let mail = &mail;
+            let outage = &outage;
             let sends = notice.mails.into_iter().map(|one| {
                 let id = format!("{}@{domain}", one.id);
                 async move {
                     match sender.send_directly(mail, &one.to, &id, now).await {
                         Ok(()) => outage.sent(notice.since),
                         Err(failure) => {
-                            let (error, to) = (failure.reason, &one.to);
+                            let error = failure.reason;
+                            let to = &one.to;
                             tracing::error!(
                                 error,
                                 to,
@@ -318,7 +322,8 @@ pub(super) struct AdmissionSeen {
 impl AdmissionWatch {
     /// How long admission was closed until this run ended, or until it opened during the run.
     pub(super) fn closed_for(&self, run: &Run) -> Option<TimeDelta> {
-        let (seen, end) = (self.0.lock(), run.finished_at?);
+        let seen = self.0.lock();
+        let end = run.finished_at?;
         let closed = seen.closed_since.map(|since| (since, end));
         let closed = closed.or(seen.before.filter(|(_, until)| *until >= run.started_at));
         closed

@@ -250,7 +250,9 @@ fn failure(is_final: bool, reason: String) -> DeliveryFailure {
 }
 
 fn log(mail: &LeasedMail, outcome: &DeliveryOutcome) {
-    let (id, kind, attempt) = (mail.id, mail.kind.as_str(), mail.attempts + 1);
+    let id = mail.id;
+    let kind = mail.kind.as_str();
+    let attempt = mail.attempts + 1;
     let result = match outcome {
         DeliveryOutcome::Sent => {
             tracing::info!(id, kind, attempt, subject = mail.subject, "mail sent");
@@ -332,17 +334,17 @@ mod tests {
     /// Even if a text was not reduced to one line before.
     #[test]
     fn a_subject_never_makes_a_header() {
-        let (from, to) = (
-            "f@example.com".parse().unwrap(),
-            "a@example.org".parse().unwrap(),
-        );
+        let from = "f@example.com".parse().unwrap();
+        let to = "a@example.org".parse().unwrap();
         for subject in [
             "a\r\nBcc: x@example.com",
             "a\nBcc: x@example.com",
             "가\r\nBcc: x@example.com",
         ] {
-            let (message_id, date) = ("1.2@example.com", DateTime::UNIX_EPOCH);
-            let (text, html) = ("one\n.\ntwo · 쿠폰\n", "<p>one</p>");
+            let message_id = "1.2@example.com";
+            let date = DateTime::UNIX_EPOCH;
+            let text = "one\n.\ntwo · 쿠폰\n";
+            let html = "<p>one</p>";
             let envelope = Envelope {
                 from: &from,
                 to: &to,

@@ -89,10 +89,8 @@ async fn show_progress(progress: Arc<Progress>) {
     every.tick().await;
     loop {
         every.tick().await;
-        let (done, drops) = (
-            progress.drops_done.load(Relaxed),
-            progress.drops.load(Relaxed),
-        );
+        let done = progress.drops_done.load(Relaxed);
+        let drops = progress.drops.load(Relaxed);
         let compared = progress.compared.load(Relaxed);
         eprintln!("… {done} of {drops} drops, {compared} people and rows compared");
     }
@@ -223,7 +221,8 @@ fn sections(run: &Run) -> BTreeSet<&'static str> {
 
 /// A drop in two lines: whether it is exact, and its numbers, before and after if they differ.
 fn lines_of(drop: &DropReport) -> (String, String) {
-    let (before, after) = (&drop.before, &drop.after);
+    let before = &drop.before;
+    let after = &drop.after;
     let number = |name: &str, before: String, after: String| {
         if before == after {
             format!("{name} {after}")

@@ -22,7 +22,8 @@ pub(crate) fn hanging(head: &str, text: &str, width: Option<usize>) -> String {
     let Some(room) = width.map(|width| width.saturating_sub(indent).max(LEAST_ROOM)) else {
         return format!("{head}{text}");
     };
-    let (mut out, mut used) = (head.to_owned(), 0);
+    let mut out = head.to_owned();
+    let mut used = 0;
     for word in text.split(' ') {
         let length = word.chars().count();
         if used > 0 && used + 1 + length > room {

@@ -96,7 +96,8 @@ async fn gather(
     (id, list, seen): (CouponId, AllowList, u64),
     new: &Gathering,
 ) -> Result<bool, ListError> {
-    let (mut after, mut people) = (String::new(), 0_u32);
+    let mut after = String::new();
+    let mut people = 0_u32;
     loop {
         let page = db.allowed_after(id, after, PAGE).await?;
         redis.add_gathered(new, &page).await?;
@@ -141,7 +142,9 @@ pub async fn difference(
 ) -> Result<Option<Difference>, ListError> {
     let before = redis.allow_lists(&[id]).await?;
     let list = db.allow_list(id).await?;
-    let (mut after, mut missing, mut people) = (String::new(), 0_u64, 0_u64);
+    let mut after = String::new();
+    let mut missing = 0_u64;
+    let mut people = 0_u64;
     loop {
         let page = db.allowed_after(id, after, PAGE).await?;
         people += page.len() as u64;

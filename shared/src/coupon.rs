@@ -291,13 +291,11 @@ mod tests {
 
     #[test]
     fn a_message_adds_a_row_only_near_the_window_of_a_drop_that_is_not_sealed() {
-        let (d, endless) = (
-            drop(1, 10, 20),
-            Drop {
-                closes_at: None,
-                ..drop(1, 10, 20)
-            },
-        );
+        let d = drop(1, 10, 20);
+        let endless = Drop {
+            closes_at: None,
+            ..drop(1, 10, 20)
+        };
         let outside = Some(ClaimFault::OutsideWindow);
         for (minute, of_drop, of_endless) in [
             (4, outside, outside),

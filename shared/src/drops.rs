@@ -84,7 +84,8 @@ pub async fn make_ahead(
     if let Some(generation) = generation {
         for drop in &made {
             // Refused where the coupon was changed since; the reconciler loads it then.
-            let (keys, meta) = (redis.keys(coupon.id, drop.id), DropMeta::of(&coupon, drop));
+            let keys = redis.keys(coupon.id, drop.id);
+            let meta = DropMeta::of(&coupon, drop);
             redis
                 .load_drop(&keys, &generation, coupon.revision, &meta)
                 .await?;

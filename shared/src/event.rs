@@ -142,7 +142,8 @@ impl ClaimEvent {
         let Some(first) = claims.first() else {
             return String::new();
         };
-        let (coupon_id, drop_id) = (first.coupon_id.0, first.drop_id.0);
+        let coupon_id = first.coupon_id.0;
+        let drop_id = first.drop_id.0;
         let claims = claims.iter().map(|claim| claim.wire()).collect();
         serde_json::to_string(&BatchWire {
             v: BATCH,

@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn a_reason_gets_a_line_a_second_which_says_how_many_were_left_out() {
-        let (limit, start) = (LineLimit::default(), Instant::now());
+        let limit = LineLimit::default();
+        let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(limit.allow("redis_error", at(0)), Some(0));
         assert_eq!(limit.allow("redis_error", at(1)), None);

@@ -129,12 +129,14 @@ fn by_redis(
     (before, drops): &(Coupon, Vec<Drop>),
     known: &HashMap<DropId, DropMeta>,
 ) -> (Coupon, Vec<Drop>) {
-    let (mut coupon, mut drops) = (before.clone(), drops.clone());
+    let mut coupon = before.clone();
+    let mut drops = drops.clone();
     for drop in &mut drops {
         let Some(meta) = known.get(&drop.id) else {
             continue;
         };
-        let (opens_at, closes_at) = (instant(Some(meta.opens_at_ms)), instant(meta.closes_at_ms));
+        let opens_at = instant(Some(meta.opens_at_ms));
+        let closes_at = instant(meta.closes_at_ms);
         let window = (opens_at.unwrap_or(drop.opens_at), closes_at);
         if before.quantity == drop.quantity {
             coupon.quantity = meta.quantity;
@@ -148,8 +150,10 @@ fn by_redis(
             });
         }
         (drop.opens_at, drop.closes_at) = window;
-        (drop.quantity, drop.closed_early) = (meta.quantity, meta.closed_early);
-        (coupon.waiting_list, coupon.allow) = (meta.waiting_list, meta.allow.clone());
+        drop.quantity = meta.quantity;
+        drop.closed_early = meta.closed_early;
+        coupon.waiting_list = meta.waiting_list;
+        coupon.allow = meta.allow.clone();
     }
     // A drop that is about to be moved is withheld: it alone looks paused.
     if !known.is_empty() {
@@ -169,13 +173,14 @@ mod tests {
     use crate::domain::OncePer;
 
     fn coupon_of(quantity: u32, schedule: Option<Schedule>) -> Coupon {
-        let (id, name, once_per, allow_list) = (
-            CouponId(1),
-            "Winter".into(),
-            OncePer::Drop,
-            AllowList::default(),
-        );
-        let (waiting_list, paused, revision, allow) = (0, false, 1, None);
+        let id = CouponId(1);
+        let name = "Winter".into();
+        let once_per = OncePer::Drop;
+        let allow_list = AllowList::default();
+        let waiting_list = 0;
+        let paused = false;
+        let revision = 1;
+        let allow = None;
         Coupon {
             id,
             name,
@@ -192,8 +197,11 @@ mod tests {
 
     fn drop_of(id: i64, quantity: u32, opens_ms: i64) -> Drop {
         let opens_at = instant(Some(opens_ms)).unwrap();
-        let (id, coupon_id, local_date, closes_at, sealed_at) =
-            (DropId(id), CouponId(1), None, None, None);
+        let id = DropId(id);
+        let coupon_id = CouponId(1);
+        let local_date = None;
+        let closes_at = None;
+        let sealed_at = None;
         Drop {
             id,
             coupon_id,
@@ -224,8 +232,12 @@ mod tests {
         };
         let before = (coupon_of(10, Some(once)), vec![drop_of(1, 10, 5)]);
         let known = meta(&before.0, &before.1[0], |meta| {
-            (meta.quantity, meta.waiting_list, meta.paused) = (20, 7, true);
-            (meta.closes_at_ms, meta.closed_early, meta.allow) = (Some(9), true, Some(Allow::List));
+            meta.quantity = 20;
+            meta.waiting_list = 7;
+            meta.paused = true;
+            meta.closes_at_ms = Some(9);
+            meta.closed_early = true;
+            meta.allow = Some(Allow::List);
         });
         let (coupon, drops) = by_redis(&before, &[known.clone()].into());
         assert_eq!(DropMeta::of(&coupon, &drops[0]), known.1);

@@ -60,7 +60,8 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let address = listener.local_addr()?;
     let db = Db::new(&args.mysql.settings())?;
     let wait = StoreWait::new(&args.start, &shutdown);
-    let (mysql, kafka) = (args.mysql.settings(), args.kafka.settings());
+    let mysql = args.mysql.settings();
+    let kafka = args.kafka.settings();
     let checked = tokio::try_join!(wait.tables(&mysql), wait.topic(&kafka));
     if unless_stopped(checked)?.is_none() {
         return Ok(());
@@ -122,11 +123,9 @@ fn start_worker(
         runtime: Handle::current(),
         stop,
     };
-    let (topic, group, first) = (
-        setup.kafka.topic.clone(),
-        setup.kafka.group.clone(),
-        Once::new(),
-    );
+    let topic = setup.kafka.topic.clone();
+    let group = setup.kafka.group.clone();
+    let first = Once::new();
     let joined = move || first.call_once(|| say(&format!("consuming {topic} as {group}")));
     let (result, ended) = oneshot::channel();
     std::thread::Builder::new()

@@ -115,7 +115,8 @@ pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
     let BatchLimits {
         max: size, wait, ..
     } = setup.limits;
-    let (next_batch, backoff) = (NextBatch::default(), Backoff::default());
+    let next_batch = NextBatch::default();
+    let backoff = Backoff::default();
     let mut worker = Worker {
         setup,
         source,
@@ -172,7 +173,8 @@ impl Worker {
     fn gather(&mut self) -> anyhow::Result<Vec<Arc<Record>>> {
         self.source.resume()?;
         let mut failed = None;
-        let (prefetched, limits) = (std::mem::take(&mut self.next_batch), self.limits());
+        let prefetched = std::mem::take(&mut self.next_batch);
+        let limits = self.limits();
         let batch = prefetched.gather(limits, IDLE, Instant::now, |longest| {
             match self.source.next(longest) {
                 Ok(record) => record.map(Arc::new),
@@ -247,7 +249,9 @@ impl Worker {
         batch: Vec<Arc<Record>>,
     ) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
         let (result, mut outcome) = watch::channel(None);
-        let (db, own, by_drop) = (self.setup.db.clone(), batch.clone(), self.meets_locks());
+        let db = self.setup.db.clone();
+        let own = batch.clone();
+        let by_drop = self.meets_locks();
         self.setup.runtime.spawn(async move {
             let written = if by_drop {
                 write_by_drop(&db, own).await
@@ -279,7 +283,8 @@ impl Worker {
     /// next.
     fn prefetch(&mut self, outcome: &WriteOutcome) -> anyhow::Result<()> {
         self.commit();
-        let (begun, most) = (Instant::now(), self.limits().max);
+        let begun = Instant::now();
+        let most = self.limits().max;
         let is_writing = || outcome.borrow().is_none() && outcome.has_changed().is_ok();
         while is_writing()
             && self.next_batch.len() < most

@@ -96,7 +96,9 @@ async fn send(
     file: &Path,
 ) -> Result<(), CommandFailure> {
     let mut lines = Lines::open(file)?;
-    let (mut changed, mut last, mut sent) = (0, Value::Null, 0);
+    let mut changed = 0;
+    let mut last = Value::Null;
+    let mut sent = 0;
     loop {
         let part = lines.next_part()?;
         if part.is_empty() {

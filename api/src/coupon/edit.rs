@@ -97,7 +97,8 @@ pub(super) async fn close(
     let is_open = matches!(drop["state"].as_str(), Some("open" | "sold_out" | "paused"));
     Err(CommandFailure::Refused(if is_open {
         let name = coupon["name"].as_str().unwrap_or_default();
-        let (number, left) = (&drop["id"], table::left(drop));
+        let number = &drop["id"];
+        let left = table::left(drop);
         format!(
             "this would close drop {number} of coupon {:?} ({left} left) for good, and its waiting list ends: \
              repeat it with --yes",

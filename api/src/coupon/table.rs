@@ -17,11 +17,9 @@ pub(super) fn coupon(coupon: &Value) -> String {
     } else {
         ""
     };
-    let (quantity, once, waiting) = (
-        &coupon["quantity"],
-        text_of(&coupon["once_per"]),
-        &coupon["waiting_list"],
-    );
+    let quantity = &coupon["quantity"];
+    let once = text_of(&coupon["once_per"]);
+    let waiting = &coupon["waiting_list"];
     // Writing to a text can't fail.
     let _ = writeln!(
         text,
@@ -73,8 +71,10 @@ pub(super) fn coupons(coupons: &[Value]) -> String {
         } else {
             &coupon["current_drop"]
         };
-        let (id, name) = (coupon["id"].to_string(), pad(text_of(&coupon["name"]), 20));
-        let (state, opens) = (text_of(&drop["state"]), minute(text_of(&drop["opens_at"])));
+        let id = coupon["id"].to_string();
+        let name = pad(text_of(&coupon["name"]), 20);
+        let state = text_of(&drop["state"]);
+        let opens = minute(text_of(&drop["opens_at"]));
         let _ = writeln!(
             text,
             "{id:>7}  {name}  {state:<9}  {:<20}  {opens:<16}",
@@ -98,11 +98,10 @@ pub(super) fn winners(rows: &[Value], of: &mut Option<i64>) -> String {
             );
             *of = drop;
         }
-        let (slot, code) = (row["slot"].to_string(), text_of(&row["code"]));
-        let (issued, user) = (
-            minute(text_of(&row["issued_at"])),
-            fit(text_of(&row["user_id"]), 28),
-        );
+        let slot = row["slot"].to_string();
+        let code = text_of(&row["code"]);
+        let issued = minute(text_of(&row["issued_at"]));
+        let user = fit(text_of(&row["user_id"]), 28);
         let _ = writeln!(text, "{slot:>9}  {code:<20}  {issued:<16}  {user}");
     }
     text

@@ -44,7 +44,8 @@ pub(super) async fn services(
     let redis = Redis::new(&args.redis.settings(args.mysql.store_timeout))
         .context("REDIS_URL can't be used")?;
     let wait = StoreWait::new(&args.start, shutdown);
-    let (settings, kafka) = (args.mysql.settings(), args.kafka.settings());
+    let settings = args.mysql.settings();
+    let kafka = args.kafka.settings();
     let checked = tokio::try_join!(
         wait.tables(&settings),
         wait.redis_settings(&redis),

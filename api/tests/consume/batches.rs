@@ -120,7 +120,8 @@ async fn message_without_a_valid_signature_takes_no_slot() {
     let topic = &world.kafka.topic;
     let signing =
         |key: &str| Signing::new(Some(&SecretString::from(key)), Unsigned::Reject).unwrap();
-    let (ours, other) = (signing(KEY), signing("other-0123456789abcdef0123456789a"));
+    let ours = signing(KEY);
+    let other = signing("other-0123456789abcdef0123456789a");
     let signed = |by: &Signing, payload: String| (by.sign(topic, payload.as_bytes()), payload);
 
     let honest = signed(&ours, batch(drop, 1..=10));
@@ -144,10 +145,8 @@ async fn message_without_a_valid_signature_takes_no_slot() {
         .collect();
     send(&world, &all).await;
 
-    let (key, unsigned) = (
-        format!("--kafka-signing-key={KEY},{}", "n".repeat(32)),
-        "--kafka-unsigned=reject",
-    );
+    let key = format!("--kafka-signing-key={KEY},{}", "n".repeat(32));
+    let unsigned = "--kafka-unsigned=reject";
     let consumer = world.consumer(&[&key, unsigned]);
     until("all messages are read", async || {
         world.committed() == 10_002

@@ -46,7 +46,8 @@ async fn read_all(world: &ConsumeWorld, messages: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_letter() {
     let (world, drop) = ConsumeWorld::with_coupon(20, OncePer::Coupon).await;
-    let (open, now) = (world.coupon(20, OncePer::Coupon).await, Utc::now());
+    let open = world.coupon(20, OncePer::Coupon).await;
+    let now = Utc::now();
     world
         .send(
             (1..=4)

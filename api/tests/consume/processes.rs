@@ -18,10 +18,8 @@ async fn get(address: &str, path: &str) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_reports_its_address_its_topic_and_its_health() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(100).await;
-    let (janitor, log) = (
-        Janitor::start().unwrap(),
-        tempfile::NamedTempFile::new().unwrap(),
-    );
+    let janitor = Janitor::start().unwrap();
+    let log = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-api"));
     command
         .arg("consume")

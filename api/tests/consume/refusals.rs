@@ -163,10 +163,8 @@ async fn poison_scattered_over_many_batches_costs_no_good_claim() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_row_per_user_in_the_coupons_scope() {
     let world = ConsumeWorld::new().await;
-    let (first, second) = (
-        world.coupon(5, OncePer::Coupon).await,
-        world.coupon(5, OncePer::Drop).await,
-    );
+    let first = world.coupon(5, OncePer::Coupon).await;
+    let second = world.coupon(5, OncePer::Drop).await;
     // A second drop of each coupon, inserted manually.
     let mut drops = Vec::new();
     for (coupon, drop) in [first, second] {

@@ -36,7 +36,8 @@ impl ConsumeWorld {
         let stack = stack().await;
         let mysql = &stack.mysql;
         let name = new_database(mysql).await;
-        let (url, brokers) = (mysql.database_url(&name), stack.kafka.bootstrap());
+        let url = mysql.database_url(&name);
+        let brokers = stack.kafka.bootstrap();
         migrate(url.clone(), brokers.clone(), &name, PARTITIONS).await;
         let db = Db::new(&DbSettings {
             url: url.into(),

@@ -240,10 +240,8 @@ async fn one_invalid_line_refuses_the_whole_request() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;
-    let (before, acts) = (
-        world.dump().await,
-        world.sql("SELECT COUNT(*) FROM {db}.ops_actions").await,
-    );
+    let before = world.dump().await;
+    let acts = world.sql("SELECT COUNT(*) FROM {db}.ops_actions").await;
     let many: String = (0..10_001)
         .map(|n| format!("u-{n}\n"))
         .collect::<Vec<_>>()
@@ -314,10 +312,8 @@ async fn ten_thousand_ids_per_request_are_accepted_and_read_page_by_page() {
         (&json!(0), &json!(10_001)),
         "it is idempotent"
     );
-    let (mut next, mut all) = (
-        format!("/v1/coupons/{id}/allow-list?limit=4000"),
-        Vec::new(),
-    );
+    let mut next = format!("/v1/coupons/{id}/allow-list?limit=4000");
+    let mut all = Vec::new();
     loop {
         let page = read(&api, &next).await;
         assert_eq!(

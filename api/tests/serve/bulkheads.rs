@@ -24,7 +24,8 @@ async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> Join
     let answers = Arc::new(AtomicUsize::new(0));
     let mut crowd = JoinSet::new();
     for number in 0..people {
-        let (request, answers) = (request(number), Arc::clone(&answers));
+        let request = request(number);
+        let answers = Arc::clone(&answers);
         crowd.spawn(async move {
             loop {
                 let _ = request.try_clone().unwrap().send().await;
@@ -41,10 +42,8 @@ async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> Join
 }
 
 fn poll(api: &InProcessApi, id: i64) -> impl Fn(usize) -> RequestBuilder {
-    let (client, url) = (
-        api.client.clone(),
-        format!("{}/v1/coupons/{id}/claims/me", api.base),
-    );
+    let client = api.client.clone();
+    let url = format!("{}/v1/coupons/{id}/claims/me", api.base);
     move |number| {
         client
             .request(Method::GET, &url)
@@ -83,10 +82,8 @@ async fn polls_and_late_claims_cost_no_claim_while_mysql_hangs() {
     mysql.set(ProxyFault::BlackHole).await.unwrap();
 
     // A claim that arrives while too many wait for Redis is refused, and retried.
-    let (client, url) = (
-        api.client.clone(),
-        format!("{}/v1/coupons/{over}/claims", api.base),
-    );
+    let client = api.client.clone();
+    let url = format!("{}/v1/coupons/{over}/claims", api.base);
     let waiting = Arc::new(AtomicUsize::new(0));
     let mut claims = JoinSet::new();
     for number in 0..4 * IN_HAND {

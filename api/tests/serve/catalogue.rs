@@ -28,7 +28,8 @@ async fn finished(world: &ServeWorld, many: u32) {
 }
 
 async fn walk(api: &InProcessApi, query: &str) -> (Vec<i64>, usize) {
-    let (mut ids, mut pages) = (Vec::new(), 0);
+    let mut ids = Vec::new();
+    let mut pages = 0;
     let mut path = format!("/v1/coupons{query}");
     loop {
         let page = api.get(&path).await;

@@ -29,7 +29,8 @@ async fn excess_claims_are_refused_at_once() {
         .await;
     let (id, _) = api.make(open(5)).await;
     proxy.set(ProxyFault::BlackHole).await.unwrap();
-    let (first, second) = (api.claim(id, "u-1"), api.claim(id, "u-2"));
+    let first = api.claim(id, "u-1");
+    let second = api.claim(id, "u-2");
     tokio::pin!(first, second);
     let refused = tokio::select! { answer = &mut first => answer, answer = &mut second => answer };
     assert_eq!(refused.code(), (503, "unavailable"));
@@ -169,10 +170,8 @@ async fn requests_for_missing_coupons_cost_mysql_almost_nothing() {
 #[tokio::test]
 async fn a_coupon_created_on_one_process_is_known_to_the_other_at_once() {
     let world = ServeWorld::new().await;
-    let (one, other) = (
-        world.api().await,
-        world.with("catalogue-refresh-ms", 60_000).api().await,
-    );
+    let one = world.api().await;
+    let other = world.with("catalogue-refresh-ms", 60_000).api().await;
     for _ in 0..20 {
         let (id, _) = one.make(open(1)).await;
         assert_eq!(other.claim(id, "u-1").await.code(), (202, "accepted"));
@@ -282,7 +281,8 @@ async fn connections_per_address_are_limited_and_idle_ones_make_room() {
         }
         Some(answer.starts_with(b"HTTP/1.1 200"))
     };
-    let (mut first, mut second) = (connect(&api).await, connect(&api).await);
+    let mut first = connect(&api).await;
+    let mut second = connect(&api).await;
     assert_eq!(
         (ask(&mut first).await, ask(&mut second).await),
         (Some(true), Some(true))
@@ -293,7 +293,8 @@ async fn connections_per_address_are_limited_and_idle_ones_make_room() {
         Some(true),
         "an idle one makes room"
     );
-    let (first, second) = (ask(&mut first).await, ask(&mut second).await);
+    let first = ask(&mut first).await;
+    let second = ask(&mut second).await;
     assert!(
         first.is_some() != second.is_some(),
         "one of the two is closed: {first:?} {second:?}"

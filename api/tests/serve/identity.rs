@@ -18,7 +18,8 @@ use crate::world::{AUDIENCE, ISSUER, ServeWorld, claims, open, until};
 #[tokio::test]
 async fn with_a_gateway_secret_nobody_else_can_name_a_user() {
     let world = ServeWorld::new().await;
-    let (old, new) = ("a".repeat(40), "b".repeat(40));
+    let old = "a".repeat(40);
+    let new = "b".repeat(40);
     let api = world
         .with("trusted-header-secret", format!("{old},{new}"))
         .api()

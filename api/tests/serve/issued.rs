@@ -23,7 +23,8 @@ async fn fill(world: &ServeWorld, (coupon, drop): (i64, i64), rows: u32) {
 
 /// All pages from this one on.
 async fn walk(api: &InProcessApi, first: String) -> Vec<Value> {
-    let (mut next, mut all) = (Some(first), Vec::new());
+    let mut next = Some(first);
+    let mut all = Vec::new();
     while let Some(path) = next {
         let page = ask(api, &path, "application/json").await;
         assert_eq!(

@@ -133,7 +133,8 @@ async fn a_slow_api_shows_a_claim_of_a_drop_that_has_just_opened() {
 async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
-    let (of_first, of_second) = (format!("?drop_id={first}"), format!("?drop_id={second}"));
+    let of_first = format!("?drop_id={first}");
+    let of_second = format!("?drop_id={second}");
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
     assert_eq!(
         give_back(&api, id, "u-1", &of_second).await.code(),

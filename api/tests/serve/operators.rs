@@ -335,7 +335,8 @@ async fn rows_unknown_to_redis_also_prevent_a_lower_quantity() {
 #[tokio::test]
 async fn pausing_stops_everybody_except_holders() {
     let world = ServeWorld::new().await;
-    let (api, other) = (world.api().await, world.api().await);
+    let api = world.api().await;
+    let other = world.api().await;
     let (id, _) = api.make(open(5)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
     let paused = api.patch(id, json!({"paused": true})).await;

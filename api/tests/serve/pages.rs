@@ -52,7 +52,8 @@ async fn there_is_no_page_unless_enabled() {
 #[tokio::test]
 async fn the_state_is_sold_out_from_the_last_slot_until_one_is_freed() {
     let world = ServeWorld::new().await.with("coupon-page", "on");
-    let (api, other) = (world.api().await, world.api().await);
+    let api = world.api().await;
+    let other = world.api().await;
     let (id, _) = api.make(with(open(1), "waiting_list", 1)).await;
     let shows = async |state: &str, can_wait: bool| {
         for api in [&api, &other] {

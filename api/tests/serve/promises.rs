@@ -84,7 +84,8 @@ async fn only_claims_that_kafka_does_not_take_go_to_the_dead_letter_table() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (own, _mysql) = on(kafka, &world).await;
-    let (api, other) = (own.api().await, own.api().await);
+    let api = own.api().await;
+    let other = own.api().await;
     let (id, drop) = api.make(open(5_000)).await;
     queued(&api, id).await;
     let before = unpublished(&world).await;
@@ -202,10 +203,8 @@ async fn with_kafka_and_mysql_down_nothing_is_promised_and_a_retry_succeeds_late
 #[tokio::test]
 async fn concurrent_retries_publish_once_with_the_time_of_the_admission() {
     let world = ServeWorld::new().await;
-    let (first, other) = (
-        world.api().await,
-        world.with("max-claims-in-hand", 2_000).api().await,
-    );
+    let first = world.api().await;
+    let other = world.with("max-claims-in-hand", 2_000).api().await;
     let (id, drop) = first.make(open(5)).await;
     let slot = first.claim(id, "u-1").await.json["slot"].clone();
     assert_eq!(world.messages().await, 1);
@@ -372,10 +371,8 @@ pub(crate) async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, 
     world
         .sql(&format!("UPDATE {{db}}.drops SET {set} WHERE id = {drop}"))
         .await;
-    let (opens, closes) = (
-        at(opens).timestamp_millis().to_string(),
-        at(closes).timestamp_millis().to_string(),
-    );
+    let opens = at(opens).timestamp_millis().to_string();
+    let closes = at(closes).timestamp_millis().to_string();
     let meta = world.keys(id, drop).meta;
     world
         .ask_redis::<()>(&[

@@ -24,7 +24,8 @@ async fn set(world: &ServeWorld, words: &[&str]) {
 #[tokio::test]
 async fn every_process_knows_holders_and_waiting_users() {
     let world = ServeWorld::new().await;
-    let (api, other) = (world.api().await, world.api().await);
+    let api = world.api().await;
+    let other = world.api().await;
     let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
     for (user, said) in [("u-1", "accepted"), ("u-2", "accepted"), ("u-3", "waiting")] {
         assert_eq!(other.claim(id, user).await.code(), (202, said));
@@ -45,7 +46,8 @@ async fn every_process_knows_holders_and_waiting_users() {
 #[tokio::test]
 async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
     let world = ServeWorld::new().await;
-    let (api, other) = (world.api().await, world.api().await);
+    let api = world.api().await;
+    let other = world.api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
     assert_eq!(other.patch(id, json!({"paused": true})).await.status, 200);
     assert_eq!(api.claim(id, "u-3").await.code(), (409, "paused"));
@@ -66,7 +68,8 @@ async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
 #[tokio::test]
 async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
     let world = ServeWorld::new().await;
-    let (api, other) = (world.api().await, world.api().await);
+    let api = world.api().await;
+    let other = world.api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
     let generation = world.redis.generation(CouponId(id)).await.unwrap().unwrap();
     let keys = world.keys(id, drop);
@@ -87,7 +90,8 @@ async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
 #[tokio::test]
 async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
     let world = ServeWorld::new().await;
-    let (api, other) = (world.api().await, world.api().await);
+    let api = world.api().await;
+    let other = world.api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
     let keys = world.keys(id, drop);
     for round in 0..10 {

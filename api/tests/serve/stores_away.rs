@@ -269,7 +269,8 @@ async fn an_api_starts_without_kafka_reports_it_and_publishes_once_it_is_back() 
 async fn a_shutdown_in_mid_rush_leaves_no_admission_unpublished() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(10_000)).await;
-    let (base, client) = (api.base.clone(), api.client.clone());
+    let base = api.base.clone();
+    let client = api.client.clone();
     let claims: Vec<_> = (0..400)
         .map(|n| {
             let request = client

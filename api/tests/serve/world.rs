@@ -103,10 +103,8 @@ impl ServeWorld {
     }
 
     pub(crate) async fn migrate(&self) {
-        let (url, brokers) = (
-            self.settings["database-url"].clone(),
-            self.settings["kafka-brokers"].clone(),
-        );
+        let url = self.settings["database-url"].clone();
+        let brokers = self.settings["kafka-brokers"].clone();
         migrate(url, brokers, &self.name, PARTITIONS).await;
     }
 
@@ -188,7 +186,8 @@ impl ServeWorld {
         self.sql(&format!("UPDATE {{db}}.drops SET {then} WHERE id = {drop}"))
             .await;
         let ago = |minutes| (Utc::now() - TimeDelta::minutes(minutes)).timestamp_millis();
-        let (opened, closed) = (ago(20).to_string(), ago(10).to_string());
+        let opened = ago(20).to_string();
+        let closed = ago(10).to_string();
         let meta = self.keys(id, drop).meta;
         self.ask_redis::<()>(&[
             "HSET",
@@ -248,7 +247,8 @@ impl ServeWorld {
     /// The number of messages on the topic.
     pub(crate) async fn messages(&self) -> i64 {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
-        let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.name.clone());
+        let brokers = self.settings["kafka-brokers"].clone();
+        let topic = self.name.clone();
         let count = move || {
             let client: BaseConsumer = rdkafka::ClientConfig::new()
                 .set("bootstrap.servers", brokers)
@@ -266,7 +266,8 @@ impl ServeWorld {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
         use rdkafka::{Message as _, Offset, TopicPartitionList};
         let all = self.messages().await;
-        let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.name.clone());
+        let brokers = self.settings["kafka-brokers"].clone();
+        let topic = self.name.clone();
         let read = move || {
             let mut config = rdkafka::ClientConfig::new();
             let client: BaseConsumer = config
@@ -297,7 +298,8 @@ impl ServeWorld {
 }
 
 fn redis_client(url: &str, prefix: &str) -> Redis {
-    let (timeout, durability) = (Duration::from_secs(5), RedisDurability::default());
+    let timeout = Duration::from_secs(5);
+    let durability = RedisDurability::default();
     Redis::new(&RedisSettings {
         url: url.into(),
         prefix: prefix.into(),
@@ -374,7 +376,8 @@ impl InProcessApi {
             request = request.header(*name, *value);
         }
         let response = request.timeout(LIMIT).send().await?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
         let text = response.text().await?;
         Ok(HttpAnswer {
             status,

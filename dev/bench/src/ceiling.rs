@@ -101,7 +101,8 @@ async fn insert_into(
         let last = to.min(next + rows - 1);
         let values: Vec<String> = (next..=last)
             .map(|slot| {
-                let (user, code) = (person(slot), random_code(DropId(coupon.drop), slot));
+                let user = person(slot);
+                let code = random_code(DropId(coupon.drop), slot);
                 let limit = limits.iter().find(|limit| **limit >= slot).copied().unwrap_or(0);
                 format!(
                     "({},{slot},{},'{user}','{code}',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3),'consumer',{limit},0)",
@@ -141,8 +142,9 @@ pub async fn admit_straight(
     let long_ago = chrono::Utc::now().timestamp_millis() - 120_000;
     for first in (1..=to).step_by(ROWS as usize) {
         let slots = first..=to.min(first + ROWS - 1);
-        let (mut users, mut times, mut claimants) =
-            (redis::cmd("ZADD"), redis::cmd("HSET"), redis::cmd("HSET"));
+        let mut users = redis::cmd("ZADD");
+        let mut times = redis::cmd("HSET");
+        let mut claimants = redis::cmd("HSET");
         users.arg(&keys.users);
         times.arg(&keys.times);
         claimants.arg(&keys.claimants);
@@ -176,7 +178,8 @@ pub async fn scan(
     installation: &Installation,
     coupon: InstallationCoupon,
 ) -> Result<(Duration, u64)> {
-    let (mut redis, mut mysql) = (installation.redis().await?, installation.mysql().await?);
+    let mut redis = installation.redis().await?;
+    let mut mysql = installation.mysql().await?;
     let keys = DropKeys::new(
         installation.setting("REDIS_KEY_PREFIX"),
         CouponId(coupon.id),
@@ -213,7 +216,8 @@ pub async fn script(
 ) -> Result<(f64, f64)> {
     let url = installation.setting("REDIS_URL").to_owned().into();
     let prefix = installation.setting("REDIS_KEY_PREFIX").to_owned();
-    let (timeout, durability) = (Duration::from_secs(5), RedisDurability::default());
+    let timeout = Duration::from_secs(5);
+    let durability = RedisDurability::default();
     let redis = Redis::new(&RedisSettings {
         url,
         prefix,
@@ -228,7 +232,8 @@ pub async fn script(
         .map(|number| format!("{name}-{number}").parse())
         .collect::<Result<_, _>>()?;
     let calls = crowd.chunks(people).map(|users| {
-        let (redis, keys) = (&redis, &keys);
+        let redis = &redis;
+        let keys = &keys;
         async move {
             redis
                 .claim_all(
@@ -240,11 +245,13 @@ pub async fn script(
         }
     });
     let cpu = || server_cpu(&installation.servers.stack)[1];
-    let (begun, before) = (Instant::now(), cpu());
+    let begun = Instant::now();
+    let before = cpu();
     stream::iter(calls)
         .buffer_unordered(CALLS)
         .try_for_each(|_| std::future::ready(Ok(())))
         .await?;
-    let (took, cpu) = (begun.elapsed().as_secs_f64(), cpu() - before);
+    let took = begun.elapsed().as_secs_f64();
+    let cpu = cpu() - before;
     Ok((f64::from(claims) / took, cpu * 1e6 / f64::from(claims)))
 }

@@ -33,11 +33,9 @@ impl Campaign {
     /// Runs all schedules and prints a line for each.
     pub async fn run(&self) -> Result<ChaosReport> {
         std::fs::create_dir_all(&self.out)?;
-        let (next, report, begun) = (
-            AtomicU64::new(self.first),
-            Mutex::new(ChaosReport::default()),
-            Instant::now(),
-        );
+        let next = AtomicU64::new(self.first);
+        let report = Mutex::new(ChaosReport::default());
+        let begun = Instant::now();
         let workers = (0..self.workers).map(|_| self.work(&next, &report));
         futures_util::future::try_join_all(workers).await?;
         let mut report = report.into_inner();

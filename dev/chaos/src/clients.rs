@@ -95,7 +95,8 @@ impl<'a> Clients<'a> {
     }
 
     fn everyone(&self) -> impl Iterator<Item = ChaosPerson> + use<> {
-        let (people, coupons) = (self.schedule.people, self.coupons.len());
+        let people = self.schedule.people;
+        let coupons = self.coupons.len();
         (0..people).flat_map(move |number| (0..coupons).map(move |coupon| (coupon, number)))
     }
 
@@ -126,11 +127,9 @@ impl<'a> Clients<'a> {
         let Some(api) = self.system.supervisor.any_api() else {
             return false;
         };
-        let (coupon, name, api) = (
-            self.coupons[person.0].id,
-            self.schedule.user_id(person.1),
-            self.api.moved_to(&api),
-        );
+        let coupon = self.coupons[person.0].id;
+        let name = self.schedule.user_id(person.1);
+        let api = self.api.moved_to(&api);
         let again = by == By::OperatorOnce;
         let body =
             serde_json::json!({"reason": "chaos", "by": "an operator", "may_claim_again": again});
@@ -162,7 +161,8 @@ impl<'a> Clients<'a> {
 
     /// People keep looking up their claims, a limited number at a time.
     pub async fn poll(&self) {
-        let (pollers, people) = (self.schedule.pollers, self.schedule.people);
+        let pollers = self.schedule.pollers;
+        let people = self.schedule.people;
         futures_util::future::join_all((0..pollers).map(|_| self.poll_alone(people))).await;
         std::future::pending::<()>().await;
     }
@@ -225,7 +225,8 @@ impl<'a> Clients<'a> {
         let Some(api) = self.system.supervisor.any_api() else {
             return false;
         };
-        let (coupon, name) = (&self.coupons[person.0], self.schedule.user_id(person.1));
+        let coupon = &self.coupons[person.0];
+        let name = self.schedule.user_id(person.1);
         let asked = Instant::now();
         let answer = self
             .api

@@ -58,10 +58,8 @@ fn fault(rng: &mut StdRng) -> Fault {
     ];
     let role = *roles.choose(rng).unwrap_or(&ProcessRole::Api);
     let number = rng.random_range(0..EACH);
-    let (short, long) = (
-        rng.random_range(200..=2_000),
-        rng.random_range(3_500..=9_000),
-    );
+    let short = rng.random_range(200..=2_000);
+    let long = rng.random_range(3_500..=9_000);
     let ms = if rng.random_bool(0.25) { short } else { long };
     match rng.random_range(0..20) {
         // The replica takes over after three seconds.

@@ -205,11 +205,9 @@ mod tests {
             AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable,
             Unqueued,
         };
-        let (yes, late, no) = (
-            vec![accepted(true); 3],
-            vec![accepted(false); 3],
-            vec![refused(); 3],
-        );
+        let yes = vec![accepted(true); 3];
+        let late = vec![accepted(false); 3];
+        let no = vec![refused(); 3];
         let closed = vec![Answer::Problem(410, "closed".into()); 3];
         let again = vec![Answer::Already { drop: 1, slot: 1 }];
         let cases = [

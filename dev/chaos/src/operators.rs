@@ -192,7 +192,8 @@ mod tests {
         let answered = |status, change: Value, body: Value, retry_after: bool| {
             let headers =
                 retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));
-            let (content_type, text) = (String::new(), body.to_string());
+            let content_type = String::new();
+            let text = body.to_string();
             let reply = HttpReply {
                 status,
                 content_type,
@@ -202,7 +203,8 @@ mod tests {
             };
             is_in_contract(7, &change, &reply)
         };
-        let (pause, lower) = (json!({"paused": true}), json!({"quantity": 5}));
+        let pause = json!({"paused": true});
+        let lower = json!({"quantity": 5});
         assert!(answered(200, pause.clone(), json!({"id": 7}), false));
         assert!(
             !answered(200, pause.clone(), json!({"id": 8}), false),

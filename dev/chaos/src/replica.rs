@@ -24,7 +24,8 @@ pub(crate) async fn follow(servers: &ProxiedServers) -> Result<Replica> {
 }
 
 pub(crate) async fn until_it_follows(server: &RedisServer) -> Result<()> {
-    let (replica, begun) = (PrefixedKeys::new(&server.url(), ""), Instant::now());
+    let replica = PrefixedKeys::new(&server.url(), "");
+    let begun = Instant::now();
     loop {
         let state: String = replica.try_command(&["INFO", "replication"]).await?;
         if state.contains("master_link_status:up") {

@@ -76,7 +76,8 @@ impl fmt::Display for ChaosReport {
             .filter_map(|ran| ran.exact_after_ms)
             .collect();
         times.sort_unstable();
-        let (median, worst) = (times.get(times.len() / 2).copied(), times.last().copied());
+        let median = times.get(times.len() / 2).copied();
+        let worst = times.last().copied();
         let single = self.runs.iter().filter(|ran| ran.faults.len() == 1).count();
         writeln!(
             out,
@@ -118,7 +119,8 @@ impl fmt::Display for ChaosReport {
             self.wrong(&["asked for by nobody", "never admitted", "vanished"])
         )?;
         let revoking = self.runs.iter().filter(|ran| ran.revoked > 0).count();
-        let (held, too_few) = (self.wrong(&["revoked and"]), self.wrong(&["too few"]));
+        let held = self.wrong(&["revoked and"]);
+        let too_few = self.wrong(&["too few"]);
         writeln!(
             out,
             "given back, revoked    {} in {revoking} schedules; of these still held {held}",

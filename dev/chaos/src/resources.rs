@@ -117,7 +117,9 @@ impl Resources {
 
     fn note(&mut self, name: &str, unit: &'static str, slack: u64, must_be_flat: bool, value: u64) {
         let resource = self.0.entry(name.to_owned()).or_default();
-        (resource.unit, resource.slack, resource.must_be_flat) = (unit, slack, must_be_flat);
+        resource.unit = unit;
+        resource.slack = slack;
+        resource.must_be_flat = must_be_flat;
         resource.values.push(value);
     }
 

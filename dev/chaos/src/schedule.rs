@@ -233,7 +233,8 @@ fn allow_list(seed: u64, people: u32) -> (u32, bool) {
 /// One more fault, in half of the seeds. Uses a separate generator, as above.
 fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x1a7e_40ca_b000_0000);
-    let (at_ms, ms) = (rng.random_range(200..latest), rng.random_range(500..=3_000));
+    let at_ms = rng.random_range(200..latest);
+    let ms = rng.random_range(500..=3_000);
     let role = *[
         ProcessRole::Api,
         ProcessRole::Consumer,

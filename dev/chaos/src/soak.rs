@@ -81,7 +81,8 @@ pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
         ..drawn
     };
     let system = SystemUnderTest::start(Arc::clone(&servers), &schedule).await?;
-    let (tally, mut resources) = (SoakTally::default(), Resources::default());
+    let tally = SoakTally::default();
+    let mut resources = Resources::default();
     let span = Span {
         begun: Instant::now(),
         lasts: Duration::from_secs(minutes * 60),

@@ -62,7 +62,8 @@ impl Supervisor {
                     };
                     clock = Some(clocks.clock(&format!("{}-{number}", role.name()))?);
                 }
-                let (state, busy) = (Mutex::default(), tokio::sync::Mutex::default());
+                let state = Mutex::default();
+                let busy = tokio::sync::Mutex::default();
                 processes.push(Supervised {
                     role,
                     clock,

@@ -90,7 +90,9 @@ pub(crate) fn has_list(coupon: &MadeCoupon) -> bool {
 
 /// MySQL and Redis hold the same list, under the same id.
 async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> {
-    let (sql, redis, id) = (&system.world.sql, system.redis(), coupon.id);
+    let sql = &system.world.sql;
+    let redis = system.redis();
+    let id = coupon.id;
     let own = |name: &str| redis.own(&format!("{{{id}}}:{name}"));
     let listed = sql
         .rows(&format!(
@@ -125,7 +127,8 @@ async fn is_short_of_people(
     coupon: &MadeCoupon,
     quantity: u64,
 ) -> Result<bool> {
-    let (redis, MadeCoupon { id, drop, .. }) = (system.redis(), coupon);
+    let redis = system.redis();
+    let MadeCoupon { id, drop, .. } = coupon;
     let given = firstcome_testkit::agreed(&system.world.sql, &redis, coupon)
         .await?
         .len() as u64;

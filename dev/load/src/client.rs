@@ -241,7 +241,8 @@ fn read_answer(bytes: &mut Vec<u8>, closed: bool) -> Result<Option<(u16, Range<u
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);
     };
-    let (body_at, head) = (end + 4, std::str::from_utf8(&bytes[..end])?);
+    let body_at = end + 4;
+    let head = std::str::from_utf8(&bytes[..end])?;
     let status: u16 = head
         .get(9..12)
         .and_then(|code| code.parse().ok())

@@ -94,7 +94,9 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
     let clock = CrowdClock::start(plan.rate);
     let mut workers = JoinSet::new();
     for (number, connection, tally) in ready {
-        let (plan, progress, path) = (plan.clone(), progress.clone(), path.clone());
+        let plan = plan.clone();
+        let progress = progress.clone();
+        let path = path.clone();
         let worker = CrowdWorker {
             plan,
             progress,
@@ -107,7 +109,8 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
         workers.spawn(worker.work(next.clone()));
     }
     let parts = workers.join_all().await;
-    let (elapsed, crowd) = (clock.begun.elapsed(), &plan.crowd);
+    let elapsed = clock.begun.elapsed();
+    let crowd = &plan.crowd;
     let tally = Tally::sum(&progress, crowd.people(), elapsed, parts, |person| {
         crowd.user_id(person)
     });

@@ -109,7 +109,8 @@ impl CrowdIdentity {
                     .map(str::trim)
                     .filter(|line| !line.is_empty())
                     .collect();
-                let (there, wanted) = (tokens.len(), crowd.people());
+                let there = tokens.len();
+                let wanted = crowd.people();
                 ensure!(
                     there >= wanted as usize,
                     "{} has {there} tokens for {wanted} people",
@@ -185,10 +186,12 @@ pub fn token(secret: &str, user: &str) -> Result<String> {
 }
 
 fn sign(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<CrowdIdentity> {
-    let (key, header) = (key(args)?, Header::new(args.jwt_algorithm));
+    let key = key(args)?;
+    let header = Header::new(args.jwt_algorithm);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let filled = |text: &'_ Option<String>| text.clone().filter(|text| !text.is_empty());
-    let (iss, aud) = (filled(&args.jwt_issuer), filled(&args.jwt_audience));
+    let iss = filled(&args.jwt_issuer);
+    let aud = filled(&args.jwt_audience);
     let token = |person| -> Result<String> {
         let claims = JwtClaims {
             sub: crowd.user_id(person),

@@ -54,7 +54,8 @@ impl RowCheck {
         let begun = Instant::now();
         loop {
             let rows = database.rows(coupon).await?;
-            let (missing, after) = (unkept(promises, &rows), begun.elapsed());
+            let missing = unkept(promises, &rows);
+            let after = begun.elapsed();
             if missing.is_empty() || after > limit {
                 return Ok(Self {
                     rows: rows.len(),

@@ -188,7 +188,8 @@ impl Tally {
         }
         let mut latency = all.winners.clone();
         let _ = latency.add(&all.others);
-        let (requests, seconds) = (progress.total(), elapsed.as_secs_f64());
+        let requests = progress.total();
+        let seconds = elapsed.as_secs_f64();
         Self {
             people,
             requests,

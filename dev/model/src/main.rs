@@ -9,7 +9,8 @@ fn main() -> ExitCode {
         .into_iter()
         .filter(|case| words.iter().all(|word| case.name.contains(word)))
     {
-        let (name, is_right) = (case.name.clone(), case.is_right);
+        let name = case.name.clone();
+        let is_right = case.is_right;
         let (states, broken) = case.explore();
         let verdict = match (is_right, &broken) {
             (true, None) => "every promise holds",

@@ -153,7 +153,8 @@ impl State {
     }
 
     fn lose(&mut self, redis: Redis) {
-        (self.redis, self.open) = (redis, false);
+        self.redis = redis;
+        self.open = false;
         self.life += 1;
     }
 }
@@ -212,7 +213,8 @@ impl Revisions {
                 match redis.quantity {
                     _ if read.revision < redis.seen && !self.is(Wrong::NotCompared) => again,
                     Some(quantity) if to >= redis.count => {
-                        (redis.seen, redis.quantity) = (read.revision, Some(quantity.min(to)));
+                        redis.seen = read.revision;
+                        redis.quantity = Some(quantity.min(to));
                         Change::Commit(read)
                     }
                     // Refused; nothing was changed.
@@ -265,8 +267,8 @@ impl Revisions {
                 let is_latest =
                     settings.revision >= state.redis.seen || self.is(Wrong::NotCompared);
                 if state.redis.quantity.is_none() && is_latest {
-                    (state.redis.seen, state.redis.quantity) =
-                        (settings.revision, Some(settings.quantity));
+                    state.redis.seen = settings.revision;
+                    state.redis.quantity = Some(settings.quantity);
                     Pass::Open(life)
                 } else if self.write_meta(&mut state.redis, settings) {
                     Pass::Open(life)
@@ -276,7 +278,8 @@ impl Revisions {
             }
             Pass::Open(life) => {
                 if !state.open && life == state.life {
-                    (state.redis.count, state.open) = (state.given, true);
+                    state.redis.count = state.given;
+                    state.open = true;
                 }
                 Pass::Idle
             }

@@ -112,11 +112,13 @@ impl Sealing {
         match step {
             Step::Ask(person) => self.ask(state, person),
             Step::Publish(person) => {
-                (state.claims[person], state.promised[person]) = (Claim::Topic, true);
+                state.claims[person] = Claim::Topic;
+                state.promised[person] = true;
             }
             Step::Keep(person) => {
                 state.lost -= 1;
-                (state.claims[person], state.promised[person]) = (Claim::DeadLetter, true);
+                state.claims[person] = Claim::DeadLetter;
+                state.promised[person] = true;
             }
             Step::Consume(person) => state.claims[person] = Claim::Row,
             Step::Read => state.seen_sealed = state.sealed,

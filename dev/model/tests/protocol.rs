@@ -17,7 +17,8 @@ fn explore(cases: impl Iterator<Item = Case>) {
     let mut explored = 0;
     for case in cases {
         explored += 1;
-        let (name, right) = (case.name.clone(), case.is_right);
+        let name = case.name.clone();
+        let right = case.is_right;
         let least = if name.starts_with("claims") {
             10_000
         } else {

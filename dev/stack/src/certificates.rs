@@ -33,8 +33,8 @@ impl CertificateFolder {
         let of_server = || CertificateParams::new(vec!["127.0.0.1".to_owned()]);
         this.sign("server", &of_server()?, &authority)?;
         let mut expired = of_server()?;
-        (expired.not_before, expired.not_after) =
-            (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        expired.not_before = date_time_ymd(2020, 1, 1);
+        expired.not_after = date_time_ymd(2021, 1, 1);
         this.sign("expired", &expired, &authority)?;
         for (name, issuer) in [("client", &authority), ("foreign", &foreign)] {
             let mut client = CertificateParams::new(Vec::new())?;
@@ -76,7 +76,8 @@ impl CertificateFolder {
         issuer: &CertifiedIssuer<'static, KeyPair>,
     ) -> Result<()> {
         let key = KeyPair::generate()?;
-        let (certificate, key) = (params.signed_by(&key, issuer)?.pem(), key.serialize_pem());
+        let certificate = params.signed_by(&key, issuer)?.pem();
+        let key = key.serialize_pem();
         self.write(&format!("{name}.pem"), &certificate)?;
         self.write(&format!("{name}.key"), &key)?;
         self.write(&format!("{name}.store.pem"), &format!("{key}{certificate}"))

@@ -97,10 +97,8 @@ enum StackKind {
 }
 
 async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKind) -> Result<()> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let stopped = async {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };

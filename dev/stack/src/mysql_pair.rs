@@ -52,7 +52,8 @@ impl MysqlPair {
         };
         let (primary, replica) = tokio::try_join!(server(1), server(2))?;
         let address = primary.proxy().await?;
-        let (second_in_office, ids) = (AtomicBool::new(false), AtomicU32::new(2));
+        let second_in_office = AtomicBool::new(false);
+        let ids = AtomicU32::new(2);
         let pair = Self {
             primary,
             replica,
@@ -121,7 +122,8 @@ impl MysqlPair {
     }
 
     async fn replica_has(&self, transactions: &str) -> Result<()> {
-        let (replica, transactions) = (self.other(), transactions.replace('\n', ""));
+        let replica = self.other();
+        let transactions = transactions.replace('\n', "");
         let wait = format!(
             "SELECT WAIT_FOR_EXECUTED_GTID_SET('{transactions}', {})",
             LIMIT.as_secs()
@@ -183,7 +185,8 @@ impl MysqlPair {
     /// current one. A commit that only it has was never acknowledged; it is discarded with the rest
     /// of its data. Afterwards the pair can fail over again.
     pub async fn take_back(&self) -> Result<()> {
-        let (now, before) = (self.in_office(), self.other());
+        let now = self.in_office();
+        let before = self.other();
         if before.pid().is_some() {
             before.kill().await?;
         }

@@ -60,7 +60,8 @@ pub struct OtlpReceiver {
 impl OtlpReceiver {
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let (address, spans) = (listener.local_addr()?, Arc::new(Mutex::default()));
+        let address = listener.local_addr()?;
+        let spans = Arc::new(Mutex::default());
         let into = Arc::clone(&spans);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -121,7 +122,8 @@ impl Drop for OtlpReceiver {
 async fn serve(stream: TcpStream, into: &Mutex<Vec<ReceivedSpan>>) -> Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
-        let (mut first, mut length) = (String::new(), None);
+        let mut first = String::new();
+        let mut length = None;
         if stream.read_line(&mut first).await? == 0 {
             return Ok(());
         }

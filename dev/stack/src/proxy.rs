@@ -119,7 +119,8 @@ impl FaultProxy {
         let (fault, watching) = watch::channel(Now::default());
         let upstream = Arc::new(AtomicU16::new(upstream_port));
         let counts = Arc::new(Counts::default());
-        let (to, counting) = (upstream.clone(), counts.clone());
+        let to = upstream.clone();
+        let counting = counts.clone();
         let listener = Listener::new(move |client| {
             let number = counting.accepted.fetch_add(1, Ordering::Relaxed) + 1;
             session(
@@ -213,7 +214,8 @@ async fn session(
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let pump = |from, to, passed, replies| {
-        let (fault, dropped) = (fault.clone(), &counts.dropped);
+        let fault = fault.clone();
+        let dropped = &counts.dropped;
         Pump {
             from,
             to,
@@ -293,7 +295,8 @@ impl Pump<'_> {
         if let ProxyFault::Delay(time) = fault {
             tokio::time::sleep(time).await;
         }
-        let (number, is_request) = (self.number, !self.replies);
+        let number = self.number;
+        let is_request = !self.replies;
         let passes = |now: &Now| match now.on(number) {
             ProxyFault::BlackHole => false,
             ProxyFault::Mute(protocol) => !is_request || protocol.is_handshake(data),

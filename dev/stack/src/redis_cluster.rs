@@ -93,7 +93,8 @@ impl RedisCluster {
     async fn join(&self) -> Result<()> {
         let (primaries, replicas) = self.nodes.split_at(PRIMARIES);
         for (at, node) in primaries.iter().enumerate() {
-            let (first, last) = (at * SLOTS / PRIMARIES, (at + 1) * SLOTS / PRIMARIES - 1);
+            let first = at * SLOTS / PRIMARIES;
+            let last = (at + 1) * SLOTS / PRIMARIES - 1;
             // Otherwise all begin with the same epoch, and back off one after the other.
             self.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1))
                 .await?;
@@ -261,7 +262,8 @@ impl RedisCluster {
     /// some have moved are refused (`TRYAGAIN`). Can be called again after an error half-way.
     pub async fn move_slot(&self, slot: u16, to: &RedisServer) -> Result<()> {
         let from = self.primary_of_slot(slot).await?;
-        let (source, target) = (self.id(from)?, self.id(to)?);
+        let source = self.id(from)?;
+        let target = self.id(to)?;
         if source != target {
             self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}"))
                 .await?;
@@ -343,10 +345,8 @@ async fn start_node(options: RedisClusterOptions) -> Result<(RedisServer, Reserv
     } else {
         &[]
     };
-    let (bus_port, timeout_ms) = (
-        bus.number().to_string(),
-        options.node_timeout.as_millis().to_string(),
-    );
+    let bus_port = bus.number().to_string();
+    let timeout_ms = options.node_timeout.as_millis().to_string();
     let cluster = [
         ["--cluster-enabled", "yes"],
         ["--cluster-config-file", "nodes.conf"],

@@ -186,7 +186,8 @@ impl<K: ServerKind> Server<K> {
             bail!("{} is running already (process {})", K::NAME, process.pid());
         }
         *slot = None;
-        let (options, at) = (self.options.clone(), instance.clone());
+        let options = self.options.clone();
+        let at = instance.clone();
         let process = tokio::task::spawn_blocking(move || {
             let command = options.command(&at)?;
             ServerProcess::start_server(&at.temp.janitor, &command, &at.dir, &at.log())
@@ -200,7 +201,8 @@ impl<K: ServerKind> Server<K> {
 
     /// Restarts it after its end without its data: a new server on the same port.
     pub async fn start_empty(&self) -> Result<()> {
-        let (options, at) = (self.options.clone(), self.instance()?.clone());
+        let options = self.options.clone();
+        let at = self.instance()?.clone();
         ensure!(self.pid().is_none(), "{} is running", K::NAME);
         let emptied = tokio::task::spawn_blocking(move || {
             fs::remove_dir_all(&at.data)?;

@@ -62,7 +62,8 @@ impl Http {
 
     pub async fn try_send(request: RequestBuilder) -> reqwest::Result<HttpReply> {
         let response = request.send().await?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
         let content_type = headers
             .get(CONTENT_TYPE)
             .and_then(|v| v.to_str().ok())

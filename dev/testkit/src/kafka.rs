@@ -136,7 +136,8 @@ impl TestTopic {
             .config()
             .set("transactional.id", format!("{}-transaction", self.name))
             .clone();
-        let (name, payload) = (self.name.clone(), payload.to_owned());
+        let name = self.name.clone();
+        let payload = payload.to_owned();
         let sent = tokio::task::spawn_blocking(move || {
             let producer: BaseProducer = config.create().unwrap();
             producer.init_transactions(PATIENCE).unwrap();
@@ -157,7 +158,8 @@ impl TestTopic {
         config
             .set("transactional.id", format!("foreign-{}", self.name))
             .set("transaction.timeout.ms", "600000");
-        let (this, payload) = (self.clone(), payload.to_owned());
+        let this = self.clone();
+        let payload = payload.to_owned();
         let begun = tokio::task::spawn_blocking(move || {
             let producer: FutureProducer = config.create().unwrap();
             producer.init_transactions(PATIENCE).unwrap();
@@ -258,7 +260,8 @@ impl TestTopic {
 
     /// The id of a partition's leader; `None` while there is none.
     pub async fn leader(&self, partition: i32) -> Option<i32> {
-        let (this, config) = (self.clone(), self.config());
+        let this = self.clone();
+        let config = self.config();
         let asked = tokio::task::spawn_blocking(move || {
             let reader: BaseConsumer = config.create().unwrap();
             let metadata = reader.fetch_metadata(Some(&this.name), PATIENCE).ok()?;
@@ -278,7 +281,8 @@ impl TestTopic {
 
     /// For each partition: the group's committed offset (0 if there is none) and the topic's end.
     pub async fn offsets(&self) -> Vec<(i64, i64)> {
-        let (this, config) = (self.clone(), self.config());
+        let this = self.clone();
+        let config = self.config();
         tokio::task::spawn_blocking(move || {
             let reader: BaseConsumer = config
                 .clone()
@@ -318,7 +322,8 @@ impl TestTopic {
 
     /// Commits the ends, as if the group had read everything. Requires that no member is running.
     pub async fn skip_all(&self) {
-        let (this, config) = (self.clone(), self.config());
+        let this = self.clone();
+        let config = self.config();
         let committed = tokio::task::spawn_blocking(move || {
             let reader: BaseConsumer = config
                 .clone()

@@ -113,7 +113,8 @@ impl PrefixedKeys {
     /// Every key under the prefix, sorted.
     pub async fn names(&self) -> Vec<String> {
         let mut conn = self.connection().await;
-        let (mut cursor, mut names) = (0_u64, Vec::new());
+        let mut cursor = 0_u64;
+        let mut names = Vec::new();
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor)

@@ -406,7 +406,8 @@ pub(super) fn commands(
 }
 
 fn raise(what: &str, report: &DropReport, by: u64, links: &Links) -> Block {
-    let (from, to) = (u64::from(report.quantity), u64::from(report.quantity) + by);
+    let to = u64::from(report.quantity) + by;
+    let from = u64::from(report.quantity);
     links.quantity(
         &format!("{what} (quantity {from} → {to})"),
         report.coupon_id,

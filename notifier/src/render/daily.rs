@@ -161,10 +161,8 @@ fn lost_mails(day: &DailyDigest) -> Vec<Block> {
             ),
         };
         let address = wording::person(&address);
-        let (one, many) = (
-            format!("mail to {address} was"),
-            format!("mails to {address} were"),
-        );
+        let one = format!("mail to {address} was");
+        let many = format!("mails to {address} were");
         format!(
             "{} refused or given up: {rest}",
             wording::count(given_up, &one, &many)
@@ -247,10 +245,8 @@ fn successes(day: &DailyDigest) -> Section {
     } else {
         let lines = day.sealed.iter().take(LINES).map(|drop| {
             let name = wording::line(&drop.coupon_name, 60);
-            let (rows, quantity) = (
-                wording::grouped(drop.rows.into()),
-                wording::grouped(drop.quantity.into()),
-            );
+            let rows = wording::grouped(drop.rows.into());
+            let quantity = wording::grouped(drop.quantity.into());
             format!(
                 "{name} (coupon {}, drop {}): {rows} of {quantity} issued, verified and sealed",
                 drop.coupon_id, drop.drop_id

@@ -156,10 +156,8 @@ pub(super) fn issued(report: &DropReport) -> String {
     if !was_examined(report) {
         return "not examined".to_owned();
     }
-    let (rows, quantity) = (
-        wording::grouped(report.after.rows),
-        wording::grouped(u64::from(report.quantity)),
-    );
+    let rows = wording::grouped(report.after.rows);
+    let quantity = wording::grouped(u64::from(report.quantity));
     format!("{rows} of {quantity} issued")
 }
 

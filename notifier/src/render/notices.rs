@@ -100,7 +100,8 @@ fn notice(
         title: String::new(),
         blocks,
     }];
-    let (title, lead) = (title.to_owned(), lead.to_owned());
+    let title = title.to_owned();
+    let lead = lead.to_owned();
     Letter {
         kind,
         tone,
@@ -271,10 +272,8 @@ fn over(
         format!("From: {}", time(since)),
         format!("To: {}", time(now)),
     ];
-    let (subject, title) = (
-        format!("resolved: {what}, after {lasted}"),
-        format!("{what}, after {lasted}."),
-    );
+    let subject = format!("resolved: {what}, after {lasted}");
+    let title = format!("{what}, after {lasted}.");
     let blocks = [Block::List(lines)]
         .into_iter()
         .chain(links.open_problems())

@@ -69,7 +69,8 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
         blocks.push(Block::Heading(summary(pass, notice)));
     }
     blocks.push(Block::Todo(what_to_do_here(pass, seen)));
-    let (in_browser, by_command) = (on_page(pass, seen), commands(seen, report, pass.links));
+    let in_browser = on_page(pass, seen);
+    let by_command = commands(seen, report, pass.links);
     // Commands come after it, because phones can't run them; unless the page can't do it.
     let is_for_api = matches!(seen.about, About::Braked | About::BrokenPromise);
     if is_for_api && !pass.links.page_changes_coupons {

@@ -44,10 +44,8 @@ pub struct WebhookArgs {
 impl WebhookArgs {
     /// Checks constraints that clap can't express, and reads the file of certificate authorities.
     pub(crate) fn receivers(&self) -> anyhow::Result<Receivers> {
-        let (urls, secrets) = (
-            list(self.webhook_urls.as_ref()),
-            list(self.webhook_secret.as_ref()),
-        );
+        let urls = list(self.webhook_urls.as_ref());
+        let secrets = list(self.webhook_secret.as_ref());
         if !urls.is_empty() && secrets.is_empty() {
             bail!(
                 "WEBHOOK_URLS is set but WEBHOOK_SECRET is not: make one with `echo whsec_$(openssl rand -base64 32)`, and \
@@ -163,10 +161,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_refused_with_what_to_do_and_without_secrets() {
-        let (many, three) = (
-            ["https://hunter2.example.com/a"; ADDRESSES + 1].join(","),
-            [SECRET; 3].join(","),
-        );
+        let many = ["https://hunter2.example.com/a"; ADDRESSES + 1].join(",");
+        let three = [SECRET; 3].join(",");
         for (given, says) in [
             (&["--webhook-urls", "https://h/hunter2"][..], "openssl rand"),
             (

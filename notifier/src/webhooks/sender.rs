@@ -44,7 +44,8 @@ pub(super) struct SignedPost {
 impl Receivers {
     /// One poster for each target.
     pub(super) fn signed_posts(&self) -> Vec<SignedPost> {
-        let (secrets, limit) = (&self.secrets, self.limit);
+        let secrets = &self.secrets;
+        let limit = self.limit;
         let post = |target: &PostTarget| SignedPost {
             target: target.clone(),
             secrets: secrets.clone(),
@@ -98,7 +99,8 @@ impl Outbox for Relay {
         if self.is_gone.load(Ordering::Relaxed) {
             return Ok(0);
         }
-        let (now, target) = (self.clock.now(), self.post.target.name.clone());
+        let now = self.clock.now();
+        let target = self.post.target.name.clone();
         let Some(webhook) =
             webhooks::lease(&self.db, target, now, now + self.post.limit + RECORDING).await?
         else {
@@ -206,11 +208,9 @@ impl Relay {
     }
 
     fn log(&self, webhook: &LeasedWebhook, outcome: &DeliveryOutcome) {
-        let (id, kind, attempt) = (
-            webhook.event_id.as_str(),
-            webhook.kind.as_str(),
-            webhook.attempts + 1,
-        );
+        let id = webhook.event_id.as_str();
+        let kind = webhook.kind.as_str();
+        let attempt = webhook.attempts + 1;
         let target = self.post.target.name.as_str();
         let result = match outcome {
             DeliveryOutcome::Sent => {

@@ -35,7 +35,8 @@ fn tell(
 ) -> bool {
     let (error, advice) = match answer {
         Ok(answer) => {
-            let (status, advice) = (answer.status, advice_on(answer.status.as_u16()));
+            let status = answer.status;
+            let advice = advice_on(answer.status.as_u16());
             match answer.success() {
                 Ok(()) => {
                     say(&format!("ok     webhook {name}: {status}"));

@@ -65,7 +65,8 @@ async fn admission_that_stays_closed_is_mailed_again_after_the_cooldown() {
 async fn a_repair_says_for_how_long_admission_was_closed() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
-    let (from, to) = (desk.clock.now(), desk.clock.turn(TimeDelta::seconds(7)));
+    let from = desk.clock.now();
+    let to = desk.clock.turn(TimeDelta::seconds(7));
     notifier.admission(SeenGate::Closed, from).await.unwrap();
     let mut run = repaired("r1");
     run.findings = vec![general(
@@ -74,7 +75,8 @@ async fn a_repair_says_for_how_long_admission_was_closed() {
         Outcome::Applied,
         "it was closed",
     )];
-    (run.started_at, run.finished_at) = (from + TimeDelta::seconds(2), Some(to));
+    run.started_at = from + TimeDelta::seconds(2);
+    run.finished_at = Some(to);
     notifier.after_pass(&run, to).await.unwrap();
     notifier.flush(SOON).await.unwrap();
     let text = parsed(&desk.sink.mails()[0])
@@ -97,7 +99,8 @@ async fn seen(desk: &Desk, seconds: i64, gates: &[(&Notifier, SeenGate)]) {
 #[tokio::test]
 async fn a_daemon_that_alone_has_lost_its_way_to_redis_mails_nothing() {
     let desk = Desk::new(A).await;
-    let (cut_off, other) = (desk.notifier(), desk.notifier());
+    let cut_off = desk.notifier();
+    let other = desk.notifier();
     seen(
         &desk,
         1,

@@ -93,7 +93,8 @@ impl Desk {
             .unwrap();
         let args = args(Some(&sink.url()), recipients);
         let db = Db::new(&settings).unwrap();
-        let (clock, webhooks) = (Arc::default(), WebhookArgs::default());
+        let clock = Arc::default();
+        let webhooks = WebhookArgs::default();
         Self {
             db,
             database,

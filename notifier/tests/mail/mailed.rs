@@ -237,8 +237,10 @@ async fn repairs_with_every_pass_are_told_together_and_none_is_left_out() {
 async fn two_processes_that_saw_the_same_drift_mail_it_once() {
     let desk = Desk::new(A).await;
     let now = desk.clock.now();
-    let (one, two) = (desk.notifier(), desk.notifier());
-    let (first, second) = (drift("r1", &[3]), drift("r2", &[3]));
+    let one = desk.notifier();
+    let two = desk.notifier();
+    let first = drift("r1", &[3]);
+    let second = drift("r2", &[3]);
     let (first, second) = tokio::join!(one.after_pass(&first, now), two.after_pass(&second, now));
     first.unwrap();
     second.unwrap();
@@ -312,7 +314,8 @@ async fn a_digest_that_could_not_be_queued_can_be_tried_again_and_is_mailed_once
     desk.run("RENAME TABLE mail_outbox TO away").await;
     desk.notifier().daily_digest(now, now).await.unwrap_err();
     desk.run("RENAME TABLE away TO mail_outbox").await;
-    let (one, two) = (desk.notifier(), desk.notifier());
+    let one = desk.notifier();
+    let two = desk.notifier();
     let (first, second) = tokio::join!(one.daily_digest(now, now), two.daily_digest(now, now));
     first.unwrap();
     second.unwrap();

@@ -224,7 +224,8 @@ async fn a_server_that_scans_a_mail_for_long_gets_one_copy_and_delays_no_other_m
         .set(Behaviour::SlowAfterData(Duration::from_secs(6)))
         .await
         .unwrap();
-    let (first, second) = (desk.notifier(), desk.notifier());
+    let first = desk.notifier();
+    let second = desk.notifier();
     first
         .after_pass(&drift("r1", &[3]), desk.clock.now())
         .await
@@ -315,7 +316,8 @@ async fn a_slow_server_gets_every_mail_once() {
         .set(Behaviour::Slow(Duration::from_millis(100)))
         .await
         .unwrap();
-    let (one, two) = (desk.notifier(), desk.notifier());
+    let one = desk.notifier();
+    let two = desk.notifier();
     one.after_pass(&repaired("r1"), desk.clock.now())
         .await
         .unwrap();

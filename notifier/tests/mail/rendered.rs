@@ -621,7 +621,9 @@ fn closed_below_the_quantity() {
         )],
     );
     for numbers in [&mut drop.before, &mut drop.after] {
-        (numbers.count, numbers.users, numbers.rows) = (90, 90, 90);
+        numbers.count = 90;
+        numbers.users = 90;
+        numbers.rows = 90;
     }
     let run = run(
         "0193a1f2-7c00-7d31-8000-0000000000a8",

@@ -201,7 +201,8 @@ async fn a_broken_promise_and_what_is_of_no_pass_are_posted_too() {
 
 #[tokio::test]
 async fn what_is_not_taken_comes_again_under_the_same_id_and_signed_anew() {
-    let (receiver, elsewhere) = (Receiver::start().await, Receiver::start().await);
+    let receiver = Receiver::start().await;
+    let elsewhere = Receiver::start().await;
     let mut desk = desk_with(&[&receiver]).await;
     desk.webhooks.webhook_timeout_ms = 3_000;
     desk.notifier()
@@ -282,7 +283,8 @@ async fn a_receiver_that_asks_to_wait_is_left_alone_for_so_long_and_at_most_an_h
 
 #[tokio::test]
 async fn a_silent_receiver_holds_up_no_pass_no_mail_and_no_other_receiver() {
-    let (silent, other) = (Receiver::start().await, Receiver::start().await);
+    let silent = Receiver::start().await;
+    let other = Receiver::start().await;
     let mut desk = desk_with(&[&silent, &other]).await;
     desk.webhooks.webhook_timeout_ms = 60_000;
     silent.set(CannedReply::Silent);
@@ -312,7 +314,8 @@ async fn a_silent_receiver_holds_up_no_pass_no_mail_and_no_other_receiver() {
 async fn two_daemons_post_each_event_once() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
-    let (one, two) = (desk.notifier(), desk.notifier());
+    let one = desk.notifier();
+    let two = desk.notifier();
     for n in 1..=20 {
         let mut run = repaired(&format!("r{n:02}"));
         run.drops[0].drop_id.0 = n;
@@ -362,7 +365,8 @@ async fn a_receiver_that_is_gone_gets_nothing_until_a_restart_and_a_mail_says_so
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
     receiver.set(CannedReply::Endless(410));
-    let (one, two) = (desk.notifier(), desk.notifier());
+    let one = desk.notifier();
+    let two = desk.notifier();
     one.after_pass(&drift("r1", &[3]), desk.clock.now())
         .await
         .unwrap();
@@ -417,7 +421,8 @@ async fn what_nobody_takes_for_days_is_given_up_also_where_its_target_is_no_more
         .after_pass(&drift("r2", &[3]), later)
         .await
         .unwrap();
-    let (four_days, soon) = (later + TimeDelta::days(4), later + TimeDelta::minutes(1));
+    let four_days = later + TimeDelta::days(4);
+    let soon = later + TimeDelta::minutes(1);
     for (before, given_up) in [(later, 0), (soon, 1), (soon, 0)] {
         let orphans =
             firstcome_shared::mysql::webhooks::give_up_orphans(&desk.db, before, four_days);
@@ -492,7 +497,8 @@ async fn rows_are_told_once_a_pass_and_sold_out_once_a_drop_and_quantity() {
     })
     .await;
     let told = |one: &Received| {
-        let (kind, data) = (one.json()["type"].clone(), one.json()["data"].clone());
+        let kind = one.json()["type"].clone();
+        let data = one.json()["data"].clone();
         let slots = data
             .get("after_slot")
             .map(|after| format!(", {after} to {}", data["highest_slot"]));

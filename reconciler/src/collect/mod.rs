@@ -253,7 +253,8 @@ pub async fn page(
     header: &DropHeader,
     ((from, to), seen): (Range, SlotPage),
 ) -> Result<SlotRange, CollectError> {
-    let (coupon, drop) = (header.facts.coupon.id, header.facts.drop.id);
+    let coupon = header.facts.coupon.id;
+    let drop = header.facts.drop.id;
     let low = Slot::try_from(from.max(1)).unwrap_or(Slot::MAX);
     let high = to.map_or(Slot::MAX, |to| {
         Slot::try_from(to.max(0)).unwrap_or(Slot::MAX)
@@ -337,11 +338,9 @@ async fn look_up_again(
     header: &DropHeader,
     page: &mut SlotRange,
 ) -> Result<(), CollectError> {
-    let (coupon, drop, once_per) = (
-        header.facts.coupon.id,
-        header.drop_id(),
-        header.facts.once_per(),
-    );
+    let coupon = header.facts.coupon.id;
+    let drop = header.drop_id();
+    let once_per = header.facts.once_per();
     let keys = stores.redis.keys(coupon, drop);
     let questions = page.questions(i64::from(header.facts.drop.quantity));
     if once_per == OncePer::Coupon {

@@ -25,8 +25,11 @@ pub(super) async fn half(
     facts: &DropFacts,
     keys: &DropKeys,
 ) -> Result<DropRevocations, CollectError> {
-    let (coupon, drop, once_per) = (facts.coupon.id, facts.drop.id, facts.once_per());
-    let (mut found, mut after) = (DropRevocations::default(), 0);
+    let coupon = facts.coupon.id;
+    let drop = facts.drop.id;
+    let once_per = facts.once_per();
+    let mut found = DropRevocations::default();
+    let mut after = 0;
     loop {
         let page = stores
             .db

@@ -254,7 +254,8 @@ impl SlotRange {
     /// the numbers include them.
     #[must_use]
     pub fn without_void(&self) -> Self {
-        let (mut page, revoked) = (self.clone(), &self.revoked);
+        let mut page = self.clone();
+        let revoked = &self.revoked;
         page.rows
             .retain(|row| !revoked.voids_at(&row.user, Some(row.claimed_at)));
         page.in_flight
@@ -285,10 +286,8 @@ impl SlotRange {
     /// Whether every given slot has the same user in Redis and in MySQL, and there is nothing else.
     /// Nearly every page is like that, and one walk over both shows it.
     pub fn is_in_order(&self, quantity: i64) -> bool {
-        let (first, last) = (
-            self.from.max(1),
-            self.to.unwrap_or(i64::MAX).min(self.count).min(quantity),
-        );
+        let first = self.from.max(1);
+        let last = self.to.unwrap_or(i64::MAX).min(self.count).min(quantity);
         let same = |(slot, ((on, user), row)): (i64, (&(i64, UserId), &RowFacts))| {
             *on == slot && i64::from(row.slot) == slot && *user == row.user
         };

@@ -127,7 +127,8 @@ async fn started(
         beside.memory.losses = reconciler.memory.losses.clone();
         beside
     };
-    let (reopening, after_changes) = (beside(), beside());
+    let reopening = beside();
+    let after_changes = beside();
     let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
     let listener = TcpListener::from_std(socket)?;
     let address = listener.local_addr()?;

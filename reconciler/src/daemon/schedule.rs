@@ -214,8 +214,11 @@ impl CronSchedule {
 
     /// Records the end of a run.
     fn ran(&mut self, ended: DateTime<Utc>) {
-        (self.last, self.failed_from, self.retry_at) = (ended, None, None);
-        (self.because, self.is_mailed) = (None, false);
+        self.last = ended;
+        self.failed_from = None;
+        self.retry_at = None;
+        self.because = None;
+        self.is_mailed = false;
     }
 
     /// Records the outcome of an attempt of this process. If the process was paused during the
@@ -360,7 +363,8 @@ mod tests {
     fn a_run_that_ended_too_late_is_mailed_once() {
         let mut schedule = deep();
         let due = at("2026-01-02T03:00:00Z");
-        let (began, ended) = (due, at("2026-01-02T03:06:00Z"));
+        let began = due;
+        let ended = at("2026-01-02T03:06:00Z");
         schedule.note(RunAttempt::Ran, began, ended);
         assert_eq!(
             schedule.unmailed(ended),

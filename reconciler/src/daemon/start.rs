@@ -35,7 +35,8 @@ pub(super) async fn wait_for_stores(
     tolerance: TimeDelta,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
-    let (mut said, mut other) = (String::new(), OtherDaemon::default());
+    let mut said = String::new();
+    let mut other = OtherDaemon::default();
     loop {
         let next = Instant::now() + ATTEMPT;
         let (cause, store, reason) = match stores::check(&reconciler.stores, ATTEMPT, stop).await {
@@ -106,7 +107,8 @@ mod tests {
 
     #[test]
     fn another_daemon_works_while_its_note_changes() {
-        let (mut other, began) = (OtherDaemon::default(), Instant::now());
+        let mut other = OtherDaemon::default();
+        let began = Instant::now();
         let mut works = |note: Option<&str>, seconds| {
             other.works(
                 note.map(str::to_owned),

@@ -106,7 +106,8 @@ async fn pass_beside(
     notifier: &Notifier,
     stop: &CancellationToken,
 ) -> Result<Run, PassError> {
-    let (started, run_id) = (tokio::time::Instant::now(), new_run_id());
+    let started = tokio::time::Instant::now();
+    let run_id = new_run_id();
     tracing::debug!(run_id, work = ?request.work, "a pass beside the others");
     let run = reconciler.pass(request, &run_id, stop).await?;
     ended(&run, started, notifier).await;
@@ -175,7 +176,8 @@ pub(super) async fn changes(
                 break;
             }
             tracing::info!(coupon_id = coupon.0, "a change asks for a pass");
-            let (work, coupon) = (Work::Change, Some(coupon));
+            let work = Work::Change;
+            let coupon = Some(coupon);
             let request = Request {
                 work,
                 coupon,

@@ -123,7 +123,8 @@ pub(super) async fn take_off_all(
     user: &UserId,
     by: &Operator,
 ) -> Result<usize, ExecuteError> {
-    let (mut lists, people) = (0, [user.clone()]);
+    let mut lists = 0;
+    let people = [user.clone()];
     for id in stores.db.allow_lists_of_person(user).await? {
         let seen = stores.redis.highest_revision(id).await?;
         let changed = stores
@@ -134,7 +135,8 @@ pub(super) async fn take_off_all(
             continue;
         };
         lists += 1;
-        let (before, now) = (changed.before, changed.now);
+        let before = changed.before;
+        let now = changed.now;
         let followed = stores
             .redis
             .change_allow_list(id, before, now, OnList::Remove, &people)

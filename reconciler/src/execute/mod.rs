@@ -160,7 +160,8 @@ impl<'a> Executor<'a> {
         plan: &Plan,
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
-        let (mut count_is_wrong, mut moving) = (false, false);
+        let mut count_is_wrong = false;
+        let mut moving = false;
         self.left = plan.left;
         // The users of repairs beyond those of the plan are not restored yet.
         self.counts_later = plan.counter_waits || !plan.beyond.is_empty();
@@ -212,7 +213,8 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
         crash_point(Point::RepairBegun);
-        let (began, traces) = (Instant::now(), self.traces_of(run).await);
+        let began = Instant::now();
+        let traces = self.traces_of(run).await;
         let mut own = Vec::with_capacity(run.len());
         let ended = self.all_of(run, &traces, &mut own).await;
         self.trace_repairs(run, &traces, &mut own, began.elapsed());
@@ -291,8 +293,9 @@ impl<'a> Executor<'a> {
     /// claims are compared by it.
     pub(crate) fn given(&self, user: &UserId, GivenSlot { slot, at_ms }: GivenSlot) -> Claim {
         let claimed_at = DateTime::from_timestamp_millis(at_ms);
-        let (coupon_id, drop_id, user_id) =
-            (self.facts.coupon.id, self.facts.drop.id, user.clone());
+        let coupon_id = self.facts.coupon.id;
+        let drop_id = self.facts.drop.id;
+        let user_id = user.clone();
         Claim {
             coupon_id,
             drop_id,

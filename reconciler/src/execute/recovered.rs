@@ -62,7 +62,8 @@ pub(crate) async fn restore_drop(
     NamedDrop { coupon, drop }: NamedDrop,
     dry_run: bool,
 ) -> Result<LostDropEnd, ExecuteError> {
-    let (db, redis) = (&stores.db, &stores.redis);
+    let db = &stores.db;
+    let redis = &stores.redis;
     let Some((coupon, own)) = db.coupon(coupon).await? else {
         return Ok(LostDropEnd::NoCoupon);
     };

@@ -325,10 +325,8 @@ impl Executor<'_> {
 
     /// `false`: Redis was emptied meanwhile.
     async fn put_to_front(&self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
-        let (generation, scope) = (
-            self.generation().await?,
-            (self.drop_id(), self.facts.once_per()),
-        );
+        let generation = self.generation().await?;
+        let scope = (self.drop_id(), self.facts.once_per());
         for some in people.chunks(AT_ONCE) {
             if let Done::Stale = self
                 .redis

@@ -12,12 +12,14 @@ use crate::collect::snapshot::HalfRevoked;
 impl Executor<'_> {
     /// The steps of revoking, beginning with the missing one (docs/decisions/0013-revoking.md).
     pub(super) async fn revoke(&self, half: &HalfRevoked) -> Result<RepairAttempt, ExecuteError> {
-        let (revocation, once_per) = (&half.revocation, self.facts.once_per());
+        let revocation = &half.revocation;
+        let once_per = self.facts.once_per();
         if half.has_row {
             self.db.take_out_row(revocation.clone(), once_per).await?;
         }
         let scope = (self.drop_id(), once_per);
-        let (user, id) = (half.user.as_str(), revocation.id);
+        let user = half.user.as_str();
+        let id = revocation.id;
         let until = self
             .redis
             .revoke(&self.keys, scope, user, id, revocation.again_from_ms())

@@ -55,7 +55,8 @@ impl Executor<'_> {
         &self,
         rows: &[(Claim, Option<i64>)],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
-        let (mut attempts, mut todo) = (Vec::with_capacity(rows.len()), vec![rows]);
+        let mut attempts = Vec::with_capacity(rows.len());
+        let mut todo = vec![rows];
         while let Some(some) = todo.pop() {
             let claims = some.iter().map(|(claim, _)| claim.clone()).collect();
             let resolutions = some

@@ -123,8 +123,10 @@ const PEOPLE_AT_MOST: usize = 1_000_000;
 /// pseudonyms, once neither admission nor Redis needs them. While a coupon that allows one per user
 /// in total goes on, its rows show who has one, and stay.
 pub(crate) async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), ExecuteError> {
-    let (mut over, mut after) = (HashMap::new(), DropId(0));
-    let (mut drops, mut people) = (0, 0);
+    let mut over = HashMap::new();
+    let mut after = DropId(0);
+    let mut drops = 0;
+    let mut people = 0;
     while drops < DROPS_AT_MOST && people < PEOPLE_AT_MOST {
         let page = stores
             .db

@@ -421,8 +421,12 @@ mod tests {
         let row = |run: &str, result: &str, minute| {
             let [run_id, kind, action, result] =
                 [run, "failed_claim", "report", result].map(str::to_owned);
-            let (drop_id, slot, detail) = (Some(7), Some(1_100), Some("no such slot".to_owned()));
-            let (coupon_id, user_id, needs_person) = (Some(1), None, true);
+            let drop_id = Some(7);
+            let slot = Some(1_100);
+            let detail = Some("no such slot".to_owned());
+            let coupon_id = Some(1);
+            let user_id = None;
+            let needs_person = true;
             let row = FindingRow {
                 run_id,
                 coupon_id,

@@ -73,7 +73,8 @@ pub(crate) async fn on_slot(
 /// `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;
-    let (id, drop) = (CouponId(args.coupon), args.drop.map(DropId));
+    let id = CouponId(args.coupon);
+    let drop = args.drop.map(DropId);
     let Some((coupon, drops)) = stores.db.coupon(id).await? else {
         bail!("there is no coupon {id}")
     };

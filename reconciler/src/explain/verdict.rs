@@ -175,7 +175,8 @@ fn latest(known: &PersonFacts) -> Option<DropId> {
 }
 
 fn issued(row: &IssuedRow, question: Question) -> PersonVerdict {
-    let (drop, slot) = (DropId(row.drop_id), i64::from(row.slot));
+    let drop = DropId(row.drop_id);
+    let slot = i64::from(row.slot);
     let mut sentence = format!(
         "they hold slot {slot} of drop {drop}; the row was written by the {}",
         row.issued_by
@@ -292,16 +293,14 @@ mod tests {
             ..PersonFacts::default()
         };
         let last = Some(DropId(2));
-        let (any, of) = (
-            Question {
-                last,
-                ..Question::default()
-            },
-            |drop| Question {
-                drop: Some(DropId(drop)),
-                ..Question::default()
-            },
-        );
+        let any = Question {
+            last,
+            ..Question::default()
+        };
+        let of = |drop| Question {
+            drop: Some(DropId(drop)),
+            ..Question::default()
+        };
         assert_eq!(answer(&known, any), (Holds::Accepted, Some(2), false));
         assert_eq!(answer(&known, of(1)), (Holds::Issued, Some(1), false));
         assert_eq!(

@@ -122,7 +122,8 @@ pub(super) async fn silence(
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Silence>,
 ) -> Result<Json<ListedAlert>, Problem> {
-    let (db, now) = (&app.stores.db, Utc::now());
+    let db = &app.stores.db;
+    let now = Utc::now();
     notify::silence(db, number(&id)?, body.until, &body.by, now, operator)
         .await
         .map(Json)

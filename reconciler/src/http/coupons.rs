@@ -161,7 +161,9 @@ async fn details(
     drops: &[Drop],
 ) -> Result<DropDetails, DbError> {
     let db = &app.stores.db;
-    let (id, quantity, now) = (drop.id, drop.quantity, Utc::now());
+    let id = drop.id;
+    let quantity = drop.quantity;
+    let now = Utc::now();
     let slots = with_admissions(app, &drop, db.pace(id).await?).await;
     let broken_promises = db.open_promises(id, String::new()).await?.len() as u64;
     let is_open =

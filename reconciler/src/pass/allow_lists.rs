@@ -66,7 +66,8 @@ impl Pass<'_> {
     fn note_allow_list(&mut self, coupon: CouponId, result: Outcome, detail: String) {
         let mut finding = Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, detail);
         finding.case = FindingCase::AllowListDiffers;
-        (finding.coupon_id, finding.result) = (Some(coupon), result);
+        finding.coupon_id = Some(coupon);
+        finding.result = result;
         finding.needs_person = result == Outcome::Failed;
         self.run.findings.push(finding);
     }

@@ -89,7 +89,8 @@ impl Pass<'_> {
     }
 
     async fn restore_lost_claimants(&mut self, coupon: &Coupon) -> Result<(), Aborted> {
-        let (db, redis) = (&self.stores.db, &self.stores.redis);
+        let db = &self.stores.db;
+        let redis = &self.stores.redis;
         let detail =
             "Redis lost the coupon's list of claimants, by which nobody wins a second time";
         let mut finding = Finding::general(
@@ -97,7 +98,8 @@ impl Pass<'_> {
             ActionKind::PutBack,
             detail.to_owned(),
         );
-        (finding.coupon_id, finding.needs_person) = (Some(coupon.id), false);
+        finding.coupon_id = Some(coupon.id);
+        finding.needs_person = false;
         finding.result = if self.request.dry_run {
             Outcome::Planned
         } else {

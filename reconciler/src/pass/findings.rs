@@ -124,7 +124,8 @@ fn key(finding: &Finding, dead_letter: Option<i64>) -> FindingKey {
 impl FindingLedger {
     /// Adds a finding; one that an earlier round added gets the new outcome.
     pub(super) fn note(&mut self, finding: Finding, dead_letter: Option<i64>) {
-        let (next, key) = (self.order.len(), key(&finding, dead_letter));
+        let next = self.order.len();
+        let key = key(&finding, dead_letter);
         if next >= NAMED_AT_MOST && !self.index.contains_key(&key) {
             *self
                 .unnamed
@@ -437,7 +438,8 @@ mod tests {
 
     #[test]
     fn a_row_that_mysql_refuses_is_left_with_the_reason() {
-        let (mut ledger, items) = (FindingLedger::default(), [issue(4), issue(5)]);
+        let mut ledger = FindingLedger::default();
+        let items = [issue(4), issue(5)];
         let why = "the table `slot_limits` has no limit of this drop";
         let attempts = [
             RepairAttempt::Refused(why.to_owned()),

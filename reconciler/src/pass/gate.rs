@@ -158,7 +158,8 @@ impl Pass<'_> {
             self.open_gate(&life, &life.servers() - &with_closed)
                 .await?;
         }
-        let (is_open, has_begun) = (self.gate.is_open(), self.gate.has_begun);
+        let is_open = self.gate.is_open();
+        let has_begun = self.gate.has_begun;
         if self.gate.was_closed && (has_begun || !is_open) {
             self.run.findings.push(findings::gate(
                 self.request.dry_run,

@@ -18,7 +18,8 @@ impl Pass<'_> {
         if self.request.work != Work::Pass || self.request.drop.is_some() {
             return Ok(());
         }
-        let (db, redis) = (&self.stores.db, &self.stores.redis);
+        let db = &self.stores.db;
+        let redis = &self.stores.redis;
         let mut lost = recover::lost_drops(db, redis, self.request.deep)
             .await
             .map_err(ExecuteError::from)?;

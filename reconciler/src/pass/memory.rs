@@ -119,7 +119,8 @@ impl Memory {
         now: Instant,
     ) -> (Vec<Unread>, Duration) {
         let before = std::mem::take(&mut self.consumer);
-        let (mut stuck, mut longest) = (Vec::new(), Duration::ZERO);
+        let mut stuck = Vec::new();
+        let mut longest = Duration::ZERO;
         for at in partitions.iter().filter(|at| at.from < at.end) {
             let known = before
                 .get(&at.partition)
@@ -313,7 +314,8 @@ mod tests {
     #[test]
     fn one_partition_that_stands_still_among_others_that_move_is_found() {
         let mut memory = Memory::default();
-        let (limit, began) = (Duration::from_secs(60), Instant::now());
+        let limit = Duration::from_secs(60);
+        let began = Instant::now();
         let at = |partition, from| Unread {
             partition,
             from,

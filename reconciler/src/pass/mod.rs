@@ -192,7 +192,8 @@ impl Reconciler {
         crash_point(Point::RunBegun);
         let working = stop.child_token();
         let watch = tokio::spawn({
-            let (lost, working) = (lock.lost().clone(), working.clone());
+            let lost = lock.lost().clone();
+            let working = working.clone();
             async move {
                 lost.cancelled().await;
                 working.cancel();
@@ -321,7 +322,8 @@ fn failed(run: &mut Run, cause: FailureCause, error: String) {
         case: FindingCase::RunFailed,
         ..Finding::general(Kind::Stalled, ActionKind::Report, error.clone())
     });
-    (run.error, run.cause) = (Some(error), Some(cause));
+    run.error = Some(error);
+    run.cause = Some(cause);
 }
 
 /// The operator who asked for the pass, and the request.

@@ -105,13 +105,16 @@ mod tests {
     /// Coupons with a drop each, by number, quantity, and milliseconds of opening.
     fn coupons(of: impl Iterator<Item = (i64, u32, i64)>) -> Vec<(Coupon, Drop)> {
         of.map(|(number, quantity, opens)| {
-            let (id, opens_at) = (
-                CouponId(number),
-                DateTime::from_timestamp_millis(opens).unwrap(),
-            );
-            let (name, once_per, schedule) = (String::new(), OncePer::Drop, None);
-            let (allow, allow_list) = (None, AllowList::default());
-            let (waiting_list, paused, revision) = (0, false, 1);
+            let id = CouponId(number);
+            let opens_at = DateTime::from_timestamp_millis(opens).unwrap();
+            let name = String::new();
+            let once_per = OncePer::Drop;
+            let schedule = None;
+            let allow = None;
+            let allow_list = AllowList::default();
+            let waiting_list = 0;
+            let paused = false;
+            let revision = 1;
             let coupon = Coupon {
                 id,
                 name,
@@ -124,8 +127,11 @@ mod tests {
                 allow,
                 allow_list,
             };
-            let (id, coupon_id, local_date, closes_at, sealed_at) =
-                (DropId(number), id, None, None, None);
+            let coupon_id = id;
+            let id = DropId(number);
+            let local_date = None;
+            let closes_at = None;
+            let sealed_at = None;
             (
                 coupon,
                 Drop {

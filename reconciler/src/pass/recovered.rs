@@ -130,7 +130,8 @@ impl Pass<'_> {
         );
         let mut finding = Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, detail);
         finding.case = FindingCase::SettingsDiffer;
-        (finding.coupon_id, finding.result) = (Some(coupon), result);
+        finding.coupon_id = Some(coupon);
+        finding.result = result;
         finding.needs_person = result == Outcome::Failed;
         self.run.findings.push(finding);
     }

@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn what_says_the_same_is_one_run_until_something_is_done() {
-        let (mut repeated, began) = (Repeated::default(), Instant::now());
+        let mut repeated = Repeated::default();
+        let began = Instant::now();
         let mut said_by =
             |after: u64, run: &Run| repeated.said_by(run, began + Duration::from_secs(after));
         let earlier = |id: &str| Some(id.to_owned());

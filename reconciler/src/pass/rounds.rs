@@ -148,7 +148,8 @@ impl Pass<'_> {
         let headers = collect::headers(self.stores, &todo, &self.context).await?;
         let mut again = Again::default();
         let mut headers: VecDeque<_> = headers.into();
-        let (mut ahead, mut repaired) = (VecDeque::new(), HashSet::new());
+        let mut ahead = VecDeque::new();
+        let mut repaired = HashSet::new();
         let mut drops = todo.into_iter().peekable();
         while let Some(drop) = drops.next() {
             if self.stop.is_cancelled() {
@@ -297,7 +298,8 @@ impl Pass<'_> {
         report.quantity = header.facts.drop.quantity;
         report.after = plan.numbers;
         report.exact = plan.exact;
-        let (coupon, drop) = (header.facts.coupon.id, header.drop_id());
+        let coupon = header.facts.coupon.id;
+        let drop = header.drop_id();
         let all_wait = self.request.dry_run || held_back.is_some() && !header.facts.gate_closed;
         let some_wait = all_wait || held_back.is_some();
         if some_wait {
@@ -348,10 +350,8 @@ impl Pass<'_> {
             && self.old_enough_to_seal(header)
             && !self.has_users_missing(drop, users).await?
         {
-            let (verified, ttl) = (
-                (plan.numbers.rows, header.facts.revocations.number),
-                self.settings.sealed_keys_ttl,
-            );
+            let verified = (plan.numbers.rows, header.facts.revocations.number);
+            let ttl = self.settings.sealed_keys_ttl;
             report.sealed = execute::seal(self.stores, &header.facts.drop, verified, ttl).await?;
         }
         Ok(next)
@@ -360,7 +360,8 @@ impl Pass<'_> {
     /// Whether the drop's settings have changed since it was planned. Compares settings, not the
     /// coupon's revision, because repairs take revisions, too.
     async fn is_outdated(&self, header: &DropHeader) -> Result<bool, Aborted> {
-        let (coupon, drop) = (&header.facts.coupon, &header.facts.drop);
+        let coupon = &header.facts.coupon;
+        let drop = &header.facts.drop;
         let now = self.as_of_now(vec![(coupon.clone(), drop.clone())]).await?;
         Ok(now
             .iter()
@@ -397,7 +398,8 @@ impl Pass<'_> {
         plan: &Plan,
         reports: &mut Reports,
     ) -> Result<Option<String>, Aborted> {
-        let (db, request) = (&self.stores.db, self.request);
+        let db = &self.stores.db;
+        let request = self.request;
         if !plan.over_limit {
             if !request.dry_run && self.held_before.contains(&drop) {
                 record::forget_held_back(db, drop).await?;
@@ -443,7 +445,8 @@ impl Pass<'_> {
         some_wait: bool,
         ledger: &mut FindingLedger,
     ) -> Result<(), Aborted> {
-        let (began, coupon) = (Instant::now(), header.facts.coupon.id);
+        let began = Instant::now();
+        let coupon = header.facts.coupon.id;
         let mut planner = Planner::new(self.settings.policy, &header.facts);
         let mut executor = Executor::new(
             self.stores,

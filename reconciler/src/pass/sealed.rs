@@ -137,7 +137,8 @@ impl Pass<'_> {
                     let why = error.about_data().ok_or(error)?;
                     let mut finding =
                         Finding::general(Kind::MissingAdmission, ActionKind::Report, why);
-                    (finding.coupon_id, finding.result) = (Some(coupon.id), Outcome::Failed);
+                    finding.coupon_id = Some(coupon.id);
+                    finding.result = Outcome::Failed;
                     self.run.findings.push(finding);
                 }
             }
@@ -147,7 +148,8 @@ impl Pass<'_> {
 }
 
 fn sealed_report(drop: &SealedDrop, rows: i64) -> DropReport {
-    let (coupon_id, drop_id) = (CouponId(drop.coupon_id), DropId(drop.id));
+    let coupon_id = CouponId(drop.coupon_id);
+    let drop_id = DropId(drop.id);
     let rows = u64::try_from(rows).unwrap_or(0);
     let expected = u64::from(drop.sealed_rows.unwrap_or(0));
     let numbers = Numbers {
@@ -161,7 +163,8 @@ fn sealed_report(drop: &SealedDrop, rows: i64) -> DropReport {
              backup of MySQL"
         );
         let mut finding = Finding::general(Kind::CountMismatch, ActionKind::Report, detail);
-        (finding.coupon_id, finding.drop_id) = (Some(coupon_id), Some(drop_id));
+        finding.coupon_id = Some(coupon_id);
+        finding.drop_id = Some(drop_id);
         findings.push(finding);
     }
     DropReport {

@@ -269,7 +269,8 @@ impl<'a> Pass<'a> {
         if let Some(error) = kafka {
             let detail =
                 format!("the topic cannot be read, so what is on its way is not known: {error:#}");
-            (self.run.error, self.run.cause) = (Some(detail.clone()), Some(FailureCause::Kafka));
+            self.run.error = Some(detail.clone());
+            self.run.cause = Some(FailureCause::Kafka);
             self.run.findings.push(Finding {
                 case: FindingCase::RunFailed,
                 ..Finding::general(Kind::Stalled, ActionKind::Report, detail)

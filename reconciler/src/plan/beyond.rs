@@ -42,7 +42,9 @@ impl Planner<'_> {
         if self.of_pages <= most {
             return;
         }
-        let (mut kept, beyond, gate_closed) = (0, &mut self.beyond, self.facts.gate_closed);
+        let mut kept = 0;
+        let beyond = &mut self.beyond;
+        let gate_closed = self.facts.gate_closed;
         self.items.retain(|item| {
             kept += usize::from(item.action.is_of_page());
             let keeps = kept <= most || !item.action.is_of_page();

@@ -171,7 +171,8 @@ impl Planner<'_> {
             let claimed_at_ms = letter
                 .claimed_at
                 .map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
-            let (user, claimed_at_ms) = (user.clone(), Some(claimed_at_ms));
+            let user = user.clone();
+            let claimed_at_ms = Some(claimed_at_ms);
             self.rebuild.push(Holding {
                 user,
                 slot,

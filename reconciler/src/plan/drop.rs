@@ -37,7 +37,8 @@ impl Planner<'_> {
         }
         self.items.sort_by_key(|item| rank(&item.action));
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
-        let (mut repairs, mut fingerprint) = (self.beyond.weight, self.beyond.fingerprint);
+        let mut repairs = self.beyond.weight;
+        let mut fingerprint = self.beyond.fingerprint;
         for item in &self.items {
             let weight = weight(item, gaps, self.facts.gate_closed);
             repairs += weight;
@@ -86,7 +87,8 @@ impl Planner<'_> {
 
     fn lost(&mut self) {
         let holdings = std::mem::take(&mut self.rebuild);
-        let (before, known) = (self.rebuilt, self.rebuilt + holdings.len());
+        let before = self.rebuilt;
+        let known = self.rebuilt + holdings.len();
         let never_opened = !self.facts.has_opened() && known == 0;
         let detail = if never_opened {
             "Redis does not have this drop, which has not opened yet".to_owned()
@@ -109,7 +111,8 @@ impl Planner<'_> {
     /// is not rebuilt: otherwise promises that only messages prove would be given away. Returns
     /// whether a repair has to wait.
     fn wait_for_the_topic(&mut self) -> bool {
-        let (lost, opened) = (self.facts.is_lost(), self.facts.has_opened());
+        let lost = self.facts.is_lost();
+        let opened = self.facts.has_opened();
         let mut without_row = HashSet::new();
         let mut waits = false;
         for item in &mut self.items {
@@ -218,7 +221,8 @@ impl Planner<'_> {
                     self.gaps
                 )
             } else {
-                let (held, free) = (self.facts.users, self.facts.free);
+                let held = self.facts.users;
+                let free = self.facts.free;
                 format!(
                     "{held} slots are held and {free} free, which are not the {count} of the counter"
                 )

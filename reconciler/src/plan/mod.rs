@@ -377,7 +377,10 @@ impl<'a> Planner<'a> {
     ) {
         let needs_person = matches!(action, Action::Report);
         self.of_pages += usize::from(action.is_of_page());
-        let (slot, user, dead_letter, trace) = (slot.into(), user.cloned(), None, None);
+        let slot = slot.into();
+        let user = user.cloned();
+        let dead_letter = None;
+        let trace = None;
         let case = FindingCase::Plain;
         self.items.push(Planned {
             kind,
@@ -424,8 +427,9 @@ impl<'a> Planner<'a> {
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
         let claimed_at =
             claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
-        let (coupon_id, drop_id, user_id) =
-            (self.facts.coupon.id, self.facts.drop.id, user.clone());
+        let coupon_id = self.facts.coupon.id;
+        let drop_id = self.facts.drop.id;
+        let user_id = user.clone();
         Claim {
             coupon_id,
             drop_id,

@@ -273,7 +273,8 @@ impl Planner<'_> {
         if revocation.drop_id == self.facts.drop.id.0 {
             return;
         }
-        let (user, revocation) = (user.clone(), revocation.clone());
+        let user = user.clone();
+        let revocation = revocation.clone();
         let half = HalfRevoked {
             revocation,
             user,
@@ -302,7 +303,8 @@ impl Planner<'_> {
         (slot, user): (i64, &UserId),
         detail: String,
     ) {
-        let (user_id, from) = (user.clone(), slot);
+        let user_id = user.clone();
+        let from = slot;
         // A name that is not a valid user id was never promised anything.
         let action = if UserId::has_form(user.as_str()) {
             Action::Move {

@@ -329,7 +329,8 @@ impl DropWorld {
                 for holding in holdings {
                     self.put_back(&holding.user, i64::from(holding.slot), holding.certain);
                 }
-                (self.meta, self.list_differs) = (Some(true), false);
+                self.meta = Some(true);
+                self.list_differs = false;
                 self.settle();
             }
             Action::Move { user, from } => self.move_person(user, *from),

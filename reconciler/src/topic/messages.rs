@@ -50,7 +50,8 @@ impl TopicReader {
         user: &UserId,
         since: DateTime<Utc>,
     ) -> anyhow::Result<PersonMessages> {
-        let (reader, user) = (self.clone(), user.clone());
+        let reader = self.clone();
+        let user = user.clone();
         tokio::task::spawn_blocking(move || reader.messages_blocking(coupon, &user, since))
             .await
             .context("reading the topic panicked")?
@@ -130,7 +131,8 @@ impl TopicReader {
             )?;
         }
         let starts = consumer.offsets_for_times(by_time, ANSWER)?;
-        let (mut assignment, mut ends) = (TopicPartitionList::new(), Vec::new());
+        let mut assignment = TopicPartitionList::new();
+        let mut ends = Vec::new();
         for partition in partitions.keys().copied() {
             let (low, end) = consumer.fetch_watermarks(topic, partition, ANSWER)?;
             let start = match starts.find_partition(topic, partition).map(|e| e.offset()) {

@@ -189,7 +189,8 @@ impl TopicReader {
             )?;
         }
         consumer.assign(&assignment)?;
-        let (mut writer, mut kept) = (TailWriter::new(MOST_BYTES), Ok(()));
+        let mut writer = TailWriter::new(MOST_BYTES);
+        let mut kept = Ok(());
         let read = read_to_the_ends(
             consumer,
             &self.settings,
@@ -236,7 +237,8 @@ impl TopicReader {
             bail!("the topic {:?} does not exist", self.settings.topic);
         }
         let committed = consumer.committed_offsets(wanted, answer)?;
-        let (mut ranges, mut past_the_end) = (Vec::new(), Vec::new());
+        let mut ranges = Vec::new();
+        let mut past_the_end = Vec::new();
         for element in committed.elements() {
             self.moves();
             let partition = element.partition();
@@ -343,14 +345,16 @@ pub(super) fn read_to_the_ends(
     let mut open: HashMap<i32, Reading> = ranges.into_iter().map(reading).collect();
     let mut trouble: Option<(Instant, KafkaError)> = None;
     let mut last = Instant::now();
-    let (mut unreadable, mut looked_at) = (Vec::new(), last);
+    let mut unreadable = Vec::new();
+    let mut looked_at = last;
     while !open.is_empty() && !limit.is_over(last) {
         is_alive();
         if last.max(looked_at).elapsed() > SILENCE {
             let found = find_unreadable(settings, &open, &is_alive);
             for at in &found {
                 open.remove(&at.partition);
-                (trouble, last) = (None, Instant::now());
+                trouble = None;
+                last = Instant::now();
             }
             unreadable.extend(found);
             looked_at = Instant::now();
@@ -387,7 +391,8 @@ pub(super) fn read_to_the_ends(
                 else {
                     continue;
                 };
-                (trouble, last) = (None, Instant::now());
+                trouble = None;
+                last = Instant::now();
                 if message.offset() < reading.end && take(&message).is_break() {
                     break;
                 }

@@ -127,7 +127,8 @@ impl Messages {
     fn on_slots(&self, drop: TailDrop, (from, to): (Slot, Slot), most: usize) -> Vec<InFlight> {
         let entries = self.of_drop(drop);
         let first = entries.partition_point(|entry| entry.slot < from);
-        let (mut slot, mut on_slot) = (0, 0);
+        let mut slot = 0;
+        let mut on_slot = 0;
         entries[first..]
             .iter()
             .take_while(|entry| entry.slot <= to)
@@ -265,7 +266,8 @@ mod tests {
                 .count()
         };
         // 20 bytes, the length, and nine letters.
-        let (same, other) = (filled(|_| 1), filled(|n| n));
+        let same = filled(|_| 1);
+        let other = filled(|n| n);
         assert!((3_330..=3_333).contains(&same), "{same}");
         assert!((1_280..=1_283).contains(&other), "{other}");
     }

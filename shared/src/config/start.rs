@@ -39,7 +39,8 @@ pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
     mut ask: impl FnMut() -> Fut,
 ) -> Result<T, StartError> {
     let start = Instant::now();
-    let (mut pause, mut said) = (Duration::from_millis(50), false);
+    let mut pause = Duration::from_millis(50);
+    let mut said = false;
     loop {
         let error = tokio::select! {
             () = shutdown.cancelled() => return Err(StartError::Stopped(store.to_owned())),

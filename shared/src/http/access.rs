@@ -18,10 +18,8 @@ pub(super) struct Access {
 /// `None` if nothing is logged.
 pub(super) fn begin<B>(request: &Request<B>, peer: SocketAddr) -> Option<Access> {
     tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(|| {
-        let (method, path) = (
-            request.method().clone(),
-            without_people(request.uri().path()),
-        );
+        let method = request.method().clone();
+        let path = without_people(request.uri().path());
         Access {
             method,
             path,

@@ -226,7 +226,8 @@ mod tests {
 
     #[test]
     fn a_network_at_its_limit_uses_up_no_scan_of_another() {
-        let (mut open, epoch) = (Open::default(), Instant::now());
+        let mut open = Open::default();
+        let epoch = Instant::now();
         let networks = [7, 8].map(|last| IpAddr::from([192, 0, 2, last]));
         for id in 0..4_000 {
             let network = networks[usize::from(id >= 2_000)];

@@ -45,7 +45,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         if length > SMALL {
             return Pin::new(&mut self.0).poll_write_vectored(cx, bufs);
         }
-        let (mut all, mut end) = ([0; SMALL], 0);
+        let mut all = [0; SMALL];
+        let mut end = 0;
         for buf in bufs {
             all[end..end + buf.len()].copy_from_slice(buf);
             end += buf.len();

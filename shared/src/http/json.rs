@@ -31,7 +31,9 @@ pub(super) fn of_query(text: &str) -> String {
 }
 
 fn sentence(path: &str, error: &serde_json::Error) -> String {
-    let (line, column, text) = (error.line(), error.column(), error.to_string());
+    let line = error.line();
+    let column = error.column();
+    let text = error.to_string();
     let text = text
         .strip_suffix(&format!(" at line {line} column {column}"))
         .unwrap_or(&text);

@@ -164,10 +164,8 @@ impl OpsToken {
     }
 
     fn allows(&self, given: &str) -> Option<Allowed> {
-        let (all, view) = (
-            self.all.has(given.as_bytes()),
-            self.view.has(given.as_bytes()),
-        );
+        let all = self.all.has(given.as_bytes());
+        let view = self.view.has(given.as_bytes());
         if all {
             Some(Allowed::All)
         } else if view {
@@ -333,10 +331,8 @@ fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// The text as an operator's name, if it is valid.
 pub fn operator_name(text: &str) -> Option<String> {
-    let (is_fit, name) = (
-        text.len() <= MAX_NAME && unfit_in_a_name(text).is_none(),
-        text.trim(),
-    );
+    let is_fit = text.len() <= MAX_NAME && unfit_in_a_name(text).is_none();
+    let name = text.trim();
     (is_fit && !name.is_empty()).then(|| name.to_owned())
 }
 
@@ -348,7 +344,8 @@ fn fingerprint(token: &str) -> String {
 /// Middleware that lets only requests with a sufficient token pass; handlers find the [`Operator`]
 /// and the [`Allowed`] in the extensions.
 pub async fn require(State(token): State<OpsToken>, mut request: Request, next: Next) -> Response {
-    let (from, headers) = (token.address(&request), request.headers().clone());
+    let from = token.address(&request);
+    let headers = request.headers().clone();
     let (operator, allowed) = match token.judge(request.method(), &headers, from) {
         Ok(judged) => judged,
         Err(problem) => return problem.into_response(),
@@ -384,7 +381,8 @@ mod tests {
         let refused = OpsToken::new("secret".to_owned().into()).err().unwrap();
         assert!(refused.contains("32") && !refused.contains("secret"));
         assert!(OpsToken::new("x y".repeat(20).into()).is_err());
-        let (a, b) = ("a".repeat(32), "b".repeat(32));
+        let a = "a".repeat(32);
+        let b = "b".repeat(32);
         for wrong in [
             format!("{a},secret"),
             format!("{a},"),

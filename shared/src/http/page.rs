@@ -96,10 +96,8 @@ mod tests {
     #[test]
     fn a_file_is_kept_for_good_under_its_own_hash_only() {
         assert_eq!(hash(b"abc"), 0xba78_16bf_8f01_cfea);
-        let (script, style) = (
-            Asset::new("page", "js", "1"),
-            Asset::new("page", "css", "a {}"),
-        );
+        let script = Asset::new("page", "js", "1");
+        let style = Asset::new("page", "css", "a {}");
         let all = [&script, &style];
         let caching = |file: &str| {
             Asset::named(&all, file).map(|(asset, caching)| (asset.content_type, caching))

@@ -94,7 +94,8 @@ mod tests {
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let (runs, ready) = (ProbeArgs { ready: false }, ProbeArgs { ready: true });
+        let runs = ProbeArgs { ready: false };
+        let ready = ProbeArgs { ready: true };
         assert_eq!(
             runs.ask(address).await,
             Ok(()),

@@ -50,7 +50,8 @@ impl RequestId {
 
     fn random() -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let (mut text, mut number): (_, u64) = ([0; LONGEST], rand::random());
+        let mut text = [0; LONGEST];
+        let mut number: u64 = rand::random();
         for digit in &mut text[..16] {
             *digit = DIGITS[(number & 15) as usize];
             number >>= 4;

@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn wrong_tokens_are_bounded_by_network_and_the_networks_too() {
-        let (tokens, now) = (WrongTokens::default(), Instant::now());
+        let tokens = WrongTokens::default();
+        let now = Instant::now();
         let address = |n: u32| IpAddr::from(n.to_be_bytes());
         for _ in 0..AT_MOST {
             assert_eq!(tokens.count(address(7), now), None);

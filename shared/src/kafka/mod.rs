@@ -166,7 +166,9 @@ impl KafkaSettings {
 
     /// Whether one of the clients sets this property itself.
     fn sets_itself(property: &str) -> bool {
-        let (brokers, topic, group) = (String::new(), String::new(), String::new());
+        let brokers = String::new();
+        let topic = String::new();
+        let group = String::new();
         let own = Self {
             brokers,
             topic,

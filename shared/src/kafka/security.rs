@@ -108,7 +108,8 @@ impl ClientSetting {
         variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> impl Iterator<Item = Self> {
         variables.filter_map(|(name, value)| {
-            let (label, value) = (name.into_string().ok()?, value.into_string().ok()?);
+            let label = name.into_string().ok()?;
+            let value = value.into_string().ok()?;
             let name = label
                 .strip_prefix("KAFKA_CONFIG_")?
                 .to_lowercase()

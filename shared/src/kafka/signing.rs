@@ -127,7 +127,9 @@ impl KafkaSettings {
         match self.signing.check(message.topic(), payload, signature) {
             Ok(()) => ClaimEvent::decode(payload),
             Err(why) => {
-                let (reason, error, fragments) = (FORGED, why.to_owned(), Fragments::default());
+                let reason = FORGED;
+                let error = why.to_owned();
+                let fragments = Fragments::default();
                 vec![Err(Undecodable {
                     reason,
                     error,

@@ -84,7 +84,8 @@ fn ask_by(
 ) -> Result<TopicState, NoMetadata> {
     // A broker that refuses may be the only misconfigured one, while another answers.
     let brokers: BTreeSet<&str> = settings.addresses().collect();
-    let (until, mut wait) = (Instant::now() + limit, FIRST_WAIT);
+    let until = Instant::now() + limit;
+    let mut wait = FIRST_WAIT;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let error = match client.fetch_metadata(Some(&settings.topic), wait.min(left)) {

@@ -274,9 +274,11 @@ fn behind(
     goes_on: impl Fn() -> bool,
     mut is_unreadable: impl FnMut(i64) -> KafkaResult<bool>,
 ) -> KafkaResult<i64> {
-    let (mut bad, mut good) = (from, before.unwrap_or(end).min(end));
+    let mut bad = from;
+    let mut good = before.unwrap_or(end).min(end);
     // The last offset of the range found before, if any.
-    let (mut step, mut gallops) = (before.map_or(1, |next| next - 1 - from), true);
+    let mut step = before.map_or(1, |next| next - 1 - from);
+    let mut gallops = true;
     while good - bad > 1 && goes_on() {
         let offset = if gallops {
             (bad + step).min(good - 1)
@@ -284,9 +286,11 @@ fn behind(
             bad + (good - bad) / 2
         };
         if is_unreadable(offset)? {
-            (bad, step) = (offset, step * 2);
+            bad = offset;
+            step = step * 2;
         } else {
-            (good, gallops) = (offset, false);
+            good = offset;
+            gallops = false;
         }
     }
     Ok(bad + 1)

@@ -165,7 +165,8 @@ impl KafkaSettings {
         let tls = encrypted
             .cloned()
             .unwrap_or_else(|| Tls::public(Store::Kafka));
-        let (mut sentence, mut everywhere) = (None, true);
+        let mut sentence = None;
+        let mut everywhere = true;
         for broker in self.addresses() {
             let Some((host, Ok(port))) = broker
                 .rsplit_once(':')

@@ -427,7 +427,8 @@ pub async fn rules_of_drops(
         .load(conn)
         .await?;
     let rules = |(row, once_per): (DropRow, String)| {
-        let (drop, once_per) = (Drop::from(row), once_per.parse().unwrap_or(OncePer::Coupon));
+        let drop = Drop::from(row);
+        let once_per = once_per.parse().unwrap_or(OncePer::Coupon);
         let Drop {
             id,
             coupon_id,

@@ -345,10 +345,8 @@ pub(crate) fn difference(
     before: Option<&(Coupon, Vec<Drop>)>,
     after: Option<&(Coupon, Vec<Drop>)>,
 ) -> Value {
-    let (before, after) = (
-        before.map(fields).unwrap_or_default(),
-        after.map(fields).unwrap_or_default(),
-    );
+    let before = before.map(fields).unwrap_or_default();
+    let after = after.map(fields).unwrap_or_default();
     let names = before
         .keys()
         .chain(after.keys().filter(|name| !before.contains_key(*name)));

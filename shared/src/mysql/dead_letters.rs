@@ -97,7 +97,8 @@ impl Db {
         drop: DropId,
         (low, high): (i64, i64),
     ) -> Result<Vec<DeadLetterRow>, DbError> {
-        let (mut found, mut next) = (Vec::new(), low);
+        let mut found = Vec::new();
+        let mut next = low;
         while next <= high {
             let mut some = self
                 .some_dead_letters(coupon, drop, (next, high), false)

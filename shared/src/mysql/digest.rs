@@ -93,7 +93,8 @@ pub struct DailyDigest {
 /// Gathers the events of a period.
 pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<DailyDigest, DbError> {
     db.run_within(LIMIT, "gather the day", async move |conn| {
-        let (since, until) = (from.naive_utc(), to.naive_utc());
+        let since = from.naive_utc();
+        let until = to.naive_utc();
         let (runs, examined) = runs(conn, since, until).await?;
         let (sealed, sealed_total) = sealed(conn, since, until).await?;
         let (open, open_total) = open(conn).await?;

@@ -336,11 +336,9 @@ mod tests {
     fn a_finding_that_only_grows_older_stays_the_same() {
         let row = |slot: Option<i64>, user: &str, detail: &str| {
             let [kind, action, result] = ["failed_claim", "report", "skipped"].map(str::to_owned);
-            let (run_id, user_id, detail) = (
-                String::new(),
-                Some(user.to_owned()),
-                Some(detail.to_owned()),
-            );
+            let run_id = String::new();
+            let user_id = Some(user.to_owned());
+            let detail = Some(detail.to_owned());
             let user_id = user_id.filter(|user| !user.is_empty());
             FindingRow {
                 run_id,
@@ -374,7 +372,8 @@ mod tests {
     fn a_store_that_is_away_is_one_finding_in_whatever_words_its_client_tells_it() {
         let stalled = |detail: &str| {
             let [kind, action, result] = ["stalled", "report", "skipped"].map(str::to_owned);
-            let (run_id, detail) = (String::new(), Some(detail.to_owned()));
+            let run_id = String::new();
+            let detail = Some(detail.to_owned());
             let [coupon_id, drop_id, slot] = [None; 3];
             let needs_person = true;
             FindingRow {

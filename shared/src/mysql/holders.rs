@@ -56,7 +56,9 @@ impl Db {
                     page.has_more = false;
                     break;
                 };
-                (drop, after, page.has_more) = (next, 0, true);
+                drop = next;
+                after = 0;
+                page.has_more = true;
             }
             page.rows.truncate(limit);
             Ok(Some(page))

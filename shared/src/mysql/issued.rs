@@ -277,7 +277,8 @@ impl Db {
     /// The number of rows of a drop. Counted in parts, so that statements take no longer for a
     /// larger drop.
     pub async fn count_rows(&self, drop: DropId, upper: i64) -> Result<u64, DbError> {
-        let (mut rows, mut from) = (0, 0);
+        let mut rows = 0;
+        let mut from = 0;
         while from <= upper {
             let to = from + SLOTS_COUNTED_AT_ONCE - 1;
             let part = self.run("count rows", async move |conn| {
@@ -457,8 +458,10 @@ mod tests {
 
     #[test]
     fn a_claim_is_written_as_it_is() {
-        let (limits, now) = (SlotLimits::default(), DateTime::UNIX_EPOCH);
-        let (claims, codes) = ([claim("u-37".parse().unwrap())], ["ABCD".to_owned()]);
+        let limits = SlotLimits::default();
+        let now = DateTime::UNIX_EPOCH;
+        let claims = [claim("u-37".parse().unwrap())];
+        let codes = ["ABCD".to_owned()];
         let sql = statement(&claims, &codes, &limits, IssuedBy::Consumer, now);
         let (columns, values) = sql.split_once(" VALUES ").unwrap();
         assert_eq!(columns.split(", ").count(), 10, "{columns}");

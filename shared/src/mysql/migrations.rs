@@ -64,7 +64,8 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
 }
 
 fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
-    let (mut harness, mut done) = (AsyncMigrationHarness::new(conn), Vec::new());
+    let mut harness = AsyncMigrationHarness::new(conn);
+    let mut done = Vec::new();
     let begun = Instant::now();
     loop {
         let next = match harness.has_pending_migration(MIGRATIONS) {

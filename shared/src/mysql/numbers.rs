@@ -84,7 +84,8 @@ impl Db {
             let Some(numbers) = in_mind(conn).await? else {
                 return Ok(None);
             };
-            let (first, last) = (*numbers.start(), *numbers.end());
+            let first = *numbers.start();
+            let last = *numbers.end();
             let known = coupons::table
                 .filter(coupons::id.between(first, last))
                 .select(coupons::id);

@@ -18,10 +18,8 @@ const ROUND: i64 = 64;
 macro_rules! is_due {
     ($table:ident, $now:expr) => {{
         // No attempt and no lease is that far ahead: the clock that set it has been set back since.
-        let (now, never) = (
-            $now.naive_utc(),
-            ($now + TimeDelta::minutes(75)).naive_utc(),
-        );
+        let never = ($now + TimeDelta::minutes(75)).naive_utc();
+        let now = $now.naive_utc();
         let is_open = $table::sent_at.is_null().and($table::given_up_at.is_null());
         let is_free = $table::leased_until
             .is_null()

@@ -76,7 +76,8 @@ impl Db {
     /// A sample of a drop's rows, by slot: the order of admission.
     pub async fn pace(&self, drop: DropId) -> Result<Vec<SlotPace>, DbError> {
         self.run("read a drop's pace", async move |conn| {
-            let (series, sample) = (series(SLOTS), sample(SLOTS));
+            let series = series(SLOTS);
+            let sample = sample(SLOTS);
             diesel::sql_query(format!(
                 "{series} SELECT i.slot, i.claimed_at, i.issued_at FROM drops d {sample} \
                  WHERE d.id = {drop} ORDER BY i.slot"
@@ -92,7 +93,8 @@ impl Db {
     /// scaled down accordingly, and rounded up.
     pub async fn pace_by_day(&self, days: u32) -> Result<Vec<DayPace>, DbError> {
         self.run_within(LONG, "read the pace by day", async move |conn| {
-            let (series, sample) = (series(SLOTS_OF_DAY), sample(SLOTS_OF_DAY));
+            let series = series(SLOTS_OF_DAY);
+            let sample = sample(SLOTS_OF_DAY);
             diesel::sql_query(format!(
                 "{series}, recent AS (\
                      (SELECT id, quantity FROM drops WHERE sealed_at IS NULL AND opens_at <= UTC_TIMESTAMP(3) \

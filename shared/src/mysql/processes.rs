@@ -96,7 +96,8 @@ impl ProcessRow {
 
 impl Db {
     async fn announce(&self, id: &str, row: &ProcessRow) -> Result<(), DbError> {
-        let (id, row) = (id.to_owned(), row.clone());
+        let id = id.to_owned();
+        let row = row.clone();
         self.run("announce process", async move |conn| {
             diesel::sql_query(
                 "REPLACE INTO processes (id, role, owner, redis_prefix, topic, consumer_group, publish_deadline_ms, \
@@ -247,7 +248,8 @@ impl PassLock {
         if !got {
             return Ok(None);
         }
-        let (lost, release) = (CancellationToken::new(), CancellationToken::new());
+        let lost = CancellationToken::new();
+        let release = CancellationToken::new();
         let keeper = keep(conn, work, settings.limit, lost.clone(), release.clone());
         let keeper = tokio::spawn(keeper);
         Ok(Some(Self {

@@ -49,7 +49,8 @@ impl Db {
         reason: &'static str,
         run_id: &str,
     ) -> Result<(), DbError> {
-        let (user, run_id) = (user.as_str().to_owned(), run_id.to_owned());
+        let user = user.as_str().to_owned();
+        let run_id = run_id.to_owned();
         self.run("list broken promise", async move |conn| {
             diesel::insert_into(broken_promises::table)
                 .values((

@@ -329,7 +329,8 @@ async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> Q
         ))
         .execute(conn)
         .await?;
-    (revocation.drop_id, revocation.slot) = (drop, Some(slot));
+    revocation.drop_id = drop;
+    revocation.slot = Some(slot);
     diesel::delete(issued_coupons::table.find((drop, slot)))
         .execute(conn)
         .await

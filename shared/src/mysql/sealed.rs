@@ -209,7 +209,8 @@ impl Db {
     /// there after all. Returns their number.
     pub async fn unseal_drops_of_dead_letters(&self) -> Result<usize, DbError> {
         const AT_ONCE: usize = 5_000;
-        let (mut unsealed, mut after) = (0, i64::MIN);
+        let mut unsealed = 0;
+        let mut after = i64::MIN;
         loop {
             let (last, some) = self
                 .run("unseal drops", async move |conn| {

@@ -238,7 +238,8 @@ fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option
 }
 
 fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionReply> {
-    let (mut admitted_at_ms, mut group) = (None, None);
+    let mut admitted_at_ms = None;
+    let mut group = None;
     let admission = match answer {
         Value::Int(0) => Admission::SoldOut,
         Value::Int(slot) => {

@@ -168,10 +168,8 @@ impl Redis {
         list: AllowList,
     ) -> Result<ListReplaced, RedisError> {
         let args = [list.revision.to_string(), list.people.to_string()];
-        let (allowed, state) = (
-            keys::allowed(&self.prefix, new.coupon),
-            keys::allow_list(&self.prefix, new.coupon),
-        );
+        let allowed = keys::allowed(&self.prefix, new.coupon);
+        let state = keys::allow_list(&self.prefix, new.coupon);
         let old = format!("{}:old", new.key);
         let reply: String = REPLACE
             .run(

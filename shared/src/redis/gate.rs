@@ -185,7 +185,8 @@ impl Redis {
             has_script,
             has_witness,
         };
-        let (open, promoted_from) = (gate.is_open(), gate.server.promoted_from.clone());
+        let open = gate.is_open();
+        let promoted_from = gate.server.promoted_from.clone();
         shard.server.known_gate.store(Arc::new(KnownGate {
             epoch,
             script,
@@ -263,10 +264,8 @@ impl Redis {
             server: seen.server.id(),
             loaded: false,
         };
-        let (key, args) = (
-            self.epoch_key(shard),
-            [seen.text.clone(), fresh.text("new")],
-        );
+        let key = self.epoch_key(shard);
+        let args = [seen.text.clone(), fresh.text("new")];
         let now: String = BEGIN_LIFE
             .run(&mut self.conn.to(shard), &[&key], &args)
             .await?;
@@ -292,7 +291,8 @@ impl Redis {
                 load.cmd("SCRIPT").arg("LOAD").arg(text);
             }
             load.query_async::<Value>(&mut conn).await?;
-            let (key, open) = (self.epoch_key(&shard), life.text("open"));
+            let key = self.epoch_key(&shard);
+            let open = life.text("open");
             let now: String = BEGIN_LIFE
                 .run(&mut conn, &[&key], &[life.text("new"), open.clone()])
                 .await?;
@@ -428,7 +428,8 @@ impl Redis {
     /// Admission's text and hash in one life of one installation. Key prefix and database stand in
     /// the text, so that two installations on one Redis have gates of their own.
     fn claim_script(&self, life: &ServerLife) -> (String, String) {
-        let (prefix, database) = (&self.prefix, self.seeds.database());
+        let prefix = &self.prefix;
+        let database = self.seeds.database();
         let text = format!(
             "-- admission gate of {prefix} in database {database}\nlocal EPOCH, PROMOTION = '{}', '{}'\n{}",
             life.epoch.0,
@@ -443,7 +444,8 @@ impl Redis {
     /// release with another admission script sees by it that this life stands, and loads its own
     /// beside it. So this text must not change.
     fn witness(&self, life: &ServerLife) -> String {
-        let (prefix, database) = (&self.prefix, self.seeds.database());
+        let prefix = &self.prefix;
+        let database = self.seeds.database();
         format!(
             "-- witness of {} from {} of {prefix} in database {database}\nreturn 1",
             life.epoch.0,

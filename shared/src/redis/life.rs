@@ -18,7 +18,9 @@ pub(super) struct ServerLife {
 impl ServerLife {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
-        let (epoch, server, state) = (words.next()?, words.next()?, words.next()?);
+        let epoch = words.next()?;
+        let server = words.next()?;
+        let state = words.next()?;
         // They become part of a script's text.
         let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let is_epoch = epoch.len() == 16 && is_hex(epoch);

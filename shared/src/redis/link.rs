@@ -109,7 +109,8 @@ impl ServerLink {
             Link::Lasting(lasting) => lasting,
             Link::Pinned(conn) => return conn.clone().send_packed_command(cmd).await,
         };
-        let (used, sent_at_ms) = (lasting.current.load_full(), lasting.now_ms());
+        let used = lasting.current.load_full();
+        let sent_at_ms = lasting.now_ms();
         let result = used.manager.clone().send_packed_command(cmd).await;
         lasting.heed(&used, sent_at_ms, result.as_ref().map(std::slice::from_ref));
         result
@@ -130,7 +131,8 @@ impl ServerLink {
                     .await;
             }
         };
-        let (used, sent_at_ms) = (lasting.current.load_full(), lasting.now_ms());
+        let used = lasting.current.load_full();
+        let sent_at_ms = lasting.now_ms();
         let result = used
             .manager
             .clone()

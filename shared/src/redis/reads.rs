@@ -594,7 +594,8 @@ impl Redis {
     ) -> Result<Vec<(i64, UserId)>, RedisError> {
         let key = keys::claimants(&self.prefix, coupon);
         let here = format!("{drop}:");
-        let (mut cursor, mut found) = (0_u64, HashMap::new());
+        let mut cursor = 0_u64;
+        let mut found = HashMap::new();
         loop {
             let mut cmd = redis::cmd("HSCAN");
             cmd.arg(&key).arg(cursor).arg("COUNT").arg(1_000);

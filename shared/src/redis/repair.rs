@@ -304,7 +304,8 @@ impl Redis {
             &keys.free,
             &keys.generation,
         ];
-        let (mut from, mut freed) = (1, 0);
+        let mut from = 1;
+        let mut freed = 0;
         loop {
             let to = from + PAGE_SLOTS - 1;
             let args = [generation.0.clone(), from.to_string(), to.to_string()];

@@ -47,7 +47,8 @@ impl Redis {
             pipe.cmd("INFO").arg(section);
         }
         let text = pipe.query_async::<[String; 4]>(conn).await?.concat();
-        let (info, facts) = (fields(&text), ServerFacts::of(&text));
+        let info = fields(&text);
+        let facts = ServerFacts::of(&text);
         if !facts.is_master && self.seeds.may_change() {
             self.conn.ask_soon();
             let why = (

@@ -184,7 +184,8 @@ impl Seeds {
         }
         let mut answers: FuturesUnordered<_> =
             asked.into_iter().map(|info| self.ask(info)).collect();
-        let (mut latest, mut trouble) = (None::<(u64, Vec<Primary>)>, None);
+        let mut latest = None::<(u64, Vec<Primary>)>;
+        let mut trouble = None;
         let mut others_until = None;
         loop {
             let next = match others_until {
@@ -387,7 +388,8 @@ fn master_told(told: &[String]) -> Option<(u64, Vec<Primary>)> {
             .find(|pair| pair[0] == name)
             .map(|pair| pair[1].as_str())
     };
-    let (host, port) = (field("ip")?.to_owned(), field("port")?.parse().ok()?);
+    let host = field("ip")?.to_owned();
+    let port = field("port")?.parse().ok()?;
     let epoch = field("config-epoch")
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
@@ -425,11 +427,9 @@ fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
             Value::Nil | Value::BulkString(_) => asked.to_owned(),
             _ => return None,
         };
-        let (port, first, last) = (
-            u16::try_from(*port).ok()?,
-            u16::try_from(*first).ok()?,
-            u16::try_from(*last).ok()?,
-        );
+        let port = u16::try_from(*port).ok()?;
+        let first = u16::try_from(*first).ok()?;
+        let last = u16::try_from(*last).ok()?;
         if first > last || last >= HASH_SLOTS {
             return None;
         }

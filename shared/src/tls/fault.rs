@@ -27,7 +27,8 @@ impl Tls {
             BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
             NotValidYet, NotValidYetContext, UnknownIssuer,
         };
-        let (authorities, address) = (self.store.authorities(), self.store.address());
+        let authorities = self.store.authorities();
+        let address = self.store.address();
         match error {
             rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => match &self.ca {
                 Some(ca) => format!(

@@ -295,7 +295,8 @@ mod tests {
     fn a_key_of_another_certificate_and_files_of_the_wrong_kind_are_refused_by_name() {
         let files = CertificateFolder::make().unwrap();
         let tls = |cert: &str, key: &str| {
-            let (cert, key) = (Some(files.path(cert).into()), Some(files.path(key).into()));
+            let cert = Some(files.path(cert).into());
+            let key = Some(files.path(key).into());
             Tls::new(
                 Store::Redis,
                 &Paths {

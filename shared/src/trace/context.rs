@@ -62,9 +62,11 @@ impl TraceContext {
         } else {
             rest.first().is_none_or(|next| *next == b'-')
         };
-        let (high, low) = (number(&trace[..16])?, number(&trace[16..])?);
+        let high = number(&trace[..16])?;
+        let low = number(&trace[16..])?;
         let trace_id = (u128::from(high) << 64) | u128::from(low);
-        let (span_id, flags) = (number(span)?, number(&[*flag_a, *flag_b])?);
+        let span_id = number(span)?;
+        let flags = number(&[*flag_a, *flag_b])?;
         let is_valid = version != 0xff && has_its_length && trace_id != 0 && span_id != 0;
         is_valid.then(|| Self {
             trace_id: TraceId::from_bytes(trace_id.to_be_bytes()),

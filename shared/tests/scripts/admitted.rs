@@ -27,7 +27,8 @@ async fn the_admission_instants_of_successive_holders_are_not_confused() {
             world.apply(&ScriptCommand::Claim(vec!['a'])).await.0,
             "[Accepted(1)]"
         );
-        let (redis, keys) = (&world.redis, &world.keys);
+        let redis = &world.redis;
+        let keys = &world.keys;
         let at = async |person: &str| {
             redis
                 .admitted_person_at(keys, (DROP, 1), &person.parse().unwrap())

@@ -124,7 +124,8 @@ async fn a_lost_or_incomplete_list_refuses_nobody() {
         ListReplaced::Yes
     );
     assert_eq!(claim(&mut world, "ax").await, "[Accepted(1), NotAllowed]");
-    let (set, state) = (world.keys.allowed.clone(), world.keys.allow_list.clone());
+    let set = world.keys.allowed.clone();
+    let state = world.keys.allow_list.clone();
     for spoil in [
         vec!["DEL", &set],
         vec!["DEL", &state],

@@ -78,7 +78,8 @@ async fn invalid_slots_and_places_are_never_returned_and_take_none() {
 #[tokio::test]
 async fn a_key_of_the_wrong_type_is_reported_with_the_expected_type() {
     let (server, world) = opened(3).await;
-    let (redis, keys) = (&world.redis, &world.keys);
+    let redis = &world.redis;
+    let keys = &world.keys;
     assert_eq!(redis.wrong_key(keys).await.unwrap(), None);
     for (key, made, found, wanted) in [
         (&keys.free, "LPUSH", "a list", "a sorted set"),
@@ -117,7 +118,8 @@ async fn opened(quantity: u32) -> (RedisServer, ScriptWorld) {
 #[tokio::test]
 async fn an_invalid_user_id_leaves_the_waiting_list_and_the_next_is_promoted() {
     let (_server, world) = opened(300).await;
-    let (redis, keys) = (&world.redis, &world.keys);
+    let redis = &world.redis;
+    let keys = &world.keys;
     let mut names: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![b'a', byte]).collect();
     names.extend([Vec::new(), vec![b'b'; 64], vec![b'b'; 65], b"last".to_vec()]);
     let mut conn = redis.connection();
@@ -159,7 +161,9 @@ async fn an_invalid_user_id_leaves_the_waiting_list_and_the_next_is_promoted() {
 #[tokio::test]
 async fn holders_at_the_head_of_the_line_are_skipped() {
     let (_server, world) = opened(1).await;
-    let (redis, keys, mut conn) = (&world.redis, &world.keys, world.redis.connection());
+    let redis = &world.redis;
+    let keys = &world.keys;
+    let mut conn = world.redis.connection();
     let mut claimants = redis::cmd("HSET");
     let mut waiting = redis::cmd("ZADD");
     claimants.arg(&keys.claimants);

@@ -113,7 +113,8 @@ impl ScriptWorld {
 
     /// The answer in words, and the admission of each user.
     pub(crate) async fn apply(&mut self, command: &ScriptCommand) -> (String, Vec<Admission>) {
-        let (redis, keys) = (&self.redis, &self.keys);
+        let redis = &self.redis;
+        let keys = &self.keys;
         let words = |answer: &dyn Debug| format!("{answer:?}");
         let answer = match command {
             ScriptCommand::Claim(people) => {
@@ -144,7 +145,8 @@ impl ScriptWorld {
                 words(&redis.lower(keys, *revision, *quantity).await.unwrap())
             }
             ScriptCommand::Revoke(person, number, ended) => {
-                let (scope, over) = ((DROP, self.meta.once_per), ended.then_some(ENDED_AT_MS));
+                let scope = (DROP, self.meta.once_per);
+                let over = ended.then_some(ENDED_AT_MS);
                 let until = redis
                     .revoke(keys, scope, &person.to_string(), *number, over)
                     .await
@@ -186,7 +188,8 @@ impl ScriptWorld {
     }
 
     async fn repair(&self, repair: &ScriptRepair, generation: &Generation) -> String {
-        let (redis, keys) = (&self.redis, &self.keys);
+        let redis = &self.redis;
+        let keys = &self.keys;
         match repair {
             ScriptRepair::PutBack(people) => {
                 let holding = |(person, slot, certain): &(PersonLetter, u32, bool)| Holding {

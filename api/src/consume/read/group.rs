@@ -75,7 +75,8 @@ impl GroupContext {
         runtime: Handle,
         joined: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let (paused, assignment) = (AtomicBool::new(false), Mutex::default());
+        let paused = AtomicBool::new(false);
+        let assignment = Mutex::default();
         Self {
             topic,
             health,

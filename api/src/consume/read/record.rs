@@ -123,7 +123,8 @@ fn alone(claim: &Claim) -> Vec<u8> {
 }
 
 pub(super) fn fragments(claim: &Claim) -> Fragments {
-    let (CouponId(coupon), DropId(drop)) = (claim.coupon_id, claim.drop_id);
+    let CouponId(coupon) = claim.coupon_id;
+    let DropId(drop) = claim.drop_id;
     Fragments {
         coupon_id: Some(coupon),
         drop_id: Some(drop),

@@ -118,7 +118,8 @@ impl Source {
     }
 
     fn take(&mut self, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
-        let (partition, offset) = (message.partition(), message.offset());
+        let partition = message.partition();
+        let offset = message.offset();
         let Some(assignment) = self.group().assignment_of(partition) else {
             return Ok(());
         };
@@ -347,7 +348,8 @@ impl Record {
         } else {
             decode()
         };
-        let (last, is_batch) = (claims.len().saturating_sub(1), claims.len() > 1);
+        let last = claims.len().saturating_sub(1);
+        let is_batch = claims.len() > 1;
         let record = |(at, claim): (usize, Result<ClaimEvent, Undecodable>)| {
             let key = key.filter(|_| !is_batch);
             let claim = claim.and_then(|event| checked(key, event));
@@ -358,7 +360,8 @@ impl Record {
             } else {
                 payload.len().min(KEPT_BYTES)
             };
-            let (payload, part) = (payload[..kept].to_vec(), is_batch.then_some(at));
+            let payload = payload[..kept].to_vec();
+            let part = is_batch.then_some(at);
             let claim = claim.map_err(|refused| {
                 Box::new(Undecodable {
                     error: shortened(&refused.error),

@@ -317,7 +317,8 @@ impl UnreadableWatch {
             );
             return Some(WatchStep::Hold { partition });
         };
-        (held.range, held.look_at) = (Some(range), now + CONFIRM_AFTER);
+        held.range = Some(range);
+        held.look_at = now + CONFIRM_AFTER;
         None
     }
 
@@ -476,8 +477,9 @@ mod tests {
         readings: &Readings,
         mut find: impl FnMut(i32, u32) -> Found,
     ) -> Vec<(u64, WatchStep)> {
-        let (begun, mut seen, mut looks) =
-            (Instant::now(), Vec::new(), BTreeMap::<i32, u32>::new());
+        let begun = Instant::now();
+        let mut seen = Vec::new();
+        let mut looks = BTreeMap::<i32, u32>::new();
         for ms in (200..=seconds * 1_000).step_by(200) {
             let now = begun + Duration::from_millis(ms);
             for due in watch.due(now, CHECK_EVERY, readings) {

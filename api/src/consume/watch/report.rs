@@ -86,10 +86,8 @@ impl Health {
     }
 
     pub(crate) fn loop_state(&self) -> LoopState {
-        let (backlog, progress) = (
-            self.backlog.load(Ordering::Relaxed),
-            self.progress.load(Ordering::Relaxed),
-        );
+        let backlog = self.backlog.load(Ordering::Relaxed);
+        let progress = self.progress.load(Ordering::Relaxed);
         LoopState {
             iterated_at: *self.iterated_at.lock(),
             backlog,
@@ -124,9 +122,12 @@ impl Health {
 
     /// The checks for `/readyz`. MySQL is asked only if the last batch met no trouble.
     pub(crate) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, HealthCheck)> {
-        let (of_mysql, of_kafka, db) = (Arc::clone(self), Arc::clone(self), db.clone());
+        let of_mysql = Arc::clone(self);
+        let of_kafka = Arc::clone(self);
+        let db = db.clone();
         let mysql = check(move || {
-            let (trouble, db) = (of_mysql.mysql.lock().clone(), db.clone());
+            let trouble = of_mysql.mysql.lock().clone();
+            let db = db.clone();
             async move {
                 match trouble {
                     Some(trouble) => Err(trouble),
@@ -220,7 +221,8 @@ pub(crate) fn count_batch(batch: &[Arc<Record>], seconds: f64, written: &Written
     counter!(ISSUED).increment(written.issued);
     counter!(AGAIN).increment(written.again);
     counter!(REVOKED).increment(written.revoked);
-    let (now, delay) = (Utc::now(), histogram!(ISSUE_DELAY));
+    let now = Utc::now();
+    let delay = histogram!(ISSUE_DELAY);
     for claimed_at in batch
         .iter()
         .filter_map(|record| record.claim.as_ref().ok()?.claimed_at)

@@ -75,7 +75,8 @@ fn report(health: &Health, limits: LivenessLimits, (what, time): (&'static str, 
         health.stuck(None);
         return;
     }
-    let (seconds, end) = (time.as_secs(), limits.exit().as_secs());
+    let seconds = time.as_secs();
+    let end = limits.exit().as_secs();
     if health.stuck(Some(format!("{what} for {seconds} s"))) {
         tracing::error!(
             seconds,

@@ -84,13 +84,16 @@ impl<'a> Holders<'a> {
     }
 
     fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> ClaimVerdict {
-        let (drop, slot, user) = (claim.drop_id, claim.slot, claim.user_id.as_str());
+        let drop = claim.drop_id;
+        let slot = claim.slot;
+        let user = claim.user_id.as_str();
         let refused = |reason, error: String| ClaimVerdict::Refused { reason, error };
         let Some(rule) = rules.get(&drop) else {
             return refused("unknown_drop", format!("there is no drop {drop}"));
         };
         if rule.coupon_id != claim.coupon_id {
-            let (is, said) = (rule.coupon_id, claim.coupon_id);
+            let is = rule.coupon_id;
+            let said = claim.coupon_id;
             return refused(
                 "unknown_drop",
                 format!("drop {drop} is of coupon {is}, the claim says {said}"),
@@ -149,7 +152,9 @@ mod tests {
     use super::*;
 
     fn claim(coupon: i64, drop: i64, slot: Slot, user: &str) -> Claim {
-        let (coupon_id, drop_id, user_id) = (CouponId(coupon), DropId(drop), user.parse().unwrap());
+        let coupon_id = CouponId(coupon);
+        let drop_id = DropId(drop);
+        let user_id = user.parse().unwrap();
         Claim {
             coupon_id,
             drop_id,
@@ -162,7 +167,9 @@ mod tests {
 
     fn row(coupon: i64, drop: i64, slot: Slot, user: &str) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
-        let (user_id, code, issued_by) = (user.into(), String::new(), "consumer".into());
+        let user_id = user.into();
+        let code = String::new();
+        let issued_by = "consumer".into();
         IssuedRow {
             drop_id: drop,
             slot,
@@ -178,10 +185,8 @@ mod tests {
     /// Coupon 1: drops 10 and 11, one per user in total. Coupon 2: drops 20 and 21, one per user in
     /// each. Drop 40 of coupon 4 is sealed, and the others close an hour after the epoch.
     fn rules() -> HashMap<DropId, DropRules> {
-        let (opens_at, closes_at) = (
-            DateTime::UNIX_EPOCH,
-            Some(DateTime::UNIX_EPOCH + TimeDelta::hours(1)),
-        );
+        let opens_at = DateTime::UNIX_EPOCH;
+        let closes_at = Some(DateTime::UNIX_EPOCH + TimeDelta::hours(1));
         let rule = |drop, coupon, once_per| {
             let window = DropWindow {
                 opens_at,
@@ -313,10 +318,8 @@ mod tests {
 
     #[test]
     fn an_explanation_names_nobody() {
-        let (ann, rows) = (
-            claim(1, 10, 3, "ann"),
-            [row(1, 10, 1, "ann"), row(1, 10, 3, "bob")],
-        );
+        let ann = claim(1, 10, 3, "ann");
+        let rows = [row(1, 10, 1, "ann"), row(1, 10, 3, "bob")];
         let [ClaimVerdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else {
             panic!("not refused")
         };

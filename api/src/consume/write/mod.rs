@@ -83,7 +83,8 @@ pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Wr
             .or_default()
             .push(record);
     }
-    let (mut done, mut failed) = (Written::default(), None);
+    let mut done = Written::default();
+    let mut failed = None;
     for of_drop in by_drop.into_values() {
         let written = match write(db, of_drop.clone()).await {
             Err(error) if error.is_lock_wait() => keep_locked(db, of_drop, error.to_string()).await,

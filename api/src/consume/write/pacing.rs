@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn trouble_is_logged_at_once_and_then_every_half_minute() {
-        let (mut backoff, now) = (Backoff::default(), Instant::now());
+        let mut backoff = Backoff::default();
+        let now = Instant::now();
         assert!(backoff.is_due_for_log(now));
         assert!(!backoff.is_due_for_log(now + Duration::from_secs(29)));
         assert!(backoff.is_due_for_log(now + Duration::from_secs(30)));
@@ -171,7 +172,8 @@ mod tests {
         fn the_rate_is_kept_over_any_stretch_and_nearly_reached(rate in 1_u32..2_000, batch in 1_usize..3_000) {
             let start = Instant::now();
             let mut throttle = Throttle::new(rate, start);
-            let (mut now, mut rows) = (start, 0);
+            let mut now = start;
+            let mut rows = 0;
             while now.duration_since(start) < Duration::from_secs(5) {
                 match throttle.allow(batch, now) {
                     Ok(allowed) => { prop_assert!(allowed <= throttle.most()); throttle.spend(allowed); rows += allowed; }

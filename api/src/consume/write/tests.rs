@@ -50,7 +50,8 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
         opens_at: Utc::now(),
         closes_at: None,
     };
-    let (name, once_per) = ("Winter".into(), OncePer::Coupon);
+    let name = "Winter".into();
+    let once_per = OncePer::Coupon;
     let new = NewCoupon {
         name,
         quantity,
@@ -181,12 +182,15 @@ async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal(
     assert_eq!(results.iter().map(|w| w.issued).sum::<u64>(), rows);
     for record in batches.iter().flatten() {
         let claim = record.claim.as_ref().unwrap();
-        let (slot, user, at) = (claim.slot, &claim.user_id, &record.source);
+        let slot = claim.slot;
+        let user = &claim.user_id;
+        let at = &record.source;
         let row = count(&format!(
             "issued_coupons WHERE slot = {slot} AND user_id = '{user}'"
         ))
         .await;
-        let (partition, offset) = (at.partition, at.offset);
+        let partition = at.partition;
+        let offset = at.offset;
         let kept = format!(
             "failed_claims WHERE source_partition = {partition} AND source_offset = {offset}"
         );

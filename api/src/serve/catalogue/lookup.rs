@@ -111,7 +111,8 @@ impl Lookup {
             let read = async {
                 let mut coupons = db.of_primary().coupons_by_id(ids.clone()).await;
                 if let Err(DbError::ReadOnly { .. }) = coupons {
-                    (knows_all, coupons) = (false, db.coupons_by_id(ids).await);
+                    knows_all = false;
+                    coupons = db.coupons_by_id(ids).await;
                 }
                 with_drops(db, redis, coupons?).await
             };

@@ -73,8 +73,10 @@ impl Catalogue {
             served: 0,
             outcome: RefreshOutcome::Fresh,
         };
-        let (live, last) = (ArcSwap::from_pointee(live), watch::Sender::new(first));
-        let (lookup, pages) = (Lookup::new(), PageCache::new());
+        let live = ArcSwap::from_pointee(live);
+        let last = watch::Sender::new(first);
+        let lookup = Lookup::new();
+        let pages = PageCache::new();
         let [version, tickets] = [const { AtomicU64::new(0) }; 2];
         Ok(Self {
             db,
@@ -241,8 +243,10 @@ async fn read(
     before: &LiveCoupons,
 ) -> Result<(LiveCoupons, Option<DateTime<Utc>>), DbError> {
     let (coupons, reconciled) = tokio::join!(db.catalogue(), db.state(LAST_SUCCESS_AT));
-    let (coupons, reconciled) = (coupons?, reconciled?);
-    let (mut live, mut changed) = (LiveCoupons::new(), Vec::new());
+    let coupons = coupons?;
+    let reconciled = reconciled?;
+    let mut live = LiveCoupons::new();
+    let mut changed = Vec::new();
     for (coupon, drops) in coupons {
         match before
             .get(&coupon.id)

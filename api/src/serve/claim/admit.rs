@@ -63,7 +63,8 @@ impl ClaimService {
         redis_timeout: Duration,
     ) -> Self {
         let durability = Arc::new(durability);
-        let (shared_clock, shared_limit) = (Arc::clone(&clock), Arc::clone(in_flight));
+        let shared_clock = Arc::clone(&clock);
+        let shared_limit = Arc::clone(in_flight);
         let question_limit = in_flight.for_questions(MAX_QUESTIONS);
         let batches = MicroBatches::new(
             redis.clone(),
@@ -223,7 +224,8 @@ impl ClaimService {
         sealed: DropWithKeys<'_>,
         user: UserId,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let (db, coupon_id) = (self.questions.clone(), coupon.coupon.id);
+        let db = self.questions.clone();
+        let coupon_id = coupon.coupon.id;
         let rows = self
             .question_limit
             .run(async move { db.rows_of_person(coupon_id, &user).await })

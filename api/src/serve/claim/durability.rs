@@ -61,8 +61,10 @@ impl AdmittedClaim {
 
     fn outgoing(&self, coupon: &CouponWithDrops) -> Outgoing {
         let claimed_at = instant(self.admitted_at_ms.unwrap_or(self.now_ms));
-        let (coupon_id, drop_id, slot, user_id) =
-            (coupon.coupon.id, self.drop_id, self.slot, self.user.clone());
+        let coupon_id = coupon.coupon.id;
+        let drop_id = self.drop_id;
+        let slot = self.slot;
+        let user_id = self.user.clone();
         Outgoing {
             claim: ClaimEvent {
                 coupon_id,
@@ -85,7 +87,8 @@ impl Durability {
         questions: Db,
         longest_in_flight: Duration,
     ) -> Self {
-        let (writes, issued) = (Singleflight::default(), IssuedClaims::new(questions));
+        let writes = Singleflight::default();
+        let issued = IssuedClaims::new(questions);
         Self {
             writes,
             issued,
@@ -111,7 +114,9 @@ impl Durability {
         claims: Vec<AdmittedClaim>,
     ) -> Vec<Option<SecondStore>> {
         let mut stored = vec![None; claims.len()];
-        let (mut ours, mut outgoing, mut joined) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ours = Vec::new();
+        let mut outgoing = Vec::new();
+        let mut joined = Vec::new();
         let quantity =
             |claim: &AdmittedClaim| coupon.drop(claim.drop_id).map_or(0, |drop| drop.quantity);
         for (at, claim) in claims.iter().enumerate() {
@@ -182,7 +187,8 @@ impl Durability {
         let is_late = claim.asked_at.elapsed() > self.longest_in_flight;
         if is_late && stored.is_some() {
             counter!("firstcome_claims_not_held_total").increment(1);
-            let (drop, slot) = (claim.drop_id, claim.slot);
+            let drop = claim.drop_id;
+            let slot = claim.slot;
             tracing::debug!(%drop, slot, "a second store took an admission too late, and it is not promised");
         }
         stored.filter(|_| !is_late)

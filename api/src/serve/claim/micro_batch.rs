@@ -124,7 +124,8 @@ impl MicroBatches {
     ) -> Result<ClaimReply, ClaimRefusal> {
         let place = self.in_flight.enter()?;
         let (reply, replied) = oneshot::channel();
-        let (coupon, user) = (Arc::clone(coupon), requester.user.clone());
+        let coupon = Arc::clone(coupon);
+        let user = requester.user.clone();
         // If a user's groups are unknown, never answer `not_allowed`.
         let group = group.and_then(|group| {
             requester
@@ -132,7 +133,8 @@ impl MicroBatches {
                 .have(&group)
                 .map(|is_member| (group, is_member))
         });
-        let (arrived, trace) = (Instant::now(), trace::current());
+        let arrived = Instant::now();
+        let trace = trace::current();
         let pending = PendingClaim {
             coupon,
             user,
@@ -144,7 +146,8 @@ impl MicroBatches {
         };
         let drop = chosen.drop.id;
         if self.queues.join(drop, pending) {
-            let (batches, keys) = (Arc::clone(self), chosen.keys.clone());
+            let batches = Arc::clone(self);
+            let keys = chosen.keys.clone();
             self.in_flight
                 .spawn(async move { batches.call_until_queue_is_empty(drop, &keys).await });
         }
@@ -224,7 +227,8 @@ impl MicroBatches {
         asked_at: Instant,
         replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
     ) {
-        let (mut admitted, mut retries) = (Vec::new(), Vec::new());
+        let mut admitted = Vec::new();
+        let mut retries = Vec::new();
         for (pending, reply) in replies {
             // One user's damaged entry in Redis does not affect other users' claims.
             let Some(reply) = reply else {
@@ -256,7 +260,8 @@ impl MicroBatches {
         }
         if let Some((_, (first, _))) = admitted.first() {
             traces::keep(self, keys, admitted.iter().map(|(claim, _)| claim));
-            let (durability, coupon) = (Arc::clone(&self.durability), Arc::clone(&first.coupon));
+            let durability = Arc::clone(&self.durability);
+            let coupon = Arc::clone(&first.coupon);
             self.in_flight.spawn(async move {
                 let (claims, waiting): (Vec<_>, Vec<_>) = admitted.into_iter().unzip();
                 let stored = durability.ensure_new(&coupon, claims).await;

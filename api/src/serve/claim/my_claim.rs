@@ -67,7 +67,8 @@ impl MyClaim {
     };
 
     fn revoked(revocation: &Revocation) -> Self {
-        let (drop_id, slot) = (Some(DropId(revocation.drop_id)), revocation.slot);
+        let drop_id = Some(DropId(revocation.drop_id));
+        let slot = revocation.slot;
         Self {
             status: ClaimStatus::Revoked,
             drop_id,
@@ -199,7 +200,8 @@ impl ClaimService {
         slot: Slot,
         user: UserId,
     ) -> Result<(), ClaimRefusal> {
-        let (asked_at, keys) = (Instant::now(), self.redis.keys(coupon.coupon.id, drop_id));
+        let asked_at = Instant::now();
+        let keys = self.redis.keys(coupon.coupon.id, drop_id);
         let admitted = self
             .redis
             .admitted_person_at(&keys, (drop_id, slot), &user)
@@ -260,11 +262,9 @@ fn judge(
         .rev()
         .find(|row| counts(DropId(row.drop_id)))
     {
-        let (drop_id, slot, code) = (
-            Some(DropId(row.drop_id)),
-            Some(row.slot),
-            Some(row.code.clone()),
-        );
+        let drop_id = Some(DropId(row.drop_id));
+        let slot = Some(row.slot);
+        let code = Some(row.code.clone());
         return Some(MyClaim {
             status: ClaimStatus::Issued,
             drop_id,
@@ -294,7 +294,8 @@ fn judge(
         if !standing.trusted {
             return None;
         }
-        let (drop_id, slot) = (Some(drop_id), Some(slot));
+        let drop_id = Some(drop_id);
+        let slot = Some(slot);
         return Some(MyClaim {
             status: ClaimStatus::Accepted,
             drop_id,
@@ -311,7 +312,8 @@ fn judge(
         .find(|(id, _)| counts(*id))
     {
         let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
-        let (drop_id, position) = (Some(*drop_id), standing.position);
+        let drop_id = Some(*drop_id);
+        let position = standing.position;
         return Some(MyClaim {
             status: ClaimStatus::Broken,
             drop_id,
@@ -321,7 +323,8 @@ fn judge(
         });
     }
     if standing.position.is_some() {
-        let (status, position) = (ClaimStatus::Waiting, standing.position);
+        let status = ClaimStatus::Waiting;
+        let position = standing.position;
         return Some(MyClaim {
             status,
             drop_id: drop,
@@ -353,7 +356,9 @@ mod tests {
 
     fn row(drop_id: i64) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
-        let (user_id, code, issued_by) = ("u-1".into(), "CODE".into(), "consumer".into());
+        let user_id = "u-1".into();
+        let code = "CODE".into();
+        let issued_by = "consumer".into();
         IssuedRow {
             drop_id,
             slot: 7,

@@ -67,7 +67,8 @@ impl Publisher {
                 .is_none()
                 .then(|| "it was away when this process started".to_owned()),
         );
-        let (partitions_known, writes_batches) = (AtomicU32::new(0), AtomicBool::new(false));
+        let partitions_known = AtomicU32::new(0);
+        let writes_batches = AtomicBool::new(false);
         let publisher = Self {
             kafka,
             settings,
@@ -103,7 +104,8 @@ impl Publisher {
         self.find_topic().await;
         loop {
             tokio::time::sleep(COUNT_EVERY).await;
-            let (producer, topic) = (self.producer(), self.kafka.topic.clone());
+            let producer = self.producer();
+            let topic = self.kafka.topic.clone();
             let asked = tokio::task::spawn_blocking(move || {
                 let metadata = producer
                     .client()
@@ -224,7 +226,8 @@ impl Publisher {
             return self.send_with(&message, trace).await.map(drop);
         };
         // The message carries the span of its sending, which ends with Kafka's acknowledgement.
-        let (begun, own) = (Instant::now(), trace.child());
+        let begun = Instant::now();
+        let own = trace.child();
         let sent = self.send_with(&message, Some(own)).await;
         let topic = &self.kafka.topic;
         if let Some(span) = TraceSpan::ended_now(
@@ -472,9 +475,11 @@ mod tests {
     use super::*;
 
     fn publisher(brokers: &str) -> Publisher {
-        let (topic, group) = ("coupon-claims".to_owned(), "g".to_owned());
+        let topic = "coupon-claims".to_owned();
+        let group = "g".to_owned();
         let deadline = Duration::from_secs(5);
-        let (security, signing) = (Security::default(), Signing::default());
+        let security = Security::default();
+        let signing = Signing::default();
         let kafka = KafkaSettings {
             brokers: brokers.into(),
             topic,
@@ -489,7 +494,9 @@ mod tests {
     }
 
     fn claim(slot: u32, trace: Option<TraceContext>) -> Outgoing {
-        let (coupon_id, drop_id, claimed_at) = (CouponId(1), DropId(1), DateTime::UNIX_EPOCH);
+        let coupon_id = CouponId(1);
+        let drop_id = DropId(1);
+        let claimed_at = DateTime::UNIX_EPOCH;
         let claim = ClaimEvent {
             coupon_id,
             drop_id,
@@ -542,8 +549,8 @@ mod tests {
         let longest: Vec<Outgoing> = (0..u32::try_from(CLAIMS_A_MESSAGE).unwrap())
             .map(|n| {
                 let mut one = claim(u32::MAX - n, None);
-                (one.claim.user_id, one.claim.coupon_id) =
-                    ("u".repeat(64).parse().unwrap(), CouponId(i64::MAX));
+                one.claim.user_id = "u".repeat(64).parse().unwrap();
+                one.claim.coupon_id = CouponId(i64::MAX);
                 one
             })
             .collect();

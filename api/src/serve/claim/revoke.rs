@@ -111,7 +111,8 @@ impl ClaimService {
             .redis
             .last_revocation(&keys, (drop, once_per), user.as_str())
             .await;
-        let (coupon_id, after) = (coupon.coupon.id, known.map_err(unknown)?);
+        let coupon_id = coupon.coupon.id;
+        let after = known.map_err(unknown)?;
         let new = NewRevocation {
             coupon: coupon_id,
             drop,
@@ -143,7 +144,8 @@ impl ClaimService {
         let drop = DropId(revocation.drop_id);
         let keys = self.redis.keys(coupon.coupon.id, drop);
         let scope = (drop, coupon.coupon.once_per);
-        let (id, user) = (revocation.id, revocation.user_id.as_str());
+        let id = revocation.id;
+        let user = revocation.user_id.as_str();
         let released = self
             .redis
             .revoke(&keys, scope, user, id, revocation.again_from_ms())

@@ -91,7 +91,8 @@ pub(super) fn notice(notice: PageNotice, language: Language) -> askama::Result<S
         PageNotice::Missing => ("missing", "missing_why"),
         PageNotice::Unavailable => ("unavailable", "unavailable_why"),
     };
-    let (title, sentence) = (language.word(title), language.word(sentence));
+    let title = language.word(title);
+    let sentence = language.word(sentence);
     NoticePage {
         language,
         title,

@@ -259,7 +259,8 @@ async fn load(
 ) -> Result<(), RedisError> {
     let generation = redis.ensure_generation(coupon.id).await?;
     for drop in drops {
-        let (keys, meta) = (redis.keys(coupon.id, drop.id), DropMeta::of(coupon, drop));
+        let keys = redis.keys(coupon.id, drop.id);
+        let meta = DropMeta::of(coupon, drop);
         redis
             .load_drop(&keys, &generation, coupon.revision, &meta)
             .await?;

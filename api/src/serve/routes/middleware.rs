@@ -70,7 +70,8 @@ impl RequestGuard {
                     .map(wrap)
             }
         };
-        let (status, took) = (response.status(), begun.elapsed());
+        let status = response.status();
+        let took = begun.elapsed();
         self.record(method, path, status, took);
         trace.end((method, path), status, took, response.headers_mut());
         response
@@ -87,7 +88,8 @@ impl RequestGuard {
             return;
         }
         drop(metrics);
-        let (path, code) = (path.to_owned(), status.as_u16().to_string());
+        let path = path.to_owned();
+        let code = status.as_u16().to_string();
         let seconds = histogram!("firstcome_http_request_seconds", "method" => method, "path" => path.clone());
         let labels = [
             ("method", method.to_owned()),

@@ -63,11 +63,9 @@ pub(crate) async fn give_back(
     CouponPath(id): CouponPath,
     StrictQuery(asked): StrictQuery<GiveBackQuery>,
 ) -> Result<NotKept<Revoked>, Problem> {
-    let (drop, reason, by) = (
-        asked.drop_id.map(DropId),
-        "given back".to_owned(),
-        user.to_string(),
-    );
+    let drop = asked.drop_id.map(DropId);
+    let reason = "given back".to_owned();
+    let by = user.to_string();
     let order = Order {
         drop,
         reason,
@@ -102,7 +100,8 @@ pub(crate) async fn revoke(
 ) -> Result<Json<Revoked>, Problem> {
     let reason = validate::text("reason", &body.reason, MAX_REASON_CHARS)?;
     let by = validate::text("by", &body.by, MAX_BY_CHARS)?;
-    let (drop, may_claim_again) = (body.drop_id.map(DropId), body.may_claim_again);
+    let drop = body.drop_id.map(DropId);
+    let may_claim_again = body.may_claim_again;
     let order = Order {
         drop,
         reason,

@@ -71,8 +71,10 @@ struct BareRoute {
 /// acknowledgement. Nothing else: no catalogue, no metrics, no task that outlives its client, no
 /// in-flight limit.
 pub async fn bare(args: BareArgs) -> Result<()> {
-    let (url, prefix) = (args.redis.clone().into(), args.prefix.clone());
-    let (timeout, durability) = (Duration::from_secs(1), RedisDurability::default());
+    let url = args.redis.clone().into();
+    let prefix = args.prefix.clone();
+    let timeout = Duration::from_secs(1);
+    let durability = RedisDurability::default();
     let redis = Redis::new(&RedisSettings {
         url,
         prefix,
@@ -80,7 +82,9 @@ pub async fn bare(args: BareArgs) -> Result<()> {
         mode: RedisMode::default(),
         durability,
     })?;
-    let (brokers, topic, group) = (args.brokers.clone(), args.topic.clone(), String::new());
+    let brokers = args.brokers.clone();
+    let topic = args.topic.clone();
+    let group = String::new();
     let kafka = KafkaSettings {
         brokers,
         topic,
@@ -116,7 +120,8 @@ async fn admit(route: &BareRoute, headers: &HeaderMap) -> Result<Response> {
         .context("no X-User-Id")?
         .to_str()?
         .parse()?;
-    let (coupon_id, drop_id) = (CouponId(route.args.coupon), DropId(route.args.drop));
+    let coupon_id = CouponId(route.args.coupon);
+    let drop_id = DropId(route.args.drop);
     let reply = route.redis.claim(&route.keys, drop_id, &user_id).await?;
     let Admission::Accepted(slot) = reply.admission else {
         return Ok(Problem::new(Code::SoldOut, "all are given out").into_response());
@@ -129,7 +134,8 @@ async fn admit(route: &BareRoute, headers: &HeaderMap) -> Result<Response> {
         user_id,
         claimed_at,
     };
-    let (key, payload) = (event.key(), event.encode());
+    let key = event.key();
+    let payload = event.encode();
     let partition = i32::try_from(event.partition(PARTITIONS))?;
     let record = FutureRecord::to(&route.args.topic)
         .partition(partition)

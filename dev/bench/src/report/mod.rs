@@ -70,7 +70,9 @@ impl Measurement {
         value: f64,
         unit: &'static str,
     ) -> Self {
-        let (what, measured, note) = (what.into(), BTreeMap::new(), String::new());
+        let what = what.into();
+        let measured = BTreeMap::new();
+        let note = String::new();
         Self {
             section: section.into(),
             what,
@@ -130,7 +132,8 @@ impl BenchReport {
 
     /// The comparison of the designs; empty at first.
     pub fn comparison(&mut self) -> &mut Comparison {
-        let (size, cores) = (self.size.rush(), self.machine.cores);
+        let size = self.size.rush();
+        let cores = self.machine.cores;
         self.comparison.get_or_insert_with(|| Comparison {
             size,
             cores,

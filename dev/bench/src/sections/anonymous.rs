@@ -73,7 +73,8 @@ async fn beside(
     step(format!(
         "everyone wins beside {RATE} lists of coupons a second, {pages}, in turns with claims alone"
     ));
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let mut alone = Vec::new();
+    let mut beside = Vec::new();
     let seen = Arc::new(Seen::default());
     for pair in coupons.chunks_exact(2) {
         alone.push(everyone_wins(api, pair[0], size).await?);

@@ -85,7 +85,8 @@ async fn cost_of_a_row(
     let cpu = || server_cpu(&installation.servers.stack)[0];
     let rows = size.missing.max(LEAST_ROWS);
     let each = |before: f64| (cpu() - before) * 1e6 / f64::from(rows);
-    let (mut own, mut bare) = (Vec::new(), Vec::new());
+    let mut own = Vec::new();
+    let mut bare = Vec::new();
     for _ in 0..ROW_TURNS {
         let coupon = installation.coupon(api, rows).await?;
         let before = cpu();
@@ -133,7 +134,8 @@ async fn in_turns(
     people: u32,
     connections: usize,
 ) -> Result<(Measurement, f64)> {
-    let (mut idle, mut lost): (Vec<Turn>, Vec<Turn>) = (Vec::new(), Vec::new());
+    let mut idle: Vec<Turn> = Vec::new();
+    let mut lost: Vec<Turn> = Vec::new();
     for turn in 0..TURNS {
         let mut order = [(nothing, "n", &mut idle), (api, "l", &mut lost)];
         // Alternate which one goes first.
@@ -149,11 +151,10 @@ async fn in_turns(
         }
     }
     let middle = |turns: &[Turn], pick: fn(&Turn) -> f64| median(turns.iter().map(pick).collect());
-    let (lost_rate, idle_rate) = (
-        middle(&lost, |t| t.0.per_second),
-        middle(&idle, |t| t.0.per_second),
-    );
-    let (lost_cpu, idle_cpu) = (middle(&lost, |t| t.1), middle(&idle, |t| t.1));
+    let lost_rate = middle(&lost, |t| t.0.per_second);
+    let idle_rate = middle(&idle, |t| t.0.per_second);
+    let lost_cpu = middle(&lost, |t| t.1);
+    let idle_cpu = middle(&idle, |t| t.1);
     let crowd_share = middle(&idle, |t| t.0.cpu_seconds / t.0.seconds);
     let ratios: Vec<f64> = lost
         .iter()
@@ -208,7 +209,8 @@ async fn by_the_clock(
         reason = "a positive rate"
     )]
     let people = rate as u32 * size.open_seconds / CLOCK_TURNS;
-    let (mut lost, mut idle) = (Vec::new(), Vec::new());
+    let mut lost = Vec::new();
+    let mut idle = Vec::new();
     for turn in 0..CLOCK_TURNS {
         let mut order = [(nothing, &mut idle), (api, &mut lost)];
         order.rotate_left(turn as usize % 2);

@@ -38,7 +38,9 @@ async fn everyone_wins(
 ) -> Result<Vec<Measurement>> {
     step("everyone wins, in turns with a route that does only what has to be done");
     let nothing = bench.nothing().await?;
-    let (mut own, mut bare, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+    let mut own = Vec::new();
+    let mut bare = Vec::new();
+    let mut idle = Vec::new();
     for _ in 0..TURNS {
         own.push(
             wins(
@@ -61,7 +63,8 @@ async fn everyone_wins(
     }
     nothing.kill().await?;
     let cpu = |turns: &[(Tally, f64)]| median(turns.iter().map(|(_, cpu)| *cpu).collect());
-    let (own_cpu, bare_cpu) = (cpu(&own), cpu(&bare));
+    let own_cpu = cpu(&own);
+    let bare_cpu = cpu(&bare);
     let [own, bare, idle] = [own, bare, idle].map(|turns: Vec<(Tally, f64)>| {
         median(turns.iter().map(|(tally, _)| tally.per_second).collect())
     });
@@ -142,7 +145,8 @@ async fn bare_wins(
     size: &BenchSize,
 ) -> Result<(Tally, f64)> {
     let coupon = installation.coupon(api, size.winners).await?;
-    let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let id = coupon.id.to_string();
+    let drop = coupon.drop.to_string();
     let args = ["bare", "--coupon", &id, "--drop", &drop];
     let bare = bench.baseline(&args, &installation.settings).await?;
     let people = size.winners / TURNS;

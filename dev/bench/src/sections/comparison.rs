@@ -7,7 +7,8 @@ use crate::report::{FigureTarget, Measurement};
 const PART: &str = "designs";
 
 pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
-    let (nothing, runs) = (comparison.nothing.as_ref(), &comparison.runs);
+    let nothing = comparison.nothing.as_ref();
+    let runs = &comparison.runs;
     let rate = |design| {
         runs.iter()
             .find(|run| run.design == design)
@@ -45,7 +46,8 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
         }
     }
     #[allow(clippy::cast_precision_loss, reason = "counts")]
-    let (statements, requests) = (own.cost.mysql_statements as f64, own.tally.requests as f64);
+    let statements = own.cost.mysql_statements as f64;
+    let requests = own.tally.requests as f64;
     let measurement = Measurement::of(
         PART,
         "MySQL statements of a whole rush, all processes, without passes",

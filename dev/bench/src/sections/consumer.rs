@@ -36,7 +36,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     api.stop().await?;
     reconciler.stop().await?;
     let rows = best_size(&installation, coupons.pop().context("no coupon")?).await?;
-    let (mut straight, mut consumer) = (Vec::new(), Vec::new());
+    let mut straight = Vec::new();
+    let mut consumer = Vec::new();
     for (turn, pair) in coupons.chunks_exact(2).enumerate() {
         step(format!(
             "{} rows straight and by the consumer, turn {} of {TURNS}",
@@ -73,7 +74,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
 /// The statement size with which straight inserts are fastest on this machine.
 async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> Result<u32> {
     let share = coupon.quantity / u32::try_from(SIZES.len())?;
-    let (mut best, mut from) = ((Duration::MAX, SIZES[0]), 1);
+    let mut best = (Duration::MAX, SIZES[0]);
+    let mut from = 1;
     for rows in SIZES {
         let took = insert_rows_by(installation, coupon, from, from + share - 1, rows).await?;
         best = best.min((took, rows));
@@ -86,10 +88,8 @@ async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> R
 const CLAIMS_A_MESSAGE: usize = 64;
 
 pub(super) async fn publish(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
-    let (brokers, topic) = (
-        installation.setting("KAFKA_BROKERS").to_owned(),
-        installation.setting("KAFKA_TOPIC").to_owned(),
-    );
+    let brokers = installation.setting("KAFKA_BROKERS").to_owned();
+    let topic = installation.setting("KAFKA_TOPIC").to_owned();
     let settings = KafkaSettings {
         brokers,
         topic: topic.clone(),
@@ -181,7 +181,8 @@ pub(super) async fn consume(
 
 /// A message for a slot without a claim.
 fn event(coupon: InstallationCoupon, slot: u32) -> Result<ClaimEvent> {
-    let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
+    let coupon_id = CouponId(coupon.id);
+    let drop_id = DropId(coupon.drop);
     Ok(ClaimEvent {
         coupon_id,
         drop_id,

@@ -37,7 +37,9 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     api.stop().await?;
     reconciler.stop().await?;
     let at = |step: u32| seen.get(step as usize - 1).copied().context("no such step");
-    let (first, half, last) = (at(1)?, at(STEPS / 2)?, at(STEPS)?);
+    let first = at(1)?;
+    let half = at(STEPS / 2)?;
+    let last = at(STEPS)?;
     let what = "API memory at 1,000 connections, the most it ever had";
     let most = Measurement::of(PART, what, last, "MB").target(FigureTarget::AtMost(60.0));
     let what = "the same, all claims ÷ the first tenth of them";

@@ -15,10 +15,8 @@ const PART: &str = "mysql";
 const LEAST: u32 = 5_000;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    let (people, rate) = (
-        (size.requests / 2).max(LEAST),
-        (size.requests / 50).max(LEAST / 20),
-    );
+    let people = (size.requests / 2).max(LEAST);
+    let rate = (size.requests / 50).max(LEAST / 20);
     let size = PressureSize {
         people,
         connections: size.connections,

@@ -55,8 +55,9 @@ async fn clean(
         step(format!("clean pass over {} claims", coupon.quantity));
         admit_straight(installation, *coupon, coupon.quantity).await?;
         insert_rows(installation, *coupon, 1, coupon.quantity).await?;
-        let (mut passes, mut scans, mut memory): (Vec<f64>, Vec<f64>, f64) =
-            (Vec::new(), Vec::new(), 0.0);
+        let mut passes: Vec<f64> = Vec::new();
+        let mut scans: Vec<f64> = Vec::new();
+        let mut memory: f64 = 0.0;
         for _ in 0..TURNS {
             scans.push(scan(installation, *coupon).await?.0.as_secs_f64());
             let pass = once(installation, *coupon).await?;
@@ -273,7 +274,8 @@ async fn asked(
     reconciler: &Service,
 ) -> Result<(f64, f64)> {
     let ops = installation.ops(reconciler)?;
-    let (mut times, mut statements) = (Vec::new(), f64::MAX);
+    let mut times = Vec::new();
+    let mut statements = f64::MAX;
     for _ in 0..7 {
         let mut meter = Meter::start(&bench.servers.stack).await?;
         // The daemon runs passes by itself after coupons were created.

@@ -112,7 +112,8 @@ async fn one(
     size: &BenchSize,
 ) -> Result<Turn> {
     let reconciler = installation.reconciler().await?;
-    let (mut apis, mut consumers) = (Vec::new(), Vec::new());
+    let mut apis = Vec::new();
+    let mut consumers = Vec::new();
     for number in 0..shape.processes {
         apis.push(
             installation
@@ -142,7 +143,8 @@ async fn one(
     let before = cpu(installation, cluster, &apis, &consumers)?;
     let begun = Instant::now();
     let crowds = try_join_all((0..crowds).map(async |number| {
-        let (api, coupon) = (&apis[number % apis.len()], coupons[number % coupons.len()]);
+        let api = &apis[number % apis.len()];
+        let coupon = coupons[number % coupons.len()];
         let connections = (size.connections / crowds).max(1);
         let crowd = Workload::once_each(api.address()?, coupon.id, each, connections)
             .named(&format!("p{number}-"));

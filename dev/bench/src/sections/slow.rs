@@ -38,7 +38,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     step(format!(
         "claims beside {SLOW} slow clients, in turns with claims without them"
     ));
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let mut alone = Vec::new();
+    let mut beside = Vec::new();
     // The first crowd warms up.
     p99(&installation, &api, size).await?;
     for _ in 0..TURNS {

@@ -24,7 +24,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     api.stop().await?;
     let mut measurements = Vec::new();
     for name in ["serve", "consume", "daemon"] {
-        let (mut took, mut worst): (Vec<f64>, f64) = (Vec::new(), 0.0);
+        let mut took: Vec<f64> = Vec::new();
+        let mut worst: f64 = 0.0;
         for _ in 0..size.starts {
             let begun = Instant::now();
             let service = match name {

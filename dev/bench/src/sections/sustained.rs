@@ -82,7 +82,8 @@ async fn rows_keep_up(
         installation.every_row(*coupon).await?;
     }
     let all = begun.elapsed().as_secs_f64();
-    let (winners_per_second, rows) = (f64::from(winners) / crowd, f64::from(winners) / all);
+    let winners_per_second = f64::from(winners) / crowd;
+    let rows = f64::from(winners) / all;
     Ok(Measurement::of(
         PART,
         format!("rows a second ÷ claims admitted a second, everyone wins, {drops}"),
@@ -107,7 +108,10 @@ async fn beside_passes(
     closed: InstallationCoupon,
     open: &[InstallationCoupon],
 ) -> Result<Measurement> {
-    let (mut alone, mut beside, mut ratios, mut passes) = (vec![], vec![], vec![], 0);
+    let mut alone = vec![];
+    let mut beside = vec![];
+    let mut ratios = vec![];
+    let mut passes = 0;
     for (turn, pair) in open.chunks_exact(2).enumerate() {
         step(format!(
             "everyone wins alone and beside passes over {} closed claims, turn {} of {TURNS}",
@@ -189,7 +193,8 @@ impl RepeatedPasses {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let (until, least) = (ended.clone(), u64::from(coupon.quantity));
+        let until = ended.clone();
+        let least = u64::from(coupon.quantity);
         let running = tokio::spawn(async move {
             let mut passes = 0;
             while !until.is_cancelled() {

@@ -49,7 +49,9 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     step(format!(
         "everyone wins beside {VIEWERS} open pages and {OPERATORS} operations pages, in turns with claims alone"
     ));
-    let (mut alone, mut beside, mut looks) = (Vec::new(), Vec::new(), Vec::new());
+    let mut alone = Vec::new();
+    let mut beside = Vec::new();
+    let mut looks = Vec::new();
     for pair in coupons.chunks_exact(2) {
         alone.push(everyone_wins(&api, pair[0], size).await?.per_second);
         installation.every_row(pair[0]).await?;
@@ -85,10 +87,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             seen.why()
         );
         #[allow(clippy::cast_precision_loss, reason = "thousands")]
-        let (answered, live) = (
-            answered as f64 / seconds,
-            live as f64 / seconds.floor() / f64::from(OPERATORS),
-        );
+        let answered = answered as f64 / seconds;
+        let live = live as f64 / seconds.floor() / f64::from(OPERATORS);
         ensure!(
             live > 0.5,
             "an operations page got {live:.1} updates a second"

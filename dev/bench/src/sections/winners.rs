@@ -250,7 +250,8 @@ async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
         anyhow::bail!("no other build")
     };
     let other = Installation::named(&bench.servers, "drain_before", Some(build)).await?;
-    let (mut own_rates, mut other_rates) = (Vec::new(), Vec::new());
+    let mut own_rates = Vec::new();
+    let mut other_rates = Vec::new();
     for turn in 0..TURNS {
         step(format!(
             "a backlog of {} becomes rows, turn {} of {TURNS}",

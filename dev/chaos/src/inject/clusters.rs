@@ -16,7 +16,8 @@ pub(super) async fn redis_primary(
 ) -> Result<Effect> {
     let servers = system.clusters()?;
     let _alone = servers.alone(FaultyStore::Redis).await;
-    let (coupons, cluster) = (system.coupons(), &servers.stack.redis);
+    let coupons = system.coupons();
+    let cluster = &servers.stack.redis;
     let slot = cluster
         .slot_of(
             &system

@@ -305,7 +305,9 @@ impl<'a> PlacedGarbage<'a> {
     }
 
     async fn is_full(&self) -> Result<bool> {
-        let (redis, users, meta) = (self.system.redis(), self.key("users"), self.key("meta"));
+        let redis = self.system.redis();
+        let users = self.key("users");
+        let meta = self.key("meta");
         let quantity: Option<u64> = redis.try_command(&["HGET", &meta, "quantity"]).await?;
         let held: u64 = redis.try_command(&["ZCARD", &users]).await?;
         Ok(quantity.is_some_and(|quantity| held >= quantity))

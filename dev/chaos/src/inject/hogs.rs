@@ -37,7 +37,8 @@ pub(super) async fn hold(
         let address = address.clone();
         hogs.spawn(async move { while hog(&address, number % 2 == 0).await.is_ok() {} });
     }
-    let (mut answered, mut failed) = (0_u32, 0_u32);
+    let mut answered = 0_u32;
+    let mut failed = 0_u32;
     while begun.elapsed() < Duration::from_millis(ms) {
         let probe = timeout(PROBE_TIMEOUT, probe(&address)).await;
         *(if matches!(probe, Ok(Ok(()))) {

@@ -197,7 +197,8 @@ async fn delete_every_copy(system: &SystemUnderTest) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else {
         return Ok(Effect::now(false, "no coupon"));
     };
-    let (sql, redis) = (&system.world.sql, system.redis());
+    let sql = &system.world.sql;
+    let redis = system.redis();
     let held = format!(
         "SELECT user_id FROM issued_coupons WHERE drop_id = {} ORDER BY slot LIMIT 1",
         coupon.drop

@@ -203,7 +203,8 @@ impl Installation {
 
     /// Waits until an API admits people.
     pub async fn until_ready(&self, api: &Service) -> Result<()> {
-        let (ops, begun) = (self.ops(api)?, Instant::now());
+        let ops = self.ops(api)?;
+        let begun = Instant::now();
         loop {
             let (is_ready, body) = ops.readiness().await?;
             if is_ready {

@@ -163,10 +163,8 @@ async fn rush(
     victim: usize,
 ) -> Result<Tally> {
     let crowd = Crowd::gather("person-", size.people, size.requests_per_person, 1)?;
-    let (people, requests) = (
-        grouped(size.people.into()),
-        grouped(crowd.requests() as u64),
-    );
+    let people = grouped(size.people.into());
+    let requests = grouped(crowd.requests() as u64);
     step(format!(
         "open: {people} people send {requests} requests to {} APIs",
         system.apis.len()
@@ -176,7 +174,8 @@ async fn rush(
         patience: Duration::from_secs(30),
         ..plan
     };
-    let (progress, mut live) = (Arc::new(CrowdProgress::default()), ProgressLine::new());
+    let progress = Arc::new(CrowdProgress::default());
+    let mut live = ProgressLine::new();
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);
     // Printed between two updates of the progress line.
@@ -185,10 +184,8 @@ async fn rush(
         progress
             .admitted(u64::from(size.quantity.div_ceil(3)))
             .await;
-        let (name, before) = (
-            consumer.name().to_owned(),
-            progress.count(AnswerKind::Accepted),
-        );
+        let name = consumer.name().to_owned();
+        let before = progress.count(AnswerKind::Accepted);
         consumer.kill().await?;
         let after = progress.count(AnswerKind::Accepted);
         news.set(Some(format!(
@@ -234,7 +231,8 @@ async fn until_exact(
     coupon_id: i64,
     tally: &Tally,
 ) -> Result<Proof> {
-    let (begun, mut live) = (Instant::now(), ProgressLine::new());
+    let begun = Instant::now();
+    let mut live = ProgressLine::new();
     loop {
         let proof = Proof::read(
             &system.servers.stack.mysql,

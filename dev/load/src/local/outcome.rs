@@ -29,7 +29,8 @@ impl DemoOutcome {
     }
 
     pub fn table(&self) -> String {
-        let (tally, proof) = (&self.tally, &self.proof);
+        let tally = &self.tally;
+        let proof = &self.proof;
         let mut rows = table::asked(tally);
         let mut row = |what: &str, value: u64| rows.push((what.to_owned(), grouped(value)));
         for (kind, count) in &tally.answers {

@@ -209,9 +209,7 @@ fn address(wanted: Option<u16>) -> String {
 
 /// Waits for Ctrl-C or SIGTERM and returns its name.
 pub async fn stopped() -> std::io::Result<&'static str> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     Ok(tokio::select! { _ = interrupt.recv() => "Ctrl-C", _ = terminate.recv() => "SIGTERM" })
 }

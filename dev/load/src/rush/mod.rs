@@ -66,7 +66,8 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
         ..plan
     };
     let tally = shown(plan).await?;
-    let (mut statements, mut rows) = (None, None);
+    let mut statements = None;
+    let mut rows = None;
     if let Some(database) = &mut database {
         statements = Some(database.statements().await?);
         rows = Some(RowCheck::wait(database, coupon_id, &tally.promises, patience).await?);
@@ -82,7 +83,8 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
 
 /// Runs the crowd and shows its counts meanwhile.
 async fn shown(plan: CrowdPlan) -> Result<Tally> {
-    let (progress, mut live) = (Arc::new(CrowdProgress::default()), ProgressLine::new());
+    let progress = Arc::new(CrowdProgress::default());
+    let mut live = ProgressLine::new();
     let expected = plan.crowd.requests() as u64;
     let mut rushing = std::pin::pin!(generator::run(plan, progress.clone()));
     let mut ticks = interval(SAMPLE);

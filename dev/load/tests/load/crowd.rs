@@ -98,7 +98,8 @@ async fn asked_at(rate: Option<f64>) -> Tally {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stall_shows_in_an_open_loop_and_hides_in_a_closed_one() {
-    let (closed, open) = (asked_at(None).await, asked_at(Some(1_000.0)).await);
+    let closed = asked_at(None).await;
+    let open = asked_at(Some(1_000.0)).await;
     assert!(
         closed.others.p90_ms < 250.0,
         "one of a thousand waited: {:?}",

@@ -87,10 +87,8 @@ async fn people_may_authenticate_with_tokens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_token_fails_with_the_answer_as_the_reason() {
-    let (tokens, json) = (
-        tempfile::NamedTempFile::new().unwrap(),
-        tempfile::NamedTempFile::new().unwrap(),
-    );
+    let tokens = tempfile::NamedTempFile::new().unwrap();
+    let json = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(tokens.path(), "refused\n".repeat(300)).unwrap();
     let files = [
         "--tokens",

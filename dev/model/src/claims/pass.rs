@@ -193,10 +193,8 @@ impl State {
         }
         // The connection ends with the process that it was opened to.
         let comes_back = protocol.is(Wrong::ConnectionComesBack);
-        let (generation, process) = (
-            *generation,
-            if comes_back { self.process } else { *process },
-        );
+        let generation = *generation;
+        let process = if comes_back { self.process } else { *process };
         let more = self.carry_out(generation, process, repair);
         if let Reconciler::Repairing { todo, .. } = &mut self.reconcilers[at] {
             todo.extend(more);

@@ -135,7 +135,8 @@ impl Gate {
             Stage::Begin(seen) => self.begin_life(state, pass, seen),
             Stage::Wait => self.collect(state, pass),
             Stage::Load(coupon) | Stage::Complete(coupon) => {
-                let (keys, held) = (&mut state.keys.coupons[coupon], pass.held[coupon]);
+                let keys = &mut state.keys.coupons[coupon];
+                let held = pass.held[coupon];
                 if keys.generation != pass.generations[coupon] {
                     return pass.next(coupon + 1);
                 }

@@ -211,12 +211,10 @@ impl Gate {
 
     /// Whether a claim is admitted that comes from an API with the most permissive script.
     fn admits(&self, state: &State, coupon: usize) -> bool {
-        let (
-            Coupon {
-                verified, loaded, ..
-            },
-            scripts,
-        ) = (state.keys.coupons[coupon], state.process.scripts);
+        let Coupon {
+            verified, loaded, ..
+        } = state.keys.coupons[coupon];
+        let scripts = state.process.scripts;
         let script = scripts[usize::from(verified)];
         loaded
             && match self.wrong {

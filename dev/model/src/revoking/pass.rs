@@ -8,7 +8,8 @@ impl Revoking {
             .iter()
             .copied()
             .find(|claim| !state.ban.voids(*claim));
-        let (redis, row) = (state.redis, state.row);
+        let redis = state.redis;
+        let row = state.row;
         state.passes[at] = Some(Seen {
             row,
             message,

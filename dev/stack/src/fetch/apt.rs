@@ -163,7 +163,9 @@ fn mirror() -> Result<String> {
 fn choose_mirror<'a>(targets: &'a str, codename: &str) -> Result<&'a str> {
     let of_main = targets.lines().filter_map(|line| {
         let mut fields = line.split('|');
-        let (release, component, uri) = (fields.next()?, fields.next()?, fields.next()?);
+        let release = fields.next()?;
+        let component = fields.next()?;
+        let uri = fields.next()?;
         (component == "main").then_some((release, uri))
     });
     let mut found: Vec<_> = of_main.collect();
@@ -183,7 +185,8 @@ mod tests {
     fn a_separate_update_deletes_no_archives_of_the_machines_apt() {
         let work = tempfile::tempdir().unwrap();
         configure(work.path()).unwrap();
-        let (parts, conf) = (work.path().join("parts"), work.path().join("apt.conf"));
+        let parts = work.path().join("parts");
+        let conf = work.path().join("apt.conf");
         fs::create_dir(&parts).unwrap();
         let rule = "APT::Update::Post-Invoke { \"rm\"; };\nDPkg::Post-Invoke { \"rm\"; };\nAcquire::Retries \"7\";\n";
         fs::write(parts.join("docker-clean"), rule).unwrap();

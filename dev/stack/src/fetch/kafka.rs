@@ -181,7 +181,8 @@ impl Kafka {
                 .arg(template)
                 .arg(part.join("data")))?;
             let [port, controller] = [ReservedPort::find()?, ReservedPort::find()?];
-            let (file, log) = (part.join("server.properties"), part.join("log"));
+            let file = part.join("server.properties");
+            let log = part.join("log");
             let way = (port.number(), port.number());
             fs::write(
                 &file,

@@ -122,9 +122,11 @@ impl MailSink {
         let acceptor = certificates
             .as_ref()
             .map(|certificates| certificates.acceptor.clone());
-        let (tls, serving) = (options.tls, shared.clone());
+        let tls = options.tls;
+        let serving = shared.clone();
         let listener = Listener::new(move |stream| {
-            let (shared, acceptor) = (serving.clone(), acceptor.clone());
+            let shared = serving.clone();
+            let acceptor = acceptor.clone();
             // An error means that the client hung up.
             async move { drop(SmtpSession::run(stream, shared, tls, acceptor).await) }
         })?;

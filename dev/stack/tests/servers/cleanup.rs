@@ -143,7 +143,8 @@ async fn an_interrupted_owner_leaves_nothing_and_exits_successfully() {
 #[tokio::test]
 async fn a_dropped_server_is_gone_at_once() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let (data, pid) = (server.data_dir().unwrap().to_owned(), server.pid().unwrap());
+    let data = server.data_dir().unwrap().to_owned();
+    let pid = server.pid().unwrap();
     assert!(data.exists());
     drop(server);
     assert!(!data.exists());

@@ -9,7 +9,8 @@ async fn start() -> RedisServer {
 #[tokio::test]
 async fn killed_redis_comes_back_on_the_same_port_with_its_data() {
     let server = start().await;
-    let (port, pid) = (server.port(), server.pid());
+    let port = server.port();
+    let pid = server.pid();
     assert_eq!(server.url(), format!("redis://127.0.0.1:{port}"));
     assert_eq!(redis(port, "SET a 1").await.unwrap(), "+OK");
     server.kill().await.unwrap();

@@ -169,7 +169,8 @@ async fn a_slot_moves_with_its_keys_while_clients_write() {
         .iter()
         .find(|node| node.port() != from.port())
         .unwrap();
-    let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
+    let rounds = AtomicU64::new(0);
     let writes = async {
         let mut wires = HashMap::new();
         while !stop.load(Ordering::Relaxed) {

@@ -177,7 +177,8 @@ async fn no_case_breaks_either_service_or_a_promise() {
             "ignored_auth",
         ),
     ];
-    let (mut held, only) = (Vec::new(), from_env("ONLY", ""));
+    let mut held = Vec::new();
+    let only = from_env("ONLY", "");
     for (what, http, headers, but) in attacks.iter().filter(|(what, ..)| what.contains(&only)) {
         held.push(said_of(
             what,

@@ -85,7 +85,9 @@ async fn a_spoiled_drop_is_never_reported_as_exact() {
     }
 
     let key = |name: &str| world.redis.of_drop(coupon.id, coupon.drop, name);
-    let (users, count, free) = (key("users"), key("count"), key("free"));
+    let users = key("users");
+    let count = key("count");
+    let free = key("free");
     let spoils = [
         (
             vec!["ZREM", &users, "u-3"],

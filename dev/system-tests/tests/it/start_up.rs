@@ -193,7 +193,8 @@ async fn processes_start_with_one_dead_broker_address() {
 #[tokio::test]
 async fn a_reconciler_with_other_keys_or_group_than_the_api_exits_and_names_both() {
     let world = World::new("disagree").await;
-    let (_api, _consumer) = (world.serve().await, world.consume().await);
+    let _api = world.serve().await;
+    let _consumer = world.consume().await;
     for (variable, role) in [("REDIS_KEY_PREFIX", "serve"), ("KAFKA_GROUP", "consume")] {
         let once = world.start("firstcome-reconciler", &["once"], &[(variable, "another")]);
         refuses(
@@ -243,7 +244,8 @@ async fn start_up_waits_for_a_store_that_is_starting() {
     eventually("it listens", LIMIT, async || said().is_some()).await;
     let at = said().unwrap();
     let http = Http::new(&format!("http://{at}"));
-    let (health, ready) = (http.get("/healthz").await, http.get("/readyz").await);
+    let health = http.get("/healthz").await;
+    let ready = http.get("/readyz").await;
     assert_eq!(
         (health.status, ready.status),
         (200, 503),
@@ -621,7 +623,8 @@ async fn a_removed_variable_that_is_still_set_is_named_with_its_successor() {
 #[tokio::test]
 async fn every_service_reports_health_readiness_and_metrics() {
     let (world, api) = firstcome_testkit::open_world("fronts").await;
-    let (consumer, daemon) = (world.consume().await, world.daemon().await);
+    let consumer = world.consume().await;
+    let daemon = world.daemon().await;
     for http in [api.http(), &consumer, daemon.http()] {
         assert_eq!(http.get("/healthz").await.status, 200);
         let ready = http.get("/readyz").await;
@@ -716,10 +719,8 @@ async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     is_told("appendonly yes").await;
     set("appendonly", "yes").await;
     assert_eq!(told().await, []);
-    let (compacted, limit) = (
-        ("cleanup.policy", "compact"),
-        ("max.message.bytes", "65536"),
-    );
+    let compacted = ("cleanup.policy", "compact");
+    let limit = ("max.message.bytes", "65536");
     world.topic.alter(&[compacted, limit]).await;
     // A broker may report the previous settings for an instant.
     eventually("the topic's setting is reported", HEALED, async || {

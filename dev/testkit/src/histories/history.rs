@@ -288,7 +288,8 @@ impl History {
             return Err(format!("operation {op} was invoked before"));
         }
         open.insert(op, self.operations.len());
-        let (ended_line, ended) = (None, Ended::Unknown);
+        let ended_line = None;
+        let ended = Ended::Unknown;
         self.operations.push(Operation {
             line,
             act,

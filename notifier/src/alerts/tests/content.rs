@@ -332,7 +332,8 @@ fn a_drop_that_closed_below_its_quantity_is_reported_once() {
     let mut duty = Duty::default();
     let mut report = finding(Kind::Unfilled, 0, Outcome::Skipped);
     report.action = ActionKind::Report;
-    (report.slot, report.user_id) = (None, None);
+    report.slot = None;
+    report.user_id = None;
     report.detail = "closed with 10 of 100 slots left, and nobody waits".to_owned();
     let unfilled = run(Status::Clean, vec![report]);
     assert_eq!(duty.sees(0, &unfilled), "unfilled New");

@@ -273,7 +273,8 @@ fn people_who_lost_a_second_yes_are_told_of() {
         applied(Kind::OverAdmitted, slot, ActionKind::Withdraw, detail)
     };
     let mut run = one(Status::Repaired, (1..=5).map(withdrawn).collect());
-    (run.drops[0].after.free, run.drops[0].after.users) = (5, 0);
+    run.drops[0].after.free = 5;
+    run.drops[0].after.users = 0;
     let mail = of_one(&run);
     keep("withdrawn", &mail);
     assert!(
@@ -294,7 +295,8 @@ fn what_the_repair_limit_holds_back_says_whether_people_can_claim() {
         )
     });
     let mut run = one(Status::Braked, held.collect());
-    (run.drops[0].after.users, run.drops[0].after.free) = (0, 1);
+    run.drops[0].after.users = 0;
+    run.drops[0].after.free = 1;
     let mail = of_one(&run);
     keep("braked_and_closed", &mail);
     assert_eq!(

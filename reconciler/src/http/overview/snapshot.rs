@@ -163,7 +163,8 @@ impl Reader {
         (page, total): (usize, usize),
         is_fresh: bool,
     ) -> Snapshot {
-        let (at, facts) = (Utc::now(), Arc::clone(&self.facts));
+        let at = Utc::now();
+        let facts = Arc::clone(&self.facts);
         let gate = timeout(PATIENCE, self.stores.redis.gate())
             .await
             .ok()
@@ -263,7 +264,8 @@ impl Reader {
             .iter()
             .zip(numbers)
             .filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)));
-        let (life, fences) = (gate.life(), fences.unwrap_or_default());
+        let life = gate.life();
+        let fences = fences.unwrap_or_default();
         let is_verified = |(coupon, fence): &(CouponId, CouponFence)| {
             life.as_ref()
                 .is_some_and(|life| life.has_verified(*coupon, fence.verified.as_ref()))
@@ -308,10 +310,8 @@ impl Reader {
             if slots > drop.quantity && slots > SLOTS_AT_ONCE {
                 break;
             }
-            let (users, at) = (
-                numbers.get(&drop.id).map_or(0, |numbers| numbers.users),
-                Instant::now(),
-            );
+            let users = numbers.get(&drop.id).map_or(0, |numbers| numbers.users);
+            let at = Instant::now();
             let rows = self
                 .stores
                 .db
@@ -342,7 +342,8 @@ impl Reader {
     /// change. The keys of sealed drops expire.
     fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropNumbers>) {
         for (_, drop) in shown {
-            let (numbers, counted) = (numbers.get(&drop.id), self.counted.get(&drop.id).copied());
+            let numbers = numbers.get(&drop.id);
+            let counted = self.counted.get(&drop.id).copied();
             let (Some(numbers), Some(counted)) = (numbers, counted) else {
                 continue;
             };

@@ -9,7 +9,9 @@ use super::*;
 use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Promises};
 
 fn facts(quantity: Slot, count: i64) -> DropFacts {
-    let (id, name, at) = (CouponId(1), String::new(), DateTime::UNIX_EPOCH);
+    let id = CouponId(1);
+    let name = String::new();
+    let at = DateTime::UNIX_EPOCH;
     let coupon = Coupon {
         id,
         name,
@@ -22,7 +24,8 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         allow: None,
         allow_list: AllowList::default(),
     };
-    let (id, coupon_id) = (DropId(1), CouponId(1));
+    let id = DropId(1);
+    let coupon_id = CouponId(1);
     let drop = Drop {
         id,
         coupon_id,
@@ -148,7 +151,8 @@ proptest! {
             spoil(&mut page, how, at);
         }
         let facts = facts(quantity, page.count);
-        let (mut short, mut long) = (Planner::new(RepairPolicy::default(), &facts), Planner::new(RepairPolicy::default(), &facts));
+        let mut short = Planner::new(RepairPolicy::default(), &facts);
+        let mut long = Planner::new(RepairPolicy::default(), &facts);
         short.page(&page);
         long.count_in(&page);
         long.decide_on(&page);

@@ -132,7 +132,8 @@ fn a_dead_letter_waits_with_its_person_who_is_to_be_moved() {
     // Two users on slot 9, which is on another page than a dead letter without a slot; and slot 1
     // was given a moment ago.
     let mut world = DropWorld::exact(9, 0);
-    (world.count, world.users) = (Some(7), [(user(1), 9), (user(2), 9)].into());
+    world.count = Some(7);
+    world.users = [(user(1), 9), (user(2), 9)].into();
     world.ages.insert(1, 100);
     world.failed.push((1, None, Some(user(2))));
     world.apply(&world.plan());

@@ -14,7 +14,8 @@ fn for_late_comer(
     facts.drop.sealed_at = world.closed.then(|| at(NOW_MS));
     let mut page = world.page(1, None);
     for letter in &mut page.dead_letters {
-        (letter.claimed_at, letter.is_of_message) = (Some(claimed_at), is_of_message);
+        letter.claimed_at = Some(claimed_at);
+        letter.is_of_message = is_of_message;
     }
     for message in &mut page.in_flight {
         message.claimed_at = claimed_at;
@@ -31,7 +32,8 @@ fn for_late_comer(
 #[test]
 fn a_message_that_contradicts_its_drop_puts_nobody_on_a_slot() {
     use ActionKind::{Issue, PutBack, Report};
-    let (in_time, too_late) = (at(NOW_MS - 60_000), at(NOW_MS) + TimeDelta::days(30));
+    let in_time = at(NOW_MS - 60_000);
+    let too_late = at(NOW_MS) + TimeDelta::days(30);
     let with_letter = DropWorld {
         failed: vec![(1, Some(11), Some(user(99)))],
         ..DropWorld::exact(12, 10)

@@ -270,7 +270,8 @@ fn a_lost_drop_is_made_anew_from_rows_and_messages() {
     let mut world = DropWorld::exact(12, 9);
     world.rows.remove(&9);
     world.in_flight = vec![(9, user(9))];
-    (world.meta, world.count) = (None, None);
+    world.meta = None;
+    world.count = None;
     world.users.clear();
     assert_eq!(world.findings(), [of_drop(Kind::RedisLost)]);
     world.apply(&world.plan());
@@ -291,7 +292,8 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
         topic_away: true,
         ..DropWorld::exact(12, 9)
     };
-    (lost.meta, lost.count) = (None, None);
+    lost.meta = None;
+    lost.count = None;
     lost.users.clear();
     assert!(
         reports(&lost),
@@ -340,7 +342,8 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
 #[test]
 fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
     let mut world = DropWorld::exact(12, 9);
-    (world.meta, world.count) = (None, None);
+    world.meta = None;
+    world.count = None;
     world.users.clear();
     for slot in [3, 4, 5] {
         world.rows.remove(&slot);

@@ -16,7 +16,8 @@ static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
 
 /// A server with these limits, until the token is dropped.
 async fn server(limits: Limits) -> (SocketAddr, Arc<Notify>, tokio_util::sync::DropGuard) {
-    let (go_on, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+    let go_on = Arc::new(Notify::new());
+    let stop = CancellationToken::new();
     let slow = Arc::clone(&go_on);
     let routes = Router::new()
         .route("/healthz", get(async || "ok"))
@@ -62,7 +63,8 @@ async fn ask(address: SocketAddr, path: &str) -> TcpStream {
 }
 
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
-    let (mut text, mut bytes) = (String::new(), [0; 4096]);
+    let mut text = String::new();
+    let mut bytes = [0; 4096];
     let all = async {
         while !text.contains(end) {
             match stream.read(&mut bytes).await {
@@ -176,7 +178,8 @@ async fn an_address_whose_requests_are_all_in_progress_gets_no_more_connections(
 #[tokio::test]
 async fn an_answer_on_an_old_connection_is_its_last_one() {
     let pool = ConnectionPool::new(&Limits::DEFAULT);
-    let (epoch, address) = (std::time::Instant::now(), IpAddr::from([192, 0, 2, 7]));
+    let epoch = std::time::Instant::now();
+    let address = IpAddr::from([192, 0, 2, 7]);
     let of_age = |longest| Activity::new(address, epoch, longest);
     assert!(!pool.is_last_answer(&of_age(Duration::from_secs(60))));
     assert!(pool.is_last_answer(&of_age(Duration::ZERO)));

@@ -69,11 +69,9 @@ impl fmt::Display for KeySet {
 impl KeySet {
     /// A set without any key yet.
     pub(super) fn new(source: KeySource, algorithm: Algorithm, refresh: Duration) -> Self {
-        let (keys, reading, failing) = (
-            ArcSwap::default(),
-            tokio::sync::Mutex::default(),
-            Mutex::default(),
-        );
+        let keys = ArcSwap::default();
+        let reading = tokio::sync::Mutex::default();
+        let failing = Mutex::default();
         Self {
             source,
             algorithm,
@@ -105,7 +103,8 @@ impl KeySet {
     /// Reads the keys again for a token that names an unknown one, unless that was done a moment
     /// ago. The reading is completed even if nobody waits for it.
     pub(crate) async fn read_for(self: &Arc<Self>, name: &str) {
-        let (set, name) = (Arc::clone(self), name.to_owned());
+        let set = Arc::clone(self);
+        let name = name.to_owned();
         let work = tokio::spawn(async move {
             let mut last = set.reading.lock().await;
             // Another reading may have found it while this one waited.

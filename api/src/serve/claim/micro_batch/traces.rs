@@ -76,7 +76,8 @@ pub(super) fn keep<'c>(
     if sampled.is_empty() {
         return;
     }
-    let (redis, keys) = (batches.redis.clone(), keys.clone());
+    let redis = batches.redis.clone();
+    let keys = keys.clone();
     batches.in_flight.spawn(async move {
         if let Err(error) = redis.keep_traces(&keys, &sampled).await {
             tracing::debug!(%error, traces = sampled.len(), "traces are not kept: a repair will not find them");

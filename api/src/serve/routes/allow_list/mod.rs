@@ -370,7 +370,8 @@ pub(crate) async fn read(
         .last()
         .filter(|_| has_more)
         .map(|last| next_page(id, last, limit));
-    let (people, revision) = (coupon.allow_list.people, coupon.allow_list.revision);
+    let people = coupon.allow_list.people;
+    let revision = coupon.allow_list.revision;
     Ok(not_kept(AllowListPage {
         allow: coupon.allow,
         people,

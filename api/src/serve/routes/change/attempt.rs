@@ -82,7 +82,8 @@ impl<'a> ChangeAttempt<'a> {
             drops: plan.drops,
         };
         let expected = self.open.iter().map(|(drop, _)| drop.clone()).collect();
-        let (id, revision) = (self.coupon.id, self.coupon.revision);
+        let id = self.coupon.id;
+        let revision = self.coupon.revision;
         match self
             .services
             .mysql

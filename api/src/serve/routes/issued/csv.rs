@@ -122,8 +122,10 @@ async fn read(
 
 fn line(text: &mut String, row: &IssuedRow) {
     let time = |at: NaiveDateTime| at.and_utc().to_rfc3339_opts(SecondsFormat::Millis, true);
-    let (user, code) = (field(&row.user_id), field(&row.code));
-    let (claimed, issued) = (time(row.claimed_at), time(row.issued_at));
+    let user = field(&row.user_id);
+    let code = field(&row.code);
+    let claimed = time(row.claimed_at);
+    let issued = time(row.issued_at);
     // Writing to a text can't fail.
     let _ = write!(
         text,

@@ -54,7 +54,8 @@ fn is_text(head: &str) -> bool {
 impl Comparison {
     /// The tables as the terminal shows them.
     pub fn tables(&self) -> String {
-        let (requests, quantity) = (grouped(self.size.requests.into()), self.size.quantity);
+        let requests = grouped(self.size.requests.into());
+        let quantity = self.size.quantity;
         let nothing = self.nothing.as_ref().map_or_else(String::new, |nothing| {
             let rate = rate(nothing.tally.per_second, Some(nothing.spread));
             format!("\nthe same crowd and a route that does nothing: {rate} a second")

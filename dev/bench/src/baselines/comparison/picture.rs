@@ -167,10 +167,8 @@ impl<'a> Bar<'a> {
             if own { "t v" } else { "t" },
             &self.name,
         );
-        let (length, class) = (
-            (self.rate * scale).max(1.0),
-            if own { "own" } else { "bar" },
-        );
+        let length = (self.rate * scale).max(1.0);
+        let class = if own { "own" } else { "bar" };
         let _ = write!(
             svg,
             r#"<rect x="4" y="{:.0}" width="{length:.1}" height="16" rx="3" class="{class}"/>"#,
@@ -178,7 +176,9 @@ impl<'a> Bar<'a> {
         );
         let mut end = length;
         if let Some(Spread(least, most)) = self.spread {
-            let (from, to, y) = (4.0 + least * scale, 4.0 + most * scale, y + 28.0);
+            let from = 4.0 + least * scale;
+            let to = 4.0 + most * scale;
+            let y = y + 28.0;
             let _ = write!(svg, r#"<path d="M{from:.1} {y:.0}H{to:.1}" class="line"/>"#);
             end = length.max(most * scale);
         }

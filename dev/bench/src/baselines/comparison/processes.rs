@@ -163,12 +163,15 @@ impl Processes {
     pub(super) async fn settle(&self, wanted: u64) -> Result<u64> {
         let mut conn = connection(&self.servers.stack.mysql.url()).await?;
         // Connecting runs some statements itself.
-        let (mut statements, mut last, mut since) = (2, u64::MAX, Instant::now());
+        let mut statements = 2;
+        let mut last = u64::MAX;
+        let mut since = Instant::now();
         loop {
             let rows = self.count(&mut conn).await?;
             statements += 1;
             if rows != last {
-                (last, since) = (rows, Instant::now());
+                last = rows;
+                since = Instant::now();
             }
             if rows >= wanted || since.elapsed() > STILL {
                 conn.disconnect().await?;

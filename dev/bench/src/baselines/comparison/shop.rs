@@ -36,7 +36,8 @@ pub struct Shop {
 impl Shop {
     pub async fn open(mysql: &MysqlServer) -> Result<Self> {
         prepare(mysql).await?;
-        let (close, mut work) = (CancellationToken::new(), JoinSet::new());
+        let close = CancellationToken::new();
+        let mut work = JoinSet::new();
         for number in 0..CONNECTIONS {
             let conn = connection(&mysql.database_url("bench")).await?;
             // Spread over the interval.
@@ -60,7 +61,8 @@ impl Shop {
             took.get((took.len() * share).div_ceil(100).saturating_sub(1))
                 .copied()
         };
-        let (p50, p99) = (at(50).context("no order")?, at(99).context("no order")?);
+        let p50 = at(50).context("no order")?;
+        let p99 = at(99).context("no order")?;
         Ok(ShopLatency {
             orders: took.len(),
             p50_ms: p50,

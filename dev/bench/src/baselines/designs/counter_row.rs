@@ -29,7 +29,8 @@ impl UnitStore for CounterRow {
 
     /// Two round trips. Nobody inserts between them, since the counter is locked.
     async fn give(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {
-        let (table, list) = (&self.table, quoted(users));
+        let table = &self.table;
+        let list = quoted(users);
         let mut results = conn
             .query_iter(format!(
                 "START TRANSACTION;
@@ -55,7 +56,8 @@ impl UnitStore for CounterRow {
         if winners.is_empty() {
             conn.query_drop("ROLLBACK").await?;
         } else {
-            let (rows, taken) = (insert(table, winners.iter().copied()), winners.len());
+            let rows = insert(table, winners.iter().copied());
+            let taken = winners.len();
             conn.query_drop(format!(
                 "{rows}; UPDATE stock_{table} SET remaining = remaining - {taken} WHERE coupon_id = 1; COMMIT"
             ))

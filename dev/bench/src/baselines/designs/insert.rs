@@ -64,7 +64,8 @@ impl CounterThenInsert {
         let redis = redis::Client::open(args.redis.as_str())?
             .get_multiplexed_async_connection()
             .await?;
-        let (rows, counter) = (DesignRows::of(args).await?, args.design.key("count"));
+        let rows = DesignRows::of(args).await?;
+        let counter = args.design.key("count");
         Ok(Self {
             read_first,
             rows,

@@ -213,7 +213,8 @@ mod tests {
     /// Everybody sends two requests to each of two processes at once.
     async fn rush<S: UnitStore>(mysql: &MysqlServer, design: Design, store: fn(&DesignArgs) -> S) {
         prepare(mysql, design, QUANTITY).await.unwrap();
-        let (database, nowhere) = (mysql.database_url("bench"), String::new);
+        let database = mysql.database_url("bench");
+        let nowhere = String::new;
         let args = DesignArgs {
             design,
             database,
@@ -227,10 +228,8 @@ mod tests {
         let mut crowd = JoinSet::new();
         for person in 0..PEOPLE {
             for api in [&one, &two, &one, &two] {
-                let (api, user) = (
-                    api.clone(),
-                    format!("p-{person}").parse::<UserId>().unwrap(),
-                );
+                let api = api.clone();
+                let user = format!("p-{person}").parse::<UserId>().unwrap();
                 crowd.spawn(async move { (person, api.claim(&user).await.unwrap()) });
             }
         }

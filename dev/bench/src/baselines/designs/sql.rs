@@ -102,7 +102,8 @@ pub fn failed_table(design: Design) -> String {
 
 /// Creates the empty tables of a design.
 pub async fn prepare(mysql: &MysqlServer, design: Design, quantity: u32) -> Result<()> {
-    let (table, failed) = (design.table(), failed_table(design));
+    let table = design.table();
+    let failed = failed_table(design);
     for sql in [
         "CREATE DATABASE IF NOT EXISTS bench".to_owned(),
         format!("DROP TABLE IF EXISTS bench.{table}, bench.{failed}, bench.stock_{table}, bench.units_{table}"),

@@ -81,11 +81,9 @@ impl Units {
 
     /// Settles nobody if no unit is free.
     async fn take(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {
-        let (table, list, from) = (
-            &self.table,
-            quoted(users),
-            self.from.load(Ordering::Relaxed),
-        );
+        let table = &self.table;
+        let list = quoted(users);
+        let from = self.from.load(Ordering::Relaxed);
         let mut results = conn
             .query_iter(format!(
                 "START TRANSACTION;

@@ -32,7 +32,8 @@ async fn final_table_counts_passes_and_explains_the_remaining_message() {
         pages: false,
     };
     let outcome = run(&size, &options).await.unwrap();
-    let (table, mails) = (outcome.table(), outcome.mails_as_text());
+    let table = outcome.table();
+    let mails = outcome.mails_as_text();
     let [repaired, garbage] =
         ["what the reconciler repaired", "the demo's own garbage"].map(|about| mails.find(about));
     assert!(repaired.is_some() && repaired < garbage, "{mails}");

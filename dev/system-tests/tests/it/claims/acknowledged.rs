@@ -91,7 +91,8 @@ async fn every_process_confirms_what_another_acknowledged_during_changes_and_rep
 
 /// Everybody claims at one of two APIs and then at once at the other; returns the number of claims.
 async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) -> usize {
-    let (wanted, next) = (wanted(), AtomicUsize::new(0));
+    let wanted = wanted();
+    let next = AtomicUsize::new(0);
     let other = fixture.world.serve().await;
     let apis: [&ApiClient; 2] = [&fixture.api, &other];
     let asking = (0..AT_A_TIME).map(async |_| {
@@ -101,7 +102,8 @@ async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) ->
             if number >= wanted {
                 return slots;
             }
-            let (first, second) = (apis[number % 2], apis[(number + 1) % 2]);
+            let first = apis[number % 2];
+            let second = apis[(number + 1) % 2];
             slots.push(acknowledged(first, second, coupon, &format!("u-{number}")).await);
         }
     });

@@ -35,7 +35,8 @@ fn encoded(id: &str) -> String {
 #[tokio::test]
 async fn foreign_user_ids_can_claim_return_and_be_repaired() {
     let fixture = Fixture::new("odd-ids").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let daemon = world.daemon().await;
     let coupon = api.create_coupon(&coupon_body("Odd ids", 7, 5)).await;
     let ids = odd_ids(coupon.drop);

@@ -45,7 +45,8 @@ async fn message(
 #[tokio::test]
 async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
     let fixture = Fixture::new("give-back").await;
-    let (api, world) = (&fixture.api, &fixture.world);
+    let api = &fixture.api;
+    let world = &fixture.world;
     let (coupon, answers) = fixture.held_of(&coupon_body("Given back", 3, 5), 3).await;
     for (place, user) in (1..).zip(["w-1", "w-2"]) {
         assert_eq!(
@@ -53,7 +54,8 @@ async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
             Answer::Waiting { position: place }
         );
     }
-    let (giver, slot) = (answers[1].0.as_str(), answers[1].1.promised().unwrap().1);
+    let giver = answers[1].0.as_str();
+    let slot = answers[1].1.promised().unwrap().1;
     let code = api.me(coupon.id, giver).await["code"].clone();
     for _ in 0..2 {
         assert_eq!(
@@ -117,7 +119,8 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     let fixture = Fixture::new("revoke").await;
     let api = &fixture.api;
     let (coupon, answers) = fixture.held("Revoked", 3, 3).await;
-    let (user, old) = (answers[0].0.as_str(), answers[0].1.promised().unwrap().1);
+    let user = answers[0].0.as_str();
+    let old = answers[0].1.promised().unwrap().1;
     for (body, field) in [
         (json!({"by": "Ann"}), "reason"),
         (json!({"reason": "", "by": "Ann"}), "reason"),
@@ -204,7 +207,8 @@ const ODD: &str = "A-z0._@+|:=";
 async fn a_revocation_is_recorded_once_and_removes_the_holder_from_the_list() {
     const VIEW_TOKEN: &str = "only-reads-0123456789abcdef0123456789abc";
     let fixture = Fixture::new("revoke-record").await;
-    let (world, id) = (&fixture.world, fixture.api.open_coupon(3).await);
+    let world = &fixture.world;
+    let id = fixture.api.open_coupon(3).await;
     let api = world.serve_with(&[("OPS_VIEW_TOKEN", VIEW_TOKEN)]).await;
     let odd = ODD.repeat(6)[..64].to_owned();
     for user in [&*odd, "u-2"] {
@@ -300,7 +304,8 @@ async fn sealed(world: &World, coupon: &MadeCoupon) {
 #[tokio::test]
 async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() {
     let fixture = Fixture::new("revoke-states").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let body = json!({
         "name": "States", "quantity": 4, "once_per": "drop", "waiting_list": 0,
@@ -393,7 +398,8 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
 #[tokio::test]
 async fn a_claim_returned_before_its_message_is_read_never_becomes_a_row() {
     let fixture = Fixture::new("revoke-flight").await;
-    let (api, world) = (&fixture.api, &fixture.world);
+    let api = &fixture.api;
+    let world = &fixture.world;
     let coupon = api.open_coupon(2).await;
     assert_eq!(fixture.consumer.process.stop().await, 0);
     assert!(api.claim(coupon.id, "u-1").await.is_accepted());
@@ -439,7 +445,8 @@ async fn the_schema_rejects_rows_of_revoked_claims_even_in_manual_sql() {
     let (coupon, answers) = fixture.held("By hand", 20, 5).await;
     let user = &answers[0].0;
     fixture.api.give_back(coupon.id, user).await.unwrap();
-    let (id, drop) = (coupon.id, coupon.drop);
+    let id = coupon.id;
+    let drop = coupon.drop;
     let columns = "issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES";
     let refused = fixture
         .world
@@ -473,7 +480,8 @@ async fn no_drop_is_sealed_during_a_revocation_of_its_claims() {
     let mut held = HeldTransaction::begin(&world.sql).await;
     held.run("LOCK TABLES ops_actions WRITE").await;
     let revoking = tokio::spawn({
-        let (api, user) = (api.clone(), answers[0].0.clone());
+        let api = api.clone();
+        let user = answers[0].0.clone();
         async move {
             api.revoke(coupon.id, &user, &json!({"reason": "fraud", "by": "Ann"}))
                 .await
@@ -515,7 +523,8 @@ async fn any_order_of_claims_returns_passes_and_rows_ends_exact() {
         .await;
     let apis = [&*fixture.api, &*second];
     let coming = people(160).into_iter().enumerate().map(|(n, user)| {
-        let (one, other) = (apis[n % 2], apis[(n + 1) % 2]);
+        let one = apis[n % 2];
+        let other = apis[(n + 1) % 2];
         let coupon = &coupon;
         async move {
             let gives_back = n % 3 == 0;

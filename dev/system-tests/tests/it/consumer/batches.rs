@@ -21,7 +21,8 @@ const SECONDS: Duration = Duration::from_secs(20);
 fn claims(coupon: &MadeCoupon, slots: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
     let claim = |slot| {
         let user_id = format!("u-{slot}").parse().unwrap();
-        let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
+        let coupon_id = CouponId(coupon.id);
+        let drop_id = DropId(coupon.drop);
         ClaimEvent {
             coupon_id,
             drop_id,

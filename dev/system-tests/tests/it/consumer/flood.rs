@@ -22,7 +22,8 @@ async fn flood_of_malformed_records_on_all_partitions_loses_no_claim() {
     world.topic.grow(PARTITIONS as usize).await;
     let batches = PARTITIONS * BATCHES;
     let foreign = api.open_coupon(3 * batches).await;
-    let (coupon_id, drop_id) = (CouponId(foreign.id), DropId(foreign.drop));
+    let coupon_id = CouponId(foreign.id);
+    let drop_id = DropId(foreign.drop);
     let claim = |slot: u32, user: String| {
         let claim = ClaimEvent {
             coupon_id,

@@ -10,10 +10,8 @@ async fn a_restarted_static_member_keeps_its_partitions_without_a_rebalance() {
     // Longer than the test may take, so that nobody takes over meanwhile.
     world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "60000");
     let name = |name| [("KAFKA_CONFIG_GROUP_INSTANCE_ID", name)];
-    let (one, other) = (
-        world.consume_with(&name("one")).await,
-        world.consume_with(&name("other")).await,
-    );
+    let one = world.consume_with(&name("one")).await;
+    let other = world.consume_with(&name("other")).await;
     let coupon = api.open_coupon(400).await;
     let mut answers = rush(&[&api], coupon.id, &people(200), 50).await;
     all_issued(&world, coupon.drop, 200).await;

@@ -35,7 +35,8 @@ async fn put_on(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
 
 /// MySQL's list; fails unless Redis has the same.
 async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
-    let (sql, id) = (&fixture.world.sql, coupon.id);
+    let sql = &fixture.world.sql;
+    let id = coupon.id;
     let rows =
         format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id} ORDER BY user_id");
     let rows: Vec<String> = sql.query(&rows).await.into_iter().flatten().collect();

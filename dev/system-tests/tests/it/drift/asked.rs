@@ -109,7 +109,8 @@ async fn runs_are_listed_newest_first_with_findings_page_by_page() {
     assert_eq!(ids[1], run.run_id);
 
     // Pages of findings.
-    let (mut people, mut after) = (Vec::new(), String::new());
+    let mut people = Vec::new();
+    let mut after = String::new();
     loop {
         let page = get(&format!("/v1/runs/{}?limit=10{after}", run.run_id)).await;
         assert_eq!(page.status, 200, "{page:?}");

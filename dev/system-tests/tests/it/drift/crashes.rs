@@ -174,10 +174,8 @@ async fn trouble(world: &World, coupon: &MadeCoupon) -> usize {
             made += 1;
         }
         let runs = "SELECT COUNT(*) FROM reconcile_runs";
-        let (ended, begun) = (
-            format!("{runs} WHERE status <> 'running'"),
-            world.sql.number(runs).await,
-        );
+        let ended = format!("{runs} WHERE status <> 'running'");
+        let begun = world.sql.number(runs).await;
         eventually("a whole pass", LIMIT, async || {
             world.sql.number(&ended).await > begun
         })

@@ -165,7 +165,8 @@ async fn accepted_and_blocking_passes_can_be_read_at_once() {
     let world = &fixture.world;
     fixture.held("Location", 20, 20).await;
     let daemons = [world.daemon().await, world.daemon().await];
-    let (mut accepted, mut refused) = (0, 0);
+    let mut accepted = 0;
+    let mut refused = 0;
     for n in 0..15 {
         let ask = daemons.each_ref().map(|daemon| async move {
             let reply = daemon.ask(&json!({"wait": false})).await;
@@ -223,7 +224,8 @@ async fn a_daemon_that_alone_cannot_reach_redis_mails_nothing_about_claims() {
     let proxy = redis.proxy().await.unwrap();
     let via = redis.url_via(&proxy);
     let env = [("REDIS_URL", via.as_str()), ("STORE_TIMEOUT_MS", "1000")];
-    let (_other, cut_off) = (world.daemon().await, world.daemon_with(&env).await);
+    let _other = world.daemon().await;
+    let cut_off = world.daemon_with(&env).await;
     let log = || cut_off.process.log();
     proxy.set(ProxyFault::Cut).await.unwrap();
     eventually("it has lost Redis", LIMIT, async || {

@@ -242,7 +242,8 @@ async fn each_of_several_dead_letters_of_a_user_on_one_slot_is_named() {
 #[tokio::test]
 async fn a_message_with_the_drop_of_another_coupon_assigns_no_slot() {
     let (world, api) = open_world("other-coupon").await;
-    let (coupon, other) = (api.open_coupon(3).await, api.open_coupon(3).await);
+    let coupon = api.open_coupon(3).await;
+    let other = api.open_coupon(3).await;
     for user in ["u-1", "u-2"] {
         assert!(api.claim(coupon.id, user).await.is_accepted());
     }

@@ -48,7 +48,8 @@ async fn in_doubt(world: &World) -> Vec<Vec<String>> {
 #[tokio::test]
 async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
     let fixture = Fixture::new("gone-back").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (coupon, mut answers) = fixture.held("Raised", 10, 10).await;
     assert_eq!(
         api.patch(coupon.id, &json!({"quantity": 20})).await.status,
@@ -107,7 +108,8 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
 #[tokio::test]
 async fn concurrent_apis_never_reuse_coupon_numbers_that_mysql_lost() {
     let fixture = Fixture::new("gone-back-two").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let second = world.serve().await;
     let mut body = coupon_body("Listed", 10, 0);
     body["allow"] = json!("list");
@@ -158,7 +160,8 @@ async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
     // A request gives up after the first few unanswered queries.
     world.set("STORE_TIMEOUT_MS", "500");
     let fixture = Fixture::of(world).await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (lost, _) = fixture.held("Lost", 10, 5).await;
     mysql_loses(world, &[&lost]).await;
     let mut made = Vec::new();
@@ -192,7 +195,8 @@ async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
 #[tokio::test]
 async fn a_user_revoked_after_mysql_lost_their_last_revocation_is_refused() {
     let fixture = Fixture::new("gone-back-revoked").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (coupon, held) = fixture.held("Revoked", 10, 5).await;
     let user = &held[0].0;
     api.give_back(coupon.id, &held[1].0).await.unwrap();

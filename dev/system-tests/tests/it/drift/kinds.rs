@@ -28,7 +28,8 @@ const QUANTITY: u32 = 20;
 /// Each drift in a separate coupon; then all are listed, repaired, clean and mailed.
 pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCoupon, Injected)> {
     let world = &fixture.world;
-    let (mut made, mut names) = (Vec::new(), Vec::new());
+    let mut made = Vec::new();
+    let mut names = Vec::new();
     for case in cases {
         let name = format!("{} of {}", case.drift.name(), case.held);
         let (coupon, answers) = fixture.held(&name, QUANTITY, case.held).await;

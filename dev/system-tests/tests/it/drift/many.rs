@@ -167,10 +167,8 @@ async fn users_may_hold_one_in_each_drop_if_that_is_allowed() {
     clean_pass(&fixture.world, &first).await;
 
     let mut all = BTreeSet::new();
-    let (mut in_first, mut in_second) = (
-        injector(&fixture.world, &first).await,
-        injector(&fixture.world, &second).await,
-    );
+    let mut in_first = injector(&fixture.world, &first).await;
+    let mut in_second = injector(&fixture.world, &second).await;
     for drift in [
         Drift::Unissued,
         Drift::FailedClaim,

@@ -150,7 +150,8 @@ async fn of_second_day(fixture: &Fixture) -> Vec<OneKey> {
 
 async fn do_damage(fixture: &Fixture, case: &OneKey) {
     let redis = &fixture.world.redis;
-    let (user, slot) = (HOLDERS[1], case.held[HOLDERS[1]]);
+    let user = HOLDERS[1];
+    let slot = case.held[HOLDERS[1]];
     let word = |(at, word): (usize, &&str)| match (at, *word) {
         (1, "claimants") => redis.claimants(case.coupon.id),
         (1, "revoked") => redis.own(&format!("{{{}}}:revoked", case.coupon.id)),

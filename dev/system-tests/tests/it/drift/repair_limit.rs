@@ -355,10 +355,8 @@ async fn deleted_claimants_are_restored_but_deleted_users_are_not() {
     let fixture = Fixture::new("d-limit-claimants").await;
     let (coupon, answers) = fixture.held("Deleted", 200, 200).await;
     let redis = &fixture.world.redis;
-    let (claimants, users) = (
-        redis.claimants(coupon.id),
-        redis.of_drop(coupon.id, coupon.drop, "users"),
-    );
+    let claimants = redis.claimants(coupon.id);
+    let users = redis.of_drop(coupon.id, coupon.drop, "users");
     let all = rows(&fixture.world, coupon.drop).await;
     let found = |people: u32| {
         let people = all.iter().filter(|(slot, _)| **slot <= people);

@@ -98,9 +98,11 @@ async fn a_lost_or_stale_redis_knows_revocations_before_it_opens() {
 #[tokio::test]
 async fn claimants_alone_do_not_restore_a_revoked_claim() {
     let fixture = Fixture::new("d-revoked-named").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (coupon, answers) = fixture.held("Named", 5, 5).await;
-    let (user, slot) = (answers[2].0.as_str(), answers[2].1.promised().unwrap().1);
+    let user = answers[2].0.as_str();
+    let slot = answers[2].1.promised().unwrap().1;
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
     world
@@ -131,7 +133,8 @@ async fn claimants_alone_do_not_restore_a_revoked_claim() {
 #[tokio::test]
 async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
     let fixture = Fixture::new("d-revoked-end").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (coupon, answers) = fixture.held("Ended", 5, 5).await;
     let user = answers[2].0.as_str();
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
@@ -168,7 +171,8 @@ async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
 #[tokio::test]
 async fn dead_letter_keeps_its_slot_when_stale_redis_has_the_user_on_a_revoked_slot() {
     let fixture = Fixture::new("d-revoked-old").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     world.set("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10");
     let (coupon, held) = fixture.held("Old", 21, 20).await;
     let (user, _) = held

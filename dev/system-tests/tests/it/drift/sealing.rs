@@ -199,12 +199,10 @@ fn one_day() -> Value {
     let now = Utc::now();
     let ahead = 12 - i32::try_from(now.hour()).unwrap();
     let local = now + TimeDelta::hours(ahead.into());
-    let (day, closes) = (
-        local.date_naive(),
-        (local + TimeDelta::seconds(6))
-            .format("%H:%M:%S")
-            .to_string(),
-    );
+    let day = local.date_naive();
+    let closes = (local + TimeDelta::seconds(6))
+        .format("%H:%M:%S")
+        .to_string();
     let schedule = json!({
         "type": "daily", "time_zone": format!("Etc/GMT{:+}", -ahead), "opens": "00:00", "closes": closes,
         "first_day": day, "last_day": day,
@@ -268,7 +266,8 @@ async fn back_from_before_the_sealing(
         &format!("d-{once_per}"),
     )
     .await;
-    let (world, mut body) = (&fixture.world, two_days());
+    let world = &fixture.world;
+    let mut body = two_days();
     body["schedule"]["closes"] = json!("23:59");
     body["once_per"] = json!(once_per);
     let (coupon, mut answers) = fixture.held_of(&body, 2).await;
@@ -408,7 +407,8 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
 async fn a_user_promoted_after_the_first_sealing_cannot_win_the_next_day() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-again").await;
-    let (world, mut body) = (&fixture.world, two_days());
+    let world = &fixture.world;
+    let mut body = two_days();
     body["waiting_list"] = json!(1);
     let (coupon, answers) = fixture.held_of(&body, 3).await;
     let dave = "w-dave";
@@ -459,7 +459,8 @@ async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() 
         "d-won-again",
     )
     .await;
-    let (world, mut body) = (&fixture.world, two_days());
+    let world = &fixture.world;
+    let mut body = two_days();
     body["schedule"]["closes"] = json!("23:59");
     let (coupon, answers) = fixture.held_of(&body, 2).await;
     let ann = answers[0].0.as_str();

@@ -92,7 +92,8 @@ async fn with_two_of_three_brokers_dead_claims_are_stored_in_mysql() {
     let waves = Waves::begin(impatient(stores(cluster).await, "brokers").await).await;
     waves
         .survives(async |waves| {
-            let (first, second) = (cluster.broker(1).unwrap(), cluster.broker(2).unwrap());
+            let first = cluster.broker(1).unwrap();
+            let second = cluster.broker(2).unwrap();
             let (one, other) = tokio::join!(first.kill(), second.kill());
             one.and(other).unwrap();
             let answers = waves.next(20).await.to_vec();

@@ -59,7 +59,8 @@ async fn api_at(world: &World, clocks: &Clocks, seconds: i64) -> Running<ApiClie
 
 #[tokio::test]
 async fn an_api_whose_clock_is_a_week_ahead_forgets_no_idempotency_key() {
-    let (world, clocks) = (World::new("clock-keys").await, Clocks::new().unwrap());
+    let world = World::new("clock-keys").await;
+    let clocks = Clocks::new().unwrap();
     let api = world.serve().await;
     let body = coupon_body("once", 5, 0);
     let make = async || {
@@ -85,7 +86,8 @@ async fn an_api_whose_clock_is_a_week_ahead_forgets_no_idempotency_key() {
 
 #[tokio::test]
 async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next_opens() {
-    let (world, clocks) = (World::new("clock-last-drop").await, Clocks::new().unwrap());
+    let world = World::new("clock-last-drop").await;
+    let clocks = Clocks::new().unwrap();
     let today = Utc::now().date_naive();
     let mut body = coupon_body("daily", 5, 0);
     body["once_per"] = json!("drop");
@@ -138,7 +140,8 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
 
 #[tokio::test]
 async fn a_reconciler_whose_clock_is_years_ahead_deletes_nothing_that_is_young() {
-    let (world, clocks) = (World::new("clock-retention").await, Clocks::new().unwrap());
+    let world = World::new("clock-retention").await;
+    let clocks = Clocks::new().unwrap();
     world.open().await;
     let old = "INSERT INTO ops_actions (at, action, token, detail) VALUES";
     world

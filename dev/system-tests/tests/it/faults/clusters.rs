@@ -57,10 +57,8 @@ struct AskingCrowd {
 
 impl AskingCrowd {
     fn new(coupons: Vec<MadeCoupon>, apis: [ApiClient; 2]) -> Arc<Self> {
-        let (apis, answers) = (
-            Mutex::new(apis),
-            Mutex::new(vec![Vec::new(); coupons.len()]),
-        );
+        let apis = Mutex::new(apis);
+        let answers = Mutex::new(vec![Vec::new(); coupons.len()]);
         Arc::new(Self {
             coupons,
             apis,
@@ -75,7 +73,8 @@ impl AskingCrowd {
         let mut tasks = tokio::task::JoinSet::new();
         for (number, person) in everybody.into_iter().enumerate() {
             for coupon in 0..self.coupons.len() {
-                let (crowd, person) = (self.clone(), person.clone());
+                let crowd = self.clone();
+                let person = person.clone();
                 tasks.spawn(async move { crowd.until_answered(coupon, number, &person).await });
             }
         }
@@ -137,7 +136,9 @@ impl TwoOfEach {
     async fn start_again(&mut self, world: &World, crowd: &AskingCrowd) {
         let (api, consumer, daemon) = tokio::join!(world.serve(), world.consume(), world.daemon());
         crowd.apis.lock()[0] = ApiClient::clone(&api);
-        (self.apis[0], self.consumers[0], self.daemons[0]) = (api, consumer, daemon);
+        self.apis[0] = api;
+        self.consumers[0] = consumer;
+        self.daemons[0] = daemon;
     }
 }
 
@@ -178,7 +179,8 @@ async fn spread_coupons(
     api: &ApiClient,
     quantity: u32,
 ) -> Vec<MadeCoupon> {
-    let (mut coupons, mut primaries) = (Vec::new(), BTreeSet::new());
+    let mut coupons = Vec::new();
+    let mut primaries = BTreeSet::new();
     for _ in 0..COUPONS {
         let coupon = api.open_coupon(quantity).await;
         primaries.insert(primary_of(stack, world, &coupon).await.port());
@@ -258,7 +260,8 @@ async fn one_server_of_everything_dies_in_a_rush_and_all_coupons_end_exact() {
     .await;
 
     let dead = one_of_everything_dies(&stack, &world, &processes, &crowd.coupons[0]).await;
-    let (died, died_after) = (Instant::now(), begun.elapsed());
+    let died = Instant::now();
+    let died_after = begun.elapsed();
     tokio::join!(
         redis_is_whole(&stack, &world, dead, &crowd.coupons[0]),
         async { stack.mysql.fail_over().await.unwrap() },
@@ -275,7 +278,8 @@ async fn one_server_of_everything_dies_in_a_rush_and_all_coupons_end_exact() {
         })
         .await;
     }
-    let (since_last, since_kills) = (last_fault.elapsed(), died.elapsed());
+    let since_last = last_fault.elapsed();
+    let since_kills = died.elapsed();
     let answers = std::mem::take(&mut *crowd.answers.lock());
     println!(
         "{} requests for {COUPONS} × {quantity} in {rushed:.1?}, everything died after {died_after:.1?}; exact \

@@ -54,7 +54,8 @@ async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64
 #[tokio::test]
 async fn a_coupon_created_before_a_loss_is_not_opened_after_it_by_its_creator() {
     let (server, world) = world_of_its_own("late-new").await;
-    let (api, _consumer) = (world.serve().await, world.consume().await);
+    let api = world.serve().await;
+    let _consumer = world.consume().await;
     world.open().await;
     let proxy = server.proxy().await.unwrap();
     let url = server.url_via(&proxy);
@@ -134,7 +135,8 @@ async fn a_change_stalled_while_redis_goes_back_does_not_undo_a_later_one() {
     let before = OldCopy::of(&server).unwrap();
     proxy.set(SLOW).await.unwrap();
     let changing = tokio::spawn({
-        let (slow, id) = ((*slow).clone(), coupon.id);
+        let slow = (*slow).clone();
+        let id = coupon.id;
         async move { slow.patch(id, &json!({"quantity": 200})).await }
     });
     // MySQL's confirmation of the change is stalled.

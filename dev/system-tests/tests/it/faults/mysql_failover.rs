@@ -154,7 +154,8 @@ async fn api_has_left(fixture: &Fixture, coupon: &MadeCoupon) {
 #[tokio::test]
 async fn rows_missing_on_an_asynchronous_replica_are_rewritten_with_their_codes() {
     let (pair, fixture) = asynchronous("asynchronous").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (coupon, mut answers) = fixture.held("Winter", 40, 15).await;
     pair.stop_replication().await.unwrap();
     answers.extend(rush(&[&**api], coupon.id, &people(40)[15..], 20).await);
@@ -193,7 +194,8 @@ async fn rows_missing_on_an_asynchronous_replica_are_rewritten_with_their_codes(
 #[tokio::test]
 async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
     let (pair, fixture) = asynchronous("lost-coupon").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (known, _) = fixture.held("Known", 5, 5).await;
     pair.stop_replication().await.unwrap();
     let (lost, answers) = fixture.held("Lost", 10, 7).await;
@@ -265,7 +267,8 @@ async fn quantity(fixture: &Fixture, coupon: &MadeCoupon) -> i64 {
 #[tokio::test]
 async fn settings_missing_on_the_replica_are_recovered_from_redis_first() {
     let (pair, fixture) = asynchronous("lost-settings").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (raised, mut answers) = fixture.held("Raised", 10, 10).await;
     let (renamed, mut also) = fixture.held("Raised, and renamed later", 10, 10).await;
     let (lowered, _) = fixture.held("Lowered", 40, 10).await;
@@ -327,10 +330,12 @@ async fn settings_missing_on_the_replica_are_recovered_from_redis_first() {
 #[tokio::test]
 async fn a_revocation_missing_on_the_replica_is_reported_and_can_be_repeated() {
     let (pair, fixture) = asynchronous("lost-revocation").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (coupon, mut answers) = fixture.held("Revoked", 10, 10).await;
     pair.stop_replication().await.unwrap();
-    let (user, slot) = (answers[2].0.clone(), answers[2].1.promised().unwrap().1);
+    let user = answers[2].0.clone();
+    let slot = answers[2].1.promised().unwrap().1;
     let order = json!({"reason": "fraud", "by": "Ann"});
     api.revoke(coupon.id, &user, &order).await.unwrap();
     let next = api.claim(coupon.id, "next").await;

@@ -68,7 +68,8 @@ async fn an_api_frozen_in_mid_claim_resumes_without_harm() {
 
     kafka.freeze().await.unwrap();
     let claim = tokio::spawn({
-        let (api, id) = ((*api).clone(), coupon.id);
+        let api = (*api).clone();
+        let id = coupon.id;
         async move { api.claim(id, "u-2").await }
     });
     eventually("they are admitted", HEALED, async || {

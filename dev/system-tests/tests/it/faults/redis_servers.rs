@@ -187,10 +187,8 @@ async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
     waves
         .survives(async |waves| {
             let name = key(&waves.world, &waves.coupon);
-            let (slot, first) = (
-                cluster.slot_of(&name).await.unwrap(),
-                cluster.primary_of(&name).await.unwrap(),
-            );
+            let slot = cluster.slot_of(&name).await.unwrap();
+            let first = cluster.primary_of(&name).await.unwrap();
             let primaries = &cluster.nodes()[..3];
             let second = primaries
                 .iter()
@@ -263,7 +261,8 @@ async fn a_dead_or_frozen_master_is_left_for_the_promoted_one() {
 async fn numbers_lost_by_mysql_are_known_to_every_primary() {
     let cluster = cluster().await;
     let fixture = Fixture::of(in_cluster(&cluster, "numbers").await).await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let mut lost = api.open_coupon(40).await;
     for _ in 0..2 {
         lost = elsewhere(&cluster, world, api, &lost).await;
@@ -308,9 +307,11 @@ async fn addresses_of_the_wrong_kind_are_refused_with_the_setting() {
     let group = group.unwrap_or_else(|error| panic!("{error:#}"));
     let alone = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::new("redis-kind").await;
-    let (node, sentinel) = (cluster.nodes()[0].url(), group.urls());
+    let node = cluster.nodes()[0].url();
+    let sentinel = group.urls();
     let one_sentinel = sentinel.split(',').next().unwrap();
-    let (single, nodes) = (alone.url(), cluster.urls());
+    let single = alone.url();
+    let nodes = cluster.urls();
     let cases: [(Settings<'_>, &[&str]); 8] = [
         (
             &[("REDIS_URL", &node)],

@@ -184,7 +184,8 @@ async fn deleted_on_the_way(people: &[&str]) {
     )
     .await;
     let fixture = Fixture::of(world).await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let mut body = coupon_body("Twenty", 20, 0);
     // Otherwise the coupon's claimants would have the user too.
     body["once_per"] = json!("drop");

@@ -47,7 +47,8 @@ async fn measure(coupons: u32) -> [f64; 3] {
         api.coupon(1_000 + i64::from(coupons)).await["current_drop"]["state"],
         "sealed"
     );
-    let (mut seen, mut best) = (0, f64::INFINITY);
+    let mut seen = 0;
+    let mut best = f64::INFINITY;
     eventually("refreshes are seen", LIMIT, async || {
         let took = api
             .http()
@@ -55,7 +56,8 @@ async fn measure(coupons: u32) -> [f64; 3] {
             .await
             .unwrap_or_default();
         if took > 0.0 {
-            (seen, best) = (seen + 1, best.min(took));
+            seen = seen + 1;
+            best = best.min(took);
         }
         seen > 20
     })

@@ -48,7 +48,8 @@ async fn refused_a_row(changes: u32) -> f64 {
     let fixture = Fixture::new("operators").await;
     let world = &fixture.world;
     let redis = &shared().await.redis;
-    let (mut apis, mut slow) = (vec![world.serve().await], Vec::new());
+    let mut apis = vec![world.serve().await];
+    let mut slow = Vec::new();
     for late in [15, 60] {
         let proxy = redis.proxy().await.unwrap();
         proxy
@@ -136,7 +137,8 @@ async fn refused_a_row(changes: u32) -> f64 {
 #[tokio::test]
 async fn a_stalled_change_does_not_undo_a_later_one() {
     let fixture = Fixture::new("held-up").await;
-    let (world, redis) = (&fixture.world, &shared().await.redis);
+    let world = &fixture.world;
+    let redis = &shared().await.redis;
     let proxy = redis.proxy().await.unwrap();
     let slow = world
         .serve_with(&[
@@ -178,7 +180,8 @@ async fn a_stalled_change_does_not_undo_a_later_one() {
 #[tokio::test]
 async fn a_pause_that_finds_a_later_revision_in_redis_is_rewritten() {
     let fixture = Fixture::new("overtaken").await;
-    let (world, redis) = (&fixture.world, &shared().await.redis);
+    let world = &fixture.world;
+    let redis = &shared().await.redis;
     let proxy = redis.proxy().await.unwrap();
     let slow = world
         .serve_with(&[
@@ -268,7 +271,8 @@ async fn a_locked_coupon_row_delays_no_claims_and_no_other_changes() {
         ("FIRSTCOME_TEST_REQUEST_TIMEOUT_MS", "60000"),
     ];
     let api = world.serve_with(&patient).await;
-    let (locked, other) = (api.open_coupon(20).await, api.open_coupon(20).await);
+    let locked = api.open_coupon(20).await;
+    let other = api.open_coupon(20).await;
     let mut session = HeldTransaction::begin(&world.sql).await;
     session
         .run(&format!(
@@ -277,7 +281,8 @@ async fn a_locked_coupon_row_delays_no_claims_and_no_other_changes() {
         ))
         .await;
     let change = || {
-        let (api, id) = ((*api).clone(), locked.id);
+        let api = (*api).clone();
+        let id = locked.id;
         tokio::spawn(async move { api.patch(id, &json!({"quantity": 25})).await.status })
     };
     let waiting = [change(), change(), change()];

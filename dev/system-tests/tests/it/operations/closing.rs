@@ -85,7 +85,8 @@ async fn after_closing_only_broken_promises_get_slots() {
 #[tokio::test]
 async fn closing_while_redis_is_down_is_finished_by_the_reconciler() {
     let fixture = Fixture::new("closed-away").await;
-    let (world, redis) = (&fixture.world, &shared().await.redis);
+    let world = &fixture.world;
+    let redis = &shared().await.redis;
     let proxy = redis.proxy().await.unwrap();
     let url = redis.url_via(&proxy);
     let cut_off = world

@@ -36,7 +36,8 @@ async fn coupon_with(world: &World, env: &[(&str, &str)], args: &[&str]) -> Said
 #[tokio::test]
 async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
     let fixture = Fixture::new("cli").await;
-    let (world, api) = (&fixture.world, &*fixture.api);
+    let world = &fixture.world;
+    let api = &*fixture.api;
     let daily = [
         "create",
         "--name",
@@ -93,10 +94,8 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
     );
     let all: Vec<Value> =
         serde_json::from_str(&coupon(world, api, &["list", "--json"]).await.out).unwrap();
-    let (id, drop) = (
-        all[0]["id"].to_string(),
-        all[0]["current_drop"]["id"].as_i64().unwrap(),
-    );
+    let id = all[0]["id"].to_string();
+    let drop = all[0]["current_drop"]["id"].as_i64().unwrap();
     let number = all[0]["id"].as_i64().unwrap();
     rush(&[api], number, &people(3), 3).await;
     all_issued(world, drop, 3).await;
@@ -126,10 +125,8 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
             .collect::<Vec<_>>(),
         [1, 2, 3]
     );
-    let (table, csv) = (
-        run(&["winners", &id]).await,
-        run(&["winners", &id, "--csv"]).await,
-    );
+    let table = run(&["winners", &id]).await;
+    let csv = run(&["winners", &id, "--csv"]).await;
     for row in &winners {
         let code = row["code"].as_str().unwrap();
         assert!(table.contains(code) && csv.contains(code), "{table}\n{csv}");
@@ -230,7 +227,8 @@ async fn json_output_is_the_apis_coupon_after_each_command() {
 #[tokio::test]
 async fn errors_are_one_sentence_and_an_exit_code() {
     let fixture = Fixture::new("cli-wrong").await;
-    let (world, base) = (&fixture.world, fixture.api.http().base());
+    let world = &fixture.world;
+    let base = fixture.api.http().base();
     let id = fixture.api.open_coupon(3).await.id.to_string();
     let daily = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": "2100-01-01"});
     let mut body = coupon_body("Later", 3, 0);
@@ -262,11 +260,9 @@ async fn errors_are_one_sentence_and_an_exit_code() {
         &["2100-01-01", "--preview", "--time-zone", "Asia/Seul"],
     ]
     .concat();
-    let (good, nobody, tls) = (
-        ("API_URL", base),
-        ("API_URL", "http://127.0.0.1:1"),
-        ("API_URL", "ftp://x"),
-    );
+    let good = ("API_URL", base);
+    let nobody = ("API_URL", "http://127.0.0.1:1");
+    let tls = ("API_URL", "ftp://x");
     for (env, args, code, says) in [
         (
             vec![good],
@@ -362,7 +358,8 @@ async fn errors_are_one_sentence_and_an_exit_code() {
 #[tokio::test]
 async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     let fixture = Fixture::new("cli-allow").await;
-    let (world, api) = (&fixture.world, &*fixture.api);
+    let world = &fixture.world;
+    let api = &*fixture.api;
     let at = "2026-01-01T00:00:00Z";
     let create = [
         "create",
@@ -377,7 +374,8 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
         "--json",
     ];
     let made: Value = serde_json::from_str(&coupon(world, api, &create).await.out).unwrap();
-    let (id, number) = (made["id"].to_string(), made["id"].as_i64().unwrap());
+    let id = made["id"].to_string();
+    let number = made["id"].as_i64().unwrap();
     assert_eq!(made["allow"], "list");
     let path = std::env::temp_dir().join(format!("{}-people", world.database()));
     let file = path.to_str().unwrap();

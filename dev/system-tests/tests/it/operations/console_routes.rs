@@ -103,7 +103,8 @@ async fn failed_claims_are_corrected_and_discarded_by_the_operators_token_alone(
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
     let daemon = f.world.daemon().await;
     let http = daemon.http();
-    let (id, drop) = (coupon.id, coupon.drop);
+    let id = coupon.id;
+    let drop = coupon.drop;
     let insert =
         "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, payload, reason) VALUES";
     let rows = [

@@ -161,7 +161,8 @@ async fn crowd(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let (user, base) = (format!("{name}-{n}"), turn(endpoints, n));
+        let user = format!("{name}-{n}");
+        let base = turn(endpoints, n);
         let request = client.request(Method::POST, format!("{base}/v1/coupons/{coupon}/claims"));
         let request = request
             .header("x-user-id", &user)
@@ -246,11 +247,9 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
     let kim = Visitor::logged_in_at(&turn(&reconciler.endpoints, 0), "Kim", OPS_TOKEN, "").await;
     let csrf = kim.csrf().await;
 
-    let (stop, people, operators) = (
-        AtomicBool::new(false),
-        api.endpoints.clone(),
-        reconciler.endpoints.clone(),
-    );
+    let stop = AtomicBool::new(false);
+    let people = api.endpoints.clone();
+    let operators = reconciler.endpoints.clone();
     let rush = join_all(["a", "b", "c", "d"].map(|name| crowd(name, coupon.id, &people, &stop)));
     let roll_out = async {
         tokio::join!(reconciler.roll_out(), consumer.roll_out(), api.roll_out());

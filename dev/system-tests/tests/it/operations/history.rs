@@ -206,7 +206,8 @@ impl LargeInstallation {
 pub(super) async fn load_history(world: &World, rows: u32) {
     for number in 1..=rows.div_ceil(OF_A_DROP) {
         let text = |value: &str| format!("LENGTH(CONV({value}, 10, 32)), CONV({value}, 10, 32)");
-        let (drop, slot) = (text(&number.to_string()), text("i"));
+        let drop = text(&number.to_string());
+        let slot = text("i");
         // Not in the form that passes verify with the code key.
         let random = "HEX(RANDOM_BYTES(8))";
         let quantity = OF_A_DROP;

@@ -15,7 +15,8 @@ async fn measure(rows: u32) -> f64 {
     let coupon = api.open_coupon(rows).await;
     let at_once = rows.min(50_000);
     for from in (0..rows).step_by(at_once as usize) {
-        let (drop, id) = (coupon.drop, coupon.id);
+        let drop = coupon.drop;
+        let id = coupon.id;
         let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
         let row = format!("{drop}, {from} + i, {id}, CONCAT('u-', {from} + i), 'consumer'");
         insert(&world, at_once, columns, &row).await;

@@ -56,7 +56,8 @@ async fn the_reason_of_503_is_logged_once_a_second_with_a_request_id() {
             .claimants(coupon.id)
             .replace("claimants", "verified");
         world.redis.command::<i64>(&["DEL", &verified]).await;
-        let (mut claims, mut lines) = (0, Vec::new());
+        let mut claims = 0;
+        let mut lines = Vec::new();
         eventually("there is a second line", LIMIT, async || {
             let request = api
                 .claim_request(coupon.id, "u-whole-id")

@@ -114,10 +114,8 @@ async fn passes_acknowledgements_and_silences_are_recorded_and_need_the_ops_toke
 async fn behind_a_trusted_proxy_the_client_address_is_recorded_and_not_a_forged_one() {
     let (world, _api) = open_world("ops-from").await;
     let trusting = [("OPS_TRUSTED_PROXIES", "1")];
-    let (api, daemon) = (
-        world.serve_with(&trusting).await,
-        world.daemon_with(&trusting).await,
-    );
+    let api = world.serve_with(&trusting).await;
+    let daemon = world.daemon_with(&trusting).await;
     let plain = world.serve().await;
     let body = coupon_body("Winter coupon", 3, 0);
     for (http, forwarded) in [

@@ -8,7 +8,8 @@ use firstcome_testkit::{Fixture, LIMIT, WorldStores, eventually};
 async fn a_life_opened_by_another_release_is_joined_if_it_has_its_witness() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "witness").await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (coupon, _) = fixture.held("Witnessed", 20, 5).await;
     let life = async || {
         world

@@ -53,7 +53,8 @@ impl Visitor {
             forwarded_for,
             ..
         } = self;
-        let (cookie, forwarded_for) = (cookie.clone(), forwarded_for.clone());
+        let cookie = cookie.clone();
+        let forwarded_for = forwarded_for.clone();
         Self {
             client: client.clone(),
             base: base.to_owned(),
@@ -395,20 +396,17 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
         .sql
         .number("SELECT id FROM alerts WHERE status = 'firing'")
         .await;
-    let (acknowledge, silence) = (
-        format!("/alerts/{alert}/acknowledge"),
-        format!("/alerts/{alert}/silence"),
-    );
-    let (read, reveal) = (
-        format!("/runs/{run}"),
-        format!("/runs/{run}/reveal?after=0"),
-    );
+    let acknowledge = format!("/alerts/{alert}/acknowledge");
+    let silence = format!("/alerts/{alert}/silence");
+    let read = format!("/runs/{run}");
+    let reveal = format!("/runs/{run}/reveal?after=0");
     let acts = "SELECT action, operator, LENGTH(token), from_addr FROM ops_actions \
                 WHERE action NOT IN ('create_coupon', 'reconcile') ORDER BY id";
 
     let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let (of_lee, of_kim) = (lee.csrf().await, kim.csrf().await);
+    let of_lee = lee.csrf().await;
+    let of_kim = kim.csrf().await;
     for path in [&acknowledge, &silence, &reveal] {
         if *path != reveal {
             assert_eq!(
@@ -453,10 +451,8 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
         page.contains("Taken on by Kim at ") && page.contains("No mails on this drop until "),
         "{page}"
     );
-    let (drop, place) = (
-        coupon.drop,
-        format!("href=\"/coupons/{}/drops/{}\"", coupon.id, coupon.drop),
-    );
+    let drop = coupon.drop;
+    let place = format!("href=\"/coupons/{}/drops/{}\"", coupon.id, coupon.drop);
     for said in [
         &place,
         &format!("Silence mails about drop {drop}"),

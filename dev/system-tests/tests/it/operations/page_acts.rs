@@ -22,10 +22,8 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
         .await
         .unwrap();
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let (csrf, place) = (
-        kim.csrf().await,
-        format!("/coupons/{}/drops/{}", coupon.id, coupon.drop),
-    );
+    let csrf = kim.csrf().await;
+    let place = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
     // The page to which a form leads, once the pass has ended.
     let ask = async |path: &str, how: &str, (name, held): (&str, &str)| {
         eventually_some("no other pass runs", LIMIT, async || {
@@ -37,10 +35,8 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
             ];
             let request = kim.request(Method::POST, path).header(ORIGIN, &kim.base);
             let answer = filled_in(request, &form).send().await.unwrap();
-            let (status, run) = (
-                answer.status().as_u16(),
-                header(&answer, LOCATION.as_str()).to_owned(),
-            );
+            let status = answer.status().as_u16();
+            let run = header(&answer, LOCATION.as_str()).to_owned();
             if status == 409 {
                 Err(status)
             } else {
@@ -156,7 +152,8 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     let search = async |coupon: &str, person: &str| search_as(&kim, coupon, "", person).await;
-    let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let id = coupon.id.to_string();
+    let drop = coupon.drop.to_string();
     let (status, found) = search(&id, "u-2").await;
     assert!(
         status == 200 && found.contains("u-2 and Winter coupon"),
@@ -265,7 +262,8 @@ async fn a_user_is_erased_by_the_form_once_their_id_is_typed_and_nothing_is_open
     );
     f.world.sql.query(&letter).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let (csrf, id) = (kim.csrf().await, coupon.id.to_string());
+    let csrf = kim.csrf().await;
+    let id = coupon.id.to_string();
     let send = async |path: &str, fields: [(&str, &str); 2]| {
         let form = [("csrf", csrf.as_str()), fields[0], fields[1]];
         let request = kim.request(Method::POST, path).header(ORIGIN, &kim.base);
@@ -323,11 +321,10 @@ async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
         .daemon_with(&[("API_URL", f.api.http().base())])
         .await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let (csrf, place) = (
-        kim.csrf().await,
-        format!("/coupons/{}/drops/{}", coupon.id, coupon.drop),
-    );
-    let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let csrf = kim.csrf().await;
+    let place = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
+    let id = coupon.id.to_string();
+    let drop = coupon.drop.to_string();
     let change = format!("{place}/change");
     let ask = async |path: &str, fields: &[(&str, &str)]| {
         let mut form = vec![("csrf", csrf.as_str())];

@@ -61,7 +61,8 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
         "{page}"
     );
 
-    let (own_coupon, own_drop) = (id.to_string(), drop.to_string());
+    let own_coupon = id.to_string();
+    let own_drop = drop.to_string();
     let correct = async |drop: &str, slot: &str, person: &str, name: &str| {
         let fields = [
             ("coupon", own_coupon.as_str()),
@@ -151,7 +152,8 @@ async fn a_promise_that_cannot_be_kept_is_closed_at_the_story_and_its_alert_ends
     daemon.reconcile(&json!({})).await;
     mailed(&f.world, &["action needed", "2 broken promises"]).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let (coupon_id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let coupon_id = coupon.id.to_string();
+    let drop = coupon.drop.to_string();
     let open = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
     for (n, hit) in (1..).zip(&done.people) {
         let whom = [
@@ -227,10 +229,8 @@ async fn discarding_by_reason_excludes_dead_letters_that_arrived_later() {
     };
     insert(1_000, 2_200, "many").await;
     insert(2_200, 2_203, "few & odd").await;
-    let (kim, lee) = (
-        Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await,
-        Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await,
-    );
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let all = kim.text("/dead-letters").await;
     for choice in [
         "<option value=\"many\">many (1,200)</option>",

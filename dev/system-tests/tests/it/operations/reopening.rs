@@ -126,12 +126,11 @@ async fn beside_many(loss: Loss, others: u32) -> f64 {
 /// With a working pass: the one with which the daemon begins.
 async fn beside_all(loss: Loss, much: u32) -> f64 {
     let (server, fixture, coupon, user) = with_an_open_coupon().await;
-    let (world, api) = (&fixture.world, &fixture.api);
+    let world = &fixture.world;
+    let api = &fixture.api;
     let (line, _) = with_a_line(&fixture, "line", much as usize / 20).await;
-    let (held, issued) = (
-        api.open_coupon(much / 10).await,
-        api.open_coupon(much).await,
-    );
+    let held = api.open_coupon(much / 10).await;
+    let issued = api.open_coupon(much).await;
     let rows = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
     let row = format!("{}, i, {}, CONCAT('u-', i), 'consumer'", held.drop, held.id);
     insert(world, much / 10, rows, &row).await;
@@ -183,10 +182,8 @@ async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
     // A zone where it is noon, so that the day does not end meanwhile.
     let now = chrono::Utc::now();
     let ahead = 12 - i64::from(now.hour());
-    let (zone, today) = (
-        format!("Etc/GMT{:+}", -ahead),
-        (now + TimeDelta::hours(ahead)).date_naive().to_string(),
-    );
+    let zone = format!("Etc/GMT{:+}", -ahead);
+    let today = (now + TimeDelta::hours(ahead)).date_naive().to_string();
     let schedule = json!({"type": "daily", "time_zone": zone, "opens": "00:00", "closes": "23:00", "first_day": today});
     let body = json!({"name": "Daily", "quantity": 20, "once_per": "drop", "waiting_list": 0, "schedule": schedule});
     let (coupon, answers) = fixture.held_of(&body, 20).await;

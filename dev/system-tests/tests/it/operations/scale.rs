@@ -26,7 +26,8 @@ pub(super) async fn sold_out(world: &World, quantity: u32, with_rows: bool) -> M
     let mut body = coupon_body("Large", quantity, 0);
     body["once_per"] = "drop".into();
     let coupon = api.create_coupon(&body).await;
-    let (id, drop) = (coupon.id, coupon.drop);
+    let id = coupon.id;
+    let drop = coupon.drop;
     let users = world.redis.of_drop(id, drop, "users");
     for from in (1..=quantity).step_by(100_000) {
         let to = quantity.min(from + 99_999);
@@ -133,7 +134,8 @@ async fn scan(world: &World, coupon: &MadeCoupon, quantity: u32) -> f64 {
 #[tokio::test]
 async fn a_pass_over_a_large_drop_costs_little_more_than_a_scan() {
     let sizes = [20_000, 10_000_000];
-    let (mut memory, mut rebuilding) = (Vec::new(), Vec::new());
+    let mut memory = Vec::new();
+    let mut rebuilding = Vec::new();
     let what = "one drop of 10,000,000: clean pass ÷ bare scan";
     measured(what, "≤ 1.5", sizes, async |quantity| {
         let world = World::new("large").await;
@@ -238,7 +240,8 @@ async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
         world.set(setting, "0");
     }
     let coupon = api.open_coupon(held).await;
-    let (id, drop) = (coupon.id, coupon.drop);
+    let id = coupon.id;
+    let drop = coupon.drop;
     let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
     insert(
         &world,
@@ -261,7 +264,8 @@ async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
         // `recording::passes_that_cannot_read_the_topic_…` has such passes.
         let detail =
             "the topic cannot be read, so what is on its way is not known: all brokers are down";
-        (run.status, run.error) = (Status::Failed, Some(detail.to_owned()));
+        run.status = Status::Failed;
+        run.error = Some(detail.to_owned());
         run.findings.push(Finding::general(
             Kind::Stalled,
             ActionKind::Report,

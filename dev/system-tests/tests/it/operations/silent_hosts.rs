@@ -82,10 +82,8 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
     let users = Mutex::new(people(100_000).into_iter());
     answers(&api, &coupon, &users, Instant::now()).await;
     eventually("a pass succeeds", LIMIT, async || passes(&daemon).await).await;
-    let (all, by_consumer) = (
-        "SELECT COUNT(*) FROM issued_coupons",
-        " WHERE issued_by = 'consumer'",
-    );
+    let all = "SELECT COUNT(*) FROM issued_coupons";
+    let by_consumer = " WHERE issued_by = 'consumer'";
     let by_consumer = format!("{all}{by_consumer}");
     let admitted = holders(&world, &coupon).await;
     eventually("nothing is in flight", LIMIT, async || {
@@ -128,7 +126,8 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
 #[tokio::test]
 async fn a_silent_redis_is_left_within_seconds_by_the_default_settings() {
     let redis = &shared().await.redis;
-    let (host, world) = (redis.proxy().await.unwrap(), World::new("left-redis").await);
+    let host = redis.proxy().await.unwrap();
+    let world = World::new("left-redis").await;
     world.set("REDIS_URL", &redis.url_via(&host));
     is_left("Redis", world, &host).await;
 }
@@ -136,7 +135,8 @@ async fn a_silent_redis_is_left_within_seconds_by_the_default_settings() {
 #[tokio::test]
 async fn a_silent_mysql_is_left_within_seconds_by_the_default_settings() {
     let mysql = &shared().await.mysql;
-    let (host, world) = (mysql.proxy().await.unwrap(), World::new("left-mysql").await);
+    let host = mysql.proxy().await.unwrap();
+    let world = World::new("left-mysql").await;
     world.set(
         "DATABASE_URL",
         &mysql.database_url_via(&host, world.database()),

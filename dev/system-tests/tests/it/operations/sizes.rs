@@ -116,7 +116,8 @@ async fn dead_letters_are_reissued_in_batches() {
 /// Seconds of straight inserts of the same rows ÷ seconds of the pass.
 async fn reissued_by_straight(number: u32) -> f64 {
     let (world, api) = open_world("reissued").await;
-    let (straight, coupon) = (api.open_coupon(number).await, api.open_coupon(number).await);
+    let straight = api.open_coupon(number).await;
+    let coupon = api.open_coupon(number).await;
     let straight = insert_straight(&world, &straight, number).await;
     insert(
         &world,

@@ -17,7 +17,8 @@ const SCHEMA: &str = "https://opentelemetry.io/schemas/1.42.0";
 
 /// A world that exports the spans of sampled requests immediately.
 async fn traced(name: &str) -> (World, OtlpReceiver, Running<ApiClient>) {
-    let (world, collector) = (World::new(name).await, OtlpReceiver::start().await.unwrap());
+    let world = World::new(name).await;
+    let collector = OtlpReceiver::start().await.unwrap();
     world.set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url());
     world.set("OTEL_TRACES_SAMPLER_ARG", "0");
     world.set("OTEL_BSP_SCHEDULE_DELAY", "50");
@@ -103,7 +104,9 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
     )
     .await;
     all_issued(&world, coupon.drop, 1).await;
-    let (topic, slot, drop) = (world.setting("KAFKA_TOPIC"), "1", coupon.drop.to_string());
+    let topic = world.setting("KAFKA_TOPIC");
+    let slot = "1";
+    let drop = coupon.drop.to_string();
 
     let request = span(&collector, TRACE, "POST /v1/coupons/{id}/claims").await;
     assert_eq!(
@@ -399,10 +402,8 @@ async fn a_refused_claims_trace_has_its_dead_letter_and_its_repair() {
 
 #[tokio::test]
 async fn without_a_collector_traces_are_propagated_and_none_is_started() {
-    let (world, collector) = (
-        World::new("untraced").await,
-        OtlpReceiver::start().await.unwrap(),
-    );
+    let world = World::new("untraced").await;
+    let collector = OtlpReceiver::start().await.unwrap();
     let (api, _consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
@@ -517,7 +518,8 @@ async fn a_real_collector_reads_what_is_exported() {
         .unwrap()
         .port();
     let folder = tempfile::tempdir().unwrap();
-    let (config, log) = (folder.path().join("config.yaml"), folder.path().join("log"));
+    let config = folder.path().join("config.yaml");
+    let log = folder.path().join("log");
     let yaml = format!(
         "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}\n\
          exporters: {{debug: {{verbosity: detailed}}}}\n\
@@ -554,7 +556,8 @@ async fn a_real_collector_reads_what_is_exported() {
         format!("process {topic}"),
     ];
     let read = || {
-        let (mut of, mut found) = ("", std::collections::BTreeSet::new());
+        let mut of = "";
+        let mut found = std::collections::BTreeSet::new();
         let text = said();
         for line in text.lines() {
             if let Some((name, value)) = line.trim().split_once(':') {

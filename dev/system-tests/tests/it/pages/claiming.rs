@@ -92,7 +92,8 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     page.assert_open_to_all("open").await;
     let crowd = Arc::new(EagerCrowd::default());
     let all = (0..AT_ONCE).map(|_| {
-        let (crowd, api) = (crowd.clone(), (*f.api).clone());
+        let crowd = crowd.clone();
+        let api = (*f.api).clone();
         tokio::spawn(async move { crowd.claim(&api, coupon.id).await })
     });
     let all: Vec<_> = all.collect();
@@ -133,7 +134,8 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     };
     for (side, order) in [("<", "<="), (">", ">=")] {
         let counts = f.world.sql.query(&beside(side, order)).await;
-        let (others, in_order) = (&counts[0][0], &counts[0][1]);
+        let others = &counts[0][0];
+        let in_order = &counts[0][1];
         assert!(
             others != "0" && others == in_order,
             "{side}: {in_order} of {others}"

@@ -62,7 +62,8 @@ async fn a_running_drop_its_pass_a_story_and_dead_letters_are_accessible() {
 
     browser.visit(&format!("{base}/people")).await;
     until(&browser, "document.querySelector('#person')").await;
-    let (id, person) = (coupon.id, &unissued.people[0].user);
+    let id = coupon.id;
+    let person = &unissued.people[0].user;
     browser
         .run(&format!(
             "coupon.value = '{id}'; person.value = '{person}'; person.form.requestSubmit()"

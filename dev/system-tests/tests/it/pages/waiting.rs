@@ -45,7 +45,8 @@ async fn the_button_is_enabled_at_the_opening_and_works_by_keyboard() {
     let mut page = BrowserPage::of(pages.http().base(), far.id, korean).await;
     page.come_as("u-you").await;
     page.until(&["scheduled"]).await;
-    let (left, hint) = (page.text("#big").await, page.text("#main").await);
+    let left = page.text("#big").await;
+    let hint = page.text("#main").await;
     assert!(
         left.starts_with("01:0") && hint == "아직 오픈 전이에요" && !page.is_on().await,
         "{left} {hint}"

@@ -27,7 +27,8 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
         "MySQL is down: {during:?}"
     );
     let _running = lost.restore(true).await;
-    let (world, api) = (&lost.fixture.world, &lost.fixture.api);
+    let world = &lost.fixture.world;
+    let api = &lost.fixture.api;
 
     all_issued(world, lost.winter.drop, 23).await;
     let rows = lost.rows().await;
@@ -81,7 +82,8 @@ async fn with_redis_empty_rows_are_restored_and_broken_promises_listed() {
         "nothing is verified"
     );
     let _running = lost.restore(false).await;
-    let (world, api) = (&lost.fixture.world, &lost.fixture.api);
+    let world = &lost.fixture.world;
+    let api = &lost.fixture.api;
 
     let named = |coupon: &MadeCoupon, people: &[&str]| {
         people
@@ -136,7 +138,8 @@ async fn with_redis_empty_rows_are_restored_and_broken_promises_listed() {
             .map(|row| (row[0].clone(), row[3].clone()))
             .collect()
     };
-    let (before, mut now) = (holders(&lost.before), holders(&lost.rows().await));
+    let before = holders(&lost.before);
+    let mut now = holders(&lost.rows().await);
     for (coupon, giver) in [
         (lost.winter.id, &lost.giver),
         (lost.spring.id, &lost.spring_people[0]),

@@ -628,11 +628,9 @@ async fn no_row_is_unguarded_while_two_insert_triggers_become_one() {
         );
         world.sql.query("DELETE FROM issued_coupons").await;
     }
-    let (revoked, limit, one) = (
-        "issued_coupons_revoked_insert",
-        "issued_coupons_limit_insert",
-        "issued_coupons_insert",
-    );
+    let revoked = "issued_coupons_revoked_insert";
+    let limit = "issued_coupons_limit_insert";
+    let one = "issued_coupons_insert";
     assert_eq!(
         seen,
         [

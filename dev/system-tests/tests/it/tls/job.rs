@@ -106,7 +106,8 @@ async fn every_way_to_log_in_to_kafka_works() {
     let world = world("tls-kafka").await;
     let servers = servers().await;
     let file = |name| servers.certificates.path(name);
-    let (login, certificate) = (servers.kafka_by_login(), servers.kafka_by_certificate());
+    let login = servers.kafka_by_login();
+    let certificate = servers.kafka_by_certificate();
     for mechanism in ["SCRAM-SHA-256", "scram-sha-512", "PLAIN"] {
         let env = [
             ("KAFKA_BROKERS", login.as_str()),
@@ -115,7 +116,8 @@ async fn every_way_to_log_in_to_kafka_works() {
         let once = world.once_with(&[], &env).await;
         assert_eq!(once.code, 0, "{mechanism}: {}", once.log);
     }
-    let (cert, key) = (file("client.pem"), file("client.key"));
+    let cert = file("client.pem");
+    let key = file("client.key");
     let env = [
         ("KAFKA_BROKERS", certificate.as_str()),
         ("KAFKA_SECURITY_PROTOCOL", "SSL"),

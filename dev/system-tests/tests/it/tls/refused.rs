@@ -58,7 +58,8 @@ const LOGIN_TO_KAFKA: [&str; 3] = [
 
 #[tokio::test]
 async fn a_redis_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
-    let (world, servers) = (world("tls-redis").await, servers().await);
+    let world = world("tls-redis").await;
+    let servers = servers().await;
     let file = |name| servers.certificates.path(name);
     let good = servers.redis_url(PASSWORD);
     let plain_port = shared().await.redis.url().replace("redis://", "rediss://");
@@ -107,7 +108,8 @@ async fn a_redis_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn a_mysql_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
-    let (world, servers) = (world("tls-mysql").await, servers().await);
+    let world = world("tls-mysql").await;
+    let servers = servers().await;
     let file = |name| servers.certificates.path(name);
     let at = |url: String| vec![("DATABASE_URL", format!("{url}{}", world.database()))];
     let good = servers.mysql_url(PASSWORD);
@@ -165,7 +167,8 @@ async fn a_mysql_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
-    let (world, servers) = (world("tls-refused-kafka").await, servers().await);
+    let world = world("tls-refused-kafka").await;
+    let servers = servers().await;
     let file = |name| servers.certificates.path(name);
     let good = servers.kafka_by_login();
     let mut in_plain_text = unset(&LOGIN_TO_KAFKA);
@@ -224,9 +227,11 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn one_broker_with_a_wrong_identity_is_tolerated_and_all_are_refused() {
-    let (world, servers) = (world("tls-one-of-two").await, servers().await);
+    let world = world("tls-one-of-two").await;
+    let servers = servers().await;
     world.set("KAFKA_SASL_MECHANISM", "PLAIN");
-    let (expired, good) = (servers.expired_kafka(), servers.kafka_by_login());
+    let expired = servers.expired_kafka();
+    let good = servers.kafka_by_login();
     for brokers in [format!("{expired},{good}"), format!("{good},{expired}")] {
         for _ in 0..2 {
             // librdkafka picks one of them at random.

@@ -46,10 +46,8 @@ async fn messages_codes_and_revocations() {
         assert_whole(&world, &coupon, 20, 20).await;
         assert_kept(&world, &coupon, &answers, &[giver, revoked]).await;
         for user in people(20) {
-            let (told, other) = (
-                api.me(coupon.id, &user).await,
-                other.me(coupon.id, &user).await,
-            );
+            let told = api.me(coupon.id, &user).await;
+            let other = other.me(coupon.id, &user).await;
             assert_eq!(
                 (&told["status"], &told["slot"], &told["code"]),
                 (&other["status"], &other["slot"], &other["code"])

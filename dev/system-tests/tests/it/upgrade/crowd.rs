@@ -114,7 +114,9 @@ impl Told {
 
     /// The longest time between two accepted claims in which somebody was refused.
     pub(super) fn longest_closed(&self) -> Duration {
-        let (mut longest, mut last_yes, mut was_refused) = (Duration::ZERO, None, false);
+        let mut longest = Duration::ZERO;
+        let mut last_yes = None;
+        let mut was_refused = false;
         for (at, (_, answer)) in &self.0 {
             if answer.promised().is_none() {
                 was_refused = true;

@@ -60,7 +60,9 @@ impl SystemToUpgrade {
         let world = World::bare(WorldStores::shared().await, name).await;
         world.set("RECONCILE_CRON", "* * * * * *");
         migrate(&world, release).await;
-        let (mut apis, mut consumers, mut daemons) = (Vec::new(), Vec::new(), Vec::new());
+        let mut apis = Vec::new();
+        let mut consumers = Vec::new();
+        let mut daemons = Vec::new();
         for _ in 0..2 {
             daemons.push(world.daemon().await);
             consumers.push(world.consume().await);
@@ -176,7 +178,8 @@ impl SystemToUpgrade {
             ..
         } = self;
         let told = crowd.end().await;
-        let (refusals, closed) = (told.refusals(), told.longest_closed());
+        let refusals = told.refusals();
+        let closed = told.longest_closed();
         println!(
             "upgrade: {} answers, {} refusals, longest time without a yes {closed:?}",
             told.len(),

@@ -66,7 +66,8 @@ impl Injector {
     }
 
     async fn add_dead_letters(&self, people: &[(i64, UserId)], reason: &'static str) -> Result<()> {
-        let (coupon, drop) = (self.coupon.id.0, self.drop.id.0);
+        let coupon = self.coupon.id.0;
+        let drop = self.drop.id.0;
         for chunk in people.chunks(500) {
             let chunk = chunk.to_vec();
             self.db

@@ -68,9 +68,13 @@ impl Injector {
 
     async fn revoked(&self, (slot, user): &(Slot, UserId)) -> Result<Revocation> {
         let (coupon, drop) = self.target();
-        let (slot, user, once_per) = (Some(*slot), user.clone(), self.coupon.once_per);
-        let (reason, by) = ("drift".to_owned(), "drift".to_owned());
-        let (may_claim_again, operator) = (false, None);
+        let slot = Some(*slot);
+        let user = user.clone();
+        let once_per = self.coupon.once_per;
+        let reason = "drift".to_owned();
+        let by = "drift".to_owned();
+        let may_claim_again = false;
+        let operator = None;
         let after = 0;
         let new = NewRevocation {
             coupon,

@@ -54,7 +54,8 @@ impl Injector {
                 user_id: user.clone(),
                 claimed_at,
             };
-            let (key, payload) = (event.key(), event.encode());
+            let key = event.key();
+            let payload = event.encode();
             let record = FutureRecord::to(&self.kafka.topic)
                 .key(&key)
                 .payload(&payload);

@@ -19,7 +19,8 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
         let (Ended::Ok(answer), Some(line)) = (&op.ended, op.ended_line) else {
             continue;
         };
-        let (coupon, person) = (op.coupon, &op.person);
+        let coupon = op.coupon;
+        let person = &op.person;
         if matches!(
             answer,
             RecordedAnswer::NotAllowed | RecordedAnswer::SoldOut | RecordedAnswer::Waiting { .. }

@@ -15,7 +15,8 @@ pub(super) fn check(
     read: &RowsRead,
     found: &mut Vec<Violation>,
 ) {
-    let (drop, line) = (read.drop, read.line);
+    let drop = read.drop;
+    let line = read.line;
     let Some(facts) = history.drops.get(&drop) else {
         return;
     };
@@ -32,7 +33,8 @@ pub(super) fn check(
     let mut slots = HashMap::new();
     let mut people = HashMap::new();
     for row in &read.rows {
-        let (slot, person) = (row.slot, row.person.clone());
+        let slot = row.slot;
+        let person = row.person.clone();
         if u64::try_from(slot).map_or(true, |slot| slot < 1 || slot > quantity) {
             found.push(Violation::NoSuchSlot {
                 drop,

@@ -31,7 +31,8 @@ pub(super) struct Environment {
 impl Environment {
     pub(super) async fn new(name: &str, scenario: Scenario) -> Self {
         let mut stores = WorldStores::shared().await;
-        let (mut redis, mut kafka) = (None, None);
+        let mut redis = None;
+        let mut kafka = None;
         // A closed gate affects everybody on the same Redis.
         if scenario == Scenario::Gate {
             let own = redis.insert(RedisServer::start(RedisOptions::default()).await.unwrap());

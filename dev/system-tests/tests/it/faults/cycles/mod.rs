@@ -122,7 +122,8 @@ fn a_process_that_dies_twice_at_any_crash_point_is_fully_repaired() {
         .unwrap_or(1);
     let tally = Arc::new(CycleTally::default());
     let start = |lane: Vec<Point>| {
-        let (name, tally) = (lane[0].name(), Arc::clone(&tally));
+        let name = lane[0].name();
+        let tally = Arc::clone(&tally);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

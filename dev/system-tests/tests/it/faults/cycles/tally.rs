@@ -80,7 +80,8 @@ impl fmt::Display for CycleTally {
             "\n{:<18}{:>7}{:>7}{:>10}{:>8}{:>13}",
             "point", "cycles", "fired", "promises", "broken", "over-issued"
         )?;
-        let (mut cycles, mut all) = (0, SeenCycle::default());
+        let mut cycles = 0;
+        let mut all = SeenCycle::default();
         for point in Point::ALL {
             let (done, sum) = points.get(point).copied().unwrap_or_default();
             row(f, point.name(), done, sum)?;

@@ -56,10 +56,8 @@ async fn a_reconciler_in_trouble_is_fixed_from_its_mails() {
         .trim_start_matches("http://")
         .to_owned();
     assert_eq!(daemon.process.stop().await, 0);
-    let (deep, digest) = (
-        overdue(&f.world, "deep").await,
-        overdue(&f.world, "digest").await,
-    );
+    let deep = overdue(&f.world, "deep").await;
+    let digest = overdue(&f.world, "digest").await;
     let again = [
         ("LISTEN_ADDR", address.as_str()),
         ("DEEP_CRON", &deep),

@@ -27,10 +27,8 @@ async fn a_mail_without_a_request_links_to_its_subject() {
     let f = Fixture::new("mail-told").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let (spring, _) = f.held("Spring coupon", 20, 12).await;
-    let (deep, digest) = (
-        overdue(&f.world, "deep").await,
-        overdue(&f.world, "digest").await,
-    );
+    let deep = overdue(&f.world, "deep").await;
+    let digest = overdue(&f.world, "digest").await;
     let late = [
         ("DEEP_CRON", deep.as_str()),
         ("DIGEST_CRON", &digest),
