@@ -351,8 +351,7 @@ impl Record {
         let last = claims.len().saturating_sub(1);
         let is_batch = claims.len() > 1;
         let record = |(at, claim): (usize, Result<ClaimEvent, Undecodable>)| {
-            let key = key.filter(|_| !is_batch);
-            let claim = claim.and_then(|event| checked(key, event));
+            let claim = claim.and_then(checked);
             // Copies only what is stored: a batch of messages may decompress to more than fits in
             // memory.
             let kept = if is_batch && claim.is_ok() {
@@ -394,8 +393,7 @@ fn shortened(error: &str) -> String {
     error.chars().take(LONGEST_ERROR).collect()
 }
 
-fn checked(key: Option<&[u8]>, event: ClaimEvent) -> Result<Claim, Undecodable> {
-    let named = event.key();
+fn checked(event: ClaimEvent) -> Result<Claim, Undecodable> {
     let claim = Claim {
         coupon_id: event.coupon_id,
         drop_id: event.drop_id,
@@ -417,13 +415,6 @@ fn checked(key: Option<&[u8]>, event: ClaimEvent) -> Result<Claim, Undecodable> 
             YEARS.start(),
             YEARS.end()
         ));
-    }
-    // Earlier producers used only the coupon as the key.
-    if let Some(key) =
-        key.filter(|key| *key != named.as_bytes() && *key != claim.coupon_id.to_string().as_bytes())
-    {
-        let key = String::from_utf8_lossy(key);
-        return refuse(format!("the key is {key:?}, the value names {named:?}"));
     }
     Ok(claim)
 }
@@ -493,18 +484,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_claim_is_read_with_its_key_or_without_one() {
-        for key in [None, Some(&b"1:37"[..]), Some(&b"1"[..])] {
-            assert_eq!(decode(key, GOOD.as_bytes()).unwrap().slot, 37, "{key:?}");
-        }
-    }
-
-    #[test]
-    fn a_key_that_names_another_coupon_or_slot_is_refused_and_the_claim_kept() {
-        for key in ["2", "", "01", "x", "1:38", "2:37", "1:", "1:037"] {
-            let refused = decode(Some(key.as_bytes()), GOOD.as_bytes()).unwrap_err();
-            assert_eq!(refused.reason, "undecodable");
-            assert_eq!(refused.fragments.slot, Some(37));
+    fn a_claim_is_read_whatever_the_key_of_its_message_is() {
+        for key in [None, Some("1:37"), Some("1"), Some("2:38"), Some("")] {
+            let claim = decode(key.map(str::as_bytes), GOOD.as_bytes());
+            assert_eq!(claim.unwrap().slot, 37, "{key:?}");
         }
     }
 
