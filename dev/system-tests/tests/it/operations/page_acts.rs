@@ -98,7 +98,10 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
         .text()
         .await
         .unwrap();
-    assert!(refused.contains("Another number of repairs"), "{refused}");
+    assert!(
+        refused.contains("number of held-back repairs has changed"),
+        "{refused}"
+    );
     let (status, run) = ask(&pass, "confirm", (" Winter coupon ", "3")).await;
     assert_eq!(status, 303);
     ended(&run, "repaired").await;
