@@ -153,7 +153,7 @@ fn by_redis(
         drop.quantity = meta.quantity;
         drop.closed_early = meta.closed_early;
         coupon.waiting_list = meta.waiting_list;
-        coupon.allow = meta.allow.clone();
+        coupon.allow.clone_from(&meta.allow);
     }
     // A drop that is about to be moved is withheld: it alone looks paused.
     if !known.is_empty() {

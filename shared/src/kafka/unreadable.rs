@@ -287,7 +287,7 @@ fn behind(
         };
         if is_unreadable(offset)? {
             bad = offset;
-            step = step * 2;
+            step *= 2;
         } else {
             good = offset;
             gallops = false;
