@@ -47,6 +47,7 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     }
     #[allow(clippy::cast_precision_loss, reason = "counts")]
     let statements = own.cost.mysql_statements as f64;
+    #[allow(clippy::cast_precision_loss, reason = "counts")]
     let requests = own.tally.requests as f64;
     let measurement = Measurement::of(
         PART,

@@ -1,6 +1,6 @@
-//! Two minutes in which everyone wins, long enough for a backlog of rows to show: in many drops, one
-//! after the other, and in a single one, whose index of users is larger than MySQL's default memory.
-//! Then a crowd that wins while passes compare the claims of that closed drop.
+//! Two minutes in which everyone wins, long enough for a backlog of rows to show: in many drops,
+//! one after the other, and in a single one, whose index of users is larger than MySQL's default
+//! memory. Then a crowd that wins while passes compare the claims of that closed drop.
 
 use std::process::Stdio;
 use std::time::Instant;

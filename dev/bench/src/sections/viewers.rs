@@ -88,6 +88,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         );
         #[allow(clippy::cast_precision_loss, reason = "thousands")]
         let answered = answered as f64 / seconds;
+        #[allow(clippy::cast_precision_loss, reason = "thousands")]
         let live = live as f64 / seconds.floor() / f64::from(OPERATORS);
         ensure!(
             live > 0.5,

@@ -227,8 +227,8 @@ async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     }
 }
 
-/// People whom Redis forgot, has on other slots, twice on one slot, or above the quantity; and a drop
-/// of which it has nothing.
+/// People whom Redis forgot, has on other slots, twice on one slot, or above the quantity; and a
+/// drop of which it has nothing.
 #[tokio::test]
 async fn people_whom_redis_has_wrongly_get_the_slots_of_their_rows_or_free_ones() {
     let fixture = Fixture::new("d-wrong").await;

@@ -56,7 +56,7 @@ async fn measure(coupons: u32) -> [f64; 3] {
             .await
             .unwrap_or_default();
         if took > 0.0 {
-            seen = seen + 1;
+            seen += 1;
             best = best.min(took);
         }
         seen > 20
