@@ -16,7 +16,8 @@ use crate::http::{request_id, wrong_tokens};
 pub const DEFAULT_LOGS: &str = "info";
 
 /// Libraries that repeat themselves. `rdkafka::client` logs again what librdkafka logs, hundreds of
-/// times while no broker answers. A directive of `RUST_LOG` for the same library wins.
+/// times while no broker answers. They are quieter wherever `RUST_LOG` begins with a level from info
+/// on; its directive for the same library wins.
 const QUIET: &str = "tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
 /// Logs to standard error what `RUST_LOG` selects. A second call in one process (tests) changes
@@ -44,7 +45,15 @@ pub fn init_logs_as(filter: &str) {
 }
 
 fn log_filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::try_new(format!("{QUIET},{directives}"))
+    let first = directives.split(',').next().unwrap_or_default().trim();
+    let is_verbose = ["info", "debug", "trace"]
+        .iter()
+        .any(|level| first.eq_ignore_ascii_case(level));
+    if is_verbose {
+        EnvFilter::try_new(format!("{QUIET},{directives}"))
+    } else {
+        EnvFilter::try_new(directives)
+    }
 }
 
 /// Lines with the id of the request that the task works on. Not by a span for each request: that
@@ -141,6 +150,8 @@ mod tests {
             assert!(shown(usual).contains("librdkafka=warn"), "{usual}");
             assert!(shown(usual).contains("rdkafka::client=off"), "{usual}");
         }
+        assert_eq!(shown("off"), "off");
+        assert_eq!(shown("error"), "error");
         let named = shown("info,librdkafka=debug");
         assert!(named.contains("librdkafka=debug"), "{named}");
         assert!(!named.contains("librdkafka=warn"), "{named}");

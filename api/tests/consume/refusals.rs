@@ -68,17 +68,13 @@ async fn poison_of_every_kind_is_stored_once_and_later_messages_are_issued() {
     let poison = poison(drop, other);
     let mut messages = vec![(0, None, good(1))];
     messages.extend(poison.iter().map(|(payload, _)| (0, None, payload.clone())));
-    messages.push((0, Some("not the coupon".into()), good(9)));
     messages.extend((2..=10).map(|slot| (0, None, good(slot))));
     let raw = vec![0xff_u8, 0xfe, 0x00];
     world.send(vec![(0, None, Some(raw))]).await;
     world.send(messages).await;
 
     let mut expected: BTreeMap<String, u64> = BTreeMap::new();
-    for (_, reason) in poison
-        .iter()
-        .chain(&[(None, "undecodable"), (None, "undecodable")])
-    {
+    for (_, reason) in poison.iter().chain(&[(None, "undecodable")]) {
         *expected.entry((*reason).to_owned()).or_default() += 1;
     }
     world

@@ -93,11 +93,24 @@ impl TestTopic {
     /// Sends one batch of a foreign producer, however far it expands; returns the first offset.
     /// `codec` is a Kafka codec name.
     pub async fn produce_batch(&self, partition: i32, codec: &str, payloads: &[Vec<u8>]) -> i64 {
+        self.produce_batches(partition, codec, payloads, payloads.len())
+            .await
+    }
+
+    /// The same as batches of `each` messages.
+    pub async fn produce_batches(
+        &self,
+        partition: i32,
+        codec: &str,
+        payloads: &[Vec<u8>],
+        each: usize,
+    ) -> i64 {
         const LARGEST: &str = "500000000";
         let mut config = self.config();
         config
             .set("compression.codec", codec)
             .set("linger.ms", "60000")
+            .set("batch.num.messages", each.to_string())
             .set("queue.buffering.max.kbytes", "1000000");
         config
             .set("message.max.bytes", LARGEST)

@@ -92,7 +92,9 @@ impl World {
         let epoch = self.redis.own("epoch");
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
-            let has_begun = daemon.process.log().contains("pass ended");
+            let log = daemon.process.log();
+            // Another daemon may run the passes.
+            let has_begun = log.contains("pass ended") || log.contains("the pass must wait");
             has_begun
                 && self.redis.command::<bool>(&["EXISTS", &epoch]).await
                 && self.sql.number(running).await == 0

@@ -149,7 +149,11 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
         partition,
     };
     let found = place.look(offset);
-    // Dropping it takes a tenth of a second, and longer if a broker does not answer.
+    // A client fetches a malformed batch again and again until it is closed, and closing takes a
+    // tenth of a second, or much longer if a broker is silent.
+    if let Err(error) = client.unassign() {
+        tracing::debug!(%error, "a client that has looked at a partition goes on fetching it");
+    }
     std::thread::spawn(move || drop(client));
     found
 }

@@ -80,6 +80,9 @@ impl Record {
     pub(crate) fn failed(&self, reason: &'static str, error: &str) -> FailedClaim {
         let known = match &self.claim {
             Ok(claim) => fragments(claim),
+            // Without its instant nobody can judge a claim by the drop's window, so its dead letter
+            // names nobody, and no pass issues it.
+            Err(undecodable) if !is_timed(&undecodable.fragments) => Fragments::default(),
             Err(undecodable) => undecodable.fragments.clone(),
         };
         FailedClaim {
@@ -98,6 +101,12 @@ impl Record {
             trace: self.trace,
         }
     }
+}
+
+fn is_timed(fragments: &Fragments) -> bool {
+    fragments
+        .claimed_at
+        .is_some_and(|at| YEARS.contains(&at.year()))
 }
 
 /// The message with only this claim.

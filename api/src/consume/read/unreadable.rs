@@ -17,10 +17,7 @@ use std::ops::Range;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use firstcome_shared::kafka::{
-    KafkaSettings, LookResult, UnreadableAt, UnreadableCause, UnreadableRange, look,
-    unreadable_range,
-};
+use firstcome_shared::kafka::{KafkaSettings, LookResult, UnreadableRange, look, unreadable_range};
 use rdkafka::error::KafkaResult;
 
 /// Messages wait and none arrives for this long; less if the loop counts as stuck earlier.
@@ -265,18 +262,6 @@ impl UnreadableWatch {
         } = at;
         let range = match found {
             Ok(Found::Unreadable(range)) => range,
-            // After an error nothing is skipped without a trace: these may be the garbled offsets.
-            Ok(Found::Message(next)) if next > at.next && self.is_doubted(now) => {
-                self.held.remove(&partition);
-                self.left_out.insert(partition, now);
-                let first = UnreadableAt {
-                    partition,
-                    offset: at.next,
-                    cause: UnreadableCause::Garbled,
-                };
-                let range = UnreadableRange { first, next };
-                return Some(WatchStep::LeaveOut { assignment, range });
-            }
             Ok(Found::Message(next)) => {
                 // The consumer is only busy, unless an error may have led its client elsewhere or
                 // it does not follow a seek.
@@ -452,6 +437,8 @@ fn found_at(settings: &KafkaSettings, due: &DueLook) -> KafkaResult<Found> {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::kafka::{UnreadableAt, UnreadableCause};
+
     use super::*;
 
     const STUCK: Duration = Duration::from_secs(30);
@@ -565,27 +552,6 @@ mod tests {
             next: 7,
         };
         assert_eq!(seen, [(10_000, release)]);
-    }
-
-    #[test]
-    fn offsets_before_the_next_message_become_a_dead_letter_after_an_error_only() {
-        let found = |_, _| Found::Message(9);
-        let left_out = WatchStep::LeaveOut {
-            assignment: 1,
-            range: UnreadableRange {
-                first: UnreadableAt {
-                    partition: 1,
-                    offset: 7,
-                    cause: UnreadableCause::Garbled,
-                },
-                next: 9,
-            },
-        };
-        let mut watch = UnreadableWatch::new(STUCK);
-        assert_eq!(steps(&mut watch, 6, &readings(&[(1, 7, 20)]), found), []);
-        watch.error(Instant::now());
-        let seen = steps(&mut watch, 6, &readings(&[(1, 7, 20)]), found);
-        assert_eq!(seen.first(), Some(&(5_000, left_out)));
     }
 
     #[test]

@@ -34,26 +34,25 @@ async fn flood_of_malformed_records_on_all_partitions_loses_no_claim() {
         };
         claim.encode().into_bytes()
     };
-    for batch in 0..BATCHES {
-        // Four at a time: each has a client of Kafka.
-        for few in [0..4, 4..8, 8..PARTITIONS] {
-            join_all(few.map(|partition| {
+    join_all((0..PARTITIONS).map(|partition| {
+        let claims: Vec<_> = (0..BATCHES)
+            .flat_map(|batch| {
                 let slot = 3 * (batch * PARTITIONS + partition) + 1;
-                let claims = [
+                [
                     claim(slot, format!("good-{slot}")),
                     claim(slot + 1, format!("malformed-{slot}-")),
                     claim(slot + 2, format!("good-{}", slot + 2)),
-                ];
-                let topic = &world.topic;
-                async move {
-                    topic
-                        .produce_batch(partition.cast_signed(), "none", &claims)
-                        .await
-                }
-            }))
-            .await;
+                ]
+            })
+            .collect();
+        let topic = &world.topic;
+        async move {
+            topic
+                .produce_batches(partition.cast_signed(), "none", &claims, 3)
+                .await
         }
-    }
+    }))
+    .await;
     let topic = world.setting("KAFKA_TOPIC");
     for batch in 0..batches {
         let user = format!("\"malformed-{}-\"", 3 * batch + 1);

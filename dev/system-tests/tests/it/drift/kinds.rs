@@ -179,14 +179,24 @@ async fn failed_claims_are_issued_resolved_as_duplicates_or_readmitted() {
 async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     let fixture = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
+    // Alone: its user gets a row by a later repair once the admission is overdue.
+    let gap = DriftCase {
+        drift: Drift::CountGap,
+        n: 2,
+        kind,
+        held: 12,
+        end: 13,
+    };
+    let (coupon, _) = mend(&fixture, &[gap]).await.remove(0);
+    for (user, slot) in [("u-101", 13), ("u-102", 14), ("u-103", 16)] {
+        let answer = fixture.api.claim(coupon.id, user).await;
+        assert_eq!(
+            answer.promised(),
+            Some((coupon.drop, slot)),
+            "skipped slots are given out first"
+        );
+    }
     let cases = [
-        DriftCase {
-            drift: Drift::CountGap,
-            n: 2,
-            kind,
-            held: 12,
-            end: 13,
-        },
         DriftCase {
             drift: Drift::CountLower,
             n: 3,
@@ -216,15 +226,7 @@ async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
             end: 12,
         },
     ];
-    let (coupon, _) = mend(&fixture, &cases).await.remove(0);
-    for (user, slot) in [("u-101", 13), ("u-102", 14), ("u-103", 16)] {
-        let answer = fixture.api.claim(coupon.id, user).await;
-        assert_eq!(
-            answer.promised(),
-            Some((coupon.drop, slot)),
-            "skipped slots are given out first"
-        );
-    }
+    mend(&fixture, &cases).await;
 }
 
 /// People whom Redis forgot, has on other slots, twice on one slot, or above the quantity; and a

@@ -72,7 +72,6 @@ async fn repairs_work(fixture: &Fixture) {
         case(Drift::Unissued, 3, Kind::Unissued, 20, 20),
         case(Drift::FailedSlotTaken, 2, Kind::FailedClaim, 12, 14),
         case(Drift::MissingAdmission, 3, Kind::MissingAdmission, 20, 20),
-        case(Drift::CountGap, 2, Kind::CountMismatch, 12, 13),
         case(Drift::RedisLost, 1, Kind::RedisLost, 20, 20),
     ];
     mend(fixture, &cases).await;
