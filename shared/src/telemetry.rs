@@ -16,8 +16,8 @@ use crate::http::{request_id, wrong_tokens};
 pub const DEFAULT_LOGS: &str = "info";
 
 /// Libraries that repeat themselves. `rdkafka::client` logs again what librdkafka logs, hundreds of
-/// times while no broker answers. They are quieter wherever `RUST_LOG` begins with a level from info
-/// on; its directive for the same library wins.
+/// times while no broker answers. They are quieter wherever `RUST_LOG` begins with a level from
+/// info on; its directive for the same library wins.
 const QUIET: &str = "tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
 /// Logs to standard error what `RUST_LOG` selects. A second call in one process (tests) changes
