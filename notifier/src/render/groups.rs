@@ -312,8 +312,33 @@ fn traces(group: &ReasonGroup<'_>) -> Option<String> {
     })
 }
 
+/// Positions in the topic that cannot be read for the same reason, each by its numbers: an operator
+/// looks there.
+fn positions(texts: &[&str]) -> Option<String> {
+    const UNREADABLE: &str = " cannot be read: ";
+    let (_, reason) = texts.first()?.split_once(UNREADABLE)?;
+    let places: Option<Vec<&str>> = texts
+        .iter()
+        .map(|text| {
+            let (place, why) = text.split_once(UNREADABLE)?;
+            (why == reason && place.contains(" of partition ")).then_some(place)
+        })
+        .collect();
+    let places = places?;
+    let more = if places.len() > STRETCHES {
+        ", …"
+    } else {
+        ""
+    };
+    let named = places[..places.len().min(STRETCHES)].join(", ");
+    Some(format!("{named}{more}{UNREADABLE}{reason}"))
+}
+
 /// Merges texts that differ only in numbers: a number that differs becomes a range.
 fn merged(texts: &[&str]) -> String {
+    if let Some(positions) = positions(texts) {
+        return positions;
+    }
     let parts: Vec<Vec<&str>> = texts
         .iter()
         .map(|text| {
@@ -421,6 +446,18 @@ mod tests {
     fn grouped(findings: &[Finding]) -> Vec<String> {
         let placed: Vec<Placed<'_>> = findings.iter().map(|finding| (None, finding)).collect();
         reasons(&placed, |_| Some("issued late".to_owned()))
+    }
+
+    #[test]
+    fn each_unreadable_position_is_named() {
+        let texts = [
+            "offset 43 of partition 2 cannot be read: the checksum is wrong",
+            "offsets 16 to 17 of partition 4 cannot be read: the checksum is wrong",
+        ];
+        assert_eq!(
+            merged(&texts),
+            "offset 43 of partition 2, offsets 16 to 17 of partition 4 cannot be read: the checksum is wrong"
+        );
     }
 
     #[test]
