@@ -492,6 +492,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_dead_letter_of_a_message_without_a_readable_instant_names_nobody() {
+        let of = |payload: &str| record(0, 0, 0, payload).failed("undecodable", "");
+        for instant in ["soon", "", "9999-12-31T00:00:00Z"] {
+            let failed = of(&GOOD.replace("2026-12-01T06:00:00.123Z", instant));
+            assert!(failed.user_id.is_none(), "{instant}");
+            assert_eq!((failed.slot, failed.claimed_at), (None, None), "{instant}");
+        }
+        assert!(of(&GOOD.replace("37,", "0,")).user_id.is_some());
+    }
+
+    #[test]
     fn a_message_without_a_value_is_an_empty_one() {
         let source = MessageOrigin {
             topic: "t".into(),
