@@ -8,7 +8,6 @@ use firstcome_shared::redis::RedisError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Happening {
     /// Null if it is not known.
@@ -45,15 +44,12 @@ pub enum Holds {
 /// A user's story with a coupon.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Story {
-    /// The coupon.
     pub coupon_id: CouponId,
-    /// Its name.
     #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     /// In full.
     #[schema(example = "u-37")]
     pub user_id: String,
-    /// The present state.
     pub holds: Holds,
     /// The state in a sentence, with what to do.
     #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]

@@ -57,7 +57,6 @@ impl Default for Body {
 /// A pass that was started.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Started {
-    /// Its id.
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     run_id: String,
 }

@@ -86,7 +86,6 @@ impl Code {
     }
 }
 
-/// An error.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
     /// `about:blank`; see `code`.

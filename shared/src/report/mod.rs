@@ -301,13 +301,11 @@ pub struct Examined {
 /// The report of a pass on one drop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DropReport {
-    /// The coupon.
     pub coupon_id: CouponId,
     /// Its name at that time.
     #[serde(default)]
     #[schema(example = "Winter coupon")]
     pub coupon_name: String,
-    /// The drop.
     pub drop_id: DropId,
     pub quantity: u32,
     /// Every promise has its row, none is broken, no row is one too many, and no user waits

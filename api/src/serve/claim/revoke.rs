@@ -28,7 +28,6 @@ const ATTEMPTS: usize = 3;
 pub(crate) struct Revoked {
     #[schema(example = "revoked")]
     status: &'static str,
-    /// The drop.
     drop_id: DropId,
     /// Null for a place on the waiting list.
     slot: Option<Slot>,

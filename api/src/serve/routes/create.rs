@@ -33,17 +33,15 @@ use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 
-/// A new coupon.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewCouponBody {
-    /// Its name, at least one character.
+    /// At least one character.
     #[schema(example = "Winter coupon", max_length = 200)]
     name: String,
     /// Quantity of each drop.
     #[schema(example = 100, minimum = 1, maximum = 10_000_000)]
     quantity: i64,
-    /// Scope in which a user may hold one coupon.
     once_per: OncePer,
     /// Places on the waiting list of a sold-out drop.
     #[serde(default)]

@@ -19,7 +19,6 @@ use crate::serve::state::App;
 const MAX_REASON_CHARS: usize = 200;
 const MAX_BY_CHARS: usize = 100;
 
-/// A revocation.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RevokeBody {

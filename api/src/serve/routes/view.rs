@@ -21,24 +21,20 @@ use super::etag;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 use crate::serve::state::Services;
 
-/// A coupon.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Coupon)]
 pub(crate) struct CouponView {
     id: CouponId,
-    /// Its name.
     #[schema(example = "Winter coupon")]
     name: String,
     /// Quantity of future drops.
     quantity: Slot,
-    /// Scope in which a user may hold one coupon.
     once_per: OncePer,
     /// Places on the waiting list of a sold-out drop.
     waiting_list: u32,
     /// An operator has stopped admission.
     paused: bool,
-    /// Who may claim: null is everybody, `list` users on its allow list, `group:NAME` users whose
-    /// token names that group.
+    /// Who may claim, as in `NewCouponBody`.
     #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,
     /// Counts changes of the settings, not of what is left; also the `ETag`, in quotes.

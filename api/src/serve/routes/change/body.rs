@@ -18,7 +18,6 @@ use crate::serve::routes::validate;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChangeBody {
-    /// Its name.
     #[schema(example = "Winter coupon", max_length = 200)]
     name: Option<String>,
     /// Quantity of each drop that is not closed, and of later ones.

@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 
 const HEAD: &str = "# HTTP routes\n\nFor client developers: every route, parameter and type of both services, made from their \
                     `/openapi.json` by `cargo xtask api-docs`; a test compares it. A response with a status of 400 or more has the \
-                    body `Problem` unless it says otherwise; 429 and 503 have `Retry-After`. Parameters and statuses that a route \
-                    only names are explained at the beginning of its service. A field that may be null may also be missing. How to \
-                    work with the routes is in [OPERATIONS](OPERATIONS.md).\n";
+                    body `Problem` unless it says otherwise; 429 and 503 have `Retry-After`. Every route under `/v1` may answer 503; \
+                    one that needs `ops` also 400, 401 and 429, one with a body 413, and one of `ops` that is no `GET` 403. Parameters \
+                    and statuses that a route only names, or has by this rule, are explained at the beginning of its service. A field \
+                    that may be null may also be missing. How to work with the routes is in [OPERATIONS](OPERATIONS.md).\n";
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value[name].as_str().unwrap_or_default()
@@ -168,8 +169,9 @@ impl Shared {
         Self(most.collect())
     }
 
-    /// Writes the lines that are not shared, then the names of the shared ones.
-    fn rest(&self, out: &mut String, named_lines: &[(String, String)]) {
+    /// Writes the lines that are not shared, then the names of the shared ones that are not
+    /// implied.
+    fn rest(&self, out: &mut String, named_lines: &[(String, String)], implied: &[&str]) {
         let is_shared =
             |(name, line): &&(String, String)| self.0.get(name).is_some_and(|own| own == line);
         for (_, line) in named_lines.iter().filter(|one| !is_shared(one)) {
@@ -179,6 +181,7 @@ impl Shared {
             .iter()
             .filter(is_shared)
             .map(|(name, _)| name.as_str())
+            .filter(|name| !implied.contains(name))
             .collect();
         if !names.is_empty() {
             let _ = writeln!(out, "- {}", names.join(", "));
@@ -227,7 +230,30 @@ fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Valu
         .flat_map(|(path, item)| object(item).map(move |(method, of)| (path, method, of)))
 }
 
-fn operation(out: &mut String, operation: &Value, shared: [&Shared; 2]) {
+/// The statuses that a route has by the rule in [`HEAD`].
+fn implied_statuses(path: &str, method: &str, operation: &Value) -> Vec<&'static str> {
+    let mut statuses = Vec::new();
+    if !path.starts_with("/v1/") {
+        return statuses;
+    }
+    statuses.push("503");
+    if needs(operation).any(|name| name == "ops") {
+        statuses.extend(["400", "401", "429"]);
+        statuses.extend((method != "get").then_some("403"));
+    }
+    statuses.extend(operation["requestBody"].is_object().then_some("413"));
+    statuses
+}
+
+/// The security schemes of a route.
+fn needs(operation: &Value) -> impl Iterator<Item = &String> {
+    list(&operation["security"])
+        .iter()
+        .flat_map(object)
+        .map(|(name, _)| name)
+}
+
+fn operation(out: &mut String, operation: &Value, shared: [&Shared; 2], implied_statuses: &[&str]) {
     let description = line(text(operation, "description"));
     let sentences = match text(operation, "summary") {
         "" => description,
@@ -236,21 +262,17 @@ fn operation(out: &mut String, operation: &Value, shared: [&Shared; 2]) {
     if !sentences.is_empty() {
         let _ = writeln!(out, "{}\n", sentences.trim_end());
     }
-    let needs = list(&operation["security"])
-        .iter()
-        .flat_map(object)
-        .map(|(name, _)| format!("`{name}`"));
-    let needs: Vec<String> = needs.collect();
+    let needs: Vec<String> = needs(operation).map(|name| format!("`{name}`")).collect();
     if !needs.is_empty() {
         let _ = writeln!(out, "- Needs {}", needs.join(" or "));
     }
     let [shared_parameters, shared_answers] = shared;
-    shared_parameters.rest(out, &parameters(operation));
+    shared_parameters.rest(out, &parameters(operation), &[]);
     let asked = body(&operation["requestBody"]["content"]);
     if !asked.is_empty() {
         let _ = writeln!(out, "- Body: {asked}");
     }
-    shared_answers.rest(out, &answers(operation));
+    shared_answers.rest(out, &answers(operation), implied_statuses);
 }
 
 /// `before`: the document of the other service. Types that both have are not repeated.
@@ -281,7 +303,8 @@ fn service(out: &mut String, document: &Value, before: Option<&Value>) {
     shared_answers.write(out, "Responses of many routes");
     for (path, method, of) in operations(document) {
         let _ = write!(out, "\n### `{} {path}`\n\n", method.to_uppercase());
-        operation(out, of, [&shared_parameters, &shared_answers]);
+        let implied = implied_statuses(path, method, of);
+        operation(out, of, [&shared_parameters, &shared_answers], &implied);
     }
     out.push_str("\n### Types\n");
     let is_known = |name: &str, schema: &Value| {
@@ -326,23 +349,9 @@ fn gaps(document: &Value) -> Vec<String> {
     for (path, item) in object(&document["paths"]) {
         for (method, of) in object(item) {
             let mut gap = |what: String| gaps.push(format!("{method} {path}: {what}"));
-            let needs: Vec<&String> = list(&of["security"])
-                .iter()
-                .flat_map(object)
-                .map(|(name, _)| name)
-                .collect();
-            let mut statuses = Vec::new();
-            if path.starts_with("/v1/") {
-                statuses.push("503");
-                statuses.extend(if needs.is_empty() {
-                    &[][..]
-                } else {
-                    &["400", "401"]
-                });
-                statuses.extend(of["requestBody"].is_object().then_some("413"));
-                statuses.extend(
-                    (needs.iter().any(|name| *name == "ops") && method != "get").then_some("403"),
-                );
+            let mut statuses = implied_statuses(path, method, of);
+            if path.starts_with("/v1/") && needs(of).next().is_some() {
+                statuses.extend(["400", "401"]);
             }
             for status in statuses
                 .into_iter()
