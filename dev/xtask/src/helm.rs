@@ -183,7 +183,7 @@ struct Chart {
 }
 
 /// Values that must be refused, with a word of the reason.
-const REFUSED: [(&str, &str); 22] = [
+const REFUSED: [(&str, &str); 25] = [
     ("every pod", "secrets.api.TRUSTED_HEADER_SECRET="),
     (
         "TRUSTED_HEADER_SECRET",
@@ -214,6 +214,19 @@ const REFUSED: [(&str, &str); 22] = [
     (
         "clear secrets.api.TRUSTED_HEADER_SECRET",
         "settings.api.USER_AUTH=jwt",
+    ),
+    (
+        "JWT_ISSUER",
+        "settings.api.USER_AUTH=jwt,secrets.api.TRUSTED_HEADER_SECRET=,settings.api.JWT_ALGORITHM=RS256",
+    ),
+    (
+        "JWT_JWKS_URL",
+        "settings.api.USER_AUTH=jwt,secrets.api.TRUSTED_HEADER_SECRET=,settings.api.JWT_ALGORITHM=RS256,\
+         settings.api.JWT_ISSUER=i,settings.api.JWT_AUDIENCE=a",
+    ),
+    (
+        "maxReplicas",
+        "consumer.autoscaling.enabled=true,consumer.autoscaling.minReplicas=13",
     ),
     ("LISTEN_ADDR", "settings.api.LISTEN_ADDR=127.0.0.1:8080"),
     ("METRICS_ADDR", "settings.api.METRICS_ADDR="),

@@ -30,6 +30,25 @@
 {{- if and (eq $how "jwt") (not $v.existingSecrets.api) (index $secrets.api "TRUSTED_HEADER_SECRET") }}
 {{- fail "clear secrets.api.TRUSTED_HEADER_SECRET: it is the gateway's, and settings.api.USER_AUTH is jwt; with both the API does not start" }}
 {{- end }}
+{{- if and (eq $how "jwt") (not $v.existingSecrets.api) }}
+{{- range list "JWT_ALGORITHM" "JWT_ISSUER" "JWT_AUDIENCE" }}
+{{- if not (or (index $settings.api .) (index $secrets.api .)) }}
+{{- fail (printf "set settings.api.%s: settings.api.USER_AUTH is jwt, and without it the API does not start" .) }}
+{{- end }}
+{{- end }}
+{{- $keys := false }}
+{{- range list "JWT_JWKS_URL" "JWT_JWKS_FILE" "JWT_PUBLIC_KEY_FILE" "JWT_SECRET" }}
+{{- $keys = or $keys (index $settings.api .) (index $secrets.api .) }}
+{{- end }}
+{{- if not $keys }}
+{{- fail "set secrets.api.JWT_JWKS_URL, or another source of the keys of tokens: settings.api.USER_AUTH is jwt" }}
+{{- end }}
+{{- end }}
+{{- with $v.consumer.autoscaling }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail "set consumer.autoscaling.maxReplicas to at least minReplicas" }}
+{{- end }}
+{{- end }}
 {{- range list "automountServiceAccountToken" "containers" "enableServiceLinks" "restartPolicy" "securityContext" "terminationGracePeriodSeconds" "topologySpreadConstraints" "volumes" }}
 {{- if hasKey $v.pod . }}
 {{- fail (printf "take pod.%s away: the chart sets it itself" .) }}

@@ -46,6 +46,7 @@ fn problems(objects: &[Object], programs: &Programs) -> Result<Problems> {
         unused.map(|(kind, name)| format!("deploy/kubernetes: nothing uses the {kind} {name}")),
     );
     problems.extend(unguarded(objects));
+    problems.extend(undrainable(objects));
     problems.extend(selecting_nothing(objects));
     Ok(problems)
 }
@@ -246,6 +247,23 @@ fn unguarded(objects: &[Object]) -> Problems {
         .collect()
 }
 
+/// PodDisruptionBudgets that keep a node from being drained while pods are not ready.
+fn undrainable(objects: &[Object]) -> Problems {
+    let budgets = objects.iter().filter(|object| {
+        object.kind() == "PodDisruptionBudget"
+            && object.value["spec"]["unhealthyPodEvictionPolicy"] != "AlwaysAllow"
+    });
+    budgets
+        .map(|object| {
+            format!(
+                "{}: PodDisruptionBudget {} keeps pods that are not ready",
+                object.path,
+                object.name()
+            )
+        })
+        .collect()
+}
+
 /// Objects whose selector selects no pod.
 fn selecting_nothing(objects: &[Object]) -> Problems {
     let pods: Vec<_> = objects
@@ -300,6 +318,10 @@ kind: NetworkPolicy
 metadata: {name: consumer}
 spec: {podSelector: {matchLabels: {part: consumer}}}
 ---
+kind: PodDisruptionBudget
+metadata: {name: consumer}
+spec: {unhealthyPodEvictionPolicy: AlwaysAllow, selector: {matchLabels: {part: consumer}}}
+---
 kind: Deployment
 metadata: {name: consumer}
 spec:
@@ -311,7 +333,7 @@ spec:
       securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
       containers:
         - name: consumer
-          image: firstcome:0.1.0
+          image: firstcome:0.2.0
           args: [firstcome-api, consume]
           envFrom: [{configMapRef: {name: settings}}]
           ports: [{containerPort: 8082}]
@@ -357,7 +379,7 @@ spec:
                 "not restricted",
             ),
             ("drop: [ALL]", "drop: []", "not restricted"),
-            ("firstcome:0.1.0", "firstcome", "no version"),
+            ("firstcome:0.2.0", "firstcome", "no version"),
             (
                 "containerPort: 8082",
                 "containerPort: 80",
@@ -378,6 +400,11 @@ spec:
                 "selector: {matchLabels: {part: consumer}}\n  template",
                 "selector: {matchLabels: {part: api}}\n  template",
                 "selects no pod",
+            ),
+            (
+                "unhealthyPodEvictionPolicy: AlwaysAllow",
+                "maxUnavailable: 1",
+                "keeps pods that are not ready",
             ),
             (
                 "data: {",
