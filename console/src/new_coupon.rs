@@ -228,7 +228,7 @@ fn shown(
     preview: Option<&Preview>,
 ) -> Response {
     let (top, has_api) = (
-        Top::new("New coupon", "new", Some(session)),
+        Top::new("New coupon", Some(session), "new"),
         page.services.has_api(),
     );
     let (zones, is_blank) = (

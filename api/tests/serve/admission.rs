@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::json;
 
@@ -99,7 +100,7 @@ async fn one_person_many_times_at_once_gets_one_slot() {
 #[tokio::test]
 async fn what_is_refused_leaves_redis_as_it_was() {
     let (world, api) = ServeWorld::with_api().await;
-    let (early, _) = api.make(coupon(5, 10, 20)).await;
+    let (early, _) = api.make(coupon(5, 10..=20)).await;
     let (late, _) = world.make_over(&api, 5).await;
     let (stopped, _) = api.make(open(5)).await;
     assert_eq!(
@@ -208,7 +209,7 @@ async fn a_body_is_not_needed_and_not_read() {
 async fn one_damaged_person_spoils_nobody_else_s_claim_in_the_same_call() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(1_000)).await;
-    let keys = world.keys(id, drop);
+    let keys = world.keys(id, DropId(drop));
     let damage = format!("{drop}:99999999999");
     world
         .ask_redis::<()>(&["HSET", &keys.claimants, "bad", &damage])

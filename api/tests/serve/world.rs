@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
@@ -93,7 +94,7 @@ impl ServeWorld {
             ("kafka-brokers", stack.kafka.bootstrap()),
             ("kafka-topic", name.clone()),
         ]);
-        let redis = redis_client(&stack.redis.url(), &name);
+        let redis = redis_client(&stack.redis.url(), name.clone());
         let world = Self {
             name,
             redis,
@@ -108,7 +109,7 @@ impl ServeWorld {
             self.settings["database-url"].clone(),
             self.settings["kafka-brokers"].clone(),
         );
-        migrate(url, brokers, &self.name, PARTITIONS).await;
+        migrate(url, &self.name, brokers, PARTITIONS).await;
     }
 
     /// As the reconciler does, for every coupon there is.
@@ -190,7 +191,7 @@ impl ServeWorld {
             .await;
         let ago = |minutes| (Utc::now() - TimeDelta::minutes(minutes)).timestamp_millis();
         let (opened, closed) = (ago(20).to_string(), ago(10).to_string());
-        let meta = self.keys(id, drop).meta;
+        let meta = self.keys(id, DropId(drop)).meta;
         self.ask_redis::<()>(&[
             "HSET",
             &meta,
@@ -208,8 +209,8 @@ impl ServeWorld {
         (id, drop)
     }
 
-    pub(crate) fn keys(&self, coupon: i64, drop: i64) -> DropKeys {
-        self.redis.keys(CouponId(coupon), DropId(drop))
+    pub(crate) fn keys(&self, coupon: i64, drop: DropId) -> DropKeys {
+        self.redis.keys(CouponId(coupon), drop)
     }
 
     /// Every key of this test's with its content, to see that nothing changed.
@@ -235,7 +236,7 @@ impl ServeWorld {
     }
 
     /// A row of `user` on a slot, as the consumer writes it.
-    pub(crate) async fn issue(&self, (coupon, drop): (i64, i64), slot: u32, user: &str) {
+    pub(crate) async fn issue(&self, coupon: i64, drop: DropId, slot: u32, user: &str) {
         let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
         let values = format!(
             "{drop}, {slot}, {coupon}, '{user}', 'CODE-{slot}', UTC_TIMESTAMP(3), 'consumer'"
@@ -291,17 +292,17 @@ impl ServeWorld {
     /// The same on another Redis, on which admission is closed.
     pub(crate) fn on_redis(&self, url: &str) -> Self {
         Self {
-            redis: redis_client(url, &self.name),
+            redis: redis_client(url, self.name.clone()),
             ..self.with("redis-url", url)
         }
     }
 }
 
-fn redis_client(url: &str, prefix: &str) -> Redis {
+fn redis_client(url: &str, prefix: String) -> Redis {
     let (timeout, durability) = (Duration::from_secs(5), RedisDurability::default());
     Redis::new(&RedisSettings {
         url: url.into(),
-        prefix: prefix.into(),
+        prefix,
         timeout,
         mode: RedisMode::default(),
         durability,
@@ -449,7 +450,8 @@ impl InProcessApi {
 }
 
 /// A coupon whose one drop is open from `opens` to `closes` minutes from now.
-pub(crate) fn coupon(quantity: u32, opens: i64, closes: i64) -> Value {
+pub(crate) fn coupon(quantity: u32, minutes: RangeInclusive<i64>) -> Value {
+    let (opens, closes) = minutes.into_inner();
     let at = |minutes| {
         (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
     };
@@ -460,7 +462,7 @@ pub(crate) fn coupon(quantity: u32, opens: i64, closes: i64) -> Value {
 }
 
 pub(crate) fn open(quantity: u32) -> Value {
-    coupon(quantity, -1, 60)
+    coupon(quantity, -1..=60)
 }
 
 /// The same with one field set otherwise.

@@ -161,7 +161,7 @@ async fn rush(
     coupon_id: i64,
     victim: usize,
 ) -> Result<Tally> {
-    let crowd = Crowd::gather("person-", size.people, size.requests_per_person, 1)?;
+    let crowd = Crowd::gather(size.people, "person-", size.requests_per_person, 1)?;
     let (people, requests) = (
         grouped(size.people.into()),
         grouped(crowd.requests() as u64),

@@ -290,7 +290,11 @@ impl BySchedule {
 
     async fn note(
         &mut self,
-        (event, began, result): (ScheduledJob, DateTime<Utc>, Option<PassResult>),
+        EndedPass {
+            event,
+            began,
+            result,
+        }: EndedPass,
     ) {
         let now = Utc::now();
         let attempt = match result {
@@ -404,10 +408,16 @@ impl BySchedule {
     }
 }
 
-/// How the pass under way ended; never, where none is. `None` when the process is stopping.
-async fn pass_ended(
-    under_way: &mut Option<UnderWay>,
-) -> (ScheduledJob, DateTime<Utc>, Option<PassResult>) {
+/// How a pass under way ended.
+struct EndedPass {
+    event: ScheduledJob,
+    began: DateTime<Utc>,
+    /// `None` when the process is stopping.
+    result: Option<PassResult>,
+}
+
+/// How the pass under way ended; never, where none is.
+async fn pass_ended(under_way: &mut Option<UnderWay>) -> EndedPass {
     let Some(UnderWay {
         event,
         began,
@@ -416,7 +426,11 @@ async fn pass_ended(
     else {
         return std::future::pending().await;
     };
-    let ended = (*event, *began, answer.await.ok());
+    let ended = EndedPass {
+        event: *event,
+        began: *began,
+        result: answer.await.ok(),
+    };
     *under_way = None;
     ended
 }

@@ -1,7 +1,7 @@
 //! What a person has done beside passes: a dead letter corrected, one or many discarded, a promise
 //! given up, a person erased.
 
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, NamedDrop, UserId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, Matching};
 use firstcome_shared::mysql::erase::RowsByTable;
@@ -47,7 +47,7 @@ pub(crate) async fn correct(
 /// Gives up what a person was promised in a drop, since they were told; how many promises it was.
 pub(crate) async fn give_up(
     stores: &Stores,
-    place: (CouponId, DropId),
+    place: NamedDrop,
     user: &UserId,
     by: Operator,
 ) -> Result<usize, DbError> {

@@ -61,9 +61,13 @@ impl Db {
             if coupon >= given.coupon && drop_id >= given.drop {
                 return Ok(highest);
             }
+            let behind = GivenNumbers {
+                coupon: coupon.max(given.coupon),
+                drop: given.drop,
+            };
             // A number that an insert names counts as given, also when the insert is undone.
             match conn
-                .transaction(async |conn| insert(conn, coupon.max(given.coupon), given.drop).await)
+                .transaction(async |conn| insert(conn, behind).await)
                 .await
             {
                 Ok(()) | Err(RollbackTransaction) => {}
@@ -142,7 +146,7 @@ impl Db {
     }
 }
 
-async fn insert(conn: &mut Conn, coupon: i64, drop: i64) -> QueryResult<()> {
+async fn insert(conn: &mut Conn, GivenNumbers { coupon, drop }: GivenNumbers) -> QueryResult<()> {
     // One at a time, by a row that is always there: several that wait for a row which is undone
     // then, or that lock the end of an empty table, are a deadlock.
     code_key::table

@@ -245,9 +245,9 @@ impl Db {
     /// given.
     pub async fn sealed_drops(
         &self,
+        after: i64,
         coupon: Option<CouponId>,
         drop: Option<DropId>,
-        after: i64,
         limit: i64,
     ) -> Result<Vec<SealedDrop>, DbError> {
         self.run("sealed drops", async move |conn| {

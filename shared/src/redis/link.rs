@@ -2,6 +2,7 @@
 //! or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on asking
 //! the same server. No command is sent twice by itself.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -117,15 +118,14 @@ impl ServerLink {
     pub(super) async fn send_all(
         &self,
         pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
+        replies: Range<usize>,
     ) -> Result<Vec<Value>, RedisError> {
         let lasting = match &self.link {
             Link::Lasting(lasting) => lasting,
             Link::Pinned(conn) => {
                 return conn
                     .clone()
-                    .send_packed_commands(pipeline, offset, count)
+                    .send_packed_commands(pipeline, replies.start, replies.len())
                     .await;
             }
         };
@@ -133,7 +133,7 @@ impl ServerLink {
         let result = used
             .manager
             .clone()
-            .send_packed_commands(pipeline, offset, count)
+            .send_packed_commands(pipeline, replies.start, replies.len())
             .await;
         lasting.heed(&used, sent_at_ms, result.as_deref());
         result

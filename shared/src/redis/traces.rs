@@ -13,7 +13,11 @@ const KEPT: u64 = 24 * 60 * 60;
 
 /// An admission: its slot, and its instant by Redis's clock in ms. A slot that was freed and given
 /// anew is another one.
-type AdmissionKey = (Slot, i64);
+#[derive(Debug, Clone, Copy)]
+pub struct AdmissionKey {
+    pub slot: Slot,
+    pub at_ms: i64,
+}
 
 impl Redis {
     /// Keeps the traces of admissions for a day.
@@ -57,6 +61,6 @@ impl Redis {
     }
 }
 
-fn field((slot, at_ms): AdmissionKey) -> String {
+fn field(AdmissionKey { slot, at_ms }: AdmissionKey) -> String {
     format!("{slot}:{at_ms}")
 }

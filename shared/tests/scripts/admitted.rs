@@ -30,7 +30,7 @@ async fn the_instant_of_a_slot_s_next_holder_is_never_taken_for_that_of_the_one_
         let (redis, keys) = (&world.redis, &world.keys);
         let at = async |person: &str| {
             redis
-                .admitted_person_at(keys, (DROP, 1), &person.parse().unwrap())
+                .admitted_person_at(keys, DROP, 1, &person.parse().unwrap())
                 .await
                 .unwrap()
         };

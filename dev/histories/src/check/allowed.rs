@@ -3,6 +3,8 @@
 //! asked for, or never. Where a person was so during the whole of a request, its answer must be in
 //! keeping. Taking a person off revokes nothing: it excuses no promise, and no row that is missing.
 
+use std::ops::RangeInclusive;
+
 use super::index::{Index, drop_of, promise, refused};
 use super::revoked::{is_same_coupon, may_be_revoked};
 use crate::event::RecordedAnswer;
@@ -27,7 +29,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
         }
         let given = match answer {
             RecordedAnswer::NotAllowed => {
-                if !may_be(history, index, (coupon, person), false, (op.line, line)) {
+                if !may_be(history, index, (coupon, person), false, op.line..=line) {
                     found.push(Violation::TurnedAway {
                         coupon,
                         person: person.clone(),
@@ -38,7 +40,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
             }
             // A slot just now is given by this request; anything else may be from an earlier one.
             RecordedAnswer::Accepted { .. } => {
-                may_be(history, index, (coupon, person), true, (op.line, line))
+                may_be(history, index, (coupon, person), true, op.line..=line)
             }
             RecordedAnswer::AlreadyClaimed { .. } | RecordedAnswer::Waiting { .. } => {
                 may_be_admitted(history, index, (coupon, person), line)
@@ -68,7 +70,7 @@ fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> 
     let denied = standing.find(|&(drop, slot, since)| {
         (drop == asks || is_same_coupon(history, drop, asks))
             && !index.is_broken(drop, slot, person)
-            && !may_be_revoked(history, index, (drop, person), since)
+            && !may_be_revoked(history, index, drop, person, since)
     });
     denied.map(|(drop, slot, _)| Violation::Denied {
         drop,
@@ -91,8 +93,8 @@ pub(super) fn may_be_admitted(
         .filter(|op| op.line < line && !refused(op));
     // One without an answer may be worked late.
     let mut moments = asked.map(|op| match (&op.ended, op.ended_line) {
-        (Ended::Ok(_), Some(end)) => (op.line, end.min(line)),
-        _ => (op.line, line),
+        (Ended::Ok(_), Some(end)) => op.line..=end.min(line),
+        _ => op.line..=line,
     });
     moments.any(|during| may_be(history, index, who, true, during))
 }
@@ -104,8 +106,9 @@ fn may_be(
     index: &Index<'_>,
     who: (u64, &str),
     on: bool,
-    (from, to): (usize, usize),
+    during: RangeInclusive<usize>,
 ) -> bool {
+    let (from, to) = during.into_inner();
     let Some(first) = history.lists.get(&who.0) else {
         return on;
     };

@@ -197,7 +197,7 @@ impl State {
             *generation,
             if comes_back { self.process } else { *process },
         );
-        let more = self.carry_out(generation, process, repair);
+        let more = self.carry_out(generation, repair, process);
         if let Reconciler::Repairing { todo, .. } = &mut self.reconcilers[at] {
             todo.extend(more);
             if todo.is_empty() {
@@ -207,7 +207,7 @@ impl State {
     }
 
     /// Carries out a repair; gives what has to follow it.
-    fn carry_out(&mut self, generation: u8, process: u8, repair: Repair) -> Option<Repair> {
+    fn carry_out(&mut self, generation: u8, repair: Repair, process: u8) -> Option<Repair> {
         match repair {
             Repair::PutBack(person, slot, certain) => {
                 self.redis.put_back(generation, person, slot, certain);

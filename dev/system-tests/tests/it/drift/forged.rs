@@ -75,7 +75,7 @@ async fn forged_message_takes_no_slot_when_redis_is_rebuilt() {
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-async fn produce(world: &World, coupon: &MadeCoupon, (slot, user): (u32, &str), claimed_at: &str) {
+async fn produce(world: &World, coupon: &MadeCoupon, user: &str, slot: u32, claimed_at: &str) {
     let MadeCoupon { id, drop, .. } = coupon;
     let claim = json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
     world
@@ -122,13 +122,13 @@ async fn a_promise_outside_a_moved_window_is_kept_and_a_sealed_drop_takes_no_for
         .sql
         .query(&opens("UTC_TIMESTAMP(3) + INTERVAL 2 HOUR"))
         .await;
-    produce(world, &coupon, (2, user), at).await;
+    produce(world, &coupon, user, 2, at).await;
     assert_eq!(
         world.sql.query(reasons).await,
         [["2", "outside_window", "open"]]
     );
     // Nobody in Redis has this one.
-    produce(world, &coupon, (5, "m-forged"), at).await;
+    produce(world, &coupon, "m-forged", 5, at).await;
     let run = world.once_with(&[], &[]).await.run();
     assert_eq!(run.status, Status::Drift, "{run:#?}");
     assert_eq!(
@@ -155,11 +155,12 @@ async fn a_promise_outside_a_moved_window_is_kept_and_a_sealed_drop_takes_no_for
     );
     until_sealed(&fixture, &coupon).await;
     let now = Utc::now();
-    produce(world, &coupon, (5, "m-now"), &now.to_rfc3339()).await;
+    produce(world, &coupon, "m-now", 5, &now.to_rfc3339()).await;
     produce(
         world,
         &coupon,
-        (6, "m-later"),
+        "m-later",
+        6,
         &(now + TimeDelta::days(30)).to_rfc3339(),
     )
     .await;

@@ -76,7 +76,7 @@ impl AskingCrowd {
         for (number, person) in everybody.into_iter().enumerate() {
             for coupon in 0..self.coupons.len() {
                 let (crowd, person) = (self.clone(), person.clone());
-                tasks.spawn(async move { crowd.until_answered(coupon, number, &person).await });
+                tasks.spawn(async move { crowd.until_answered(coupon, &person, number).await });
             }
         }
         while let Some(done) = tasks.join_next().await {
@@ -85,7 +85,7 @@ impl AskingCrowd {
     }
 
     /// By turns at both APIs.
-    async fn until_answered(&self, coupon: usize, number: usize, person: &str) {
+    async fn until_answered(&self, coupon: usize, person: &str, number: usize) {
         for attempt in 0.. {
             let permit = self.permits.acquire().await.unwrap();
             let api = self.apis.lock()[(number + attempt) % 2].clone();
