@@ -5,6 +5,7 @@ mod deny;
 mod features;
 mod language;
 mod placement;
+mod positions;
 mod swallowed;
 mod types;
 mod unused;
@@ -66,6 +67,7 @@ fn text() -> Result<()> {
     step("language", || language::run(None))?;
     step("no tests where none are built", placement::check)?;
     step("no swallowed answers in dev tools", swallowed::check)?;
+    step("values with names", positions::check)?;
     step("type names", types::check)?;
     step("unused dependencies and empty files", unused::check)?;
     step("shell scripts", || {
