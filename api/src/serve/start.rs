@@ -85,7 +85,7 @@ pub(super) async fn services(
     );
     let in_flight = Arc::new(InFlightLimit::new(args.http.max_claims_in_hand));
     let claims = ClaimService::new(
-        (mysql.questions.clone(), mysql.operators.clone()),
+        &mysql,
         redis.clone(),
         Arc::clone(&clock),
         Arc::clone(&catalogue),

@@ -211,7 +211,7 @@ impl World {
             claims: RecordedClaims::new(logs.folder()),
             sql: Sql::new(&database_url),
             redis: PrefixedKeys::new(&stores.redis, &id),
-            topic: TestTopic::new(&stores.kafka, &id, &id),
+            topic: TestTopic::new(&stores.kafka, id.clone()),
             mail,
             database,
             replication: stores.replication,

@@ -3,7 +3,7 @@
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -156,7 +156,8 @@ impl TopicReader {
                 }
             }
         };
-        let read = self.read_blocking(&consumer, ranges);
+        let (ranges, past_the_end) = ranges;
+        let read = self.read_blocking(&consumer, ranges, past_the_end);
         // A client that met something unreadable may continue anywhere.
         if read.as_ref().is_ok_and(|tail| !tail.unreadable.is_empty()) {
             std::thread::spawn(move || drop(consumer));
@@ -169,7 +170,8 @@ impl TopicReader {
     fn read_blocking(
         &self,
         consumer: &BaseConsumer,
-        (ranges, past_the_end): (Vec<Unread>, Vec<PastTheEnd>),
+        ranges: Vec<Unread>,
+        past_the_end: Vec<PastTheEnd>,
     ) -> anyhow::Result<Tail> {
         let unread: Vec<_> = ranges.iter().copied().filter(|r| r.from < r.end).collect();
         let mut tail = Tail {
@@ -248,7 +250,7 @@ impl TopicReader {
             } else {
                 None
             };
-            let from = unread_from(committed, low, end);
+            let from = unread_from(committed, low..=end);
             let too_far = committed.filter(|offset| *offset > end);
             past_the_end.extend(too_far.map(|committed| PastTheEnd {
                 partition,
@@ -267,7 +269,8 @@ impl TopicReader {
 
 /// The first unread offset of a partition. If the committed offset is beyond the end, the consumer
 /// begins again: nobody has processed the messages there.
-fn unread_from(committed: Option<i64>, low: i64, end: i64) -> i64 {
+fn unread_from(committed: Option<i64>, kept: RangeInclusive<i64>) -> i64 {
+    let (low, end) = kept.into_inner();
     committed
         .filter(|offset| *offset <= end)
         .map_or(low, |offset| offset.max(low))
@@ -489,11 +492,11 @@ mod tests {
 
     #[test]
     fn an_offset_beyond_the_end_leaves_everything_unread_and_is_told() {
-        assert_eq!(unread_from(None, 3, 9), 3);
-        assert_eq!(unread_from(Some(5), 3, 9), 5);
-        assert_eq!(unread_from(Some(1), 3, 9), 3);
-        assert_eq!(unread_from(Some(9), 3, 9), 9);
-        assert_eq!(unread_from(Some(120), 0, 40), 0);
+        assert_eq!(unread_from(None, 3..=9), 3);
+        assert_eq!(unread_from(Some(5), 3..=9), 5);
+        assert_eq!(unread_from(Some(1), 3..=9), 3);
+        assert_eq!(unread_from(Some(9), 3..=9), 9);
+        assert_eq!(unread_from(Some(120), 0..=40), 0);
     }
 
     #[tokio::test]

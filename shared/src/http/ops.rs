@@ -251,6 +251,10 @@ impl OpsToken {
     }
 }
 
+/// The purpose of a signature.
+#[derive(Debug, Clone, Copy)]
+pub struct Purpose(pub &'static str);
+
 /// Signs on behalf of one operators' token: its signatures are valid until that token is withdrawn,
 /// in every process that has the token.
 pub struct TokenSigner {
@@ -280,17 +284,17 @@ impl TokenSigner {
     }
 
     /// A signature of `text`, in hexadecimal; `purpose` separates different uses.
-    pub fn sign(&self, purpose: &str, text: &str) -> String {
+    pub fn sign(&self, purpose: Purpose, text: &str) -> String {
         let mac = self
             .key
             .clone()
-            .chain_update(purpose)
+            .chain_update(purpose.0)
             .chain_update(b"\n")
             .chain_update(text);
         format!("{:x}", mac.finalize().into_bytes())
     }
 
-    pub fn has_signed(&self, purpose: &str, text: &str, signature: &str) -> bool {
+    pub fn has_signed(&self, text: &str, purpose: Purpose, signature: &str) -> bool {
         self.sign(purpose, text)
             .as_bytes()
             .ct_eq(signature.as_bytes())
@@ -455,11 +459,11 @@ mod tests {
             .with_view(Some(&c.clone().into()))
             .unwrap();
         let signer = two.signer(&b).unwrap();
-        let signature = signer.sign("session", "Kim");
+        let signature = signer.sign(Purpose("session"), "Kim");
         let signs = |token: &OpsToken| {
             token
                 .signers()
-                .map(|one| one.has_signed("session", "Kim", &signature))
+                .map(|one| one.has_signed("Kim", Purpose("session"), &signature))
                 .collect()
         };
         let by_two: Vec<bool> = signs(&two);
@@ -467,10 +471,10 @@ mod tests {
         let by_one: Vec<bool> = signs(&OpsToken::new(a.into()).unwrap());
         assert_eq!(by_one, [false], "its token was withdrawn");
         assert!(
-            !signer.has_signed("form", "Kim", &signature)
-                && !signer.has_signed("session", "Lee", &signature)
+            !signer.has_signed("Kim", Purpose("form"), &signature)
+                && !signer.has_signed("Lee", Purpose("session"), &signature)
         );
-        assert!(!signer.has_signed("session", "Kim", "") && two.signer("none").is_none());
+        assert!(!signer.has_signed("Kim", Purpose("session"), "") && two.signer("none").is_none());
         assert_eq!(
             (two.signer(&c).unwrap().allowed, signer.allowed),
             (Allowed::View, Allowed::All)

@@ -31,3 +31,4 @@ pub use client::{Redis, RedisDurability, RedisSettings};
 pub use connection::SharedConnection;
 pub use redis::{RedisError, Value};
 pub use servers::{RedisMode, SentinelSettings};
+pub use traces::AdmissionKey;

@@ -617,9 +617,8 @@ impl Redis {
     }
 }
 
-fn read_numbers(
-    (meta, count, users, free, waiting, top_user, top_free): RawNumbers,
-) -> DropNumbers {
+fn read_numbers(raw: RawNumbers) -> DropNumbers {
+    let (meta, count, users, free, waiting, top_user, top_free) = raw;
     let top = |set: Vec<(String, f64)>| set.first().map_or(0.0, |(_, score)| *score);
     #[allow(clippy::cast_possible_truncation)] // scores are slots, far below 2^53
     let highest = top(top_user).max(top(top_free)) as i64;

@@ -396,7 +396,8 @@ impl Redis {
         &self,
         keys: &DropKeys,
         generation: &Generation,
-        (drop, once_per): (DropId, OncePer),
+        drop: DropId,
+        once_per: OncePer,
         people: &[(UserId, i64)],
     ) -> Result<Done<()>, RedisError> {
         let mut args = vec![

@@ -45,7 +45,8 @@ impl Redis {
     pub async fn revoke(
         &self,
         keys: &DropKeys,
-        (drop, once_per): (DropId, OncePer),
+        drop: DropId,
+        once_per: OncePer,
         user: &str,
         revocation: i64,
         again_from_ms: Option<i64>,
@@ -68,7 +69,8 @@ impl Redis {
     pub async fn last_revocation(
         &self,
         keys: &DropKeys,
-        (drop, once_per): (DropId, OncePer),
+        drop: DropId,
+        once_per: OncePer,
         user: &str,
     ) -> Result<i64, RedisError> {
         let mut asked = redis::cmd("HGET");

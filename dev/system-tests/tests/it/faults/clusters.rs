@@ -75,7 +75,7 @@ impl AskingCrowd {
             for coupon in 0..self.coupons.len() {
                 let crowd = self.clone();
                 let person = person.clone();
-                tasks.spawn(async move { crowd.until_answered(coupon, number, &person).await });
+                tasks.spawn(async move { crowd.until_answered(coupon, &person, number).await });
             }
         }
         while let Some(done) = tasks.join_next().await {
@@ -84,7 +84,7 @@ impl AskingCrowd {
     }
 
     /// Alternates between both APIs.
-    async fn until_answered(&self, coupon: usize, number: usize, person: &str) {
+    async fn until_answered(&self, coupon: usize, person: &str, number: usize) {
         for attempt in 0.. {
             let permit = self.permits.acquire().await.unwrap();
             let api = self.apis.lock()[(number + attempt) % 2].clone();
