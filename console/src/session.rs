@@ -6,7 +6,8 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use axum::http::header::COOKIE;
 use chrono::{DateTime, Utc};
-use firstcome_shared::http::ops::{Allowed, OpsToken, Purpose, TokenSigner, operator_name};
+use firstcome_shared::http::ops::{Allowed, OpsToken, operator_name};
+use firstcome_shared::http::signatures::{Purpose, TokenSigner};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::client::Credentials;

@@ -9,7 +9,7 @@ use redis::RedisError;
 use super::Redis;
 use super::client::Script;
 use super::keys::{self, DropKeys};
-use super::reads::is_about_data;
+use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
 

@@ -1,5 +1,5 @@
-//! Values have names, not positions: no tuples as parameters of functions, no `let (a, b) = (x, y)`,
-//! and no two parameters of the same primitive type side by side.
+//! Values have names, not positions: no tuples as parameters of functions, no
+//! `let (a, b) = (x, y)`, and no two parameters of the same primitive type side by side.
 
 use std::collections::BTreeMap;
 use std::path::Path;
