@@ -46,26 +46,37 @@ pub struct WorldStores {
     settings: BTreeMap<String, String>,
 }
 
+/// The addresses of the stores; MySQL's without a database.
+#[derive(Debug, Default)]
+pub struct StoreUrls {
+    pub redis: String,
+    pub mysql: String,
+    pub kafka: String,
+}
+
 impl WorldStores {
     /// The servers that all tests share.
     pub async fn shared() -> Self {
         let stack = shared().await;
-        Self::at(
-            &stack.redis.url(),
-            &stack.mysql.database_url(""),
-            &stack.kafka.bootstrap(),
-        )
+        Self::at(StoreUrls {
+            redis: stack.redis.url(),
+            mysql: stack.mysql.database_url(""),
+            kafka: stack.kafka.bootstrap(),
+        })
     }
 
-    /// The servers at these addresses; MySQL's without a database.
-    pub fn at(redis: &str, mysql: &str, kafka: &str) -> Self {
-        let settings = BTreeMap::new();
+    pub fn at(urls: StoreUrls) -> Self {
+        let StoreUrls {
+            redis,
+            mysql,
+            kafka,
+        } = urls;
         Self {
-            redis: redis.to_owned(),
-            mysql: mysql.to_owned(),
-            kafka: kafka.to_owned(),
+            redis,
+            mysql,
+            kafka,
             replication: 1,
-            settings,
+            settings: BTreeMap::new(),
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use firstcome_stack::{ClusterStack, MailOptions, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Http, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, WorldStores,
-    assert_exact, eventually, exact, people,
+    ApiClient, Http, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, StoreUrls, World,
+    WorldStores, assert_exact, eventually, exact, people,
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -150,9 +150,13 @@ async fn begin() -> (ClusterStack, World) {
         .mysql
         .primary
         .database_url_via(&stack.mysql.address, "");
-    let stores =
-        WorldStores::at("", &mysql, "").with_redis_servers(&stack.redis.urls(), &stack.redis.env());
-    let stores = stores.with_kafka_cluster(&stack.kafka);
+    let urls = StoreUrls {
+        mysql,
+        ..StoreUrls::default()
+    };
+    let stores = WorldStores::at(urls)
+        .with_redis_servers(&stack.redis.urls(), &stack.redis.env())
+        .with_kafka_cluster(&stack.kafka);
     let world = World::on(stores, "clusters").await;
     for (name, value) in SETTINGS {
         world.set(name, value);
