@@ -82,7 +82,11 @@ impl WorldStores {
 
     /// Servers that processes reach only over TLS and with logins.
     pub fn secure(servers: &SecureServers) -> Self {
-        let mysql = servers.door_to_mysql().unwrap();
+        let urls = StoreUrls {
+            redis: servers.door_to_redis(),
+            mysql: servers.door_to_mysql().unwrap(),
+            kafka: servers.door_to_kafka(),
+        };
         let settings = servers
             .settings()
             .into_iter()
@@ -90,7 +94,7 @@ impl WorldStores {
             .collect();
         Self {
             settings,
-            ..Self::at(&servers.door_to_redis(), &mysql, &servers.door_to_kafka())
+            ..Self::at(urls)
         }
     }
 

@@ -259,7 +259,7 @@ struct AboutRedis<'a> {
     subject: String,
     title: &'a str,
     todo: &'a str,
-    /// What has lasted since then.
+    /// The condition that has lasted since then.
     what: &'a str,
     since: DateTime<Utc>,
 }
