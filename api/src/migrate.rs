@@ -51,7 +51,7 @@ async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<()
     let kafka = args.kafka.settings();
     let ask = async || {
         let made =
-            kafka::ensure_topic(&kafka, args.partitions, args.replication, KAFKA_LIMIT).await?;
+            kafka::ensure_topic(&kafka, args.partitions, KAFKA_LIMIT, args.replication).await?;
         Ok((made, partitions(&kafka).await?))
     };
     let (made, partitions) = wait.kafka(&kafka, ask).await?;

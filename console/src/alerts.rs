@@ -110,7 +110,7 @@ pub(super) async fn list(
     {
         line.done = done_text(&query.done, alert, now);
     }
-    let top = Top::new("Alerts", "alerts", Some(&session));
+    let top = Top::new("Alerts", Some(&session), "alerts");
     answer(
         StatusCode::OK,
         &AlertsScreen {
@@ -219,8 +219,8 @@ pub(super) async fn silence(
         .filter(|hours| *hours <= HOURS_AT_MOST);
     let Some(hours) = hours else {
         return notice(
-            StatusCode::BAD_REQUEST,
             "Not understood",
+            StatusCode::BAD_REQUEST,
             "Choose for how long. Nothing was done.",
         );
     };
@@ -239,5 +239,5 @@ fn back(id: i64, done: &str) -> Response {
 
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
 fn refused(refusal: HttpRefusal) -> Response {
-    notice(refusal.status, "Not done", &refusal.sentence())
+    notice("Not done", refusal.status, &refusal.sentence())
 }

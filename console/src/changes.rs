@@ -58,7 +58,7 @@ pub(super) async fn coupon(
         Err(refusal) => return not_shown(refusal),
     };
     if !page.services.has_api() {
-        return notice(StatusCode::NOT_FOUND, "Not here", &format!("{NO_API}."));
+        return notice("Not here", StatusCode::NOT_FOUND, &format!("{NO_API}."));
     }
     let changed = async {
         unless_named(&asked.name, &found.coupon.name)?;
@@ -69,8 +69,8 @@ pub(super) async fn coupon(
     };
     match changed.await {
         Ok(()) => {
-            let coupon = encoded(&place.0);
-            let drop = encoded(&place.1);
+            let coupon = encoded(&place.coupon);
+            let drop = encoded(&place.drop);
             Redirect::to(&format!("/coupons/{coupon}/drops/{drop}?done={done}")).into_response()
         }
         Err(why) => {
@@ -195,7 +195,7 @@ pub(super) async fn erase(
         return not_understood();
     };
     match erased(&page, &session, &person, &asked.typed).await {
-        Ok(why) => notice(StatusCode::OK, "Erased", &why),
+        Ok(why) => notice("Erased", StatusCode::OK, &why),
         Err(why) => {
             let form = why.into_form("erase", &[("typed", &asked.typed)]);
             let search = Search {

@@ -89,7 +89,7 @@ async fn shown(
     let screen = CouponScreen {
         top: Top {
             done,
-            ..Top::new(&name, "coupons", Some(session))
+            ..Top::new(&name, Some(session), "coupons")
         },
         id: coupon.id,
         name: &name,

@@ -105,7 +105,7 @@ pub(super) async fn list(
     answer(
         StatusCode::OK,
         &CouponsScreen {
-            top: Top::new("Coupons", "coupons", Some(&session)),
+            top: Top::new("Coupons", Some(&session), "coupons"),
             coupons: &coupons,
             has_api,
             is_first: after == 0,

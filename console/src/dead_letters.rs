@@ -173,7 +173,7 @@ async fn listed(
     };
     let top = Top {
         done,
-        ..Top::new("Dead letters", "dead-letters", Some(session))
+        ..Top::new("Dead letters", Some(session), "dead-letters")
     };
     let reason = reason.as_deref();
     let drop = query.drop;
@@ -286,7 +286,7 @@ fn shown(
     let view = view(found, revealed);
     let top = Top {
         done,
-        ..Top::new("One dead letter", "dead-letters", Some(session))
+        ..Top::new("One dead letter", Some(session), "dead-letters")
     };
     answer(
         refused.status(),

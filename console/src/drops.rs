@@ -50,13 +50,17 @@ struct DropScreen<'a> {
 }
 
 /// A coupon and a drop as in a path.
-pub(super) type DropPath = (String, String);
+#[derive(Debug, Deserialize)]
+pub(super) struct DropPath {
+    pub(super) coupon: String,
+    pub(super) drop: String,
+}
 
 /// The drop in a path.
 pub(super) async fn find(
     page: &ScreenState,
     session: &Session,
-    (coupon, drop): &DropPath,
+    DropPath { coupon, drop }: &DropPath,
 ) -> Result<DropDetails, HttpRefusal> {
     let path = format!("/v1/coupons/{}/drops/{}", encoded(coupon), encoded(drop));
     page.get(session, &path).await
@@ -106,7 +110,7 @@ async fn shown(
     let screen = DropScreen {
         top: Top {
             done: &done_text(&found, done),
-            ..Top::new(&name, "", Some(session))
+            ..Top::new(&name, Some(session), "")
         },
         name: &name,
         coupon: found.coupon.id,
@@ -262,6 +266,6 @@ async fn started(page: &ScreenState, session: &Session, mut body: Value) -> Resp
     let begun = page.post::<BegunPass>(session, "/v1/reconcile", &body);
     match begun.await {
         Ok(BegunPass { run_id }) => Redirect::to(&format!("/runs/{run_id}")).into_response(),
-        Err(refusal) => notice(refusal.status, "No pass was begun", &refusal.sentence()),
+        Err(refusal) => notice("No pass was begun", refusal.status, &refusal.sentence()),
     }
 }

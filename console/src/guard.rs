@@ -33,7 +33,7 @@ fn changes(method: &Method) -> bool {
 pub(super) async fn own_origin(request: Request, next: Next) -> Response {
     if changes(request.method()) && !is_own(request.headers()) {
         let why = "This request came from another site, so nothing was done.";
-        return notice(StatusCode::FORBIDDEN, "Refused", why);
+        return notice("Refused", StatusCode::FORBIDDEN, why);
     }
     next.run(request).await
 }
@@ -90,7 +90,7 @@ pub(super) async fn may_change(request: Request, next: Next) -> Response {
     let session = request.extensions().get::<Arc<Session>>();
     if session.is_none_or(|session| !session.may_change()) {
         let why = "You are logged in with the OPS_VIEW_TOKEN, which sees all and changes nothing. Nothing was done.";
-        return notice(StatusCode::FORBIDDEN, "View only", why);
+        return notice("View only", StatusCode::FORBIDDEN, why);
     }
     next.run(request).await
 }
@@ -104,8 +104,8 @@ async fn with_token(request: Request, session: &Session) -> Result<Request, Resp
     let (parts, body) = request.into_parts();
     let Ok(bytes) = to_bytes(body, FORM_AT_MOST).await else {
         return Err(notice(
-            StatusCode::PAYLOAD_TOO_LARGE,
             "Too large",
+            StatusCode::PAYLOAD_TOO_LARGE,
             "This form is too large. Nothing was done.",
         ));
     };
@@ -115,7 +115,7 @@ async fn with_token(request: Request, session: &Session) -> Result<Request, Resp
         return Ok(Request::from_parts(parts, Body::from(bytes)));
     }
     let why = "This form is of an earlier log-in. Nothing was done: go back, reload the page, and try again.";
-    Err(notice(StatusCode::FORBIDDEN, "Out of date", why))
+    Err(notice("Out of date", StatusCode::FORBIDDEN, why))
 }
 
 fn to_log_in(request: &Request) -> Response {

@@ -30,7 +30,7 @@ pub(super) struct Top<'a> {
 }
 
 impl<'a> Top<'a> {
-    pub(super) fn new(title: &'a str, here: &'static str, session: Option<&'a Session>) -> Self {
+    pub(super) fn new(title: &'a str, session: Option<&'a Session>, here: &'static str) -> Self {
         Self {
             title,
             here,
@@ -81,11 +81,11 @@ struct NoticeText {
 }
 
 /// A screen with only a notice.
-pub(super) fn notice(status: StatusCode, title: &str, why: &str) -> Response {
+pub(super) fn notice(title: &str, status: StatusCode, why: &str) -> Response {
     let mut response = answer(
         status,
         &NoticeScreen {
-            top: Top::new(title, "", None),
+            top: Top::new(title, None, ""),
             why,
         },
     );
@@ -103,7 +103,7 @@ pub(super) async fn with_menu(request: Request, next: Next) -> Response {
     let said = response.extensions_mut().remove::<NoticeText>();
     match session.zip(said) {
         Some((session, NoticeText { title, why })) => {
-            let top = Top::new(&title, "", Some(&session));
+            let top = Top::new(&title, Some(&session), "");
             answer(response.status(), &NoticeScreen { top, why: &why })
         }
         None => response,
@@ -113,8 +113,8 @@ pub(super) async fn with_menu(request: Request, next: Next) -> Response {
 /// The response to a form that this page does not have.
 pub(super) fn not_understood() -> Response {
     notice(
-        StatusCode::BAD_REQUEST,
         "Not understood",
+        StatusCode::BAD_REQUEST,
         "The form is not of this page. Nothing was done.",
     )
 }
@@ -219,8 +219,8 @@ pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), FormRefusal>
 pub(super) fn not_shown(refusal: HttpRefusal) -> Response {
     let why = refusal.sentence();
     if refusal.status == StatusCode::NOT_FOUND {
-        return notice(refusal.status, "Not found", &why);
+        return notice("Not found", refusal.status, &why);
     }
     let why = format!("{why} Reload in a few seconds. The first screen shows what is known.");
-    notice(refusal.status, "Not available", &why)
+    notice("Not available", refusal.status, &why)
 }

@@ -172,7 +172,7 @@ async fn overview(
     answer(
         StatusCode::OK,
         &OverviewScreen {
-            top: Top::new(&board.tab(), "overview", Some(&session)),
+            top: Top::new(&board.tab(), Some(&session), "overview"),
             board: &board,
         },
     )

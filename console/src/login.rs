@@ -36,7 +36,7 @@ pub(super) struct LogInQuery {
 }
 
 /// The fields of the form.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct LogInForm {
     token: String,
     name: String,
@@ -53,16 +53,24 @@ pub(super) async fn form(
     if page.session(&headers).await.is_some() {
         return Redirect::to(own_path(&next)).into_response();
     }
-    shown(StatusCode::OK, &next, "", "")
+    let form = LogInForm {
+        next,
+        ..LogInForm::default()
+    };
+    shown(StatusCode::OK, &form, "")
 }
 
 pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
     let from = page.token.address(&request);
     let is_https = is_https(request.headers());
     let Ok(Form(form)) = Form::<LogInForm>::from_request(request, &()).await else {
-        return shown(StatusCode::BAD_REQUEST, "", "", "Fill in both fields.");
+        return shown(
+            StatusCode::BAD_REQUEST,
+            &LogInForm::default(),
+            "Fill in both fields.",
+        );
     };
-    let refused = |status, why: &str| shown(status, &form.next, &form.name, why);
+    let refused = |status, why: &str| shown(status, &form, why);
     let Some(name) = operator_name(&form.name) else {
         return refused(
             StatusCode::BAD_REQUEST,
@@ -111,20 +119,20 @@ pub(super) async fn log_out(
                    the session's twelve hours are over: if somebody may have one, replace the token.";
         return (
             over,
-            notice(StatusCode::SERVICE_UNAVAILABLE, "Logged out here only", why),
+            notice("Logged out here only", StatusCode::SERVICE_UNAVAILABLE, why),
         )
             .into_response();
     }
     (over, Redirect::to("/login")).into_response()
 }
 
-fn shown(status: StatusCode, next: &str, name: &str, wrong: &str) -> Response {
+fn shown(status: StatusCode, form: &LogInForm, wrong: &str) -> Response {
     answer(
         status,
         &LogInScreen {
-            top: Top::new("Log in", "", None),
-            next: own_path(next),
-            name,
+            top: Top::new("Log in", None, ""),
+            next: own_path(&form.next),
+            name: &form.name,
             wrong,
         },
     )

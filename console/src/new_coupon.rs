@@ -225,7 +225,7 @@ fn shown(
     wrong: &str,
     preview: Option<&Preview>,
 ) -> Response {
-    let top = Top::new("New coupon", "new", Some(session));
+    let top = Top::new("New coupon", Some(session), "new");
     let has_api = page.services.has_api();
     let zones = time_zone::names().collect();
     let is_blank = typed.name.is_empty() && typed.quantity.is_empty();

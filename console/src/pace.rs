@@ -161,7 +161,7 @@ async fn days(page: &ScreenState, session: &Session) -> Response {
     answer(
         StatusCode::OK,
         &DaysScreen {
-            top: Top::new("Days", "days", Some(session)),
+            top: Top::new("Days", Some(session), "days"),
             days: &days,
         },
     )

@@ -121,7 +121,7 @@ pub(super) async fn form(
         &PeopleScreen {
             top: Top {
                 done,
-                ..Top::new(TITLE, "people", Some(&session))
+                ..Top::new(TITLE, Some(&session), "people")
             },
             ..screen
         },
@@ -210,7 +210,7 @@ fn screen<'a>(
     asked: &'a Search,
     refused: &'a RefusedForm,
 ) -> PeopleScreen<'a> {
-    let top = Top::new(TITLE, "people", Some(session));
+    let top = Top::new(TITLE, Some(session), "people");
     PeopleScreen {
         top,
         asked,

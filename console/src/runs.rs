@@ -165,7 +165,7 @@ pub(super) async fn list(
         .last()
         .filter(|_| runs.len() == RUNS)
         .map(|run| run.id.as_str());
-    let top = Top::new("Passes", "runs", Some(&session));
+    let top = Top::new("Passes", Some(&session), "runs");
     let overview = page.get::<Overview>(&session, "/v1/overview").await;
     let over = match overview.ok().and_then(|seen| seen.live_drops) {
         Some(1) => "the 1 live drop".to_owned(),
@@ -205,8 +205,8 @@ fn run_line(run: ListedPass) -> RunLine {
         tone,
         examined: examined(
             &unsigned(run.users_examined),
-            &unsigned(run.rows_examined),
             u64::from(run.drops_examined),
+            &unsigned(run.rows_examined),
         ),
         numbers: [run.applied, run.skipped, run.failed].map(|n| grouped(u64::from(n))),
         id: run.run_id,
@@ -226,7 +226,7 @@ fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
     }
 }
 
-fn examined(people: &str, rows: &str, drops: u64) -> String {
+fn examined(people: &str, drops: u64, rows: &str) -> String {
     let noun = if drops == 1 { "drop" } else { "drops" };
     format!("{people} people, {rows} rows, {} {noun}", grouped(drops))
 }
@@ -309,17 +309,17 @@ async fn shown(
         Ok(found) => found,
         Err(refusal) => return not_shown(refusal),
     };
-    let view = view(&run, (after, next_after), reveal);
+    let view = view(&run, after, next_after, reveal);
     answer(
         StatusCode::OK,
         &RunScreen {
-            top: Top::new("One pass", "runs", Some(session)),
+            top: Top::new("One pass", Some(session), "runs"),
             run: &view,
         },
     )
 }
 
-fn view(run: &Run, (after, next_after): (i64, Option<i64>), revealed: bool) -> RunView {
+fn view(run: &Run, after: i64, next_after: Option<i64>, revealed: bool) -> RunView {
     let people: HashSet<&str> = run
         .all_findings()
         .filter_map(|finding| finding.user_id.as_deref())
@@ -354,7 +354,7 @@ fn view(run: &Run, (after, next_after): (i64, Option<i64>), revealed: bool) -> R
         tone,
         running: run.status == Status::Running,
         error: run.error.as_deref().map(|error| detail(error, &people)),
-        examined: examined(&grouped(seen.users), &grouped(seen.rows), drops),
+        examined: examined(&grouped(seen.users), drops, &grouped(seen.rows)),
         drops: run.drops.iter().take(DROPS).map(drop_line).collect(),
         more_drops: run.drops.len().saturating_sub(DROPS),
         findings,
@@ -519,9 +519,9 @@ mod tests {
             ..Run::begun("1", Trigger::Endpoint, chrono::DateTime::UNIX_EPOCH)
         };
         let html = |revealed| {
-            let view = view(&run, (0, None), revealed);
+            let view = view(&run, 0, None, revealed);
             askama::Template::render(&RunScreen {
-                top: Top::new("One pass", "runs", None),
+                top: Top::new("One pass", None, "runs"),
                 run: &view,
             })
             .unwrap()

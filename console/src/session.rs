@@ -6,7 +6,8 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use axum::http::header::COOKIE;
 use chrono::{DateTime, Utc};
-use firstcome_shared::http::ops::{Allowed, OpsToken, TokenSigner, operator_name};
+use firstcome_shared::http::ops::{Allowed, OpsToken, operator_name};
+use firstcome_shared::http::signatures::{Purpose, TokenSigner};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::client::Credentials;
@@ -29,8 +30,8 @@ const NAME: &str = "firstcome-ops";
 const SECURE_NAME: &str = "__Host-firstcome-ops";
 
 /// The purpose of a signature.
-const OF_SESSION: &str = "session";
-const OF_FORMS: &str = "forms";
+const OF_SESSION: Purpose = Purpose("session");
+const OF_FORMS: Purpose = Purpose("forms");
 
 /// One session.
 #[derive(Debug)]
@@ -72,7 +73,7 @@ impl Session {
         let (text, signature) = cookie.rsplit_once('.')?;
         let signer = tokens
             .signers()
-            .find(|signer| signer.has_signed(OF_SESSION, text, signature))?;
+            .find(|signer| signer.has_signed(text, OF_SESSION, signature))?;
         let [id, ends, name] = text.split('.').collect::<Vec<_>>().try_into().ok()?;
         let name = operator_name(&percent_decode_str(name).decode_utf8().ok()?)?;
         Some(Self {

@@ -53,7 +53,7 @@ impl ScreenState {
     ) -> Response {
         let Ok(_turn) = self.slow.of(session.allowed).try_acquire() else {
             let why = "Others are looking at something large right now. Reload in a few seconds.";
-            return notice(StatusCode::SERVICE_UNAVAILABLE, "Busy", why);
+            return notice("Busy", StatusCode::SERVICE_UNAVAILABLE, why);
         };
         screen.await
     }

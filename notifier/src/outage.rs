@@ -230,7 +230,7 @@ impl Notifier {
             let sends = notice.mails.into_iter().map(|one| {
                 let id = format!("{}@{domain}", one.id);
                 async move {
-                    match sender.send_directly(mail, &one.to, &id, now).await {
+                    match sender.send_directly(&one.to, mail, &id, now).await {
                         Ok(()) => outage.sent(notice.since),
                         Err(failure) => {
                             let error = failure.reason;

@@ -117,8 +117,8 @@ impl Sender {
     /// Sends a mail at once, bypassing the outbox.
     pub(super) async fn send_directly(
         &self,
-        mail: &Rendered,
         to: &str,
+        mail: &Rendered,
         message_id: &str,
         now: DateTime<Utc>,
     ) -> Result<(), DeliveryFailure> {

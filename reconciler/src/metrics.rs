@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::report::{ActionKind, DropReport, Examined, Finding, Numbers, Unlisted};
 
-    fn run(partial: bool, deep: bool, drops: &[(i64, usize, bool, bool)]) -> Run {
+    fn run(partial: bool, drops: &[(i64, usize, bool, bool)], deep: bool) -> Run {
         let finding = Finding::general(Kind::Unfilled, ActionKind::Report, String::new());
         let report = |&(drop, left, exact, sealed): &(i64, usize, bool, bool)| DropReport {
             coupon_id: CouponId(1),
@@ -257,7 +257,7 @@ mod tests {
     fn a_series_ends_with_what_is_left_in_its_drop() {
         let drift = DriftSeries::default();
         let seen = |partial, deep, drops: &[_]| {
-            drift.after(&run(partial, deep, drops));
+            drift.after(&run(partial, drops, deep));
             series(&drift)
         };
         assert_eq!(
@@ -290,11 +290,11 @@ mod tests {
     #[test]
     fn a_series_ends_with_a_later_run_of_another_process_and_with_no_dry_run() {
         let drift = DriftSeries::default();
-        let seen = run(false, true, &[(7, 1, false, false), (9, 1, false, true)]);
+        let seen = run(false, &[(7, 1, false, false), (9, 1, false, true)], true);
         drift.after(&seen);
         drift.after(&Run {
             dry_run: true,
-            ..run(false, true, &[(8, 1, false, false)])
+            ..run(false, &[(8, 1, false, false)], true)
         });
         assert_eq!(series(&drift), ["\"7\"} 1", "\"9\"} 1"]);
         drift.made_elsewhere(seen.started_at - chrono::TimeDelta::seconds(1), true);

@@ -104,8 +104,8 @@ fn print(run: &Run, full_ids: bool) {
         let (drop, numbers) = lines_of(drop);
         println!(
             "{}\n{}",
-            hanging("", &drop, width),
-            hanging("    ", &numbers, width)
+            hanging("", width, &drop),
+            hanging("    ", width, &numbers)
         );
     }
     let unchanged =
@@ -124,7 +124,7 @@ fn print(run: &Run, full_ids: bool) {
         let text = text_of(finding, full_ids);
         println!(
             "{}",
-            hanging(&format!("{:>12}  ", outcome(finding)), &text, width)
+            hanging(&format!("{:>12}  ", outcome(finding)), width, &text)
         );
     }
     let total = run.all_findings().count();
@@ -146,7 +146,7 @@ fn print(run: &Run, full_ids: bool) {
         count(total, "finding", "findings")
     );
     if let Some(error) = &run.error {
-        println!("{}", hanging("failed: ", &plainly(error), width));
+        println!("{}", hanging("failed: ", width, &plainly(error)));
     }
     let sections = sections(run);
     if !sections.is_empty() {
@@ -154,7 +154,7 @@ fn print(run: &Run, full_ids: bool) {
             .iter()
             .map(|section| format!("docs/OPERATIONS.md#{section}"))
             .collect();
-        println!("{}", hanging("see ", &links.join(" "), width));
+        println!("{}", hanging("see ", width, &links.join(" ")));
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn width() -> Option<usize> {
 }
 
 /// `head` and `text`, with further lines of the text indented to its beginning.
-pub(crate) fn hanging(head: &str, text: &str, width: Option<usize>) -> String {
+pub(crate) fn hanging(head: &str, width: Option<usize>, text: &str) -> String {
     let indent = head.chars().count();
     let Some(room) = width.map(|width| width.saturating_sub(indent).max(LEAST_ROOM)) else {
         return format!("{head}{text}");
@@ -47,10 +47,10 @@ mod tests {
     #[test]
     fn a_text_is_wrapped_under_its_own_beginning_and_stays_whole_in_a_pipe() {
         assert_eq!(
-            hanging("  applied  ", "slot 5: no row came", None),
+            hanging("  applied  ", None, "slot 5: no row came"),
             "  applied  slot 5: no row came"
         );
-        let wrapped = hanging("at 03:00  ", "one two three four five six seven", Some(30));
+        let wrapped = hanging("at 03:00  ", Some(30), "one two three four five six seven");
         assert_eq!(
             wrapped,
             "at 03:00  one two three four\n          five six seven"
@@ -60,7 +60,7 @@ mod tests {
             "{wrapped}"
         );
         assert_eq!(
-            hanging("- ", "a-word-longer-than-the-line b", Some(20)),
+            hanging("- ", Some(20), "a-word-longer-than-the-line b"),
             "- a-word-longer-than-the-line\n  b"
         );
     }

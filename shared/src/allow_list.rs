@@ -75,7 +75,7 @@ pub async fn follow(
             list = renewed;
         }
         let new = redis.gather_allow_list(id);
-        let written = gather(db, redis, (id, list, seen.revision()), &new).await;
+        let written = gather(db, redis, id, list, seen.revision(), &new).await;
         if matches!(written, Ok(true)) {
             tracing::info!(coupon = %id, people = list.people, revision = list.revision, "an allow list was written to Redis");
             return Ok(Followed::Written(list.people));
@@ -93,7 +93,9 @@ pub async fn follow(
 async fn gather(
     db: &Db,
     redis: &Redis,
-    (id, list, seen): (CouponId, AllowList, u64),
+    id: CouponId,
+    list: AllowList,
+    seen_revision: u64,
     new: &Gathering,
 ) -> Result<bool, ListError> {
     let mut after = String::new();
@@ -112,7 +114,7 @@ async fn gather(
     }
     if people != list.people {
         // Somebody has changed the table by hand: count it again.
-        db.renew_allow_list(id, seen).await?;
+        db.renew_allow_list(id, seen_revision).await?;
         return Ok(false);
     }
     Ok(redis.replace_allow_list(new, list).await? == ListReplaced::Yes)

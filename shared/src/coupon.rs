@@ -240,13 +240,16 @@ impl Drop {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use super::*;
 
     fn at(minute: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
     }
 
-    fn drop(id: i64, opens: i64, closes: i64) -> Drop {
+    fn drop(id: i64, window: RangeInclusive<i64>) -> Drop {
+        let (opens, closes) = window.into_inner();
         Drop {
             id: DropId(id),
             coupon_id: CouponId(1),
@@ -291,10 +294,10 @@ mod tests {
 
     #[test]
     fn a_message_adds_a_row_only_near_the_window_of_a_drop_that_is_not_sealed() {
-        let d = drop(1, 10, 20);
+        let d = drop(1, 10..=20);
         let endless = Drop {
             closes_at: None,
-            ..drop(1, 10, 20)
+            ..drop(1, 10..=20)
         };
         let outside = Some(ClaimFault::OutsideWindow);
         for (minute, of_drop, of_endless) in [
@@ -330,7 +333,7 @@ mod tests {
 
     #[test]
     fn the_state_follows_the_window_then_the_pause_then_what_remains() {
-        let d = drop(1, 10, 20);
+        let d = drop(1, 10..=20);
         assert_eq!(d.state(at(9), true, 0), DropState::Scheduled);
         assert_eq!(d.state(at(10), false, 1), DropState::Open);
         assert_eq!(d.state(at(10), false, 0), DropState::SoldOut);

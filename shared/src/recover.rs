@@ -59,7 +59,7 @@ pub async fn lost_settings(
         known.extend(numbers?.meta.map(|meta| (drop.id, meta)));
     }
     let before = (coupon, drops);
-    let (coupon, drops) = by_redis(&before, &known);
+    let (coupon, drops) = by_redis(&before.0, &before.1, &known);
     let coupon = Coupon { revision, ..coupon };
     let after = (coupon, drops);
     let changes = difference(Some(&before), Some(&after)).to_string();
@@ -126,11 +126,12 @@ pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<D
 
 /// The settings with those that Redis has. Redis has neither the name nor the days of a schedule.
 fn by_redis(
-    (before, drops): &(Coupon, Vec<Drop>),
+    before: &Coupon,
+    drops: &[Drop],
     known: &HashMap<DropId, DropMeta>,
 ) -> (Coupon, Vec<Drop>) {
     let mut coupon = before.clone();
-    let mut drops = drops.clone();
+    let mut drops = drops.to_vec();
     for drop in &mut drops {
         let Some(meta) = known.get(&drop.id) else {
             continue;
@@ -239,7 +240,7 @@ mod tests {
             meta.closed_early = true;
             meta.allow = Some(Allow::List);
         });
-        let (coupon, drops) = by_redis(&before, &[known.clone()].into());
+        let (coupon, drops) = by_redis(&before.0, &before.1, &[known.clone()].into());
         assert_eq!(DropMeta::of(&coupon, &drops[0]), known.1);
         let closes_at = instant(Some(9));
         assert_eq!(
@@ -251,7 +252,7 @@ mod tests {
         );
         assert_eq!((coupon.quantity, coupon.name.as_str()), (20, "Winter"));
         assert_eq!(
-            by_redis(&before, &HashMap::new()),
+            by_redis(&before.0, &before.1, &HashMap::new()),
             before,
             "Redis knows nothing of its drops"
         );
@@ -266,7 +267,7 @@ mod tests {
             meta(&coupon, &drops[0], |meta| meta.quantity = 40),
             meta(&coupon, &drops[1], |meta| meta.paused = true),
         ];
-        let (after, drops) = by_redis(&(coupon.clone(), drops), &known.into());
+        let (after, drops) = by_redis(&coupon, &drops, &known.into());
         assert_eq!(
             (after, drops[0].quantity, drops[1].quantity),
             (coupon, 40, 10)

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use axum::http::Method;
@@ -52,10 +53,10 @@ pub(super) async fn run(
     match what {
         AllowWhat {
             add: Some(file), ..
-        } => send(client, json, &list, "add", file).await,
+        } => send(client, "add", file, &list, json).await,
         AllowWhat {
             remove: Some(file), ..
-        } => send(client, json, &list, "remove", file).await,
+        } => send(client, "remove", file, &list, json).await,
         AllowWhat { empty: true, .. } => {
             let done = client
                 .ops(Method::DELETE, &list, &Value::Null, None)
@@ -90,10 +91,10 @@ pub(super) async fn run(
 /// sent again.
 async fn send(
     client: &Client,
-    json: bool,
-    list: &str,
     verb: &str,
     file: &Path,
+    list: &str,
+    json: bool,
 ) -> Result<(), CommandFailure> {
     let mut lines = Lines::open(file)?;
     let mut changed = 0;
@@ -109,7 +110,7 @@ async fn send(
         last = client
             .send_text(&path, part.join("\n"))
             .await
-            .map_err(|failure| in_part(failure, sent, part.len()))?;
+            .map_err(|failure| in_part(failure, sent + 1..=sent + part.len()))?;
         changed += last["changed"].as_u64().unwrap_or_default();
         sent += part.len();
     }
@@ -132,8 +133,9 @@ async fn send(
     ))
 }
 
-fn in_part(failure: CommandFailure, sent: usize, lines: usize) -> CommandFailure {
-    let place = format!("lines {} to {}", sent + 1, sent + lines);
+fn in_part(failure: CommandFailure, lines: RangeInclusive<usize>) -> CommandFailure {
+    let (first, last) = lines.into_inner();
+    let place = format!("lines {first} to {last}");
     match failure {
         CommandFailure::Refused(why) => {
             CommandFailure::Refused(format!("of {place}: {why}; the ids before them were sent"))

@@ -267,7 +267,7 @@ async fn act(client: &Client, args: &CouponArgs) -> Result<(), CommandFailure> {
         CouponCommand::Raise { id, quantity } => raise(client, json, *id, *quantity).await,
         CouponCommand::Edit { id, what } => change(*id, what.body()).await,
         CouponCommand::Close { id, yes } => edit::close(client, json, *id, *yes).await,
-        CouponCommand::Winners { id, drop, csv } => winners(client, *id, *drop, *csv, json).await,
+        CouponCommand::Winners { id, drop, csv } => winners(client, json, *id, *drop, *csv).await,
         CouponCommand::Revoke(revoke) => {
             let by = revoke.by.as_ref().or(args.api.operator.as_ref());
             let why =
@@ -347,10 +347,10 @@ async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Co
 /// Page by page: there may be a million holders.
 async fn winners(
     client: &Client,
+    json: bool,
     id: Id,
     drop: Option<i64>,
     csv: bool,
-    json: bool,
 ) -> Result<(), CommandFailure> {
     let drop = drop
         .map(|drop| format!("drop_id={drop}&"))

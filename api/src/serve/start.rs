@@ -18,8 +18,8 @@ use super::catalogue::listed::ListedPages;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
 use super::claim::durability::Durability;
+use super::claim::fallback::Fallback;
 use super::claim::in_flight::InFlightLimit;
-use super::claim::publisher::Fallback;
 use super::claim::publisher::Publisher;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
@@ -85,7 +85,7 @@ pub(super) async fn services(
     );
     let in_flight = Arc::new(InFlightLimit::new(args.http.max_claims_in_hand));
     let claims = ClaimService::new(
-        (mysql.questions.clone(), mysql.operators.clone()),
+        &mysql,
         redis.clone(),
         Arc::clone(&clock),
         Arc::clone(&catalogue),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
+use firstcome_shared::domain::{NamedDrop, OncePer, Slot};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{SIGNATURE, Signing, Unsigned};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -16,10 +16,10 @@ const KEY: &str = "signed-0123456789abcdef0123456789";
 type Message = (Option<String>, String);
 
 /// The claims of these slots in one message, slot N by `u-N`.
-fn batch((coupon, drop): (CouponId, DropId), slots: impl IntoIterator<Item = Slot>) -> String {
+fn batch(drop: NamedDrop, slots: impl IntoIterator<Item = Slot>) -> String {
     let claims = slots
         .into_iter()
-        .map(|slot| claim_event(coupon, drop, slot, &format!("u-{slot}")));
+        .map(|slot| claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}")));
     let claims: Vec<ClaimEvent> = claims.collect();
     ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>())
 }

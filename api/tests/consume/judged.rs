@@ -1,7 +1,7 @@
 //! Claims are judged by their drop, and messages read again after an erasure change nothing.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::revoked::NewRevocation;
@@ -10,14 +10,14 @@ use crate::world::{ConsumeWorld, PARTITIONS, claim_event};
 
 /// A message of a claim admitted at this instant.
 fn message(
-    drop: (CouponId, DropId),
+    drop: NamedDrop,
     slot: Slot,
     user: &str,
     at: DateTime<Utc>,
 ) -> (i32, Option<String>, Option<String>) {
     let event = ClaimEvent {
         claimed_at: at,
-        ..claim_event(drop.0, drop.1, slot, user)
+        ..claim_event(drop.coupon, drop.drop, slot, user)
     };
     (
         i32::try_from(slot).unwrap() % PARTITIONS,
@@ -58,13 +58,13 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
     read_all(&world, 4).await;
     set(
         &world,
-        drop.1,
+        drop.drop,
         "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
     )
     .await;
     set(
         &world,
-        open.1,
+        open.drop,
         "closes_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR",
     )
     .await;
@@ -93,8 +93,8 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
     assert_eq!(
         world.query(rows).await,
         [
-            [drop.1.to_string(), "4".into()],
-            [open.1.to_string(), "8".into()]
+            [drop.drop.to_string(), "4".into()],
+            [open.drop.to_string(), "8".into()]
         ]
     );
     let expected = [("outside_window", 4), ("sealed_drop", 6)];
@@ -110,7 +110,7 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
 /// and open.
 async fn is_read_again(
     world: &ConsumeWorld,
-    drop: (CouponId, DropId),
+    drop: NamedDrop,
     mut sent: i64,
     resent: &[(i32, Option<String>, Option<String>)],
 ) {
@@ -128,7 +128,7 @@ async fn is_read_again(
         "sealed_at = NULL, sealed_rows = NULL",
         "closes_at = NULL",
     ] {
-        set(world, drop.1, state).await;
+        set(world, drop.drop, state).await;
         world.set_offsets(0).await;
         world.send(resent.to_vec()).await;
         sent += i64::try_from(resent.len()).unwrap();
@@ -152,8 +152,8 @@ async fn messages_read_again_after_erasing_a_user_change_nothing() {
     read_all(&world, 6).await;
     let user = |name: &str| name.parse::<UserId>().unwrap();
     let revocation = NewRevocation {
-        coupon: drop.0,
-        drop: drop.1,
+        coupon: drop.coupon,
+        drop: drop.drop,
         slot: Some(2),
         user: user("u-2"),
         reason: "fraud".into(),
@@ -172,7 +172,7 @@ async fn messages_read_again_after_erasing_a_user_change_nothing() {
         .await;
     set(
         &world,
-        drop.1,
+        drop.drop,
         "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 3",
     )
     .await;
@@ -181,7 +181,11 @@ async fn messages_read_again_after_erasing_a_user_change_nothing() {
             name: Some("Kim".into()),
             ..Operator::default()
         };
-        let coupons = if name == "u-9" { vec![] } else { vec![drop.0] };
+        let coupons = if name == "u-9" {
+            vec![]
+        } else {
+            vec![drop.coupon]
+        };
         let erased = world
             .db
             .erase(user(name), coupons, pseudonym(name), by)
@@ -219,7 +223,7 @@ async fn messages_read_again_after_erasing_a_drop_change_nothing() {
     let shown = world.query("SELECT code FROM issued_coupons").await;
     set(
         &world,
-        drop.1,
+        drop.drop,
         "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
     )
     .await;
@@ -227,10 +231,10 @@ async fn messages_read_again_after_erasing_a_drop_change_nothing() {
     world
         .query("UPDATE issued_coupons SET user_id = 'erased-00000000000000000b0e' WHERE slot = 3")
         .await;
-    assert_eq!(world.db.erase_holders(drop.1).await.unwrap(), 4);
+    assert_eq!(world.db.erase_holders(drop.drop).await.unwrap(), 4);
     let codes = world.query("SELECT code FROM issued_coupons").await;
     assert!(codes.iter().all(|code| !shown.contains(code)), "{codes:?}");
-    assert_eq!(world.db.erase_holders(drop.1).await.unwrap(), 0);
+    assert_eq!(world.db.erase_holders(drop.drop).await.unwrap(), 0);
     is_read_again(&world, drop, 4, &messages[2..]).await;
 }
 

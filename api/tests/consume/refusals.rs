@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer};
 
 use crate::world::{ConsumeWorld, claim_event};
 
 /// One message of every refused kind, with the reason.
 fn poison(
-    (coupon, drop): (CouponId, DropId),
+    NamedDrop { coupon, drop }: NamedDrop,
     other: CouponId,
 ) -> Vec<(Option<String>, &'static str)> {
     let good = |slot, user| claim_event(coupon, drop, slot, user).encode();
@@ -63,8 +63,9 @@ fn poison(
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_of_every_kind_is_stored_once_and_later_messages_are_issued() {
     let (world, drop) = ConsumeWorld::with_coupon(10, OncePer::Coupon).await;
-    let (other, _) = world.coupon(10, OncePer::Coupon).await;
-    let good = |slot: u32| Some(claim_event(drop.0, drop.1, slot, &format!("u-{slot}")).encode());
+    let other = world.coupon(10, OncePer::Coupon).await.coupon;
+    let good =
+        |slot: u32| Some(claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}")).encode());
     let poison = poison(drop, other);
     let mut messages = vec![(0, None, good(1))];
     messages.extend(poison.iter().map(|(payload, _)| (0, None, payload.clone())));
@@ -96,7 +97,7 @@ async fn poison_of_every_kind_is_stored_once_and_later_messages_are_issued() {
     );
     let taken = format!(
         "reason = 'slot_taken' AND coupon_id = {} AND drop_id = {}",
-        drop.0, drop.1
+        drop.coupon, drop.drop
     );
     assert_eq!(
         world
@@ -128,13 +129,14 @@ async fn poison_scattered_over_many_batches_costs_no_good_claim() {
     let (world, drop) = ConsumeWorld::with_coupon(500, OncePer::Drop).await;
     let mut messages = Vec::new();
     for slot in 1..=500_u32 {
-        let mut add = |payload: String| messages.push((0, Some(drop.0.to_string()), Some(payload)));
-        add(claim_event(drop.0, drop.1, slot, &format!("u-{slot}")).encode());
+        let mut add =
+            |payload: String| messages.push((0, Some(drop.coupon.to_string()), Some(payload)));
+        add(claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}")).encode());
         match slot % 5 {
-            0 => add(claim_event(drop.0, drop.1, slot, "thief").encode()),
-            1 => add(claim_event(drop.0, drop.1, slot, &format!("u-{slot}")).encode()),
+            0 => add(claim_event(drop.coupon, drop.drop, slot, "thief").encode()),
+            1 => add(claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}")).encode()),
             2 => add(format!("junk {slot}")),
-            3 => add(claim_event(drop.0, drop.1, 501, &format!("u-{slot}")).encode()),
+            3 => add(claim_event(drop.coupon, drop.drop, 501, &format!("u-{slot}")).encode()),
             _ => {}
         }
     }
@@ -163,7 +165,7 @@ async fn one_row_per_user_in_the_coupons_scope() {
     let second = world.coupon(5, OncePer::Drop).await;
     // A second drop of each coupon, inserted manually.
     let mut drops = Vec::new();
-    for (coupon, drop) in [first, second] {
+    for NamedDrop { coupon, drop } in [first, second] {
         let database = &world.database;
         let id = drop.0 + 100;
         let sql = format!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_api::consume;
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use firstcome_shared::mysql::catalogue::NewCoupon;
@@ -38,7 +38,7 @@ impl ConsumeWorld {
         let name = new_database(mysql).await;
         let url = mysql.database_url(&name);
         let brokers = stack.kafka.bootstrap();
-        migrate(url.clone(), brokers.clone(), &name, PARTITIONS).await;
+        migrate(url.clone(), &name, brokers.clone(), PARTITIONS).await;
         let db = Db::new(&DbSettings {
             url: url.into(),
             pool_size: 4,
@@ -60,10 +60,7 @@ impl ConsumeWorld {
         }
     }
 
-    pub(crate) async fn with_coupon(
-        quantity: Slot,
-        once_per: OncePer,
-    ) -> (Self, (CouponId, DropId)) {
+    pub(crate) async fn with_coupon(quantity: Slot, once_per: OncePer) -> (Self, NamedDrop) {
         let world = Self::new().await;
         let drop = world.coupon(quantity, once_per).await;
         (world, drop)
@@ -71,9 +68,7 @@ impl ConsumeWorld {
 
     /// With one coupon, and a proxy in front of MySQL with the setting for a consumer to use it,
     /// because the driver would otherwise switch from loopback to the server's socket.
-    pub(crate) async fn behind_proxy(
-        quantity: Slot,
-    ) -> (Self, (CouponId, DropId), FaultProxy, String) {
+    pub(crate) async fn behind_proxy(quantity: Slot) -> (Self, NamedDrop, FaultProxy, String) {
         let (world, drop) = Self::with_coupon(quantity, OncePer::Coupon).await;
         let proxy = world.mysql.proxy().await.unwrap();
         let url = world.mysql.database_url_via(&proxy, &world.database);
@@ -99,7 +94,7 @@ impl ConsumeWorld {
         assert_eq!(u64::try_from(self.committed()).unwrap(), rows);
     }
 
-    pub(crate) async fn coupon(&self, quantity: Slot, once_per: OncePer) -> (CouponId, DropId) {
+    pub(crate) async fn coupon(&self, quantity: Slot, once_per: OncePer) -> NamedDrop {
         let schedule = Schedule::Once {
             opens_at: Utc::now() - TimeDelta::hours(1),
             closes_at: None,
@@ -117,14 +112,17 @@ impl ConsumeWorld {
             .create_coupon(new, Utc::now(), Operator::default())
             .await
             .unwrap();
-        (coupon.id, drops[0].id)
+        NamedDrop {
+            coupon: coupon.id,
+            drop: drops[0].id,
+        }
     }
 
     /// Sends claims of these slots, slot N by `u-N`, each to the partition of its number, so that
     /// all partitions get some.
     pub(crate) async fn claim(
         &self,
-        (coupon, drop): (CouponId, DropId),
+        NamedDrop { coupon, drop }: NamedDrop,
         slots: std::ops::RangeInclusive<Slot>,
     ) {
         let messages = slots.map(|slot| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::json;
 
@@ -99,7 +100,7 @@ async fn concurrent_claims_of_one_user_get_one_slot() {
 #[tokio::test]
 async fn refusals_leave_redis_unchanged() {
     let (world, api) = ServeWorld::with_api().await;
-    let (early, _) = api.make(coupon(5, 10, 20)).await;
+    let (early, _) = api.make(coupon(5, 10..=20)).await;
     let (late, _) = world.make_over(&api, 5).await;
     let (stopped, _) = api.make(open(5)).await;
     assert_eq!(
@@ -208,7 +209,7 @@ async fn a_body_is_optional_and_ignored() {
 async fn one_users_corrupt_data_affects_no_other_claim_of_the_same_call() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(1_000)).await;
-    let keys = world.keys(id, drop);
+    let keys = world.keys(id, DropId(drop));
     let damage = format!("{drop}:99999999999");
     world
         .ask_redis::<()>(&["HSET", &keys.claimants, "bad", &damage])

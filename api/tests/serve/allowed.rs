@@ -1,7 +1,7 @@
 //! Coupons for certain users: allow lists and groups.
 
 use firstcome_shared::coupon::AllowList;
-use firstcome_shared::domain::CouponId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, bearer, open
 
 const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
 
-async fn send(api: &InProcessApi, id: i64, verb: &str, body: &str) -> HttpAnswer {
+async fn send(api: &InProcessApi, verb: &str, id: i64, body: &str) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");
     let path = format!("/v1/coupons/{id}/allow-list/{verb}");
     api.ask(
@@ -24,7 +24,7 @@ async fn send(api: &InProcessApi, id: i64, verb: &str, body: &str) -> HttpAnswer
 }
 
 async fn add(api: &InProcessApi, id: i64, body: &str) -> HttpAnswer {
-    send(api, id, "add", body).await
+    send(api, "add", id, body).await
 }
 
 async fn empty(api: &InProcessApi, id: i64) -> HttpAnswer {
@@ -71,7 +71,7 @@ async fn agreed(world: &ServeWorld, id: i64) -> Vec<String> {
         rows.len()
     );
     let mut members: Vec<String> = world
-        .ask_redis(&["SMEMBERS", &world.keys(id, 1).allowed])
+        .ask_redis(&["SMEMBERS", &world.keys(id, DropId(1)).allowed])
         .await;
     members.sort_unstable();
     assert_eq!(members, rows);
@@ -130,7 +130,7 @@ async fn a_coupon_with_a_list_admits_only_listed_users() {
     );
 
     // Nothing is revoked, and nobody loses a place.
-    let removed = send(&api, id, "remove", "u-1\na|b:c=d+e@f.g_h-1\nnobody").await;
+    let removed = send(&api, "remove", id, "u-1\na|b:c=d+e@f.g_h-1\nnobody").await;
     assert_eq!(
         (&removed.json["changed"], &removed.json["people"]),
         (&json!(2), &json!(1))
@@ -198,7 +198,7 @@ async fn the_audience_of_a_coupon_can_be_changed_and_removed() {
     );
     assert_eq!(api.claim(id, "u-3").await.code(), (202, "accepted"));
     let meta: Option<String> = world
-        .ask_redis(&["HGET", &world.keys(id, drop).meta, "allow"])
+        .ask_redis(&["HGET", &world.keys(id, DropId(drop)).meta, "allow"])
         .await;
     assert_eq!(meta.as_deref(), Some(""));
     for bad in ["", "vip", "List", "group:", "group:a b", "group:vip"] {
@@ -256,7 +256,7 @@ async fn one_invalid_line_refuses_the_whole_request() {
         (many.as_str(), "10001"),
     ] {
         for verb in ["add", "remove"] {
-            let refused = send(&api, id, verb, body).await;
+            let refused = send(&api, verb, id, body).await;
             assert_eq!(refused.code(), (400, "invalid"), "{said}");
             assert!(
                 refused.json["detail"].as_str().unwrap().contains(said),
@@ -338,7 +338,7 @@ async fn ten_thousand_ids_per_request_are_accepted_and_read_page_by_page() {
     );
     assert!(on_list(&api, id, "u-10000").await && !on_list(&api, id, "u-10001").await);
     assert_eq!(
-        send(&api, id, "remove", &body(1..10_001)).await.json["people"],
+        send(&api, "remove", id, &body(1..10_001)).await.json["people"],
         1
     );
     assert_eq!(agreed(&world, id).await, ["u-00000"]);
@@ -486,10 +486,10 @@ async fn a_change_missing_in_redis_is_completed_by_a_repeat_or_the_next_change()
     // The other process finds a list that is not the one before its change, and rewrites it.
     assert_eq!(add(&api, id, "u-3").await.json["people"], 3);
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2", "u-3"]);
-    let half = send(&hindered, id, "remove", "u-3").await;
+    let half = send(&hindered, "remove", id, "u-3").await;
     assert_eq!(half.status, 503);
     assert_eq!(
-        send(&api, id, "remove", "u-3").await.json["changed"],
+        send(&api, "remove", id, "u-3").await.json["changed"],
         0,
         "repeating changes nothing"
     );
@@ -517,7 +517,7 @@ async fn concurrent_list_and_coupon_changes_all_take_effect() {
             };
             assert_eq!(add(&apis[number], id, &ids(0..50)).await.status, 200);
             assert_eq!(
-                send(&apis[1 - number], id, "remove", &ids(0..25))
+                send(&apis[1 - number], "remove", id, &ids(0..25))
                     .await
                     .status,
                 200

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use firstcome_shared::domain::DropId;
 use firstcome_stack::{FaultProxy, ProxyFault};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
@@ -72,7 +73,7 @@ async fn polls_and_late_claims_cost_no_claim_while_mysql_hangs() {
     world
         .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0 WHERE id = {drop}"))
         .await;
-    for key in world.keys(over, drop).own() {
+    for key in world.keys(over, DropId(drop)).own() {
         world.ask_redis::<()>(&["DEL", key]).await;
     }
     until("it is finished", async || {

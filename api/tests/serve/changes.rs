@@ -1,6 +1,9 @@
 //! Changing windows and waiting lists, closing, and conditions on the revision.
 
+use std::ops::RangeInclusive;
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike as _, Utc};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::repair::Withheld;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -38,7 +41,7 @@ async fn assert_agree(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
         ))
         .await[0];
     for [drop, _, opens, closes, early] in &drops {
-        let meta = world.keys(id, drop.parse().unwrap()).meta;
+        let meta = world.keys(id, DropId(drop.parse().unwrap())).meta;
         let names = [
             "HMGET",
             &meta,
@@ -58,7 +61,8 @@ async fn assert_agree(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     drops
 }
 
-async fn daily(api: &InProcessApi, time_zone: &str, opens: &str, closes: &str) -> i64 {
+async fn daily(api: &InProcessApi, time_zone: &str, hours: RangeInclusive<&str>) -> i64 {
+    let (opens, closes) = hours.into_inner();
     let today = Utc::now().date_naive();
     let schedule = json!({
         "type": "daily", "time_zone": time_zone, "opens": opens, "closes": closes, "first_day": today,
@@ -142,9 +146,9 @@ async fn a_one_off_coupon_closes_at_its_new_end() {
 async fn conflicting_changes_are_refused_with_advice_and_change_nothing() {
     let (world, api) = ServeWorld::with_api().await;
     let (once, _) = api.make(open(5)).await;
-    let (later, _) = api.make(coupon(5, 10, 20)).await;
+    let (later, _) = api.make(coupon(5, 10..=20)).await;
     let (over, _) = world.make_over(&api, 5).await;
-    let daily = daily(&api, "UTC", "00:00", "00:00").await;
+    let daily = daily(&api, "UTC", "00:00"..="00:00").await;
     let before = world.dump().await;
     let revisions = async || world.sql("SELECT id, revision FROM {db}.coupons").await;
     let known = revisions().await;
@@ -198,13 +202,13 @@ async fn conflicting_changes_are_refused_with_advice_and_change_nothing() {
 #[tokio::test]
 async fn unopened_daily_drops_follow_the_schedule_and_claimed_ones_stay() {
     let (world, api) = ServeWorld::with_api().await;
-    let id = daily(&api, "UTC", "00:00", "00:00").await;
+    let id = daily(&api, "UTC", "00:00"..="00:00").await;
     let made = assert_agree(&world, id).await;
     assert_eq!(made.len(), 4, "{made:?}");
     let [today, tomorrow, claimed, last] =
         std::array::from_fn(|at| made[at][0].parse::<i64>().unwrap());
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], today);
-    world.issue((id, claimed), 1, "u-by-hand").await;
+    world.issue(id, DropId(claimed), 1, "u-by-hand").await;
 
     assert_eq!(
         api.patch(id, json!({"opens": "06:30", "closes": "07:45"}))
@@ -252,7 +256,9 @@ async fn unopened_daily_drops_follow_the_schedule_and_claimed_ones_stay() {
         .map(|row| row[0].parse().unwrap())
         .collect();
     assert_eq!(left, [today, tomorrow, claimed]);
-    let expiry: i64 = world.ask_redis(&["PTTL", &world.keys(id, last).meta]).await;
+    let expiry: i64 = world
+        .ask_redis(&["PTTL", &world.keys(id, DropId(last)).meta])
+        .await;
     assert!((1..=60_000).contains(&expiry), "{expiry}");
 
     assert_eq!(api.patch(id, json!({"last_day": null})).await.status, 200);
@@ -274,7 +280,7 @@ async fn a_drop_whose_window_would_be_over_is_removed_for_good() {
             .format("%H:%M")
             .to_string()
     };
-    let id = daily(&api, "UTC", &at(60), &at(120)).await;
+    let id = daily(&api, "UTC", at(60).as_str()..=at(120).as_str()).await;
     let before = drops(&world, id).await;
     assert_eq!(
         api.patch(id, json!({"opens": at(-120), "closes": at(-60)}))
@@ -309,7 +315,7 @@ async fn close_now_admits_nobody_after_its_answer_and_can_be_repeated() {
         "{closed:?}"
     );
     let held: u32 = world
-        .ask_redis(&["ZCARD", &world.keys(id, drop).users])
+        .ask_redis(&["ZCARD", &world.keys(id, DropId(drop)).users])
         .await;
     for late in claims(100).await {
         assert_eq!(late.code(), (410, "closed"));
@@ -327,7 +333,7 @@ async fn close_now_admits_nobody_after_its_answer_and_can_be_repeated() {
     );
     assert_eq!(
         world
-            .ask_redis::<u32>(&["ZCARD", &world.keys(id, drop).users])
+            .ask_redis::<u32>(&["ZCARD", &world.keys(id, DropId(drop)).users])
             .await,
         held
     );
@@ -343,7 +349,7 @@ async fn close_now_admits_nobody_after_its_answer_and_can_be_repeated() {
 #[tokio::test]
 async fn closing_todays_drop_keeps_tomorrows() {
     let (world, api) = ServeWorld::with_api().await;
-    let id = daily(&api, "UTC", "00:00", "00:00").await;
+    let id = daily(&api, "UTC", "00:00"..="00:00").await;
     let closed = api.patch(id, json!({"close_now": true})).await;
     assert_eq!(closed.json["current_drop"]["state"], "closed");
     assert_eq!(closed.json["next_drop"]["state"], "scheduled");
@@ -363,8 +369,8 @@ async fn a_drop_is_not_moved_to_overlap_one_that_stays() {
     // A time zone where it is between 12:00 and 13:00 now.
     let zone = format!("Etc/GMT{:+}", i64::from(Utc::now().hour()) - 12);
     let today = Utc::now().date_naive();
-    let id = daily(&api, &zone, "11:00", "11:00").await;
-    let last = daily(&api, &zone, "11:00", "11:00").await;
+    let id = daily(&api, &zone, "11:00"..="11:00").await;
+    let last = daily(&api, &zone, "11:00"..="11:00").await;
     assert_eq!(
         api.patch(last, json!({"last_day": today})).await.status,
         200
@@ -565,8 +571,8 @@ async fn unchanged_settings_are_answered_304() {
 #[tokio::test]
 async fn only_an_unopened_drop_without_claims_is_withheld() {
     let (world, api) = ServeWorld::with_api().await;
-    let (later, drop) = api.make(coupon(5, 10, 20)).await;
-    let keys = world.keys(later, drop);
+    let (later, drop) = api.make(coupon(5, 10..=20)).await;
+    let keys = world.keys(later, DropId(drop));
     let withhold = async |revision| world.redis.withhold(&keys, revision).await.unwrap();
     assert_eq!(withhold(9).await, Withheld::Yes);
     assert_eq!(
@@ -583,7 +589,7 @@ async fn only_an_unopened_drop_without_claims_is_withheld() {
         .ask_redis::<()>(&["ZADD", &keys.waiting, "1", "u-1"])
         .await;
     let (now, now_drop) = api.make(open(5)).await;
-    let opened = world.keys(now, now_drop);
+    let opened = world.keys(now, DropId(now_drop));
     let before = world.dump().await;
     assert_eq!(withhold(10).await, Withheld::InUse);
     assert_eq!(

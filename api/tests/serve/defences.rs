@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use firstcome_shared::domain::DropId;
 use firstcome_stack::{HogKind, Hogs, ProxyFault};
 use reqwest::Method;
 use serde_json::json;
@@ -204,7 +205,7 @@ async fn missing_daily_drops_are_created_and_loaded_at_start() {
     let newest: i64 = world.sql("SELECT MAX(id) FROM {db}.drops").await[0][0]
         .parse()
         .unwrap();
-    let meta = world.keys(id, newest).meta;
+    let meta = world.keys(id, DropId(newest)).meta;
     until("the last is loaded", async || {
         world.ask_redis(&["EXISTS", &meta]).await
     })

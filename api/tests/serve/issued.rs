@@ -1,5 +1,6 @@
 //! The list of holders.
 
+use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ async fn ask(api: &InProcessApi, path: &str, accept: &str) -> HttpAnswer {
     api.ask(Method::GET, path, &headers, "").await
 }
 
-async fn fill(world: &ServeWorld, (coupon, drop): (i64, i64), rows: u32) {
+async fn fill(world: &ServeWorld, coupon: i64, drop: DropId, rows: u32) {
     let insert = "INSERT INTO {db}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
     let numbers = format!(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
@@ -64,9 +65,9 @@ async fn pages_and_csv_have_every_row_by_drop_and_slot() {
         .await;
     let last: i64 = drops.last().unwrap()[0].parse().unwrap();
     let (other, other_drop) = api.make(open(5)).await;
-    fill(&world, (id, today), 4_500).await;
-    fill(&world, (id, last), 7).await;
-    fill(&world, (other, other_drop), 1).await;
+    fill(&world, id, DropId(today), 4_500).await;
+    fill(&world, id, DropId(last), 7).await;
+    fill(&world, other, DropId(other_drop), 1).await;
     let path = format!("/v1/coupons/{id}/issued");
 
     let all = walk(&api, path.clone()).await;
@@ -156,7 +157,7 @@ async fn invalid_and_unauthorised_requests_are_refused() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let (_, foreign) = api.make(open(5)).await;
-    world.issue((id, drop), 1, "=HYPERLINK(1)").await;
+    world.issue(id, DropId(drop), 1, "=HYPERLINK(1)").await;
     let path = format!("/v1/coupons/{id}/issued");
     for (query, expected) in [
         ("?limit=0", (400, "invalid")),
@@ -211,7 +212,7 @@ async fn a_csv_interrupted_by_mysql_is_not_a_complete_answer() {
         .api()
         .await;
     let (id, drop) = api.make(open(100_000)).await;
-    fill(&world, (id, drop), 100_000).await;
+    fill(&world, id, DropId(drop), 100_000).await;
     let url = format!("{}/v1/coupons/{id}/issued", api.base);
     let request = api
         .client
@@ -238,7 +239,7 @@ async fn clients_that_stop_reading_are_disconnected_and_hold_only_their_places()
     let world = ServeWorld::new().await;
     let api = world.with("header-read-timeout-ms", 4_000).api().await;
     let (id, drop) = api.make(open(100_000)).await;
-    fill(&world, (id, drop), 100_000).await;
+    fill(&world, id, DropId(drop), 100_000).await;
     let path = format!("/v1/coupons/{id}/issued");
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {OPS_TOKEN}\r\naccept: text/csv\r\n\r\n"

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::domain::DropId;
 use firstcome_stack::{FaultProxy, ProxyFault};
 use reqwest::Method;
 use serde_json::json;
@@ -32,7 +33,7 @@ async fn near_and_far(world: &ServeWorld) -> (InProcessApi, InProcessApi, FaultP
     )
 }
 
-async fn give_back(api: &InProcessApi, coupon: i64, user: &str, query: &str) -> HttpAnswer {
+async fn give_back(api: &InProcessApi, user: &str, coupon: i64, query: &str) -> HttpAnswer {
     let path = format!("/v1/coupons/{coupon}/claims/me{query}");
     api.ask(Method::DELETE, &path, &[("x-user-id", user)], "")
         .await
@@ -49,7 +50,7 @@ async fn slow_down(api: &InProcessApi, redis: &FaultProxy, coupon: i64) {
 }
 
 /// Returns when the second drop, known to both APIs before, has just opened.
-async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: i64) {
+async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: DropId) {
     let show = async |api: &InProcessApi| api.get(&format!("/v1/coupons/{coupon}")).await.json;
     let knows = async |api: &InProcessApi| {
         let next = show(api).await["next_drop"]["opens_at"]
@@ -64,7 +65,7 @@ async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: i64)
     })
     .await;
     until("it opens", async || {
-        show(near).await["current_drop"]["id"] == second
+        show(near).await["current_drop"]["id"] == second.0
     })
     .await;
 }
@@ -81,14 +82,19 @@ async fn a_slow_api_does_not_take_a_previous_winner_for_a_winner_of_the_next_dro
             .timestamp_millis()
             .to_string();
         world
-            .ask_redis::<()>(&["HSET", &world.keys(id, first).times, slot, &long_ago])
+            .ask_redis::<()>(&[
+                "HSET",
+                &world.keys(id, DropId(first)).times,
+                slot,
+                &long_ago,
+            ])
             .await;
     }
-    assert_eq!(give_back(&near, id, "gave-back", "").await.status, 200);
+    assert_eq!(give_back(&near, "gave-back", id, "").await.status, 200);
     slow_down(&far, &redis, id).await;
-    move_window(&world, id, first, [-HOUR, OPENS_IN]).await;
-    move_window(&world, id, second, [OPENS_IN, HOUR]).await;
-    second_opens([&near, &far], id, second).await;
+    move_window(&world, id, DropId(first), [-HOUR, OPENS_IN]).await;
+    move_window(&world, id, DropId(second), [OPENS_IN, HOUR]).await;
+    second_opens([&near, &far], id, DropId(second)).await;
     for user in ["shown", "leaves"] {
         assert_eq!(near.claim(id, user).await.json["drop_id"], second);
     }
@@ -96,7 +102,7 @@ async fn a_slow_api_does_not_take_a_previous_winner_for_a_winner_of_the_next_dro
         far.claim(id, "winner"),
         far.claim(id, "gave-back"),
         far.mine(id, "shown"),
-        give_back(&far, id, "leaves", ""),
+        give_back(&far, "leaves", id, ""),
     );
     let heard = [winner, gave_back, shown, leaves]
         .map(|one| (one.json["status"].clone(), one.json["drop_id"].clone()));
@@ -110,7 +116,7 @@ async fn a_slow_api_shows_a_claim_of_a_drop_that_has_just_opened() {
     let world = ServeWorld::new().await;
     let (near, far, redis) = near_and_far(&world).await;
     let (id, first, second) = two_days(&world, &near, "drop").await;
-    move_window(&world, id, first, [-2 * HOUR, -HOUR]).await;
+    move_window(&world, id, DropId(first), [-2 * HOUR, -HOUR]).await;
     let sealed = "sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0";
     world
         .sql(&format!(
@@ -118,8 +124,8 @@ async fn a_slow_api_shows_a_claim_of_a_drop_that_has_just_opened() {
         ))
         .await;
     slow_down(&far, &redis, id).await;
-    move_window(&world, id, second, [OPENS_IN, HOUR]).await;
-    second_opens([&near, &far], id, second).await;
+    move_window(&world, id, DropId(second), [OPENS_IN, HOUR]).await;
+    second_opens([&near, &far], id, DropId(second)).await;
     assert_eq!(near.claim(id, "u-1").await.json["drop_id"], second);
     let mut shown = far.mine(id, "u-1").await;
     // On a busy machine a slow Redis may be too slow to answer at all.
@@ -137,18 +143,18 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     let of_second = format!("?drop_id={second}");
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
     assert_eq!(
-        give_back(&api, id, "u-1", &of_second).await.code(),
+        give_back(&api, "u-1", id, &of_second).await.code(),
         (404, "not_found"),
         "no claim of that drop"
     );
-    let given_back = give_back(&api, id, "u-1", &of_first).await;
+    let given_back = give_back(&api, "u-1", id, &of_first).await;
     assert_eq!(
         given_back.json,
         json!({"status": "revoked", "drop_id": first, "slot": 1})
     );
 
-    move_window(&world, id, first, [-2 * HOUR, -HOUR]).await;
-    move_window(&world, id, second, [-HOUR / 2, HOUR]).await;
+    move_window(&world, id, DropId(first), [-2 * HOUR, -HOUR]).await;
+    move_window(&world, id, DropId(second), [-HOUR / 2, HOUR]).await;
     let path = format!("/v1/coupons/{id}");
     until("the next is open", async || {
         api.get(&path).await.json["current_drop"]["id"] == second
@@ -160,7 +166,7 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
         ((202, "accepted"), &json!(second))
     );
     assert_eq!(
-        give_back(&api, id, "u-1", &of_first).await.json,
+        give_back(&api, "u-1", id, &of_first).await.json,
         given_back.json,
         "the lost answer again"
     );
@@ -174,13 +180,13 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
         ("?drop_id=x", (400, "invalid")),
     ] {
         assert_eq!(
-            give_back(&api, id, "u-1", wrong).await.code(),
+            give_back(&api, "u-1", id, wrong).await.code(),
             answer,
             "{wrong}"
         );
     }
     assert_eq!(
-        give_back(&api, id, "u-1", "").await.json["drop_id"],
+        give_back(&api, "u-1", id, "").await.json["drop_id"],
         second,
         "the claim of the current drop"
     );
@@ -192,8 +198,8 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
 async fn a_late_winner_by_redis_clock_takes_nothing_of_the_next_drop() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
-    move_window(&world, id, second, [-2_000, HOUR]).await;
-    move_window(&world, id, first, [-HOUR, -2_000]).await;
+    move_window(&world, id, DropId(second), [-2_000, HOUR]).await;
+    move_window(&world, id, DropId(first), [-HOUR, -2_000]).await;
     until("it knows the windows", async || {
         api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"] == second
     })
@@ -202,11 +208,16 @@ async fn a_late_winner_by_redis_clock_takes_nothing_of_the_next_drop() {
         .timestamp_millis()
         .to_string();
     world
-        .ask_redis::<()>(&["HSET", &world.keys(id, first).meta, "closes_at_ms", &later])
+        .ask_redis::<()>(&[
+            "HSET",
+            &world.keys(id, DropId(first)).meta,
+            "closes_at_ms",
+            &later,
+        ])
         .await;
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
     let held: u64 = world
-        .ask_redis(&["ZCARD", &world.keys(id, second).users])
+        .ask_redis(&["ZCARD", &world.keys(id, DropId(second)).users])
         .await;
     assert_eq!(held, 0);
 }

@@ -1,5 +1,6 @@
 //! Creating and changing coupons.
 
+use firstcome_shared::domain::DropId;
 use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -196,7 +197,7 @@ async fn operators_routes_need_the_whole_token() {
     );
 }
 
-async fn in_stores(world: &ServeWorld, id: i64, drop: i64) -> (String, String, String) {
+async fn in_stores(world: &ServeWorld, id: i64, drop: DropId) -> (String, String, String) {
     let rows = world.sql(&format!("SELECT c.quantity, d.quantity FROM {{db}}.coupons c JOIN {{db}}.drops d ON d.coupon_id = c.id WHERE c.id = {id} AND d.id = {drop}")).await;
     let meta = world.keys(id, drop).meta;
     (
@@ -224,14 +225,14 @@ async fn a_quantity_changes_freely_but_not_below_the_number_given_out() {
         (raised.status, &raised.json["current_drop"]["remaining"]),
         (200, &json!(2))
     );
-    assert_eq!(in_stores(&world, id, drop).await, all("4"));
+    assert_eq!(in_stores(&world, id, DropId(drop)).await, all("4"));
     assert_eq!(api.claim(id, "u-3").await.json["slot"], 3);
 
     let before = world.dump().await;
     let refused = api.patch(id, json!({"quantity": 2, "name": "Other"})).await;
     assert_eq!(refused.code(), (409, "below_given_out"));
     assert_eq!(refused.json["given_out"], 3);
-    assert_eq!(in_stores(&world, id, drop).await, all("4"));
+    assert_eq!(in_stores(&world, id, DropId(drop)).await, all("4"));
     assert_eq!(world.dump().await, before);
     assert_eq!(
         api.get(&format!("/v1/coupons/{id}")).await.json["name"],
@@ -239,7 +240,7 @@ async fn a_quantity_changes_freely_but_not_below_the_number_given_out() {
     );
 
     assert_eq!(api.patch(id, json!({"quantity": 3})).await.status, 200);
-    assert_eq!(in_stores(&world, id, drop).await, all("3"));
+    assert_eq!(in_stores(&world, id, DropId(drop)).await, all("3"));
     assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
 }
 
@@ -248,7 +249,7 @@ async fn a_quantity_changes_freely_but_not_below_the_number_given_out() {
 async fn no_quantity_is_lowered_until_redis_is_verified() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(4)).await;
-    let verified = world.keys(id, drop).verified;
+    let verified = world.keys(id, DropId(drop)).verified;
     let epoch: String = world.ask_redis(&["GET", &verified]).await;
     for wrong in ["", "of another life"] {
         world.ask_redis::<()>(&["SET", &verified, wrong]).await;
@@ -257,7 +258,7 @@ async fn no_quantity_is_lowered_until_redis_is_verified() {
             (503, "unavailable"),
             "{wrong:?}"
         );
-        assert_eq!(in_stores(&world, id, drop).await, all("4"));
+        assert_eq!(in_stores(&world, id, DropId(drop)).await, all("4"));
     }
     assert_eq!(
         api.patch(id, json!({"quantity": 5})).await.status,
@@ -276,7 +277,7 @@ async fn no_quantity_is_lowered_until_redis_is_verified() {
         (503, "unavailable"),
         "from an older life of Redis"
     );
-    assert_eq!(in_stores(&world, id, drop).await, all("5"));
+    assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
 }
 
 #[tokio::test]
@@ -304,20 +305,20 @@ async fn a_change_applies_to_all_future_drops_or_to_none() {
         3
     );
     assert_eq!(
-        in_stores(&world, id, tomorrow).await,
+        in_stores(&world, id, DropId(tomorrow)).await,
         all("5"),
         "no drop was changed"
     );
     assert_eq!(api.patch(id, json!({"quantity": 3})).await.status, 200);
-    assert_eq!(in_stores(&world, id, today).await, all("3"));
-    assert_eq!(in_stores(&world, id, tomorrow).await, all("3"));
+    assert_eq!(in_stores(&world, id, DropId(today)).await, all("3"));
+    assert_eq!(in_stores(&world, id, DropId(tomorrow)).await, all("3"));
 }
 
 #[tokio::test]
 async fn rows_unknown_to_redis_also_prevent_a_lower_quantity() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
-    world.issue((id, drop), 5, "u-5").await;
+    world.issue(id, DropId(drop), 5, "u-5").await;
     let settings = async || {
         let mut keys = world.dump().await;
         keys.retain(|key, _| !key.ends_with(":revision"));
@@ -328,7 +329,7 @@ async fn rows_unknown_to_redis_also_prevent_a_lower_quantity() {
         api.patch(id, json!({"quantity": 4})).await.code(),
         (409, "below_given_out")
     );
-    assert_eq!(in_stores(&world, id, drop).await, all("5"));
+    assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
     assert_eq!(settings().await, before, "the lowered value is restored");
 }
 
@@ -384,7 +385,7 @@ async fn an_invalid_change_changes_nothing() {
         api.patch(4_711, json!({"paused": true})).await.code(),
         (404, "not_found")
     );
-    assert_eq!(in_stores(&world, id, drop).await, all("5"));
+    assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
     assert_eq!(world.dump().await, before);
     assert_eq!(
         api.get(&format!("/v1/coupons/{id}")).await.json["name"],
@@ -407,14 +408,14 @@ async fn concurrent_changes_of_two_operators_leave_both_stores_equal() {
     // Writes in flight while two operators write are corrected by repeating the last change, and by
     // the reconciler.
     assert_eq!(apis[0].patch(id, json!({"quantity": 12})).await.status, 200);
-    assert_eq!(in_stores(&world, id, drop).await, all("12"));
+    assert_eq!(in_stores(&world, id, DropId(drop)).await, all("12"));
 }
 
 #[tokio::test]
 async fn the_list_is_paged_and_filtered() {
     let (world, api) = ServeWorld::with_api().await;
     let (open_one, _) = api.make(open(1)).await;
-    let (later, _) = api.make(coupon(1, 10, 20)).await;
+    let (later, _) = api.make(coupon(1, 10..=20)).await;
     let (over, _) = world.make_over(&api, 1).await;
     let (gone, _) = api.make(open(1)).await;
     assert_eq!(api.claim(gone, "u-1").await.status, 202);
@@ -473,7 +474,7 @@ async fn the_list_is_paged_and_filtered() {
 async fn a_pause_takes_effect_whatever_is_in_the_revision_key() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(500)).await;
-    let key = world.keys(id, drop).revision;
+    let key = world.keys(id, DropId(drop)).revision;
     let garbage = [
         "1e5",
         "0x7fffffff",

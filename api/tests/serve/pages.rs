@@ -176,7 +176,7 @@ async fn a_page_and_its_state_are_served_from_memory_while_both_stores_are_down(
     let (world, redis) = behind_redis(&world).await;
     let api = world.with("coupon-page", "on").api().await;
     let (id, _) = api.make(open(5)).await;
-    let (later, _) = api.make(coupon(7, 30, 60)).await;
+    let (later, _) = api.make(coupon(7, 30..=60)).await;
     for store in [&mysql, &redis] {
         store.set(ProxyFault::BlackHole).await.unwrap();
     }

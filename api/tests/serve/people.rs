@@ -1,5 +1,6 @@
 //! User identity, and the state of users' claims.
 
+use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::json;
 
@@ -22,7 +23,7 @@ async fn a_claim_is_accepted_then_issued_with_its_code() {
         json!({"status": "waiting", "drop_id": drop, "slot": null, "code": null, "position": 2});
     assert_eq!(api.mine(id, "u-3").await.json, waiting);
 
-    world.issue((id, drop), 1, "u-1").await;
+    world.issue(id, DropId(drop), 1, "u-1").await;
     let issued =
         json!({"status": "issued", "drop_id": drop, "slot": 1, "code": "CODE-1", "position": null});
     assert_eq!(api.mine(id, "u-1").await.json, issued);
@@ -54,7 +55,7 @@ async fn a_users_claim_is_not_cacheable() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(1)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
-    world.issue((id, drop), 1, "u-1").await;
+    world.issue(id, DropId(drop), 1, "u-1").await;
     let path = format!("/v1/coupons/{id}/claims/me");
     for (method, status) in [(Method::GET, "issued"), (Method::DELETE, "revoked")] {
         let answer = api
@@ -128,12 +129,14 @@ async fn a_sealed_drop_is_answered_from_mysql_alone() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = world.make_over(&api, 3).await;
     for slot in 1..=2 {
-        world.issue((id, drop), slot, &format!("u-{slot}")).await;
+        world
+            .issue(id, DropId(drop), slot, &format!("u-{slot}"))
+            .await;
     }
     world
         .sql("UPDATE {db}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2")
         .await;
-    let keys = world.keys(id, drop);
+    let keys = world.keys(id, DropId(drop));
     for key in keys.own() {
         world.ask_redis::<()>(&["DEL", key]).await;
     }
@@ -191,7 +194,7 @@ async fn with_tokens_the_user_is_the_subject_and_the_header_is_ignored() {
     let claimed = ask(&[("authorization", &good), ("x-user-id", "u-2")]).await;
     assert_eq!(claimed.code(), (202, "accepted"));
     let score: Option<u32> = world
-        .ask_redis(&["ZSCORE", &world.keys(id, drop).users, "u-1"])
+        .ask_redis(&["ZSCORE", &world.keys(id, DropId(drop)).users, "u-1"])
         .await;
     assert_eq!(score, Some(1));
 }

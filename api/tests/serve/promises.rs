@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
+use firstcome_shared::domain::DropId;
 use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -226,7 +227,7 @@ async fn a_slot_of_an_earlier_drop_becomes_durable_too() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop, other) = two_days(&world, &api, "coupon").await;
     // Redis has it only among the claimants, without the instant of admission.
-    let claimants = world.keys(id, drop).claimants;
+    let claimants = world.keys(id, DropId(drop)).claimants;
     world
         .ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")])
         .await;
@@ -275,13 +276,13 @@ async fn a_retry_of_a_sealed_drops_winner_costs_one_query_and_no_message() {
         .api()
         .await;
     let (id, drop, earlier) = two_days(&world, &api, "coupon").await;
-    let claimants = world.keys(id, drop).claimants;
+    let claimants = world.keys(id, DropId(drop)).claimants;
     for (user, slot) in [("u-1", 1), ("u-2", 2), ("lost", 3)] {
         world
             .ask_redis::<()>(&["HSET", &claimants, user, &format!("{earlier}:{slot}")])
             .await;
         if user != "lost" {
-            world.issue((id, earlier), slot, user).await;
+            world.issue(id, DropId(earlier), slot, user).await;
         }
     }
     world
@@ -353,7 +354,12 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
 }
 
 /// Moves a drop's window in MySQL and in Redis to milliseconds from now.
-pub(crate) async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
+pub(crate) async fn move_window(
+    world: &ServeWorld,
+    id: i64,
+    drop: DropId,
+    [opens, closes]: [i64; 2],
+) {
     // One instant for both stores: a drop that MySQL opens before Redis does is another case.
     let now = Utc::now();
     let at = |ms| now + TimeDelta::milliseconds(ms);
@@ -391,12 +397,12 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
     const HOUR: i64 = 3_600_000;
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
-    move_window(&world, id, second, [HOUR, 2 * HOUR]).await;
+    move_window(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
     assert_eq!(api.claim(id, "early").await.code(), (202, "accepted"));
     let held = json!({"status": "already_claimed", "drop_id": first, "slot": 1});
 
-    move_window(&world, id, first, [-HOUR, -1]).await;
+    move_window(&world, id, DropId(first), [-HOUR, -1]).await;
     until("it is over", async || {
         api.claim(id, "u-2").await.code() == (409, "not_open")
     })
@@ -404,7 +410,7 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
     assert_eq!(api.claim(id, "u-1").await.json, held, "not `not_open`");
 
     // A pass seals the drop seconds after it closed.
-    world.issue((id, first), 1, "u-1").await;
+    world.issue(id, DropId(first), 1, "u-1").await;
     let sealed = "sealed_at = UTC_TIMESTAMP(3), sealed_rows = 1";
     world
         .sql(&format!(
@@ -421,15 +427,15 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
 
     // Windows without a gap: the next drop is open. A user who was admitted long before closing
     // comes for the next one.
-    let times = world.keys(id, first).times;
+    let times = world.keys(id, DropId(first)).times;
     let long_ago = (Utc::now() - TimeDelta::minutes(30))
         .timestamp_millis()
         .to_string();
     world
         .ask_redis::<()>(&["HSET", &times, "2", &long_ago])
         .await;
-    move_window(&world, id, first, [-HOUR, -10]).await;
-    move_window(&world, id, second, [-10, HOUR]).await;
+    move_window(&world, id, DropId(first), [-HOUR, -10]).await;
+    move_window(&world, id, DropId(second), [-10, HOUR]).await;
     until("the next is open", async || {
         api.get(&path).await.json["current_drop"]["id"] == second
     })
@@ -447,12 +453,12 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
     assert_eq!(api.claim(id, "u-2").await.json["drop_id"], second);
 
     // After a loss of Redis nothing loads a sealed drop again.
-    move_window(&world, id, second, [HOUR, 2 * HOUR]).await;
+    move_window(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
     until("the next is not open", async || {
         api.get(&path).await.json["current_drop"]["id"] == first
     })
     .await;
-    for key in world.keys(id, first).own() {
+    for key in world.keys(id, DropId(first)).own() {
         world.ask_redis::<()>(&["DEL", key]).await;
     }
     assert_eq!(api.claim(id, "u-1").await.json, held, "by MySQL");

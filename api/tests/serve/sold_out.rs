@@ -59,7 +59,7 @@ async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
     assert_eq!(api.claim(id, "u-3").await.json["slot"], 3);
     assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
 
-    let meta = world.keys(id, drop).meta;
+    let meta = world.keys(id, DropId(drop)).meta;
     set(&world, &["HSET", &meta, "closes_at_ms", "1"]).await;
     assert_eq!(api.claim(id, "u-4").await.code(), (410, "closed"));
     assert_eq!(api.claim(id, "u-3").await.code(), (200, "already_claimed"));
@@ -72,7 +72,7 @@ async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
     let other = world.api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
     let generation = world.redis.generation(CouponId(id)).await.unwrap().unwrap();
-    let keys = world.keys(id, drop);
+    let keys = world.keys(id, DropId(drop));
     for (leaves, comes) in [("u-1", "u-3"), ("u-3", "u-4")] {
         let user = leaves.parse().unwrap();
         world
@@ -93,7 +93,7 @@ async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
     let api = world.api().await;
     let other = world.api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
-    let keys = world.keys(id, drop);
+    let keys = world.keys(id, DropId(drop));
     for round in 0..10 {
         let people: Vec<_> = (0..5)
             .map(|number| format!("round-{round}-{number}"))
@@ -125,7 +125,7 @@ async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
 async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
-    let keys = world.keys(id, drop);
+    let keys = world.keys(id, DropId(drop));
     set(&world, &["HSET", &keys.meta, "waiting_list", "1"]).await;
     for _ in 0..2 {
         assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use firstcome_shared::domain::DropId;
 use firstcome_stack::{FaultProxy, ProxyFault};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -128,7 +129,7 @@ async fn while_redis_is_down_nobody_is_admitted_and_nothing_is_guessed() {
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.api().await;
     let (id, drop) = api.make(open(5)).await;
-    world.issue((id, drop), 5, "u-5").await;
+    world.issue(id, DropId(drop), 5, "u-5").await;
     let before = world.dump().await;
     redis.set(ProxyFault::Cut).await.unwrap();
 
@@ -292,7 +293,7 @@ async fn a_shutdown_in_mid_rush_leaves_no_admission_unpublished() {
         }
     }
     let users: i64 = world
-        .ask_redis(&["ZCARD", &world.keys(id, drop).users])
+        .ask_redis(&["ZCARD", &world.keys(id, DropId(drop)).users])
         .await;
     assert!(yes <= users);
     assert_eq!(world.messages().await, users);

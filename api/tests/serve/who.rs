@@ -1,5 +1,6 @@
 //! Authorisation, and the audit record.
 
+use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -8,10 +9,10 @@ use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open};
 const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
 
 async fn with_token(
-    api: &InProcessApi,
     token: &str,
-    method: Method,
+    api: &InProcessApi,
     path: &str,
+    method: Method,
     body: &str,
 ) -> HttpAnswer {
     api.ask(
@@ -28,12 +29,12 @@ async fn a_view_token_can_read_but_not_change() {
     let world = ServeWorld::new().await;
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, drop) = api.make(open(5)).await;
-    world.issue((id, drop), 1, "u-1").await;
+    world.issue(id, DropId(drop), 1, "u-1").await;
     let issued = with_token(
-        &api,
         VIEW_TOKEN,
-        Method::GET,
+        &api,
         &format!("/v1/coupons/{id}/issued"),
+        Method::GET,
         "",
     )
     .await;
@@ -44,7 +45,7 @@ async fn a_view_token_can_read_but_not_change() {
         (Method::POST, "/v1/coupons", open(9)),
         (Method::PATCH, path.as_str(), json!({"paused": true})),
     ] {
-        let refused = with_token(&api, VIEW_TOKEN, method, path, &body.to_string()).await;
+        let refused = with_token(VIEW_TOKEN, &api, path, method, &body.to_string()).await;
         assert_eq!(refused.code(), (403, "read_only"), "{path}");
     }
     assert_eq!(world.dump().await, before);
@@ -76,10 +77,10 @@ async fn each_of_two_tokens_is_accepted_and_two_headers_are_refused() {
     for token in [OPS_TOKEN, &other] {
         assert_eq!(
             with_token(
-                &api,
                 token,
-                Method::POST,
+                &api,
                 "/v1/coupons",
+                Method::POST,
                 &open(1).to_string()
             )
             .await
@@ -89,7 +90,7 @@ async fn each_of_two_tokens_is_accepted_and_two_headers_are_refused() {
     }
     let both = format!("{OPS_TOKEN},{other}");
     assert_eq!(
-        with_token(&api, &both, Method::POST, "/v1/coupons", "{}")
+        with_token(&both, &api, "/v1/coupons", Method::POST, "{}")
             .await
             .code(),
         (401, "unauthorized")

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
@@ -92,7 +93,7 @@ impl ServeWorld {
             ("kafka-brokers", stack.kafka.bootstrap()),
             ("kafka-topic", name.clone()),
         ]);
-        let redis = redis_client(&stack.redis.url(), &name);
+        let redis = redis_client(&stack.redis.url(), name.clone());
         let world = Self {
             name,
             redis,
@@ -105,7 +106,7 @@ impl ServeWorld {
     pub(crate) async fn migrate(&self) {
         let url = self.settings["database-url"].clone();
         let brokers = self.settings["kafka-brokers"].clone();
-        migrate(url, brokers, &self.name, PARTITIONS).await;
+        migrate(url, &self.name, brokers, PARTITIONS).await;
     }
 
     /// Opens every existing coupon, as the reconciler does.
@@ -188,7 +189,7 @@ impl ServeWorld {
         let ago = |minutes| (Utc::now() - TimeDelta::minutes(minutes)).timestamp_millis();
         let opened = ago(20).to_string();
         let closed = ago(10).to_string();
-        let meta = self.keys(id, drop).meta;
+        let meta = self.keys(id, DropId(drop)).meta;
         self.ask_redis::<()>(&[
             "HSET",
             &meta,
@@ -206,8 +207,8 @@ impl ServeWorld {
         (id, drop)
     }
 
-    pub(crate) fn keys(&self, coupon: i64, drop: i64) -> DropKeys {
-        self.redis.keys(CouponId(coupon), DropId(drop))
+    pub(crate) fn keys(&self, coupon: i64, drop: DropId) -> DropKeys {
+        self.redis.keys(CouponId(coupon), drop)
     }
 
     /// Every key of this test with its content, to detect changes.
@@ -233,7 +234,7 @@ impl ServeWorld {
     }
 
     /// Writes a row of `user` on a slot, like the consumer.
-    pub(crate) async fn issue(&self, (coupon, drop): (i64, i64), slot: u32, user: &str) {
+    pub(crate) async fn issue(&self, coupon: i64, drop: DropId, slot: u32, user: &str) {
         let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
         let values = format!(
             "{drop}, {slot}, {coupon}, '{user}', 'CODE-{slot}', UTC_TIMESTAMP(3), 'consumer'"
@@ -291,18 +292,18 @@ impl ServeWorld {
     /// The same on another Redis, where admission is closed.
     pub(crate) fn on_redis(&self, url: &str) -> Self {
         Self {
-            redis: redis_client(url, &self.name),
+            redis: redis_client(url, self.name.clone()),
             ..self.with("redis-url", url)
         }
     }
 }
 
-fn redis_client(url: &str, prefix: &str) -> Redis {
+fn redis_client(url: &str, prefix: String) -> Redis {
     let timeout = Duration::from_secs(5);
     let durability = RedisDurability::default();
     Redis::new(&RedisSettings {
         url: url.into(),
-        prefix: prefix.into(),
+        prefix,
         timeout,
         mode: RedisMode::default(),
         durability,
@@ -451,7 +452,8 @@ impl InProcessApi {
 }
 
 /// A coupon whose one drop is open from `opens` to `closes` minutes from now.
-pub(crate) fn coupon(quantity: u32, opens: i64, closes: i64) -> Value {
+pub(crate) fn coupon(quantity: u32, minutes: RangeInclusive<i64>) -> Value {
+    let (opens, closes) = minutes.into_inner();
     let at = |minutes| {
         (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
     };
@@ -462,7 +464,7 @@ pub(crate) fn coupon(quantity: u32, opens: i64, closes: i64) -> Value {
 }
 
 pub(crate) fn open(quantity: u32) -> Value {
-    coupon(quantity, -1, 60)
+    coupon(quantity, -1..=60)
 }
 
 /// The same with one field changed.

@@ -49,8 +49,8 @@ pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
 /// Creates the tables and the topic, as `firstcome-api migrate` does.
 pub(crate) async fn migrate(
     database_url: String,
-    kafka_brokers: String,
     topic: &str,
+    kafka_brokers: String,
     partitions: i32,
 ) {
     static TABLES: Tables = Tables::new();

@@ -110,12 +110,12 @@ pub(crate) async fn discard_all(
     };
     if asked.reason.is_empty() && asked.drop.is_empty() {
         let why = "Choose a reason or a drop first. Nothing was done.";
-        return notice(StatusCode::BAD_REQUEST, "Not discarded", why);
+        return notice("Not discarded", StatusCode::BAD_REQUEST, why);
     }
     match discarded(&page, &session, &asked).await {
         Ok(()) => Redirect::to("/dead-letters?status=resolved&done=discarded").into_response(),
         Err(why) if why.status == StatusCode::CONFLICT => {
-            notice(why.status, "Not discarded", &why.why)
+            notice("Not discarded", why.status, &why.why)
         }
         Err(why) => {
             let form = why.into_form(

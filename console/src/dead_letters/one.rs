@@ -166,7 +166,7 @@ async fn refused(
     reveal: bool,
 ) -> Response {
     if why.status == StatusCode::CONFLICT {
-        return notice(why.status, "Not done", &why.why);
+        return notice("Not done", why.status, &why.why);
     }
     match found(page, session, id, reveal).await {
         Ok(letter) => shown(session, &letter, reveal, "", &form(why)),

@@ -26,32 +26,22 @@ const CALLS: usize = 4;
 pub async fn insert_rows(
     installation: &Installation,
     coupon: InstallationCoupon,
-    from: u32,
-    to: u32,
+    slots: RangeInclusive<u32>,
 ) -> Result<Duration> {
-    insert_rows_by(installation, coupon, from, to, ROWS).await
+    insert_rows_by(installation, coupon, slots, ROWS).await
 }
 
 /// [`insert_rows`] with `rows` rows per statement.
 pub async fn insert_rows_by(
     installation: &Installation,
     coupon: InstallationCoupon,
-    from: u32,
-    to: u32,
+    slots: RangeInclusive<u32>,
     rows: u32,
 ) -> Result<Duration> {
     let mut conn = installation.mysql().await?;
     let sql = "SELECT slot_limit FROM slot_limits WHERE drop_id = ? ORDER BY slot_limit";
     let limits: Vec<u32> = conn.exec(sql, (coupon.drop,)).await?;
-    let took = insert_into(
-        &mut conn,
-        "issued_coupons",
-        coupon,
-        from..=to,
-        rows,
-        &limits,
-    )
-    .await?;
+    let took = insert_into(&mut conn, "issued_coupons", coupon, slots, rows, &limits).await?;
     conn.disconnect().await?;
     Ok(took)
 }

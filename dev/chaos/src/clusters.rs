@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use firstcome_stack::{ClusterStack, FaultProxy, MailOptions};
-use firstcome_testkit::{PrefixedKeys, WorldStores};
+use firstcome_testkit::{PrefixedKeys, StoreUrls, WorldStores};
 use tokio::sync::Mutex;
 
 use crate::fault::FaultyStore;
@@ -35,9 +35,13 @@ impl ClusteredServers {
             .primary
             .database_url_via(&self.way_to_mysql, "");
         let redis = &self.stack.redis;
-        let stores =
-            WorldStores::at("", &mysql, "").with_redis_servers(&redis.urls(), &redis.env());
-        stores.with_kafka_cluster(&self.stack.kafka)
+        let urls = StoreUrls {
+            mysql,
+            ..StoreUrls::default()
+        };
+        WorldStores::at(urls)
+            .with_redis_servers(&redis.urls(), &redis.env())
+            .with_kafka_cluster(&self.stack.kafka)
     }
 
     /// The URL of a database for our processes.

@@ -72,8 +72,8 @@ impl Resources {
                 if let Some(kilobytes) = resident(pid) {
                     self.note(
                         &format!("{} memory", role.name()),
-                        "kB",
                         16_384,
+                        "kB",
                         true,
                         kilobytes,
                     );
@@ -81,8 +81,8 @@ impl Resources {
                 if let Some(files) = open_files(pid) {
                     self.note(
                         &format!("{} open files and sockets", role.name()),
-                        "",
                         16,
+                        "",
                         true,
                         files,
                     );
@@ -90,10 +90,10 @@ impl Resources {
             }
         }
         if let Ok(number) = status(system, "Prepared_stmt_count").await {
-            self.note("mysql prepared statements", "", 100, true, number);
+            self.note("mysql prepared statements", 100, "", true, number);
         }
         if let Ok(number) = status(system, "Threads_connected").await {
-            self.note("mysql connections", "", 16, true, number);
+            self.note("mysql connections", 16, "", true, number);
         }
         for table in TABLES {
             if let Ok(rows) = number(system, &format!("SELECT COUNT(*) FROM {table}")).await {
@@ -101,21 +101,21 @@ impl Resources {
                 // the soak runs.
                 self.note(
                     &format!("rows of {table}"),
-                    "",
                     300,
+                    "",
                     table == "reconcile_runs",
                     rows,
                 );
             }
         }
         if let Ok((keys, memory, clients)) = redis(system).await {
-            self.note("redis keys", "", 200, true, keys);
-            self.note("redis memory", "kB", 16_384, true, memory / 1024);
-            self.note("redis clients", "", 16, true, clients);
+            self.note("redis keys", 200, "", true, keys);
+            self.note("redis memory", 16_384, "kB", true, memory / 1024);
+            self.note("redis clients", 16, "", true, clients);
         }
     }
 
-    fn note(&mut self, name: &str, unit: &'static str, slack: u64, must_be_flat: bool, value: u64) {
+    fn note(&mut self, name: &str, slack: u64, unit: &'static str, must_be_flat: bool, value: u64) {
         let resource = self.0.entry(name.to_owned()).or_default();
         resource.unit = unit;
         resource.slack = slack;

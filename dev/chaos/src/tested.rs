@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use firstcome_stack::ProxyFault;
-use firstcome_testkit::{PrefixedKeys, World, WorldStores};
+use firstcome_testkit::{PrefixedKeys, StoreUrls, World, WorldStores};
 
 use crate::clusters::ClusteredServers;
 use crate::fault::FaultyStore;
@@ -45,11 +45,11 @@ impl TestedServers {
     pub(crate) async fn world(&self, name: &str) -> World {
         match self {
             Self::Single(servers) => {
-                let stores = WorldStores::at(
-                    &servers.redis().url(),
-                    &servers.mysql.url(),
-                    &servers.kafka.bootstrap(),
-                );
+                let stores = WorldStores::at(StoreUrls {
+                    redis: servers.redis().url(),
+                    mysql: servers.mysql.url(),
+                    kafka: servers.kafka.bootstrap(),
+                });
                 let world = World::on(stores, name).await;
                 world.set("REDIS_URL", &servers.redis_url());
                 world.set("DATABASE_URL", &servers.database_url(world.database()));

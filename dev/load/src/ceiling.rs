@@ -25,7 +25,7 @@ pub async fn measure(connections: usize) -> Result<Tally> {
     let plan = CrowdPlan::new(
         vec![target],
         1,
-        Crowd::gather("none-", REQUESTS, 1, 1)?,
+        Crowd::gather(REQUESTS, "none-", 1, 1)?,
         connections,
     );
     let tally = generator::run(plan, Arc::new(CrowdProgress::default())).await;

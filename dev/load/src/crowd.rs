@@ -20,14 +20,14 @@ impl Crowd {
     /// A person's second request follows the first at once: a double click that usually reaches
     /// another connection and another API while the first is in progress. Further ones come later,
     /// in a separate order. The same seed gives the same order.
-    pub fn gather(prefix: &str, people: u32, requests_per_person: u32, seed: u64) -> Result<Self> {
-        Self::gather_mixed(prefix, people, requests_per_person, 1.0, seed)
+    pub fn gather(people: u32, prefix: &str, requests_per_person: u32, seed: u64) -> Result<Self> {
+        Self::gather_mixed(people, prefix, requests_per_person, 1.0, seed)
     }
 
     /// The same if only a share of the people (0 to 1) asks more than once.
     pub fn gather_mixed(
-        prefix: &str,
         people: u32,
+        prefix: &str,
         each: u32,
         share: f64,
         seed: u64,
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn everyone_asks_the_given_number_of_times_with_a_double_click() {
-        let crowd = Crowd::gather("p-", 50, 3, 1).unwrap();
+        let crowd = Crowd::gather(50, "p-", 3, 1).unwrap();
         assert_eq!(crowd.requests(), 150);
         let mut times = [0; 50];
         for request in 0..150 {
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn only_a_share_of_the_people_repeats() {
         for (share, requests) in [(0.0, 100), (0.25, 150), (1.0, 300)] {
-            let crowd = Crowd::gather_mixed("p-", 100, 3, share, 1).unwrap();
+            let crowd = Crowd::gather_mixed(100, "p-", 3, share, 1).unwrap();
             assert_eq!(crowd.requests(), requests, "{share}");
             let people: std::collections::HashSet<_> =
                 (0..requests).map(|n| crowd.person(n).unwrap()).collect();
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_empty_crowd_is_refused() {
-        assert!(Crowd::gather("p-", 0, 3, 1).is_err() && Crowd::gather("p-", 3, 0, 1).is_err());
-        assert!(Crowd::gather("p-", u32::MAX, 2, 1).is_err());
+        assert!(Crowd::gather(0, "p-", 3, 1).is_err() && Crowd::gather(3, "p-", 0, 1).is_err());
+        assert!(Crowd::gather(u32::MAX, "p-", 2, 1).is_err());
     }
 }

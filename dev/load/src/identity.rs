@@ -255,7 +255,7 @@ mod tests {
 
     fn identity(args: &[&str], people: u32) -> Result<CrowdIdentity> {
         let cli = Cli::parse_from([&["rush"], args].concat());
-        CrowdIdentity::new(&cli.identity, &Crowd::gather("p-", people, 1, 1).unwrap())
+        CrowdIdentity::new(&cli.identity, &Crowd::gather(people, "p-", 1, 1).unwrap())
     }
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
         ];
         let identity = identity(&args, 3).unwrap();
         assert_eq!(format!("{identity:?}"), "Bearer(3 tokens)");
-        let (name, value) = identity.header(&Crowd::gather("p-", 3, 1, 1).unwrap(), 2);
+        let (name, value) = identity.header(&Crowd::gather(3, "p-", 1, 1).unwrap(), 2);
         assert_eq!(name, "authorization");
         let mut rules = Validation::new(Algorithm::HS256);
         rules.set_issuer(&["me"]);

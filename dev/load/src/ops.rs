@@ -56,26 +56,23 @@ impl Error for RefusedRequest {}
 impl Ops {
     /// `GET`, parsed as JSON.
     pub async fn get(&self, path: &str) -> Result<Value> {
-        read(&self.text("GET", path, b"").await?, path)
+        self.json(path, None).await
     }
 
     /// `GET`, as text.
     pub async fn get_text(&self, path: &str) -> Result<String> {
-        self.text("GET", path, b"").await
+        self.text(path, None).await
     }
 
     /// `POST` with a JSON body, parsed as JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        read(
-            &self.text("POST", path, &serde_json::to_vec(body)?).await?,
-            path,
-        )
+        self.json(path, Some(&serde_json::to_vec(body)?)).await
     }
 
     /// Whether a service is ready, and the body of its answer.
     pub async fn readiness(&self) -> Result<(bool, String)> {
         let path = "/readyz";
-        match self.call("GET", path, b"").await? {
+        match self.call(path, None).await? {
             (200, body) => Ok((true, body)),
             (503, body) => Ok((false, body)),
             (status, body) => Err(RefusedRequest {
@@ -119,8 +116,19 @@ impl Ops {
         }
     }
 
-    async fn text(&self, method: &'static str, path: &str, body: &[u8]) -> Result<String> {
-        match self.call(method, path, body).await? {
+    async fn json(&self, path: &str, body: Option<&[u8]>) -> Result<Value> {
+        let text = self.text(path, body).await?;
+        let value = serde_json::from_str(&text);
+        value.with_context(|| {
+            format!(
+                "{path} was answered with something that is not JSON: {}",
+                start_of(&text)
+            )
+        })
+    }
+
+    async fn text(&self, path: &str, body: Option<&[u8]>) -> Result<String> {
+        match self.call(path, body).await? {
             (200..300, body) => Ok(body),
             (status, body) => Err(RefusedRequest {
                 path: path.to_owned(),
@@ -131,32 +139,23 @@ impl Ops {
         }
     }
 
-    async fn call(&self, method: &'static str, path: &str, body: &[u8]) -> Result<(u16, String)> {
+    /// Sends a POST request with the body, or a GET request if there is none.
+    async fn call(&self, path: &str, body: Option<&[u8]>) -> Result<(u16, String)> {
         let bearer = format!("Bearer {}", self.token);
         let headers = [
             ("authorization", bearer.as_str()),
             ("content-type", "application/json"),
         ];
         let call = Call {
-            method,
+            method: if body.is_some() { "POST" } else { "GET" },
             path,
             headers: &headers,
-            body,
+            body: body.unwrap_or_default(),
         };
         let mut connection = Connection::open(&self.target).await?;
         let (status, body) = connection.send(&call).await?;
         Ok((status, String::from_utf8_lossy(body).into_owned()))
     }
-}
-
-fn read(text: &str, path: &str) -> Result<Value> {
-    let value = serde_json::from_str(text);
-    value.with_context(|| {
-        format!(
-            "{path} was answered with something that is not JSON: {}",
-            start_of(text)
-        )
-    })
 }
 
 fn start_of(text: &str) -> String {

@@ -125,7 +125,7 @@ impl Workload {
 
     async fn run_here(&self) -> Result<Tally> {
         self.only_this_machine()?;
-        let crowd = Crowd::gather(&self.prefix, self.people, self.requests_per_person, 1)?;
+        let crowd = Crowd::gather(self.people, &self.prefix, self.requests_per_person, 1)?;
         let plan = CrowdPlan::new(
             vec![self.target.into()],
             self.coupon,

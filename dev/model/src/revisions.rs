@@ -189,7 +189,7 @@ impl Revisions {
         true
     }
 
-    fn change(&self, state: &mut State, to: u8, attempts: u8, stage: Change) -> (u8, Change) {
+    fn change(&self, state: &mut State, to: u8, stage: Change, attempts: u8) -> (u8, Change) {
         let again = if attempts < ATTEMPTS {
             Change::Take
         } else {
@@ -293,7 +293,7 @@ impl Revisions {
                 attempts,
                 stage,
             } => {
-                let (attempts, stage) = self.change(state, to, attempts, stage);
+                let (attempts, stage) = self.change(state, to, stage, attempts);
                 Writer::Change {
                     to,
                     attempts,

@@ -127,7 +127,10 @@ impl Sealing {
                 state.clock_jumps -= 1;
                 state.closed = !state.closed;
             }
-            Step::End => (state.closed, state.over) = (true, true),
+            Step::End => {
+                state.closed = true;
+                state.over = true;
+            }
         }
     }
 

@@ -160,14 +160,14 @@ fn decode(body: &[u8]) -> Result<Vec<ReceivedSpan>> {
                 scope
                     .spans
                     .into_iter()
-                    .map(|span| received(span, &service, &scope.schema_url)),
+                    .map(|span| received(&service, span, &scope.schema_url)),
             );
         }
     }
     Ok(spans)
 }
 
-fn received(span: Span, service: &str, schema: &str) -> ReceivedSpan {
+fn received(service: &str, span: Span, schema: &str) -> ReceivedSpan {
     ReceivedSpan {
         service: service.to_owned(),
         schema: schema.to_owned(),

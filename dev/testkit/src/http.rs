@@ -187,7 +187,7 @@ impl ApiClient {
             .http
             .request(Method::DELETE, &path)
             .header("x-user-id", user);
-        self.revoking(coupon, (user, false), request).await
+        self.revoking(coupon, user, false, request).await
     }
 
     /// An operator revokes a user's claim; returns the drop and slot, or the reason of the refusal.
@@ -201,7 +201,8 @@ impl ApiClient {
         let again = body["may_claim_again"] == true;
         self.revoking(
             coupon,
-            (user, again),
+            user,
+            again,
             self.http.ops(Method::POST, &path).json(body),
         )
         .await
@@ -210,7 +211,8 @@ impl ApiClient {
     async fn revoking(
         &self,
         coupon: i64,
-        (user, again): (&str, bool),
+        user: &str,
+        again: bool,
         request: RequestBuilder,
     ) -> Result<(i64, Option<u32>), Answer> {
         let pending =

@@ -38,11 +38,11 @@ impl TestTopic {
         &self.name
     }
 
-    pub(crate) fn new(brokers: &str, name: &str, group: &str) -> Self {
+    pub(crate) fn new(brokers: &str, name: String) -> Self {
         Self {
             brokers: brokers.to_owned(),
-            name: name.to_owned(),
-            group: group.to_owned(),
+            group: name.clone(),
+            name,
         }
     }
 

@@ -58,7 +58,7 @@ pub use roles::{Once, Running};
 pub use runs::{assert_clean, assert_nothing_found, error_of, kinds, status_of};
 pub use rush::{people, rush, tally};
 pub use shell::{OperatorsShell, commands_of};
-pub use world::{World, WorldStores, shared};
+pub use world::{StoreUrls, World, WorldStores, shared};
 
 /// Long enough for a busy machine; reached only if something is broken.
 pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(90);

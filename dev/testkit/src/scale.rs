@@ -11,8 +11,8 @@ pub fn is_full() -> bool {
 /// A target has the form `≤ 20 ms`: a sign, a number, and optionally a unit.
 pub async fn measured(
     what: &str,
-    target: &str,
     [small, full]: [u32; 2],
+    target: &str,
     mut measure: impl AsyncFnMut(u32) -> f64,
 ) -> f64 {
     let on_small = measure(small).await;
@@ -30,7 +30,7 @@ pub async fn measured(
 }
 
 /// Prints the same line for a value that does not depend on the size.
-pub fn print(what: &str, target: &str, value: f64) {
+pub fn print(what: &str, value: f64, target: &str) {
     println!("scale: {what} | {} | - | {target}", text(value, target));
 }
 

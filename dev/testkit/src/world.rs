@@ -46,32 +46,47 @@ pub struct WorldStores {
     settings: BTreeMap<String, String>,
 }
 
+/// The addresses of the stores; MySQL's without a database.
+#[derive(Debug, Default)]
+pub struct StoreUrls {
+    pub redis: String,
+    pub mysql: String,
+    pub kafka: String,
+}
+
 impl WorldStores {
     /// The servers that all tests share.
     pub async fn shared() -> Self {
         let stack = shared().await;
-        Self::at(
-            &stack.redis.url(),
-            &stack.mysql.database_url(""),
-            &stack.kafka.bootstrap(),
-        )
+        Self::at(StoreUrls {
+            redis: stack.redis.url(),
+            mysql: stack.mysql.database_url(""),
+            kafka: stack.kafka.bootstrap(),
+        })
     }
 
-    /// The servers at these addresses; MySQL's without a database.
-    pub fn at(redis: &str, mysql: &str, kafka: &str) -> Self {
-        let settings = BTreeMap::new();
+    pub fn at(urls: StoreUrls) -> Self {
+        let StoreUrls {
+            redis,
+            mysql,
+            kafka,
+        } = urls;
         Self {
-            redis: redis.to_owned(),
-            mysql: mysql.to_owned(),
-            kafka: kafka.to_owned(),
+            redis,
+            mysql,
+            kafka,
             replication: 1,
-            settings,
+            settings: BTreeMap::new(),
         }
     }
 
     /// Servers that processes reach only over TLS and with logins.
     pub fn secure(servers: &SecureServers) -> Self {
-        let mysql = servers.door_to_mysql().unwrap();
+        let urls = StoreUrls {
+            redis: servers.door_to_redis(),
+            mysql: servers.door_to_mysql().unwrap(),
+            kafka: servers.door_to_kafka(),
+        };
         let settings = servers
             .settings()
             .into_iter()
@@ -79,7 +94,7 @@ impl WorldStores {
             .collect();
         Self {
             settings,
-            ..Self::at(&servers.door_to_redis(), &mysql, &servers.door_to_kafka())
+            ..Self::at(urls)
         }
     }
 
@@ -211,7 +226,7 @@ impl World {
             claims: RecordedClaims::new(logs.folder()),
             sql: Sql::new(&database_url),
             redis: PrefixedKeys::new(&stores.redis, &id),
-            topic: TestTopic::new(&stores.kafka, &id, &id),
+            topic: TestTopic::new(&stores.kafka, id.clone()),
             mail,
             database,
             replication: stores.replication,

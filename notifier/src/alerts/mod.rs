@@ -224,10 +224,8 @@ fn about(finding: &Finding) -> Option<About> {
     }
 }
 
-fn observation(
-    (about, coupon_id, drop_id, reason): Key,
-    mut findings: Vec<Finding>,
-) -> Observation {
+fn observation(key: Key, mut findings: Vec<Finding>) -> Observation {
+    let (about, coupon_id, drop_id, reason) = key;
     findings.sort_by(|a, b| {
         (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail))
     });

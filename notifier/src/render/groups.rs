@@ -427,7 +427,7 @@ mod tests {
     use super::*;
     use crate::report::Kind;
 
-    fn finding(slot: i64, user: &str, detail: &str) -> Finding {
+    fn finding(user: &str, slot: i64, detail: &str) -> Finding {
         Finding {
             kind: Kind::Unissued,
             coupon_id: None,
@@ -462,11 +462,11 @@ mod tests {
 
     #[test]
     fn findings_that_differ_in_numbers_only_are_one_line() {
-        let mut findings = vec![finding(9, "customer-9", "no message")];
+        let mut findings = vec![finding("customer-9", 9, "no message")];
         findings.extend([3, 1, 2, 7].map(|n| {
             finding(
-                n,
                 "someone-4711",
+                n,
                 &format!("admitted {} s ago, no row", 60 + n),
             )
         }));
@@ -483,8 +483,8 @@ mod tests {
     fn traces_are_named_and_keep_nothing_apart() {
         let traced = |slot: i64| {
             finding(
-                slot,
                 "customer-1",
+                slot,
                 &format!("no row; trace {}{slot}", "ab12".repeat(7) + "abc"),
             )
         };
@@ -492,8 +492,8 @@ mod tests {
             grouped(&[
                 traced(1),
                 traced(2),
-                finding(3, "customer-1", "no row"),
-                finding(4, "u", "x; trace none")
+                finding("customer-1", 3, "no row"),
+                finding("u", 4, "x; trace none")
             ]),
             [
                 "3 × issued late: no row (slots 1–3 · c•••-1, c•••-1, c•••-1 · trace ab12ab12ab12ab12ab12ab12ab12abc1, \
@@ -510,7 +510,7 @@ mod tests {
         ];
         let findings: Vec<Finding> = words
             .iter()
-            .map(|word| finding(1, "customer-1", word))
+            .map(|word| finding("customer-1", 1, word))
             .collect();
         let lines = grouped(&findings);
         assert_eq!(
@@ -518,7 +518,7 @@ mod tests {
             (LINES + 1, true)
         );
         let apart: Vec<Finding> = (0..100)
-            .map(|n| finding(n * 2, "customer-1", "x"))
+            .map(|n| finding("customer-1", n * 2, "x"))
             .collect();
         assert_eq!(
             grouped(&apart),

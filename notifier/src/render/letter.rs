@@ -151,13 +151,16 @@ impl Letter {
     }
 
     fn wrapped_lead(&self) -> String {
-        wrap(format!("{} {}", self.title, self.lead).trim_end(), "", "")
+        wrap(
+            format!("{} {}", self.title, self.lead).trim_end(),
+            Indent::NONE,
+        )
     }
 
     fn wrapped_footer(&self) -> String {
         self.footer
             .iter()
-            .map(|line| wrap(line, "", ""))
+            .map(|line| wrap(line, Indent::NONE))
             .collect::<Vec<_>>()
             .join("\n")
     }
@@ -179,24 +182,38 @@ impl Block {
 
     fn as_text(&self) -> String {
         match self {
-            Self::Paragraph(text) => wrap(text, "", ""),
-            Self::Todo(text) => wrap(text, "To do: ", "       "),
+            Self::Paragraph(text) => wrap(text, Indent::NONE),
+            Self::Todo(text) => wrap(
+                text,
+                Indent {
+                    first: "To do: ",
+                    rest: "       ",
+                },
+            ),
             Self::Heading(text) => {
-                let text = wrap(text, "", "");
+                let text = wrap(text, Indent::NONE);
                 let rule = "-".repeat(text.lines().last().unwrap_or_default().chars().count());
                 format!("{text}\n{rule}")
             }
             Self::Table(table) => table.as_text(),
             Self::List(items) => items
                 .iter()
-                .map(|item| wrap(item, "- ", "  "))
+                .map(|item| {
+                    wrap(
+                        item,
+                        Indent {
+                            first: "- ",
+                            rest: "  ",
+                        },
+                    )
+                })
                 .collect::<Vec<_>>()
                 .join("\n"),
             // Never wrapped: it is meant to be copied.
             Self::Command { what, line } => {
                 format!(
                     "{}\n    {}",
-                    wrap(&format!("{what}:"), "", ""),
+                    wrap(&format!("{what}:"), Indent::NONE),
                     line.replace('\n', "\n    ")
                 )
             }
@@ -237,8 +254,22 @@ impl Table {
     }
 }
 
+/// The beginning of a wrapped text's first line, and of its other lines.
+#[derive(Clone, Copy)]
+struct Indent {
+    first: &'static str,
+    rest: &'static str,
+}
+
+impl Indent {
+    const NONE: Self = Self {
+        first: "",
+        rest: "",
+    };
+}
+
 /// Breaks a line at spaces. A word that is too long is not broken.
-fn wrap(text: &str, first: &str, rest: &str) -> String {
+fn wrap(text: &str, Indent { first, rest }: Indent) -> String {
     let mut lines = Vec::new();
     let mut line = String::from(first);
     let mut is_empty = true;
@@ -453,11 +484,17 @@ mod tests {
     fn text_is_wrapped_at_spaces_and_never_within_a_word() {
         let long = "x".repeat(WIDTH + 9);
         assert_eq!(
-            wrap(&format!("a {long} b"), "- ", "  "),
+            wrap(
+                &format!("a {long} b"),
+                Indent {
+                    first: "- ",
+                    rest: "  "
+                }
+            ),
             format!("- a\n  {long}\n  b")
         );
         assert!(
-            wrap(&"word ".repeat(50), "", "")
+            wrap(&"word ".repeat(50), Indent::NONE)
                 .lines()
                 .all(|line| line.chars().count() <= WIDTH)
         );

@@ -46,13 +46,15 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     };
     let blocks = with_runs(todo, lines, Vec::new(), links, "run_missed");
     let title = format!("A scheduled run of the reconciler is {late} late.");
-    notice(
-        ("missed", MailTone::Bad),
-        format!("run missed: {schedule}, {late} late"),
-        missed.noticed_at,
-        (&title, lead),
+    notice(PlainMail {
+        kind: "missed",
+        tone: MailTone::Bad,
+        subject: format!("run missed: {schedule}, {late} late"),
+        at: missed.noticed_at,
+        title: &title,
+        lead,
         blocks,
-    )
+    })
 }
 
 const NOTHING: &str = "Nothing is to be done.";
@@ -80,13 +82,26 @@ fn with_runs(
 }
 
 /// A mail with one section.
-fn notice(
-    (kind, tone): (&'static str, MailTone),
+struct PlainMail<'a> {
+    kind: &'static str,
+    tone: MailTone,
     subject: String,
     at: DateTime<Utc>,
-    (title, lead): (&str, &str),
+    title: &'a str,
+    lead: &'a str,
     blocks: Vec<Block>,
-) -> anyhow::Result<Rendered> {
+}
+
+fn notice(notice: PlainMail<'_>) -> anyhow::Result<Rendered> {
+    let PlainMail {
+        kind,
+        tone,
+        subject,
+        at,
+        title,
+        lead,
+        blocks,
+    } = notice;
     let has_commands = blocks
         .iter()
         .any(|block| matches!(block, Block::Command { .. }));
@@ -142,8 +157,15 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         wording::line(&reason, 60)
     );
     let lead = "Claims are accepted as long as Kafka takes them, and wait there: no promise is lost, but people get their codes late.";
-    let said = ("The reconciler cannot use MySQL.", lead);
-    notice(("action", MailTone::Bad), subject, now, said, blocks)
+    notice(PlainMail {
+        kind: "action",
+        tone: MailTone::Bad,
+        subject,
+        at: now,
+        title: "The reconciler cannot use MySQL.",
+        lead,
+        blocks,
+    })
 }
 
 /// The mail when MySQL answers but the alerts of passes can't be recorded; it bypasses the outbox.
@@ -157,11 +179,15 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         "action needed: alerts cannot be recorded ({})",
         wording::line(&reason, 60)
     );
-    let said = (
-        "The reconciler checks and repairs as usual, but it cannot save its alerts in MySQL.",
-        "Until it can, no mail comes about other problems. A mail says when this is over.",
-    );
-    notice(("action", MailTone::Bad), subject, now, said, blocks)
+    notice(PlainMail {
+        kind: "action",
+        tone: MailTone::Bad,
+        subject,
+        at: now,
+        title: "The reconciler checks and repairs as usual, but it cannot save its alerts in MySQL.",
+        lead: "Until it can, no mail comes about other problems. A mail says when this is over.",
+        blocks,
+    })
 }
 
 /// The notice that MySQL is available again, or that alerts can be recorded again.
@@ -195,7 +221,14 @@ pub fn admission_closed(
         "Claims have got 503 for {lasts}: Redis was away, or lost data and is not verified yet."
     );
     let subject = format!("admission has been closed for {lasts}");
-    about_redis((subject, &title), todo, ("Closed", since), now, links)
+    let about = AboutRedis {
+        subject,
+        title: &title,
+        todo,
+        what: "Closed",
+        since,
+    };
+    about_redis(&about, now, links)
 }
 
 /// The mail while no reconciler can reach Redis. Whether the APIs can is not known.
@@ -211,23 +244,45 @@ pub fn redis_unreachable(
         "The reconciler has not reached Redis for {lasts}. If the APIs cannot reach it either, claims get 503."
     );
     let subject = format!("Redis has not been reached for {lasts}");
-    about_redis((subject, &title), todo, ("Not reached", since), now, links)
+    let about = AboutRedis {
+        subject,
+        title: &title,
+        todo,
+        what: "Not reached",
+        since,
+    };
+    about_redis(&about, now, links)
+}
+
+/// The state of Redis in a mail.
+struct AboutRedis<'a> {
+    subject: String,
+    title: &'a str,
+    todo: &'a str,
+    /// The condition that has lasted since then.
+    what: &'a str,
+    since: DateTime<Utc>,
 }
 
 fn about_redis(
-    (subject, title): (String, &str),
-    todo: &str,
-    (what, since): (&str, DateTime<Utc>),
+    about: &AboutRedis<'_>,
     now: DateTime<Utc>,
     links: &Links,
 ) -> anyhow::Result<Rendered> {
+    let AboutRedis {
+        subject,
+        title,
+        todo,
+        what,
+        since,
+    } = about;
     let ask = Block::Command {
         what: "Ask Redis".to_owned(),
         line: "redis-cli -u \"$REDIS_URL\" ping".to_owned(),
     };
     let mut blocks = with_runs(
         todo,
-        vec![format!("{what}: {}", time(since))],
+        vec![format!("{what}: {}", time(*since))],
         vec![ask],
         links,
         "redis_lost",
@@ -236,13 +291,15 @@ fn about_redis(
         blocks.insert(1, first);
     }
     let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon automatically once it is verified.";
-    notice(
-        ("action", MailTone::Bad),
-        format!("action needed: {subject}"),
-        now,
-        (title, lead),
+    notice(PlainMail {
+        kind: "action",
+        tone: MailTone::Bad,
+        subject: format!("action needed: {subject}"),
+        at: now,
+        title,
+        lead,
         blocks,
-    )
+    })
 }
 
 /// The notice that admission is open again; or that a reconciler sees it open after none could
@@ -278,13 +335,15 @@ fn over(
         .into_iter()
         .chain(links.open_problems())
         .collect();
-    notice(
-        ("resolved", MailTone::Good),
+    notice(PlainMail {
+        kind: "resolved",
+        tone: MailTone::Good,
         subject,
-        now,
-        (&title, NOTHING),
+        at: now,
+        title: &title,
+        lead: NOTHING,
         blocks,
-    )
+    })
 }
 
 /// The mail when a receiver refuses further webhooks.
@@ -309,16 +368,15 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered
         "action needed: webhooks to {} are off (410 Gone)",
         wording::line(&target, 60)
     );
-    notice(
-        ("action", MailTone::Bad),
+    notice(PlainMail {
+        kind: "action",
+        tone: MailTone::Bad,
         subject,
-        now,
-        (
-            &title,
-            "Passes, mails and other receivers are not concerned.",
-        ),
+        at: now,
+        title: &title,
+        lead: "Passes, mails and other receivers are not concerned.",
         blocks,
-    )
+    })
 }
 
 /// The mail of `test-email`.
@@ -339,12 +397,13 @@ pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
         }),
         once("A pass by hand", None, ""),
     ];
-    let said = ("Mail from the Firstcome reconciler arrives here.", NOTHING);
-    notice(
-        ("test", MailTone::Good),
-        "test: mail arrives".to_owned(),
-        now,
-        said,
+    notice(PlainMail {
+        kind: "test",
+        tone: MailTone::Good,
+        subject: "test: mail arrives".to_owned(),
+        at: now,
+        title: "Mail from the Firstcome reconciler arrives here.",
+        lead: NOTHING,
         blocks,
-    )
+    })
 }

@@ -249,7 +249,8 @@ fn entries(value: Value) -> Map<String, Value> {
 pub(super) fn of_drop(
     report: &DropReport,
     said: Option<&SaidOfDrop>,
-    (run_id, highest_slot): (&str, i64),
+    run_id: &str,
+    highest_slot: i64,
     now: DateTime<Utc>,
 ) -> (SaidOfDrop, Vec<WebhookEvent>) {
     let rows = i64::try_from(report.after.rows).unwrap_or(i64::MAX);

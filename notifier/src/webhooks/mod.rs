@@ -99,7 +99,7 @@ impl Subscriptions {
                 break;
             }
             let highest = webhooks::highest_slot(conn, report.drop_id).await?;
-            let (says, events) = event::of_drop(report, said, (run.run_id.as_str(), highest), now);
+            let (says, events) = event::of_drop(report, said, run.run_id.as_str(), highest, now);
             self.enqueue(conn, &events, now).await?;
             webhooks::say_of(conn, &says).await?;
         }

@@ -97,7 +97,7 @@ impl PostTarget {
             .and_then(|()| address.set_password(None));
         is_bare.ok().context("its user can't be read")?;
         let shape = "https://host/path";
-        let (origin, path) = Origin::new(Store::Webhook, address.as_str(), shape, authorities)
+        let (origin, path) = Origin::new(address.as_str(), Store::Webhook, shape, authorities)
             .map_err(anyhow::Error::msg)?;
         let fingerprint = format!("{:x}", Sha256::digest(url.as_str()));
         Ok(Self {

@@ -76,8 +76,8 @@ impl SignedPost {
     pub(super) async fn event(
         &self,
         id: &str,
-        body: &str,
         now: DateTime<Utc>,
+        body: &str,
     ) -> Result<PostAnswer, NoAnswer> {
         // The time of this attempt: receivers refuse old events, which may be replays.
         let timestamp = now.timestamp();
@@ -126,7 +126,7 @@ impl Outbox for Relay {
 impl Relay {
     async fn send(&self, webhook: &LeasedWebhook, now: DateTime<Utc>) {
         crash_point(Point::WebhookDue);
-        let answer = self.post.event(&webhook.event_id, &webhook.body, now).await;
+        let answer = self.post.event(&webhook.event_id, now, &webhook.body).await;
         crash_point(Point::WebhookSent);
         let is_gone = answer
             .as_ref()
@@ -194,7 +194,7 @@ impl Relay {
         if self.is_gone.load(Ordering::Relaxed) {
             return;
         }
-        let answer = self.post.event(&event.id, &event.body(), now).await;
+        let answer = self.post.event(&event.id, now, &event.body()).await;
         if let Err(error) = answer
             .map_err(|error| error.to_string())
             .and_then(PostAnswer::success)

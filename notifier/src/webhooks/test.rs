@@ -22,7 +22,7 @@ pub async fn test_webhook(
     let mut all_took_it = true;
     for post in receivers.signed_posts() {
         let event = WebhookEvent::test(now);
-        let answer = post.event(&event.id, &event.body(), now).await;
+        let answer = post.event(&event.id, now, &event.body()).await;
         all_took_it &= tell(&post.target.name, answer, &mut say);
     }
     Ok(all_took_it)

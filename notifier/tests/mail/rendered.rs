@@ -13,7 +13,7 @@ use firstcome_notifier::render::{
 use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
 use firstcome_shared::mysql::digest::LostMails;
-use firstcome_shared::redis::reads::WrongKey;
+use firstcome_shared::redis::wrong_key::WrongKey;
 use firstcome_shared::report::{ActionKind, Finding, FindingCase, Kind, Outcome, Run, Status};
 
 use crate::world::{applied, at, cased, drop_report, finding, general, left, run};

@@ -3,7 +3,7 @@
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::reads::is_about_data;
+use firstcome_shared::redis::wrong_key::is_about_data;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {

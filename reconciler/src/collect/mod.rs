@@ -46,7 +46,11 @@ pub struct DropHeader {
 }
 
 /// First and last slot of a page; the last page has no end.
-pub type Range = (i64, Option<i64>);
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    pub from: i64,
+    pub to: Option<i64>,
+}
 
 /// Below every slot, including slots written by hand.
 const LOWEST: i64 = -(1 << 53);
@@ -110,22 +114,12 @@ pub async fn headers(
                 .map(|tail| Arc::clone(&tail.messages)),
             failed_claims: dead_letters.get(&drop.id).copied().unwrap_or(0),
             revoked: revocations.get(&drop.id).copied().unwrap_or(0),
+            has_promises: with_promises.contains(&drop.id),
             // Reported with the first of its drops that can be examined.
             allow_list_differs: numbers.is_ok() && lists_differ.remove(&coupon.id),
         };
         headers.push(match numbers {
-            Ok(numbers) => {
-                header(
-                    stores,
-                    (coupon, drop),
-                    keys,
-                    numbers,
-                    known,
-                    &with_promises,
-                    context,
-                )
-                .await
-            }
+            Ok(numbers) => header(stores, coupon, drop, keys, numbers, known, context).await,
             Err(error) => Err(error.into()),
         });
     }
@@ -139,24 +133,27 @@ struct Known {
     messages: Option<Arc<Messages>>,
     failed_claims: u64,
     revoked: u64,
+    has_promises: bool,
     allow_list_differs: bool,
 }
 
 async fn header(
     stores: &Stores,
-    (coupon, drop): (&Coupon, &Drop),
+    coupon: &Coupon,
+    drop: &Drop,
     keys: &DropKeys,
     numbers: DropNumbers,
-    Known {
+    known: Known,
+    context: &PassContext,
+) -> Result<DropHeader, CollectError> {
+    let Known {
         highest,
         messages,
         failed_claims,
         revoked,
+        has_promises,
         allow_list_differs,
-    }: Known,
-    with_promises: &HashSet<DropId>,
-    context: &PassContext,
-) -> Result<DropHeader, CollectError> {
+    } = known;
     let left = u64::from(drop.quantity)
         .saturating_sub(numbers.users)
         .min(WAITING_AT_MOST);
@@ -189,7 +186,7 @@ async fn header(
         },
         gate_closed: context.unverified.contains(&coupon.id),
     };
-    if with_promises.contains(&drop.id) {
+    if has_promises {
         facts.promises = promises::of_drop(stores, coupon, drop).await?;
     }
     if revoked > 0 && !facts.is_lost() {
@@ -236,23 +233,28 @@ async fn without_users(
 pub async fn redis_page(
     stores: &Stores,
     header: &DropHeader,
-    (from, to): Range,
+    range: Range,
 ) -> Result<(Range, SlotPage), CollectError> {
     let keys = stores.redis.keys(header.facts.coupon.id, header.drop_id());
-    let page = stores.redis.slot_page(&keys, from, to).await?;
+    let page = stores.redis.slot_page(&keys, range.from, range.to).await?;
     if page.is_cut {
-        let to = to.map_or_else(|| "the highest".to_owned(), |to| to.to_string());
+        let from = range.from;
+        let to = range
+            .to
+            .map_or_else(|| "the highest".to_owned(), |to| to.to_string());
         return Err(CollectError::Crowded { from, to });
     }
-    Ok(((from, to), page))
+    Ok((range, page))
 }
 
 /// The second half: MySQL after Redis, then a second read of the users about whom the two differ.
 pub async fn page(
     stores: &Stores,
     header: &DropHeader,
-    ((from, to), seen): (Range, SlotPage),
+    range: Range,
+    seen: SlotPage,
 ) -> Result<SlotRange, CollectError> {
+    let Range { from, to } = range;
     let coupon = header.facts.coupon.id;
     let drop = header.facts.drop.id;
     let low = Slot::try_from(from.max(1)).unwrap_or(Slot::MAX);
@@ -270,11 +272,11 @@ pub async fn page(
             OncePer::Drop => Ok(Vec::new()),
         }
     };
-    let rows = async { Ok::<_, CollectError>(stores.db.rows_on_slots(drop, (low, high)).await?) };
+    let rows = async { Ok::<_, CollectError>(stores.db.rows_on_slots(drop, low..=high).await?) };
     let messages = async {
-        let mut messages = header.messages_on((from, to));
+        let mut messages = header.messages_on(range);
         if !messages.is_empty() {
-            let erased = stores.db.erased_claims((coupon, drop), (low, high)).await?;
+            let erased = stores.db.erased_claims((coupon, drop), low..=high).await?;
             messages.retain(|message| !erased.contain(drop, message.slot, message.claimed_at));
         }
         Ok::<_, CollectError>(messages)
@@ -282,7 +284,7 @@ pub async fn page(
     let (rows, claimants_wrong, dead_letters, in_flight) = tokio::try_join!(
         rows,
         claimants,
-        dead_letters(stores, header, (from, to)),
+        dead_letters(stores, header, range),
         messages
     )?;
     let mut page = SlotRange {
@@ -313,14 +315,14 @@ pub async fn page(
 async fn dead_letters(
     stores: &Stores,
     header: &DropHeader,
-    (from, to): Range,
+    Range { from, to }: Range,
 ) -> Result<Vec<DeadLetter>, CollectError> {
     if header.facts.failed_claims == 0 {
         return Ok(Vec::new());
     }
     let Drop { id, quantity, .. } = header.facts.drop;
     let coupon = header.facts.coupon.id;
-    let slots = (from.max(1), to.unwrap_or(i64::MAX).min(i64::from(quantity)));
+    let slots = from.max(1)..=to.unwrap_or(i64::MAX).min(i64::from(quantity));
     let mut letters = stores.db.dead_letters_on_slots(coupon, id, slots).await?;
     if from < 1 {
         letters.extend(
@@ -407,13 +409,14 @@ async fn look_up_again(
 }
 
 impl DropHeader {
-    fn messages_on(&self, (from, to): Range) -> Vec<InFlight> {
+    fn messages_on(&self, range: Range) -> Vec<InFlight> {
         let Some(messages) = &self.messages else {
             return Vec::new();
         };
         let slot = |number: i64| Slot::try_from(number.max(0)).unwrap_or(Slot::MAX);
         let drop = (self.facts.coupon.id, self.drop_id());
-        messages.page((drop, self.facts.drop.quantity), (slot(from), to.map(slot)))
+        let to = range.to.map_or(Slot::MAX, slot);
+        messages.page(drop, self.facts.drop.quantity, slot(range.from)..=to)
     }
 
     /// No claim of this drop is in flight or among the dead letters, as far as the topic is known.
@@ -434,11 +437,14 @@ impl DropHeader {
         let mut ranges = Vec::new();
         let mut from = 1;
         while from + page_slots <= self.upper {
-            ranges.push((from, Some(from + page_slots - 1)));
+            ranges.push(Range {
+                from,
+                to: Some(from + page_slots - 1),
+            });
             from += page_slots;
         }
-        ranges.push((from, None));
-        ranges[0].0 = LOWEST;
+        ranges.push(Range { from, to: None });
+        ranges[0].from = LOWEST;
         ranges
     }
 

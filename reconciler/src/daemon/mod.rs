@@ -292,7 +292,11 @@ impl BySchedule {
 
     async fn note(
         &mut self,
-        (event, began, result): (ScheduledJob, DateTime<Utc>, Option<PassResult>),
+        EndedPass {
+            event,
+            began,
+            result,
+        }: EndedPass,
     ) {
         let now = Utc::now();
         let attempt = match result {
@@ -406,11 +410,16 @@ impl BySchedule {
     }
 }
 
-/// The end of the pass under way; pending forever if there is none. `None` if the process is
-/// stopping.
-async fn pass_ended(
-    under_way: &mut Option<UnderWay>,
-) -> (ScheduledJob, DateTime<Utc>, Option<PassResult>) {
+/// How a pass ended.
+struct EndedPass {
+    event: ScheduledJob,
+    began: DateTime<Utc>,
+    /// `None` if the process is stopping.
+    result: Option<PassResult>,
+}
+
+/// The end of the pass under way; pending forever if there is none.
+async fn pass_ended(under_way: &mut Option<UnderWay>) -> EndedPass {
     let Some(UnderWay {
         event,
         began,
@@ -419,7 +428,11 @@ async fn pass_ended(
     else {
         return std::future::pending().await;
     };
-    let ended = (*event, *began, answer.await.ok());
+    let ended = EndedPass {
+        event: *event,
+        began: *began,
+        result: answer.await.ok(),
+    };
     *under_way = None;
     ended
 }

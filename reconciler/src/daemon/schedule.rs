@@ -268,12 +268,12 @@ mod tests {
         DateTime::from_str(text).unwrap()
     }
 
-    fn schedule(event: ScheduledJob, text: &str, last: &str) -> CronSchedule {
+    fn schedule(text: &str, event: ScheduledJob, last: &str) -> CronSchedule {
         CronSchedule::new(event, text, at(last), TimeDelta::minutes(5)).unwrap()
     }
 
     fn deep() -> CronSchedule {
-        schedule(ScheduledJob::Deep, "0 0 3 * * *", "2026-01-01T03:00:05Z")
+        schedule("0 0 3 * * *", ScheduledJob::Deep, "2026-01-01T03:00:05Z")
     }
 
     #[test]
@@ -341,8 +341,8 @@ mod tests {
     #[test]
     fn a_frequent_pass_that_fails_is_not_late_and_one_that_hangs_is() {
         let mut schedule = schedule(
-            ScheduledJob::Reconcile,
             "*/10 * * * * *",
+            ScheduledJob::Reconcile,
             "2026-01-01T03:00:00Z",
         );
         let tried = at("2026-01-01T04:00:00Z");
@@ -392,8 +392,8 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_silences_nothing() {
         let mut schedule = schedule(
-            ScheduledJob::Reconcile,
             "*/30 * * * * *",
+            ScheduledJob::Reconcile,
             "2026-01-01T05:00:00Z",
         );
         schedule.note(

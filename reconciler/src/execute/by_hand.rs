@@ -1,7 +1,7 @@
 //! Operators' manual actions outside passes: correcting or discarding a dead letter, discarding
 //! many, giving up a promise, erasing a user.
 
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, NamedDrop, UserId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, Matching};
 use firstcome_shared::mysql::erase::RowsByTable;
@@ -48,7 +48,7 @@ pub(crate) async fn correct(
 /// promises.
 pub(crate) async fn give_up(
     stores: &Stores,
-    place: (CouponId, DropId),
+    place: NamedDrop,
     user: &UserId,
     by: Operator,
 ) -> Result<usize, DbError> {

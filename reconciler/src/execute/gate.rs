@@ -7,7 +7,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::gate::{CouponFence, GateReading, Generation};
 use firstcome_shared::redis::life::Life;
-use firstcome_shared::redis::reads::is_about_data;
+use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use futures_util::future::join_all;
 

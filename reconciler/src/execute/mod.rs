@@ -27,7 +27,7 @@ pub(crate) use reopening::{
     LaterDrop, Patience, Restored, note_earlier_holders, renew_settings, restore_claimants,
 };
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
-pub(crate) use sealing::{erase_old_people, let_expire, seal};
+pub(crate) use sealing::{VerifiedDrop, erase_old_people, let_expire, seal};
 
 use std::collections::HashSet;
 
@@ -39,8 +39,8 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::repair::GivenSlot;
+use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::trace::TraceContext;
 use parking_lot::Mutex;

@@ -326,11 +326,12 @@ impl Executor<'_> {
     /// `false`: Redis was emptied meanwhile.
     async fn put_to_front(&self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
         let generation = self.generation().await?;
-        let scope = (self.drop_id(), self.facts.once_per());
+        let drop = self.drop_id();
+        let once_per = self.facts.once_per();
         for some in people.chunks(AT_ONCE) {
             if let Done::Stale = self
                 .redis
-                .to_front(&self.keys, &generation, scope, some)
+                .to_front(&self.keys, &generation, drop, once_per, some)
                 .await?
             {
                 return Ok(false);

@@ -17,17 +17,24 @@ impl Executor<'_> {
         if half.has_row {
             self.db.take_out_row(revocation.clone(), once_per).await?;
         }
-        let scope = (self.drop_id(), once_per);
+        let drop = self.drop_id();
         let user = half.user.as_str();
         let id = revocation.id;
         let until = self
             .redis
-            .revoke(&self.keys, scope, user, id, revocation.again_from_ms())
+            .revoke(
+                &self.keys,
+                drop,
+                once_per,
+                user,
+                id,
+                revocation.again_from_ms(),
+            )
             .await?;
         if revocation.is_to_be_ended() {
-            let until = self.db.end_revocation(id, until).await?;
+            let until = self.db.end_revocation(revocation, until).await?;
             self.redis
-                .revoke(&self.keys, scope, user, id, Some(until))
+                .revoke(&self.keys, drop, once_per, user, id, Some(until))
                 .await?;
         }
         Ok(RepairAttempt::Done(None))

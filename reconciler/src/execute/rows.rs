@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot, UserId};
 use firstcome_shared::drops;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::Resolution;
@@ -303,10 +303,13 @@ impl Executor<'_> {
         slot: i64,
         reason: &'static str,
     ) -> Result<(), ExecuteError> {
-        let drop = (self.facts.coupon.id, self.drop_id());
+        let drop = NamedDrop {
+            coupon: self.facts.coupon.id,
+            drop: self.drop_id(),
+        };
         Ok(self
             .db
-            .list_broken_promise(drop, user, slot, reason, self.run_id)
+            .list_broken_promise(self.run_id, drop, user, slot, reason)
             .await?)
     }
 }

@@ -13,13 +13,19 @@ use firstcome_shared::schedule::Schedule;
 use super::ExecuteError;
 use crate::stores::Stores;
 
+/// The numbers that a pass counted of a drop that it verified.
+pub(crate) struct VerifiedDrop {
+    pub(crate) rows: u64,
+    pub(crate) revocations: u64,
+}
+
 /// Marks a drop as verified exact. Passes skip it from now on, and its keys expire in Redis after a
 /// while. `false`: an operator has changed its closing time in the meantime, or one of its claims
 /// was revoked.
 pub(crate) async fn seal(
     stores: &Stores,
     drop: &Drop,
-    (rows, revocations): (u64, u64),
+    VerifiedDrop { rows, revocations }: VerifiedDrop,
     keys_ttl: Duration,
 ) -> Result<bool, ExecuteError> {
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);

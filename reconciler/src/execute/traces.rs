@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use firstcome_shared::redis::AdmissionKey;
 use firstcome_shared::trace::{SpanEnd, SpanKind, TraceContext, TraceSpan, key};
 
 use super::{Executor, RepairAttempt};
@@ -30,11 +31,11 @@ impl Executor<'_> {
     async fn traces_in_redis(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         let admission = |item: &Planned| match &item.action {
             // Redis stores no trace for an admission whose time is not known.
-            Action::Issue(claim) => (
-                claim.slot,
-                claim.claimed_at.map_or(0, |at| at.timestamp_millis()),
-            ),
-            _ => (0, 0),
+            Action::Issue(claim) => AdmissionKey {
+                slot: claim.slot,
+                at_ms: claim.claimed_at.map_or(0, |at| at.timestamp_millis()),
+            },
+            _ => AdmissionKey { slot: 0, at_ms: 0 },
         };
         let admissions: Vec<_> = run.iter().map(admission).collect();
         self.redis

@@ -10,7 +10,7 @@ use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::promises::BrokenPromiseRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
-use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::{AdmissionKey, RedisError};
 use firstcome_shared::trace::TraceContext;
 
 use super::story::{Happening, OnSlot};
@@ -141,10 +141,11 @@ async fn redis(
         }
         if let Some(slot) = standing.slot {
             let at_ms = stores.redis.admitted_at(&keys, slot).await?;
-            let traces = stores
-                .redis
-                .traces(&keys, &[(slot, at_ms.unwrap_or(0))])
-                .await?;
+            let admission = AdmissionKey {
+                slot,
+                at_ms: at_ms.unwrap_or(0),
+            };
+            let traces = stores.redis.traces(&keys, &[admission]).await?;
             let trace = known.trace(traces.into_iter().next().flatten());
             let at = at_ms.and_then(DateTime::from_timestamp_millis);
             known.tell(
@@ -300,7 +301,10 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
         );
         let at = at.and_utc();
         match sentences.last_mut().filter(|same| same.what == what) {
-            Some(same) => (same.last, same.passes) = (at, same.passes + 1),
+            Some(same) => {
+                same.last = at;
+                same.passes += 1;
+            }
             None => sentences.push(Same {
                 what,
                 run,

@@ -58,7 +58,8 @@ pub async fn explain(
 /// Every user known on a slot of a drop, or of the last drop that has opened; `None` if none has.
 pub(crate) async fn on_slot(
     stores: &Stores,
-    (coupon, drops): (&Coupon, &[Drop]),
+    coupon: &Coupon,
+    drops: &[Drop],
     drop: Option<DropId>,
     slot: i64,
 ) -> anyhow::Result<Option<OnSlot>> {
@@ -85,7 +86,7 @@ pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<
     let people = match (&args.user, args.slot) {
         (Some(user), _) => BTreeSet::from([user.parse().context("--user")?]),
         (None, Some(slot)) => {
-            let known = on_slot(&stores, (&coupon, &drops), drop, slot).await?;
+            let known = on_slot(&stores, &coupon, &drops, drop, slot).await?;
             let OnSlot {
                 drop,
                 people,
@@ -139,8 +140,8 @@ fn print(story: &Story) {
             "{}",
             hanging(
                 &format!("{at:<23}  {:<10}  ", happening.source),
-                &happening.what,
-                width
+                width,
+                &happening.what
             )
         );
     }
@@ -148,13 +149,13 @@ fn print(story: &Story) {
         println!("nothing is known");
     }
     for gone in &story.no_longer_known {
-        println!("\n{}", hanging("no longer known: ", gone, width));
+        println!("\n{}", hanging("no longer known: ", width, gone));
     }
     if !story.trace_ids.is_empty() {
         println!(
             "\n{}",
-            hanging("trace: ", &story.trace_ids.join(", "), width)
+            hanging("trace: ", width, &story.trace_ids.join(", "))
         );
     }
-    println!("\n{}", hanging("now: ", &story.conclusion, width));
+    println!("\n{}", hanging("now: ", width, &story.conclusion));
 }

@@ -64,7 +64,7 @@ pub(super) async fn list(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<FailedClaimsQuery>,
 ) -> Result<Json<FailedClaimPage>, Problem> {
-    let limit = within(query.limit, 50, 200)?;
+    let limit = within(query.limit, 50, 1..=200)?;
     let page = query.page.unwrap_or(1);
     if !(1..=PAGES).contains(&page) {
         return Err(invalid(format!("page must be from 1 to {PAGES}")));
@@ -74,7 +74,7 @@ pub(super) async fn list(
         drop: query.drop_id.map(DropId),
         reason: query.reason,
     };
-    listed(&app, wanted, page, limit)
+    listed(&app, page, wanted, limit)
         .await
         .map(Json)
         .map_err(unavailable)
@@ -82,8 +82,8 @@ pub(super) async fn list(
 
 async fn listed(
     app: &RouteState,
-    wanted: DeadLetterQuery,
     page: u32,
+    wanted: DeadLetterQuery,
     limit: u32,
 ) -> Result<FailedClaimPage, DbError> {
     let db = &app.stores.db;
@@ -106,7 +106,7 @@ async fn listed(
         None
     };
     let mut found = db
-        .list_dead_letters(wanted, (page - 1) * limit, limit + 1)
+        .list_dead_letters((page - 1) * limit, wanted, limit + 1)
         .await?;
     let has_more = found.len() > limit as usize && page < PAGES;
     found.truncate(limit as usize);

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::{Extension, Json};
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, UserId, canonical_number};
+use firstcome_shared::domain::{CouponId, DropId, NamedDrop, UserId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
@@ -210,7 +210,7 @@ async fn on_slot(
     drop: Option<DropId>,
     slot: i64,
 ) -> Result<OnSlot, Problem> {
-    let found = explain::on_slot(&app.stores, (coupon, drops), drop, slot).await;
+    let found = explain::on_slot(&app.stores, coupon, drops, drop, slot).await;
     let found = found.map_err(|error| unanswered(&error))?;
     let found =
         found.ok_or_else(|| Problem::not_found("no drop of the coupon has opened".to_owned()))?;
@@ -258,7 +258,10 @@ pub(super) async fn give_up(
 ) -> Result<Json<GivenUp>, Problem> {
     let user = user_id(&user)?;
     let (coupon, _) = find(&app, &id).await?;
-    let place = (coupon.id, DropId(body.drop_id));
+    let place = NamedDrop {
+        coupon: coupon.id,
+        drop: DropId(body.drop_id),
+    };
     let given_up = execute::give_up(&app.stores, place, &user, operator).await;
     match given_up.map_err(unavailable)? {
         0 => Err(Problem::new(

@@ -1,15 +1,22 @@
 //! Refusals that several routes share.
 
+use std::ops::RangeInclusive;
+
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::invalid;
 
 /// The limit of a page.
-pub(super) fn within(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
+pub(super) fn within(
+    limit: Option<u32>,
+    usual: u32,
+    allowed: RangeInclusive<u32>,
+) -> Result<u32, Problem> {
     let limit = limit.unwrap_or(usual);
-    if (1..=most).contains(&limit) {
+    if allowed.contains(&limit) {
         Ok(limit)
     } else {
-        Err(invalid(format!("limit must be from 1 to {most}")))
+        let (least, most) = allowed.into_inner();
+        Err(invalid(format!("limit must be from {least} to {most}")))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::redis::reads::WrongKey;
+use firstcome_shared::redis::wrong_key::WrongKey;
 
 use super::request::Obstacle;
 use crate::execute::RepairAttempt;

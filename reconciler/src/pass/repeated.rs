@@ -58,7 +58,7 @@ mod tests {
     use crate::pass::{Request, blank};
     use crate::report::{ActionKind, Finding, Kind, Trigger};
 
-    fn run(id: &str, detail: &str, result: Outcome) -> Run {
+    fn run(id: &str, result: Outcome, detail: &str) -> Run {
         let mut run = blank(
             &Request {
                 work: Work::Reopening,
@@ -83,11 +83,11 @@ mod tests {
         let kafka = |id, words| {
             run(
                 id,
-                &format!("the topic cannot be read: {words}"),
                 Outcome::Skipped,
+                &format!("the topic cannot be read: {words}"),
             )
         };
-        let redis = |id| run(id, "Redis cannot be reached: timed out", Outcome::Skipped);
+        let redis = |id| run(id, Outcome::Skipped, "Redis cannot be reached: timed out");
         assert_eq!(said_by(0, &kafka("1", "refused")), None);
         assert_eq!(
             said_by(5, &kafka("2", "all 3 brokers are down")),
@@ -100,9 +100,9 @@ mod tests {
         assert_eq!(said_by(600, &kafka("6", "refused")), earlier("1"));
         assert_eq!(said_by(1_100, &kafka("7", "refused")), earlier("1"));
         assert_eq!(said_by(1_101, &redis("8")), None, "forgotten");
-        assert_eq!(said_by(1_105, &run("9", "opened", Outcome::Applied)), None);
+        assert_eq!(said_by(1_105, &run("9", Outcome::Applied, "opened")), None);
         assert_eq!(
-            said_by(1_110, &run("10", "opened", Outcome::Applied)),
+            said_by(1_110, &run("10", Outcome::Applied, "opened")),
             None,
             "each is an event"
         );

@@ -51,7 +51,7 @@ impl Reports {
     }
 
     /// Reports a drop whose data can't be read, or whose repair is refused or blocked.
-    pub(super) fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: Obstacle) {
+    pub(super) fn unworkable(&mut self, coupon: &Coupon, drop: &Drop, why: Obstacle) {
         tracing::error!(
             coupon_id = coupon.id.0,
             drop_id = drop.id.0,

@@ -10,7 +10,7 @@ use firstcome_shared::mysql::processes::{Deadlines, Work};
 use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::reads::WrongKey;
+use firstcome_shared::redis::wrong_key::WrongKey;
 
 use crate::collect::CollectError;
 use crate::execute::ExecuteError;

@@ -22,7 +22,7 @@ use super::request::{Aborted, Obstacle};
 use super::steps::Pass;
 use crate::collect::snapshot::SlotRange;
 use crate::collect::{self, CollectError, DropHeader};
-use crate::execute::{self, Executor, Patience};
+use crate::execute::{self, Executor, Patience, VerifiedDrop};
 use crate::plan::{Action, Plan, Planned, Planner};
 use crate::record;
 use crate::report::{Kind, Outcome, Trigger};
@@ -172,9 +172,9 @@ impl Pass<'_> {
             {
                 Err(error) => {
                     let why = self
-                        .with_the_key(&drop, error.of_one_drop().ok_or(error)?)
+                        .with_the_key(&drop.0, &drop.1, error.of_one_drop().ok_or(error)?)
                         .await;
-                    reports.unworkable(&drop, why);
+                    reports.unworkable(&drop.0, &drop.1, why);
                     Next::default()
                 }
                 Ok(next) => next,
@@ -200,7 +200,7 @@ impl Pass<'_> {
     }
 
     /// An error of Redis names no key: if one has a wrong type, that is the reason.
-    async fn with_the_key(&self, (coupon, drop): &(Coupon, Drop), why: Obstacle) -> Obstacle {
+    async fn with_the_key(&self, coupon: &Coupon, drop: &Drop, why: Obstacle) -> Obstacle {
         let Obstacle::Redis(said) = why else {
             return why;
         };
@@ -350,7 +350,10 @@ impl Pass<'_> {
             && self.old_enough_to_seal(header)
             && !self.has_users_missing(drop, users).await?
         {
-            let verified = (plan.numbers.rows, header.facts.revocations.number);
+            let verified = VerifiedDrop {
+                rows: plan.numbers.rows,
+                revocations: header.facts.revocations.number,
+            };
             let ttl = self.settings.sealed_keys_ttl;
             report.sealed = execute::seal(self.stores, &header.facts.drop, verified, ttl).await?;
         }
@@ -520,7 +523,10 @@ impl Pass<'_> {
         let ranges = header.ranges(self.settings.page_slots).into_iter();
         stream::iter(ranges.map(move |range| collect::redis_page(stores, header, range)))
             .buffered(AHEAD)
-            .map(move |seen| async move { collect::page(stores, header, seen?).await })
+            .map(move |seen| async move {
+                let (range, seen) = seen?;
+                collect::page(stores, header, range, seen).await
+            })
             .buffered(AHEAD)
     }
 

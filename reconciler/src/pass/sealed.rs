@@ -116,7 +116,7 @@ impl Pass<'_> {
         } = self;
         Ok(stores
             .db
-            .sealed_drops(request.coupon, request.drop, after, AT_ONCE)
+            .sealed_drops(after, request.coupon, request.drop, AT_ONCE)
             .await?)
     }
 

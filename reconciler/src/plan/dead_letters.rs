@@ -34,7 +34,7 @@ impl Planner<'_> {
                     );
                     self.duplicate(letter, user, detail);
                 }
-                Some(user) => self.dead_letter(page, sorted, (letter, user), restored),
+                Some(user) => self.dead_letter(page, sorted, letter, user, restored),
             }
         }
     }
@@ -43,11 +43,12 @@ impl Planner<'_> {
         &mut self,
         page: &SlotRange,
         sorted: &Sorted,
-        (letter, user): (&DeadLetter, &UserId),
+        letter: &DeadLetter,
+        user: &UserId,
         restored: &mut HashSet<i64>,
     ) {
         let before = self.items.len();
-        self.decide(page, sorted, (letter, user), restored);
+        self.decide(page, sorted, letter, user, restored);
         // A dead letter that stays is listed by name, or only counted.
         let planned = &self.items[before..];
         if !planned.is_empty()
@@ -63,7 +64,8 @@ impl Planner<'_> {
         &mut self,
         page: &SlotRange,
         sorted: &Sorted,
-        (letter, user): (&DeadLetter, &UserId),
+        letter: &DeadLetter,
+        user: &UserId,
         restored: &mut HashSet<i64>,
     ) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;

@@ -256,11 +256,11 @@ impl Planner<'_> {
                 _ if self.facts.slot(slot).is_none() => {
                     let detail =
                         format!("the drop has slots 1 to {} only", self.facts.drop.quantity);
-                    self.move_from(page, Kind::OverAdmitted, (slot, user), detail);
+                    self.move_from(page, Kind::OverAdmitted, slot, user, detail);
                 }
                 _ if keeper != Some(*user) => {
                     let detail = "another person holds this slot".to_owned();
-                    self.move_from(page, Kind::SlotConflict, (slot, user), detail);
+                    self.move_from(page, Kind::SlotConflict, slot, user, detail);
                 }
                 _ => self.without_row(page, sorted, slot, user),
             }
@@ -300,7 +300,8 @@ impl Planner<'_> {
         &mut self,
         page: &SlotRange,
         kind: Kind,
-        (slot, user): (i64, &UserId),
+        slot: i64,
+        user: &UserId,
         detail: String,
     ) {
         let user_id = user.clone();
@@ -371,7 +372,7 @@ impl Planner<'_> {
         } else {
             self.policy.publish_deadline_ms
         };
-        if at.is_some_and(|at| self.is_young(page, at, patience)) {
+        if at.is_some_and(|at| self.is_young(at, page, patience)) {
             if message.is_none() {
                 self.young += 1;
             }
@@ -408,7 +409,7 @@ impl Planner<'_> {
     }
 
     /// Admitted too recently to judge.
-    fn is_young(&self, page: &SlotRange, at: i64, patience: i64) -> bool {
+    fn is_young(&self, at: i64, page: &SlotRange, patience: i64) -> bool {
         // Many users were admitted after the pass read the clock, which may have been long ago.
         let latest = page.read_until_ms.max(self.facts.read_at_ms) + CLOCK_AHEAD_MS;
         self.facts.read_at_ms.saturating_sub(at) < patience && at <= latest
@@ -576,8 +577,9 @@ impl Planner<'_> {
             .min(i64::from(self.facts.drop.quantity));
         for slot in (page.from.max(1)..=last).filter(|slot| !known(slot)) {
             let given = page.admitted_at_ms.get(&slot);
-            if given.is_some_and(|at| self.is_young(page, *at, self.policy.in_flight_ms)) {
-                (self.absent, self.young) = (self.absent + 1, self.young + 1);
+            if given.is_some_and(|at| self.is_young(*at, page, self.policy.in_flight_ms)) {
+                self.absent += 1;
+                self.young += 1;
                 self.people_without_row += 1;
                 self.people_returning += 1;
             } else {

@@ -14,7 +14,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::reader::{ANSWER, ReadLimit, TailRead, TopicReader, Unread, read_to_the_ends};
+use super::reader::{ANSWER, TopicReader, Unread};
+use super::to_the_ends::{ReadLimit, TailRead, read_to_the_ends};
 
 /// A message about a user.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@
 mod messages;
 mod reader;
 mod tail;
+mod to_the_ends;
 
 pub use messages::{PersonMessage, PersonMessages};
 pub use reader::{PastTheEnd, Tail, TopicReader, Unread};

@@ -2,21 +2,18 @@
 //! Partitions are assigned, never subscribed, so reading causes no rebalance.
 
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use firstcome_shared::kafka::{
-    KafkaSettings, LookResult, TopicError, UnreadableAt, check_topic, look,
-};
+use firstcome_shared::kafka::{KafkaSettings, TopicError, UnreadableAt, check_topic};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::tail::{MOST_BYTES, Messages, TailWriter};
+use super::to_the_ends::{ReadLimit, TailRead, read_to_the_ends};
 
 /// The messages that the consumer has not committed.
 #[derive(Debug, Default)]
@@ -156,7 +153,8 @@ impl TopicReader {
                 }
             }
         };
-        let read = self.read_blocking(&consumer, ranges);
+        let (ranges, past_the_end) = ranges;
+        let read = self.read_blocking(&consumer, ranges, past_the_end);
         // A client that met something unreadable may continue anywhere.
         if read.as_ref().is_ok_and(|tail| !tail.unreadable.is_empty()) {
             std::thread::spawn(move || drop(consumer));
@@ -169,7 +167,8 @@ impl TopicReader {
     fn read_blocking(
         &self,
         consumer: &BaseConsumer,
-        (ranges, past_the_end): (Vec<Unread>, Vec<PastTheEnd>),
+        ranges: Vec<Unread>,
+        past_the_end: Vec<PastTheEnd>,
     ) -> anyhow::Result<Tail> {
         let unread: Vec<_> = ranges.iter().copied().filter(|r| r.from < r.end).collect();
         let mut tail = Tail {
@@ -248,7 +247,7 @@ impl TopicReader {
             } else {
                 None
             };
-            let from = unread_from(committed, low, end);
+            let from = unread_from(committed, low..=end);
             let too_far = committed.filter(|offset| *offset > end);
             past_the_end.extend(too_far.map(|committed| PastTheEnd {
                 partition,
@@ -267,196 +266,11 @@ impl TopicReader {
 
 /// The first unread offset of a partition. If the committed offset is beyond the end, the consumer
 /// begins again: nobody has processed the messages there.
-fn unread_from(committed: Option<i64>, low: i64, end: i64) -> i64 {
+fn unread_from(committed: Option<i64>, kept: RangeInclusive<i64>) -> i64 {
+    let (low, end) = kept.into_inner();
     committed
         .filter(|offset| *offset <= end)
         .map_or(low, |offset| offset.max(low))
-}
-
-/// A partition that is being read.
-struct Reading {
-    /// The offset after the last message.
-    next: i64,
-    end: i64,
-    /// Its end was reported too early, although the leader has every message up to `end`.
-    was_early: bool,
-}
-
-impl Reading {
-    /// Whether the reported end is the one asked for. A new leader may lag behind, and then the
-    /// reported end is early: `high`, its present end, shows that. A second early report by a
-    /// leader that does not lag is correct: the offsets left up to `end` are not messages.
-    fn is_at_the_end(&mut self, high: i64) -> bool {
-        let is_whole = high >= self.end;
-        let is_at_the_end = self.next >= self.end || (is_whole && self.was_early);
-        self.was_early = is_whole;
-        is_at_the_end
-    }
-}
-
-/// When to give up reading.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum ReadLimit {
-    At(Instant),
-    /// After this long without a message. As long as messages arrive, the end comes nearer, and a
-    /// pass that gave up would have to begin again: after a loss of Redis, everything stays closed
-    /// until the whole tail was read.
-    WithoutMessage(Duration),
-}
-
-impl ReadLimit {
-    fn is_over(self, last_message: Instant) -> bool {
-        match self {
-            Self::At(deadline) => Instant::now() > deadline,
-            Self::WithoutMessage(limit) => last_message.elapsed() > limit,
-        }
-    }
-}
-
-/// How far partitions were read.
-pub(super) struct TailRead {
-    /// Partitions not read to the end within the limit.
-    pub(super) left: usize,
-    pub(super) unreadable: Vec<UnreadableAt>,
-}
-
-/// Hands every message of the assigned partitions to `take`, up to each partition's end, up to
-/// something that no client can read, or until `take` breaks off. Errors from which librdkafka
-/// recovers automatically do not end the read, unless no message arrives for a while.
-pub(super) fn read_to_the_ends(
-    consumer: &BaseConsumer,
-    settings: &KafkaSettings,
-    ranges: impl IntoIterator<Item = Unread>,
-    limit: ReadLimit,
-    is_alive: impl Fn(),
-    mut take: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
-) -> Result<TailRead, KafkaError> {
-    let topic = &settings.topic;
-    let reading = |it: Unread| {
-        (
-            it.partition,
-            Reading {
-                next: it.from,
-                end: it.end,
-                was_early: false,
-            },
-        )
-    };
-    let mut open: HashMap<i32, Reading> = ranges.into_iter().map(reading).collect();
-    let mut trouble: Option<(Instant, KafkaError)> = None;
-    let mut last = Instant::now();
-    let mut unreadable = Vec::new();
-    let mut looked_at = last;
-    while !open.is_empty() && !limit.is_over(last) {
-        is_alive();
-        if last.max(looked_at).elapsed() > SILENCE {
-            let found = find_unreadable(settings, &open, &is_alive);
-            for at in &found {
-                open.remove(&at.partition);
-                trouble = None;
-                last = Instant::now();
-            }
-            unreadable.extend(found);
-            looked_at = Instant::now();
-            continue;
-        }
-        match consumer.poll(POLL) {
-            None => {}
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                let Some(reading) = open.get_mut(&partition) else {
-                    continue;
-                };
-                if reading.next >= reading.end {
-                    open.remove(&partition);
-                    continue;
-                }
-                let (_, high) = consumer.fetch_watermarks(topic, partition, ANSWER)?;
-                if reading.is_at_the_end(high) {
-                    open.remove(&partition);
-                } else {
-                    // An end is reported only once, unless it is requested again.
-                    consumer.seek(topic, partition, Offset::Offset(reading.next), ANSWER)?;
-                }
-            }
-            Some(Err(error)) if is_final(&error) => return Err(error),
-            Some(Err(error)) => {
-                tracing::debug!(%error, "reading the topic goes on");
-                trouble.get_or_insert((Instant::now(), error));
-            }
-            Some(Ok(message)) => {
-                // After an unreadable batch librdkafka may begin again.
-                let Some(reading) = open
-                    .get_mut(&message.partition())
-                    .filter(|of| of.next <= message.offset())
-                else {
-                    continue;
-                };
-                trouble = None;
-                last = Instant::now();
-                if message.offset() < reading.end && take(&message).is_break() {
-                    break;
-                }
-                reading.next = message.offset() + 1;
-                if reading.next >= reading.end {
-                    open.remove(&message.partition());
-                }
-            }
-        }
-        if let Some((_, error)) = trouble.take_if(|(since, _)| since.elapsed() > ANSWER) {
-            return Err(error);
-        }
-    }
-    Ok(TailRead {
-        left: open.len(),
-        unreadable,
-    })
-}
-
-/// Checks with fresh clients what partitions are waiting at. Only the consumer skips it; passes do
-/// not.
-fn find_unreadable(
-    settings: &KafkaSettings,
-    open: &HashMap<i32, Reading>,
-    is_alive: impl Fn(),
-) -> Vec<UnreadableAt> {
-    let mut found = Vec::new();
-    for (partition, reading) in open {
-        is_alive();
-        match look(settings, *partition, reading.next) {
-            Ok(LookResult::Unreadable { at, .. }) => found.push(at),
-            Ok(LookResult::Message(_) | LookResult::End(_)) => {}
-            Err(error) => {
-                // Kafka is unavailable: reading has a separate limit.
-                tracing::debug!(%error, partition, "a fresh client could not look at a partition");
-                break;
-            }
-        }
-    }
-    is_alive();
-    found
-}
-
-/// After this long without a message, check whether the partition can be read at all.
-const SILENCE: Duration = Duration::from_secs(2);
-
-/// Maximum wait for the next message.
-const POLL: Duration = Duration::from_millis(100);
-
-/// True if retrying does not help.
-fn is_final(error: &KafkaError) -> bool {
-    use rdkafka::error::RDKafkaErrorCode as Code;
-    let code = error.rdkafka_error_code();
-    matches!(
-        code,
-        Some(
-            Code::Fatal
-                | Code::UnknownTopicOrPartition
-                | Code::UnknownTopic
-                | Code::UnknownPartition
-                | Code::TopicAuthorizationFailed
-                | Code::Authentication
-        )
-    )
 }
 
 #[cfg(test)]
@@ -468,32 +282,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_that_is_reported_too_early_is_not_believed() {
-        // (next; the leader's end at each report; the report at which reading is over)
-        for (next, highs, over) in [
-            (10, vec![10], Some(0)),
-            (4, vec![4, 4, 10, 10], Some(3)),
-            // The offsets left up to the end are not messages, as after a transaction.
-            (9, vec![10, 10], Some(1)),
-            (4, vec![4, 4, 4], None),
-        ] {
-            let mut reading = Reading {
-                next,
-                end: 10,
-                was_early: false,
-            };
-            let found = highs.iter().position(|high| reading.is_at_the_end(*high));
-            assert_eq!(found, over, "{next} {highs:?}");
-        }
-    }
-
-    #[test]
     fn an_offset_beyond_the_end_leaves_everything_unread_and_is_told() {
-        assert_eq!(unread_from(None, 3, 9), 3);
-        assert_eq!(unread_from(Some(5), 3, 9), 5);
-        assert_eq!(unread_from(Some(1), 3, 9), 3);
-        assert_eq!(unread_from(Some(9), 3, 9), 9);
-        assert_eq!(unread_from(Some(120), 0, 40), 0);
+        assert_eq!(unread_from(None, 3..=9), 3);
+        assert_eq!(unread_from(Some(5), 3..=9), 5);
+        assert_eq!(unread_from(Some(1), 3..=9), 3);
+        assert_eq!(unread_from(Some(9), 3..=9), 9);
+        assert_eq!(unread_from(Some(120), 0..=40), 0);
     }
 
     #[tokio::test]

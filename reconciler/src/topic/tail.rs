@@ -3,6 +3,7 @@
 //! tail counts as unknown.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
@@ -122,9 +123,10 @@ impl TailWriter {
 }
 
 impl Messages {
-    /// The messages of a drop on the slots `from..=to`, in order of slots: a hundred per slot,
-    /// `most` in total.
-    fn on_slots(&self, drop: TailDrop, (from, to): (Slot, Slot), most: usize) -> Vec<InFlight> {
+    /// The messages of a drop on these slots, in order of slots: a hundred per slot, `most` in
+    /// total.
+    fn on_slots(&self, drop: TailDrop, slots: RangeInclusive<Slot>, most: usize) -> Vec<InFlight> {
+        let (from, to) = slots.into_inner();
         let entries = self.of_drop(drop);
         let first = entries.partition_point(|entry| entry.slot < from);
         let mut slot = 0;
@@ -170,13 +172,14 @@ impl Messages {
     /// slots outside the drop.
     pub(crate) fn page(
         &self,
-        (drop, quantity): (TailDrop, Slot),
-        (from, to): (Slot, Option<Slot>),
+        drop: TailDrop,
+        quantity: Slot,
+        slots: RangeInclusive<Slot>,
     ) -> Vec<InFlight> {
-        let to = to.unwrap_or(Slot::MAX);
-        let mut found = self.on_slots(drop, (from, to.min(quantity)), usize::MAX);
+        let (from, to) = slots.into_inner();
+        let mut found = self.on_slots(drop, from..=to.min(quantity), usize::MAX);
         if to > quantity {
-            found.extend(self.on_slots(drop, (from.max(quantity + 1), to), BESIDE_AT_MOST));
+            found.extend(self.on_slots(drop, from.max(quantity + 1)..=to, BESIDE_AT_MOST));
         }
         found
     }
@@ -200,10 +203,10 @@ mod tests {
 
     use super::*;
 
-    fn event(coupon: i64, drop: i64, slot: Slot, user: &str) -> ClaimEvent {
+    fn event(coupon: CouponId, drop: DropId, slot: Slot, user: &str) -> ClaimEvent {
         ClaimEvent {
-            coupon_id: CouponId(coupon),
-            drop_id: DropId(drop),
+            coupon_id: coupon,
+            drop_id: drop,
             slot,
             user_id: user.parse().unwrap(),
             claimed_at: DateTime::from_timestamp_micros(i64::from(slot) * 1_001).unwrap(),
@@ -218,7 +221,7 @@ mod tests {
         ) {
             let mut writer = TailWriter::new(usize::MAX);
             for (coupon, drop, slot, user) in &sent {
-                writer.push(&event(*coupon, *drop, *slot, user)).unwrap();
+                writer.push(&event(CouponId(*coupon), DropId(*drop), *slot, user)).unwrap();
             }
             let messages = writer.finish();
             for (coupon, drop) in (0..4).flat_map(|coupon| (0..5).map(move |drop| (coupon, drop))) {
@@ -226,7 +229,7 @@ mod tests {
                 own.sort_by_key(|(_, _, slot, _)| *slot);
                 let expected: Vec<_> = own.iter().filter(|(_, _, slot, _)| (from..=to).contains(slot)).collect();
                 let named = (CouponId(coupon), DropId(drop));
-                let found = messages.on_slots(named, (from, to), usize::MAX);
+                let found = messages.on_slots(named, from..=to, usize::MAX);
                 prop_assert_eq!(found.len(), expected.len());
                 for (message, (_, _, slot, user)) in found.iter().zip(expected) {
                     prop_assert_eq!((message.slot, message.user.as_str()), (*slot, user.as_str()));
@@ -241,18 +244,22 @@ mod tests {
     #[test]
     fn a_flood_on_one_slot_keeps_no_other_slot_back() {
         let mut writer = TailWriter::new(usize::MAX);
-        let mut push = |slot, user: &str| writer.push(&event(1, 1, slot, user)).unwrap();
+        let mut push = |slot, user: &str| {
+            writer
+                .push(&event(CouponId(1), DropId(1), slot, user))
+                .unwrap();
+        };
         (0..5_000).for_each(|n| push(1, &format!("u-{n}")));
         push(2, "second");
         (0..5_000).for_each(|n| push(10 + n, &format!("u-{n}")));
         let messages = writer.finish();
         let drop = (CouponId(1), DropId(1));
-        let found = messages.on_slots(drop, (0, 9), usize::MAX);
+        let found = messages.on_slots(drop, 0..=9, usize::MAX);
         assert_eq!(
             (found.len(), found[0].user.as_str(), found[100].slot),
             (101, "u-0", 2)
         );
-        let found = messages.on_slots(drop, (10, Slot::MAX), 1_000);
+        let found = messages.on_slots(drop, 10..=Slot::MAX, 1_000);
         assert_eq!((found.len(), found[999].slot), (1_000, 1_009));
     }
 
@@ -262,7 +269,11 @@ mod tests {
         let filled = |drop: fn(i64) -> i64| {
             let mut writer = TailWriter::new(100_000);
             (0..100_000)
-                .take_while(|n| writer.push(&event(1, drop(*n), 1, "u-1234567")).is_ok())
+                .take_while(|n| {
+                    writer
+                        .push(&event(CouponId(1), DropId(drop(*n)), 1, "u-1234567"))
+                        .is_ok()
+                })
                 .count()
         };
         // 20 bytes, the length, and nine letters.

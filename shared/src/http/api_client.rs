@@ -25,7 +25,7 @@ impl CouponApiClient {
     /// One sentence with the setting to change.
     pub fn new(url: &str, authorities: Option<PathBuf>) -> Result<Self, String> {
         let shape = "http://host:port or https://host:port";
-        let (origin, path) = Origin::new(Store::Api, url, shape, authorities)?;
+        let (origin, path) = Origin::new(url, Store::Api, shape, authorities)?;
         Ok(Self {
             origin,
             prefix: path.trim_end_matches('/').to_owned(),

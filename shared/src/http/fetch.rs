@@ -39,7 +39,7 @@ impl HttpSource {
     /// # Errors
     /// One sentence with the setting to change.
     pub fn new(store: Store, url: &str, authorities: Option<PathBuf>) -> Result<Self, String> {
-        let (origin, path) = Origin::new(store, url, "https://host/path", authorities)?;
+        let (origin, path) = Origin::new(url, store, "https://host/path", authorities)?;
         Ok(Self { origin, path })
     }
 

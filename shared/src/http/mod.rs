@@ -23,6 +23,7 @@ pub mod proxies;
 pub mod request_id;
 pub mod seats;
 mod server;
+pub mod signatures;
 pub mod starting;
 pub mod views;
 pub(crate) mod wrong_tokens;

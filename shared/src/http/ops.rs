@@ -8,7 +8,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use hmac::{Hmac, Mac as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
@@ -18,6 +17,7 @@ use tokio::time::timeout;
 use super::extract::invalid;
 use super::headers::{GivenTwice, only_value};
 use super::problem::Code;
+use super::signatures::TokenSigner;
 use super::wrong_tokens::WrongTokens;
 use super::{Problem, proxies};
 use crate::domain::unfit_in_a_name;
@@ -251,53 +251,6 @@ impl OpsToken {
     }
 }
 
-/// Signs on behalf of one operators' token: its signatures are valid until that token is withdrawn,
-/// in every process that has the token.
-pub struct TokenSigner {
-    key: Hmac<Sha256>,
-    pub allowed: Allowed,
-    /// The token, as a header value.
-    pub authorization: HeaderValue,
-}
-
-impl TokenSigner {
-    /// The key is derived, so that no signature is one of the token itself.
-    fn new(token: &str, allowed: Allowed) -> Option<Self> {
-        // HMAC accepts keys of any length.
-        let derived = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
-        let derived = derived
-            .chain_update(b"firstcome operations page")
-            .finalize()
-            .into_bytes();
-        let key = Hmac::new_from_slice(&derived).ok()?;
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
-        authorization.set_sensitive(true);
-        Some(Self {
-            key,
-            allowed,
-            authorization,
-        })
-    }
-
-    /// A signature of `text`, in hexadecimal; `purpose` separates different uses.
-    pub fn sign(&self, purpose: &str, text: &str) -> String {
-        let mac = self
-            .key
-            .clone()
-            .chain_update(purpose)
-            .chain_update(b"\n")
-            .chain_update(text);
-        format!("{:x}", mac.finalize().into_bytes())
-    }
-
-    pub fn has_signed(&self, purpose: &str, text: &str, signature: &str) -> bool {
-        self.sign(purpose, text)
-            .as_bytes()
-            .ct_eq(signature.as_bytes())
-            .into()
-    }
-}
-
 /// The token of a request. Two headers are refused: a proxy in front may have checked the other
 /// one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
@@ -444,36 +397,6 @@ mod tests {
         assert_eq!(
             (two.allows(&format!("{a},{b}")), two.allows("")),
             (None, None)
-        );
-    }
-
-    #[test]
-    fn a_signature_counts_for_one_token_one_purpose_and_one_text() {
-        let [a, b, c] = ["a", "b", "c"].map(|letter| letter.repeat(32));
-        let two = OpsToken::new(format!("{a},{b}").into())
-            .unwrap()
-            .with_view(Some(&c.clone().into()))
-            .unwrap();
-        let signer = two.signer(&b).unwrap();
-        let signature = signer.sign("session", "Kim");
-        let signs = |token: &OpsToken| {
-            token
-                .signers()
-                .map(|one| one.has_signed("session", "Kim", &signature))
-                .collect()
-        };
-        let by_two: Vec<bool> = signs(&two);
-        assert_eq!(by_two, [false, true, false]);
-        let by_one: Vec<bool> = signs(&OpsToken::new(a.into()).unwrap());
-        assert_eq!(by_one, [false], "its token was withdrawn");
-        assert!(
-            !signer.has_signed("form", "Kim", &signature)
-                && !signer.has_signed("session", "Lee", &signature)
-        );
-        assert!(!signer.has_signed("session", "Kim", "") && two.signer("none").is_none());
-        assert_eq!(
-            (two.signer(&c).unwrap().allowed, signer.allowed),
-            (Allowed::View, Allowed::All)
         );
     }
 

@@ -89,8 +89,8 @@ impl Origin {
     /// # Errors
     /// One sentence with the setting to change.
     pub fn new(
-        store: Store,
         url: &str,
+        store: Store,
         shape: &str,
         authorities: Option<PathBuf>,
     ) -> Result<(Self, String), String> {

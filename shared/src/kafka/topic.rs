@@ -240,8 +240,8 @@ impl KafkaSettings {
 pub async fn ensure_topic(
     settings: &KafkaSettings,
     partitions: i32,
-    replication: i32,
     limit: Duration,
+    replication: i32,
 ) -> Result<bool, TopicError> {
     match check_topic(settings, limit).await {
         Err(TopicError::Missing(_)) => {}

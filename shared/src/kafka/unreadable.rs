@@ -258,8 +258,8 @@ pub fn unreadable_range(
     let goes_on = || begun.elapsed() < SEARCH;
     let next = behind(
         at.offset,
-        end,
         before.map(|range| range.next),
+        end,
         goes_on,
         |offset| {
             let found = look(settings, at.partition, offset)?;
@@ -273,8 +273,8 @@ pub fn unreadable_range(
 /// this gallops and then bisects. It may jump over good batches between two bad ones.
 fn behind(
     from: i64,
-    end: i64,
     before: Option<i64>,
+    end: i64,
     goes_on: impl Fn() -> bool,
     mut is_unreadable: impl FnMut(i64) -> KafkaResult<bool>,
 ) -> KafkaResult<i64> {
@@ -311,7 +311,7 @@ mod tests {
             looks += 1;
             Ok(is_unreadable(offset))
         };
-        let next = behind(100, 1_000_000, before, || true, look);
+        let next = behind(100, before, 1_000_000, || true, look);
         (next.unwrap(), looks)
     }
 
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn search_that_takes_too_long_ends_with_what_it_has_found() {
-        let next = behind(100, 1_000_000, None, || false, |_| Ok(true));
+        let next = behind(100, None, 1_000_000, || false, |_| Ok(true));
         assert_eq!(next.unwrap(), 101);
     }
 }

@@ -139,7 +139,7 @@ impl Db {
     /// coupons.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read catalogue", async |conn| {
-            select_coupons(conn, LIVE, UNSEALED, None).await
+            select_coupons(conn, LIVE, None, UNSEALED).await
         })
         .await
     }
@@ -306,8 +306,8 @@ async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon,
     select_coupons(
         conn,
         LISTED,
-        &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"),
         Some(&ids),
+        &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"),
     )
     .await
 }
@@ -327,8 +327,8 @@ fn about(query: impl Into<String>, ids: Option<&str>) -> BoxedSqlQuery<'_, Mysql
 async fn select_coupons(
     conn: &mut Conn,
     which: &str,
-    unsealed: &str,
     ids: Option<&str>,
+    unsealed: &str,
 ) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
     // STRAIGHT_JOIN: without statistics the optimizer might begin with all existing coupons.
     let coupons = format!(

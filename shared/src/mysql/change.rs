@@ -345,8 +345,9 @@ pub(crate) fn difference(
     before: Option<&(Coupon, Vec<Drop>)>,
     after: Option<&(Coupon, Vec<Drop>)>,
 ) -> Value {
-    let before = before.map(fields).unwrap_or_default();
-    let after = after.map(fields).unwrap_or_default();
+    let fields_of = |all: &(Coupon, Vec<Drop>)| fields(&all.0, &all.1);
+    let before = before.map(fields_of).unwrap_or_default();
+    let after = after.map(fields_of).unwrap_or_default();
     let names = before
         .keys()
         .chain(after.keys().filter(|name| !before.contains_key(*name)));
@@ -361,7 +362,7 @@ pub(crate) fn difference(
         .collect()
 }
 
-fn fields((coupon, drops): &(Coupon, Vec<Drop>)) -> Map<String, Value> {
+fn fields(coupon: &Coupon, drops: &[Drop]) -> Map<String, Value> {
     let drop = |d: &Drop| {
         let window =
             json!({"opens_at": d.opens_at, "closes_at": d.closes_at, "quantity": d.quantity});

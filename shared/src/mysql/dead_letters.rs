@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use chrono::NaiveDateTime;
@@ -95,20 +96,20 @@ impl Db {
         &self,
         coupon: CouponId,
         drop: DropId,
-        (low, high): (i64, i64),
+        slots: RangeInclusive<i64>,
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         let mut found = Vec::new();
-        let mut next = low;
+        let (mut next, high) = slots.into_inner();
         while next <= high {
             let mut some = self
-                .some_dead_letters(coupon, drop, (next, high), false)
+                .some_dead_letters(coupon, drop, next..=high, false)
                 .await?;
             let last = some.last().and_then(|letter| letter.slot).unwrap_or(high);
             if some.len() < LETTERS_AT_ONCE {
                 next = high.saturating_add(1);
             } else if last == next {
                 some.extend(
-                    self.some_dead_letters(coupon, drop, (next, next), true)
+                    self.some_dead_letters(coupon, drop, next..=next, true)
                         .await?,
                 );
                 next = last + 1;
@@ -134,9 +135,10 @@ impl Db {
         &self,
         coupon: CouponId,
         drop: DropId,
-        (low, high): (i64, i64),
+        slots: RangeInclusive<i64>,
         vouched: bool,
     ) -> Result<Vec<DeadLetterRow>, DbError> {
+        let (low, high) = slots.into_inner();
         self.run("read dead letters", async move |conn| {
             let of_drop = failed_claims::resolved_at
                 .is_null()

@@ -3,6 +3,7 @@
 //! these are the claims without a row.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::prelude::*;
@@ -72,10 +73,11 @@ impl ErasedClaims {
     pub(super) async fn read(
         conn: &mut Conn,
         drops: &[(CouponId, DropId)],
-        (low, high): (Slot, Slot),
+        slots: RangeInclusive<Slot>,
     ) -> QueryResult<Self> {
         let coupons = list(drops.iter().map(|(coupon, _)| coupon.0));
         let drops = list(drops.iter().map(|(_, drop)| drop.0));
+        let (low, high) = slots.into_inner();
         let which = format!(
             "coupon_id IN ({coupons}) AND drop_id IN ({drops}) AND slot BETWEEN {low} AND {high}"
         );
@@ -113,7 +115,7 @@ impl ErasedClaims {
             .collect();
         drops.sort_unstable();
         drops.dedup();
-        let erased = Self::read(conn, &drops, (low, high)).await?;
+        let erased = Self::read(conn, &drops, low..=high).await?;
         let is_one = |claim: &&Claim| {
             claim
                 .claimed_at
@@ -128,7 +130,7 @@ impl Db {
     pub async fn erased_claims(
         &self,
         of: (CouponId, DropId),
-        slots: (Slot, Slot),
+        slots: RangeInclusive<Slot>,
     ) -> Result<ErasedClaims, DbError> {
         self.run("claims of erased people", async move |conn| {
             ErasedClaims::read(conn, &[of], slots).await

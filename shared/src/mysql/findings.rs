@@ -235,7 +235,8 @@ impl Db {
     /// At most `limit` findings of a run after the finding `after`, each with its number.
     pub(super) async fn findings_of(
         &self,
-        (run_id, number): (String, Option<u64>),
+        run_id: String,
+        number: Option<u64>,
         limit: u32,
         after: i64,
     ) -> Result<Vec<(i64, FindingRow)>, DbError> {

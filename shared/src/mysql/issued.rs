@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::prelude::*;
@@ -327,8 +328,9 @@ impl Db {
     pub async fn rows_on_slots(
         &self,
         drop: DropId,
-        (low, high): (Slot, Slot),
+        slots: RangeInclusive<Slot>,
     ) -> Result<Vec<(Slot, UserId, DateTime<Utc>)>, DbError> {
+        let (low, high) = slots.into_inner();
         self.run("rows on slots", async move |conn| {
             let rows: Vec<(Slot, String, NaiveDateTime)> = issued_coupons::table
                 .filter(

@@ -61,9 +61,13 @@ impl Db {
             if coupon >= given.coupon && drop_id >= given.drop {
                 return Ok(highest);
             }
+            let behind = GivenNumbers {
+                coupon: coupon.max(given.coupon),
+                drop: given.drop,
+            };
             // A number in an insert counts as assigned, even if the insert is rolled back.
             match conn
-                .transaction(async |conn| insert(conn, coupon.max(given.coupon), given.drop).await)
+                .transaction(async |conn| insert(conn, behind).await)
                 .await
             {
                 Ok(()) | Err(RollbackTransaction) => {}
@@ -144,7 +148,7 @@ impl Db {
     }
 }
 
-async fn insert(conn: &mut Conn, coupon: i64, drop: i64) -> QueryResult<()> {
+async fn insert(conn: &mut Conn, GivenNumbers { coupon, drop }: GivenNumbers) -> QueryResult<()> {
     // One at a time, through a lock on a row that always exists: several transactions that wait for
     // a row which is then rolled back, or that lock the end of an empty table, would deadlock.
     code_key::table

@@ -13,7 +13,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::revoked::{self, Revocation};
 use super::schema::{broken_promises, drops};
 use super::{Db, DbError};
-use crate::domain::{CouponId, DropId, UserId};
+use crate::domain::{CouponId, DropId, NamedDrop, UserId};
 
 /// One user's rows, and the promises to that user that could not be kept so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,11 +43,11 @@ impl Db {
     /// again.
     pub async fn list_broken_promise(
         &self,
-        (coupon, drop): (CouponId, DropId),
+        run_id: &str,
+        NamedDrop { coupon, drop }: NamedDrop,
         user: &UserId,
         slot: i64,
         reason: &'static str,
-        run_id: &str,
     ) -> Result<(), DbError> {
         let user = user.as_str().to_owned();
         let run_id = run_id.to_owned();
@@ -103,7 +103,7 @@ impl Db {
     /// Returns how many there were.
     pub async fn give_up_promises(
         &self,
-        (coupon, drop): (CouponId, DropId),
+        NamedDrop { coupon, drop }: NamedDrop,
         user: &UserId,
         by: Operator,
     ) -> Result<usize, DbError> {

@@ -114,7 +114,12 @@ impl Db {
     /// Ends a revocation that lets its user claim again: admissions after this time, by Redis's
     /// clock, are valid. Returns the recorded time: another process may have ended the revocation
     /// already.
-    pub async fn end_revocation(&self, id: i64, again_from_ms: i64) -> Result<i64, DbError> {
+    pub async fn end_revocation(
+        &self,
+        revocation: &Revocation,
+        again_from_ms: i64,
+    ) -> Result<i64, DbError> {
+        let id = revocation.id;
         let at = DateTime::from_timestamp_millis(again_from_ms)
             .unwrap_or_default()
             .naive_utc();

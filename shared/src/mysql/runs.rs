@@ -254,7 +254,7 @@ impl Db {
             return Ok(None);
         };
         let findings = self
-            .findings_of((row.id.clone(), row.number), limit, after)
+            .findings_of(row.id.clone(), row.number, limit, after)
             .await?;
         Ok(Some((row, findings)))
     }

@@ -245,9 +245,9 @@ impl Db {
     /// Up to `limit` sealed drops with ids above `after`, of one coupon or drop if given.
     pub async fn sealed_drops(
         &self,
+        after: i64,
         coupon: Option<CouponId>,
         drop: Option<DropId>,
-        after: i64,
         limit: i64,
     ) -> Result<Vec<SealedDrop>, DbError> {
         self.run("sealed drops", async move |conn| {

@@ -186,12 +186,12 @@ impl Script {
         args: &[String],
     ) -> Result<T, RedisError> {
         match self
-            .command("EVALSHA", &self.hash, keys, args)
+            .command("EVALSHA", keys, &self.hash, args)
             .query_async(conn)
             .await
         {
             Err(error) if is_noscript(&error) => {
-                self.command("EVAL", self.text, keys, args)
+                self.command("EVAL", keys, self.text, args)
                     .query_async(conn)
                     .await
             }
@@ -200,7 +200,7 @@ impl Script {
     }
 
     #[allow(clippy::unused_self)]
-    fn command(&self, verb: &str, script: &str, keys: &[&str], args: &[String]) -> Cmd {
+    fn command(&self, verb: &str, keys: &[&str], script: &str, args: &[String]) -> Cmd {
         let mut cmd = redis::cmd(verb);
         cmd.arg(script).arg(keys.len()).arg(keys).arg(args);
         cmd

@@ -94,10 +94,11 @@ impl ConnectionLike for SharedConnection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
+        let replies = offset..offset + count;
         async move {
             match &self.only {
-                Some(only) => self.router.send_all(only, pipeline, offset, count).await,
-                None => self.router.send_anywhere(pipeline, offset, count).await,
+                Some(only) => self.router.send_all(only, pipeline, replies).await,
+                None => self.router.send_anywhere(pipeline, replies).await,
             }
         }
         .boxed()

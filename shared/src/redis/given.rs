@@ -10,8 +10,9 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use redis::RedisError;
 
-use super::reads::{is_about_data, slot_of};
+use super::reads::slot_of;
 use super::router::Shard;
+use super::wrong_key::is_about_data;
 use super::{Redis, keys};
 use crate::domain::{CouponId, DropId};
 

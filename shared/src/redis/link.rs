@@ -2,6 +2,7 @@
 //! its connections or was demoted: redis-rs takes a time-out and `READONLY` for answers, and goes
 //! on asking the same server. No command is retried automatically.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -119,15 +120,14 @@ impl ServerLink {
     pub(super) async fn send_all(
         &self,
         pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
+        replies: Range<usize>,
     ) -> Result<Vec<Value>, RedisError> {
         let lasting = match &self.link {
             Link::Lasting(lasting) => lasting,
             Link::Pinned(conn) => {
                 return conn
                     .clone()
-                    .send_packed_commands(pipeline, offset, count)
+                    .send_packed_commands(pipeline, replies.start, replies.len())
                     .await;
             }
         };
@@ -136,7 +136,7 @@ impl ServerLink {
         let result = used
             .manager
             .clone()
-            .send_packed_commands(pipeline, offset, count)
+            .send_packed_commands(pipeline, replies.start, replies.len())
             .await;
         lasting.heed(&used, sent_at_ms, result.as_deref());
         result

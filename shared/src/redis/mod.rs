@@ -1,9 +1,11 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), its gate and fencing tokens ([`gate`]),
-//! the scripts repairs are made of ([`repair`]), reads ([`reads`], of one person [`standing`]), and
-//! the checks that refuse a Redis that could forget ([`safety`]).
+//! the scripts repairs are made of ([`repair`]), reads (for passes [`reads`], of one person
+//! [`standing`], for the public [`stock`]), and the checks that refuse a Redis that could forget
+//! ([`safety`]).
 
 pub mod admission;
 pub mod allow_list;
+mod claimants;
 pub mod client;
 mod connection;
 mod ended_sessions;
@@ -23,11 +25,14 @@ pub mod safety;
 pub mod server;
 pub(crate) mod servers;
 pub mod standing;
+pub mod stock;
 mod traces;
 pub mod wake;
 mod why_not;
+pub mod wrong_key;
 
 pub use client::{Redis, RedisDurability, RedisSettings};
 pub use connection::SharedConnection;
 pub use redis::{RedisError, Value};
 pub use servers::{RedisMode, SentinelSettings};
+pub use traces::AdmissionKey;

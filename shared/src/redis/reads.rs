@@ -1,109 +1,15 @@
-//! Reads: the stock of a drop, and the data that a pass compares.
+//! Reads: the data of drops that a pass compares.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
-use redis::{ErrorKind, FromRedisValue, RedisError, Value};
+use redis::RedisError;
 
 use super::Redis;
-use super::keys::{self, DropKeys, DropMeta};
-use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
-
-/// The stock of a drop that admission knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stock {
-    /// The quantity, according to admission.
-    pub quantity: Slot,
-    pub held: u32,
-    pub paused: bool,
-    /// The number of users on the waiting list, and its capacity.
-    pub waiting: u32,
-    pub waiting_list: u32,
-}
-
-/// The prospect of a user who claims now, as `claim.lua` decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prospect {
-    Slot,
-    /// A place on the waiting list.
-    Place,
-    Nothing,
-}
-
-impl Stock {
-    /// For display only: the next claim may change it.
-    pub fn prospect(&self) -> Prospect {
-        let left = self.quantity.saturating_sub(self.held);
-        // Freed slots go to the users who already wait.
-        if self.waiting == 0 && left > 0 {
-            Prospect::Slot
-        } else if self.waiting < self.waiting_list.max(left) {
-            Prospect::Place
-        } else {
-            Prospect::Nothing
-        }
-    }
-}
-
-impl Redis {
-    /// The stock of each drop, in the order asked; `None` for a drop that admission does not know.
-    pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
-        if drops.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for keys in drops {
-            pipe.cmd("HMGET")
-                .arg(&keys.meta)
-                .arg("quantity")
-                .arg("paused")
-                .arg("waiting_list");
-            pipe.cmd("ZCARD")
-                .arg(&keys.users)
-                .cmd("ZCARD")
-                .arg(&keys.waiting);
-        }
-        let replies: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
-        let read = |replies: &[Value]| {
-            let [meta, users, waiting] = replies else {
-                return None;
-            };
-            let [quantity, paused, waiting_list] =
-                <[Option<String>; 3]>::from_redis_value_ref(meta).ok()?;
-            Some(Stock {
-                quantity: quantity?.parse().ok()?,
-                held: u32::from_redis_value_ref(users).ok()?,
-                paused: paused.is_some_and(|p| p == "1"),
-                waiting: u32::from_redis_value_ref(waiting).ok()?,
-                // As `claim.lua` reads it: no list if the field is missing or not a number.
-                waiting_list: waiting_list
-                    .and_then(|places| places.parse().ok())
-                    .unwrap_or(0),
-            })
-        };
-        Ok(replies.chunks(3).map(read).collect())
-    }
-
-    /// The highest slot given in each drop, in the order asked; `None` for a drop that admission
-    /// does not know.
-    pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
-        if drops.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for keys in drops {
-            pipe.cmd("GET").arg(&keys.count);
-        }
-        let counts: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;
-        Ok(counts
-            .into_iter()
-            .map(|count| count?.parse().ok())
-            .collect())
-    }
-}
+use super::keys::{DropKeys, DropMeta};
+use crate::domain::{OncePer, UserId};
 
 #[derive(Debug, Clone, Default)]
 pub struct DropNumbers {
@@ -156,11 +62,8 @@ type RawNumbers = (
     Vec<(String, f64)>,
 );
 
-/// Field of `meta`: users hold a coupon of an earlier drop, so the coupon has claimants.
-pub(super) const EARLIER_HOLDERS: &str = "claimants";
-
 /// Drops requested at the same time.
-const DROPS_AT_ONCE: usize = 200;
+pub(super) const DROPS_AT_ONCE: usize = 200;
 
 /// Stands for every score that is not a whole number, or too large to be exact: no slot of any
 /// drop. `move.lua` and `withdraw.lua` know it.
@@ -176,72 +79,7 @@ pub(super) fn slot_of(score: f64) -> i64 {
     }
 }
 
-/// Whether an error concerns the content of a key, not Redis itself: other keys can be read.
-pub fn is_about_data(error: &RedisError) -> bool {
-    let of_a_key = |code: &str, detail: &str| {
-        code == "WRONGTYPE"
-            || code == "ERR"
-                && ["user_script", "not an integer", "not a valid float"]
-                    .iter()
-                    .any(|t| detail.contains(t))
-    };
-    matches!(
-        error.kind(),
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType
-    ) || error.clone().into_server_errors().is_some_and(|errors| {
-        errors
-            .iter()
-            .any(|(_, e)| of_a_key(e.code(), e.details().unwrap_or_default()))
-    })
-}
-
-/// A key that has another type than Firstcome gives it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WrongKey {
-    pub key: String,
-    /// The type it has.
-    pub found: &'static str,
-    /// The type it should have.
-    pub wanted: &'static str,
-}
-
-/// Redis's name of a type, and a readable one.
-const TYPES: [(&str, &str); 6] = [
-    ("string", "a string"),
-    ("list", "a list"),
-    ("set", "a set"),
-    ("zset", "a sorted set"),
-    ("hash", "a hash"),
-    ("stream", "a stream"),
-];
-
-fn type_in_words(word: &str) -> &'static str {
-    TYPES
-        .iter()
-        .find(|(name, _)| *name == word)
-        .map_or("of an unknown type", |(_, words)| words)
-}
-
 impl Redis {
-    /// The first key of a drop or its coupon that has another type than Firstcome gives it.
-    pub async fn wrong_key(&self, keys: &DropKeys) -> Result<Option<WrongKey>, RedisError> {
-        let wanted = keys.types();
-        let mut pipe = redis::pipe();
-        for (key, _) in wanted {
-            pipe.cmd("TYPE").arg(key);
-        }
-        let found: Vec<String> = pipe.query_async(&mut self.connection()).await?;
-        let wrong = wanted
-            .iter()
-            .zip(found)
-            .find(|((_, wanted), found)| found != "none" && found != wanted);
-        Ok(wrong.map(|((key, wanted), found)| WrongKey {
-            key: (*key).to_owned(),
-            found: type_in_words(&found),
-            wanted: type_in_words(wanted),
-        }))
-    }
-
     /// The numbers of many drops, in the order asked. One that can't be read does not affect the
     /// others.
     pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Vec<Result<DropNumbers, RedisError>> {
@@ -502,124 +340,10 @@ impl Redis {
             .filter_map(|(slot, at)| Some((*slot, at?.parse().ok()?)))
             .collect())
     }
-
-    /// The users among these whom the coupon's claimants lack, or have on another slot.
-    pub async fn missing_claimants(
-        &self,
-        coupon: CouponId,
-        drop: DropId,
-        users: &[(i64, UserId)],
-    ) -> Result<Vec<UserId>, RedisError> {
-        if users.is_empty() {
-            return Ok(Vec::new());
-        }
-        let key = keys::claimants(&self.prefix, coupon);
-        let names: Vec<&str> = users.iter().map(|(_, user)| user.as_str()).collect();
-        let listed: Vec<Option<String>> = redis::cmd("HMGET")
-            .arg(key)
-            .arg(names)
-            .query_async(&mut self.connection())
-            .await?;
-        let mut expected = String::new();
-        let missing = users.iter().zip(listed).filter(|((slot, _), listed)| {
-            expected.clear();
-            // Writing to a `String` does not fail.
-            let _ = write!(expected, "{drop}:{slot}");
-            listed.as_ref() != Some(&expected)
-        });
-        Ok(missing.map(|((_, user), _)| user.clone()).collect())
-    }
-
-    /// The number of claimants of each of these coupons; `None` if the key has another type.
-    pub async fn claimants_numbers(
-        &self,
-        coupons: &[DropKeys],
-    ) -> Result<Vec<Option<u64>>, RedisError> {
-        let asked = coupons.iter().map(|keys| {
-            let mut cmd = redis::cmd("HLEN");
-            cmd.arg(&keys.claimants);
-            cmd
-        });
-        self.each(asked).await
-    }
-
-    /// Whether `meta` of these drops says that users hold a coupon of an earlier drop; `None` for a
-    /// drop that is not loaded.
-    pub async fn earlier_holders(
-        &self,
-        drops: &[DropKeys],
-    ) -> Result<Vec<Option<bool>>, RedisError> {
-        type Fields = (Option<String>, Option<String>);
-        let asked = drops.iter().map(|keys| {
-            let mut cmd = redis::cmd("HMGET");
-            cmd.arg(&keys.meta).arg("quantity").arg(EARLIER_HOLDERS);
-            cmd
-        });
-        let found: Vec<Option<Fields>> = self.each(asked).await?;
-        let of = |(quantity, earlier): Fields| quantity.map(|_| earlier.as_deref() == Some("1"));
-        Ok(found
-            .into_iter()
-            .map(|fields| fields.and_then(of))
-            .collect())
-    }
-
-    /// The replies to commands sent together; `None` if a key has another type.
-    async fn each<T: FromRedisValue>(
-        &self,
-        commands: impl Iterator<Item = redis::Cmd>,
-    ) -> Result<Vec<Option<T>>, RedisError> {
-        let commands: Vec<redis::Cmd> = commands.collect();
-        let mut all = Vec::with_capacity(commands.len());
-        for some in commands.chunks(DROPS_AT_ONCE) {
-            let answers = some
-                .iter()
-                .map(async |cmd| cmd.query_async::<T>(&mut self.connection()).await);
-            for answer in join_all(answers).await {
-                all.push(match answer {
-                    Err(error) if is_about_data(&error) => None,
-                    answer => Some(answer?),
-                });
-            }
-        }
-        Ok(all)
-    }
-
-    /// The coupon's claimants on those slots of a drop that `is_wanted` selects. Reads the whole
-    /// hash.
-    pub async fn claimants_of(
-        &self,
-        coupon: CouponId,
-        drop: DropId,
-        is_wanted: impl Fn(i64) -> bool,
-    ) -> Result<Vec<(i64, UserId)>, RedisError> {
-        let key = keys::claimants(&self.prefix, coupon);
-        let here = format!("{drop}:");
-        let mut cursor = 0_u64;
-        let mut found = HashMap::new();
-        loop {
-            let mut cmd = redis::cmd("HSCAN");
-            cmd.arg(&key).arg(cursor).arg("COUNT").arg(1_000);
-            let (next, entries): (u64, Vec<(String, String)>) =
-                cmd.query_async(&mut self.connection()).await?;
-            for (user, listed) in entries {
-                let slot = listed
-                    .strip_prefix(&here)
-                    .and_then(|slot| slot.parse().ok());
-                if let Some(slot) = slot.filter(|slot| is_wanted(*slot)) {
-                    found.insert(UserId::from_store(user), slot);
-                }
-            }
-            cursor = next;
-            if cursor == 0 {
-                return Ok(found.into_iter().map(|(user, slot)| (slot, user)).collect());
-            }
-        }
-    }
 }
 
-fn read_numbers(
-    (meta, count, users, free, waiting, top_user, top_free): RawNumbers,
-) -> DropNumbers {
+fn read_numbers(raw: RawNumbers) -> DropNumbers {
+    let (meta, count, users, free, waiting, top_user, top_free) = raw;
     let top = |set: Vec<(String, f64)>| set.first().map_or(0.0, |(_, score)| *score);
     #[allow(clippy::cast_possible_truncation)] // scores are slots, far below 2^53
     let highest = top(top_user).max(top(top_free)) as i64;

@@ -8,10 +8,10 @@ use std::sync::LazyLock;
 use redis::RedisError;
 
 use super::Redis;
+use super::claimants::EARLIER_HOLDERS;
 use super::client::Script;
 use super::gate::Generation;
 use super::keys::{self, DropKeys, DropMeta};
-use super::reads::EARLIER_HOLDERS;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static LOAD: LazyLock<Script> =
@@ -396,7 +396,8 @@ impl Redis {
         &self,
         keys: &DropKeys,
         generation: &Generation,
-        (drop, once_per): (DropId, OncePer),
+        drop: DropId,
+        once_per: OncePer,
         people: &[(UserId, i64)],
     ) -> Result<Done<()>, RedisError> {
         let mut args = vec![

@@ -9,7 +9,7 @@ use redis::RedisError;
 use super::Redis;
 use super::client::Script;
 use super::keys::{self, DropKeys};
-use super::reads::is_about_data;
+use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
 
@@ -45,7 +45,8 @@ impl Redis {
     pub async fn revoke(
         &self,
         keys: &DropKeys,
-        (drop, once_per): (DropId, OncePer),
+        drop: DropId,
+        once_per: OncePer,
         user: &str,
         revocation: i64,
         again_from_ms: Option<i64>,
@@ -68,7 +69,8 @@ impl Redis {
     pub async fn last_revocation(
         &self,
         keys: &DropKeys,
-        (drop, once_per): (DropId, OncePer),
+        drop: DropId,
+        once_per: OncePer,
         user: &str,
     ) -> Result<i64, RedisError> {
         let mut asked = redis::cmd("HGET");

@@ -1,5 +1,6 @@
 //! Routing: each command goes to the server that has its key, once.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -261,10 +262,9 @@ impl Router {
         self: &Arc<Self>,
         shard: &Shard,
         pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
+        replies: Range<usize>,
     ) -> Result<Vec<Value>, RedisError> {
-        let result = shard.server.send_all(pipeline, offset, count).await;
+        let result = shard.server.send_all(pipeline, replies).await;
         if self.may_change() {
             self.heed(result.as_deref());
         }
@@ -291,8 +291,7 @@ impl Router {
     pub(super) async fn send_anywhere(
         self: &Arc<Self>,
         pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
+        replies: Range<usize>,
     ) -> Result<Vec<Value>, RedisError> {
         let first = match pipeline
             .cmd_iter()
@@ -303,7 +302,7 @@ impl Router {
             None => return Ok(Vec::new()),
         };
         if pipeline.is_transaction() || self.known().await?.len() == 1 {
-            return self.send_all(&first, pipeline, offset, count).await;
+            return self.send_all(&first, pipeline, replies).await;
         }
         let mut parts: Vec<(Arc<Shard>, Pipeline, Vec<usize>)> = Vec::new();
         for (at, cmd) in pipeline.cmd_iter().enumerate() {
@@ -323,7 +322,7 @@ impl Router {
             }
         }
         let send = async |(shard, part, places): (Arc<Shard>, Pipeline, Vec<usize>)| {
-            let replies = self.send_all(&shard, &part, 0, places.len()).await?;
+            let replies = self.send_all(&shard, &part, 0..places.len()).await?;
             Ok::<_, RedisError>(places.into_iter().zip(replies).collect::<Vec<_>>())
         };
         let mut replies = try_join_all(parts.into_iter().map(send)).await?.concat();

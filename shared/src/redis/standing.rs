@@ -84,7 +84,8 @@ impl Redis {
     pub async fn admitted_person_at(
         &self,
         keys: &DropKeys,
-        (drop, slot): (DropId, Slot),
+        drop: DropId,
+        slot: Slot,
         user: &UserId,
     ) -> Result<Option<Option<i64>>, RedisError> {
         let mut pipe = redis::pipe();

@@ -14,7 +14,11 @@ const KEPT: u64 = 24 * 60 * 60;
 
 /// An admission: its slot, and its time by Redis's clock in ms. A slot that was freed and given
 /// again is another admission.
-type AdmissionKey = (Slot, i64);
+#[derive(Debug, Clone, Copy)]
+pub struct AdmissionKey {
+    pub slot: Slot,
+    pub at_ms: i64,
+}
 
 impl Redis {
     /// Stores the traces of admissions for a day.
@@ -58,6 +62,6 @@ impl Redis {
     }
 }
 
-fn field((slot, at_ms): AdmissionKey) -> String {
+fn field(AdmissionKey { slot, at_ms }: AdmissionKey) -> String {
     format!("{slot}:{at_ms}")
 }

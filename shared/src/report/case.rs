@@ -1,7 +1,7 @@
 //! Cases: the precise meaning of a finding, for programs. One kind (the word in API, tables and
 //! metrics) has several cases, which need different texts and different actions.
 
-use crate::redis::reads::WrongKey;
+use crate::redis::wrong_key::WrongKey;
 
 /// The case of a finding. It is not recorded: mails are written right after the pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use jiff::civil;
 use jiff::tz::TimeZone as JiffZone;
 use proptest::prelude::*;
@@ -8,7 +10,9 @@ fn utc(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-fn daily(zone: &str, opens: &str, closes: &str, first: &str, last: &str) -> Schedule {
+fn daily(zone: &str, hours: RangeInclusive<&str>, days: RangeInclusive<&str>) -> Schedule {
+    let (opens, closes) = hours.into_inner();
+    let (first, last) = days.into_inner();
     serde_json::from_value(serde_json::json!({
         "type": "daily", "time_zone": zone, "opens": opens, "closes": closes, "first_day": first, "last_day": last,
     }))
@@ -52,10 +56,8 @@ fn a_daily_drop_keeps_its_local_hour_over_a_dst_change() {
     // Clocks in New York change from UTC-5 to UTC-4 on 2026-03-08 at 02:00.
     let schedule = daily(
         "America/New_York",
-        "15:00",
-        "18:00",
-        "2026-03-07",
-        "2026-03-09",
+        "15:00"..="18:00",
+        "2026-03-07"..="2026-03-09",
     );
     let opens: Vec<_> = schedule
         .drops_from(utc("2026-03-07T00:00:00Z"))
@@ -76,9 +78,9 @@ fn a_daily_drop_keeps_its_local_hour_over_a_dst_change() {
 #[test]
 fn a_skipped_time_moves_on_and_a_doubled_one_means_the_first() {
     let one = |day: &str, opens: &str| {
-        daily("America/New_York", opens, "12:00", day, day).drops_from(utc("2026-01-01T00:00:00Z"))
-            [0]
-        .opens_at
+        daily("America/New_York", opens..="12:00", day..=day)
+            .drops_from(utc("2026-01-01T00:00:00Z"))[0]
+            .opens_at
     };
     assert_eq!(one("2026-03-08", "02:30"), utc("2026-03-08T07:30:00Z"));
     assert_eq!(one("2026-11-01", "01:30"), utc("2026-11-01T05:30:00Z"));
@@ -89,10 +91,8 @@ fn a_window_whose_closing_is_moved_on_ends_where_the_next_day_opens() {
     // Until 02:59, which is skipped on 2026-03-08 and would be 03:59, after the next opening.
     let schedule = daily(
         "America/New_York",
-        "03:00",
-        "02:59",
-        "2026-03-06",
-        "2026-03-08",
+        "03:00"..="02:59",
+        "2026-03-06"..="2026-03-08",
     );
     let windows: Vec<_> = schedule
         .drops_from(utc("2026-03-06T00:00:00Z"))
@@ -110,7 +110,7 @@ fn a_window_whose_closing_is_moved_on_ends_where_the_next_day_opens() {
 
 #[test]
 fn a_window_may_pass_midnight() {
-    let drops = daily("Asia/Seoul", "23:00", "01:00", "2026-12-01", "2026-12-01")
+    let drops = daily("Asia/Seoul", "23:00"..="01:00", "2026-12-01"..="2026-12-01")
         .drops_from(utc("2026-12-01T15:30:00Z"));
     assert_eq!(drops[0].opens_at, utc("2026-12-01T14:00:00Z"));
     assert_eq!(drops[0].closes_at, Some(utc("2026-12-01T16:00:00Z")));
@@ -118,7 +118,7 @@ fn a_window_may_pass_midnight() {
 
 #[test]
 fn drops_are_made_days_ahead_and_not_for_the_past() {
-    let schedule = daily("Asia/Seoul", "15:00", "18:00", "2026-12-01", "2026-12-30");
+    let schedule = daily("Asia/Seoul", "15:00"..="18:00", "2026-12-01"..="2026-12-30");
     let drops = schedule.drops_from(utc("2026-12-10T12:00:00Z"));
     assert_eq!(drops.first().unwrap().local_date.to_string(), "2026-12-11");
     assert_eq!(drops.last().unwrap().local_date.to_string(), "2026-12-17");
@@ -133,7 +133,7 @@ fn drops_are_made_days_ahead_and_not_for_the_past() {
 #[test]
 fn a_preview_shows_a_window_that_has_begun_first_and_refuses_what_is_over() {
     let now = utc("2026-12-03T06:00:01Z");
-    let schedule = daily("Asia/Seoul", "15:00", "18:00", "2026-12-01", "2026-12-30");
+    let schedule = daily("Asia/Seoul", "15:00"..="18:00", "2026-12-01"..="2026-12-30");
     let openings = schedule.preview(now, &chrono_tz::Asia::Seoul).unwrap();
     let begun: Vec<_> = openings
         .iter()

@@ -55,7 +55,8 @@ impl TraceContext {
         let [a, b, b'-', trace @ .., b'-', flag_a, flag_b] = known else {
             return None;
         };
-        let (trace, span) = (trace.get(..32)?, trace.get(32..)?.strip_prefix(b"-")?);
+        let span = trace.get(32..)?.strip_prefix(b"-")?;
+        let trace = trace.get(..32)?;
         let version = number(&[*a, *b])?;
         let has_its_length = if version == 0 {
             rest.is_empty()

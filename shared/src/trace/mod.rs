@@ -15,7 +15,7 @@ mod span;
 pub use context::{TRACEPARENT, TraceContext};
 pub use environment::start_as;
 pub use exporter::{is_on, may_begin, stop};
-pub use request::{RequestTrace, current};
+pub use request::{RequestTrace, Route, current};
 pub use span::{SpanEnd, TraceSpan, key};
 
 /// The kind of a span.

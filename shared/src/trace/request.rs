@@ -18,6 +18,13 @@ pub fn current() -> Option<TraceContext> {
     CURRENT.try_with(|context| *context).ok().flatten()
 }
 
+/// The method of a request, and the pattern of its path.
+#[derive(Debug, Clone, Copy)]
+pub struct Route<'a> {
+    pub method: &'static str,
+    pub path: &'a str,
+}
+
 /// A request's part in a trace.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestTrace {
@@ -45,7 +52,7 @@ impl RequestTrace {
     /// pattern of its path.
     pub fn end(
         self,
-        (method, route): (&'static str, &str),
+        Route { method, path }: Route<'_>,
         status: StatusCode,
         took: Duration,
         headers: &mut HeaderMap,
@@ -58,13 +65,13 @@ impl RequestTrace {
             return;
         }
         let Some(span) =
-            TraceSpan::ended_now(context, format!("{method} {route}"), SpanKind::Server, took)
+            TraceSpan::ended_now(context, format!("{method} {path}"), SpanKind::Server, took)
         else {
             return;
         };
         let span = span
             .with(key::HTTP_REQUEST_METHOD, method)
-            .with(key::HTTP_ROUTE, route.to_owned())
+            .with(key::HTTP_ROUTE, path.to_owned())
             .with(key::URL_SCHEME, "http")
             .with(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()));
         let span = match request_id::current() {

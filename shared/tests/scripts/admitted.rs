@@ -31,7 +31,7 @@ async fn the_admission_instants_of_successive_holders_are_not_confused() {
         let keys = &world.keys;
         let at = async |person: &str| {
             redis
-                .admitted_person_at(keys, (DROP, 1), &person.parse().unwrap())
+                .admitted_person_at(keys, DROP, 1, &person.parse().unwrap())
                 .await
                 .unwrap()
         };

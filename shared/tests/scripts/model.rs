@@ -137,7 +137,10 @@ impl Model {
                 words(&self.lower(*revision, i64::from(*quantity)))
             }
             ScriptCommand::Repair(ScriptRepair::PutBack(people)) => words(&Done::Applied(
-                people.iter().map(|p| self.put_back(*p)).collect::<Vec<_>>(),
+                people
+                    .iter()
+                    .map(|(person, slot, certain)| self.put_back(*person, *slot, *certain))
+                    .collect::<Vec<_>>(),
             )),
             ScriptCommand::Repair(ScriptRepair::Count) => words(&self.repair_count()),
             ScriptCommand::Repair(ScriptRepair::Move(person, from, quantity)) => {
@@ -330,7 +333,7 @@ impl Model {
         Lowered::Yes
     }
 
-    fn put_back(&mut self, (person, slot, certain): (PersonLetter, u32, bool)) -> PutBack {
+    fn put_back(&mut self, person: PersonLetter, slot: u32, certain: bool) -> PutBack {
         let slot = i64::from(slot);
         let before = self.users.get(&person).copied();
         // The test world passes an instant only for certain claims.

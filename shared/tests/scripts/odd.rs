@@ -1,8 +1,8 @@
 //! Manual changes of a drop's keys whose numbers still add up.
 
 use firstcome_shared::domain::{CouponId, OncePer, UserId};
-use firstcome_shared::redis::reads::WrongKey;
 use firstcome_shared::redis::repair::Done;
+use firstcome_shared::redis::wrong_key::WrongKey;
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{ScriptCommand, Start};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::redis::admission::{Admission, Claimant};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
@@ -145,10 +145,10 @@ impl ScriptWorld {
                 words(&redis.lower(keys, *revision, *quantity).await.unwrap())
             }
             ScriptCommand::Revoke(person, number, ended) => {
-                let scope = (DROP, self.meta.once_per);
+                let once_per = self.meta.once_per;
                 let over = ended.then_some(ENDED_AT_MS);
                 let until = redis
-                    .revoke(keys, scope, &person.to_string(), *number, over)
+                    .revoke(keys, DROP, once_per, &person.to_string(), *number, over)
                     .await
                     .unwrap();
                 if until == ENDED_AT_MS {
@@ -171,15 +171,22 @@ impl ScriptWorld {
     }
 
     pub(crate) async fn revoke(&self, person: PersonLetter, number: i64, over: Option<i64>) -> i64 {
-        let scope = (DROP, self.meta.once_per);
+        let once_per = self.meta.once_per;
         self.redis
-            .revoke(&self.keys, scope, &person.to_string(), number, over)
+            .revoke(
+                &self.keys,
+                DROP,
+                once_per,
+                &person.to_string(),
+                number,
+                over,
+            )
             .await
             .unwrap()
     }
 
     /// Sets the instant at which a slot was given.
-    pub(crate) async fn given_at(&self, slot: i64, at_ms: i64) {
+    pub(crate) async fn given_at(&self, slot: Slot, at_ms: i64) {
         let mut cmd = redis::cmd("HSET");
         cmd.arg(&self.keys.times).arg(slot).arg(at_ms);
         cmd.query_async::<()>(&mut self.redis.connection())
@@ -235,7 +242,7 @@ impl ScriptWorld {
                 format!(
                     "{:?}",
                     redis
-                        .to_front(keys, generation, (DROP, self.meta.once_per), &people)
+                        .to_front(keys, generation, DROP, self.meta.once_per, &people)
                         .await
                         .unwrap()
                 )

@@ -437,6 +437,8 @@ fn found_at(settings: &KafkaSettings, due: &DueLook) -> KafkaResult<Found> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use firstcome_shared::kafka::{UnreadableAt, UnreadableCause};
 
     use super::*;
@@ -457,7 +459,8 @@ mod tests {
         of.iter().copied().map(reading).collect()
     }
 
-    fn range(partition: i32, offset: i64, next: i64) -> UnreadableRange {
+    fn range(partition: i32, offsets: RangeInclusive<i64>) -> UnreadableRange {
+        let (offset, next) = offsets.into_inner();
         UnreadableRange {
             first: UnreadableAt {
                 partition,
@@ -506,12 +509,12 @@ mod tests {
     #[test]
     fn range_is_left_out_after_three_looks_of_fresh_clients() {
         let mut watch = UnreadableWatch::new(STUCK);
-        let found = |_, look| Found::Unreadable(range(1, 2, if look == 1 { 3 } else { 9 }));
+        let found = |_, look| Found::Unreadable(range(1, 2..=if look == 1 { 3 } else { 9 }));
         // No messages wait on partition 0.
         let seen = steps(&mut watch, 9, &readings(&[(0, 7, 7), (1, 2, 20)]), found);
         let left_out = WatchStep::LeaveOut {
             assignment: 1,
-            range: range(1, 2, 9),
+            range: range(1, 2..=9),
         };
         assert_eq!(
             seen[..2],
@@ -523,13 +526,13 @@ mod tests {
     fn next_range_of_a_partition_is_left_out_after_one_look() {
         let mut watch = UnreadableWatch::new(STUCK);
         watch.left_out.insert(1, Instant::now());
-        let found = |partition, _| Found::Unreadable(range(partition, 2, 9));
+        let found = |partition, _| Found::Unreadable(range(partition, 2..=9));
         let seen = steps(&mut watch, 2, &readings(&[(0, 2, 20), (1, 2, 20)]), found);
         let left_out = (
             400,
             WatchStep::LeaveOut {
                 assignment: 1,
-                range: range(1, 2, 9),
+                range: range(1, 2..=9),
             },
         );
         assert_eq!(seen.first(), Some(&left_out), "{seen:?}");

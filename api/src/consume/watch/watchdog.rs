@@ -58,8 +58,8 @@ impl Watchdog {
                 while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                     let passed = checked_at.elapsed();
                     checked_at = Instant::now();
-                    let trouble = watch.check(health.loop_state(), passed);
-                    report(&health, limits, trouble);
+                    let (what, time) = watch.check(health.loop_state(), passed);
+                    report(&health, limits, what, time);
                 }
             })?;
         Ok(Self { _stop: stop })
@@ -70,7 +70,7 @@ impl Watchdog {
     clippy::disallowed_methods,
     reason = "the thread that would return from main is stuck"
 )]
-fn report(health: &Health, limits: LivenessLimits, (what, time): (&'static str, Duration)) {
+fn report(health: &Health, limits: LivenessLimits, what: &'static str, time: Duration) {
     if time < limits.stuck {
         health.stuck(None);
         return;

@@ -151,29 +151,26 @@ mod tests {
 
     use super::*;
 
-    fn claim(coupon: i64, drop: i64, slot: Slot, user: &str) -> Claim {
-        let coupon_id = CouponId(coupon);
-        let drop_id = DropId(drop);
-        let user_id = user.parse().unwrap();
+    fn claim(coupon: CouponId, drop: DropId, slot: Slot, user: &str) -> Claim {
         Claim {
-            coupon_id,
-            drop_id,
+            coupon_id: coupon,
+            drop_id: drop,
             slot,
-            user_id,
+            user_id: user.parse().unwrap(),
             claimed_at: None,
             trace: None,
         }
     }
 
-    fn row(coupon: i64, drop: i64, slot: Slot, user: &str) -> IssuedRow {
+    fn row(coupon: CouponId, drop: DropId, slot: Slot, user: &str) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
         let user_id = user.into();
         let code = String::new();
         let issued_by = "consumer".into();
         IssuedRow {
-            drop_id: drop,
+            drop_id: drop.0,
             slot,
-            coupon_id: coupon,
+            coupon_id: coupon.0,
             user_id,
             code,
             claimed_at: at,
@@ -225,27 +222,33 @@ mod tests {
     #[test]
     fn each_claim_is_judged_by_the_rows_that_are_there() {
         let rows = [
-            row(1, 10, 1, "ann"),
-            row(2, 20, 1, "ann"),
-            row(1, 10, 2, "bob"),
+            row(CouponId(1), DropId(10), 1, "ann"),
+            row(CouponId(2), DropId(20), 1, "ann"),
+            row(CouponId(1), DropId(10), 2, "bob"),
         ];
         for (claim, expected) in [
-            (claim(1, 10, 3, "eve"), "issue"),
-            (claim(1, 10, 1, "ann"), "again"),
-            (claim(1, 10, 1, "eve"), "slot_taken"),
-            (claim(1, 10, 3, "ann"), "already_has_one"),
-            (claim(1, 11, 3, "ann"), "already_has_one"), // one in all drops of coupon 1
-            (claim(1, 10, 2, "ann"), "already_has_one"), // on another's slot, too
-            (claim(2, 20, 3, "ann"), "already_has_one"),
-            (claim(2, 21, 3, "ann"), "issue"), // one in each drop of coupon 2
-            (claim(2, 20, 2, "bob"), "issue"), // another coupon
-            (claim(1, 10, 0, "eve"), "slot_out_of_range"),
-            (claim(1, 10, 5, "eve"), "issue"),
-            (claim(1, 10, 6, "eve"), "slot_out_of_range"),
-            (claim(1, 99, 1, "eve"), "unknown_drop"),
-            (claim(2, 10, 3, "eve"), "unknown_drop"), // a drop of another coupon
-            (claim(2, 10, 1, "ann"), "unknown_drop"),
-            (claim(1, 10, 1, "Ann"), "slot_taken"), // ids are told apart by case
+            (claim(CouponId(1), DropId(10), 3, "eve"), "issue"),
+            (claim(CouponId(1), DropId(10), 1, "ann"), "again"),
+            (claim(CouponId(1), DropId(10), 1, "eve"), "slot_taken"),
+            (claim(CouponId(1), DropId(10), 3, "ann"), "already_has_one"),
+            (claim(CouponId(1), DropId(11), 3, "ann"), "already_has_one"), // one in all drops of coupon 1
+            (claim(CouponId(1), DropId(10), 2, "ann"), "already_has_one"), // on another's slot, too
+            (claim(CouponId(2), DropId(20), 3, "ann"), "already_has_one"),
+            (claim(CouponId(2), DropId(21), 3, "ann"), "issue"), // one in each drop of coupon 2
+            (claim(CouponId(2), DropId(20), 2, "bob"), "issue"), // another coupon
+            (
+                claim(CouponId(1), DropId(10), 0, "eve"),
+                "slot_out_of_range",
+            ),
+            (claim(CouponId(1), DropId(10), 5, "eve"), "issue"),
+            (
+                claim(CouponId(1), DropId(10), 6, "eve"),
+                "slot_out_of_range",
+            ),
+            (claim(CouponId(1), DropId(99), 1, "eve"), "unknown_drop"),
+            (claim(CouponId(2), DropId(10), 3, "eve"), "unknown_drop"), // a drop of another coupon
+            (claim(CouponId(2), DropId(10), 1, "ann"), "unknown_drop"),
+            (claim(CouponId(1), DropId(10), 1, "Ann"), "slot_taken"), // ids are told apart by case
         ] {
             assert_eq!(
                 words(std::slice::from_ref(&claim), &rows),
@@ -259,25 +262,57 @@ mod tests {
     fn a_claim_is_judged_by_its_drop_s_window_and_seal_and_an_erased_row_by_its_instant() {
         let at = |hours| Some(DateTime::UNIX_EPOCH + TimeDelta::hours(hours));
         let rows = [
-            row(1, 10, 1, "erased-0123456789abcdef0123"),
-            row(1, 10, 2, "bob"),
-            row(4, 40, 1, "erased-00000000000000000001"),
-            row(4, 40, 2, "ann"),
+            row(CouponId(1), DropId(10), 1, "erased-0123456789abcdef0123"),
+            row(CouponId(1), DropId(10), 2, "bob"),
+            row(CouponId(4), DropId(40), 1, "erased-00000000000000000001"),
+            row(CouponId(4), DropId(40), 2, "ann"),
         ];
         for (claim, claimed_at, expected) in [
-            (claim(1, 10, 1, "eve"), at(0), "again"),
-            (claim(1, 10, 1, "eve"), at(1), "slot_taken"),
-            (claim(1, 10, 1, "eve"), None, "slot_taken"),
-            (claim(1, 10, 2, "eve"), at(0), "slot_taken"), // the same instant as Bob
-            (claim(1, 10, 1, "eve"), at(2), "outside_window"),
-            (claim(1, 10, 3, "eve"), at(2), "outside_window"),
-            (claim(1, 10, 2, "bob"), at(2), "again"),
-            (claim(1, 10, 3, "bob"), at(2), "already_has_one"),
-            (claim(4, 40, 1, "eve"), at(0), "again"),
-            (claim(4, 40, 1, "eve"), at(1), "sealed_drop"),
-            (claim(4, 40, 3, "eve"), at(0), "sealed_drop"),
-            (claim(4, 40, 3, "ann"), at(0), "again"), // was moved to slot 2
-            (claim(4, 40, 2, "eve"), at(0), "sealed_drop"),
+            (claim(CouponId(1), DropId(10), 1, "eve"), at(0), "again"),
+            (
+                claim(CouponId(1), DropId(10), 1, "eve"),
+                at(1),
+                "slot_taken",
+            ),
+            (claim(CouponId(1), DropId(10), 1, "eve"), None, "slot_taken"),
+            (
+                claim(CouponId(1), DropId(10), 2, "eve"),
+                at(0),
+                "slot_taken",
+            ), // the same instant as Bob
+            (
+                claim(CouponId(1), DropId(10), 1, "eve"),
+                at(2),
+                "outside_window",
+            ),
+            (
+                claim(CouponId(1), DropId(10), 3, "eve"),
+                at(2),
+                "outside_window",
+            ),
+            (claim(CouponId(1), DropId(10), 2, "bob"), at(2), "again"),
+            (
+                claim(CouponId(1), DropId(10), 3, "bob"),
+                at(2),
+                "already_has_one",
+            ),
+            (claim(CouponId(4), DropId(40), 1, "eve"), at(0), "again"),
+            (
+                claim(CouponId(4), DropId(40), 1, "eve"),
+                at(1),
+                "sealed_drop",
+            ),
+            (
+                claim(CouponId(4), DropId(40), 3, "eve"),
+                at(0),
+                "sealed_drop",
+            ),
+            (claim(CouponId(4), DropId(40), 3, "ann"), at(0), "again"), // was moved to slot 2
+            (
+                claim(CouponId(4), DropId(40), 2, "eve"),
+                at(0),
+                "sealed_drop",
+            ),
         ] {
             let claim = Claim {
                 claimed_at,
@@ -294,14 +329,14 @@ mod tests {
     #[test]
     fn of_claims_that_exclude_each_other_the_first_is_issued() {
         let batch = [
-            claim(1, 10, 1, "ann"),
-            claim(1, 10, 1, "ann"),
-            claim(1, 10, 1, "bob"),
-            claim(1, 11, 1, "ann"),
-            claim(1, 11, 1, "bob"),
-            claim(2, 20, 1, "ann"),
-            claim(2, 21, 1, "ann"),
-            claim(2, 21, 2, "ann"),
+            claim(CouponId(1), DropId(10), 1, "ann"),
+            claim(CouponId(1), DropId(10), 1, "ann"),
+            claim(CouponId(1), DropId(10), 1, "bob"),
+            claim(CouponId(1), DropId(11), 1, "ann"),
+            claim(CouponId(1), DropId(11), 1, "bob"),
+            claim(CouponId(2), DropId(20), 1, "ann"),
+            claim(CouponId(2), DropId(21), 1, "ann"),
+            claim(CouponId(2), DropId(21), 2, "ann"),
         ];
         let expected = [
             "issue",
@@ -318,8 +353,11 @@ mod tests {
 
     #[test]
     fn an_explanation_names_nobody() {
-        let ann = claim(1, 10, 3, "ann");
-        let rows = [row(1, 10, 1, "ann"), row(1, 10, 3, "bob")];
+        let ann = claim(CouponId(1), DropId(10), 3, "ann");
+        let rows = [
+            row(CouponId(1), DropId(10), 1, "ann"),
+            row(CouponId(1), DropId(10), 3, "bob"),
+        ];
         let [ClaimVerdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else {
             panic!("not refused")
         };
@@ -335,8 +373,9 @@ mod tests {
             Just((1, 20)),
             Just((3, 30))
         ];
-        (drops, 0_u32..8, 0_u8..6)
-            .prop_map(|((coupon, drop), slot, user)| claim(coupon, drop, slot, &format!("u{user}")))
+        (drops, 0_u32..8, 0_u8..6).prop_map(|((coupon, drop), slot, user)| {
+            claim(CouponId(coupon), DropId(drop), slot, &format!("u{user}"))
+        })
     }
 
     proptest! {
@@ -351,7 +390,7 @@ mod tests {
                 let part: Vec<&Claim> = part.iter().collect();
                 let verdicts = classify(&part, &rows, &rules);
                 for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == ClaimVerdict::Issue) {
-                    rows.push(row(claim.coupon_id.0, claim.drop_id.0, claim.slot, claim.user_id.as_str()));
+                    rows.push(row(claim.coupon_id, claim.drop_id, claim.slot, claim.user_id.as_str()));
                 }
             }
             let mut slots = std::collections::HashSet::new();

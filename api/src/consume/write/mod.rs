@@ -108,7 +108,7 @@ async fn keep_locked(db: &Db, batch: Vec<Arc<Record>>, error: String) -> Result<
             failed: Vec::new(),
         };
         for record in &batch {
-            write.refuse(record, ROW_LOCKED, &error);
+            write.refuse(ROW_LOCKED, record, &error);
         }
         conn.transaction(async |conn| dead_letters::keep(conn, &write.failed).await)
             .await?;
@@ -132,7 +132,7 @@ async fn write_in(
     for record in batch {
         match &record.claim {
             Ok(claim) => claims.push((record.as_ref(), claim)),
-            Err(undecodable) => write.refuse(record, undecodable.reason, &undecodable.error),
+            Err(undecodable) => write.refuse(undecodable.reason, record, &undecodable.error),
         }
     }
     // The common case: one statement inserts them all.
@@ -172,7 +172,7 @@ impl BatchWrite<'_> {
         for (drop, slot, fault) in &inserted.faults {
             let is_it = |(_, claim): &&Pair<'_>| (claim.drop_id, claim.slot) == (*drop, *slot);
             if let Some((record, _)) = claims.iter().find(is_it) {
-                self.refuse(record, fault.reason(), fault.explanation());
+                self.refuse(fault.reason(), record, fault.explanation());
             }
         }
         self.done.issued += inserted.rows as u64;
@@ -180,7 +180,7 @@ impl BatchWrite<'_> {
         Ok(())
     }
 
-    fn refuse(&mut self, record: &Record, reason: &'static str, error: &str) {
+    fn refuse(&mut self, reason: &'static str, record: &Record, error: &str) {
         *self.done.refused.entry(reason).or_default() += 1;
         if record.trace.is_some_and(|trace| trace.sampled) {
             self.done
@@ -226,7 +226,7 @@ impl BatchWrite<'_> {
             match verdict {
                 ClaimVerdict::Issue => accepted.push(*pair),
                 ClaimVerdict::AlreadyIssued => self.done.again += 1,
-                ClaimVerdict::Refused { reason, error } => self.refuse(pair.0, reason, &error),
+                ClaimVerdict::Refused { reason, error } => self.refuse(reason, pair.0, &error),
             }
         }
         Ok(accepted)
@@ -258,15 +258,15 @@ impl BatchWrite<'_> {
                     }
                 }
                 Some(refusal) => {
-                    self.refuse(pair.0, reason(refusal), &error.to_string());
+                    self.refuse(reason(refusal), pair.0, &error.to_string());
                     return Ok(());
                 }
                 None => return Err(error),
             }
         }
         self.refuse(
-            pair.0,
             "bad_data",
+            pair.0,
             "refused as a duplicate of something that could not be found",
         );
         Ok(())

@@ -302,7 +302,7 @@ async fn flood_of_forged_dead_letters_on_a_slot_hides_none_that_an_api_wrote() {
             .unwrap();
     }
     let letters = db
-        .dead_letters_on_slots(coupon_id, drop_id, (1, 5))
+        .dead_letters_on_slots(coupon_id, drop_id, 1..=5)
         .await
         .unwrap();
     let on = |slot| {

@@ -209,8 +209,10 @@ impl Catalogue {
                 } else {
                     RefreshOutcome::Away
                 };
-                self.last
-                    .send_modify(|last| (last.served, last.outcome) = (served, outcome));
+                self.last.send_modify(|last| {
+                    last.served = served;
+                    last.outcome = outcome;
+                });
             }
         }
         self.report();

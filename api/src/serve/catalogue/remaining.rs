@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::reads::Stock;
+use firstcome_shared::redis::stock::Stock;
 use firstcome_shared::redis::{Redis, RedisError};
 use parking_lot::Mutex;
 use tokio::time::Instant;

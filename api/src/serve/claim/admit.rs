@@ -18,6 +18,7 @@ use super::micro_batch::{ClaimReply, MicroBatches};
 use super::outcome::{ClaimAnswer, ClaimOutcome};
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
+use crate::serve::bulkheads::Bulkheads;
 use crate::serve::catalogue::Catalogue;
 use crate::serve::catalogue::coupon_with_drops::{
     CouponWithDrops, DropWithKeys, RedisClock, instant,
@@ -54,7 +55,7 @@ const SEALED_RETRY_GRACE: TimeDelta = TimeDelta::minutes(10);
 impl ClaimService {
     /// `redis_timeout`: a claim that waited for longer than one call may take is refused.
     pub(crate) fn new(
-        (questions, operators): (Db, Db),
+        mysql: &Bulkheads,
         redis: Redis,
         clock: Arc<RedisClock>,
         catalogue: Arc<Catalogue>,
@@ -77,8 +78,8 @@ impl ClaimService {
         let batches = Arc::new(batches);
         let refused = LineLimit::default();
         Self {
-            questions,
-            operators,
+            questions: mysql.questions.clone(),
+            operators: mysql.operators.clone(),
             question_limit,
             redis,
             clock,

@@ -4,6 +4,7 @@
 
 pub(crate) mod admit;
 pub(crate) mod durability;
+pub(crate) mod fallback;
 pub(crate) mod in_flight;
 mod issued;
 mod micro_batch;
@@ -12,6 +13,7 @@ pub(crate) mod outcome;
 pub(crate) mod publisher;
 mod refusal;
 pub(crate) mod revoke;
+mod singleflight;
 
 pub(crate) use outcome::ClaimAnswer;
 pub(crate) use refusal::ClaimRefusal;

@@ -204,7 +204,7 @@ impl ClaimService {
         let keys = self.redis.keys(coupon.coupon.id, drop_id);
         let admitted = self
             .redis
-            .admitted_person_at(&keys, (drop_id, slot), &user)
+            .admitted_person_at(&keys, drop_id, slot, &user)
             .await
             .map_err(|error| {
                 tracing::debug!(%error, "when a claim was admitted could not be looked up");

@@ -108,7 +108,7 @@ impl ClaimService {
         } = order;
         let known = self
             .redis
-            .last_revocation(&keys, (drop, once_per), user.as_str())
+            .last_revocation(&keys, drop, once_per, user.as_str())
             .await;
         let coupon_id = coupon.coupon.id;
         let after = known.map_err(unknown)?;
@@ -142,22 +142,22 @@ impl ClaimService {
         };
         let drop = DropId(revocation.drop_id);
         let keys = self.redis.keys(coupon.coupon.id, drop);
-        let scope = (drop, coupon.coupon.once_per);
+        let once_per = coupon.coupon.once_per;
         let id = revocation.id;
         let user = revocation.user_id.as_str();
         let released = self
             .redis
-            .revoke(&keys, scope, user, id, revocation.again_from_ms())
+            .revoke(&keys, drop, once_per, user, id, revocation.again_from_ms())
             .await;
         let until = released.map_err(|error| half(&error))?;
         crash_point(Point::RevocationReleased);
         if revocation.is_to_be_ended() {
             let until = db
-                .end_revocation(id, until)
+                .end_revocation(&revocation, until)
                 .await
                 .map_err(|error| half(&error))?;
             self.redis
-                .revoke(&keys, scope, user, id, Some(until))
+                .revoke(&keys, drop, once_per, user, id, Some(until))
                 .await
                 .map_err(|error| half(&error))?;
         }

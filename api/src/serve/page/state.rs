@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::{DropId, OncePer, Slot};
-use firstcome_shared::redis::reads::{Prospect, Stock};
+use firstcome_shared::redis::stock::{Prospect, Stock};
 use serde::Serialize;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;

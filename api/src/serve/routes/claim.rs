@@ -17,7 +17,7 @@ use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::Peer;
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::trace::RequestTrace;
+use firstcome_shared::trace::{RequestTrace, Route};
 use futures_util::future::BoxFuture;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -144,8 +144,10 @@ impl Service<Request<Incoming>> for FastPath {
                 Ok(inner
                     .guard
                     .answer(
-                        "POST",
-                        "/v1/coupons/{id}/claims",
+                        Route {
+                            method: "POST",
+                            path: "/v1/coupons/{id}/claims",
+                        },
                         trace,
                         Either::Right,
                         work,

@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::IntoResponse as _;
 use firstcome_shared::http::Problem;
 use firstcome_shared::line_limit::LineLimit;
-use firstcome_shared::trace::RequestTrace;
+use firstcome_shared::trace::{RequestTrace, Route};
 use futures_util::FutureExt as _;
 use metrics::{Counter, Histogram, counter, histogram};
 use parking_lot::RwLock;
@@ -46,8 +46,7 @@ impl RequestGuard {
     /// to the type of `work`'s.
     pub(crate) async fn answer<B>(
         &self,
-        method: &'static str,
-        path: &str,
+        route: Route<'_>,
         trace: RequestTrace,
         wrap: fn(Body) -> B,
         work: impl Future<Output = Response<B>>,
@@ -62,8 +61,8 @@ impl RequestGuard {
                 Problem::internal().into_response().map(wrap)
             }
             Err(_) => {
-                if let Some(left_out) = self.late.allow(method, std::time::Instant::now()) {
-                    tracing::warn!(path, limit = ?self.timeout, left_out, "a request was answered 503: no answer in time");
+                if let Some(left_out) = self.late.allow(route.method, std::time::Instant::now()) {
+                    tracing::warn!(path = route.path, limit = ?self.timeout, left_out, "a request was answered 503: no answer in time");
                 }
                 Problem::unavailable("this took too long; try again")
                     .into_response()
@@ -72,12 +71,13 @@ impl RequestGuard {
         };
         let status = response.status();
         let took = begun.elapsed();
-        self.record(method, path, status, took);
-        trace.end((method, path), status, took, response.headers_mut());
+        self.record(route, status, took);
+        trace.end(route, status, took, response.headers_mut());
         response
     }
 
-    fn record(&self, method: &'static str, path: &str, status: StatusCode, took: Duration) {
+    fn record(&self, route: Route<'_>, status: StatusCode, took: Duration) {
+        let Route { method, path } = route;
         let metrics = self.metrics.read();
         if let Some((requests, seconds)) = metrics
             .get(&(method, status))
@@ -136,7 +136,9 @@ pub(crate) async fn guarded(
             next.run(request).await
         }
     };
-    guard.answer(method, path, trace, |body| body, work).await
+    guard
+        .answer(Route { method, path }, trace, |body| body, work)
+        .await
 }
 
 fn declares_more(headers: &HeaderMap, most: usize) -> bool {

@@ -97,8 +97,8 @@ pub(crate) async fn revoke(
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<RevokeBody>,
 ) -> Result<Json<Revoked>, Problem> {
-    let reason = validate::text("reason", &body.reason, MAX_REASON_CHARS)?;
-    let by = validate::text("by", &body.by, MAX_BY_CHARS)?;
+    let reason = validate::text("reason", MAX_REASON_CHARS, &body.reason)?;
+    let by = validate::text("by", MAX_BY_CHARS, &body.by)?;
     let drop = body.drop_id.map(DropId);
     let may_claim_again = body.may_claim_again;
     let order = Order {

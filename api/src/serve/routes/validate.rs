@@ -1,5 +1,7 @@
 //! Validation of operators' input, for creating and changing coupons.
 
+use std::ops::RangeInclusive;
+
 use firstcome_shared::coupon::Allow;
 use firstcome_shared::domain::{Slot, unfit_in_a_name};
 use firstcome_shared::http::Problem;
@@ -16,11 +18,11 @@ const MAX_NAME_CHARS: usize = 200;
 
 /// A name, trimmed.
 pub(crate) fn name(name: &str) -> Result<String, Problem> {
-    text("name", name, MAX_NAME_CHARS)
+    text("name", MAX_NAME_CHARS, name)
 }
 
 /// A line of text, trimmed.
-pub(crate) fn text(field: &str, text: &str, most: usize) -> Result<String, Problem> {
+pub(crate) fn text(field: &str, most: usize, text: &str) -> Result<String, Problem> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > most {
         return Err(invalid(format!("{field} must have 1 to {most} characters")));
@@ -36,11 +38,11 @@ pub(crate) fn text(field: &str, text: &str, most: usize) -> Result<String, Probl
 }
 
 pub(crate) fn quantity(number: i64) -> Result<Slot, Problem> {
-    within("quantity", number, 1, MAX_QUANTITY)
+    within("quantity", number, 1..=MAX_QUANTITY)
 }
 
 pub(crate) fn waiting_list(number: i64) -> Result<u32, Problem> {
-    within("waiting_list", number, 0, MAX_WAITING)
+    within("waiting_list", number, 0..=MAX_WAITING)
 }
 
 /// The restriction of a coupon. A gateway's header names no groups, so with it nobody would ever be
@@ -58,7 +60,8 @@ pub(crate) fn allow(text: &str, identity: Option<&Identity>) -> Result<Allow, Pr
     Ok(allow)
 }
 
-fn within(field: &str, number: i64, least: u32, most: u32) -> Result<u32, Problem> {
+fn within(field: &str, number: i64, allowed: RangeInclusive<u32>) -> Result<u32, Problem> {
+    let (least, most) = allowed.into_inner();
     u32::try_from(number)
         .ok()
         .filter(|n| (least..=most).contains(n))

@@ -12,7 +12,7 @@ use firstcome_shared::coupon::{Allow, Coupon, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::reads::Stock;
+use firstcome_shared::redis::stock::Stock;
 use firstcome_shared::schedule::Schedule;
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -52,7 +52,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let (first, second) = coupons.split_at(2 * TURNS as usize);
     let mut measurements = Vec::new();
     for (asked, coupons) in [(Asked::EachAnother, first), (Asked::AllTheSame, second)] {
-        measurements.push(beside(&installation, &api, (asked, coupons), size).await?);
+        measurements.push(beside(&installation, &api, asked, coupons, size).await?);
     }
     consumer.stop().await?;
     api.stop().await?;
@@ -63,7 +63,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
 async fn beside(
     installation: &Installation,
     api: &Service,
-    (asked, coupons): (Asked, &[InstallationCoupon]),
+    asked: Asked,
+    coupons: &[InstallationCoupon],
     size: &BenchSize,
 ) -> Result<Measurement> {
     let pages = match asked {
@@ -84,7 +85,8 @@ async fn beside(
         for number in 0..CONNECTIONS {
             asking.spawn(ask_again_and_again(
                 api.address()?,
-                (asked, number),
+                asked,
+                number,
                 Arc::clone(&seen),
             ));
         }
@@ -191,7 +193,8 @@ impl Seen {
 /// Sends requests at a fixed rate on one connection, until it is dropped.
 async fn ask_again_and_again(
     target: SocketAddr,
-    (asked, number): (Asked, u32),
+    asked: Asked,
+    number: u32,
     seen: Arc<Seen>,
 ) -> Result<()> {
     let mut connection = BufReader::new(TcpStream::connect(target).await?);

@@ -42,7 +42,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     }
     step("rows straight into MySQL");
     let coupon = installation.coupon(&api, size.missing).await?;
-    let took = insert_rows(&installation, coupon, 1, size.missing)
+    let took = insert_rows(&installation, coupon, 1..=size.missing)
         .await?
         .as_secs_f64();
     let rate = f64::from(size.missing) / took;
@@ -90,7 +90,7 @@ async fn cost_of_a_row(
     for _ in 0..ROW_TURNS {
         let coupon = installation.coupon(api, rows).await?;
         let before = cpu();
-        insert_rows(installation, coupon, 1, rows).await?;
+        insert_rows(installation, coupon, 1..=rows).await?;
         own.push(each(before));
         let before = cpu();
         insert_bare_rows(installation, coupon).await?;

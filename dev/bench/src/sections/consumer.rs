@@ -45,7 +45,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             turn + 1
         ));
         publish(&installation, pair[1]).await?;
-        let seconds = insert_rows_by(&installation, pair[0], 1, size.winners, rows)
+        let seconds = insert_rows_by(&installation, pair[0], 1..=size.winners, rows)
             .await?
             .as_secs_f64();
         straight.push(f64::from(size.winners) / seconds);
@@ -77,7 +77,7 @@ async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> R
     let mut best = (Duration::MAX, SIZES[0]);
     let mut from = 1;
     for rows in SIZES {
-        let took = insert_rows_by(installation, coupon, from, from + share - 1, rows).await?;
+        let took = insert_rows_by(installation, coupon, from..=from + share - 1, rows).await?;
         best = best.min((took, rows));
         from += share;
     }

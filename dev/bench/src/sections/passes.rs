@@ -54,7 +54,7 @@ async fn clean(
     for coupon in coupons {
         step(format!("clean pass over {} claims", coupon.quantity));
         admit_straight(installation, *coupon, coupon.quantity).await?;
-        insert_rows(installation, *coupon, 1, coupon.quantity).await?;
+        insert_rows(installation, *coupon, 1..=coupon.quantity).await?;
         let mut passes: Vec<f64> = Vec::new();
         let mut scans: Vec<f64> = Vec::new();
         let mut memory: f64 = 0.0;
@@ -171,7 +171,7 @@ async fn repairing(
     )
     .await?;
     conn.disconnect().await?;
-    let straight = insert_rows(installation, coupon, 1, size.missing)
+    let straight = insert_rows(installation, coupon, 1..=size.missing)
         .await?
         .as_secs_f64();
     let what = "repairing missing rows ÷ straight inserts, in time";
@@ -236,7 +236,7 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
     for _ in 0..OPEN {
         let coupon = installation.coupon(&api, 100).await?;
         admit_straight(&installation, coupon, 100).await?;
-        insert_rows(&installation, coupon, 1, 100).await?;
+        insert_rows(&installation, coupon, 1..=100).await?;
     }
     // The API reads the catalogue every second; only the pass should be counted.
     api.stop().await?;

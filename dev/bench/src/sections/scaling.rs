@@ -62,12 +62,12 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             turn + 1
         ));
         for (shape, taken) in &mut turns {
-            let place = if shape.cluster {
+            let (installation, on_cluster) = if shape.cluster {
                 (&clustered, Some(&cluster))
             } else {
                 (&single, None)
             };
-            taken.push(one(place, *shape, size).await?);
+            taken.push(one(installation, on_cluster, *shape, size).await?);
         }
     }
     Ok(turns
@@ -107,7 +107,8 @@ fn shown(shape: Shape, turns: &[Turn]) -> Measurement {
 
 /// Everyone wins; done once the last row exists.
 async fn one(
-    (installation, cluster): (&Installation, Option<&RedisCluster>),
+    installation: &Installation,
+    cluster: Option<&RedisCluster>,
     shape: Shape,
     size: &BenchSize,
 ) -> Result<Turn> {

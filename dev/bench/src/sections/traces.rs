@@ -136,14 +136,26 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     for crowd in 0..CROWDS.len() {
         measurements.push(compared(
             crowd,
-            (&sides[1], "a hundredth traced"),
-            (&sides[0], "none"),
+            &NamedSide {
+                side: &sides[1],
+                name: "a hundredth traced",
+            },
+            &NamedSide {
+                side: &sides[0],
+                name: "none",
+            },
         ));
         if let Some(before) = sides.get(2) {
             measurements.push(compared(
                 crowd,
-                (&sides[0], "none traced"),
-                (before, "the other build"),
+                &NamedSide {
+                    side: &sides[0],
+                    name: "none traced",
+                },
+                &NamedSide {
+                    side: before,
+                    name: "the other build",
+                },
             ));
         }
     }
@@ -156,11 +168,17 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-fn compared(
-    crowd: usize,
-    (own, what): (&Side, &str),
-    (other, beside): (&Side, &str),
-) -> Measurement {
+/// A side of the comparison, by its name in the report.
+struct NamedSide<'a> {
+    side: &'a Side,
+    name: &'a str,
+}
+
+fn compared(crowd: usize, own: &NamedSide<'_>, other: &NamedSide<'_>) -> Measurement {
+    let what = own.name;
+    let beside = other.name;
+    let own = own.side;
+    let other = other.side;
     let pairs = own.turns[crowd].iter().zip(&other.turns[crowd]);
     let ratios: Vec<f64> = pairs.map(|(own, other)| own.0 / other.0).collect();
     let (least, most) = spread(&ratios);

@@ -90,7 +90,7 @@ async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<V
     );
     let rows = system.world.sql.rows(&rows).await.unwrap_or_default();
     let message =
-        |row: &Vec<String>| claim(coupon, &row[0], &row[1], &format!("{}Z", &row[2][..23]));
+        |row: &Vec<String>| claim(coupon, &row[1], &row[0], &format!("{}Z", &row[2][..23]));
     Ok(rows.iter().map(message).collect())
 }
 
@@ -109,11 +109,11 @@ fn forged(coupon: &MadeCoupon, refuses_unsigned: bool) -> Vec<Vec<u8>> {
         .iter()
         .flat_map(|at| [1, 2, 20].map(|slot| (slot, *at)));
     messages
-        .map(|(slot, at)| claim(coupon, &slot.to_string(), &format!("forger-{slot}"), at))
+        .map(|(slot, at)| claim(coupon, &format!("forger-{slot}"), slot, at))
         .collect()
 }
 
-fn claim(coupon: &MadeCoupon, slot: &str, user: &str, at: &str) -> Vec<u8> {
+fn claim(coupon: &MadeCoupon, user: &str, slot: impl std::fmt::Display, at: &str) -> Vec<u8> {
     let MadeCoupon { id, drop, .. } = coupon;
     format!(r#"{{"v":1,"coupon_id":{id},"drop_id":{drop},"slot":{slot},"user_id":"{user}","claimed_at":"{at}"}}"#)
         .into()

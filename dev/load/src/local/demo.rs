@@ -162,7 +162,7 @@ async fn rush(
     coupon_id: i64,
     victim: usize,
 ) -> Result<Tally> {
-    let crowd = Crowd::gather("person-", size.people, size.requests_per_person, 1)?;
+    let crowd = Crowd::gather(size.people, "person-", size.requests_per_person, 1)?;
     let people = grouped(size.people.into());
     let requests = grouped(crowd.requests() as u64);
     step(format!(

@@ -39,8 +39,8 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     let outputs = report::Outputs::open(options)?;
     let prefix = options.prefix();
     let crowd = Crowd::gather_mixed(
-        &prefix,
         options.people,
+        &prefix,
         options.requests_per_person,
         options.repeat_share,
         options.seed,
@@ -72,7 +72,7 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
         statements = Some(database.statements().await?);
         rows = Some(RowCheck::wait(database, coupon_id, &tally.promises, patience).await?);
     }
-    let report = RushReport::new(options, (coupon_id, made), ceiling, tally, statements, rows);
+    let report = RushReport::new(options, coupon_id, made, ceiling, tally, statements, rows);
     outputs.write(&report)?;
     Ok(if report.good() {
         ExitCode::SUCCESS

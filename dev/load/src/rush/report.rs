@@ -45,7 +45,8 @@ pub struct RushReport {
 impl RushReport {
     pub(super) fn new(
         options: &RushOptions,
-        (coupon_id, made): (i64, bool),
+        coupon_id: i64,
+        made: bool,
         ceiling_per_second: f64,
         mut tally: Tally,
         mysql_statements: Option<u64>,

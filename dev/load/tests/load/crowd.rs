@@ -16,7 +16,7 @@ use firstcome_load::tally::{CrowdProgress, Tally};
 use super::{listen, system};
 
 async fn crowd_at(url: String, people: u32) -> Tally {
-    let crowd = Crowd::gather("p-", people, 3, 1).unwrap();
+    let crowd = Crowd::gather(people, "p-", 3, 1).unwrap();
     let patience = Duration::from_secs(30);
     let plan = CrowdPlan {
         patience,
@@ -52,7 +52,7 @@ async fn people_retry_when_the_system_is_unavailable() {
 
 #[tokio::test]
 async fn a_missing_server_is_an_error_at_once() {
-    let crowd = Crowd::gather("p-", 1, 1, 1).unwrap();
+    let crowd = Crowd::gather(1, "p-", 1, 1).unwrap();
     let plan = CrowdPlan::new(vec!["http://127.0.0.1:1".parse().unwrap()], 7, crowd, 1);
     let error = run(plan, Arc::new(CrowdProgress::default()))
         .await
@@ -84,7 +84,7 @@ async fn stalling(pause: Duration) -> Target {
 
 async fn asked_at(rate: Option<f64>) -> Tally {
     let target = stalling(Duration::from_millis(500)).await;
-    let crowd = Crowd::gather("p-", 1_000, 1, 1).unwrap();
+    let crowd = Crowd::gather(1_000, "p-", 1, 1).unwrap();
     run(
         CrowdPlan {
             rate,

@@ -195,7 +195,7 @@ impl State {
         let comes_back = protocol.is(Wrong::ConnectionComesBack);
         let generation = *generation;
         let process = if comes_back { self.process } else { *process };
-        let more = self.carry_out(generation, process, repair);
+        let more = self.carry_out(generation, repair, process);
         if let Reconciler::Repairing { todo, .. } = &mut self.reconcilers[at] {
             todo.extend(more);
             if todo.is_empty() {
@@ -205,7 +205,7 @@ impl State {
     }
 
     /// Carries out a repair and returns the one that must follow it.
-    fn carry_out(&mut self, generation: u8, process: u8, repair: Repair) -> Option<Repair> {
+    fn carry_out(&mut self, generation: u8, repair: Repair, process: u8) -> Option<Repair> {
         match repair {
             Repair::PutBack(person, slot, certain) => {
                 self.redis.put_back(generation, person, slot, certain);

@@ -165,7 +165,8 @@ impl State {
     }
 
     /// Writes a row if the schema allows it. Returns whether the row exists now.
-    pub fn insert(&mut self, (person, slot): Claim) -> bool {
+    pub fn insert(&mut self, claim: Claim) -> bool {
+        let (person, slot) = claim;
         let row = self.row_on(slot);
         if row.is_none() && self.row_of(person).is_none() {
             self.rows[usize::from(slot) - 1] = Some(person);
@@ -211,7 +212,7 @@ impl State {
     }
 
     /// Whether anybody but this person has a right to the slot.
-    pub(crate) fn belongs_to_another(&self, (person, slot): Claim) -> bool {
+    pub(crate) fn belongs_to_another(&self, person: Person, slot: Slot) -> bool {
         let anothers =
             |claim: &&Claim| claim.1 == slot && claim.0 != person && !self.broken.contains(claim);
         self.promises

@@ -236,7 +236,7 @@ pub(crate) fn ask(protocol: &Protocol, state: &mut State, person: Person) {
     }
     match state.redis.claim(person) {
         Admission::Accepted(slot) => {
-            state.admitted_blindly |= state.belongs_to_another((person, slot));
+            state.admitted_blindly |= state.belongs_to_another(person, slot);
             state.publishing.push((person, slot));
             state.admitted.push((person, slot));
         }

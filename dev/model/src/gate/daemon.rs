@@ -243,7 +243,7 @@ impl Gate {
         } else {
             pass.epoch
         };
-        if !self.set_verified(state, coupon, pass.generations[coupon], epoch) {
+        if !self.set_verified(state, pass.generations[coupon], coupon, epoch) {
             return None;
         }
         pass.unverified[coupon] = false;

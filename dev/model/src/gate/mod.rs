@@ -238,14 +238,14 @@ impl Gate {
                 New::Loaded(generation, if same { epoch(state) } else { 0 })
             }
             New::Loaded(generation, epoch) if epoch > 0 => {
-                self.set_verified(state, 1, generation, epoch);
+                self.set_verified(state, generation, 1, epoch);
                 New::Done
             }
             New::Loaded(..) | New::Done => New::Done,
         };
     }
 
-    fn set_verified(&self, state: &mut State, coupon: usize, generation: u8, epoch: u8) -> bool {
+    fn set_verified(&self, state: &mut State, generation: u8, coupon: usize, epoch: u8) -> bool {
         let fenced =
             state.keys.coupons[coupon].generation == generation || self.is(Wrong::OpenUnfenced);
         if fenced {

@@ -68,7 +68,8 @@ enum Ban {
 }
 
 impl Ban {
-    fn voids(self, (person, at): Claim) -> bool {
+    fn voids(self, claim: Claim) -> bool {
+        let (person, at) = claim;
         person == FIRST && (self == Self::Open || matches!(self, Self::Until(until) if at <= until))
     }
 }

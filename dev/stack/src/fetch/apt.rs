@@ -42,8 +42,8 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
 /// configuration, lists and status in `work`.
 pub(super) fn unpack(
     what: &str,
-    suite: &str,
     packages: &[&str],
+    suite: &str,
     skip: &[&str],
     work: &Path,
     root: &Path,

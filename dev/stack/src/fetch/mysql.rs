@@ -33,8 +33,8 @@ pub(crate) fn mysql() -> Result<Mysql> {
         let skip = ["perl", "libperl"];
         apt::unpack(
             "mysql",
-            SUITE,
             &["mysql-server-core", "mysql-client-core"],
+            SUITE,
             &skip,
             &work,
             &part.join("root"),

@@ -189,10 +189,16 @@ impl History {
                 person,
             } => {
                 self.begin(
-                    line,
                     op,
-                    OperationKind::Claim,
-                    (coupon, drop, person),
+                    Operation {
+                        line,
+                        act: OperationKind::Claim,
+                        coupon,
+                        drop,
+                        person,
+                        ended_line: None,
+                        ended: Ended::Unknown,
+                    },
                     open,
                     seen,
                 )?;
@@ -205,10 +211,16 @@ impl History {
                 again,
             } => {
                 self.begin(
-                    line,
                     op,
-                    OperationKind::Revoke { again },
-                    (coupon, drop, person),
+                    Operation {
+                        line,
+                        act: OperationKind::Revoke { again },
+                        coupon,
+                        drop,
+                        person,
+                        ended_line: None,
+                        ended: Ended::Unknown,
+                    },
                     open,
                     seen,
                 )?;
@@ -238,10 +250,16 @@ impl History {
                     ));
                 }
                 self.begin(
-                    line,
                     op,
-                    OperationKind::List { on },
-                    (coupon, None, person),
+                    Operation {
+                        line,
+                        act: OperationKind::List { on },
+                        coupon,
+                        drop: None,
+                        person,
+                        ended_line: None,
+                        ended: Ended::Unknown,
+                    },
                     open,
                     seen,
                 )?;
@@ -277,28 +295,16 @@ impl History {
 
     fn begin(
         &mut self,
-        line: usize,
         op: u64,
-        act: OperationKind,
-        (coupon, drop, person): (u64, Option<u64>, String),
+        operation: Operation,
         open: &mut HashMap<u64, usize>,
         seen: &mut HashMap<u64, usize>,
     ) -> Result<(), String> {
-        if seen.insert(op, line).is_some() {
+        if seen.insert(op, operation.line).is_some() {
             return Err(format!("operation {op} was invoked before"));
         }
         open.insert(op, self.operations.len());
-        let ended_line = None;
-        let ended = Ended::Unknown;
-        self.operations.push(Operation {
-            line,
-            act,
-            coupon,
-            drop,
-            person,
-            ended_line,
-            ended,
-        });
+        self.operations.push(operation);
         Ok(())
     }
 

@@ -106,16 +106,20 @@ pub(crate) fn play(script: &PlayedScript) -> Vec<RecordedEvent> {
     for drop in [1, 2] {
         world.promote(drop);
         let side = &world.sides[&drop];
-        let rows = side.held.iter().map(row).collect();
+        let rows = side
+            .held
+            .iter()
+            .map(|(slot, person)| row(*slot, person))
+            .collect();
         world.events.push(RecordedEvent::Final { drop, rows });
     }
     world.events
 }
 
-fn row((slot, person): &(u64, String)) -> RecordedRow {
+fn row(slot: u64, person: &str) -> RecordedRow {
     RecordedRow {
-        slot: i64::try_from(*slot).unwrap(),
-        person: person.clone(),
+        slot: i64::try_from(slot).unwrap(),
+        person: person.to_owned(),
     }
 }
 
@@ -158,7 +162,10 @@ impl ScenarioWorld<'_> {
     fn issue(&mut self, drop: u64) -> Vec<RecordedRow> {
         let side = self.sides.get_mut(&drop).unwrap();
         side.issued += (side.held.len() - side.issued).div_ceil(2);
-        side.held[..side.issued].iter().map(row).collect()
+        side.held[..side.issued]
+            .iter()
+            .map(|(slot, person)| row(*slot, person))
+            .collect()
     }
 
     fn claim(&mut self, drop: u64, person: String, seen: SeenAnswer) {

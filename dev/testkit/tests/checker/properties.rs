@@ -54,7 +54,7 @@ proptest! {
         let promised = kept(&events);
         prop_assume!(!promised.is_empty());
         let (at, row) = promised[which.index(promised.len())];
-        apply(spoil, &mut events, at, row, i64::try_from(script.quantity).unwrap());
+        apply(spoil, at, &mut events, row, i64::try_from(script.quantity).unwrap());
         let judgement = check(&History::of(events).unwrap());
         match spoil {
             Spoil::Empty => prop_assert!(matches!(judgement.verdict, Verdict::Unknown(_)), "{:?}", judgement),
@@ -111,7 +111,7 @@ fn kept(events: &[RecordedEvent]) -> Vec<(usize, usize)> {
         .collect()
 }
 
-fn apply(spoil: Spoil, events: &mut Vec<RecordedEvent>, at: usize, row: usize, quantity: i64) {
+fn apply(spoil: Spoil, at: usize, events: &mut Vec<RecordedEvent>, row: usize, quantity: i64) {
     let RecordedEvent::Final { drop, rows } = &mut events[at] else {
         panic!("a place of a last row")
     };

@@ -6,6 +6,7 @@ mod features;
 mod independent;
 mod language;
 mod placement;
+mod positions;
 mod swallowed;
 mod types;
 mod unused;
@@ -67,6 +68,7 @@ fn text() -> Result<()> {
     step("no tests where none are built", placement::check)?;
     step("the checker of histories stands alone", independent::check)?;
     step("no swallowed answers in dev tools", swallowed::check)?;
+    step("values with names", positions::check)?;
     step("type names", types::check)?;
     step("unused dependencies and empty files", unused::check)?;
     step("shell scripts", || {

@@ -30,7 +30,7 @@ pub(crate) fn check() -> Result<()> {
             sources += &read(path)?;
         }
         let own = dependencies(package);
-        let unused = unused(&own, &read(manifest)?, &sources)?;
+        let unused = unused(&read(manifest)?, &own, &sources)?;
         found.extend(
             unused
                 .iter()
@@ -65,7 +65,7 @@ fn dependencies(package: &Value) -> BTreeSet<String> {
     all.filter_map(name).collect()
 }
 
-fn unused(own: &BTreeSet<String>, manifest: &str, sources: &str) -> Result<Vec<String>> {
+fn unused(manifest: &str, own: &BTreeSet<String>, sources: &str) -> Result<Vec<String>> {
     let mut unused = Vec::new();
     for name in own {
         let for_features = Regex::new(&format!(r"(?m)^# For its features only.*\n{name}\b"))?;
@@ -101,7 +101,7 @@ mod tests {
             .into();
         let manifest =
             "[dependencies]\n# For its features only: see above.\nsync_wrapper.workspace = true\n";
-        let unused = unused(&own, manifest, "use hyper_util::rt;").unwrap();
+        let unused = unused(manifest, &own, "use hyper_util::rt;").unwrap();
         assert_eq!(unused, ["lost"]);
     }
 

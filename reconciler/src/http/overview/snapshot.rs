@@ -146,7 +146,12 @@ impl Reader {
         let shown: Vec<(Coupon, Drop)> = of_page
             .map(|(coupon, drop)| (coupon.clone(), drop.clone()))
             .collect();
-        self.look(shown, (page, total), is_fresh).await
+        let snapshot = self.look(shown, is_fresh).await;
+        Snapshot {
+            page,
+            total,
+            ..snapshot
+        }
     }
 
     /// The same for one drop, whatever page it is on.
@@ -154,15 +159,12 @@ impl Reader {
         // This one was requested explicitly, perhaps after a pass.
         self.tried_at = self.tried_at.filter(|at| at.elapsed() < READ_AGAIN);
         let is_fresh = self.read_facts().await;
-        self.look(vec![(coupon, drop)], (0, 1), is_fresh).await
+        self.look(vec![(coupon, drop)], is_fresh).await
     }
 
-    async fn look(
-        &mut self,
-        shown: Vec<(Coupon, Drop)>,
-        (page, total): (usize, usize),
-        is_fresh: bool,
-    ) -> Snapshot {
+    /// These drops as the only page.
+    async fn look(&mut self, shown: Vec<(Coupon, Drop)>, is_fresh: bool) -> Snapshot {
+        let total = shown.len();
         let at = Utc::now();
         let facts = Arc::clone(&self.facts);
         let gate = timeout(PATIENCE, self.stores.redis.gate())
@@ -201,7 +203,7 @@ impl Reader {
             mysql_answers: self.mysql_answers,
             drops: shown.into_iter().map(seen).collect(),
             facts,
-            page,
+            page: 0,
             total,
         }
     }

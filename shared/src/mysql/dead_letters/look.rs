@@ -67,8 +67,8 @@ impl Db {
     /// A page of dead letters, after skipping `skipped`.
     pub async fn list_dead_letters(
         &self,
-        wanted: DeadLetterQuery,
         skipped: u32,
+        wanted: DeadLetterQuery,
         limit: u32,
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         self.run_within(LONG_LOOK, "list dead letters", async move |conn| {

@@ -1,6 +1,7 @@
 //! Traces of a call: a span for each sampled claim, and the stored trace that a repair can find.
 
 use firstcome_shared::domain::DropId;
+use firstcome_shared::redis::AdmissionKey;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::trace::{self, SpanEnd, SpanKind, TraceSpan, key};
@@ -70,7 +71,11 @@ pub(super) fn keep<'c>(
 ) {
     let sampled = admitted.filter_map(|claim| {
         let trace = claim.trace.filter(|trace| trace.sampled)?;
-        Some(((claim.slot, claim.admitted_at_ms?), trace))
+        let admission = AdmissionKey {
+            slot: claim.slot,
+            at_ms: claim.admitted_at_ms?,
+        };
+        Some((admission, trace))
     });
     let sampled: Vec<_> = sampled.collect();
     if sampled.is_empty() {

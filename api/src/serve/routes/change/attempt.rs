@@ -37,7 +37,8 @@ impl<'a> ChangeAttempt<'a> {
     /// `now` is Redis's time, not ahead of it.
     pub(super) fn new(
         services: &'a Services,
-        (coupon, all): (Coupon, Vec<Drop>),
+        coupon: Coupon,
+        all: Vec<Drop>,
         wanted: &'a WantedChange,
         now: DateTime<Utc>,
     ) -> Result<Self, Problem> {

@@ -109,7 +109,7 @@ async fn apply(
             return Ok(Changed::Another(coupon.revision));
         }
         let now = time(services, &wanted).await;
-        ChangeAttempt::new(services, (coupon, drops), &wanted, now)?
+        ChangeAttempt::new(services, coupon, drops, &wanted, now)?
             .check_quantity()
             .await?;
     }
@@ -127,18 +127,19 @@ async fn apply(
             .operators
             .take_revision_if(id, seen, only)
             .await;
-        let taken = match taken.map_err(|error| mysql_unavailable(&error, "nothing was changed"))? {
-            Revision::Taken(coupon, drops) => (coupon, drops),
-            Revision::Another(revision) => return Ok(Changed::Another(revision)),
-            Revision::Behind => {
-                recover_lost(services, id).await?;
-                continue;
-            }
-            Revision::NoCoupon => return Err(no_such_coupon(id)),
-        };
+        let (coupon, drops) =
+            match taken.map_err(|error| mysql_unavailable(&error, "nothing was changed"))? {
+                Revision::Taken(coupon, drops) => (coupon, drops),
+                Revision::Another(revision) => return Ok(Changed::Another(revision)),
+                Revision::Behind => {
+                    recover_lost(services, id).await?;
+                    continue;
+                }
+                Revision::NoCoupon => return Err(no_such_coupon(id)),
+            };
         // The requested revision is now this one.
-        only = only.map(|_| taken.0.revision);
-        let mut attempt = ChangeAttempt::new(services, taken, &wanted, now)?;
+        only = only.map(|_| coupon.revision);
+        let mut attempt = ChangeAttempt::new(services, coupon, drops, &wanted, now)?;
         if let Some(made) = attempt.run(by.clone()).await? {
             tracing::info!(coupon = %id, ?wanted, revision = made.0.revision, "a coupon was changed");
             return finish(services, &attempt, &wanted, made)
@@ -175,7 +176,8 @@ async fn finish(
     // A coupon that becomes restricted to a list needs the list in Redis before admission reads it.
     // No other change waits for a list.
     let has_list = wanted.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
-    if wanted.is_in_redis() && !(has_list && follow(services, made.clone()).await) {
+    if wanted.is_in_redis() && !(has_list && follow(services, made.0.clone(), made.1.clone()).await)
+    {
         let detail = "MySQL has the change; admission follows within a minute, or when you repeat the request";
         return Err(Problem::unavailable(detail));
     }
@@ -242,7 +244,7 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
 /// Another operator with a later revision may have written only one field or one drop. A refused
 /// write therefore does not prove that Redis has this change, so everything is written again with a
 /// new revision.
-async fn follow(services: &Services, (mut coupon, mut drops): (Coupon, Vec<Drop>)) -> bool {
+async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -> bool {
     for _ in 0..ATTEMPTS {
         match write_all(services, &coupon, &drops).await {
             Ok(true) => return true,
@@ -259,7 +261,10 @@ async fn follow(services: &Services, (mut coupon, mut drops): (Coupon, Vec<Drop>
             .take_revision(coupon.id, seen)
             .await
         {
-            Ok(Some((now, own))) => (coupon, drops) = (now, own),
+            Ok(Some((now, own))) => {
+                coupon = now;
+                drops = own;
+            }
             Ok(None) => return false,
             Err(error) => {
                 tracing::warn!(%error, coupon = %coupon.id, "Redis did not follow a change; the reconciler sees to it");

@@ -131,11 +131,11 @@ fn drawn(comparison: &Comparison) -> String {
         ),
         (LOST, "broken", "calm / crash"),
     ] {
-        words(&mut svg, x, 16.0, "t v", first);
-        words(&mut svg, x, 32.0, "t", second);
+        words(&mut svg, "t v", [x, 16.0], first);
+        words(&mut svg, "t", [x, 32.0], second);
     }
     for (at, bar) in (0_u32..).zip(&bars) {
-        bar.draw(&mut svg, HEAD + ROW * f64::from(at), scale);
+        bar.draw(HEAD + ROW * f64::from(at), &mut svg, scale);
     }
     svg + "</svg>"
 }
@@ -158,13 +158,12 @@ impl<'a> Bar<'a> {
         }
     }
 
-    fn draw(&self, svg: &mut String, y: f64, scale: f64) {
+    fn draw(&self, y: f64, svg: &mut String, scale: f64) {
         let own = self.run.is_some_and(|run| run.design == Design::H);
         words(
             svg,
-            4.0,
-            y + 14.0,
             if own { "t v" } else { "t" },
+            [4.0, y + 14.0],
             &self.name,
         );
         let length = (self.rate * scale).max(1.0);
@@ -182,13 +181,17 @@ impl<'a> Bar<'a> {
             let _ = write!(svg, r#"<path d="M{from:.1} {y:.0}H{to:.1}" class="line"/>"#);
             end = length.max(most * scale);
         }
-        words(svg, end + 9.0, y + 33.0, "t v", &number(self.rate.round()));
+        words(
+            svg,
+            "t v",
+            [end + 9.0, y + 33.0],
+            &number(self.rate.round()),
+        );
         if let Some(run) = self.run {
-            judged(svg, OVER, y + 33.0, &[over(run)]);
+            judged(svg, [OVER, y + 33.0], &[over(run)]);
             judged(
                 svg,
-                LOST,
-                y + 33.0,
+                [LOST, y + 33.0],
                 &[run.promised_without_row.to_string(), crashed(run)],
             );
         }
@@ -210,7 +213,7 @@ fn crashed(run: &DesignRun) -> String {
     most.map_or_else(|| "–".into(), |lost| lost.to_string())
 }
 
-fn judged(svg: &mut String, x: f64, y: f64, parts: &[String]) {
+fn judged(svg: &mut String, [x, y]: [f64; 2], parts: &[String]) {
     let _ = write!(svg, r#"<text x="{x:.0}" y="{y:.0}" class="t">"#);
     for (at, part) in parts.iter().enumerate() {
         let class = match part.as_str() {
@@ -224,7 +227,7 @@ fn judged(svg: &mut String, x: f64, y: f64, parts: &[String]) {
     svg.push_str("</text>");
 }
 
-fn words(svg: &mut String, x: f64, y: f64, class: &str, text: &str) {
+fn words(svg: &mut String, class: &str, [x, y]: [f64; 2], text: &str) {
     let _ = write!(
         svg,
         r#"<text x="{x:.0}" y="{y:.0}" class="{class}">{text}</text>"#

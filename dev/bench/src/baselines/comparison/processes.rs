@@ -84,7 +84,7 @@ async fn other(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<
             security: Security::default(),
             signing: Signing::default(),
         };
-        ensure_topic(&settings, 12, 1, Duration::from_secs(20)).await?;
+        ensure_topic(&settings, 12, Duration::from_secs(20), 1).await?;
     }
     let api = servers
         .spawn(

@@ -53,7 +53,7 @@ impl RowLock {
     }
 }
 
-fn no((remaining, has_row): (i64, u8)) -> Option<DesignReply> {
+fn no(remaining: i64, has_row: u8) -> Option<DesignReply> {
     if has_row != 0 {
         Some(DesignReply::Already)
     } else {
@@ -65,22 +65,22 @@ impl Issuer for RowLock {
     async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         let user = user.as_str();
         let mut conn = self.rows.pool.get_conn().await?;
-        if self.read_first
-            && let Some(reply) = no(conn
-                .exec_first(&self.query, (user,))
-                .await?
-                .unwrap_or((0, 0)))
-        {
-            return Ok(reply);
+        if self.read_first {
+            let seen = conn.exec_first(&self.query, (user,)).await?;
+            let (remaining, has_row) = seen.unwrap_or((0, 0));
+            if let Some(reply) = no(remaining, has_row) {
+                return Ok(reply);
+            }
         }
         let mut tx = conn.start_transaction(TxOpts::default()).await?;
-        let seen: (i64, u8) = tx.exec_first(&self.lock, (user,)).await?.unwrap_or((0, 0));
-        match no(seen) {
+        let seen = tx.exec_first(&self.lock, (user,)).await?;
+        let (remaining, has_row) = seen.unwrap_or((0, 0));
+        match no(remaining, has_row) {
             Some(reply) => {
                 tx.rollback().await?;
                 Ok(reply)
             }
-            None => self.take(tx, user, seen.0).await,
+            None => self.take(tx, user, remaining).await,
         }
     }
 }

@@ -19,12 +19,7 @@ async fn failed_claims(world: &World) -> i64 {
 }
 
 /// Delivers the message of a claim, possibly again.
-async fn message(
-    fixture: &Fixture,
-    coupon: &MadeCoupon,
-    (user, slot): (&str, u32),
-    claimed_at: &str,
-) {
+async fn message(fixture: &Fixture, coupon: &MadeCoupon, user: &str, slot: u32, claimed_at: &str) {
     let MadeCoupon { id, drop, .. } = coupon;
     let payload = json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
     fixture
@@ -160,7 +155,7 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
 
     // The old claim's message is delivered again: it has no effect and needs no attention.
-    message(&fixture, &coupon, (user, old), &claimed_at).await;
+    message(&fixture, &coupon, user, old, &claimed_at).await;
     assert_eq!(
         (
             rows(&fixture.world, coupon.drop).await.len(),
@@ -180,7 +175,7 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
         }
     );
     all_issued(&fixture.world, coupon.drop, 3).await;
-    message(&fixture, &coupon, (user, old), &claimed_at).await;
+    message(&fixture, &coupon, user, old, &claimed_at).await;
     assert_eq!(failed_claims(&fixture.world).await, 0);
     let letter = format!(
         "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, claimed_at) \

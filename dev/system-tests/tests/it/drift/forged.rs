@@ -71,7 +71,7 @@ async fn a_forged_message_takes_no_slot_when_redis_is_rebuilt() {
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-async fn produce(world: &World, coupon: &MadeCoupon, (slot, user): (u32, &str), claimed_at: &str) {
+async fn produce(world: &World, coupon: &MadeCoupon, user: &str, slot: u32, claimed_at: &str) {
     let MadeCoupon { id, drop, .. } = coupon;
     let claim = json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
     world
@@ -118,13 +118,13 @@ async fn promises_survive_a_moved_window_and_sealed_drops_reject_forged_claims()
         .sql
         .query(&opens("UTC_TIMESTAMP(3) + INTERVAL 2 HOUR"))
         .await;
-    produce(world, &coupon, (2, user), at).await;
+    produce(world, &coupon, user, 2, at).await;
     assert_eq!(
         world.sql.query(reasons).await,
         [["2", "outside_window", "open"]]
     );
     // Redis has no user of this claim.
-    produce(world, &coupon, (5, "m-forged"), at).await;
+    produce(world, &coupon, "m-forged", 5, at).await;
     let run = world.once_with(&[], &[]).await.run();
     assert_eq!(run.status, Status::Drift, "{run:#?}");
     assert_eq!(
@@ -151,11 +151,12 @@ async fn promises_survive_a_moved_window_and_sealed_drops_reject_forged_claims()
     );
     until_sealed(&fixture, &coupon).await;
     let now = Utc::now();
-    produce(world, &coupon, (5, "m-now"), &now.to_rfc3339()).await;
+    produce(world, &coupon, "m-now", 5, &now.to_rfc3339()).await;
     produce(
         world,
         &coupon,
-        (6, "m-later"),
+        "m-later",
+        6,
         &(now + TimeDelta::days(30)).to_rfc3339(),
     )
     .await;

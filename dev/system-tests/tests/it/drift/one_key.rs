@@ -68,7 +68,8 @@ async fn promised(fixture: &Fixture, coupon: i64, user: &str) -> (i64, u32) {
 async fn filled(
     fixture: &Fixture,
     mut coupon: MadeCoupon,
-    (name, damage): (&str, &'static [&'static str]),
+    name: &str,
+    damage: &'static [&'static str],
     earlier: &'static [&'static str],
 ) -> OneKey {
     let mut held = BTreeMap::new();
@@ -109,7 +110,7 @@ async fn one_off(fixture: &Fixture) -> Vec<OneKey> {
     let mut cases = Vec::new();
     for damage in DAMAGES {
         let coupon = fixture.api.open_coupon(QUANTITY).await;
-        cases.push(filled(fixture, coupon, damage, &[]).await);
+        cases.push(filled(fixture, coupon, damage.0, damage.1, &[]).await);
     }
     cases
 }
@@ -143,7 +144,7 @@ async fn of_second_day(fixture: &Fixture) -> Vec<OneKey> {
     fixture.world.pass().await;
     let mut cases = Vec::new();
     for (coupon, damage) in coupons.into_iter().zip(DAMAGES) {
-        cases.push(filled(fixture, coupon, damage, &EARLIER).await);
+        cases.push(filled(fixture, coupon, damage.0, damage.1, &EARLIER).await);
     }
     cases
 }

@@ -34,7 +34,7 @@ async fn stores(cluster: &KafkaCluster) -> WorldStores {
     WorldStores::shared().await.with_kafka_cluster(cluster)
 }
 
-fn is_queued((_, answer): &(String, Answer)) -> bool {
+fn is_queued(answer: &Answer) -> bool {
     matches!(answer, Answer::Accepted { queued: true, .. })
 }
 
@@ -63,7 +63,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
             let queued = answers
                 .await
                 .iter()
-                .filter(|answer| is_queued(answer))
+                .filter(|(_, answer)| is_queued(answer))
                 .count();
             assert!(queued >= 20, "{queued} were queued before it died");
             // No repair needed: another broker leads, and claims go through the topic again.
@@ -78,7 +78,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
             .await;
             eventually("claims use the two remaining brokers", HEALED, async || {
                 let answers = waves.next(5).await;
-                !answers.is_empty() && answers.iter().all(is_queued)
+                !answers.is_empty() && answers.iter().all(|(_, answer)| is_queued(answer))
             })
             .await;
             dying.start_again().await.unwrap();

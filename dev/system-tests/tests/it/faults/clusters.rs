@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use firstcome_stack::{ClusterStack, MailOptions, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Http, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, WorldStores,
-    assert_exact, eventually, exact, people,
+    ApiClient, Http, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, StoreUrls, World,
+    WorldStores, assert_exact, eventually, exact, people,
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -75,7 +75,7 @@ impl AskingCrowd {
             for coupon in 0..self.coupons.len() {
                 let crowd = self.clone();
                 let person = person.clone();
-                tasks.spawn(async move { crowd.until_answered(coupon, number, &person).await });
+                tasks.spawn(async move { crowd.until_answered(coupon, &person, number).await });
             }
         }
         while let Some(done) = tasks.join_next().await {
@@ -84,7 +84,7 @@ impl AskingCrowd {
     }
 
     /// Alternates between both APIs.
-    async fn until_answered(&self, coupon: usize, number: usize, person: &str) {
+    async fn until_answered(&self, coupon: usize, person: &str, number: usize) {
         for attempt in 0.. {
             let permit = self.permits.acquire().await.unwrap();
             let api = self.apis.lock()[(number + attempt) % 2].clone();
@@ -150,9 +150,13 @@ async fn begin() -> (ClusterStack, World) {
         .mysql
         .primary
         .database_url_via(&stack.mysql.address, "");
-    let stores =
-        WorldStores::at("", &mysql, "").with_redis_servers(&stack.redis.urls(), &stack.redis.env());
-    let stores = stores.with_kafka_cluster(&stack.kafka);
+    let urls = StoreUrls {
+        mysql,
+        ..StoreUrls::default()
+    };
+    let stores = WorldStores::at(urls)
+        .with_redis_servers(&stack.redis.urls(), &stack.redis.env())
+        .with_kafka_cluster(&stack.kafka);
     let world = World::on(stores, "clusters").await;
     for (name, value) in SETTINGS {
         world.set(name, value);

@@ -79,7 +79,7 @@ async fn the_catalogues_cost_depends_on_open_coupons_only() {
     let sizes = [2_000, 100_000];
     let others = parking_lot::Mutex::new(Vec::new());
     let what = |part: &str| format!("100,000 coupons (1,000 open), 1,000,000 sealed drops: {part}");
-    let start = measured(&what("API start"), "≤ 1 s", sizes, async |coupons| {
+    let start = measured(&what("API start"), sizes, "≤ 1 s", async |coupons| {
         let [start, refresh, memory] = measure(coupons).await;
         others.lock().push([refresh, memory]);
         start
@@ -88,8 +88,8 @@ async fn the_catalogues_cost_depends_on_open_coupons_only() {
     let others = others.into_inner();
     let seen = |coupons: u32, which: usize| others[usize::from(coupons != sizes[0])][which];
     let part = what("catalogue refresh");
-    let refresh = measured(&part, "≤ 20 ms", sizes, async |coupons| seen(coupons, 0)).await;
-    let memory = measured(&what("API memory"), "≤ 60 MB", sizes, async |coupons| {
+    let refresh = measured(&part, sizes, "≤ 20 ms", async |coupons| seen(coupons, 0)).await;
+    let memory = measured(&what("API memory"), sizes, "≤ 60 MB", async |coupons| {
         seen(coupons, 1)
     })
     .await;

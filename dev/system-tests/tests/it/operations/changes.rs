@@ -37,7 +37,7 @@ async fn settings(world: &World, coupon: &firstcome_testkit::MadeCoupon) -> ([i6
 async fn conflicting_changes_at_four_processes_promise_nothing_beyond_the_quantity() {
     let what = "people told yes beyond MySQL's quantity, 1,000 conflicting PATCHes at 4 processes beside claims";
     assert!(
-        measured(what, "≤ 0", CHANGES, refused_a_row).await < 1.0,
+        measured(what, CHANGES, "≤ 0", refused_a_row).await < 1.0,
         "somebody was refused a row"
     );
 }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, Method};
 use rustix::process::Signal;
 
-use super::page::Visitor;
+use super::page::{Login, Visitor};
 
 const GATEWAY_SECRET: &str = "gateway-0123456789abcdef0123456789abcdef";
 
@@ -244,7 +244,13 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
         Deployment::of(&world, &manifests, "firstcome-reconciler", &to_api),
     );
     let coupon = made_coupon(&api).await;
-    let kim = Visitor::logged_in_at(&turn(&reconciler.endpoints, 0), "Kim", OPS_TOKEN, "").await;
+    let kim = Visitor::by(Login {
+        base: &turn(&reconciler.endpoints, 0),
+        name: "Kim",
+        token: OPS_TOKEN,
+        forwarded_for: "",
+    })
+    .await;
     let csrf = kim.csrf().await;
 
     let stop = AtomicBool::new(false);

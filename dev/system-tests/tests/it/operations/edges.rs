@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::operators::firing_alert;
 
-async fn refused(request: RequestBuilder, status: u16, code: &str, says: &str) {
+async fn refused(request: RequestBuilder, code: &str, status: u16, says: &str) {
     let reply: HttpReply = Http::send(request).await;
     let found = (
         reply.status,
@@ -46,42 +46,42 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
     ] {
         let send = |body: &str| http.ops(Method::POST, post).body(body.to_owned());
         for body in ["[null,null]", "\t", " \n"] {
-            refused(send(body), 400, "invalid", "the body must be a JSON object").await;
+            refused(send(body), "invalid", 400, "the body must be a JSON object").await;
         }
         refused(
             send("{\"quantitiy\": 1}"),
-            400,
             "invalid",
+            400,
             "there is no field quantitiy, there are",
         )
         .await;
         refused(
             send(&"x".repeat(17_000)),
-            413,
             "too_large",
+            413,
             "a body may have at most 16384 bytes",
         )
         .await;
         let get = |path: &str| http.ops(Method::GET, path);
         refused(
             get(&format!("{page}?limit=many")),
-            400,
             "invalid",
+            400,
             "limit must be a whole number",
         )
         .await;
         refused(
             get(&format!("{page}?most=3")),
-            400,
             "invalid",
+            400,
             "there is no field most, there ",
         )
         .await;
-        refused(get(&format!("{page}/%FF")), 404, "not_found", "").await;
+        refused(get(&format!("{page}/%FF")), "not_found", 404, "").await;
         refused(
             get(&format!("{page}/%F0%9F%98%80")),
-            404,
             "not_found",
+            404,
             "there is no",
         )
         .await;
@@ -91,8 +91,8 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
                 .bearer_auth(firstcome_testkit::OPS_TOKEN);
             refused(
                 request.header("x-operator", name.as_bytes()).body("{}"),
-                400,
                 "invalid",
+                400,
                 "X-Operator",
             )
             .await;
@@ -101,17 +101,17 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
             .ops(Method::POST, post)
             .header("authorization", "Bearer another")
             .body("{}");
-        refused(twice, 400, "invalid", "one Authorization header").await;
+        refused(twice, "invalid", 400, "one Authorization header").await;
         let twice = http
             .ops(Method::POST, post)
             .header("x-operator", "Kim")
             .header("x-operator", "Lee")
             .body("{}");
-        refused(twice, 400, "invalid", "one X-Operator header").await;
+        refused(twice, "invalid", 400, "one X-Operator header").await;
         refused(
             http.request(Method::POST, post),
-            401,
             "unauthorized",
+            401,
             "OPS_TOKEN",
         )
         .await;
@@ -121,8 +121,8 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
         let path = format!("/v1/alerts/{id}/acknowledge");
         refused(
             ops(Method::POST, &path).json(&json!({"by": "Kim"})),
-            404,
             "not_found",
+            404,
             "there is no alert",
         )
         .await;
@@ -137,37 +137,37 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
     for id in [format!("0{}", coupon.id), format!("+{}", coupon.id), coded] {
         refused(
             ops(Method::GET, &format!("/v1/coupons/{id}/people/u-1")),
-            404,
             "not_found",
+            404,
             "there is no coupon",
         )
         .await;
         refused(
             api.http().ops(Method::GET, &format!("/v1/coupons/{id}")),
-            404,
             "not_found",
+            404,
             "there is no coupon",
         )
         .await;
     }
     refused(
         ops(Method::GET, &format!("{own}/people/u%201")),
-        400,
         "invalid",
+        400,
         "user_id: a user id has",
     )
     .await;
     refused(
         ops(Method::GET, &format!("{own}/people/u-1?drop=1")),
-        400,
         "invalid",
+        400,
         "there is no field drop",
     )
     .await;
     refused(
         ops(Method::POST, "/v1/reconcile").json(&json!({"confirm": true})),
-        400,
         "invalid",
+        400,
         "confirm needs",
     )
     .await;
@@ -176,8 +176,8 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
     let says = "schedule must be an object, not null";
     refused(
         api.http().ops(Method::POST, "/v1/coupons").json(&without),
-        400,
         "invalid",
+        400,
         says,
     )
     .await;
@@ -185,8 +185,8 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
         let body = coupon_body(name, 1, 0);
         refused(
             api.http().ops(Method::POST, "/v1/coupons").json(&body),
-            400,
             "invalid",
+            400,
             "name must not hold",
         )
         .await;

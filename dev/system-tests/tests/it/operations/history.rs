@@ -25,7 +25,7 @@ async fn rows_of_closed_drops_do_not_slow_open_ones() {
     let mut others = Vec::new();
     let name = |what: &str| format!("{rows} rows of closed drops: {what} ÷ without them");
     let drained = name("MySQL's CPU of draining 50,000");
-    let more = measured(&drained, "≤ 1.15", sizes, async |rows| {
+    let more = measured(&drained, sizes, "≤ 1.15", async |rows| {
         let [drained, rest @ ..] = beside_history(rows).await;
         others.push(rest);
         drained
@@ -43,7 +43,7 @@ async fn rows_of_closed_drops_do_not_slow_open_ones() {
     .enumerate()
     {
         let mut figures = others.iter().map(|all| all[at]);
-        let more = measured(&name(what), "≤ 1.15", sizes, async |_| {
+        let more = measured(&name(what), sizes, "≤ 1.15", async |_| {
             figures.next().unwrap()
         })
         .await;
@@ -66,8 +66,8 @@ async fn beside_history(rows: u32) -> [f64; 5] {
         (3, 2_000, 20)
     };
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-    let few = LargeInstallation::new(&mysql, 0, drained * turns).await;
-    let many = LargeInstallation::new(&mysql, rows, drained * turns).await;
+    let few = LargeInstallation::new(0, &mysql, drained * turns).await;
+    let many = LargeInstallation::new(rows, &mysql, drained * turns).await;
     let mut ratios = Vec::new();
     let mut least = [[f64::INFINITY; 4]; 2];
     for turn in 0..turns {
@@ -107,7 +107,7 @@ struct LargeInstallation {
 }
 
 impl LargeInstallation {
-    async fn new(mysql: &MysqlServer, rows: u32, drained: u32) -> Self {
+    async fn new(rows: u32, mysql: &MysqlServer, drained: u32) -> Self {
         let world = World::on(WorldStores::shared().await.with_mysql(mysql), "history").await;
         let begun = Instant::now();
         load_history(&world, rows).await;

@@ -46,7 +46,7 @@ async fn rows_and_admissions_of_a_million_users_are_repaired_page_by_page() {
     let sizes = [50_000, 1_000_000];
     let mut put_back = Vec::new();
     let what = "1,000,000 rows missing in MySQL: memory of the pass that writes them over that of an empty one";
-    let issuing = measured(what, "≤ 50 MB", sizes, async |people| {
+    let issuing = measured(what, sizes, "≤ 50 MB", async |people| {
         let world = World::new("mass").await;
         world.open().await;
         let (_, empty) = pass(&world, &[]).await;
@@ -108,7 +108,7 @@ async fn rows_and_admissions_of_a_million_users_are_repaired_page_by_page() {
     .await;
     let mut put_back = put_back.into_iter();
     let what = "1,000,000 people missing in Redis: memory of the pass that puts them back over that of an empty one";
-    let putting = measured(what, "≤ 50 MB", sizes, async |_| {
+    let putting = measured(what, sizes, "≤ 50 MB", async |_| {
         put_back.next().unwrap_or(0.0)
     })
     .await;

@@ -62,8 +62,8 @@ async fn an_allow_list_of_a_million_takes_seconds_and_flat_memory() {
     let what = |part: &str| format!("allow list of 1,000,000 ids: {part}");
     let api = measured(
         &what("memory of the API"),
-        "≤ 60 MB",
         sizes,
+        "≤ 60 MB",
         async |people| {
             let [memory, others @ ..] = measure(people).await;
             figures.push_back(others);
@@ -80,7 +80,7 @@ async fn an_allow_list_of_a_million_takes_seconds_and_flat_memory() {
     for (n, (part, target)) in parts.into_iter().enumerate() {
         let mut of = figures.iter().map(|figures| figures[n]);
         most.push(
-            measured(&what(part), target, sizes, async |_| {
+            measured(&what(part), sizes, target, async |_| {
                 of.next().unwrap_or(0.0)
             })
             .await,

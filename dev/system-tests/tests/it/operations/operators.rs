@@ -4,7 +4,7 @@ use firstcome_testkit::{Http, MadeCoupon, OPS_TOKEN, World, coupon_body, open_wo
 use reqwest::Method;
 use serde_json::json;
 
-use super::page::Visitor;
+use super::page::{Login, Visitor};
 
 const VIEW_TOKEN: &str = "only-reads-0123456789abcdef0123456789abc";
 
@@ -140,7 +140,13 @@ async fn behind_a_trusted_proxy_the_client_address_is_recorded_and_not_a_forged_
         .sql
         .query("INSERT INTO failed_claims (id, reason) VALUES (701, 'by_hand_probe')")
         .await;
-    let kim = Visitor::logged_in_from(&daemon, "Kim", OPS_TOKEN, "127.0.0.9, 203.0.113.8").await;
+    let kim = Visitor::by(Login {
+        base: daemon.http().base(),
+        name: "Kim",
+        token: OPS_TOKEN,
+        forwarded_for: "127.0.0.9, 203.0.113.8",
+    })
+    .await;
     assert_eq!(
         kim.post("/dead-letters/701/reveal", &kim.base, &kim.csrf().await)
             .await,

@@ -24,6 +24,15 @@ pub(super) struct Visitor {
     forwarded_for: String,
 }
 
+/// The credentials of a person, and the address of the pages.
+pub(super) struct Login<'a> {
+    pub(super) base: &'a str,
+    pub(super) name: &'a str,
+    pub(super) token: &'a str,
+    /// The value of `X-Forwarded-For`; empty: no proxy forwards the request.
+    pub(super) forwarded_for: &'a str,
+}
+
 impl Visitor {
     fn at(daemon: &Running<ReconcilerClient>) -> Self {
         Self::at_address(daemon.http().base())
@@ -68,25 +77,22 @@ impl Visitor {
         name: &str,
         token: &str,
     ) -> Self {
-        Self::logged_in_from(daemon, name, token, "").await
+        let login = Login {
+            base: daemon.http().base(),
+            name,
+            token,
+            forwarded_for: "",
+        };
+        Self::by(login).await
     }
 
-    /// Logs in through proxies that forward the request for these addresses.
-    pub(super) async fn logged_in_from(
-        daemon: &Running<ReconcilerClient>,
-        name: &str,
-        token: &str,
-        forwarded_for: &str,
-    ) -> Self {
-        Self::logged_in_at(daemon.http().base(), name, token, forwarded_for).await
-    }
-
-    pub(super) async fn logged_in_at(
-        base: &str,
-        name: &str,
-        token: &str,
-        forwarded_for: &str,
-    ) -> Self {
+    pub(super) async fn by(login: Login<'_>) -> Self {
+        let Login {
+            base,
+            name,
+            token,
+            forwarded_for,
+        } = login;
         let mut visitor = Self::at_address(base);
         forwarded_for.clone_into(&mut visitor.forwarded_for);
         let answer = visitor.log_in(name, token, "/").await;

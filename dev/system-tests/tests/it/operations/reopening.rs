@@ -36,7 +36,7 @@ async fn after_a_loss_a_coupon_reopens_during_a_pass_and_among_many_others() {
             "after a loss of Redis, beside a running pass, 100,000 dead letters and 1,000 open coupons: {which} is open, \
              beyond the safety wait"
         );
-        let took = measured(&what, "≤ 1 s", [100, 100_000], async |others| {
+        let took = measured(&what, [100, 100_000], "≤ 1 s", async |others| {
             beside_many(loss, others).await
         })
         .await;
@@ -56,7 +56,7 @@ async fn after_a_loss_a_coupon_reopens_during_all_other_repairs() {
              people waiting for a raised quantity and 10,000 held repairs: an open coupon, {which}, is open, beyond the \
              safety wait"
         );
-        let took = measured(&what, "≤ 1 s", [100, 100_000], async |much| {
+        let took = measured(&what, [100, 100_000], "≤ 1 s", async |much| {
             beside_all(loss, much).await
         })
         .await;

@@ -137,7 +137,7 @@ async fn a_pass_over_a_large_drop_costs_little_more_than_a_scan() {
     let mut memory = Vec::new();
     let mut rebuilding = Vec::new();
     let what = "one drop of 10,000,000: clean pass ÷ bare scan";
-    measured(what, "≤ 1.5", sizes, async |quantity| {
+    measured(what, sizes, "≤ 1.5", async |quantity| {
         let world = World::new("large").await;
         world.open().await;
         let (_, empty) = pass(&world, &[]).await;
@@ -186,7 +186,7 @@ async fn a_pass_over_a_large_drop_costs_little_more_than_a_scan() {
         ),
     ] {
         let mut memory = memory.into_iter();
-        let most = measured(what, "≤ 50 MB", sizes, async |_| {
+        let most = measured(what, sizes, "≤ 50 MB", async |_| {
             memory.next().unwrap_or(0.0)
         })
         .await;
@@ -197,7 +197,7 @@ async fn a_pass_over_a_large_drop_costs_little_more_than_a_scan() {
 #[tokio::test]
 async fn unread_messages_do_not_increase_the_memory_of_a_pass() {
     let what = "1,000,000 unread messages: memory of a pass over that of an empty one";
-    let more = measured(what, "≤ 50 MB", [100_000, 1_000_000], async |messages| {
+    let more = measured(what, [100_000, 1_000_000], "≤ 50 MB", async |messages| {
         let (world, api) = open_world("unread").await;
         let (_, empty) = pass(&world, &[]).await;
         let MadeCoupon { id, drop, .. } = api.open_coupon(messages).await;
@@ -218,13 +218,13 @@ const WEEKEND: i32 = 7_200;
 #[tokio::test]
 async fn repairs_held_for_a_weekend_are_written_once() {
     let what = "10,000 repairs held by the repair limit for a weekend of 30 s passes: rows of runs and findings";
-    let rows = measured(what, "≤ 100000", [200, 10_000], async |held| {
+    let rows = measured(what, [200, 10_000], "≤ 100000", async |held| {
         rows_after_a_weekend(held, true).await
     })
     .await;
     assert!(rows < 20_000.0, "{rows}");
     let what = format!("{what}, while Kafka is away");
-    let rows = measured(&what, "≤ 100000", [200, 10_000], async |held| {
+    let rows = measured(&what, [200, 10_000], "≤ 100000", async |held| {
         rows_after_a_weekend(held, false).await
     })
     .await;
@@ -317,7 +317,7 @@ async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
 #[tokio::test]
 async fn the_cost_of_a_pass_depends_on_open_drops_only() {
     let what = "100,000 coupons (1,000 open), 1,000,000 sealed drops: a pass";
-    let took = measured(what, "≤ 3 s", [2_000, 100_000], pass_beside_what_is_over).await;
+    let took = measured(what, [2_000, 100_000], "≤ 3 s", pass_beside_what_is_over).await;
     assert!(took < 30.0, "{took} s");
 }
 

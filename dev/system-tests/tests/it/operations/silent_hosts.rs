@@ -118,8 +118,8 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
     );
     print(
         &what,
-        "≤ 5 s",
         api.into_iter().fold(consumer.max(daemon), f64::max),
+        "≤ 5 s",
     );
 }
 

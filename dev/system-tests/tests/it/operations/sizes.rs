@@ -53,7 +53,7 @@ async fn with_dead_letters_of_66_000_drops_everything_else_is_repaired() {
     let sizes = [66_000, 3_000_000];
     let mut memory = Vec::new();
     let what = |part: &str| format!("3,000,000 garbage dead letters naming 66,000 drops: {part}");
-    let took = measured(&what("a pass"), "≤ 15 s", sizes, async |letters| {
+    let took = measured(&what("a pass"), sizes, "≤ 15 s", async |letters| {
         let (run, more) = beside_garbage(letters).await;
         memory.push(more);
         seconds(&run)
@@ -61,7 +61,7 @@ async fn with_dead_letters_of_66_000_drops_everything_else_is_repaired() {
     .await;
     let mut memory = memory.into_iter();
     let part = what("memory of the pass over that of an empty one");
-    let more = measured(&part, "≤ 50 MB", sizes, async |_| {
+    let more = measured(&part, sizes, "≤ 50 MB", async |_| {
         memory.next().unwrap_or(0.0)
     })
     .await;
@@ -108,7 +108,7 @@ async fn beside_garbage(letters: u32) -> (Run, f64) {
 #[tokio::test]
 async fn dead_letters_are_reissued_in_batches() {
     let what = "100,000 dead letters reissued ÷ straight inserts";
-    let ratio = measured(what, "≥ 0.5", [5_000, 100_000], reissued_by_straight).await;
+    let ratio = measured(what, [5_000, 100_000], "≥ 0.5", reissued_by_straight).await;
     // On a busy machine, as the tests run.
     assert!(ratio > 0.1, "{ratio}");
 }

@@ -27,7 +27,7 @@ async fn traced(name: &str) -> (World, OtlpReceiver, Running<ApiClient>) {
 }
 
 /// A claim whose caller sends this trace.
-async fn claim(api: &ApiClient, coupon: &MadeCoupon, user: &str, traceparent: &str) -> HttpReply {
+async fn claim(api: &ApiClient, user: &str, coupon: &MadeCoupon, traceparent: &str) -> HttpReply {
     let reply = Http::send(
         api.claim_request(coupon.id, user)
             .header("traceparent", traceparent),
@@ -98,8 +98,8 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
     let coupon = api.open_coupon(5).await;
     let reply = claim(
         &api,
-        &coupon,
         "u-secret-1",
+        &coupon,
         &format!("00-{TRACE}-{PARENT}-01"),
     )
     .await;
@@ -244,12 +244,12 @@ async fn a_lost_claim_is_followed_from_its_answer_to_its_repair() {
     let (world, collector, api) = traced("saved").await;
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
-    let reply = claim(&api, &coupon, "u-1", &traceparent).await;
+    let reply = claim(&api, "u-1", &coupon, &traceparent).await;
     assert_eq!(
         header(&reply, "traceparent").split('-').nth(1),
         Some(trace.as_str())
     );
-    let other = claim(&api, &coupon, "u-2", &new_trace(false).0).await;
+    let other = claim(&api, "u-2", &coupon, &new_trace(false).0).await;
     assert!(header(&other, "traceparent").ends_with("-00"));
     // Both messages are lost: nobody has read them, and nobody will.
     world.topic.skip_all().await;
@@ -353,7 +353,7 @@ async fn a_refused_claims_trace_has_its_dead_letter_and_its_repair() {
         "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({}, 1, {}, 'u-by-hand', 'consumer')",
         coupon.drop, coupon.id
     );
-    claim(&api, &coupon, "u-1", &traceparent).await;
+    claim(&api, "u-1", &coupon, &traceparent).await;
     world.sql.query(&row).await;
     let _consumer = world.consume().await;
     let letters = "SELECT traceparent FROM failed_claims WHERE reason = 'slot_taken'";
@@ -407,7 +407,7 @@ async fn without_a_collector_traces_are_propagated_and_none_is_started() {
     let (api, _consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
-    let reply = claim(&api, &coupon, "u-1", &traceparent).await;
+    let reply = claim(&api, "u-1", &coupon, &traceparent).await;
     assert_eq!(
         header(&reply, "traceparent"),
         traceparent,
@@ -491,7 +491,7 @@ async fn messages_without_traces_become_rows_and_a_missing_collector_delays_noth
 async fn a_mail_that_names_traces_names_nobody() {
     let (world, _collector, api) = traced("mailed-trace").await;
     let coupon = api.open_coupon(5).await;
-    claim(&api, &coupon, "somebody-whole", &new_trace(true).0).await;
+    claim(&api, "somebody-whole", &coupon, &new_trace(true).0).await;
     world.topic.skip_all().await;
     eventually_repaired(&world).await;
     mailed(&world, &["repaired"]).await;
@@ -547,7 +547,7 @@ async fn a_real_collector_reads_what_is_exported() {
     let (api, _consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
-    claim(&api, &coupon, "u-1", &traceparent).await;
+    claim(&api, "u-1", &coupon, &traceparent).await;
     let topic = world.setting("KAFKA_TOPIC");
     let names = [
         "POST /v1/coupons/{id}/claims".to_owned(),

@@ -36,7 +36,7 @@ fn forms(secret: &str) -> Vec<String> {
     forms
 }
 
-fn assert_has_none(what: &str, text: &str, secrets: &[&str]) {
+fn assert_has_none(what: &str, secrets: &[&str], text: &str) {
     for secret in secrets {
         for form in forms(secret) {
             if let Some(at) = text.find(&form) {
@@ -214,13 +214,13 @@ async fn nothing_has_one(world: &World, answers: &str, secrets: &[&str]) {
     for file in std::fs::read_dir(&logs).unwrap() {
         let path = file.unwrap().path();
         let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
-        assert_has_none(&path.display().to_string(), &text, secrets);
+        assert_has_none(&path.display().to_string(), secrets, &text);
         said += text.len();
     }
     assert!(said > 1_000_000, "everything was logged: {said} bytes");
-    assert_has_none("an answer", answers, secrets);
+    assert_has_none("an answer", secrets, answers);
     for mail in world.mail.mails() {
-        assert_has_none("a mail", &mail.text(), secrets);
+        assert_has_none("a mail", secrets, &mail.text());
     }
     for table in [
         "reconcile_runs",
@@ -232,6 +232,6 @@ async fn nothing_has_one(world: &World, answers: &str, secrets: &[&str]) {
         "processes",
     ] {
         let rows = world.sql.query(&format!("SELECT * FROM {table}")).await;
-        assert_has_none(table, &format!("{rows:?}"), secrets);
+        assert_has_none(table, secrets, &format!("{rows:?}"));
     }
 }

@@ -12,7 +12,7 @@ impl Injector {
     pub(super) async fn revoke_in_mysql(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
         for one in &people {
-            self.revoked(one).await?;
+            self.revoked(one.0, &one.1).await?;
         }
         self.revoked_long_ago().await?;
         Ok(self.injected(
@@ -25,10 +25,18 @@ impl Injector {
     pub(super) async fn forget_revocations(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
         for one in &people {
-            let revocation = self.revoked(one).await?;
-            let scope = (self.drop.id, self.coupon.once_per);
+            let revocation = self.revoked(one.0, &one.1).await?;
+            let drop = self.drop.id;
+            let once_per = self.coupon.once_per;
             self.redis
-                .revoke(&self.keys, scope, one.1.as_str(), revocation.id, None)
+                .revoke(
+                    &self.keys,
+                    drop,
+                    once_per,
+                    one.1.as_str(),
+                    revocation.id,
+                    None,
+                )
                 .await?;
         }
         self.revoked_long_ago().await?;
@@ -66,9 +74,9 @@ impl Injector {
         ))
     }
 
-    async fn revoked(&self, (slot, user): &(Slot, UserId)) -> Result<Revocation> {
+    async fn revoked(&self, slot: Slot, user: &UserId) -> Result<Revocation> {
         let (coupon, drop) = self.target();
-        let slot = Some(*slot);
+        let slot = Some(slot);
         let user = user.clone();
         let once_per = self.coupon.once_per;
         let reason = "drift".to_owned();

@@ -4,6 +4,8 @@
 //! match it. Removing a user revokes nothing, so it excuses neither a broken promise nor a missing
 //! row.
 
+use std::ops::RangeInclusive;
+
 use super::index::{Index, drop_of, promise, refused};
 use super::revoked::{is_same_coupon, may_be_revoked};
 use crate::histories::event::RecordedAnswer;
@@ -29,7 +31,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
         }
         let given = match answer {
             RecordedAnswer::NotAllowed => {
-                if !may_be(history, index, (coupon, person), false, (op.line, line)) {
+                if !may_be(history, index, (coupon, person), false, op.line..=line) {
                     found.push(Violation::TurnedAway {
                         coupon,
                         person: person.clone(),
@@ -40,7 +42,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
             }
             // `Accepted` gives the slot in this request; other answers may refer to an earlier one.
             RecordedAnswer::Accepted { .. } => {
-                may_be(history, index, (coupon, person), true, (op.line, line))
+                may_be(history, index, (coupon, person), true, op.line..=line)
             }
             RecordedAnswer::AlreadyClaimed { .. } | RecordedAnswer::Waiting { .. } => {
                 may_be_admitted(history, index, (coupon, person), line)
@@ -70,7 +72,7 @@ fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> 
     let denied = standing.find(|&(drop, slot, since)| {
         (drop == asks || is_same_coupon(history, drop, asks))
             && !index.is_broken(drop, slot, person)
-            && !may_be_revoked(history, index, (drop, person), since)
+            && !may_be_revoked(history, index, drop, person, since)
     });
     denied.map(|(drop, slot, _)| Violation::Denied {
         drop,
@@ -93,8 +95,8 @@ pub(super) fn may_be_admitted(
         .filter(|op| op.line < line && !refused(op));
     // A request without an answer may be executed late.
     let mut moments = asked.map(|op| match (&op.ended, op.ended_line) {
-        (Ended::Ok(_), Some(end)) => (op.line, end.min(line)),
-        _ => (op.line, line),
+        (Ended::Ok(_), Some(end)) => op.line..=end.min(line),
+        _ => op.line..=line,
     });
     moments.any(|during| may_be(history, index, who, true, during))
 }
@@ -106,8 +108,9 @@ fn may_be(
     index: &Index<'_>,
     who: (u64, &str),
     on: bool,
-    (from, to): (usize, usize),
+    during: RangeInclusive<usize>,
 ) -> bool {
+    let (from, to) = during.into_inner();
     let Some(first) = history.lists.get(&who.0) else {
         return on;
     };

@@ -57,7 +57,7 @@ fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Viol
             continue;
         };
         let gone =
-            may_be_revoked(history, index, (drop, &op.person), 0) || is_sent_away_after(index, op);
+            may_be_revoked(history, index, drop, &op.person, 0) || is_sent_away_after(index, op);
         if gone || holds_elsewhere(history, index, drop, &op.person) {
             continue;
         }

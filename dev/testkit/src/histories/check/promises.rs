@@ -27,7 +27,7 @@ pub(super) fn check(
     // A slot listed as broken may have been given again, to the same person or to another.
     let stands = |((drop, slot, person), asked): (&(u64, i64, &str), &usize)| {
         !index.is_broken(*drop, *slot, person)
-            && !may_be_revoked(history, index, (*drop, person), *asked)
+            && !may_be_revoked(history, index, *drop, person, *asked)
     };
     let standing: Vec<_> = all
         .iter()

@@ -54,7 +54,8 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 pub(super) fn may_be_revoked(
     history: &History,
     index: &Index<'_>,
-    (drop, person): (u64, &str),
+    drop: u64,
+    person: &str,
     asked: usize,
 ) -> bool {
     let Some(facts) = history.drops.get(&drop) else {

@@ -124,7 +124,7 @@ pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violati
     for RowsRead { line, drop, rows } in &history.reads {
         let gone = rows.iter().filter(|row| {
             let here = (*drop, row.slot, row.person.as_str());
-            let may_go = may_be_revoked(history, index, (*drop, &row.person), 0);
+            let may_go = may_be_revoked(history, index, *drop, &row.person, 0);
             history.finals.contains_key(drop) && !index.last.contains(&here) && !may_go
         });
         found.extend(gone.map(|row| Violation::Vanished {

@@ -1,0 +1,224 @@
+//! Reads partitions to their ends.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use firstcome_shared::kafka::{KafkaSettings, LookResult, UnreadableAt, look};
+use rdkafka::Offset;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message as _};
+
+use super::reader::{ANSWER, Unread};
+
+/// A partition that is being read.
+struct Reading {
+    /// The offset after the last message.
+    next: i64,
+    end: i64,
+    /// Its end was reported too early, although the leader has every message up to `end`.
+    was_early: bool,
+}
+
+impl Reading {
+    /// Whether the reported end is the one asked for. A new leader may lag behind, and then the
+    /// reported end is early: `high`, its present end, shows that. A second early report by a
+    /// leader that does not lag is correct: the offsets left up to `end` are not messages.
+    fn is_at_the_end(&mut self, high: i64) -> bool {
+        let is_whole = high >= self.end;
+        let is_at_the_end = self.next >= self.end || (is_whole && self.was_early);
+        self.was_early = is_whole;
+        is_at_the_end
+    }
+}
+
+/// When to give up reading.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ReadLimit {
+    At(Instant),
+    /// After this long without a message. As long as messages arrive, the end comes nearer, and a
+    /// pass that gave up would have to begin again: after a loss of Redis, everything stays closed
+    /// until the whole tail was read.
+    WithoutMessage(Duration),
+}
+
+impl ReadLimit {
+    fn is_over(self, last_message: Instant) -> bool {
+        match self {
+            Self::At(deadline) => Instant::now() > deadline,
+            Self::WithoutMessage(limit) => last_message.elapsed() > limit,
+        }
+    }
+}
+
+/// How far partitions were read.
+pub(super) struct TailRead {
+    /// Partitions not read to the end within the limit.
+    pub(super) left: usize,
+    pub(super) unreadable: Vec<UnreadableAt>,
+}
+
+/// Hands every message of the assigned partitions to `take`, up to each partition's end, up to
+/// something that no client can read, or until `take` breaks off. Errors from which librdkafka
+/// recovers automatically do not end the read, unless no message arrives for a while.
+pub(super) fn read_to_the_ends(
+    consumer: &BaseConsumer,
+    settings: &KafkaSettings,
+    ranges: impl IntoIterator<Item = Unread>,
+    limit: ReadLimit,
+    is_alive: impl Fn(),
+    mut take: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
+) -> Result<TailRead, KafkaError> {
+    let topic = &settings.topic;
+    let reading = |it: Unread| {
+        (
+            it.partition,
+            Reading {
+                next: it.from,
+                end: it.end,
+                was_early: false,
+            },
+        )
+    };
+    let mut open: HashMap<i32, Reading> = ranges.into_iter().map(reading).collect();
+    let mut trouble: Option<(Instant, KafkaError)> = None;
+    let mut last = Instant::now();
+    let mut unreadable = Vec::new();
+    let mut looked_at = last;
+    while !open.is_empty() && !limit.is_over(last) {
+        is_alive();
+        if last.max(looked_at).elapsed() > SILENCE {
+            let found = find_unreadable(settings, &open, &is_alive);
+            for at in &found {
+                open.remove(&at.partition);
+                trouble = None;
+                last = Instant::now();
+            }
+            unreadable.extend(found);
+            looked_at = Instant::now();
+            continue;
+        }
+        match consumer.poll(POLL) {
+            None => {}
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                let Some(reading) = open.get_mut(&partition) else {
+                    continue;
+                };
+                if reading.next >= reading.end {
+                    open.remove(&partition);
+                    continue;
+                }
+                let (_, high) = consumer.fetch_watermarks(topic, partition, ANSWER)?;
+                if reading.is_at_the_end(high) {
+                    open.remove(&partition);
+                } else {
+                    // An end is reported only once, unless it is requested again.
+                    consumer.seek(topic, partition, Offset::Offset(reading.next), ANSWER)?;
+                }
+            }
+            Some(Err(error)) if is_final(&error) => return Err(error),
+            Some(Err(error)) => {
+                tracing::debug!(%error, "reading the topic goes on");
+                trouble.get_or_insert((Instant::now(), error));
+            }
+            Some(Ok(message)) => {
+                // After an unreadable batch librdkafka may begin again.
+                let Some(reading) = open
+                    .get_mut(&message.partition())
+                    .filter(|of| of.next <= message.offset())
+                else {
+                    continue;
+                };
+                trouble = None;
+                last = Instant::now();
+                if message.offset() < reading.end && take(&message).is_break() {
+                    break;
+                }
+                reading.next = message.offset() + 1;
+                if reading.next >= reading.end {
+                    open.remove(&message.partition());
+                }
+            }
+        }
+        if let Some((_, error)) = trouble.take_if(|(since, _)| since.elapsed() > ANSWER) {
+            return Err(error);
+        }
+    }
+    Ok(TailRead {
+        left: open.len(),
+        unreadable,
+    })
+}
+
+/// Checks with fresh clients what partitions are waiting at. Only the consumer skips it; passes do
+/// not.
+fn find_unreadable(
+    settings: &KafkaSettings,
+    open: &HashMap<i32, Reading>,
+    is_alive: impl Fn(),
+) -> Vec<UnreadableAt> {
+    let mut found = Vec::new();
+    for (partition, reading) in open {
+        is_alive();
+        match look(settings, *partition, reading.next) {
+            Ok(LookResult::Unreadable { at, .. }) => found.push(at),
+            Ok(LookResult::Message(_) | LookResult::End(_)) => {}
+            Err(error) => {
+                // Kafka is unavailable: reading has a separate limit.
+                tracing::debug!(%error, partition, "a fresh client could not look at a partition");
+                break;
+            }
+        }
+    }
+    is_alive();
+    found
+}
+
+/// After this long without a message, check whether the partition can be read at all.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Maximum wait for the next message.
+const POLL: Duration = Duration::from_millis(100);
+
+/// True if retrying does not help.
+fn is_final(error: &KafkaError) -> bool {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    matches!(
+        code,
+        Some(
+            Code::Fatal
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::TopicAuthorizationFailed
+                | Code::Authentication
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_is_reported_too_early_is_not_believed() {
+        // (next; the leader's end at each report; the report at which reading is over)
+        for (next, highs, over) in [
+            (10, vec![10], Some(0)),
+            (4, vec![4, 4, 10, 10], Some(3)),
+            // The offsets left up to the end are not messages, as after a transaction.
+            (9, vec![10, 10], Some(1)),
+            (4, vec![4, 4, 4], None),
+        ] {
+            let mut reading = Reading {
+                next,
+                end: 10,
+                was_early: false,
+            };
+            let found = highs.iter().position(|high| reading.is_at_the_end(*high));
+            assert_eq!(found, over, "{next} {highs:?}");
+        }
+    }
+}

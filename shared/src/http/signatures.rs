@@ -1,0 +1,95 @@
+//! Signatures on behalf of an operators' token, for sessions and forms of pages.
+
+use axum::http::HeaderValue;
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
+
+use super::ops::Allowed;
+
+/// The purpose of a signature.
+#[derive(Debug, Clone, Copy)]
+pub struct Purpose(pub &'static str);
+
+/// Signs on behalf of one operators' token: its signatures are valid until that token is withdrawn,
+/// in every process that has the token.
+pub struct TokenSigner {
+    key: Hmac<Sha256>,
+    pub allowed: Allowed,
+    /// The token, as a header value.
+    pub authorization: HeaderValue,
+}
+
+impl TokenSigner {
+    /// The key is derived, so that no signature is one of the token itself.
+    pub(super) fn new(token: &str, allowed: Allowed) -> Option<Self> {
+        // HMAC accepts keys of any length.
+        let derived = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
+        let derived = derived
+            .chain_update(b"firstcome operations page")
+            .finalize()
+            .into_bytes();
+        let key = Hmac::new_from_slice(&derived).ok()?;
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+        authorization.set_sensitive(true);
+        Some(Self {
+            key,
+            allowed,
+            authorization,
+        })
+    }
+
+    /// A signature of `text`, in hexadecimal; `purpose` separates different uses.
+    pub fn sign(&self, purpose: Purpose, text: &str) -> String {
+        let mac = self
+            .key
+            .clone()
+            .chain_update(purpose.0)
+            .chain_update(b"\n")
+            .chain_update(text);
+        format!("{:x}", mac.finalize().into_bytes())
+    }
+
+    pub fn has_signed(&self, text: &str, purpose: Purpose, signature: &str) -> bool {
+        self.sign(purpose, text)
+            .as_bytes()
+            .ct_eq(signature.as_bytes())
+            .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::ops::OpsToken;
+
+    #[test]
+    fn a_signature_counts_for_one_token_one_purpose_and_one_text() {
+        let [a, b, c] = ["a", "b", "c"].map(|letter| letter.repeat(32));
+        let two = OpsToken::new(format!("{a},{b}").into())
+            .unwrap()
+            .with_view(Some(&c.clone().into()))
+            .unwrap();
+        let signer = two.signer(&b).unwrap();
+        let signature = signer.sign(Purpose("session"), "Kim");
+        let signs = |token: &OpsToken| {
+            token
+                .signers()
+                .map(|one| one.has_signed("Kim", Purpose("session"), &signature))
+                .collect()
+        };
+        let by_two: Vec<bool> = signs(&two);
+        assert_eq!(by_two, [false, true, false]);
+        let by_one: Vec<bool> = signs(&OpsToken::new(a.into()).unwrap());
+        assert_eq!(by_one, [false], "its token was withdrawn");
+        assert!(
+            !signer.has_signed("Kim", Purpose("form"), &signature)
+                && !signer.has_signed("Lee", Purpose("session"), &signature)
+        );
+        assert!(!signer.has_signed("Kim", Purpose("session"), "") && two.signer("none").is_none());
+        assert_eq!(
+            (two.signer(&c).unwrap().allowed, signer.allowed),
+            (Allowed::View, Allowed::All)
+        );
+    }
+}

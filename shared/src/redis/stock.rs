@@ -1,0 +1,100 @@
+//! The stock of drops, as admission knows it.
+
+use redis::{FromRedisValue as _, RedisError, Value};
+
+use super::Redis;
+use super::keys::DropKeys;
+use crate::domain::Slot;
+
+/// The stock of a drop that admission knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stock {
+    /// The quantity, according to admission.
+    pub quantity: Slot,
+    pub held: u32,
+    pub paused: bool,
+    /// The number of users on the waiting list, and its capacity.
+    pub waiting: u32,
+    pub waiting_list: u32,
+}
+
+/// The prospect of a user who claims now, as `claim.lua` decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prospect {
+    Slot,
+    /// A place on the waiting list.
+    Place,
+    Nothing,
+}
+
+impl Stock {
+    /// For display only: the next claim may change it.
+    pub fn prospect(&self) -> Prospect {
+        let left = self.quantity.saturating_sub(self.held);
+        // Freed slots go to the users who already wait.
+        if self.waiting == 0 && left > 0 {
+            Prospect::Slot
+        } else if self.waiting < self.waiting_list.max(left) {
+            Prospect::Place
+        } else {
+            Prospect::Nothing
+        }
+    }
+}
+
+impl Redis {
+    /// The stock of each drop, in the order asked; `None` for a drop that admission does not know.
+    pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
+        if drops.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for keys in drops {
+            pipe.cmd("HMGET")
+                .arg(&keys.meta)
+                .arg("quantity")
+                .arg("paused")
+                .arg("waiting_list");
+            pipe.cmd("ZCARD")
+                .arg(&keys.users)
+                .cmd("ZCARD")
+                .arg(&keys.waiting);
+        }
+        let replies: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
+        let read = |replies: &[Value]| {
+            let [meta, users, waiting] = replies else {
+                return None;
+            };
+            let [quantity, paused, waiting_list] =
+                <[Option<String>; 3]>::from_redis_value_ref(meta).ok()?;
+            Some(Stock {
+                quantity: quantity?.parse().ok()?,
+                held: u32::from_redis_value_ref(users).ok()?,
+                paused: paused.is_some_and(|p| p == "1"),
+                waiting: u32::from_redis_value_ref(waiting).ok()?,
+                // As `claim.lua` reads it: no list if the field is missing or not a number.
+                waiting_list: waiting_list
+                    .and_then(|places| places.parse().ok())
+                    .unwrap_or(0),
+            })
+        };
+        Ok(replies.chunks(3).map(read).collect())
+    }
+
+    /// The highest slot given in each drop, in the order asked; `None` for a drop that admission
+    /// does not know.
+    pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
+        if drops.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for keys in drops {
+            pipe.cmd("GET").arg(&keys.count);
+        }
+        let counts: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;
+        Ok(counts
+            .into_iter()
+            .map(|count| count?.parse().ok())
+            .collect())
+    }
+}
