@@ -1,4 +1,4 @@
-//! The coupon page as delivered to a browser. dev/system-tests, `pages/`, tests its behaviour
+//! The coupon page as delivered to a browser. `pages/` in dev/testkit/tests/it tests its behaviour
 //! there.
 
 use firstcome_stack::ProxyFault;

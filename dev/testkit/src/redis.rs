@@ -110,6 +110,17 @@ impl PrefixedKeys {
         format!("{}:{name}", self.prefix)
     }
 
+    /// Whether a reconciler has begun a life of Redis. Each server of a cluster has its own key of
+    /// it, with a longer name.
+    pub(crate) async fn has_life(&self) -> bool {
+        let epoch = self.own("epoch");
+        if self.clients.len() == 1 {
+            return self.command(&["EXISTS", &epoch]).await;
+        }
+        let names = self.names().await;
+        names.iter().any(|name| name.starts_with(&epoch))
+    }
+
     /// Every key under the prefix, sorted.
     pub async fn names(&self) -> Vec<String> {
         let mut conn = self.connection().await;

@@ -426,7 +426,7 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
     /// If an expensive test were renamed, it would silently run for every change.
     #[test]
     fn each_entry_of_the_lists_matches_tests() {
-        let tests = crate::shell::root().join("dev/system-tests/tests/it");
+        let tests = crate::shell::root().join("dev/testkit/tests/it");
         let sources = crate::shell::output(
             Command::new("grep")
                 .arg("-rhoE")
