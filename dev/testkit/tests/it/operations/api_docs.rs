@@ -231,7 +231,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Valu
 }
 
 /// The statuses that a route has by the rule in [`HEAD`].
-fn implied_statuses(path: &str, method: &str, operation: &Value) -> Vec<&'static str> {
+fn implied_statuses(path: &str, is_get: bool, operation: &Value) -> Vec<&'static str> {
     let mut statuses = Vec::new();
     if !path.starts_with("/v1/") {
         return statuses;
@@ -239,7 +239,7 @@ fn implied_statuses(path: &str, method: &str, operation: &Value) -> Vec<&'static
     statuses.push("503");
     if needs(operation).any(|name| name == "ops") {
         statuses.extend(["400", "401", "429"]);
-        statuses.extend((method != "get").then_some("403"));
+        statuses.extend((!is_get).then_some("403"));
     }
     statuses.extend(operation["requestBody"].is_object().then_some("413"));
     statuses
@@ -303,7 +303,7 @@ fn service(out: &mut String, document: &Value, before: Option<&Value>) {
     shared_answers.write(out, "Responses of many routes");
     for (path, method, of) in operations(document) {
         let _ = write!(out, "\n### `{} {path}`\n\n", method.to_uppercase());
-        let implied = implied_statuses(path, method, of);
+        let implied = implied_statuses(path, method == "get", of);
         operation(out, of, [&shared_parameters, &shared_answers], &implied);
     }
     out.push_str("\n### Types\n");
