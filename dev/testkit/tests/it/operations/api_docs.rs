@@ -349,7 +349,7 @@ fn gaps(document: &Value) -> Vec<String> {
     for (path, item) in object(&document["paths"]) {
         for (method, of) in object(item) {
             let mut gap = |what: String| gaps.push(format!("{method} {path}: {what}"));
-            let mut statuses = implied_statuses(path, method, of);
+            let mut statuses = implied_statuses(path, method == "get", of);
             if path.starts_with("/v1/") && needs(of).next().is_some() {
                 statuses.extend(["400", "401"]);
             }
