@@ -80,7 +80,7 @@ pub enum Drift {
     /// Redis loses everything, as by FLUSHALL
     #[value(name = "redis_lost:flushed")]
     RedisFlushed,
-    /// Redis loses its scripts, which closes the admission gate, as after a restart
+    /// Redis loses its gates, which closes admission, as after a restart
     #[value(name = "redis_lost:licence")]
     RedisGate,
     /// Messages wait on the topic while the consumer can't write

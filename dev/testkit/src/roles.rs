@@ -90,12 +90,12 @@ impl World {
     /// from now on.
     pub async fn daemon(&self) -> Running<ReconcilerClient> {
         let daemon = self.daemon_with(&[]).await;
-        let epoch = self.redis.own("epoch");
+        let compared = self.redis.own("compared");
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
             let has_begun = daemon.process.log().contains("pass ended");
             has_begun
-                && self.redis.command::<bool>(&["EXISTS", &epoch]).await
+                && self.redis.command::<bool>(&["EXISTS", &compared]).await
                 && self.sql.number(running).await == 0
         })
         .await;

@@ -108,7 +108,7 @@ pub enum Kind {
     RevokedRow,
     /// Slots left although people wait, or at closing.
     Unfilled,
-    /// Redis lost a drop, or its scripts.
+    /// Redis lost a drop, or may have lost data.
     RedisLost,
     /// Something does not move or can't be reached.
     Stalled,

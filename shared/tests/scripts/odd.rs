@@ -1,12 +1,12 @@
 //! What a hand may put into a drop's keys, with numbers that add up all the same.
 
-use firstcome_shared::domain::{CouponId, OncePer, UserId};
+use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::redis::reads::WrongKey;
 use firstcome_shared::redis::repair::Done;
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{ScriptCommand, Start};
-use crate::promotion::ask;
+use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
@@ -142,11 +142,13 @@ async fn a_name_on_the_waiting_list_that_is_no_user_id_leaves_it_and_who_waits_b
         "the letters of an id, and two whole ones"
     );
 
-    let generation = redis.ensure_generation(CouponId(1)).await.unwrap();
     let mut promoted = Vec::new();
     // The last of these is fewer than it may be, and nobody is left.
     for (limit, at_most) in [(1, 1), (20, 20), (300, 300)] {
-        let Done::Applied(some) = redis.promote(keys, &generation, DROP, limit).await.unwrap()
+        let Done::Applied(some) = redis
+            .promote(keys, &world.fence, DROP, limit)
+            .await
+            .unwrap()
         else {
             panic!("stale")
         };
@@ -176,10 +178,9 @@ async fn however_many_at_the_head_of_the_line_hold_a_slot_already_the_next_perso
         .query_async::<()>(&mut conn)
         .await
         .unwrap();
-    let generation = redis.ensure_generation(CouponId(1)).await.unwrap();
     let mut left = Vec::new();
     for _ in 0..3 {
-        let Done::Applied(some) = redis.promote(keys, &generation, DROP, 1).await.unwrap() else {
+        let Done::Applied(some) = redis.promote(keys, &world.fence, DROP, 1).await.unwrap() else {
             panic!("stale")
         };
         left.push((some.left_without, some.people.len()));

@@ -58,15 +58,15 @@ pub enum Wrong {
     GateKept,
     /// A reconciler rebuilds a lost Redis at once, with messages still on their way to the topic.
     NoWait,
-    /// A reconciler reads the generation when it reads the drop, not before it waits and reads the
+    /// A reconciler reads the era when it reads the drop, not before it waits and reads the
     /// topic. What it comes upon in mid-pass it rebuilds from a tail that is older than the loss.
-    GenerationReadLate,
+    EraReadLate,
     /// A pass goes on with another process of Redis than the one that it read, and opens admission
     /// there.
     ConnectionComesBack,
     /// The consumer commits offsets before the rows.
     CommitFirst,
-    /// A drop is loaded without looking at the generation.
+    /// A drop is loaded without looking at the era.
     LoadUnchecked,
     /// A lost drop is loaded and settled before people are put back.
     SettleFirst,

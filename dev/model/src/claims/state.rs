@@ -21,8 +21,8 @@ pub enum Reconciler {
     /// A pass has begun.
     Begun(PassView),
     Repairing {
-        /// The coupon's generation as the pass knows it; 0 where it read late and there was none.
-        generation: u8,
+        /// The coupon's era as the pass knows it; 0 where it read late and there was none.
+        era: u8,
         /// The process of Redis that it read.
         process: u8,
         /// What is left to do, last first.
@@ -34,8 +34,8 @@ pub enum Reconciler {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PassView {
     pub(super) process: u8,
-    /// The coupon's generation, made where Redis had none.
-    pub(super) generation: u8,
+    /// The coupon's era, made where Redis had none.
+    pub(super) era: u8,
     pub(super) gate_was_open: bool,
     pub(super) tail: Vec<Claim>,
     /// Admissions older than the publishing deadline.
@@ -67,10 +67,10 @@ pub struct State {
     pub process: u8,
     /// Its content when its copy was made.
     pub copy: Option<Redis>,
-    /// The generation that a process has read before it loads the drop; it may be late.
+    /// The era that a process has read before it loads the drop; it may be late.
     pub loader: Option<u8>,
-    /// Generations given so far.
-    pub generations: u8,
+    /// Eras given so far.
+    pub eras: u8,
     /// Admissions whose message is on its way to the topic.
     pub publishing: Vec<Claim>,
     /// Claims that are published again, because the process that a retry came to does not know that
@@ -103,7 +103,7 @@ impl State {
     pub fn open(protocol: &Protocol) -> Self {
         Self {
             redis: Redis {
-                generation: 1,
+                era: 1,
                 meta: true,
                 ..Redis::default()
             },
@@ -111,7 +111,7 @@ impl State {
             process: 0,
             copy: None,
             loader: Some(1),
-            generations: 1,
+            eras: 1,
             publishing: Vec::new(),
             again: Vec::new(),
             held: Vec::new(),
@@ -144,7 +144,7 @@ impl State {
             set.dedup();
         }
         self.reconcilers.sort_unstable();
-        if self.faults.flushes == 0 && self.redis.generation == self.generations {
+        if self.faults.flushes == 0 && self.redis.era == self.eras {
             // Present already, and nothing will take it away: loading it late does nothing.
             self.loader = self.loader.filter(|_| !self.redis.meta);
         }

@@ -249,7 +249,7 @@ async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
     let (coupon, _) = fixture.held_of(&body, 3).await;
     until_sealed(&fixture, &coupon).await;
     let redis = &fixture.world.redis;
-    let names = ["claimants", "generation", "verified"]
+    let names = ["claimants", "gate", "revision"]
         .map(|name| redis.own(&format!("{{{}}}:{name}", coupon.id)));
     let expire = async || {
         let mut expire = Vec::new();

@@ -292,7 +292,7 @@ async fn a_pass_whose_redis_restarts_before_a_repair_does_not_repair_in_the_life
         .make(Drift::MissingAdmission, 3)
         .await
         .unwrap();
-    // Nothing is lost, so that no generation tells the two lives apart.
+    // Nothing is lost, so that no era tells the two lives apart.
     let why = swapped_in_mid_pass(&fixture.world, "repair_begun", async || {
         restart(&server).await;
     })

@@ -56,11 +56,11 @@ async fn why_claims_are_503_is_told_once_a_second_with_the_id_of_one_of_them() {
     let coupon = api.open_coupon(5).await;
     {
         // As after a loss: no reconciler runs that would verify the coupon.
-        let verified = world
+        let gate = world
             .redis
             .claimants(coupon.id)
-            .replace("claimants", "verified");
-        world.redis.command::<i64>(&["DEL", &verified]).await;
+            .replace("claimants", "gate");
+        world.redis.command::<i64>(&["DEL", &gate]).await;
         let (mut claims, mut lines) = (0, Vec::new());
         eventually("a second line comes", LIMIT, async || {
             let request = api
