@@ -189,6 +189,7 @@ mod tests {
             waiting_list,
             paused,
             revision,
+            era: 0,
             schedule,
             allow,
             allow_list,

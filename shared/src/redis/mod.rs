@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod allow_list;
+mod bridge;
 pub mod client;
 mod connection;
 mod ended_sessions;
@@ -11,7 +12,6 @@ mod expiry;
 pub mod gate;
 pub mod given;
 pub mod keys;
-pub mod known_gate;
 pub mod life;
 mod link;
 mod people_of_drops;
