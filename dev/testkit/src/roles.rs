@@ -89,14 +89,14 @@ impl World {
     /// breaks from now on.
     pub async fn daemon(&self) -> Running<ReconcilerClient> {
         let daemon = self.daemon_with(&[]).await;
-        let epoch = self.redis.own("epoch");
+        let compared = self.redis.own("compared");
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
             let log = daemon.process.log();
             // Another daemon may run the passes.
             let has_begun = log.contains("pass ended") || log.contains("the pass must wait");
             has_begun
-                && self.redis.command::<bool>(&["EXISTS", &epoch]).await
+                && self.redis.command::<bool>(&["EXISTS", &compared]).await
                 && self.sql.number(running).await == 0
         })
         .await;
