@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
-use firstcome_shared::domain::{DropId, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply, Claimant};
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
