@@ -150,7 +150,7 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_never_answered() {
     let (id, drop) = sold_out(&api, open(2)).await;
     set(&world, &["SCRIPT", "FLUSH"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
-    set(&world, &["DEL", &world.keys(id, drop).gate]).await;
+    set(&world, &["DEL", &world.keys(id, DropId(drop)).gate]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
     world.open_gate().await;
     assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
