@@ -27,6 +27,9 @@ pub struct Coupon {
     /// Counts its changes: the fencing token of a write of its settings to Redis
     /// (`fc:{C}:revision`).
     pub revision: u64,
+    /// Counted up whenever it may have lost something in Redis and is about to be rebuilt there
+    /// (`fc:{C}:gate`); 0 until then.
+    pub era: u64,
     /// When it opens; `None` for a coupon whose drops are put in by hand.
     pub schedule: Option<Schedule>,
     /// Whom it is for; `None`: everybody.

@@ -45,8 +45,8 @@ pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, 
 /// them into Redis, and gives how many it made. `drops` must hold every drop whose window has not
 /// ended at `now`.
 ///
-/// A coupon that has drops but no generation in Redis was lost there: who holds one is then not
-/// known, so its new drops are left for the reconciler to load after it has rebuilt that.
+/// A coupon without an era in Redis was lost there: who holds one is then not known, so its new
+/// drops are left for the reconciler to load after it has rebuilt that.
 pub async fn make_ahead(
     db: &Db,
     redis: &Redis,
@@ -66,13 +66,9 @@ pub async fn make_ahead(
     if missing.is_empty() {
         return Ok(0);
     }
-    // Read before anything is made: if Redis is emptied from here on, loading finds another
-    // generation and does nothing.
-    let generation = if drops.is_empty() {
-        Some(redis.ensure_generation(coupon.id).await?)
-    } else {
-        redis.generation(coupon.id).await?
-    };
+    // Read before anything is made: if Redis loses data from here on, loading finds another era and
+    // does nothing.
+    let fence = redis.fence(coupon.id).await?;
     let lost = lost_drops(db, redis, false).await?;
     if let Some(lost) = lost.iter().find(|lost| lost.coupon == coupon.id) {
         return Err(MakeError::Lost(lost.drop));
@@ -81,13 +77,13 @@ pub async fn make_ahead(
     let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else {
         return Ok(0);
     };
-    if let Some(generation) = generation {
+    if let Some(fence) = fence {
         for drop in &made {
             // Refused where the coupon was changed since; the reconciler loads it then.
             let keys = redis.keys(coupon.id, drop.id);
             let meta = DropMeta::of(&coupon, drop);
             redis
-                .load_drop(&keys, &generation, coupon.revision, &meta)
+                .load_drop(&keys, &fence, coupon.revision, &meta)
                 .await?;
         }
     }

@@ -190,6 +190,7 @@ mod tests {
             waiting_list,
             paused,
             revision,
+            era: 0,
             schedule,
             allow,
             allow_list,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::drops::make_ahead;
-use firstcome_shared::redis::gate::Openness;
+use firstcome_shared::redis::gate::{CLOSED, Openness};
 use metrics::{counter, gauge};
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -138,7 +138,7 @@ async fn watch_redis(services: &Services) -> &'static str {
                 Ok(Openness::InPart) => {
                     tracing::warn!("admission is open to the coupons of some Redis servers only");
                 }
-                Ok(Openness::Closed(why)) => tracing::warn!("{why}"),
+                Ok(Openness::Closed) => tracing::warn!("{CLOSED}"),
                 Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),
             }
             last = Some(state);

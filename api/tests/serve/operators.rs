@@ -249,10 +249,17 @@ async fn a_quantity_changes_freely_but_not_below_the_number_given_out() {
 async fn no_quantity_is_lowered_until_redis_is_verified() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(4)).await;
-    let verified = world.keys(id, DropId(drop)).verified;
-    let epoch: String = world.ask_redis(&["GET", &verified]).await;
-    for wrong in ["", "of another life"] {
-        world.ask_redis::<()>(&["SET", &verified, wrong]).await;
+    let gate = world.keys(id, DropId(drop)).gate;
+    let open: String = world.ask_redis(&["GET", &gate]).await;
+    let closed = open.replace("open", "closed");
+    let of_another_server = format!("0123{}", &open[4..]);
+    for wrong in [
+        "",
+        "of another kind",
+        closed.as_str(),
+        of_another_server.as_str(),
+    ] {
+        world.ask_redis::<()>(&["SET", &gate, wrong]).await;
         assert_eq!(
             api.patch(id, json!({"quantity": 2})).await.code(),
             (503, "unavailable"),
@@ -266,16 +273,16 @@ async fn no_quantity_is_lowered_until_redis_is_verified() {
         "raising it takes nothing from anybody"
     );
 
-    world.ask_redis::<()>(&["SET", &verified, &epoch]).await;
-    let key = format!("{}:epoch", world.redis.prefix());
-    let life: String = world.ask_redis(&["GET", &key]).await;
+    world.ask_redis::<()>(&["SET", &gate, &open]).await;
     world
-        .ask_redis::<()>(&["SET", &key, &format!("0123456789abcdef{}", &life[16..])])
+        .sql(&format!(
+            "UPDATE {{db}}.coupons SET era = era + 1 WHERE id = {id}"
+        ))
         .await;
     assert_eq!(
         api.patch(id, json!({"quantity": 2})).await.code(),
         (503, "unavailable"),
-        "from an older life of Redis"
+        "from an older era"
     );
     assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
 }

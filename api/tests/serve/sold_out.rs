@@ -71,13 +71,13 @@ async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
     let api = world.api().await;
     let other = world.api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
-    let generation = world.redis.generation(CouponId(id)).await.unwrap().unwrap();
+    let fence = world.redis.fence(CouponId(id)).await.unwrap().unwrap();
     let keys = world.keys(id, DropId(drop));
     for (leaves, comes) in [("u-1", "u-3"), ("u-3", "u-4")] {
         let user = leaves.parse().unwrap();
         world
             .redis
-            .withdraw(&keys, &generation, DropId(drop), &user, 1, false)
+            .withdraw(&keys, &fence, DropId(drop), &user, 1, false)
             .await
             .unwrap();
         // All counts are as before once the slot is given again.
@@ -147,8 +147,10 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_never_answered() {
     let world = ServeWorld::closed().await.on_redis(&redis.url());
     world.open_gate().await;
     let api = world.with("store-timeout-ms", 500).api().await;
-    let (id, _) = sold_out(&api, open(2)).await;
+    let (id, drop) = sold_out(&api, open(2)).await;
     set(&world, &["SCRIPT", "FLUSH"]).await;
+    assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
+    set(&world, &["DEL", &world.keys(id, DropId(drop)).gate]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
     world.open_gate().await;
     assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));

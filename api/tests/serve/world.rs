@@ -111,20 +111,18 @@ impl ServeWorld {
 
     /// Opens every existing coupon, as the reconciler does.
     pub(crate) async fn open_gate(&self) {
-        let gate = self.redis.gate().await.unwrap();
-        let life = match gate.life() {
-            Some(life) => life,
-            None => self.redis.begin_life(&gate).await.unwrap().unwrap(),
-        };
-        for row in self.sql("SELECT id FROM {db}.coupons").await {
-            let coupon = CouponId(row[0].parse().unwrap());
-            let generation = self.redis.ensure_generation(coupon).await.unwrap();
-            self.redis
-                .open_coupons(&[(coupon, generation)], &life)
-                .await
-                .unwrap();
+        let life = self.redis.gate().await.unwrap().life();
+        for row in self.sql("SELECT id, era FROM {db}.coupons").await {
+            let [coupon, era] = [row[0].parse().unwrap(), row[1].parse().unwrap()];
+            let coupon = CouponId(coupon);
+            let seen = self.redis.coupon_gates(&[coupon]).await.unwrap().remove(0);
+            let era = u64::try_from(era).unwrap();
+            let begun = self.redis.begin_era(coupon, &life, era, &seen).await;
+            let opened = [(coupon, begun.unwrap().unwrap())];
+            assert!(self.redis.open_coupons(&opened).await.unwrap());
         }
-        assert!(self.redis.open_gate(&life, &life.servers()).await.unwrap());
+        let servers = life.servers();
+        assert!(self.redis.note_compared(&life, &servers).await.unwrap());
     }
 
     /// The same with another setting, by its flag's name.

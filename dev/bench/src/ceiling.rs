@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use firstcome_load::launch::{Installation, InstallationCoupon};
 use firstcome_load::measure::server_cpu;
 use firstcome_shared::domain::{CouponId, DropId, UserId};
@@ -217,6 +217,8 @@ pub async fn script(
     })?;
     let drop = DropId(coupon.drop);
     let keys = redis.keys(CouponId(coupon.id), drop);
+    let gates = redis.coupon_gates(&[keys.coupon]).await?;
+    let era = gates[0].era().context("the coupon has no era")?;
     let name = crowd.replace(' ', "-");
     let crowd: Vec<UserId> = (0..claims)
         .map(|number| format!("{name}-{number}").parse())
@@ -229,6 +231,7 @@ pub async fn script(
                 .claim_all(
                     keys,
                     drop,
+                    era,
                     &users.iter().map(Claimant::from).collect::<Vec<_>>(),
                 )
                 .await

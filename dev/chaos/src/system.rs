@@ -119,7 +119,7 @@ impl SystemUnderTest {
         }
         Ok(self
             .redis()
-            .try_command(&["EXISTS", &self.world.redis.own("epoch")])
+            .try_command(&["EXISTS", &self.world.redis.own("compared")])
             .await?)
     }
 

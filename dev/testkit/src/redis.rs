@@ -110,15 +110,15 @@ impl PrefixedKeys {
         format!("{}:{name}", self.prefix)
     }
 
-    /// Whether a reconciler has begun a life of Redis. Each server of a cluster has its own key of
-    /// it, with a longer name.
-    pub(crate) async fn has_life(&self) -> bool {
-        let epoch = self.own("epoch");
+    /// Whether a reconciler has compared the coupons of a server. Each server of a cluster has its
+    /// own key for it, with a longer name.
+    pub(crate) async fn is_compared(&self) -> bool {
+        let compared = self.own("compared");
         if self.clients.len() == 1 {
-            return self.command(&["EXISTS", &epoch]).await;
+            return self.command(&["EXISTS", &compared]).await;
         }
         let names = self.names().await;
-        names.iter().any(|name| name.starts_with(&epoch))
+        names.iter().any(|name| name.starts_with(&compared))
     }
 
     /// Every key under the prefix, sorted.

@@ -12,8 +12,6 @@ pub enum Release {
     /// The current sources.
     #[default]
     This,
-    /// The current sources with another admission script, in the folder `NEXT_PROGRAMS`.
-    Next,
 }
 
 impl Release {
@@ -29,7 +27,6 @@ impl Release {
         match self {
             Self::Old => folder("OLD_PROGRAMS").join(name),
             Self::This => built_program(name).unwrap(),
-            Self::Next => folder("NEXT_PROGRAMS").join(name),
         }
     }
 }

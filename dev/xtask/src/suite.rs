@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use crate::programs::{Profile, build_all_and_fetch};
 use crate::shell::{Failed, cargo, output, run, setting};
-use crate::upgrade::Releases;
 
 /// The program with the tests of the whole system.
 const SYSTEM: &str = "it";
@@ -136,14 +135,12 @@ pub(crate) fn faults() -> Result<()> {
     sum_up(runs, begun)
 }
 
-/// The tests for which `cargo xtask upgrade-test` has built programs.
-pub(crate) fn upgrades(releases: &Releases) -> Result<()> {
+/// The tests that `cargo xtask upgrade-test` has built an older commit's programs for, in this
+/// folder.
+pub(crate) fn upgrades(old: &Path) -> Result<()> {
     let args = ["--test", SYSTEM, "--", UPGRADES, "--nocapture"];
     let mut tests = cargo_test(&Threads::system(), &args);
-    tests
-        .env("OLD_PROGRAMS", &releases.old)
-        .env("NEXT_PROGRAMS", &releases.next);
-    run(&mut tests)
+    run(tests.env("OLD_PROGRAMS", old))
 }
 
 /// The tests at full size, with these arguments of `cargo test`.

@@ -1,9 +1,7 @@
-//! Upgrades under load: programs of an older commit (OLD) together with the current ones on the
-//! same servers, and current programs with another admission script.
+//! Upgrades under load: programs of an older commit (OLD) beside those of now, on the same servers.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -31,45 +29,20 @@ pub(crate) fn test() -> Result<()> {
     if git(&["merge-base", "--is-ancestor", &commit, "HEAD"]).is_err() {
         bail!("no upgrade from {old} is possible: it is no ancestor of HEAD");
     }
-    // A commit that includes uncommitted changes.
-    let mut now = git(&["stash", "create"])?;
-    if now.is_empty() {
-        now = git(&["rev-parse", "HEAD"])?;
-    }
-    let root = std::path::absolute(target())?;
-    let releases = Releases {
-        old: root.join("old").join(&commit),
-        next: root.join("next").join(&now),
-    };
-    if !is_built(&releases.old) {
+    let root = std::path::absolute(target())?.join("old");
+    let old = root.join(&commit);
+    if !is_built(&old) {
         eprintln!(
             "[upgrade-test] building the programs of {}",
             git(&["log", "-1", "--format=%h, %s", &commit])?
         );
-        let source = root.join("old/source");
+        let source = root.join("source");
         unpack(&commit, &source)?;
-        build(&source, &releases.old)?;
-    }
-    if !is_built(&releases.next) {
-        eprintln!("[upgrade-test] building the programs of now with another admission script");
-        let source = root.join("next/source");
-        unpack(&now, &source)?;
-        let script = source.join("shared/src/redis/scripts/claim.lua");
-        writeln!(
-            OpenOptions::new().append(true).open(script)?,
-            "-- The script of another release."
-        )?;
-        build(&source, &releases.next)?;
+        build(&source, &old)?;
     }
     eprintln!("[upgrade-test] building the programs of now");
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
-    suite::upgrades(&releases)
-}
-
-/// The folders of the other releases' programs.
-pub(crate) struct Releases {
-    pub(crate) old: PathBuf,
-    pub(crate) next: PathBuf,
+    suite::upgrades(&old)
 }
 
 fn git(args: &[&str]) -> Result<String> {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocations;
-use firstcome_shared::redis::gate::Generation;
+use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::reads::{DropNumbers, SlotPage};
 
@@ -33,8 +33,8 @@ use snapshot::{DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotR
 /// A drop as a whole, with the data needed to page through it.
 #[derive(Debug, Clone)]
 pub struct DropHeader {
-    /// The coupon's generation when the pass began: what a repair may be based on.
-    pub generation: Option<Generation>,
+    /// The coupon's era when the pass began: what a repair may be based on.
+    pub fence: Option<Fence>,
     pub facts: DropFacts,
     /// Highest slot of which anything is known.
     upper: i64,
@@ -61,7 +61,7 @@ const CLAIMANTS_AT_ONCE: usize = 1_000;
 /// Maximum users read from a waiting list; further ones are promoted in the next round.
 const WAITING_AT_MOST: u64 = 1_000;
 
-/// Redis's clock, then the tail; no generations. A topic that can't be read
+/// Redis's clock, then the tail; no fences. A topic that can't be read
 /// is no error: it comes beside.
 pub async fn context(
     stores: &Stores,
@@ -204,7 +204,7 @@ async fn header(
         }
     }
     Ok(DropHeader {
-        generation: context.generations.get(&coupon.id).cloned(),
+        fence: context.fences.get(&coupon.id).cloned(),
         facts,
         upper: highest
             .max(numbers.count.unwrap_or(0).min(quantity))

@@ -9,7 +9,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::{DeadLetterRow, UNREADABLE};
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
-use firstcome_shared::redis::gate::Generation;
+use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::trace::TraceContext;
 
 use crate::topic::{InFlight, Tail};
@@ -17,9 +17,9 @@ use crate::topic::{InFlight, Tail};
 /// Data that a pass reads before the drops, and that all of them share.
 #[derive(Debug, Clone, Default)]
 pub struct PassContext {
-    /// Each coupon's generation, read before the topic: a Redis emptied later on is not rebuilt
+    /// Each coupon's era, read before the topic: a Redis emptied later on is not rebuilt
     /// from a tail that is older.
-    pub generations: HashMap<CouponId, Generation>,
+    pub fences: HashMap<CouponId, Fence>,
     /// Redis's clock just before the topic was read, Unix milliseconds.
     pub read_at_ms: i64,
     /// The tail; `None` where Kafka could not be reached.

@@ -3,6 +3,7 @@
 
 pub mod schedule;
 mod start;
+mod versions;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

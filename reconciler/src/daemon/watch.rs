@@ -11,6 +11,7 @@ use firstcome_shared::redis::life::Life;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::versions::Versions;
 use crate::notify::{Notifier, SeenGate};
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::ended;
@@ -32,6 +33,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
     };
     // A reopening that failed may have opened the gate, and left coupons closed.
     let mut unfinished = false;
+    let mut versions = Versions::default();
     // Another process may be reopening admission; that is said once and not ten times a second.
     let mut is_told = false;
     let request = Request {
@@ -43,6 +45,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        unfinished |= versions.close_what_went_back(&reconciler.stores).await;
         if !unfinished && seen.is_open(&reconciler.stores.redis).await {
             is_told = false;
             continue;
@@ -88,14 +91,11 @@ impl Seen {
             }
         };
         self.reachable = true;
-        match (gate.life(), &self.life) {
-            _ if !gate.is_open_and_witnessed() => false,
-            (Some(now), Some(compared)) => now.is_same(compared),
-            (now, _) => {
-                self.life = now;
-                true
-            }
+        if !gate.is_open() {
+            return false;
         }
+        let now = gate.life();
+        *self.life.get_or_insert_with(|| now.clone()) == now
     }
 }
 

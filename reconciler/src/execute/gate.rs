@@ -1,73 +1,136 @@
-//! The admission gate, and the fencing tokens that Redis loses together with its data or its
-//! process.
+//! The admission gate and eras of coupons.
 
 use std::collections::{BTreeSet, HashMap};
 
+use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::redis::gate::{CouponFence, GateReading, Generation};
+use firstcome_shared::mysql::eras::SeenEra;
+use firstcome_shared::redis::gate::{CouponGate, CouponVersion, Fence};
 use firstcome_shared::redis::life::Life;
-use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
-use futures_util::future::join_all;
+use futures_util::future::try_join_all;
 
-/// Begins a life of Redis after a loss. `None`: the server is another by now.
-pub(crate) async fn begin_life(
-    redis: &Redis,
-    seen: &GateReading,
-) -> Result<Option<Life>, RedisError> {
-    redis.begin_life(seen).await
+use super::ExecuteError;
+use crate::stores::Stores;
+
+/// How a coupon's gate was found, before anything else of it was read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CouponFence {
+    /// The token that every repair carries. `None`: another process is beginning an era, or it is a
+    /// dry run.
+    pub(crate) fence: Option<Fence>,
+    /// It is open.
+    pub(crate) is_verified: bool,
+    /// The highest revision whose settings were written to Redis; 0 if none is known.
+    pub(crate) revision: u64,
 }
 
 /// Opens verified coupons. `false`: Redis lost data since.
 pub(crate) async fn open_coupons(
     redis: &Redis,
-    coupons: &[(CouponId, Generation)],
-    life: &Life,
+    coupons: &[(CouponId, Fence)],
 ) -> Result<bool, RedisError> {
-    redis.open_coupons(coupons, life).await
+    crash_point(Point::GateDue);
+    let are_open = redis.open_coupons(coupons).await?;
+    crash_point(Point::GateOpened);
+    Ok(are_open)
 }
 
-/// Opens the gate to the coupons that are verified, on these servers of the life. `false`: Redis
-/// lost data since.
-pub(crate) async fn open_gate(
+/// Closes a coupon whose data went back. `false`: its gate has changed.
+pub(crate) async fn close_coupon(
+    redis: &Redis,
+    coupon: CouponId,
+    seen: &CouponVersion,
+) -> Result<bool, RedisError> {
+    redis.close_coupon(coupon, seen).await
+}
+
+/// Notes that the coupons of these servers were compared. `false`: one was replaced.
+pub(crate) async fn note_compared(
     redis: &Redis,
     life: &Life,
     servers: &BTreeSet<usize>,
 ) -> Result<bool, RedisError> {
-    crash_point(Point::GateDue);
-    let is_open = redis.open_gate(life, servers).await?;
-    crash_point(Point::GateOpened);
-    Ok(is_open)
+    redis.note_compared(life, servers).await
 }
 
-/// The fences of coupons; a generation is made where there is none, but for a dry run.
+/// The fences of coupons. A coupon that is not in the era that MySQL has, on the server that
+/// stands, begins a new one, which closes it; but not in a dry run.
 pub(crate) async fn fences(
-    redis: &Redis,
-    coupons: &[CouponId],
+    stores: &Stores,
+    life: &Life,
+    coupons: &[&Coupon],
     dry_run: bool,
-) -> Result<HashMap<CouponId, CouponFence>, RedisError> {
-    let mut fences: HashMap<_, _> = coupons
-        .iter()
-        .copied()
-        .zip(redis.coupon_fences(coupons).await?)
-        .collect();
-    let is_missing = |coupon: &&CouponId| fences[*coupon].generation.is_none() && !dry_run;
-    let missing: Vec<CouponId> = coupons.iter().filter(is_missing).copied().collect();
-    for some in missing.chunks(FENCES_AT_ONCE) {
-        let made = join_all(some.iter().map(|coupon| redis.ensure_generation(*coupon))).await;
-        for (coupon, made) in some.iter().zip(made) {
-            let generation = match made {
-                Ok(generation) => Some(generation),
-                // A key of another type by that name: nothing of this coupon can be repaired.
-                Err(error) if is_about_data(&error) => None,
-                Err(error) => return Err(error),
-            };
-            fences.entry(*coupon).or_default().generation = generation;
+) -> Result<HashMap<CouponId, CouponFence>, ExecuteError> {
+    let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id).collect();
+    let found = stores.redis.coupon_gates(&ids).await?;
+    let mut fences = HashMap::with_capacity(coupons.len());
+    let mut doubtful = Vec::new();
+    for (coupon, gate) in coupons.iter().zip(found) {
+        let fence = CouponFence {
+            fence: gate
+                .fence(life, coupon.id)
+                .filter(|_| gate.era() == Some(coupon.era)),
+            is_verified: gate.is_open(life, coupon.id, coupon.era),
+            revision: gate.revision,
+        };
+        if fence.fence.is_none() && !dry_run {
+            doubtful.push((*coupon, gate));
+        }
+        fences.insert(coupon.id, fence);
+    }
+    for some in doubtful.chunks(AT_ONCE) {
+        for (coupon, fence) in settle(stores, life, some).await? {
+            fences.insert(coupon, fence);
         }
     }
     Ok(fences)
 }
 
 /// Coupons asked for at the same time.
-const FENCES_AT_ONCE: usize = 500;
+const AT_ONCE: usize = 500;
+
+/// Coupons whose gates name another server or era than MySQL and Redis said a moment ago.
+async fn settle(
+    stores: &Stores,
+    life: &Life,
+    doubtful: &[(&Coupon, CouponGate)],
+) -> Result<Vec<(CouponId, CouponFence)>, ExecuteError> {
+    let ids: Vec<CouponId> = doubtful.iter().map(|(coupon, _)| coupon.id).collect();
+    let gates = if stores.redis.gate().await?.has_older() {
+        // Open the coupons that an older release has verified.
+        let bridged = doubtful
+            .iter()
+            .map(|(coupon, _)| stores.redis.bridge(coupon.id, coupon.era));
+        try_join_all(bridged).await?;
+        stores.redis.coupon_gates(&ids).await?
+    } else {
+        doubtful.iter().map(|(_, gate)| gate.clone()).collect()
+    };
+    let seen = ids.iter().zip(&gates).map(|(coupon, gate)| SeenEra {
+        coupon: *coupon,
+        era: gate.era().unwrap_or(0),
+        is_kept: gate.fence(life, *coupon).is_some(),
+    });
+    let eras = stores.db.take_eras(seen.collect()).await?;
+    let settled = ids.iter().zip(&gates).map(async |(coupon, gate)| {
+        let revision = gate.revision;
+        let era = eras.get(coupon).copied();
+        let kept = gate.fence(life, *coupon).filter(|_| gate.era() == era);
+        let fence = match (kept, era) {
+            (None, Some(era)) => stores.redis.begin_era(*coupon, life, era, gate).await?,
+            (kept, _) => kept,
+        };
+        let is_verified = era.is_some_and(|era| gate.is_open(life, *coupon, era));
+        Ok::<_, RedisError>((
+            *coupon,
+            CouponFence {
+                fence,
+                is_verified,
+                revision,
+            },
+        ))
+    });
+    Ok(try_join_all(settled).await?)
+}

@@ -18,7 +18,7 @@ mod traces;
 
 pub(crate) use allow_lists::{delete_old_allow_lists, rewrite_allow_list};
 pub(crate) use by_hand::{EraseError, Erased, correct, discard, discard_all, erase, give_up};
-pub(crate) use gate::{begin_life, fences, open_coupons, open_gate};
+pub(crate) use gate::{CouponFence, close_coupon, fences, note_compared, open_coupons};
 pub(crate) use recovered::{
     LostDropEnd, lost_settings, recover_settings, restore_drop, restore_limits, settle_numbers,
     skip_given_numbers,
@@ -37,14 +37,13 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::quoted::without_values;
-use firstcome_shared::redis::gate::Generation;
+use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::repair::GivenSlot;
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::trace::TraceContext;
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +110,7 @@ pub struct Executor<'a> {
     pub(crate) run_id: &'a str,
     pub(crate) stop: &'a CancellationToken,
     pub(crate) keys: DropKeys,
-    pub(crate) generation: OnceCell<Generation>,
+    pub(crate) fence: Fence,
     /// Slots left for people who wait.
     pub(crate) left: u64,
     /// The counter is repaired after all pages, or by a later pass.
@@ -121,7 +120,7 @@ pub struct Executor<'a> {
 
 /// Coupons whose claimants a pass has restored from their rows, each in one life of Redis: it reads
 /// all rows of the coupon, so it is done once, not for each of its drops.
-pub type RestoredIn = Mutex<HashSet<(CouponId, Generation)>>;
+pub type RestoredIn = Mutex<HashSet<(CouponId, Fence)>>;
 
 /// Repairs per statement or script.
 const AT_ONCE: usize = 500;
@@ -143,7 +142,8 @@ impl<'a> Executor<'a> {
             run_id,
             stop,
             keys,
-            generation: OnceCell::new_with(header.generation.clone()),
+            // Without one nothing is written.
+            fence: header.fence.clone().unwrap_or_default(),
             left: 0,
             counts_later: false,
             restored,

@@ -6,7 +6,6 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::Resolution;
-use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::repair::{Done, GivenSlot, Holding, PutBack};
 use firstcome_shared::trace::TraceContext;
@@ -34,13 +33,6 @@ struct PromotedSoFar {
 const EMPTIED: &str = "Redis was emptied meanwhile; the next pass looks again";
 
 impl Executor<'_> {
-    async fn generation(&self) -> Result<Generation, ExecuteError> {
-        let made = self
-            .generation
-            .get_or_try_init(|| self.redis.ensure_generation(self.facts.coupon.id));
-        Ok(made.await?.clone())
-    }
-
     pub(super) async fn write_meta(&self) -> Result<RepairAttempt, ExecuteError> {
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(RepairAttempt::Changed(NO_REVISION.into()));
@@ -72,8 +64,8 @@ impl Executor<'_> {
     }
 
     /// Once a coupon in a pass: it reads all its rows.
-    async fn restore_claimants(&self, generation: &Generation) -> Result<(), ExecuteError> {
-        let this = (self.facts.coupon.id, generation.clone());
+    async fn restore_claimants(&self) -> Result<(), ExecuteError> {
+        let this = (self.facts.coupon.id, self.fence.clone());
         if !self.restored.lock().contains(&this) {
             super::restore_claimants(
                 self.db,
@@ -120,7 +112,6 @@ impl Executor<'_> {
         holdings: &[Holding],
         before: usize,
     ) -> Result<RepairAttempt, ExecuteError> {
-        let generation = self.generation().await?;
         self.begin_rebuild().await?;
         let coupon = std::iter::once(&self.facts.coupon);
         if let Some(why) = super::allow_lists::restore(self.db, self.redis, coupon)
@@ -138,13 +129,13 @@ impl Executor<'_> {
         if !self.put_to_front(&self.facts.promises.out_of_line).await? {
             return Ok(RepairAttempt::Changed(EMPTIED.into()));
         }
-        self.restore_claimants(&generation).await?;
+        self.restore_claimants().await?;
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(RepairAttempt::Changed(NO_REVISION.into()));
         };
         let loaded = match self
             .redis
-            .load_drop(&self.keys, &generation, revision, &meta)
+            .load_drop(&self.keys, &self.fence, revision, &meta)
             .await?
         {
             // It exists, but could not be read.
@@ -181,9 +172,8 @@ impl Executor<'_> {
     }
 
     async fn repair_count_now(&self) -> Result<RepairAttempt, ExecuteError> {
-        let generation = self.generation().await?;
         Ok(
-            match self.redis.repair_count(&self.keys, &generation).await? {
+            match self.redis.repair_count(&self.keys, &self.fence).await? {
                 Done::Applied(0) => RepairAttempt::Done(None),
                 Done::Applied(freed) => {
                     RepairAttempt::Done(Some(format!("{freed} slots are free again")))
@@ -231,13 +221,12 @@ impl Executor<'_> {
         trace: Option<TraceContext>,
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<RepairAttempt, ExecuteError> {
-        let generation = self.generation().await?;
         let quantity = Some(self.facts.drop.quantity);
         match self
             .redis
             .move_person(
                 &self.keys,
-                &generation,
+                &self.fence,
                 self.drop_id(),
                 user,
                 Some(from),
@@ -272,7 +261,7 @@ impl Executor<'_> {
                 crash_point(Point::BrokenListed);
                 match self
                     .redis
-                    .withdraw(&self.keys, &generation, self.drop_id(), user, from, true)
+                    .withdraw(&self.keys, &self.fence, self.drop_id(), user, from, true)
                     .await?
                 {
                     Done::Applied(()) => Ok(RepairAttempt::Left(
@@ -292,11 +281,10 @@ impl Executor<'_> {
         user: &UserId,
         from: i64,
     ) -> Result<RepairAttempt, ExecuteError> {
-        let generation = self.generation().await?;
         Ok(
             match self
                 .redis
-                .withdraw(&self.keys, &generation, self.drop_id(), user, from, false)
+                .withdraw(&self.keys, &self.fence, self.drop_id(), user, from, false)
                 .await?
             {
                 Done::Applied(()) => RepairAttempt::Done(None),
@@ -325,13 +313,13 @@ impl Executor<'_> {
 
     /// `false`: Redis was emptied meanwhile.
     async fn put_to_front(&self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
-        let generation = self.generation().await?;
+        let fence = &self.fence;
         let drop = self.drop_id();
         let once_per = self.facts.once_per();
         for some in people.chunks(AT_ONCE) {
             if let Done::Stale = self
                 .redis
-                .to_front(&self.keys, &generation, drop, once_per, some)
+                .to_front(&self.keys, fence, drop, once_per, some)
                 .await?
             {
                 return Ok(false);
@@ -392,14 +380,13 @@ impl Executor<'_> {
     }
 
     async fn promote_all(&mut self, promoted: &mut PromotedSoFar) -> Result<(), ExecuteError> {
-        let generation = self.generation().await?;
         while self.left > 0 && !self.stop.is_cancelled() {
             let limit = u32::try_from(self.left)
                 .unwrap_or(u32::MAX)
                 .min(PROMOTED_AT_ONCE);
             let Done::Applied(some) = self
                 .redis
-                .promote(&self.keys, &generation, self.drop_id(), limit)
+                .promote(&self.keys, &self.fence, self.drop_id(), limit)
                 .await?
             else {
                 break;
@@ -489,10 +476,9 @@ impl Executor<'_> {
         else {
             return Ok(Err(RepairAttempt::Changed("planned out of order".into())));
         };
-        let generation = self.generation().await?;
         let moved = self
             .redis
-            .move_person(&self.keys, &generation, self.drop_id(), user, None, None)
+            .move_person(&self.keys, &self.fence, self.drop_id(), user, None, None)
             .await;
         Ok(match moved.map_err(ExecuteError::from) {
             Ok(Done::Applied(Some(given))) => {
@@ -520,12 +506,11 @@ impl Executor<'_> {
         &self,
         holdings: &[Holding],
     ) -> Result<Option<Vec<PutBack>>, ExecuteError> {
-        let generation = self.generation().await?;
         let once_per = self.facts.once_per();
         Ok(
             match self
                 .redis
-                .put_back(&self.keys, &generation, self.drop_id(), once_per, holdings)
+                .put_back(&self.keys, &self.fence, self.drop_id(), once_per, holdings)
                 .await?
             {
                 Done::Applied(words) => Some(words),

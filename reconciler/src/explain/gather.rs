@@ -126,7 +126,7 @@ async fn redis(
 ) -> Result<(), RedisError> {
     for drop in drops {
         let keys = stores.redis.keys(coupon.id, drop.id);
-        let standing = stores.redis.standing(&keys, user).await?;
+        let standing = stores.redis.standing(&keys, coupon.era, user).await?;
         if !standing.loaded && drop.sealed_at.is_some() {
             known.no_longer_known.push(format!(
                 "Redis: the keys of drop {} have expired, since it is sealed",

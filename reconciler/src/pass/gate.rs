@@ -1,17 +1,18 @@
-//! What a pass does with the admission gate: it enters a life of Redis, and opens what it verified.
+//! The admission gate in a pass: closes coupons that may have lost something, in a new era, and
+//! opens verified ones.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::processes::{PassLock, Work};
-use firstcome_shared::redis::gate::CouponFence;
 use firstcome_shared::redis::life::Life;
 
 use super::findings;
 use super::request::Aborted;
 use super::steps::{Pass, PassGate};
-use crate::execute::{self, Patience};
+use crate::execute::{self, CouponFence, Patience};
 
 impl Pass<'_> {
     /// If a pass finds the gate closed, it first lets a running reopening end, for as long as an
@@ -35,61 +36,51 @@ impl Pass<'_> {
         }
     }
 
-    /// Takes the life of Redis that stands, or begins one.
+    /// Notes which servers stand, before anything of them is read.
     pub(super) async fn enter_life(&mut self) -> Result<(), Aborted> {
-        let redis = &self.stores.redis;
-        let gate = redis.gate().await?;
-        let life = match gate.life() {
-            None if !self.request.dry_run => Some(
-                execute::begin_life(redis, &gate)
-                    .await?
-                    .ok_or(Aborted::AnotherLife)?,
-            ),
-            life => life,
-        };
+        let gate = self.stores.redis.gate().await?;
         self.gate = PassGate {
-            life,
+            life: Some(gate.life()),
             open: gate.open_servers(),
             was_closed: !gate.is_open(),
             has_begun: false,
         };
-        if self.gate.was_closed {
-            // The wait begins here, not after what is read first.
-            self.memory.losses.note(self.loss_of_life());
-        }
         Ok(())
     }
 
-    /// The loss that ended the life before this one.
-    pub(super) fn loss_of_life(&self) -> String {
-        self.gate.life.as_ref().map_or_else(String::new, Life::name)
-    }
-
-    pub(super) fn is_verified(
+    /// The fences of these drops' coupons, by the life that the pass works in. Coupons that may
+    /// have lost something are closed from here on, and the wait for what is in flight begins.
+    pub(super) async fn fences(
         &self,
-        fences: &HashMap<CouponId, CouponFence>,
-        coupon: CouponId,
-    ) -> bool {
-        let fence = fences.get(&coupon);
-        self.gate
-            .life
-            .as_ref()
-            .zip(fence)
-            .is_some_and(|(life, fence)| life.has_verified(coupon, fence.verified.as_ref()))
+        drops: &[(Coupon, Drop)],
+    ) -> Result<HashMap<CouponId, CouponFence>, Aborted> {
+        let Some(life) = &self.gate.life else {
+            return Ok(HashMap::new());
+        };
+        let mut coupons: Vec<&Coupon> = drops.iter().map(|(coupon, _)| coupon).collect();
+        coupons.sort_unstable_by_key(|coupon| coupon.id);
+        coupons.dedup_by_key(|coupon| coupon.id);
+        let fences = execute::fences(self.stores, life, &coupons, self.request.dry_run).await?;
+        for (coupon, found) in &fences {
+            if let Some(fence) = found.fence.as_ref().filter(|_| !found.is_verified) {
+                self.memory.losses.note(*coupon, fence);
+            }
+        }
+        Ok(fences)
     }
 
-    /// A pass that meets another life of Redis ends: what it read may be of the one before.
+    /// A pass that meets other servers ends, and so does one whose Redis was emptied: what it read
+    /// may be of the time before.
     pub(super) async fn must_be_same_life(&self) -> Result<(), Aborted> {
-        let now = self.stores.redis.gate().await?.life();
-        match (now, &self.gate.life) {
-            (Some(now), Some(own)) if now.is_same(own) => Ok(()),
-            (None, None) => Ok(()),
-            _ => Err(Aborted::AnotherLife),
+        let now = self.stores.redis.gate().await?;
+        if self.gate.life == Some(now.life()) && self.gate.open.is_subset(&now.open_servers()) {
+            return Ok(());
         }
+        Err(Aborted::AnotherLife)
     }
 
     /// Opens coupons that were closed and in which nothing is left that admission could trip over,
-    /// if this pass compared all of them; with the first one the gate opens. Without patience, one
+    /// if this pass compared all of them. Without patience, one
     /// that an operator is changing stays closed.
     pub(super) async fn open_verified(
         &mut self,
@@ -102,8 +93,7 @@ impl Pass<'_> {
         let Some(life) = self.gate.life.clone().filter(|_| may_open) else {
             return Ok(());
         };
-        let fenced =
-            |coupon: &CouponId| Some((*coupon, self.context.generations.get(coupon)?.clone()));
+        let fenced = |coupon: &CouponId| Some((*coupon, self.context.fences.get(coupon)?.clone()));
         let mut fenced: Vec<_> = coupons.iter().filter_map(fenced).collect();
         if fenced.is_empty() {
             return Ok(());
@@ -118,7 +108,7 @@ impl Pass<'_> {
         )
         .await?;
         fenced.retain(|(coupon, _)| renewed.contains(coupon));
-        if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
+        if !execute::open_coupons(&self.stores.redis, &fenced).await? {
             return Err(Aborted::AnotherLife);
         }
         for (coupon, _) in &fenced {
@@ -126,18 +116,18 @@ impl Pass<'_> {
             self.context.unverified.remove(coupon);
         }
         let opened: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
-        self.open_gate(&life, life.servers_of(&opened)).await
+        self.note_compared(&life, life.servers_of(&opened)).await
     }
 
-    /// Opens the gate on these servers of the life, where it is not open yet.
-    pub(super) async fn open_gate(
+    /// Notes that coupons of these servers are open, unless that is noted already.
+    pub(super) async fn note_compared(
         &mut self,
         life: &Life,
         mut servers: BTreeSet<usize>,
     ) -> Result<(), Aborted> {
         servers.retain(|server| !self.gate.open.contains(server));
         if !servers.is_empty() {
-            if !execute::open_gate(&self.stores.redis, life, &servers).await? {
+            if !execute::note_compared(&self.stores.redis, life, &servers).await? {
                 return Err(Aborted::AnotherLife);
             }
             self.gate.open.append(&mut servers);
@@ -155,7 +145,7 @@ impl Pass<'_> {
             self.run.error.is_none() && self.request.coupon.is_none() && !self.request.dry_run;
         if let Some(life) = self.gate.life.clone().filter(|_| all_compared) {
             let with_closed = life.servers_of(&closed);
-            self.open_gate(&life, &life.servers() - &with_closed)
+            self.note_compared(&life, &life.servers() - &with_closed)
                 .await?;
         }
         let is_open = self.gate.is_open();

@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::kafka::TopicError;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::gate::Generation;
+use firstcome_shared::redis::gate::Fence;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -174,28 +174,33 @@ impl Memory {
 /// Inaccuracy of timers, and time for a message or a row to arrive, in addition to the deadlines.
 pub(super) const MARGIN: Duration = Duration::from_millis(250);
 
-/// Since when losses of Redis are known to this process, each by the life that it ended. Admissions
-/// from before it may still be in flight: to the topic until the publishing deadline has passed,
+/// Since when coupons are closed in their eras, as far as this process knows. Admissions from
+/// before an era may still be in flight: to the topic until the publishing deadline has passed,
 /// then to the dead-letter table until its deadline has.
 #[derive(Clone, Default)]
-pub struct LossClock(Arc<Mutex<HashMap<String, Instant>>>);
-
-/// Most losses remembered. Forgetting one only makes its wait begin anew.
-const LOSSES_AT_MOST: usize = 10_000;
+pub struct LossClock(Arc<Mutex<HashMap<CouponId, (Fence, Instant)>>>);
 
 impl LossClock {
-    /// Notes a loss when it is first seen, and gives when that was.
-    pub(super) fn note(&self, loss: String) -> Instant {
+    /// Notes that a coupon is closed in this era, and gives when that was seen first.
+    pub(super) fn note(&self, coupon: CouponId, fence: &Fence) -> Instant {
         let mut known = self.0.lock();
-        if known.len() > LOSSES_AT_MOST {
-            known.clear();
+        let now = || (fence.clone(), Instant::now());
+        let noted = known.entry(coupon).or_insert_with(now);
+        if noted.0 != *fence {
+            *noted = now();
         }
-        *known.entry(loss).or_insert_with(Instant::now)
+        noted.1
     }
 
-    /// How long to wait until nothing from before this loss can be in flight.
-    pub(super) fn wait_needed(&self, loss: String, longest_in_flight: Duration) -> Duration {
-        (self.note(loss) + longest_in_flight + MARGIN).saturating_duration_since(Instant::now())
+    /// How long to wait until nothing from before this era can be in flight.
+    pub(super) fn wait_needed(
+        &self,
+        coupon: CouponId,
+        fence: &Fence,
+        longest_in_flight: Duration,
+    ) -> Duration {
+        let since = self.note(coupon, fence);
+        (since + longest_in_flight + MARGIN).saturating_duration_since(Instant::now())
     }
 }
 
@@ -226,7 +231,7 @@ struct Known {
 /// Values of which at least one changes whenever the drop does, except for its rows.
 #[derive(PartialEq)]
 struct Seen {
-    generation: Option<Generation>,
+    fence: Option<Fence>,
     count: Option<i64>,
     numbers: [u64; 3],
     upper: i64,
@@ -238,7 +243,7 @@ impl Seen {
     fn of(header: &DropHeader) -> Self {
         let facts = &header.facts;
         Self {
-            generation: header.generation.clone(),
+            fence: header.fence.clone(),
             count: facts.count,
             numbers: [facts.users, facts.free, facts.waiting],
             upper: header.upper(),

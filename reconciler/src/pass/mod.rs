@@ -9,9 +9,10 @@
 //!
 //! 1. Lock: one pass at a time in the whole system ([`PassLock`], MySQL's `GET_LOCK`). Losing the
 //!    lock stops the pass. Correctness does not rest on it, since repairs are idempotent.
-//! 2. Read the *epoch* of this life of Redis, and each coupon's *generation*: *fencing tokens*.
-//!    Every write to Redis carries the generation, so that a pass that planned before Redis was
-//!    emptied can't write afterwards. A pass that meets another life of Redis ends.
+//! 2. Read which servers of Redis stand, and each coupon's *era*: together a *fencing token*. A
+//!    coupon whose gate names another server or era may have lost something: it begins a new era,
+//!    which closes it. Every repair in Redis carries the token, so that a pass that planned before
+//!    a loss can't write afterwards. A pass that meets other servers ends.
 //! 3. Collect the actual state in an order that makes it safe beside live traffic
 //!    ([`crate::collect`]).
 //! 4. Plan: a pure function of what was collected ([`crate::plan`]). A plan above the *repair

@@ -123,6 +123,7 @@ mod tests {
                 waiting_list,
                 paused,
                 revision,
+                era: 0,
                 schedule,
                 allow,
                 allow_list,

@@ -6,11 +6,10 @@ use std::collections::HashMap;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::redis::gate::CouponFence;
 
 use super::request::Aborted;
 use super::steps::Pass;
-use crate::execute::{self, ExecuteError};
+use crate::execute::{self, CouponFence, ExecuteError};
 use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 
 impl Pass<'_> {

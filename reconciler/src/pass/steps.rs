@@ -8,7 +8,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::kafka::UnreadableAt;
 use firstcome_shared::mysql::code_key::CodeKeyFault;
 use firstcome_shared::mysql::processes::Work;
-use firstcome_shared::redis::gate::{CouponFence, Generation};
+use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::life::Life;
 use firstcome_shared::redis::reads::DropNumbers;
 use firstcome_shared::redis::safety::Unsafe;
@@ -20,7 +20,7 @@ use super::order::{Histories, most_urgent_first};
 use super::request::{Aborted, PassSettings, Request};
 use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};
-use crate::execute;
+use crate::execute::{self, CouponFence};
 use crate::plan;
 use crate::report::{ActionKind, FailureCause, Finding, FindingCase, Kind, Run, UnsafePart};
 use crate::stores::Stores;
@@ -51,9 +51,9 @@ pub(super) struct Pass<'a> {
 /// The admission gate, as far as this pass is concerned.
 #[derive(Default)]
 pub(super) struct PassGate {
-    /// The life of Redis that the pass works in; `None` in a dry run after a loss.
+    /// The life of Redis that the pass works in; `None` before it is known.
     pub(super) life: Option<Life>,
-    /// The servers of it to whose coupons the gate is open.
+    /// The servers of it whose coupons were compared.
     pub(super) open: BTreeSet<usize>,
     /// It was closed when the pass began.
     pub(super) was_closed: bool,
@@ -113,21 +113,25 @@ impl<'a> Pass<'a> {
         self.report_lost_coupons().await?;
         self.restore_lost_drops().await?;
         let mut drops = self.drops_in_question().await?;
-        let coupons = coupons_of(&drops);
         self.enter_life().await?;
-        let fences = execute::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
+        let fences = self.fences(&drops).await?;
         self.recover_settings(&mut drops, &fences).await?;
-        // One that died after it had opened a coupon left the gate closed.
-        let open: Vec<CouponId> = coupons
-            .iter()
-            .copied()
-            .filter(|coupon| self.is_verified(&fences, *coupon))
-            .collect();
-        if let Some(life) = self.gate.life.clone().filter(|_| !self.request.dry_run) {
-            self.open_gate(&life, life.servers_of(&open)).await?;
+        if !self.request.dry_run {
+            // One that died after it had opened a coupon did not note that.
+            let open = fences.iter().filter(|(_, found)| found.is_verified);
+            let open: Vec<CouponId> = open.map(|(coupon, _)| *coupon).collect();
+            if let Some(life) = self.gate.life.clone() {
+                self.note_compared(&life, life.servers_of(&open)).await?;
+            }
+            // A coupon in which nothing can be repaired is left to the next pass.
+            drops.retain(|(coupon, _)| {
+                fences
+                    .get(&coupon.id)
+                    .is_some_and(|found| found.fence.is_some())
+            });
         }
         if self.request.work == Work::Reopening {
-            drops.retain(|(coupon, _)| !self.is_verified(&fences, coupon.id));
+            drops.retain(|(coupon, _)| !is_verified(&fences, coupon.id));
         }
         self.read_context(&mut drops, fences).await?;
         self.report_stalled_consumer();
@@ -177,7 +181,7 @@ impl<'a> Pass<'a> {
         self.context.unverified = fences
             .keys()
             .copied()
-            .filter(|coupon| !self.is_verified(&fences, *coupon))
+            .filter(|coupon| !is_verified(&fences, *coupon))
             .collect();
         let now_ms = self.stores.redis.time_ms().await?;
         if !self.context.unverified.is_empty() {
@@ -194,18 +198,21 @@ impl<'a> Pass<'a> {
             self.compare_claimants(claimants, drops, &numbers).await?;
         let lost = numbers.iter().filter(|(_, numbers)| numbers.are_lost());
         self.context.lost = lost.map(|(drop, _)| *drop).collect();
-        let wait = self.wait_for_claims(drops, now_ms);
+        let wait = self.wait_for_claims(drops, &fences, now_ms);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(
                 ?wait,
-                "Redis lost drops or its scripts: waiting for what may still be on its way"
+                "Redis may have lost data: waiting for what may still be on its way"
             );
             self.sleep(wait).await?;
-            fences = execute::fences(&self.stores.redis, &coupons_of(drops), false).await?;
+            fences = self.fences(drops).await?;
         }
-        // Generations are read before the topic and kept for the whole pass: what Redis loses from
-        // here on, the next pass rebuilds, after waiting for what may be in flight.
-        self.context.generations = generations(&fences);
+        // Eras are read before the topic and kept for the whole pass: what Redis loses from here
+        // on, the next pass rebuilds, after waiting for what may be in flight.
+        self.context.fences = fences
+            .into_iter()
+            .filter_map(|(coupon, found)| Some((coupon, found.fence?)))
+            .collect();
         self.context = self.fresh_context().await?;
         Ok(())
     }
@@ -232,7 +239,12 @@ impl<'a> Pass<'a> {
     }
 
     /// How long to wait until nothing can be in flight from before a loss.
-    fn wait_for_claims(&self, drops: &[(Coupon, Drop)], now_ms: i64) -> Duration {
+    fn wait_for_claims(
+        &self,
+        drops: &[(Coupon, Drop)],
+        fences: &HashMap<CouponId, CouponFence>,
+        now_ms: i64,
+    ) -> Duration {
         let is_closed = |coupon: &Coupon| self.context.unverified.contains(&coupon.id);
         // By the clock of the server that is gone it may have been open.
         let maybe_open = now_ms.max(chrono::Utc::now().timestamp_millis()) + CLOCKS_DIFFER_MS;
@@ -246,14 +258,15 @@ impl<'a> Pass<'a> {
             .iter()
             .any(|(coupon, drop)| self.context.lost.contains(&drop.id) && !is_closed(coupon))
         {
-            longest_in_flight + MARGIN
-        } else if drops.iter().any(was_open) {
-            self.memory
-                .losses
-                .wait_needed(self.loss_of_life(), longest_in_flight)
-        } else {
-            Duration::ZERO
+            return longest_in_flight + MARGIN;
         }
+        let wait = |(coupon, _): &(Coupon, Drop)| {
+            let fence: &Fence = fences.get(&coupon.id)?.fence.as_ref()?;
+            let losses = &self.memory.losses;
+            Some(losses.wait_needed(coupon.id, fence, longest_in_flight))
+        };
+        let closed = drops.iter().filter(|one| was_open(one));
+        closed.filter_map(wait).max().unwrap_or_default()
     }
 
     /// The context, with the fences that are known. A topic that can't be read is reported, and the
@@ -262,7 +275,7 @@ impl<'a> Pass<'a> {
         // Two of them would take twice the memory.
         self.context.tail = None;
         let (mut context, kafka) = collect::context(self.stores).await?;
-        context.generations = std::mem::take(&mut self.context.generations);
+        context.fences = std::mem::take(&mut self.context.fences);
         context.unverified = std::mem::take(&mut self.context.unverified);
         context.lost = std::mem::take(&mut self.context.lost);
         context.claimants_in_doubt = std::mem::take(&mut self.context.claimants_in_doubt);
@@ -443,16 +456,6 @@ fn messages_lost(past_the_end: &[PastTheEnd]) -> Option<Finding> {
     })
 }
 
-fn coupons_of(drops: &[(Coupon, Drop)]) -> Vec<CouponId> {
-    let mut coupons: Vec<CouponId> = drops.iter().map(|(coupon, _)| coupon.id).collect();
-    coupons.sort_unstable();
-    coupons.dedup();
-    coupons
-}
-
-fn generations(fences: &HashMap<CouponId, CouponFence>) -> HashMap<CouponId, Generation> {
-    fences
-        .iter()
-        .filter_map(|(coupon, fence)| Some((*coupon, fence.generation.clone()?)))
-        .collect()
+fn is_verified(fences: &HashMap<CouponId, CouponFence>, coupon: CouponId) -> bool {
+    fences.get(&coupon).is_some_and(|found| found.is_verified)
 }

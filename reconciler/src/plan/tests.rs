@@ -112,6 +112,7 @@ impl DropWorld {
                 waiting_list: 10,
                 paused: self.paused,
                 revision: 1,
+                era: 0,
                 schedule: None,
                 allow: None,
                 allow_list: AllowList::default(),

@@ -29,6 +29,7 @@ struct CouponRow {
     paused: bool,
     schedule: Option<String>,
     revision: u64,
+    era: u64,
     allow_rule: Option<String>,
     allow_list_revision: u64,
     allow_list_people: u32,
@@ -46,6 +47,7 @@ impl From<CouponRow> for Coupon {
             waiting_list: row.waiting_list,
             paused: row.paused,
             revision: row.revision,
+            era: row.era,
             schedule: row
                 .schedule
                 .and_then(|json| serde_json::from_str(&json).ok()),
@@ -300,7 +302,7 @@ const UNSEALED: &str = "SELECT id, coupon_id, local_date, opens_at, closes_at, q
 
 /// No more than is read: the virtual columns would be worked out anew for each row.
 const COUPON: &str = "c.id, c.name, c.quantity, c.once_per, c.waiting_list, c.paused, c.schedule, c.revision, \
-     c.allow_rule, c.allow_list_revision, c.allow_list_people";
+     c.era, c.allow_rule, c.allow_list_revision, c.allow_list_people";
 
 async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
     select_coupons(

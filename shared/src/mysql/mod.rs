@@ -12,6 +12,7 @@ mod connect;
 mod db;
 pub mod dead_letters;
 pub mod digest;
+pub mod eras;
 pub mod erase;
 pub mod erased;
 mod findings;

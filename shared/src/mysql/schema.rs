@@ -10,6 +10,7 @@ diesel::table! {
         paused -> Bool,
         schedule -> Nullable<Text>,
         revision -> Unsigned<BigInt>,
+        era -> Unsigned<BigInt>,
         created_at -> Datetime,
         allow_rule -> Nullable<Text>,
         allow_list_revision -> Unsigned<BigInt>,

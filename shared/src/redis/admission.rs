@@ -1,14 +1,19 @@
 //! Admission: who gets a slot. It is closed where the admission gate ([`super::gate`]) is.
 
-use redis::{RedisError, Value};
+use std::sync::LazyLock;
 
-use super::client::is_noscript;
+use redis::{Cmd, RedisError, Value};
+
+use super::client::Script;
 use super::keys::DropKeys;
 use super::{Redis, SharedConnection};
 use crate::coupon::Group;
 use crate::domain::{DropId, Slot, UserId};
 
-/// Maximum users in one micro-batch. The script delays everything else in Redis while it runs: this
+static CLAIM: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/claim.lua")));
+
+/// Most people in one micro-batch. The script holds up everything else in Redis while it runs: so
 /// many take half a millisecond.
 pub const MAX_BATCH: usize = 128;
 
@@ -90,7 +95,7 @@ impl AdmissionError {
     /// The word for it in metrics and traces.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Closed => "no_licence",
+            Self::Closed | Self::AnotherEra => "no_licence",
             Self::Unanswered => "redis_slow",
             Self::Redis(_) => "redis_error",
             Self::Unexpected => "unexpected",
@@ -104,6 +109,10 @@ pub enum AdmissionError {
     /// verified since. Nothing ran.
     #[error("admission is closed until the reconciler has verified Redis")]
     Closed,
+    /// The gate names another era than the caller passed, which has an old copy of the coupon or
+    /// will get a newer one. Nothing ran.
+    #[error("admission is closed: Redis is in another era than this copy of the coupon")]
+    AnotherEra,
     /// Redis could not be reached or did not answer in time. The script may have run.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
@@ -116,15 +125,16 @@ pub enum AdmissionError {
 }
 
 impl Redis {
-    /// Runs admission for one person. Never sent twice: a retry is the caller's, and finds
-    /// [`Admission::Already`].
+    /// Runs admission for one person; `era` is the coupon's in MySQL. A retry is the caller's, and
+    /// finds [`Admission::Already`].
     pub async fn claim(
         &self,
         keys: &DropKeys,
         drop: DropId,
+        era: u64,
         user: &UserId,
     ) -> Result<AdmissionReply, AdmissionError> {
-        self.claim_all(keys, drop, &[user.into()])
+        self.claim_all(keys, drop, era, &[user.into()])
             .await?
             .pop()
             .flatten()
@@ -133,64 +143,58 @@ impl Redis {
 
     /// Runs admission for several people in one call, as if they had come one after the other; as
     /// many replies, in their order, `None` where one person's can't be read. At most [`MAX_BATCH`]
-    /// people. Sent again only where nothing ran: by the epoch that is known here, the gate is
-    /// closed, and the epoch is another by now.
+    /// people. Sent again only if nothing ran: Redis did not have the script, or an older release
+    /// had verified the coupon.
     pub async fn claim_all(
         &self,
         keys: &DropKeys,
         drop: DropId,
+        era: u64,
         people: &[Claimant<'_>],
     ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
-        let shard = self.conn.shard_of(&keys.meta).await?;
-        let known = shard.server.known_gate.load_full();
-        let mut conn = self.conn.to(&shard);
-        if known.open {
-            match call_script(&mut conn, &known.script, keys, drop, people).await {
-                Err(AdmissionError::Closed) => {}
-                other => return other,
-            }
+        let mut conn = self.connection();
+        let said = call_script(&mut conn, keys, drop, era, people).await;
+        if !matches!(said, Err(AdmissionError::Closed)) || !self.bridge(keys.coupon, era).await? {
+            return said;
         }
-        let is_open = self.gate_of(&shard).await?.is_open();
-        let now = shard.server.known_gate.load_full();
-        if !is_open || known.open && now.script == known.script {
-            return Err(AdmissionError::Closed);
-        }
-        call_script(&mut conn, &now.script, keys, drop, people).await
+        call_script(&mut conn, keys, drop, era, people).await
     }
 }
 
 async fn call_script(
     conn: &mut SharedConnection,
-    script: &str,
     keys: &DropKeys,
     drop: DropId,
+    era: u64,
     people: &[Claimant<'_>],
 ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
-    let mut cmd = redis::cmd("EVALSHA");
-    cmd.arg(script).arg(11);
-    for key in [
-        &keys.meta,
-        &keys.count,
-        &keys.users,
-        &keys.free,
-        &keys.waiting,
-        &keys.claimants,
-        &keys.times,
-    ] {
-        cmd.arg(key);
-    }
-    cmd.arg(&keys.verified)
-        .arg(&keys.revoked)
-        .arg(&keys.allowed)
-        .arg(&keys.allow_list);
-    cmd.arg(drop.0).arg(groups(people));
-    for person in people {
-        cmd.arg(person.user.as_str());
-    }
-    match cmd.query_async::<Value>(conn).await {
+    let add = |cmd: &mut Cmd| {
+        cmd.arg(12);
+        for key in [
+            &keys.meta,
+            &keys.count,
+            &keys.users,
+            &keys.free,
+            &keys.waiting,
+            &keys.claimants,
+            &keys.times,
+            &keys.gate,
+            &keys.revoked,
+            &keys.allowed,
+            &keys.allow_list,
+            &keys.version,
+        ] {
+            cmd.arg(key);
+        }
+        cmd.arg(drop.0).arg(era).arg(groups(people));
+        for person in people {
+            cmd.arg(person.user.as_str());
+        }
+    };
+    match CLAIM.run_with::<Value>(conn, add).await {
         Ok(Value::BulkString(word)) if word == b"closed" => Err(AdmissionError::Closed),
+        Ok(Value::BulkString(word)) if word == b"another_era" => Err(AdmissionError::AnotherEra),
         Ok(value) => read_replies(&value, drop, people.len()).ok_or(AdmissionError::Unexpected),
-        Err(error) if is_noscript(&error) => Err(AdmissionError::Closed),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,6 +1,7 @@
 //! One installation's Redis, and the scripts' texts and hashes. Each script stands in a `.lua` file
 //! of its own with its KEYS, ARGV, replies and invariant.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,18 +164,25 @@ impl Redis {
     }
 }
 
-/// A script that may load itself: everything but admission.
+/// A script and its hash.
 pub(super) struct Script {
-    text: &'static str,
+    text: Cow<'static, str>,
     hash: String,
 }
 
 impl Script {
     pub(super) fn new(text: &'static str) -> Self {
-        Self {
-            text,
-            hash: redis::Script::new(text).get_hash().to_owned(),
-        }
+        Self::of(text.into())
+    }
+
+    /// One that asks which server it runs on.
+    pub(super) fn with_identity(text: &str) -> Self {
+        Self::of(format!("{}{text}", include_str!("scripts/identity.lua")).into())
+    }
+
+    fn of(text: Cow<'static, str>) -> Self {
+        let hash = redis::Script::new(&text).get_hash().to_owned();
+        Self { text, hash }
     }
 
     /// Runs it by hash, or by text if this Redis has not seen it yet. Sending it twice is safe:
@@ -185,28 +193,32 @@ impl Script {
         keys: &[&str],
         args: &[String],
     ) -> Result<T, RedisError> {
-        match self
-            .command("EVALSHA", keys, &self.hash, args)
-            .query_async(conn)
-            .await
-        {
+        self.run_with(conn, |cmd| {
+            cmd.arg(keys.len()).arg(keys).arg(args);
+        })
+        .await
+    }
+
+    /// The same; `add` adds the number of keys, the keys and the arguments.
+    pub(super) async fn run_with<T: FromRedisValue>(
+        &self,
+        conn: &mut impl ConnectionLike,
+        add: impl Fn(&mut Cmd),
+    ) -> Result<T, RedisError> {
+        let command = |verb: &str, script: &str| {
+            let mut cmd = redis::cmd(verb);
+            add(cmd.arg(script));
+            cmd
+        };
+        match command("EVALSHA", &self.hash).query_async(conn).await {
             Err(error) if is_noscript(&error) => {
-                self.command("EVAL", keys, self.text, args)
-                    .query_async(conn)
-                    .await
+                command("EVAL", &self.text).query_async(conn).await
             }
             other => other,
         }
     }
-
-    #[allow(clippy::unused_self)]
-    fn command(&self, verb: &str, keys: &[&str], script: &str, args: &[String]) -> Cmd {
-        let mut cmd = redis::cmd(verb);
-        cmd.arg(script).arg(keys.len()).arg(keys).arg(args);
-        cmd
-    }
 }
 
-pub(super) fn is_noscript(error: &RedisError) -> bool {
+fn is_noscript(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }

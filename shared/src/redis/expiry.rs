@@ -18,7 +18,7 @@ impl Redis {
     }
 
     /// Lets what a coupon has besides its drops expire, or with `None` stay after all. Its
-    /// generation goes first: a coupon without one counts as lost, whatever else is left. A drop
+    /// gate goes first: a coupon without one counts as lost, whatever else is left. A drop
     /// that is loaded later keeps all of it.
     pub async fn expire_coupon(
         &self,

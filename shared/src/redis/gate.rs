@@ -1,144 +1,198 @@
-//! The admission gate. It is each coupon's own, and rests on *epochs*, fencing tokens of one life
-//! of Redis.
+//! The admission gate. Each coupon has its own: the key `gate`, which holds `SERVER ERA open` or
+//! `SERVER ERA closed`.
 //!
-//! A life ends when Redis may have lost data: its process restarts, another one is promoted, a
-//! demoted one is promoted again, or it is emptied. `fc:epoch` names the epoch of the life and the
-//! server it was given to; in another server, or after another promotion, it names the wrong one.
-//! The text of `claim.lua` carries the epoch and the promotion, stands only in the script cache of
-//! that server process, and only the reconciler loads it. It admits to a coupon whose `verified`
-//! key has the same epoch. So what an older life left behind, in keys, in the cache or in a
-//! process's memory, opens nothing.
+//! `SERVER` is the identity of a server of Redis, one process from one promotion to the next. `ERA`
+//! is a number that MySQL counts up whenever a coupon may have lost something and is about to be
+//! rebuilt. The admission script compares the gate with the server that it runs on and with the era
+//! that its caller read from MySQL, so a gate from an older server or era opens nothing. A missing
+//! or unreadable key means closed.
 //!
-//! While a system is upgraded, releases with different texts of `claim.lua` share a life. A second
-//! script, the *witness*, is the same in all of them.
+//! [`Fence`] is `SERVER ERA`: the fencing token of all changes to a coupon except admission and
+//! settings. A writer reads it before anything else; the scripts do nothing once it has changed.
+//!
+//! `version` counts the changes of a coupon in its era. The reconciler's watch remembers the
+//! highest: a lower one shows that an older state was restored into a running Redis (`RESTORE`,
+//! `SWAPDB`).
+//!
+//! `fc:compared` names the server whose coupons a reconciler has compared. It only indicates when
+//! to compare again, and has no effect on admission.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use futures_util::future::{join_all, try_join_all};
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
 
+use super::bridge::older_epoch;
 use super::client::Script;
-use super::known_gate::{Epoch, KnownGate};
-use super::life::{Life, ServerLife};
+use super::life::Life;
 use super::router::Shard;
 use super::server::ServerFacts;
 use super::servers::HashSlots;
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
-static BEGIN_LIFE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/begin_life.lua")));
+static BEGIN_ERA: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/begin_era.lua")));
+static CLOSE_COUPON: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/close_coupon.lua")));
 static OPEN_COUPON: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/open_coupon.lua")));
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/open_coupon.lua")));
 
-/// The gate as it was read from one server.
+/// A coupon's era on one server. The default is no era, which no script accepts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Fence {
+    server: String,
+    era: u64,
+}
+
+impl Fence {
+    fn new(server: &str, era: u64) -> Self {
+        Self {
+            server: server.to_owned(),
+            era,
+        }
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.server, self.era)
+    }
+}
+
+/// The value of a coupon's `gate`, and the highest revision whose settings were written here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CouponGate {
+    text: String,
+    /// 0 if none is known.
+    pub revision: u64,
+}
+
+impl CouponGate {
+    /// The era, on any server.
+    pub fn era(&self) -> Option<u64> {
+        parsed(&self.text).map(|(_, era, _)| era)
+    }
+
+    /// The fence, if the era was begun on the server that holds the coupon in this life.
+    pub fn fence(&self, life: &Life, coupon: CouponId) -> Option<Fence> {
+        let (server, era, _) = parsed(&self.text)?;
+        (life.of(coupon) == Some(server)).then(|| Fence::new(server, era))
+    }
+
+    /// Whether the coupon is open in this life to callers that pass `era`.
+    pub fn is_open(&self, life: &Life, coupon: CouponId, era: u64) -> bool {
+        let open = |server| (server, era, "open");
+        life.of(coupon).map(open) == parsed(&self.text)
+    }
+}
+
+/// The version of a coupon's data in its era.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CouponVersion {
+    gate: String,
+    version: u64,
+}
+
+impl CouponVersion {
+    pub fn has_era(&self) -> bool {
+        parsed(&self.gate).is_some()
+    }
+
+    /// Whether the data is older than `before`. An era that was begun on another server proves
+    /// nothing: the gate is closed there.
+    pub fn went_back(&self, before: &Self) -> bool {
+        match (parsed(&before.gate), parsed(&self.gate)) {
+            (Some((of, era, _)), Some((server, now, _))) if of == server => {
+                now < era || now == era && self.version < before.version
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `SERVER ERA STATE`.
+fn parsed(text: &str) -> Option<(&str, u64, &str)> {
+    let mut words = text.split(' ');
+    let server = words.next()?;
+    let era = words.next()?;
+    let state = words.next()?;
+    let is_whole = words.next().is_none() && ["open", "closed"].contains(&state);
+    let era = seen_revision(era).filter(|_| is_whole && !server.is_empty())?;
+    Some((server, era, state))
+}
+
+/// One server at the moment of the reading.
 #[derive(Debug, Clone)]
 pub(super) struct ServerGate {
     hash_slots: Vec<HashSlots>,
-    server: ServerFacts,
-    /// `fc:epoch`, whatever stands there.
-    text: String,
-    /// The life that stands, if it is this server's.
-    life: Option<ServerLife>,
-    has_script: bool,
-    has_witness: bool,
+    pub(super) server: ServerFacts,
+    is_compared: bool,
+    /// The epoch of an older release's life, if it is in force (`bridge.rs`).
+    pub(super) older: Option<String>,
 }
 
 impl ServerGate {
-    pub(super) fn is_open(&self) -> bool {
-        self.life.is_some() && self.has_script && self.server.is_master
-    }
-
-    /// The same, and other releases can tell that this life was not lost.
-    fn is_open_and_witnessed(&self) -> bool {
-        self.is_open() && self.has_witness
-    }
-
-    /// What keeps this process from admitting anybody; `None` where coupons that are verified are
-    /// open.
-    fn why_closed(&self) -> Option<&'static str> {
-        match self.life() {
-            _ if self.is_open() => None,
-            Some(life) if life.loaded && !self.has_script => Some(OTHER_RELEASE),
-            _ => Some(UNVERIFIED),
-        }
-    }
-
-    /// The life, while coupons that are verified in it are open.
-    pub(super) fn open_life(&self) -> Option<&ServerLife> {
-        self.life.as_ref().filter(|_| self.is_open())
-    }
-
-    fn life(&self) -> Option<&ServerLife> {
-        self.life
-            .as_ref()
-            .filter(|life| self.has_script || self.has_witness || !life.loaded)
+    fn is_open(&self) -> bool {
+        (self.is_compared || self.older.is_some()) && self.server.is_master
     }
 }
 
-const UNVERIFIED: &str = "admission is closed until the reconciler has verified Redis";
-const OTHER_RELEASE: &str = "admission is open to another release only, which has another script: start a reconciler of this release";
-
-/// How far admission is open, over all servers that hold data.
+/// The state of admission over all servers that hold data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Openness {
-    /// To all coupons that are verified
+    /// To all coupons that were compared
     Open,
-    /// To those of some servers; others are closed or do not answer
+    /// To those of some servers; others are closed or do not respond
     InPart,
-    /// To none, and why
-    Closed(&'static str),
+    /// To none
+    Closed,
 }
 
-/// The gate as it was read from every server that holds data, in the order of their hash slots.
+/// Why nobody is admitted.
+pub const CLOSED: &str = "admission is closed until the reconciler has verified Redis";
+
+/// Every server that holds data, in the order of the hash slots.
 #[derive(Debug, Clone)]
 pub struct GateReading(Vec<ServerGate>);
 
 impl GateReading {
-    /// Whether coupons that are verified in this life are open.
+    /// Whether the coupons of every server were compared.
     pub fn is_open(&self) -> bool {
         self.0.iter().all(ServerGate::is_open)
     }
 
-    /// The same, and other releases can tell that this life was not lost.
-    pub fn is_open_and_witnessed(&self) -> bool {
-        self.0.iter().all(ServerGate::is_open_and_witnessed)
-    }
-
-    /// The servers whose gates are open, to other releases too, by their order.
+    /// The servers whose coupons were compared, by their index.
     pub fn open_servers(&self) -> BTreeSet<usize> {
         self.0
             .iter()
             .enumerate()
-            .filter(|(_, gate)| gate.is_open_and_witnessed())
+            .filter(|(_, gate)| gate.is_open())
             .map(|(at, _)| at)
             .collect()
     }
 
-    /// The life under which Redis may be verified; `None` after a loss that nobody has noted yet.
-    pub fn life(&self) -> Option<Life> {
-        let lives = self
-            .0
-            .iter()
-            .map(|gate| Some((gate.hash_slots.clone(), gate.life()?.clone())));
-        lives.collect::<Option<Vec<_>>>().map(Life)
+    /// Whether an older release's life is in force on a server (`bridge.rs`).
+    pub fn has_older(&self) -> bool {
+        self.0.iter().any(|gate| gate.older.is_some())
+    }
+
+    pub fn life(&self) -> Life {
+        Life(
+            self.0
+                .iter()
+                .map(|gate| (gate.hash_slots.clone(), gate.server.id()))
+                .collect(),
+        )
     }
 }
 
-/// What a coupon's keys say of the life they belong to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CouponFence {
-    pub generation: Option<Generation>,
-    pub verified: Option<Epoch>,
-    /// The highest revision whose settings were written here; 0 where none is known.
-    pub revision: u64,
-}
-
 impl Redis {
-    /// Reads the gate of every server. A connection to one that is no master is replaced: the
-    /// address may lead to the master by now.
+    /// Reads the servers. A connection to a server that is not a master is replaced: the address
+    /// may lead to the new master.
     pub async fn gate(&self) -> Result<GateReading, RedisError> {
         let shards = self.conn.shards().await?;
         try_join_all(shards.iter().map(|shard| self.gate_of(shard)))
@@ -146,78 +200,43 @@ impl Redis {
             .map(GateReading)
     }
 
-    /// Reads the gate of one server.
     pub(super) async fn gate_of(&self, shard: &Arc<Shard>) -> Result<ServerGate, RedisError> {
         let mut conn = self.conn.to(shard);
         let server = self.facts(&mut conn).await?;
-        let text = text_of(&mut conn, &self.epoch_key(shard))
-            .await?
-            .unwrap_or_default();
-        let life = ServerLife::parse(&text).filter(|life| life.server == server.id());
-        let epoch = life.as_ref().map(|life| life.epoch.clone());
-        let known = shard.server.known_gate.load();
-        let script = match &life {
-            // Hashing the text again would cost more than the questions.
-            Some(_) if known.epoch == epoch => known.script.clone(),
-            Some(life) => self.claim_script(life).1,
-            None => String::new(),
-        };
-        let [has_script, has_witness] = match &life {
-            Some(life) => {
-                let witness = hash(&self.witness(life));
-                redis::cmd("SCRIPT")
-                    .arg("EXISTS")
-                    .arg(&script)
-                    .arg(witness)
-                    .query_async(&mut conn)
-                    .await?
-            }
-            None => [false; 2],
-        };
+        let [compared, epoch] = [self.compared_key(shard), self.epoch_key(shard)];
+        let compared = text_of(&mut conn, &compared).await?;
+        let epoch = text_of(&mut conn, &epoch).await?;
         if !server.is_master {
             self.conn.leave(shard);
         }
-        let gate = ServerGate {
+        Ok(ServerGate {
             hash_slots: shard.hash_slots.clone(),
+            is_compared: compared == Some(server.id()),
+            older: epoch.and_then(|text| older_epoch(&text, &server.id())),
             server,
-            text,
-            life,
-            has_script,
-            has_witness,
-        };
-        let open = gate.is_open();
-        let promoted_from = gate.server.promoted_from.clone();
-        shard.server.known_gate.store(Arc::new(KnownGate {
-            epoch,
-            script,
-            open,
-            promoted_from,
-        }));
-        Ok(gate)
+        })
     }
 
-    /// How far this process may admit people, as the servers say that answer.
+    /// Whether this process may admit people, according to the servers that respond.
     ///
     /// # Errors
-    /// Where none answers.
+    /// If none responds.
     pub async fn openness(&self) -> Result<Openness, RedisError> {
         let shards = self.conn.shards().await?;
         let read = join_all(shards.iter().map(|shard| self.gate_of(shard))).await;
-        let answered: Vec<Option<&str>> =
-            read.iter().flatten().map(ServerGate::why_closed).collect();
-        let is_away = answered.len() < read.len();
+        let open: Vec<bool> = read.iter().flatten().map(ServerGate::is_open).collect();
+        let is_away = open.len() < read.len();
         if let Some(error) = read
             .into_iter()
             .find_map(Result::err)
-            .filter(|_| answered.is_empty())
+            .filter(|_| open.is_empty())
         {
             return Err(error);
         }
-        let why = answered.iter().copied().flatten().next();
-        Ok(match (answered.iter().any(Option::is_none), why) {
-            (true, None) if !is_away => Openness::Open,
+        Ok(match (open.contains(&true), open.contains(&false)) {
+            (true, false) if !is_away => Openness::Open,
             (true, _) => Openness::InPart,
-            (false, why) => Openness::Closed(why.unwrap_or(UNVERIFIED)),
+            (false, _) => Openness::Closed,
         })
     }
 
@@ -225,124 +244,43 @@ impl Redis {
         Ok(self.gate().await?.is_open())
     }
 
-    /// The life that stands; `None` as well where Redis does not answer.
-    pub async fn life(&self) -> Option<Life> {
-        self.gate().await.ok()?.life()
-    }
-
-    /// Begins a life on those servers of `seen` where none stands; no coupon is verified in it.
-    /// Where another process was faster, it gives the life of that one; `None` where a server is
-    /// another by now.
-    pub async fn begin_life(&self, seen: &GateReading) -> Result<Option<Life>, RedisError> {
-        let shards = self.conn.shards().await?;
-        if !shards
-            .iter()
-            .map(|shard| &shard.hash_slots)
-            .eq(seen.0.iter().map(|gate| &gate.hash_slots))
-        {
+    /// Begins an era of a coupon, which closes it. `None`: the gate is no longer `seen`, or the
+    /// server has been replaced.
+    pub async fn begin_era(
+        &self,
+        coupon: CouponId,
+        life: &Life,
+        era: u64,
+        seen: &CouponGate,
+    ) -> Result<Option<Fence>, RedisError> {
+        let Some(server) = life.of(coupon) else {
             return Ok(None);
-        }
-        let mut lives = Vec::with_capacity(shards.len());
-        for (shard, seen) in shards.iter().zip(&seen.0) {
-            let life = match seen.life() {
-                Some(life) => Some(life.clone()),
-                None => self.begin_life_of(shard, seen).await?,
-            };
-            let Some(life) = life else { return Ok(None) };
-            lives.push((shard.hash_slots.clone(), life));
-        }
-        Ok(Some(Life(lives)))
+        };
+        let fence = Fence::new(server, era);
+        let names = [
+            keys::gate(&self.prefix, coupon),
+            keys::verified(&self.prefix, coupon),
+            keys::version(&self.prefix, coupon),
+        ];
+        let names = [&*names[0], &names[1], &names[2]];
+        let args = [seen.text.clone(), fence.to_string()];
+        let begun: bool = BEGIN_ERA.run(&mut self.connection(), &names, &args).await?;
+        Ok(begun.then_some(fence))
     }
 
-    async fn begin_life_of(
-        &self,
-        shard: &Arc<Shard>,
-        seen: &ServerGate,
-    ) -> Result<Option<ServerLife>, RedisError> {
-        let fresh = ServerLife {
-            epoch: Epoch::fresh(),
-            server: seen.server.id(),
-            loaded: false,
-        };
-        let key = self.epoch_key(shard);
-        let args = [seen.text.clone(), fresh.text("new")];
-        let now: String = BEGIN_LIFE
-            .run(&mut self.conn.to(shard), &[&key], &args)
-            .await?;
-        Ok(ServerLife::parse(&now).filter(|life| life.server == fresh.server))
-    }
-
-    /// Lets coupons open that are verified in this life, on these servers of it. `false` where the
-    /// life is over.
-    pub async fn open_gate(
-        &self,
-        life: &Life,
-        servers: &BTreeSet<usize>,
-    ) -> Result<bool, RedisError> {
-        let Some(standing) = self.standing_servers(life, servers).await? else {
-            return Ok(false);
-        };
-        for (shard, life) in standing {
-            // Noted afterwards: a reader in between takes a missing script for lost where it was
-            // noted.
-            let mut conn = self.conn.to(&shard);
-            let mut load = redis::pipe();
-            for text in [self.claim_script(life).0, self.witness(life)] {
-                load.cmd("SCRIPT").arg("LOAD").arg(text);
-            }
-            load.query_async::<Value>(&mut conn).await?;
-            let key = self.epoch_key(&shard);
-            let open = life.text("open");
-            let now: String = BEGIN_LIFE
-                .run(&mut conn, &[&key], &[life.text("new"), open.clone()])
+    /// Opens coupons that were compared, each in its era. `false`: the era of one has ended.
+    pub async fn open_coupons(&self, coupons: &[(CouponId, Fence)]) -> Result<bool, RedisError> {
+        let is_bridged = self.gate().await?.has_older();
+        let open = async |(coupon, fence): &(CouponId, Fence)| {
+            let key = keys::gate(&self.prefix, *coupon);
+            let args = [fence.to_string()];
+            let is_open: bool = OPEN_COUPON
+                .run(&mut self.connection(), &[&key], &args)
                 .await?;
-            if now != open {
-                return Ok(false);
+            if is_open && is_bridged {
+                self.bridge(*coupon, fence.era).await?;
             }
-        }
-        Ok(true)
-    }
-
-    /// These servers of a life; `None` where one is another by now.
-    async fn standing_servers<'a>(
-        &self,
-        life: &'a Life,
-        servers: &BTreeSet<usize>,
-    ) -> Result<Option<Vec<(Arc<Shard>, &'a ServerLife)>>, RedisError> {
-        let shards = self.conn.shards().await?;
-        let mut standing = Vec::with_capacity(servers.len());
-        for at in servers {
-            let (Some(shard), Some((hash_slots, life))) = (shards.get(*at), life.0.get(*at)) else {
-                return Ok(None);
-            };
-            if shard.hash_slots != *hash_slots
-                || self.facts(&mut self.conn.to(shard)).await?.id() != life.server
-            {
-                return Ok(None);
-            }
-            standing.push((Arc::clone(shard), life));
-        }
-        Ok(Some(standing))
-    }
-
-    /// These coupons are verified in this life: admission to them is open. `false`: the keys of one
-    /// were lost since its generation was read, or a server is another by now.
-    pub async fn open_coupons(
-        &self,
-        coupons: &[(CouponId, Generation)],
-        life: &Life,
-    ) -> Result<bool, RedisError> {
-        let ids: Vec<CouponId> = coupons.iter().map(|(coupon, _)| *coupon).collect();
-        if self
-            .standing_servers(life, &life.servers_of(&ids))
-            .await?
-            .is_none()
-        {
-            return Ok(false);
-        }
-        let open = async |(coupon, generation): &(CouponId, Generation)| match life.of(*coupon) {
-            Some(life) => self.set_verified(*coupon, generation, &life.epoch).await,
-            None => Ok(false),
+            Ok::<_, RedisError>(is_open)
         };
         Ok(try_join_all(coupons.iter().map(open))
             .await?
@@ -350,58 +288,90 @@ impl Redis {
             .all(|opened| *opened))
     }
 
-    /// Opens a coupon that was made in this life, so that nobody can hold anything of it. `life`
-    /// was read before it was made: else people may hold slots of it, which a loss since then took
-    /// away. Where it does not open it, the reconciler does.
-    pub async fn open_new_coupon(
+    /// The versions of coupons' data, in the order asked.
+    pub async fn coupon_versions(
+        &self,
+        coupons: &[CouponId],
+    ) -> Result<Vec<CouponVersion>, RedisError> {
+        let mut versions = Vec::with_capacity(coupons.len());
+        for some in coupons.chunks(500) {
+            let mut pipe = redis::pipe();
+            for coupon in some {
+                pipe.cmd("MGET")
+                    .arg(keys::gate(&self.prefix, *coupon))
+                    .arg(keys::version(&self.prefix, *coupon));
+            }
+            let found: Vec<[Option<String>; 2]> = pipe.query_async(&mut self.connection()).await?;
+            versions.extend(found.into_iter().map(|[gate, version]| CouponVersion {
+                gate: gate.unwrap_or_default(),
+                version: version.and_then(|text| seen_revision(&text)).unwrap_or(0),
+            }));
+        }
+        Ok(versions)
+    }
+
+    /// Closes a coupon whose data went back: the next pass finds it without an era, and rebuilds
+    /// it.
+    pub async fn close_coupon(
         &self,
         coupon: CouponId,
-        generation: &Generation,
+        seen: &CouponVersion,
+    ) -> Result<bool, RedisError> {
+        let names = [
+            keys::gate(&self.prefix, coupon),
+            keys::verified(&self.prefix, coupon),
+        ];
+        CLOSE_COUPON
+            .run(
+                &mut self.connection(),
+                &[&names[0], &names[1]],
+                std::slice::from_ref(&seen.gate),
+            )
+            .await
+    }
+
+    /// Notes that the coupons of these servers of the life were compared. `false`: a server has
+    /// been replaced.
+    pub async fn note_compared(
+        &self,
         life: &Life,
-    ) -> Result<(), RedisError> {
-        let shard = self
-            .conn
-            .shard_of(&keys::verified(&self.prefix, coupon))
-            .await?;
-        let now = self.gate_of(&shard).await?;
-        let before = life.of(coupon).map(|life| &life.epoch);
-        if let Some(now) = now.life().filter(|now| Some(&now.epoch) == before) {
-            self.set_verified(coupon, generation, &now.epoch).await?;
+        servers: &BTreeSet<usize>,
+    ) -> Result<bool, RedisError> {
+        let shards = self.conn.shards().await?;
+        for at in servers {
+            let (Some(shard), Some((hash_slots, server))) = (shards.get(*at), life.0.get(*at))
+            else {
+                return Ok(false);
+            };
+            let mut conn = self.conn.to(shard);
+            if shard.hash_slots != *hash_slots || self.facts(&mut conn).await?.id() != *server {
+                return Ok(false);
+            }
+            // If the server is replaced or emptied, this key names the wrong server or is gone.
+            redis::cmd("SET")
+                .arg(self.compared_key(shard))
+                .arg(server)
+                .query_async::<()>(&mut conn)
+                .await?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn compared_key(&self, shard: &Shard) -> String {
+        self.server_key(keys::compared(&self.prefix), shard)
     }
 
     fn epoch_key(&self, shard: &Shard) -> String {
         self.server_key(keys::epoch(&self.prefix), shard)
     }
 
-    async fn set_verified(
-        &self,
-        coupon: CouponId,
-        generation: &Generation,
-        epoch: &Epoch,
-    ) -> Result<bool, RedisError> {
-        let names = [
-            keys::verified(&self.prefix, coupon),
-            keys::generation(&self.prefix, coupon),
-        ];
-        let args = [generation.0.clone(), epoch.0.clone()];
-        OPEN_COUPON
-            .run(&mut self.connection(), &[&names[0], &names[1]], &args)
-            .await
-    }
-
-    /// The fences of coupons, in the order asked. A key of the wrong type counts as missing.
-    pub async fn coupon_fences(
-        &self,
-        coupons: &[CouponId],
-    ) -> Result<Vec<CouponFence>, RedisError> {
-        let mut fences = Vec::with_capacity(coupons.len());
+    /// The gates of coupons, in the order asked. A key of the wrong type counts as missing.
+    pub async fn coupon_gates(&self, coupons: &[CouponId]) -> Result<Vec<CouponGate>, RedisError> {
+        let mut gates = Vec::with_capacity(coupons.len());
         for some in coupons.chunks(500) {
             let mut pipe = redis::pipe();
             for coupon in some {
-                pipe.cmd("GET").arg(keys::generation(&self.prefix, *coupon));
-                pipe.cmd("GET").arg(keys::verified(&self.prefix, *coupon));
+                pipe.cmd("GET").arg(keys::gate(&self.prefix, *coupon));
                 pipe.cmd("GET").arg(keys::revision(&self.prefix, *coupon));
             }
             let found: Vec<Value> = pipe
@@ -412,89 +382,29 @@ impl Redis {
                 Some(Value::BulkString(bytes)) => String::from_utf8(bytes.clone()).ok(),
                 _ => None,
             };
-            fences.extend(found.chunks(3).map(|three| {
-                CouponFence {
-                    generation: text(three.first()).map(Generation),
-                    verified: text(three.get(1)).map(Epoch),
-                    revision: text(three.get(2))
+            gates.extend(found.chunks(2).map(|two| {
+                CouponGate {
+                    text: text(two.first()).unwrap_or_default(),
+                    revision: text(two.get(1))
                         .and_then(|text| seen_revision(&text))
                         .unwrap_or(0),
                 }
             }));
         }
-        Ok(fences)
+        Ok(gates)
     }
 
-    /// Admission's text and hash in one life of one installation. Key prefix and database stand in
-    /// the text, so that two installations on one Redis have gates of their own.
-    fn claim_script(&self, life: &ServerLife) -> (String, String) {
-        let prefix = &self.prefix;
-        let database = self.seeds.database();
-        let text = format!(
-            "-- admission gate of {prefix} in database {database}\nlocal EPOCH, PROMOTION = '{}', '{}'\n{}",
-            life.epoch.0,
-            life.promotion(),
-            include_str!("scripts/claim.lua")
-        );
-        let hash = hash(&text);
-        (text, hash)
+    /// The coupon's era on the server that holds it now, if it has one.
+    pub async fn fence(&self, coupon: CouponId) -> Result<Option<Fence>, RedisError> {
+        let life = self.gate().await?.life();
+        let gates = self.coupon_gates(&[coupon]).await?;
+        Ok(gates.first().and_then(|gate| gate.fence(&life, coupon)))
     }
 
-    /// A script that nobody calls. It is lost with admission's, and is the same in every release: a
-    /// release with another admission script sees by it that this life stands, and loads its own
-    /// beside it. So this text must not change.
-    fn witness(&self, life: &ServerLife) -> String {
-        let prefix = &self.prefix;
-        let database = self.seeds.database();
-        format!(
-            "-- witness of {} from {} of {prefix} in database {database}\nreturn 1",
-            life.epoch.0,
-            life.promotion()
-        )
-    }
-}
-
-fn hash(text: &str) -> String {
-    redis::Script::new(text).get_hash().to_owned()
-}
-
-static ENSURE_GENERATION: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/ensure_generation.lua")));
-
-/// Fencing token of one life of a coupon in Redis: a random value that is lost together with the
-/// data. A pass reads it before anything else and sends it with every write; a write whose
-/// generation is not the one in Redis does nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Generation(pub(super) String);
-
-impl Redis {
-    /// The coupon's generation, if it has one. A key of the wrong type counts as missing.
-    pub async fn generation(&self, coupon: CouponId) -> Result<Option<Generation>, RedisError> {
-        Ok(self
-            .text(&keys::generation(&self.prefix, coupon))
-            .await?
-            .map(Generation))
-    }
-
-    /// The coupon's generation, made now where it has none.
-    pub async fn ensure_generation(&self, coupon: CouponId) -> Result<Generation, RedisError> {
-        let key = keys::generation(&self.prefix, coupon);
-        let fresh = [format!("{:032x}", rand::random::<u128>())];
-        Ok(Generation(
-            ENSURE_GENERATION
-                .run(&mut self.connection(), &[&key], &fresh)
-                .await?,
-        ))
-    }
-
-    pub(super) async fn text(&self, key: &str) -> Result<Option<String>, RedisError> {
-        text_of(&mut self.connection(), key).await
-    }
-
-    /// The highest revision of the coupon whose settings were written here; 0 where none is known.
+    /// The highest revision of the coupon whose settings were written here; 0 if none is known.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        Ok(self
-            .text(&keys::revision(&self.prefix, coupon))
+        let key = keys::revision(&self.prefix, coupon);
+        Ok(text_of(&mut self.connection(), &key)
             .await?
             .and_then(|text| seen_revision(&text))
             .unwrap_or(0))
@@ -514,4 +424,72 @@ async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<Str
 pub(super) fn seen_revision(text: &str) -> Option<u64> {
     let is_one = text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_went_back_if_era_or_version_is_lower_on_the_same_server() {
+        let at = |gate: &str, version| CouponVersion {
+            gate: gate.to_owned(),
+            version,
+        };
+        let before = at("0a:0b 7 open", 5);
+        for (now, went_back) in [
+            (at("0a:0b 7 open", 5), false),
+            (at("0a:0b 7 closed", 6), false),
+            (at("0a:0b 7 open", 4), true),
+            (at("0a:0b 6 open", 9), true),
+            (at("0a:0b 8 open", 0), false),
+            (at("0a:0c 7 open", 0), false),
+            (at("", 0), false),
+        ] {
+            assert_eq!(now.went_back(&before), went_back, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn a_gate_is_open_only_on_its_server_in_its_era() {
+        let coupon = CouponId(1);
+        let life = |server: &str| Life(vec![(vec![(0, 16_383)], server.to_owned())]);
+        let gate = |text: &str| CouponGate {
+            text: text.to_owned(),
+            revision: 0,
+        };
+        let whole = gate("0a:0b 7 open");
+        assert!(whole.is_open(&life("0a:0b"), coupon, 7));
+        assert!(!whole.is_open(&life("0a:0c"), coupon, 7));
+        assert!(!whole.is_open(&life("0a:0b"), coupon, 8));
+        assert_eq!(
+            whole.fence(&life("0a:0b"), coupon),
+            Some(Fence::new("0a:0b", 7))
+        );
+        assert_eq!(whole.fence(&life("0a:0c"), coupon), None);
+        let closed = gate("0a:0b 7 closed");
+        assert!(!closed.is_open(&life("0a:0b"), coupon, 7));
+        assert_eq!(
+            closed.fence(&life("0a:0b"), coupon),
+            Some(Fence::new("0a:0b", 7))
+        );
+        for garbage in [
+            "",
+            "0a:0b",
+            "0a:0b 7",
+            "0a:0b 7 ajar",
+            "0a:0b +7 open",
+            "0a:0b 7 open x",
+        ] {
+            assert!(
+                !gate(garbage).is_open(&life("0a:0b"), coupon, 7),
+                "{garbage}"
+            );
+            assert_eq!(
+                gate(garbage).fence(&life("0a:0b"), coupon),
+                None,
+                "{garbage}"
+            );
+        }
+    }
 }

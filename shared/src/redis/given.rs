@@ -39,7 +39,7 @@ impl Redis {
     pub async fn note_numbers(&self, coupon: CouponId, drop: DropId) -> Result<(), RedisError> {
         let shard = self
             .conn
-            .shard_of(&keys::generation(&self.prefix, coupon))
+            .shard_of(&keys::gate(&self.prefix, coupon))
             .await?;
         self.note_numbers_on(
             &shard,

@@ -14,15 +14,16 @@
 //! | `fc:{C}:revoked` | hash | user id → number of their last revocation |
 //! | `fc:{C}:allowed` | set | user ids on the coupon's allow list |
 //! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: which list `allowed` is, and its size |
-//! | `fc:{C}:generation` | string | random, made when the coupon is first loaded: a fencing token |
+//! | `fc:{C}:gate` | string | `SERVER ERA open` or `… closed`: admission gate, fencing token |
 //! | `fc:{C}:revision` | string | highest revision whose settings are here: a fencing token |
-//! | `fc:{C}:verified` | string | the epoch in which the coupon was verified |
-//! | `fc:epoch` | string | `EPOCH SERVER new` or `… open`: a life of Redis, a fencing token |
-//! | `fc:epoch:{T}` | string | the same of one server of a cluster; `T` is in its first hash slot |
+//! | `fc:{C}:version` | string | counts changes in an era; a lower one shows an older state |
+//! | `fc:compared` | string | `SERVER` whose coupons a reconciler has compared |
+//! | `fc:compared:{T}` | string | the same on one server of a cluster; `T`: its first hash slot |
 //! | `fc:ended:{S}` | string | an operator's session that was ended early; expires with it |
 //! | `fc:wake` | set | coupons that an operator changed while people waited |
 //! | `fc:given` | sorted set | `coupon` and `drop`, score the highest number that one was given |
 //! | `fc:given:{T}` | sorted set | the same on one server of a cluster |
+//! | `fc:{C}:generation`, `…:verified`, `fc:epoch` | string | of older releases: `bridge.rs` |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
 //!   `once_per`, `waiting_list` and `allow` (empty: everybody; `list`; `group:NAME`).
@@ -30,9 +31,9 @@
 //! - `revoked` has `D:` before the id with `once_per` drop. If they may claim again, `:` and the
 //!   instant in ms after which they may follow the number.
 //! - Without `allow_list`, who is allowed is not known.
-//! - `generation` is gone once Redis was emptied.
-//! - A coupon is open only in the epoch that `verified` names.
-//! - `SERVER` is the server that the life was given to.
+//! - `SERVER` is `run_id:master_replid2` of a server, `ERA` a number from MySQL (`coupons.era`). A
+//!   coupon is open only if its `gate` names both as they are now. The key is gone once Redis was
+//!   emptied.
 //! - The reconciler compares the coupons of `wake` at once.
 //!
 //! Always: count = |users| + |free|.
@@ -58,9 +59,11 @@ pub struct DropKeys {
     pub times: String,
     pub traces: String,
     pub claimants: String,
-    pub generation: String,
+    pub gate: String,
+    pub version: String,
     pub revision: String,
-    pub verified: String,
+    generation: String,
+    verified: String,
     pub revoked: String,
     pub allowed: String,
     pub allow_list: String,
@@ -80,8 +83,10 @@ impl DropKeys {
             times: of_drop("times"),
             traces: of_drop("traces"),
             claimants: claimants(prefix, coupon),
-            generation: generation(prefix, coupon),
+            gate: gate(prefix, coupon),
+            version: version(prefix, coupon),
             revision: revision(prefix, coupon),
+            generation: generation(prefix, coupon),
             verified: verified(prefix, coupon),
             revoked: revoked(prefix, coupon),
             allowed: allowed(prefix, coupon),
@@ -116,10 +121,12 @@ impl DropKeys {
         ]
     }
 
-    /// The keys of its coupon that end with the coupon. The generation first: a coupon without one
+    /// The keys of its coupon that end with the coupon. The gate first: a coupon without one
     /// counts as lost, whatever else is left.
-    pub fn of_coupon(&self) -> [&str; 7] {
+    pub fn of_coupon(&self) -> [&str; 9] {
         let Self {
+            gate,
+            version,
             generation,
             claimants,
             verified,
@@ -130,7 +137,7 @@ impl DropKeys {
             ..
         } = self;
         [
-            generation, claimants, verified, revision, revoked, allowed, allow_list,
+            gate, version, generation, claimants, verified, revision, revoked, allowed, allow_list,
         ]
     }
 }
@@ -155,17 +162,37 @@ pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:allow_list")
 }
 
-/// The life of this installation's Redis.
-pub fn epoch(prefix: &str) -> String {
+/// Whether the coupon is open, and in which era.
+pub fn gate(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:gate")
+}
+
+/// Counts changes of the coupon in its era.
+pub fn version(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:version")
+}
+
+/// The server whose coupons were compared.
+pub fn compared(prefix: &str) -> String {
+    format!("{prefix}:compared")
+}
+
+/// Of older releases: the life of this installation's Redis.
+pub(super) fn epoch(prefix: &str) -> String {
     format!("{prefix}:epoch")
 }
 
-/// The epoch in which the coupon was verified.
-pub fn verified(prefix: &str, coupon: CouponId) -> String {
+/// Of older releases: the epoch in which the coupon was verified.
+pub(super) fn verified(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:verified")
 }
 
-/// The highest numbers assigned to coupons and drops.
+/// Of older releases: a random value that is lost with the coupon's keys.
+pub(super) fn generation(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:generation")
+}
+
+/// The highest numbers that coupons and drops were given.
 pub fn given(prefix: &str) -> String {
     format!("{prefix}:given")
 }
@@ -178,10 +205,6 @@ pub fn ended_session(prefix: &str, session: &str) -> String {
 /// Coupons that the reconciler should compare at once.
 pub fn wake(prefix: &str) -> String {
     format!("{prefix}:wake")
-}
-
-pub fn generation(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:generation")
 }
 
 /// The highest revision of the coupon that was written here.

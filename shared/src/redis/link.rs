@@ -11,10 +11,7 @@ use arc_swap::ArcSwap;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::{Client, Cmd, Pipeline, RedisError, Value};
 
-use super::known_gate::KnownGate;
-
-/// Errors of a server that is not a master, or not yet: the address may lead to another in the
-/// meantime.
+/// Errors of a server that is no master, or not one yet: the address may lead to another by now.
 pub(super) const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
 /// Minimum interval between two replacements, so that a server that keeps refusing is not flooded
@@ -26,7 +23,6 @@ pub(super) struct ServerLink {
     /// Host and port.
     pub(super) address: String,
     link: Link,
-    pub(super) known_gate: ArcSwap<KnownGate>,
 }
 
 enum Link {
@@ -69,11 +65,7 @@ impl ServerLink {
             current,
             begun: Instant::now(),
         }));
-        Ok(Self {
-            address,
-            link,
-            known_gate: ArcSwap::default(),
-        })
+        Ok(Self { address, link })
     }
 
     /// The same with a dedicated connection to its present process only.
@@ -90,11 +82,9 @@ impl ServerLink {
             }
             Link::Pinned(conn) => conn.clone(),
         };
-        let known_gate = ArcSwap::new(self.known_gate.load_full());
         Ok(Self {
             address: self.address.clone(),
             link: Link::Pinned(conn),
-            known_gate,
         })
     }
 

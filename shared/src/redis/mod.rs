@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod allow_list;
+mod bridge;
 mod claimants;
 pub mod client;
 mod connection;
@@ -13,7 +14,6 @@ mod expiry;
 pub mod gate;
 pub mod given;
 pub mod keys;
-pub mod known_gate;
 pub mod life;
 mod link;
 mod people_of_drops;

@@ -153,7 +153,7 @@ impl Redis {
         let mut pipe = redis::pipe();
         for keys in coupons {
             pipe.cmd("EXISTS")
-                .arg(&keys.generation)
+                .arg(&keys.gate)
                 .arg(&keys.claimants)
                 .arg(&keys.revoked)
                 .arg(&keys.revision);

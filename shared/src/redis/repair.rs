@@ -10,28 +10,30 @@ use redis::RedisError;
 use super::Redis;
 use super::claimants::EARLIER_HOLDERS;
 use super::client::Script;
-use super::gate::Generation;
+use super::gate::Fence;
 use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static LOAD: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/load_drop.lua")));
 static WRITE_META: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/write_meta.lua")));
-static LOWER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lower.lua")));
+static LOWER: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/lower.lua")));
 static WITHHOLD: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/withhold.lua")));
 static PUT_BACK: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/put_back.lua")));
 static REPAIR_COUNT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/repair_count.lua")));
-static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/move.lua")));
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/repair_count.lua")));
+static MOVE: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/move.lua")));
 static WITHDRAW: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/withdraw.lua")));
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/withdraw.lua")));
 static PROMOTE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/promote.lua")));
 static TO_FRONT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/to_front.lua")));
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/to_front.lua")));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done<T> {
@@ -119,23 +121,23 @@ impl Redis {
     pub async fn load_drop(
         &self,
         keys: &DropKeys,
-        generation: &Generation,
+        fence: &Fence,
         revision: u64,
         meta: &DropMeta,
     ) -> Result<Done<bool>, RedisError> {
         self.note_numbers(keys.coupon, keys.drop).await?;
-        let mut args = vec![generation.0.clone(), revision.to_string()];
+        let mut args = vec![fence.to_string(), revision.to_string()];
         args.extend(meta.fields());
         let names = [
             &*keys.meta,
             &keys.count,
-            &keys.generation,
+            &keys.gate,
             &keys.revision,
             &keys.claimants,
-            &keys.verified,
             &keys.revoked,
             &keys.allowed,
             &keys.allow_list,
+            &keys.version,
         ];
         let reply: String = LOAD.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(match reply.as_str() {
@@ -192,24 +194,14 @@ impl Redis {
     pub async fn lower(
         &self,
         keys: &DropKeys,
+        era: u64,
         revision: u64,
         quantity: Slot,
     ) -> Result<Lowered, RedisError> {
-        let shard = self.conn.shard_of(&keys.meta).await?;
-        let Some(life) = self.gate_of(&shard).await?.open_life().cloned() else {
-            return Ok(Lowered::Unverified);
-        };
-        let names = [&*keys.meta, &keys.count, &keys.revision, &keys.verified];
-        let args = [
-            &*revision.to_string(),
-            &quantity.to_string(),
-            life.epoch.as_str(),
-            life.run_id(),
-            life.promotion(),
-        ];
-        let (word, count): (String, Slot) = LOWER
-            .run(&mut self.conn.to(&shard), &names, &args.map(str::to_owned))
-            .await?;
+        let names = [&*keys.meta, &keys.count, &keys.revision, &keys.gate];
+        let args = [revision.to_string(), quantity.to_string(), era.to_string()];
+        let (word, count): (String, Slot) =
+            LOWER.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(match word.as_str() {
             "lowered" => Lowered::Yes,
             "below_given_out" => Lowered::GivenOut(count),
@@ -246,13 +238,13 @@ impl Redis {
     pub async fn put_back(
         &self,
         keys: &DropKeys,
-        generation: &Generation,
+        fence: &Fence,
         drop: DropId,
         once_per: OncePer,
         holdings: &[Holding],
     ) -> Result<Done<Vec<PutBack>>, RedisError> {
         let mut args = vec![
-            generation.0.clone(),
+            fence.to_string(),
             drop.to_string(),
             once_per.as_str().to_owned(),
         ];
@@ -273,8 +265,9 @@ impl Redis {
             &keys.free,
             &keys.times,
             &keys.claimants,
-            &keys.generation,
+            &keys.gate,
             &keys.revoked,
+            &keys.version,
         ];
         let words: Vec<String> = PUT_BACK.run(&mut self.conn.clone(), &names, &args).await?;
         if words.first().is_some_and(|w| w == "stale") {
@@ -294,7 +287,7 @@ impl Redis {
     pub async fn repair_count(
         &self,
         keys: &DropKeys,
-        generation: &Generation,
+        fence: &Fence,
     ) -> Result<Done<u64>, RedisError> {
         const PAGE_SLOTS: i64 = 5_000;
         let names = [
@@ -302,13 +295,14 @@ impl Redis {
             &keys.count,
             &keys.users,
             &keys.free,
-            &keys.generation,
+            &keys.gate,
+            &keys.version,
         ];
         let mut from = 1;
         let mut freed = 0;
         loop {
             let to = from + PAGE_SLOTS - 1;
-            let args = [generation.0.clone(), from.to_string(), to.to_string()];
+            let args = [fence.to_string(), from.to_string(), to.to_string()];
             let (word, end, freed_here): (String, i64, u64) = REPAIR_COUNT
                 .run(&mut self.conn.clone(), &names, &args)
                 .await?;
@@ -330,7 +324,7 @@ impl Redis {
     pub async fn move_person(
         &self,
         keys: &DropKeys,
-        generation: &Generation,
+        fence: &Fence,
         drop: DropId,
         user: &UserId,
         from: Option<i64>,
@@ -341,7 +335,7 @@ impl Redis {
             .unwrap_or_default();
         let from = from.unwrap_or(0).to_string();
         let args = [
-            generation.0.clone(),
+            fence.to_string(),
             drop.to_string(),
             user.to_string(),
             from,
@@ -367,14 +361,14 @@ impl Redis {
     pub async fn withdraw(
         &self,
         keys: &DropKeys,
-        generation: &Generation,
+        fence: &Fence,
         drop: DropId,
         user: &UserId,
         from: i64,
         to_front: bool,
     ) -> Result<Done<()>, RedisError> {
         let args = [
-            generation.0.clone(),
+            fence.to_string(),
             drop.to_string(),
             user.to_string(),
             from.to_string(),
@@ -395,13 +389,13 @@ impl Redis {
     pub async fn to_front(
         &self,
         keys: &DropKeys,
-        generation: &Generation,
+        fence: &Fence,
         drop: DropId,
         once_per: OncePer,
         people: &[(UserId, i64)],
     ) -> Result<Done<()>, RedisError> {
         let mut args = vec![
-            generation.0.clone(),
+            fence.to_string(),
             once_per.as_str().to_owned(),
             drop.to_string(),
         ];
@@ -414,8 +408,9 @@ impl Redis {
             &*keys.users,
             &keys.waiting,
             &keys.claimants,
-            &keys.generation,
+            &keys.gate,
             &keys.revoked,
+            &keys.version,
         ];
         let word: String = TO_FRONT.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(if word == "ok" {
@@ -432,11 +427,11 @@ impl Redis {
     pub async fn promote(
         &self,
         keys: &DropKeys,
-        generation: &Generation,
+        fence: &Fence,
         drop: DropId,
         limit: u32,
     ) -> Result<Done<Promoted>, RedisError> {
-        let args = [generation.0.clone(), drop.to_string(), limit.to_string()];
+        let args = [fence.to_string(), drop.to_string(), limit.to_string()];
         let reply: Vec<String> = PROMOTE
             .run(&mut self.conn.clone(), &Self::all(keys), &args)
             .await?;
@@ -491,7 +486,7 @@ impl Redis {
         pipe.query_async(&mut self.conn.clone()).await
     }
 
-    pub(super) fn all(keys: &DropKeys) -> [&str; 9] {
+    pub(super) fn all(keys: &DropKeys) -> [&str; 10] {
         [
             &keys.meta,
             &keys.count,
@@ -499,9 +494,10 @@ impl Redis {
             &keys.free,
             &keys.times,
             &keys.claimants,
-            &keys.generation,
+            &keys.gate,
             &keys.waiting,
             &keys.revoked,
+            &keys.version,
         ]
     }
 }

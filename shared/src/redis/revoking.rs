@@ -13,7 +13,8 @@ use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
 
-static REVOKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/revoke.lua")));
+static REVOKE: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/revoke.lua")));
 static RESTORE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/restore_revoked.lua")));
 

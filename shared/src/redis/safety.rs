@@ -2,16 +2,20 @@
 //! to change.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use redis::aio::ConnectionLike;
 use redis::{ErrorKind, RedisError};
 
+use super::client::Script;
 use super::server::{ServerFacts, fields};
 use super::{Redis, SharedConnection};
 
-/// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `SCRIPT LOAD` is not copied to
-/// replicas.
+/// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `INFO` takes several sections.
 const OLDEST: (u32, u32) = (7, 0);
+
+static IDENTITY: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity("return identity() or ''"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum Unsafe {
@@ -58,6 +62,9 @@ impl Redis {
             return Err(Unsafe::Unreachable(why.into()));
         }
         fits(&info, self.seeds.is_cluster()).map_err(Unsafe::Setting)?;
+        if facts.is_master {
+            scripts_know(&facts, conn).await?;
+        }
         verdict(&facts, &info, self.is_managed()).map_err(Unsafe::Setting)?;
         if self.is_managed() {
             return Ok(());
@@ -85,6 +92,21 @@ fn fits(info: &HashMap<&str, &str>, is_cluster: bool) -> Result<(), String> {
         ),
         _ => Ok(()),
     }
+}
+
+/// The gate rests on what scripts read of `INFO`.
+async fn scripts_know(facts: &ServerFacts, conn: &mut SharedConnection) -> Result<(), Unsafe> {
+    let said = match IDENTITY.run::<String>(conn, &[], &[]).await {
+        Err(error) if error.code().is_some() => error.to_string(),
+        said => said?,
+    };
+    if said == facts.id() {
+        return Ok(());
+    }
+    Err(Unsafe::Setting(format!(
+        "Redis does not tell scripts which server they run on (`INFO server replication`), so admission would stay closed: allow \
+         this login `+info`, and use no proxy that hides it (now: {said})"
+    )))
 }
 
 /// `min-replicas-max-lag` in seconds; `None` where `CONFIG` is not allowed.

@@ -4,6 +4,7 @@ use redis::RedisError;
 
 use super::Redis;
 use super::keys::DropKeys;
+use super::server::ServerFacts;
 use crate::domain::{DropId, Slot, UserId};
 
 /// One user's status in a drop, and in its coupon.
@@ -24,11 +25,15 @@ pub struct Standing {
 }
 
 impl Redis {
-    /// Where `user` stands.
-    pub async fn standing(&self, keys: &DropKeys, user: &UserId) -> Result<Standing, RedisError> {
+    /// Where `user` stands; `era` is the coupon's in MySQL.
+    pub async fn standing(
+        &self,
+        keys: &DropKeys,
+        era: u64,
+        user: &UserId,
+    ) -> Result<Standing, RedisError> {
         type Replies = (
             (i64, i64),
-            Vec<bool>,
             Option<String>,
             bool,
             Option<f64>,
@@ -37,26 +42,17 @@ impl Redis {
             String,
         );
         let shard = self.conn.shard_of(&keys.meta).await?;
-        let mut gate = shard.server.known_gate.load_full();
-        if !gate.open {
-            self.gate_of(&shard).await?;
-            gate = shard.server.known_gate.load_full();
-        }
         let mut pipe = redis::pipe();
-        pipe.cmd("TIME")
-            .cmd("SCRIPT")
-            .arg("EXISTS")
-            .arg(&gate.script)
-            .cmd("GET")
-            .arg(&keys.verified);
+        pipe.cmd("TIME").cmd("GET").arg(&keys.gate);
         pipe.cmd("EXISTS").arg(&keys.meta);
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
         // Last: what was read before it is of this server, if this is.
-        pipe.cmd("INFO").arg("replication");
-        let ((seconds, micros), script, verified, known, score, rank, claimant, replication): Replies =
+        pipe.cmd("INFO").arg("server").arg("replication");
+        let ((seconds, micros), gate, known, score, rank, claimant, info): Replies =
             pipe.query_async(&mut self.conn.to(&shard)).await?;
+        let server = ServerFacts::of(&info);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         // A score is a slot; other scores are refused.
         let slot = score
@@ -66,11 +62,9 @@ impl Redis {
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,
             loaded: known,
-            trusted: gate.open
-                && gate.is_of(&replication)
-                && script == [true]
-                && gate.has_epoch(verified.as_deref())
-                && known,
+            trusted: known
+                && server.is_master
+                && gate.as_deref() == Some(&*format!("{} {era} open", server.id())),
             slot,
             position: rank.map(|r| r + 1),
             claimant: claimant

@@ -108,7 +108,7 @@ pub enum Kind {
     RevokedRow,
     /// Free slots although users wait, or at closing.
     Unfilled,
-    /// Redis lost a drop, or its scripts.
+    /// Redis lost a drop, or may have lost data.
     RedisLost,
     /// Something makes no progress or can't be reached.
     Stalled,

@@ -4,7 +4,7 @@ use firstcome_shared::domain::OncePer;
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{ScriptCommand, Start};
-use crate::promotion::ask;
+use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]

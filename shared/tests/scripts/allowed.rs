@@ -8,7 +8,7 @@ use firstcome_shared::redis::allow_list::{ListFollowed, ListReplaced, OnList};
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{ScriptCommand, Start, Tamper};
-use crate::promotion::ask;
+use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld};
 
 async fn server() -> RedisServer {
@@ -202,7 +202,7 @@ async fn a_coupon_for_a_group_uses_the_given_groups_and_asks_if_there_are_none()
             .collect();
         let replies = world
             .redis
-            .claim_all(&world.keys, DROP, &claimants)
+            .claim_all(&world.keys, DROP, world.era, &claimants)
             .await
             .unwrap();
         let read = |reply: &Option<firstcome_shared::redis::admission::AdmissionReply>| {

@@ -24,7 +24,7 @@ pub(crate) enum ScriptCommand {
     /// With its number, and whether it has ended. Not fenced.
     Revoke(PersonLetter, i64, bool),
     Repair(ScriptRepair),
-    /// The same with a generation that Redis no longer has.
+    /// The same in an era that is over.
     Stale(ScriptRepair),
     Tamper(Tamper),
 }
@@ -53,7 +53,7 @@ pub(crate) enum Tamper {
     RemoveUser(PersonLetter),
     AddFree(i64),
     ClaimedElsewhere(PersonLetter),
-    /// Everything is deleted, including the generation, and a new generation is created.
+    /// Everything goes, the gate too, and a new era begins.
     Empty,
 }
 

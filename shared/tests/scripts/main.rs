@@ -6,9 +6,9 @@
 mod admitted;
 mod allowed;
 mod command;
+mod gate;
 mod model;
 mod odd;
-mod promotion;
 mod reads;
 mod world;
 
@@ -64,13 +64,13 @@ async fn play(
     commands: &[ScriptCommand],
 ) -> Result<Seen, TestCaseError> {
     let mut world = ScriptWorld::open(url, coupon, start).await;
-    let mut model = Model::new(start, world.generation());
+    let mut model = Model::new(start, world.era);
     let mut seen = Seen::default();
     for (at, command) in commands.iter().enumerate() {
         let before = model.clone();
         let bytes_before = world.dump().await;
         let (answer, admissions) = world.apply(command).await;
-        let expected = model.apply(command, world.generation());
+        let expected = model.apply(command, world.era);
         prop_assert_eq!(
             &answer,
             &expected,
@@ -91,7 +91,7 @@ async fn play(
             prop_assert_eq!(
                 world.dump().await,
                 bytes_before,
-                "{:?} is of another generation and changed something",
+                "{:?} is of another era and changed something",
                 command
             );
         }
@@ -101,7 +101,7 @@ async fn play(
             for (person, admission) in people.iter().zip(&admissions) {
                 admitted_rightly(&now, *admission)?;
                 seen.admission(*admission);
-                now.apply(&ScriptCommand::Claim(vec![*person]), world.generation());
+                now.apply(&ScriptCommand::Claim(vec![*person]), world.era);
             }
             seen.together += u32::from(people.len() > 1);
         }

@@ -22,8 +22,8 @@ pub(crate) struct Model {
     claimants: BTreeMap<PersonLetter, (i64, i64)>,
     /// Number of the last revocation, and whether it has ended.
     revoked: BTreeMap<PersonLetter, (i64, bool)>,
-    generation: u32,
-    /// The highest revision written.
+    era: u64,
+    /// The highest one written.
     revision: u64,
 }
 
@@ -46,7 +46,7 @@ fn narrow(slot: i64) -> u32 {
 }
 
 impl Model {
-    pub(crate) fn new(start: &Start, generation: u32) -> Self {
+    pub(crate) fn new(start: &Start, era: u64) -> Self {
         Self {
             start: (start.quantity, start.waiting_list, start.once_per),
             meta: Some((i64::from(start.quantity), false)),
@@ -56,7 +56,7 @@ impl Model {
             waiting: Vec::new(),
             claimants: BTreeMap::new(),
             revoked: BTreeMap::new(),
-            generation,
+            era,
             revision: 1,
         }
     }
@@ -120,7 +120,7 @@ impl Model {
         }
     }
 
-    pub(crate) fn apply(&mut self, command: &ScriptCommand, generation: u32) -> String {
+    pub(crate) fn apply(&mut self, command: &ScriptCommand, era: u64) -> String {
         match command {
             // As if they had come one after the other.
             ScriptCommand::Claim(people) => words(
@@ -167,7 +167,7 @@ impl Model {
             ScriptCommand::Stale(_) => "Stale".into(),
             ScriptCommand::Tamper(tamper) => {
                 self.tamper(tamper);
-                self.generation = generation;
+                self.era = era;
                 String::new()
             }
         }
@@ -493,7 +493,7 @@ impl Model {
                     meta: None,
                     count: None,
                     revision: 0,
-                    ..Self::new(&start, self.generation)
+                    ..Self::new(&start, self.era)
                 };
             }
         }

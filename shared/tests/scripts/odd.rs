@@ -1,12 +1,12 @@
 //! Manual changes of a drop's keys whose numbers still add up.
 
-use firstcome_shared::domain::{CouponId, OncePer, UserId};
+use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::redis::repair::Done;
 use firstcome_shared::redis::wrong_key::WrongKey;
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{ScriptCommand, Start};
-use crate::promotion::ask;
+use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
@@ -143,11 +143,13 @@ async fn an_invalid_user_id_leaves_the_waiting_list_and_the_next_is_promoted() {
         "the letters of an id, and two complete ids"
     );
 
-    let generation = redis.ensure_generation(CouponId(1)).await.unwrap();
     let mut promoted = Vec::new();
     // The last of these is fewer than allowed, and nobody is left.
     for (limit, at_most) in [(1, 1), (20, 20), (300, 300)] {
-        let Done::Applied(some) = redis.promote(keys, &generation, DROP, limit).await.unwrap()
+        let Done::Applied(some) = redis
+            .promote(keys, &world.fence, DROP, limit)
+            .await
+            .unwrap()
         else {
             panic!("stale")
         };
@@ -179,10 +181,9 @@ async fn holders_at_the_head_of_the_line_are_skipped() {
         .query_async::<()>(&mut conn)
         .await
         .unwrap();
-    let generation = redis.ensure_generation(CouponId(1)).await.unwrap();
     let mut left = Vec::new();
     for _ in 0..3 {
-        let Done::Applied(some) = redis.promote(keys, &generation, DROP, 1).await.unwrap() else {
+        let Done::Applied(some) = redis.promote(keys, &world.fence, DROP, 1).await.unwrap() else {
             panic!("stale")
         };
         left.push((some.left_without, some.people.len()));

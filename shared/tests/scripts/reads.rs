@@ -23,7 +23,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
         number += 1;
         let user: UserId = format!("{name}-{number}").parse().unwrap();
         let admission = redis
-            .claim(&world.keys, DROP, &user)
+            .claim(&world.keys, DROP, world.era, &user)
             .await
             .unwrap()
             .admission;
@@ -33,7 +33,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
         if number.is_multiple_of(2) {
             let from = i64::from(slot);
             let freed = redis
-                .withdraw(&world.keys, &world.generation, DROP, &user, from, false)
+                .withdraw(&world.keys, &world.fence, DROP, &user, from, false)
                 .await
                 .unwrap();
             assert_eq!(freed, Done::Applied(()));

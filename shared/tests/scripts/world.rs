@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
-use firstcome_shared::redis::admission::{Admission, Claimant};
-use firstcome_shared::redis::gate::Generation;
+use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply, Claimant};
+use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{Done, Holding, Promoted};
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
@@ -34,9 +34,9 @@ pub(crate) struct ScriptWorld {
     pub(crate) redis: Redis,
     pub(crate) keys: DropKeys,
     coupon: CouponId,
-    pub(crate) generation: Generation,
+    pub(crate) fence: Fence,
+    pub(crate) era: u64,
     meta: DropMeta,
-    generations: u32,
 }
 
 /// Drops instants, which the model cannot predict.
@@ -60,6 +60,17 @@ pub(crate) fn connect(url: &str) -> Redis {
     .unwrap()
 }
 
+/// Begins an era of a coupon and opens it.
+pub(crate) async fn opened(redis: &Redis, coupon: CouponId, era: u64) -> Fence {
+    let life = redis.gate().await.unwrap().life();
+    let seen = redis.coupon_gates(&[coupon]).await.unwrap().remove(0);
+    let begun = redis.begin_era(coupon, &life, era, &seen).await.unwrap();
+    let fence = begun.expect("nobody else begins one");
+    let both = [(coupon, fence.clone())];
+    assert!(redis.open_coupons(&both).await.unwrap());
+    fence
+}
+
 fn user(person: PersonLetter) -> UserId {
     person.to_string().parse().unwrap()
 }
@@ -68,7 +79,6 @@ impl ScriptWorld {
     pub(crate) async fn open(url: &str, coupon: i64, start: &Start) -> Self {
         let redis = connect(url);
         let coupon = CouponId(coupon);
-        let generation = redis.ensure_generation(coupon).await.unwrap();
         let meta = DropMeta {
             quantity: start.quantity,
             opens_at_ms: 0,
@@ -80,35 +90,31 @@ impl ScriptWorld {
             allow: None,
         };
         let keys = redis.keys(coupon, DROP);
-        let gate = redis.gate().await.unwrap();
-        let life = match gate.life() {
-            Some(life) => life.clone(),
-            None => redis.begin_life(&gate).await.unwrap().unwrap(),
-        };
-        assert!(redis.open_gate(&life, &life.servers()).await.unwrap());
-        assert!(
-            redis
-                .open_coupons(&[(coupon, generation.clone())], &life)
-                .await
-                .unwrap()
-        );
+        let fence = opened(&redis, coupon, 1).await;
         assert_eq!(
-            redis.load_drop(&keys, &generation, 1, &meta).await.unwrap(),
+            redis.load_drop(&keys, &fence, 1, &meta).await.unwrap(),
             Done::Applied(true)
         );
         Self {
             redis,
             keys,
             coupon,
-            generation,
+            fence,
+            era: 1,
             meta,
-            generations: 1,
         }
     }
 
-    /// Counts how often Redis was flushed.
-    pub(crate) fn generation(&self) -> u32 {
-        self.generations
+    /// Begins the next era and opens it.
+    pub(crate) async fn next_era(&mut self) {
+        self.era += 1;
+        self.fence = opened(&self.redis, self.coupon, self.era).await;
+    }
+
+    /// Admission's answer to one person.
+    pub(crate) async fn claim(&self, person: &str) -> Result<AdmissionReply, AdmissionError> {
+        let user = person.parse().unwrap();
+        self.redis.claim(&self.keys, DROP, self.era, &user).await
     }
 
     /// The answer in words, and the admission of each user.
@@ -120,7 +126,7 @@ impl ScriptWorld {
             ScriptCommand::Claim(people) => {
                 let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
                 let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
-                let replies = redis.claim_all(keys, DROP, &users).await.unwrap();
+                let replies = redis.claim_all(keys, DROP, self.era, &users).await.unwrap();
                 let said: Vec<Admission> = replies
                     .iter()
                     .map(|reply| reply.as_ref().unwrap().admission)
@@ -129,7 +135,7 @@ impl ScriptWorld {
             }
             ScriptCommand::Load(revision) => words(
                 &redis
-                    .load_drop(keys, &self.generation, *revision, &self.meta)
+                    .load_drop(keys, &self.fence, *revision, &self.meta)
                     .await
                     .unwrap(),
             ),
@@ -141,9 +147,12 @@ impl ScriptWorld {
                 };
                 words(&redis.write_meta(keys, *revision, &meta).await.unwrap())
             }
-            ScriptCommand::Lower(revision, quantity) => {
-                words(&redis.lower(keys, *revision, *quantity).await.unwrap())
-            }
+            ScriptCommand::Lower(revision, quantity) => words(
+                &redis
+                    .lower(keys, self.era, *revision, *quantity)
+                    .await
+                    .unwrap(),
+            ),
             ScriptCommand::Revoke(person, number, ended) => {
                 let once_per = self.meta.once_per;
                 let over = ended.then_some(ENDED_AT_MS);
@@ -157,9 +166,9 @@ impl ScriptWorld {
                     "open".into()
                 }
             }
-            ScriptCommand::Repair(repair) => self.repair(repair, &self.generation).await,
+            ScriptCommand::Repair(repair) => self.repair(repair, &self.fence).await,
             ScriptCommand::Stale(repair) => {
-                let other = redis.ensure_generation(CouponId(1_000_000)).await.unwrap();
+                let other = opened(redis, CouponId(1_000_000), 1_000_000).await;
                 self.repair(repair, &other).await
             }
             ScriptCommand::Tamper(tamper) => {
@@ -194,7 +203,7 @@ impl ScriptWorld {
             .unwrap();
     }
 
-    async fn repair(&self, repair: &ScriptRepair, generation: &Generation) -> String {
+    async fn repair(&self, repair: &ScriptRepair, fence: &Fence) -> String {
         let redis = &self.redis;
         let keys = &self.keys;
         match repair {
@@ -209,18 +218,18 @@ impl ScriptWorld {
                 format!(
                     "{:?}",
                     redis
-                        .put_back(keys, generation, DROP, self.meta.once_per, &holdings)
+                        .put_back(keys, fence, DROP, self.meta.once_per, &holdings)
                         .await
                         .unwrap()
                 )
             }
             ScriptRepair::Count => {
-                format!("{:?}", redis.repair_count(keys, generation).await.unwrap())
+                format!("{:?}", redis.repair_count(keys, fence).await.unwrap())
             }
             ScriptRepair::Move(person, from, quantity) => {
                 let user = user(*person);
                 let moved = redis
-                    .move_person(keys, generation, DROP, &user, *from, *quantity)
+                    .move_person(keys, fence, DROP, &user, *from, *quantity)
                     .await
                     .unwrap();
                 format!("{:?}", map(moved, |given| given.map(|given| given.slot)))
@@ -229,7 +238,7 @@ impl ScriptWorld {
                 format!(
                     "{:?}",
                     redis
-                        .withdraw(keys, generation, DROP, &user(*person), *from, *front)
+                        .withdraw(keys, fence, DROP, &user(*person), *from, *front)
                         .await
                         .unwrap()
                 )
@@ -242,13 +251,13 @@ impl ScriptWorld {
                 format!(
                     "{:?}",
                     redis
-                        .to_front(keys, generation, DROP, self.meta.once_per, &people)
+                        .to_front(keys, fence, DROP, self.meta.once_per, &people)
                         .await
                         .unwrap()
                 )
             }
             ScriptRepair::Promote(limit) => {
-                let promoted = redis.promote(keys, generation, DROP, *limit).await.unwrap();
+                let promoted = redis.promote(keys, fence, DROP, *limit).await.unwrap();
                 let slots = |all: Promoted| {
                     all.people
                         .into_iter()
@@ -285,7 +294,7 @@ impl ScriptWorld {
             Tamper::Empty => cmd
                 .arg(&k.own())
                 .arg(&k.claimants)
-                .arg(&k.generation)
+                .arg(&k.gate)
                 .arg(&k.revision)
                 .arg(&k.revoked),
         };
@@ -293,8 +302,7 @@ impl ScriptWorld {
             .await
             .unwrap();
         if matches!(tamper, Tamper::Empty) {
-            self.generation = self.redis.ensure_generation(self.coupon).await.unwrap();
-            self.generations += 1;
+            self.next_era().await;
         }
     }
 
@@ -303,7 +311,8 @@ impl ScriptWorld {
         let mut pipe = redis::pipe();
         for key in self.keys.own().into_iter().chain([
             &*self.keys.claimants,
-            &self.keys.generation,
+            &self.keys.gate,
+            &self.keys.version,
             &self.keys.revoked,
         ]) {
             pipe.cmd("DUMP").arg(key);

@@ -184,6 +184,7 @@ pub(crate) mod tests {
             waiting_list: 0,
             paused: false,
             revision: 1,
+            era: 0,
             schedule: None,
             allow: None,
             allow_list: AllowList::default(),

@@ -107,7 +107,15 @@ impl ClaimService {
             self.warn(id, "coupon_unknown", &refusal);
             refusal
         })?;
-        let answer = self.ask(&coupon, &requester).await;
+        let mut answer = self.ask(&coupon, &requester).await;
+        // Redis was rebuilt, and this process has not read that yet. Nothing ran.
+        if is_of_another_era(&answer)
+            && self.catalogue.mysql_up()
+            && let Ok(now) = self.catalogue.reread(id).await
+            && now.coupon.era != coupon.coupon.era
+        {
+            answer = self.ask(&now, &requester).await;
+        }
         match &answer {
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => self.sold_out.increment(1),
             other => {
@@ -153,7 +161,8 @@ impl ClaimService {
         let mut reply = match self.batches.ask(coupon, chosen, requester).await {
             // Nothing of a sealed drop is verified after a loss of Redis: nobody is admitted to it.
             Err(ClaimRefusal::NotAnswered(error))
-                if matches!(*error, AdmissionError::Closed) && chosen.drop.sealed_at.is_some() =>
+                if matches!(*error, AdmissionError::Closed | AdmissionError::AnotherEra)
+                    && chosen.drop.sealed_at.is_some() =>
             {
                 return self.ask_mysql(coupon, chosen, requester.user.clone()).await;
             }
@@ -248,9 +257,12 @@ impl ClaimService {
     }
 }
 
-/// Whether the claim is for `by_redis` rather than for the drop that was `asked`. Holders of a
-/// coupon of that drop get that answer even after it closed, and a retry of their claim means the
-/// same drop.
+fn is_of_another_era(answer: &Result<ClaimAnswer, ClaimRefusal>) -> bool {
+    matches!(answer, Err(ClaimRefusal::NotAnswered(error)) if matches!(**error, AdmissionError::AnotherEra))
+}
+
+/// Whether the claim is for `by_redis` rather than for the drop that was `asked`. Who held one of
+/// that is told so also after it closed, and a retry of that claim is nothing else.
 fn is_of_another(asked: &Drop, by_redis: &Drop, reply: &ClaimReply) -> bool {
     let is_about_earlier = matches!(reply.admission, Admission::Already(..) | Admission::Revoked)
         && by_redis.is_open_at(instant(reply.now_ms))

@@ -197,7 +197,10 @@ impl MicroBatches {
         let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
         let begun = Instant::now();
         crash_point(Point::ClaimAsked);
-        let replies = self.redis.claim_all(keys, drop, &people).await;
+        // Copies of the coupon in one call may be of several eras; the newest counts.
+        let eras = batch.iter().map(|pending| pending.coupon.coupon.era);
+        let era = eras.max().unwrap_or(0);
+        let replies = self.redis.claim_all(keys, drop, era, &people).await;
         self.call_seconds.record(begun.elapsed().as_secs_f64());
         #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
         self.batch_size.record(people.len() as f64);

@@ -157,7 +157,7 @@ impl ClaimService {
         now: DateTime<Utc>,
     ) -> Result<Standing, RedisError> {
         if let Some(one) = shown.filter(|one| one.drop.sealed_at.is_none()) {
-            return self.redis.standing(one.keys, user).await;
+            return self.redis.standing(one.keys, coupon.coupon.era, user).await;
         }
         // Redis forgets sealed drops, so missing facts about one prove nothing. It need not be
         // asked, except for the time if another drop is about to open.

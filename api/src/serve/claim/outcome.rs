@@ -78,7 +78,7 @@ impl ClaimOutcome {
                 _ => Self::Unverified,
             },
             Err(ClaimRefusal::NotAnswered(error)) => match **error {
-                AdmissionError::Closed => Self::GateClosed,
+                AdmissionError::Closed | AdmissionError::AnotherEra => Self::GateClosed,
                 AdmissionError::Unanswered => Self::RedisSlow,
                 AdmissionError::Redis(_) => Self::RedisError,
                 AdmissionError::Unexpected => Self::Unexpected,

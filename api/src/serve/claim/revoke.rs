@@ -88,7 +88,11 @@ impl ClaimService {
         let shown = shown.ok_or(ClaimRefusal::NothingHeld)?;
         let keys = self.redis.keys(coupon.coupon.id, shown.id);
         let record = db.person(coupon.coupon.id, &user).await.map_err(unknown)?;
-        let standing = self.redis.standing(&keys, &user).await.map_err(unknown)?;
+        let standing = self
+            .redis
+            .standing(&keys, coupon.coupon.era, &user)
+            .await
+            .map_err(unknown)?;
         let once_per = coupon.coupon.once_per;
         let held = held(once_per, &shown, &record, &standing)?;
         // If one coupon is allowed in total, it may be of another drop.

@@ -17,10 +17,9 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::idempotency::{EarlierRequest, IdempotencyKey};
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::redis::gate::CouponGate;
 use firstcome_shared::redis::given::GivenNumbers;
 use firstcome_shared::redis::keys::DropMeta;
-use firstcome_shared::redis::life::Life;
-use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -149,12 +148,11 @@ async fn make_once(
         let new = body.check(now, Some(&services.identity))?;
         let before = ask_redis(services).await;
         let made = async {
-            db.skip_numbers(before.as_ref().map(|before| before.given))
-                .await?;
+            db.skip_numbers(before).await?;
             db.create_coupon(new, now, by).await
         };
         return match made.await {
-            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before).await),
+            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before.is_some()).await),
             Err(error) => Err(mysql_unavailable(
                 &error,
                 "look at the list of coupons before you try again",
@@ -170,15 +168,13 @@ async fn make_once(
     }
     let new = body.check(now, Some(&services.identity))?;
     let before = ask_redis(services).await;
-    db.skip_numbers(before.as_ref().map(|before| before.given))
-        .await
-        .map_err(away)?;
+    db.skip_numbers(before).await.map_err(away)?;
     match db
         .create_coupon_once(key, new, now, by)
         .await
         .map_err(away)?
     {
-        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before).await),
+        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before.is_some()).await),
         Err(earlier) => repeated(services, earlier).await,
     }
 }
@@ -196,20 +192,11 @@ async fn repeated(
     }
 }
 
-/// What Redis said before a coupon was made.
-struct RedisBefore {
-    /// A MySQL that lost its last coupons must not give their numbers again.
-    given: GivenNumbers,
-    life: Option<Life>,
-}
-
+/// The numbers that Redis knows: a MySQL that lost its last coupons must not give them again.
 /// `None` where Redis is away: then nobody knows which numbers were given.
-async fn ask_redis(services: &Services) -> Option<RedisBefore> {
+async fn ask_redis(services: &Services) -> Option<GivenNumbers> {
     match services.redis.given_numbers().await {
-        Ok(given) => Some(RedisBefore {
-            given,
-            life: services.redis.life().await,
-        }),
+        Ok(given) => Some(given),
         Err(error) => {
             tracing::warn!(%error, "Redis does not say which numbers were given: many are left out");
             None
@@ -222,10 +209,10 @@ async fn see_to(
     services: &Services,
     coupon: Coupon,
     drops: Vec<Drop>,
-    before: Option<RedisBefore>,
+    redis_answers: bool,
 ) -> Arc<CouponWithDrops> {
     tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was made");
-    if let Some(before) = before {
+    if redis_answers {
         let newest = drops.iter().map(|drop| drop.id).max().unwrap_or(DropId(0));
         if let Err(error) = services.redis.note_numbers(coupon.id, newest).await {
             tracing::warn!(%error, coupon = %coupon.id, "the numbers of a new coupon are not noted yet");
@@ -235,7 +222,7 @@ async fn see_to(
             // `not_allowed`.
             super::allow_list::write(services, coupon.id).await;
         }
-        if let Err(error) = load(&services.redis, &coupon, &drops, before.life).await {
+        if let Err(error) = load(services, &coupon, &drops).await {
             tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
         }
     }
@@ -249,20 +236,29 @@ async fn see_to(
     })
 }
 
-async fn load(
-    redis: &Redis,
-    coupon: &Coupon,
-    drops: &[Drop],
-    life: Option<Life>,
-) -> Result<(), RedisError> {
-    let generation = redis.ensure_generation(coupon.id).await?;
+/// Loads a new coupon's drops and opens it, in the era that it has in MySQL until a reconciler
+/// begins another.
+async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::Result<()> {
+    let redis = &services.redis;
+    let gate = redis.gate().await?;
+    let begun = redis
+        .begin_era(coupon.id, &gate.life(), coupon.era, &CouponGate::default())
+        .await?;
+    let Some(fence) = begun else {
+        return Ok(());
+    };
     for drop in drops {
         let keys = redis.keys(coupon.id, drop.id);
         let meta = DropMeta::of(coupon, drop);
         redis
-            .load_drop(&keys, &generation, coupon.revision, &meta)
+            .load_drop(&keys, &fence, coupon.revision, &meta)
             .await?;
     }
-    let Some(life) = life else { return Ok(()) };
-    redis.open_new_coupon(coupon.id, &generation, &life).await
+    // This process may have stood still until here. A reconciler that found the coupon meanwhile
+    // has taken another era: people may have been admitted in it, and Redis been emptied since.
+    let db = services.mysql.operators.of_primary();
+    if db.era(coupon.id).await? == Some(coupon.era) && gate.is_open() {
+        redis.open_coupons(&[(coupon.id, fence)]).await?;
+    }
+    Ok(())
 }

@@ -27,7 +27,7 @@ use firstcome_shared::http::health;
 use firstcome_shared::http::openapi::with_problems;
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
-use firstcome_shared::redis::gate::Openness;
+use firstcome_shared::redis::gate::{CLOSED, Openness};
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -98,7 +98,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
         let redis = redis.clone();
         async move {
             match redis.openness().await {
-                Ok(Openness::Closed(why)) => Err(why.to_owned()),
+                Ok(Openness::Closed) => Err(CLOSED.to_owned()),
                 Ok(_) => Ok(()),
                 Err(error) => Err(format!("Redis cannot be reached: {error}")),
             }

@@ -22,7 +22,9 @@ impl From<ClaimRefusal> for Problem {
                 return Self::new(Code::Closed, "no drop of this coupon is open or planned");
             }
             ClaimRefusal::NotAnswered(error) => match *error {
-                AdmissionError::Closed => "admission is closed for a check; try again",
+                AdmissionError::Closed | AdmissionError::AnotherEra => {
+                    "admission is closed for a check; try again"
+                }
                 AdmissionError::Unanswered => {
                     "too many claims wait for Redis; try again in a moment"
                 }

@@ -63,6 +63,8 @@ pub struct BareArgs {
 struct BareRoute {
     redis: Redis,
     keys: DropKeys,
+    /// Read once: nothing is lost meanwhile.
+    era: u64,
     producer: FutureProducer,
     args: BareArgs,
 }
@@ -93,9 +95,11 @@ pub async fn bare(args: BareArgs) -> Result<()> {
         signing: Signing::default(),
     };
     let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));
+    let gates = redis.coupon_gates(&[keys.coupon]).await?;
     let route = BareRoute {
         redis,
         keys,
+        era: gates[0].era().context("the coupon has no era")?,
         producer: kafka.producer(DEADLINE).create()?,
         args,
     };
@@ -122,7 +126,10 @@ async fn admit(route: &BareRoute, headers: &HeaderMap) -> Result<Response> {
         .parse()?;
     let coupon_id = CouponId(route.args.coupon);
     let drop_id = DropId(route.args.drop);
-    let reply = route.redis.claim(&route.keys, drop_id, &user_id).await?;
+    let reply = route
+        .redis
+        .claim(&route.keys, drop_id, route.era, &user_id)
+        .await?;
     let Admission::Accepted(slot) = reply.admission else {
         return Ok(Problem::new(Code::SoldOut, "all are given out").into_response());
     };

@@ -134,7 +134,7 @@ pub fn wrong() -> Vec<(Wrong, Protocol)> {
     let cases = [
         (Wrong::GateKept, gone_back),
         (Wrong::NoWait, emptied),
-        (Wrong::GenerationReadLate, emptied),
+        (Wrong::EraReadLate, emptied),
         (
             Wrong::ConnectionComesBack,
             Faults {

@@ -56,16 +56,15 @@ pub enum Wrong {
     GateKept,
     /// A reconciler rebuilds a lost Redis at once, while messages are still in flight to the topic.
     NoWait,
-    /// A reconciler reads the generation together with the drop instead of before it waits and
-    /// reads the topic. If it finds a loss during the pass, it rebuilds from a tail older than the
-    /// loss.
-    GenerationReadLate,
-    /// A pass continues with another process of Redis than the one it read, and opens admission
+    /// A reconciler reads the era when it reads the drop, not before it waits and reads the
+    /// topic. What it comes upon in mid-pass it rebuilds from a tail that is older than the loss.
+    EraReadLate,
+    /// A pass goes on with another process of Redis than the one that it read, and opens admission
     /// there.
     ConnectionComesBack,
     /// The consumer commits offsets before the rows.
     CommitFirst,
-    /// A drop is loaded without comparing the generation.
+    /// A drop is loaded without looking at the era.
     LoadUnchecked,
     /// A lost drop is loaded and settled before its people are restored.
     SettleFirst,

@@ -9,12 +9,12 @@ impl State {
         !self.redis.meta
     }
 
-    fn ensure_generation(&mut self) -> u8 {
-        if self.redis.generation == 0 {
-            self.generations += 1;
-            self.redis.generation = self.generations;
+    fn ensure_era(&mut self) -> u8 {
+        if self.redis.era == 0 {
+            self.eras += 1;
+            self.redis.era = self.eras;
         }
-        self.redis.generation
+        self.redis.era
     }
 
     /// If Redis lost something, a pass first waits until nothing can be in flight to the topic or
@@ -24,14 +24,14 @@ impl State {
         !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
     }
 
-    /// Reads the gate, the generation, the clock and the tail. In one step, because the generation
-    /// also reveals whatever happens between reading it and the tail.
+    /// The gate, the era, the clock, the tail. In one step, because what comes between the era and
+    /// the tail is noticed by the era as well.
     pub(crate) fn begin(&mut self, at: usize) {
-        self.ensure_generation();
+        self.ensure_era();
         let held = (0_u8..).zip(self.redis.users).filter(|(_, slot)| *slot > 0);
         self.reconcilers[at] = Reconciler::Begun(PassView {
             process: self.process,
-            generation: self.redis.generation,
+            era: self.redis.era,
             gate_was_open: self.gate_open,
             tail: self.tail().to_vec(),
             settled: held
@@ -56,14 +56,10 @@ impl State {
         }
         if !todo.is_empty() {
             todo.reverse();
-            let late = protocol.is(Wrong::GenerationReadLate);
-            let generation = if late {
-                self.redis.generation
-            } else {
-                seen.generation
-            };
+            let late = protocol.is(Wrong::EraReadLate);
+            let era = if late { self.redis.era } else { seen.era };
             self.reconcilers[at] = Reconciler::Repairing {
-                generation,
+                era,
                 process: seen.process,
                 todo,
             };
@@ -171,31 +167,22 @@ impl State {
     }
 
     pub(crate) fn repair(&mut self, protocol: &Protocol, at: usize) {
-        let Reconciler::Repairing { generation, .. } = &self.reconcilers[at] else {
+        let Reconciler::Repairing { era, .. } = &self.reconcilers[at] else {
             return;
         };
-        let made = if *generation == 0 {
-            self.ensure_generation()
-        } else {
-            0
-        };
-        let Reconciler::Repairing {
-            generation,
-            process,
-            todo,
-        } = &mut self.reconcilers[at]
-        else {
+        let made = if *era == 0 { self.ensure_era() } else { 0 };
+        let Reconciler::Repairing { era, process, todo } = &mut self.reconcilers[at] else {
             return;
         };
         let Some(repair) = todo.pop() else { return };
-        if *generation == 0 {
-            *generation = made;
+        if *era == 0 {
+            *era = made;
         }
         // The connection ends with the process that it was opened to.
         let comes_back = protocol.is(Wrong::ConnectionComesBack);
-        let generation = *generation;
+        let era = *era;
         let process = if comes_back { self.process } else { *process };
-        let more = self.carry_out(generation, repair, process);
+        let more = self.carry_out(era, repair, process);
         if let Reconciler::Repairing { todo, .. } = &mut self.reconcilers[at] {
             todo.extend(more);
             if todo.is_empty() {
@@ -205,14 +192,14 @@ impl State {
     }
 
     /// Carries out a repair and returns the one that must follow it.
-    fn carry_out(&mut self, generation: u8, repair: Repair, process: u8) -> Option<Repair> {
+    fn carry_out(&mut self, era: u8, repair: Repair, process: u8) -> Option<Repair> {
         match repair {
             Repair::PutBack(person, slot, certain) => {
-                self.redis.put_back(generation, person, slot, certain);
+                self.redis.put_back(era, person, slot, certain);
             }
-            Repair::Load => self.redis.load(generation, true),
-            Repair::Settle => self.redis.settle(generation),
-            Repair::Move(person, from) => match self.redis.move_person(generation, person, from) {
+            Repair::Load => self.redis.load(era, true),
+            Repair::Settle => self.redis.settle(era),
+            Repair::Move(person, from) => match self.redis.move_person(era, person, from) {
                 Moved::To(slot) => {
                     self.admitted.push((person, slot));
                     return Some(Repair::Issue(person, slot));
@@ -223,7 +210,7 @@ impl State {
                 }
                 Moved::NoneLeft | Moved::Changed => {}
             },
-            Repair::Withdraw(person, from) => self.redis.withdraw(generation, person, from),
+            Repair::Withdraw(person, from) => self.redis.withdraw(era, person, from),
             Repair::Issue(person, slot) => _ = self.insert((person, slot)),
             Repair::Resolve(person, slot) => {
                 if self.row_of(person).is_some() {

@@ -2,10 +2,10 @@
 
 use super::{PEOPLE, Person, SLOTS, Slot};
 
-/// The drop's keys and its coupon's generation.
+/// The drop's keys and its coupon's era.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Redis {
-    pub generation: u8,
+    pub era: u8,
     /// Whether the drop is loaded.
     pub meta: bool,
     /// The highest slot given out.
@@ -96,16 +96,16 @@ impl Redis {
         }
     }
 
-    pub fn load(&mut self, generation: u8, checked: bool) {
-        if self.generation == generation || !checked {
+    pub fn load(&mut self, era: u8, checked: bool) {
+        if self.era == era || !checked {
             self.meta = true;
         }
     }
 
-    pub fn put_back(&mut self, generation: u8, person: Person, slot: Slot, certain: bool) {
+    pub fn put_back(&mut self, era: u8, person: Person, slot: Slot, certain: bool) {
         let taken = self.on(slot).any(|other| other != person);
         let before = self.slot_of(person);
-        if self.generation != generation || before == slot || (taken && !certain) {
+        if self.era != era || before == slot || (taken && !certain) {
             return;
         }
         self.take(person, slot);
@@ -114,8 +114,8 @@ impl Redis {
         }
     }
 
-    pub fn settle(&mut self, generation: u8) {
-        if self.generation != generation || !self.meta {
+    pub fn settle(&mut self, era: u8) {
+        if self.era != era || !self.meta {
             return;
         }
         let highest = self.users.iter().copied().max().unwrap_or(0);
@@ -125,8 +125,8 @@ impl Redis {
         self.count = highest;
     }
 
-    pub fn move_person(&mut self, generation: u8, person: Person, from: Slot) -> Moved {
-        if self.generation != generation || !self.meta || self.slot_of(person) != from {
+    pub fn move_person(&mut self, era: u8, person: Person, from: Slot) -> Moved {
+        if self.era != era || !self.meta || self.slot_of(person) != from {
             return Moved::Changed;
         }
         let Some(slot) = self.next() else {
@@ -139,8 +139,8 @@ impl Redis {
         Moved::To(slot)
     }
 
-    pub fn withdraw(&mut self, generation: u8, person: Person, from: Slot) {
-        if self.generation == generation && self.slot_of(person) == from {
+    pub fn withdraw(&mut self, era: u8, person: Person, from: Slot) {
+        if self.era == era && self.slot_of(person) == from {
             self.users[usize::from(person)] = 0;
             self.release(from);
         }

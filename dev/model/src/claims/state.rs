@@ -21,8 +21,8 @@ pub enum Reconciler {
     /// A pass has begun.
     Begun(PassView),
     Repairing {
-        /// The coupon's generation as the pass knows it; 0 if it read late and there was none.
-        generation: u8,
+        /// The coupon's era as the pass knows it; 0 where it read late and there was none.
+        era: u8,
         /// The process of Redis that it read.
         process: u8,
         /// The remaining repairs, last first.
@@ -34,8 +34,8 @@ pub enum Reconciler {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PassView {
     pub(super) process: u8,
-    /// The coupon's generation, created if Redis had none.
-    pub(super) generation: u8,
+    /// The coupon's era, made where Redis had none.
+    pub(super) era: u8,
     pub(super) gate_was_open: bool,
     pub(super) tail: Vec<Claim>,
     /// Admissions older than the publishing deadline.
@@ -67,11 +67,11 @@ pub struct State {
     pub process: u8,
     /// Redis's data at the time of the copy.
     pub copy: Option<Redis>,
-    /// The generation that a process has read before it loads the drop, possibly late.
+    /// The era that a process has read before it loads the drop; it may be late.
     pub loader: Option<u8>,
-    /// Number of generations so far.
-    pub generations: u8,
-    /// Admissions whose message is in flight to the topic.
+    /// Eras given so far.
+    pub eras: u8,
+    /// Admissions whose message is on its way to the topic.
     pub publishing: Vec<Claim>,
     /// Claims that are published again, because the process that got the retry does not know that a
     /// second store has them.
@@ -103,7 +103,7 @@ impl State {
     pub fn open(protocol: &Protocol) -> Self {
         Self {
             redis: Redis {
-                generation: 1,
+                era: 1,
                 meta: true,
                 ..Redis::default()
             },
@@ -111,7 +111,7 @@ impl State {
             process: 0,
             copy: None,
             loader: Some(1),
-            generations: 1,
+            eras: 1,
             publishing: Vec::new(),
             again: Vec::new(),
             held: Vec::new(),
@@ -144,8 +144,8 @@ impl State {
             set.dedup();
         }
         self.reconcilers.sort_unstable();
-        if self.faults.flushes == 0 && self.redis.generation == self.generations {
-            // Loaded, and nothing will remove it: loading it late does nothing.
+        if self.faults.flushes == 0 && self.redis.era == self.eras {
+            // Present already, and nothing will take it away: loading it late does nothing.
             self.loader = self.loader.filter(|_| !self.redis.meta);
         }
         if self.faults.gone_back == 0 {

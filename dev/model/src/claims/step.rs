@@ -24,7 +24,7 @@ pub enum Step {
     WriteRow,
     /// It commits the offset.
     Commit,
-    /// A process that read the generation long ago finally loads the drop.
+    /// A process that has read the era long ago loads the drop, at last.
     LoadLate,
     /// A reconciler begins a pass: reads the gate, the clock and the topic's unread tail.
     Begin(usize),
@@ -181,10 +181,8 @@ pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
             half(state, !protocol.is(Wrong::CommitFirst));
         }
         Step::LoadLate => {
-            if let Some(generation) = state.loader.take() {
-                state
-                    .redis
-                    .load(generation, !protocol.is(Wrong::LoadUnchecked));
+            if let Some(era) = state.loader.take() {
+                state.redis.load(era, !protocol.is(Wrong::LoadUnchecked));
             }
         }
         Step::Begin(at) => state.begin(at),

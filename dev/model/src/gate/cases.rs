@@ -1,6 +1,6 @@
 //! The explored protocols of the gate: the correct one, and the wrong ones.
 
-use super::{Faults, Gate, Wrong};
+use super::{Faults, GateProtocol, Wrong};
 
 const NONE: Faults = Faults {
     restarts: 0,
@@ -9,9 +9,9 @@ const NONE: Faults = Faults {
     deaths: 0,
 };
 
-/// The correct protocol under the faults that it must survive.
-pub fn right() -> Vec<(&'static str, Gate)> {
-    let gate = Gate {
+/// The right protocol under the faults it is to withstand.
+pub fn right() -> Vec<(&'static str, GateProtocol)> {
+    let gate = GateProtocol {
         faults: NONE,
         daemons: 2,
         new_coupon: false,
@@ -22,7 +22,7 @@ pub fn right() -> Vec<(&'static str, Gate)> {
     vec![
         (
             "two daemons, Redis is emptied and restarts with less",
-            Gate {
+            GateProtocol {
                 faults: Faults {
                     restarts: 1,
                     ..emptied
@@ -32,7 +32,7 @@ pub fn right() -> Vec<(&'static str, Gate)> {
         ),
         (
             "two daemons, a server is demoted and promoted again",
-            Gate {
+            GateProtocol {
                 faults: Faults {
                     promotions: 2,
                     ..NONE
@@ -42,7 +42,7 @@ pub fn right() -> Vec<(&'static str, Gate)> {
         ),
         (
             "a server is demoted and promoted again, and emptied",
-            Gate {
+            GateProtocol {
                 faults: Faults {
                     promotions: 2,
                     ..emptied
@@ -53,7 +53,7 @@ pub fn right() -> Vec<(&'static str, Gate)> {
         ),
         (
             "a coupon is made, Redis is emptied or restarts",
-            Gate {
+            GateProtocol {
                 faults: Faults {
                     restarts: 1,
                     flushes: 1,
@@ -66,7 +66,7 @@ pub fn right() -> Vec<(&'static str, Gate)> {
         ),
         (
             "a coupon cannot be verified, a daemon dies",
-            Gate {
+            GateProtocol {
                 faults: Faults {
                     deaths: 1,
                     ..emptied
@@ -76,16 +76,8 @@ pub fn right() -> Vec<(&'static str, Gate)> {
             },
         ),
         (
-            "two daemons begin lives without compare-and-set, which is only noise",
-            Gate {
-                faults: emptied,
-                wrong: Some(Wrong::NoCompareAndSet),
-                ..gate.clone()
-            },
-        ),
-        (
-            "a pass does not notice another life, and only works in vain",
-            Gate {
+            "a pass does not notice another server, and only works in vain",
+            GateProtocol {
                 faults: Faults {
                     restarts: 1,
                     promotions: 2,
@@ -99,43 +91,32 @@ pub fn right() -> Vec<(&'static str, Gate)> {
     ]
 }
 
-/// Each rule left out, with the faults that reveal it.
-pub fn wrong() -> Vec<(Wrong, Gate)> {
+/// Each rule left out, with the faults under which that shows.
+pub fn wrong() -> Vec<(Wrong, GateProtocol)> {
     let emptied = Faults { flushes: 1, ..NONE };
+    let promoted = Faults {
+        promotions: 1,
+        ..NONE
+    };
     let cases = [
         (Wrong::NoWait, 1, emptied),
-        (Wrong::OneClock, 1, emptied),
-        (Wrong::VerifiedNotCompared, 1, emptied),
-        (
-            Wrong::ServerNotCompared,
-            1,
-            Faults {
-                promotions: 2,
-                ..NONE
-            },
-        ),
-        (Wrong::OpenUnfenced, 2, emptied),
-        (
-            Wrong::OpenInLaterLife,
-            2,
-            Faults {
-                promotions: 2,
-                ..NONE
-            },
-        ),
-        (Wrong::GateAfterOwnCoupon, 1, Faults { deaths: 1, ..NONE }),
-        (Wrong::NewLifeReadLate, 1, emptied),
+        (Wrong::OneClock, 1, Faults { flushes: 2, ..NONE }),
+        (Wrong::IdentityUnchecked, 1, promoted),
+        (Wrong::RoleUnchecked, 1, promoted),
+        (Wrong::EraNotCompared, 2, emptied),
+        (Wrong::SetVerifiedPlain, 2, emptied),
+        (Wrong::EraKept, 2, Faults { flushes: 2, ..NONE }),
+        (Wrong::NewUnchecked, 1, emptied),
     ];
     let gate = |(wrong, daemons, faults)| {
-        let stuck = wrong == Wrong::GateAfterOwnCoupon;
-        let new_coupon = wrong == Wrong::NewLifeReadLate;
+        let new_coupon = wrong == Wrong::NewUnchecked;
         (
             wrong,
-            Gate {
+            GateProtocol {
                 faults,
                 daemons,
                 new_coupon,
-                stuck,
+                stuck: false,
                 wrong: Some(wrong),
             },
         )

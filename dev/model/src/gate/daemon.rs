@@ -1,258 +1,206 @@
-//! A daemon's pass that reopens admission; each step is atomic.
+//! A daemon's pass that rebuilds coupons and opens them, each step atomic.
 
-use super::{COUPONS, Gate, Life, State, Wrong};
+use super::{COUPONS, Gate, GateProtocol, ServerIdentity, State, Wrong};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Stage {
-    /// About to begin a life; the earlier content of `fc:epoch`.
-    Begin(Option<Life>),
-    /// Waiting for claims in flight.
+    /// An era is taken from MySQL; what stood under `gate`.
+    TakeEra(usize, Option<Gate>),
+    /// It begins in Redis.
+    Begin(usize, Option<Gate>),
+    /// For what may be in flight.
     Wait,
     /// Rebuilding a part of a coupon, which admission can see.
     Load(usize),
     /// Rebuilding the rest.
     Complete(usize),
-    Check(usize),
     Open(usize),
-    /// Opening the gate: the script, then `fc:epoch`; with the next coupon.
-    LoadScript(usize),
-    OpenGate(usize),
 }
 
 /// A pass, on a connection that ends with the process of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Pass {
-    pub(super) process: u8,
-    server: u8,
-    pub(super) epoch: u8,
-    gate_open: bool,
-    unverified: [bool; COUPONS],
-    generations: [u8; COUPONS],
+    pub(super) server: ServerIdentity,
+    /// By coupon; 0 for one that needs nothing or in which nothing can be done.
+    pub(super) eras: [u8; COUPONS],
     held: [u8; COUPONS],
     stage: Stage,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Daemon {
-    /// The life whose loss it last noted, and the claims in flight then that still are.
-    pub(super) clock: Option<(u8, [bool; COUPONS])>,
+    /// By coupon: the era that it has noted last, and whether a claim was in flight then and still
+    /// is.
+    pub(super) clocks: [Option<(u8, bool)>; COUPONS],
     pub(super) pass: Option<Pass>,
 }
 
-impl Pass {
-    /// Continues with the next unverified coupon, or ends.
-    fn next(self, from: usize) -> Option<Self> {
-        let open_gate = !self.gate_open && self.unverified == [false; COUPONS];
-        let coupon = (from..COUPONS)
-            .find(|coupon| self.unverified[*coupon])
-            .map(Stage::Load);
-        let stage = coupon.or(open_gate.then_some(Stage::LoadScript(COUPONS)))?;
-        let mut next = Self { stage, ..self };
-        // The earlier ones are finished.
-        let past = from.min(COUPONS);
-        next.generations[..past].fill(0);
-        next.held[..past].fill(0);
-        Some(next)
+impl Daemon {
+    /// A coupon's gate as it was read before its era was to begin.
+    fn seen(&mut self, of: usize) -> Option<&mut Gate> {
+        match &mut self.pass.as_mut()?.stage {
+            Stage::TakeEra(coupon, seen) | Stage::Begin(coupon, seen) if *coupon == of => {
+                seen.as_mut()
+            }
+            _ => None,
+        }
+    }
+
+    /// The eras of a coupon that it knows.
+    pub(super) fn eras(mut self, coupon: usize) -> Vec<u8> {
+        let known = self.clocks[coupon].map(|(era, _)| era);
+        let own = self.pass.map(|pass| pass.eras[coupon]);
+        let seen = self.seen(coupon).map(|gate| gate.era);
+        [known, own, seen].into_iter().flatten().collect()
+    }
+
+    pub(super) fn number_eras(&mut self, coupon: usize, number: impl Fn(u8) -> u8) {
+        if let Some((era, _)) = &mut self.clocks[coupon] {
+            *era = number(*era);
+        }
+        if let Some(gate) = self.seen(coupon) {
+            gate.era = number(gate.era);
+        }
+        if let Some(pass) = &mut self.pass {
+            pass.eras[coupon] = number(pass.eras[coupon]);
+        }
     }
 }
 
-impl Gate {
-    pub(super) fn may_go(&self, state: &State, daemon: Daemon) -> bool {
-        match daemon.pass {
-            None => true,
-            Some(Pass {
-                stage: Stage::Wait,
-                epoch,
-                ..
-            }) => {
-                let clock = daemon
-                    .clock
-                    .filter(|(of, _)| *of == epoch || self.is(Wrong::OneClock));
-                self.is(Wrong::NoWait) || clock.is_none_or(|(_, flying)| flying == [false; COUPONS])
-            }
-            // If its server is no longer the master, it can also wait until it is again.
-            Some(pass) => {
-                pass.process == state.process.number
-                    || state.faults.promotions == 0
-                    || self.is(Wrong::LifeNotCompared)
-            }
+impl Pass {
+    fn on(server: ServerIdentity) -> Self {
+        Self {
+            server,
+            eras: [0; COUPONS],
+            held: [0; COUPONS],
+            stage: Stage::Wait,
         }
+    }
+
+    /// Goes on with the next coupon that is in an era of this pass, or ends.
+    fn rebuild(mut self, from: usize) -> Option<Self> {
+        // Nothing more is done with the ones before.
+        self.eras[..from.min(COUPONS)].fill(0);
+        self.held[..from.min(COUPONS)].fill(0);
+        let next = (from..COUPONS).find(|coupon| self.eras[*coupon] > 0)?;
+        self.stage = Stage::Load(next);
+        Some(self)
+    }
+}
+
+impl GateProtocol {
+    pub(super) fn may_go(&self, state: &State, daemon: &Daemon) -> bool {
+        let Some(pass) = daemon.pass else {
+            return true;
+        };
+        if pass.stage == Stage::Wait && !self.is(Wrong::NoWait) {
+            let flies = |coupon: usize| {
+                pass.eras[coupon] > 0 && daemon.clocks[coupon].is_some_and(|(_, flying)| flying)
+            };
+            return !(0..COUPONS).any(flies);
+        }
+        // On a server that is not master now, it can also wait until it is.
+        pass.server.run == state.master.run
+            || state.faults.promotions == 0
+            || self.is(Wrong::LifeNotCompared)
     }
 
     pub(super) fn daemon(&self, state: &mut State, at: usize) {
-        let pass = match state.daemons[at].pass.take() {
-            None => Some(Self::begin(state)),
-            Some(pass) if self.is(Wrong::LifeNotCompared) => self.go_on(
-                state,
-                Pass {
-                    process: state.process.number,
-                    ..pass
-                },
-            ),
-            Some(pass) if pass.process != state.process.number => None,
+        let mut daemon = state.daemons[at];
+        let is_over =
+            |pass: Pass| pass.server.run != state.master.run && !self.is(Wrong::LifeNotCompared);
+        daemon.pass = match daemon.pass {
+            None => Self::look(state, Pass::on(state.master), 0),
+            Some(pass) if is_over(pass) => None,
             Some(pass) => self.go_on(state, pass),
         };
-        state.daemons[at].pass = pass;
         if let Some(Pass {
             stage: Stage::Wait,
-            epoch,
+            eras,
             ..
-        }) = pass
+        }) = daemon.pass
         {
-            self.note(state, at, epoch);
+            for (coupon, era) in eras.into_iter().enumerate().filter(|(_, era)| *era > 0) {
+                let clock = &mut daemon.clocks[coupon];
+                let is_known = clock.is_some_and(|(of, _)| of == era || self.is(Wrong::OneClock));
+                if !is_known {
+                    *clock = Some((era, state.in_flight[coupon]));
+                }
+            }
         }
+        state.daemons[at] = daemon;
     }
 
-    /// Notes a loss: a life that this daemon has not seen yet.
-    fn note(&self, state: &mut State, at: usize, epoch: u8) {
-        let known = state.daemons[at]
-            .clock
-            .is_some_and(|(of, _)| of == epoch || self.is(Wrong::OneClock));
-        if !known {
-            state.daemons[at].clock = Some((epoch, state.in_flight));
+    /// Reads the gates of the coupons from this one on: which are in an era of this server, and
+    /// which begin one.
+    fn look(state: &State, mut pass: Pass, from: usize) -> Option<Pass> {
+        for coupon in (from..COUPONS).filter(|coupon| state.exists(*coupon)) {
+            let keys = state.keys[coupon];
+            let stands = keys
+                .gate
+                .filter(|gate| gate.server == pass.server && gate.era == state.eras[coupon]);
+            match stands {
+                None => {
+                    pass.stage = Stage::TakeEra(coupon, keys.gate);
+                    return Some(pass);
+                }
+                Some(gate) if !gate.is_open || !keys.loaded => pass.eras[coupon] = gate.era,
+                Some(_) => {}
+            }
         }
+        pass.stage = Stage::Wait;
+        (pass.eras != [0; COUPONS]).then_some(pass)
     }
 
-    /// Reads the gate.
-    fn begin(state: &State) -> Pass {
-        let life = state
-            .life()
-            .filter(|life| state.has_script(*life) || !life.loaded);
-        Pass {
-            process: state.process.number,
-            server: state.server,
-            epoch: life.map_or(0, |life| life.epoch),
-            gate_open: state.gate_is_open(),
-            unverified: [false; COUPONS],
-            generations: [0; COUPONS],
-            held: [0; COUPONS],
-            stage: life.map_or(Stage::Begin(state.keys.life), |_| Stage::Wait),
-        }
-    }
-
-    fn go_on(&self, state: &mut State, pass: Pass) -> Option<Pass> {
+    fn go_on(&self, state: &mut State, mut pass: Pass) -> Option<Pass> {
         match pass.stage {
-            Stage::Begin(seen) => self.begin_life(state, pass, seen),
-            Stage::Wait => self.collect(state, pass),
-            Stage::Load(coupon) | Stage::Complete(coupon) => {
-                let keys = &mut state.keys.coupons[coupon];
-                let held = pass.held[coupon];
-                if keys.generation != pass.generations[coupon] {
-                    return pass.next(coupon + 1);
+            Stage::TakeEra(coupon, seen) => {
+                if !self.is(Wrong::EraKept) {
+                    state.eras[coupon] += 1;
                 }
-                if pass.stage == Stage::Load(coupon) {
-                    keys.loaded = true;
-                    return Some(Pass {
-                        stage: Stage::Complete(coupon),
-                        ..pass
-                    });
+                pass.eras[coupon] = state.eras[coupon];
+                pass.stage = Stage::Begin(coupon, seen);
+                Some(pass)
+            }
+            Stage::Begin(coupon, seen) => {
+                let server = pass.server;
+                let era = pass.eras[coupon];
+                if !Self::begin_era(state, coupon, seen, server, era) {
+                    pass.eras[coupon] = 0;
                 }
-                keys.count = keys.count.max(held);
-                Some(Pass {
-                    stage: Stage::Check(coupon),
-                    ..pass
-                })
+                Self::look(state, pass, coupon + 1)
             }
-            Stage::Check(coupon) => self.check(state, pass, coupon),
-            Stage::Open(coupon) => self.open(state, pass, coupon),
-            Stage::LoadScript(next) => {
-                state.process.scripts[usize::from(pass.epoch)] = pass.server;
-                Some(Pass {
-                    stage: Stage::OpenGate(next),
-                    ..pass
-                })
+            Stage::Wait => {
+                for coupon in 0..COUPONS {
+                    if pass.eras[coupon] > 0 {
+                        pass.held[coupon] = state.held(coupon);
+                    }
+                }
+                pass.rebuild(0)
             }
-            Stage::OpenGate(next) => {
-                let life = state.keys.life.as_mut()?;
-                life.loaded |= (life.epoch, life.server) == (pass.epoch, pass.server);
-                life.loaded
-                    .then_some(Pass {
-                        gate_open: true,
-                        ..pass
-                    })?
-                    .next(next)
+            Stage::Load(coupon) => {
+                if !self.is_in_era(state, coupon, pass.server, pass.eras[coupon]) {
+                    return pass.rebuild(coupon + 1);
+                }
+                state.keys[coupon].loaded = true;
+                pass.stage = Stage::Complete(coupon);
+                Some(pass)
+            }
+            Stage::Complete(coupon) => {
+                if !self.is_in_era(state, coupon, pass.server, pass.eras[coupon])
+                    || self.stuck && coupon == 1
+                {
+                    return pass.rebuild(coupon + 1);
+                }
+                let count = &mut state.keys[coupon].count;
+                *count = (*count).max(pass.held[coupon]);
+                pass.stage = Stage::Open(coupon);
+                Some(pass)
+            }
+            Stage::Open(coupon) => {
+                self.open_coupon(state, coupon, pass.server, pass.eras[coupon]);
+                pass.rebuild(coupon + 1)
             }
         }
-    }
-
-    fn begin_life(&self, state: &mut State, pass: Pass, seen: Option<Life>) -> Option<Pass> {
-        if self.is(Wrong::ServerNotCompared) {
-            for coupon in &mut state.keys.coupons {
-                coupon.verified *= u8::from(seen.is_none_or(|over| over.epoch != coupon.verified));
-            }
-        }
-        if state.keys.life == seen || self.is(Wrong::NoCompareAndSet) {
-            state.epochs += 1;
-            state.keys.life = Some(Life {
-                epoch: state.epochs,
-                server: pass.server,
-                loaded: false,
-            });
-        }
-        let life = state.keys.life.filter(|life| life.server == pass.server)?;
-        Some(Pass {
-            epoch: life.epoch,
-            stage: Stage::Wait,
-            ..pass
-        })
-    }
-
-    /// Reads the generations, then the second stores.
-    fn collect(&self, state: &mut State, mut pass: Pass) -> Option<Pass> {
-        let mut any_verified = false;
-        for coupon in (0..COUPONS)
-            .filter(|coupon| state.exists(*coupon))
-            .collect::<Vec<_>>()
-        {
-            pass.generations[coupon] = state.ensure_generation(coupon);
-            pass.held[coupon] = state.held(coupon);
-            pass.unverified[coupon] = state.keys.coupons[coupon].verified != pass.epoch;
-            any_verified |= !pass.unverified[coupon];
-        }
-        if any_verified && !pass.gate_open && !self.is(Wrong::GateAfterOwnCoupon) {
-            return Some(Pass {
-                stage: Stage::LoadScript(0),
-                ..pass
-            });
-        }
-        pass.next(0)
-    }
-
-    /// Whether the life is unchanged and the coupon is complete.
-    fn check(&self, state: &State, pass: Pass, coupon: usize) -> Option<Pass> {
-        let keys = state.keys.coupons[coupon];
-        let is_same = state
-            .life()
-            .is_some_and(|life| (life.epoch, life.server) == (pass.epoch, pass.server));
-        if !is_same && !self.is(Wrong::LifeNotCompared) {
-            return None;
-        }
-        if keys.loaded && keys.count >= pass.held[coupon] && !(self.stuck && coupon == 1) {
-            return Some(Pass {
-                stage: Stage::Open(coupon),
-                ..pass
-            });
-        }
-        pass.next(coupon + 1)
-    }
-
-    fn open(&self, state: &mut State, mut pass: Pass, coupon: usize) -> Option<Pass> {
-        let stands = state.keys.life.map_or(0, |life| life.epoch);
-        let epoch = if self.is(Wrong::OpenInLaterLife) {
-            stands
-        } else {
-            pass.epoch
-        };
-        if !self.set_verified(state, pass.generations[coupon], coupon, epoch) {
-            return None;
-        }
-        pass.unverified[coupon] = false;
-        if pass.gate_open {
-            return pass.next(coupon + 1);
-        }
-        Some(Pass {
-            stage: Stage::LoadScript(coupon + 1),
-            ..pass
-        })
     }
 }

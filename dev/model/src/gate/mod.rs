@@ -1,8 +1,9 @@
-//! The admission gate: two coupons with separate gates, lives of Redis, and two daemons that reopen
-//! admission, each of which may stall between any two steps and continue later.
+//! The admission gate: two coupons, each with a gate, servers of Redis that are lost, demoted
+//! and promoted, and two daemons that rebuild coupons in new eras, each of which may stand still
+//! between any two steps and go on later.
 //!
-//! An API may call every script that any life ever loaded, as if it had read the gate long ago and
-//! never since. So nothing relies on an API noticing a loss in time.
+//! A claim may come at any moment, to the master and to the server that was demoted last. So
+//! nothing here rests on an API noticing a loss in time.
 
 pub mod cases;
 mod daemon;
@@ -14,15 +15,13 @@ use daemon::Daemon;
 pub const COUPONS: usize = 2;
 /// Slots per coupon.
 const SLOTS: u8 = 1;
-/// More lives than the faults allow for.
-const EPOCHS: usize = 10;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
     /// Redis restarts, with a truncated AOF or a whole one.
     pub restarts: u8,
-    /// The other server is promoted, with all data or that of an earlier moment. The second time it
-    /// is the first server again: its process, its script cache, other data.
+    /// The other server is promoted, with what it had at an earlier moment or all, and the master
+    /// is demoted and takes its data.
     pub promotions: u8,
     /// Redis is flushed in the same process.
     pub flushes: u8,
@@ -34,31 +33,28 @@ pub struct Faults {
 pub enum Wrong {
     /// A coupon is opened while claims from before the loss are still in flight.
     NoWait,
-    /// The wait after the first loss counts for later ones too.
+    /// The clock of the first era counts for the later ones too.
     OneClock,
-    /// The script admits to every coupon, whatever epoch it was verified in.
-    VerifiedNotCompared,
-    /// The script does not check which promotion of its server this is. Coupons verified in the
-    /// previous life are closed when a new one begins, but an API may be faster.
-    ServerNotCompared,
-    /// A coupon is opened without comparing its generation.
-    OpenUnfenced,
-    /// A coupon is opened in the current life, although it was verified in an earlier one.
-    OpenInLaterLife,
-    /// A pass continues in a later life, over a re-established connection, without comparing
-    /// epochs.
+    /// Admission does not compare the gate with its server.
+    IdentityUnchecked,
+    /// Admission does not ask whether its server is a master. A full synchronisation gives a
+    /// demoted master the identity back that it had before it was ever promoted.
+    RoleUnchecked,
+    /// Repairs and openings compare the server, and not the era.
+    EraNotCompared,
+    /// A coupon is opened by a plain write, which compares nothing.
+    SetVerifiedPlain,
+    /// A rebuild goes on in the era that MySQL has.
+    EraKept,
+    /// An API opens a new coupon without asking MySQL whether a daemon has begun another era.
+    NewUnchecked,
+    /// A pass goes on with another server, over a connection that comes back.
     LifeNotCompared,
-    /// A pass opens the gate only after a coupon that it verified itself, or once all are verified.
-    GateAfterOwnCoupon,
-    /// The life in which a new coupon is opened is only read after the coupon was created.
-    NewLifeReadLate,
-    /// A life begins although another daemon has begun one since.
-    NoCompareAndSet,
 }
 
 /// The protocol of the gate.
 #[derive(Debug, Clone)]
-pub struct Gate {
+pub struct GateProtocol {
     pub faults: Faults,
     pub daemons: usize,
     /// The second coupon is created meanwhile.
@@ -68,64 +64,60 @@ pub struct Gate {
     pub wrong: Option<Wrong>,
 }
 
-/// `fc:epoch`.
+/// The identity of a server: `run_id`, and whose data it had when it was promoted (0: never).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct ServerIdentity {
+    run: u8,
+    promoted_from: u8,
+}
+
+/// The value of a coupon's `gate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Life {
-    epoch: u8,
-    server: u8,
-    loaded: bool,
+struct Gate {
+    server: ServerIdentity,
+    era: u8,
+    is_open: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Coupon {
-    generation: u8,
-    /// The epoch in which it was verified.
-    verified: u8,
+    gate: Option<Gate>,
     loaded: bool,
     /// The highest slot given out.
     count: u8,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-struct GateKeys {
-    life: Option<Life>,
-    coupons: [Coupon; COUPONS],
-}
-
-/// A process of Redis.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-struct RedisProcess {
-    number: u8,
-    /// By epoch: the server that the script was loaded for, 0 for none.
-    scripts: [u8; EPOCHS],
-}
+type Keys = [Coupon; COUPONS];
 
 /// A new coupon that is being written to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum New {
     NotMade,
-    /// To be opened in this epoch; 0 for none.
-    LifeRead(u8),
-    /// Stored in MySQL.
-    Made(u8),
-    /// With this generation and that epoch.
-    Fenced(u8, u8),
-    Loaded(u8, u8),
+    /// MySQL has it.
+    Made,
+    /// In its first era on this server.
+    Begun(ServerIdentity),
+    Loaded(ServerIdentity),
+    /// MySQL has no later era.
+    Checked(ServerIdentity),
     Done,
 }
 
+/// The era of a coupon that was just made.
+const FIRST_ERA: u8 = 1;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
-    keys: GateKeys,
-    copy: Option<GateKeys>,
-    process: RedisProcess,
-    /// The server that is not the master.
-    other: RedisProcess,
-    processes: u8,
-    /// Number of the master's process between two promotions.
-    server: u8,
-    epochs: u8,
-    generations: u8,
+    keys: Keys,
+    copy: Option<Keys>,
+    master: ServerIdentity,
+    /// The server that is no master, and the data that it took when it was demoted.
+    other: ServerIdentity,
+    other_keys: Keys,
+    runs: u8,
+    promotions: u8,
+    /// By coupon, in MySQL.
+    eras: [u8; COUPONS],
     new: New,
     /// By coupon: the highest slot promised or about to be promised.
     given: [u8; COUPONS],
@@ -156,138 +148,208 @@ pub enum Step {
 }
 
 impl State {
-    fn life(&self) -> Option<Life> {
-        self.keys.life.filter(|life| life.server == self.server)
-    }
-
-    fn has_script(&self, life: Life) -> bool {
-        self.process.scripts[usize::from(life.epoch)] == self.server
-    }
-
-    fn gate_is_open(&self) -> bool {
-        self.life().is_some_and(|life| self.has_script(life))
-    }
-
-    fn ensure_generation(&mut self, coupon: usize) -> u8 {
-        let key = &mut self.keys.coupons[coupon].generation;
-        if *key == 0 {
-            self.generations += 1;
-            *key = self.generations;
-        }
-        *key
-    }
-
     fn held(&self, coupon: usize) -> u8 {
         self.given[coupon] - u8::from(self.in_flight[coupon])
     }
 
     fn exists(&self, coupon: usize) -> bool {
-        coupon == 0 || !matches!(self.new, New::NotMade | New::LifeRead(_))
+        coupon == 0 || self.new != New::NotMade
     }
 
     fn land(&mut self, coupon: usize) {
         self.in_flight[coupon] = false;
-        for (_, flying) in self
-            .daemons
-            .iter_mut()
-            .filter_map(|daemon| daemon.clock.as_mut())
-        {
-            flying[coupon] = false;
+        for daemon in &mut self.daemons {
+            if let Some((_, flying)) = &mut daemon.clocks[coupon] {
+                *flying = false;
+            }
         }
     }
 
-    fn become_server(&mut self, older: bool) {
-        self.server += 1;
+    fn forget_clocks(&mut self, coupon: usize) {
+        let stands = self.keys[coupon].gate.map(|gate| gate.era);
+        for daemon in &mut self.daemons {
+            let own = daemon.pass.map(|pass| pass.eras[coupon]);
+            let matters = |(era, _): &(u8, bool)| [stands, own].contains(&Some(*era));
+            daemon.clocks[coupon] = daemon.clocks[coupon].filter(matters);
+        }
+    }
+
+    /// Numbers a coupon's eras from the first one on without gaps.
+    fn number_eras(&mut self, coupon: usize) {
+        let gates = [Some(self.keys), self.copy, Some(self.other_keys)];
+        let gates = gates.iter().flatten().filter_map(|keys| keys[coupon].gate);
+        let mut eras: Vec<u8> = gates.map(|gate| gate.era).collect();
+        eras.extend([FIRST_ERA, self.eras[coupon]]);
+        for daemon in &self.daemons {
+            eras.extend(daemon.eras(coupon));
+        }
+        eras.retain(|era| *era > 0);
+        eras.sort_unstable();
+        eras.dedup();
+        let number = |era: u8| match eras.binary_search(&era) {
+            Ok(at) => u8::try_from(at).unwrap_or(u8::MAX - 1) + 1,
+            Err(_) => 0,
+        };
+        let rename = |gate: &mut Option<Gate>| {
+            if let Some(gate) = gate {
+                gate.era = number(gate.era);
+            }
+        };
+        rename(&mut self.keys[coupon].gate);
+        rename(&mut self.other_keys[coupon].gate);
+        if let Some(copy) = &mut self.copy {
+            rename(&mut copy[coupon].gate);
+        }
+        self.eras[coupon] = number(self.eras[coupon]);
+        for daemon in &mut self.daemons {
+            daemon.number_eras(coupon, number);
+        }
+    }
+
+    fn take_older(&mut self, older: bool) {
         if older {
             self.keys = self.copy.take().unwrap_or_default();
         }
     }
 }
 
-impl Gate {
+impl GateProtocol {
     fn is(&self, wrong: Wrong) -> bool {
         self.wrong == Some(wrong)
     }
 
-    /// Whether a claim is admitted that comes from an API with the most permissive script.
-    fn admits(&self, state: &State, coupon: usize) -> bool {
-        let Coupon {
-            verified, loaded, ..
-        } = state.keys.coupons[coupon];
-        let scripts = state.process.scripts;
-        let script = scripts[usize::from(verified)];
-        loaded
-            && match self.wrong {
-                Some(Wrong::VerifiedNotCompared) => scripts.contains(&state.server),
-                Some(Wrong::ServerNotCompared) => script > 0,
-                _ => script == state.server,
-            }
+    /// Whether this server answers claims on a coupon.
+    fn answers(&self, server: ServerIdentity, keys: &Keys, coupon: usize) -> bool {
+        let Coupon { gate, loaded, .. } = keys[coupon];
+        let is_open = |gate: Gate| {
+            gate.is_open && (gate.server == server || self.is(Wrong::IdentityUnchecked))
+        };
+        loaded && gate.is_some_and(is_open)
     }
 
-    /// An API creates a coupon. It opens it in a life that had begun before anybody could know the
-    /// coupon and that still lasted when the coupon's generation was known.
+    fn admits(&self, state: &State, coupon: usize) -> bool {
+        self.answers(state.master, &state.keys, coupon)
+    }
+
+    /// Whether a script that carries this fence does anything.
+    fn is_in_era(&self, state: &State, coupon: usize, server: ServerIdentity, era: u8) -> bool {
+        let is_same = state.master == server;
+        if self.is(Wrong::EraNotCompared) {
+            return is_same;
+        }
+        let stands = state.keys[coupon].gate;
+        is_same && stands.is_some_and(|gate| (gate.server, gate.era) == (server, era))
+    }
+
+    fn begin_era(
+        state: &mut State,
+        coupon: usize,
+        seen: Option<Gate>,
+        server: ServerIdentity,
+        era: u8,
+    ) -> bool {
+        let begins = state.keys[coupon].gate == seen && state.master == server;
+        if begins {
+            state.keys[coupon].gate = Some(Gate {
+                server,
+                era,
+                is_open: false,
+            });
+        }
+        begins
+    }
+
+    fn open_coupon(
+        &self,
+        state: &mut State,
+        coupon: usize,
+        server: ServerIdentity,
+        era: u8,
+    ) -> bool {
+        let opens = self.is_in_era(state, coupon, server, era) || self.is(Wrong::SetVerifiedPlain);
+        if opens {
+            state.keys[coupon].gate = Some(Gate {
+                server,
+                era,
+                is_open: true,
+            });
+        }
+        opens
+    }
+
+    /// An API that makes a coupon, and opens it in its first era.
     fn make(&self, state: &mut State) {
-        let epoch = |state: &State| state.life().map_or(0, |life| life.epoch);
         state.new = match state.new {
-            New::NotMade => New::LifeRead(epoch(state)),
-            New::LifeRead(epoch) => New::Made(epoch),
-            New::Made(epoch) => New::Fenced(state.ensure_generation(1), epoch),
-            New::Fenced(generation, before) => {
-                state.keys.coupons[1].loaded |= state.keys.coupons[1].generation == generation;
-                let same = before == epoch(state) || self.is(Wrong::NewLifeReadLate);
-                New::Loaded(generation, if same { epoch(state) } else { 0 })
+            New::NotMade => {
+                state.eras[1] = FIRST_ERA;
+                New::Made
             }
-            New::Loaded(generation, epoch) if epoch > 0 => {
-                self.set_verified(state, generation, 1, epoch);
+            New::Made => {
+                let server = state.master;
+                if Self::begin_era(state, 1, None, server, FIRST_ERA) {
+                    New::Begun(server)
+                } else {
+                    New::Done
+                }
+            }
+            New::Begun(server) => {
+                let is_whole = self.is_in_era(state, 1, server, FIRST_ERA);
+                state.keys[1].loaded |= is_whole;
+                New::Loaded(server)
+            }
+            New::Loaded(server) if state.eras[1] == FIRST_ERA || self.is(Wrong::NewUnchecked) => {
+                New::Checked(server)
+            }
+            New::Checked(server) => {
+                self.open_coupon(state, 1, server, FIRST_ERA);
                 New::Done
             }
-            New::Loaded(..) | New::Done => New::Done,
+            New::Loaded(_) | New::Done => New::Done,
         };
     }
 
-    fn set_verified(&self, state: &mut State, generation: u8, coupon: usize, epoch: u8) -> bool {
-        let fenced =
-            state.keys.coupons[coupon].generation == generation || self.is(Wrong::OpenUnfenced);
-        if fenced {
-            state.keys.coupons[coupon].verified = epoch;
-        }
-        fenced
-    }
-
     fn happen(&self, state: &mut State, fault: Step) {
-        let faults = &mut state.faults;
         match fault {
             Step::DaemonDies(at) => {
-                faults.deaths -= 1;
+                state.faults.deaths -= 1;
                 state.daemons[at] = Daemon::default();
             }
             Step::Copy => state.copy = Some(state.keys),
             Step::Restart { older } => {
-                faults.restarts -= 1;
-                state.processes += 1;
-                for daemon in state
-                    .daemons
-                    .iter_mut()
-                    .filter(|_| !self.is(Wrong::LifeNotCompared))
-                {
-                    daemon.pass = daemon
-                        .pass
-                        .filter(|pass| pass.process != state.process.number);
+                state.faults.restarts -= 1;
+                state.runs += 1;
+                let ended = state.master.run;
+                for daemon in &mut state.daemons {
+                    let ends = |pass: &daemon::Pass| {
+                        pass.server.run != ended || self.is(Wrong::LifeNotCompared)
+                    };
+                    daemon.pass = daemon.pass.filter(ends);
                 }
-                state.process = RedisProcess {
-                    number: state.processes,
-                    ..RedisProcess::default()
+                state.master = ServerIdentity {
+                    run: state.runs,
+                    promoted_from: 0,
                 };
-                state.become_server(older);
+                state.take_older(older);
             }
             Step::Promote { older } => {
-                faults.promotions -= 1;
-                std::mem::swap(&mut state.process, &mut state.other);
-                state.become_server(older);
+                state.faults.promotions -= 1;
+                state.promotions += 1;
+                let demoted = state.master;
+                state.master = ServerIdentity {
+                    promoted_from: state.promotions,
+                    ..state.other
+                };
+                state.take_older(older);
+                // By a full synchronisation.
+                state.other = ServerIdentity {
+                    promoted_from: 0,
+                    ..demoted
+                };
+                state.other_keys = state.keys;
             }
             Step::Flush => {
-                faults.flushes -= 1;
-                state.keys = GateKeys::default();
+                state.faults.flushes -= 1;
+                state.keys = Keys::default();
             }
             _ => {}
         }
@@ -296,7 +358,7 @@ impl Gate {
     fn take(&self, state: &mut State, step: Step) {
         match step {
             Step::Claim(coupon) => {
-                let count = &mut state.keys.coupons[coupon].count;
+                let count = &mut state.keys[coupon].count;
                 *count += 1;
                 state.given[coupon] = state.given[coupon].max(*count);
                 state.in_flight[coupon] = true;
@@ -306,16 +368,13 @@ impl Gate {
             Step::Daemon(at) => self.daemon(state, at),
             fault => self.happen(state, fault),
         }
-        // Normalise irrelevant differences.
-        let life = state.life().map(|life| life.epoch);
-        for Daemon { clock, pass } in state
-            .daemons
-            .iter_mut()
-            .filter(|_| !self.is(Wrong::OneClock))
-        {
-            // Drop the clock of a life that is over.
-            *clock = clock
-                .filter(|(of, _)| Some(*of) == life || pass.is_some_and(|pass| pass.epoch == *of));
+        // Normalizes the state: forgets clocks of eras that are over, and numbers eras without
+        // gaps.
+        for coupon in 0..COUPONS {
+            if !self.is(Wrong::OneClock) {
+                state.forget_clocks(coupon);
+            }
+            state.number_eras(coupon);
         }
         state.daemons.sort_unstable();
         if state.faults.restarts + state.faults.promotions == 0 {
@@ -340,58 +399,47 @@ impl Gate {
                 self.daemon(&mut state, at);
             }
         }
-        let is_open = |coupon: usize| {
-            let Coupon { verified, .. } = state.keys.coupons[coupon];
-            state.life().is_some_and(|life| life.epoch == verified) && self.admits(&state, coupon)
-        };
-        state.gate_is_open()
-            && (0..COUPONS).all(|coupon| is_open(coupon) || self.stuck && coupon == 1)
+        (0..COUPONS).all(|coupon| self.admits(&state, coupon) || self.stuck && coupon == 1)
     }
 }
 
 /// A coupon is never open for admission without the claims that it promised.
 pub const NEVER_UNVERIFIED: &str = "no coupon is open unverified";
-/// Trouble with one coupon keeps no other coupon closed.
+/// Nobody is answered from the data of a server that was demoted.
+pub const NEVER_BY_OLD_DATA: &str = "no replica answers";
+/// Trouble of one coupon keeps no other closed.
 pub const REOPENS: &str = "left alone, every coupon that can be verified opens";
 
-impl Model for Gate {
+impl Model for GateProtocol {
     type State = State;
     type Action = Step;
 
-    /// A life has begun, and nothing is verified yet.
+    /// Both coupons are loaded and closed, in an era that is over.
     fn init_states(&self) -> Vec<State> {
-        let coupon = |generation| Coupon {
-            generation,
+        let coupon = Coupon {
             loaded: true,
             ..Coupon::default()
         };
         let second = if self.new_coupon {
             Coupon::default()
         } else {
-            coupon(2)
+            coupon
         };
         vec![State {
-            keys: GateKeys {
-                life: Some(Life {
-                    epoch: 1,
-                    server: 1,
-                    loaded: false,
-                }),
-                coupons: [coupon(1), second],
-            },
+            keys: [coupon, second],
             copy: None,
-            process: RedisProcess {
-                number: 1,
-                ..RedisProcess::default()
+            master: ServerIdentity {
+                run: 1,
+                promoted_from: 0,
             },
-            other: RedisProcess {
-                number: 2,
-                ..RedisProcess::default()
+            other: ServerIdentity {
+                run: 2,
+                promoted_from: 0,
             },
-            processes: 2,
-            server: 1,
-            epochs: 1,
-            generations: 2,
+            other_keys: Keys::default(),
+            runs: 2,
+            promotions: 0,
+            eras: [FIRST_ERA, FIRST_ERA],
             new: if self.new_coupon {
                 New::NotMade
             } else {
@@ -406,13 +454,13 @@ impl Model for Gate {
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         for coupon in 0..COUPONS {
-            let left = state.keys.coupons[coupon].count < SLOTS && !state.in_flight[coupon];
+            let left = state.keys[coupon].count < SLOTS && !state.in_flight[coupon];
             steps.extend((left && self.admits(state, coupon)).then_some(Step::Claim(coupon)));
             steps.extend(state.in_flight[coupon].then_some(Step::Land(coupon)));
         }
         steps.extend((state.new != New::Done).then_some(Step::Make));
         for (at, daemon) in state.daemons.iter().enumerate() {
-            steps.extend(self.may_go(state, *daemon).then_some(Step::Daemon(at)));
+            steps.extend(self.may_go(state, daemon).then_some(Step::Daemon(at)));
             steps.extend(
                 (state.faults.deaths > 0 && daemon.pass.is_some()).then_some(Step::DaemonDies(at)),
             );
@@ -442,11 +490,18 @@ impl Model for Gate {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let verified = |model: &Self, state: &State| {
-            (0..COUPONS)
-                .all(|c| !model.admits(state, c) || state.keys.coupons[c].count >= state.given[c])
+            (0..COUPONS).all(|c| !model.admits(state, c) || state.keys[c].count >= state.given[c])
+        };
+        let by_old_data = |model: &Self, state: &State| {
+            !model.is(Wrong::RoleUnchecked)
+                || (0..COUPONS).all(|c| {
+                    !model.answers(state.other, &state.other_keys, c)
+                        || state.other_keys[c].count >= state.given[c]
+                })
         };
         vec![
             Property::always(NEVER_UNVERIFIED, verified),
+            Property::always(NEVER_BY_OLD_DATA, by_old_data),
             Property::always(REOPENS, |model: &Self, state: &State| model.heals(state)),
             Property::sometimes("a coupon is sold out", |_, state: &State| {
                 state.given[0] == SLOTS

@@ -81,7 +81,7 @@ pub enum Drift {
     /// Run FLUSHALL in Redis
     #[value(name = "redis_lost:flushed")]
     RedisFlushed,
-    /// Flush Redis's scripts, which closes the admission gate as a restart does
+    /// Redis loses its gates, which closes admission, as after a restart
     #[value(name = "redis_lost:licence")]
     RedisGate,
     /// Hold messages on the topic by blocking the consumer's writes

@@ -10,7 +10,7 @@ use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
-use firstcome_shared::redis::gate::{CouponFence, GateReading};
+use firstcome_shared::redis::gate::GateReading;
 use firstcome_shared::redis::reads::DropNumbers;
 use tokio::time::timeout;
 
@@ -255,11 +255,15 @@ impl Reader {
             .iter()
             .map(|(coupon, drop)| redis.keys(coupon.id, drop.id))
             .collect();
-        let mut coupons: Vec<CouponId> = shown.iter().map(|(coupon, _)| coupon.id).collect();
-        coupons.sort_unstable();
-        coupons.dedup();
-        let read = async { tokio::join!(redis.drop_numbers(&keys), redis.coupon_fences(&coupons)) };
-        let Ok((numbers, fences)) = timeout(PATIENCE, read).await else {
+        let mut eras: Vec<(CouponId, u64)> = shown
+            .iter()
+            .map(|(coupon, _)| (coupon.id, coupon.era))
+            .collect();
+        eras.sort_unstable();
+        eras.dedup();
+        let coupons: Vec<CouponId> = eras.iter().map(|(coupon, _)| *coupon).collect();
+        let read = async { tokio::join!(redis.drop_numbers(&keys), redis.coupon_gates(&coupons)) };
+        let Ok((numbers, gates)) = timeout(PATIENCE, read).await else {
             return (HashMap::new(), HashSet::new());
         };
         let numbers = shown
@@ -267,15 +271,13 @@ impl Reader {
             .zip(numbers)
             .filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)));
         let life = gate.life();
-        let fences = fences.unwrap_or_default();
-        let is_verified = |(coupon, fence): &(CouponId, CouponFence)| {
-            life.as_ref()
-                .is_some_and(|life| life.has_verified(*coupon, fence.verified.as_ref()))
-        };
-        let verified = coupons.into_iter().zip(fences).filter(is_verified);
+        let verified = eras
+            .iter()
+            .zip(gates.unwrap_or_default())
+            .filter(|((coupon, era), gate)| gate.is_open(&life, *coupon, *era));
         (
             numbers.collect(),
-            verified.map(|(coupon, _)| coupon).collect(),
+            verified.map(|((coupon, _), _)| *coupon).collect(),
         )
     }
 

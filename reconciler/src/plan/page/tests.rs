@@ -20,6 +20,7 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         waiting_list: 0,
         paused: false,
         revision: 1,
+        era: 0,
         schedule: None,
         allow: None,
         allow_list: AllowList::default(),

@@ -1,11 +1,13 @@
 -- Admission, as a micro-batch: gives each of several people a slot, a place on the waiting list, or a reason why not, as if
--- they had come one after the other. EPOCH and PROMOTION stand before this text: only the reconciler loads it, once in each life
--- of Redis. A coupon that was not verified in that life is closed, and so are all on a server that was demoted or promoted since:
--- a script that writes nothing runs on a replica too, by its old data.
--- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified  9 revoked  10 allowed  11 allow_list
--- ARGV  1 drop id  2 what is known of people's groups ('' of nobody), one word a person by commas: NAME is in that group,
---       !NAME is not, empty: not known  3.. user ids
--- Reply 'closed' where the coupon is not verified; Redis's time in ms where it is sold out for all of them;
+-- they had come one after the other. A coupon is open only if its gate names this server and the era that the caller passes:
+-- what an earlier server or era left behind opens nothing. A replica answers nothing: a script that writes nothing would run
+-- there too, on old data.
+-- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 gate  9 revoked  10 allowed  11 allow_list
+--       12 version
+-- ARGV  1 drop id  2 era of the coupon in MySQL  3 what is known of people's groups ('' of nobody), one word a person by
+--       commas: NAME is in that group, !NAME is not, empty: not known  4.. user ids
+-- Reply 'closed' if the gate is closed, 'another_era' if it names an era that the caller did not pass; Redis's time in ms
+-- where it is sold out for all of them;
 -- else {Redis's time in ms, answer, answer, …}, one answer a person, in order:
 --   slot                            accepted
 --   0                               sold out
@@ -21,12 +23,13 @@
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
 -- before the first write, because Redis has no rollback. Only `times` is not read: it is written first.
 -- A score that is no slot, put there by hand, is never told or given: a reply would cut it off to another's.
-local call, drop, people = redis.call, ARGV[1], #ARGV - 2
+local call, drop, people = redis.call, ARGV[1], #ARGV - 3
 local function is_slot(number) return number >= 1 and number % 1 == 0 end
-if call('GET', KEYS[8]) ~= EPOCH then return 'closed' end
-local replication = call('INFO', 'replication')
-if not string.find(replication, 'role:master', 1, true)
-    or not string.find(replication, 'master_replid2:' .. PROMOTION, 1, true) then return 'closed' end
+local server, gate = identity(), redis.pcall('GET', KEYS[8])
+if not server or gate ~= server .. ' ' .. ARGV[2] .. ' open' then
+    local era = type(gate) == 'string' and string.match(gate, '^%x+:%x+ (%d+) %a+$')
+    return era and era ~= ARGV[2] and 'another_era' or 'closed'
+end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {now}
@@ -38,15 +41,15 @@ if not quantity or not opens then
     return reply
 end
 
-local scores = call('ZMSCORE', KEYS[3], unpack(ARGV, 3))
+local scores = call('ZMSCORE', KEYS[3], unpack(ARGV, 4))
 local per_coupon = meta[5] == 'coupon'
-local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, 3))
+local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, 4))
 -- Their revocations: `NUMBER` while everything of theirs is void, `NUMBER:INSTANT` where what is
 -- admitted after it counts.
 local bans = false
 if call('EXISTS', KEYS[9]) == 1 then
     local fields = {}
-    for i = 1, people do fields[i] = per_coupon and ARGV[i + 2] or drop .. ':' .. ARGV[i + 2] end
+    for i = 1, people do fields[i] = per_coupon and ARGV[i + 3] or drop .. ':' .. ARGV[i + 3] end
     bans = call('HMGET', KEYS[9], unpack(fields))
 end
 local count, free = tonumber(call('GET', KEYS[2]) or ''), call('ZCARD', KEYS[4])
@@ -68,13 +71,13 @@ local barred = {}
 if meta[7] and meta[7] ~= '' and not refusal then
     local group, listed, words = string.match(meta[7], '^group:(.+)$'), nil, {}
     if group then
-        for word in string.gmatch(ARGV[2] .. ',', '(.-),') do words[#words + 1] = word end
+        for word in string.gmatch(ARGV[3] .. ',', '(.-),') do words[#words + 1] = word end
     elseif meta[7] == 'list' then
         local text = redis.pcall('GET', KEYS[11])
         local size = string.match(type(text) == 'string' and text or '', '^%d+:(%d+)$')
         -- A list that is lost, incomplete, or of another type must not exclude the users on it.
         if size and tonumber(size) == redis.pcall('SCARD', KEYS[10]) then
-            listed = call('SMISMEMBER', KEYS[10], unpack(ARGV, 3))
+            listed = call('SMISMEMBER', KEYS[10], unpack(ARGV, 4))
         end
     end
     -- The list is unknown, or the restriction is not one that Firstcome writes.
@@ -86,7 +89,7 @@ if meta[7] and meta[7] ~= '' and not refusal then
         elseif listed and listed[i] == 0 then
             answer = 'not_allowed'
         end
-        if answer and not (waiting > 0 and call('ZRANK', KEYS[5], ARGV[i + 2])) then barred[i] = answer end
+        if answer and not (waiting > 0 and call('ZRANK', KEYS[5], ARGV[i + 3])) then barred[i] = answer end
     end
 end
 
@@ -129,7 +132,7 @@ end
 local given, places, last_place, held = {}, {}, nil, {}
 local new_users, new_times, new_claims, new_waiting = {}, {}, {}, {}
 for i = 1, people do
-    local user = ARGV[i + 2]
+    local user = ARGV[i + 3]
     local score, claim = scores[i] or given[user], per_coupon and claims[i]
     local answer = nil
     local ban = bans and bans[i]
@@ -219,4 +222,5 @@ if #new_users > 0 then
     if taken > 0 then call('ZREM', KEYS[4], unpack(lowest, 1, taken)) end
 end
 if #new_waiting > 0 then call('ZADD', KEYS[5], unpack(new_waiting)) end
+if #new_users + #new_waiting > 0 then count_change(KEYS[12]) end
 return reply

@@ -1,11 +1,11 @@
 -- Repair: gives a person another slot (from > 0), or a person who holds none their first (from =
 -- 0): the lowest free slot within the quantity, else the next number.
--- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
--- ARGV  1 generation  2 drop id  3 user  4 from (-1 for any score that is no slot)  5 quantity that the caller went by ('' for any)
+-- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 gate  8 waiting  9 revoked  10 version
+-- ARGV  1 era as `SERVER ERA`  2 drop id  3 user  4 from (-1 for any score that is no slot)  5 quantity that the caller went by ('' for any)
 -- Reply {moved, slot, now} | {none, 0, 0} no slot is left | {changed, slot or 0, 0} the person is
 -- not where the caller saw them, or is revoked, or the quantity is another | {stale, 0, 0}; now:
 -- Redis's time in ms
-if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale', 0, 0} end
+if not is_in_era(KEYS[7], ARGV[1]) then return {'stale', 0, 0} end
 local drop, user, from = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per')
 local quantity = tonumber(meta[1])
@@ -44,6 +44,7 @@ if not slot then
 end
 redis.call('ZREM', KEYS[4], slot)
 redis.call('ZREM', KEYS[8], user)
+count_change(KEYS[10])
 redis.call('ZADD', KEYS[3], slot, user)
 if slot > count then redis.call('SET', KEYS[2], slot) end
 redis.call('HSET', KEYS[5], slot, now)

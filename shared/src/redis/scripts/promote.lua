@@ -1,14 +1,14 @@
 -- Repair: gives free slots, then numbers not given out yet, to the people first on the waiting
 -- list, in order.
--- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
--- ARGV  1 generation  2 drop id  3 at most so many
+-- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 gate  8 waiting  9 revoked  10 version
+-- ARGV  1 era as `SERVER ERA`  2 drop id  3 at most so many
 -- Reply {stale} | {ok, now, left, odd, user, slot, user, slot, …}; now: Redis's time in ms; left: how
 --       many left the list without a slot, 1,000 at most; odd: of these, names that are no user id
 -- A person who holds one already (in this drop, or in the coupon where one each is allowed), or who
 -- is revoked, leaves the list without a slot, and so does a name that is no user id (`UserId` in
 -- Rust). Nobody is promoted while the coupon is paused, and of a drop that was closed early only
 -- people whose promise is broken: `to_front.lua` gives them scores up to 0.
-if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale'} end
+if not is_in_era(KEYS[7], ARGV[1]) then return {'stale'} end
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per', 'paused', 'closed_early')
 local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')
 if not quantity or not count then return {'stale'} end
@@ -49,4 +49,5 @@ while #reply < 4 + 2 * tonumber(ARGV[3]) and reply[3] < 1000 do
         reply[#reply + 1] = slot
     end
 end
+if #reply > 4 or reply[3] > 0 then count_change(KEYS[10]) end
 return reply

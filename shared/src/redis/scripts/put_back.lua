@@ -1,6 +1,6 @@
 -- Repair: gives people the slots their evidence (row, backup row, unread message) says they hold.
--- KEYS  1 count  2 users  3 free  4 times  5 claimants  6 generation  7 revoked
--- ARGV 1 generation 2 drop id 3 once_per 4.. fours: user, slot, claimed_at_ms ('' if unknown),
+-- KEYS  1 count  2 users  3 free  4 times  5 claimants  6 gate  7 revoked  8 version
+-- ARGV 1 era as `SERVER ERA` 2 drop id 3 once_per 4.. fours: user, slot, claimed_at_ms ('' if unknown),
 -- certain
 -- Reply {stale} or one word each: applied | same | taken (another person is on that slot) | revoked
 -- (the claim is void); nothing was changed by the last three. `certain` = '1' means that a row says
@@ -8,7 +8,7 @@
 -- slot keep count ~= |users| + |free|, so admission is closed. A slot above count raises count to
 -- it. Slots skipped over that way leave count ~= |users| + |free|, so admission stays closed until
 -- `repair_count` has put them among the free ones.
-if redis.call('GET', KEYS[6]) ~= ARGV[1] then return {'stale'} end
+if not is_in_era(KEYS[6], ARGV[1]) then return {'stale'} end
 local replies = {}
 for i = 4, #ARGV, 4 do
     local user, slot, at, certain = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3] == '1'
@@ -28,6 +28,7 @@ for i = 4, #ARGV, 4 do
         end
     end
     if reply == 'applied' then
+        count_change(KEYS[8])
         local count = tonumber(redis.call('GET', KEYS[1]) or '0')
         redis.call('ZADD', KEYS[2], slot, user)
         redis.call('ZREM', KEYS[3], slot)

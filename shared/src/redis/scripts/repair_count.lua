@@ -1,12 +1,12 @@
 -- Repair: makes count = |users| + |free| true again for the slots from..to, which the caller walks
 -- in pages.
--- KEYS  1 meta  2 count  3 users  4 free  5 generation
--- ARGV  1 generation  2 from  3 to
+-- KEYS  1 meta  2 count  3 users  4 free  5 gate  6 version
+-- ARGV  1 era as `SERVER ERA`  2 from  3 to
 -- Reply {stale | done | more, last slot to walk, slots freed in this page}; `more` means that other
 -- pages still have gaps. A slot up to the highest one in use that nobody holds is free. Free slots
 -- above the quantity or above the highest slot in use are not kept: they are given out by counting
 -- on.
-if redis.call('GET', KEYS[5]) ~= ARGV[1] then return {'stale', 0, 0} end
+if not is_in_era(KEYS[5], ARGV[1]) then return {'stale', 0, 0} end
 local quantity = tonumber(redis.call('HGET', KEYS[1], 'quantity') or '')
 if not quantity then return {'stale', 0, 0} end
 local from, to = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -38,4 +38,5 @@ for slot = from, math.min(to, highest, quantity) do
 end
 local held = redis.call('ZCARD', KEYS[3]) + redis.call('ZCARD', KEYS[4])
 redis.call('SET', KEYS[2], highest)
+count_change(KEYS[6])
 return {held == highest and 'done' or 'more', math.min(highest, quantity), freed}

@@ -3,7 +3,7 @@
 -- life of Redis, and as often as wanted: it takes away only what MySQL says is void. One that comes
 -- late, when a later revocation of the person or its own end is known here, follows that. Of two ends
 -- of one the newer counts: whoever brings one has it from MySQL, where there is only one.
--- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
+-- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 gate  8 waiting  9 revoked  10 version
 -- ARGV  1 drop id  2 user  3 field of `revoked`  4 number of the revocation
 --       5 until when claims are void, Redis's time in ms ('' every one, it has not ended)
 -- Reply {slot that was released or 0, until when claims are void; where it has not ended: now, or
@@ -24,6 +24,7 @@ elseif known and tonumber(known) == tonumber(id) and over == '' then
 end
 -- Lost, it must not let the person win again: `meta` says that there are revocations.
 if quantity > 0 then redis.call('HSET', KEYS[1], 'revoked', '1') end
+count_change(KEYS[10])
 redis.call('HSET', KEYS[9], field, over == '' and id or id .. ':' .. over)
 local time = redis.call('TIME')
 -- A clock that was set back has given this claim an instant that is still to come.

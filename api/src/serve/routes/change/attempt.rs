@@ -182,7 +182,7 @@ impl<'a> ChangeAttempt<'a> {
             let refused = match self
                 .services
                 .redis
-                .lower(keys, self.coupon.revision, new)
+                .lower(keys, self.coupon.era, self.coupon.revision, new)
                 .await
             {
                 Ok(Lowered::Yes) => continue,

@@ -8,7 +8,7 @@ mod revoked;
 mod stores;
 mod unfilled;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use firstcome_shared::domain::{Slot, UserId};
@@ -62,10 +62,12 @@ impl Injector {
     /// As when an API process dies between Redis and Kafka.
     async fn unpublished(&mut self, n: u32) -> Result<Injected> {
         let mut people = Vec::new();
+        let era = self.db.era(self.coupon.id).await?;
+        let era = era.context("the coupon is gone")?;
         for user in self.make_up(n) {
             match self
                 .redis
-                .claim(&self.keys, self.drop.id, &user)
+                .claim(&self.keys, self.drop.id, era, &user)
                 .await?
                 .admission
             {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::redis::keys;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use std::time::Duration;
 
@@ -28,11 +29,16 @@ impl Injector {
     }
 
     pub(super) async fn lose_gate(&mut self) -> Result<Injected> {
-        self.redis::<()>(redis::cmd("SCRIPT").arg("FLUSH")).await?;
+        let prefix = self.redis.prefix();
+        let mut gates: Vec<String> = self
+            .redis(redis::cmd("KEYS").arg(format!("{prefix}:{{*}}:gate")))
+            .await?;
+        gates.push(keys::compared(prefix));
+        self.redis::<i64>(redis::cmd("DEL").arg(gates)).await?;
         Ok(self.injected(
             Drift::RedisGate,
             &[],
-            "Redis lost its scripts, which closes the admission gate",
+            "Redis lost its gates, which closes admission",
         ))
     }
 

@@ -14,10 +14,7 @@ async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> MadeCoup
     for words in commands {
         let key = |word: &str| match word.strip_prefix('@') {
             Some("claimants") => fixture.world.redis.claimants(coupon.id),
-            Some("generation") => fixture
-                .world
-                .redis
-                .own(&format!("{{{}}}:generation", coupon.id)),
+            Some("gate") => fixture.world.redis.own(&format!("{{{}}}:gate", coupon.id)),
             Some(of_drop) => fixture.world.redis.of_drop(coupon.id, coupon.drop, of_drop),
             None => word.to_owned(),
         };
@@ -176,7 +173,7 @@ async fn too_many_members_beyond_the_last_slot_delay_no_other_drop() {
 async fn a_coupon_opens_after_a_loss_even_with_garbage_in_its_token_keys() {
     let fixture = Fixture::new("tokens").await;
     let (coupon, _) = fixture.held("tokens", 20, 3).await;
-    for name in ["generation", "verified", "revision"] {
+    for name in ["gate", "revision"] {
         let token = fixture
             .world
             .redis
@@ -191,7 +188,7 @@ async fn a_coupon_opens_after_a_loss_even_with_garbage_in_its_token_keys() {
     fixture
         .world
         .redis
-        .command::<i64>(&["DEL", &fixture.world.redis.own("epoch")])
+        .command::<i64>(&["DEL", &fixture.world.redis.own("compared")])
         .await;
     let once = fixture.world.once_with(&[], &[]).await;
     assert_eq!(once.code, 0, "{}", once.log);

@@ -217,7 +217,7 @@ async fn an_ended_coupon_leaves_redis_unless_it_gets_more_days() {
     let (coupon, _) = fixture.held_of(&body, 3).await;
     until_sealed(&fixture, &coupon).await;
     let redis = &fixture.world.redis;
-    let names = ["claimants", "generation", "verified"]
+    let names = ["claimants", "gate", "revision"]
         .map(|name| redis.own(&format!("{{{}}}:{name}", coupon.id)));
     let expire = async || {
         let mut expire = Vec::new();

@@ -266,7 +266,7 @@ async fn a_pass_does_not_repair_after_a_restart_of_redis() {
         .make(Drift::MissingAdmission, 3)
         .await
         .unwrap();
-    // Nothing is lost, so no generation distinguishes the two lives.
+    // Nothing is lost, so that no era tells the two lives apart.
     let why = swapped_in_mid_pass(&fixture.world, "repair_begun", async || {
         restart(&server).await;
     })

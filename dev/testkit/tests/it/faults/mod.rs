@@ -10,6 +10,7 @@ mod judge;
 mod late;
 mod memory;
 mod mysql_failover;
+mod older_state;
 mod outages;
 mod redis_servers;
 mod second_store;

@@ -50,12 +50,12 @@ async fn the_reason_of_503_is_logged_once_a_second_with_a_request_id() {
     let (world, api) = open_world("why-503").await;
     let coupon = api.open_coupon(5).await;
     {
-        // As after a loss: no reconciler is running that would verify the coupon.
-        let verified = world
+        // As after a loss: no reconciler runs that would verify the coupon.
+        let gate = world
             .redis
             .claimants(coupon.id)
-            .replace("claimants", "verified");
-        world.redis.command::<i64>(&["DEL", &verified]).await;
+            .replace("claimants", "gate");
+        world.redis.command::<i64>(&["DEL", &gate]).await;
         let mut claims = 0;
         let mut lines = Vec::new();
         eventually("there is a second line", LIMIT, async || {

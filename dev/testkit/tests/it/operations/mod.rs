@@ -16,7 +16,6 @@ mod logs;
 mod mass_repairs;
 mod members;
 mod operators;
-mod other_release;
 mod page;
 mod page_acts;
 mod page_by_hand;

@@ -18,9 +18,11 @@ const BOTH_WAYS: [[Release; 2]; 2] = [[Release::Old, Release::This], [Release::T
 async fn messages_codes_and_revocations() {
     for [writer, reader] in BOTH_WAYS {
         let world = World::new("up-messages").await;
+        // A life that the older release begins is open to both.
+        world.use_release(Release::Old);
+        world.open().await;
         world.use_release(reader);
         let consumer = world.consume().await;
-        world.open().await;
         let other = world.serve().await;
         world.use_release(writer);
         let api = world.serve().await;
@@ -87,6 +89,10 @@ async fn repairs_of_one_reconciler_are_seen_and_shown_by_the_other() {
     for [first, second] in BOTH_WAYS {
         let fixture = Fixture::new("up-drift").await;
         let world = &fixture.world;
+        // A life that the older release begins is open to both.
+        world.use_release(Release::Old);
+        world.pass().await;
+        world.use_release(Release::This);
         let mut made = Vec::new();
         for (drift, people, held, end) in CASES {
             let (coupon, answers) = fixture.held(&drift.name(), 20, held).await;
@@ -116,7 +122,7 @@ async fn repairs_of_one_reconciler_are_seen_and_shown_by_the_other() {
             assert_whole(world, coupon, 20, *end).await;
             assert_kept(world, coupon, answers, &gone).await;
         }
-        let daemon = world.daemon().await;
+        let daemon = world.daemon_with(&[]).await;
         let path = format!("/v1/runs/{}", run.run_id);
         let shown = Http::send(daemon.http().ops(Method::GET, &path)).await;
         let shown: Run = serde_json::from_value(shown.body).unwrap();

@@ -4,5 +4,4 @@
 mod both_ways;
 mod crowd;
 mod orders;
-mod scripts;
 mod system;

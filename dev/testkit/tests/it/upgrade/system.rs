@@ -41,7 +41,7 @@ pub(super) struct SystemToUpgrade {
     coupon: MadeCoupon,
     pub(super) crowd: SteadyCrowd,
     /// The life of Redis in which the crowd came.
-    begun_in: String,
+    begun_in: Option<String>,
 }
 
 /// Creates or migrates the tables with this release.
@@ -64,7 +64,7 @@ impl SystemToUpgrade {
         let mut consumers = Vec::new();
         let mut daemons = Vec::new();
         for _ in 0..2 {
-            daemons.push(world.daemon().await);
+            daemons.push(world.daemon_with(&[]).await);
             consumers.push(world.consume().await);
             apis.push(world.serve().await);
         }
@@ -81,7 +81,7 @@ impl SystemToUpgrade {
             daemons,
             coupon,
             crowd,
-            begun_in: String::new(),
+            begun_in: None,
         };
         system.begun_in = system.life().await;
         system
@@ -94,7 +94,7 @@ impl SystemToUpgrade {
         for _ in 0..2 {
             let (old, what) = match role {
                 UpgradedRole::Reconciler => {
-                    let new = self.world.daemon().await;
+                    let new = self.world.daemon_with(&[]).await;
                     let passes = async || new.process.log().contains("pass ended");
                     eventually(
                         "the new reconciler runs passes along with the old",
@@ -135,37 +135,16 @@ impl SystemToUpgrade {
         }
     }
 
-    /// Replaces all processes of a release that leaves no witness by one with another admission
-    /// script, as OPERATIONS says.
-    pub(super) async fn replace_unwitnessed(&mut self, by: Release) {
-        self.world.use_release(by);
-        let early = vec![self.world.serve().await, self.world.serve().await];
-        for daemon in self.daemons.drain(..) {
-            stop(&daemon.process, "reconciler").await;
-        }
-        self.crowd.goes_on(BETWEEN).await;
-        self.daemons.push(self.world.daemon().await);
-        for api in &early {
-            ready(api).await;
-        }
-        self.crowd.ask(clients(&early));
-        self.crowd.goes_on(BETWEEN).await;
-        for api in std::mem::replace(&mut self.apis, early) {
-            stop(&api.process, "API").await;
-        }
-        self.replace(UpgradedRole::Consumer, by).await;
-    }
-
-    /// The current life of Redis.
-    async fn life(&self) -> String {
+    /// The life of Redis that programs of the older release go by, if one was begun.
+    async fn life(&self) -> Option<String> {
         self.world
             .redis
             .command(&["GET", &self.world.redis.own("epoch")])
             .await
     }
 
-    /// Ends the crowd. Nobody was refused unless a life of Redis began; everything is exact, no
-    /// promise is broken, and passes found nothing except that life.
+    /// The crowd goes. Nobody was refused unless an older release began a life of Redis; everything
+    /// is exact, nobody is broken, and passes found nothing but that life.
     pub(super) async fn ends_exact(self) {
         let is_same_life = self.begun_in == self.life().await;
         let Self {

@@ -21,7 +21,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     for round in 0..2 {
         // The pass that died may have granted the gate, so it has to be lost again.
         if round == 0 || point == Point::GateOpened {
-            world.redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
+            let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
+            world.redis.command::<i64>(&["DEL", &gate]).await;
         }
         assert!(
             environment

@@ -83,7 +83,8 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     // Foreign data blocks one coupon, after Redis has lost something.
     let waiting = f.world.redis.of_drop(spring.id, spring.drop, "waiting");
     in_redis(&["SET", &waiting, "x"]).await;
-    in_redis(&["DEL", &f.world.redis.own("epoch")]).await;
+    let gate = f.world.redis.own(&format!("{{{}}}:gate", spring.id));
+    in_redis(&["DEL", &gate, &f.world.redis.own("compared")]).await;
     let mail = mailed(
         &f.world,
         &[

@@ -1,0 +1,134 @@
+//! An older state is put into a running Redis, and brings its gate along. Admission goes on for a
+//! moment; users who were admitted meanwhile keep a coupon, or are listed by name if none is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{
+    Fixture, PrefixedKeys, WorldStores, all_issued, assert_kept, eventually, people, rush,
+};
+
+use super::waves::{HEALED, impatient};
+
+/// Longer than it takes on a machine that does nothing else.
+const CLOSES_WITHIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Restore,
+    SwapDb,
+}
+
+/// Keys by name: as `DUMP` gives them.
+type Dumped = BTreeMap<String, (Vec<u8>, i64)>;
+
+impl By {
+    async fn keep(self, redis: &PrefixedKeys) -> Dumped {
+        if let Self::SwapDb = self {
+            for key in redis.names().await {
+                let words = ["COPY", &key, &key, "DB", "1"];
+                assert_eq!(redis.command::<i64>(&words).await, 1, "{key}");
+            }
+        }
+        redis.dump().await
+    }
+
+    async fn put_back(self, redis: &PrefixedKeys, kept: Dumped) {
+        match self {
+            Self::SwapDb => redis.command::<()>(&["SWAPDB", "0", "1"]).await,
+            Self::Restore => {
+                for (key, (dump, _)) in kept {
+                    let words: [Vec<u8>; 5] = [
+                        b"RESTORE".to_vec(),
+                        key.into(),
+                        b"0".to_vec(),
+                        dump,
+                        b"REPLACE".to_vec(),
+                    ];
+                    redis.command::<()>(&words).await;
+                }
+            }
+        }
+    }
+}
+
+/// Keeps what Redis has, lets 20 users more be admitted, puts that back, and lets 20 claim at once.
+async fn goes_back(name: &str, quantity: u32, by: By) {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&server);
+    let fixture = Fixture::of(impatient(stores, name).await).await;
+    let world = &fixture.world;
+    let api = &fixture.api;
+    let (coupon, mut answers) = fixture.held("Older", quantity, 20).await;
+    let daemon = world.daemon().await;
+    let kept = by.keep(&world.redis).await;
+    let users = people(50);
+    answers.extend(rush(&[api], coupon.id, &users[20..40], 10).await);
+    all_issued(world, coupon.drop, 40).await;
+    let runs = "SELECT COUNT(*) FROM reconcile_runs";
+    let before = world.sql.number(runs).await;
+    eventually("the daemon has seen that", HEALED, async || {
+        world.sql.number(runs).await > before + 2
+    })
+    .await;
+
+    by.put_back(&world.redis, kept).await;
+    let begun = Instant::now();
+    let late = &users[30..50];
+    let (between, closed) = tokio::join!(rush(&[api], coupon.id, late, 10), async {
+        let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
+        eventually("it is closed", HEALED, async || {
+            let gate: Option<String> = world.redis.command(&["GET", &gate]).await;
+            gate.is_none_or(|gate| gate.ends_with("closed"))
+        })
+        .await;
+        begun.elapsed()
+    });
+    println!("closed after {closed:?}");
+    assert!(closed < CLOSES_WITHIN, "closed after {closed:?}");
+    assert_kept(world, &coupon, &answers, &[]).await;
+
+    // Users whose promised slot another user holds keep a coupon, or are listed.
+    let told = between
+        .iter()
+        .filter(|(_, answer)| answer.promised().is_some());
+    let told: BTreeSet<String> = told.map(|(user, _)| user.clone()).collect();
+    let named = async |table: &str| {
+        let query = format!(
+            "SELECT user_id FROM {table} WHERE drop_id = {}",
+            coupon.drop
+        );
+        let names = world.sql.query(&query).await.concat();
+        names.into_iter().collect::<BTreeSet<String>>()
+    };
+    eventually("everybody is issued one or listed", HEALED, async || {
+        let issued = named("issued_coupons").await;
+        let listed = named("broken_promises").await;
+        told.iter()
+            .all(|user| issued.contains(user) || listed.contains(user))
+    })
+    .await;
+    eventually("it is open again", HEALED, async || {
+        let answer = api.claim(coupon.id, &users[0]).await;
+        answer.promised().is_some()
+    })
+    .await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_eq!(daemon.process.stop().await, 0);
+}
+
+#[tokio::test]
+async fn keys_restored_into_a_running_redis_close_the_coupon_within_a_second() {
+    goes_back("older-restore", 60, By::Restore).await;
+}
+
+#[tokio::test]
+async fn who_was_admitted_meanwhile_is_listed_if_no_coupon_is_left() {
+    goes_back("older-full", 40, By::Restore).await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_swapped_for_an_older_copy_closes_the_coupon_within_a_second() {
+    goes_back("older-swap", 60, By::SwapDb).await;
+}

@@ -1,0 +1,80 @@
+//! Watches the versions of open coupons. An older state that is put into a running Redis
+//! (`RESTORE`, `SWAPDB`) brings the gate along, so admission goes on, and gives slots out again
+//! that are held. The version goes back with it: the coupon is closed at once, and rebuilt in a new
+//! era.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::redis::gate::CouponVersion;
+use tokio::time::Instant;
+
+use crate::execute;
+use crate::stores::Stores;
+
+/// How often versions are read: the longest time for which admission stays open.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// How often MySQL is asked which coupons are open.
+const LISTED_EVERY: Duration = Duration::from_secs(1);
+
+/// The highest versions that this process has seen.
+#[derive(Default)]
+pub(super) struct Versions {
+    open: Vec<CouponId>,
+    listed_at: Option<Instant>,
+    read_at: Option<Instant>,
+    highest: HashMap<CouponId, CouponVersion>,
+}
+
+impl Versions {
+    /// Closes the coupons whose data went back since it was read last, and says whether there were
+    /// any. A store that does not answer says nothing.
+    pub(super) async fn close_what_went_back(&mut self, stores: &Stores) -> bool {
+        let is_due = |at: Option<Instant>, every| at.is_none_or(|at| at.elapsed() >= every);
+        if !is_due(self.read_at, EVERY) {
+            return false;
+        }
+        self.read_at = Some(Instant::now());
+        if is_due(self.listed_at, LISTED_EVERY) {
+            self.listed_at = Some(Instant::now());
+            match stores.db.open_coupons_now().await {
+                Ok(open) => {
+                    let listed: HashSet<&CouponId> = open.iter().collect();
+                    self.highest.retain(|coupon, _| listed.contains(coupon));
+                    self.open = open;
+                }
+                Err(error) => tracing::debug!(%error, "which coupons are open is not known anew"),
+            }
+        }
+        let found = match stores.redis.coupon_versions(&self.open).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "the versions of coupons cannot be read");
+                return false;
+            }
+        };
+        let mut any = false;
+        for (coupon, now) in self.open.iter().zip(found) {
+            let went_back = |before: &CouponVersion| now.went_back(before);
+            if !self.highest.get(coupon).is_some_and(went_back) {
+                // Without an era it is closed, and an older state may be restored after that.
+                if now.has_era() {
+                    self.highest.insert(*coupon, now);
+                }
+                continue;
+            }
+            match execute::close_coupon(&stores.redis, *coupon, &now).await {
+                Ok(true) => {
+                    tracing::error!(%coupon, "an older state was put into Redis: the coupon is closed");
+                    any = true;
+                }
+                // It is tried again.
+                Ok(false) => {}
+                Err(error) => tracing::error!(%coupon, %error, "the coupon cannot be closed"),
+            }
+        }
+        any
+    }
+}

@@ -1,0 +1,139 @@
+//! Eras of coupons (docs/decisions/0003-admission-gate.md).
+
+use std::collections::{BTreeMap, HashMap};
+
+use diesel::prelude::*;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+
+use super::schema::{coupons, drops};
+use super::{Conn, Db, DbError, MOST_VALUES};
+use crate::domain::CouponId;
+
+/// What Redis says of a coupon's era.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeenEra {
+    pub coupon: CouponId,
+    /// The highest that its gate names; a new one is above it.
+    pub era: u64,
+    /// The era was begun on the server that stands. It is kept unless MySQL has a later one; a
+    /// MySQL that has an earlier one went back, and gets it.
+    pub is_kept: bool,
+}
+
+/// The highest era that is believed of Redis. Numbers above it were written manually; the next ones
+/// would soon have more digits than are read.
+const HIGHEST: u64 = 1_000_000_000_000;
+
+impl Db {
+    /// Gives each coupon an era above the one that MySQL has and the one that Redis has, unless the
+    /// one in Redis is kept. Coupons that another transaction is changing come last, and are left
+    /// out if that takes long.
+    pub async fn take_eras(&self, seen: Vec<SeenEra>) -> Result<HashMap<CouponId, u64>, DbError> {
+        let mut taken = HashMap::new();
+        for some in seen.chunks(MOST_VALUES) {
+            let some = some.to_vec();
+            let free = self.run("take eras", async move |conn| {
+                conn.transaction(async |conn| take(conn, &some, Locked::Skipped).await)
+                    .await
+            });
+            taken.extend(free.await?);
+        }
+        for one in seen {
+            if taken.contains_key(&one.coupon) {
+                continue;
+            }
+            let waited = self.run("take an era", async move |conn| {
+                conn.transaction(async |conn| take(conn, &[one], Locked::WaitedFor).await)
+                    .await
+            });
+            match waited.await {
+                Err(error) if error.is_lock_wait() => {
+                    let coupon_id = one.coupon.0;
+                    tracing::warn!(
+                        coupon_id,
+                        "the coupon is being changed for long: it opens later"
+                    );
+                }
+                era => taken.extend(era?),
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Coupons with a drop that has opened, or will within a minute, and is not sealed.
+    pub async fn open_coupons_now(&self) -> Result<Vec<CouponId>, DbError> {
+        self.run("read open coupons", async |conn| {
+            let soon = diesel::dsl::sql::<diesel::sql_types::Datetime>(
+                "UTC_TIMESTAMP(3) + INTERVAL 1 MINUTE",
+            );
+            let open = drops::table
+                .filter(drops::sealed_at.is_null().and(drops::opens_at.le(soon)))
+                .select(drops::coupon_id)
+                .distinct();
+            let open: Vec<i64> = open.load(conn).await?;
+            Ok(open.into_iter().map(CouponId).collect())
+        })
+        .await
+    }
+
+    /// The era of a coupon, on the primary.
+    pub async fn era(&self, coupon: CouponId) -> Result<Option<u64>, DbError> {
+        self.run("read era", async move |conn| {
+            coupons::table
+                .find(coupon.0)
+                .select(coupons::era)
+                .first(conn)
+                .await
+                .optional()
+        })
+        .await
+    }
+}
+
+/// How to treat coupons that another transaction is changing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Locked {
+    Skipped,
+    WaitedFor,
+}
+
+async fn take(
+    conn: &mut Conn,
+    seen: &[SeenEra],
+    locked: Locked,
+) -> QueryResult<Vec<(CouponId, u64)>> {
+    let ids = seen.iter().map(|one| one.coupon.0);
+    let wanted = coupons::table
+        .filter(coupons::id.eq_any(ids))
+        .select((coupons::id, coupons::era))
+        .for_update();
+    let found: Vec<(i64, u64)> = match locked {
+        Locked::Skipped => wanted.skip_locked().load(conn).await?,
+        Locked::WaitedFor => wanted.load(conn).await?,
+    };
+    let free: HashMap<i64, u64> = found.into_iter().collect();
+    let mut taken = Vec::new();
+    let mut raised = BTreeMap::<u64, Vec<i64>>::new();
+    for one in seen {
+        let Some(era) = free.get(&one.coupon.0).copied() else {
+            continue;
+        };
+        let seen = if one.era <= HIGHEST { one.era } else { 0 };
+        let now = if one.is_kept && seen >= era {
+            seen
+        } else {
+            era.max(seen) + 1
+        };
+        if now != era {
+            raised.entry(now).or_default().push(one.coupon.0);
+        }
+        taken.push((one.coupon, now));
+    }
+    for (era, ids) in raised {
+        diesel::update(coupons::table.filter(coupons::id.eq_any(ids)))
+            .set(coupons::era.eq(era))
+            .execute(conn)
+            .await?;
+    }
+    Ok(taken)
+}

@@ -1,0 +1,94 @@
+//! Bridge to programs of releases up to 0eab1da9, whose admission rests on `fc:epoch`, `verified`
+//! and `generation`. While such a release's life of Redis stands, what one side has verified is
+//! open to both, so programs may be replaced in any order under load. This release begins no such
+//! life: it ends with the next loss, and older APIs are closed from then on.
+//!
+//! Delete this file, `scripts/bridge.lua`, the keys `epoch`, `verified` and `generation`, and the
+//! uses of [`ServerGate::older`](super::gate) once no release before 0.2.0 is upgraded from.
+
+use std::sync::{Arc, LazyLock};
+
+use redis::RedisError;
+
+use super::Redis;
+use super::client::Script;
+use super::keys;
+use super::router::Shard;
+use crate::domain::CouponId;
+
+static BRIDGE: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/bridge.lua")));
+
+/// The epoch of an older release's life, if it is of this server and was opened. `text` is what
+/// stands under `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.
+pub(super) fn older_epoch(text: &str, server: &str) -> Option<String> {
+    match text.split(' ').collect::<Vec<_>>()[..] {
+        [epoch, of, "open"] if of == server && !epoch.is_empty() => Some(epoch.to_owned()),
+        _ => None,
+    }
+}
+
+impl Redis {
+    /// Opens a coupon to this release if an older one has verified it, and to the older one if it
+    /// is open here. `true`: it is open to both.
+    pub async fn bridge(&self, coupon: CouponId, era: u64) -> Result<bool, RedisError> {
+        let shard = self
+            .conn
+            .shard_of(&keys::gate(&self.prefix, coupon))
+            .await?;
+        self.bridge_on(&shard, coupon, era).await
+    }
+
+    pub(super) async fn bridge_on(
+        &self,
+        shard: &Arc<Shard>,
+        coupon: CouponId,
+        era: u64,
+    ) -> Result<bool, RedisError> {
+        let gate = self.gate_of(shard).await?;
+        let Some(epoch) = gate.older else {
+            return Ok(false);
+        };
+        let names = [
+            keys::gate(&self.prefix, coupon),
+            keys::verified(&self.prefix, coupon),
+            keys::generation(&self.prefix, coupon),
+        ];
+        let args = [
+            gate.server.id(),
+            era.to_string(),
+            epoch,
+            format!("{:032x}", rand::random::<u128>()),
+        ];
+        BRIDGE
+            .run(
+                &mut self.conn.to(shard),
+                &[&names[0], &names[1], &names[2]],
+                &args,
+            )
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_life_counts_only_if_it_is_open_and_of_this_server() {
+        let life = |text: &str| older_epoch(text, "0a:0b");
+        assert_eq!(
+            life("0123456789abcdef 0a:0b open").unwrap(),
+            "0123456789abcdef"
+        );
+        for text in [
+            "",
+            " 0a:0b open",
+            "0123456789abcdef 0a:0b new",
+            "0123456789abcdef 0a:0c open",
+            "0123456789abcdef 0a:0b open more",
+        ] {
+            assert_eq!(life(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The admission gate on real servers: each event happens to a server on which a coupon is open and
+//! one of its two slots is given.
+
+use std::time::Duration;
+
+use firstcome_shared::domain::OncePer;
+use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
+use firstcome_shared::redis::repair::Done;
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use redis::{Client, FromRedisValue};
+
+use crate::command::Start;
+use crate::world::{DROP, ScriptWorld, connect};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) async fn ask<T: FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
+    let mut conn = Client::open(server.url())
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
+    redis::cmd(words[0])
+        .arg(&words[1..])
+        .query_async(&mut conn)
+        .await
+        .unwrap()
+}
+
+/// Waits until `INFO replication` of a server has this line.
+async fn says(server: &RedisServer, line: &str) {
+    let asked = async {
+        while !ask::<String>(server, &["INFO", "replication"])
+            .await
+            .contains(line)
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, asked)
+        .await
+        .unwrap_or_else(|_| panic!("not within {LIMIT:?}: {line}"));
+}
+
+/// Whether admission is open after an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// To everybody, and to repairs in the era before.
+    Closed,
+    /// To callers with another era of the coupon than Redis.
+    AnotherEra,
+}
+
+const CASES: [(&str, Event, Gate); 16] = [
+    ("nothing happens", Event::Nothing, Gate::Open),
+    ("scripts are flushed", Event::ScriptFlush, Gate::Open),
+    ("a first replica comes", Event::FirstReplica, Gate::Open),
+    ("the gate is deleted", Event::Set(None), Gate::Closed),
+    (
+        "the gate is garbled",
+        Event::Set(Some("open")),
+        Gate::Closed,
+    ),
+    ("the gate is a list", Event::GateIsList, Gate::Closed),
+    ("MySQL is in a later era", Event::LaterEra, Gate::AnotherEra),
+    (
+        "an older gate is restored",
+        Event::OlderGateRestored,
+        Gate::AnotherEra,
+    ),
+    (
+        "the process restarts, nothing is lost",
+        Event::Restart,
+        Gate::Closed,
+    ),
+    ("the server is emptied", Event::FlushAll, Gate::Closed),
+    ("the database is emptied", Event::FlushDb, Gate::Closed),
+    ("a replica is asked", Event::AskReplica, Gate::Closed),
+    ("a replica was promoted", Event::AskPromoted, Gate::Closed),
+    (
+        "a demoted master follows nobody yet",
+        Event::Demoted,
+        Gate::Closed,
+    ),
+    (
+        "a demoted master reads its own identity in its new master's data",
+        Event::DemotedAndSynced,
+        Gate::Closed,
+    ),
+    (
+        "a demoted master was promoted again",
+        Event::DemotedAndPromoted,
+        Gate::Closed,
+    ),
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Nothing,
+    ScriptFlush,
+    FirstReplica,
+    Set(Option<&'static str>),
+    GateIsList,
+    LaterEra,
+    OlderGateRestored,
+    Restart,
+    FlushAll,
+    FlushDb,
+    AskReplica,
+    AskPromoted,
+    Demoted,
+    DemotedAndSynced,
+    DemotedAndPromoted,
+}
+
+async fn replica_of(master: &RedisServer) -> RedisServer {
+    let replica = RedisServer::start(RedisOptions {
+        replica_of: Some(master.port()),
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    says(&replica, "master_link_status:up").await;
+    replica
+}
+
+/// A server that has all of this one's data, and takes nothing more from it.
+async fn left_behind(master: &RedisServer) -> RedisServer {
+    let replica = replica_of(master).await;
+    ask::<()>(&replica, &["REPLICAOF", "NO", "ONE"]).await;
+    replica
+}
+
+async fn demote(master: &RedisServer, port: u16) {
+    ask::<()>(master, &["REPLICAOF", "127.0.0.1", &port.to_string()]).await;
+}
+
+/// Lets it happen. Gives another server that is asked from here on, and one that must live on.
+async fn happens(
+    event: Event,
+    server: &RedisServer,
+    world: &mut ScriptWorld,
+) -> (Option<RedisServer>, Option<RedisServer>) {
+    let gate = world.keys.gate.clone();
+    match event {
+        Event::Nothing => {}
+        Event::ScriptFlush => ask::<()>(server, &["SCRIPT", "FLUSH"]).await,
+        Event::FirstReplica => return (None, Some(replica_of(server).await)),
+        Event::Set(None) => ask::<()>(server, &["DEL", &gate]).await,
+        Event::Set(Some(text)) => ask::<()>(server, &["SET", &gate, text]).await,
+        Event::GateIsList => {
+            ask::<()>(server, &["DEL", &gate]).await;
+            ask::<()>(server, &["LPUSH", &gate, "x"]).await;
+        }
+        Event::LaterEra => world.era += 1,
+        Event::OlderGateRestored => {
+            let older: String = ask(server, &["GET", &gate]).await;
+            world.next_era().await;
+            ask::<()>(server, &["SET", &gate, &older]).await;
+        }
+        Event::Restart => {
+            server.kill().await.unwrap();
+            server.start_again().await.unwrap();
+        }
+        Event::FlushAll => ask::<()>(server, &["FLUSHALL"]).await,
+        Event::FlushDb => ask::<()>(server, &["FLUSHDB"]).await,
+        Event::AskReplica => return (Some(replica_of(server).await), None),
+        Event::AskPromoted => return (Some(left_behind(server).await), None),
+        Event::Demoted => {
+            // The link to its new master is cut.
+            let proxy = server.proxy().await.unwrap();
+            proxy.set(ProxyFault::Cut).await.unwrap();
+            demote(server, proxy.port()).await;
+        }
+        Event::DemotedAndSynced | Event::DemotedAndPromoted => {
+            let other = left_behind(server).await;
+            demote(server, other.port()).await;
+            says(server, "master_link_status:up").await;
+            if matches!(event, Event::DemotedAndPromoted) {
+                ask::<()>(server, &["REPLICAOF", "NO", "ONE"]).await;
+            }
+            return (None, Some(other));
+        }
+    }
+    (None, None)
+}
+
+/// Asks again while the connection is the one that broke with the server process.
+async fn answered(world: &ScriptWorld) -> Result<AdmissionReply, AdmissionError> {
+    let asked = async {
+        loop {
+            let answer = world.claim("a").await;
+            if !matches!(answer, Err(AdmissionError::Redis(_))) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, asked).await.expect("no answer")
+}
+
+#[tokio::test]
+async fn only_what_loses_nothing_leaves_the_gate_open() {
+    let start = Start {
+        quantity: 2,
+        waiting_list: 0,
+        once_per: OncePer::Coupon,
+    };
+    for (what, event, expected) in CASES {
+        let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+        let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+        let first = world.claim("a").await.unwrap();
+        assert_eq!(first.admission, Admission::Accepted(1), "{what}");
+        let before = world.fence.clone();
+        let (asked, _lives) = happens(event, &server, &mut world).await;
+        if let Some(asked) = &asked {
+            world.redis = connect(&asked.url());
+        }
+        let found = match answered(&world).await {
+            Ok(reply) if reply.admission == Admission::Already(DROP, 1) => Gate::Open,
+            Err(AdmissionError::Closed) => Gate::Closed,
+            Err(AdmissionError::AnotherEra) => Gate::AnotherEra,
+            other => panic!("{what}: {other:?}"),
+        };
+        assert_eq!(found, expected, "{what}");
+        let user = "a".parse().unwrap();
+        let standing = world.redis.standing(&world.keys, world.era, &user).await;
+        let is_open = expected == Gate::Open;
+        let is_trusted = standing.is_ok_and(|standing| standing.trusted);
+        assert_eq!(is_trusted, is_open, "{what}");
+        if expected == Gate::Closed {
+            let repaired = world.redis.repair_count(&world.keys, &before).await;
+            assert_eq!(repaired.unwrap(), Done::Stale, "{what}: a late repair");
+            let both = [(world.keys.coupon, before)];
+            let opened = world.redis.open_coupons(&both).await;
+            assert!(!opened.unwrap(), "{what}: a late opening");
+        }
+    }
+}
