@@ -26,35 +26,21 @@ const HIGHEST: u64 = 1_000_000_000_000;
 
 impl Db {
     /// Gives each coupon an era above the one that MySQL has and the one that Redis has, unless the
-    /// one in Redis is kept. Coupons that another transaction is changing come last, and are left
-    /// out if that takes long.
+    /// one in Redis is kept. Coupons that another transaction is changing are left out: waiting for
+    /// one would delay all others.
     pub async fn take_eras(&self, seen: Vec<SeenEra>) -> Result<HashMap<CouponId, u64>, DbError> {
         let mut taken = HashMap::new();
         for some in seen.chunks(MOST_VALUES) {
             let some = some.to_vec();
             let free = self.run("take eras", async move |conn| {
-                conn.transaction(async |conn| take(conn, &some, Locked::Skipped).await)
-                    .await
+                conn.transaction(async |conn| take(conn, &some).await).await
             });
             taken.extend(free.await?);
         }
-        for one in seen {
-            if taken.contains_key(&one.coupon) {
-                continue;
-            }
-            let waited = self.run("take an era", async move |conn| {
-                conn.transaction(async |conn| take(conn, &[one], Locked::WaitedFor).await)
-                    .await
-            });
-            match waited.await {
-                Err(error) if error.is_lock_wait() => {
-                    let coupon_id = one.coupon.0;
-                    tracing::warn!(
-                        coupon_id,
-                        "the coupon is being changed for long: it opens later"
-                    );
-                }
-                era => taken.extend(era?),
+        for one in &seen {
+            if !taken.contains_key(&one.coupon) {
+                let coupon_id = one.coupon.0;
+                tracing::warn!(coupon_id, "the coupon is being changed: it opens later");
             }
         }
         Ok(taken)
@@ -90,27 +76,15 @@ impl Db {
     }
 }
 
-/// How to treat coupons that another transaction is changing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Locked {
-    Skipped,
-    WaitedFor,
-}
-
-async fn take(
-    conn: &mut Conn,
-    seen: &[SeenEra],
-    locked: Locked,
-) -> QueryResult<Vec<(CouponId, u64)>> {
+async fn take(conn: &mut Conn, seen: &[SeenEra]) -> QueryResult<Vec<(CouponId, u64)>> {
     let ids = seen.iter().map(|one| one.coupon.0);
-    let wanted = coupons::table
+    let found: Vec<(i64, u64)> = coupons::table
         .filter(coupons::id.eq_any(ids))
         .select((coupons::id, coupons::era))
-        .for_update();
-    let found: Vec<(i64, u64)> = match locked {
-        Locked::Skipped => wanted.skip_locked().load(conn).await?,
-        Locked::WaitedFor => wanted.load(conn).await?,
-    };
+        .for_update()
+        .skip_locked()
+        .load(conn)
+        .await?;
     let free: HashMap<i64, u64> = found.into_iter().collect();
     let mut taken = Vec::new();
     let mut raised = BTreeMap::<u64, Vec<i64>>::new();

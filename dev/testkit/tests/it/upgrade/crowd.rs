@@ -51,8 +51,20 @@ impl SteadyCrowd {
         *self.shared.rotation.lock() = apis;
     }
 
-    /// Waits until this many more requests have been answered.
+    /// Sends no requests from now on, and waits for the answers to those that were sent.
+    pub(super) async fn pauses(&self) {
+        self.ask(Vec::new());
+        eventually("the last request is answered", HEALED, async || {
+            self.shared.answers.lock().len() == self.shared.requests.load(Ordering::Relaxed)
+        })
+        .await;
+    }
+
+    /// Waits until this many more requests have been answered, unless the crowd pauses.
     pub(super) async fn goes_on(&self, answers: usize) {
+        if self.shared.rotation.lock().is_empty() {
+            return;
+        }
         let wanted = self.shared.answers.lock().len() + answers;
         eventually("the crowd is answered", HEALED, async || {
             self.shared.answers.lock().len() >= wanted
@@ -70,20 +82,30 @@ impl SteadyCrowd {
     }
 }
 
+impl Shared {
+    /// The API for the next request. `None`: the crowd pauses.
+    fn next_api(&self) -> Option<ApiClient> {
+        let apis = self.rotation.lock();
+        if apis.is_empty() {
+            return None;
+        }
+        let request = self.requests.fetch_add(1, Ordering::Relaxed);
+        Some(apis[request % apis.len()].clone())
+    }
+}
+
 /// Users come one after the other, each until their answer is not a 503.
 async fn ask_on(shared: Arc<Shared>) {
     let mut pace = tokio::time::interval(EACH);
     let mut person = None;
     while !shared.over.load(Ordering::Relaxed) || person.is_some() {
         pace.tick().await;
+        let Some(api) = shared.next_api() else {
+            continue;
+        };
         let user = person.get_or_insert_with(|| {
             format!("c-{}", shared.people.fetch_add(1, Ordering::Relaxed) + 1)
         });
-        let request = shared.requests.fetch_add(1, Ordering::Relaxed);
-        let api = {
-            let apis = shared.rotation.lock();
-            apis[request % apis.len()].clone()
-        };
         let answer = api.claim(shared.coupon, user).await;
         shared
             .answers

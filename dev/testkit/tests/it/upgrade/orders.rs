@@ -41,17 +41,12 @@ async fn tables_then_apis_consumers_and_reconciler() {
     .await;
 }
 
-/// The new tables stay. A reconciler comes first: only an older one begins the life of Redis that
-/// older APIs go by.
+/// As OPERATIONS says for the way back to a release that reads no messages with several claims. The
+/// new tables stay. A reconciler comes first: only an older one begins the life of Redis that older
+/// APIs go by.
 #[tokio::test]
 async fn and_back_again() {
     let mut system = SystemToUpgrade::of(Release::This, "up-back").await;
-    for role in [
-        UpgradedRole::Reconciler,
-        UpgradedRole::Consumer,
-        UpgradedRole::Api,
-    ] {
-        system.replace(role, Release::Old).await;
-    }
+    system.replace_without_load(Release::Old).await;
     system.ends_exact().await;
 }

@@ -135,6 +135,27 @@ impl SystemToUpgrade {
         }
     }
 
+    /// Stops the APIs, lets the consumers read the topic to its end, and replaces everything.
+    pub(super) async fn replace_without_load(&mut self, by: Release) {
+        self.crowd.pauses().await;
+        for api in self.apis.drain(..) {
+            stop(&api.process, "API").await;
+        }
+        eventually("the consumers have read the topic", HEALED, async || {
+            self.world.topic.lag().await == 0
+        })
+        .await;
+        self.replace(UpgradedRole::Reconciler, by).await;
+        self.replace(UpgradedRole::Consumer, by).await;
+        for _ in 0..2 {
+            let api = self.world.serve().await;
+            ready(&api).await;
+            self.apis.push(api);
+        }
+        self.crowd.ask(clients(&self.apis));
+        self.crowd.goes_on(BETWEEN).await;
+    }
+
     /// The life of Redis that programs of the older release go by, if one was begun.
     async fn life(&self) -> Option<String> {
         self.world
