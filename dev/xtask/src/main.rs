@@ -61,7 +61,8 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// The programs of a release, their bills of materials and checksums, in target/release-VERSION
+    /// What a release publishes, in target/release-VERSION: Debian package, bills of materials,
+    /// licences, provenance, checksums (IMAGE=1: an image too)
     Release,
     /// Build the programs and fetch the servers that tests need
     Setup,
