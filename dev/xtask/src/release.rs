@@ -1,5 +1,5 @@
-//! The files of a release, in target/release-VERSION: a Debian package, bills of materials, licences
-//! of dependencies, provenance and checksums; with IMAGE=1 also an image.
+//! The files of a release, in target/release-VERSION: a Debian package, bills of materials,
+//! licences of dependencies, provenance and checksums; with IMAGE=1 also an image.
 
 mod debian;
 mod licences;
