@@ -162,7 +162,7 @@ pub(super) fn held_back(
                 "Claims to {} get 503 until {repairs} are confirmed.",
                 name.unwrap_or("a coupon")
             ),
-            "They would move users or take slots back: this many at once need a confirmation.              Repairs that only add what was promised were made."
+            "They would move users or take slots back: this many at once need a confirmation. Repairs that only add what was promised were made."
                 .to_owned(),
         ];
     }

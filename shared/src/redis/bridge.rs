@@ -19,11 +19,11 @@ use crate::domain::CouponId;
 static BRIDGE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/bridge.lua")));
 
-/// The epoch of an older release's life, if it is of this server and was opened. `text` is what
-/// stands under `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.
-pub(super) fn older_epoch(text: &str, server: &str) -> Option<String> {
+/// The epoch of an older release's life, if it was opened and is of the server that `is_this`
+/// accepts. `text` is the value of `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.
+pub(super) fn older_epoch(text: &str, is_this: impl Fn(&str) -> bool) -> Option<String> {
     match text.split(' ').collect::<Vec<_>>()[..] {
-        [epoch, of, "open"] if of == server && !epoch.is_empty() => Some(epoch.to_owned()),
+        [epoch, of, "open"] if is_this(of) && !epoch.is_empty() => Some(epoch.to_owned()),
         _ => None,
     }
 }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn an_older_life_counts_only_if_it_is_open_and_of_this_server() {
-        let life = |text: &str| older_epoch(text, "0a:0b");
+        let life = |text: &str| older_epoch(text, |of| of == "0a:0b");
         assert_eq!(
             life("0123456789abcdef 0a:0b open").unwrap(),
             "0123456789abcdef"

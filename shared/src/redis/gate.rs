@@ -212,7 +212,7 @@ impl Redis {
         Ok(ServerGate {
             hash_slots: shard.hash_slots.clone(),
             is_compared: compared == Some(server.id()),
-            older: epoch.and_then(|text| older_epoch(&text, &server.id())),
+            older: epoch.and_then(|text| older_epoch(&text, |of| of == server.id())),
             server,
         })
     }

@@ -115,6 +115,13 @@ pub enum PutBack {
     Revoked,
 }
 
+/// A coupon's era and revision as the caller read them. If Redis has others, a change is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct CouponRead {
+    pub era: u64,
+    pub revision: u64,
+}
+
 impl Redis {
     /// Loads a drop for admission unless it is loaded; `Applied(false)` if it was. `Changed`: a
     /// newer revision was seen.
@@ -194,12 +201,15 @@ impl Redis {
     pub async fn lower(
         &self,
         keys: &DropKeys,
-        era: u64,
-        revision: u64,
+        read: CouponRead,
         quantity: Slot,
     ) -> Result<Lowered, RedisError> {
         let names = [&*keys.meta, &keys.count, &keys.revision, &keys.gate];
-        let args = [revision.to_string(), quantity.to_string(), era.to_string()];
+        let args = [
+            read.revision.to_string(),
+            quantity.to_string(),
+            read.era.to_string(),
+        ];
         let (word, count): (String, Slot) =
             LOWER.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(match word.as_str() {

@@ -8,7 +8,7 @@ use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply, Claimant};
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::repair::{Done, Holding, Promoted};
+use firstcome_shared::redis::repair::{CouponRead, Done, Holding, Promoted};
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 
 use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
@@ -147,12 +147,13 @@ impl ScriptWorld {
                 };
                 words(&redis.write_meta(keys, *revision, &meta).await.unwrap())
             }
-            ScriptCommand::Lower(revision, quantity) => words(
-                &redis
-                    .lower(keys, self.era, *revision, *quantity)
-                    .await
-                    .unwrap(),
-            ),
+            ScriptCommand::Lower(revision, quantity) => {
+                let read = CouponRead {
+                    era: self.era,
+                    revision: *revision,
+                };
+                words(&redis.lower(keys, read, *quantity).await.unwrap())
+            }
             ScriptCommand::Revoke(person, number, ended) => {
                 let once_per = self.meta.once_per;
                 let over = ended.then_some(ENDED_AT_MS);

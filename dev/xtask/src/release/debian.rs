@@ -16,7 +16,7 @@ pub(super) fn pack(built: &Path, published: &Path, source: &Source) -> Result<()
     let tree = temporary.path();
     let documents = tree.join("usr/share/doc/firstcome");
     let mut libraries = BTreeSet::new();
-    let mut glibc = (0, 0);
+    let mut glibc = Glibc::default();
     for program in PROGRAMS {
         let from = built.join(program);
         let linked = output(command("ldd").arg(&from))?;
@@ -41,7 +41,10 @@ pub(super) fn pack(built: &Path, published: &Path, source: &Source) -> Result<()
     let arch = architecture(std::env::consts::ARCH)?;
     let depends = depends(&libraries, glibc);
     fs::create_dir(tree.join("DEBIAN"))?;
-    fs::write(tree.join("DEBIAN/control"), control(arch, &depends))?;
+    fs::write(
+        tree.join("DEBIAN/control"),
+        control(&Package { arch, depends }),
+    )?;
     // Permissions do not depend on the umask of this process, nor times on the clock.
     run(command("chmod").args(["-R", "u=rwX,go=rX"]).arg(tree))?;
     run(command("dpkg-deb")
@@ -99,10 +102,17 @@ fn packages(ldd: &str) -> Result<BTreeSet<&'static str>> {
     Ok(packages)
 }
 
+/// A version of glibc.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Glibc {
+    major: u32,
+    minor: u32,
+}
+
 /// The newest version of glibc whose symbols a program uses.
-fn newest_glibc(program: &[u8]) -> (u32, u32) {
+fn newest_glibc(program: &[u8]) -> Glibc {
     const PREFIX: &[u8] = b"GLIBC_";
-    let mut newest = (0, 0);
+    let mut newest = Glibc::default();
     for (at, bytes) in program.windows(PREFIX.len()).enumerate() {
         if bytes != PREFIX {
             continue;
@@ -113,13 +123,13 @@ fn newest_glibc(program: &[u8]) -> (u32, u32) {
             .split(|byte| *byte == b'.')
             .map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
         if let (Some(Some(major)), Some(Some(minor))) = (numbers.next(), numbers.next()) {
-            newest = newest.max((major, minor));
+            newest = newest.max(Glibc { major, minor });
         }
     }
     newest
 }
 
-fn depends(libraries: &BTreeSet<&str>, (major, minor): (u32, u32)) -> String {
+fn depends(libraries: &BTreeSet<&str>, Glibc { major, minor }: Glibc) -> String {
     let named = libraries.iter().map(|library| match *library {
         "libc6" => format!("libc6 (>= {major}.{minor})"),
         other => other.to_owned(),
@@ -130,7 +140,12 @@ fn depends(libraries: &BTreeSet<&str>, (major, minor): (u32, u32)) -> String {
         .join(", ")
 }
 
-fn control(arch: &str, depends: &str) -> String {
+struct Package<'a> {
+    arch: &'a str,
+    depends: String,
+}
+
+fn control(Package { arch, depends }: &Package<'_>) -> String {
     format!(
         "Package: firstcome\n\
          Version: {VERSION}\n\
@@ -160,7 +175,10 @@ mod tests {
 
     #[test]
     fn control_fields_are_complete_and_descriptions_are_indented() {
-        let control = control("amd64", "libc6 (>= 2.34)");
+        let control = control(&Package {
+            arch: "amd64",
+            depends: "libc6 (>= 2.34)".to_owned(),
+        });
         let (fields, description) = control.split_once("\nDescription: ").unwrap();
         let names: Vec<_> = fields.lines().map(|line| line.split(':').next()).collect();
         for name in [

@@ -22,7 +22,7 @@
 --   'unverified'                    numbers do not add up: the reconciler has work
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
 -- before the first write, because Redis has no rollback. Only `times` is not read: it is written first.
--- A score that is no slot, put there by hand, is never told or given: a reply would cut it off to another's.
+-- A score that is no slot (edited manually) is never returned or given: a reply would truncate it to another user's slot.
 local call, drop, people = redis.call, ARGV[1], #ARGV - 3
 local function is_slot(number) return number >= 1 and number % 1 == 0 end
 local server, gate = identity(), redis.pcall('GET', KEYS[8])

@@ -10,7 +10,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::repair::{Lowered, Withheld};
+use firstcome_shared::redis::repair::{CouponRead, Lowered, Withheld};
 
 use super::body::WantedChange;
 use super::windows::{self, WindowPlan, is_not_closed};
@@ -178,13 +178,12 @@ impl<'a> ChangeAttempt<'a> {
     /// Lowers the quantity in Redis, before MySQL: from here on no slot above the new quantity is
     /// given. `false`: others have changed the coupon since.
     async fn lower(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<bool, Problem> {
+        let read = CouponRead {
+            era: self.coupon.era,
+            revision: self.coupon.revision,
+        };
         for (at, (drop, keys)) in lowered.iter().enumerate() {
-            let refused = match self
-                .services
-                .redis
-                .lower(keys, self.coupon.era, self.coupon.revision, new)
-                .await
-            {
+            let refused = match self.services.redis.lower(keys, read, new).await {
                 Ok(Lowered::Yes) => continue,
                 Ok(Lowered::Outdated) => None,
                 // A claim arrived after the check above.
