@@ -59,7 +59,7 @@ pub use kafka_cluster::KafkaCluster;
 pub use kafka_node::KafkaNode;
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, SinkEncryption};
 pub use mysql::{
-    MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, mysql_rows,
+    LOCK_WAITS, MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, mysql_rows,
     table_statements, with_database,
 };
 pub use mysql_pair::{MysqlPair, Replication};

@@ -13,6 +13,12 @@ use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
 use crate::server::{Home, Instance, Server, ServerKind};
 
+/// Transactions in the connection's database that wait for a lock. `innodb_trx` shows them too, but
+/// fails while any statement on the server contains bytes that are not text.
+pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
+     JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id \
+     WHERE l.object_schema = DATABASE()";
+
 /// How MySQL is started.
 #[derive(Debug, Clone, Default)]
 pub struct MysqlOptions {

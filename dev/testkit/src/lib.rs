@@ -42,14 +42,14 @@ pub use check::{
     rows, try_rows,
 };
 pub use clock::{Clocks, ProcessClock};
-pub use firstcome_stack::{eventually, eventually_some};
+pub use firstcome_stack::{LOCK_WAITS, eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
 pub use http::{
     ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body,
 };
 pub use kafka::{OpenTransaction, TestTopic};
 pub use manifests::{Manifests, Pod};
-pub use mysql::{HeldTransaction, LOCK_WAITS, Sql, SqlRefusal};
+pub use mysql::{HeldTransaction, Sql, SqlRefusal};
 pub use process::Process;
 pub use redis::{OldCopy, PrefixedKeys};
 pub use release::Release;

@@ -10,11 +10,6 @@ use mysql_async::prelude::Queryable as _;
 /// Timeout for a MySQL that may be broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Transactions in the connection's database that wait for a lock.
-pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
-     JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id \
-     WHERE l.object_schema = DATABASE()";
-
 #[derive(Debug, Clone)]
 pub struct Sql {
     url: String,

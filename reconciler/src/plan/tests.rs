@@ -347,13 +347,13 @@ impl DropWorld {
                 claim,
                 put_back,
             } => {
-                if self.row_of(&claim.user_id).is_none() {
-                    if *put_back {
-                        self.put_back(&claim.user_id, i64::from(claim.slot), false);
-                    }
-                    self.insert(claim.slot, &claim.user_id);
+                let user = &claim.user_id;
+                if self.row_of(user).is_none()
+                    && (!put_back || self.put_back(user, i64::from(claim.slot), false))
+                {
+                    self.insert(claim.slot, user);
                 }
-                self.resolve(*id, &claim.user_id);
+                self.resolve(*id, user);
             }
             Action::Readmit { id, user, .. } => {
                 if !self.users.contains_key(user)
@@ -401,9 +401,10 @@ impl DropWorld {
         self.users.values().filter(|s| **s == slot).count()
     }
 
-    fn put_back(&mut self, who: &UserId, slot: i64, certain: bool) {
+    /// Returns whether the slot is theirs.
+    fn put_back(&mut self, who: &UserId, slot: i64, certain: bool) -> bool {
         if !certain && self.users.iter().any(|(u, s)| *s == slot && u != who) {
-            return;
+            return false;
         }
         let before = self.users.insert(who.clone(), slot);
         self.free.remove(&slot);
@@ -411,6 +412,7 @@ impl DropWorld {
         if let Some(before) = before.filter(|b| *b != slot && self.owners(*b) == 0) {
             self.free.insert(before);
         }
+        true
     }
 
     fn settle(&mut self) {

@@ -10,7 +10,7 @@ use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_shared::schedule::Schedule;
-use firstcome_stack::{MysqlServer, StackOptions};
+use firstcome_stack::{LOCK_WAITS, MysqlServer, StackOptions, eventually, mysql_rows};
 use tokio::sync::OnceCell;
 
 use super::*;
@@ -210,9 +210,9 @@ async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused
         )
         .await
         .unwrap();
-    let url = mysql.database_url("sealing").into();
+    let url = mysql.database_url("sealing");
     let mut pass = Db::dedicated(&DbSettings {
-        url,
+        url: url.clone().into(),
         pool_size: 1,
         limit: Duration::from_secs(30),
     })
@@ -232,16 +232,10 @@ async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused
     };
     let batch = [Arc::new(record(0, 0, 0, &event.encode()))];
     let writing = tokio::spawn(async move { written(&db, &batch).await });
-    let waits = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
-    while mysql.query(waits).await.unwrap()[0][0] == "0" {
-        assert!(
-            !writing.is_finished(),
-            "it does not wait: {:?}",
-            writing.await
-        );
-        // MySQL updates this table only if nobody has read it for 100 ms.
-        tokio::time::sleep(Duration::from_millis(150)).await;
-    }
+    eventually("the row waits", Duration::from_secs(30), async || {
+        mysql_rows(&url, LOCK_WAITS).await.unwrap() != [["0"]]
+    })
+    .await;
     pass.batch_execute("COMMIT").await.unwrap();
     let done = writing.await.unwrap();
     assert_eq!(

@@ -261,8 +261,8 @@ fn is_of_another_era(answer: &Result<ClaimAnswer, ClaimRefusal>) -> bool {
     matches!(answer, Err(ClaimRefusal::NotAnswered(error)) if matches!(**error, AdmissionError::AnotherEra))
 }
 
-/// Whether the claim is for `by_redis` rather than for the drop that was `asked`. Who held one of
-/// that is told so also after it closed, and a retry of that claim is nothing else.
+/// Whether the claim is for `by_redis` rather than for the drop that was `asked`. Users who held a
+/// slot of `asked` get that answer even after it closed, but only a retry is still a claim for it.
 fn is_of_another(asked: &Drop, by_redis: &Drop, reply: &ClaimReply) -> bool {
     let is_about_earlier = matches!(reply.admission, Admission::Already(..) | Admission::Revoked)
         && by_redis.is_open_at(instant(reply.now_ms))

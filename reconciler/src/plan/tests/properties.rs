@@ -150,3 +150,22 @@ proptest! {
         }
     }
 }
+
+/// A message puts its user on the slot of another user's dead letter, and their own dead letter
+/// moves them on.
+#[test]
+fn dead_letter_on_a_slot_that_is_held_for_a_moment_gets_it_in_the_next_round() {
+    for kept in [1, 10_000] {
+        let mut world = DropWorld {
+            count: Some(9),
+            users: [(user(2), 0)].into(),
+            in_flight: vec![(9, user(3))],
+            failed: vec![(1, Some(9), Some(user(1))), (2, Some(6), Some(user(3)))],
+            kept,
+            ..DropWorld::exact(10, 0)
+        };
+        assert!(repair(&mut world), "{world:#?}");
+        assert_eq!(world.rows.get(&9), Some(&user(1)), "{world:#?}");
+        assert_eq!(world.rows.get(&6), Some(&user(3)), "{world:#?}");
+    }
+}

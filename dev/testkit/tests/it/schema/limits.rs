@@ -336,10 +336,8 @@ async fn a_quantity_lowered_while_a_row_is_being_written_waits_for_it() {
         .try_query("UPDATE drops SET quantity = 2 WHERE id = 1");
     let mut lowering = std::pin::pin!(lowering);
     // It waits for the row's transaction, so it cannot end while that is open.
-    let waits = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w JOIN performance_schema.data_locks l \
-                 ON l.engine_lock_id = w.requesting_engine_lock_id WHERE l.object_schema = DATABASE()";
     let waiting = firstcome_testkit::eventually("the update waits", LIMIT, async || {
-        world.sql.number(waits).await > 0
+        world.sql.number(firstcome_testkit::LOCK_WAITS).await > 0
     });
     tokio::select! {
         ended = &mut lowering => panic!("it did not wait: {ended:?}"),
