@@ -237,8 +237,7 @@ pub async fn script(
         async move {
             redis
                 .claim_all(
-                    keys,
-                    drop,
+                    keys.into(),
                     &users.iter().map(Claimant::from).collect::<Vec<_>>(),
                 )
                 .await

@@ -12,6 +12,25 @@ use crate::domain::{DropId, Slot, UserId};
 /// many take half a millisecond.
 pub const MAX_BATCH: usize = 128;
 
+/// The drops of one coupon that a claim may be for. The script chooses among them by Redis's time
+/// and the windows in `meta`, after it has looked for the user in both.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidates<'a> {
+    /// The best guess.
+    pub first: &'a DropKeys,
+    /// Its neighbour in time.
+    pub second: Option<&'a DropKeys>,
+}
+
+impl<'a> From<&'a DropKeys> for Candidates<'a> {
+    fn from(first: &'a DropKeys) -> Self {
+        Self {
+            first,
+            second: None,
+        }
+    }
+}
+
 /// A user who claims, with the known groups.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {
@@ -33,6 +52,8 @@ pub struct AdmissionReply {
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
+    /// The candidate that was open then, and that admitted the user if the claim was accepted.
+    pub open_drop: Option<DropId>,
     /// When the holder of the slot was admitted, Unix milliseconds by the same clock; `None` where
     /// that is not known.
     pub admitted_at_ms: Option<i64>,
@@ -61,8 +82,8 @@ pub enum Admission {
     NotAllowed,
     /// The coupon is for a group that the caller did not mention: [`AdmissionReply::group`].
     ForGroup,
-    /// Redis does not know the drop: never loaded, or lost.
-    Unloaded,
+    /// Redis does not know this candidate, never loaded or lost, and no other one is open.
+    Unloaded(DropId),
     /// The drop's numbers do not add up; the reconciler has to repair it first.
     Unverified,
 }
@@ -80,7 +101,7 @@ impl Admission {
             Self::Paused => "paused",
             Self::Revoked => "revoked",
             Self::NotAllowed => "not_allowed",
-            Self::Unloaded => "unloaded",
+            Self::Unloaded(_) => "unloaded",
             Self::ForGroup | Self::Unverified => "unverified",
         }
     }
@@ -121,10 +142,9 @@ impl Redis {
     pub async fn claim(
         &self,
         keys: &DropKeys,
-        drop: DropId,
         user: &UserId,
     ) -> Result<AdmissionReply, AdmissionError> {
-        self.claim_all(keys, drop, &[user.into()])
+        self.claim_all(keys.into(), &[user.into()])
             .await?
             .pop()
             .flatten()
@@ -137,15 +157,14 @@ impl Redis {
     /// closed, and the epoch is another by now.
     pub async fn claim_all(
         &self,
-        keys: &DropKeys,
-        drop: DropId,
+        candidates: Candidates<'_>,
         people: &[Claimant<'_>],
     ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
-        let shard = self.conn.shard_of(&keys.meta).await?;
+        let shard = self.conn.shard_of(&candidates.first.meta).await?;
         let known = shard.server.known_gate.load_full();
         let mut conn = self.conn.to(&shard);
         if known.open {
-            match call_script(&mut conn, &known.script, keys, drop, people).await {
+            match call_script(&mut conn, &known.script, candidates, people).await {
                 Err(AdmissionError::Closed) => {}
                 other => return other,
             }
@@ -155,41 +174,48 @@ impl Redis {
         if !is_open || known.open && now.script == known.script {
             return Err(AdmissionError::Closed);
         }
-        call_script(&mut conn, &now.script, keys, drop, people).await
+        call_script(&mut conn, &now.script, candidates, people).await
     }
 }
 
 async fn call_script(
     conn: &mut SharedConnection,
     script: &str,
-    keys: &DropKeys,
-    drop: DropId,
+    Candidates { first, second }: Candidates<'_>,
     people: &[Claimant<'_>],
 ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
     let mut cmd = redis::cmd("EVALSHA");
-    cmd.arg(script).arg(11);
+    cmd.arg(script).arg(if second.is_some() { 17 } else { 11 });
     for key in [
-        &keys.meta,
-        &keys.count,
-        &keys.users,
-        &keys.free,
-        &keys.waiting,
-        &keys.claimants,
-        &keys.times,
+        &first.meta,
+        &first.count,
+        &first.users,
+        &first.free,
+        &first.waiting,
+        &first.claimants,
+        &first.times,
+        &first.verified,
+        &first.revoked,
+        &first.allowed,
+        &first.allow_list,
     ] {
         cmd.arg(key);
     }
-    cmd.arg(&keys.verified)
-        .arg(&keys.revoked)
-        .arg(&keys.allowed)
-        .arg(&keys.allow_list);
-    cmd.arg(drop.0).arg(groups(people));
+    if let Some(second) = second {
+        cmd.arg(&second.own());
+    }
+    cmd.arg(first.drop.0);
+    match second {
+        Some(second) => cmd.arg(second.drop.0),
+        None => cmd.arg(""),
+    };
+    cmd.arg(groups(people));
     for person in people {
         cmd.arg(person.user.as_str());
     }
     match cmd.query_async::<Value>(conn).await {
         Ok(Value::BulkString(word)) if word == b"closed" => Err(AdmissionError::Closed),
-        Ok(value) => read_replies(&value, drop, people.len()).ok_or(AdmissionError::Unexpected),
+        Ok(value) => read_replies(&value, people.len()).ok_or(AdmissionError::Unexpected),
         Err(error) if is_noscript(&error) => Err(AdmissionError::Closed),
         Err(error) => Err(error.into()),
     }
@@ -210,39 +236,28 @@ fn groups(people: &[Claimant<'_>]) -> String {
 
 /// One reply per user, `None` for one that the script can't give; `None` for the whole if this is
 /// not a reply of the script.
-fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
-    if let Value::Int(now_ms) = value {
-        let sold_out = AdmissionReply {
-            admission: Admission::SoldOut,
-            now_ms: *now_ms,
-            admitted_at_ms: None,
-            group: None,
-        };
-        return Some(vec![Some(sold_out); people]);
-    }
+fn read_replies(value: &Value, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
     let Value::Array(items) = value else {
         return None;
     };
-    let (Value::Int(now_ms), answers) = items.split_first()? else {
+    let [Value::Int(now_ms), Value::Int(open_drop), answers @ ..] = items.as_slice() else {
         return None;
     };
-    if answers.len() != people {
-        return None;
+    let open_drop = Some(DropId(*open_drop)).filter(|drop| drop.0 > 0);
+    let reply = |answer| read_answer(answer, open_drop, *now_ms);
+    if answers.is_empty() {
+        return Some(vec![reply(&Value::Int(0)); people]);
     }
-    Some(
-        answers
-            .iter()
-            .map(|answer| read_answer(answer, drop, *now_ms))
-            .collect(),
-    )
+    (answers.len() == people).then(|| answers.iter().map(reply).collect())
 }
 
-fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionReply> {
+fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option<AdmissionReply> {
     let mut admitted_at_ms = None;
     let mut group = None;
     let admission = match answer {
         Value::Int(0) => Admission::SoldOut,
         Value::Int(slot) => {
+            open_drop?;
             admitted_at_ms = Some(now_ms);
             Admission::Accepted(Slot::try_from(*slot).ok()?)
         }
@@ -250,7 +265,6 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
             b"paused" => Admission::Paused,
             b"revoked" => Admission::Revoked,
             b"not_allowed" => Admission::NotAllowed,
-            b"unloaded" => Admission::Unloaded,
             b"unverified" => Admission::Unverified,
             _ => return None,
         },
@@ -259,6 +273,7 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
                 b"waiting" => Admission::Waiting(u32::try_from(*number).ok()?),
                 b"not_open" => Admission::NotOpen(*number),
                 b"closed" => Admission::Closed(*number),
+                b"unloaded" => Admission::Unloaded(DropId(*number)),
                 _ => return None,
             },
             [Value::BulkString(word), Value::BulkString(name)] if word == b"group" => {
@@ -272,7 +287,7 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
                 Value::Int(at_ms),
             ] if word == b"already" => {
                 let drop = DropId(std::str::from_utf8(drop).ok()?.parse().ok()?);
-                admitted_at_ms = Some(*at_ms).filter(|ms| *ms > 0 && drop == asked);
+                admitted_at_ms = Some(*at_ms).filter(|ms| *ms > 0);
                 Admission::Already(drop, Slot::try_from(*slot).ok()?)
             }
             _ => return None,
@@ -282,6 +297,7 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
     Some(AdmissionReply {
         admission,
         now_ms,
+        open_drop,
         admitted_at_ms,
         group,
     })

@@ -9,7 +9,7 @@ use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use redis::{Client, FromRedisValue};
 
 use crate::command::{ScriptCommand, Start};
-use crate::world::{DROP, ScriptWorld};
+use crate::world::ScriptWorld;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -73,7 +73,7 @@ async fn a_demoted_master_answers_nothing_from_its_data() {
     for person in ["a", "b"] {
         let claimed = world
             .redis
-            .claim(&world.keys, DROP, &person.parse().unwrap())
+            .claim(&world.keys, &person.parse().unwrap())
             .await;
         assert!(
             matches!(claimed, Err(AdmissionError::Closed)),
@@ -126,10 +126,7 @@ async fn the_script_refuses_clients_that_missed_a_demotion_and_promotion() {
     says(&master, "master_link_status:up").await;
     ask::<()>(&master, &["REPLICAOF", "NO", "ONE"]).await;
     // It has not read the gate since it was open.
-    let claimed = world
-        .redis
-        .claim(&world.keys, DROP, &"c".parse().unwrap())
-        .await;
+    let claimed = world.redis.claim(&world.keys, &"c".parse().unwrap()).await;
     assert!(
         matches!(claimed, Err(AdmissionError::Closed)),
         "slot 2 is promised: {claimed:?}"

@@ -22,11 +22,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
     while !done.load(Ordering::Relaxed) {
         number += 1;
         let user: UserId = format!("{name}-{number}").parse().unwrap();
-        let admission = redis
-            .claim(&world.keys, DROP, &user)
-            .await
-            .unwrap()
-            .admission;
+        let admission = redis.claim(&world.keys, &user).await.unwrap().admission;
         let Admission::Accepted(slot) = admission else {
             panic!("{admission:?}")
         };

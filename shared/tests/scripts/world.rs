@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
-use firstcome_shared::redis::admission::{Admission, Claimant};
+use firstcome_shared::redis::admission::{Admission, AdmissionReply, Candidates, Claimant};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{Done, Holding, Promoted};
@@ -111,6 +111,18 @@ impl ScriptWorld {
         self.generations
     }
 
+    /// Admission's replies to several users, each named by a letter.
+    pub(crate) async fn claim_among(
+        &self,
+        candidates: Candidates<'_>,
+        people: &str,
+    ) -> Vec<AdmissionReply> {
+        let users: Vec<UserId> = people.chars().map(user).collect();
+        let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
+        let replies = self.redis.claim_all(candidates, &users).await.unwrap();
+        replies.into_iter().map(Option::unwrap).collect()
+    }
+
     /// The answer in words, and the admission of each user.
     pub(crate) async fn apply(&mut self, command: &ScriptCommand) -> (String, Vec<Admission>) {
         let redis = &self.redis;
@@ -120,7 +132,7 @@ impl ScriptWorld {
             ScriptCommand::Claim(people) => {
                 let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
                 let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
-                let replies = redis.claim_all(keys, DROP, &users).await.unwrap();
+                let replies = redis.claim_all(keys.into(), &users).await.unwrap();
                 let said: Vec<Admission> = replies
                     .iter()
                     .map(|reply| reply.as_ref().unwrap().admission)

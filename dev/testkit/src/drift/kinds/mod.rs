@@ -63,12 +63,7 @@ impl Injector {
     async fn unpublished(&mut self, n: u32) -> Result<Injected> {
         let mut people = Vec::new();
         for user in self.make_up(n) {
-            match self
-                .redis
-                .claim(&self.keys, self.drop.id, &user)
-                .await?
-                .admission
-            {
+            match self.redis.claim(&self.keys, &user).await?.admission {
                 Admission::Accepted(slot) => people.push((i64::from(slot), user)),
                 other => bail!("the claim was not admitted: {other:?}"),
             }
