@@ -127,7 +127,11 @@ impl ScriptWorld {
     ) -> Vec<AdmissionReply> {
         let users: Vec<UserId> = people.chars().map(user).collect();
         let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
-        let replies = self.redis.claim_all(candidates, self.era, &users).await.unwrap();
+        let replies = self
+            .redis
+            .claim_all(candidates, self.era, &users)
+            .await
+            .unwrap();
         replies.into_iter().map(Option::unwrap).collect()
     }
 
@@ -140,7 +144,10 @@ impl ScriptWorld {
             ScriptCommand::Claim(people) => {
                 let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
                 let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
-                let replies = redis.claim_all(keys.into(), self.era, &users).await.unwrap();
+                let replies = redis
+                    .claim_all(keys.into(), self.era, &users)
+                    .await
+                    .unwrap();
                 let said: Vec<Admission> = replies
                     .iter()
                     .map(|reply| reply.as_ref().unwrap().admission)

@@ -147,10 +147,7 @@ impl ClaimService {
         let asked_in_mysql = match &reply {
             // Nothing of a sealed drop is verified after a loss of Redis: nobody is admitted to it.
             Err(ClaimRefusal::NotAnswered(error))
-                if matches!(
-                    **error,
-                    AdmissionError::Closed | AdmissionError::AnotherEra
-                ) =>
+                if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
             {
                 Some(candidates.first)
             }
