@@ -220,12 +220,11 @@ async fn a_candidate_without_meta_is_never_answered_for_by_its_neighbour() {
 }
 
 #[tokio::test]
-async fn a_pause_a_restriction_and_an_early_end_count_only_in_the_chosen_drop() {
+async fn a_pause_and_a_restriction_count_only_in_the_chosen_drop() {
     let days = TwoDays::open(OncePer::Drop, LONG_AFTER_MIDNIGHT).await;
     let first = &days.world.keys;
     days.set(first, "paused", "1").await;
     days.set(first, "allow", "list").await;
-    days.set(first, "closed_early", "1").await;
     let accepted = vec![Admission::Accepted(1)];
     assert_eq!(days.claim("a").await, (accepted, Some(NEXT)));
     days.set(&days.next, "paused", "1").await;
@@ -242,4 +241,6 @@ async fn with_one_coupon_each_in_all_drops_claimants_name_the_holders() {
         let (answers, _) = days.claim("a").await;
         assert_eq!(answers, [Admission::Already(DROP, 1)], "{windows:?}");
     }
+    ask::<i64>(&days.server, &["HSET", &days.world.keys.revoked, "a", "1"]).await;
+    assert_eq!(days.claim("a").await.0, [Admission::Revoked]);
 }

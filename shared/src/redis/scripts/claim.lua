@@ -50,12 +50,10 @@ local function candidate(drop, meta, count, users, free, waiting, times)
         is_open = is_whole and now >= opens and not (closes and now >= closes),
     }
 end
--- Whether `one` decides: the open drop, the later of two; else one without `meta`, which may be the open one; else the next to
--- open; else the last that opened.
+-- Whether `one` decides: the open drop; else one without `meta`, which may be the open one; else the next to open; else the
+-- last that opened.
 local function is_better(one, other)
-    if one.is_open or other.is_open then
-        return one.is_open and not (other.is_open and other.opens > one.opens)
-    end
+    if not one.is_open ~= not other.is_open then return one.is_open end
     if not one.is_whole or not other.is_whole then return not one.is_whole end
     if one.opens > now and other.opens > now then return one.opens < other.opens end
     return one.opens > other.opens
@@ -91,7 +89,7 @@ local function find_elsewhere()
         local slot, at = tonumber(scores[i]), tonumber(times[k] or 0) or 0
         local ended = bans[k] and tonumber(string.match(bans[k], '^%d+:(%d+)$') or '')
         local is_void = bans[k] and not (ended and now > ended)
-        if not is_void and (not chosen.is_open or at > 0 and now - at <= RETRY_MS) then
+        if not is_void and (not chosen.is_open or now - at <= RETRY_MS) then
             local is_theirs = is_slot(slot) and call('ZCOUNT', neighbour.users, slots[k], slots[k]) == 1
             elsewhere[i] = is_theirs and {'already', neighbour.drop, slot, at} or 'unverified'
         end
