@@ -84,9 +84,9 @@ impl CouponWithDrops {
         open.or_else(|| self.all().rev().find(|one| one.drop.opens_at <= now))
     }
 
-    /// The drops that a claim at `now` may be for; admission chooses among them by Redis's time. The
-    /// second one is the neighbour at the nearer end of the first one's window, and before that
-    /// opens the one that closed.
+    /// The drops that a claim at `now` may be for; admission chooses among them by Redis's time.
+    /// The second is the neighbour at the nearer end of the first one's window, or the previous
+    /// drop if the first has not opened.
     pub(crate) fn candidates(&self, now: DateTime<Utc>) -> Option<DropCandidates<'_>> {
         let first = self.for_claim(now)?;
         let at = self.drops.iter().position(|one| one.id == first.drop.id)?;

@@ -1,5 +1,5 @@
-//! Micro-batches of admission: claims with the same candidate drops that arrive during a call to Redis
-//! go together in the next call.
+//! Micro-batches of admission: claims with the same candidate drops that arrive during a call to
+//! Redis go together in the next call.
 //!
 //! The first claim of an idle drop is sent at once. A busy drop has one call under way, and its
 //! claims share what a call costs: the round trip, the script's reading of the drop, one write of
@@ -346,8 +346,8 @@ struct Queues<T> {
     waiting: Mutex<HashMap<QueueId, VecDeque<T>>>,
 }
 
-/// The one task that makes the calls of a queue. When it is dropped the queue is idle again, and its
-/// waiting claims are dropped with it.
+/// The one task that makes the calls of a queue. When it is dropped the queue is idle again, and
+/// its waiting claims are dropped with it.
 struct Caller<'a, T> {
     queues: &'a Queues<T>,
     id: QueueId,

@@ -132,8 +132,8 @@ impl ClaimService {
         let now = Utc::now();
         let shown = drop_to_show(coupon, now);
         let standing = self.standing_in(coupon, shown, user, now).await;
-        // By Redis's time another drop may be open than by this host's clock, and this user may have
-        // been admitted to it.
+        // By Redis's time another drop may be open than by this host's clock, and this user may
+        // have been admitted to it.
         let Ok(found) = &standing else {
             return (shown, standing);
         };
