@@ -92,7 +92,7 @@ fn every(period: Duration) -> Interval {
 }
 
 async fn make_drops(services: &Services) {
-    let now = services.clock.now();
+    let now = services.now().await;
     let mut made = 0;
     for entry in services.catalogue.live().values() {
         match make_ahead(
@@ -122,9 +122,6 @@ async fn watch_redis(services: &Services) -> &'static str {
     loop {
         ticks.tick().await;
         let openness = services.redis.openness().await;
-        if let Ok(now_ms) = services.redis.time_ms().await {
-            services.clock.set(now_ms);
-        }
         gauge!("firstcome_redis_up").set(f64::from(u8::from(openness.is_ok())));
         gauge!("firstcome_admission_open")
             .set(f64::from(u8::from(matches!(openness, Ok(Openness::Open)))));

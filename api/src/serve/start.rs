@@ -13,7 +13,6 @@ use super::args::ServeArgs;
 use super::auth::Identity;
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
-use super::catalogue::coupon_with_drops::RedisClock;
 use super::catalogue::listed::ListedPages;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
@@ -61,7 +60,7 @@ pub(super) async fn services(
 
     // A store that answered and became unavailable again is waited for once more.
     let read = tokio::try_join!(
-        wait.redis(&redis, async || redis.time_ms().await),
+        wait.redis(&redis, async || redis.ping().await),
         wait.mysql(&settings, async || Ok(Catalogue::load(
             mysql.catalogue.clone(),
             redis.clone()
@@ -69,11 +68,9 @@ pub(super) async fn services(
         .await
         .map_err(anyhow::Error::from)?))
     );
-    let Some((now, catalogue)) = unless_stopped(read)? else {
+    let Some(((), catalogue)) = unless_stopped(read)? else {
         return Ok(None);
     };
-    let clock = Arc::new(RedisClock::default());
-    clock.set(now);
     let catalogue = Arc::new(catalogue);
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions)?;
     let fallback = Fallback::new(mysql.fallback.clone(), args.publish.backup_deadline());
@@ -87,7 +84,6 @@ pub(super) async fn services(
     let claims = ClaimService::new(
         &mysql,
         redis.clone(),
-        Arc::clone(&clock),
         Arc::clone(&catalogue),
         durability,
         &in_flight,
@@ -102,7 +98,6 @@ pub(super) async fn services(
         change_locks: ChangeLocks::default(),
         exports: Seats::new(EXPORTS, EXPORTS_TO_VIEWERS),
         in_flight,
-        clock,
         mysql,
         redis,
         coupon_page: args.http.coupon_page,

@@ -1,8 +1,10 @@
 //! The state that the requests of one process share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::HeaderMap;
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::seats::Seats;
@@ -14,7 +16,7 @@ use super::args::CouponPage;
 use super::auth::{Identity, Requester};
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
-use super::catalogue::coupon_with_drops::RedisClock;
+use super::catalogue::coupon_with_drops::instant;
 use super::catalogue::listed::ListedPages;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
@@ -30,7 +32,6 @@ pub(crate) struct Services {
     /// Limits the lists of holders that are sent concurrently.
     pub(crate) exports: Seats,
     pub(crate) in_flight: Arc<InFlightLimit>,
-    pub(crate) clock: Arc<RedisClock>,
     pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,
     pub(crate) coupon_page: CouponPage,
@@ -40,7 +41,18 @@ pub(crate) struct Services {
 
 pub(crate) type App = Arc<Services>;
 
+/// Maximum wait for Redis's time: operators' changes must not wait for a Redis that is silent.
+const TIME_TIMEOUT: Duration = Duration::from_millis(300);
+
 impl Services {
+    /// Redis's time, by which drops open and close; this host's if Redis does not answer soon.
+    pub(crate) async fn now(&self) -> DateTime<Utc> {
+        match tokio::time::timeout(TIME_TIMEOUT, self.redis.time_ms()).await {
+            Ok(Ok(ms)) => instant(ms),
+            _ => Utc::now(),
+        }
+    }
+
     /// The user of a request.
     pub(crate) async fn requester(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
         self.identity.find_person(headers).await

@@ -25,10 +25,7 @@ async fn near_and_far(world: &ServeWorld) -> (InProcessApi, InProcessApi, FaultP
     let (far, redis) = behind_redis(world).await;
     (
         world.api().await,
-        far.with("store-timeout-ms", 10_000)
-            .with("coupon-page", "on")
-            .api()
-            .await,
+        far.with("store-timeout-ms", 10_000).api().await,
         redis,
     )
 }
@@ -37,16 +34,6 @@ async fn give_back(api: &InProcessApi, user: &str, coupon: i64, query: &str) -> 
     let path = format!("/v1/coupons/{coupon}/claims/me{query}");
     api.ask(Method::DELETE, &path, &[("x-user-id", user)], "")
         .await
-}
-
-/// Slows the connection to Redis, so that the API's view of Redis's time lags behind.
-async fn slow_down(api: &InProcessApi, redis: &FaultProxy, coupon: i64) {
-    redis.set(ProxyFault::Delay(SLOW)).await.unwrap();
-    let lag_ms = async || {
-        let state = api.get(&format!("/c/{coupon}/state")).await;
-        Utc::now().timestamp_millis() - state.json["now_ms"].as_i64().unwrap()
-    };
-    until("its clock lags behind", async || lag_ms().await >= 700).await;
 }
 
 /// Returns when the second drop, known to both APIs before, has just opened.
@@ -91,7 +78,7 @@ async fn a_slow_api_does_not_take_a_previous_winner_for_a_winner_of_the_next_dro
             .await;
     }
     assert_eq!(give_back(&near, "gave-back", id, "").await.status, 200);
-    slow_down(&far, &redis, id).await;
+    redis.set(ProxyFault::Delay(SLOW)).await.unwrap();
     move_window(&world, id, DropId(first), [-HOUR, OPENS_IN]).await;
     move_window(&world, id, DropId(second), [OPENS_IN, HOUR]).await;
     second_opens([&near, &far], id, DropId(second)).await;
@@ -123,7 +110,7 @@ async fn a_slow_api_shows_a_claim_of_a_drop_that_has_just_opened() {
             "UPDATE {{db}}.drops SET {sealed} WHERE id = {first}"
         ))
         .await;
-    slow_down(&far, &redis, id).await;
+    redis.set(ProxyFault::Delay(SLOW)).await.unwrap();
     move_window(&world, id, DropId(second), [OPENS_IN, HOUR]).await;
     second_opens([&near, &far], id, DropId(second)).await;
     assert_eq!(near.claim(id, "u-1").await.json["drop_id"], second);
@@ -192,8 +179,24 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     );
 }
 
-/// By the catalogue and this process's clock, the first drop has just closed; by Redis's it has
-/// not.
+/// Sets a drop's window in Redis alone, in milliseconds from now, like an operator's change that
+/// this API's catalogue does not have yet.
+async fn move_in_redis(world: &ServeWorld, id: i64, drop: DropId, window: [i64; 2]) {
+    let now = Utc::now().timestamp_millis();
+    let [opens, closes] = window.map(|ms| (now + ms).to_string());
+    let meta = world.keys(id, drop).meta;
+    let set = [
+        "HSET",
+        &meta,
+        "opens_at_ms",
+        &opens,
+        "closes_at_ms",
+        &closes,
+    ];
+    world.ask_redis::<()>(&set).await;
+}
+
+/// By the catalogue the first drop has just closed; by Redis it has not.
 #[tokio::test]
 async fn a_late_winner_by_redis_clock_takes_nothing_of_the_next_drop() {
     let (world, api) = ServeWorld::with_api().await;
@@ -204,20 +207,34 @@ async fn a_late_winner_by_redis_clock_takes_nothing_of_the_next_drop() {
         api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"] == second
     })
     .await;
-    let later = (Utc::now() + TimeDelta::hours(1))
-        .timestamp_millis()
-        .to_string();
-    world
-        .ask_redis::<()>(&[
-            "HSET",
-            &world.keys(id, DropId(first)).meta,
-            "closes_at_ms",
-            &later,
-        ])
-        .await;
+    move_in_redis(&world, id, DropId(first), [-HOUR, HOUR]).await;
+    move_in_redis(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
     let held: u64 = world
         .ask_redis(&["ZCARD", &world.keys(id, DropId(second)).users])
         .await;
     assert_eq!(held, 0);
+}
+
+#[tokio::test]
+async fn windows_in_redis_decide_while_the_catalogue_has_older_ones() {
+    let (world, api) = ServeWorld::with_api().await;
+    let (id, first, second) = two_days(&world, &api, "drop").await;
+    let [first, second] = [first, second].map(DropId);
+    move_window(&world, id, first, [-HOUR, HOUR]).await;
+    move_window(&world, id, second, [HOUR, 2 * HOUR]).await;
+    until("it knows the windows", async || {
+        let shown = api.get(&format!("/v1/coupons/{id}")).await.json;
+        let opens = shown["next_drop"]["opens_at"].as_str().unwrap_or_default();
+        let opens: Option<DateTime<Utc>> = opens.parse().ok();
+        opens.is_some_and(|at| at < Utc::now() + TimeDelta::hours(1))
+    })
+    .await;
+    move_in_redis(&world, id, first, [-2 * HOUR, -HOUR]).await;
+    move_in_redis(&world, id, second, [-HOUR, HOUR]).await;
+    let claim = api.claim(id, "u-1").await;
+    let told = (claim.code(), &claim.json["drop_id"]);
+    assert_eq!(told, ((202, "accepted"), &json!(second)));
+    move_in_redis(&world, id, second, [HOUR, 2 * HOUR]).await;
+    assert_eq!(api.claim(id, "u-2").await.code(), (409, "not_open"));
 }

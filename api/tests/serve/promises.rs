@@ -428,12 +428,12 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
     // Windows without a gap: the next drop is open. A user who was admitted long before closing
     // comes for the next one.
     let times = world.keys(id, DropId(first)).times;
-    let long_ago = (Utc::now() - TimeDelta::minutes(30))
-        .timestamp_millis()
-        .to_string();
-    world
-        .ask_redis::<()>(&["HSET", &times, "2", &long_ago])
-        .await;
+    let [now, long_ago] = [0, 30].map(|minutes| {
+        let at = Utc::now() - TimeDelta::minutes(minutes);
+        at.timestamp_millis().to_string()
+    });
+    let set = ["HSET", &times, "1", &now, "2", &long_ago];
+    world.ask_redis::<()>(&set).await;
     move_window(&world, id, DropId(first), [-HOUR, -10]).await;
     move_window(&world, id, DropId(second), [-10, HOUR]).await;
     until("the next is open", async || {

@@ -229,8 +229,7 @@ pub async fn script(
         async move {
             redis
                 .claim_all(
-                    keys,
-                    drop,
+                    keys.into(),
                     era,
                     &users.iter().map(Claimant::from).collect::<Vec<_>>(),
                 )

@@ -17,6 +17,25 @@ static CLAIM: LazyLock<Script> =
 /// many take half a millisecond.
 pub const MAX_BATCH: usize = 128;
 
+/// The drops of one coupon that a claim may be for. The script chooses among them by Redis's time
+/// and the windows in `meta`, after it has looked for the user in both.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidates<'a> {
+    /// The best guess.
+    pub first: &'a DropKeys,
+    /// Its neighbour in time.
+    pub second: Option<&'a DropKeys>,
+}
+
+impl<'a> From<&'a DropKeys> for Candidates<'a> {
+    fn from(first: &'a DropKeys) -> Self {
+        Self {
+            first,
+            second: None,
+        }
+    }
+}
+
 /// A user who claims, with the known groups.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {
@@ -38,6 +57,8 @@ pub struct AdmissionReply {
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
+    /// The candidate that was open then, and that admitted the user if the claim was accepted.
+    pub open_drop: Option<DropId>,
     /// When the holder of the slot was admitted, Unix milliseconds by the same clock; `None` where
     /// that is not known.
     pub admitted_at_ms: Option<i64>,
@@ -66,8 +87,8 @@ pub enum Admission {
     NotAllowed,
     /// The coupon is for a group that the caller did not mention: [`AdmissionReply::group`].
     ForGroup,
-    /// Redis does not know the drop: never loaded, or lost.
-    Unloaded,
+    /// Redis does not know this candidate, never loaded or lost, and no other one is open.
+    Unloaded(DropId),
     /// The drop's numbers do not add up; the reconciler has to repair it first.
     Unverified,
 }
@@ -85,7 +106,7 @@ impl Admission {
             Self::Paused => "paused",
             Self::Revoked => "revoked",
             Self::NotAllowed => "not_allowed",
-            Self::Unloaded => "unloaded",
+            Self::Unloaded(_) => "unloaded",
             Self::ForGroup | Self::Unverified => "unverified",
         }
     }
@@ -130,11 +151,10 @@ impl Redis {
     pub async fn claim(
         &self,
         keys: &DropKeys,
-        drop: DropId,
         era: u64,
         user: &UserId,
     ) -> Result<AdmissionReply, AdmissionError> {
-        self.claim_all(keys, drop, era, &[user.into()])
+        self.claim_all(keys.into(), era, &[user.into()])
             .await?
             .pop()
             .flatten()
@@ -147,46 +167,54 @@ impl Redis {
     /// had verified the coupon.
     pub async fn claim_all(
         &self,
-        keys: &DropKeys,
-        drop: DropId,
+        candidates: Candidates<'_>,
         era: u64,
         people: &[Claimant<'_>],
     ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
         let mut conn = self.connection();
-        let said = call_script(&mut conn, keys, drop, era, people).await;
-        if !matches!(said, Err(AdmissionError::Closed)) || !self.bridge(keys.coupon, era).await? {
+        let said = call_script(&mut conn, candidates, era, people).await;
+        if !matches!(said, Err(AdmissionError::Closed))
+            || !self.bridge(candidates.first.coupon, era).await?
+        {
             return said;
         }
-        call_script(&mut conn, keys, drop, era, people).await
+        call_script(&mut conn, candidates, era, people).await
     }
 }
 
 async fn call_script(
     conn: &mut SharedConnection,
-    keys: &DropKeys,
-    drop: DropId,
+    Candidates { first, second }: Candidates<'_>,
     era: u64,
     people: &[Claimant<'_>],
 ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
     let add = |cmd: &mut Cmd| {
-        cmd.arg(12);
+        cmd.arg(if second.is_some() { 18 } else { 12 });
         for key in [
-            &keys.meta,
-            &keys.count,
-            &keys.users,
-            &keys.free,
-            &keys.waiting,
-            &keys.claimants,
-            &keys.times,
-            &keys.gate,
-            &keys.revoked,
-            &keys.allowed,
-            &keys.allow_list,
-            &keys.version,
+            &first.meta,
+            &first.count,
+            &first.users,
+            &first.free,
+            &first.waiting,
+            &first.claimants,
+            &first.times,
+            &first.gate,
+            &first.revoked,
+            &first.allowed,
+            &first.allow_list,
+            &first.version,
         ] {
             cmd.arg(key);
         }
-        cmd.arg(drop.0).arg(era).arg(groups(people));
+        if let Some(second) = second {
+            cmd.arg(&second.own());
+        }
+        cmd.arg(first.drop.0);
+        match second {
+            Some(second) => cmd.arg(second.drop.0),
+            None => cmd.arg(""),
+        };
+        cmd.arg(era).arg(groups(people));
         for person in people {
             cmd.arg(person.user.as_str());
         }
@@ -194,7 +222,7 @@ async fn call_script(
     match CLAIM.run_with::<Value>(conn, add).await {
         Ok(Value::BulkString(word)) if word == b"closed" => Err(AdmissionError::Closed),
         Ok(Value::BulkString(word)) if word == b"another_era" => Err(AdmissionError::AnotherEra),
-        Ok(value) => read_replies(&value, drop, people.len()).ok_or(AdmissionError::Unexpected),
+        Ok(value) => read_replies(&value, people.len()).ok_or(AdmissionError::Unexpected),
         Err(error) => Err(error.into()),
     }
 }
@@ -214,39 +242,28 @@ fn groups(people: &[Claimant<'_>]) -> String {
 
 /// One reply per user, `None` for one that the script can't give; `None` for the whole if this is
 /// not a reply of the script.
-fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
-    if let Value::Int(now_ms) = value {
-        let sold_out = AdmissionReply {
-            admission: Admission::SoldOut,
-            now_ms: *now_ms,
-            admitted_at_ms: None,
-            group: None,
-        };
-        return Some(vec![Some(sold_out); people]);
-    }
+fn read_replies(value: &Value, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
     let Value::Array(items) = value else {
         return None;
     };
-    let (Value::Int(now_ms), answers) = items.split_first()? else {
+    let [Value::Int(now_ms), Value::Int(open_drop), answers @ ..] = items.as_slice() else {
         return None;
     };
-    if answers.len() != people {
-        return None;
+    let open_drop = Some(DropId(*open_drop)).filter(|drop| drop.0 > 0);
+    let reply = |answer| read_answer(answer, open_drop, *now_ms);
+    if answers.is_empty() {
+        return Some(vec![reply(&Value::Int(0)); people]);
     }
-    Some(
-        answers
-            .iter()
-            .map(|answer| read_answer(answer, drop, *now_ms))
-            .collect(),
-    )
+    (answers.len() == people).then(|| answers.iter().map(reply).collect())
 }
 
-fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionReply> {
+fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option<AdmissionReply> {
     let mut admitted_at_ms = None;
     let mut group = None;
     let admission = match answer {
         Value::Int(0) => Admission::SoldOut,
         Value::Int(slot) => {
+            open_drop?;
             admitted_at_ms = Some(now_ms);
             Admission::Accepted(Slot::try_from(*slot).ok()?)
         }
@@ -254,7 +271,6 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
             b"paused" => Admission::Paused,
             b"revoked" => Admission::Revoked,
             b"not_allowed" => Admission::NotAllowed,
-            b"unloaded" => Admission::Unloaded,
             b"unverified" => Admission::Unverified,
             _ => return None,
         },
@@ -263,6 +279,7 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
                 b"waiting" => Admission::Waiting(u32::try_from(*number).ok()?),
                 b"not_open" => Admission::NotOpen(*number),
                 b"closed" => Admission::Closed(*number),
+                b"unloaded" => Admission::Unloaded(DropId(*number)),
                 _ => return None,
             },
             [Value::BulkString(word), Value::BulkString(name)] if word == b"group" => {
@@ -276,7 +293,7 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
                 Value::Int(at_ms),
             ] if word == b"already" => {
                 let drop = DropId(std::str::from_utf8(drop).ok()?.parse().ok()?);
-                admitted_at_ms = Some(*at_ms).filter(|ms| *ms > 0 && drop == asked);
+                admitted_at_ms = Some(*at_ms).filter(|ms| *ms > 0);
                 Admission::Already(drop, Slot::try_from(*slot).ok()?)
             }
             _ => return None,
@@ -286,6 +303,7 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
     Some(AdmissionReply {
         admission,
         now_ms,
+        open_drop,
         admitted_at_ms,
         group,
     })

@@ -202,7 +202,7 @@ async fn a_coupon_for_a_group_uses_the_given_groups_and_asks_if_there_are_none()
             .collect();
         let replies = world
             .redis
-            .claim_all(&world.keys, DROP, world.era, &claimants)
+            .claim_all((&world.keys).into(), world.era, &claimants)
             .await
             .unwrap();
         let read = |reply: &Option<firstcome_shared::redis::admission::AdmissionReply>| {
@@ -438,5 +438,5 @@ async fn a_coupon_for_everybody_needs_no_additional_command() {
         "one command for the whole call"
     );
     world.apply(&ScriptCommand::Tamper(Tamper::DropMeta)).await;
-    assert_eq!(claim(&mut world, "c").await, "[Unloaded]");
+    assert_eq!(claim(&mut world, "c").await, "[Unloaded(DropId(3))]");
 }

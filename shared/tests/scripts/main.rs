@@ -5,6 +5,7 @@
 
 mod admitted;
 mod allowed;
+mod choice;
 mod command;
 mod gate;
 mod model;

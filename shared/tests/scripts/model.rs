@@ -227,7 +227,7 @@ impl Model {
 
     fn claim(&mut self, person: PersonLetter) -> Admission {
         let Some((quantity, paused)) = self.meta else {
-            return Admission::Unloaded;
+            return Admission::Unloaded(DropId(DROP));
         };
         if self.is_banned(person) {
             return Admission::Revoked;

@@ -23,7 +23,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
         number += 1;
         let user: UserId = format!("{name}-{number}").parse().unwrap();
         let admission = redis
-            .claim(&world.keys, DROP, world.era, &user)
+            .claim(&world.keys, world.era, &user)
             .await
             .unwrap()
             .admission;

@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
-use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply, Claimant};
+use firstcome_shared::redis::admission::{
+    Admission, AdmissionError, AdmissionReply, Candidates, Claimant,
+};
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{CouponRead, Done, Holding, Promoted};
@@ -114,7 +116,23 @@ impl ScriptWorld {
     /// Admission's answer to one person.
     pub(crate) async fn claim(&self, person: &str) -> Result<AdmissionReply, AdmissionError> {
         let user = person.parse().unwrap();
-        self.redis.claim(&self.keys, DROP, self.era, &user).await
+        self.redis.claim(&self.keys, self.era, &user).await
+    }
+
+    /// Admission's replies to several users, each named by a letter.
+    pub(crate) async fn claim_among(
+        &self,
+        candidates: Candidates<'_>,
+        people: &str,
+    ) -> Vec<AdmissionReply> {
+        let users: Vec<UserId> = people.chars().map(user).collect();
+        let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
+        let replies = self
+            .redis
+            .claim_all(candidates, self.era, &users)
+            .await
+            .unwrap();
+        replies.into_iter().map(Option::unwrap).collect()
     }
 
     /// The answer in words, and the admission of each user.
@@ -126,7 +144,10 @@ impl ScriptWorld {
             ScriptCommand::Claim(people) => {
                 let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
                 let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
-                let replies = redis.claim_all(keys, DROP, self.era, &users).await.unwrap();
+                let replies = redis
+                    .claim_all(keys.into(), self.era, &users)
+                    .await
+                    .unwrap();
                 let said: Vec<Admission> = replies
                     .iter()
                     .map(|reply| reply.as_ref().unwrap().admission)

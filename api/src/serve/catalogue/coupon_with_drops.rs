@@ -1,15 +1,16 @@
-//! A coupon with its drops in this process's memory, and the clock that chooses among the drops. A
-//! claim needs nothing else before it goes to Redis.
+//! A coupon with its drops in this process's memory, and which of them a claim may be for. A claim
+//! needs nothing else before it goes to Redis.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::admission::Candidates;
 use firstcome_shared::redis::keys::DropKeys;
 
 #[derive(Debug)]
@@ -83,12 +84,34 @@ impl CouponWithDrops {
         open.or_else(|| self.all().rev().find(|one| one.drop.opens_at <= now))
     }
 
-    /// The last drop that has opened at `now`, other than `this`, and is not open.
-    pub(crate) fn before(&self, this: &Drop, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
-        let is_over = |drop: &Drop| drop.opens_at <= now && !drop.is_open_at(now);
-        self.all()
-            .rev()
-            .find(|one| one.drop.id != this.id && is_over(one.drop))
+    /// The drops that a claim at `now` may be for; admission chooses among them by Redis's time.
+    /// The second is the neighbour at the nearer end of the first one's window, or the previous
+    /// drop if the first has not opened.
+    pub(crate) fn candidates(&self, now: DateTime<Utc>) -> Option<DropCandidates<'_>> {
+        let first = self.for_claim(now)?;
+        let at = self.drops.iter().position(|one| one.id == first.drop.id)?;
+        let opens_in = first.drop.opens_at - now;
+        let closes_in = first.drop.closes_at.map(|closes| closes - now);
+        let is_before = closes_in.is_none_or(|closes_in| opens_in >= -closes_in);
+        let neighbour = if is_before {
+            at.checked_sub(1)
+        } else {
+            Some(at + 1)
+        };
+        // Holders of a slot in a sealed drop may retry their claims soon after it closed. If Redis
+        // has lost the drop, each of these claims is a query, so the crowd before the next opening
+        // does not ask.
+        let is_asked = |one: &DropWithKeys<'_>| {
+            let is_recent = one
+                .drop
+                .closes_at
+                .is_some_and(|closes| now - closes <= opens_in);
+            one.drop.sealed_at.is_none()
+                || self.coupon.once_per == OncePer::Drop
+                    && (is_recent || opens_in <= TimeDelta::zero())
+        };
+        let second = neighbour.and_then(|at| self.all().nth(at)).filter(is_asked);
+        Some(DropCandidates { first, second })
     }
 
     /// The first drop that has not opened at `now`.
@@ -97,21 +120,29 @@ impl CouponWithDrops {
     }
 }
 
-/// Redis's clock. Redis opens and closes drops by it, and this host's may be seconds off.
-#[derive(Debug, Default)]
-pub(crate) struct RedisClock {
-    ahead_ms: AtomicI64,
+/// The drops that a claim may be for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DropCandidates<'a> {
+    pub(crate) first: DropWithKeys<'a>,
+    pub(crate) second: Option<DropWithKeys<'a>>,
 }
 
-impl RedisClock {
-    /// Sets the clock from a reply of Redis that has just arrived, in Unix milliseconds.
-    pub(crate) fn set(&self, redis_ms: i64) {
-        self.ahead_ms
-            .store(redis_ms - Utc::now().timestamp_millis(), Ordering::Relaxed);
+impl<'a> DropCandidates<'a> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = DropWithKeys<'a>> {
+        iter::once(self.first).chain(self.second)
     }
 
-    pub(crate) fn now(&self) -> DateTime<Utc> {
-        instant(Utc::now().timestamp_millis() + self.ahead_ms.load(Ordering::Relaxed))
+    pub(crate) fn keys(&self) -> Candidates<'a> {
+        Candidates {
+            first: self.first.keys,
+            second: self.second.map(|one| one.keys),
+        }
+    }
+
+    /// Whether these are the same drops, in any order.
+    pub(crate) fn are(&self, others: &Self) -> bool {
+        let has = |id| others.all().any(|one| one.drop.id == id);
+        self.second.is_some() == others.second.is_some() && self.all().all(|one| has(one.drop.id))
     }
 }
 
@@ -146,9 +177,8 @@ pub(super) async fn with_drops(
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use chrono::TimeDelta;
     use firstcome_shared::coupon::AllowList;
-    use firstcome_shared::domain::{CouponId, OncePer};
+    use firstcome_shared::domain::CouponId;
     use firstcome_shared::redis::{RedisDurability, RedisMode, RedisSettings};
 
     use super::*;
@@ -217,22 +247,49 @@ pub(crate) mod tests {
             [1, 1, 2, 2, 2, 2, 3, 3, 3, 0, 0]
         );
         assert!(coupon(&[]).for_claim(at(0)).is_none());
-        let before = [20, 30, 40, 50, 99].map(|minute| {
-            let chosen = coupon_of_three.for_claim(at(minute)).unwrap();
-            coupon_of_three
-                .before(chosen.drop, at(minute))
-                .map_or(0, |one| one.drop.id.0)
-        });
-        assert_eq!(before, [1, 1, 2, 2, 2]);
         let chosen = coupon_of_three.for_claim(at(20)).unwrap();
         assert_eq!(chosen.keys.meta.as_str(), "fc:{1}:drop:2:meta");
     }
 
-    #[test]
-    fn the_clock_follows_redis_not_this_host() {
-        let clock = RedisClock::default();
-        let hour_ahead = Utc::now().timestamp_millis() + 3_600_000;
-        clock.set(hour_ahead);
-        assert!((clock.now().timestamp_millis() - hour_ahead).abs() < 1_000);
+    #[tokio::test]
+    async fn the_second_candidate_is_the_neighbour_at_the_nearer_end_of_the_window() {
+        let of_three = coupon(&[(10, 20), (20, 30), (50, 60)]);
+        let asked = [0, 10, 14, 16, 20, 24, 26, 31, 49, 51, 59, 99].map(|minute| {
+            let candidates = of_three.candidates(at(minute)).unwrap();
+            let second = candidates.second.map_or(0, |one| one.drop.id.0);
+            (candidates.first.drop.id.0, second)
+        });
+        let expected = [
+            (1, 0),
+            (1, 0),
+            (1, 0),
+            (1, 2),
+            (2, 1),
+            (2, 1),
+            (2, 3),
+            (3, 2),
+            (3, 2),
+            (3, 2),
+            (3, 0),
+            (3, 0),
+        ];
+        assert_eq!(asked, expected);
+        assert!(coupon(&[]).candidates(at(0)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_sealed_drop_is_no_candidate_when_the_next_one_is_about_to_open() {
+        let mut of_two = coupon(&[(10, 20), (40, 50)]);
+        of_two.drops[0].sealed_at = Some(at(21));
+        let second = |coupon: &CouponWithDrops| {
+            [22, 30, 31, 39, 40].map(|minute| {
+                let candidates = coupon.candidates(at(minute)).unwrap();
+                candidates.second.is_some()
+            })
+        };
+        of_two.coupon.once_per = OncePer::Drop;
+        assert_eq!(second(&of_two), [true, true, false, false, true]);
+        of_two.coupon.once_per = OncePer::Coupon;
+        assert_eq!(second(&of_two), [false; 5], "the claimants know");
     }
 }

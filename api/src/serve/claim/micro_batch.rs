@@ -1,5 +1,5 @@
-//! Micro-batches of admission: claims of one drop that arrive during a call to Redis go together in
-//! the next call.
+//! Micro-batches of admission: claims with the same candidate drops that arrive during a call to
+//! Redis go together in the next call.
 //!
 //! The first claim of an idle drop is sent at once. A busy drop has one call under way, and its
 //! claims share what a call costs: the round trip, the script's reading of the drop, one write of
@@ -19,9 +19,8 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{
-    Admission, AdmissionError, AdmissionReply, Claimant, MAX_BATCH,
+    Admission, AdmissionError, AdmissionReply, Candidates, Claimant, MAX_BATCH,
 };
-use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::trace::{self, TraceContext};
 use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
@@ -32,12 +31,11 @@ use super::durability::{AdmittedClaim, Durability, SecondStore};
 use super::in_flight::{InFlightLimit, InFlightPermit, WorkError};
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, RedisClock};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
 
 /// Sends claims to Redis, and stores those that got a slot in a second store.
 pub(super) struct MicroBatches {
     redis: Redis,
-    clock: Arc<RedisClock>,
     durability: Arc<Durability>,
     in_flight: Arc<InFlightLimit>,
     /// Maximum wait for the next call.
@@ -65,10 +63,10 @@ struct PendingClaim {
 pub(super) struct ClaimReply {
     pub(super) admission: Admission,
     pub(super) now_ms: i64,
+    /// The candidate that was open then.
+    pub(super) open_drop: Option<DropId>,
     /// For a slot: the second store that holds the claim. `None`: neither store took it in time.
     pub(super) stored: Option<SecondStore>,
-    /// When a slot was given, by Redis's clock; `None` where that is not known.
-    pub(super) admitted_at_ms: Option<i64>,
     /// The coupon's present group.
     group: Option<Group>,
 }
@@ -76,7 +74,6 @@ pub(super) struct ClaimReply {
 impl MicroBatches {
     pub(super) fn new(
         redis: Redis,
-        clock: Arc<RedisClock>,
         durability: Arc<Durability>,
         in_flight: Arc<InFlightLimit>,
         max_wait: Duration,
@@ -85,7 +82,6 @@ impl MicroBatches {
         let batch_size = histogram!("firstcome_admission_batch_claims");
         Self {
             redis,
-            clock,
             durability,
             in_flight,
             max_wait,
@@ -95,22 +91,25 @@ impl MicroBatches {
         }
     }
 
-    /// Puts one claim into the drop's next call and waits for its reply.
+    /// Puts one claim into the next call with these candidates and waits for its reply.
     pub(super) async fn ask(
         self: &Arc<Self>,
         coupon: &Arc<CouponWithDrops>,
-        chosen: DropWithKeys<'_>,
+        candidates: DropCandidates<'_>,
         requester: &Requester,
     ) -> Result<ClaimReply, ClaimRefusal> {
         let known = match &coupon.coupon.allow {
             Some(Allow::Group(group)) => Some(group.clone()),
             _ => None,
         };
-        let reply = self.ask_once(coupon, chosen, requester, known).await?;
+        let reply = self.ask_once(coupon, candidates, requester, known).await?;
         match reply.group {
             // An operator has just changed the restriction, and this process does not know that
             // yet.
-            Some(group) => self.ask_once(coupon, chosen, requester, Some(group)).await,
+            Some(group) => {
+                self.ask_once(coupon, candidates, requester, Some(group))
+                    .await
+            }
             None => Ok(reply),
         }
     }
@@ -118,7 +117,7 @@ impl MicroBatches {
     async fn ask_once(
         self: &Arc<Self>,
         coupon: &Arc<CouponWithDrops>,
-        chosen: DropWithKeys<'_>,
+        candidates: DropCandidates<'_>,
         requester: &Requester,
         group: Option<Group>,
     ) -> Result<ClaimReply, ClaimRefusal> {
@@ -144,22 +143,28 @@ impl MicroBatches {
             reply,
             _place: place,
         };
-        let drop = chosen.drop.id;
-        if self.queues.join(drop, pending) {
+        let queue = QueueId::of(candidates.keys());
+        if self.queues.join(queue, pending) {
             let batches = Arc::clone(self);
-            let keys = chosen.keys.clone();
-            self.in_flight
-                .spawn(async move { batches.call_until_queue_is_empty(drop, &keys).await });
+            let first = candidates.first.keys.clone();
+            let second = candidates.second.map(|one| one.keys.clone());
+            self.in_flight.spawn(async move {
+                let candidates = Candidates {
+                    first: &first,
+                    second: second.as_ref(),
+                };
+                batches.call_until_queue_is_empty(candidates).await;
+            });
         }
         let Ok(reply) = replied.await else {
-            tracing::error!(%drop, "a claim was dropped before its answer");
+            tracing::error!(drop = %queue.first, "a claim was dropped before its answer");
             return Err(WorkError::Panicked.into());
         };
         reply.map_err(ClaimRefusal::NotAnswered)
     }
 
-    async fn call_until_queue_is_empty(self: Arc<Self>, drop: DropId, keys: &DropKeys) {
-        let mut caller = self.queues.caller(drop);
+    async fn call_until_queue_is_empty(self: Arc<Self>, candidates: Candidates<'_>) {
+        let mut caller = self.queues.caller(QueueId::of(candidates));
         while let Some(mut batch) = caller.next() {
             let asked_at = Instant::now();
             let late = batch.extract_if(.., |pending| {
@@ -169,11 +174,11 @@ impl MicroBatches {
             if batch.is_empty() {
                 continue;
             }
-            let called = self.call(drop, keys, &batch).await;
-            traces::admissions(drop, &batch, &called);
+            let called = self.call(candidates, &batch).await;
+            traces::admissions(candidates.first.drop, &batch, &called);
             match called {
                 Ok(replies) => {
-                    self.deliver(drop, keys, asked_at, batch.into_iter().zip(replies));
+                    self.deliver(candidates, asked_at, batch.into_iter().zip(replies));
                     // Requests that wait on their sockets are read first, and join the next call.
                     tokio::task::yield_now().await;
                 }
@@ -190,8 +195,7 @@ impl MicroBatches {
 
     async fn call(
         &self,
-        drop: DropId,
-        keys: &DropKeys,
+        candidates: Candidates<'_>,
         batch: &[PendingClaim],
     ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
         let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
@@ -200,23 +204,19 @@ impl MicroBatches {
         // Copies of the coupon in one call may be of several eras; the newest counts.
         let eras = batch.iter().map(|pending| pending.coupon.coupon.era);
         let era = eras.max().unwrap_or(0);
-        let replies = self.redis.claim_all(keys, drop, era, &people).await;
+        let replies = self.redis.claim_all(candidates, era, &people).await;
         self.call_seconds.record(begun.elapsed().as_secs_f64());
         #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
         self.batch_size.record(people.len() as f64);
         match &replies {
-            Ok(replies) => {
-                if let Some(reply) = replies.iter().flatten().next() {
-                    self.clock.set(reply.now_ms);
-                }
-            }
             Err(AdmissionError::Redis(cause)) => {
                 tracing::debug!(%cause, claims = people.len(), "claims were not answered");
             }
             Err(AdmissionError::Unexpected) => {
+                let drop = candidates.first.drop;
                 tracing::error!(%drop, "admission's answer could not be read");
             }
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         replies
     }
@@ -225,8 +225,7 @@ impl MicroBatches {
     /// their clients have gone: those that this call admitted together, and retries one by one.
     fn deliver(
         self: &Arc<Self>,
-        drop_id: DropId,
-        keys: &DropKeys,
+        candidates: Candidates<'_>,
         asked_at: Instant,
         replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
     ) {
@@ -235,7 +234,8 @@ impl MicroBatches {
         for (pending, reply) in replies {
             // One user's damaged entry in Redis does not affect other users' claims.
             let Some(reply) = reply else {
-                tracing::error!(drop = %drop_id, "admission's answer to one person could not be read");
+                let drop = candidates.first.drop;
+                tracing::error!(%drop, "admission's answer to one person could not be read");
                 refuse(vec![pending], &Arc::new(AdmissionError::Unexpected));
                 continue;
             };
@@ -248,20 +248,25 @@ impl MicroBatches {
                 now_ms: reply.now_ms,
                 trace: pending.trace,
             };
-            match reply.admission {
-                Admission::Accepted(slot) => {
+            match (reply.admission, reply.open_drop) {
+                (Admission::Accepted(slot), Some(drop)) => {
                     crash_point(Point::ClaimAdmitted);
-                    let claim = claim(drop_id, slot);
+                    let claim = claim(drop, slot);
                     admitted.push((claim, (pending, reply)));
                 }
-                Admission::Already(held_in, slot) => {
+                (Admission::Already(held_in, slot), _) => {
                     let claim = claim(held_in, slot);
                     retries.push((claim, (pending, reply)));
                 }
                 _ => pending.answer(reply, None),
             }
         }
-        if let Some((_, (first, _))) = admitted.first() {
+        // One call admits to one drop, so these travel as one message.
+        if let Some((claim, (first, _))) = admitted.first() {
+            let keys = candidates
+                .second
+                .filter(|keys| keys.drop == claim.drop_id)
+                .unwrap_or(candidates.first);
             traces::keep(self, keys, admitted.iter().map(|(claim, _)| claim));
             let durability = Arc::clone(&self.durability);
             let coupon = Arc::clone(&first.coupon);
@@ -289,14 +294,15 @@ impl PendingClaim {
         let AdmissionReply {
             admission,
             now_ms,
-            admitted_at_ms,
+            open_drop,
             group,
+            ..
         } = reply;
         let _ = self.reply.send(Ok(ClaimReply {
             admission,
             now_ms,
+            open_drop,
             stored,
-            admitted_at_ms,
             group,
         }));
     }
@@ -318,17 +324,33 @@ fn refuse(claims: Vec<PendingClaim>, error: &Arc<AdmissionError>) {
     }
 }
 
-/// Claims that wait for the next call, by drop. A drop has an entry exactly while a call for it is
-/// under way.
-struct Queues<T> {
-    waiting: Mutex<HashMap<DropId, VecDeque<T>>>,
+/// The claims that may share calls: those with the same candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct QueueId {
+    first: DropId,
+    second: Option<DropId>,
 }
 
-/// The one task that makes the calls of a drop. When it is dropped the drop is idle again, and its
-/// waiting claims are dropped with it.
+impl QueueId {
+    fn of(candidates: Candidates<'_>) -> Self {
+        Self {
+            first: candidates.first.drop,
+            second: candidates.second.map(|keys| keys.drop),
+        }
+    }
+}
+
+/// Claims that wait for the next call, by candidates. An entry exists exactly while a call with its
+/// candidates is under way.
+struct Queues<T> {
+    waiting: Mutex<HashMap<QueueId, VecDeque<T>>>,
+}
+
+/// The one task that makes the calls of a queue. When it is dropped the queue is idle again, and
+/// its waiting claims are dropped with it.
 struct Caller<'a, T> {
     queues: &'a Queues<T>,
-    drop: DropId,
+    id: QueueId,
     ended: bool,
 }
 
@@ -341,11 +363,11 @@ impl<T> Default for Queues<T> {
 }
 
 impl<T> Queues<T> {
-    /// Adds a claim to the drop's queue. `true`: the drop was idle, and this task must make the
+    /// Adds a claim to a queue. `true`: the queue was idle, and this task must make the
     /// calls as its [`Caller`].
     #[must_use]
-    fn join(&self, drop: DropId, claim: T) -> bool {
-        match self.waiting.lock().entry(drop) {
+    fn join(&self, id: QueueId, claim: T) -> bool {
+        match self.waiting.lock().entry(id) {
             Entry::Occupied(mut waiting) => {
                 waiting.get_mut().push_back(claim);
                 false
@@ -357,23 +379,23 @@ impl<T> Queues<T> {
         }
     }
 
-    fn caller(&self, drop: DropId) -> Caller<'_, T> {
+    fn caller(&self, id: QueueId) -> Caller<'_, T> {
         Caller {
             queues: self,
-            drop,
+            id,
             ended: false,
         }
     }
 }
 
 impl<T> Caller<'_, T> {
-    /// The claims of the next call, in order of arrival. `None`: the queue is empty, and the drop
-    /// is idle from now on.
+    /// The claims of the next call, in order of arrival. `None`: the queue is empty and
+    /// idle from now on.
     fn next(&mut self) -> Option<Vec<T>> {
         let mut all = self.queues.waiting.lock();
-        let waiting = all.get_mut(&self.drop)?;
+        let waiting = all.get_mut(&self.id)?;
         if waiting.is_empty() {
-            all.remove(&self.drop);
+            all.remove(&self.id);
             self.ended = true;
             return None;
         }
@@ -385,7 +407,7 @@ impl<T> Caller<'_, T> {
         self.queues
             .waiting
             .lock()
-            .get_mut(&self.drop)
+            .get_mut(&self.id)
             .map(std::mem::take)
             .unwrap_or_default()
             .into()
@@ -397,7 +419,7 @@ impl<T> Drop for Caller<'_, T> {
         if !self.ended {
             // After a panic. The claims are dropped outside the lock, which makes their requests
             // fail.
-            let left = self.queues.waiting.lock().remove(&self.drop);
+            let left = self.queues.waiting.lock().remove(&self.id);
             drop(left);
         }
     }
@@ -407,23 +429,32 @@ impl<T> Drop for Caller<'_, T> {
 mod tests {
     use super::*;
 
-    const DROP: DropId = DropId(1);
+    const QUEUE: QueueId = QueueId {
+        first: DropId(1),
+        second: None,
+    };
 
     #[test]
     fn the_first_makes_the_calls_and_those_who_come_meanwhile_go_together_in_their_order() {
         let queues = Queues::default();
-        assert!(queues.join(DROP, 1));
-        let mut caller = queues.caller(DROP);
+        assert!(queues.join(QUEUE, 1));
+        let mut caller = queues.caller(QUEUE);
         assert_eq!(caller.next(), Some(vec![1]));
-        assert!(!queues.join(DROP, 2));
-        assert!(!queues.join(DROP, 3));
+        assert!(!queues.join(QUEUE, 2));
+        assert!(!queues.join(QUEUE, 3));
         assert!(
-            queues.join(DropId(2), 9),
-            "another drop has calls of its own"
+            queues.join(
+                QueueId {
+                    second: Some(DropId(2)),
+                    ..QUEUE
+                },
+                9
+            ),
+            "other candidates have separate calls"
         );
         assert_eq!(caller.next(), Some(vec![2, 3]));
         assert_eq!(caller.next(), None);
-        assert!(queues.join(DROP, 4), "nobody asks any more");
+        assert!(queues.join(QUEUE, 4), "nobody asks any more");
     }
 
     #[test]
@@ -431,9 +462,9 @@ mod tests {
         let queues = Queues::default();
         let people = MAX_BATCH * 2 + 1;
         for number in 0..people {
-            assert_eq!(queues.join(DROP, number), number == 0);
+            assert_eq!(queues.join(QUEUE, number), number == 0);
         }
-        let mut caller = queues.caller(DROP);
+        let mut caller = queues.caller(QUEUE);
         assert_eq!(caller.next().unwrap().len(), MAX_BATCH);
         assert_eq!(caller.take_all(), (MAX_BATCH..people).collect::<Vec<_>>());
         assert_eq!(caller.next(), None);
@@ -442,12 +473,12 @@ mod tests {
     #[test]
     fn after_a_panic_the_next_claim_is_the_first_again() {
         let queues = Queues::default();
-        assert!(queues.join(DROP, 1));
+        assert!(queues.join(QUEUE, 1));
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _caller = queues.caller(DROP);
+            let _caller = queues.caller(QUEUE);
             panic!("on purpose");
         }));
         assert!(panicked.is_err());
-        assert!(queues.join(DROP, 2));
+        assert!(queues.join(QUEUE, 2));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::promises::PersonRecord;
@@ -78,9 +78,6 @@ impl MyClaim {
     }
 }
 
-/// More than the lag of this process's estimate of Redis's time.
-const OPENS_SOON: TimeDelta = TimeDelta::seconds(10);
-
 impl ClaimService {
     /// The status of a user's claim.
     pub(crate) async fn my_claim(
@@ -111,6 +108,7 @@ impl ClaimService {
             tracing::debug!(%error, "a claim is looked up without Redis");
         }
         let drop = shown.map(|one| one.drop.id);
+        let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
         let claim = judge(coupon.coupon.once_per, drop, record.ok(), standing.ok());
         let mut claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
         if claim.status == ClaimStatus::None {
@@ -119,7 +117,8 @@ impl ClaimService {
         if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) =
             (claim.status, claim.drop_id, claim.slot)
         {
-            self.ensure_durable(coupon, drop_id, slot, user).await?;
+            self.ensure_durable(coupon, drop_id, slot, user, now_ms)
+                .await?;
         }
         Ok(claim)
     }
@@ -130,11 +129,11 @@ impl ClaimService {
         coupon: &'a CouponWithDrops,
         user: &UserId,
     ) -> (Option<DropWithKeys<'a>>, Result<Standing, RedisError>) {
-        let now = self.clock.now();
+        let now = Utc::now();
         let shown = drop_to_show(coupon, now);
         let standing = self.standing_in(coupon, shown, user, now).await;
-        // This process's estimate of Redis's time is as old as the reply that it came with: the
-        // next drop may have opened, and this user may have been admitted to it.
+        // By Redis's time another drop may be open than by this host's clock, and this user may
+        // have been admitted to it.
         let Ok(found) = &standing else {
             return (shown, standing);
         };
@@ -160,11 +159,8 @@ impl ClaimService {
             return self.redis.standing(one.keys, coupon.coupon.era, user).await;
         }
         // Redis forgets sealed drops, so missing facts about one prove nothing. It need not be
-        // asked, except for the time if another drop is about to open.
-        let is_near = coupon
-            .next(now)
-            .is_some_and(|next| next.drop.opens_at - now <= OPENS_SOON);
-        let asked_ms = if is_near {
+        // asked, except for the time if another drop may have opened.
+        let asked_ms = if coupon.next(now).is_some() {
             self.redis.time_ms().await.ok()
         } else {
             None
@@ -199,6 +195,7 @@ impl ClaimService {
         drop_id: DropId,
         slot: Slot,
         user: UserId,
+        now_ms: i64,
     ) -> Result<(), ClaimRefusal> {
         let asked_at = Instant::now();
         let keys = self.redis.keys(coupon.coupon.id, drop_id);
@@ -212,7 +209,6 @@ impl ClaimService {
             })?;
         // Revoked or moved since it was looked up.
         let admitted_at_ms = admitted.ok_or(ClaimRefusal::StandingUnknown)?;
-        let now_ms = self.clock.now().timestamp_millis();
         let claim = AdmittedClaim {
             asked_at,
             drop_id,

@@ -74,7 +74,7 @@ impl ClaimOutcome {
                 Admission::NotAllowed => Self::NotAllowed,
                 Admission::NotOpen(_) => Self::NotOpen,
                 Admission::Closed(_) => Self::Closed,
-                Admission::Unloaded => Self::Unloaded,
+                Admission::Unloaded(_) => Self::Unloaded,
                 _ => Self::Unverified,
             },
             Err(ClaimRefusal::NotAnswered(error)) => match **error {

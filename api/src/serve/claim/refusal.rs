@@ -37,7 +37,7 @@ impl ClaimRefusal {
             Self::Coupon(LookupError::Unavailable) => {
                 "whether there is such a coupon is not known: see MySQL".into()
             }
-            Self::Refused(Admission::Unloaded) => "Redis does not have the drop".into(),
+            Self::Refused(Admission::Unloaded(_)) => "Redis does not have the drop".into(),
             Self::Refused(Admission::Unverified) => {
                 "the drop's numbers in Redis do not add up".into()
             }

@@ -14,6 +14,7 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use chrono::Utc;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::page::{Asset, hash, secure};
 use firstcome_shared::http::problem::Code;
@@ -75,12 +76,7 @@ async fn show(
         Err(LookupError::NoSuchCoupon(_)) => return notice(language, PageNotice::Missing),
         Err(LookupError::Unavailable) => return notice(language, PageNotice::Unavailable),
     };
-    let Ok(page) = html::coupon(
-        &coupon,
-        app.clock.now(),
-        language,
-        app.identity.wants_token(),
-    ) else {
+    let Ok(page) = html::coupon(&coupon, Utc::now(), language, app.identity.wants_token()) else {
         return Problem::internal().into_response();
     };
     let tag = hash(page.as_bytes());
@@ -115,7 +111,7 @@ fn notice(language: Language, notice: PageNotice) -> Response {
 
 async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Response, Problem> {
     let coupon = app.catalogue.find(id).await?;
-    let now = app.clock.now();
+    let now = Utc::now();
     let open = coupon.for_claim(now).filter(|one| one.drop.is_open_at(now));
     let stock = match open {
         Some(one) => view::stocks(&app, &[(one.drop.id, one.keys)])

@@ -143,7 +143,7 @@ async fn make_once(
     by: Operator,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let db = &services.mysql.operators;
-    let now = services.clock.now();
+    let now = services.now().await;
     let Some(key) = key else {
         let new = body.check(now, Some(&services.identity))?;
         let before = ask_redis(services).await;

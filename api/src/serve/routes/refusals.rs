@@ -116,6 +116,7 @@ pub(crate) fn mysql_unavailable(error: &DbError, doubt: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use axum::response::IntoResponse as _;
+    use firstcome_shared::domain::DropId;
 
     use super::*;
 
@@ -129,7 +130,7 @@ mod tests {
             (Admission::ForGroup, 503, "unavailable"),
             (Admission::NotOpen(0), 409, "not_open"),
             (Admission::Closed(0), 410, "closed"),
-            (Admission::Unloaded, 503, "unavailable"),
+            (Admission::Unloaded(DropId(1)), 503, "unavailable"),
             (Admission::Unverified, 503, "unavailable"),
         ] {
             let problem = Problem::from(ClaimRefusal::Refused(admission));

@@ -82,7 +82,7 @@ const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Coupons in their present state.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
-    let now = services.clock.now();
+    let now = Utc::now();
     let shown = coupons
         .iter()
         .flat_map(|coupon| [coupon.current(now), coupon.next(now)])

@@ -126,10 +126,7 @@ async fn admit(route: &BareRoute, headers: &HeaderMap) -> Result<Response> {
         .parse()?;
     let coupon_id = CouponId(route.args.coupon);
     let drop_id = DropId(route.args.drop);
-    let reply = route
-        .redis
-        .claim(&route.keys, drop_id, route.era, &user_id)
-        .await?;
+    let reply = route.redis.claim(&route.keys, route.era, &user_id).await?;
     let Admission::Accepted(slot) = reply.admission else {
         return Ok(Problem::new(Code::SoldOut, "all are given out").into_response());
     };

@@ -2,58 +2,119 @@
 -- they had come one after the other. A coupon is open only if its gate names this server and the era that the caller passes:
 -- what an earlier server or era left behind opens nothing. A replica answers nothing: a script that writes nothing would run
 -- there too, on old data.
+-- The caller names the drops that are candidates, and the script chooses among them by Redis's time and the windows in their
+-- `meta`. Users are admitted to the chosen drop only.
 -- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 gate  9 revoked  10 allowed  11 allow_list
---       12 version
--- ARGV  1 drop id  2 era of the coupon in MySQL  3 what is known of people's groups ('' of nobody), one word a person by
---       commas: NAME is in that group, !NAME is not, empty: not known  4.. user ids
--- Reply 'closed' if the gate is closed, 'another_era' if it names an era that the caller did not pass; Redis's time in ms
--- where it is sold out for all of them;
--- else {Redis's time in ms, answer, answer, …}, one answer a person, in order:
+--       12 version, then, if there is a second candidate, its meta, count, users, free, waiting, times
+-- ARGV  1 drop id  2 drop id of the second candidate, or ''  3 era of the coupon in MySQL  4 what is known of people's groups
+--       ('' of nobody), one word a person by commas: NAME is in that group, !NAME is not, empty: not known  5.. user ids
+-- Reply 'closed' if the gate is closed, 'another_era' if it names an era that the caller did not pass;
+-- else {Redis's time in ms, id of the open candidate or 0, answer, answer, …}, one answer a person, in order; without answers
+-- if it is sold out for all of them:
 --   slot                            accepted
 --   0                               sold out
---   {'already', drop, slot, at}     holds one; at: instant of admission in ms, 0 where it is not known or of another drop
+--   {'already', drop, slot, at}     holds one; at: instant of admission in ms, 0 if it is not known
 --   {'waiting', position}
 --   {'not_open', opens_at_ms}  {'closed', closes_at_ms}
 --   'paused'
 --   'revoked'                       what they had was revoked, and they may not have another
 --   'not_allowed'                   the coupon is for others: people on its allow list, or of a group
 --   {'group', name}                 the coupon is for that group, and nothing was said of it: ask again
---   'unloaded'                      no such drop here
+--   {'unloaded', drop}              no candidate is open, and this one is unknown here
 --   'unverified'                    numbers do not add up: the reconciler has work
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
 -- before the first write, because Redis has no rollback. Only `times` is not read: it is written first.
 -- A score that is no slot (edited manually) is never returned or given: a reply would truncate it to another user's slot.
-local call, drop, people = redis.call, ARGV[1], #ARGV - 3
+local call, before = redis.call, 4 -- arguments before the user ids
+local people = #ARGV - before
+-- For this long after an admission, a claim of the same user counts as its retry, even if the next drop has opened since.
+local RETRY_MS = 15000
 local function is_slot(number) return number >= 1 and number % 1 == 0 end
 local server, gate = identity(), redis.pcall('GET', KEYS[8])
-if not server or gate ~= server .. ' ' .. ARGV[2] .. ' open' then
+if not server or gate ~= server .. ' ' .. ARGV[3] .. ' open' then
     local era = type(gate) == 'string' and string.match(gate, '^%x+:%x+ (%d+) %a+$')
-    return era and era ~= ARGV[2] and 'another_era' or 'closed'
+    return era and era ~= ARGV[3] and 'another_era' or 'closed'
 end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local reply = {now}
-local meta = call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow',
-    'claimants', 'revoked')
-local quantity, opens, closes = tonumber(meta[1]), tonumber(meta[2]), tonumber(meta[3])
-if not quantity or not opens then
-    for i = 1, people do reply[i + 1] = 'unloaded' end
+
+-- A candidate with its settings and keys.
+local function candidate(drop, meta, count, users, free, waiting, times)
+    local fields = call('HMGET', meta, 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow',
+        'claimants', 'revoked')
+    local opens, closes = tonumber(fields[2]), tonumber(fields[3])
+    local is_whole = tonumber(fields[1]) and opens
+    return {
+        drop = drop, meta = fields, count = count, users = users, free = free, waiting = waiting, times = times,
+        opens = opens, closes = closes, is_whole = is_whole,
+        is_open = is_whole and now >= opens and not (closes and now >= closes),
+    }
+end
+-- Whether `one` decides: the open drop; else one without `meta`, which may be the open one; else the next to open; else the
+-- last that opened.
+local function is_better(one, other)
+    if not one.is_open ~= not other.is_open then return one.is_open end
+    if not one.is_whole or not other.is_whole then return not one.is_whole end
+    if one.opens > now and other.opens > now then return one.opens < other.opens end
+    return one.opens > other.opens
+end
+local chosen, neighbour = candidate(ARGV[1], KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7]), nil
+-- Once a drop has been open for longer than that, its neighbour no longer matters.
+if ARGV[2] ~= '' and not (chosen.is_open and now - chosen.opens > RETRY_MS) then
+    neighbour = candidate(ARGV[2], unpack(KEYS, #KEYS - 5))
+    if not is_better(chosen, neighbour) then chosen, neighbour = neighbour, chosen end
+end
+local drop, meta, opens, closes = chosen.drop, chosen.meta, chosen.opens, chosen.closes
+local quantity = tonumber(meta[1])
+local reply = {now, chosen.is_open and tonumber(drop) or 0}
+
+-- Answers of users who hold a slot of the neighbour. While no candidate is open, all of them: a retry finds its claim after
+-- closing. Just after the neighbour closed, only those who may be retrying. If one coupon is allowed in total, `claimants` names
+-- the holders instead.
+local elsewhere = {}
+local function find_elsewhere()
+    local scores = call('ZMSCORE', neighbour.users, unpack(ARGV, before + 1))
+    local found, slots, fields = {}, {}, {}
+    for i = 1, people do
+        if scores[i] then
+            found[#found + 1] = i
+            slots[#slots + 1] = string.format('%.0f', tonumber(scores[i]))
+            fields[#fields + 1] = neighbour.drop .. ':' .. ARGV[before + i]
+        end
+    end
+    if #found == 0 then return end
+    -- An error is not a list, so the times are unknown then.
+    local times, bans = redis.pcall('HMGET', neighbour.times, unpack(slots)), call('HMGET', KEYS[9], unpack(fields))
+    for k, i in ipairs(found) do
+        local slot, at = tonumber(scores[i]), tonumber(times[k] or 0) or 0
+        local ended = bans[k] and tonumber(string.match(bans[k], '^%d+:(%d+)$') or '')
+        local is_void = bans[k] and not (ended and now > ended)
+        if not is_void and (not chosen.is_open or now - at <= RETRY_MS) then
+            local is_theirs = is_slot(slot) and call('ZCOUNT', neighbour.users, slots[k], slots[k]) == 1
+            elsewhere[i] = is_theirs and {'already', neighbour.drop, slot, at} or 'unverified'
+        end
+    end
+end
+if neighbour and neighbour.is_whole and neighbour.meta[5] ~= 'coupon' and (not chosen.is_open
+    or neighbour.closes and now >= neighbour.closes and now - neighbour.closes <= RETRY_MS) then find_elsewhere() end
+if not chosen.is_whole then
+    for i = 1, people do reply[i + 2] = elsewhere[i] or {'unloaded', tonumber(drop)} end
     return reply
 end
 
-local scores = call('ZMSCORE', KEYS[3], unpack(ARGV, 4))
+local scores = call('ZMSCORE', chosen.users, unpack(ARGV, before + 1))
 local per_coupon = meta[5] == 'coupon'
-local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, 4))
+local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, before + 1))
 -- Their revocations: `NUMBER` while everything of theirs is void, `NUMBER:INSTANT` where what is
 -- admitted after it counts.
 local bans = false
 if call('EXISTS', KEYS[9]) == 1 then
     local fields = {}
-    for i = 1, people do fields[i] = per_coupon and ARGV[i + 3] or drop .. ':' .. ARGV[i + 3] end
+    for i = 1, people do fields[i] = per_coupon and ARGV[before + i] or drop .. ':' .. ARGV[before + i] end
     bans = call('HMGET', KEYS[9], unpack(fields))
 end
-local count, free = tonumber(call('GET', KEYS[2]) or ''), call('ZCARD', KEYS[4])
-local users, waiting = call('ZCARD', KEYS[3]), call('ZCARD', KEYS[5])
+local count, free = tonumber(call('GET', chosen.count) or ''), call('ZCARD', chosen.free)
+local users, waiting = call('ZCARD', chosen.users), call('ZCARD', chosen.waiting)
 
 -- The reason why nobody new is admitted, if any.
 local refusal = nil
@@ -71,13 +132,13 @@ local barred = {}
 if meta[7] and meta[7] ~= '' and not refusal then
     local group, listed, words = string.match(meta[7], '^group:(.+)$'), nil, {}
     if group then
-        for word in string.gmatch(ARGV[3] .. ',', '(.-),') do words[#words + 1] = word end
+        for word in string.gmatch(ARGV[4] .. ',', '(.-),') do words[#words + 1] = word end
     elseif meta[7] == 'list' then
         local text = redis.pcall('GET', KEYS[11])
         local size = string.match(type(text) == 'string' and text or '', '^%d+:(%d+)$')
         -- A list that is lost, incomplete, or of another type must not exclude the users on it.
         if size and tonumber(size) == redis.pcall('SCARD', KEYS[10]) then
-            listed = call('SMISMEMBER', KEYS[10], unpack(ARGV, 4))
+            listed = call('SMISMEMBER', KEYS[10], unpack(ARGV, before + 1))
         end
     end
     -- The list is unknown, or the restriction is not one that Firstcome writes.
@@ -89,19 +150,19 @@ if meta[7] and meta[7] ~= '' and not refusal then
         elseif listed and listed[i] == 0 then
             answer = 'not_allowed'
         end
-        if answer and not (waiting > 0 and call('ZRANK', KEYS[5], ARGV[i + 3])) then barred[i] = answer end
+        if answer and not (waiting > 0 and call('ZRANK', chosen.waiting, ARGV[before + i])) then barred[i] = answer end
     end
 end
 
 -- The slots that may be given now, lowest first: free ones, then the next numbers. Users already waiting go first: the
 -- reconciler gives them freed slots.
 local lowest = {}
-if not refusal and waiting == 0 and free > 0 then lowest = call('ZRANGE', KEYS[4], 0, people - 1) end
+if not refusal and waiting == 0 and free > 0 then lowest = call('ZRANGE', chosen.free, 0, people - 1) end
 local next_number, last_number = count and count + 1, quantity
 -- Whether one of the next numbers is held: a counter set back by hand can add up and still point at held slots.
 local doubt = false
 if not refusal and waiting == 0 and next_number <= quantity then
-    doubt = call('ZCOUNT', KEYS[3], next_number, math.min(next_number + people - 1, quantity)) > 0
+    doubt = call('ZCOUNT', chosen.users, next_number, math.min(next_number + people - 1, quantity)) > 0
 end
 local taken = 0 -- of `lowest`
 local places_to_wait = tonumber(meta[6]) or 0
@@ -118,13 +179,13 @@ local function next_slot()
         -- Free slots were given before, so none is above the counter.
         if not slot or slot > count or not is_slot(slot) then return 'unverified' end
         if slot > quantity then return nil end
-        if call('ZCOUNT', KEYS[3], slot, slot) > 0 then return 'unverified' end
+        if call('ZCOUNT', chosen.users, slot, slot) > 0 then return 'unverified' end
         taken = taken + 1
         return slot
     end
     if next_number > last_number then return nil end
     slot = next_number
-    if doubt and call('ZCOUNT', KEYS[3], slot, slot) > 0 then return 'unverified' end
+    if doubt and call('ZCOUNT', chosen.users, slot, slot) > 0 then return 'unverified' end
     next_number = slot + 1
     return slot
 end
@@ -132,7 +193,7 @@ end
 local given, places, last_place, held = {}, {}, nil, {}
 local new_users, new_times, new_claims, new_waiting = {}, {}, {}, {}
 for i = 1, people do
-    local user = ARGV[i + 3]
+    local user = ARGV[before + i]
     local score, claim = scores[i] or given[user], per_coupon and claims[i]
     local answer = nil
     local ban = bans and bans[i]
@@ -146,9 +207,11 @@ for i = 1, people do
         -- Holders get their slot at any time, even after closing: a retry is always safe. If two users are on one slot
         -- (a manual edit), neither gets it.
         local slot = tonumber(score)
-        local is_theirs = is_slot(slot) and (given[user] or call('ZCOUNT', KEYS[3], score, score) == 1)
+        local is_theirs = is_slot(slot) and (given[user] or call('ZCOUNT', chosen.users, score, score) == 1)
         answer = is_theirs and {'already', drop, slot, given[user] and now or 0} or 'unverified'
         if answer ~= 'unverified' and not given[user] then held[#held + 1] = answer end
+    elseif elsewhere[i] then
+        answer = elsewhere[i]
     elseif claim then
         -- A claimant of this drop is a holder only if `users` agrees.
         local d, s = string.match(claim, '^(%d+):(%d+)$')
@@ -180,7 +243,7 @@ for i = 1, people do
         else
             local place = places[user]
             if not place and waiting > #new_waiting / 2 then
-                place = call('ZRANK', KEYS[5], user)
+                place = call('ZRANK', chosen.waiting, user)
                 if place then place = place + 1 end
             end
             if not place and waiting < math.max(places_to_wait, quantity - users) then
@@ -188,7 +251,7 @@ for i = 1, people do
                 -- out, only not given yet.
                 -- Beyond 2^53 adding one changes nothing, and later users would be sorted by name.
                 last_place = last_place or math.max(0, tonumber(
-                    call('ZREVRANGEBYSCORE', KEYS[5], '(9007199254740991', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0))
+                    call('ZREVRANGEBYSCORE', chosen.waiting, '(9007199254740991', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0))
                 last_place = last_place + 1
                 new_waiting[#new_waiting + 1] = last_place
                 new_waiting[#new_waiting + 1] = user
@@ -199,28 +262,28 @@ for i = 1, people do
             answer = place and {'waiting', place} or 0
         end
     end
-    reply[i + 1] = answer
+    reply[i + 2] = answer
 end
 
-if sold_out == people then return now end
+if sold_out == people then return {reply[1], reply[2]} end
 if #held > 0 then
     local slots = {}
     for i, answer in ipairs(held) do slots[i] = string.format('%.0f', answer[3]) end
     -- An error is not a list, so the times are unknown then.
-    for i, at in ipairs(redis.pcall('HMGET', KEYS[7], unpack(slots))) do held[i][4] = tonumber(at or 0) or 0 end
+    for i, at in ipairs(redis.pcall('HMGET', chosen.times, unpack(slots))) do held[i][4] = tonumber(at or 0) or 0 end
 end
 if #new_users > 0 then
-    local written = redis.pcall('HSET', KEYS[7], unpack(new_times))
+    local written = redis.pcall('HSET', chosen.times, unpack(new_times))
     if type(written) == 'table' then
         -- Only the age of a claim depends on it, so a foreign value is replaced.
-        if string.find(written.err, 'WRONGTYPE', 1, true) then call('DEL', KEYS[7]) end
-        call('HSET', KEYS[7], unpack(new_times))
+        if string.find(written.err, 'WRONGTYPE', 1, true) then call('DEL', chosen.times) end
+        call('HSET', chosen.times, unpack(new_times))
     end
-    call('ZADD', KEYS[3], unpack(new_users))
+    call('ZADD', chosen.users, unpack(new_users))
     if per_coupon then call('HSET', KEYS[6], unpack(new_claims)) end
-    if next_number - 1 > count then call('SET', KEYS[2], next_number - 1) end
-    if taken > 0 then call('ZREM', KEYS[4], unpack(lowest, 1, taken)) end
+    if next_number - 1 > count then call('SET', chosen.count, next_number - 1) end
+    if taken > 0 then call('ZREM', chosen.free, unpack(lowest, 1, taken)) end
 end
-if #new_waiting > 0 then call('ZADD', KEYS[5], unpack(new_waiting)) end
+if #new_waiting > 0 then call('ZADD', chosen.waiting, unpack(new_waiting)) end
 if #new_users + #new_waiting > 0 then count_change(KEYS[12]) end
 return reply

@@ -184,7 +184,7 @@ async fn finish(
     // Creates the days that only the new schedule has. If this fails, the next round creates them.
     let db = &services.mysql.operators;
     if let Err(error) =
-        make_ahead(db, &services.redis, &made.0, &made.1, services.clock.now()).await
+        make_ahead(db, &services.redis, &made.0, &made.1, services.now().await).await
     {
         tracing::warn!(%error, coupon = %id, "drops are made ahead within a minute");
     }
@@ -212,10 +212,10 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// of it: until then users would be admitted.
 async fn time(services: &Services, wanted: &WantedChange) -> DateTime<Utc> {
     if !wanted.windows.close_now {
-        return services.clock.now();
+        return services.now().await;
     }
     let asked = services.redis.time_ms().await;
-    asked.map_or_else(|_| services.clock.now() - TimeDelta::seconds(1), instant)
+    asked.map_or_else(|_| Utc::now() - TimeDelta::seconds(1), instant)
 }
 
 /// Without this hint, users on the waiting list would get the slots left only in the next scheduled

@@ -65,12 +65,7 @@ impl Injector {
         let era = self.db.era(self.coupon.id).await?;
         let era = era.context("the coupon is gone")?;
         for user in self.make_up(n) {
-            match self
-                .redis
-                .claim(&self.keys, self.drop.id, era, &user)
-                .await?
-                .admission
-            {
+            match self.redis.claim(&self.keys, era, &user).await?.admission {
                 Admission::Accepted(slot) => people.push((i64::from(slot), user)),
                 other => bail!("the claim was not admitted: {other:?}"),
             }

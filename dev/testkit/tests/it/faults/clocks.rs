@@ -139,6 +139,28 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
 }
 
 #[tokio::test]
+async fn apis_whose_clocks_are_days_off_admit_to_the_drop_that_is_open_by_redis() {
+    let (world, clocks) = (World::new("clock-days").await, Clocks::new().unwrap());
+    let today = Utc::now().date_naive();
+    let mut body = coupon_body("daily", 5, 0);
+    body["once_per"] = json!("drop");
+    body["schedule"] = json!({
+        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
+        "first_day": today, "last_day": today + TimeDelta::days(4),
+    });
+    let maker = world.serve().await;
+    let coupon = maker.create_coupon(&body).await;
+    assert_eq!(maker.process.stop().await, 0);
+    for days in [-2, -1, 1, 2, 7] {
+        let api = api_at(&world, &clocks, days * 86_400).await;
+        let claim = api.claim(coupon.id, &format!("u-{days}")).await;
+        let drop = claim.promised().map(|(drop, _)| drop);
+        assert_eq!(drop, Some(coupon.drop), "{days}: {claim:?}");
+        assert_eq!(api.process.stop().await, 0);
+    }
+}
+
+#[tokio::test]
 async fn a_reconciler_whose_clock_is_years_ahead_deletes_nothing_that_is_young() {
     let world = World::new("clock-retention").await;
     let clocks = Clocks::new().unwrap();

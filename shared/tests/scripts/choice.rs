@@ -1,0 +1,246 @@
+//! Which of two candidate drops a claim is for, by Redis's time and the windows in `meta`.
+
+use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::redis::admission::{Admission, Candidates};
+use firstcome_shared::redis::keys::DropKeys;
+use firstcome_stack::{RedisOptions, RedisServer};
+
+use crate::command::Start;
+use crate::gate::ask;
+use crate::world::{DROP, ScriptWorld};
+
+const NEXT: DropId = DropId(4);
+
+const MINUTE: i64 = 60_000;
+
+/// Windows without a gap, like those of days from midnight to midnight.
+const FIRST_IS_OPEN: [[i64; 2]; 2] = [[-MINUTE, MINUTE], [MINUTE, 2 * MINUTE]];
+const BETWEEN: [[i64; 2]; 2] = [[-2 * MINUTE, -MINUTE], [MINUTE, 2 * MINUTE]];
+const JUST_AFTER_MIDNIGHT: [[i64; 2]; 2] = [[-MINUTE, -100], [-100, MINUTE]];
+const LONG_AFTER_MIDNIGHT: [[i64; 2]; 2] = [[-2 * MINUTE, -16_000], [-16_000, MINUTE]];
+const OVER: [[i64; 2]; 2] = [[-3 * MINUTE, -2 * MINUTE], [-2 * MINUTE, -MINUTE]];
+
+/// A coupon with two drops.
+struct TwoDays {
+    server: RedisServer,
+    world: ScriptWorld,
+    next: DropKeys,
+}
+
+impl TwoDays {
+    async fn open(once_per: OncePer, windows: [[i64; 2]; 2]) -> Self {
+        let server = RedisServer::start(RedisOptions {
+            appendonly: false,
+            ..RedisOptions::default()
+        })
+        .await
+        .unwrap();
+        let start = Start {
+            quantity: 5,
+            waiting_list: 0,
+            once_per,
+        };
+        let world = ScriptWorld::open(&server.url(), 1, &start).await;
+        let next = world.redis.keys(CouponId(1), NEXT);
+        ask::<bool>(&server, &["COPY", &world.keys.meta, &next.meta]).await;
+        ask::<()>(&server, &["SET", &next.count, "0"]).await;
+        let days = Self {
+            server,
+            world,
+            next,
+        };
+        days.move_to(windows).await;
+        days
+    }
+
+    async fn now_ms(&self) -> i64 {
+        let (seconds, micros): (i64, i64) = ask(&self.server, &["TIME"]).await;
+        seconds * 1_000 + micros / 1_000
+    }
+
+    /// Windows in milliseconds from now.
+    async fn move_to(&self, windows: [[i64; 2]; 2]) {
+        let now = self.now_ms().await;
+        for (keys, window) in [&self.world.keys, &self.next].into_iter().zip(windows) {
+            let [opens, closes] = window.map(|ms| (now + ms).to_string());
+            let set = [
+                "HSET",
+                &keys.meta,
+                "opens_at_ms",
+                &opens,
+                "closes_at_ms",
+                &closes,
+            ];
+            ask::<i64>(&self.server, &set).await;
+        }
+    }
+
+    async fn set(&self, keys: &DropKeys, field: &str, value: &str) {
+        ask::<i64>(&self.server, &["HSET", &keys.meta, field, value]).await;
+    }
+
+    async fn forget(&self, keys: &DropKeys) {
+        ask::<i64>(&self.server, &["DEL", &keys.meta]).await;
+    }
+
+    /// A user holds a slot of the first drop, admitted so many milliseconds ago.
+    async fn holds(&self, user: &str, slot: &str, ago: i64) {
+        let keys = &self.world.keys;
+        let at = (self.now_ms().await - ago).to_string();
+        ask::<i64>(&self.server, &["ZADD", &keys.users, slot, user]).await;
+        ask::<i64>(&self.server, &["HSET", &keys.times, slot, &at]).await;
+        ask::<()>(&self.server, &["SET", &keys.count, slot]).await;
+    }
+
+    /// The answers, which must not depend on the order of the candidates; and the open drop.
+    async fn claim(&self, people: &str) -> (Vec<Admission>, Option<DropId>) {
+        let (first, next) = (&self.world.keys, &self.next);
+        let [one, other] = [[first, next], [next, first]].map(|[first, second]| Candidates {
+            first,
+            second: Some(second),
+        });
+        let replies = self.world.claim_among(one, people).await;
+        let again = self.world.claim_among(other, people).await;
+        let open = replies[0].open_drop;
+        assert!(
+            replies
+                .iter()
+                .chain(&again)
+                .all(|one| one.open_drop == open)
+        );
+        let answers = replies.into_iter().zip(again).map(|(reply, again)| {
+            match (reply.admission, open) {
+                (Admission::Accepted(slot), Some(drop)) => {
+                    assert_eq!(again.admission, Admission::Already(drop, slot));
+                }
+                (answer, _) => assert_eq!(again.admission, answer),
+            }
+            reply.admission
+        });
+        (answers.collect(), open)
+    }
+}
+
+fn opens_at(admission: Admission) -> i64 {
+    match admission {
+        Admission::NotOpen(at) => at,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_drop_that_is_open_admits_and_its_neighbour_keeps_its_keys() {
+    let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
+    let dump = async |keys: &DropKeys| {
+        let mut all = Vec::new();
+        for key in keys.own() {
+            all.push(ask::<Option<Vec<u8>>>(&days.server, &["DUMP", key]).await);
+        }
+        all
+    };
+    let before = dump(&days.next).await;
+    let accepted = vec![Admission::Accepted(1), Admission::Accepted(2)];
+    assert_eq!(days.claim("ab").await, (accepted.clone(), Some(DROP)));
+    assert_eq!(dump(&days.next).await, before);
+    days.move_to(LONG_AFTER_MIDNIGHT).await;
+    let before = dump(&days.world.keys).await;
+    assert_eq!(days.claim("ab").await, (accepted, Some(NEXT)));
+    assert_eq!(dump(&days.world.keys).await, before);
+}
+
+/// An operator has moved the windows, or this process's clock is wrong: the caller's guess says
+/// nothing.
+#[tokio::test]
+async fn between_windows_holders_get_their_slot_and_others_when_the_next_drop_opens() {
+    let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
+    days.holds("a", "1", 90_000).await;
+    let (answers, open) = days.claim("ab").await;
+    assert_eq!((answers[0], open), (Admission::Already(DROP, 1), None));
+    assert!(opens_at(answers[1]) > days.now_ms().await);
+    days.move_to(OVER).await;
+    let (answers, open) = days.claim("ab").await;
+    assert_eq!((answers[0], open), (Admission::Already(DROP, 1), None));
+    assert!(matches!(answers[1], Admission::Closed(_)), "{answers:?}");
+    days.move_to([[MINUTE, 2 * MINUTE], [2 * MINUTE, 3 * MINUTE]])
+        .await;
+    let (answers, open) = days.claim("b").await;
+    assert!(opens_at(answers[0]) <= days.now_ms().await + MINUTE);
+    assert_eq!(open, None);
+}
+
+#[tokio::test]
+async fn a_retry_just_after_midnight_finds_the_claim_and_other_holders_get_a_new_slot() {
+    let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
+    days.holds("a", "1", 5_000).await;
+    days.holds("b", "2", 30_000).await;
+    days.holds("c", "3", 5_000).await;
+    let void = ["HSET", &days.world.keys.revoked, "3:c", "1"];
+    ask::<i64>(&days.server, &void).await;
+    let expected = vec![
+        Admission::Already(DROP, 1),
+        Admission::Accepted(1),
+        Admission::Accepted(2),
+        Admission::Accepted(3),
+    ];
+    assert_eq!(days.claim("abcd").await, (expected, Some(NEXT)));
+    let keys = &days.world.keys;
+    let at = (days.now_ms().await - 15_100).to_string();
+    ask::<i64>(&days.server, &["HSET", &keys.times, "1", &at]).await;
+    let expected = vec![Admission::Accepted(4)];
+    assert_eq!(days.claim("a").await, (expected, Some(NEXT)), "no retry");
+}
+
+#[tokio::test]
+async fn a_claim_whose_instant_is_unknown_is_no_retry() {
+    let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
+    days.holds("a", "1", 5_000).await;
+    ask::<i64>(&days.server, &["DEL", &days.world.keys.times]).await;
+    let expected = vec![Admission::Accepted(1)];
+    assert_eq!(days.claim("a").await, (expected, Some(NEXT)));
+}
+
+#[tokio::test]
+async fn a_candidate_without_meta_is_never_answered_for_by_its_neighbour() {
+    let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
+    days.holds("a", "1", 5_000).await;
+    days.forget(&days.world.keys).await;
+    let unloaded = vec![Admission::Unloaded(DROP); 2];
+    assert_eq!(days.claim("ab").await, (unloaded, None), "it may be open");
+    // By its own window the neighbour is open.
+    days.move_to(LONG_AFTER_MIDNIGHT).await;
+    days.forget(&days.world.keys).await;
+    let accepted = vec![Admission::Accepted(1)];
+    assert_eq!(days.claim("b").await, (accepted, Some(NEXT)));
+
+    let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
+    days.holds("a", "1", 90_000).await;
+    days.forget(&days.next).await;
+    let expected = vec![Admission::Already(DROP, 1), Admission::Unloaded(NEXT)];
+    assert_eq!(days.claim("ab").await, (expected, None));
+}
+
+#[tokio::test]
+async fn a_pause_and_a_restriction_count_only_in_the_chosen_drop() {
+    let days = TwoDays::open(OncePer::Drop, LONG_AFTER_MIDNIGHT).await;
+    let first = &days.world.keys;
+    days.set(first, "paused", "1").await;
+    days.set(first, "allow", "list").await;
+    let accepted = vec![Admission::Accepted(1)];
+    assert_eq!(days.claim("a").await, (accepted, Some(NEXT)));
+    days.set(&days.next, "paused", "1").await;
+    assert_eq!(days.claim("b").await.0, [Admission::Paused]);
+}
+
+#[tokio::test]
+async fn with_one_coupon_each_in_all_drops_claimants_name_the_holders() {
+    let days = TwoDays::open(OncePer::Coupon, FIRST_IS_OPEN).await;
+    let accepted = vec![Admission::Accepted(1)];
+    assert_eq!(days.claim("a").await, (accepted, Some(DROP)));
+    for windows in [JUST_AFTER_MIDNIGHT, LONG_AFTER_MIDNIGHT, BETWEEN, OVER] {
+        days.move_to(windows).await;
+        let (answers, _) = days.claim("a").await;
+        assert_eq!(answers, [Admission::Already(DROP, 1)], "{windows:?}");
+    }
+    ask::<i64>(&days.server, &["HSET", &days.world.keys.revoked, "a", "1"]).await;
+    assert_eq!(days.claim("a").await.0, [Admission::Revoked]);
+}
