@@ -83,7 +83,7 @@ impl TwoDays {
         ask::<i64>(&self.server, &["DEL", &keys.meta]).await;
     }
 
-    /// A user holds a slot of the first drop, admitted so many milliseconds ago.
+    /// A user holds a slot of the first drop, admitted `ago` milliseconds ago.
     async fn holds(&self, user: &str, slot: &str, ago: i64) {
         let keys = &self.world.keys;
         let at = (self.now_ms().await - ago).to_string();
