@@ -30,6 +30,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
     let mut seen = Seen {
         reachable: true,
         life: None,
+        latest: None,
     };
     // A reopening that failed may have opened the gate, and left coupons closed.
     let mut unfinished = false;
@@ -57,7 +58,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
         match &ran {
             Ok(run) => {
                 unfinished = run.status == Status::Failed;
-                seen.life = None;
+                seen.life = seen.latest.take();
             }
             Err(PassError::Busy) => tracing::debug!("another process reopens admission"),
             Err(error) => tracing::error!(%error, "admission cannot be reopened"),
@@ -75,6 +76,9 @@ struct Seen {
     reachable: bool,
     /// The life whose coupons were compared.
     life: Option<Life>,
+    /// The life as last read. A pass compares this one or a later one: a hash slot that moves
+    /// during the pass must be noticed after it.
+    latest: Option<Life>,
 }
 
 impl Seen {
@@ -91,11 +95,9 @@ impl Seen {
             }
         };
         self.reachable = true;
-        if !gate.is_open() {
-            return false;
-        }
         let now = gate.life();
-        *self.life.get_or_insert_with(|| now.clone()) == now
+        self.latest = Some(now.clone());
+        gate.is_open() && *self.life.get_or_insert_with(|| now.clone()) == now
     }
 }
 
