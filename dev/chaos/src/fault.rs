@@ -264,6 +264,20 @@ pub enum Fault {
     MailsRefused {
         ms: u64,
     },
+    /// Somebody deletes one key of a drop or its coupon.
+    KeyLost {
+        key: DropKey,
+    },
+    /// Somebody deletes one member of a key.
+    MemberLost {
+        key: DropKey,
+    },
+    /// Somebody deletes one row of an issued coupon.
+    RowLost,
+    /// The keys of a coupon, as they were `age_ms` before, are restored into the running Redis.
+    RestoredKeys {
+        age_ms: u64,
+    },
     /// Somebody overwrites a key with another type; then as for `Garbage`.
     WrongType {
         key: DropKey,
@@ -304,6 +318,24 @@ impl Fault {
             | Self::Hogs { role, .. } => Some(*role),
             _ => None,
         }
+    }
+
+    /// Whether Redis may forget admissions.
+    pub fn forgets_admissions(&self) -> bool {
+        matches!(
+            self,
+            Self::TruncatedAof { .. }
+                | Self::Flush
+                | Self::OldCopy { .. }
+                | Self::StaleReplica { .. }
+                | Self::Demotion { .. }
+                | Self::RestoredKeys { .. }
+                | Self::WrongType { .. }
+                | Self::Silent {
+                    store: FaultyStore::Redis,
+                    ..
+                }
+        )
     }
 
     /// A name for statistics, without durations.
@@ -362,6 +394,10 @@ impl Fault {
             Self::MorePartitions { .. } => "more partitions".into(),
             Self::MailsRefused { .. } => "mails refused".into(),
             Self::WrongType { .. } => "key of another type".into(),
+            Self::KeyLost { .. } => "one key lost".into(),
+            Self::MemberLost { .. } => "one member lost".into(),
+            Self::RowLost => "one row lost".into(),
+            Self::RestoredKeys { .. } => "older keys restored into a running redis".into(),
             Self::TruncatedAof { .. } => "redis append-only file truncated".into(),
             Self::Flush => "redis FLUSHALL".into(),
             Self::OldCopy { .. } => "redis back from an old copy".into(),
@@ -401,7 +437,10 @@ impl fmt::Display for Fault {
                 ..
             } => write!(out, " {number} by {seconds} s for {ms} ms"),
             Self::TruncatedAof { percent } => write!(out, " by {percent} %"),
-            Self::OldCopy { age_ms } => write!(out, " of {age_ms} ms before"),
+            Self::OldCopy { age_ms } | Self::RestoredKeys { age_ms } => {
+                write!(out, " of {age_ms} ms before")
+            }
+            Self::KeyLost { key } | Self::MemberLost { key } => write!(out, ": `{}`", key.name()),
             Self::StaleReplica { lag_ms } | Self::Demotion { lag_ms } => {
                 write!(out, ", {lag_ms} ms behind")
             }
@@ -413,7 +452,7 @@ impl fmt::Display for Fault {
                 write!(out, " for {ms} ms or more")
             }
             Self::MorePartitions { partitions } => write!(out, ": {partitions}"),
-            Self::Flush | Self::EveryCopyDeleted => Ok(()),
+            Self::Flush | Self::EveryCopyDeleted | Self::RowLost => Ok(()),
             Self::RedisPrimary { number, ms, .. } => write!(out, " of coupon {number} for {ms} ms"),
             Self::Broker { id, ms, .. } => write!(out, " {id} for {ms} ms"),
             Self::ColdStart { ms, .. }

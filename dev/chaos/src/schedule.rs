@@ -109,6 +109,10 @@ impl FaultSchedule {
         if let Some(late) = later_vocabulary(seed, latest) {
             faults.push(late);
         }
+        // A row and its admission together are every copy of a promise.
+        let forgets = faults.iter().any(|hit| hit.fault.forgets_admissions());
+        let piece = lost_piece(seed, latest);
+        faults.extend(piece.filter(|hit| hit.fault != Fault::RowLost || !forgets));
         faults.sort_by_key(|timed| timed.at_ms);
         let (listed, relisted) = allow_list(seed, people);
         Self {
@@ -178,6 +182,13 @@ impl FaultSchedule {
     /// The highest quantity that an operator sets: fewer than the people who ask.
     pub fn most(&self) -> u32 {
         self.quantity + (self.people - self.quantity) / 2
+    }
+
+    /// An older state in a running Redis may break promises, which are then listed
+    /// (docs/decisions/0003-admission-gate.md).
+    pub(crate) fn may_break_promises(&self) -> bool {
+        let restored = |hit: &Timed| matches!(hit.fault, Fault::RestoredKeys { .. });
+        self.faults.iter().any(restored)
     }
 
     /// By Redis's clock, a claim after a revocation during that time lies before it for hours.
@@ -273,6 +284,33 @@ fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
             ms: ms + 1_000,
         },
         8 => Fault::OldReader { ms: ms + 1_000 },
+        _ => return None,
+    };
+    Some(Timed { at_ms, fault })
+}
+
+/// One piece of data that is lost or older than the rest, in half of the seeds. Uses a separate
+/// generator, as above.
+fn lost_piece(seed: u64, latest: u64) -> Option<Timed> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x0115_71ec_e000_0000);
+    let at_ms = rng.random_range(200..latest);
+    let keys = [
+        DropKey::Meta,
+        DropKey::Count,
+        DropKey::Users,
+        DropKey::Free,
+        DropKey::Waiting,
+        DropKey::Claimants,
+    ];
+    let key = *keys.choose(&mut rng)?;
+    let fault = match rng.random_range(0..8) {
+        0 => Fault::KeyLost { key },
+        // `count` has no members.
+        1 if key != DropKey::Count => Fault::MemberLost { key },
+        2 => Fault::RowLost,
+        3 => Fault::RestoredKeys {
+            age_ms: rng.random_range(200..=2_500),
+        },
         _ => return None,
     };
     Some(Timed { at_ms, fault })
@@ -573,6 +611,7 @@ mod tests {
     }
 
     /// 5 faults for each of 3 processes, 3, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,
-    /// 6 of garbage, 4 batches, more partitions, refused mails and readers of an earlier release.
-    const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 6 + 4 + 3;
+    /// 6 of garbage, 4 batches, more partitions, refused mails and readers of an earlier release, and
+    /// 4 lost or older pieces.
+    const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 6 + 4 + 3 + 4;
 }

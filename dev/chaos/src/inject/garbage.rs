@@ -7,6 +7,7 @@ use anyhow::Result;
 use firstcome_testkit::{MadeCoupon, PrefixedKeys};
 
 use super::effect::Effect;
+use super::pieces::key_of;
 use crate::fault::{DropKey, Junk};
 use crate::place::GarbagePlace;
 use crate::system::{SystemUnderTest, number};
@@ -76,10 +77,7 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
     };
     let mut found = PlacedGarbage::new(system, coupon).await;
     let redis = system.redis();
-    let name = match key {
-        DropKey::Claimants => redis.claimants(coupon.id),
-        other => redis.of_drop(coupon.id, coupon.drop, other.name()),
-    };
+    let name = key_of(&redis, coupon, key);
     // A counter is already a string.
     let command = if key == DropKey::Count {
         "LPUSH"

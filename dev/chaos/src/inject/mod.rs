@@ -6,6 +6,7 @@ mod effect;
 mod garbage;
 mod hogs;
 mod mysql;
+mod pieces;
 mod redis;
 
 pub use effect::Effect;
@@ -119,6 +120,10 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
             Ok(Effect::of(during, true, "every recipient was refused"))
         }
         Fault::WrongType { key, ms } => garbage::wrong_type(system, *key, *ms).await,
+        Fault::KeyLost { key } => pieces::lose_key(system, *key).await,
+        Fault::MemberLost { key } => pieces::lose_member(system, *key).await,
+        Fault::RowLost => pieces::lose_row(system).await,
+        Fault::RestoredKeys { age_ms } => pieces::restore_keys(system, *age_ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
         Fault::EveryCopyDeleted => delete_every_copy(system).await,
         Fault::RedisPrimary { number, frozen, ms } => {

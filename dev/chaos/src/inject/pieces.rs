@@ -1,0 +1,87 @@
+//! Somebody deletes a single piece of data, or restores a coupon's keys of an earlier moment into the
+//! running Redis.
+
+use anyhow::Result;
+use firstcome_testkit::{MadeCoupon, PrefixedKeys};
+
+use super::effect::Effect;
+use crate::fault::{DropKey, FaultyStore};
+use crate::system::{SystemUnderTest, number};
+use crate::wait::pause;
+
+/// The key of a drop or its coupon.
+pub(super) fn key_of(redis: &PrefixedKeys, coupon: &MadeCoupon, key: DropKey) -> String {
+    match key {
+        DropKey::Claimants => redis.claimants(coupon.id),
+        other => redis.of_drop(coupon.id, coupon.drop, other.name()),
+    }
+}
+
+pub(super) async fn lose_key(system: &SystemUnderTest, key: DropKey) -> Result<Effect> {
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let redis = system.redis();
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
+    let name = key_of(&redis, coupon, key);
+    let deleted: u64 = redis.try_command(&["DEL", &name]).await?;
+    Ok(Effect::now(deleted > 0, format!("{deleted} keys deleted")))
+}
+
+pub(super) async fn lose_member(system: &SystemUnderTest, key: DropKey) -> Result<Effect> {
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let redis = system.redis();
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
+    let name = key_of(&redis, coupon, key);
+    let [pick, remove] = match key {
+        DropKey::Meta | DropKey::Claimants => ["HRANDFIELD", "HDEL"],
+        _ => ["ZRANDMEMBER", "ZREM"],
+    };
+    let member: Option<Vec<u8>> = redis.try_command(&[pick, &name]).await?;
+    let Some(member) = member else {
+        return Ok(Effect::now(false, "the key is empty"));
+    };
+    let words: [&[u8]; 3] = [remove.as_bytes(), name.as_bytes(), &member];
+    let removed: u64 = redis.try_command(&words).await?;
+    Ok(Effect::now(removed > 0, String::from_utf8_lossy(&member)))
+}
+
+pub(super) async fn lose_row(system: &SystemUnderTest) -> Result<Effect> {
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
+    let of = format!("FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    let before = number(system, &format!("SELECT COUNT(*) {of}")).await;
+    // MySQL may have another fault at this moment.
+    let delete = format!("DELETE {of} ORDER BY slot DESC LIMIT 1");
+    let deleted = system.world.sql.rows(&delete).await;
+    let took = deleted.is_ok() && before.is_ok_and(|rows| rows > 0);
+    Ok(Effect::now(took, "the row with the highest slot"))
+}
+
+/// `DUMP`, and `RESTORE` after `age_ms`.
+pub(super) async fn restore_keys(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let redis = system.redis();
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
+    let users = key_of(&redis, coupon, DropKey::Users);
+    let of_coupon = redis.own(&format!("{{{}}}:", coupon.id));
+    let kept = redis.dump().await;
+    let then: u64 = redis.try_command(&["ZCARD", &users]).await?;
+    pause(age_ms).await;
+    let now: u64 = redis.try_command(&["ZCARD", &users]).await?;
+    for (key, (dump, _)) in kept {
+        if key.starts_with(&of_coupon) {
+            let words: [&[u8]; 5] = [b"RESTORE", key.as_bytes(), b"0", &dump, b"REPLACE"];
+            redis.try_command::<()>(&words).await?;
+        }
+    }
+    Ok(Effect::now(
+        then < now,
+        format!("{} of {now} admissions forgotten", now.saturating_sub(then)),
+    ))
+}
