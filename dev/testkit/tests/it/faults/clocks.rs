@@ -151,6 +151,7 @@ async fn apis_whose_clocks_are_days_off_admit_to_the_drop_that_is_open_by_redis(
     let maker = world.serve().await;
     let coupon = maker.create_coupon(&body).await;
     assert_eq!(maker.process.stop().await, 0);
+    world.open().await;
     for days in [-2, -1, 1, 2, 7] {
         let api = api_at(&world, &clocks, days * 86_400).await;
         let claim = api.claim(coupon.id, &format!("u-{days}")).await;
