@@ -32,7 +32,6 @@ pub enum Followed {
     Written(u32),
     /// Others kept changing it; their lists are as good.
     Changing,
-    /// The coupon does not exist.
     NoCoupon,
 }
 

@@ -110,7 +110,8 @@ mod wanted {
             }
         }
 
-        /// Whether this point is reached for the requested time.
+        /// Whether this is the `nth` time that the requested point is reached. Counts the call if
+        /// the name matches.
         pub(super) fn is_due(&self, point: Point) -> bool {
             self.name.as_deref() == Some(point.name())
                 && self.times.fetch_add(1, Ordering::Relaxed) + 1 == self.nth

@@ -60,7 +60,8 @@ impl About {
         }
     }
 
-    /// The subject of an alert that fires, from its word; `None` for a word of a newer release.
+    /// The inverse of [`Self::word`] for firing alerts, so `unfilled` is always
+    /// `Left(Kind::Unfilled)`. `None` if a newer release wrote the word.
     pub fn of_word(word: &str) -> Option<Self> {
         let whole = [
             Self::RunFailed,
@@ -104,8 +105,8 @@ pub struct Observation {
     pub drop_id: Option<DropId>,
     /// The identity of the drift: hexadecimal SHA-256.
     pub fingerprint: String,
-    /// The content of a mail about it, without values that change over time (ages, lags):
-    /// hexadecimal SHA-256.
+    /// Hexadecimal SHA-256 of the mail's content, excluding values that change over time (ages,
+    /// lags).
     pub content_hash: String,
     /// One line for a person, without full user ids.
     pub summary: String,

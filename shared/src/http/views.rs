@@ -244,7 +244,8 @@ pub struct FailedClaimPage {
     /// The reasons of the first 100,000 failed claims that match the other filters, most frequent
     /// first.
     pub reasons: Vec<FailureReason>,
-    /// What `POST /v1/failed-claims/discard` would discard; null without a filter.
+    /// What `POST /v1/failed-claims/discard` would discard; null without a drop or reason filter,
+    /// and in lists of resolved claims.
     pub discardable: Option<Discardable>,
 }
 

@@ -129,7 +129,8 @@ pub async fn give_up_orphans(
                 .bind::<Datetime, _>(now.naive_utc())
                 .bind::<Text, _>(ORPHAN);
             let update = update.bind::<Datetime, _>(before.naive_utc());
-            // Not events that somebody has just scheduled for a retry.
+            // Skips events whose next attempt was due less than an hour ago: an operator may have
+            // just rescheduled them.
             update
                 .bind::<Datetime, _>((now - TimeDelta::hours(1)).naive_utc())
                 .execute(conn)

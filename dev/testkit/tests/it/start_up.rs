@@ -73,8 +73,8 @@ async fn each_process_exits_with_the_name_of_the_store_that_is_down() {
     }
 }
 
-/// Starts a daemon while a store is down: it listens, and the people on duty get a mail. A process
-/// that exited instead would be restarted, each time for less than the patience.
+/// Starts a daemon while a store is down. It must keep running, listen, and mail the people on
+/// duty: a daemon that exited and restarted would never run long enough to send the mail.
 async fn starts_without_a_store(world: &World, env: &[(&str, &str)], subject: &str) -> Process {
     let mut all = vec![
         ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "1"),

@@ -408,7 +408,8 @@ async fn facts(stores: &Stores, known: &Facts) -> Result<Facts, DbError> {
     }
     let last_pass = match (db.last_full_run().await?, &known.last_pass) {
         (Some(id), Some(run)) if run.run_id == id => Some(Arc::clone(run)),
-        // Its findings are read page by page, elsewhere.
+        // Loads the run without its findings (`after` is the maximum); `GET /v1/runs/{id}` pages
+        // through them.
         (Some(id), _) => record::read(db, id, 1, i64::MAX)
             .await?
             .map(|(run, _)| Arc::new(run)),

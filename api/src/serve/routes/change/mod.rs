@@ -152,7 +152,8 @@ async fn apply(
     ))
 }
 
-/// The steps after MySQL has the change.
+/// Follows up a change committed to MySQL: updates Redis, creates drops ahead, wakes the
+/// reconciler, and refreshes the caches.
 async fn finish(
     services: &Services,
     attempt: &ChangeAttempt<'_>,
