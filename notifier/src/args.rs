@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_to_nothing_is_not_set() {
+    fn empty_mail_settings_count_as_unset() {
         let empty = [
             "--smtp-url=",
             "--alert-from=",

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_a_coupon_is_for_is_read_as_it_was_written_and_nothing_else_is() {
+    fn restriction_survives_a_round_trip_and_invalid_ones_are_refused() {
         for good in [
             "list",
             "group:vip",

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_dies_where_and_when_it_is_told() {
+    fn process_dies_at_the_requested_crash_point_and_time() {
         let child = |crash_at: &str| {
             let mut command = Command::new(std::env::current_exe().unwrap());
             command.args([

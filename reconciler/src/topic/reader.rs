@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_offset_beyond_the_end_leaves_everything_unread_and_is_told() {
+    fn offset_beyond_the_end_leaves_everything_unread() {
         assert_eq!(unread_from(None, 3..=9), 3);
         assert_eq!(unread_from(Some(5), 3..=9), 5);
         assert_eq!(unread_from(Some(1), 3..=9), 3);

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn files_without_tls_and_halves_of_a_pair_are_refused_by_name() {
+    fn tls_files_without_tls_or_without_their_pair_are_refused_by_name() {
         let refused = |more: &[&str]| {
             let given = [
                 "x",

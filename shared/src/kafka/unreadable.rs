@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_before_is_confirmed_by_its_last_offset_and_never_widened() {
+    fn known_unreadable_range_is_confirmed_by_its_last_offset_and_never_widened() {
         assert_eq!(found(|at| at < 140, Some(140)), (140, 1));
         assert_eq!(found(|at| at < 900, Some(140)), (140, 1));
         assert_eq!(found(|at| at < 101, Some(101)), (101, 0));

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn who_claims_the_same_slot_again_gets_another() {
+    fn code_depends_on_slot_user_and_instant_of_the_claim() {
         let one = code(37, "u-37", 0);
         for other in [
             code(37, "u-37", 1_000),

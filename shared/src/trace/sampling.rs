@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_kept() {
+    fn sampled_share_matches_the_ratio() {
         let sampling = Sampling::new(SamplerName::default(), 0.01);
         let sampled = (0..100_000)
             .filter(|_| sampling.begin(None).is_some())

@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn message_elsewhere_after_an_error_holds_its_partition_until_a_fresh_client_has_looked() {
+    fn message_after_an_error_holds_its_partition_until_a_fresh_client_has_looked() {
         let mut watch = UnreadableWatch::new(STUCK);
         assert!(watch.takes(0, 1, Some(7), 9), "as behind a transaction");
         watch.error(Instant::now());

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_follows_redis_and_is_unknown_without_it() {
+    async fn remaining_follows_redis_and_is_unknown_without_it() {
         let full = Stock {
             quantity: 10,
             held: 10,

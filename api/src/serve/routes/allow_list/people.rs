@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_id_refuses_all_and_names_its_line() {
+    fn one_invalid_id_rejects_the_list_and_is_located() {
         let bytes = |bytes: &[u8]| read(bytes).unwrap_err();
         for (body, said) in [
             ("a\nb c\nd", "line 2: "),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_to_be_json_is_an_array() {
+    fn json_body_must_be_an_array() {
         assert_eq!(people(b"null", false).map(|ids| ids.len()), Ok(1));
         for body in ["null", "a", "\"a\"", "7", "{}", ""] {
             assert!(
