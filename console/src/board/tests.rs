@@ -382,7 +382,7 @@ fn drop_screen_is_headed_by_its_state_and_only_counts_problems_elsewhere() {
     assert_eq!(
         (away.problems.len(), away.elsewhere),
         (1, 2),
-        "a store that is away concerns every drop"
+        "a store that is unavailable concerns every drop"
     );
 }
 
@@ -412,6 +412,6 @@ fn broken_promises_wait_for_the_next_pass_after_the_quantity_was_raised() {
     assert_eq!(
         todo(|one| (one.quantity, one.redis) = (103, None)),
         advice,
-        "Redis is away"
+        "Redis is unavailable"
     );
 }

@@ -295,8 +295,8 @@ pub(crate) fn is_unworkable(findings: &[Finding]) -> bool {
     matches!(findings, [one] if one.case.is_unworkable())
 }
 
-/// The content whose change requires a new mail: structured data, never a text. Texts contain ages
-/// and lags, and two processes word the same problem differently.
+/// The content whose change requires a new mail: structured data, never a string. Strings contain
+/// ages and lags, and two processes word the same problem differently.
 fn content(about: About, findings: &[Finding]) -> String {
     if about == About::RunFailed {
         // The cause is in the fingerprint.

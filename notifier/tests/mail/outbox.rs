@@ -1,4 +1,4 @@
-//! Mail servers that misbehave: passes go on, mails arrive once.
+//! Mail servers that misbehave: passes continue, mails arrive once.
 
 use std::time::{Duration, Instant};
 
@@ -334,7 +334,7 @@ async fn starttls_and_tls_from_the_first_byte_work_with_a_trusted_certificate_on
         desk.pass(&repaired("r1")).await;
         assert!(
             desk.sink.mails().is_empty(),
-            "{tls:?}: nobody vouches for this server"
+            "{tls:?}: this server's certificate is not trusted"
         );
         let error = desk.query("SELECT last_error FROM mail_outbox").await;
         assert!(

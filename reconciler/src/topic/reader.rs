@@ -53,7 +53,7 @@ pub struct Unread {
 /// end of the process, which waits for a blocked thread.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
-/// The same for a client that an earlier pass left behind: its connections may lead, one after
+/// Maximum wait of a client that an earlier pass left behind: its connections may lead, one after
 /// another, to a host that does not answer.
 const ANSWER_OF_KEPT: Duration = Duration::from_secs(1);
 

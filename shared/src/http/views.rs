@@ -166,7 +166,7 @@ pub struct ListedDrop {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropDetails {
     pub coupon: CouponSettings,
-    /// The same as `GET /v1/overview`, of this drop alone.
+    /// What `GET /v1/overview` says of this drop alone.
     pub overview: Overview,
     /// Drops of the coupon that are not closed. A new quantity applies to all of them.
     pub open_drops: u32,

@@ -152,7 +152,7 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
     // A client fetches a malformed batch again and again until it is closed, and closing takes a
     // tenth of a second, or much longer if a broker is silent.
     if let Err(error) = client.unassign() {
-        tracing::debug!(%error, "a client that has looked at a partition goes on fetching it");
+        tracing::debug!(%error, "a client that has looked at a partition keeps fetching it");
     }
     std::thread::spawn(move || drop(client));
     found

@@ -143,7 +143,7 @@ async fn replace_taken(
     Ok(places)
 }
 
-/// Every value is a number, a timestamp, or a text of letters, digits and characters without a
+/// Every value is a number, a timestamp, or a string of letters, digits and characters without a
 /// meaning in SQL; see [`push_text`].
 fn statement(
     claims: &[Claim],

@@ -28,7 +28,7 @@ pub struct NewWebhook<'a> {
     pub created_at: NaiveDateTime,
     /// When it is first attempted.
     pub next_attempt_at: NaiveDateTime,
-    /// The same for all targets.
+    /// Identical for all targets.
     pub event_id: &'a str,
     /// The kind of event, as one word.
     pub kind: &'a str,

@@ -15,7 +15,7 @@ pub(super) enum ClaimVerdict {
     Issue,
     /// Its row exists: the message was read before.
     AlreadyIssued,
-    /// It becomes a dead letter.
+    /// The claim becomes a dead letter.
     Refused {
         reason: &'static str,
         /// For a person; without user ids.

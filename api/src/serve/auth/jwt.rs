@@ -143,7 +143,7 @@ enum Keys {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TokenError {
     Refused(&'static str),
-    /// It is signed with a key of this name, which is not known, or not yet.
+    /// Signed with a key of this name, which is not known, or not yet.
     UnknownKey(String),
 }
 
@@ -215,7 +215,7 @@ impl Verifier {
         match decoded.claims.0.get(&self.user_claim) {
             Some(Value::String(person)) => Ok(person.clone()),
             _ => Err(TokenError::Refused(
-                "the token does not say who it is for, as a text",
+                "the token does not say who it is for, as a string",
             )),
         }
     }

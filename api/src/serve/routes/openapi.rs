@@ -71,7 +71,7 @@ pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
 /// Whether this process admits claims
 #[allow(dead_code)] // served by the code that all services share; this only describes it
 #[utoipa::path(get, path = "/readyz", tag = "service", responses(
-    (status = 200, description = "Redis answers and admission is open; `notes` names other stores that are away"),
+    (status = 200, description = "Redis answers and admission is open; `notes` names other stores that are unavailable"),
     (status = 503, description = "Admission is closed; the body says why")
 ))]
 const fn readyz() {}

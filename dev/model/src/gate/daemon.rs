@@ -77,7 +77,7 @@ impl Pass {
         }
     }
 
-    /// Goes on with the next coupon that is in an era of this pass, or ends.
+    /// Continues with the next coupon that is in an era of this pass, or ends.
     fn rebuild(mut self, from: usize) -> Option<Self> {
         // Nothing more is done with the ones before.
         self.eras[..from.min(COUPONS)].fill(0);

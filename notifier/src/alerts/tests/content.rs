@@ -85,7 +85,7 @@ fn a_pass_that_did_not_look_there_ends_nothing() {
         ..clean()
     };
     assert_eq!(duty.sees(1, &elsewhere), "");
-    assert_eq!(duty.sees(2, &failed("MySQL is away")), "run_failed New");
+    assert_eq!(duty.sees(2, &failed("MySQL is down")), "run_failed New");
     assert_eq!(
         duty.sees(3, &clean()),
         "run_failed resolved, failed_claim resolved"
@@ -148,7 +148,7 @@ fn a_gate_that_was_opened_again_is_no_news_by_itself() {
 #[test]
 fn a_pass_over_one_coupon_ends_nothing_that_concerns_none() {
     let mut duty = Duty::default();
-    assert_eq!(duty.sees(0, &failed("MySQL is away")), "run_failed New");
+    assert_eq!(duty.sees(0, &failed("MySQL is down")), "run_failed New");
     assert_eq!(
         duty.sees(
             0,

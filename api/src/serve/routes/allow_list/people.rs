@@ -50,7 +50,7 @@ fn people(bytes: &[u8], is_json: bool) -> Result<Vec<UserId>, String> {
         // Without the parser's own message, which repeats a value.
         let ids = serde_json::from_slice(bytes).map_err(|error| {
             format!(
-                "the body is no JSON array of texts: line {}, column {}",
+                "the body is no JSON array of strings: line {}, column {}",
                 error.line(),
                 error.column()
             )
@@ -132,7 +132,7 @@ mod tests {
             ("a\t", "line 1: "),
             ("a,b", "line 1: "),
             ("[\"a\", \"b c\"]", "id 2: "),
-            ("[\"a\", 7]", "no JSON array of texts: line 1, column 7"),
+            ("[\"a\", 7]", "no JSON array of strings: line 1, column 7"),
             ("[\"a\"", "no JSON array"),
             ("[]", "1 to 10000"),
             ("", "1 to 10000"),

@@ -1,4 +1,4 @@
-//! An older state is put into a running Redis, and brings its gate along. Admission goes on for a
+//! An older state is put into a running Redis, and brings its gate along. Admission continues for a
 //! moment; users who were admitted meanwhile keep a coupon, or are listed by name if none is left.
 
 use std::collections::{BTreeMap, BTreeSet};
