@@ -104,7 +104,7 @@ impl Design {
             Self::EFirst => "INCR first, holders not looked up",
             Self::F => "SADD, INCR, Kafka, insert by insert",
             Self::G => "WATCH, SCARD, MULTI SADD, Kafka",
-            Self::I => "MySQL: a row a unit, SKIP LOCKED",
+            Self::I => "MySQL: one row per unit, SKIP LOCKED",
             Self::J => "MySQL: micro-batches on one counter",
             Self::H => "Firstcome",
         }
