@@ -12,7 +12,7 @@ fail() { say "$*"; exit 1; }
 
 install() {
     if ! have apt-get; then
-        fail "missing: $*. This machine has no apt: install them by hand"
+        fail "missing: $*. This machine has no apt: install them manually"
     elif [ "$(id -u)" -ne 0 ]; then
         fail "missing: $*. Run as root: apt-get install $*"
     fi

@@ -368,7 +368,7 @@ fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     })
 }
 
-/// It should be open, but its coupon is not verified.
+/// Whether the drop should be open, but its coupon is not verified.
 fn is_shut(one: &DropOverview) -> bool {
     matches!(one.state, DropState::Open | DropState::SoldOut) && !one.verified
 }

@@ -148,7 +148,7 @@ fn facts(coupon: &CouponSettings) -> Vec<(&'static str, String)> {
 
 fn schedule(coupon: &CouponSettings) -> String {
     match &coupon.schedule {
-        None => "no schedule: its drops were made by hand".to_owned(),
+        None => "no schedule: its drops were created manually".to_owned(),
         Some(Schedule::Once {
             opens_at,
             closes_at,

@@ -1,4 +1,4 @@
-//! Dead letters: their reasons and messages, and correcting or discarding one by hand. Ids are
+//! Dead letters: their reasons and messages, and correcting or discarding one. Ids are
 //! masked, and messages hidden, until somebody reveals them, which is recorded.
 
 mod many;

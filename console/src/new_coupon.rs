@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn invalid_input_is_reported() {
         for (wrong, word) in [
             (
                 Typed {

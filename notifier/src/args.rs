@@ -22,7 +22,7 @@ const LONGEST_ADDRESS: usize = 320;
 #[command(next_help_heading = "Mail")]
 pub struct NotifyArgs {
     /// Mail server, as `smtp://user:password@host:port?tls=required` (STARTTLS) or `smtps://…` (TLS
-    /// from the first byte); not set: mails stay in the outbox. SSL_CERT_FILE names further
+    /// from the first byte). Without it, mails stay in the outbox. SSL_CERT_FILE names further
     /// certificate authorities
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = secret(smtp_url))]
     pub smtp_url: Option<SecretString>,
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_to_nothing_is_not_set() {
+    fn empty_mail_settings_count_as_unset() {
         let empty = [
             "--smtp-url=",
             "--alert-from=",

@@ -128,7 +128,7 @@ impl Notifier {
         })
     }
 
-    /// The daily digest mentions it if the operator vouches for Redis.
+    /// The daily digest mentions it if nothing checks that Redis is durable.
     #[must_use]
     pub fn of_managed_redis(self, redis_is_managed: bool) -> Self {
         Self {

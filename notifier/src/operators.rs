@@ -29,10 +29,10 @@ pub struct AlertPage {
 pub enum AlertError {
     #[error("there is no alert {0}")]
     NotFound(i64),
-    /// It does not fire.
+    /// The alert does not fire.
     #[error("alert {0} no longer fires, so there is nothing to acknowledge")]
     NotFiring(i64),
-    /// It concerns no drop, and silences are per drop.
+    /// The alert concerns no drop, and silences are per drop.
     #[error("alert {0} concerns no drop; silence is kept per drop, so acknowledge it instead")]
     NoDrop(i64),
     /// `by` is empty or unreadable.

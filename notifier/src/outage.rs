@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_not_got_the_mail_gets_it_at_a_later_failure_under_the_same_id() {
+    fn outage_mail_is_resent_to_missed_recipients_under_the_same_id() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let first = failed(&outage, 60).unwrap();

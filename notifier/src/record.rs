@@ -107,7 +107,7 @@ pub(super) struct StandaloneMail {
     pub(super) mail: Rendered,
     /// The new value of the fact.
     pub(super) fact: String,
-    /// The same for webhooks.
+    /// The event for webhooks, if any.
     pub(super) event: Option<WebhookEvent>,
 }
 

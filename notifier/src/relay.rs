@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_come_further_and_further_apart() {
+    fn retry_delay_doubles_up_to_one_hour() {
         for (attempts, seconds) in [
             (0, 30),
             (1, 60),

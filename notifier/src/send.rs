@@ -331,7 +331,7 @@ fn bracketed(id: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Even if a text was not reduced to one line before.
+    /// Even if a string was not reduced to one line before.
     #[test]
     fn a_subject_never_makes_a_header() {
         let from = "f@example.com".parse().unwrap();

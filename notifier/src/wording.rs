@@ -160,7 +160,7 @@ pub fn person(id: &str) -> String {
         .map_or_else(|_| HIDDEN.to_owned(), |user| user.masked())
 }
 
-/// [`line()`] of a text from the database that may contain user ids: dead letters, and findings
+/// [`line()`] of a string from the database that may contain user ids: dead letters, and findings
 /// recorded by an earlier release. Masks the ids of these users and all e-mail addresses. An id
 /// that could be a number or a word of the text is not searched for: stores' texts that quote ids
 /// are recorded without the quotes.

@@ -98,11 +98,11 @@ pub struct PolicyArgs {
     /// A message that waits on the topic for longer, in milliseconds, is issued by the reconciler
     #[arg(long, env = "RECONCILE_OVERDUE_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
     pub reconcile_overdue_ms: u32,
-    /// Retention in days. For this time (not set: a year) records are kept: runs with their
+    /// Retention in days. For this time (default: a year) records are kept: runs with their
     /// findings, resolved promises and operators' actions; but ended alerts for at most 90 days,
     /// mails and resolved dead letters for at most 30, runs that found nothing for at most 7. If it
     /// is set, user ids in rows of sealed drops become pseudonyms after this time, too, and that
-    /// cannot be undone; not set: they stay
+    /// cannot be undone; otherwise they stay
     #[arg(long, env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub retention_days: Option<u32>,
     /// Repair limit: maximum repairs of one drop in one pass, in percent of its quantity (unissued,
@@ -241,7 +241,7 @@ pub struct DaemonHttpArgs {
     /// it
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = secret(ops_token))]
     pub ops_token: SecretString,
-    /// Token that can only read; not set: there is none
+    /// Token that can only read (default: none)
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token))]
     pub ops_view_token: Option<SecretString>,
     /// Number of trusted proxies in front. The recorded address of a client is that many entries

@@ -101,7 +101,7 @@ pub(crate) fn describe() {
     gauge!("firstcome_pass_last_success_timestamp_seconds").set(0.0);
     describe_gauge!(
         "firstcome_redis_managed",
-        "1 if the operator vouches for Redis, and nothing checks it"
+        "1 if nothing checks that Redis is durable (REDIS_DURABILITY=managed)"
     );
 }
 

@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_finding_asks_of_a_person_is_said_without_the_words_of_the_tables() {
+    fn finding_says_what_to_do_without_table_names_or_reason_codes() {
         let left = Finding {
             kind: Kind::FailedClaim,
             coupon_id: Some(CouponId(1)),

@@ -24,7 +24,7 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// The same for one pass: with a connection to Redis that ends with the server process, and
+    /// The stores for one pass: with a connection to Redis that ends with the server process, and
     /// without rows from a read-only MySQL.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use terminal_size::{Width, terminal_size_of};
 
-/// Minimum width for a text beside its head, in characters.
+/// Minimum width for a string beside its head, in characters.
 const LEAST_ROOM: usize = 20;
 
 /// The width for wrapping lines: `COLUMNS`, or the terminal's. `None` in a file or a pipe, whose

@@ -1,5 +1,5 @@
 //! Copies a coupon's allow list from MySQL to Redis (docs/decisions/0019-allow-list.md): after a
-//! change that did not reach Redis, after a loss, or after a change by hand. The API does so if a
+//! change that did not reach Redis, after a loss, or after a manual change. The API does so if a
 //! change finds another list than the one before it, the reconciler if a pass finds one.
 
 use crate::coupon::AllowList;
@@ -32,7 +32,6 @@ pub enum Followed {
     Written(u32),
     /// Others kept changing it; their lists are as good.
     Changing,
-    /// The coupon does not exist.
     NoCoupon,
 }
 
@@ -113,7 +112,7 @@ async fn gather(
         after = last.to_string();
     }
     if people != list.people {
-        // Somebody has changed the table by hand: count it again.
+        // Somebody has changed the table manually: count it again.
         db.renew_allow_list(id, seen_revision).await?;
         return Ok(false);
     }

@@ -30,7 +30,7 @@ pub struct Coupon {
     /// Counted up whenever it may have lost something in Redis and is about to be rebuilt there
     /// (`fc:{C}:gate`); 0 until then.
     pub era: u64,
-    /// When it opens; `None` for a coupon whose drops are put in by hand.
+    /// When it opens; `None` for a coupon whose drops are created manually.
     pub schedule: Option<Schedule>,
     /// Whom it is for; `None`: everybody.
     pub allow: Option<Allow>,
@@ -195,7 +195,7 @@ impl DropWindow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DropState {
-    /// It opens later.
+    /// Opens later.
     Scheduled,
     /// Gives out slots.
     Open,
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_a_coupon_is_for_is_read_as_it_was_written_and_nothing_else_is() {
+    fn restriction_survives_a_round_trip_and_invalid_ones_are_refused() {
         for good in [
             "list",
             "group:vip",

@@ -110,7 +110,8 @@ mod wanted {
             }
         }
 
-        /// Whether this point is reached for the requested time.
+        /// Whether this is the `nth` time that the requested point is reached. Counts the call if
+        /// the name matches.
         pub(super) fn is_due(&self, point: Point) -> bool {
             self.name.as_deref() == Some(point.name())
                 && self.times.fetch_add(1, Ordering::Relaxed) + 1 == self.nth
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_dies_where_and_when_it_is_told() {
+    fn process_dies_at_the_requested_crash_point_and_time() {
         let child = |crash_at: &str| {
             let mut command = Command::new(std::env::current_exe().unwrap());
             command.args([

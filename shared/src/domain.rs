@@ -65,7 +65,7 @@ pub struct UserId(String);
 /// Replaces the hidden part of a masked id.
 pub const HIDDEN: &str = "•••";
 
-/// Why a text is not a user id.
+/// Why a string is not a user id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a user id has 1 to 64 characters of A-Z a-z 0-9 . _ @ + - | : =; this one {0}")]
 pub struct BadUserId(String);
@@ -74,12 +74,12 @@ impl UserId {
     /// Maximum length of a user id, in characters.
     pub const MAX_LEN: usize = 64;
 
-    /// An id read from a store. An id written by hand may be invalid; it is still a user.
+    /// An id read from a store. An id written manually may be invalid; it is still a user.
     pub fn from_store(text: String) -> Self {
         Self(text)
     }
 
-    /// Whether a text is a valid id. An id from [`UserId::from_store`] need not be.
+    /// Whether a string is a valid id. An id from [`UserId::from_store`] need not be.
     pub fn has_form(text: &str) -> bool {
         !text.is_empty() && text.len() <= Self::MAX_LEN && text.chars().all(Self::fits)
     }

@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_claim_is_refused_with_a_reason_and_what_could_be_read() {
+    fn invalid_message_is_refused_with_a_reason_and_the_fields_that_were_read() {
         let cases: [(&str, &str); 11] = [
             ("", "undecodable"),
             ("not json", "undecodable"),

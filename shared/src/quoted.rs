@@ -84,7 +84,7 @@ mod tests {
                 "no float - TypeError (response was bulk-string('\"u-37\"'))",
                 "no float - TypeError…",
             ),
-            ("MySQL is away", "MySQL is away"),
+            ("MySQL is down", "MySQL is down"),
         ] {
             assert_eq!(without_values(text), expected);
         }

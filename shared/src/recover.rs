@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_that_is_withheld_pauses_no_other_and_one_of_another_quantity_changes_no_day_to_come()
+    fn paused_or_resized_drop_changes_neither_other_drops_nor_later_days()
     {
         let coupon = coupon_of(10, None);
         let drops = vec![drop_of(1, 30, 5), drop_of(2, 10, 6)];

@@ -45,7 +45,7 @@ pub enum Schedule {
         #[schema(value_type = String, example = "18:00")]
         closes: NaiveTime,
         first_day: NaiveDate,
-        /// Without it the coupon goes on.
+        /// Without it the coupon continues.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last_day: Option<NaiveDate>,
     },

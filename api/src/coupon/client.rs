@@ -102,7 +102,7 @@ impl Client {
         self.page(|| Ok(request(Method::GET, path))).await
     }
 
-    /// The same with the token.
+    /// [`Self::get`] with the operators' token.
     pub(super) async fn get_ops(
         &self,
         path: &str,
@@ -148,7 +148,7 @@ impl Client {
         self.json(self.send(with_json(request, body)?).await?).await
     }
 
-    /// Sends a text.
+    /// Sends a string.
     pub(super) async fn send_text(
         &self,
         path: &str,

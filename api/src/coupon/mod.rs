@@ -132,7 +132,7 @@ Opens once (without --closes-at it stays open):
   firstcome-api coupon create --name Winter --quantity 500 \\
     --opens-at 2026-12-01T15:00:00+09:00 --closes-at 2026-12-01T18:00:00+09:00
 
-Opens daily (without --last-day it goes on; --once-per drop: one for each person and day):
+Opens daily (without --last-day it continues; --once-per drop: one per person and day):
   firstcome-api coupon create --name Winter --quantity 500 --once-per drop \\
     --time-zone Asia/Seoul --opens 15:00 --closes 18:00 --first-day 2026-12-01
 
@@ -184,7 +184,7 @@ struct CreateArgs {
     /// First local date
     #[arg(long, requires = "time_zone")]
     first_day: Option<NaiveDate>,
-    /// Last local date; without it, it goes on
+    /// Last local date; without it, the coupon continues
     #[arg(long, requires = "time_zone")]
     last_day: Option<NaiveDate>,
 }

@@ -34,7 +34,7 @@ pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<St
 /// The next ten openings as a table; a sentence if there is none.
 pub(super) fn next_ten(schedule: &Value, now: DateTime<Utc>) -> String {
     let Ok(schedule) = serde_json::from_value::<Schedule>(schedule.clone()) else {
-        return "\nno schedule: its drops are put in by hand\n".to_owned();
+        return "\nno schedule: its drops were created manually\n".to_owned();
     };
     let openings = match &schedule {
         Schedule::Once { .. } => schedule.to_come(now, &Local),
@@ -67,7 +67,7 @@ fn table(openings: &[Opening], zone: &str) -> String {
         ..
     } in openings
     {
-        // Writing to a text can't fail.
+        // Writing to a string can't fail.
         let _ = writeln!(text, "  {local:<27}  {utc:<16}  {closes}");
         if *at_once {
             let _ = writeln!(text, "    its window has begun: it {AT_ONCE}");
@@ -144,7 +144,7 @@ mod tests {
         let over = json!({"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": "2026-01-02T00:00:00Z"});
         assert!(preview_of(&over).unwrap_err().contains("would never open"));
         assert!(next_ten(&over, "2026-12-03T06:00:01Z".parse().unwrap()).contains("no opening"));
-        assert!(next_ten(&Value::Null, Utc::now()).contains("by hand"));
+        assert!(next_ten(&Value::Null, Utc::now()).contains("manually"));
         for (field, value) in [
             ("quantity", json!(0)),
             ("name", json!(" ")),

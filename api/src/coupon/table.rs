@@ -20,7 +20,7 @@ pub(super) fn coupon(coupon: &Value) -> String {
     let quantity = &coupon["quantity"];
     let once = text_of(&coupon["once_per"]);
     let waiting = &coupon["waiting_list"];
-    // Writing to a text can't fail.
+    // Writing to a string can't fail.
     let _ = writeln!(
         text,
         "  gives out {quantity}, one each per {once}, waiting list {waiting}"

@@ -143,7 +143,7 @@ async fn watch_redis(services: &Services) -> &'static str {
     }
 }
 
-/// Which claims are durable matters only until every slot has its row.
+/// Forgets which claims of sealed drops are durable: every promise there already has its row.
 fn forget_sealed(services: &Services) {
     let live = services.catalogue.live();
     let unsealed = live

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_keeps_what_came_last_and_what_is_asked_for_and_never_more_than_two_generations() {
+    fn cache_keeps_recent_and_requested_entries_in_at_most_two_generations() {
         let mut cache = BoundedCache::new(10);
         for key in 0..1_000 {
             cache.insert(key, key);

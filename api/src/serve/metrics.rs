@@ -77,7 +77,7 @@ pub(super) fn describe() {
         ("firstcome_redis_up", "1 while Redis answers"),
         (
             "firstcome_redis_managed",
-            "1 if the operator vouches for Redis, and nothing checks it",
+            "1 if nothing checks that Redis is durable (REDIS_DURABILITY=managed)",
         ),
         ("firstcome_catalogue_coupons", "Live coupons in memory"),
         (

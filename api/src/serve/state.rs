@@ -58,7 +58,8 @@ impl Services {
         self.identity.find_person(headers).await
     }
 
-    /// The same without reading keys; `None` if that is not enough, or the user is refused.
+    /// [`Self::requester`] without reading keys; `None` if that is not enough, or the user is
+    /// refused.
     pub(crate) fn known_requester(&self, headers: &HeaderMap) -> Option<Requester> {
         self.identity.person(headers).ok()
     }

@@ -16,7 +16,7 @@ async fn get(address: &str, path: &str) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_reports_its_address_its_topic_and_its_health() {
+async fn consumer_reports_its_address_topic_and_health() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(100).await;
     let janitor = Janitor::start().unwrap();
     let log = tempfile::NamedTempFile::new().unwrap();

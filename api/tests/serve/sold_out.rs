@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::world::{HttpAnswer, InProcessApi, ServeWorld, open, until, with};
 
-/// A drop of two, sold out.
+/// Creates a coupon from `body`, sells out its two slots, and returns its id and drop id.
 async fn sold_out(api: &InProcessApi, body: Value) -> (i64, i64) {
     let (id, drop) = api.make(body).await;
     for user in ["u-1", "u-2"] {

@@ -30,7 +30,7 @@ pub(crate) async fn behind_redis(world: &ServeWorld) -> (ServeWorld, FaultProxy)
 }
 
 #[tokio::test]
-async fn while_mysql_is_down_claims_continue_and_unknown_is_not_called_missing() {
+async fn while_mysql_is_down_claims_continue_and_unknown_users_and_coupons_get_503() {
     let world = ServeWorld::new().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let api = proxied.api().await;

@@ -39,7 +39,7 @@ pub(crate) fn claims(user: &str, more: &Value) -> Value {
     claims
 }
 
-/// The same as an `Authorization` header.
+/// An `Authorization` header with a token of these claims.
 pub(crate) fn bearer(user: &str, more: &Value) -> String {
     let key = EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
     format!(
@@ -125,7 +125,7 @@ impl ServeWorld {
         assert!(self.redis.note_compared(&life, &servers).await.unwrap());
     }
 
-    /// The same with another setting, by its flag's name.
+    /// This world with another setting, by its flag's name.
     #[allow(clippy::needless_pass_by_value)] // reads better at every call
     pub(crate) fn with(&self, setting: &'static str, value: impl Display) -> Self {
         let mut world = self.clone();
@@ -133,7 +133,7 @@ impl ServeWorld {
         world
     }
 
-    /// The same with tokens for users.
+    /// This world with tokens for users.
     pub(crate) fn with_tokens(&self) -> Self {
         let by_token = self
             .with("user-auth", "jwt")
@@ -287,7 +287,7 @@ impl ServeWorld {
         tokio::task::spawn_blocking(read).await.unwrap()
     }
 
-    /// The same on another Redis, where admission is closed.
+    /// This world on another Redis, where admission is closed.
     pub(crate) fn on_redis(&self, url: &str) -> Self {
         Self {
             redis: redis_client(url, self.name.clone()),
@@ -465,7 +465,7 @@ pub(crate) fn open(quantity: u32) -> Value {
     coupon(quantity, -1..=60)
 }
 
-/// The same with one field changed.
+/// This coupon with one field changed.
 pub(crate) fn with(mut body: Value, field: &str, value: impl Into<Value>) -> Value {
     body[field] = value.into();
     body

@@ -139,7 +139,7 @@ fn the_first_line_says_whether_everything_is_all_right_and_on_what_that_rests() 
 }
 
 #[test]
-fn numbers_that_stay_wrong_are_told_with_what_to_do() {
+fn numbers_that_stay_wrong_are_shown_with_what_to_do() {
     let stuck = |count: i64, [users, rows, free, waiting]: [u64; 4]| {
         let one = DropOverview {
             stuck: true,
@@ -219,7 +219,7 @@ fn in_flight_is_what_still_moves_and_a_row_that_does_not_come_is_missing() {
 }
 
 #[test]
-fn stores_that_are_away_and_closed_gates_are_told_by_what_people_feel() {
+fn unavailable_stores_and_closed_gates_are_shown_by_their_effect_on_users() {
     let first = |change: fn(&mut Overview)| {
         let mut overview = overview(vec![seen(50, 50)]);
         change(&mut overview);
@@ -338,7 +338,7 @@ fn of_drop(drop: Option<i64>, listed: ListedAlert) -> ListedAlert {
 }
 
 #[test]
-fn the_screen_of_a_drop_is_headed_by_its_own_state_and_only_counts_what_is_wrong_elsewhere() {
+fn drop_screen_is_headed_by_its_state_and_only_counts_problems_elsewhere() {
     let others = || {
         let [other, general] =
             [Some(8), None].map(|drop| of_drop(drop, alert("3 broken promises", None)));
@@ -382,12 +382,12 @@ fn the_screen_of_a_drop_is_headed_by_its_own_state_and_only_counts_what_is_wrong
     assert_eq!(
         (away.problems.len(), away.elsewhere),
         (1, 2),
-        "a store that is away concerns every drop"
+        "a store that is unavailable concerns every drop"
     );
 }
 
 #[test]
-fn after_the_quantity_was_raised_broken_promises_say_that_the_next_pass_works_on_them() {
+fn broken_promises_wait_for_the_next_pass_after_the_quantity_was_raised() {
     let todo = |change: fn(&mut DropOverview)| {
         let mut one = seen(100, 100);
         change(&mut one);
@@ -412,6 +412,6 @@ fn after_the_quantity_was_raised_broken_promises_say_that_the_next_pass_works_on
     assert_eq!(
         todo(|one| (one.quantity, one.redis) = (103, None)),
         advice,
-        "Redis is away"
+        "Redis is unavailable"
     );
 }

@@ -17,7 +17,8 @@ use crate::html::{FormRefusal, not_understood, notice};
 use crate::session::Session;
 use crate::state::ScreenState;
 
-/// The reasons are counted in at most this many dead letters.
+/// The API counts reasons over at most this many dead letters; from there on, counts are shown as
+/// "at least".
 const COUNTED: u64 = 100_000;
 
 /// Maximum number discarded at once.

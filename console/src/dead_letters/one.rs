@@ -1,4 +1,4 @@
-//! One dead letter, corrected or discarded by hand.
+//! One dead letter, corrected or discarded by an operator.
 
 use std::sync::Arc;
 

@@ -46,8 +46,8 @@ pub async fn insert_rows_by(
     Ok(took)
 }
 
-/// The same rows and columns, all of one coupon, in an empty table with a primary key and one
-/// unique key.
+/// Inserts the same rows and columns, all of one coupon, into an empty table with a primary key and
+/// one unique key.
 pub async fn insert_bare_rows(
     installation: &Installation,
     coupon: InstallationCoupon,

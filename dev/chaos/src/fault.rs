@@ -60,7 +60,7 @@ pub enum WireFault {
     HalfClose,
 }
 
-/// Foreign data that somebody writes into a store by hand.
+/// Foreign data that somebody writes into a store manually.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Junk {

@@ -72,7 +72,7 @@ impl Target {
         &self.authority
     }
 
-    /// The same target, trusting only these authorities.
+    /// This target, trusting only these authorities.
     #[must_use = "it is another target"]
     pub fn trusting(self, roots: RootCertStore) -> Result<Self> {
         let tls = self.tls.is_some().then(|| connector(roots)).transpose()?;

@@ -24,7 +24,7 @@ impl Crowd {
         Self::gather_mixed(people, prefix, requests_per_person, 1.0, seed)
     }
 
-    /// The same if only a share of the people (0 to 1) asks more than once.
+    /// [`Self::gather`] if only a share of the people (0 to 1) asks more than once.
     pub fn gather_mixed(
         people: u32,
         prefix: &str,

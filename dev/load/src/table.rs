@@ -118,7 +118,7 @@ pub fn asked(tally: &Tally) -> Vec<(String, String)> {
         (
             "took".into(),
             format!(
-                "{:.1} s, {} requests a second{UNOPTIMIZED}",
+                "{:.1} s, {} requests per second{UNOPTIMIZED}",
                 tally.seconds,
                 number(tally.per_second)
             ),

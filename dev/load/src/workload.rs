@@ -63,7 +63,7 @@ impl Workload {
         }
     }
 
-    /// The same people in an open loop at this rate, on warmed-up connections.
+    /// These people in an open loop at this rate, on warmed-up connections.
     #[must_use]
     pub fn by_the_clock(self, rate: f64) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl Workload {
         }
     }
 
-    /// The same crowd with other user ids.
+    /// This crowd with other user ids.
     #[must_use]
     pub fn named(self, prefix: &str) -> Self {
         Self {

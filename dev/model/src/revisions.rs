@@ -81,7 +81,7 @@ enum Change {
     Commit(RevisionSettings),
     Restore(RevisionSettings),
     Write(RevisionSettings),
-    /// It lost against a later revision after its commit.
+    /// The change lost against a later revision after its commit.
     Follow,
     Done,
     /// Not acknowledged: left to the reconciler.

@@ -210,7 +210,7 @@ impl Model for Sealing {
 /// The correct protocol under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Sealing)> {
     vec![(
-        "a clock jumps, Kafka is away",
+        "a clock jumps, Kafka is down",
         Sealing {
             clock_jumps: 3,
             lost: 1,

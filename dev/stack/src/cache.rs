@@ -44,7 +44,7 @@ fn lock_in(folder: &Path, name: &str) -> Result<File> {
 
 /// The folder `name` of the cache; if it is missing, `fill` creates its content.
 ///
-/// It is filled under a temporary name and then renamed, so a folder that exists is complete.
+/// The folder is filled under a temporary name and then renamed, so one that exists is complete.
 pub(crate) fn get(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     get_in(&folder()?, name, fill)
 }

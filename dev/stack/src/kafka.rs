@@ -61,7 +61,7 @@ impl KafkaServer {
         Ok((server, proxy))
     }
 
-    /// The same with several proxies, each for different clients.
+    /// Starts a server behind several proxies, each for different clients.
     pub async fn start_behind_proxies<const N: usize>(
         mut options: KafkaOptions,
     ) -> Result<(Self, [FaultProxy; N])> {

@@ -45,7 +45,7 @@ impl MysqlServer {
         with_database(&self.url(), name)
     }
 
-    /// The same through a proxy.
+    /// The URL of a database through a proxy.
     pub fn database_url_via(&self, proxy: &FaultProxy, name: &str) -> String {
         format!("mysql://root@127.0.0.1:{}/{name}", proxy.port())
     }

@@ -58,7 +58,7 @@ impl RedisServer {
         }
     }
 
-    /// The same through a proxy.
+    /// The URL through a proxy.
     pub fn url_via(&self, proxy: &FaultProxy) -> String {
         format!("redis://127.0.0.1:{}", proxy.port())
     }

@@ -225,7 +225,7 @@ impl RedisCluster {
         self.replace(primary, "CLUSTER FAILOVER").await
     }
 
-    /// The same without the consent of the primary or the other primaries (`CLUSTER FAILOVER
+    /// Fails over without the consent of the primary or the other primaries (`CLUSTER FAILOVER
     /// TAKEOVER`): data that the replica lacks is lost.
     pub async fn take_over(&self, primary: &RedisServer) -> Result<&RedisServer> {
         self.replace(primary, "CLUSTER FAILOVER TAKEOVER").await

@@ -59,7 +59,7 @@ pub(crate) async fn ask<T: FromRedisValue>(port: u16, command: &Cmd) -> Result<T
     ask_within(ANSWER_LIMIT, port, command).await
 }
 
-/// The same with another timeout.
+/// [`ask`] with another timeout.
 pub(crate) async fn ask_within<T: FromRedisValue>(
     limit: Duration,
     port: u16,

@@ -146,7 +146,7 @@ impl Browser {
             .await
     }
 
-    /// The same if the page may be navigating: `None` if it was unloaded meanwhile.
+    /// [`Self::run`] while the page may be navigating: `None` if it was unloaded meanwhile.
     pub async fn try_run(&self, script: &str) -> Option<Value> {
         self.try_command("/execute/sync", &json!({"script": script, "args": []}))
             .await

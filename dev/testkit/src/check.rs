@@ -23,7 +23,7 @@ pub async fn rows(world: &World, drop: i64) -> BTreeMap<u32, String> {
     try_rows(&world.sql, drop).await.unwrap()
 }
 
-/// The same while MySQL may be broken.
+/// [`rows`] while MySQL may be broken.
 pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
     let rows = sql
         .rows(&format!(

@@ -55,7 +55,7 @@ impl Http {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
-    /// The same with the operators' token.
+    /// [`Self::request`] with the operators' token.
     pub fn ops(&self, method: Method, path: &str) -> RequestBuilder {
         self.request(method, path).bearer_auth(OPS_TOKEN)
     }
@@ -137,7 +137,7 @@ impl ApiClient {
         }
     }
 
-    /// The same client at another address.
+    /// This client at another address.
     #[must_use]
     pub fn moved_to(&self, base: &str) -> Self {
         Self {
@@ -295,7 +295,7 @@ impl ApiClient {
         self.try_patch(coupon, change).await.expect("an answer")
     }
 
-    /// The same if there may be no answer.
+    /// [`Self::patch`] if there may be no answer.
     pub async fn try_patch(&self, coupon: i64, change: &Value) -> Result<HttpReply, String> {
         let request = self
             .http
@@ -340,7 +340,7 @@ impl ApiClient {
         reply.body
     }
 
-    /// The same with any answer, or none.
+    /// [`Self::me`] with any answer, or none.
     pub async fn try_me(&self, coupon: i64, user: &str) -> Result<HttpReply, String> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self

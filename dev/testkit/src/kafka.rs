@@ -97,7 +97,7 @@ impl TestTopic {
             .await
     }
 
-    /// The same as batches of `each` messages.
+    /// Produces batches of `each` messages.
     pub async fn produce_batches(
         &self,
         partition: i32,

@@ -45,7 +45,7 @@ impl Sql {
         }
     }
 
-    /// The same while MySQL may be broken.
+    /// [`Self::query`] while MySQL may be broken.
     pub async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
         Ok(tokio::time::timeout(PATIENCE, mysql_rows(&self.url, sql))
             .await

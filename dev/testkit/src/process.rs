@@ -38,7 +38,7 @@ impl Process {
         Self::start_command(logs, &name, command, env)
     }
 
-    /// The same with a read-only root file system, as in a container; requires the right to mount.
+    /// Starts it with a read-only root file system, as in a container; requires the right to mount.
     pub(crate) fn start_read_only(
         logs: &Logs,
         program: &Path,

@@ -66,7 +66,7 @@ impl PrefixedKeys {
         self.try_command(words).await.unwrap()
     }
 
-    /// The same while Redis may be broken.
+    /// [`Self::command`] while Redis may be broken.
     pub async fn try_command<T: FromRedisValue>(
         &self,
         words: &[impl ToRedisArgs],

@@ -48,7 +48,7 @@ impl World {
         self.serve_with(&[]).await
     }
 
-    /// The same with additional settings.
+    /// [`Self::serve`] with additional settings.
     pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<ApiClient> {
         let process = self.start("firstcome-api", &["serve"], env);
         let base = process.line("listening on ").await;
@@ -63,7 +63,7 @@ impl World {
         self.consume_with(&[]).await
     }
 
-    /// The same with additional settings.
+    /// [`Self::consume`] with additional settings.
     pub async fn consume_with(&self, env: &[(&str, &str)]) -> Running<Http> {
         let process = self.start("firstcome-api", &["consume"], env);
         let base = process.line("listening on ").await;

@@ -12,7 +12,7 @@ const PROPERTIES: [&str; 5] = [
     "::any_",
     "plan::tests::properties",
     "no_user_id_ends",
-    "what_is_issued_fits",
+    "issued_rows_fit",
     "the_scripts_do_what",
 ];
 

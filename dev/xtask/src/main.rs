@@ -61,7 +61,7 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// What a release publishes, in target/release-VERSION: Debian package, bills of materials,
+    /// Build the release files in target/release-VERSION: Debian package, bills of materials,
     /// licences, provenance, checksums (IMAGE=1: an image too)
     Release,
     /// Build the programs and fetch the servers that tests need

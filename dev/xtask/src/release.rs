@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_a_program_is_found() {
+    fn build_folder_embedded_in_a_program_is_detected() {
         let program = b"\x7fELF\0/build/here/src/lib.rs\0";
         assert!(names_folder(program, Path::new("/build/here")));
         assert!(!names_folder(program, Path::new("/build/her")));

@@ -26,11 +26,11 @@ pub struct MailPolicy {
 /// The reason for a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoticeReason {
-    /// It is new.
+    /// The alert is new.
     New,
-    /// It differs from the last mail.
+    /// The alert differs from the last mail.
     Changed,
-    /// It persists.
+    /// The alert persists after the cooldown.
     Repeat,
 }
 

@@ -60,7 +60,8 @@ impl About {
         }
     }
 
-    /// The subject of an alert that fires, from its word; `None` for a word of a newer release.
+    /// The inverse of [`Self::word`] for firing alerts, so `unfilled` is always
+    /// `Left(Kind::Unfilled)`. `None` if a newer release wrote the word.
     pub fn of_word(word: &str) -> Option<Self> {
         let whole = [
             Self::RunFailed,
@@ -104,8 +105,8 @@ pub struct Observation {
     pub drop_id: Option<DropId>,
     /// The identity of the drift: hexadecimal SHA-256.
     pub fingerprint: String,
-    /// The content of a mail about it, without values that change over time (ages, lags):
-    /// hexadecimal SHA-256.
+    /// Hexadecimal SHA-256 of the mail's content, excluding values that change over time (ages,
+    /// lags).
     pub content_hash: String,
     /// One line for a person, without full user ids.
     pub summary: String,
@@ -294,8 +295,8 @@ pub(crate) fn is_unworkable(findings: &[Finding]) -> bool {
     matches!(findings, [one] if one.case.is_unworkable())
 }
 
-/// The content whose change requires a new mail: structured data, never a text. Texts contain ages
-/// and lags, and two processes word the same problem differently.
+/// The content whose change requires a new mail: structured data, never a string. Strings contain
+/// ages and lags, and two processes word the same problem differently.
 fn content(about: About, findings: &[Finding]) -> String {
     if about == About::RunFailed {
         // The cause is in the fingerprint.

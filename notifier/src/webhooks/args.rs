@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_refused_with_what_to_do_and_without_secrets() {
+    fn invalid_webhook_settings_are_refused_with_advice_and_without_secrets() {
         let many = ["https://hunter2.example.com/a"; ADDRESSES + 1].join(",");
         let three = [SECRET; 3].join(",");
         for (given, says) in [
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_to_nothing_is_not_set_and_an_address_counts_once() {
+    fn empty_webhook_settings_count_as_unset_and_repeated_addresses_as_one() {
         let none = receivers(&["--webhook-urls=", "--webhook-secret="]).unwrap();
         assert!(none.targets.is_empty());
         let twice =

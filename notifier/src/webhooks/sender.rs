@@ -30,7 +30,7 @@ pub(crate) struct Relay {
     pub(super) post: SignedPost,
     clock: Arc<dyn Clock>,
     pub(crate) wake: Notify,
-    /// It answered 410: this process sends it nothing more.
+    /// The target answered 410: this process sends it nothing more.
     is_gone: AtomicBool,
 }
 

@@ -162,7 +162,7 @@ async fn a_daemon_without_another_mails_in_half_a_minute_that_it_does_not_reach_
 }
 
 #[tokio::test]
-async fn what_a_daemon_mailed_alone_is_over_once_another_sees_admission_open() {
+async fn alert_of_a_cut_off_daemon_ends_once_another_sees_admission_open() {
     let desk = Desk::new(A).await;
     let cut_off = desk.notifier();
     seen(&desk, 31, &[(&cut_off, SeenGate::Unreachable)]).await;

@@ -144,7 +144,7 @@ async fn one_drift_is_one_thread_from_first_mail_to_last_across_restarts() {
 }
 
 #[tokio::test]
-async fn a_silenced_drop_is_kept_and_told_when_the_silence_ends() {
+async fn alert_of_a_silenced_drop_is_recorded_and_mailed_when_the_silence_ends() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
     desk.run("UPDATE drops SET silenced_until = '2026-12-01 07:00:00' WHERE id = 7")
@@ -206,7 +206,7 @@ async fn a_broken_promise_stands_until_it_is_mended_and_no_silence_of_its_drop_h
 }
 
 #[tokio::test]
-async fn repairs_with_every_pass_are_told_together_and_none_is_left_out() {
+async fn repairs_with_every_pass_are_mailed_together_and_none_is_left_out() {
     let desk = Desk::new(A).await;
     for n in 0..40 {
         desk.clock.turn(TimeDelta::seconds(30));
@@ -399,7 +399,7 @@ async fn without_a_mail_server_mails_wait_in_the_outbox() {
 }
 
 #[tokio::test]
-async fn a_mail_server_that_is_set_after_months_gets_the_last_days_only_and_the_digest_says_so() {
+async fn mail_server_set_after_months_gets_only_recent_mails_and_the_digest_says_so() {
     let desk = Desk::new(A).await;
     let silent = desk.notifier_with(&desk.db, &args(None, A));
     silent

@@ -58,7 +58,7 @@ async fn alerts_are_listed_by_page_and_status() {
 }
 
 #[tokio::test]
-async fn an_acknowledged_alert_is_not_repeated_and_its_end_is_told() {
+async fn acknowledged_alert_is_not_repeated_and_its_end_is_mailed() {
     let desk = Desk::new(A).await;
     desk.pass(&drift("r1", &[3])).await;
     let taken = acknowledge(
@@ -124,7 +124,7 @@ async fn a_silence_is_the_drops_and_ends_by_itself_or_by_hand() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_with_the_reason() {
+async fn invalid_alert_actions_are_refused_with_the_reason() {
     let desk = Desk::new(A).await;
     desk.pass(&failed("r1")).await;
     let now = desk.clock.now();

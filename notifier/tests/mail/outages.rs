@@ -42,7 +42,7 @@ impl FarMysql {
 }
 
 #[tokio::test]
-async fn that_mysql_cannot_be_used_is_said_only_when_that_is_so() {
+async fn mysql_is_reported_unusable_only_if_it_is() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
     desk.run("RENAME TABLE alerts TO away").await;
@@ -203,7 +203,7 @@ async fn the_end_of_an_outage_is_mailed_though_its_first_mail_cannot_be_queued()
 }
 
 #[tokio::test]
-async fn what_a_pass_says_of_a_drop_that_it_sealed_is_told_once_alerts_can_be_recorded() {
+async fn findings_of_a_sealed_drop_are_mailed_once_alerts_can_be_recorded() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
     notifier

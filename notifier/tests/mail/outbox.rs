@@ -1,4 +1,4 @@
-//! Mail servers that misbehave: passes go on, mails arrive once.
+//! Mail servers that misbehave: passes continue, mails arrive once.
 
 use std::time::{Duration, Instant};
 
@@ -135,7 +135,7 @@ async fn a_mail_that_a_server_refuses_to_all_arrives_when_the_server_is_right_ag
 }
 
 #[tokio::test]
-async fn what_a_mail_that_is_given_up_was_about_is_mailed_again() {
+async fn subject_of_a_mail_that_was_given_up_is_mailed_again() {
     let mut desk = Desk::new(&format!("{A},{B}")).await;
     desk.args.alert_cooldown_seconds = 30 * 86_400;
     let daemon = desk.notifier();
@@ -334,7 +334,7 @@ async fn starttls_and_tls_from_the_first_byte_work_with_a_trusted_certificate_on
         desk.pass(&repaired("r1")).await;
         assert!(
             desk.sink.mails().is_empty(),
-            "{tls:?}: nobody vouches for this server"
+            "{tls:?}: this server's certificate is not trusted"
         );
         let error = desk.query("SELECT last_error FROM mail_outbox").await;
         assert!(
@@ -374,7 +374,7 @@ async fn two_senders_at_once_send_each_mail_once() {
 }
 
 #[tokio::test]
-async fn what_a_dead_sender_had_in_hand_is_sent_once_its_lease_is_over() {
+async fn mail_of_a_dead_sender_is_sent_once_its_lease_is_over() {
     let desk = Desk::new(A).await;
     desk.notifier()
         .after_pass(&repaired("r1"), desk.clock.now())
@@ -412,7 +412,7 @@ async fn a_mail_that_could_not_be_sent_for_three_days_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_sender_with_a_mail_in_hand_stops_within_seconds() {
+async fn sender_stops_within_seconds_while_the_mail_server_is_silent() {
     let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::SilentAfterAccept).await.unwrap();
     desk.notifier()

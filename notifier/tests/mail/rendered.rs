@@ -407,7 +407,7 @@ fn failed_runs_and_stalls() {
 }
 
 #[test]
-fn what_is_of_no_drop() {
+fn mails_about_no_drop() {
     let of_none = |kind, detail, coupon| {
         let action = if coupon {
             ActionKind::OpenGate

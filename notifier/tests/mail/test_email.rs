@@ -14,7 +14,7 @@ async fn tried(args: &NotifyArgs) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn each_step_and_each_recipient_is_told() {
+async fn test_email_reports_each_step_and_each_recipient() {
     let sink = MailSink::start(MailOptions::default()).await.unwrap();
     let args = args(Some(&sink.url()), &format!("{A},{B}"));
     let (ok, said) = tried(&args).await;
@@ -40,7 +40,7 @@ async fn each_step_and_each_recipient_is_told() {
 }
 
 #[tokio::test]
-async fn what_usually_goes_wrong_is_explained() {
+async fn usual_mail_errors_are_explained() {
     let sink = MailSink::start(MailOptions::default()).await.unwrap();
     let mut args = args(Some(&sink.url()), A);
     args.smtp_timeout_ms = 500;

@@ -200,7 +200,7 @@ async fn a_broken_promise_and_what_is_of_no_pass_are_posted_too() {
 }
 
 #[tokio::test]
-async fn what_is_not_taken_comes_again_under_the_same_id_and_signed_anew() {
+async fn undelivered_event_is_retried_with_the_same_id_and_a_new_signature() {
     let receiver = Receiver::start().await;
     let elsewhere = Receiver::start().await;
     let mut desk = desk_with(&[&receiver]).await;
@@ -406,7 +406,7 @@ async fn a_receiver_that_is_gone_gets_nothing_until_a_restart_and_a_mail_says_so
 }
 
 #[tokio::test]
-async fn what_nobody_takes_for_days_is_given_up_also_where_its_target_is_no_more() {
+async fn undeliverable_event_is_given_up_after_days_even_if_its_target_was_removed() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
     receiver.set(CannedReply::Status(500));
@@ -449,7 +449,7 @@ fn not_compared_again(mut run: Run) -> Run {
 }
 
 #[tokio::test]
-async fn rows_are_told_once_a_pass_and_sold_out_once_a_drop_and_quantity() {
+async fn rows_are_reported_once_per_pass_and_sold_out_once_per_drop_and_quantity() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
     desk.winter_coupon().await;

@@ -234,7 +234,7 @@ fn tell_dead_letter(row: &DeadLetterRow, known: &mut PersonFacts) {
         (Some(partition), Some(offset)) => {
             format!("message at partition {partition}, offset {offset}")
         }
-        _ => "put in by hand".to_owned(),
+        _ => "inserted manually".to_owned(),
     };
     let why = row
         .error

@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_not_be_asked_is_never_taken_for_nothing() {
+    fn unreachable_store_is_never_taken_for_an_empty_one() {
         let word = |known: PersonFacts| verdict(&known, Question::default()).0;
         assert_eq!(word(PersonFacts::default()), Holds::None);
         assert_eq!(
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_drop_s_row_does_not_answer_for_a_later_one_unless_one_each_is_all_there_is() {
+    fn row_of_an_earlier_drop_counts_only_if_a_user_may_have_one_in_the_coupon() {
         let row = IssuedRow {
             drop_id: 1,
             slot: 7,

@@ -68,7 +68,7 @@ pub(super) struct Acknowledge {
 
 /// Acknowledge an alert
 ///
-/// It is not mailed again until it changes or is over.
+/// The alert is not mailed again until it changes or is over.
 #[utoipa::path(
     post, path = "/v1/alerts/{id}/acknowledge", tag = "alerts", request_body = Acknowledge, security(("ops" = [])),
     params(("id" = i64, Path, description = "The alert")),

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_takes_too_long_or_panics_is_answered_and_a_pass_may_take_its_time() {
+    async fn slow_or_panicking_routes_get_5xx_and_a_pass_has_no_deadline() {
         let deadline = Duration::from_millis(20);
         let late = async move || tokio::time::sleep(5 * deadline).await;
         let broken = async || -> String { panic!("as it should") };

@@ -104,7 +104,7 @@ pub(super) async fn reconcile(
 
 /// The outcome of a requested pass.
 pub(super) enum AskedPass {
-    /// It has the lock and is recorded: its address is valid.
+    /// The pass has the lock and is recorded: its address is valid.
     Begun(String),
     Ended(Box<Run>),
 }

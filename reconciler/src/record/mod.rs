@@ -178,7 +178,7 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
         drop_id: finding.drop_id.map(|d| d.0),
         kind: finding.kind.as_str().to_owned(),
         slot: finding.slot,
-        // A name written into a store by hand may not fit the column. Then the slot identifies the
+        // A name written into a store manually may not fit the column. Then the slot identifies the
         // finding.
         user_id: finding
             .user_id

@@ -53,7 +53,7 @@ pub struct Unread {
 /// end of the process, which waits for a blocked thread.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
-/// The same for a client that an earlier pass left behind: its connections may lead, one after
+/// Maximum wait of a client that an earlier pass left behind: its connections may lead, one after
 /// another, to a host that does not answer.
 const ANSWER_OF_KEPT: Duration = Duration::from_secs(1);
 
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_offset_beyond_the_end_leaves_everything_unread_and_is_told() {
+    fn offset_beyond_the_end_leaves_everything_unread() {
         assert_eq!(unread_from(None, 3..=9), 3);
         assert_eq!(unread_from(Some(5), 3..=9), 5);
         assert_eq!(unread_from(Some(1), 3..=9), 3);

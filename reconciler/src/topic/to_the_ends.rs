@@ -119,7 +119,7 @@ pub(super) fn read_to_the_ends(
             }
             Some(Err(error)) if is_final(&error) => return Err(error),
             Some(Err(error)) => {
-                tracing::debug!(%error, "reading the topic goes on");
+                tracing::debug!(%error, "reading the topic continues");
                 trouble.get_or_insert((Instant::now(), error));
             }
             Some(Ok(message)) => {

@@ -63,8 +63,9 @@ impl PublishArgs {
 /// Waiting for stores at start-up.
 #[derive(Debug, Clone, Args)]
 pub struct StartArgs {
-    /// Maximum wait at start-up for a store that does not answer yet; then the process names the
-    /// store and stops. The reconciler's daemon keeps waiting, and mails.
+    /// Maximum wait at start-up for a store that does not answer; then the process logs its name
+    /// and exits. Exceptions: `serve` starts without Kafka, and the reconciler's daemon keeps
+    /// waiting and sends an alert mail.
     #[arg(skip = Tuning::StartupWaitSeconds.or(30_u64))]
     pub startup_wait_seconds: u64,
 }
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn files_without_tls_and_halves_of_a_pair_are_refused_by_name() {
+    fn tls_files_without_tls_or_without_their_pair_are_refused_by_name() {
         let refused = |more: &[&str]| {
             let given = [
                 "x",

@@ -41,7 +41,7 @@ struct MysqlGiven {
 /// catalogue.
 const POOL_SIZE: usize = 8;
 
-/// MySQL's time limit as a multiple of the one for a reply of Redis.
+/// MySQL's timeout as a multiple of `STORE_TIMEOUT_MS`.
 const MYSQL_FACTOR: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

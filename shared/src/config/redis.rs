@@ -34,7 +34,7 @@ struct RedisGiven {
     /// Prefix of every key; change it only if several installations share one Redis
     #[arg(long, env = "REDIS_KEY_PREFIX", default_value = keys::DEFAULT_PREFIX, value_parser = key_prefix)]
     redis_key_prefix: String,
-    /// Whether this process verifies that Redis is durable, or the operator vouches for it
+    /// Whether this process checks that Redis is durable, or the operator guarantees it
     #[arg(long, env = "REDIS_DURABILITY", value_enum, default_value_t)]
     redis_durability: RedisDurability,
     /// PEM file of the certificate authorities to trust for Redis instead of the public ones

@@ -172,7 +172,7 @@ impl Open {
         false
     }
 
-    /// The same among the connections of one network, however briefly they have waited: a network
+    /// Closes one of a network's connections, however briefly they have waited: a network
     /// at its limit makes its own clients lose connections, but not the newest one.
     fn close_one_of(&mut self, network: IpAddr, now: u64) -> bool {
         let Some(own) = self.by_network.get_mut(&network) else {

@@ -99,10 +99,10 @@ pub fn routes_with<S: Clone + Send + Sync + 'static>(
     )
 }
 
-/// A note for `/readyz` if the operator vouches for Redis; nothing if it is checked.
+/// The `/readyz` note that Redis's durability is not checked (`REDIS_DURABILITY=managed`); `None`
+/// if it is checked.
 pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
-    let note =
-        "managed: REDIS_DURABILITY says that the operator vouches for it, and nothing is checked";
+    let note = "nothing checks that Redis is durable (REDIS_DURABILITY=managed)";
     redis.is_managed().then(|| {
         (
             "redis_durability",

@@ -21,7 +21,7 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     Ok(value)
 }
 
-/// The same for a query string, from axum's error.
+/// The sentence about an invalid query string, from axum's error.
 pub(super) fn of_query(text: &str) -> String {
     let text = text
         .strip_prefix("Failed to deserialize query string: ")
@@ -92,7 +92,7 @@ fn of_field(path: &str, text: &str) -> String {
     }
 }
 
-/// The expected kind of value, if a query has a text instead of a number or a boolean.
+/// The expected kind of value, if a query has a string instead of a number or a boolean.
 fn of_text(text: &str) -> Option<&'static str> {
     match text {
         "invalid digit found in string" | "cannot parse integer from empty string" => {
@@ -121,7 +121,6 @@ fn as_expected(rust: &str) -> &str {
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
         "a boolean" => "true or false",
-        "a string" => "a text",
         "a sequence" => "a list",
         "a map" => "an object",
         _ if rust.starts_with("struct ") || rust.starts_with("internally tagged enum ") => {
@@ -219,7 +218,7 @@ mod tests {
             (r#"{"quantity": 1, "inner": {}}"#, "inner.name is missing"),
             (
                 r#"{"quantity": 1, "inner": {"name": 1}}"#,
-                "inner.name must be a text, not 1",
+                "inner.name must be a string, not 1",
             ),
             (
                 r#"{"quantity": 1, "kind": "weekly"}"#,

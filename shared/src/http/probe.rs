@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_process_that_does_not_run_or_is_not_ready_or_says_nothing_is_told_apart() {
+    async fn probe_distinguishes_down_silent_and_not_ready() {
         let router = Router::new().route("/healthz", get(async || "ok")).route(
             "/readyz",
             get(async || (StatusCode::SERVICE_UNAVAILABLE, "redis: gone")),

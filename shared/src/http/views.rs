@@ -166,7 +166,7 @@ pub struct ListedDrop {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropDetails {
     pub coupon: CouponSettings,
-    /// The same as `GET /v1/overview`, of this drop alone.
+    /// What `GET /v1/overview` says of this drop alone.
     pub overview: Overview,
     /// Drops of the coupon that are not closed. A new quantity applies to all of them.
     pub open_drops: u32,
@@ -244,7 +244,8 @@ pub struct FailedClaimPage {
     /// The reasons of the first 100,000 failed claims that match the other filters, most frequent
     /// first.
     pub reasons: Vec<FailureReason>,
-    /// What `POST /v1/failed-claims/discard` would discard; null without a filter.
+    /// What `POST /v1/failed-claims/discard` would discard; null without a drop or reason filter,
+    /// and in lists of resolved claims.
     pub discardable: Option<Discardable>,
 }
 

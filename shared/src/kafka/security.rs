@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_a_promise_is_refused_by_name() {
+    fn kafka_settings_that_would_break_a_promise_are_refused_by_name() {
         for (name, value) in [
             ("ENABLE_AUTO_COMMIT", "true"),
             ("ENABLE_AUTO_OFFSET_STORE", "true"),

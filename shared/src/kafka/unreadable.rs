@@ -152,7 +152,7 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
     // A client fetches a malformed batch again and again until it is closed, and closing takes a
     // tenth of a second, or much longer if a broker is silent.
     if let Err(error) = client.unassign() {
-        tracing::debug!(%error, "a client that has looked at a partition goes on fetching it");
+        tracing::debug!(%error, "a client that has looked at a partition keeps fetching it");
     }
     std::thread::spawn(move || drop(client));
     found
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_before_is_confirmed_by_its_last_offset_and_never_widened() {
+    fn known_unreadable_range_is_confirmed_by_its_last_offset_and_never_widened() {
         assert_eq!(found(|at| at < 140, Some(140)), (140, 1));
         assert_eq!(found(|at| at < 900, Some(140)), (140, 1));
         assert_eq!(found(|at| at < 101, Some(101)), (101, 0));

@@ -224,6 +224,6 @@ mod tests {
             KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure),
             "c:9092/2: Connection refused",
         );
-        assert_eq!(so_far().1, 2, "one that is away has not refused");
+        assert_eq!(so_far().1, 2, "one that is down has not refused");
     }
 }

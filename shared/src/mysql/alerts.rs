@@ -88,7 +88,7 @@ impl Alert {
             .is_some_and(|at| at >= self.first_seen_at)
     }
 
-    /// It was resolved while mails were silenced: operators still believe that it fires.
+    /// Whether it was resolved while mails were silenced: operators still believe that it fires.
     /// [`open_or_seen`] has the same rule in SQL.
     pub fn owes_notice(&self) -> bool {
         self.state == AlertState::Resolved

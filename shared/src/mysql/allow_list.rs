@@ -101,7 +101,7 @@ impl Db {
                 let all = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
                 let changed =
                     u32::try_from(diesel::delete(all).execute(conn).await?).unwrap_or(u32::MAX);
-                // Somebody may have removed rows by hand without updating the count.
+                // Somebody may have removed rows manually without updating the count.
                 if changed == 0 && list.people == 0 {
                     return Ok(Some(ListChanged {
                         before: list.revision,
@@ -262,7 +262,7 @@ impl Db {
                         .bind::<BigInt, _>(DELETED_AT_ONCE)
                         .execute(conn)
                         .await?;
-                // Counted only at the end: somebody may have changed the table by hand.
+                // Counted only at the end: somebody may have changed the table manually.
                 let has_more = i64::try_from(deleted) == Ok(DELETED_AT_ONCE);
                 let left = if has_more {
                     people

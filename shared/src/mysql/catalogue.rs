@@ -37,7 +37,7 @@ struct CouponRow {
 
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
-        // The schema permits only the two words. A schedule written by hand that can't be read
+        // The schema permits only the two words. A schedule written manually that can't be read
         // creates no drops, and an unreadable restriction admits only users on a list.
         Self {
             id: CouponId(row.id),

@@ -34,7 +34,7 @@ pub struct DropChange {
     pub id: DropId,
     /// `None`: the drop is deleted.
     pub to: Option<Window>,
-    /// Leave the drop unchanged if it has claims, which may have been inserted by hand.
+    /// Leave the drop unchanged if it has claims, which may have been inserted manually.
     pub unless_claimed: bool,
 }
 

@@ -17,7 +17,7 @@ use crate::domain::{CouponId, DropId, UserId};
 /// Rows read at each end of the table; some of them are compared with the key.
 const SAMPLE: i64 = 100;
 
-/// Number of rows compared, those issued first. Some rows may have been changed by hand; if the key
+/// Number of rows compared, those issued first. Some rows may have been edited manually; if the key
 /// yields none of these codes, it is not the key they were derived from.
 const COMPARED: usize = 5;
 
@@ -32,9 +32,9 @@ const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeKeyFault {
     Lost,
-    /// It was generated to replace a lost one, and no operator has accepted that.
+    /// Generated to replace a lost key, and no operator has accepted that.
     Replaced,
-    /// It does not yield the codes of the rows that were issued first.
+    /// The key does not yield the codes of the rows that were issued first.
     Other,
 }
 

@@ -76,8 +76,8 @@ pub fn random_code(drop: DropId, slot: Slot) -> String {
     prefix(drop, slot) + &written(rand::rng().random())
 }
 
-/// The last four groups of a text in the form of generated codes, with or without drop and slot in
-/// front. Rows inserted by hand have other codes.
+/// The last four groups of a string in the form of generated codes, with or without drop and slot
+/// in front. Rows inserted manually have other codes.
 pub(super) fn secret_part_of(code: &str) -> Option<&str> {
     let secret = code.get(code.len().checked_sub(SECRET_LEN)?..)?;
     let is_group = |group: &str| group.len() == 4 && are_digits(group);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn who_claims_the_same_slot_again_gets_another() {
+    fn code_depends_on_slot_user_and_instant_of_the_claim() {
         let one = code(37, "u-37", 0);
         for other in [
             code(37, "u-37", 1_000),

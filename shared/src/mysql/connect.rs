@@ -166,7 +166,7 @@ impl Pooled {
 /// Whether a server takes writes: Aurora uses the second variable.
 pub(super) const IS_PRIMARY: &str = "(@@global.read_only = 0 AND @@global.innodb_read_only = 0)";
 
-/// The same as a statement that is prepared once per connection.
+/// [`IS_PRIMARY`] as a statement that is prepared once per connection.
 #[derive(QueryId)]
 struct IsPrimary;
 

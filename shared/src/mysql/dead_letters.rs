@@ -136,7 +136,7 @@ impl Db {
         coupon: CouponId,
         drop: DropId,
         slots: RangeInclusive<i64>,
-        vouched: bool,
+        is_trusted: bool,
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         let (low, high) = slots.into_inner();
         self.run("read dead letters", async move |conn| {
@@ -156,7 +156,7 @@ impl Db {
                 .limit(i64::try_from(LETTERS_AT_ONCE).unwrap_or(i64::MAX))
                 .select(DeadLetterRow::as_select())
                 .into_boxed();
-            if vouched {
+            if is_trusted {
                 query = query.filter(
                     failed_claims::source_partition
                         .is_null()

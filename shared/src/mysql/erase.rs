@@ -16,7 +16,7 @@ use crate::domain::{CouponId, UserId};
 /// Findings and operators' actions have no index on users.
 const LONG: Duration = Duration::from_secs(120);
 
-/// Replaces a text that may contain a user id.
+/// Replaces a string that may contain a user id.
 pub(super) const GONE: &str = "erased";
 
 /// A random text for each row, instead of an id or a code: a code is derived from the id, so
@@ -133,7 +133,7 @@ impl Db {
         .await
     }
 
-    /// The same in findings of passes and actions of operators. It may be repeated.
+    /// Replaces the id in findings of passes and actions of operators. May be repeated.
     pub async fn erase_records(
         &self,
         user: UserId,
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_what_was_done_only_the_person_and_the_reasons_go() {
+    fn erasing_in_an_action_replaces_only_the_user_and_the_reasons() {
         let mut detail = json!({
             "user_id": "7", "slot": 7, "7": "8", "by": "77", "body": {"by": "7", "reason": "7 is a script"}, "list": ["7", 7],
         });

@@ -35,7 +35,7 @@ impl IdempotencyKey {
 /// The effect of an earlier request with the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlierRequest {
-    /// It had the same body and created this coupon.
+    /// The request had the same body and created this coupon.
     Made(CouponId),
     OtherBody,
 }

@@ -39,7 +39,7 @@ struct Seen {
     closes_at: Option<NaiveDateTime>,
     #[diesel(sql_type = Nullable<Datetime>)]
     sealed_at: Option<NaiveDateTime>,
-    /// It is closed, or will be soon.
+    /// Whether the drop is closed, or will be soon.
     #[diesel(sql_type = BigInt)]
     may_be_sealed: i64,
 }

@@ -143,7 +143,7 @@ async fn replace_taken(
     Ok(places)
 }
 
-/// Every value is a number, a timestamp, or a text of letters, digits and characters without a
+/// Every value is a number, a timestamp, or a string of letters, digits and characters without a
 /// meaning in SQL; see [`push_text`].
 fn statement(
     claims: &[Claim],
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_written_as_it_is() {
+    fn insert_statement_holds_each_claim_field_and_the_trace_if_any() {
         let limits = SlotLimits::default();
         let now = DateTime::UNIX_EPOCH;
         let claims = [claim("u-37".parse().unwrap())];

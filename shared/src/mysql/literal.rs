@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::domain::UserId;
 
-/// Appends a user id as a literal. An id that was written into a store by hand may contain
+/// Appends a user id as a literal. An id that was written into a store manually may contain
 /// anything, even a quote: an invalid id is written in hexadecimal, so that no text can end its own
 /// literal.
 pub(super) fn push_text(sql: &mut String, text: &str) {

@@ -154,7 +154,7 @@ mod tests {
         for path in all.filter(|path| path.file_name().unwrap().to_str().unwrap() >= SINCE) {
             let text = std::fs::read_to_string(path.join("up.sql")).unwrap();
             assert_eq!(
-                changes_that_wait(&text),
+                blocking_changes(&text),
                 Vec::<String>::new(),
                 "in {}",
                 path.display()
@@ -163,8 +163,8 @@ mod tests {
     }
 
     #[test]
-    fn changes_that_wait_are_told() {
-        let found = changes_that_wait(
+    fn blocking_schema_changes_are_detected() {
+        let found = blocking_changes(
             "ALTER TABLE a ADD COLUMN b INT, ALGORITHM = INSTANT;\n\
              ALTER TABLE a ADD KEY c (b), ALGORITHM = INPLACE, LOCK = NONE;\n-- ALTER TABLE in words\n\
              SET @sql = IF(@todo, 'alter table a MODIFY b BIGINT', 'DO 0');\nCREATE INDEX d ON a (b);",
@@ -178,7 +178,7 @@ mod tests {
 
     /// The statements that change a table without an algorithm that lets rows be read and written
     /// in the meantime.
-    fn changes_that_wait(sql: &str) -> Vec<String> {
+    fn blocking_changes(sql: &str) -> Vec<String> {
         let lines: Vec<&str> = sql
             .lines()
             .filter(|line| !line.trim_start().starts_with("--"))

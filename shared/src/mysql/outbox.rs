@@ -156,9 +156,9 @@ pub struct LeasedMail {
 pub enum DeliveryOutcome {
     /// The server accepted it.
     Sent,
-    /// It failed, and is retried at this time.
+    /// The attempt failed, and is retried at this time.
     Retry(DateTime<Utc>, String),
-    /// It failed, and is never retried.
+    /// The attempt failed, and is never retried.
     GivenUp(String),
 }
 

@@ -98,7 +98,7 @@ impl Db {
         Ok(erased)
     }
 
-    /// The same for its resolved broken promises and, if the coupon is over, for its revocations.
+    /// Erases the ids in its resolved broken promises and, if the coupon is over, its revocations.
     /// After that the drop contains no user ids.
     pub async fn erase_others(&self, drop: DropId, coupon_is_over: bool) -> Result<usize, DbError> {
         self.run("erase people of a drop", async move |conn| {

@@ -28,7 +28,7 @@ pub struct NewWebhook<'a> {
     pub created_at: NaiveDateTime,
     /// When it is first attempted.
     pub next_attempt_at: NaiveDateTime,
-    /// The same for all targets.
+    /// Identical for all targets.
     pub event_id: &'a str,
     /// The kind of event, as one word.
     pub kind: &'a str,
@@ -129,7 +129,8 @@ pub async fn give_up_orphans(
                 .bind::<Datetime, _>(now.naive_utc())
                 .bind::<Text, _>(ORPHAN);
             let update = update.bind::<Datetime, _>(before.naive_utc());
-            // Not events that somebody has just scheduled for a retry.
+            // Skips events whose next attempt was due less than an hour ago: an operator may have
+            // just rescheduled them.
             update
                 .bind::<Datetime, _>((now - TimeDelta::hours(1)).naive_utc())
                 .execute(conn)

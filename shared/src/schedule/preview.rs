@@ -20,11 +20,11 @@ pub struct Opening {
     pub drop: PlannedDrop,
     /// When it opens, in local time.
     pub local: String,
-    /// The same in UTC.
+    /// When it opens, in UTC.
     pub utc: String,
     /// When it closes, in local time.
     pub closes: String,
-    /// It has begun: a coupon created now is open at once.
+    /// The window has already begun, so a coupon created now opens immediately.
     pub at_once: bool,
 }
 

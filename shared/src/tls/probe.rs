@@ -26,9 +26,9 @@ pub(crate) enum HandshakeAnswer {
     Fine,
     /// The server speaks TLS, and one side does not trust the other. The sentence says why.
     Fault(String),
-    /// It answered, but not in TLS.
+    /// The server answered, but not in TLS.
     PlainText,
-    /// It did not answer, or does not exist.
+    /// The server did not answer, or does not exist.
     Silent,
 }
 

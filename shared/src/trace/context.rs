@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traceparent_is_none_and_a_later_version_is_read_as_far_as_it_is_known() {
+    fn invalid_traceparents_are_ignored_and_later_versions_are_read_in_part() {
         for bad in [
             "",
             "00",

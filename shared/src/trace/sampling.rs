@@ -143,7 +143,7 @@ mod tests {
             );
             for (begun, parent) in begun[1..].iter().zip([asked, not_asked]) {
                 let begun = begun.unwrap();
-                assert_eq!(begun.trace_id, asked.trace_id, "{name}: the trace goes on");
+                assert_eq!(begun.trace_id, asked.trace_id, "{name}: the trace continues");
                 assert_eq!(
                     begun.sampled,
                     begun.span_id != parent.span_id,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_kept() {
+    fn sampled_share_matches_the_ratio() {
         let sampling = Sampling::new(SamplerName::default(), 0.01);
         let sampled = (0..100_000)
             .filter(|_| sampling.begin(None).is_some())

@@ -24,7 +24,7 @@ pub(crate) enum ScriptCommand {
     /// With its number, and whether it has ended. Not fenced.
     Revoke(PersonLetter, i64, bool),
     Repair(ScriptRepair),
-    /// The same in an era that is over.
+    /// A repair in an era that is over.
     Stale(ScriptRepair),
     Tamper(Tamper),
 }

@@ -67,7 +67,7 @@ impl Record {
         }
     }
 
-    /// The same with its trace.
+    /// Adds its trace.
     pub(super) fn of_trace(mut self, trace: Option<TraceContext>) -> Self {
         self.trace = trace;
         if let Ok(claim) = &mut self.claim {

@@ -1,6 +1,6 @@
 //! Watches for partitions that are stuck because Kafka's client cannot read a batch there. Only
 //! they wait, and not forever: offsets that three looks of fresh clients found unreadable become a
-//! dead letter, and reading goes on behind them. Its promises are in Redis; the reconciler issues
+//! dead letter, and reading continues behind them. Its promises are in Redis; the reconciler issues
 //! them as `unissued`.
 //!
 //! One rule, since Kafka's client names neither partition nor offset with an error, and reports no
@@ -107,9 +107,9 @@ pub(super) struct DueLook {
 /// The next step for a partition.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WatchStep {
-    /// It could not be read.
+    /// The partition could not be read.
     Hold { partition: i32 },
-    /// It can be read here after all.
+    /// The partition can be read here after all.
     Release {
         partition: i32,
         assignment: u64,
@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn message_elsewhere_after_an_error_holds_its_partition_until_a_fresh_client_has_looked() {
+    fn message_after_an_error_holds_its_partition_until_a_fresh_client_has_looked() {
         let mut watch = UnreadableWatch::new(STUCK);
         assert!(watch.takes(0, 1, Some(7), 9), "as behind a transaction");
         watch.error(Instant::now());

@@ -184,7 +184,7 @@ pub(crate) fn describe_metrics() {
         ),
         (
             RETRIES,
-            "Batches tried again because MySQL was away, locked or slow",
+            "Batches tried again because MySQL was unavailable, locked or slow",
         ),
         (
             REBALANCES,

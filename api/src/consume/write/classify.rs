@@ -15,7 +15,7 @@ pub(super) enum ClaimVerdict {
     Issue,
     /// Its row exists: the message was read before.
     AlreadyIssued,
-    /// It becomes a dead letter.
+    /// The claim becomes a dead letter.
     Refused {
         reason: &'static str,
         /// For a person; without user ids.
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn of_claims_that_exclude_each_other_the_first_is_issued() {
+    fn first_of_conflicting_claims_is_issued() {
         let batch = [
             claim(CouponId(1), DropId(10), 1, "ann"),
             claim(CouponId(1), DropId(10), 1, "ann"),
@@ -382,7 +382,7 @@ mod tests {
         /// The schema accepts everything issued in addition to the existing rows, and a second
         /// reading issues nothing.
         #[test]
-        fn what_is_issued_fits_and_a_second_reading_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
+        fn issued_rows_fit_the_schema_and_reading_again_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
             let rules = rules();
             let (earlier, later) = claims.split_at(split.min(claims.len()));
             let mut rows: Vec<IssuedRow> = Vec::new();

@@ -67,7 +67,7 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
     (mysql, db, coupon.id, drops[0].id)
 }
 
-/// Rows are written as text, so a name that was put into a store by hand must do no harm.
+/// Rows are written as text, so a name that was put into a store manually must do no harm.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
     let (_, db, coupon_id, drop_id) = shop("names", 100).await;

@@ -55,11 +55,11 @@ pub struct JwtArgs {
     /// Required audience of the token (`aud`)
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
-    /// Claim with the user id; not set: `sub`
+    /// Token claim that holds the user id (default: `sub`)
     #[arg(long, env = "JWT_USER_CLAIM")]
     pub jwt_user_claim: Option<String>,
-    /// Claim with the user's groups, a text or a list of texts, for coupons of a group; not set:
-    /// `groups`
+    /// Token claim that holds the user's groups, a string or a list of strings, for coupons of a
+    /// group (default: `groups`)
     #[arg(long, env = "JWT_GROUPS_CLAIM")]
     pub jwt_groups_claim: Option<String>,
 }
@@ -143,7 +143,7 @@ enum Keys {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TokenError {
     Refused(&'static str),
-    /// It is signed with a key of this name, which is not known, or not yet.
+    /// Signed with a key of this name, which is not known, or not yet.
     UnknownKey(String),
 }
 
@@ -215,7 +215,7 @@ impl Verifier {
         match decoded.claims.0.get(&self.user_claim) {
             Some(Value::String(person)) => Ok(person.clone()),
             _ => Err(TokenError::Refused(
-                "the token does not say who it is for, as a text",
+                "the token does not say who it is for, as a string",
             )),
         }
     }

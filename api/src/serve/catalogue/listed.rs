@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sent_of_long_pages_in_a_second_is_bounded() {
+    async fn bytes_of_long_pages_per_second_are_bounded() {
         let pages = ListedPages::default();
         let now = Instant::now();
         let mebibyte = 1 << 20;
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_for_odd_pages_without_end_keeps_nobody_from_the_first_one() {
+    async fn first_page_is_served_while_clients_request_many_other_pages() {
         let pages = ListedPages::default();
         let odd = futures_util::future::join_all(
             (1..30).map(|number| ask(&pages, after(number), 1, "odd", 1_000)),

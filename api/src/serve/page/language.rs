@@ -89,7 +89,7 @@ pub(super) const WORDS: &[(&str, &str, &str)] = &[
     ("trying", "Still trying…", "다시 시도하고 있어요…"),
     (
         "trying_why",
-        "The line is busy or the network is away. This page asks again by itself. Asking twice never costs you your place.",
+        "The line is busy or the network is unavailable. This page asks again by itself. Asking twice never costs you your place.",
         "접속이 많거나 네트워크가 끊겼습니다. 저절로 다시 신청하니 이 화면을 닫지 마세요. 여러 번 신청해도 순서는 바뀌지 않습니다.",
     ),
     ("stopped", "No answer", "응답이 없습니다"),

@@ -82,9 +82,9 @@ impl NewCouponBody {
 
 /// Create a coupon
 ///
-/// The coupon and its first drops exist once this returns. If Redis is away, claims get 503 until
-/// the reconciler has written the drops to it. With an `Idempotency-Key`, which is remembered for a
-/// week, repeat the request until it succeeds: one coupon is created.
+/// The coupon and its first drops exist once this returns. If Redis is unavailable, claims get 503
+/// until the reconciler has written the drops to it. With an `Idempotency-Key`, which is remembered
+/// for a week, repeat the request until it succeeds: one coupon is created.
 #[utoipa::path(
     post, path = "/v1/coupons", tag = "operators", request_body = NewCouponBody,
     params(
@@ -193,7 +193,7 @@ async fn repeated(
 }
 
 /// The numbers that Redis knows: a MySQL that lost its last coupons must not give them again.
-/// `None` where Redis is away: then nobody knows which numbers were given.
+/// `None` if Redis is unavailable: then nobody knows which numbers were given.
 async fn ask_redis(services: &Services) -> Option<GivenNumbers> {
     match services.redis.given_numbers().await {
         Ok(given) => Some(given),

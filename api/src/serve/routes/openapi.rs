@@ -13,7 +13,8 @@ use utoipa::openapi::{Components, OpenApi};
         title = "Firstcome API",
         description = "Gives out a limited number of coupons, first come, first served. Errors are \
             `application/problem+json` (RFC 9457) with a stable `code` and a sentence for people. A request that is \
-            refused (4xx) changes nothing. After a 503, repeat a change to be certain."
+            refused (4xx) changes nothing. After a 503 a change may already have been applied: repeat it; to create \
+            a coupon, with the same `Idempotency-Key`."
     ),
     tags(
         (name = "claims", description = "For users"),
@@ -71,7 +72,7 @@ pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
 /// Whether this process admits claims
 #[allow(dead_code)] // served by the code that all services share; this only describes it
 #[utoipa::path(get, path = "/readyz", tag = "service", responses(
-    (status = 200, description = "Redis answers and admission is open; `notes` names other stores that are away"),
+    (status = 200, description = "Redis answers and admission is open; `notes` names other stores that are unavailable"),
     (status = 503, description = "Admission is closed; the body says why")
 ))]
 const fn readyz() {}

@@ -57,7 +57,7 @@ pub(crate) struct DropView {
     /// First instant at which claims are refused; null: it stays open.
     closes_at: Option<DateTime<Utc>>,
     quantity: Slot,
-    /// How many are left; null while unknown (Redis is away, or being verified).
+    /// How many are left; null while unknown (Redis is unavailable, or being verified).
     remaining: Option<u32>,
     /// While `remaining` is null, `open` may be `sold_out`.
     state: DropState,
@@ -137,7 +137,7 @@ pub(crate) fn not_kept<T>(body: T) -> NotKept<T> {
 }
 
 /// One coupon in its present state, with its `ETag`. Not cacheable: a browser that revalidates by
-/// the tag would go on showing an old `remaining`.
+/// the tag would keep showing an old `remaining`.
 pub(crate) async fn show_one(
     services: &Services,
     coupon: &CouponWithDrops,
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_follows_redis_and_is_unknown_without_it() {
+    async fn remaining_follows_redis_and_is_unknown_without_it() {
         let full = Stock {
             quantity: 10,
             held: 10,

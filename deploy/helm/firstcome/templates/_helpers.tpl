@@ -144,7 +144,7 @@ metadata:
   {{- include "firstcome.metadata" . | nindent 2 }}
 spec:
   maxUnavailable: 1
-  # Pods that are not ready, because a store is away, must not keep a node from being drained.
+  # Pods that are not ready, because a store is unavailable, must not keep a node from being drained.
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels: {{ include "firstcome.selector" . }}

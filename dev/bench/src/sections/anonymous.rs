@@ -122,7 +122,7 @@ async fn beside(
         .with("lists/s", lists)
         .with("refused/s", refused);
     Ok(measurement.target(FigureTarget::AtLeast(0.9)).note(format!(
-        "the middle of {TURNS} turns ({least:.2} to {most:.2}); {asked:.0} requests a second on {CONNECTIONS} connections were \
+        "the middle of {TURNS} turns ({least:.2} to {most:.2}); {asked:.0} requests per second on {CONNECTIONS} connections were \
          answered, lists of up to {LISTED} coupons; who asks takes from the same processors"
     )))
 }

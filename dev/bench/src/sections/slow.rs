@@ -70,7 +70,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         ("ms without", median(alone)),
     );
     Ok(vec![measurement.target(FigureTarget::AtMost(2.0)).note(format!(
-        "open loop, {RATE} claims a second; everyone wins; {least:.2} to {most:.2} in {TURNS} turns{difference}"
+        "open loop, {RATE} claims per second; everyone wins; {least:.2} to {most:.2} in {TURNS} turns{difference}"
     ))])
 }
 

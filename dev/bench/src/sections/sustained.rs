@@ -86,7 +86,7 @@ async fn rows_keep_up(
     let rows = f64::from(winners) / all;
     Ok(Measurement::of(
         PART,
-        format!("rows a second ÷ claims admitted a second, everyone wins, {drops}"),
+        format!("rows per second ÷ claims admitted per second, everyone wins, {drops}"),
         crowd / all,
         "×",
     )

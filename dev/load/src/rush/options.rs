@@ -94,12 +94,12 @@ fn share(text: &str) -> Result<f64, String> {
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text
         .parse()
-        .map_err(|_| "requests a second, a number above 0")?;
+        .map_err(|_| "requests per second, a number above 0")?;
     let possible = rate > 0.0 && rate <= 1e6;
     if possible {
         Ok(rate)
     } else {
-        Err("requests a second, above 0 and at most 1,000,000".into())
+        Err("requests per second, above 0 and at most 1,000,000".into())
     }
 }
 

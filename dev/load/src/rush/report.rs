@@ -88,7 +88,7 @@ impl RushReport {
         if let Some(rate) = self.rate {
             let late = grouped(self.tally.late);
             more.push((
-                format!("open loop, {rate:.0} requests a second; sent late"),
+                format!("open loop, {rate:.0} requests per second; sent late"),
                 late,
             ));
         }

@@ -108,7 +108,7 @@ async fn a_refused_token_fails_with_the_answer_as_the_reason() {
     );
 }
 
-/// The same system behind TLS, and the certificate to trust.
+/// Starts the system behind TLS; also returns the certificate to trust.
 async fn behind_tls() -> (String, tempfile::NamedTempFile) {
     let plain: std::net::SocketAddr = system(10, 0)
         .await

@@ -73,7 +73,7 @@ pub fn right() -> Vec<(&'static str, Protocol)> {
             },
         ),
         (
-            "Kafka is away, Redis goes back in time",
+            "Kafka is down, Redis goes back in time",
             1,
             Faults {
                 lost: 1,
@@ -82,7 +82,7 @@ pub fn right() -> Vec<(&'static str, Protocol)> {
             },
         ),
         (
-            "Kafka is away, Redis is emptied",
+            "Kafka is down, Redis is emptied",
             1,
             Faults {
                 lost: 1,
@@ -100,7 +100,7 @@ pub fn right() -> Vec<(&'static str, Protocol)> {
             },
         ),
         (
-            "something dies, Kafka is away, Redis goes back",
+            "something dies, Kafka is down, Redis goes back",
             1,
             Faults {
                 crashes: 1,

@@ -59,7 +59,7 @@ pub enum Wrong {
     /// A reconciler reads the era when it reads the drop, not before it waits and reads the
     /// topic. What it comes upon in mid-pass it rebuilds from a tail that is older than the loss.
     EraReadLate,
-    /// A pass goes on with another process of Redis than the one that it read, and opens admission
+    /// A pass continues with another process of Redis than the one it read, and opens admission
     /// there.
     ConnectionComesBack,
     /// The consumer commits offsets before the rows.

@@ -20,17 +20,17 @@ pub enum Step {
     },
     /// The consumer takes the next message.
     Fetch,
-    /// It writes the row, or stores the claim in the dead-letter table.
+    /// The consumer writes the row, or stores the claim in the dead-letter table.
     WriteRow,
-    /// It commits the offset.
+    /// The consumer commits the offset.
     Commit,
     /// A process that has read the era long ago loads the drop, at last.
     LoadLate,
     /// A reconciler begins a pass: reads the gate, the clock and the topic's unread tail.
     Begin(usize),
-    /// It reads Redis, rows and the dead-letter table, and plans.
+    /// The reconciler reads Redis, rows and the dead-letter table, and plans.
     Look(usize),
-    /// It carries out its next repair.
+    /// The reconciler carries out its next repair.
     Repair(usize),
     /// Fault: the consumer dies.
     ConsumerDies,
@@ -55,19 +55,19 @@ pub enum End {
     /// Fault: no acknowledgement in time, whether the message arrives or not. The dead-letter table
     /// stores the claim, and the person gets a promise.
     Kept {
-        /// It reaches the topic all the same.
+        /// The message reaches the topic all the same.
         arrives: bool,
     },
     /// Fault: the dead-letter table is unavailable as well, and the person is asked to retry.
     Unheld {
-        /// It reaches the topic all the same.
+        /// The message reaches the topic all the same.
         arrives: bool,
     },
     /// Fault: the process dies, and nobody is answered.
     Dies {
-        /// It reaches the topic.
+        /// The message reaches the topic.
         arrives: bool,
-        /// It reaches the dead-letter table.
+        /// The claim reaches the dead-letter table.
         kept: bool,
     },
 }

@@ -4,15 +4,15 @@ use super::{COUPONS, Gate, GateProtocol, ServerIdentity, State, Wrong};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Stage {
-    /// An era is taken from MySQL; what stood under `gate`.
+    /// Takes an era from MySQL, having read this value of `gate`.
     TakeEra(usize, Option<Gate>),
-    /// It begins in Redis.
+    /// Begins the era in Redis.
     Begin(usize, Option<Gate>),
-    /// For what may be in flight.
+    /// Waits until the admissions that were in flight when the era was first seen have ended.
     Wait,
-    /// Rebuilding a part of a coupon, which admission can see.
+    /// Rebuilds a part of a coupon, which admission can see.
     Load(usize),
-    /// Rebuilding the rest.
+    /// Rebuilds the rest.
     Complete(usize),
     Open(usize),
 }
@@ -77,7 +77,7 @@ impl Pass {
         }
     }
 
-    /// Goes on with the next coupon that is in an era of this pass, or ends.
+    /// Continues with the next coupon that is in an era of this pass, or ends.
     fn rebuild(mut self, from: usize) -> Option<Self> {
         // Nothing more is done with the ones before.
         self.eras[..from.min(COUPONS)].fill(0);

@@ -1,6 +1,6 @@
 //! The admission gate: two coupons, each with a gate, servers of Redis that are lost, demoted
 //! and promoted, and two daemons that rebuild coupons in new eras, each of which may stand still
-//! between any two steps and go on later.
+//! between any two steps and continue later.
 //!
 //! A claim may come at any moment, to the master and to the server that was demoted last. So
 //! nothing here rests on an API noticing a loss in time.
@@ -44,11 +44,11 @@ pub enum Wrong {
     EraNotCompared,
     /// A coupon is opened by a plain write, which compares nothing.
     SetVerifiedPlain,
-    /// A rebuild goes on in the era that MySQL has.
+    /// A rebuild continues in the era that MySQL has.
     EraKept,
     /// An API opens a new coupon without asking MySQL whether a daemon has begun another era.
     NewUnchecked,
-    /// A pass goes on with another server, over a connection that comes back.
+    /// A pass continues with another server, over a connection that comes back.
     LifeNotCompared,
 }
 

@@ -94,7 +94,7 @@ async fn with_two_replicas_the_promoted_one_accepts_writes_at_once() {
     assert_eq!(cluster.nodes().len(), 9);
     let old = cluster.primary_of("a").await.unwrap();
     old.freeze().await.unwrap();
-    eventually("writes go on", async || {
+    eventually("writes continue", async || {
         let Ok(new) = cluster.primary_of("a").await else {
             return false;
         };

@@ -29,7 +29,7 @@ async fn a_killed_master_is_replaced_and_comes_back_as_a_replica() {
     let second = group.master_after(first).await.unwrap();
     assert_eq!(redis(second.port(), "GET a").await.unwrap(), "1");
     // The other replica follows it.
-    eventually("writes go on", async || {
+    eventually("writes continue", async || {
         redis(second.port(), "SET a 2").await.unwrap() == "+OK"
     })
     .await;
@@ -68,7 +68,7 @@ async fn a_frozen_master_is_replaced_and_refuses_writes_when_resumed() {
     let old = group.current_master().await.unwrap();
     old.freeze().await.unwrap();
     let new = group.master_after(old).await.unwrap();
-    eventually("writes go on", async || {
+    eventually("writes continue", async || {
         redis(new.port(), "SET a 1").await.unwrap() == "+OK"
     })
     .await;

@@ -1,8 +1,8 @@
 //! The drift injector: deliberately creates each kind of drift in a running system, to try out the
 //! reconciler and to prove that it detects each kind.
 //!
-//! It uses the product's own names of keys and tables but bypasses all its rules, as a crash, a
-//! lost disk or a manual change would. Never point it at a production system.
+//! The injector uses the product's names of keys and tables but bypasses all its rules, as a crash,
+//! a lost disk or a manual change would. Never point it at a production system.
 //!
 //! Each call of one [`Injector`] hits users that no earlier call has hit, so that several kinds can
 //! be injected into one drop.

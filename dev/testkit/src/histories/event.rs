@@ -69,12 +69,12 @@ pub enum RecordedEvent {
         op: u64,
         answer: RecordedAnswer,
     },
-    /// It certainly had no effect: refused before anything was given.
+    /// The operation certainly had no effect: refused before anything was given.
     Failed {
         op: u64,
         reason: String,
     },
-    /// It may or may not have had an effect: a timeout, a cut connection, a 5xx.
+    /// The operation may or may not have had an effect: a timeout, a cut connection, a 5xx.
     Unknown {
         op: u64,
         reason: String,
@@ -187,7 +187,7 @@ impl RecordedOutcome {
         }
     }
 
-    /// The same for an answer to a change of an allow list, which has no `status`.
+    /// Classifies an answer to a change of an allow list, which has no `status`.
     pub fn of_list_change(status: u16, body: &Value) -> Self {
         if status == 200 {
             Self::Ok(RecordedAnswer::ListChanged)

@@ -26,7 +26,7 @@ pub(crate) enum ScenarioStep {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SeenAnswer {
     Answer,
-    /// It was executed, and the answer got lost.
+    /// Executed, but the answer got lost.
     Nothing,
     NeverSent,
     /// Refused before it was executed.

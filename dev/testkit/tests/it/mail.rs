@@ -70,7 +70,7 @@ async fn all_sent(world: &World) {
 }
 
 #[tokio::test]
-async fn passes_go_on_while_the_mail_server_is_silent_or_down_and_mails_arrive_once_after_it() {
+async fn passes_continue_while_the_mail_server_is_silent_or_down_and_mails_arrive_once() {
     let fixture = Fixture::new("d-mail").await;
     let world = &fixture.world;
     let daemon = world

@@ -45,7 +45,7 @@ fn dashboard() -> Vec<(String, String)> {
     exprs.collect()
 }
 
-/// The names of metrics and recording rules in a text.
+/// The names of metrics and recording rules in a string.
 fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
     words

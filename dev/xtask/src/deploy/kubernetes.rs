@@ -202,7 +202,7 @@ impl Pod<'_> {
         let is_asked = matches!(process.command, "serve" | "daemon");
         (is_asked && !(3..=grace - 20).contains(&delay)).then(|| {
             format!(
-                "{}: it goes on for {delay} s after the decision to stop it",
+                "{}: it runs for {delay} s after the decision to stop it",
                 process.place
             )
         })

@@ -32,7 +32,7 @@ pub(crate) fn check() -> Result<()> {
     if !database.exists() {
         let today = output(command("date").args(["-u", "+%F"]))?;
         eprintln!(
-            "[lint] known holes in dependencies: UNCHECKED on {}, since there is no advisory database here (ADVISORY_DB names a clone of advisory-db)",
+            "[lint] known vulnerabilities in dependencies: UNCHECKED on {}, since there is no advisory database here (ADVISORY_DB names a clone of advisory-db)",
             today.trim()
         );
         return Ok(());
@@ -102,7 +102,7 @@ fn check_advisories(deny: &Path, database: &Path) -> Result<()> {
             .args(["log", "-1", "--format=%cs"]),
     )?;
     eprintln!(
-        "[lint] no unknown hole in dependencies, by the advisories of {}",
+        "[lint] no unknown vulnerability in dependencies, by the advisories of {}",
         newest.trim()
     );
     Ok(())

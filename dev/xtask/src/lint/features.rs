@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_packages_and_repetitions_are_left_out() {
+    fn workspace_packages_and_duplicates_are_left_out() {
         let tree =
             "firstcome-api v0.1.0 (/here) \nsyn v2.0.0 (proc-macro) full\nsyn v2.0.0 full (*)\n";
         assert_eq!(

@@ -1,5 +1,5 @@
-//! A ratchet for patterns of language (language.tsv), counted in comments and docs. Each pattern
-//! has a maximum, which only goes down: `record` lowers it.
+//! A ratchet for patterns of language (language.tsv), counted in comments, docs and names of tests.
+//! Each pattern has a maximum, which only goes down: `record` lowers it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -169,20 +169,39 @@ fn record(table: &str, patterns: &[Pattern<'_>]) -> String {
     recorded
 }
 
-/// The lines of prose with their numbers: comments without their markers, and Markdown without
-/// code.
+/// The lines of prose with their numbers: comments without their markers, names of tests, and
+/// Markdown without code.
 fn prose<'t>(path: &Path, text: &'t str) -> Vec<(usize, &'t str)> {
-    let sign = match path.extension().and_then(OsStr::to_str) {
-        Some("rs") => "//",
-        Some("lua" | "sql") => "--",
-        Some("md") => return markdown(text),
-        _ => "#",
-    };
+    match path.extension().and_then(OsStr::to_str) {
+        Some("rs") => [comments("//", text), tests_of(text)].concat(),
+        Some("lua" | "sql") => comments("--", text),
+        Some("md") => markdown(text),
+        _ => comments("#", text),
+    }
+}
+
+fn comments<'t>(sign: &str, text: &'t str) -> Vec<(usize, &'t str)> {
     let comment = |(line, number): (&'t str, usize)| {
         let comment = line.trim_start().strip_prefix(sign)?;
         Some((number, comment.trim_start_matches(['/', '!']).trim()))
     };
     text.lines().zip(1..).filter_map(comment).collect()
+}
+
+fn tests_of(text: &str) -> Vec<(usize, &str)> {
+    let mut is_test = false;
+    let mut names = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        let line = line.trim_start();
+        is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        let signature = line.strip_prefix("async ").unwrap_or(line);
+        if let Some(signature) = signature.strip_prefix("fn ") {
+            if std::mem::take(&mut is_test) {
+                names.push((number, signature.split('(').next().unwrap_or_default()));
+            }
+        }
+    }
+    names
 }
 
 fn markdown(text: &str) -> Vec<(usize, &str)> {
@@ -267,6 +286,8 @@ mod tests {
     fn only_prose_is_checked() {
         let rust = prose(Path::new("a.rs"), "let x = 1; // no\n    //! yes\n");
         assert_eq!(rust, [(2, "yes")]);
+        let tests = "#[tokio::test(start_paused = true)]\nasync fn yes() {\n#[cfg(test)]\nfn no() {";
+        assert_eq!(prose(Path::new("a.rs"), tests), [(2, "yes")]);
         assert_eq!(prose(Path::new("a.lua"), "-- yes\nreturn 1"), [(1, "yes")]);
         assert_eq!(
             markdown("yes\n```sh\nno\n```\nyes"),

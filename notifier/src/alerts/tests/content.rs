@@ -25,7 +25,7 @@ fn clean_passes_and_dry_runs_say_nothing() {
 }
 
 #[test]
-fn a_repair_is_told_once_and_nothing_fires() {
+fn repair_is_mailed_once_and_nothing_fires() {
     let mut duty = Duty::default();
     let repaired = run(
         Status::Repaired,
@@ -47,7 +47,7 @@ fn a_repair_is_told_once_and_nothing_fires() {
 }
 
 #[test]
-fn what_changed_by_itself_is_not_told() {
+fn drift_that_settled_by_itself_is_not_mailed() {
     let mut duty = Duty::default();
     assert_eq!(
         duty.sees(
@@ -62,7 +62,7 @@ fn what_changed_by_itself_is_not_told() {
 }
 
 #[test]
-fn what_is_left_is_told_once_then_after_the_cooldown_then_once_when_it_is_over() {
+fn unrepaired_drift_is_mailed_once_after_each_cooldown_and_once_resolved() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     for minutes in [1, 30, 239] {
@@ -85,7 +85,7 @@ fn a_pass_that_did_not_look_there_ends_nothing() {
         ..clean()
     };
     assert_eq!(duty.sees(1, &elsewhere), "");
-    assert_eq!(duty.sees(2, &failed("MySQL is away")), "run_failed New");
+    assert_eq!(duty.sees(2, &failed("MySQL is down")), "run_failed New");
     assert_eq!(
         duty.sees(3, &clean()),
         "run_failed resolved, failed_claim resolved"
@@ -148,7 +148,7 @@ fn a_gate_that_was_opened_again_is_no_news_by_itself() {
 #[test]
 fn a_pass_over_one_coupon_ends_nothing_that_concerns_none() {
     let mut duty = Duty::default();
-    assert_eq!(duty.sees(0, &failed("MySQL is away")), "run_failed New");
+    assert_eq!(duty.sees(0, &failed("MySQL is down")), "run_failed New");
     assert_eq!(
         duty.sees(
             0,
@@ -196,7 +196,7 @@ fn a_claim_that_names_a_drop_nobody_knows_is_over_once_it_is_gone() {
 }
 
 #[test]
-fn a_failed_pass_is_one_thing_and_one_that_was_told_to_stop_is_none() {
+fn failed_pass_is_one_alert_and_a_stopped_pass_is_none() {
     let mut duty = Duty::default();
     let error_of = |error: &str| Finding {
         case: FindingCase::RunFailed,
@@ -224,7 +224,7 @@ fn a_failed_pass_is_one_thing_and_one_that_was_told_to_stop_is_none() {
 }
 
 #[test]
-fn a_change_is_told_at_once_but_ages_are_no_change() {
+fn change_is_mailed_at_once_but_ages_and_order_are_no_change() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     let mut older = one_left();
@@ -243,7 +243,7 @@ fn a_change_is_told_at_once_but_ages_are_no_change() {
 }
 
 #[test]
-fn what_differs_in_kind_place_or_reason_is_told_apart() {
+fn drift_of_another_kind_place_or_reason_is_a_separate_alert() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     let both = vec![

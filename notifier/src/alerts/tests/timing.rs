@@ -103,7 +103,7 @@ fn an_alert_of_a_drop_that_is_gone_is_over_whatever_became_of_the_pass() {
 }
 
 #[test]
-fn what_was_mailed_before_a_silence_is_mailed_when_it_ends() {
+fn alert_mailed_before_a_silence_is_mailed_again_when_it_ends() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     duty.silence(90);
@@ -113,7 +113,7 @@ fn what_was_mailed_before_a_silence_is_mailed_when_it_ends() {
 }
 
 #[test]
-fn what_is_over_within_a_silence_is_mailed_after_it_if_people_know_of_it() {
+fn alert_resolved_within_a_silence_is_mailed_after_it_if_it_was_mailed() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     duty.silence(90);
@@ -288,7 +288,7 @@ fn a_flapping_alert_does_not_mail_with_every_pass() {
 }
 
 #[test]
-fn something_that_changes_with_every_pass_does_not_mail_with_every_pass_and_no_change_is_lost() {
+fn alert_that_changes_with_every_pass_is_not_mailed_each_time_and_no_change_is_lost() {
     let mut duty = Duty::default();
     let growing = |n: i64| {
         run(
@@ -305,7 +305,7 @@ fn something_that_changes_with_every_pass_does_not_mail_with_every_pass_and_no_c
 }
 
 #[test]
-fn repairs_with_every_pass_are_told_together_ever_less_often_and_none_is_left_out() {
+fn repairs_with_every_pass_are_mailed_together_less_and_less_often() {
     let mut duty = Duty::default();
     let repaired = run(
         Status::Repaired,

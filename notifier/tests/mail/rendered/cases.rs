@@ -267,7 +267,7 @@ fn a_loss_of_people_stands_until_they_are_back_or_somebody_accepts_it() {
 }
 
 #[test]
-fn people_who_lost_a_second_yes_are_told_of() {
+fn mail_names_users_whose_second_coupon_was_withdrawn() {
     let withdrawn = |slot| {
         let detail = "holds slot 4 of drop 1 already; one each for the whole coupon";
         applied(Kind::OverAdmitted, slot, ActionKind::Withdraw, detail)
@@ -285,7 +285,7 @@ fn people_who_lost_a_second_yes_are_told_of() {
 }
 
 #[test]
-fn what_the_repair_limit_holds_back_says_whether_people_can_claim() {
+fn mail_about_repairs_held_back_says_whether_users_can_claim() {
     let held = (1..=299).map(|slot| {
         finding(
             Kind::MissingAdmission,

@@ -37,7 +37,7 @@ fn a_name_can_do_no_harm() {
     }
 }
 
-/// It was stopped after the first drops: the others were not examined.
+/// The pass was stopped after the first drops: the others were not examined.
 #[test]
 fn only_a_pass_that_came_to_its_end_says_that_all_are_back() {
     let rebuilt = general(

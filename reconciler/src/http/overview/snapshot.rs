@@ -27,7 +27,7 @@ const ALERTS: i64 = 50;
 /// Maximum age of coupons, alerts and the last pass.
 const FACTS_EVERY: Duration = Duration::from_secs(5);
 
-/// The same if one drop is requested.
+/// Maximum age if one drop is requested.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Rows are counted again after this time even if nothing seems to change.
@@ -154,7 +154,7 @@ impl Reader {
         }
     }
 
-    /// The same for one drop, whatever page it is on.
+    /// Reads one drop, whatever page it is on.
     pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
         // This one was requested explicitly, perhaps after a pass.
         self.tried_at = self.tried_at.filter(|at| at.elapsed() < READ_AGAIN);
@@ -408,7 +408,8 @@ async fn facts(stores: &Stores, known: &Facts) -> Result<Facts, DbError> {
     }
     let last_pass = match (db.last_full_run().await?, &known.last_pass) {
         (Some(id), Some(run)) if run.run_id == id => Some(Arc::clone(run)),
-        // Its findings are read page by page, elsewhere.
+        // Loads the run without its findings (`after` is the maximum); `GET /v1/runs/{id}` pages
+        // through them.
         (Some(id), _) => record::read(db, id, 1, i64::MAX)
             .await?
             .map(|(run, _)| Arc::new(run)),

@@ -131,7 +131,7 @@ async fn a_request_in_progress_is_never_cut_to_make_room() {
         read_until(&mut events, "data: now")
             .await
             .contains("data: now"),
-        "events go on"
+        "events continue"
     );
     go_on.notify_one();
     assert!(

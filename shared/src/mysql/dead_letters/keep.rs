@@ -163,7 +163,7 @@ async fn without_erased<'c>(
     Ok(failed.iter().filter(|claim| !is_erased(claim)).collect())
 }
 
-/// The word for the claim of a message that an operator has corrected and vouches for.
+/// The word for the claim of a message that an operator has corrected and confirmed.
 pub const CORRECTED: &str = "corrected";
 
 /// The word for an admission that Kafka has not acknowledged in time.

@@ -44,7 +44,7 @@ fn the_next_offset_of_each_partition_is_committed_once() {
 }
 
 #[test]
-fn what_could_not_be_committed_is_committed_later_with_what_came_since() {
+fn uncommitted_offsets_are_committed_later_with_newer_ones() {
     let broker = Broker {
         refuses: true.into(),
         ..Broker::default()

@@ -238,7 +238,7 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
         .highest_revision(id)
         .await
         .unwrap_or_else(|error| {
-            tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
+            tracing::warn!(%error, coupon = %id, "Redis is unavailable while an allow list is changed");
             0
         })
 }

@@ -50,7 +50,7 @@ fn people(bytes: &[u8], is_json: bool) -> Result<Vec<UserId>, String> {
         // Without the parser's own message, which repeats a value.
         let ids = serde_json::from_slice(bytes).map_err(|error| {
             format!(
-                "the body is no JSON array of texts: line {}, column {}",
+                "the body is no JSON array of strings: line {}, column {}",
                 error.line(),
                 error.column()
             )
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_id_refuses_all_and_names_its_line() {
+    fn one_invalid_id_rejects_the_list_and_is_located() {
         let bytes = |bytes: &[u8]| read(bytes).unwrap_err();
         for (body, said) in [
             ("a\nb c\nd", "line 2: "),
@@ -132,7 +132,7 @@ mod tests {
             ("a\t", "line 1: "),
             ("a,b", "line 1: "),
             ("[\"a\", \"b c\"]", "id 2: "),
-            ("[\"a\", 7]", "no JSON array of texts: line 1, column 7"),
+            ("[\"a\", 7]", "no JSON array of strings: line 1, column 7"),
             ("[\"a\"", "no JSON array"),
             ("[]", "1 to 10000"),
             ("", "1 to 10000"),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_to_be_json_is_an_array() {
+    fn json_body_must_be_an_array() {
         assert_eq!(people(b"null", false).map(|ids| ids.len()), Ok(1));
         for body in ["null", "a", "\"a\"", "7", "{}", ""] {
             assert!(

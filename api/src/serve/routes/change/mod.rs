@@ -152,7 +152,8 @@ async fn apply(
     ))
 }
 
-/// The steps after MySQL has the change.
+/// Follows up a change committed to MySQL: updates Redis, creates drops ahead, wakes the
+/// reconciler, and refreshes the caches.
 async fn finish(
     services: &Services,
     attempt: &ChangeAttempt<'_>,
@@ -233,7 +234,7 @@ async fn wake_reconciler(services: &Services, id: CouponId, drops: &[Drop]) {
 /// The highest revision in Redis, 0 if it can't be read.
 async fn seen_revision(services: &Services, id: CouponId) -> u64 {
     services.redis.revision(id).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, coupon = %id, "Redis is away while a coupon is changed");
+        tracing::warn!(%error, coupon = %id, "Redis is unavailable while a coupon is changed");
         0
     })
 }

@@ -160,7 +160,7 @@ fn close_at(
     })
 }
 
-/// Only drops that have not opened. One whose window was set by hand keeps it.
+/// Only drops that have not opened. One whose window was set manually keeps it.
 fn move_daily(
     coupon: &Coupon,
     drops: &[Drop],

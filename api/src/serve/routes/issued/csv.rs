@@ -126,7 +126,7 @@ fn line(text: &mut String, row: &IssuedRow) {
     let code = field(&row.code);
     let claimed = time(row.claimed_at);
     let issued = time(row.issued_at);
-    // Writing to a text can't fail.
+    // Writing to a string can't fail.
     let _ = write!(
         text,
         "{},{},{user},{code},{claimed},{issued},{}\r\n",

@@ -89,7 +89,7 @@ pub struct DesignRun {
     /// People who were answered `accepted` but have no row after the consumer was killed in the
     /// middle of another rush; only for designs with a consumer.
     pub lost_by_consumer_kill: Option<u64>,
-    /// The same after MySQL was killed mid-rush and restarted; also for designs that commit many
+    /// Such people after MySQL was killed mid-rush and restarted; also for designs that commit many
     /// claims at once.
     pub lost_by_mysql_crash: Option<u64>,
     /// Cost on the servers until the last row was written.

@@ -115,7 +115,7 @@ fn drawn(comparison: &Comparison) -> String {
     let scale = BAR / bars.iter().map(fastest).fold(1.0, f64::max);
     let height = HEAD + ROW * f64::from(u32::try_from(bars.len()).unwrap_or(0));
     let title = format!(
-        "{} requests on {} coupons: requests a second, rows too many or too few, and promises without a row",
+        "{} requests on {} coupons: requests per second, rows too many or too few, and promises without a row",
         grouped(comparison.size.requests.into()),
         comparison.size.quantity
     );
@@ -123,7 +123,7 @@ fn drawn(comparison: &Comparison) -> String {
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0}" role="img" aria-label="{title}"><title>{title}</title>"#
     );
     for (x, first, second) in [
-        (4.0, "requests a second", "more is better"),
+        (4.0, "requests per second", "more is better"),
         (
             OVER,
             "over-issued",

@@ -26,7 +26,7 @@ const BEFORE: Duration = Duration::from_secs(2);
 const STALL: Duration = Duration::from_secs(5);
 /// Time from the kill to the restart.
 const DOWN: Duration = Duration::from_secs(1);
-/// Connections of an open-loop crowd: many of them wait while MySQL is away.
+/// Connections of an open-loop crowd: many of them wait while MySQL is down.
 const CONNECTIONS: usize = 512;
 /// How long to wait for rows after the last fault.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -28,19 +28,19 @@ pub use sql::{failed_table, prepare};
 pub enum Design {
     /// Count the rows, then insert.
     A,
-    /// The same under a lock in the process.
+    /// Count, then insert, under a lock in the process.
     B,
-    /// The same under a lock in Redis.
+    /// Count, then insert, under a lock in Redis.
     C,
-    /// The same, but a request that finds the drop sold out never takes the lock.
+    /// As `C`, but a request that finds the drop sold out never takes the lock.
     CLook,
     /// `SELECT … FOR UPDATE` on the stock row.
     D,
-    /// The same, but a request that finds the drop sold out never takes the lock.
+    /// As `D`, but a request that finds the drop sold out never takes the lock.
     DLook,
     /// Redis `INCR`, then insert in the request.
     E,
-    /// The same, but MySQL is only asked after the counter has let a request through.
+    /// As `E`, but MySQL is only asked after the counter has let a request through.
     EFirst,
     /// `SADD`, `INCR`, Kafka, one insert per message, failures to a table that nobody reads.
     F,
@@ -104,7 +104,7 @@ impl Design {
             Self::EFirst => "INCR first, holders not looked up",
             Self::F => "SADD, INCR, Kafka, insert by insert",
             Self::G => "WATCH, SCARD, MULTI SADD, Kafka",
-            Self::I => "MySQL: a row a unit, SKIP LOCKED",
+            Self::I => "MySQL: one row per unit, SKIP LOCKED",
             Self::J => "MySQL: micro-batches on one counter",
             Self::H => "Firstcome",
         }

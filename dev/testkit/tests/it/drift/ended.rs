@@ -296,7 +296,7 @@ async fn a_daemon_does_not_show_drift_that_another_daemons_pass_saw_repaired() {
 }
 
 #[tokio::test]
-async fn two_daemons_send_one_digest_and_the_deep_pass_of_the_hour_runs() {
+async fn two_daemons_send_one_digest_and_run_one_scheduled_deep_pass() {
     let fixture = Fixture::new("d-twice").await;
     let world = &fixture.world;
     fixture.held("Twice", 20, 20).await;

@@ -500,7 +500,7 @@ async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
         );
     }
 
-    // A person vouches for the message.
+    // An operator confirms the message.
     let correct = format!(
         "UPDATE failed_claims SET reason = 'corrected' WHERE drop_id = {}",
         drops[3]

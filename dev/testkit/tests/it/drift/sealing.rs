@@ -304,7 +304,7 @@ async fn back_from_before_the_sealing(
         200
     );
     until_sealed(&fixture, &coupon).await;
-    // With all its data, it keeps the sealed day.
+    // A restart that loses no data keeps the keys of the sealed drop.
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
     redis.kill().await.unwrap();
     reopened(&fixture, &redis, &coupon).await;

@@ -232,7 +232,7 @@ pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
     mailed_within(world, words, MAILED).await
 }
 
-/// The same with a longer limit.
+/// [`mailed`] with another limit.
 pub(crate) async fn mailed_within(world: &World, words: &[&str], limit: Duration) -> ReadMail {
     let fits =
         |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
@@ -296,7 +296,7 @@ impl Hindered {
         hindered
     }
 
-    /// The same with a private MySQL.
+    /// Sets it up with a private MySQL.
     pub(crate) async fn over(
         world: &World,
         mysql: &MysqlServer,

@@ -1,4 +1,4 @@
-//! An older state is put into a running Redis, and brings its gate along. Admission goes on for a
+//! An older state is put into a running Redis, and brings its gate along. Admission continues for a
 //! moment; users who were admitted meanwhile keep a coupon, or are listed by name if none is left.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -140,7 +140,7 @@ async fn keys_restored_into_a_running_redis_close_the_coupon_within_a_second() {
 }
 
 #[tokio::test]
-async fn who_was_admitted_meanwhile_is_listed_if_no_coupon_is_left() {
+async fn users_admitted_meanwhile_are_listed_if_no_coupon_is_left() {
     goes_back("older-full", 40, By::Restore).await;
 }
 

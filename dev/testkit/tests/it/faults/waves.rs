@@ -89,7 +89,7 @@ impl Waves {
         self.next_while(number, async |_| ()).await
     }
 
-    /// The same with something happening meanwhile.
+    /// [`Self::next`] with something happening meanwhile.
     pub(crate) async fn next_while(
         &mut self,
         number: usize,
@@ -194,7 +194,7 @@ pub(crate) async fn kafka_behind_proxy() -> (
     (kafka, proxy, turn)
 }
 
-/// The same with two more proxies, for other clients.
+/// A Kafka behind two more proxies, for other clients.
 pub(crate) async fn kafka_behind_proxies() -> (
     &'static KafkaServer,
     &'static [FaultProxy; 3],

@@ -80,7 +80,7 @@ async fn changed(
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
             coupon.drop
         );
-        eventually("the rush goes on", LIMIT, async || {
+        eventually("the rush continues", LIMIT, async || {
             world.sql.number(&count).await >= least
         })
         .await;

@@ -7,12 +7,12 @@ use std::path::Path;
 use firstcome_testkit::World;
 use serde_json::{Map, Value};
 
-const HEAD: &str = "# HTTP routes\n\nFor client developers: every route, parameter and type of both services, made from their \
+const HEAD: &str = "# HTTP routes\n\nFor client developers: every route, parameter and type of both services, generated from their \
                     `/openapi.json` by `cargo xtask api-docs`; a test compares it. A response with a status of 400 or more has the \
-                    body `Problem` unless it says otherwise; 429 and 503 have `Retry-After`. Every route under `/v1` may answer 503; \
-                    one that needs `ops` also 400, 401 and 429, one with a body 413, and one of `ops` that is no `GET` 403. Parameters \
-                    and statuses that a route only names, or has by this rule, are explained at the beginning of its service. A field \
-                    that may be null may also be missing. How to work with the routes is in [OPERATIONS](OPERATIONS.md).\n";
+                    body `Problem` unless it says otherwise; 429 and 503 have `Retry-After`. Routes under `/v1` can also return: \
+                    503 (all); 400, 401 and 429 (with `ops`); 403 (with `ops`, except `GET`); 413 (with a body). Shared parameters \
+                    and statuses are explained once, at the start of each service. A field that may be null may also be missing. \
+                    How to work with the routes is in [OPERATIONS](OPERATIONS.md).\n";
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value[name].as_str().unwrap_or_default()

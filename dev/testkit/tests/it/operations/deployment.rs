@@ -91,7 +91,7 @@ async fn ended(process: Process, base: String, pod: Pod, endpoints: Arc<Mutex<Ve
     );
 }
 
-/// The same pod on this machine: replaces the addresses of stores, the listening address and
+/// The pod on this machine: replaces the addresses of stores, the listening address and
 /// secrets, and adds names that isolate this test from others.
 fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
     let own = |name: &str| world.setting(name);

@@ -14,7 +14,7 @@ fn id_of(reply: &HttpReply) -> String {
 }
 
 #[tokio::test]
-async fn every_answer_has_a_request_id_and_adopts_a_valid_one() {
+async fn every_response_has_a_request_id_and_echoes_a_valid_one() {
     let world = World::new("ids").await;
     let (api, consumer, daemon) = tokio::join!(world.serve(), world.consume(), world.daemon());
     for http in [api.http(), &*consumer, daemon.http()] {

@@ -54,7 +54,7 @@ impl Visitor {
         }
     }
 
-    /// The same browser at another process behind the same name.
+    /// This browser at another process behind the same name.
     pub(super) fn moved_to(&self, base: &str) -> Self {
         let Self {
             client,

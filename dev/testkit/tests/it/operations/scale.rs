@@ -223,7 +223,7 @@ async fn repairs_held_for_a_weekend_are_written_once() {
     })
     .await;
     assert!(rows < 20_000.0, "{rows}");
-    let what = format!("{what}, while Kafka is away");
+    let what = format!("{what}, while Kafka is down");
     let rows = measured(&what, [200, 10_000], "≤ 100000", async |held| {
         rows_after_a_weekend(held, false).await
     })

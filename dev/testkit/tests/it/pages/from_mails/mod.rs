@@ -2,10 +2,10 @@
 
 mod cured;
 mod decided;
+mod no_action;
 mod phone;
 mod restarted;
 mod stores;
-mod told;
 
 /// Labels of links that several kinds of mail share.
 mod label {
