@@ -176,7 +176,7 @@ impl Revisions {
         state.mysql
     }
 
-    /// `write_meta.lua`: whether the revision is not outdated.
+    /// `settings.lua`, `write`: whether the revision is not outdated.
     fn write_meta(&self, redis: &mut Redis, to: RevisionSettings) -> bool {
         if to.revision < redis.seen && !self.is(Wrong::NotCompared) {
             return false;

@@ -40,7 +40,7 @@ use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
-use firstcome_shared::redis::repair::GivenSlot;
+use firstcome_shared::redis::repair::{GivenSlot, SlotChange, Wanted};
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::trace::TraceContext;
 use parking_lot::Mutex;
@@ -167,7 +167,7 @@ impl<'a> Executor<'a> {
             self.must_go_on()?;
             // Who is moved needs the counter and the free slots right, which a move keeps as right
             // as they are. Rows follow from where people are.
-            let moves = matches!(run[0].action, Action::Move { .. });
+            let moves = run[0].action.moves();
             let comes_before = run[0].action.comes_before_the_counter();
             let is_counter = matches!(run[0].action, Action::SetCount);
             if moves && !moving || count_is_wrong && !comes_before && !is_counter && !moves {
@@ -228,9 +228,15 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
         let together = match &run[0].action {
-            Action::PutBack { .. } => self.put_back(run).await?,
+            Action::Slot(SlotChange {
+                wanted: Wanted::Slot { .. } | Wanted::Nothing,
+                ..
+            }) => self.set_slots(run).await?,
             Action::Issue(_) => self.issue(run, traces).await?,
-            Action::ToFront { .. } => self.bring_to_front(run).await?,
+            Action::Slot(SlotChange {
+                wanted: Wanted::Front(_),
+                ..
+            }) => self.bring_to_front(run).await?,
             Action::Promote { .. } => return self.promote(run, attempts).await,
             Action::IssueDeadLetter { .. } => return self.issue_dead_letters(run, attempts).await,
             Action::ResolveDuplicate { .. } => self.resolve_duplicates(run).await?,
@@ -266,18 +272,12 @@ impl<'a> Executor<'a> {
             Action::WriteMeta => self.write_meta().await,
             Action::WriteAllowList => self.write_allow_list().await,
             Action::Rebuild { holdings, before } => self.rebuild(holdings, *before).await,
-            Action::Move { user, from } => {
-                self.move_person(user, *from, item.trace, attempts).await
-            }
-            Action::Withdraw { user, from } => self.withdraw(user, *from).await,
-            Action::ForgetClaimant { user } => self.withdraw(user, 0).await,
+            Action::Slot(change) => self.move_person(change, item.trace, attempts).await,
             Action::SetCount => self.repair_count().await,
             Action::Revoke(one) => self.revoke(one).await,
             Action::ResolveRevoked { id } => self.resolve_revoked(*id).await,
             Action::Report => Ok(RepairAttempt::Reported),
-            Action::PutBack { .. }
-            | Action::Issue(_)
-            | Action::ToFront { .. }
+            Action::Issue(_)
             | Action::Promote { .. }
             | Action::IssueDeadLetter { .. }
             | Action::ResolveDuplicate { .. }

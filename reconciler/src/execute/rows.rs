@@ -11,7 +11,7 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::repair::{Holding, PutBack};
+use firstcome_shared::redis::repair::{SlotChange, SlotSet};
 use firstcome_shared::trace::TraceContext;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
@@ -206,22 +206,22 @@ impl Executor<'_> {
         if wanted.is_empty() {
             return Ok(false);
         }
-        let holdings: Vec<Holding> = wanted.iter().map(|at| letters[*at].holding()).collect();
-        let words = self.put_back_all(&holdings).await?;
+        let changes: Vec<SlotChange> = wanted.iter().map(|at| letters[*at].change()).collect();
+        let words = self.change_slots(&changes, None).await?;
         for (i, at) in wanted.iter().enumerate() {
             let refused = match &words {
                 None => Some("Redis was emptied meanwhile; the next pass looks again"),
-                Some(words) if words.get(i) == Some(&PutBack::Taken) => {
-                    Some("its slot is another's by now")
-                }
-                Some(words) if words.get(i) == Some(&PutBack::Revoked) => {
-                    Some("it is revoked by now")
-                }
-                Some(_) => None,
+                Some(words) => match words.get(i) {
+                    Some(SlotSet::Taken) => Some("its slot is another's by now"),
+                    Some(SlotSet::Revoked) => Some("it is revoked by now"),
+                    Some(SlotSet::Changed) => Some("its person is on another slot by now"),
+                    _ => None,
+                },
             };
             attempts[*at] = refused.map(|why| RepairAttempt::Changed(why.into()));
         }
-        Ok(words.is_some_and(|words| words.contains(&PutBack::Applied)))
+        let is_applied = |set: &SlotSet| matches!(set, SlotSet::Applied(_));
+        Ok(words.is_some_and(|words| words.iter().any(is_applied)))
     }
 
     pub(super) async fn resolve_duplicates(
@@ -348,14 +348,9 @@ impl<'p> DeadLetterToIssue<'p> {
         }
     }
 
-    fn holding(&self) -> Holding {
-        let claimed_at_ms = self.claim.claimed_at.map(|at| at.timestamp_millis());
-        Holding {
-            user: self.claim.user_id.clone(),
-            slot: self.claim.slot,
-            claimed_at_ms,
-            certain: false,
-        }
+    fn change(&self) -> SlotChange {
+        let at_ms = self.claim.claimed_at.map(|at| at.timestamp_millis());
+        SlotChange::put_back(self.claim.user_id.clone(), self.claim.slot, at_ms)
     }
 }
 

@@ -216,7 +216,7 @@ impl FindingLedger {
                 }
                 RepairAttempt::Left(why) => {
                     noted.needs_person = true;
-                    if !matches!(item.action, Action::Move { .. }) {
+                    if !item.action.moves() {
                         noted.result = Outcome::Skipped;
                     }
                     add(&mut noted.detail, Some(why));

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
-use firstcome_shared::redis::repair::Holding;
+use firstcome_shared::redis::repair::{Seen, SlotChange};
 
 use super::page::Sorted;
 use super::{Action, Planner};
@@ -171,12 +171,14 @@ impl Planner<'_> {
             let claimed_at_ms = letter
                 .claimed_at
                 .map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
-            let (user, claimed_at_ms) = (user.clone(), Some(claimed_at_ms));
-            self.rebuild.push(Holding {
-                user,
-                slot,
-                claimed_at_ms,
-                certain: false,
+            // Redis may have them on a slot that was revoked.
+            let on = page.now_on_slot.get(user);
+            self.rebuild.push(SlotChange {
+                seen: on.map(|slot| Seen {
+                    slot: *slot,
+                    at_ms: None,
+                }),
+                ..SlotChange::put_back(user.clone(), slot, Some(claimed_at_ms))
             });
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use firstcome_shared::domain::UserId;
+use firstcome_shared::redis::repair::{SlotChange, Wanted};
 
 use super::{Action, Plan, Planned, Planner};
 use crate::report::{FindingCase, Kind, Numbers};
@@ -66,11 +67,8 @@ impl Planner<'_> {
     /// Who is moved gets a row by that. The page of a dead letter may not show it: the slot of its
     /// person can be on another one, and the row of that slot another person's.
     fn letters_of_the_moved(&mut self) {
-        let moved = |item: &Planned| match &item.action {
-            Action::Move { user, .. } => Some(user.clone()),
-            _ => None,
-        };
-        let moved: HashSet<UserId> = self.items.iter().filter_map(moved).collect();
+        let moved = self.items.iter().filter(|item| item.action.moves());
+        let moved: HashSet<UserId> = moved.filter_map(|item| item.user.clone()).collect();
         for item in &mut self.items {
             if let Action::IssueDeadLetter { id, claim, .. } = &item.action
                 && moved.contains(&claim.user_id)
@@ -116,25 +114,30 @@ impl Planner<'_> {
                 Action::Report
                 | Action::WriteAllowList
                 | Action::Revoke(_)
-                | Action::ResolveRevoked { .. }
-                | Action::ToFront { .. } => false,
+                | Action::ResolveRevoked { .. } => false,
+                Action::Slot(change) => match change.wanted {
+                    Wanted::Front(_) => false,
+                    Wanted::Slot { .. } => lost,
+                    Wanted::Any | Wanted::Nothing => true,
+                },
                 // No row is written, and the repair that a duplicate follows from may not be kept.
                 Action::ResolveDuplicate { .. }
                 | Action::WriteMeta
-                | Action::PutBack { .. }
                 | Action::Issue(_)
                 | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild { .. } => opened,
-                Action::Withdraw { .. }
-                | Action::ForgetClaimant { .. }
-                | Action::SetCount
-                | Action::Move { .. }
-                | Action::Readmit { .. }
-                | Action::Promote { .. } => true,
+                Action::SetCount | Action::Readmit { .. } | Action::Promote { .. } => true,
             };
             if must_wait {
                 // Who holds another one already has a row.
-                let has_row = matches!(item.action, Action::Withdraw { .. });
+                let has_row = matches!(
+                    item.action,
+                    Action::Slot(SlotChange {
+                        seen: Some(_),
+                        wanted: Wanted::Nothing,
+                        ..
+                    })
+                );
                 without_row.extend(item.user.clone().filter(|_| !has_row));
                 wait(item);
             }
@@ -235,10 +238,11 @@ impl Planner<'_> {
                 Kind::OverAdmitted,
                 *slot,
                 Some(user),
-                Action::ToFront {
+                Action::Slot(SlotChange {
                     user: user.clone(),
-                    slot: *slot,
-                },
+                    seen: None,
+                    wanted: Wanted::Front(*slot),
+                }),
                 detail,
             );
         }
@@ -352,14 +356,14 @@ fn wait(item: &mut Planned) {
 
 /// Repairs that set the counter, give slots by it, or follow from one that does.
 fn needs_counter(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::SetCount
-            | Action::Move { .. }
-            | Action::Readmit { .. }
-            | Action::ResolveDuplicate { .. }
-            | Action::Promote { .. }
-    )
+    action.moves()
+        || matches!(
+            action,
+            Action::SetCount
+                | Action::Readmit { .. }
+                | Action::ResolveDuplicate { .. }
+                | Action::Promote { .. }
+        )
 }
 
 /// The order of the repairs. Redis comes before MySQL, since rows follow from it. People with a
@@ -371,18 +375,20 @@ pub(super) fn rank(action: &Action) -> u8 {
         Action::WriteMeta | Action::WriteAllowList => 0,
         Action::Rebuild { .. } => 1,
         Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
-        Action::Withdraw { .. } | Action::ForgetClaimant { .. } => 3,
-        Action::PutBack { .. } => 4,
+        Action::Slot(change) => match change.wanted {
+            Wanted::Nothing => 3,
+            Wanted::Slot { .. } => 4,
+            Wanted::Any => 7,
+            Wanted::Front(_) => 12,
+        },
         Action::IssueDeadLetter { put_back: true, .. } => 5,
         Action::SetCount => 6,
-        Action::Move { .. } => 7,
         Action::Issue(_) => 8,
         Action::IssueDeadLetter {
             put_back: false, ..
         } => 9,
         Action::Readmit { .. } => 10,
         Action::ResolveDuplicate { .. } => 11,
-        Action::ToFront { .. } => 12,
         Action::Promote { .. } => 13,
         Action::Report => 14,
     }
@@ -399,15 +405,9 @@ pub(super) fn rank(action: &Action) -> u8 {
 pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
     match (item.kind, &item.action) {
         (_, action) if gate_closed => usize::from(action.takes()),
+        (_, Action::Slot(change)) if change.is_kept() => 0,
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (
-            _,
-            Action::Report
-            | Action::Revoke(_)
-            | Action::ToFront { .. }
-            | Action::Promote { .. }
-            | Action::PutBack { on_slot: true, .. },
-        ) => 0,
+        | (_, Action::Report | Action::Revoke(_) | Action::Promote { .. }) => 0,
         (_, Action::SetCount) => gaps.max(1),
         _ => 1,
     }

@@ -21,7 +21,7 @@ use left::{DeadLettersLeft, for_example};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::claim::Claim;
-use firstcome_shared::redis::repair::Holding;
+use firstcome_shared::redis::repair::{SlotChange, Wanted};
 use firstcome_shared::trace::TraceContext;
 
 use crate::collect::snapshot::{DeadLetter, DropFacts, HalfRevoked};
@@ -67,41 +67,13 @@ pub enum Action {
     WriteAllowList,
     /// Make the drop anew in Redis from everything that is known of it.
     Rebuild {
-        holdings: Vec<Holding>,
+        holdings: Vec<SlotChange>,
         /// People of a large drop who were put back while it was read.
         before: usize,
     },
-    /// Give a person another slot: theirs is another person's, or none of the drop's. Without a
-    /// free slot they go to the head of the waiting list, and their promise is listed as broken.
-    Move {
-        user: UserId,
-        /// The slot they can't keep.
-        from: i64,
-    },
-    /// Take a slot from a person who holds one already.
-    Withdraw {
-        user: UserId,
-        /// The slot they can't keep.
-        from: i64,
-    },
-    /// Take a person off the claimants of the drop, who holds no slot of it.
-    ForgetClaimant {
-        user: UserId,
-    },
-    /// Put a person back into Redis with their slot.
-    PutBack {
-        holding: Holding,
-        /// They are on it, and only the claimants lack them.
-        on_slot: bool,
-        /// Redis has them on this other slot, which they leave.
-        from: Option<i64>,
-    },
-    /// Put a person whose promise is broken at the head of the waiting list.
-    ToFront {
-        user: UserId,
-        /// The slot that was promised.
-        slot: i64,
-    },
+    /// Change what a user holds in Redis. If any slot is wanted and none is left, the user goes to
+    /// the head of the waiting list, and the promise is listed as broken.
+    Slot(SlotChange),
     /// Make count = |users| + |free| true again.
     SetCount,
     Issue(Claim),
@@ -163,23 +135,29 @@ impl Action {
     pub(crate) fn comes_before_the_counter(&self) -> bool {
         matches!(
             self,
-            Self::PutBack { .. }
-                | Self::Withdraw { .. }
-                | Self::IssueDeadLetter { put_back: true, .. }
+            Self::Slot(SlotChange {
+                wanted: Wanted::Slot { .. } | Wanted::Nothing,
+                ..
+            }) | Self::IssueDeadLetter { put_back: true, .. }
         )
     }
 
     /// Whether it takes a slot from somebody who holds it in Redis.
     pub(crate) fn takes(&self) -> bool {
-        matches!(
-            self,
-            Self::Move { .. } | Self::Withdraw { .. } | Self::PutBack { from: Some(_), .. }
-        )
+        matches!(self, Self::Slot(change) if change.takes())
+    }
+
+    /// Whether it gives a user another slot, whichever is left.
+    pub(crate) fn moves(&self) -> bool {
+        matches!(self, Self::Slot(change) if change.wanted == Wanted::Any)
     }
 
     /// Whether it gives people what was promised to them, takes nothing from anybody and gives no
     /// slot to anybody else.
     pub(crate) fn only_adds(&self) -> bool {
+        if let Self::Slot(change) = self {
+            return matches!(change.wanted, Wanted::Slot { .. }) && !change.takes();
+        }
         matches!(
             self,
             Self::WriteMeta
@@ -187,7 +165,6 @@ impl Action {
                 | Self::Rebuild { .. }
                 | Self::Revoke(_)
                 | Self::ResolveRevoked { .. }
-                | Self::PutBack { from: None, .. }
                 | Self::Issue(_)
                 | Self::IssueDeadLetter { .. }
         )
@@ -197,10 +174,14 @@ impl Action {
         match self {
             Self::WriteMeta | Self::WriteAllowList => ActionKind::WriteMeta,
             Self::Rebuild { .. } => ActionKind::Rebuild,
-            Self::Move { .. } => ActionKind::Move,
-            Self::Withdraw { .. } => ActionKind::Withdraw,
-            Self::PutBack { .. } | Self::ToFront { .. } => ActionKind::PutBack,
-            Self::SetCount | Self::ForgetClaimant { .. } => ActionKind::SetCount,
+            Self::Slot(change) => match (change.seen, change.wanted) {
+                (_, Wanted::Any) => ActionKind::Move,
+                (_, Wanted::Slot { .. } | Wanted::Front(_)) => ActionKind::PutBack,
+                (Some(_), Wanted::Nothing) => ActionKind::Withdraw,
+                // The user is a claimant of the drop only.
+                (None, Wanted::Nothing) => ActionKind::SetCount,
+            },
+            Self::SetCount => ActionKind::SetCount,
             Self::Issue(_) | Self::IssueDeadLetter { .. } => ActionKind::Issue,
             Self::Readmit { .. } => ActionKind::Readmit,
             Self::ResolveDuplicate { .. } => ActionKind::ResolveDuplicate,
@@ -298,7 +279,7 @@ pub struct Planner<'a> {
     /// Repairs of [`Planner::items`] that each concern one page.
     of_pages: usize,
     beyond: Beyond,
-    rebuild: Vec<Holding>,
+    rebuild: Vec<SlotChange>,
     /// Those of a lost drop who were taken already.
     rebuilt: usize,
     numbers: Numbers,
@@ -356,7 +337,7 @@ impl<'a> Planner<'a> {
 
     /// Who is to be put back into a lost drop, as far as the pages show by now: a large drop is not
     /// kept whole.
-    pub fn take_holdings(&mut self) -> Vec<Holding> {
+    pub fn take_holdings(&mut self) -> Vec<SlotChange> {
         std::mem::take(&mut self.rebuild)
     }
 

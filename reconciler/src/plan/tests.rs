@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::redis::repair::{SlotChange, Wanted};
 use proptest::prelude::*;
 
 use super::{Action, Plan, Planner, RepairPolicy};
@@ -288,7 +289,7 @@ impl DropWorld {
         for item in &plan.items {
             let comes_before = item.action.comes_before_the_counter();
             let goes_back = comes_before || matches!(item.action, Action::SetCount);
-            let moves = matches!(item.action, Action::Move { .. });
+            let moves = item.action.moves();
             if unsettled && !goes_back || moves {
                 self.settle_unless(counter_waits);
                 unsettled = false;
@@ -326,18 +327,13 @@ impl DropWorld {
             Action::WriteMeta => self.meta = Some(true),
             Action::WriteAllowList => self.list_differs = false,
             Action::Rebuild { holdings, .. } => {
-                for holding in holdings {
-                    self.put_back(&holding.user, i64::from(holding.slot), holding.certain);
+                for change in holdings {
+                    self.change(change);
                 }
                 (self.meta, self.list_differs) = (Some(true), false);
                 self.settle();
             }
-            Action::Move { user, from } => self.move_person(user, *from),
-            Action::Withdraw { user, from } => self.withdraw(user, *from),
-            Action::PutBack { holding, .. } => {
-                self.put_back(&holding.user, i64::from(holding.slot), holding.certain);
-            }
-            Action::ToFront { user, .. } => self.waiting.insert(0, user.clone()),
+            Action::Slot(change) => self.change(change),
             Action::SetCount => self.settle(),
             Action::Issue(claim) => self.insert(claim.slot, &claim.user_id),
             Action::IssueDeadLetter {
@@ -347,7 +343,11 @@ impl DropWorld {
             } => {
                 if self.row_of(&claim.user_id).is_none() {
                     if *put_back {
-                        self.put_back(&claim.user_id, i64::from(claim.slot), false);
+                        self.change(&SlotChange::put_back(
+                            claim.user_id.clone(),
+                            claim.slot,
+                            None,
+                        ));
                     }
                     self.insert(claim.slot, &claim.user_id);
                 }
@@ -372,10 +372,7 @@ impl DropWorld {
                     }
                 }
             }
-            Action::ForgetClaimant { .. }
-            | Action::Revoke(_)
-            | Action::ResolveRevoked { .. }
-            | Action::Report => {}
+            Action::Revoke(_) | Action::ResolveRevoked { .. } | Action::Report => {}
         }
     }
 
@@ -403,12 +400,9 @@ impl DropWorld {
         if !certain && self.users.iter().any(|(u, s)| *s == slot && u != who) {
             return;
         }
-        let before = self.users.insert(who.clone(), slot);
+        self.users.insert(who.clone(), slot);
         self.free.remove(&slot);
         self.count = Some(self.count.unwrap_or(0).max(slot));
-        if let Some(before) = before.filter(|b| *b != slot && self.owners(*b) == 0) {
-            self.free.insert(before);
-        }
     }
 
     fn settle(&mut self) {
@@ -449,32 +443,28 @@ impl DropWorld {
         self.insert(Slot::try_from(slot).unwrap(), who);
     }
 
-    fn give_up(&mut self, from: i64) {
-        let in_use =
-            from >= 1 && from <= i64::from(self.quantity) && from <= self.count.unwrap_or(0);
-        if in_use && self.owners(from) == 0 {
-            self.free.insert(from);
-        }
-    }
-
-    fn move_person(&mut self, who: &UserId, from: i64) {
-        if self.users.get(who) != Some(&from) {
-            return;
-        }
-        if let Some(slot) = self.next_slot() {
-            self.take(who, slot);
-            self.give_up(from);
-        } else {
-            self.withdraw(who, from);
-            self.waiting.insert(0, who.clone());
-            self.broken.insert(who.clone());
-        }
-    }
-
-    fn withdraw(&mut self, who: &UserId, from: i64) {
-        if self.users.get(who) == Some(&from) {
-            self.users.remove(who);
-            self.give_up(from);
+    /// A slot that loses its user is held until the counter is settled.
+    fn change(&mut self, change: &SlotChange) {
+        let (who, seen) = (&change.user, change.seen.map(|seen| seen.slot));
+        let now = self.users.get(who).copied();
+        match change.wanted {
+            Wanted::Slot { slot, has_row, .. } => {
+                if now.is_none() || now == seen || now == change.wanted_slot() {
+                    self.put_back(who, i64::from(slot), has_row);
+                }
+            }
+            _ if now != seen => {}
+            Wanted::Any => {
+                if let Some(slot) = self.next_slot() {
+                    self.take(who, slot);
+                } else {
+                    self.users.remove(who);
+                    self.waiting.insert(0, who.clone());
+                    self.broken.insert(who.clone());
+                }
+            }
+            Wanted::Nothing => _ = self.users.remove(who),
+            Wanted::Front(_) => self.waiting.insert(0, who.clone()),
         }
     }
 }

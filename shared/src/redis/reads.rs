@@ -163,7 +163,7 @@ pub(super) const EARLIER_HOLDERS: &str = "claimants";
 const DROPS_AT_ONCE: usize = 200;
 
 /// Stands for every score that is no whole number, or too large to be counted by ones: no slot of
-/// any drop. `move.lua` and `withdraw.lua` know it.
+/// any drop. `set_slots.lua` knows it.
 const NO_SLOT: i64 = -1;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards

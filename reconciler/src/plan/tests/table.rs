@@ -361,7 +361,10 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
     let mut rebuilt: Vec<_> = rebuilt
         .unwrap()
         .iter()
-        .map(|h| (h.slot, h.user.clone(), h.certain))
+        .map(|change| match change.wanted {
+            Wanted::Slot { slot, has_row, .. } => (slot, change.user.clone(), has_row),
+            other => panic!("{other:?}"),
+        })
         .collect();
     rebuilt.sort();
     assert_eq!(
@@ -646,11 +649,11 @@ fn claim_keeps_its_slot_when_an_old_copy_of_redis_has_a_revoked_claim_on_it() {
                     put_back: true,
                     ..
                 } => (claim.slot, claim.user_id),
-                Action::PutBack {
-                    holding,
-                    on_slot: false,
-                    ..
-                } => (holding.slot, holding.user),
+                Action::Slot(SlotChange {
+                    user,
+                    seen: None,
+                    wanted: Wanted::Slot { slot, .. },
+                }) => (slot, user),
                 other => panic!("dead letter {is_dead_letter}: {other:?}"),
             });
         assert_eq!(
