@@ -12,7 +12,7 @@ use firstcome_shared::trace::TraceContext;
 use futures_util::future::join_all;
 
 use super::{AT_ONCE, ExecuteError, Executor, RepairAttempt};
-use crate::plan::{Action, Planned};
+use crate::plan::{Action, LetterChange, LetterEnd, Planned};
 
 const CHANGED: &str = "it had changed meanwhile; the next pass looks again";
 const NO_REVISION: &str =
@@ -430,11 +430,11 @@ impl Executor<'_> {
         &self,
         item: &Planned,
     ) -> Result<Result<(i64, Claim), RepairAttempt>, ExecuteError> {
-        let Action::Readmit {
+        let Action::Letter(LetterChange {
             id,
             user,
-            claimed_at,
-        } = &item.action
+            end: LetterEnd::Readmitted { claimed_at },
+        }) = &item.action
         else {
             return Ok(Err(RepairAttempt::Changed("planned out of order".into())));
         };

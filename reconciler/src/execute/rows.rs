@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
 use super::{AT_ONCE, ExecuteError, Executor, RepairAttempt};
-use crate::plan::{Action, Planned};
+use crate::plan::{Action, LetterChange, Planned, RowChange};
 use crate::stores::Stores;
 
 impl Executor<'_> {
@@ -28,10 +28,10 @@ impl Executor<'_> {
         traces: &[Option<TraceContext>],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let claim = |(item, trace): (&Planned, &Option<TraceContext>)| match &item.action {
-            Action::Issue(claim) => Some((
+            Action::Row(row) => Some((
                 Claim {
                     trace: *trace,
-                    ..claim.clone()
+                    ..row.claim.clone()
                 },
                 None,
             )),
@@ -229,7 +229,7 @@ impl Executor<'_> {
         run: &[Planned],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let duplicate = |item: &'_ Planned| {
-            if let Action::ResolveDuplicate { id, .. } = &item.action {
+            if let Action::Letter(LetterChange { id, .. }) = &item.action {
                 Some(*id)
             } else {
                 None
@@ -325,11 +325,11 @@ struct DeadLetterToIssue<'p> {
 
 impl<'p> DeadLetterToIssue<'p> {
     fn of(item: &'p Planned) -> Option<Self> {
-        let Action::IssueDeadLetter {
-            id,
+        let Action::Row(RowChange {
             claim,
+            letter: Some(id),
             put_back,
-        } = &item.action
+        }) = &item.action
         else {
             return None;
         };

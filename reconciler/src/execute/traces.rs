@@ -6,7 +6,7 @@ use std::time::Duration;
 use firstcome_shared::trace::{SpanEnd, SpanKind, TraceContext, TraceSpan, key};
 
 use super::{Executor, RepairAttempt};
-use crate::plan::{Action, Planned};
+use crate::plan::{Action, Planned, RowChange};
 use crate::report::{ActionKind, TRACE};
 use crate::traces;
 
@@ -18,7 +18,7 @@ impl Executor<'_> {
     /// message is lost Redis does, where it was sampled.
     pub(super) async fn traces_of(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         if let Some(Planned {
-            action: Action::Issue(_),
+            action: Action::Row(RowChange { letter: None, .. }),
             ..
         }) = run.first()
         {
@@ -30,7 +30,7 @@ impl Executor<'_> {
     async fn traces_in_redis(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         let admission = |item: &Planned| match &item.action {
             // Of an admission whose instant is not known, none is kept.
-            Action::Issue(claim) => (
+            Action::Row(RowChange { claim, .. }) => (
                 claim.slot,
                 claim.claimed_at.map_or(0, |at| at.timestamp_millis()),
             ),

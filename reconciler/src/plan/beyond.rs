@@ -35,8 +35,7 @@ impl Action {
             Self::Slot(SlotChange {
                 wanted: Wanted::Slot { .. },
                 ..
-            }) | Self::Issue(_)
-                | Self::IssueDeadLetter { .. }
+            }) | Self::Row(_)
         )
     }
 }

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::redis::repair::{SlotChange, Wanted};
 
-use super::{Action, Plan, Planned, Planner};
+use super::{Action, DropChange, LetterChange, LetterEnd, Plan, Planned, Planner, RowChange};
 use crate::report::{FindingCase, Kind, Numbers};
 
 impl Planner<'_> {
@@ -70,13 +70,18 @@ impl Planner<'_> {
         let moved = self.items.iter().filter(|item| item.action.moves());
         let moved: HashSet<UserId> = moved.filter_map(|item| item.user.clone()).collect();
         for item in &mut self.items {
-            if let Action::IssueDeadLetter { id, claim, .. } = &item.action
+            if let Action::Row(RowChange {
+                claim,
+                letter: Some(id),
+                ..
+            }) = &item.action
                 && moved.contains(&claim.user_id)
             {
-                item.action = Action::ResolveDuplicate {
+                item.action = Action::Letter(LetterChange {
                     id: *id,
                     user: claim.user_id.clone(),
-                };
+                    end: LetterEnd::Duplicate,
+                });
                 item.detail.push_str(": its user moves to another slot");
             }
         }
@@ -97,7 +102,7 @@ impl Planner<'_> {
             Kind::RedisLost,
             None,
             None,
-            Action::Rebuild { holdings, before },
+            Action::Drop(DropChange::Everything { holdings, before }),
             detail,
         );
     }
@@ -111,22 +116,25 @@ impl Planner<'_> {
         let mut waits = false;
         for item in &mut self.items {
             let must_wait = match &item.action {
-                Action::Report
-                | Action::WriteAllowList
-                | Action::Revoke(_)
-                | Action::ResolveRevoked { .. } => false,
+                Action::Report => false,
                 Action::Slot(change) => match change.wanted {
                     Wanted::Front(_) => false,
                     Wanted::Slot { .. } => lost,
                     Wanted::Any | Wanted::Nothing => true,
                 },
                 // No row is written, and the repair that a duplicate follows from may not be kept.
-                Action::ResolveDuplicate { .. }
-                | Action::WriteMeta
-                | Action::Issue(_)
-                | Action::IssueDeadLetter { .. } => lost,
-                Action::Rebuild { .. } => opened,
-                Action::SetCount | Action::Readmit { .. } | Action::Promote { .. } => true,
+                Action::Row(_) => lost,
+                Action::Letter(letter) => match letter.end {
+                    LetterEnd::Revoked => false,
+                    LetterEnd::Duplicate => lost,
+                    LetterEnd::Readmitted { .. } => true,
+                },
+                Action::Drop(change) => match change {
+                    DropChange::AllowList | DropChange::Revocation(_) => false,
+                    DropChange::Settings => lost,
+                    DropChange::Everything { .. } => opened,
+                    DropChange::Count | DropChange::Line(_) => true,
+                },
             };
             if must_wait {
                 // Who holds another one already has a row.
@@ -145,7 +153,7 @@ impl Planner<'_> {
         }
         // Nothing is resolved by a row that does not come.
         for item in &mut self.items {
-            if matches!(&item.action, Action::ResolveDuplicate { user, .. } if without_row.contains(user))
+            if matches!(&item.action, Action::Letter(LetterChange { user, end: LetterEnd::Duplicate, .. }) if without_row.contains(user))
             {
                 wait(item);
             }
@@ -156,7 +164,13 @@ impl Planner<'_> {
     fn meta(&mut self) {
         if self.facts.meta_matches == Some(false) {
             let detail = "quantity, window or pause in Redis differ from MySQL".to_owned();
-            self.push(Kind::CountMismatch, None, None, Action::WriteMeta, detail);
+            self.push(
+                Kind::CountMismatch,
+                None,
+                None,
+                Action::Drop(DropChange::Settings),
+                detail,
+            );
             self.last_is(FindingCase::SettingsDiffer);
         }
         if self.facts.allow_list_differs {
@@ -166,7 +180,7 @@ impl Planner<'_> {
                 Kind::CountMismatch,
                 None,
                 None,
-                Action::WriteAllowList,
+                Action::Drop(DropChange::AllowList),
                 detail,
             );
             self.last_is(FindingCase::AllowListDiffers);
@@ -200,7 +214,7 @@ impl Planner<'_> {
                 kind,
                 slot,
                 Some(&half.user),
-                Action::Revoke(Box::new(half.clone())),
+                Action::Drop(DropChange::Revocation(Box::new(half.clone()))),
                 detail.to_owned(),
             );
         }
@@ -225,7 +239,13 @@ impl Planner<'_> {
                     "{held} slots are held and {free} free, which are not the {count} of the counter"
                 )
             };
-            self.push(Kind::CountMismatch, None, None, Action::SetCount, detail);
+            self.push(
+                Kind::CountMismatch,
+                None,
+                None,
+                Action::Drop(DropChange::Count),
+                detail,
+            );
         }
     }
 
@@ -279,7 +299,7 @@ impl Planner<'_> {
                         "{left} slots are left and {} people wait",
                         self.facts.waiting
                     );
-                    let action = Action::Promote { user: user.clone() };
+                    let action = Action::Drop(DropChange::Line(user.clone()));
                     self.push(Kind::Unfilled, None, Some(&user), action, detail);
                 }
             }
@@ -359,10 +379,10 @@ fn needs_counter(action: &Action) -> bool {
     action.moves()
         || matches!(
             action,
-            Action::SetCount
-                | Action::Readmit { .. }
-                | Action::ResolveDuplicate { .. }
-                | Action::Promote { .. }
+            Action::Letter(LetterChange {
+                end: LetterEnd::Readmitted { .. } | LetterEnd::Duplicate,
+                ..
+            }) | Action::Drop(DropChange::Count | DropChange::Line(_))
         )
 }
 
@@ -372,24 +392,29 @@ fn needs_counter(action: &Action) -> bool {
 /// moved onto a slot that is another's.
 pub(super) fn rank(action: &Action) -> u8 {
     match action {
-        Action::WriteMeta | Action::WriteAllowList => 0,
-        Action::Rebuild { .. } => 1,
-        Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
+        Action::Drop(change) => match change {
+            DropChange::Settings | DropChange::AllowList => 0,
+            DropChange::Everything { .. } => 1,
+            DropChange::Revocation(_) => 2,
+            DropChange::Count => 6,
+            DropChange::Line(_) => 13,
+        },
         Action::Slot(change) => match change.wanted {
             Wanted::Nothing => 3,
             Wanted::Slot { .. } => 4,
             Wanted::Any => 7,
             Wanted::Front(_) => 12,
         },
-        Action::IssueDeadLetter { put_back: true, .. } => 5,
-        Action::SetCount => 6,
-        Action::Issue(_) => 8,
-        Action::IssueDeadLetter {
-            put_back: false, ..
-        } => 9,
-        Action::Readmit { .. } => 10,
-        Action::ResolveDuplicate { .. } => 11,
-        Action::Promote { .. } => 13,
+        Action::Row(row) => match row.letter {
+            Some(_) if row.put_back => 5,
+            None => 8,
+            Some(_) => 9,
+        },
+        Action::Letter(letter) => match letter.end {
+            LetterEnd::Revoked => 2,
+            LetterEnd::Readmitted { .. } => 10,
+            LetterEnd::Duplicate => 11,
+        },
         Action::Report => 14,
     }
 }
@@ -407,8 +432,8 @@ pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
         (_, action) if gate_closed => usize::from(action.takes()),
         (_, Action::Slot(change)) if change.is_kept() => 0,
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (_, Action::Report | Action::Revoke(_) | Action::Promote { .. }) => 0,
-        (_, Action::SetCount) => gaps.max(1),
+        | (_, Action::Report | Action::Drop(DropChange::Revocation(_) | DropChange::Line(_))) => 0,
+        (_, Action::Drop(DropChange::Count)) => gaps.max(1),
         _ => 1,
     }
 }

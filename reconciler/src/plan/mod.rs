@@ -59,56 +59,72 @@ impl Default for RepairPolicy {
     }
 }
 
+/// A difference between what the stores hold and what they should hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Write the drop's `meta` as MySQL has it.
-    WriteMeta,
-    /// Write the coupon's allow list as MySQL has it.
-    WriteAllowList,
-    /// Make the drop anew in Redis from everything that is known of it.
-    Rebuild {
-        holdings: Vec<SlotChange>,
-        /// People of a large drop who were put back while it was read.
-        before: usize,
-    },
-    /// Change what a user holds in Redis. If any slot is wanted and none is left, the user goes to
-    /// the head of the waiting list, and the promise is listed as broken.
+    /// Of a user in Redis. If any slot is wanted and none is left, the user goes to the head of the
+    /// waiting list, and the promise is listed as broken.
     Slot(SlotChange),
-    /// Make count = |users| + |free| true again.
-    SetCount,
-    Issue(Claim),
-    /// Write the row of a dead letter in the slot it names; with `put_back`, give its person that
-    /// slot in Redis first.
-    IssueDeadLetter {
-        id: i64,
-        claim: Claim,
-        put_back: bool,
-    },
-    /// The slot of a dead letter is another person's: admit its person again, in a free slot.
-    Readmit {
-        id: i64,
-        user: UserId,
-        /// When they were admitted first, where known.
-        claimed_at: Option<DateTime<Utc>>,
-    },
-    /// Do the steps of a revocation that are missing.
-    Revoke(Box<HalfRevoked>),
-    /// Resolve a dead letter whose claim is revoked.
-    ResolveRevoked {
-        id: i64,
-    },
-    /// Resolve a dead letter whose person holds a row already, or will after the repairs before
-    /// this one.
-    ResolveDuplicate {
-        id: i64,
-        user: UserId,
-    },
-    /// Give a free slot to the first on the waiting list, who is this person.
-    Promote {
-        user: UserId,
-    },
+    /// Of a row in MySQL, which is missing.
+    Row(RowChange),
+    /// Of a dead letter, which is unresolved.
+    Letter(LetterChange),
+    /// Of the drop or its coupon in Redis.
+    Drop(DropChange),
     /// No repair: only a person can decide, or there is nothing to repair.
     Report,
+}
+
+/// A missing row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowChange {
+    pub claim: Claim,
+    /// The dead letter that it resolves.
+    pub letter: Option<i64>,
+    /// Redis lacks the user on the slot of the dead letter: they are put back first.
+    pub put_back: bool,
+}
+
+/// A dead letter that ends without a row in the slot that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetterChange {
+    pub id: i64,
+    pub user: UserId,
+    pub end: LetterEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetterEnd {
+    /// Another user holds the slot: admit the user again, to a free slot.
+    Readmitted {
+        /// When the user was admitted first, if known.
+        claimed_at: Option<DateTime<Utc>>,
+    },
+    /// The user holds a row already, or will after the repairs before this one.
+    Duplicate,
+    /// The claim is revoked.
+    Revoked,
+}
+
+/// A difference that concerns a drop or its coupon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DropChange {
+    /// The drop's `meta`.
+    Settings,
+    /// The coupon's allow list.
+    AllowList,
+    /// The whole drop, from everything that is known of it.
+    Everything {
+        holdings: Vec<SlotChange>,
+        /// Users of a large drop who were put back while it was read.
+        before: usize,
+    },
+    /// The steps of a revocation that are missing.
+    Revocation(Box<HalfRevoked>),
+    /// count = |users| + |free|.
+    Count,
+    /// A free slot for the first on the waiting list, who is this user.
+    Line(UserId),
 }
 
 /// A finding with its repair.
@@ -138,7 +154,7 @@ impl Action {
             Self::Slot(SlotChange {
                 wanted: Wanted::Slot { .. } | Wanted::Nothing,
                 ..
-            }) | Self::IssueDeadLetter { put_back: true, .. }
+            }) | Self::Row(RowChange { put_back: true, .. })
         )
     }
 
@@ -160,20 +176,22 @@ impl Action {
         }
         matches!(
             self,
-            Self::WriteMeta
-                | Self::WriteAllowList
-                | Self::Rebuild { .. }
-                | Self::Revoke(_)
-                | Self::ResolveRevoked { .. }
-                | Self::Issue(_)
-                | Self::IssueDeadLetter { .. }
+            Self::Row(_)
+                | Self::Letter(LetterChange {
+                    end: LetterEnd::Revoked,
+                    ..
+                })
+                | Self::Drop(
+                    DropChange::Settings
+                        | DropChange::AllowList
+                        | DropChange::Everything { .. }
+                        | DropChange::Revocation(_)
+                )
         )
     }
 
     pub fn kind(&self) -> ActionKind {
         match self {
-            Self::WriteMeta | Self::WriteAllowList => ActionKind::WriteMeta,
-            Self::Rebuild { .. } => ActionKind::Rebuild,
             Self::Slot(change) => match (change.seen, change.wanted) {
                 (_, Wanted::Any) => ActionKind::Move,
                 (_, Wanted::Slot { .. } | Wanted::Front(_)) => ActionKind::PutBack,
@@ -181,12 +199,19 @@ impl Action {
                 // The user is a claimant of the drop only.
                 (None, Wanted::Nothing) => ActionKind::SetCount,
             },
-            Self::SetCount => ActionKind::SetCount,
-            Self::Issue(_) | Self::IssueDeadLetter { .. } => ActionKind::Issue,
-            Self::Readmit { .. } => ActionKind::Readmit,
-            Self::ResolveDuplicate { .. } => ActionKind::ResolveDuplicate,
-            Self::Promote { .. } => ActionKind::Promote,
-            Self::Revoke(_) | Self::ResolveRevoked { .. } => ActionKind::Revoke,
+            Self::Row(_) => ActionKind::Issue,
+            Self::Letter(letter) => match letter.end {
+                LetterEnd::Readmitted { .. } => ActionKind::Readmit,
+                LetterEnd::Duplicate => ActionKind::ResolveDuplicate,
+                LetterEnd::Revoked => ActionKind::Revoke,
+            },
+            Self::Drop(change) => match change {
+                DropChange::Settings | DropChange::AllowList => ActionKind::WriteMeta,
+                DropChange::Everything { .. } => ActionKind::Rebuild,
+                DropChange::Revocation(_) => ActionKind::Revoke,
+                DropChange::Count => ActionKind::SetCount,
+                DropChange::Line(_) => ActionKind::Promote,
+            },
             Self::Report => ActionKind::Report,
         }
     }
@@ -268,7 +293,7 @@ impl Plan {
 ///
 /// Independently of the sum, `gaps` must be 0: slots up to the counter that nobody holds and that
 /// are not free, and free slots that are held. (One of each would even out in the sum.) Where the
-/// equation fails, the repair is [`Action::SetCount`]. It and what needs the counter wait for the
+/// equation fails, the repair is [`DropChange::Count`]. It and what needs the counter wait for the
 /// `absent`: nobody holds their slots, which were given out just now, so somebody was deleted whose
 /// claim may be on its way.
 #[derive(Debug)]

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use chrono::DateTime;
-use firstcome_shared::domain::{OncePer, UserId};
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::repair::{Seen, SlotChange, Wanted};
 
-use super::{Action, Planner};
+use super::{Action, DropChange, Planner, RowChange};
 use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::{FindingCase, Kind};
 use crate::topic::InFlight;
@@ -264,7 +264,7 @@ impl Planner<'_> {
             Kind::RevokedAdmission,
             slot,
             Some(&holder),
-            Action::Revoke(Box::new(half)),
+            Action::Drop(DropChange::Revocation(Box::new(half))),
             detail,
         );
     }
@@ -369,8 +369,16 @@ impl Planner<'_> {
                 "no row, and no message waits; when it was admitted is not known".to_owned()
             }
         };
-        let action = Action::Issue(self.claim(number, user, claimed_at));
+        let action = self.issue(number, user, claimed_at);
         self.push(Kind::Unissued, slot, Some(user), action, detail);
+    }
+
+    fn issue(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Action {
+        Action::Row(RowChange {
+            claim: self.claim(slot, user, claimed_at),
+            letter: None,
+            put_back: false,
+        })
     }
 
     /// Admitted too short a time ago to be judged.
@@ -464,7 +472,7 @@ impl Planner<'_> {
                 self.comes_back(*slot, sorted, restored);
                 let change = SlotChange::put_back(user.clone(), number, None);
                 self.put_back(change, "is in the coupon's list of claimants");
-                let action = Action::Issue(self.claim(number, user, None));
+                let action = self.issue(number, user, None);
                 self.push(
                     Kind::Unissued,
                     *slot,

@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::redis::repair::{SlotChange, Wanted};
 use proptest::prelude::*;
 
-use super::{Action, Plan, Planner, RepairPolicy};
+use super::{Action, DropChange, LetterEnd, Plan, Planner, RepairPolicy, RowChange};
 use crate::collect::snapshot::{
     DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange,
 };
@@ -288,7 +288,7 @@ impl DropWorld {
         let mut unsettled = false;
         for item in &plan.items {
             let comes_before = item.action.comes_before_the_counter();
-            let goes_back = comes_before || matches!(item.action, Action::SetCount);
+            let goes_back = comes_before || matches!(item.action, Action::Drop(DropChange::Count));
             let moves = item.action.moves();
             if unsettled && !goes_back || moves {
                 self.settle_unless(counter_waits);
@@ -324,9 +324,9 @@ impl DropWorld {
 
     fn one(&mut self, action: &Action) {
         match action {
-            Action::WriteMeta => self.meta = Some(true),
-            Action::WriteAllowList => self.list_differs = false,
-            Action::Rebuild { holdings, .. } => {
+            Action::Drop(DropChange::Settings) => self.meta = Some(true),
+            Action::Drop(DropChange::AllowList) => self.list_differs = false,
+            Action::Drop(DropChange::Everything { holdings, .. }) => {
                 for change in holdings {
                     self.change(change);
                 }
@@ -334,13 +334,17 @@ impl DropWorld {
                 self.settle();
             }
             Action::Slot(change) => self.change(change),
-            Action::SetCount => self.settle(),
-            Action::Issue(claim) => self.insert(claim.slot, &claim.user_id),
-            Action::IssueDeadLetter {
-                id,
+            Action::Drop(DropChange::Count) => self.settle(),
+            Action::Row(RowChange {
                 claim,
+                letter: None,
+                ..
+            }) => self.insert(claim.slot, &claim.user_id),
+            Action::Row(RowChange {
+                claim,
+                letter: Some(id),
                 put_back,
-            } => {
+            }) => {
                 if self.row_of(&claim.user_id).is_none() {
                     if *put_back {
                         self.change(&SlotChange::put_back(
@@ -353,16 +357,16 @@ impl DropWorld {
                 }
                 self.resolve(*id, &claim.user_id);
             }
-            Action::Readmit { id, user, .. } => {
-                if !self.users.contains_key(user)
+            Action::Letter(letter) => {
+                if matches!(letter.end, LetterEnd::Readmitted { .. })
+                    && !self.users.contains_key(&letter.user)
                     && let Some(slot) = self.next_slot()
                 {
-                    self.take(user, slot);
+                    self.take(&letter.user, slot);
                 }
-                self.resolve(*id, user);
+                self.resolve(letter.id, &letter.user);
             }
-            Action::ResolveDuplicate { id, user } => self.resolve(*id, user),
-            Action::Promote { .. } => {
+            Action::Drop(DropChange::Line(_)) => {
                 if let Some(first) = self.waiting.first().cloned() {
                     if self.users.contains_key(&first) {
                         self.waiting.remove(0);
@@ -372,7 +376,7 @@ impl DropWorld {
                     }
                 }
             }
-            Action::Revoke(_) | Action::ResolveRevoked { .. } | Action::Report => {}
+            Action::Drop(DropChange::Revocation(_)) | Action::Report => {}
         }
     }
 

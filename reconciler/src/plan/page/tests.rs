@@ -1,7 +1,7 @@
 //! What a page calls for, as properties.
 
 use firstcome_shared::coupon::{AllowList, Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, Slot};
+use firstcome_shared::domain::{CouponId, DropId};
 use proptest::prelude::*;
 
 use super::super::RepairPolicy;

@@ -355,7 +355,7 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
     ];
     let plan = world.plan();
     let rebuilt = plan.items.iter().find_map(|item| match &item.action {
-        Action::Rebuild { holdings, .. } => Some(holdings),
+        Action::Drop(DropChange::Everything { holdings, .. }) => Some(holdings),
         _ => None,
     });
     let mut rebuilt: Vec<_> = rebuilt
@@ -566,9 +566,11 @@ fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_r
         .items
         .into_iter()
         .filter_map(|item| match item.action {
-            Action::IssueDeadLetter {
-                claim, put_back, ..
-            } => Some((claim.slot, claim.user_id, put_back)),
+            Action::Row(RowChange {
+                claim,
+                letter: Some(_),
+                put_back,
+            }) => Some((claim.slot, claim.user_id, put_back)),
             _ => None,
         });
     assert_eq!(issued.collect::<Vec<_>>(), [(11, user(4), true)]);
@@ -644,11 +646,11 @@ fn claim_keeps_its_slot_when_an_old_copy_of_redis_has_a_revoked_claim_on_it() {
             .items
             .into_iter()
             .map(|item| match item.action {
-                Action::IssueDeadLetter {
+                Action::Row(RowChange {
                     claim,
                     put_back: true,
                     ..
-                } => (claim.slot, claim.user_id),
+                }) => (claim.slot, claim.user_id),
                 Action::Slot(SlotChange {
                     user,
                     seen: None,
