@@ -39,7 +39,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::repair::GivenSlot;
+use firstcome_shared::redis::repair::{GivenSlot, SlotChange, Wanted};
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::trace::TraceContext;
@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::DropHeader;
 use crate::collect::snapshot::DropFacts;
-use crate::plan::{Action, Plan, Planned};
+use crate::plan::{Action, DropChange, LetterChange, LetterEnd, Plan, Planned, RowChange};
 use crate::stores::Stores;
 
 /// Why the repairs stopped early.
@@ -167,11 +167,11 @@ impl<'a> Executor<'a> {
         self.counts_later = plan.counter_waits || !plan.beyond.is_empty();
         for run in runs_of_a_kind(&plan.items) {
             self.must_go_on()?;
-            // A move needs a right counter and right free slots, and keeps them right. Rows depend
-            // on users' slots.
-            let moves = matches!(run[0].action, Action::Move { .. });
+            // Who is moved needs the counter and the free slots right, which a move keeps as right
+            // as they are. Rows follow from where people are.
+            let moves = run[0].action.moves();
             let comes_before = run[0].action.comes_before_the_counter();
-            let is_counter = matches!(run[0].action, Action::SetCount);
+            let is_counter = matches!(run[0].action, Action::Drop(DropChange::Count));
             if moves && !moving || count_is_wrong && !comes_before && !is_counter && !moves {
                 self.repair_count().await?;
                 count_is_wrong = false;
@@ -231,13 +231,24 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
         let together = match &run[0].action {
-            Action::PutBack { .. } => self.put_back(run).await?,
-            Action::Issue(_) => self.issue(run, traces).await?,
-            Action::ToFront { .. } => self.bring_to_front(run).await?,
-            Action::Promote { .. } => return self.promote(run, attempts).await,
-            Action::IssueDeadLetter { .. } => return self.issue_dead_letters(run, attempts).await,
-            Action::ResolveDuplicate { .. } => self.resolve_duplicates(run).await?,
-            Action::Readmit { .. } => self.readmit(run).await?,
+            Action::Slot(SlotChange {
+                wanted: Wanted::Slot { .. } | Wanted::Nothing,
+                ..
+            }) => self.set_slots(run).await?,
+            Action::Row(RowChange { letter: None, .. }) => self.issue(run, traces).await?,
+            Action::Slot(SlotChange {
+                wanted: Wanted::Front(_),
+                ..
+            }) => self.bring_to_front(run).await?,
+            Action::Drop(DropChange::Line(_)) => return self.promote(run, attempts).await,
+            Action::Row(_) => return self.issue_dead_letters(run, attempts).await,
+            Action::Letter(LetterChange { end, .. }) if *end == LetterEnd::Duplicate => {
+                self.resolve_duplicates(run).await?
+            }
+            Action::Letter(LetterChange {
+                end: LetterEnd::Readmitted { .. },
+                ..
+            }) => self.readmit(run).await?,
             _ => {
                 for item in run {
                     self.must_go_on()?;
@@ -267,25 +278,20 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<RepairAttempt, ExecuteError> {
         match &item.action {
-            Action::WriteMeta => self.write_meta().await,
-            Action::WriteAllowList => self.write_allow_list().await,
-            Action::Rebuild { holdings, before } => self.rebuild(holdings, *before).await,
-            Action::Move { user, from } => {
-                self.move_person(user, *from, item.trace, attempts).await
-            }
-            Action::Withdraw { user, from } => self.withdraw(user, *from).await,
-            Action::ForgetClaimant { user } => self.withdraw(user, 0).await,
-            Action::SetCount => self.repair_count().await,
-            Action::Revoke(one) => self.revoke(one).await,
-            Action::ResolveRevoked { id } => self.resolve_revoked(*id).await,
+            Action::Slot(change) => self.move_person(change, item.trace, attempts).await,
+            Action::Letter(letter) => self.resolve_revoked(letter.id).await,
+            Action::Drop(change) => match change {
+                DropChange::Settings => self.write_meta().await,
+                DropChange::AllowList => self.write_allow_list().await,
+                DropChange::Everything { holdings, before } => {
+                    self.rebuild(holdings, *before).await
+                }
+                DropChange::Revocation(half) => self.revoke(half).await,
+                DropChange::Count => self.repair_count().await,
+                DropChange::Line(_) => Ok(RepairAttempt::Changed("planned out of order".into())),
+            },
             Action::Report => Ok(RepairAttempt::Reported),
-            Action::PutBack { .. }
-            | Action::Issue(_)
-            | Action::ToFront { .. }
-            | Action::Promote { .. }
-            | Action::IssueDeadLetter { .. }
-            | Action::ResolveDuplicate { .. }
-            | Action::Readmit { .. } => Ok(RepairAttempt::Changed("planned out of order".into())),
+            Action::Row(_) => Ok(RepairAttempt::Changed("planned out of order".into())),
         }
     }
 
@@ -327,7 +333,11 @@ fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
         // Rows of dead letters are written after all their users are restored.
         let is_whole = matches!(
             run[0].action,
-            Action::Promote { .. } | Action::IssueDeadLetter { .. }
+            Action::Drop(DropChange::Line(_))
+                | Action::Row(RowChange {
+                    letter: Some(_),
+                    ..
+                })
         );
         run.chunks(if is_whole { run.len() } else { AT_ONCE })
     })

@@ -7,7 +7,7 @@ use firstcome_shared::redis::AdmissionKey;
 use firstcome_shared::trace::{SpanEnd, SpanKind, TraceContext, TraceSpan, key};
 
 use super::{Executor, RepairAttempt};
-use crate::plan::{Action, Planned};
+use crate::plan::{Action, Planned, RowChange};
 use crate::report::{ActionKind, TRACE};
 use crate::traces;
 
@@ -19,7 +19,7 @@ impl Executor<'_> {
     /// Redis, if it was sampled.
     pub(super) async fn traces_of(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         if let Some(Planned {
-            action: Action::Issue(_),
+            action: Action::Row(RowChange { letter: None, .. }),
             ..
         }) = run.first()
         {
@@ -31,7 +31,7 @@ impl Executor<'_> {
     async fn traces_in_redis(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         let admission = |item: &Planned| match &item.action {
             // Redis stores no trace for an admission whose time is not known.
-            Action::Issue(claim) => AdmissionKey {
+            Action::Row(RowChange { claim, .. }) => AdmissionKey {
                 slot: claim.slot,
                 at_ms: claim.claimed_at.map_or(0, |at| at.timestamp_millis()),
             },

@@ -217,7 +217,7 @@ impl FindingLedger {
                 }
                 RepairAttempt::Left(why) => {
                     noted.needs_person = true;
-                    if !matches!(item.action, Action::Move { .. }) {
+                    if !item.action.moves() {
                         noted.result = Outcome::Skipped;
                     }
                     add(&mut noted.detail, Some(why));
@@ -418,6 +418,7 @@ mod tests {
     use firstcome_shared::domain::UserId;
 
     use super::*;
+    use crate::plan::DropChange;
     use crate::report::{Examined, Numbers};
 
     const PLACE: (CouponId, DropId) = (CouponId(1), DropId(7));
@@ -430,7 +431,7 @@ mod tests {
             dead_letter: None,
             trace: None,
             detail: "admitted 64 s ago, no row, and no message waits".to_owned(),
-            action: Action::SetCount,
+            action: Action::Drop(DropChange::Count),
             needs_person: false,
             case: FindingCase::Plain,
         }

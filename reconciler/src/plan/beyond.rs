@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use firstcome_shared::redis::repair::{SlotChange, Wanted};
+
 use super::drop::{fingerprint_of, rank, weight};
 use super::{Action, Planned, Planner};
 use crate::collect::snapshot::SlotRange;
@@ -30,7 +32,10 @@ impl Action {
     pub(super) fn is_of_page(&self) -> bool {
         matches!(
             self,
-            Self::PutBack { .. } | Self::Issue(_) | Self::IssueDeadLetter { .. }
+            Self::Slot(SlotChange {
+                wanted: Wanted::Slot { .. },
+                ..
+            }) | Self::Row(_)
         )
     }
 }

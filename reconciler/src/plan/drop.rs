@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use firstcome_shared::domain::UserId;
+use firstcome_shared::redis::repair::{SlotChange, Wanted};
 
-use super::{Action, Plan, Planned, Planner};
+use super::{Action, DropChange, LetterChange, LetterEnd, Plan, Planned, Planner, RowChange};
 use crate::report::{FindingCase, Kind, Numbers};
 
 impl Planner<'_> {
@@ -67,19 +68,21 @@ impl Planner<'_> {
     /// A `Move` also writes the user's row. The page of a dead letter may not show that: its user's
     /// slot can be on another page, and the row on its own slot another user's.
     fn letters_of_the_moved(&mut self) {
-        let moved = |item: &Planned| match &item.action {
-            Action::Move { user, .. } => Some(user.clone()),
-            _ => None,
-        };
-        let moved: HashSet<UserId> = self.items.iter().filter_map(moved).collect();
+        let moved = self.items.iter().filter(|item| item.action.moves());
+        let moved: HashSet<UserId> = moved.filter_map(|item| item.user.clone()).collect();
         for item in &mut self.items {
-            if let Action::IssueDeadLetter { id, claim, .. } = &item.action
+            if let Action::Row(RowChange {
+                claim,
+                letter: Some(id),
+                ..
+            }) = &item.action
                 && moved.contains(&claim.user_id)
             {
-                item.action = Action::ResolveDuplicate {
+                item.action = Action::Letter(LetterChange {
                     id: *id,
                     user: claim.user_id.clone(),
-                };
+                    end: LetterEnd::Duplicate,
+                });
                 item.detail.push_str(": its user moves to another slot");
             }
         }
@@ -101,7 +104,7 @@ impl Planner<'_> {
             Kind::RedisLost,
             None,
             None,
-            Action::Rebuild { holdings, before },
+            Action::Drop(DropChange::Everything { holdings, before }),
             detail,
         );
     }
@@ -117,28 +120,36 @@ impl Planner<'_> {
         let mut waits = false;
         for item in &mut self.items {
             let must_wait = match &item.action {
-                Action::Report
-                | Action::WriteAllowList
-                | Action::Revoke(_)
-                | Action::ResolveRevoked { .. }
-                | Action::ToFront { .. } => false,
-                // No row is written, and the repair that made this one a duplicate may not be kept.
-                Action::ResolveDuplicate { .. }
-                | Action::WriteMeta
-                | Action::PutBack { .. }
-                | Action::Issue(_)
-                | Action::IssueDeadLetter { .. } => lost,
-                Action::Rebuild { .. } => opened,
-                Action::Withdraw { .. }
-                | Action::ForgetClaimant { .. }
-                | Action::SetCount
-                | Action::Move { .. }
-                | Action::Readmit { .. }
-                | Action::Promote { .. } => true,
+                Action::Report => false,
+                Action::Slot(change) => match change.wanted {
+                    Wanted::Front(_) => false,
+                    Wanted::Slot { .. } => lost,
+                    Wanted::Any | Wanted::Nothing => true,
+                },
+                // No row is written, and the repair that a duplicate follows from may not be kept.
+                Action::Row(_) => lost,
+                Action::Letter(letter) => match letter.end {
+                    LetterEnd::Revoked => false,
+                    LetterEnd::Duplicate => lost,
+                    LetterEnd::Readmitted { .. } => true,
+                },
+                Action::Drop(change) => match change {
+                    DropChange::AllowList | DropChange::Revocation(_) => false,
+                    DropChange::Settings => lost,
+                    DropChange::Everything { .. } => opened,
+                    DropChange::Count | DropChange::Line(_) => true,
+                },
             };
             if must_wait {
-                // A user who holds another slot already has a row.
-                let has_row = matches!(item.action, Action::Withdraw { .. });
+                // Who holds another one already has a row.
+                let has_row = matches!(
+                    item.action,
+                    Action::Slot(SlotChange {
+                        seen: Some(_),
+                        wanted: Wanted::Nothing,
+                        ..
+                    })
+                );
                 without_row.extend(item.user.clone().filter(|_| !has_row));
                 wait(item);
             }
@@ -146,7 +157,7 @@ impl Planner<'_> {
         }
         // A row that is not written resolves nothing.
         for item in &mut self.items {
-            if matches!(&item.action, Action::ResolveDuplicate { user, .. } if without_row.contains(user))
+            if matches!(&item.action, Action::Letter(LetterChange { user, end: LetterEnd::Duplicate, .. }) if without_row.contains(user))
             {
                 wait(item);
             }
@@ -157,7 +168,13 @@ impl Planner<'_> {
     fn meta(&mut self) {
         if self.facts.meta_matches == Some(false) {
             let detail = "quantity, window or pause in Redis differ from MySQL".to_owned();
-            self.push(Kind::CountMismatch, None, None, Action::WriteMeta, detail);
+            self.push(
+                Kind::CountMismatch,
+                None,
+                None,
+                Action::Drop(DropChange::Settings),
+                detail,
+            );
             self.last_is(FindingCase::SettingsDiffer);
         }
         if self.facts.allow_list_differs {
@@ -167,7 +184,7 @@ impl Planner<'_> {
                 Kind::CountMismatch,
                 None,
                 None,
-                Action::WriteAllowList,
+                Action::Drop(DropChange::AllowList),
                 detail,
             );
             self.last_is(FindingCase::AllowListDiffers);
@@ -201,7 +218,7 @@ impl Planner<'_> {
                 kind,
                 slot,
                 Some(&half.user),
-                Action::Revoke(Box::new(half.clone())),
+                Action::Drop(DropChange::Revocation(Box::new(half.clone()))),
                 detail.to_owned(),
             );
         }
@@ -227,7 +244,13 @@ impl Planner<'_> {
                     "{held} slots are held and {free} free, which are not the {count} of the counter"
                 )
             };
-            self.push(Kind::CountMismatch, None, None, Action::SetCount, detail);
+            self.push(
+                Kind::CountMismatch,
+                None,
+                None,
+                Action::Drop(DropChange::Count),
+                detail,
+            );
         }
     }
 
@@ -241,10 +264,11 @@ impl Planner<'_> {
                 Kind::OverAdmitted,
                 *slot,
                 Some(user),
-                Action::ToFront {
+                Action::Slot(SlotChange {
                     user: user.clone(),
-                    slot: *slot,
-                },
+                    seen: None,
+                    wanted: Wanted::Front(*slot),
+                }),
                 detail,
             );
         }
@@ -281,7 +305,7 @@ impl Planner<'_> {
                         "{left} slots are left and {} people wait",
                         self.facts.waiting
                     );
-                    let action = Action::Promote { user: user.clone() };
+                    let action = Action::Drop(DropChange::Line(user.clone()));
                     self.push(Kind::Unfilled, None, Some(&user), action, detail);
                 }
             }
@@ -358,14 +382,14 @@ fn wait(item: &mut Planned) {
 
 /// Repairs that set the counter, give slots by it, or follow from one that does.
 fn needs_counter(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::SetCount
-            | Action::Move { .. }
-            | Action::Readmit { .. }
-            | Action::ResolveDuplicate { .. }
-            | Action::Promote { .. }
-    )
+    action.moves()
+        || matches!(
+            action,
+            Action::Letter(LetterChange {
+                end: LetterEnd::Readmitted { .. } | LetterEnd::Duplicate,
+                ..
+            }) | Action::Drop(DropChange::Count | DropChange::Line(_))
+        )
 }
 
 /// The order of the repairs. Redis comes before MySQL, since rows follow from it. Users with a row,
@@ -374,22 +398,29 @@ fn needs_counter(action: &Action) -> bool {
 /// a user could be moved onto another user's slot.
 pub(super) fn rank(action: &Action) -> u8 {
     match action {
-        Action::WriteMeta | Action::WriteAllowList => 0,
-        Action::Rebuild { .. } => 1,
-        Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
-        Action::Withdraw { .. } | Action::ForgetClaimant { .. } => 3,
-        Action::PutBack { .. } => 4,
-        Action::IssueDeadLetter { put_back: true, .. } => 5,
-        Action::SetCount => 6,
-        Action::Move { .. } => 7,
-        Action::Issue(_) => 8,
-        Action::IssueDeadLetter {
-            put_back: false, ..
-        } => 9,
-        Action::Readmit { .. } => 10,
-        Action::ResolveDuplicate { .. } => 11,
-        Action::ToFront { .. } => 12,
-        Action::Promote { .. } => 13,
+        Action::Drop(change) => match change {
+            DropChange::Settings | DropChange::AllowList => 0,
+            DropChange::Everything { .. } => 1,
+            DropChange::Revocation(_) => 2,
+            DropChange::Count => 6,
+            DropChange::Line(_) => 13,
+        },
+        Action::Slot(change) => match change.wanted {
+            Wanted::Nothing => 3,
+            Wanted::Slot { .. } => 4,
+            Wanted::Any => 7,
+            Wanted::Front(_) => 12,
+        },
+        Action::Row(row) => match row.letter {
+            Some(_) if row.put_back => 5,
+            None => 8,
+            Some(_) => 9,
+        },
+        Action::Letter(letter) => match letter.end {
+            LetterEnd::Revoked => 2,
+            LetterEnd::Readmitted { .. } => 10,
+            LetterEnd::Duplicate => 11,
+        },
         Action::Report => 14,
     }
 }
@@ -404,16 +435,10 @@ pub(super) fn rank(action: &Action) -> u8 {
 pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
     match (item.kind, &item.action) {
         (_, action) if gate_closed => usize::from(action.takes()),
+        (_, Action::Slot(change)) if change.is_kept() => 0,
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (
-            _,
-            Action::Report
-            | Action::Revoke(_)
-            | Action::ToFront { .. }
-            | Action::Promote { .. }
-            | Action::PutBack { on_slot: true, .. },
-        ) => 0,
-        (_, Action::SetCount) => gaps.max(1),
+        | (_, Action::Report | Action::Drop(DropChange::Revocation(_) | DropChange::Line(_))) => 0,
+        (_, Action::Drop(DropChange::Count)) => gaps.max(1),
         _ => 1,
     }
 }

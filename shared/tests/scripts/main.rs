@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::redis::repair::{Seen, SlotChange, Wanted};
 use firstcome_stack::{RedisOptions, RedisServer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use command::{ScriptCommand, ScriptRepair, Start, Tamper, commands};
 use model::Model;
-use world::ScriptWorld;
+use world::{ScriptWorld, change};
 
 #[test]
 fn the_scripts_match_their_model() {
@@ -293,4 +294,42 @@ async fn correcting_the_counter_costs_no_more_than_the_quantity() {
         "Changed",
         "two users, one of them beyond the quantity"
     );
+}
+
+#[tokio::test]
+async fn slot_that_a_repair_takes_is_held_until_the_counter_is_repaired() {
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let start = Start {
+        quantity: 2,
+        waiting_list: 0,
+        once_per: OncePer::Drop,
+    };
+    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let claim = |person| ScriptCommand::Claim(vec![person]);
+    world.apply(&claim('a')).await;
+    // The user came again: the slot is the same, the admission is not the one that was seen.
+    world.given_at(1, 2_000).await;
+    let seen = |at_ms| SlotChange {
+        seen: Some(Seen {
+            slot: 1,
+            at_ms: Some(at_ms),
+        }),
+        ..change('a', None, Wanted::Nothing)
+    };
+    let fence = world.fence.clone();
+    let said = world.set_slots(&fence, &[seen(1_000)], None).await;
+    assert_eq!(said, r#"Applied(["Changed"])"#);
+    let said = world.set_slots(&fence, &[seen(2_000)], None).await;
+    assert_eq!(said, r#"Applied(["Applied(None)"])"#);
+    assert_eq!(world.look().await.free, [].into(), "held, not free");
+    assert_eq!(world.apply(&claim('b')).await.0, "[Unverified]");
+    world
+        .apply(&ScriptCommand::Repair(ScriptRepair::Count))
+        .await;
+    assert_eq!(world.apply(&claim('b')).await.0, "[Accepted(1)]");
 }

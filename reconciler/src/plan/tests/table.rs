@@ -358,13 +358,16 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
     ];
     let plan = world.plan();
     let rebuilt = plan.items.iter().find_map(|item| match &item.action {
-        Action::Rebuild { holdings, .. } => Some(holdings),
+        Action::Drop(DropChange::Everything { holdings, .. }) => Some(holdings),
         _ => None,
     });
     let mut rebuilt: Vec<_> = rebuilt
         .unwrap()
         .iter()
-        .map(|h| (h.slot, h.user.clone(), h.certain))
+        .map(|change| match change.wanted {
+            Wanted::Slot { slot, has_row, .. } => (slot, change.user.clone(), has_row),
+            other => panic!("{other:?}"),
+        })
         .collect();
     rebuilt.sort();
     assert_eq!(
@@ -567,9 +570,11 @@ fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_r
         .items
         .into_iter()
         .filter_map(|item| match item.action {
-            Action::IssueDeadLetter {
-                claim, put_back, ..
-            } => Some((claim.slot, claim.user_id, put_back)),
+            Action::Row(RowChange {
+                claim,
+                letter: Some(_),
+                put_back,
+            }) => Some((claim.slot, claim.user_id, put_back)),
             _ => None,
         });
     assert_eq!(issued.collect::<Vec<_>>(), [(11, user(4), true)]);
@@ -645,16 +650,16 @@ fn claim_keeps_its_slot_when_an_old_copy_of_redis_has_a_revoked_claim_on_it() {
             .items
             .into_iter()
             .map(|item| match item.action {
-                Action::IssueDeadLetter {
+                Action::Row(RowChange {
                     claim,
                     put_back: true,
                     ..
-                } => (claim.slot, claim.user_id),
-                Action::PutBack {
-                    holding,
-                    on_slot: false,
-                    ..
-                } => (holding.slot, holding.user),
+                }) => (claim.slot, claim.user_id),
+                Action::Slot(SlotChange {
+                    user,
+                    seen: None,
+                    wanted: Wanted::Slot { slot, .. },
+                }) => (slot, user),
                 other => panic!("dead letter {is_dead_letter}: {other:?}"),
             });
         assert_eq!(
