@@ -39,7 +39,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::repair::{GivenSlot, SlotChange, Wanted};
+use firstcome_shared::redis::repair::{GivenSlot, Wanted};
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::trace::TraceContext;
@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::DropHeader;
 use crate::collect::snapshot::DropFacts;
-use crate::plan::{Action, DropChange, LetterChange, LetterEnd, Plan, Planned, RowChange};
+use crate::plan::{Action, DropChange, LetterEnd, Plan, Planned, RowChange, Step, steps};
 use crate::stores::Stores;
 
 /// Why the repairs stopped early.
@@ -160,28 +160,15 @@ impl<'a> Executor<'a> {
         plan: &Plan,
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
-        let mut count_is_wrong = false;
-        let mut moving = false;
         self.left = plan.left;
         // The users of repairs beyond those of the plan are not restored yet.
         self.counts_later = plan.counter_waits || !plan.beyond.is_empty();
-        for run in runs_of_a_kind(&plan.items) {
+        for step in steps(&plan.items) {
             self.must_go_on()?;
-            // Who is moved needs the counter and the free slots right, which a move keeps as right
-            // as they are. Rows follow from where people are.
-            let moves = run[0].action.moves();
-            let comes_before = run[0].action.comes_before_the_counter();
-            let is_counter = matches!(run[0].action, Action::Drop(DropChange::Count));
-            if moves && !moving || count_is_wrong && !comes_before && !is_counter && !moves {
-                self.repair_count().await?;
-                count_is_wrong = false;
+            match step {
+                Step::Repairs(items) => self.carry_out_alike(items, attempts).await?,
+                Step::Counter => drop(self.repair_count().await?),
             }
-            moving = moves;
-            count_is_wrong |= comes_before || moves;
-            self.run_of_a_kind(run, attempts).await?;
-        }
-        if count_is_wrong {
-            self.repair_count().await?;
         }
         Ok(())
     }
@@ -194,6 +181,14 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
         self.counts_later = true;
+        self.carry_out_alike(items, attempts).await
+    }
+
+    async fn carry_out_alike(
+        &mut self,
+        items: &[Planned],
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
         for run in runs_of_a_kind(items) {
             self.must_go_on()?;
             self.run_of_a_kind(run, attempts).await?;
@@ -231,42 +226,44 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
         let together = match &run[0].action {
-            Action::Slot(SlotChange {
-                wanted: Wanted::Slot { .. } | Wanted::Nothing,
-                ..
-            }) => self.set_slots(run).await?,
-            Action::Row(RowChange { letter: None, .. }) => self.issue(run, traces).await?,
-            Action::Slot(SlotChange {
-                wanted: Wanted::Front(_),
-                ..
-            }) => self.bring_to_front(run).await?,
-            Action::Drop(DropChange::Line(_)) => return self.promote(run, attempts).await,
-            Action::Row(_) => return self.issue_dead_letters(run, attempts).await,
-            Action::Letter(LetterChange { end, .. }) if *end == LetterEnd::Duplicate => {
-                self.resolve_duplicates(run).await?
+            Some(Action::Slot(change)) if change.wanted != Wanted::Any => {
+                self.set_slots(run).await?
             }
-            Action::Letter(LetterChange {
-                end: LetterEnd::Readmitted { .. },
-                ..
-            }) => self.readmit(run).await?,
-            _ => {
-                for item in run {
-                    self.must_go_on()?;
-                    // A repair that a store refuses does not delay others of the drop. After a lock
-                    // timeout, each would wait.
-                    let attempt = match self.one(item, attempts).await {
-                        Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
-                            return Err(error.into());
-                        }
-                        Err(error) => RepairAttempt::Changed(error.about_data().ok_or(error)?),
-                        Ok(attempt) => attempt,
-                    };
-                    attempts.push(attempt);
-                }
-                return Ok(());
+            Some(Action::Row(row)) if row.letter.is_none() => self.issue(run, traces).await?,
+            Some(Action::Row(_)) => return self.issue_dead_letters(run, attempts).await,
+            Some(Action::Letter(letter)) => match letter.end {
+                LetterEnd::Readmitted { .. } => self.readmit(run).await?,
+                LetterEnd::Duplicate => self.resolve_duplicates(run).await?,
+                LetterEnd::Revoked => self.resolve_revoked(run).await?,
+            },
+            Some(Action::Drop(DropChange::Line(_))) => return self.promote(run, attempts).await,
+            Some(Action::Slot(_) | Action::Drop(_)) => {
+                return self.one_by_one(run, attempts).await;
             }
+            None => vec![RepairAttempt::Reported; run.len()],
         };
         attempts.extend(together);
+        Ok(())
+    }
+
+    async fn one_by_one(
+        &self,
+        run: &[Planned],
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
+        for item in run {
+            self.must_go_on()?;
+            // A repair that a store refuses does not delay others of the drop. After a lock
+            // timeout, each would wait.
+            let attempt = match self.one(item, attempts).await {
+                Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
+                    return Err(error.into());
+                }
+                Err(error) => RepairAttempt::Changed(error.about_data().ok_or(error)?),
+                Ok(attempt) => attempt,
+            };
+            attempts.push(attempt);
+        }
         Ok(())
     }
 
@@ -278,9 +275,8 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<RepairAttempt, ExecuteError> {
         match &item.action {
-            Action::Slot(change) => self.move_person(change, item.trace, attempts).await,
-            Action::Letter(letter) => self.resolve_revoked(letter.id).await,
-            Action::Drop(change) => match change {
+            Some(Action::Slot(change)) => self.move_person(change, item.trace, attempts).await,
+            Some(Action::Drop(change)) => match change {
                 DropChange::Settings => self.write_meta().await,
                 DropChange::AllowList => self.write_allow_list().await,
                 DropChange::Everything { holdings, before } => {
@@ -288,10 +284,9 @@ impl<'a> Executor<'a> {
                 }
                 DropChange::Revocation(half) => self.revoke(half).await,
                 DropChange::Count => self.repair_count().await,
-                DropChange::Line(_) => Ok(RepairAttempt::Changed("planned out of order".into())),
+                DropChange::Line(_) => Ok(RepairAttempt::Reported),
             },
-            Action::Report => Ok(RepairAttempt::Reported),
-            Action::Row(_) => Ok(RepairAttempt::Changed("planned out of order".into())),
+            Some(Action::Row(_) | Action::Letter(_)) | None => Ok(RepairAttempt::Reported),
         }
     }
 
@@ -325,20 +320,20 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Groups neighbours that share a statement: the plan is sorted by action. Promotions batch
-/// themselves.
+/// Groups neighbours that share a statement. Promotions batch themselves, and rows of dead letters
+/// are written after all their users are restored.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
-    let same = |a: &Planned, b: &Planned| a.action.kind() == b.action.kind() && a.kind == b.kind;
-    items.chunk_by(same).flat_map(|run| {
-        // Rows of dead letters are written after all their users are restored.
-        let is_whole = matches!(
-            run[0].action,
-            Action::Drop(DropChange::Line(_))
-                | Action::Row(RowChange {
-                    letter: Some(_),
-                    ..
-                })
-        );
-        run.chunks(if is_whole { run.len() } else { AT_ONCE })
-    })
+    items
+        .chunk_by(|a, b| a.order() == b.order())
+        .flat_map(|run| {
+            let is_whole = matches!(
+                run[0].action,
+                Some(Action::Drop(DropChange::Line(_)))
+                    | Some(Action::Row(RowChange {
+                        letter: Some(_),
+                        ..
+                    }))
+            );
+            run.chunks(if is_whole { run.len() } else { AT_ONCE })
+        })
 }

@@ -187,18 +187,25 @@ impl Executor<'_> {
         )
     }
 
-    /// Users on the slots that are theirs, or off a slot that is not, one script for all of them.
+    /// Users to the slots that are theirs, off slots that are not, or to the head of the waiting
+    /// list: one script for all of them.
     pub(super) async fn set_slots(
         &self,
         run: &[Planned],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let change = |item: &Planned| match &item.action {
-            Action::Slot(change) => Some(change.clone()),
+            Some(Action::Slot(change)) => Some(change.clone()),
             _ => None,
         };
         let changes: Vec<SlotChange> = run.iter().filter_map(change).collect();
+        let attempt = |(set, change): (_, &SlotChange)| match (attempt_of(set), change.wanted) {
+            (RepairAttempt::Done(_), Wanted::Front(_)) => {
+                RepairAttempt::Done(Some("first on the waiting list again".into()))
+            }
+            (attempt, _) => attempt,
+        };
         Ok(match self.change_slots(&changes, None).await? {
-            Some(all) => all.into_iter().map(attempt_of).collect(),
+            Some(all) => all.into_iter().zip(&changes).map(attempt).collect(),
             None => vec![RepairAttempt::Changed(EMPTIED.into()); run.len()],
         })
     }
@@ -254,27 +261,6 @@ impl Executor<'_> {
             Some(set) => attempt_of(set),
             None => RepairAttempt::Changed(EMPTIED.into()),
         })
-    }
-
-    pub(super) async fn bring_to_front(
-        &self,
-        run: &[Planned],
-    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
-        let person = |item: &Planned| match &item.action {
-            Action::Slot(SlotChange {
-                user,
-                wanted: Wanted::Front(slot),
-                ..
-            }) => Some((user.clone(), *slot)),
-            _ => None,
-        };
-        let people: Vec<_> = run.iter().filter_map(person).collect();
-        let done = if self.put_to_front(&people).await? {
-            RepairAttempt::Done(Some("first on the waiting list again".into()))
-        } else {
-            RepairAttempt::Changed(EMPTIED.into())
-        };
-        Ok(vec![done; run.len()])
     }
 
     /// `false`: Redis was emptied meanwhile.
@@ -433,11 +419,11 @@ impl Executor<'_> {
         &self,
         item: &Planned,
     ) -> Result<Result<(i64, Claim), RepairAttempt>, ExecuteError> {
-        let Action::Letter(LetterChange {
+        let Some(Action::Letter(LetterChange {
             id,
             user,
             end: LetterEnd::Readmitted { claimed_at },
-        }) = &item.action
+        })) = &item.action
         else {
             return Ok(Err(RepairAttempt::Changed("planned out of order".into())));
         };
@@ -501,8 +487,8 @@ fn attempt_of(set: SlotSet) -> RepairAttempt {
     let why = match set {
         SlotSet::Applied(_) | SlotSet::Same => return RepairAttempt::Done(None),
         SlotSet::Full => return RepairAttempt::Left("no slot is left".into()),
-        SlotSet::Taken => "another person is on this slot by now",
-        SlotSet::Revoked => "it is revoked by now",
+        SlotSet::Taken => "another person is on this slot now",
+        SlotSet::Revoked => "it has been revoked",
         SlotSet::Changed => CHANGED,
     };
     RepairAttempt::Changed(why.into())

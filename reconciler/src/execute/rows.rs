@@ -28,7 +28,7 @@ impl Executor<'_> {
         traces: &[Option<TraceContext>],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let claim = |(item, trace): (&Planned, &Option<TraceContext>)| match &item.action {
-            Action::Row(row) => Some((
+            Some(Action::Row(row)) => Some((
                 Claim {
                     trace: *trace,
                     ..row.claim.clone()
@@ -232,7 +232,7 @@ impl Executor<'_> {
         run: &[Planned],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let duplicate = |item: &'_ Planned| {
-            if let Action::Letter(LetterChange { id, .. }) = &item.action {
+            if let Some(Action::Letter(LetterChange { id, .. })) = &item.action {
                 Some(*id)
             } else {
                 None
@@ -331,11 +331,11 @@ struct DeadLetterToIssue<'p> {
 
 impl<'p> DeadLetterToIssue<'p> {
     fn of(item: &'p Planned) -> Option<Self> {
-        let Action::Row(RowChange {
+        let Some(Action::Row(RowChange {
             claim,
             letter: Some(id),
             put_back,
-        }) = &item.action
+        })) = &item.action
         else {
             return None;
         };

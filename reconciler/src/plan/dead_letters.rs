@@ -50,11 +50,7 @@ impl Planner<'_> {
         self.decide(page, sorted, letter, user, restored);
         // A dead letter that stays is listed by name, or only counted.
         let planned = &self.items[before..];
-        if !planned.is_empty()
-            && planned
-                .iter()
-                .all(|item| !matches!(item.action, Action::Report))
-        {
+        if !planned.is_empty() && planned.iter().all(|item| item.action.is_some()) {
             self.people_of_dead_letters.insert(user.clone());
         }
     }
@@ -196,7 +192,7 @@ impl Planner<'_> {
                 "more failed claims are left for a person: {}",
                 summaries.join("; ")
             );
-            self.push(Kind::FailedClaim, None, None, Action::Report, detail);
+            self.push(Kind::FailedClaim, None, None, None, detail);
         }
     }
 
@@ -225,7 +221,7 @@ impl Planner<'_> {
             return;
         }
         let detail = format!("{}: {why}", name(letter));
-        self.push_dead_letter(letter, letter.slot, Action::Report, detail);
+        self.push_dead_letter(letter, letter.slot, None, detail);
         self.last_is(case);
     }
 }

@@ -6,8 +6,10 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::redis::repair::{SlotChange, Wanted};
 
-use super::{Action, DropChange, LetterChange, LetterEnd, Plan, Planned, Planner, RowChange};
-use crate::report::{FindingCase, Kind, Numbers};
+use super::{
+    Action, DropChange, LetterChange, LetterEnd, Phase, Plan, Planned, Planner, RowChange,
+};
+use crate::report::{ActionKind, FindingCase, Kind, Numbers};
 
 impl Planner<'_> {
     pub fn finish(mut self) -> Plan {
@@ -34,9 +36,9 @@ impl Planner<'_> {
         self.letters_of_the_moved();
         let waits = !self.facts.tail_known && self.wait_for_the_topic();
         if self.absent > 0 {
-            self.items.retain(|item| !needs_counter(&item.action));
+            self.items.retain(|item| !needs_counter(item));
         }
-        self.items.sort_by_key(|item| rank(&item.action));
+        self.items.sort_by_key(Planned::order);
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
         let mut repairs = self.beyond.weight;
         let mut fingerprint = self.beyond.fingerprint;
@@ -68,21 +70,21 @@ impl Planner<'_> {
     /// A `Move` also writes the user's row. The page of a dead letter may not show that: its user's
     /// slot can be on another page, and the row on its own slot another user's.
     fn letters_of_the_moved(&mut self) {
-        let moved = self.items.iter().filter(|item| item.action.moves());
+        let moved = self.items.iter().filter(|item| item.moves());
         let moved: HashSet<UserId> = moved.filter_map(|item| item.user.clone()).collect();
         for item in &mut self.items {
-            if let Action::Row(RowChange {
+            if let Some(Action::Row(RowChange {
                 claim,
                 letter: Some(id),
                 ..
-            }) = &item.action
+            })) = &item.action
                 && moved.contains(&claim.user_id)
             {
-                item.action = Action::Letter(LetterChange {
+                item.action = Some(Action::Letter(LetterChange {
                     id: *id,
                     user: claim.user_id.clone(),
                     end: LetterEnd::Duplicate,
-                });
+                }));
                 item.detail.push_str(": its user moves to another slot");
             }
         }
@@ -119,8 +121,8 @@ impl Planner<'_> {
         let mut without_row = HashSet::new();
         let mut waits = false;
         for item in &mut self.items {
-            let must_wait = match &item.action {
-                Action::Report => false,
+            let Some(action) = &item.action else { continue };
+            let must_wait = match action {
                 Action::Slot(change) => match change.wanted {
                     Wanted::Front(_) => false,
                     Wanted::Slot { .. } => lost,
@@ -143,7 +145,7 @@ impl Planner<'_> {
             if must_wait {
                 // Who holds another one already has a row.
                 let has_row = matches!(
-                    item.action,
+                    action,
                     Action::Slot(SlotChange {
                         seen: Some(_),
                         wanted: Wanted::Nothing,
@@ -157,7 +159,7 @@ impl Planner<'_> {
         }
         // A row that is not written resolves nothing.
         for item in &mut self.items {
-            if matches!(&item.action, Action::Letter(LetterChange { user, end: LetterEnd::Duplicate, .. }) if without_row.contains(user))
+            if matches!(&item.action, Some(Action::Letter(LetterChange { user, end: LetterEnd::Duplicate, .. })) if without_row.contains(user))
             {
                 wait(item);
             }
@@ -293,7 +295,7 @@ impl Planner<'_> {
                      longer paused",
                     self.facts.waiting
                 );
-                self.push(Kind::Unfilled, None, None, Action::Report, detail);
+                self.push(Kind::Unfilled, None, None, None, detail);
             } else if !self.facts.coupon.paused {
                 let people = self
                     .facts
@@ -328,7 +330,7 @@ impl Planner<'_> {
                 dead_letter: None,
                 trace: None,
                 detail,
-                action: Action::Report,
+                action: None,
                 needs_person: false,
                 case: FindingCase::Plain,
             });
@@ -351,9 +353,7 @@ impl Planner<'_> {
     }
 
     fn only_reports(&self) -> bool {
-        self.items
-            .iter()
-            .all(|item| matches!(item.action, Action::Report))
+        self.items.iter().all(|item| item.action.is_none())
     }
 
     fn exact(&self) -> bool {
@@ -375,54 +375,17 @@ impl Planner<'_> {
 
 /// Makes the item wait until the claims in flight are known.
 fn wait(item: &mut Planned) {
-    item.action = Action::Report;
+    item.action = None;
     item.detail
         .push_str("; it waits until what is on its way is known");
 }
 
 /// Repairs that set the counter, give slots by it, or follow from one that does.
-fn needs_counter(action: &Action) -> bool {
-    action.moves()
-        || matches!(
-            action,
-            Action::Letter(LetterChange {
-                end: LetterEnd::Readmitted { .. } | LetterEnd::Duplicate,
-                ..
-            }) | Action::Drop(DropChange::Count | DropChange::Line(_))
-        )
-}
-
-/// The order of the repairs. Redis comes before MySQL, since rows follow from it. Users with a row,
-/// a message or a dead letter go to their slots before the counter is set, because that frees slots
-/// without a holder for the next claims. And the counter is set before any user is moved: otherwise
-/// a user could be moved onto another user's slot.
-pub(super) fn rank(action: &Action) -> u8 {
-    match action {
-        Action::Drop(change) => match change {
-            DropChange::Settings | DropChange::AllowList => 0,
-            DropChange::Everything { .. } => 1,
-            DropChange::Revocation(_) => 2,
-            DropChange::Count => 6,
-            DropChange::Line(_) => 13,
-        },
-        Action::Slot(change) => match change.wanted {
-            Wanted::Nothing => 3,
-            Wanted::Slot { .. } => 4,
-            Wanted::Any => 7,
-            Wanted::Front(_) => 12,
-        },
-        Action::Row(row) => match row.letter {
-            Some(_) if row.put_back => 5,
-            None => 8,
-            Some(_) => 9,
-        },
-        Action::Letter(letter) => match letter.end {
-            LetterEnd::Revoked => 2,
-            LetterEnd::Readmitted { .. } => 10,
-            LetterEnd::Duplicate => 11,
-        },
-        Action::Report => 14,
-    }
+fn needs_counter(item: &Planned) -> bool {
+    matches!(
+        item.phase(),
+        Phase::Counter | Phase::Moves | Phase::LetterEnds | Phase::Line
+    ) && item.action_kind() != ActionKind::Revoke
 }
 
 /// How much a repair counts towards the repair limit. A repair that only adds what was promised, or
@@ -433,11 +396,12 @@ pub(super) fn rank(action: &Action) -> u8 {
 /// While the gate is closed, Redis may lack some of its promises, and nobody is admitted: only
 /// repairs that take something from users count.
 pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
-    match (item.kind, &item.action) {
+    let Some(action) = &item.action else { return 0 };
+    match (item.kind, action) {
         (_, action) if gate_closed => usize::from(action.takes()),
         (_, Action::Slot(change)) if change.is_kept() => 0,
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (_, Action::Report | Action::Drop(DropChange::Revocation(_) | DropChange::Line(_))) => 0,
+        | (_, Action::Drop(DropChange::Revocation(_) | DropChange::Line(_))) => 0,
         (_, Action::Drop(DropChange::Count)) => gaps.max(1),
         _ => 1,
     }
@@ -450,7 +414,7 @@ pub(super) fn fingerprint_of(item: &Planned, weight: usize) -> u64 {
         return 0;
     }
     let mut hasher = DefaultHasher::new();
-    let what = (item.kind.as_str(), item.action.kind().as_str(), weight);
+    let what = (item.kind.as_str(), item.action_kind().as_str(), weight);
     (what, item.slot, item.user.as_ref().map(UserId::as_str)).hash(&mut hasher);
     hasher.finish()
 }

@@ -72,8 +72,51 @@ pub enum Action {
     Letter(LetterChange),
     /// Of the drop or its coupon in Redis.
     Drop(DropChange),
-    /// No repair: only a person can decide, or there is nothing to repair.
+}
+
+/// The phases of repairs, in order. Within one, the order does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Settings,
+    Revocations,
+    /// Users go to the slots that rows, messages and claimants show, and off slots that are not
+    /// theirs.
+    Places,
+    /// Users of dead letters go to their slots, unless a message's user has the slot.
+    Letters,
+    /// Slots that nobody holds are free. Earlier, they would be given to the next claims.
+    Counter,
+    /// Users go to any slot. Earlier, it could be another user's.
+    Moves,
+    /// Rows follow from the slots that users hold.
+    Rows,
+    /// Dead letters whose users have rows now, or were revoked.
+    LetterEnds,
+    /// The waiting list gets the slots that are left.
+    Line,
+    /// Nothing: only a person can decide.
     Report,
+}
+
+/// A step of carrying out repairs.
+#[derive(Debug)]
+pub(crate) enum Step<'p> {
+    Repairs(&'p [Planned]),
+    /// Repairs of users' slots leave the counter wrong.
+    Counter,
+}
+
+/// The steps of repairs, which are sorted by phase.
+pub(crate) fn steps(items: &[Planned]) -> impl Iterator<Item = Step<'_>> {
+    let mut is_unsettled = false;
+    let phases = items.chunk_by(|a, b| a.phase() == b.phase());
+    let all = phases.map(Some).chain([None]).flat_map(move |items| {
+        let phase = items.map_or(Phase::Report, |items| items[0].phase());
+        let is_due = is_unsettled && phase > Phase::Counter;
+        is_unsettled = matches!(phase, Phase::Places | Phase::Letters | Phase::Moves);
+        [is_due.then_some(Step::Counter), items.map(Step::Repairs)]
+    });
+    all.flatten()
 }
 
 /// A missing row.
@@ -140,33 +183,61 @@ pub struct Planned {
     pub trace: Option<TraceContext>,
     /// The observation, for a person.
     pub detail: String,
-    pub action: Action,
+    /// The repair. `None`: only a person can decide, or there is nothing to repair.
+    pub action: Option<Action>,
     /// Only a person can resolve it.
     pub needs_person: bool,
     /// Distinguishes it from others of its kind, for mails.
     pub case: FindingCase,
 }
 
+impl Planned {
+    pub(crate) fn action_kind(&self) -> ActionKind {
+        self.action
+            .as_ref()
+            .map_or(ActionKind::Report, Action::kind)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.action.as_ref().map_or(Phase::Report, Action::phase)
+    }
+
+    /// Repairs of a phase are carried out together if they are alike.
+    pub(crate) fn order(&self) -> (Phase, ActionKind, Kind) {
+        (self.phase(), self.action_kind(), self.kind)
+    }
+
+    /// Whether it moves a user to another slot, whichever is left.
+    pub(crate) fn moves(&self) -> bool {
+        matches!(&self.action, Some(Action::Slot(change)) if change.wanted == Wanted::Any)
+    }
+}
+
 impl Action {
-    /// Whether it gives or takes a particular slot, and leaves the counter for later.
-    pub(crate) fn comes_before_the_counter(&self) -> bool {
-        matches!(
-            self,
-            Self::Slot(SlotChange {
-                wanted: Wanted::Slot { .. } | Wanted::Nothing,
-                ..
-            }) | Self::Row(RowChange { put_back: true, .. })
-        )
+    pub(crate) fn phase(&self) -> Phase {
+        match self {
+            Self::Slot(change) if change.wanted == Wanted::Any => Phase::Moves,
+            Self::Slot(_) => Phase::Places,
+            Self::Row(row) if row.put_back => Phase::Letters,
+            Self::Row(_) => Phase::Rows,
+            Self::Letter(letter) => match letter.end {
+                LetterEnd::Readmitted { .. } => Phase::Moves,
+                LetterEnd::Duplicate | LetterEnd::Revoked => Phase::LetterEnds,
+            },
+            Self::Drop(change) => match change {
+                DropChange::Settings | DropChange::AllowList | DropChange::Everything { .. } => {
+                    Phase::Settings
+                }
+                DropChange::Revocation(_) => Phase::Revocations,
+                DropChange::Count => Phase::Counter,
+                DropChange::Line(_) => Phase::Line,
+            },
+        }
     }
 
     /// Whether it takes a slot from a user who holds it in Redis.
     pub(crate) fn takes(&self) -> bool {
         matches!(self, Self::Slot(change) if change.takes())
-    }
-
-    /// Whether it gives a user another slot, whichever is left.
-    pub(crate) fn moves(&self) -> bool {
-        matches!(self, Self::Slot(change) if change.wanted == Wanted::Any)
     }
 
     /// Whether it only gives users what was promised to them: it takes nothing from anybody and
@@ -213,7 +284,6 @@ impl Action {
                 DropChange::Count => ActionKind::SetCount,
                 DropChange::Line(_) => ActionKind::Promote,
             },
-            Self::Report => ActionKind::Report,
         }
     }
 }
@@ -259,7 +329,7 @@ impl Plan {
         self.counter_waits = true;
         let (waiting, going_on) = std::mem::take(&mut self.items)
             .into_iter()
-            .partition(|item| !item.action.only_adds() && !matches!(item.action, Action::Report));
+            .partition(|item| !item.action.as_ref().is_none_or(Action::only_adds));
         self.items = going_on;
         waiting
     }
@@ -294,7 +364,7 @@ impl Plan {
 ///
 /// Independently of the sum, `gaps` must be 0: slots up to the counter that are neither held nor
 /// free, and free slots that are held. (One of each would cancel out in the sum.) If the equation
-/// fails, the repair is [`Action::SetCount`]. It waits while there are `absent` users, and so does
+/// fails, the repair is [`DropChange::Count`]. It waits while there are `absent` users, and so does
 /// everything that needs the counter: a slot given a moment ago is held by nobody, so a user was
 /// deleted whose claim may still be on its way.
 #[derive(Debug)]
@@ -378,11 +448,12 @@ impl<'a> Planner<'a> {
         kind: Kind,
         slot: impl Into<Option<i64>>,
         user: Option<&UserId>,
-        action: Action,
+        action: impl Into<Option<Action>>,
         detail: String,
     ) {
-        let needs_person = matches!(action, Action::Report);
-        self.of_pages += usize::from(action.is_of_page());
+        let action = action.into();
+        let needs_person = action.is_none();
+        self.of_pages += usize::from(action.as_ref().is_some_and(Action::is_of_page));
         let slot = slot.into();
         let user = user.cloned();
         let dead_letter = None;
@@ -412,7 +483,7 @@ impl<'a> Planner<'a> {
         &mut self,
         letter: &DeadLetter,
         slot: Option<i64>,
-        action: Action,
+        action: impl Into<Option<Action>>,
         detail: String,
     ) {
         self.push(
@@ -468,7 +539,7 @@ pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
         dead_letter: Some(letter.id),
         trace: letter.trace,
         detail,
-        action: Action::Report,
+        action: None,
         needs_person: true,
         case,
     }

@@ -393,13 +393,7 @@ impl Planner<'_> {
     /// Nobody can claim with such a name, so nobody was promised the slot.
     fn no_user_id(&mut self, slot: i64, name: &UserId) {
         let detail = "the name on this slot in Redis is no user id, so nobody waits for a coupon";
-        self.push(
-            Kind::Unissued,
-            slot,
-            Some(name),
-            Action::Report,
-            detail.to_owned(),
-        );
+        self.push(Kind::Unissued, slot, Some(name), None, detail.to_owned());
         self.last_is(FindingCase::NoUserId);
     }
 

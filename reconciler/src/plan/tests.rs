@@ -9,7 +9,9 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::redis::repair::{SlotChange, Wanted};
 use proptest::prelude::*;
 
-use super::{Action, DropChange, LetterEnd, Plan, Planner, RepairPolicy, RowChange};
+use super::{
+    Action, DropChange, LetterEnd, Plan, Planned, Planner, RepairPolicy, RowChange, Step, steps,
+};
 use crate::collect::snapshot::{
     DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange,
 };
@@ -286,20 +288,11 @@ impl DropWorld {
 impl DropWorld {
     fn apply(&mut self, plan: &Plan) {
         let counter_waits = plan.counter_waits || !plan.beyond.is_empty();
-        let mut unsettled = false;
-        for item in &plan.items {
-            let comes_before = item.action.comes_before_the_counter();
-            let goes_back = comes_before || matches!(item.action, Action::Drop(DropChange::Count));
-            let moves = item.action.moves();
-            if unsettled && !goes_back || moves {
-                self.settle_unless(counter_waits);
-                unsettled = false;
+        for step in steps(&plan.items) {
+            match step {
+                Step::Repairs(items) => items.iter().for_each(|item| self.one(item)),
+                Step::Counter => self.settle_unless(counter_waits),
             }
-            unsettled |= moves || comes_before;
-            self.one(&item.action);
-        }
-        if unsettled {
-            self.settle_unless(counter_waits);
         }
     }
 
@@ -310,7 +303,7 @@ impl DropWorld {
         let mut number = 0;
         while let Some(page) = self.pages().into_iter().nth(number) {
             for item in planner.repairs_of(&page) {
-                self.one(&item.action);
+                self.one(&item);
             }
             number += 1;
         }
@@ -323,7 +316,8 @@ impl DropWorld {
         }
     }
 
-    fn one(&mut self, action: &Action) {
+    fn one(&mut self, item: &Planned) {
+        let Some(action) = &item.action else { return };
         match action {
             Action::Drop(DropChange::Settings) => self.meta = Some(true),
             Action::Drop(DropChange::AllowList) => self.list_differs = false,
@@ -378,7 +372,7 @@ impl DropWorld {
                     }
                 }
             }
-            Action::Drop(DropChange::Revocation(_)) | Action::Report => {}
+            Action::Drop(DropChange::Revocation(_)) => {}
         }
     }
 

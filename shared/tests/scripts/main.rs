@@ -39,7 +39,7 @@ fn the_scripts_match_their_model() {
     };
     let server = runtime.block_on(RedisServer::start(options)).unwrap();
     let coupon = Cell::new(0);
-    let seen = RefCell::new(Seen::default());
+    let seen = RefCell::new(Coverage::default());
     let config = Config {
         failure_persistence: None,
         max_shrink_iters: 2_000,
@@ -63,10 +63,10 @@ async fn play(
     coupon: i64,
     start: &Start,
     commands: &[ScriptCommand],
-) -> Result<Seen, TestCaseError> {
+) -> Result<Coverage, TestCaseError> {
     let mut world = ScriptWorld::open(url, coupon, start).await;
     let mut model = Model::new(start, world.era);
-    let mut seen = Seen::default();
+    let mut seen = Coverage::default();
     for (at, command) in commands.iter().enumerate() {
         let before = model.clone();
         let bytes_before = world.dump().await;
@@ -155,7 +155,7 @@ fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCase
 
 /// Statistics of the histories, so that a test of nothing does not pass.
 #[derive(Default)]
-struct Seen {
+struct Coverage {
     answers: u32,
     accepted: u32,
     waiting: u32,
@@ -165,7 +165,7 @@ struct Seen {
     together: u32,
 }
 
-impl Seen {
+impl Coverage {
     fn admission(&mut self, admission: Admission) {
         match admission {
             Admission::Accepted(_) => self.accepted += 1,

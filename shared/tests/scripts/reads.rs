@@ -30,9 +30,8 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
             panic!("{admission:?}")
         };
         if number.is_multiple_of(2) {
-            let scope = (DROP, OncePer::Coupon);
             redis
-                .revoke(&world.keys, scope, user.as_str(), 1, None)
+                .revoke(&world.keys, DROP, OncePer::Coupon, user.as_str(), 1, None)
                 .await
                 .unwrap();
         }
