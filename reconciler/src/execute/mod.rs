@@ -191,7 +191,15 @@ impl<'a> Executor<'a> {
     ) -> Result<(), ExecuteError> {
         for run in runs_of_a_kind(items) {
             self.must_go_on()?;
-            self.run_of_a_kind(run, attempts).await?;
+            crash_point(Point::RepairBegun);
+            let began = Instant::now();
+            let traces = self.traces_of(run).await;
+            let mut own = Vec::with_capacity(run.len());
+            let ended = self.all_of(run, &traces, &mut own).await;
+            self.trace_repairs(run, &traces, &mut own, began.elapsed());
+            attempts.append(&mut own);
+            ended?;
+            crash_point(Point::RepairDone);
         }
         Ok(())
     }
@@ -200,23 +208,6 @@ impl<'a> Executor<'a> {
     pub async fn end_pages(&mut self, counter_waits: bool) -> Result<(), ExecuteError> {
         self.counts_later = counter_waits;
         self.repair_count().await.map(drop)
-    }
-
-    async fn run_of_a_kind(
-        &mut self,
-        run: &[Planned],
-        attempts: &mut Vec<RepairAttempt>,
-    ) -> Result<(), ExecuteError> {
-        crash_point(Point::RepairBegun);
-        let began = Instant::now();
-        let traces = self.traces_of(run).await;
-        let mut own = Vec::with_capacity(run.len());
-        let ended = self.all_of(run, &traces, &mut own).await;
-        self.trace_repairs(run, &traces, &mut own, began.elapsed());
-        attempts.append(&mut own);
-        ended?;
-        crash_point(Point::RepairDone);
-        Ok(())
     }
 
     async fn all_of(

@@ -384,7 +384,7 @@ fn wait(item: &mut Planned) {
 fn needs_counter(item: &Planned) -> bool {
     matches!(
         item.phase(),
-        Phase::Counter | Phase::Moves | Phase::LetterEnds | Phase::Line
+        Phase::Counter | Phase::Moves | Phase::Readmissions | Phase::LetterEnds | Phase::Line
     ) && item.action_kind() != ActionKind::Revoke
 }
 

@@ -10,6 +10,7 @@ mod dead_letters;
 mod drop;
 mod left;
 mod page;
+mod phases;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use std::collections::HashSet;
 
 pub use beyond::Beyond;
 use left::{DeadLettersLeft, for_example};
+pub(crate) use phases::{Phase, Step, steps};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
@@ -72,51 +74,6 @@ pub enum Action {
     Letter(LetterChange),
     /// Of the drop or its coupon in Redis.
     Drop(DropChange),
-}
-
-/// The phases of repairs, in order. Within one, the order does not matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    Settings,
-    Revocations,
-    /// Users go to the slots that rows, messages and claimants show, and off slots that are not
-    /// theirs.
-    Places,
-    /// Users of dead letters go to their slots, unless a message's user has the slot.
-    Letters,
-    /// Slots that nobody holds are free. Earlier, they would be given to the next claims.
-    Counter,
-    /// Users go to any slot. Earlier, it could be another user's.
-    Moves,
-    /// Rows follow from the slots that users hold.
-    Rows,
-    /// Dead letters whose users have rows now, or were revoked.
-    LetterEnds,
-    /// The waiting list gets the slots that are left.
-    Line,
-    /// Nothing: only a person can decide.
-    Report,
-}
-
-/// A step of carrying out repairs.
-#[derive(Debug)]
-pub(crate) enum Step<'p> {
-    Repairs(&'p [Planned]),
-    /// Repairs of users' slots leave the counter wrong.
-    Counter,
-}
-
-/// The steps of repairs, which are sorted by phase.
-pub(crate) fn steps(items: &[Planned]) -> impl Iterator<Item = Step<'_>> {
-    let mut is_unsettled = false;
-    let phases = items.chunk_by(|a, b| a.phase() == b.phase());
-    let all = phases.map(Some).chain([None]).flat_map(move |items| {
-        let phase = items.map_or(Phase::Report, |items| items[0].phase());
-        let is_due = is_unsettled && phase > Phase::Counter;
-        is_unsettled = matches!(phase, Phase::Places | Phase::Letters | Phase::Moves);
-        [is_due.then_some(Step::Counter), items.map(Step::Repairs)]
-    });
-    all.flatten()
 }
 
 /// A missing row.
@@ -198,15 +155,6 @@ impl Planned {
             .map_or(ActionKind::Report, Action::kind)
     }
 
-    pub(crate) fn phase(&self) -> Phase {
-        self.action.as_ref().map_or(Phase::Report, Action::phase)
-    }
-
-    /// Repairs of a phase are carried out together if they are alike.
-    pub(crate) fn order(&self) -> (Phase, ActionKind, Kind) {
-        (self.phase(), self.action_kind(), self.kind)
-    }
-
     /// Whether it moves a user to another slot, whichever is left.
     pub(crate) fn moves(&self) -> bool {
         matches!(&self.action, Some(Action::Slot(change)) if change.wanted == Wanted::Any)
@@ -214,27 +162,6 @@ impl Planned {
 }
 
 impl Action {
-    pub(crate) fn phase(&self) -> Phase {
-        match self {
-            Self::Slot(change) if change.wanted == Wanted::Any => Phase::Moves,
-            Self::Slot(_) => Phase::Places,
-            Self::Row(row) if row.put_back => Phase::Letters,
-            Self::Row(_) => Phase::Rows,
-            Self::Letter(letter) => match letter.end {
-                LetterEnd::Readmitted { .. } => Phase::Moves,
-                LetterEnd::Duplicate | LetterEnd::Revoked => Phase::LetterEnds,
-            },
-            Self::Drop(change) => match change {
-                DropChange::Settings | DropChange::AllowList | DropChange::Everything { .. } => {
-                    Phase::Settings
-                }
-                DropChange::Revocation(_) => Phase::Revocations,
-                DropChange::Count => Phase::Counter,
-                DropChange::Line(_) => Phase::Line,
-            },
-        }
-    }
-
     /// Whether it takes a slot from a user who holds it in Redis.
     pub(crate) fn takes(&self) -> bool {
         matches!(self, Self::Slot(change) if change.takes())
