@@ -319,11 +319,13 @@ fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
         .flat_map(|run| {
             let is_whole = matches!(
                 run[0].action,
-                Some(Action::Drop(DropChange::Line(_)))
-                    | Some(Action::Row(RowChange {
-                        letter: Some(_),
-                        ..
-                    }))
+                Some(
+                    Action::Drop(DropChange::Line(_))
+                        | Action::Row(RowChange {
+                            letter: Some(_),
+                            ..
+                        })
+                )
             );
             run.chunks(if is_whole { run.len() } else { AT_ONCE })
         })
