@@ -84,7 +84,7 @@ fn whom_a_dead_letter_knows_is_put_back_before_the_counter_is_set() {
         .plan()
         .items
         .iter()
-        .map(|item| item.action_kind())
+        .map(Planned::action_kind)
         .collect();
     assert_eq!(
         kinds,

@@ -25,7 +25,7 @@ fn for_late_comer(
     planner
         .items
         .iter()
-        .map(|item| item.action_kind())
+        .map(Planned::action_kind)
         .collect()
 }
 
