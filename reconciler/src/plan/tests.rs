@@ -341,15 +341,15 @@ impl DropWorld {
                 letter: Some(id),
                 put_back,
             }) => {
-                if self.row_of(&claim.user_id).is_none() {
+                let user = &claim.user_id;
+                if self.row_of(user).is_none() {
                     if *put_back {
-                        self.change(&SlotChange::put_back(
-                            claim.user_id.clone(),
-                            claim.slot,
-                            None,
-                        ));
+                        self.change(&SlotChange::put_back(user.clone(), claim.slot, None));
                     }
-                    self.insert(claim.slot, &claim.user_id);
+                    // A user whom the script does not put there gets no row, either.
+                    if !put_back || self.users.get(user) == Some(&i64::from(claim.slot)) {
+                        self.insert(claim.slot, user);
+                    }
                 }
                 self.resolve(*id, &claim.user_id);
             }
