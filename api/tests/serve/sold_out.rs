@@ -1,6 +1,7 @@
 //! Sold-out drops. The next request at any process sees an acknowledged change.
 
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::redis::repair::{Done, DropOfChanges, Seen, SlotChange, SlotSet, Wanted};
 use firstcome_stack::{RedisOptions, RedisServer};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -74,12 +75,23 @@ async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
     let fence = world.redis.fence(CouponId(id)).await.unwrap().unwrap();
     let keys = world.keys(id, DropId(drop));
     for (leaves, comes) in [("u-1", "u-3"), ("u-3", "u-4")] {
-        let user = leaves.parse().unwrap();
-        world
-            .redis
-            .withdraw(&keys, &fence, DropId(drop), &user, 1, false)
-            .await
-            .unwrap();
+        let change = SlotChange {
+            user: leaves.parse().unwrap(),
+            seen: Some(Seen {
+                slot: 1,
+                at_ms: None,
+            }),
+            wanted: Wanted::Nothing,
+        };
+        let of = DropOfChanges {
+            drop: DropId(drop),
+            once_per: OncePer::Coupon,
+            quantity: None,
+        };
+        let set = world.redis.set_slots(&keys, &fence, of, &[change]).await;
+        assert_eq!(set.unwrap(), Done::Applied(vec![SlotSet::Applied(None)]));
+        let freed = world.redis.repair_count(&keys, &fence).await;
+        assert_eq!(freed.unwrap(), Done::Applied(1));
         // All counts are as before once the slot is given again.
         assert_eq!(other.claim(id, comes).await.json["slot"], 1);
         assert_eq!(api.claim(id, comes).await.code(), (200, "already_claimed"));

@@ -177,7 +177,7 @@ impl Revisions {
         state.mysql
     }
 
-    /// `write_meta.lua`: returns whether the revision is current.
+    /// `settings.lua`: returns whether the revision is current.
     fn write_meta(&self, redis: &mut Redis, to: RevisionSettings) -> bool {
         if to.revision < redis.seen && !self.is(Wrong::NotCompared) {
             return false;

@@ -39,7 +39,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::repair::GivenSlot;
+use firstcome_shared::redis::repair::{GivenSlot, Wanted};
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::trace::TraceContext;
@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::DropHeader;
 use crate::collect::snapshot::DropFacts;
-use crate::plan::{Action, Plan, Planned};
+use crate::plan::{Action, DropChange, LetterEnd, Plan, Planned, RowChange, Step, steps};
 use crate::stores::Stores;
 
 /// Why the repairs stopped early.
@@ -160,28 +160,15 @@ impl<'a> Executor<'a> {
         plan: &Plan,
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
-        let mut count_is_wrong = false;
-        let mut moving = false;
         self.left = plan.left;
         // The users of repairs beyond those of the plan are not restored yet.
         self.counts_later = plan.counter_waits || !plan.beyond.is_empty();
-        for run in runs_of_a_kind(&plan.items) {
+        for step in steps(&plan.items) {
             self.must_go_on()?;
-            // A move needs a right counter and right free slots, and keeps them right. Rows depend
-            // on users' slots.
-            let moves = matches!(run[0].action, Action::Move { .. });
-            let comes_before = run[0].action.comes_before_the_counter();
-            let is_counter = matches!(run[0].action, Action::SetCount);
-            if moves && !moving || count_is_wrong && !comes_before && !is_counter && !moves {
-                self.repair_count().await?;
-                count_is_wrong = false;
+            match step {
+                Step::Repairs(items) => self.carry_out_alike(items, attempts).await?,
+                Step::Counter => drop(self.repair_count().await?),
             }
-            moving = moves;
-            count_is_wrong |= comes_before || moves;
-            self.run_of_a_kind(run, attempts).await?;
-        }
-        if count_is_wrong {
-            self.repair_count().await?;
         }
         Ok(())
     }
@@ -194,9 +181,25 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
         self.counts_later = true;
+        self.carry_out_alike(items, attempts).await
+    }
+
+    async fn carry_out_alike(
+        &mut self,
+        items: &[Planned],
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
         for run in runs_of_a_kind(items) {
             self.must_go_on()?;
-            self.run_of_a_kind(run, attempts).await?;
+            crash_point(Point::RepairBegun);
+            let began = Instant::now();
+            let traces = self.traces_of(run).await;
+            let mut own = Vec::with_capacity(run.len());
+            let ended = self.all_of(run, &traces, &mut own).await;
+            self.trace_repairs(run, &traces, &mut own, began.elapsed());
+            attempts.append(&mut own);
+            ended?;
+            crash_point(Point::RepairDone);
         }
         Ok(())
     }
@@ -207,23 +210,6 @@ impl<'a> Executor<'a> {
         self.repair_count().await.map(drop)
     }
 
-    async fn run_of_a_kind(
-        &mut self,
-        run: &[Planned],
-        attempts: &mut Vec<RepairAttempt>,
-    ) -> Result<(), ExecuteError> {
-        crash_point(Point::RepairBegun);
-        let began = Instant::now();
-        let traces = self.traces_of(run).await;
-        let mut own = Vec::with_capacity(run.len());
-        let ended = self.all_of(run, &traces, &mut own).await;
-        self.trace_repairs(run, &traces, &mut own, began.elapsed());
-        attempts.append(&mut own);
-        ended?;
-        crash_point(Point::RepairDone);
-        Ok(())
-    }
-
     async fn all_of(
         &mut self,
         run: &[Planned],
@@ -231,31 +217,44 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
         let together = match &run[0].action {
-            Action::PutBack { .. } => self.put_back(run).await?,
-            Action::Issue(_) => self.issue(run, traces).await?,
-            Action::ToFront { .. } => self.bring_to_front(run).await?,
-            Action::Promote { .. } => return self.promote(run, attempts).await,
-            Action::IssueDeadLetter { .. } => return self.issue_dead_letters(run, attempts).await,
-            Action::ResolveDuplicate { .. } => self.resolve_duplicates(run).await?,
-            Action::Readmit { .. } => self.readmit(run).await?,
-            _ => {
-                for item in run {
-                    self.must_go_on()?;
-                    // A repair that a store refuses does not delay others of the drop. After a lock
-                    // timeout, each would wait.
-                    let attempt = match self.one(item, attempts).await {
-                        Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
-                            return Err(error.into());
-                        }
-                        Err(error) => RepairAttempt::Changed(error.about_data().ok_or(error)?),
-                        Ok(attempt) => attempt,
-                    };
-                    attempts.push(attempt);
-                }
-                return Ok(());
+            Some(Action::Slot(change)) if change.wanted != Wanted::Any => {
+                self.set_slots(run).await?
             }
+            Some(Action::Row(row)) if row.letter.is_none() => self.issue(run, traces).await?,
+            Some(Action::Row(_)) => return self.issue_dead_letters(run, attempts).await,
+            Some(Action::Letter(letter)) => match letter.end {
+                LetterEnd::Readmitted { .. } => self.readmit(run).await?,
+                LetterEnd::Duplicate => self.resolve_duplicates(run).await?,
+                LetterEnd::Revoked => self.resolve_revoked(run).await?,
+            },
+            Some(Action::Drop(DropChange::Line(_))) => return self.promote(run, attempts).await,
+            Some(Action::Slot(_) | Action::Drop(_)) => {
+                return self.one_by_one(run, attempts).await;
+            }
+            None => vec![RepairAttempt::Reported; run.len()],
         };
         attempts.extend(together);
+        Ok(())
+    }
+
+    async fn one_by_one(
+        &self,
+        run: &[Planned],
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
+        for item in run {
+            self.must_go_on()?;
+            // A repair that a store refuses does not delay others of the drop. After a lock
+            // timeout, each would wait.
+            let attempt = match self.one(item, attempts).await {
+                Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
+                    return Err(error.into());
+                }
+                Err(error) => RepairAttempt::Changed(error.about_data().ok_or(error)?),
+                Ok(attempt) => attempt,
+            };
+            attempts.push(attempt);
+        }
         Ok(())
     }
 
@@ -267,25 +266,18 @@ impl<'a> Executor<'a> {
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<RepairAttempt, ExecuteError> {
         match &item.action {
-            Action::WriteMeta => self.write_meta().await,
-            Action::WriteAllowList => self.write_allow_list().await,
-            Action::Rebuild { holdings, before } => self.rebuild(holdings, *before).await,
-            Action::Move { user, from } => {
-                self.move_person(user, *from, item.trace, attempts).await
-            }
-            Action::Withdraw { user, from } => self.withdraw(user, *from).await,
-            Action::ForgetClaimant { user } => self.withdraw(user, 0).await,
-            Action::SetCount => self.repair_count().await,
-            Action::Revoke(one) => self.revoke(one).await,
-            Action::ResolveRevoked { id } => self.resolve_revoked(*id).await,
-            Action::Report => Ok(RepairAttempt::Reported),
-            Action::PutBack { .. }
-            | Action::Issue(_)
-            | Action::ToFront { .. }
-            | Action::Promote { .. }
-            | Action::IssueDeadLetter { .. }
-            | Action::ResolveDuplicate { .. }
-            | Action::Readmit { .. } => Ok(RepairAttempt::Changed("planned out of order".into())),
+            Some(Action::Slot(change)) => self.move_person(change, item.trace, attempts).await,
+            Some(Action::Drop(change)) => match change {
+                DropChange::Settings => self.write_meta().await,
+                DropChange::AllowList => self.write_allow_list().await,
+                DropChange::Everything { holdings, before } => {
+                    self.rebuild(holdings, *before).await
+                }
+                DropChange::Revocation(half) => self.revoke(half).await,
+                DropChange::Count => self.repair_count().await,
+                DropChange::Line(_) => Ok(RepairAttempt::Reported),
+            },
+            Some(Action::Row(_) | Action::Letter(_)) | None => Ok(RepairAttempt::Reported),
         }
     }
 
@@ -319,16 +311,22 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Groups neighbours that share a statement: the plan is sorted by action. Promotions batch
-/// themselves.
+/// Groups neighbours that share a statement. Promotions batch themselves, and rows of dead letters
+/// are written after all their users are restored.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
-    let same = |a: &Planned, b: &Planned| a.action.kind() == b.action.kind() && a.kind == b.kind;
-    items.chunk_by(same).flat_map(|run| {
-        // Rows of dead letters are written after all their users are restored.
-        let is_whole = matches!(
-            run[0].action,
-            Action::Promote { .. } | Action::IssueDeadLetter { .. }
-        );
-        run.chunks(if is_whole { run.len() } else { AT_ONCE })
-    })
+    items
+        .chunk_by(|a, b| a.order() == b.order())
+        .flat_map(|run| {
+            let is_whole = matches!(
+                run[0].action,
+                Some(
+                    Action::Drop(DropChange::Line(_))
+                        | Action::Row(RowChange {
+                            letter: Some(_),
+                            ..
+                        })
+                )
+            );
+            run.chunks(if is_whole { run.len() } else { AT_ONCE })
+        })
 }

@@ -7,12 +7,12 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::redis::keys::DropMeta;
-use firstcome_shared::redis::repair::{Done, GivenSlot, Holding, PutBack};
+use firstcome_shared::redis::repair::{Done, DropOfChanges, SlotChange, SlotSet, Wanted};
 use firstcome_shared::trace::TraceContext;
 use futures_util::future::join_all;
 
 use super::{AT_ONCE, ExecuteError, Executor, RepairAttempt};
-use crate::plan::{Action, Planned};
+use crate::plan::{Action, LetterChange, LetterEnd, Planned};
 
 const CHANGED: &str = "it had changed meanwhile; the next pass looks again";
 const NO_REVISION: &str =
@@ -90,17 +90,18 @@ impl Executor<'_> {
     /// data since.
     pub(crate) async fn rebuild_some(
         &self,
-        holdings: &[Holding],
+        holdings: &[SlotChange],
     ) -> Result<Option<usize>, ExecuteError> {
         let mut taken = 0;
         for chunk in holdings.chunks(AT_ONCE) {
             if self.stop.is_cancelled() {
                 return Err(ExecuteError::Stopped);
             }
-            let Some(words) = self.put_back_all(chunk).await? else {
+            let Some(set) = self.change_slots(chunk, None).await? else {
                 return Ok(None);
             };
-            taken += words.iter().filter(|word| **word == PutBack::Taken).count();
+            let is_refused = |set: &&SlotSet| matches!(set, SlotSet::Taken | SlotSet::Changed);
+            taken += set.iter().filter(is_refused).count();
         }
         Ok(Some(taken))
     }
@@ -109,7 +110,7 @@ impl Executor<'_> {
     /// admission see the drop.
     pub(super) async fn rebuild(
         &self,
-        holdings: &[Holding],
+        holdings: &[SlotChange],
         before: usize,
     ) -> Result<RepairAttempt, ExecuteError> {
         self.begin_rebuild().await?;
@@ -186,28 +187,25 @@ impl Executor<'_> {
         )
     }
 
-    pub(super) async fn put_back(
+    /// Users to the slots that are theirs, off slots that are not, or to the head of the waiting
+    /// list: one script for all of them.
+    pub(super) async fn set_slots(
         &self,
         run: &[Planned],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
-        let holdings: Vec<Holding> = run
-            .iter()
-            .filter_map(|item| match &item.action {
-                Action::PutBack { holding, .. } => Some(holding.clone()),
-                _ => None,
-            })
-            .collect();
-        Ok(match self.put_back_all(&holdings).await? {
-            Some(words) => words
-                .into_iter()
-                .map(|word| match word {
-                    PutBack::Applied | PutBack::Same => RepairAttempt::Done(None),
-                    PutBack::Taken => {
-                        RepairAttempt::Changed("another person is on this slot now".into())
-                    }
-                    PutBack::Revoked => RepairAttempt::Changed("it has been revoked".into()),
-                })
-                .collect(),
+        let change = |item: &Planned| match &item.action {
+            Some(Action::Slot(change)) => Some(change.clone()),
+            _ => None,
+        };
+        let changes: Vec<SlotChange> = run.iter().filter_map(change).collect();
+        let attempt = |(set, change): (_, &SlotChange)| match (attempt_of(set), change.wanted) {
+            (RepairAttempt::Done(_), Wanted::Front(_)) => {
+                RepairAttempt::Done(Some("first on the waiting list again".into()))
+            }
+            (attempt, _) => attempt,
+        };
+        Ok(match self.change_slots(&changes, None).await? {
+            Some(all) => all.into_iter().zip(&changes).map(attempt).collect(),
             None => vec![RepairAttempt::Changed(EMPTIED.into()); run.len()],
         })
     }
@@ -216,33 +214,21 @@ impl Executor<'_> {
     /// of broken promises.
     pub(super) async fn move_person(
         &self,
-        user: &UserId,
-        from: i64,
+        change: &SlotChange,
         trace: Option<TraceContext>,
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<RepairAttempt, ExecuteError> {
-        let quantity = Some(self.facts.drop.quantity);
-        match self
-            .redis
-            .move_person(
-                &self.keys,
-                &self.fence,
-                self.drop_id(),
-                user,
-                Some(from),
-                quantity,
-            )
-            .await?
-        {
-            Done::Applied(Some(GivenSlot { slot, at_ms })) => {
+        let (user, quantity) = (&change.user, Some(self.facts.drop.quantity));
+        let set = match self.change_slot(change.clone(), quantity).await? {
+            Some(SlotSet::Applied(Some(given))) => {
                 crash_point(Point::PersonMoved);
                 let claim = Claim {
                     trace,
-                    ..self.given(user, GivenSlot { slot, at_ms })
+                    ..self.given(user, given)
                 };
-                let moved = format!("moved to slot {slot}");
-                match self.write_row(&claim).await {
-                    // No later pass would see that the user was moved.
+                let moved = format!("moved to slot {}", given.slot);
+                return match self.write_row(&claim).await {
+                    // No later pass sees that they were moved.
                     Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
                         attempts.push(RepairAttempt::Done(Some(format!(
                             "{moved}, without a row so far"
@@ -251,77 +237,42 @@ impl Executor<'_> {
                     }
                     Ok(RepairAttempt::Done(_)) => Ok(RepairAttempt::Done(Some(moved))),
                     other => other,
-                }
+                };
             }
-            Done::Applied(None) => {
-                // Listed first: a crash in between leaves a listed user with a slot, which the next
-                // pass repairs.
+            Some(SlotSet::Full) => {
+                let from = change.seen.map_or(0, |seen| seen.slot);
+                // Listed first: a crash in between leaves a listed person with a slot, which the
+                // next pass puts right.
                 self.list_as_broken(user, from, "no slot was left for them")
                     .await?;
                 crash_point(Point::BrokenListed);
-                match self
-                    .redis
-                    .withdraw(&self.keys, &self.fence, self.drop_id(), user, from, true)
-                    .await?
-                {
-                    Done::Applied(()) => Ok(RepairAttempt::Left(
-                        "no slot is left: first on the waiting list, promise broken".into(),
-                    )),
-                    Done::Changed => Ok(RepairAttempt::Changed(CHANGED.into())),
-                    Done::Stale => Ok(RepairAttempt::Changed(EMPTIED.into())),
-                }
+                let to_front = SlotChange {
+                    wanted: Wanted::Front(from),
+                    ..change.clone()
+                };
+                self.change_slot(to_front, None).await?
             }
-            Done::Changed => Ok(RepairAttempt::Changed(CHANGED.into())),
-            Done::Stale => Ok(RepairAttempt::Changed(EMPTIED.into())),
-        }
-    }
-
-    pub(super) async fn withdraw(
-        &self,
-        user: &UserId,
-        from: i64,
-    ) -> Result<RepairAttempt, ExecuteError> {
-        Ok(
-            match self
-                .redis
-                .withdraw(&self.keys, &self.fence, self.drop_id(), user, from, false)
-                .await?
-            {
-                Done::Applied(()) => RepairAttempt::Done(None),
-                Done::Changed => RepairAttempt::Changed(CHANGED.into()),
-                Done::Stale => RepairAttempt::Changed(EMPTIED.into()),
-            },
-        )
-    }
-
-    pub(super) async fn bring_to_front(
-        &self,
-        run: &[Planned],
-    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
-        let person = |item: &Planned| match &item.action {
-            Action::ToFront { user, slot } => Some((user.clone(), *slot)),
-            _ => None,
+            set => set,
         };
-        let people: Vec<_> = run.iter().filter_map(person).collect();
-        let done = if self.put_to_front(&people).await? {
-            RepairAttempt::Done(Some("first on the waiting list again".into()))
-        } else {
-            RepairAttempt::Changed(EMPTIED.into())
-        };
-        Ok(vec![done; run.len()])
+        Ok(match set {
+            Some(SlotSet::Applied(_)) => RepairAttempt::Left(
+                "no slot is left: first on the waiting list, promise broken".into(),
+            ),
+            Some(set) => attempt_of(set),
+            None => RepairAttempt::Changed(EMPTIED.into()),
+        })
     }
 
     /// `false`: Redis was emptied meanwhile.
     async fn put_to_front(&self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
-        let fence = &self.fence;
-        let drop = self.drop_id();
-        let once_per = self.facts.once_per();
-        for some in people.chunks(AT_ONCE) {
-            if let Done::Stale = self
-                .redis
-                .to_front(&self.keys, fence, drop, once_per, some)
-                .await?
-            {
+        let to_front = |(user, slot): &(UserId, i64)| SlotChange {
+            user: user.clone(),
+            seen: None,
+            wanted: Wanted::Front(*slot),
+        };
+        let changes: Vec<SlotChange> = people.iter().map(to_front).collect();
+        for some in changes.chunks(AT_ONCE) {
+            if self.change_slots(some, None).await?.is_none() {
                 return Ok(false);
             }
         }
@@ -468,20 +419,23 @@ impl Executor<'_> {
         &self,
         item: &Planned,
     ) -> Result<Result<(i64, Claim), RepairAttempt>, ExecuteError> {
-        let Action::Readmit {
+        let Some(Action::Letter(LetterChange {
             id,
             user,
-            claimed_at,
-        } = &item.action
+            end: LetterEnd::Readmitted { claimed_at },
+        })) = &item.action
         else {
             return Ok(Err(RepairAttempt::Changed("planned out of order".into())));
         };
-        let moved = self
-            .redis
-            .move_person(&self.keys, &self.fence, self.drop_id(), user, None, None)
-            .await;
-        Ok(match moved.map_err(ExecuteError::from) {
-            Ok(Done::Applied(Some(given))) => {
+        let change = SlotChange {
+            user: user.clone(),
+            seen: None,
+            wanted: Wanted::Any,
+        };
+        let changed = self.change_slots(&[change], None).await;
+        let set = changed.map(|all| all.map(|all| all.first().copied()));
+        Ok(match set {
+            Ok(Some(Some(SlotSet::Applied(Some(given))))) => {
                 let claim = self.given(user, given);
                 Ok((
                     *id,
@@ -492,30 +446,50 @@ impl Executor<'_> {
                     },
                 ))
             }
-            Ok(Done::Applied(None)) => Err(RepairAttempt::Left("no slot is left".into())),
-            Ok(Done::Changed) => Err(RepairAttempt::Changed(
+            Ok(Some(Some(SlotSet::Full))) => Err(RepairAttempt::Left("no slot is left".into())),
+            Ok(Some(_)) => Err(RepairAttempt::Changed(
                 "its person has been admitted; the next pass looks again".into(),
             )),
-            Ok(Done::Stale) => Err(RepairAttempt::Changed(EMPTIED.into())),
+            Ok(None) => Err(RepairAttempt::Changed(EMPTIED.into())),
             Err(error) => Err(RepairAttempt::Changed(error.about_data().ok_or(error)?)),
         })
     }
 
-    /// The outcome for each; `None` if Redis was emptied in the meantime.
-    pub(super) async fn put_back_all(
+    /// What became of each; `None` if Redis was emptied meanwhile.
+    pub(super) async fn change_slots(
         &self,
-        holdings: &[Holding],
-    ) -> Result<Option<Vec<PutBack>>, ExecuteError> {
-        let once_per = self.facts.once_per();
-        Ok(
-            match self
-                .redis
-                .put_back(&self.keys, &self.fence, self.drop_id(), once_per, holdings)
-                .await?
-            {
-                Done::Applied(words) => Some(words),
-                _ => None,
-            },
-        )
+        changes: &[SlotChange],
+        quantity: Option<Slot>,
+    ) -> Result<Option<Vec<SlotSet>>, ExecuteError> {
+        let of = DropOfChanges {
+            drop: self.drop_id(),
+            once_per: self.facts.once_per(),
+            quantity,
+        };
+        let (redis, keys, fence) = (self.redis, &self.keys, &self.fence);
+        Ok(match redis.set_slots(keys, fence, of, changes).await? {
+            Done::Applied(set) => Some(set),
+            _ => None,
+        })
     }
+
+    async fn change_slot(
+        &self,
+        change: SlotChange,
+        quantity: Option<Slot>,
+    ) -> Result<Option<SlotSet>, ExecuteError> {
+        let all = self.change_slots(&[change], quantity).await?;
+        Ok(all.and_then(|all| all.first().copied()))
+    }
+}
+
+fn attempt_of(set: SlotSet) -> RepairAttempt {
+    let why = match set {
+        SlotSet::Applied(_) | SlotSet::Same => return RepairAttempt::Done(None),
+        SlotSet::Full => return RepairAttempt::Left("no slot is left".into()),
+        SlotSet::Taken => "another person is on this slot now",
+        SlotSet::Revoked => "it has been revoked",
+        SlotSet::Changed => CHANGED,
+    };
+    RepairAttempt::Changed(why.into())
 }

@@ -8,6 +8,7 @@ use firstcome_shared::redis::Redis;
 
 use super::{ExecuteError, Executor, RepairAttempt};
 use crate::collect::snapshot::HalfRevoked;
+use crate::plan::Planned;
 
 impl Executor<'_> {
     /// The steps of revoking, beginning with the missing one (docs/decisions/0013-revoking.md).
@@ -40,15 +41,22 @@ impl Executor<'_> {
         Ok(RepairAttempt::Done(None))
     }
 
-    pub(super) async fn resolve_revoked(&self, id: i64) -> Result<RepairAttempt, ExecuteError> {
-        let detail = "its claim was given back or revoked".to_owned();
-        self.resolve(Resolution {
-            id,
-            how: "revoked",
-            detail,
-        })
-        .await?;
-        Ok(RepairAttempt::Done(None))
+    pub(super) async fn resolve_revoked(
+        &self,
+        run: &[Planned],
+    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
+        let resolution = |item: &Planned| {
+            Some(Resolution {
+                id: item.dead_letter?,
+                how: "revoked",
+                detail: "its claim was given back or revoked".to_owned(),
+            })
+        };
+        let resolutions = run.iter().filter_map(resolution).collect();
+        self.db
+            .resolve_dead_letters(resolutions, self.run_id)
+            .await?;
+        Ok(vec![RepairAttempt::Done(None); run.len()])
     }
 }
 

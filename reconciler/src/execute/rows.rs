@@ -11,13 +11,13 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::repair::{Holding, PutBack};
+use firstcome_shared::redis::repair::{SlotChange, SlotSet};
 use firstcome_shared::trace::TraceContext;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
 use super::{AT_ONCE, ExecuteError, Executor, RepairAttempt};
-use crate::plan::{Action, Planned};
+use crate::plan::{Action, LetterChange, Planned, RowChange};
 use crate::stores::Stores;
 
 impl Executor<'_> {
@@ -28,10 +28,10 @@ impl Executor<'_> {
         traces: &[Option<TraceContext>],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let claim = |(item, trace): (&Planned, &Option<TraceContext>)| match &item.action {
-            Action::Issue(claim) => Some((
+            Some(Action::Row(row)) => Some((
                 Claim {
                     trace: *trace,
-                    ..claim.clone()
+                    ..row.claim.clone()
                 },
                 None,
             )),
@@ -209,22 +209,22 @@ impl Executor<'_> {
         if wanted.is_empty() {
             return Ok(false);
         }
-        let holdings: Vec<Holding> = wanted.iter().map(|at| letters[*at].holding()).collect();
-        let words = self.put_back_all(&holdings).await?;
+        let changes: Vec<SlotChange> = wanted.iter().map(|at| letters[*at].change()).collect();
+        let words = self.change_slots(&changes, None).await?;
         for (i, at) in wanted.iter().enumerate() {
             let refused = match &words {
                 None => Some("Redis was emptied meanwhile; the next pass looks again"),
-                Some(words) if words.get(i) == Some(&PutBack::Taken) => {
-                    Some("its slot now belongs to another person")
-                }
-                Some(words) if words.get(i) == Some(&PutBack::Revoked) => {
-                    Some("it has been revoked")
-                }
-                Some(_) => None,
+                Some(words) => match words.get(i) {
+                    Some(SlotSet::Taken) => Some("its slot now belongs to another person"),
+                    Some(SlotSet::Revoked) => Some("it has been revoked"),
+                    Some(SlotSet::Changed) => Some("its person is on another slot now"),
+                    _ => None,
+                },
             };
             attempts[*at] = refused.map(|why| RepairAttempt::Changed(why.into()));
         }
-        Ok(words.is_some_and(|words| words.contains(&PutBack::Applied)))
+        let is_applied = |set: &SlotSet| matches!(set, SlotSet::Applied(_));
+        Ok(words.is_some_and(|words| words.iter().any(is_applied)))
     }
 
     pub(super) async fn resolve_duplicates(
@@ -232,7 +232,7 @@ impl Executor<'_> {
         run: &[Planned],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let duplicate = |item: &'_ Planned| {
-            if let Action::ResolveDuplicate { id, .. } = &item.action {
+            if let Some(Action::Letter(LetterChange { id, .. })) = &item.action {
                 Some(*id)
             } else {
                 None
@@ -331,11 +331,11 @@ struct DeadLetterToIssue<'p> {
 
 impl<'p> DeadLetterToIssue<'p> {
     fn of(item: &'p Planned) -> Option<Self> {
-        let Action::IssueDeadLetter {
-            id,
+        let Some(Action::Row(RowChange {
             claim,
+            letter: Some(id),
             put_back,
-        } = &item.action
+        })) = &item.action
         else {
             return None;
         };
@@ -354,14 +354,9 @@ impl<'p> DeadLetterToIssue<'p> {
         }
     }
 
-    fn holding(&self) -> Holding {
-        let claimed_at_ms = self.claim.claimed_at.map(|at| at.timestamp_millis());
-        Holding {
-            user: self.claim.user_id.clone(),
-            slot: self.claim.slot,
-            claimed_at_ms,
-            certain: false,
-        }
+    fn change(&self) -> SlotChange {
+        let at_ms = self.claim.claimed_at.map(|at| at.timestamp_millis());
+        SlotChange::put_back(self.claim.user_id.clone(), self.claim.slot, at_ms)
     }
 }
 

@@ -7,8 +7,8 @@ use firstcome_shared::redis::AdmissionKey;
 use firstcome_shared::trace::{SpanEnd, SpanKind, TraceContext, TraceSpan, key};
 
 use super::{Executor, RepairAttempt};
-use crate::plan::{Action, Planned};
-use crate::report::{ActionKind, TRACE};
+use crate::plan::{Action, Planned, RowChange};
+use crate::report::TRACE;
 use crate::traces;
 
 /// Maximum links of a span, by OpenTelemetry's default.
@@ -19,7 +19,7 @@ impl Executor<'_> {
     /// Redis, if it was sampled.
     pub(super) async fn traces_of(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         if let Some(Planned {
-            action: Action::Issue(_),
+            action: Some(Action::Row(RowChange { letter: None, .. })),
             ..
         }) = run.first()
         {
@@ -31,7 +31,7 @@ impl Executor<'_> {
     async fn traces_in_redis(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         let admission = |item: &Planned| match &item.action {
             // Redis stores no trace for an admission whose time is not known.
-            Action::Issue(claim) => AdmissionKey {
+            Some(Action::Row(RowChange { claim, .. })) => AdmissionKey {
                 slot: claim.slot,
                 at_ms: claim.claimed_at.map_or(0, |at| at.timestamp_millis()),
             },
@@ -55,10 +55,7 @@ impl Executor<'_> {
         attempts: &mut [RepairAttempt],
         took: Duration,
     ) {
-        let Some(first) = run
-            .first()
-            .filter(|first| first.action.kind() != ActionKind::Report)
-        else {
+        let Some(first) = run.first().filter(|first| first.action.is_some()) else {
             return;
         };
         let pass = traces::of_pass(self.run_id);
@@ -87,7 +84,7 @@ impl Executor<'_> {
                 };
                 span.below_remote(*trace)
                     .linked(pass)
-                    .with(key::OUTCOME, first.action.kind().as_str())
+                    .with(key::OUTCOME, first.action_kind().as_str())
                     .export(end);
             }
             if let RepairAttempt::Done(told) = attempt {

@@ -7,7 +7,7 @@ use firstcome_shared::redis::wrong_key::WrongKey;
 
 use super::request::Obstacle;
 use crate::execute::RepairAttempt;
-use crate::plan::{Action, Beyond, Planned};
+use crate::plan::{Beyond, Planned};
 use crate::report::{
     ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Run, Status, StoreOfDrop,
 };
@@ -81,7 +81,7 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
         drop_id: Some(drop),
         slot: item.slot,
         user_id: item.user.as_ref().map(ToString::to_string),
-        action: item.action.kind(),
+        action: item.action_kind(),
         result,
         detail: item.detail.clone(),
         needs_person: item.needs_person,
@@ -170,15 +170,14 @@ impl FindingLedger {
         more: &str,
     ) {
         for item in items {
-            let report = matches!(item.action, Action::Report);
             let mut noted = finding(
                 item,
                 coupon,
                 drop,
-                if report {
-                    Outcome::Skipped
-                } else {
+                if item.action.is_some() {
                     Outcome::Planned
+                } else {
+                    Outcome::Skipped
                 },
             );
             add(
@@ -217,7 +216,7 @@ impl FindingLedger {
                 }
                 RepairAttempt::Left(why) => {
                     noted.needs_person = true;
-                    if !matches!(item.action, Action::Move { .. }) {
+                    if !item.moves() {
                         noted.result = Outcome::Skipped;
                     }
                     add(&mut noted.detail, Some(why));
@@ -246,7 +245,7 @@ impl FindingLedger {
                 Kind::Unissued | Kind::FailedClaim | Kind::Unfilled
             );
             let key = key(&noted, item.dead_letter);
-            if matches!(item.action, Action::Report) {
+            if item.action.is_none() {
                 noted.result = Outcome::Skipped;
             } else if let Some(why) = self.refused.get(&key) {
                 refuse(&mut noted, why);
@@ -418,6 +417,7 @@ mod tests {
     use firstcome_shared::domain::UserId;
 
     use super::*;
+    use crate::plan::{Action, DropChange};
     use crate::report::{Examined, Numbers};
 
     const PLACE: (CouponId, DropId) = (CouponId(1), DropId(7));
@@ -430,7 +430,7 @@ mod tests {
             dead_letter: None,
             trace: None,
             detail: "admitted 64 s ago, no row, and no message waits".to_owned(),
-            action: Action::SetCount,
+            action: Some(Action::Drop(DropChange::Count)),
             needs_person: false,
             case: FindingCase::Plain,
         }

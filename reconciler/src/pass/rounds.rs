@@ -313,10 +313,7 @@ impl Pass<'_> {
         };
         // A lost drop is rebuilt first.
         let by_pages = !plan.beyond.is_empty() && !header.facts.is_lost();
-        let has_repairs = plan
-            .items
-            .iter()
-            .any(|item| !matches!(item.action, Action::Report));
+        let has_repairs = plan.items.iter().any(|item| item.action.is_some());
         if all_wait {
             ledger.unnamed(&plan.beyond, of_beyond);
         } else if by_pages && !ledger.has_repaired_pages && round < ROUNDS {
@@ -463,7 +460,7 @@ impl Pass<'_> {
         while let Some(page) = pages.try_next().await? {
             let mut items = planner.repairs_of(&page);
             if some_wait {
-                items.retain(|item| item.action.only_adds());
+                items.retain(|item| item.action.as_ref().is_some_and(Action::only_adds));
             }
             let mut attempts = Vec::with_capacity(items.len());
             let ended = executor.carry_out_page(&items, &mut attempts).await;

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::drop::{fingerprint_of, rank, weight};
+use firstcome_shared::redis::repair::{SlotChange, Wanted};
+
+use super::drop::{fingerprint_of, weight};
 use super::{Action, Planned, Planner};
 use crate::collect::snapshot::SlotRange;
 use crate::report::{ActionKind, Kind};
@@ -30,7 +32,10 @@ impl Action {
     pub(super) fn is_of_page(&self) -> bool {
         matches!(
             self,
-            Self::PutBack { .. } | Self::Issue(_) | Self::IssueDeadLetter { .. }
+            Self::Slot(SlotChange {
+                wanted: Wanted::Slot { .. },
+                ..
+            }) | Self::Row(_)
         )
     }
 }
@@ -46,12 +51,13 @@ impl Planner<'_> {
         let beyond = &mut self.beyond;
         let gate_closed = self.facts.gate_closed;
         self.items.retain(|item| {
-            kept += usize::from(item.action.is_of_page());
-            let keeps = kept <= most || !item.action.is_of_page();
+            let is_of_page = item.action.as_ref().is_some_and(Action::is_of_page);
+            kept += usize::from(is_of_page);
+            let keeps = kept <= most || !is_of_page;
             if !keeps {
                 *beyond
                     .by_kind
-                    .entry((item.kind, item.action.kind()))
+                    .entry((item.kind, item.action_kind()))
                     .or_default() += 1;
                 // No gaps: the repair of the counter is never one of these.
                 let weight = weight(item, 0, gate_closed);
@@ -78,9 +84,9 @@ impl Planner<'_> {
         let mut items: Vec<Planned> = self
             .items
             .drain(..)
-            .filter(|item| item.action.is_of_page())
+            .filter(|item| item.action.as_ref().is_some_and(Action::is_of_page))
             .collect();
-        items.sort_by_key(|item| rank(&item.action));
+        items.sort_by_key(Planned::order);
         items
     }
 }

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
-use firstcome_shared::redis::repair::Holding;
+use firstcome_shared::redis::repair::{Seen, SlotChange};
 
 use super::page::Sorted;
-use super::{Action, Planner};
+use super::{Action, LetterChange, LetterEnd, Planner, RowChange};
 use crate::collect::snapshot::{DeadLetter, SlotRange};
 use crate::report::{FindingCase, Kind};
 
@@ -24,8 +24,7 @@ impl Planner<'_> {
                 None => self.leave(letter, FindingCase::NamesNobody, "it names no user"),
                 Some(user) if page.revoked.voids_at(user, letter.claimed_at) => {
                     let detail = format!("{}: its claim was given back or revoked", name(letter));
-                    let action = Action::ResolveRevoked { id: letter.id };
-                    self.push_dead_letter(letter, letter.slot, action, detail);
+                    self.end(letter, user, LetterEnd::Revoked, detail);
                 }
                 Some(user) if self.people_of_dead_letters.contains(user) => {
                     let detail = format!(
@@ -51,11 +50,7 @@ impl Planner<'_> {
         self.decide(page, sorted, letter, user, restored);
         // A dead letter that stays is listed by name, or only counted.
         let planned = &self.items[before..];
-        if !planned.is_empty()
-            && planned
-                .iter()
-                .all(|item| !matches!(item.action, Action::Report))
-        {
+        if !planned.is_empty() && planned.iter().all(|item| item.action.is_some()) {
             self.people_of_dead_letters.insert(user.clone());
         }
     }
@@ -127,11 +122,11 @@ impl Planner<'_> {
                 self.comes_back(slot.into(), sorted, restored);
             }
             self.given.insert(i64::from(slot));
-            let action = Action::IssueDeadLetter {
-                id: letter.id,
+            let action = Action::Row(RowChange {
                 claim,
+                letter: Some(letter.id),
                 put_back,
-            };
+            });
             self.push_dead_letter(letter, Some(i64::from(slot)), action, detail);
         } else if admitted.is_some() {
             // Another repair resolves the conflict: it moves the user and writes the row.
@@ -149,12 +144,8 @@ impl Planner<'_> {
         } else if self.has_room() {
             let detail = format!("{}: another user has its slot", name(letter));
             self.slots_for_letters += 1;
-            let action = Action::Readmit {
-                id: letter.id,
-                user: user.clone(),
-                claimed_at: letter.claimed_at,
-            };
-            self.push_dead_letter(letter, letter.slot, action, detail);
+            let claimed_at = letter.claimed_at;
+            self.end(letter, user, LetterEnd::Readmitted { claimed_at }, detail);
         } else {
             self.leave(
                 letter,
@@ -173,13 +164,14 @@ impl Planner<'_> {
             let claimed_at_ms = letter
                 .claimed_at
                 .map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
-            let user = user.clone();
-            let claimed_at_ms = Some(claimed_at_ms);
-            self.rebuild.push(Holding {
-                user,
-                slot,
-                claimed_at_ms,
-                certain: false,
+            // Redis may have the user on a slot that was revoked.
+            let on = page.now_on_slot.get(user);
+            self.rebuild.push(SlotChange {
+                seen: on.map(|slot| Seen {
+                    slot: *slot,
+                    at_ms: None,
+                }),
+                ..SlotChange::put_back(user.clone(), slot, Some(claimed_at_ms))
             });
         }
     }
@@ -200,16 +192,21 @@ impl Planner<'_> {
                 "more failed claims are left for a person: {}",
                 summaries.join("; ")
             );
-            self.push(Kind::FailedClaim, None, None, Action::Report, detail);
+            self.push(Kind::FailedClaim, None, None, None, detail);
         }
     }
 
     fn duplicate(&mut self, letter: &DeadLetter, user: &UserId, detail: String) {
-        let action = Action::ResolveDuplicate {
+        self.end(letter, user, LetterEnd::Duplicate, detail);
+    }
+
+    fn end(&mut self, letter: &DeadLetter, user: &UserId, end: LetterEnd, detail: String) {
+        let change = LetterChange {
             id: letter.id,
             user: user.clone(),
+            end,
         };
-        self.push_dead_letter(letter, letter.slot, action, detail);
+        self.push_dead_letter(letter, letter.slot, Action::Letter(change), detail);
     }
 
     /// Whether a slot is left in addition to those that other dead letters need.
@@ -224,7 +221,7 @@ impl Planner<'_> {
             return;
         }
         let detail = format!("{}: {why}", name(letter));
-        self.push_dead_letter(letter, letter.slot, Action::Report, detail);
+        self.push_dead_letter(letter, letter.slot, None, detail);
         self.last_is(case);
     }
 }

@@ -4,9 +4,12 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use firstcome_shared::domain::UserId;
+use firstcome_shared::redis::repair::{SlotChange, Wanted};
 
-use super::{Action, Plan, Planned, Planner};
-use crate::report::{FindingCase, Kind, Numbers};
+use super::{
+    Action, DropChange, LetterChange, LetterEnd, Phase, Plan, Planned, Planner, RowChange,
+};
+use crate::report::{ActionKind, FindingCase, Kind, Numbers};
 
 impl Planner<'_> {
     pub fn finish(mut self) -> Plan {
@@ -33,9 +36,9 @@ impl Planner<'_> {
         self.letters_of_the_moved();
         let waits = !self.facts.tail_known && self.wait_for_the_topic();
         if self.absent > 0 {
-            self.items.retain(|item| !needs_counter(&item.action));
+            self.items.retain(|item| !needs_counter(item));
         }
-        self.items.sort_by_key(|item| rank(&item.action));
+        self.items.sort_by_key(Planned::order);
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
         let mut repairs = self.beyond.weight;
         let mut fingerprint = self.beyond.fingerprint;
@@ -67,19 +70,21 @@ impl Planner<'_> {
     /// A `Move` also writes the user's row. The page of a dead letter may not show that: its user's
     /// slot can be on another page, and the row on its own slot another user's.
     fn letters_of_the_moved(&mut self) {
-        let moved = |item: &Planned| match &item.action {
-            Action::Move { user, .. } => Some(user.clone()),
-            _ => None,
-        };
-        let moved: HashSet<UserId> = self.items.iter().filter_map(moved).collect();
+        let moved = self.items.iter().filter(|item| item.moves());
+        let moved: HashSet<UserId> = moved.filter_map(|item| item.user.clone()).collect();
         for item in &mut self.items {
-            if let Action::IssueDeadLetter { id, claim, .. } = &item.action
+            if let Some(Action::Row(RowChange {
+                claim,
+                letter: Some(id),
+                ..
+            })) = &item.action
                 && moved.contains(&claim.user_id)
             {
-                item.action = Action::ResolveDuplicate {
+                item.action = Some(Action::Letter(LetterChange {
                     id: *id,
                     user: claim.user_id.clone(),
-                };
+                    end: LetterEnd::Duplicate,
+                }));
                 item.detail.push_str(": its user moves to another slot");
             }
         }
@@ -101,7 +106,7 @@ impl Planner<'_> {
             Kind::RedisLost,
             None,
             None,
-            Action::Rebuild { holdings, before },
+            Action::Drop(DropChange::Everything { holdings, before }),
             detail,
         );
     }
@@ -116,29 +121,37 @@ impl Planner<'_> {
         let mut without_row = HashSet::new();
         let mut waits = false;
         for item in &mut self.items {
-            let must_wait = match &item.action {
-                Action::Report
-                | Action::WriteAllowList
-                | Action::Revoke(_)
-                | Action::ResolveRevoked { .. }
-                | Action::ToFront { .. } => false,
-                // No row is written, and the repair that made this one a duplicate may not be kept.
-                Action::ResolveDuplicate { .. }
-                | Action::WriteMeta
-                | Action::PutBack { .. }
-                | Action::Issue(_)
-                | Action::IssueDeadLetter { .. } => lost,
-                Action::Rebuild { .. } => opened,
-                Action::Withdraw { .. }
-                | Action::ForgetClaimant { .. }
-                | Action::SetCount
-                | Action::Move { .. }
-                | Action::Readmit { .. }
-                | Action::Promote { .. } => true,
+            let Some(action) = &item.action else { continue };
+            let must_wait = match action {
+                Action::Slot(change) => match change.wanted {
+                    Wanted::Front(_) => false,
+                    Wanted::Slot { .. } => lost,
+                    Wanted::Any | Wanted::Nothing => true,
+                },
+                // No row is written, and the repair that a duplicate follows from may not be kept.
+                Action::Row(_) => lost,
+                Action::Letter(letter) => match letter.end {
+                    LetterEnd::Revoked => false,
+                    LetterEnd::Duplicate => lost,
+                    LetterEnd::Readmitted { .. } => true,
+                },
+                Action::Drop(change) => match change {
+                    DropChange::AllowList | DropChange::Revocation(_) => false,
+                    DropChange::Settings => lost,
+                    DropChange::Everything { .. } => opened,
+                    DropChange::Count | DropChange::Line(_) => true,
+                },
             };
             if must_wait {
-                // A user who holds another slot already has a row.
-                let has_row = matches!(item.action, Action::Withdraw { .. });
+                // Who holds another one already has a row.
+                let has_row = matches!(
+                    action,
+                    Action::Slot(SlotChange {
+                        seen: Some(_),
+                        wanted: Wanted::Nothing,
+                        ..
+                    })
+                );
                 without_row.extend(item.user.clone().filter(|_| !has_row));
                 wait(item);
             }
@@ -146,7 +159,7 @@ impl Planner<'_> {
         }
         // A row that is not written resolves nothing.
         for item in &mut self.items {
-            if matches!(&item.action, Action::ResolveDuplicate { user, .. } if without_row.contains(user))
+            if matches!(&item.action, Some(Action::Letter(LetterChange { user, end: LetterEnd::Duplicate, .. })) if without_row.contains(user))
             {
                 wait(item);
             }
@@ -157,7 +170,13 @@ impl Planner<'_> {
     fn meta(&mut self) {
         if self.facts.meta_matches == Some(false) {
             let detail = "quantity, window or pause in Redis differ from MySQL".to_owned();
-            self.push(Kind::CountMismatch, None, None, Action::WriteMeta, detail);
+            self.push(
+                Kind::CountMismatch,
+                None,
+                None,
+                Action::Drop(DropChange::Settings),
+                detail,
+            );
             self.last_is(FindingCase::SettingsDiffer);
         }
         if self.facts.allow_list_differs {
@@ -167,7 +186,7 @@ impl Planner<'_> {
                 Kind::CountMismatch,
                 None,
                 None,
-                Action::WriteAllowList,
+                Action::Drop(DropChange::AllowList),
                 detail,
             );
             self.last_is(FindingCase::AllowListDiffers);
@@ -201,7 +220,7 @@ impl Planner<'_> {
                 kind,
                 slot,
                 Some(&half.user),
-                Action::Revoke(Box::new(half.clone())),
+                Action::Drop(DropChange::Revocation(Box::new(half.clone()))),
                 detail.to_owned(),
             );
         }
@@ -227,7 +246,13 @@ impl Planner<'_> {
                     "{held} slots are held and {free} free, which are not the {count} of the counter"
                 )
             };
-            self.push(Kind::CountMismatch, None, None, Action::SetCount, detail);
+            self.push(
+                Kind::CountMismatch,
+                None,
+                None,
+                Action::Drop(DropChange::Count),
+                detail,
+            );
         }
     }
 
@@ -241,10 +266,11 @@ impl Planner<'_> {
                 Kind::OverAdmitted,
                 *slot,
                 Some(user),
-                Action::ToFront {
+                Action::Slot(SlotChange {
                     user: user.clone(),
-                    slot: *slot,
-                },
+                    seen: None,
+                    wanted: Wanted::Front(*slot),
+                }),
                 detail,
             );
         }
@@ -269,7 +295,7 @@ impl Planner<'_> {
                      longer paused",
                     self.facts.waiting
                 );
-                self.push(Kind::Unfilled, None, None, Action::Report, detail);
+                self.push(Kind::Unfilled, None, None, None, detail);
             } else if !self.facts.coupon.paused {
                 let people = self
                     .facts
@@ -281,7 +307,7 @@ impl Planner<'_> {
                         "{left} slots are left and {} people wait",
                         self.facts.waiting
                     );
-                    let action = Action::Promote { user: user.clone() };
+                    let action = Action::Drop(DropChange::Line(user.clone()));
                     self.push(Kind::Unfilled, None, Some(&user), action, detail);
                 }
             }
@@ -304,7 +330,7 @@ impl Planner<'_> {
                 dead_letter: None,
                 trace: None,
                 detail,
-                action: Action::Report,
+                action: None,
                 needs_person: false,
                 case: FindingCase::Plain,
             });
@@ -327,9 +353,7 @@ impl Planner<'_> {
     }
 
     fn only_reports(&self) -> bool {
-        self.items
-            .iter()
-            .all(|item| matches!(item.action, Action::Report))
+        self.items.iter().all(|item| item.action.is_none())
     }
 
     fn exact(&self) -> bool {
@@ -351,47 +375,17 @@ impl Planner<'_> {
 
 /// Makes the item wait until the claims in flight are known.
 fn wait(item: &mut Planned) {
-    item.action = Action::Report;
+    item.action = None;
     item.detail
         .push_str("; it waits until what is on its way is known");
 }
 
 /// Repairs that set the counter, give slots by it, or follow from one that does.
-fn needs_counter(action: &Action) -> bool {
+fn needs_counter(item: &Planned) -> bool {
     matches!(
-        action,
-        Action::SetCount
-            | Action::Move { .. }
-            | Action::Readmit { .. }
-            | Action::ResolveDuplicate { .. }
-            | Action::Promote { .. }
-    )
-}
-
-/// The order of the repairs. Redis comes before MySQL, since rows follow from it. Users with a row,
-/// a message or a dead letter go to their slots before the counter is set, because that frees slots
-/// without a holder for the next claims. And the counter is set before any user is moved: otherwise
-/// a user could be moved onto another user's slot.
-pub(super) fn rank(action: &Action) -> u8 {
-    match action {
-        Action::WriteMeta | Action::WriteAllowList => 0,
-        Action::Rebuild { .. } => 1,
-        Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
-        Action::Withdraw { .. } | Action::ForgetClaimant { .. } => 3,
-        Action::PutBack { .. } => 4,
-        Action::IssueDeadLetter { put_back: true, .. } => 5,
-        Action::SetCount => 6,
-        Action::Move { .. } => 7,
-        Action::Issue(_) => 8,
-        Action::IssueDeadLetter {
-            put_back: false, ..
-        } => 9,
-        Action::Readmit { .. } => 10,
-        Action::ResolveDuplicate { .. } => 11,
-        Action::ToFront { .. } => 12,
-        Action::Promote { .. } => 13,
-        Action::Report => 14,
-    }
+        item.phase(),
+        Phase::Counter | Phase::Moves | Phase::Readmissions | Phase::LetterEnds | Phase::Line
+    ) && item.action_kind() != ActionKind::Revoke
 }
 
 /// How much a repair counts towards the repair limit. A repair that only adds what was promised, or
@@ -402,18 +396,13 @@ pub(super) fn rank(action: &Action) -> u8 {
 /// While the gate is closed, Redis may lack some of its promises, and nobody is admitted: only
 /// repairs that take something from users count.
 pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
-    match (item.kind, &item.action) {
+    let Some(action) = &item.action else { return 0 };
+    match (item.kind, action) {
         (_, action) if gate_closed => usize::from(action.takes()),
+        (_, Action::Slot(change)) if change.is_kept() => 0,
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (
-            _,
-            Action::Report
-            | Action::Revoke(_)
-            | Action::ToFront { .. }
-            | Action::Promote { .. }
-            | Action::PutBack { on_slot: true, .. },
-        ) => 0,
-        (_, Action::SetCount) => gaps.max(1),
+        | (_, Action::Drop(DropChange::Revocation(_) | DropChange::Line(_))) => 0,
+        (_, Action::Drop(DropChange::Count)) => gaps.max(1),
         _ => 1,
     }
 }
@@ -425,7 +414,7 @@ pub(super) fn fingerprint_of(item: &Planned, weight: usize) -> u64 {
         return 0;
     }
     let mut hasher = DefaultHasher::new();
-    let what = (item.kind.as_str(), item.action.kind().as_str(), weight);
+    let what = (item.kind.as_str(), item.action_kind().as_str(), weight);
     (what, item.slot, item.user.as_ref().map(UserId::as_str)).hash(&mut hasher);
     hasher.finish()
 }

@@ -10,6 +10,7 @@ mod dead_letters;
 mod drop;
 mod left;
 mod page;
+mod phases;
 #[cfg(test)]
 mod tests;
 
@@ -17,11 +18,12 @@ use std::collections::HashSet;
 
 pub use beyond::Beyond;
 use left::{DeadLettersLeft, for_example};
+pub(crate) use phases::{Phase, Step, steps};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::claim::Claim;
-use firstcome_shared::redis::repair::Holding;
+use firstcome_shared::redis::repair::{SlotChange, Wanted};
 use firstcome_shared::trace::TraceContext;
 
 use crate::collect::snapshot::{DeadLetter, DropFacts, HalfRevoked};
@@ -60,84 +62,70 @@ impl Default for RepairPolicy {
     }
 }
 
+/// A difference between what the stores hold and what they should hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Write the drop's `meta` from MySQL.
-    WriteMeta,
-    /// Write the coupon's allow list from MySQL.
-    WriteAllowList,
-    /// Rebuild the drop in Redis from everything that is known of it.
-    Rebuild {
-        holdings: Vec<Holding>,
-        /// Number of users of a large drop who were restored while it was read.
-        before: usize,
-    },
-    /// Give a user another slot: the present one is another user's, or is not a slot of the drop.
-    /// Without a free slot the user goes to the head of the waiting list, and the promise is listed
-    /// as broken.
-    Move {
-        user: UserId,
-        /// The slot they can't keep.
-        from: i64,
-    },
-    /// Take a slot from a user who already holds another.
-    Withdraw {
-        user: UserId,
-        /// The slot they can't keep.
-        from: i64,
-    },
-    /// Remove a user who holds no slot of the drop from its claimants.
-    ForgetClaimant {
-        user: UserId,
-    },
-    /// Restore a user with their slot in Redis.
-    PutBack {
-        holding: Holding,
-        /// The user is on the slot; only the entry in the claimants is missing.
-        on_slot: bool,
-        /// Redis has the user on this other slot, which they leave.
-        from: Option<i64>,
-    },
-    /// Put a user whose promise is broken at the head of the waiting list.
-    ToFront {
-        user: UserId,
-        /// The promised slot.
-        slot: i64,
-    },
-    /// Restore count = |users| + |free|.
-    SetCount,
-    Issue(Claim),
-    /// Write the row of a dead letter in the slot it names; with `put_back`, give its user that
-    /// slot in Redis first.
-    IssueDeadLetter {
-        id: i64,
-        claim: Claim,
-        put_back: bool,
-    },
-    /// The slot of a dead letter is another user's: admit its user again, in a free slot.
-    Readmit {
-        id: i64,
-        user: UserId,
-        /// The time of the first admission, if known.
+    /// Of a user in Redis. If any slot is wanted and none is left, the user goes to the head of the
+    /// waiting list, and the promise is listed as broken.
+    Slot(SlotChange),
+    /// Of a row in MySQL, which is missing.
+    Row(RowChange),
+    /// Of a dead letter, which is unresolved.
+    Letter(LetterChange),
+    /// Of the drop or its coupon in Redis.
+    Drop(DropChange),
+}
+
+/// A missing row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowChange {
+    pub claim: Claim,
+    /// The dead letter that it resolves.
+    pub letter: Option<i64>,
+    /// Redis lacks the user on the slot of the dead letter: they are put back first.
+    pub put_back: bool,
+}
+
+/// A dead letter that ends without a row in the slot that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetterChange {
+    pub id: i64,
+    pub user: UserId,
+    pub end: LetterEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetterEnd {
+    /// Another user holds the slot: admit the user again, to a free slot.
+    Readmitted {
+        /// When the user was admitted first, if known.
         claimed_at: Option<DateTime<Utc>>,
     },
-    /// Complete a revocation.
-    Revoke(Box<HalfRevoked>),
-    /// Resolve a dead letter whose claim is revoked.
-    ResolveRevoked {
-        id: i64,
+    /// The user holds a row already, or will after the repairs before this one.
+    Duplicate,
+    /// The claim is revoked.
+    Revoked,
+}
+
+/// A difference that concerns a drop or its coupon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DropChange {
+    /// The drop's `meta`.
+    Settings,
+    /// The coupon's allow list.
+    AllowList,
+    /// The whole drop, from everything that is known of it.
+    Everything {
+        holdings: Vec<SlotChange>,
+        /// Users of a large drop who were put back while it was read.
+        before: usize,
     },
-    /// Resolve a dead letter whose user holds a row already, or will after the preceding repairs.
-    ResolveDuplicate {
-        id: i64,
-        user: UserId,
-    },
-    /// Give a free slot to this user, who is first on the waiting list.
-    Promote {
-        user: UserId,
-    },
-    /// No repair: only a person can decide, or there is nothing to repair.
-    Report,
+    /// The steps of a revocation that are missing.
+    Revocation(Box<HalfRevoked>),
+    /// count = |users| + |free|.
+    Count,
+    /// A free slot for the first on the waiting list, who is this user.
+    Line(UserId),
 }
 
 /// A finding with its repair.
@@ -152,62 +140,77 @@ pub struct Planned {
     pub trace: Option<TraceContext>,
     /// The observation, for a person.
     pub detail: String,
-    pub action: Action,
+    /// The repair. `None`: only a person can decide, or there is nothing to repair.
+    pub action: Option<Action>,
     /// Only a person can resolve it.
     pub needs_person: bool,
     /// Distinguishes it from others of its kind, for mails.
     pub case: FindingCase,
 }
 
-impl Action {
-    /// Whether it gives or takes a particular slot, and leaves the counter for later.
-    pub(crate) fn comes_before_the_counter(&self) -> bool {
-        matches!(
-            self,
-            Self::PutBack { .. }
-                | Self::Withdraw { .. }
-                | Self::IssueDeadLetter { put_back: true, .. }
-        )
+impl Planned {
+    pub(crate) fn action_kind(&self) -> ActionKind {
+        self.action
+            .as_ref()
+            .map_or(ActionKind::Report, Action::kind)
     }
 
+    /// Whether it moves a user to another slot, whichever is left.
+    pub(crate) fn moves(&self) -> bool {
+        matches!(&self.action, Some(Action::Slot(change)) if change.wanted == Wanted::Any)
+    }
+}
+
+impl Action {
     /// Whether it takes a slot from a user who holds it in Redis.
     pub(crate) fn takes(&self) -> bool {
-        matches!(
-            self,
-            Self::Move { .. } | Self::Withdraw { .. } | Self::PutBack { from: Some(_), .. }
-        )
+        matches!(self, Self::Slot(change) if change.takes())
     }
 
     /// Whether it only gives users what was promised to them: it takes nothing from anybody and
     /// gives no slot to anybody else.
     pub(crate) fn only_adds(&self) -> bool {
+        if let Self::Slot(change) = self {
+            return matches!(change.wanted, Wanted::Slot { .. }) && !change.takes();
+        }
         matches!(
             self,
-            Self::WriteMeta
-                | Self::WriteAllowList
-                | Self::Rebuild { .. }
-                | Self::Revoke(_)
-                | Self::ResolveRevoked { .. }
-                | Self::PutBack { from: None, .. }
-                | Self::Issue(_)
-                | Self::IssueDeadLetter { .. }
+            Self::Row(_)
+                | Self::Letter(LetterChange {
+                    end: LetterEnd::Revoked,
+                    ..
+                })
+                | Self::Drop(
+                    DropChange::Settings
+                        | DropChange::AllowList
+                        | DropChange::Everything { .. }
+                        | DropChange::Revocation(_)
+                )
         )
     }
 
     pub fn kind(&self) -> ActionKind {
         match self {
-            Self::WriteMeta | Self::WriteAllowList => ActionKind::WriteMeta,
-            Self::Rebuild { .. } => ActionKind::Rebuild,
-            Self::Move { .. } => ActionKind::Move,
-            Self::Withdraw { .. } => ActionKind::Withdraw,
-            Self::PutBack { .. } | Self::ToFront { .. } => ActionKind::PutBack,
-            Self::SetCount | Self::ForgetClaimant { .. } => ActionKind::SetCount,
-            Self::Issue(_) | Self::IssueDeadLetter { .. } => ActionKind::Issue,
-            Self::Readmit { .. } => ActionKind::Readmit,
-            Self::ResolveDuplicate { .. } => ActionKind::ResolveDuplicate,
-            Self::Promote { .. } => ActionKind::Promote,
-            Self::Revoke(_) | Self::ResolveRevoked { .. } => ActionKind::Revoke,
-            Self::Report => ActionKind::Report,
+            Self::Slot(change) => match (change.seen, change.wanted) {
+                (_, Wanted::Any) => ActionKind::Move,
+                (_, Wanted::Slot { .. } | Wanted::Front(_)) => ActionKind::PutBack,
+                (Some(_), Wanted::Nothing) => ActionKind::Withdraw,
+                // The user is a claimant of the drop only.
+                (None, Wanted::Nothing) => ActionKind::SetCount,
+            },
+            Self::Row(_) => ActionKind::Issue,
+            Self::Letter(letter) => match letter.end {
+                LetterEnd::Readmitted { .. } => ActionKind::Readmit,
+                LetterEnd::Duplicate => ActionKind::ResolveDuplicate,
+                LetterEnd::Revoked => ActionKind::Revoke,
+            },
+            Self::Drop(change) => match change {
+                DropChange::Settings | DropChange::AllowList => ActionKind::WriteMeta,
+                DropChange::Everything { .. } => ActionKind::Rebuild,
+                DropChange::Revocation(_) => ActionKind::Revoke,
+                DropChange::Count => ActionKind::SetCount,
+                DropChange::Line(_) => ActionKind::Promote,
+            },
         }
     }
 }
@@ -253,7 +256,7 @@ impl Plan {
         self.counter_waits = true;
         let (waiting, going_on) = std::mem::take(&mut self.items)
             .into_iter()
-            .partition(|item| !item.action.only_adds() && !matches!(item.action, Action::Report));
+            .partition(|item| !item.action.as_ref().is_none_or(Action::only_adds));
         self.items = going_on;
         waiting
     }
@@ -288,7 +291,7 @@ impl Plan {
 ///
 /// Independently of the sum, `gaps` must be 0: slots up to the counter that are neither held nor
 /// free, and free slots that are held. (One of each would cancel out in the sum.) If the equation
-/// fails, the repair is [`Action::SetCount`]. It waits while there are `absent` users, and so does
+/// fails, the repair is [`DropChange::Count`]. It waits while there are `absent` users, and so does
 /// everything that needs the counter: a slot given a moment ago is held by nobody, so a user was
 /// deleted whose claim may still be on its way.
 #[derive(Debug)]
@@ -299,8 +302,8 @@ pub struct Planner<'a> {
     /// Repairs of [`Planner::items`] that each concern one page.
     of_pages: usize,
     beyond: Beyond,
-    rebuild: Vec<Holding>,
-    /// Users of a lost drop who were already taken out.
+    rebuild: Vec<SlotChange>,
+    /// Those of a lost drop who were taken already.
     rebuilt: usize,
     numbers: Numbers,
     examined: Examined,
@@ -356,9 +359,9 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Takes the users to restore into a lost drop that the pages have shown so far: a large drop
-    /// is not kept in memory.
-    pub fn take_holdings(&mut self) -> Vec<Holding> {
+    /// Who is to be put back into a lost drop, as far as the pages show by now: a large drop is not
+    /// kept whole.
+    pub fn take_holdings(&mut self) -> Vec<SlotChange> {
         std::mem::take(&mut self.rebuild)
     }
 
@@ -372,11 +375,12 @@ impl<'a> Planner<'a> {
         kind: Kind,
         slot: impl Into<Option<i64>>,
         user: Option<&UserId>,
-        action: Action,
+        action: impl Into<Option<Action>>,
         detail: String,
     ) {
-        let needs_person = matches!(action, Action::Report);
-        self.of_pages += usize::from(action.is_of_page());
+        let action = action.into();
+        let needs_person = action.is_none();
+        self.of_pages += usize::from(action.as_ref().is_some_and(Action::is_of_page));
         let slot = slot.into();
         let user = user.cloned();
         let dead_letter = None;
@@ -406,7 +410,7 @@ impl<'a> Planner<'a> {
         &mut self,
         letter: &DeadLetter,
         slot: Option<i64>,
-        action: Action,
+        action: impl Into<Option<Action>>,
         detail: String,
     ) {
         self.push(
@@ -462,7 +466,7 @@ pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
         dead_letter: Some(letter.id),
         trace: letter.trace,
         detail,
-        action: Action::Report,
+        action: None,
         needs_person: true,
         case,
     }

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
-use firstcome_shared::redis::repair::Holding;
+use firstcome_shared::redis::repair::{Seen, SlotChange, Wanted};
 
-use super::{Action, Planned, Planner};
+use super::{Action, DropChange, Planner, RowChange};
 use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::{FindingCase, Kind};
 use crate::topic::InFlight;
@@ -165,20 +165,19 @@ impl Planner<'_> {
             self.people_returning += 1;
         }
         let was = elsewhere.map(|on| format!(", Redis has them on slot {on}"));
-        self.put_back(
-            row.slot,
-            &row.user,
-            Some(row.claimed_at),
-            true,
-            &format!("has a row{}", was.unwrap_or_default()),
-        );
-        if let Some(Planned {
-            action: Action::PutBack { from, .. },
-            ..
-        }) = self.items.last_mut().filter(|_| !self.facts.is_lost())
-        {
-            *from = elsewhere.copied();
-        }
+        let change = SlotChange {
+            user: row.user.clone(),
+            seen: elsewhere.map(|slot| Seen {
+                slot: *slot,
+                at_ms: None,
+            }),
+            wanted: Wanted::Slot {
+                slot: row.slot,
+                at_ms: Some(row.claimed_at.timestamp_millis()),
+                has_row: true,
+            },
+        };
+        self.put_back(change, &format!("has a row{}", was.unwrap_or_default()));
     }
 
     /// Its user is restored on a slot. A message, a dead letter and the claimants may all ask for
@@ -192,37 +191,15 @@ impl Planner<'_> {
         self.highest_returning = self.highest_returning.max(slot);
     }
 
-    fn put_back(
-        &mut self,
-        slot: Slot,
-        user: &UserId,
-        claimed_at: Option<DateTime<Utc>>,
-        certain: bool,
-        why: &str,
-    ) {
-        self.highest_returning = self.highest_returning.max(i64::from(slot));
-        let holding = Holding {
-            user: user.clone(),
-            slot,
-            claimed_at_ms: claimed_at.map(|at| at.timestamp_millis()),
-            certain,
-        };
+    fn put_back(&mut self, change: SlotChange, why: &str) {
+        let slot = change.wanted_slot();
+        self.highest_returning = self.highest_returning.max(slot.unwrap_or(0));
         if self.facts.is_lost() {
-            self.rebuild.push(holding);
+            self.rebuild.push(change);
         } else {
             let detail = format!("{why}, but Redis does not have them on this slot");
-            let action = Action::PutBack {
-                holding,
-                on_slot: false,
-                from: None,
-            };
-            self.push(
-                Kind::MissingAdmission,
-                i64::from(slot),
-                Some(user),
-                action,
-                detail,
-            );
+            let (kind, user) = (Kind::MissingAdmission, change.user.clone());
+            self.push(kind, slot, Some(&user), Action::Slot(change), detail);
         }
     }
 
@@ -247,10 +224,7 @@ impl Planner<'_> {
                     let detail = format!(
                         "holds slot {other} of drop {drop} already; one each for the whole coupon"
                     );
-                    let action = Action::Withdraw {
-                        user: (*user).clone(),
-                        from: slot,
-                    };
+                    let action = change_from(page, slot, user, Wanted::Nothing);
                     self.push(Kind::OverAdmitted, slot, Some(user), action, detail);
                 }
                 _ if self.facts.slot(slot).is_none() => {
@@ -291,7 +265,7 @@ impl Planner<'_> {
             Kind::RevokedAdmission,
             slot,
             Some(&holder),
-            Action::Revoke(Box::new(half)),
+            Action::Drop(DropChange::Revocation(Box::new(half))),
             detail,
         );
     }
@@ -304,20 +278,13 @@ impl Planner<'_> {
         user: &UserId,
         detail: String,
     ) {
-        let user_id = user.clone();
-        let from = slot;
         // A name that is not a valid user id was never promised anything.
-        let action = if UserId::has_form(user.as_str()) {
-            Action::Move {
-                user: user_id,
-                from,
-            }
+        let wanted = if UserId::has_form(user.as_str()) {
+            Wanted::Any
         } else {
-            Action::Withdraw {
-                user: user_id,
-                from,
-            }
+            Wanted::Nothing
         };
+        let action = change_from(page, slot, user, wanted);
         self.push(kind, slot, Some(user), action, detail);
         if let Some(item) = self.items.last_mut() {
             // The consumer could not write their row, and the dead letter knows the trace.
@@ -404,8 +371,16 @@ impl Planner<'_> {
                 "no row, and no message waits; when it was admitted is not known".to_owned()
             }
         };
-        let action = Action::Issue(self.claim(number, user, claimed_at));
+        let action = self.issue(number, user, claimed_at);
         self.push(Kind::Unissued, slot, Some(user), action, detail);
+    }
+
+    fn issue(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Action {
+        Action::Row(RowChange {
+            claim: self.claim(slot, user, claimed_at),
+            letter: None,
+            put_back: false,
+        })
     }
 
     /// Admitted too recently to judge.
@@ -418,13 +393,7 @@ impl Planner<'_> {
     /// Nobody can claim with such a name, so nobody was promised the slot.
     fn no_user_id(&mut self, slot: i64, name: &UserId) {
         let detail = "the name on this slot in Redis is no user id, so nobody waits for a coupon";
-        self.push(
-            Kind::Unissued,
-            slot,
-            Some(name),
-            Action::Report,
-            detail.to_owned(),
-        );
+        self.push(Kind::Unissued, slot, Some(name), None, detail.to_owned());
         self.last_is(FindingCase::NoUserId);
     }
 
@@ -453,13 +422,9 @@ impl Planner<'_> {
                 && self.facts.slot(slot).is_some()
             {
                 self.comes_back(slot, sorted, restored);
-                self.put_back(
-                    message.slot,
-                    &message.user,
-                    Some(message.claimed_at),
-                    false,
-                    "has a message on the topic",
-                );
+                let at_ms = Some(message.claimed_at.timestamp_millis());
+                let change = SlotChange::put_back(message.user.clone(), message.slot, at_ms);
+                self.put_back(change, "has a message on the topic");
             }
         }
     }
@@ -477,19 +442,15 @@ impl Planner<'_> {
                 })
                 && sorted.keeper(*slot) == Some(user);
             if let (true, Some(number)) = (rightful, self.facts.slot(*slot)) {
-                let holding = Holding {
-                    user: user.clone(),
-                    slot: number,
-                    claimed_at_ms: None,
-                    certain: false,
-                };
                 let detail =
                     "the coupon's list of claimants does not have them on this slot".to_owned();
-                let action = Action::PutBack {
-                    holding,
-                    on_slot: true,
-                    from: None,
-                };
+                let action = Action::Slot(SlotChange {
+                    seen: Some(Seen {
+                        slot: *slot,
+                        at_ms: None,
+                    }),
+                    ..SlotChange::put_back(user.clone(), number, None)
+                });
                 self.push(Kind::MissingAdmission, *slot, Some(user), action, detail);
             }
         }
@@ -505,14 +466,9 @@ impl Planner<'_> {
             }
             if let Some(number) = self.facts.slot(*slot) {
                 self.comes_back(*slot, sorted, restored);
-                self.put_back(
-                    number,
-                    user,
-                    None,
-                    false,
-                    "is in the coupon's list of claimants",
-                );
-                let action = Action::Issue(self.claim(number, user, None));
+                let change = SlotChange::put_back(user.clone(), number, None);
+                self.put_back(change, "is in the coupon's list of claimants");
+                let action = self.issue(number, user, None);
                 self.push(
                     Kind::Unissued,
                     *slot,
@@ -541,7 +497,11 @@ impl Planner<'_> {
                 continue;
             }
             let detail = "the coupon's list of claimants has them on this slot, which is not theirs: no other store says that it was promised to them";
-            let action = Action::ForgetClaimant { user: user.clone() };
+            let action = Action::Slot(SlotChange {
+                user: user.clone(),
+                seen: None,
+                wanted: Wanted::Nothing,
+            });
             self.push(
                 Kind::CountMismatch,
                 *slot,
@@ -587,6 +547,16 @@ impl Planner<'_> {
             }
         }
     }
+}
+
+/// A change of what Redis has a user on.
+fn change_from(page: &SlotRange, slot: i64, user: &UserId, wanted: Wanted) -> Action {
+    let at_ms = page.admitted_at_ms.get(&slot).copied();
+    Action::Slot(SlotChange {
+        user: user.clone(),
+        seen: Some(Seen { slot, at_ms }),
+        wanted,
+    })
 }
 
 #[cfg(test)]

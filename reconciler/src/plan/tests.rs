@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::redis::repair::{SlotChange, Wanted};
 use proptest::prelude::*;
 
-use super::{Action, Plan, Planner, RepairPolicy};
+use super::{
+    Action, DropChange, LetterEnd, Plan, Planned, Planner, RepairPolicy, RowChange, Step, steps,
+};
 use crate::collect::snapshot::{
     DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange,
 };
@@ -285,20 +288,11 @@ impl DropWorld {
 impl DropWorld {
     fn apply(&mut self, plan: &Plan) {
         let counter_waits = plan.counter_waits || !plan.beyond.is_empty();
-        let mut unsettled = false;
-        for item in &plan.items {
-            let comes_before = item.action.comes_before_the_counter();
-            let goes_back = comes_before || matches!(item.action, Action::SetCount);
-            let moves = matches!(item.action, Action::Move { .. });
-            if unsettled && !goes_back || moves {
-                self.settle_unless(counter_waits);
-                unsettled = false;
+        for step in steps(&plan.items) {
+            match step {
+                Step::Repairs(items) => items.iter().for_each(|item| self.one(item)),
+                Step::Counter => self.settle_unless(counter_waits),
             }
-            unsettled |= moves || comes_before;
-            self.one(&item.action);
-        }
-        if unsettled {
-            self.settle_unless(counter_waits);
         }
     }
 
@@ -309,7 +303,7 @@ impl DropWorld {
         let mut number = 0;
         while let Some(page) = self.pages().into_iter().nth(number) {
             for item in planner.repairs_of(&page) {
-                self.one(&item.action);
+                self.one(&item);
             }
             number += 1;
         }
@@ -322,49 +316,53 @@ impl DropWorld {
         }
     }
 
-    fn one(&mut self, action: &Action) {
+    fn one(&mut self, item: &Planned) {
+        let Some(action) = &item.action else { return };
         match action {
-            Action::WriteMeta => self.meta = Some(true),
-            Action::WriteAllowList => self.list_differs = false,
-            Action::Rebuild { holdings, .. } => {
-                for holding in holdings {
-                    self.put_back(&holding.user, i64::from(holding.slot), holding.certain);
+            Action::Drop(DropChange::Settings) => self.meta = Some(true),
+            Action::Drop(DropChange::AllowList) => self.list_differs = false,
+            Action::Drop(DropChange::Everything { holdings, .. }) => {
+                for change in holdings {
+                    self.change(change);
                 }
                 self.meta = Some(true);
                 self.list_differs = false;
                 self.settle();
             }
-            Action::Move { user, from } => self.move_person(user, *from),
-            Action::Withdraw { user, from } => self.withdraw(user, *from),
-            Action::PutBack { holding, .. } => {
-                self.put_back(&holding.user, i64::from(holding.slot), holding.certain);
-            }
-            Action::ToFront { user, .. } => self.waiting.insert(0, user.clone()),
-            Action::SetCount => self.settle(),
-            Action::Issue(claim) => self.insert(claim.slot, &claim.user_id),
-            Action::IssueDeadLetter {
-                id,
+            Action::Slot(change) => self.change(change),
+            Action::Drop(DropChange::Count) => self.settle(),
+            Action::Row(RowChange {
                 claim,
+                letter: None,
+                ..
+            }) => self.insert(claim.slot, &claim.user_id),
+            Action::Row(RowChange {
+                claim,
+                letter: Some(id),
                 put_back,
-            } => {
+            }) => {
                 let user = &claim.user_id;
-                if self.row_of(user).is_none()
-                    && (!put_back || self.put_back(user, i64::from(claim.slot), false))
-                {
-                    self.insert(claim.slot, user);
+                if self.row_of(user).is_none() {
+                    if *put_back {
+                        self.change(&SlotChange::put_back(user.clone(), claim.slot, None));
+                    }
+                    // A user whom the script does not put there gets no row, either.
+                    if !put_back || self.users.get(user) == Some(&i64::from(claim.slot)) {
+                        self.insert(claim.slot, user);
+                    }
                 }
-                self.resolve(*id, user);
+                self.resolve(*id, &claim.user_id);
             }
-            Action::Readmit { id, user, .. } => {
-                if !self.users.contains_key(user)
+            Action::Letter(letter) => {
+                if matches!(letter.end, LetterEnd::Readmitted { .. })
+                    && !self.users.contains_key(&letter.user)
                     && let Some(slot) = self.next_slot()
                 {
-                    self.take(user, slot);
+                    self.take(&letter.user, slot);
                 }
-                self.resolve(*id, user);
+                self.resolve(letter.id, &letter.user);
             }
-            Action::ResolveDuplicate { id, user } => self.resolve(*id, user),
-            Action::Promote { .. } => {
+            Action::Drop(DropChange::Line(_)) => {
                 if let Some(first) = self.waiting.first().cloned() {
                     if self.users.contains_key(&first) {
                         self.waiting.remove(0);
@@ -374,10 +372,7 @@ impl DropWorld {
                     }
                 }
             }
-            Action::ForgetClaimant { .. }
-            | Action::Revoke(_)
-            | Action::ResolveRevoked { .. }
-            | Action::Report => {}
+            Action::Drop(DropChange::Revocation(_)) => {}
         }
     }
 
@@ -401,18 +396,13 @@ impl DropWorld {
         self.users.values().filter(|s| **s == slot).count()
     }
 
-    /// Returns whether the slot is theirs.
-    fn put_back(&mut self, who: &UserId, slot: i64, certain: bool) -> bool {
+    fn put_back(&mut self, who: &UserId, slot: i64, certain: bool) {
         if !certain && self.users.iter().any(|(u, s)| *s == slot && u != who) {
-            return false;
+            return;
         }
-        let before = self.users.insert(who.clone(), slot);
+        self.users.insert(who.clone(), slot);
         self.free.remove(&slot);
         self.count = Some(self.count.unwrap_or(0).max(slot));
-        if let Some(before) = before.filter(|b| *b != slot && self.owners(*b) == 0) {
-            self.free.insert(before);
-        }
-        true
     }
 
     fn settle(&mut self) {
@@ -453,32 +443,28 @@ impl DropWorld {
         self.insert(Slot::try_from(slot).unwrap(), who);
     }
 
-    fn give_up(&mut self, from: i64) {
-        let in_use =
-            from >= 1 && from <= i64::from(self.quantity) && from <= self.count.unwrap_or(0);
-        if in_use && self.owners(from) == 0 {
-            self.free.insert(from);
-        }
-    }
-
-    fn move_person(&mut self, who: &UserId, from: i64) {
-        if self.users.get(who) != Some(&from) {
-            return;
-        }
-        if let Some(slot) = self.next_slot() {
-            self.take(who, slot);
-            self.give_up(from);
-        } else {
-            self.withdraw(who, from);
-            self.waiting.insert(0, who.clone());
-            self.broken.insert(who.clone());
-        }
-    }
-
-    fn withdraw(&mut self, who: &UserId, from: i64) {
-        if self.users.get(who) == Some(&from) {
-            self.users.remove(who);
-            self.give_up(from);
+    /// A slot that loses its user is held until the counter is settled.
+    fn change(&mut self, change: &SlotChange) {
+        let (who, seen) = (&change.user, change.seen.map(|seen| seen.slot));
+        let now = self.users.get(who).copied();
+        match change.wanted {
+            Wanted::Slot { slot, has_row, .. } => {
+                if now.is_none() || now == seen || now == change.wanted_slot() {
+                    self.put_back(who, i64::from(slot), has_row);
+                }
+            }
+            _ if now != seen => {}
+            Wanted::Any => {
+                if let Some(slot) = self.next_slot() {
+                    self.take(who, slot);
+                } else {
+                    self.users.remove(who);
+                    self.waiting.insert(0, who.clone());
+                    self.broken.insert(who.clone());
+                }
+            }
+            Wanted::Nothing => _ = self.users.remove(who),
+            Wanted::Front(_) => self.waiting.insert(0, who.clone()),
         }
     }
 }

@@ -12,10 +12,8 @@ use super::keys;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 
-static CHANGE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/change_allow_list.lua")));
-static REPLACE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/replace_allow_list.lua")));
+static ALLOW_LIST: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/allow_list.lua")));
 
 /// Expiry of a list that is being gathered, if nobody continues it. In seconds.
 const GATHERED_FOR: u64 = 600;
@@ -89,17 +87,17 @@ impl Redis {
     ) -> Result<ListFollowed, RedisError> {
         let word = if how == OnList::Add { "add" } else { "remove" };
         let mut args = vec![
-            before.to_string(),
+            word.to_owned(),
             now.revision.to_string(),
             now.people.to_string(),
-            word.to_owned(),
+            before.to_string(),
         ];
         args.extend(people.iter().map(ToString::to_string));
         let names = [
             keys::allowed(&self.prefix, coupon),
             keys::allow_list(&self.prefix, coupon),
         ];
-        let reply: String = CHANGE
+        let reply: String = ALLOW_LIST
             .run(&mut self.conn.clone(), &[&names[0], &names[1]], &args)
             .await?;
         Ok(if reply == "other" {
@@ -167,11 +165,15 @@ impl Redis {
         new: &Gathering,
         list: AllowList,
     ) -> Result<ListReplaced, RedisError> {
-        let args = [list.revision.to_string(), list.people.to_string()];
+        let args = [
+            "replace".to_owned(),
+            list.revision.to_string(),
+            list.people.to_string(),
+        ];
         let allowed = keys::allowed(&self.prefix, new.coupon);
         let state = keys::allow_list(&self.prefix, new.coupon);
         let old = format!("{}:old", new.key);
-        let reply: String = REPLACE
+        let reply: String = ALLOW_LIST
             .run(
                 &mut self.conn.clone(),
                 &[&allowed, &state, &new.key, &old],

@@ -34,12 +34,8 @@ use super::servers::HashSlots;
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
-static BEGIN_ERA: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/begin_era.lua")));
-static CLOSE_COUPON: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/close_coupon.lua")));
-static OPEN_COUPON: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/open_coupon.lua")));
+static GATE: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/gate.lua")));
 
 /// A coupon's era on one server. The default is no era, which no script accepts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -257,26 +253,27 @@ impl Redis {
             return Ok(None);
         };
         let fence = Fence::new(server, era);
+        let args = ["begin".to_owned(), seen.text.clone(), fence.to_string()];
+        let begun = self.change_gate(coupon, &args).await?;
+        Ok(begun.then_some(fence))
+    }
+
+    async fn change_gate(&self, coupon: CouponId, args: &[String]) -> Result<bool, RedisError> {
         let names = [
             keys::gate(&self.prefix, coupon),
             keys::verified(&self.prefix, coupon),
             keys::version(&self.prefix, coupon),
         ];
         let names = [&*names[0], &names[1], &names[2]];
-        let args = [seen.text.clone(), fence.to_string()];
-        let begun: bool = BEGIN_ERA.run(&mut self.connection(), &names, &args).await?;
-        Ok(begun.then_some(fence))
+        GATE.run(&mut self.connection(), &names, args).await
     }
 
     /// Opens coupons that were compared, each in its era. `false`: the era of one has ended.
     pub async fn open_coupons(&self, coupons: &[(CouponId, Fence)]) -> Result<bool, RedisError> {
         let is_bridged = self.gate().await?.has_older();
         let open = async |(coupon, fence): &(CouponId, Fence)| {
-            let key = keys::gate(&self.prefix, *coupon);
-            let args = [fence.to_string()];
-            let is_open: bool = OPEN_COUPON
-                .run(&mut self.connection(), &[&key], &args)
-                .await?;
+            let args = ["open".to_owned(), fence.to_string()];
+            let is_open = self.change_gate(*coupon, &args).await?;
             if is_open && is_bridged {
                 self.bridge(*coupon, fence.era).await?;
             }
@@ -317,17 +314,8 @@ impl Redis {
         coupon: CouponId,
         seen: &CouponVersion,
     ) -> Result<bool, RedisError> {
-        let names = [
-            keys::gate(&self.prefix, coupon),
-            keys::verified(&self.prefix, coupon),
-        ];
-        CLOSE_COUPON
-            .run(
-                &mut self.connection(),
-                &[&names[0], &names[1]],
-                std::slice::from_ref(&seen.gate),
-            )
-            .await
+        let args = ["close".to_owned(), seen.gate.clone()];
+        self.change_gate(coupon, &args).await
     }
 
     /// Notes that the coupons of these servers of the life were compared. `false`: a server has

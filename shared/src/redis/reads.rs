@@ -66,7 +66,7 @@ type RawNumbers = (
 pub(super) const DROPS_AT_ONCE: usize = 200;
 
 /// Stands for every score that is not a whole number, or too large to be exact: no slot of any
-/// drop. `move.lua` and `withdraw.lua` know it.
+/// drop. `set_slots.lua` knows it.
 const NO_SLOT: i64 = -1;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards

@@ -14,26 +14,14 @@ use super::gate::Fence;
 use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
-static LOAD: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/load_drop.lua")));
-static WRITE_META: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/write_meta.lua")));
-static LOWER: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/lower.lua")));
-static WITHHOLD: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/withhold.lua")));
-static PUT_BACK: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/put_back.lua")));
+static SETTINGS: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/settings.lua")));
+static SET_SLOTS: LazyLock<Script> =
+    LazyLock::new(|| Script::with_identity(include_str!("scripts/set_slots.lua")));
 static REPAIR_COUNT: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/repair_count.lua")));
-static MOVE: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/move.lua")));
-static WITHDRAW: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/withdraw.lua")));
 static PROMOTE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/promote.lua")));
-static TO_FRONT: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/to_front.lua")));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done<T> {
@@ -71,16 +59,104 @@ pub enum Withheld {
     Unloaded,
 }
 
-/// Evidence that a user holds a slot.
+/// What a user is to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// This slot. If a row says so, the user gets it although another holds it, who is moved then.
+    Slot {
+        slot: Slot,
+        /// Since when, Unix milliseconds, if known.
+        at_ms: Option<i64>,
+        has_row: bool,
+    },
+    /// The lowest free slot, else the next number.
+    Any,
+    /// No slot.
+    Nothing,
+    /// No slot: the head of the waiting list, in the order of the slots that were promised.
+    Front(i64),
+}
+
+/// The slot that a user was seen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    pub slot: i64,
+    /// Since when, Unix milliseconds, if known: another admission to the same slot is not it.
+    pub at_ms: Option<i64>,
+}
+
+/// A difference between what Redis holds of a user and what it should hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holding {
+pub struct SlotChange {
     pub user: UserId,
-    pub slot: Slot,
-    /// Since when, Unix milliseconds, where known.
-    pub claimed_at_ms: Option<i64>,
-    /// The evidence is a row: the user gets the slot even if another is on it, who then has to be
-    /// moved.
-    pub certain: bool,
+    pub seen: Option<Seen>,
+    pub wanted: Wanted,
+}
+
+impl SlotChange {
+    /// Puts a user whom Redis lacks on a slot that no row confirms.
+    pub fn put_back(user: UserId, slot: Slot, at_ms: Option<i64>) -> Self {
+        let has_row = false;
+        Self {
+            user,
+            seen: None,
+            wanted: Wanted::Slot {
+                slot,
+                at_ms,
+                has_row,
+            },
+        }
+    }
+
+    /// The slot that the user is to hold, if it is a certain one.
+    pub fn wanted_slot(&self) -> Option<i64> {
+        match self.wanted {
+            Wanted::Slot { slot, .. } => Some(i64::from(slot)),
+            _ => None,
+        }
+    }
+
+    /// Whether the user loses a slot that they hold.
+    pub fn takes(&self) -> bool {
+        self.seen
+            .is_some_and(|seen| Some(seen.slot) != self.wanted_slot())
+    }
+
+    /// Whether it takes no slot and gives none: only the claimants or the waiting list follow.
+    pub fn is_kept(&self) -> bool {
+        match self.wanted {
+            Wanted::Slot { slot, .. } => self.seen.is_some_and(|seen| seen.slot == i64::from(slot)),
+            Wanted::Front(_) => true,
+            Wanted::Any | Wanted::Nothing => false,
+        }
+    }
+}
+
+/// The drop of slot changes, as its plan saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DropOfChanges {
+    pub drop: DropId,
+    pub once_per: OncePer,
+    /// [`Wanted::Any`] only while this is the drop's quantity: what was planned for another may be
+    /// wrong by now.
+    pub quantity: Option<Slot>,
+}
+
+/// What became of one change in [`Redis::set_slots`]. Only `Applied` changed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotSet {
+    /// With the slot that the user holds now, if any.
+    Applied(Option<GivenSlot>),
+    /// It was so already.
+    Same,
+    /// Another user holds the slot.
+    Taken,
+    /// The user is not where the caller saw them.
+    Changed,
+    /// The claim was given back or revoked.
+    Revoked,
+    /// No slot is left.
+    Full,
 }
 
 /// A slot that was given a moment ago.
@@ -102,19 +178,6 @@ pub struct Promoted {
     pub no_user_ids: u32,
 }
 
-/// The outcome of one holding in [`Redis::put_back`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PutBack {
-    /// The user is on the slot now.
-    Applied,
-    /// The person was on it already.
-    Same,
-    /// Another user is on it; nothing was changed.
-    Taken,
-    /// The claim was given back or revoked; nothing was changed.
-    Revoked,
-}
-
 /// A coupon's era and revision as the caller read them. If Redis has others, a change is refused.
 #[derive(Debug, Clone, Copy)]
 pub struct CouponRead {
@@ -133,8 +196,23 @@ impl Redis {
         meta: &DropMeta,
     ) -> Result<Done<bool>, RedisError> {
         self.note_numbers(keys.coupon, keys.drop).await?;
-        let mut args = vec![fence.to_string(), revision.to_string()];
+        let mut args = vec![revision.to_string(), fence.to_string()];
         args.extend(meta.fields());
+        let (word, _) = self.settings("load", keys, args).await?;
+        Ok(match word.as_str() {
+            "loaded" => Done::Applied(true),
+            "present" => Done::Applied(false),
+            "outdated" => Done::Changed,
+            _ => Done::Stale,
+        })
+    }
+
+    async fn settings(
+        &self,
+        how: &str,
+        keys: &DropKeys,
+        mut args: Vec<String>,
+    ) -> Result<(String, Slot), RedisError> {
         let names = [
             &*keys.meta,
             &keys.count,
@@ -145,14 +223,13 @@ impl Redis {
             &keys.allowed,
             &keys.allow_list,
             &keys.version,
+            &keys.users,
+            &keys.waiting,
         ];
-        let reply: String = LOAD.run(&mut self.conn.clone(), &names, &args).await?;
-        Ok(match reply.as_str() {
-            "loaded" => Done::Applied(true),
-            "present" => Done::Applied(false),
-            "outdated" => Done::Changed,
-            _ => Done::Stale,
-        })
+        args.insert(0, how.to_owned());
+        let (word, count): (String, i64) =
+            SETTINGS.run(&mut self.conn.clone(), &names, &args).await?;
+        Ok((word, Slot::try_from(count).unwrap_or_default()))
     }
 
     /// Overwrites a loaded drop's `meta` with the settings of one revision of its coupon.
@@ -164,12 +241,10 @@ impl Redis {
         revision: u64,
         meta: &DropMeta,
     ) -> Result<Done<()>, RedisError> {
-        let mut args = vec![revision.to_string()];
+        let mut args = vec![revision.to_string(), String::new()];
         args.extend(meta.fields());
-        let reply: String = WRITE_META
-            .run(&mut self.conn.clone(), &[&keys.meta, &keys.revision], &args)
-            .await?;
-        Ok(match reply.as_str() {
+        let (word, _) = self.settings("write", keys, args).await?;
+        Ok(match word.as_str() {
             "ok" => Done::Applied(()),
             "outdated" => Done::Changed,
             _ => Done::Stale,
@@ -184,15 +259,13 @@ impl Redis {
         revision: u64,
         are_there: bool,
     ) -> Result<(), RedisError> {
-        let args = [
+        let args = vec![
             revision.to_string(),
+            String::new(),
             EARLIER_HOLDERS.to_owned(),
             u8::from(are_there).to_string(),
         ];
-        let names = [&*keys.meta, &keys.revision];
-        let _: String = WRITE_META
-            .run(&mut self.conn.clone(), &names, &args)
-            .await?;
+        self.settings("write", keys, args).await?;
         Ok(())
     }
 
@@ -204,14 +277,13 @@ impl Redis {
         read: CouponRead,
         quantity: Slot,
     ) -> Result<Lowered, RedisError> {
-        let names = [&*keys.meta, &keys.count, &keys.revision, &keys.gate];
-        let args = [
+        let args = vec![
             read.revision.to_string(),
-            quantity.to_string(),
             read.era.to_string(),
+            "quantity".to_owned(),
+            quantity.to_string(),
         ];
-        let (word, count): (String, Slot) =
-            LOWER.run(&mut self.conn.clone(), &names, &args).await?;
+        let (word, count) = self.settings("lower", keys, args).await?;
         Ok(match word.as_str() {
             "lowered" => Lowered::Yes,
             "below_given_out" => Lowered::GivenOut(count),
@@ -223,16 +295,8 @@ impl Redis {
 
     /// Keeps a drop that has not opened, and has no users, from opening, before MySQL changes it.
     pub async fn withhold(&self, keys: &DropKeys, revision: u64) -> Result<Withheld, RedisError> {
-        let names = [
-            &*keys.meta,
-            &keys.count,
-            &keys.users,
-            &keys.waiting,
-            &keys.revision,
-        ];
-        let word: String = WITHHOLD
-            .run(&mut self.conn.clone(), &names, &[revision.to_string()])
-            .await?;
+        let args = vec![revision.to_string(), String::new()];
+        let (word, _) = self.settings("withhold", keys, args).await?;
         Ok(match word.as_str() {
             "withheld" => Withheld::Yes,
             "in_use" => Withheld::InUse,
@@ -244,52 +308,61 @@ impl Redis {
     /// Gives users the slots that their evidence shows, one reply each, in order.
     ///
     /// # Errors
-    /// If Redis can't be reached; some users may have been restored.
-    pub async fn put_back(
+    /// When Redis can't be reached; some may have been changed.
+    pub async fn set_slots(
         &self,
         keys: &DropKeys,
         fence: &Fence,
-        drop: DropId,
-        once_per: OncePer,
-        holdings: &[Holding],
-    ) -> Result<Done<Vec<PutBack>>, RedisError> {
+        of: DropOfChanges,
+        changes: &[SlotChange],
+    ) -> Result<Done<Vec<SlotSet>>, RedisError> {
+        let text = |number: Option<i64>| number.map(|n| n.to_string()).unwrap_or_default();
         let mut args = vec![
             fence.to_string(),
-            drop.to_string(),
-            once_per.as_str().to_owned(),
+            of.drop.to_string(),
+            of.once_per.as_str().to_owned(),
+            text(of.quantity.map(i64::from)),
         ];
-        for holding in holdings {
-            args.push(holding.user.to_string());
-            args.push(holding.slot.to_string());
-            args.push(
-                holding
-                    .claimed_at_ms
-                    .map(|ms| ms.to_string())
-                    .unwrap_or_default(),
-            );
-            args.push(u8::from(holding.certain).to_string());
+        for SlotChange { user, seen, wanted } in changes {
+            let (word, at_ms, has_row) = match *wanted {
+                Wanted::Slot {
+                    slot,
+                    at_ms,
+                    has_row,
+                } => (slot.to_string(), at_ms, has_row),
+                Wanted::Any => ("any".to_owned(), None, false),
+                Wanted::Nothing => ("none".to_owned(), None, false),
+                Wanted::Front(slot) => (format!("front:{slot}"), None, false),
+            };
+            args.extend([
+                user.to_string(),
+                text(seen.map(|seen| seen.slot)),
+                text(seen.and_then(|seen| seen.at_ms)),
+                word,
+                text(at_ms),
+                u8::from(has_row).to_string(),
+            ]);
         }
-        let names = [
-            &*keys.count,
-            &keys.users,
-            &keys.free,
-            &keys.times,
-            &keys.claimants,
-            &keys.gate,
-            &keys.revoked,
-            &keys.version,
-        ];
-        let words: Vec<String> = PUT_BACK.run(&mut self.conn.clone(), &names, &args).await?;
-        if words.first().is_some_and(|w| w == "stale") {
+        let reply: Vec<String> = SET_SLOTS
+            .run(&mut self.conn.clone(), &Self::all(keys), &args)
+            .await?;
+        if reply.first().is_none_or(|word| word != "ok") {
             return Ok(Done::Stale);
         }
-        let read = |word: String| match word.as_str() {
-            "applied" => PutBack::Applied,
-            "same" => PutBack::Same,
-            "revoked" => PutBack::Revoked,
-            _ => PutBack::Taken,
+        let now = reply.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let became = |pair: &[String]| match pair[0].as_str() {
+            "applied" => {
+                let slot = pair[1].parse().ok().filter(|slot| *slot > 0);
+                SlotSet::Applied(slot.map(|slot| GivenSlot { slot, at_ms: now }))
+            }
+            "same" => SlotSet::Same,
+            "taken" => SlotSet::Taken,
+            "revoked" => SlotSet::Revoked,
+            "full" => SlotSet::Full,
+            _ => SlotSet::Changed,
         };
-        Ok(Done::Applied(words.into_iter().map(read).collect()))
+        let pairs = reply.get(2..).unwrap_or_default().chunks_exact(2);
+        Ok(Done::Applied(pairs.map(became).collect()))
     }
 
     /// Restores count = |users| + |free|, walking the slots in pages; returns the number of slots
@@ -326,108 +399,6 @@ impl Redis {
                 _ => return Ok(Done::Changed),
             }
         }
-    }
-
-    /// Gives a user another slot than `from`, or a first one if `from` is `None`, and returns when.
-    /// `Applied(None)` if no slot is left. With `quantity`, only if that is the drop's: a plan for
-    /// another quantity may be wrong now.
-    pub async fn move_person(
-        &self,
-        keys: &DropKeys,
-        fence: &Fence,
-        drop: DropId,
-        user: &UserId,
-        from: Option<i64>,
-        quantity: Option<Slot>,
-    ) -> Result<Done<Option<GivenSlot>>, RedisError> {
-        let quantity = quantity
-            .map(|quantity| quantity.to_string())
-            .unwrap_or_default();
-        let from = from.unwrap_or(0).to_string();
-        let args = [
-            fence.to_string(),
-            drop.to_string(),
-            user.to_string(),
-            from,
-            quantity,
-        ];
-        let (word, slot, at_ms): (String, i64, i64) = MOVE
-            .run(&mut self.conn.clone(), &Self::all(keys), &args)
-            .await?;
-        Ok(match word.as_str() {
-            "moved" => Done::Applied(
-                Slot::try_from(slot)
-                    .ok()
-                    .map(|slot| GivenSlot { slot, at_ms }),
-            ),
-            "none" => Done::Applied(None),
-            "changed" => Done::Changed,
-            _ => Done::Stale,
-        })
-    }
-
-    /// Takes a slot back from a user; with `to_front` the user goes to the head of the waiting
-    /// list.
-    pub async fn withdraw(
-        &self,
-        keys: &DropKeys,
-        fence: &Fence,
-        drop: DropId,
-        user: &UserId,
-        from: i64,
-        to_front: bool,
-    ) -> Result<Done<()>, RedisError> {
-        let args = [
-            fence.to_string(),
-            drop.to_string(),
-            user.to_string(),
-            from.to_string(),
-            u8::from(to_front).to_string(),
-        ];
-        let (word, _): (String, i64) = WITHDRAW
-            .run(&mut self.conn.clone(), &Self::all(keys), &args)
-            .await?;
-        Ok(match word.as_str() {
-            "withdrawn" => Done::Applied(()),
-            "changed" => Done::Changed,
-            _ => Done::Stale,
-        })
-    }
-
-    /// Puts users at the head of the waiting list, each with the promised slot, unless they hold
-    /// one.
-    pub async fn to_front(
-        &self,
-        keys: &DropKeys,
-        fence: &Fence,
-        drop: DropId,
-        once_per: OncePer,
-        people: &[(UserId, i64)],
-    ) -> Result<Done<()>, RedisError> {
-        let mut args = vec![
-            fence.to_string(),
-            once_per.as_str().to_owned(),
-            drop.to_string(),
-        ];
-        args.extend(
-            people
-                .iter()
-                .flat_map(|(user, slot)| [user.to_string(), slot.to_string()]),
-        );
-        let names = [
-            &*keys.users,
-            &keys.waiting,
-            &keys.claimants,
-            &keys.gate,
-            &keys.revoked,
-            &keys.version,
-        ];
-        let word: String = TO_FRONT.run(&mut self.conn.clone(), &names, &args).await?;
-        Ok(if word == "ok" {
-            Done::Applied(())
-        } else {
-            Done::Stale
-        })
     }
 
     /// Gives free slots to the first users on the waiting list, at most `limit` of them.

@@ -15,8 +15,6 @@ use crate::mysql::revoked::Revocation;
 
 static REVOKE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/revoke.lua")));
-static RESTORE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/restore_revoked.lua")));
 
 /// Redis's knowledge about the user of a revocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,9 +58,18 @@ impl Redis {
             revocation.to_string(),
             over,
         ];
-        let (_, until): (i64, i64) = REVOKE
-            .run(&mut self.conn.clone(), &Self::all(keys), &args)
-            .await?;
+        let names = [
+            &*keys.revoked,
+            &keys.version,
+            &keys.meta,
+            &keys.count,
+            &keys.users,
+            &keys.free,
+            &keys.times,
+            &keys.claimants,
+            &keys.waiting,
+        ];
+        let (_, until): (i64, i64) = REVOKE.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(until)
     }
 
@@ -104,14 +111,11 @@ impl Redis {
                 over,
             ]
         };
-        let args: Vec<String> = all.iter().flat_map(three).collect();
-        RESTORE
-            .run(
-                &mut self.conn.clone(),
-                &[&keys::revoked(&self.prefix, coupon)],
-                &args,
-            )
-            .await
+        let mut args = vec![String::new(), String::new()];
+        args.extend(all.iter().flat_map(three));
+        let names = [&*keys::revoked(&self.prefix, coupon)];
+        let (news, _): (u64, u64) = REVOKE.run(&mut self.conn.clone(), &names, &args).await?;
+        Ok(news)
     }
 
     /// Redis's knowledge about the users of these revocations of a drop, in the order asked.

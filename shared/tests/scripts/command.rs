@@ -31,11 +31,12 @@ pub(crate) enum ScriptCommand {
 
 #[derive(Debug, Clone)]
 pub(crate) enum ScriptRepair {
-    PutBack(Vec<(PersonLetter, u32, bool)>),
+    /// From the slot that they were seen on.
+    PutBack(Vec<(PersonLetter, Option<i64>, u32, bool)>),
     Count,
     /// With the quantity for which it was planned.
     Move(PersonLetter, Option<i64>, Option<u32>),
-    Withdraw(PersonLetter, i64, bool),
+    Withdraw(PersonLetter, Option<i64>, bool),
     ToFront(Vec<(PersonLetter, i64)>),
     Promote(u32),
 }
@@ -66,13 +67,14 @@ fn slot() -> impl Strategy<Value = i64> {
 }
 
 fn repair() -> impl Strategy<Value = ScriptRepair> {
-    let holding = (person(), 1..=7_u32, any::<bool>());
+    let seen = || prop::option::weighted(0.5, slot());
+    let holding = (person(), seen(), 1..=7_u32, any::<bool>());
     prop_oneof![
         2 => prop::collection::vec(holding, 1..4).prop_map(ScriptRepair::PutBack),
         3 => Just(ScriptRepair::Count),
         2 => (person(), prop::option::weighted(0.7, slot()), prop::option::weighted(0.3, 1..=7_u32))
             .prop_map(|(who, from, quantity)| ScriptRepair::Move(who, from, quantity)),
-        2 => (person(), slot(), any::<bool>()).prop_map(|(who, from, front)| ScriptRepair::Withdraw(who, from, front)),
+        2 => (person(), prop::option::weighted(0.8, slot()), any::<bool>()).prop_map(|(who, from, front)| ScriptRepair::Withdraw(who, from, front)),
         1 => prop::collection::vec((person(), slot()), 1..4).prop_map(ScriptRepair::ToFront),
         3 => (1..4_u32).prop_map(ScriptRepair::Promote),
     ]

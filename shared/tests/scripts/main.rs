@@ -18,13 +18,14 @@ use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::redis::repair::{Seen, SlotChange, Wanted};
 use firstcome_stack::{RedisOptions, RedisServer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use command::{ScriptCommand, ScriptRepair, Start, Tamper, commands};
 use model::Model;
-use world::ScriptWorld;
+use world::{ScriptWorld, change};
 
 #[test]
 fn the_scripts_match_their_model() {
@@ -39,7 +40,7 @@ fn the_scripts_match_their_model() {
     };
     let server = runtime.block_on(RedisServer::start(options)).unwrap();
     let coupon = Cell::new(0);
-    let seen = RefCell::new(Seen::default());
+    let seen = RefCell::new(Coverage::default());
     let config = Config {
         failure_persistence: None,
         max_shrink_iters: 2_000,
@@ -63,10 +64,10 @@ async fn play(
     coupon: i64,
     start: &Start,
     commands: &[ScriptCommand],
-) -> Result<Seen, TestCaseError> {
+) -> Result<Coverage, TestCaseError> {
     let mut world = ScriptWorld::open(url, coupon, start).await;
     let mut model = Model::new(start, world.era);
-    let mut seen = Seen::default();
+    let mut seen = Coverage::default();
     for (at, command) in commands.iter().enumerate() {
         let before = model.clone();
         let bytes_before = world.dump().await;
@@ -155,7 +156,7 @@ fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCase
 
 /// Statistics of the histories, so that a test of nothing does not pass.
 #[derive(Default)]
-struct Seen {
+struct Coverage {
     answers: u32,
     accepted: u32,
     waiting: u32,
@@ -165,7 +166,7 @@ struct Seen {
     together: u32,
 }
 
-impl Seen {
+impl Coverage {
     fn admission(&mut self, admission: Admission) {
         match admission {
             Admission::Accepted(_) => self.accepted += 1,
@@ -294,4 +295,42 @@ async fn correcting_the_counter_costs_no_more_than_the_quantity() {
         "Changed",
         "two users, one of them beyond the quantity"
     );
+}
+
+#[tokio::test]
+async fn slot_that_a_repair_takes_is_held_until_the_counter_is_repaired() {
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let start = Start {
+        quantity: 2,
+        waiting_list: 0,
+        once_per: OncePer::Drop,
+    };
+    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let claim = |person| ScriptCommand::Claim(vec![person]);
+    world.apply(&claim('a')).await;
+    // The user came again: the slot is the same, the admission is not the one that was seen.
+    world.given_at(1, 2_000).await;
+    let seen = |at_ms| SlotChange {
+        seen: Some(Seen {
+            slot: 1,
+            at_ms: Some(at_ms),
+        }),
+        ..change('a', None, Wanted::Nothing)
+    };
+    let fence = world.fence.clone();
+    let said = world.set_slots(&fence, &[seen(1_000)], None).await;
+    assert_eq!(said, r#"Applied(["Changed"])"#);
+    let said = world.set_slots(&fence, &[seen(2_000)], None).await;
+    assert_eq!(said, r#"Applied(["Applied(None)"])"#);
+    assert_eq!(world.look().await.free, [].into(), "held, not free");
+    assert_eq!(world.apply(&claim('b')).await.0, "[Unverified]");
+    world
+        .apply(&ScriptCommand::Repair(ScriptRepair::Count))
+        .await;
+    assert_eq!(world.apply(&claim('b')).await.0, "[Accepted(1)]");
 }

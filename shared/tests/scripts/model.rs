@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firstcome_shared::domain::{DropId, OncePer, UserId};
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::redis::repair::{Done, Lowered, PutBack};
+use firstcome_shared::redis::repair::{Done, Lowered};
 
 use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
 use crate::world::{ENDED_AT_MS, Shown};
@@ -139,26 +139,23 @@ impl Model {
             ScriptCommand::Repair(ScriptRepair::PutBack(people)) => words(&Done::Applied(
                 people
                     .iter()
-                    .map(|(person, slot, certain)| self.put_back(*person, *slot, *certain))
+                    .map(|(person, seen, slot, has_row)| {
+                        self.put_back(*person, *seen, *slot, *has_row)
+                    })
                     .collect::<Vec<_>>(),
             )),
             ScriptCommand::Repair(ScriptRepair::Count) => words(&self.repair_count()),
             ScriptCommand::Repair(ScriptRepair::Move(person, from, quantity)) => {
-                words(&self.move_person(*person, from.unwrap_or(0), quantity.map(i64::from)))
+                let moved = self.move_person(*person, *from, quantity.map(i64::from));
+                words(&Done::Applied(vec![moved]))
             }
             ScriptCommand::Repair(ScriptRepair::Withdraw(person, from, front)) => {
-                words(&self.withdraw(*person, *from, *front))
+                let front = front.then_some(from.unwrap_or(1));
+                words(&Done::Applied(vec![self.leave(*person, *from, front)]))
             }
             ScriptCommand::Repair(ScriptRepair::ToFront(people)) => {
-                for (person, slot) in people
-                    .iter()
-                    .filter(|(who, _)| !self.holds(*who) && !self.is_banned(*who))
-                    .copied()
-                    .collect::<Vec<_>>()
-                {
-                    self.bring_to_front(person, slot);
-                }
-                words(&Done::Applied(()))
+                let front = |(person, slot): &(_, i64)| self.leave(*person, None, Some(*slot));
+                words(&Done::Applied(people.iter().map(front).collect::<Vec<_>>()))
             }
             ScriptCommand::Repair(ScriptRepair::Promote(limit)) => words(&self.promote(*limit)),
             ScriptCommand::Revoke(person, number, ended) => {
@@ -333,26 +330,42 @@ impl Model {
         Lowered::Yes
     }
 
-    fn put_back(&mut self, person: PersonLetter, slot: u32, certain: bool) -> PutBack {
+    fn put_back(
+        &mut self,
+        person: PersonLetter,
+        seen: Option<i64>,
+        slot: u32,
+        has_row: bool,
+    ) -> String {
         let slot = i64::from(slot);
         let before = self.users.get(&person).copied();
-        // The test world passes an instant only for certain claims.
-        let is_doubtful = self.revoked.contains_key(&person) && !certain && before != Some(slot);
+        if before.is_some() && before != seen && before != Some(slot) {
+            return "Changed".into();
+        }
+        // The test world passes an instant only for claims that have a row.
+        let is_doubtful = self.revoked.contains_key(&person) && !has_row && before != Some(slot);
         if self.is_banned(person) || is_doubtful {
-            return PutBack::Revoked;
+            return "Revoked".into();
         }
+        let claim = self
+            .claimants
+            .get(&person)
+            .filter(|_| self.once_per_coupon());
         if before == Some(slot) {
-            if !self.once_per_coupon() || self.claimants.get(&person) == Some(&(DROP, slot)) {
-                return PutBack::Same;
+            if !self.once_per_coupon() || claim == Some(&(DROP, slot)) {
+                return "Same".into();
             }
-        } else if self.is_held(slot) && !certain {
-            return PutBack::Taken;
+        } else if !has_row {
+            if self.is_held(slot) {
+                return "Taken".into();
+            }
+            if claim.is_some_and(|(drop, _)| *drop != DROP) {
+                return "Changed".into();
+            }
         }
+        // The slot before is held until the counter is repaired.
         self.give(person, slot);
-        if let Some(before) = before.filter(|before| *before != slot && !self.is_held(*before)) {
-            self.free.insert(before);
-        }
-        PutBack::Applied
+        format!("Applied(Some({slot}))")
     }
 
     fn repair_count(&mut self) -> Done<u64> {
@@ -376,58 +389,53 @@ impl Model {
     fn move_person(
         &mut self,
         person: PersonLetter,
-        from: i64,
+        from: Option<i64>,
         planned: Option<i64>,
-    ) -> Done<Option<u32>> {
+    ) -> String {
         let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else {
-            return Done::Stale;
+            return "Changed".into();
         };
-        let elsewhere = from == 0 && self.once_per_coupon() && self.claimants.contains_key(&person);
+        let elsewhere =
+            from.is_none() && self.once_per_coupon() && self.claimants.contains_key(&person);
         let other_quantity = planned.is_some_and(|planned| planned != quantity);
-        let moved = self.users.get(&person).copied().unwrap_or(0) != from;
+        let moved = self.users.get(&person).copied() != from;
         if moved || elsewhere || other_quantity || self.is_banned(person) {
-            return Done::Changed;
+            return "Changed".into();
         }
         let mut slots = self.free.iter().copied().chain(count.max(0) + 1..=quantity);
         let Some(slot) = slots.find(|slot| *slot <= quantity && !self.is_held(*slot)) else {
-            return Done::Applied(None);
+            return "Full".into();
         };
         self.waiting.retain(|(_, waits)| *waits != person);
         self.give(person, slot);
-        if from > 0 && from <= quantity && !self.is_held(from) {
-            self.free.insert(from);
-        }
-        Done::Applied(Some(narrow(slot)))
+        format!("Applied(Some({slot}))")
     }
 
-    fn withdraw(&mut self, person: PersonLetter, from: i64, front: bool) -> Done<()> {
-        let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else {
-            return Done::Stale;
-        };
-        if from == 0 && !self.users.contains_key(&person) {
-            if self
-                .claimants
-                .get(&person)
-                .is_some_and(|(of, _)| *of == DROP)
-            {
+    fn leave(&mut self, person: PersonLetter, from: Option<i64>, front: Option<i64>) -> String {
+        if self.users.get(&person).copied() != from {
+            let is_promised = from.is_none() && front.is_some();
+            return if is_promised { "Same" } else { "Changed" }.into();
+        }
+        let claim = self.claimants.get(&person).copied();
+        if let Some(slot) = from {
+            self.users.remove(&person);
+            if claim == Some((DROP, slot)) {
                 self.claimants.remove(&person);
             }
-            return Done::Applied(());
-        }
-        if self.users.get(&person) != Some(&from) {
-            return Done::Changed;
-        }
-        self.users.remove(&person);
-        if self.claimants.get(&person) == Some(&(DROP, from)) {
+        } else if front.is_some() {
+            if self.once_per_coupon() && claim.is_some() {
+                return "Same".into();
+            }
+            if self.is_banned(person) {
+                return "Revoked".into();
+            }
+        } else if claim.is_some_and(|(drop, _)| drop == DROP) {
             self.claimants.remove(&person);
         }
-        if !self.is_held(from) && from >= 1 && from <= quantity && from <= count {
-            self.free.insert(from);
+        if let Some(slot) = front {
+            self.bring_to_front(person, slot);
         }
-        if front {
-            self.bring_to_front(person, from);
-        }
-        Done::Applied(())
+        "Applied(None)".into()
     }
 
     fn bring_to_front(&mut self, person: PersonLetter, promised: i64) {

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::redis::repair::Done;
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::Start;
@@ -27,16 +26,14 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
             .await
             .unwrap()
             .admission;
-        let Admission::Accepted(slot) = admission else {
+        let Admission::Accepted(_) = admission else {
             panic!("{admission:?}")
         };
         if number.is_multiple_of(2) {
-            let from = i64::from(slot);
-            let freed = redis
-                .withdraw(&world.keys, &world.fence, DROP, &user, from, false)
+            redis
+                .revoke(&world.keys, DROP, OncePer::Coupon, user.as_str(), 1, None)
                 .await
                 .unwrap();
-            assert_eq!(freed, Done::Applied(()));
         }
     }
 }

@@ -10,7 +10,9 @@ use firstcome_shared::redis::admission::{
 };
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::repair::{CouponRead, Done, Holding, Promoted};
+use firstcome_shared::redis::repair::{
+    CouponRead, Done, DropOfChanges, Promoted, Seen, SlotChange, SlotSet, Wanted,
+};
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 
 use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
@@ -75,6 +77,14 @@ pub(crate) async fn opened(redis: &Redis, coupon: CouponId, era: u64) -> Fence {
 
 fn user(person: PersonLetter) -> UserId {
     person.to_string().parse().unwrap()
+}
+
+pub(crate) fn change(person: PersonLetter, seen: Option<i64>, wanted: Wanted) -> SlotChange {
+    SlotChange {
+        user: user(person),
+        seen: seen.map(|slot| Seen { slot, at_ms: None }),
+        wanted,
+    }
 }
 
 impl ScriptWorld {
@@ -230,53 +240,35 @@ impl ScriptWorld {
         let keys = &self.keys;
         match repair {
             ScriptRepair::PutBack(people) => {
-                let holding = |(person, slot, certain): &(PersonLetter, u32, bool)| Holding {
-                    user: user(*person),
-                    slot: *slot,
-                    claimed_at_ms: certain.then_some(5),
-                    certain: *certain,
+                let change = |(person, seen, slot, has_row): &(_, _, u32, bool)| {
+                    let at_ms = has_row.then_some(5);
+                    let wanted = Wanted::Slot {
+                        slot: *slot,
+                        at_ms,
+                        has_row: *has_row,
+                    };
+                    change(*person, *seen, wanted)
                 };
-                let holdings: Vec<_> = people.iter().map(holding).collect();
-                format!(
-                    "{:?}",
-                    redis
-                        .put_back(keys, fence, DROP, self.meta.once_per, &holdings)
-                        .await
-                        .unwrap()
-                )
+                let changes: Vec<_> = people.iter().map(change).collect();
+                self.set_slots(fence, &changes, None).await
             }
             ScriptRepair::Count => {
                 format!("{:?}", redis.repair_count(keys, fence).await.unwrap())
             }
             ScriptRepair::Move(person, from, quantity) => {
-                let user = user(*person);
-                let moved = redis
-                    .move_person(keys, fence, DROP, &user, *from, *quantity)
-                    .await
-                    .unwrap();
-                format!("{:?}", map(moved, |given| given.map(|given| given.slot)))
+                let change = change(*person, *from, Wanted::Any);
+                self.set_slots(fence, &[change], *quantity).await
             }
             ScriptRepair::Withdraw(person, from, front) => {
-                format!(
-                    "{:?}",
-                    redis
-                        .withdraw(keys, fence, DROP, &user(*person), *from, *front)
-                        .await
-                        .unwrap()
-                )
+                let front = front.then_some(from.unwrap_or(1)).map(Wanted::Front);
+                let change = change(*person, *from, front.unwrap_or(Wanted::Nothing));
+                self.set_slots(fence, &[change], None).await
             }
             ScriptRepair::ToFront(people) => {
-                let people: Vec<_> = people
-                    .iter()
-                    .map(|(person, slot)| (user(*person), *slot))
-                    .collect();
-                format!(
-                    "{:?}",
-                    redis
-                        .to_front(keys, fence, DROP, self.meta.once_per, &people)
-                        .await
-                        .unwrap()
-                )
+                let change =
+                    |(person, slot): &(_, i64)| change(*person, None, Wanted::Front(*slot));
+                let changes: Vec<_> = people.iter().map(change).collect();
+                self.set_slots(fence, &changes, None).await
             }
             ScriptRepair::Promote(limit) => {
                 let promoted = redis.promote(keys, fence, DROP, *limit).await.unwrap();
@@ -289,6 +281,28 @@ impl ScriptWorld {
                 format!("{:?}", map(promoted, slots))
             }
         }
+    }
+
+    pub(crate) async fn set_slots(
+        &self,
+        fence: &Fence,
+        changes: &[SlotChange],
+        quantity: Option<u32>,
+    ) -> String {
+        let of = DropOfChanges {
+            drop: DROP,
+            once_per: self.meta.once_per,
+            quantity,
+        };
+        let set = self.redis.set_slots(&self.keys, fence, of, changes);
+        let said = |one: SlotSet| match one {
+            SlotSet::Applied(given) => format!("Applied({:?})", given.map(|given| given.slot)),
+            other => format!("{other:?}"),
+        };
+        let all = map(set.await.unwrap(), |all| {
+            all.into_iter().map(said).collect::<Vec<_>>()
+        });
+        format!("{all:?}")
     }
 
     async fn tamper(&mut self, tamper: &Tamper) {

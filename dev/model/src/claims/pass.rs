@@ -79,6 +79,9 @@ impl State {
             todo.push(Repair::Settle);
         }
         self.plan_people(seen, &mut todo);
+        if todo.iter().any(|repair| matches!(repair, Repair::Move(..))) {
+            todo.push(Repair::Settle);
+        }
         self.plan_failed(&mut todo);
         todo
     }

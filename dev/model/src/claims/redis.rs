@@ -65,12 +65,6 @@ impl Redis {
         self.count = self.count.max(slot);
     }
 
-    fn release(&mut self, slot: Slot) {
-        if self.on(slot).next().is_none() {
-            self.free[usize::from(slot) - 1] = true;
-        }
-    }
-
     /// The lowest free slot, otherwise the next number.
     fn next(self) -> Option<Slot> {
         let next = self.count + 1;
@@ -109,9 +103,6 @@ impl Redis {
             return;
         }
         self.take(person, slot);
-        if before > 0 {
-            self.release(before);
-        }
     }
 
     pub fn settle(&mut self, era: u8) {
@@ -133,16 +124,13 @@ impl Redis {
             return Moved::NoneLeft;
         };
         self.take(person, slot);
-        if from > 0 {
-            self.release(from);
-        }
         Moved::To(slot)
     }
 
+    /// The slot is held until the counter is settled.
     pub fn withdraw(&mut self, era: u8, person: Person, from: Slot) {
         if self.era == era && self.slot_of(person) == from {
             self.users[usize::from(person)] = 0;
-            self.release(from);
         }
     }
 }

@@ -29,7 +29,7 @@ fn a_slot_that_nobody_holds_is_not_free_while_its_claim_may_be_on_its_way() {
             .plan()
             .items
             .iter()
-            .any(|item| item.action == Action::SetCount)
+            .any(|item| item.action == Some(Action::Drop(DropChange::Count)))
     );
     mended(world);
 }
@@ -84,7 +84,7 @@ fn whom_a_dead_letter_knows_is_put_back_before_the_counter_is_set() {
         .plan()
         .items
         .iter()
-        .map(|item| item.action.kind())
+        .map(Planned::action_kind)
         .collect();
     assert_eq!(
         kinds,
@@ -120,7 +120,7 @@ fn whom_two_sources_put_back_onto_a_slot_is_counted_once() {
     assert!(
         plan.items
             .iter()
-            .all(|item| item.action != Action::SetCount),
+            .all(|item| item.action != Some(Action::Drop(DropChange::Count))),
         "{:?}",
         plan.items
     );

@@ -22,11 +22,7 @@ fn for_late_comer(
     }
     let mut planner = Planner::new(RepairPolicy::default(), &facts);
     planner.page(&page);
-    planner
-        .items
-        .iter()
-        .map(|item| item.action.kind())
-        .collect()
+    planner.items.iter().map(Planned::action_kind).collect()
 }
 
 #[test]

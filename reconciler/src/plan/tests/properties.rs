@@ -55,7 +55,7 @@ prop_compose! {
 fn actionable(plan: &Plan) -> Vec<&super::super::Planned> {
     plan.items
         .iter()
-        .filter(|item| !matches!(item.action, Action::Report))
+        .filter(|item| item.action.is_some())
         .collect()
 }
 

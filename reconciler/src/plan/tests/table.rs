@@ -284,9 +284,9 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
     let reports = |world: &DropWorld| {
         let plan = world.plan();
         assert!(!plan.exact && !plan.sealable, "{plan:#?}");
-        plan.items.iter().all(|item| {
-            item.action == Action::Report && item.detail.contains("until what is on its way")
-        })
+        plan.items
+            .iter()
+            .all(|item| item.action.is_none() && item.detail.contains("until what is on its way"))
     };
     let mut lost = DropWorld {
         topic_away: true,
@@ -358,13 +358,16 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
     ];
     let plan = world.plan();
     let rebuilt = plan.items.iter().find_map(|item| match &item.action {
-        Action::Rebuild { holdings, .. } => Some(holdings),
+        Some(Action::Drop(DropChange::Everything { holdings, .. })) => Some(holdings),
         _ => None,
     });
     let mut rebuilt: Vec<_> = rebuilt
         .unwrap()
         .iter()
-        .map(|h| (h.slot, h.user.clone(), h.certain))
+        .map(|change| match change.wanted {
+            Wanted::Slot { slot, has_row, .. } => (slot, change.user.clone(), has_row),
+            other => panic!("{other:?}"),
+        })
         .collect();
     rebuilt.sort();
     assert_eq!(
@@ -469,10 +472,12 @@ fn while_the_gate_is_closed_only_what_is_taken_from_users_counts_and_waits() {
     assert!(plan.over_limit, "80 are on slots of others");
     assert_eq!(plan.repairs, 80);
     let waiting = plan.take_waiting(true);
-    assert!(waiting.iter().filter(|item| item.action.takes()).count() == 80);
+    let takes = |item: &&Planned| item.action.as_ref().is_some_and(Action::takes);
+    assert_eq!(waiting.iter().filter(takes).count(), 80);
     assert!(plan.counter_waits);
     assert_eq!(plan.items.len(), 100);
-    assert!(plan.items.iter().all(|item| item.action.only_adds()));
+    let only_adds = |item: &Planned| item.action.as_ref().is_some_and(Action::only_adds);
+    assert!(plan.items.iter().all(only_adds));
 }
 
 #[test]
@@ -540,9 +545,7 @@ fn of_one_person_s_dead_letters_that_only_counted_are_left_none_is_a_duplicate()
         .collect();
     let plan = world.plan();
     assert!(
-        plan.items
-            .iter()
-            .all(|item| matches!(item.action, Action::Report)),
+        plan.items.iter().all(|item| item.action.is_none()),
         "{:#?}",
         plan.items
     );
@@ -567,9 +570,11 @@ fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_r
         .items
         .into_iter()
         .filter_map(|item| match item.action {
-            Action::IssueDeadLetter {
-                claim, put_back, ..
-            } => Some((claim.slot, claim.user_id, put_back)),
+            Some(Action::Row(RowChange {
+                claim,
+                letter: Some(_),
+                put_back,
+            })) => Some((claim.slot, claim.user_id, put_back)),
             _ => None,
         });
     assert_eq!(issued.collect::<Vec<_>>(), [(11, user(4), true)]);
@@ -597,7 +602,7 @@ fn duplicate_dead_letter_of_a_lost_drop_waits_for_the_topic_beyond_what_is_kept(
         }
         .plan();
         assert!(
-            plan.items.iter().all(|item| item.action == Action::Report),
+            plan.items.iter().all(|item| item.action.is_none()),
             "{order:?}: {:#?}",
             plan.items
         );
@@ -645,16 +650,16 @@ fn claim_keeps_its_slot_when_an_old_copy_of_redis_has_a_revoked_claim_on_it() {
             .items
             .into_iter()
             .map(|item| match item.action {
-                Action::IssueDeadLetter {
+                Some(Action::Row(RowChange {
                     claim,
                     put_back: true,
                     ..
-                } => (claim.slot, claim.user_id),
-                Action::PutBack {
-                    holding,
-                    on_slot: false,
-                    ..
-                } => (holding.slot, holding.user),
+                })) => (claim.slot, claim.user_id),
+                Some(Action::Slot(SlotChange {
+                    user,
+                    seen: None,
+                    wanted: Wanted::Slot { slot, .. },
+                })) => (slot, user),
                 other => panic!("dead letter {is_dead_letter}: {other:?}"),
             });
         assert_eq!(

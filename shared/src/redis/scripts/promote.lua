@@ -7,7 +7,7 @@
 -- A person who holds one already (in this drop, or in the coupon where one each is allowed), or who
 -- is revoked, leaves the list without a slot, and so does a name that is no user id (`UserId` in
 -- Rust). Nobody is promoted while the coupon is paused, and of a drop that was closed early only
--- people whose promise is broken: `to_front.lua` gives them scores up to 0.
+-- people whose promise is broken: `set_slots.lua` gives them scores up to 0.
 if not is_in_era(KEYS[7], ARGV[1]) then return {'stale'} end
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per', 'paused', 'closed_early')
 local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')

@@ -1,0 +1,46 @@
+-- Changes a coupon's allow list.
+-- KEYS  1 allowed  2 allow_list  3 the new list, gathered under another name (replace)  4 name for the old one (replace)
+-- ARGV  1 how: replace, add or remove  2 revision of the list after it  3 people on the list after it
+--       4 revision of the list before (add, remove)  5.. user ids (add, remove)
+--   replace      puts the gathered list in the place of the one that is there, unless that is of a later revision. The old one
+--                is freed beside admission: a large one would hold it up.
+--                ok | outdated | incomplete (what was gathered is not all: Redis was emptied meanwhile, say)
+--   add, remove  The revisions are a chain: a change is made only to the list that it was made to in MySQL, so changes that
+--                overtake each other are never mixed up.
+--                ok | known (the list has this change already) | other (it is another list than the one before, or not whole:
+--                it must be written again)
+-- Only `ok` changes anything, unless the size is wrong after a change: then `other`, and admission sees that, too.
+-- What Firstcome did not write counts as no list, whatever its type or length.
+local how, new, people = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local text = redis.pcall('GET', KEYS[2])
+local revision, size = string.match(type(text) == 'string' and text or '', '^(%d+):(%d+)$')
+if revision and #revision > 15 then revision, size = nil, nil end
+revision, size = tonumber(revision or '') or 0, tonumber(size or '') or 0
+
+if how == 'replace' then
+    if revision > new then
+        redis.call('UNLINK', KEYS[3])
+        return 'outdated'
+    end
+    if redis.call('SCARD', KEYS[3]) ~= people then return 'incomplete' end
+    if redis.call('EXISTS', KEYS[1]) == 1 then
+        redis.call('RENAME', KEYS[1], KEYS[4])
+        redis.call('UNLINK', KEYS[4])
+    end
+    if redis.call('EXISTS', KEYS[3]) == 1 then
+        redis.call('RENAME', KEYS[3], KEYS[1])
+        redis.call('PERSIST', KEYS[1])
+    end
+    redis.call('SET', KEYS[2], ARGV[2] .. ':' .. ARGV[3])
+    return 'ok'
+end
+
+local now = redis.pcall('SCARD', KEYS[1])
+if now == size and revision >= new then return 'known' end
+if now ~= size or revision ~= tonumber(ARGV[4]) then return 'other' end
+-- Lua can pass fewer at once than may come.
+for i = 5, #ARGV, 1000 do
+    redis.call(how == 'add' and 'SADD' or 'SREM', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+end
+redis.call('SET', KEYS[2], ARGV[2] .. ':' .. ARGV[3], 'KEEPTTL')
+return redis.call('SCARD', KEYS[1]) == people and 'ok' or 'other'

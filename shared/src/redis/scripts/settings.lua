@@ -1,0 +1,63 @@
+-- Writes a drop's settings as one revision of its coupon has them. The revision is a fencing token: one that is older than any
+-- seen before changes nothing, so a write that was held up cannot undo a later one. The token is kept for the coupon and not in
+-- `meta`, so that it also keeps an old writer from loading a drop that was not loaded when a newer one came by.
+-- KEYS  1 meta  2 count  3 gate  4 revision  5 claimants  6 revoked  7 allowed  8 allow_list  9 version  10 users  11 waiting
+-- ARGV  1 how (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)  4.. field, value pairs of meta
+--   load      makes the drop known to admission, unless it is. The era is the one that the caller read before it looked at
+--             anything else: Redis may have lost data since, and what the caller believes of the drop may be wrong.
+--             loaded | present | stale | outdated
+--   write     overwrites the fields of a loaded drop.  ok | unloaded | outdated
+--   lower     lowers the quantity ahead of MySQL, never below what is given out, and only while the coupon is open: a closed
+--             Redis may have forgotten what is given out.  lowered | unloaded | unverified | below_given_out | outdated
+--   withhold  keeps a drop that has not opened and has no users from opening, ahead of MySQL, which is about to move or remove
+--             it: it is paused until `write`.  withheld | in_use | unloaded | outdated
+-- Reply {word, count}. `loaded`, `ok`, `lowered` and `withheld` change something; `unloaded` of `write` the revision.
+local how, revision = ARGV[1], tonumber(ARGV[2])
+-- `write` needs no count, whatever its type.
+local found = redis[how == 'write' and 'pcall' or 'call']('GET', KEYS[2])
+local count = type(found) == 'string' and tonumber(found) or nil
+local function answer(word) return {word, count or 0} end
+-- A value that Firstcome did not write counts as never seen, whatever its type.
+local text = redis.pcall('GET', KEYS[4])
+local seen = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or 0
+local is_loaded = redis.call('EXISTS', KEYS[1]) == 1
+
+if how == 'load' then
+    if not is_in_era(KEYS[3], ARGV[3]) then return answer('stale') end
+    if is_loaded then return answer('present') end
+end
+if revision < seen then return answer('outdated') end
+if how == 'load' then
+    -- The coupon may have been over, and its own keys about to expire.
+    for i = 3, 9 do redis.call('PERSIST', KEYS[i]) end
+    redis.call('SET', KEYS[4], ARGV[2])
+    redis.call('SET', KEYS[2], 0, 'NX')
+    redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+    count_change(KEYS[9])
+    return answer('loaded')
+end
+if how == 'write' then
+    redis.call('SET', KEYS[4], ARGV[2])
+    if not is_loaded then return answer('unloaded') end
+    redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+    return answer('ok')
+end
+
+local meta = redis.call('HMGET', KEYS[1], 'quantity', 'opens_at_ms')
+local quantity, opens = tonumber(meta[1]), tonumber(meta[2])
+if not count or not quantity or not opens then return answer('unloaded') end
+if how == 'lower' then
+    local server = identity()
+    if not server or redis.pcall('GET', KEYS[3]) ~= server .. ' ' .. ARGV[3] .. ' open' then return answer('unverified') end
+    if tonumber(ARGV[5]) < count then return answer('below_given_out') end
+    redis.call('SET', KEYS[4], ARGV[2])
+    if tonumber(ARGV[5]) < quantity then redis.call('HSET', KEYS[1], ARGV[4], ARGV[5]) end
+    return answer('lowered')
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local people = redis.call('ZCARD', KEYS[10]) + redis.call('ZCARD', KEYS[11])
+if now >= opens or count > 0 or people > 0 then return answer('in_use') end
+redis.call('SET', KEYS[4], ARGV[2])
+redis.call('HSET', KEYS[1], 'paused', '1')
+return answer('withheld')
