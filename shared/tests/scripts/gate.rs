@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use firstcome_shared::domain::OncePer;
+use firstcome_shared::domain::{CouponId, OncePer};
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
 use firstcome_shared::redis::repair::Done;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use redis::{Client, FromRedisValue};
 
 use crate::command::Start;
-use crate::world::{DROP, ScriptWorld, connect};
+use crate::world::{DROP, ScriptWorld, connect, opened};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -237,4 +237,26 @@ async fn only_what_loses_nothing_leaves_the_gate_open() {
             assert!(!opened.unwrap(), "{what}: a late opening");
         }
     }
+}
+
+#[tokio::test]
+async fn a_gate_that_has_changed_is_neither_closed_nor_given_an_era() {
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let redis = connect(&server.url());
+    let coupon = CouponId(1);
+    opened(&redis, coupon, 1).await;
+    let gate = redis.coupon_gates(&[coupon]).await.unwrap().remove(0);
+    let version = redis.coupon_versions(&[coupon]).await.unwrap().remove(0);
+    opened(&redis, coupon, 2).await;
+    let life = redis.gate().await.unwrap().life();
+    let begun = redis.begin_era(coupon, &life, 3, &gate).await.unwrap();
+    assert_eq!(begun, None);
+    assert!(!redis.close_coupon(coupon, &version).await.unwrap());
+    let gate = redis.coupon_gates(&[coupon]).await.unwrap().remove(0);
+    assert!(gate.is_open(&life, coupon, 2));
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::redis::repair::{Seen, SlotChange, Wanted};
+use firstcome_shared::redis::repair::{Seen, SlotChange, Wanted, Withheld};
 use firstcome_stack::{RedisOptions, RedisServer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -333,4 +333,88 @@ async fn slot_that_a_repair_takes_is_held_until_the_counter_is_repaired() {
         .apply(&ScriptCommand::Repair(ScriptRepair::Count))
         .await;
     assert_eq!(world.apply(&claim('b')).await.0, "[Accepted(1)]");
+}
+
+#[tokio::test]
+async fn each_change_of_slots_is_checked_against_every_key_and_counted() {
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let start = Start {
+        quantity: 5,
+        waiting_list: 5,
+        once_per: OncePer::Coupon,
+    };
+    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let fence = world.fence.clone();
+    let on_slot = |person, slot, at_ms| {
+        let has_row = false;
+        let wanted = Wanted::Slot {
+            slot,
+            at_ms,
+            has_row,
+        };
+        [change(person, None, wanted)]
+    };
+    let elsewhere = ScriptCommand::Tamper(Tamper::ClaimedElsewhere('a'));
+    world.apply(&elsewhere).await;
+    let said = world.set_slots(&fence, &on_slot('a', 1, None), None).await;
+    assert_eq!(said, r#"Applied(["Changed"])"#, "another drop has the user");
+
+    world.apply(&ScriptCommand::Claim(vec!['b'])).await;
+    let lost = ScriptCommand::Tamper(Tamper::RemoveUser('b'));
+    world.apply(&lost).await;
+    let before = world.version().await;
+    for person in ['a', 'b'] {
+        let off = [change(person, None, Wanted::Nothing)];
+        world.set_slots(&fence, &off, None).await;
+    }
+    let claimants = world.look().await.claimants;
+    assert_eq!(claimants, [("a".into(), "99:3".into())].into());
+    assert!(world.version().await > before);
+
+    world.revoke('c', 1, Some(1_000)).await;
+    let on_2 = on_slot('c', 2, Some(1_000));
+    let said = world.set_slots(&fence, &on_2, None).await;
+    assert_eq!(said, r#"Applied(["Revoked"])"#);
+    let on_2 = on_slot('c', 2, Some(1_001));
+    let said = world.set_slots(&fence, &on_2, None).await;
+    assert_eq!(said, r#"Applied(["Applied(Some(2))"])"#);
+
+    let held = ScriptCommand::Tamper(Tamper::AddFree(2));
+    world.apply(&held).await;
+    let to_front = [change('d', None, Wanted::Front(1))];
+    world.set_slots(&fence, &to_front, None).await;
+    assert_eq!(world.look().await.waiting, ["d"]);
+    let any = [change('d', None, Wanted::Any)];
+    let said = world.set_slots(&fence, &any, None).await;
+    assert_eq!(said, r#"Applied(["Applied(Some(3))"])"#, "2 is held");
+    assert_eq!(world.look().await.waiting, [""; 0]);
+}
+
+#[tokio::test]
+async fn settings_of_an_ended_era_or_of_a_drop_in_use_are_refused() {
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let start = Start {
+        quantity: 5,
+        waiting_list: 0,
+        once_per: OncePer::Drop,
+    };
+    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let ended = (world.fence.clone(), world.era);
+    world.next_era().await;
+    (world.fence, world.era) = ended;
+    assert_eq!(world.apply(&ScriptCommand::Load(2)).await.0, "Stale");
+    let lower = ScriptCommand::Lower(2, 4);
+    assert_eq!(world.apply(&lower).await.0, "Unverified");
+    let withheld = world.redis.withhold(&world.keys, 2).await.unwrap();
+    assert_eq!(withheld, Withheld::InUse, "it has opened");
 }

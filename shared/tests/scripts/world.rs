@@ -342,6 +342,12 @@ impl ScriptWorld {
         }
     }
 
+    pub(crate) async fn version(&self) -> u64 {
+        let mut cmd = redis::cmd("GET");
+        cmd.arg(&self.keys.version);
+        cmd.query_async(&mut self.redis.connection()).await.unwrap()
+    }
+
     /// Every key of the drop and its coupon, byte by byte.
     pub(crate) async fn dump(&self) -> Vec<Option<Vec<u8>>> {
         let mut pipe = redis::pipe();
