@@ -1,5 +1,5 @@
-//! Somebody deletes a single piece of data, or restores a coupon's keys of an earlier moment into the
-//! running Redis.
+//! Somebody deletes a single piece of data, or restores older keys of a coupon into the running
+//! Redis.
 
 use anyhow::Result;
 use firstcome_testkit::{MadeCoupon, PrefixedKeys};
