@@ -151,8 +151,8 @@ proptest! {
     }
 }
 
-/// A message and a dead letter name two users for one slot, and the message's user has a dead letter
-/// for another slot.
+/// A message and a dead letter name two users for one slot, and the message's user has a dead
+/// letter for another slot.
 #[test]
 fn users_of_a_message_and_a_dead_letter_for_one_slot_both_get_a_row() {
     for kept in [1, 10_000] {
