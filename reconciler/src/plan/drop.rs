@@ -143,7 +143,7 @@ impl Planner<'_> {
                 },
             };
             if must_wait {
-                // Who holds another one already has a row.
+                // A user who holds another one already has a row.
                 let has_row = matches!(
                     action,
                     Action::Slot(SlotChange {

@@ -65,14 +65,14 @@ impl Default for RepairPolicy {
 /// A difference between what the stores hold and what they should hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Of a user in Redis. If any slot is wanted and none is left, the user goes to the head of the
+    /// A user's slot in Redis. If any slot is wanted and none is left, the user goes to the head of the
     /// waiting list, and the promise is listed as broken.
     Slot(SlotChange),
-    /// Of a row in MySQL, which is missing.
+    /// A missing row in MySQL.
     Row(RowChange),
-    /// Of a dead letter, which is unresolved.
+    /// An unresolved dead letter.
     Letter(LetterChange),
-    /// Of the drop or its coupon in Redis.
+    /// The drop or its coupon in Redis.
     Drop(DropChange),
 }
 
@@ -82,7 +82,7 @@ pub struct RowChange {
     pub claim: Claim,
     /// The dead letter that it resolves.
     pub letter: Option<i64>,
-    /// Redis lacks the user on the slot of the dead letter: they are put back first.
+    /// Redis lacks the user on the slot of the dead letter, and gets the user first.
     pub put_back: bool,
 }
 
@@ -117,7 +117,7 @@ pub enum DropChange {
     /// The whole drop, from everything that is known of it.
     Everything {
         holdings: Vec<SlotChange>,
-        /// Users of a large drop who were put back while it was read.
+        /// Number of users of a large drop who were restored while it was read.
         before: usize,
     },
     /// The steps of a revocation that are missing.
@@ -303,7 +303,7 @@ pub struct Planner<'a> {
     of_pages: usize,
     beyond: Beyond,
     rebuild: Vec<SlotChange>,
-    /// Those of a lost drop who were taken already.
+    /// Number of users of a lost drop who were taken already.
     rebuilt: usize,
     numbers: Numbers,
     examined: Examined,
@@ -359,8 +359,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Who is to be put back into a lost drop, as far as the pages show by now: a large drop is not
-    /// kept whole.
+    /// Takes the users to restore into a lost drop that the pages have shown so far: a large drop
+    /// is not kept in memory.
     pub fn take_holdings(&mut self) -> Vec<SlotChange> {
         std::mem::take(&mut self.rebuild)
     }

@@ -549,7 +549,7 @@ impl Planner<'_> {
     }
 }
 
-/// A change of what Redis has a user on.
+/// A change of the slot that Redis has for a user.
 fn change_from(page: &SlotRange, slot: i64, user: &UserId, wanted: Wanted) -> Action {
     let at_ms = page.admitted_at_ms.get(&slot).copied();
     Action::Slot(SlotChange {

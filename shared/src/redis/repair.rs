@@ -62,7 +62,7 @@ pub enum Withheld {
 /// What a user is to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// This slot. If a row says so, the user gets it although another holds it, who is moved then.
+    /// This slot. If a row says so, the user gets it even if another holds it, who is moved then.
     Slot {
         slot: Slot,
         /// Since when, Unix milliseconds, if known.
@@ -137,12 +137,12 @@ impl SlotChange {
 pub struct DropOfChanges {
     pub drop: DropId,
     pub once_per: OncePer,
-    /// [`Wanted::Any`] only while this is the drop's quantity: what was planned for another may be
-    /// wrong by now.
+    /// [`Wanted::Any`] only if this is the drop's quantity: a plan for another quantity may be wrong
+    /// now.
     pub quantity: Option<Slot>,
 }
 
-/// What became of one change in [`Redis::set_slots`]. Only `Applied` changed anything.
+/// The outcome of one change in [`Redis::set_slots`]. Only `Applied` changed anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotSet {
     /// With the slot that the user holds now, if any.
@@ -308,7 +308,7 @@ impl Redis {
     /// Gives users the slots that their evidence shows, one reply each, in order.
     ///
     /// # Errors
-    /// When Redis can't be reached; some may have been changed.
+    /// If Redis can't be reached; some may have been changed.
     pub async fn set_slots(
         &self,
         keys: &DropKeys,

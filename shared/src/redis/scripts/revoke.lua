@@ -1,6 +1,6 @@
 -- Makes revocations known, or their ends, and releases what one voids in a drop. Safe at any time, in any life of Redis, and as
 -- often as wanted: it takes only what MySQL says is void. A revocation that comes late, when a later one of the user or its own
--- end is known here, follows that. Of two ends of one the newer counts: the caller has it from MySQL, where there is only one.
+-- end is known here, follows that. The newer of two ends of one revocation counts: MySQL has only one.
 -- KEYS  1 revoked; to release: 2 version  3 meta  4 count  5 users  6 free  7 times  8 claimants  9 waiting
 -- ARGV  1 drop id ('' releases nothing)  2 user of the release  3.. threes: field of `revoked`, number of the revocation,
 --       until when claims are void, Redis's time in ms ('' all, it has not ended); to release: one
