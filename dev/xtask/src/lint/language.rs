@@ -195,10 +195,10 @@ fn tests_of(text: &str) -> Vec<(usize, &str)> {
         let line = line.trim_start();
         is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
         let signature = line.strip_prefix("async ").unwrap_or(line);
-        if let Some(signature) = signature.strip_prefix("fn ") {
-            if std::mem::take(&mut is_test) {
-                names.push((number, signature.split('(').next().unwrap_or_default()));
-            }
+        if let Some(signature) = signature.strip_prefix("fn ")
+            && std::mem::take(&mut is_test)
+        {
+            names.push((number, signature.split('(').next().unwrap_or_default()));
         }
     }
     names
