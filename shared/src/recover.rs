@@ -260,8 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn paused_or_resized_drop_changes_neither_other_drops_nor_later_days()
-    {
+    fn paused_or_resized_drop_changes_neither_other_drops_nor_later_days() {
         let coupon = coupon_of(10, None);
         let drops = vec![drop_of(1, 30, 5), drop_of(2, 10, 6)];
         let known = [

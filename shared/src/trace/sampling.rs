@@ -143,7 +143,10 @@ mod tests {
             );
             for (begun, parent) in begun[1..].iter().zip([asked, not_asked]) {
                 let begun = begun.unwrap();
-                assert_eq!(begun.trace_id, asked.trace_id, "{name}: the trace continues");
+                assert_eq!(
+                    begun.trace_id, asked.trace_id,
+                    "{name}: the trace continues"
+                );
                 assert_eq!(
                     begun.sampled,
                     begun.span_id != parent.span_id,

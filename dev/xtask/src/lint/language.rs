@@ -286,7 +286,8 @@ mod tests {
     fn only_prose_is_checked() {
         let rust = prose(Path::new("a.rs"), "let x = 1; // no\n    //! yes\n");
         assert_eq!(rust, [(2, "yes")]);
-        let tests = "#[tokio::test(start_paused = true)]\nasync fn yes() {\n#[cfg(test)]\nfn no() {";
+        let tests =
+            "#[tokio::test(start_paused = true)]\nasync fn yes() {\n#[cfg(test)]\nfn no() {";
         assert_eq!(prose(Path::new("a.rs"), tests), [(2, "yes")]);
         assert_eq!(prose(Path::new("a.lua"), "-- yes\nreturn 1"), [(1, "yes")]);
         assert_eq!(

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::super::support::{fill, until};
 use super::label::{LAST_RUNS, OPEN_PROBLEMS};
-use super::phone::Phone;
 use super::no_action::overdue;
+use super::phone::Phone;
 use crate::drift::support::{assert_settled, injector, mailed};
 use crate::faults::waves::stalled_pass;
 use crate::webhooks::{SECRET, WebhookReceiver};
