@@ -45,7 +45,7 @@ impl Fixture {
         self.held_of(&coupon_body(name, quantity, 0), holders).await
     }
 
-    /// The same, created from this body.
+    /// [`Self::held`] with a coupon created from this body.
     pub async fn held_of(&self, body: &Value, holders: usize) -> (MadeCoupon, Vec<PromisedAnswer>) {
         let coupon = self.api.create_coupon(body).await;
         let answers = rush(&[&self.api], coupon.id, &people(holders), 50).await;

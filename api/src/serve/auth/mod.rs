@@ -143,7 +143,7 @@ impl Identity {
         })
     }
 
-    /// The same; if a token names a new key, the issuer's keys are read again.
+    /// [`Self::person`], after reading the issuer's keys again if the token names a new one.
     pub(crate) async fn find_person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
         let mut found = self.person(headers);
         if let (Err(Unidentified::UnknownKey(name)), Some(keys)) = (&found, self.key_set()) {

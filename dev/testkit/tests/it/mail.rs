@@ -47,7 +47,7 @@ async fn due_now(world: &World) {
     world.sql.query(due).await;
 }
 
-/// The same; the end of a pass also wakes the sender, which would otherwise poll every five
+/// [`due_now`], and runs a pass, whose end wakes the sender: it would otherwise poll every five
 /// seconds.
 async fn due_and_woken(world: &World, daemon: &Running<ReconcilerClient>) {
     due_now(world).await;

@@ -145,7 +145,7 @@ pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     picture(browser, name).await;
 }
 
-/// The same, and there are no accessibility barriers.
+/// [`assert_sound`], and checks that there are no accessibility barriers.
 pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     assert_sound(browser, name).await;
     let barriers = browser.barriers().await;
