@@ -65,8 +65,8 @@ impl Default for RepairPolicy {
 /// A difference between what the stores hold and what they should hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// A user's slot in Redis. If any slot is wanted and none is left, the user goes to the head of the
-    /// waiting list, and the promise is listed as broken.
+    /// A user's slot in Redis. If any slot is wanted and none is left, the user goes to the head of
+    /// the waiting list, and the promise is listed as broken.
     Slot(SlotChange),
     /// A missing row in MySQL.
     Row(RowChange),

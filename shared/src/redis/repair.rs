@@ -137,8 +137,8 @@ impl SlotChange {
 pub struct DropOfChanges {
     pub drop: DropId,
     pub once_per: OncePer,
-    /// [`Wanted::Any`] only if this is the drop's quantity: a plan for another quantity may be wrong
-    /// now.
+    /// [`Wanted::Any`] only if this is the drop's quantity: a plan for another quantity may be
+    /// wrong now.
     pub quantity: Option<Slot>,
 }
 
