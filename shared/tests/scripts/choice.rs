@@ -75,21 +75,18 @@ impl TwoDays {
         }
     }
 
-    async fn set(&self, keys: &DropKeys, field: &str, value: &str) {
-        ask::<i64>(&self.server, &["HSET", &keys.meta, field, value]).await;
-    }
-
     async fn forget(&self, keys: &DropKeys) {
         ask::<i64>(&self.server, &["DEL", &keys.meta]).await;
     }
 
-    /// A user holds a slot of the first drop, admitted `ago` milliseconds ago.
-    async fn holds(&self, user: &str, slot: &str, ago: i64) {
+    /// A user holds a slot of the first drop, admitted this many milliseconds ago.
+    async fn holds(&self, user: &str, slot: u32, ago: i64) {
+        let slot = slot.to_string();
         let keys = &self.world.keys;
         let at = (self.now_ms().await - ago).to_string();
-        ask::<i64>(&self.server, &["ZADD", &keys.users, slot, user]).await;
-        ask::<i64>(&self.server, &["HSET", &keys.times, slot, &at]).await;
-        ask::<()>(&self.server, &["SET", &keys.count, slot]).await;
+        ask::<i64>(&self.server, &["ZADD", &keys.users, &slot, user]).await;
+        ask::<i64>(&self.server, &["HSET", &keys.times, &slot, &at]).await;
+        ask::<()>(&self.server, &["SET", &keys.count, &slot]).await;
     }
 
     /// The answers, which must not depend on the order of the candidates; and the open drop.
@@ -153,7 +150,7 @@ async fn the_drop_that_is_open_admits_and_its_neighbour_keeps_its_keys() {
 #[tokio::test]
 async fn between_windows_holders_get_their_slot_and_others_when_the_next_drop_opens() {
     let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
-    days.holds("a", "1", 90_000).await;
+    days.holds("a", 1, 90_000).await;
     let (answers, open) = days.claim("ab").await;
     assert_eq!((answers[0], open), (Admission::Already(DROP, 1), None));
     assert!(opens_at(answers[1]) > days.now_ms().await);
@@ -171,9 +168,9 @@ async fn between_windows_holders_get_their_slot_and_others_when_the_next_drop_op
 #[tokio::test]
 async fn a_retry_just_after_midnight_finds_the_claim_and_other_holders_get_a_new_slot() {
     let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
-    days.holds("a", "1", 5_000).await;
-    days.holds("b", "2", 30_000).await;
-    days.holds("c", "3", 5_000).await;
+    days.holds("a", 1, 5_000).await;
+    days.holds("b", 2, 30_000).await;
+    days.holds("c", 3, 5_000).await;
     let void = ["HSET", &days.world.keys.revoked, "3:c", "1"];
     ask::<i64>(&days.server, &void).await;
     let expected = vec![
@@ -193,7 +190,7 @@ async fn a_retry_just_after_midnight_finds_the_claim_and_other_holders_get_a_new
 #[tokio::test]
 async fn a_claim_whose_instant_is_unknown_is_no_retry() {
     let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
-    days.holds("a", "1", 5_000).await;
+    days.holds("a", 1, 5_000).await;
     ask::<i64>(&days.server, &["DEL", &days.world.keys.times]).await;
     let expected = vec![Admission::Accepted(1)];
     assert_eq!(days.claim("a").await, (expected, Some(NEXT)));
@@ -202,7 +199,7 @@ async fn a_claim_whose_instant_is_unknown_is_no_retry() {
 #[tokio::test]
 async fn a_candidate_without_meta_is_never_answered_for_by_its_neighbour() {
     let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
-    days.holds("a", "1", 5_000).await;
+    days.holds("a", 1, 5_000).await;
     days.forget(&days.world.keys).await;
     let unloaded = vec![Admission::Unloaded(DROP); 2];
     assert_eq!(days.claim("ab").await, (unloaded, None), "it may be open");
@@ -213,7 +210,7 @@ async fn a_candidate_without_meta_is_never_answered_for_by_its_neighbour() {
     assert_eq!(days.claim("b").await, (accepted, Some(NEXT)));
 
     let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
-    days.holds("a", "1", 90_000).await;
+    days.holds("a", 1, 90_000).await;
     days.forget(&days.next).await;
     let expected = vec![Admission::Already(DROP, 1), Admission::Unloaded(NEXT)];
     assert_eq!(days.claim("ab").await, (expected, None));
@@ -223,11 +220,12 @@ async fn a_candidate_without_meta_is_never_answered_for_by_its_neighbour() {
 async fn a_pause_and_a_restriction_count_only_in_the_chosen_drop() {
     let days = TwoDays::open(OncePer::Drop, LONG_AFTER_MIDNIGHT).await;
     let first = &days.world.keys;
-    days.set(first, "paused", "1").await;
-    days.set(first, "allow", "list").await;
+    let set = ["HSET", &first.meta, "paused", "1", "allow", "list"];
+    ask::<i64>(&days.server, &set).await;
     let accepted = vec![Admission::Accepted(1)];
     assert_eq!(days.claim("a").await, (accepted, Some(NEXT)));
-    days.set(&days.next, "paused", "1").await;
+    let set = ["HSET", &days.next.meta, "paused", "1"];
+    ask::<i64>(&days.server, &set).await;
     assert_eq!(days.claim("b").await.0, [Admission::Paused]);
 }
 
