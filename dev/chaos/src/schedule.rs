@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -111,7 +112,7 @@ impl FaultSchedule {
         }
         // A row and its admission together are every copy of a promise.
         let forgets = faults.iter().any(|hit| hit.fault.forgets_admissions());
-        let piece = lost_piece(seed, latest);
+        let piece = lost_piece(seed, 200..latest);
         faults.extend(piece.filter(|hit| hit.fault != Fault::RowLost || !forgets));
         faults.sort_by_key(|timed| timed.at_ms);
         let (listed, relisted) = allow_list(seed, people);
@@ -291,9 +292,9 @@ fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
 
 /// One piece of data that is lost or older than the rest, in half of the seeds. Uses a separate
 /// generator, as above.
-fn lost_piece(seed: u64, latest: u64) -> Option<Timed> {
+fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0115_71ec_e000_0000);
-    let at_ms = rng.random_range(200..latest);
+    let at_ms = rng.random_range(window_ms);
     let keys = [
         DropKey::Meta,
         DropKey::Count,

@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::DropHeader;
 use crate::collect::snapshot::DropFacts;
-use crate::plan::{Action, DropChange, LetterEnd, Plan, Planned, RowChange, Step, steps};
+use crate::plan::{Action, DropRepair, LetterEnd, PhaseStep, Plan, Planned, RowChange, steps};
 use crate::stores::Stores;
 
 /// Why the repairs stopped early.
@@ -166,8 +166,8 @@ impl<'a> Executor<'a> {
         for step in steps(&plan.items) {
             self.must_go_on()?;
             match step {
-                Step::Repairs(items) => self.carry_out_alike(items, attempts).await?,
-                Step::Counter => drop(self.repair_count().await?),
+                PhaseStep::Repairs(items) => self.carry_out_alike(items, attempts).await?,
+                PhaseStep::Counter => drop(self.repair_count().await?),
             }
         }
         Ok(())
@@ -227,7 +227,7 @@ impl<'a> Executor<'a> {
                 LetterEnd::Duplicate => self.resolve_duplicates(run).await?,
                 LetterEnd::Revoked => self.resolve_revoked(run).await?,
             },
-            Some(Action::Drop(DropChange::Line(_))) => return self.promote(run, attempts).await,
+            Some(Action::Drop(DropRepair::Line(_))) => return self.promote(run, attempts).await,
             Some(Action::Slot(_) | Action::Drop(_)) => {
                 return self.one_by_one(run, attempts).await;
             }
@@ -268,14 +268,14 @@ impl<'a> Executor<'a> {
         match &item.action {
             Some(Action::Slot(change)) => self.move_person(change, item.trace, attempts).await,
             Some(Action::Drop(change)) => match change {
-                DropChange::Settings => self.write_meta().await,
-                DropChange::AllowList => self.write_allow_list().await,
-                DropChange::Everything { holdings, before } => {
+                DropRepair::Settings => self.write_meta().await,
+                DropRepair::AllowList => self.write_allow_list().await,
+                DropRepair::Everything { holdings, before } => {
                     self.rebuild(holdings, *before).await
                 }
-                DropChange::Revocation(half) => self.revoke(half).await,
-                DropChange::Count => self.repair_count().await,
-                DropChange::Line(_) => Ok(RepairAttempt::Reported),
+                DropRepair::Revocation(half) => self.revoke(half).await,
+                DropRepair::Count => self.repair_count().await,
+                DropRepair::Line(_) => Ok(RepairAttempt::Reported),
             },
             Some(Action::Row(_) | Action::Letter(_)) | None => Ok(RepairAttempt::Reported),
         }
@@ -320,7 +320,7 @@ fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
             let is_whole = matches!(
                 run[0].action,
                 Some(
-                    Action::Drop(DropChange::Line(_))
+                    Action::Drop(DropRepair::Line(_))
                         | Action::Row(RowChange {
                             letter: Some(_),
                             ..

@@ -218,7 +218,8 @@ impl Executor<'_> {
         trace: Option<TraceContext>,
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<RepairAttempt, ExecuteError> {
-        let (user, quantity) = (&change.user, Some(self.facts.drop.quantity));
+        let user = &change.user;
+        let quantity = Some(self.facts.drop.quantity);
         let set = match self.change_slot(change.clone(), quantity).await? {
             Some(SlotSet::Applied(Some(given))) => {
                 crash_point(Point::PersonMoved);
@@ -466,8 +467,8 @@ impl Executor<'_> {
             once_per: self.facts.once_per(),
             quantity,
         };
-        let (redis, keys, fence) = (self.redis, &self.keys, &self.fence);
-        Ok(match redis.set_slots(keys, fence, of, changes).await? {
+        let set = self.redis.set_slots(&self.keys, &self.fence, of, changes);
+        Ok(match set.await? {
             Done::Applied(set) => Some(set),
             _ => None,
         })

@@ -417,7 +417,7 @@ mod tests {
     use firstcome_shared::domain::UserId;
 
     use super::*;
-    use crate::plan::{Action, DropChange};
+    use crate::plan::{Action, DropRepair};
     use crate::report::{Examined, Numbers};
 
     const PLACE: (CouponId, DropId) = (CouponId(1), DropId(7));
@@ -430,7 +430,7 @@ mod tests {
             dead_letter: None,
             trace: None,
             detail: "admitted 64 s ago, no row, and no message waits".to_owned(),
-            action: Some(Action::Drop(DropChange::Count)),
+            action: Some(Action::Drop(DropRepair::Count)),
             needs_person: false,
             case: FindingCase::Plain,
         }

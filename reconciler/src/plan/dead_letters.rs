@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
-use firstcome_shared::redis::repair::{Seen, SlotChange};
+use firstcome_shared::redis::repair::{SeenSlot, SlotChange};
 
 use super::page::Sorted;
 use super::{Action, LetterChange, LetterEnd, Planner, RowChange};
@@ -167,7 +167,7 @@ impl Planner<'_> {
             // Redis may have the user on a slot that was revoked.
             let on = page.now_on_slot.get(user);
             self.rebuild.push(SlotChange {
-                seen: on.map(|slot| Seen {
+                seen: on.map(|slot| SeenSlot {
                     slot: *slot,
                     at_ms: None,
                 }),

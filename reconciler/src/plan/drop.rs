@@ -7,7 +7,7 @@ use firstcome_shared::domain::UserId;
 use firstcome_shared::redis::repair::{SlotChange, Wanted};
 
 use super::{
-    Action, DropChange, LetterChange, LetterEnd, Phase, Plan, Planned, Planner, RowChange,
+    Action, DropRepair, LetterChange, LetterEnd, Phase, Plan, Planned, Planner, RowChange,
 };
 use crate::report::{ActionKind, FindingCase, Kind, Numbers};
 
@@ -106,7 +106,7 @@ impl Planner<'_> {
             Kind::RedisLost,
             None,
             None,
-            Action::Drop(DropChange::Everything { holdings, before }),
+            Action::Drop(DropRepair::Everything { holdings, before }),
             detail,
         );
     }
@@ -136,10 +136,10 @@ impl Planner<'_> {
                     LetterEnd::Readmitted { .. } => true,
                 },
                 Action::Drop(change) => match change {
-                    DropChange::AllowList | DropChange::Revocation(_) => false,
-                    DropChange::Settings => lost,
-                    DropChange::Everything { .. } => opened,
-                    DropChange::Count | DropChange::Line(_) => true,
+                    DropRepair::AllowList | DropRepair::Revocation(_) => false,
+                    DropRepair::Settings => lost,
+                    DropRepair::Everything { .. } => opened,
+                    DropRepair::Count | DropRepair::Line(_) => true,
                 },
             };
             if must_wait {
@@ -174,7 +174,7 @@ impl Planner<'_> {
                 Kind::CountMismatch,
                 None,
                 None,
-                Action::Drop(DropChange::Settings),
+                Action::Drop(DropRepair::Settings),
                 detail,
             );
             self.last_is(FindingCase::SettingsDiffer);
@@ -186,7 +186,7 @@ impl Planner<'_> {
                 Kind::CountMismatch,
                 None,
                 None,
-                Action::Drop(DropChange::AllowList),
+                Action::Drop(DropRepair::AllowList),
                 detail,
             );
             self.last_is(FindingCase::AllowListDiffers);
@@ -220,7 +220,7 @@ impl Planner<'_> {
                 kind,
                 slot,
                 Some(&half.user),
-                Action::Drop(DropChange::Revocation(Box::new(half.clone()))),
+                Action::Drop(DropRepair::Revocation(Box::new(half.clone()))),
                 detail.to_owned(),
             );
         }
@@ -250,7 +250,7 @@ impl Planner<'_> {
                 Kind::CountMismatch,
                 None,
                 None,
-                Action::Drop(DropChange::Count),
+                Action::Drop(DropRepair::Count),
                 detail,
             );
         }
@@ -307,7 +307,7 @@ impl Planner<'_> {
                         "{left} slots are left and {} people wait",
                         self.facts.waiting
                     );
-                    let action = Action::Drop(DropChange::Line(user.clone()));
+                    let action = Action::Drop(DropRepair::Line(user.clone()));
                     self.push(Kind::Unfilled, None, Some(&user), action, detail);
                 }
             }
@@ -401,8 +401,8 @@ pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
         (_, action) if gate_closed => usize::from(action.takes()),
         (_, Action::Slot(change)) if change.is_kept() => 0,
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (_, Action::Drop(DropChange::Revocation(_) | DropChange::Line(_))) => 0,
-        (_, Action::Drop(DropChange::Count)) => gaps.max(1),
+        | (_, Action::Drop(DropRepair::Revocation(_) | DropRepair::Line(_))) => 0,
+        (_, Action::Drop(DropRepair::Count)) => gaps.max(1),
         _ => 1,
     }
 }

@@ -18,7 +18,7 @@ use std::collections::HashSet;
 
 pub use beyond::Beyond;
 use left::{DeadLettersLeft, for_example};
-pub(crate) use phases::{Phase, Step, steps};
+pub(crate) use phases::{Phase, PhaseStep, steps};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
@@ -73,7 +73,7 @@ pub enum Action {
     /// An unresolved dead letter.
     Letter(LetterChange),
     /// The drop or its coupon in Redis.
-    Drop(DropChange),
+    Drop(DropRepair),
 }
 
 /// A missing row.
@@ -109,7 +109,7 @@ pub enum LetterEnd {
 
 /// A difference that concerns a drop or its coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DropChange {
+pub enum DropRepair {
     /// The drop's `meta`.
     Settings,
     /// The coupon's allow list.
@@ -181,10 +181,10 @@ impl Action {
                     ..
                 })
                 | Self::Drop(
-                    DropChange::Settings
-                        | DropChange::AllowList
-                        | DropChange::Everything { .. }
-                        | DropChange::Revocation(_)
+                    DropRepair::Settings
+                        | DropRepair::AllowList
+                        | DropRepair::Everything { .. }
+                        | DropRepair::Revocation(_)
                 )
         )
     }
@@ -205,11 +205,11 @@ impl Action {
                 LetterEnd::Revoked => ActionKind::Revoke,
             },
             Self::Drop(change) => match change {
-                DropChange::Settings | DropChange::AllowList => ActionKind::WriteMeta,
-                DropChange::Everything { .. } => ActionKind::Rebuild,
-                DropChange::Revocation(_) => ActionKind::Revoke,
-                DropChange::Count => ActionKind::SetCount,
-                DropChange::Line(_) => ActionKind::Promote,
+                DropRepair::Settings | DropRepair::AllowList => ActionKind::WriteMeta,
+                DropRepair::Everything { .. } => ActionKind::Rebuild,
+                DropRepair::Revocation(_) => ActionKind::Revoke,
+                DropRepair::Count => ActionKind::SetCount,
+                DropRepair::Line(_) => ActionKind::Promote,
             },
         }
     }
@@ -291,7 +291,7 @@ impl Plan {
 ///
 /// Independently of the sum, `gaps` must be 0: slots up to the counter that are neither held nor
 /// free, and free slots that are held. (One of each would cancel out in the sum.) If the equation
-/// fails, the repair is [`DropChange::Count`]. It waits while there are `absent` users, and so does
+/// fails, the repair is [`DropRepair::Count`]. It waits while there are `absent` users, and so does
 /// everything that needs the counter: a slot given a moment ago is held by nobody, so a user was
 /// deleted whose claim may still be on its way.
 #[derive(Debug)]

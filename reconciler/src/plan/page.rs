@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
-use firstcome_shared::redis::repair::{Seen, SlotChange, Wanted};
+use firstcome_shared::redis::repair::{SeenSlot, SlotChange, Wanted};
 
-use super::{Action, DropChange, Planner, RowChange};
+use super::{Action, DropRepair, Planner, RowChange};
 use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::{FindingCase, Kind};
 use crate::topic::InFlight;
@@ -167,7 +167,7 @@ impl Planner<'_> {
         let was = elsewhere.map(|on| format!(", Redis has them on slot {on}"));
         let change = SlotChange {
             user: row.user.clone(),
-            seen: elsewhere.map(|slot| Seen {
+            seen: elsewhere.map(|slot| SeenSlot {
                 slot: *slot,
                 at_ms: None,
             }),
@@ -198,8 +198,9 @@ impl Planner<'_> {
             self.rebuild.push(change);
         } else {
             let detail = format!("{why}, but Redis does not have them on this slot");
-            let (kind, user) = (Kind::MissingAdmission, change.user.clone());
-            self.push(kind, slot, Some(&user), Action::Slot(change), detail);
+            let user = change.user.clone();
+            let action = Action::Slot(change);
+            self.push(Kind::MissingAdmission, slot, Some(&user), action, detail);
         }
     }
 
@@ -265,7 +266,7 @@ impl Planner<'_> {
             Kind::RevokedAdmission,
             slot,
             Some(&holder),
-            Action::Drop(DropChange::Revocation(Box::new(half))),
+            Action::Drop(DropRepair::Revocation(Box::new(half))),
             detail,
         );
     }
@@ -445,7 +446,7 @@ impl Planner<'_> {
                 let detail =
                     "the coupon's list of claimants does not have them on this slot".to_owned();
                 let action = Action::Slot(SlotChange {
-                    seen: Some(Seen {
+                    seen: Some(SeenSlot {
                         slot: *slot,
                         at_ms: None,
                     }),
@@ -554,7 +555,7 @@ fn change_from(page: &SlotRange, slot: i64, user: &UserId, wanted: Wanted) -> Ac
     let at_ms = page.admitted_at_ms.get(&slot).copied();
     Action::Slot(SlotChange {
         user: user.clone(),
-        seen: Some(Seen { slot, at_ms }),
+        seen: Some(SeenSlot { slot, at_ms }),
         wanted,
     })
 }

@@ -2,7 +2,7 @@
 
 use firstcome_shared::redis::repair::Wanted;
 
-use super::{Action, DropChange, LetterEnd, Planned};
+use super::{Action, DropRepair, LetterEnd, Planned};
 use crate::report::{ActionKind, Kind};
 
 /// The phases of repairs, in order. Within one, the order does not matter.
@@ -33,21 +33,24 @@ pub(crate) enum Phase {
 
 /// A step of carrying out repairs.
 #[derive(Debug)]
-pub(crate) enum Step<'p> {
+pub(crate) enum PhaseStep<'p> {
     Repairs(&'p [Planned]),
     /// Repairs of users' slots leave the counter wrong.
     Counter,
 }
 
 /// The steps of repairs, which are sorted by phase.
-pub(crate) fn steps(items: &[Planned]) -> impl Iterator<Item = Step<'_>> {
+pub(crate) fn steps(items: &[Planned]) -> impl Iterator<Item = PhaseStep<'_>> {
     let mut is_unsettled = false;
     let phases = items.chunk_by(|a, b| a.phase() == b.phase());
     let all = phases.map(Some).chain([None]).flat_map(move |items| {
         let phase = items.map_or(Phase::Report, |items| items[0].phase());
         let is_due = is_unsettled && phase > Phase::Counter;
         is_unsettled = matches!(phase, Phase::Places | Phase::Letters | Phase::Moves);
-        [is_due.then_some(Step::Counter), items.map(Step::Repairs)]
+        [
+            is_due.then_some(PhaseStep::Counter),
+            items.map(PhaseStep::Repairs),
+        ]
     });
     all.flatten()
 }
@@ -75,12 +78,12 @@ impl Action {
                 LetterEnd::Duplicate | LetterEnd::Revoked => Phase::LetterEnds,
             },
             Self::Drop(change) => match change {
-                DropChange::Settings | DropChange::AllowList | DropChange::Everything { .. } => {
+                DropRepair::Settings | DropRepair::AllowList | DropRepair::Everything { .. } => {
                     Phase::Settings
                 }
-                DropChange::Revocation(_) => Phase::Revocations,
-                DropChange::Count => Phase::Counter,
-                DropChange::Line(_) => Phase::Line,
+                DropRepair::Revocation(_) => Phase::Revocations,
+                DropRepair::Count => Phase::Counter,
+                DropRepair::Line(_) => Phase::Line,
             },
         }
     }

@@ -10,7 +10,8 @@ use firstcome_shared::redis::repair::{SlotChange, Wanted};
 use proptest::prelude::*;
 
 use super::{
-    Action, DropChange, LetterEnd, Plan, Planned, Planner, RepairPolicy, RowChange, Step, steps,
+    Action, DropRepair, LetterEnd, PhaseStep, Plan, Planned, Planner, RepairPolicy, RowChange,
+    steps,
 };
 use crate::collect::snapshot::{
     DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange,
@@ -290,8 +291,8 @@ impl DropWorld {
         let counter_waits = plan.counter_waits || !plan.beyond.is_empty();
         for step in steps(&plan.items) {
             match step {
-                Step::Repairs(items) => items.iter().for_each(|item| self.one(item)),
-                Step::Counter => self.settle_unless(counter_waits),
+                PhaseStep::Repairs(items) => items.iter().for_each(|item| self.one(item)),
+                PhaseStep::Counter => self.settle_unless(counter_waits),
             }
         }
     }
@@ -319,9 +320,9 @@ impl DropWorld {
     fn one(&mut self, item: &Planned) {
         let Some(action) = &item.action else { return };
         match action {
-            Action::Drop(DropChange::Settings) => self.meta = Some(true),
-            Action::Drop(DropChange::AllowList) => self.list_differs = false,
-            Action::Drop(DropChange::Everything { holdings, .. }) => {
+            Action::Drop(DropRepair::Settings) => self.meta = Some(true),
+            Action::Drop(DropRepair::AllowList) => self.list_differs = false,
+            Action::Drop(DropRepair::Everything { holdings, .. }) => {
                 for change in holdings {
                     self.change(change);
                 }
@@ -330,7 +331,7 @@ impl DropWorld {
                 self.settle();
             }
             Action::Slot(change) => self.change(change),
-            Action::Drop(DropChange::Count) => self.settle(),
+            Action::Drop(DropRepair::Count) => self.settle(),
             Action::Row(RowChange {
                 claim,
                 letter: None,
@@ -362,7 +363,7 @@ impl DropWorld {
                 }
                 self.resolve(letter.id, &letter.user);
             }
-            Action::Drop(DropChange::Line(_)) => {
+            Action::Drop(DropRepair::Line(_)) => {
                 if let Some(first) = self.waiting.first().cloned() {
                     if self.users.contains_key(&first) {
                         self.waiting.remove(0);
@@ -372,7 +373,7 @@ impl DropWorld {
                     }
                 }
             }
-            Action::Drop(DropChange::Revocation(_)) => {}
+            Action::Drop(DropRepair::Revocation(_)) => {}
         }
     }
 
@@ -445,7 +446,8 @@ impl DropWorld {
 
     /// A slot that loses its user is held until the counter is settled.
     fn change(&mut self, change: &SlotChange) {
-        let (who, seen) = (&change.user, change.seen.map(|seen| seen.slot));
+        let who = &change.user;
+        let seen = change.seen.map(|seen| seen.slot);
         let now = self.users.get(who).copied();
         match change.wanted {
             Wanted::Slot { slot, has_row, .. } => {

@@ -79,7 +79,7 @@ pub enum Wanted {
 
 /// The slot that a user was seen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct SeenSlot {
     pub slot: i64,
     /// Since when, Unix milliseconds, if known: another admission to the same slot is not it.
     pub at_ms: Option<i64>,
@@ -89,7 +89,7 @@ pub struct Seen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotChange {
     pub user: UserId,
-    pub seen: Option<Seen>,
+    pub seen: Option<SeenSlot>,
     pub wanted: Wanted,
 }
 

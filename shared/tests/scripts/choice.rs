@@ -91,11 +91,12 @@ impl TwoDays {
 
     /// The answers, which must not depend on the order of the candidates; and the open drop.
     async fn claim(&self, people: &str) -> (Vec<Admission>, Option<DropId>) {
-        let (first, next) = (&self.world.keys, &self.next);
-        let [one, other] = [[first, next], [next, first]].map(|[first, second]| Candidates {
-            first,
-            second: Some(second),
-        });
+        let keys = &self.world.keys;
+        let [one, other] =
+            [[keys, &self.next], [&self.next, keys]].map(|[first, second]| Candidates {
+                first,
+                second: Some(second),
+            });
         let replies = self.world.claim_among(one, people).await;
         let again = self.world.claim_among(other, people).await;
         let open = replies[0].open_drop;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::redis::repair::{Seen, SlotChange, Wanted, Withheld};
+use firstcome_shared::redis::repair::{SeenSlot, SlotChange, Wanted, Withheld};
 use firstcome_stack::{RedisOptions, RedisServer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -316,7 +316,7 @@ async fn slot_that_a_repair_takes_is_held_until_the_counter_is_repaired() {
     // The user came again: the slot is the same, the admission is not the one that was seen.
     world.given_at(1, 2_000).await;
     let seen = |at_ms| SlotChange {
-        seen: Some(Seen {
+        seen: Some(SeenSlot {
             slot: 1,
             at_ms: Some(at_ms),
         }),

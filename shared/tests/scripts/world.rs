@@ -11,7 +11,7 @@ use firstcome_shared::redis::admission::{
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{
-    CouponRead, Done, DropOfChanges, Promoted, Seen, SlotChange, SlotSet, Wanted,
+    CouponRead, Done, DropOfChanges, Promoted, SeenSlot, SlotChange, SlotSet, Wanted,
 };
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 
@@ -82,7 +82,7 @@ fn user(person: PersonLetter) -> UserId {
 pub(crate) fn change(person: PersonLetter, seen: Option<i64>, wanted: Wanted) -> SlotChange {
     SlotChange {
         user: user(person),
-        seen: seen.map(|slot| Seen { slot, at_ms: None }),
+        seen: seen.map(|slot| SeenSlot { slot, at_ms: None }),
         wanted,
     }
 }

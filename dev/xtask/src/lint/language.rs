@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
+use std::str::Lines;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -173,19 +174,19 @@ fn record(table: &str, patterns: &[Pattern<'_>]) -> String {
 /// Markdown without code.
 fn prose<'t>(path: &Path, text: &'t str) -> Vec<(usize, &'t str)> {
     match path.extension().and_then(OsStr::to_str) {
-        Some("rs") => [comments("//", text), tests_of(text)].concat(),
-        Some("lua" | "sql") => comments("--", text),
+        Some("rs") => [comments("//", text.lines()), tests_of(text)].concat(),
+        Some("lua" | "sql") => comments("--", text.lines()),
         Some("md") => markdown(text),
-        _ => comments("#", text),
+        _ => comments("#", text.lines()),
     }
 }
 
-fn comments<'t>(sign: &str, text: &'t str) -> Vec<(usize, &'t str)> {
+fn comments<'t>(sign: &str, lines: Lines<'t>) -> Vec<(usize, &'t str)> {
     let comment = |(line, number): (&'t str, usize)| {
         let comment = line.trim_start().strip_prefix(sign)?;
         Some((number, comment.trim_start_matches(['/', '!']).trim()))
     };
-    text.lines().zip(1..).filter_map(comment).collect()
+    lines.zip(1..).filter_map(comment).collect()
 }
 
 fn tests_of(text: &str) -> Vec<(usize, &str)> {

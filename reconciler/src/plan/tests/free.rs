@@ -29,7 +29,7 @@ fn a_slot_that_nobody_holds_is_not_free_while_its_claim_may_be_on_its_way() {
             .plan()
             .items
             .iter()
-            .any(|item| item.action == Some(Action::Drop(DropChange::Count)))
+            .any(|item| item.action == Some(Action::Drop(DropRepair::Count)))
     );
     mended(world);
 }
@@ -120,7 +120,7 @@ fn whom_two_sources_put_back_onto_a_slot_is_counted_once() {
     assert!(
         plan.items
             .iter()
-            .all(|item| item.action != Some(Action::Drop(DropChange::Count))),
+            .all(|item| item.action != Some(Action::Drop(DropRepair::Count))),
         "{:?}",
         plan.items
     );

@@ -358,7 +358,7 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
     ];
     let plan = world.plan();
     let rebuilt = plan.items.iter().find_map(|item| match &item.action {
-        Some(Action::Drop(DropChange::Everything { holdings, .. })) => Some(holdings),
+        Some(Action::Drop(DropRepair::Everything { holdings, .. })) => Some(holdings),
         _ => None,
     });
     let mut rebuilt: Vec<_> = rebuilt

@@ -140,7 +140,8 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
 
 #[tokio::test]
 async fn apis_whose_clocks_are_days_off_admit_to_the_drop_that_is_open_by_redis() {
-    let (world, clocks) = (World::new("clock-days").await, Clocks::new().unwrap());
+    let world = World::new("clock-days").await;
+    let clocks = Clocks::new().unwrap();
     let today = Utc::now().date_naive();
     let mut body = coupon_body("daily", 5, 0);
     body["once_per"] = json!("drop");
