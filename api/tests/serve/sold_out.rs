@@ -1,7 +1,7 @@
 //! Sold-out drops. The next request at any process sees an acknowledged change.
 
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
-use firstcome_shared::redis::repair::{Done, DropOfChanges, Seen, SlotChange, SlotSet, Wanted};
+use firstcome_shared::redis::repair::{Done, DropOfChanges, SeenSlot, SlotChange, SlotSet, Wanted};
 use firstcome_stack::{RedisOptions, RedisServer};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -77,7 +77,7 @@ async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
     for (leaves, comes) in [("u-1", "u-3"), ("u-3", "u-4")] {
         let change = SlotChange {
             user: leaves.parse().unwrap(),
-            seen: Some(Seen {
+            seen: Some(SeenSlot {
                 slot: 1,
                 at_ms: None,
             }),

@@ -127,7 +127,9 @@ proptest! {
             let holds = mended.row_of(who).is_some() || mended.users.contains_key(who);
             prop_assert!(holds || mended.broken.contains(who), "{who} was forgotten: {mended:#?}");
         }
-        // While a slot is left, no promise may stay broken.
+        // While a slot is left, no promise may stay broken, once no claim can be in flight.
+        mended.ages.clear();
+        repair(&mut mended);
         let left = i64::from(mended.quantity) - i64::try_from(mended.users.len()).unwrap();
         prop_assert!(mended.broken.is_empty() || left <= 0, "{left} slots left, broken: {mended:#?}");
     }
