@@ -1,5 +1,5 @@
-//! The meaning of MySQL's errors: diesel passes on little more than their text. Only this file looks
-//! at it. The texts are English whatever the server's `lc_messages`, on a connection that
+//! The meaning of MySQL's errors: diesel passes on little more than their text. Only this file
+//! looks at it. The texts are English whatever the server's `lc_messages`, on a connection that
 //! `establish` set up.
 
 use diesel::result::DatabaseErrorKind;
