@@ -438,9 +438,9 @@ fn finding_line(
         person: finding.user_id.as_ref().map_or_else(dash, shown),
         what,
         detail: if revealed {
-            line(&finding.detail, LONGEST)
+            line(&finding.text(), LONGEST)
         } else {
-            detail(&finding.detail, people)
+            detail(&finding.text(), people)
         },
         is_left,
         story,
@@ -452,7 +452,7 @@ mod tests {
     use firstcome_shared::domain::{CouponId, DropId};
 
     use super::*;
-    use firstcome_shared::report::{Examined, FindingCase, Kind, Numbers, Trigger};
+    use firstcome_shared::report::{Examined, Kind, Numbers, Trigger};
 
     #[test]
     fn passes_in_a_row_that_found_nothing_are_one_group() {
@@ -487,17 +487,15 @@ mod tests {
     fn a_person_is_named_nowhere_until_revealed_and_odd_texts_stay_texts() {
         let user = "customer-4711@example.com";
         let finding = Finding {
-            case: FindingCase::Plain,
-            dead_letter: None,
-            kind: Kind::FailedClaim,
             coupon_id: Some(CouponId(3)),
             drop_id: Some(DropId(7)),
             slot: Some(5),
             user_id: Some(user.to_owned()),
-            action: ActionKind::Report,
-            result: Outcome::Skipped,
-            detail: format!("{user} <script>alert(1)</script>"),
-            needs_person: true,
+            ..Finding::general(
+                Kind::FailedClaim,
+                ActionKind::Report,
+                format!("{user} <script>alert(1)</script>"),
+            )
         };
         let drop = DropReport {
             coupon_id: CouponId(3),

@@ -7,19 +7,20 @@ use crate::wording::count;
 pub(crate) fn summary(case: &FindingCase, n: usize) -> Option<String> {
     Some(match case {
         FindingCase::Plain
+        | FindingCase::MoreLeft(_)
         | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
         | FindingCase::Unsafe(_)
         | FindingCase::Unworkable(_)
         | FindingCase::SettingsDiffer
         | FindingCase::AllowListDiffers
-        | FindingCase::RunFailed => {
+        | FindingCase::RunFailed(_) => {
             return None;
         }
         FindingCase::NoSlotLeft => failed_claims(n, "no slot is left"),
         FindingCase::NoSuchSlot => failed_claims(n, "the drop has no such slot"),
         FindingCase::NamesNobody => failed_claims(n, "no user is named"),
-        FindingCase::NamesNoDrop => failed_claims(n, "no live drop is named"),
+        FindingCase::NamesNoDrop(_) => failed_claims(n, "no live drop is named"),
         FindingCase::Unreadable => format!(
             "Kafka holds {} that cannot be read",
             count(n, "batch", "batches")

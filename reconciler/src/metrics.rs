@@ -238,7 +238,6 @@ mod tests {
             started_at: chrono::Utc::now(),
             finished_at: None,
             error: None,
-            cause: None,
             findings: Vec::new(),
             unlisted: Unlisted::default(),
             drops: drops.iter().map(report).collect(),

@@ -146,7 +146,10 @@ fn print(run: &Run, full_ids: bool) {
         count(total, "finding", "findings")
     );
     if let Some(error) = &run.error {
-        println!("{}", hanging("failed: ", width, &plainly(error)));
+        println!(
+            "{}",
+            hanging("failed: ", width, &plainly(run.cause(), error))
+        );
     }
     let sections = sections(run);
     if !sections.is_empty() {
@@ -178,9 +181,9 @@ fn text_of(finding: &Finding, full_ids: bool) -> String {
         }
     };
     let text = if full_ids {
-        finding.detail.clone()
+        finding.text()
     } else {
-        line(&finding.detail, LONGEST)
+        line(&finding.text(), LONGEST)
     };
     let drop = finding
         .drop_id
@@ -270,7 +273,7 @@ fn lines_of(drop: &DropReport) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Examined, FindingCase, Kind, Numbers};
+    use crate::report::{Examined, Kind, Numbers};
 
     #[test]
     fn a_drop_is_called_exact_beside_failed_claims_only_with_the_reason() {
@@ -313,17 +316,15 @@ mod tests {
     #[test]
     fn finding_says_what_to_do_without_table_names_or_reason_codes() {
         let left = Finding {
-            kind: Kind::FailedClaim,
             coupon_id: Some(CouponId(1)),
             drop_id: Some(DropId(7)),
             slot: Some(1100),
             user_id: Some("customer-4711".to_owned()),
-            action: ActionKind::Report,
-            result: Outcome::Skipped,
-            detail: "failed claim 3 (slot_taken)".to_owned(),
-            needs_person: true,
-            case: FindingCase::Plain,
-            dead_letter: None,
+            ..Finding::general(
+                Kind::FailedClaim,
+                ActionKind::Report,
+                "failed claim 3 (slot_taken)".to_owned(),
+            )
         };
         let masked = text_of(&left, false);
         assert_eq!(outcome(&left), "left for you");

@@ -272,7 +272,9 @@ impl<'a> Clients<'a> {
         let named = denied
             .into_iter()
             .map(|((coupon, n), what)| ((coupon, self.schedule.user_id(n)), what));
-        let wrong = named.filter(|(person, _)| !listed.contains(person));
+        // For a moment, an older state in a running Redis has no slot for its newest users.
+        let may_deny = self.schedule.may_break_promises();
+        let wrong = named.filter(|(person, _)| !may_deny && !listed.contains(person));
         outside.extend(wrong.map(|((_, name), what)| format!("contradiction: {name} {what}")));
         (all, outside)
     }

@@ -11,7 +11,7 @@ use super::{
     observe,
 };
 use crate::clock::elapsed;
-use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
+use crate::report::{DropReport, Kind, Outcome, Run, Status};
 
 /// How often mails are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -396,11 +396,10 @@ fn may_be_silent(alert: &Alert) -> bool {
 
 /// Neither held back by the repair limit nor failed as a whole.
 fn was_compared(report: &DropReport) -> bool {
-    let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
     !report
         .findings
         .iter()
-        .any(|f| f.result == Outcome::Planned || f.result == Outcome::Failed && is_whole(f))
+        .any(|f| f.result == Outcome::Planned || f.result == Outcome::Failed && f.is_whole())
 }
 
 /// The id that every mail of one drift refers to. No mail has this id itself: mail programs group

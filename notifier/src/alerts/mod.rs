@@ -124,7 +124,7 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
     if run.status == Status::Failed && !run.stopped {
         // Two processes may each have lost another store: then there are two alerts, each mailed
         // once, instead of one that changes back and forth.
-        let cause = run.cause.map_or("", FailureCause::as_str).to_owned();
+        let cause = run.cause().map_or("", FailureCause::as_str).to_owned();
         groups.insert((About::RunFailed, None, None, cause), vec![failed_run(run)]);
     }
     for (coupon, drop, finding) in placed(run) {
@@ -195,7 +195,7 @@ pub(crate) fn is_repair(finding: &Finding) -> bool {
 /// even if it names one: no pass would report on that drop, so the alert would never end.
 fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
     // A failed pass has its error as a finding, too.
-    let is_error = |finding: &Finding| finding.case == FindingCase::RunFailed;
+    let is_error = |finding: &Finding| matches!(finding.case, FindingCase::RunFailed(_));
     let loose = run
         .findings
         .iter()
@@ -249,7 +249,7 @@ fn observation(key: Key, mut findings: Vec<Finding>) -> Observation {
 
 /// One line about a problem. Details contain no user ids.
 fn summary(about: About, findings: &[Finding]) -> String {
-    let n = findings.len();
+    let n = number(findings);
     let seen = || {
         findings
             .first()
@@ -258,7 +258,10 @@ fn summary(about: About, findings: &[Finding]) -> String {
     };
     let of_case = || case::summary(common_case(findings)?, n);
     match about {
-        About::RunFailed => format!("a pass failed: {}", wording::plainly(&seen())),
+        About::RunFailed => {
+            let cause = findings.first().and_then(Finding::cause);
+            format!("a pass failed: {}", wording::plainly(cause, &seen()))
+        }
         About::Braked => format!(
             "{} for a confirmation",
             wording::count(n, "repair waits", "repairs wait")
@@ -274,11 +277,17 @@ fn summary(about: About, findings: &[Finding]) -> String {
                 },
             ] => case::foreign(*store).to_owned(),
             // A single finding without a user is already the best summary.
-            [one] if one.slot.is_none() && one.user_id.is_none() => seen(),
+            [one] if one.is_whole() => seen(),
             _ => wording::things(kind, n).replacen(' ', " unrepaired ", 1),
         }),
         About::Stalled | About::ClosedBelowQuantity => of_case().unwrap_or_else(seen),
     }
+}
+
+/// How many cases these findings stand for.
+pub(crate) fn number<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> usize {
+    let number = findings.into_iter().map(|finding| finding.case.number());
+    usize::try_from(number.sum::<u64>()).unwrap_or(usize::MAX)
 }
 
 /// The case that all of them share.
@@ -316,7 +325,7 @@ fn content(about: About, findings: &[Finding]) -> String {
         return hash(kinds);
     }
     hash(findings.iter().map(|f| {
-        let what = if f.slot.is_none() && f.user_id.is_none() {
+        let what = if f.is_whole() {
             let place = (
                 f.coupon_id.map(|coupon| coupon.0),
                 f.drop_id.map(|drop| drop.0),
@@ -352,24 +361,22 @@ fn failed_run(run: &Run) -> Finding {
         .unwrap_or_else(|| "the log has the reason".to_owned());
     Finding {
         result: Outcome::Failed,
-        case: FindingCase::RunFailed,
+        case: FindingCase::RunFailed(run.cause().unwrap_or(FailureCause::Other)),
         ..Finding::general(Kind::Stalled, ActionKind::Report, why)
     }
 }
 
 fn as_finding(promise: &BrokenPromise) -> Finding {
     Finding {
-        kind: Kind::OverAdmitted,
         coupon_id: Some(promise.coupon_id),
         drop_id: Some(promise.drop_id),
         slot: promise.slot,
         user_id: Some(promise.user_id.clone()),
-        action: ActionKind::Report,
-        result: Outcome::Skipped,
-        detail: promise.reason.clone(),
-        needs_person: true,
-        case: FindingCase::Plain,
-        dead_letter: None,
+        ..Finding::general(
+            Kind::OverAdmitted,
+            ActionKind::Report,
+            promise.reason.clone(),
+        )
     }
 }
 

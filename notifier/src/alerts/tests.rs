@@ -30,8 +30,9 @@ fn finding(kind: Kind, slot: i64, result: Outcome) -> Finding {
         result,
         detail: format!("admitted {slot} s ago"),
         needs_person: false,
-        case: FindingCase::Plain,
         dead_letter: None,
+        trace_id: None,
+        case: FindingCase::Plain,
     }
 }
 
@@ -76,9 +77,13 @@ fn general(status: Status, findings: Vec<Finding>) -> Run {
     }
 }
 
-fn failed(error: &str) -> Run {
+fn failed(cause: FailureCause, error: &str) -> Run {
     Run {
         error: Some(error.to_owned()),
+        findings: vec![Finding {
+            case: FindingCase::RunFailed(cause),
+            ..stalled(error)
+        }],
         drops: Vec::new(),
         ..run(Status::Failed, Vec::new())
     }

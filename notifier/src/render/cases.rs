@@ -5,7 +5,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 
 use super::groups::{PassMail, is_shut};
 use super::letter::{Block, Links, once};
-use crate::alerts::{About, Observation, common_case};
+use crate::alerts::{About, Observation, common_case, number};
 use crate::case;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 use crate::wording::{self, count};
@@ -16,7 +16,7 @@ pub(super) fn of_case(
     seen: &Observation,
     name: Option<&str>,
 ) -> Option<[String; 2]> {
-    let n = seen.findings.len();
+    let n = number(&seen.findings);
     let case = common_case(&seen.findings)?;
     let summary = case::summary(case, n)?;
     let detail = || {
@@ -33,20 +33,21 @@ pub(super) fn of_case(
     };
     Some(match case {
         FindingCase::Plain
+        | FindingCase::MoreLeft(_)
         | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
         | FindingCase::Unsafe(_)
         | FindingCase::Unworkable(_)
         | FindingCase::SettingsDiffer
         | FindingCase::AllowListDiffers
-        | FindingCase::RunFailed => {
+        | FindingCase::RunFailed(_) => {
             return None;
         }
         FindingCase::NoSlotLeft => [
             of_name,
             "These people were promised a coupon and have none.".to_owned(),
         ],
-        FindingCase::NoSuchSlot | FindingCase::NamesNoDrop => [
+        FindingCase::NoSuchSlot | FindingCase::NamesNoDrop(_) => [
             of_name,
             "Somebody may have been promised a coupon and have none.".to_owned(),
         ],
@@ -229,7 +230,7 @@ pub(crate) fn what_to_do_here(pass: &PassMail<'_>, seen: &Observation) -> String
     let may_tempt = |finding: &Finding| {
         matches!(
             finding.case,
-            FindingCase::NoSlotLeft | FindingCase::NoSuchSlot | FindingCase::NamesNoDrop
+            FindingCase::NoSlotLeft | FindingCase::NoSuchSlot | FindingCase::NamesNoDrop(_)
         )
     };
     if seen.findings.iter().any(may_tempt) {
@@ -247,22 +248,20 @@ pub(crate) fn what_to_do_here(pass: &PassMail<'_>, seen: &Observation) -> String
 }
 
 fn number_of(findings: &[Finding], case: &FindingCase) -> usize {
-    findings
-        .iter()
-        .filter(|finding| finding.case.is_like(case))
-        .count()
+    number(findings.iter().filter(|finding| finding.case.is_like(case)))
 }
 
 fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
     let todo = match case {
         FindingCase::Plain
+        | FindingCase::MoreLeft(_)
         | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
         | FindingCase::Unsafe(_)
         | FindingCase::Unworkable(_)
         | FindingCase::SettingsDiffer
         | FindingCase::AllowListDiffers
-        | FindingCase::RunFailed => {
+        | FindingCase::RunFailed(_) => {
             return None;
         }
         FindingCase::NoSlotLeft => {
@@ -278,7 +277,7 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
             "See the message on its page and find out who wrote it. If it is a claim, correct it there, and the next pass issues it; \
              if Firstcome did not write it, discard it."
         }
-        FindingCase::NamesNoDrop => {
+        FindingCase::NamesNoDrop(_) => {
             "If coupon or drop of the claim are wrong, correct them on its page, and the next pass issues it. If it names a sealed \
              drop, all who were promised a coupon there have a row: discard it."
         }

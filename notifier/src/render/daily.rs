@@ -7,7 +7,7 @@ use lettre::message::Mailbox;
 
 use super::groups::cells;
 use super::lead::duration;
-use super::letter::{Block, Letter, Links, MailTone, Rendered, Section, Table, once};
+use super::letter::{Block, Letter, Links, MailKind, MailTone, Rendered, Section, Table, once};
 use super::notices::WHY;
 use super::pass::{COMMANDS, time};
 use crate::wording;
@@ -53,14 +53,14 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     };
     let runs = wording::count(usize::try_from(total).unwrap_or(usize::MAX), "run", "runs");
     Letter {
-        kind: "digest",
+        kind: MailKind::Digest,
         tone: if problems > 0 || day.broken > 0 || nobody_looked || !day.lost_mails.is_empty() {
             MailTone::Bad
         } else {
             MailTone::Good
         },
         subject: format!(
-            "daily digest: {state} · {runs} · {}",
+            "{state} · {runs} · {}",
             wording::count(
                 usize::try_from(day.sealed_total).unwrap_or(usize::MAX),
                 "drop exact",

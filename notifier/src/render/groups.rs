@@ -171,18 +171,17 @@ pub(super) fn is_shut(report: &DropReport) -> bool {
 
 /// A drop that could not be examined because of foreign data in a store has no numbers.
 fn was_examined(report: &DropReport) -> bool {
-    let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
     let examined = &report.examined;
     examined.users > 0
         || examined.rows > 0
         || !report
             .findings
             .iter()
-            .any(|finding| finding.result == Outcome::Failed && is_whole(finding))
+            .any(|finding| finding.result == Outcome::Failed && finding.is_whole())
 }
 
 /// One line per label and reason, the largest group first. Numbers in a reason count as equal: they
-/// are shown as a range.
+/// are shown as a range. Positions that can't be read are named each: an operator looks there.
 pub(super) fn reasons(
     findings: &[Placed<'_>],
     label: impl Fn(&Finding) -> Option<String>,
@@ -191,8 +190,12 @@ pub(super) fn reasons(
     let mut keys: Vec<(Option<String>, String)> = Vec::new();
     let mut groups: Vec<Vec<(String, Placed<'_>)>> = Vec::new();
     for placed in findings {
-        let detail = wording::line(placed.1.detail_and_trace().0, wording::LONGEST);
-        let key = (label(placed.1), wording::without_numbers(&detail));
+        let detail = wording::line(&placed.1.detail, wording::LONGEST);
+        let reason = match placed.1.case {
+            FindingCase::Unreadable => detail.clone(),
+            _ => wording::without_numbers(&detail),
+        };
+        let key = (label(placed.1), reason);
         let at = keys
             .iter()
             .position(|known| *known == key)
@@ -301,7 +304,7 @@ fn people(group: &ReasonGroup<'_>) -> Option<String> {
 fn traces(group: &ReasonGroup<'_>) -> Option<String> {
     let traces: Vec<&str> = group
         .iter()
-        .filter_map(|(_, (_, finding))| finding.detail_and_trace().1)
+        .filter_map(|(_, (_, finding))| finding.trace_id.as_deref())
         .collect();
     let more = if traces.len() > TRACES { ", …" } else { "" };
     (!traces.is_empty()).then(|| {
@@ -312,33 +315,8 @@ fn traces(group: &ReasonGroup<'_>) -> Option<String> {
     })
 }
 
-/// Positions in the topic that cannot be read for the same reason, each by its numbers: an operator
-/// looks there.
-fn positions(texts: &[&str]) -> Option<String> {
-    const UNREADABLE: &str = " cannot be read: ";
-    let (_, reason) = texts.first()?.split_once(UNREADABLE)?;
-    let places: Option<Vec<&str>> = texts
-        .iter()
-        .map(|text| {
-            let (place, why) = text.split_once(UNREADABLE)?;
-            (why == reason && place.contains(" of partition ")).then_some(place)
-        })
-        .collect();
-    let places = places?;
-    let more = if places.len() > STRETCHES {
-        ", …"
-    } else {
-        ""
-    };
-    let named = places[..places.len().min(STRETCHES)].join(", ");
-    Some(format!("{named}{more}{UNREADABLE}{reason}"))
-}
-
 /// Merges texts that differ only in numbers: a number that differs becomes a range.
 fn merged(texts: &[&str]) -> String {
-    if let Some(positions) = positions(texts) {
-        return positions;
-    }
     let parts: Vec<Vec<&str>> = texts
         .iter()
         .map(|text| {
@@ -429,17 +407,11 @@ mod tests {
 
     fn finding(user: &str, slot: i64, detail: &str) -> Finding {
         Finding {
-            kind: Kind::Unissued,
-            coupon_id: None,
-            drop_id: None,
             slot: Some(slot),
             user_id: Some(user.to_owned()),
-            action: ActionKind::Issue,
             result: Outcome::Applied,
-            detail: detail.to_owned(),
             needs_person: false,
-            case: FindingCase::Plain,
-            dead_letter: None,
+            ..Finding::general(Kind::Unissued, ActionKind::Issue, detail.to_owned())
         }
     }
 
@@ -450,14 +422,13 @@ mod tests {
 
     #[test]
     fn each_unreadable_position_is_named() {
-        let texts = [
-            "offset 43 of partition 2 cannot be read: the checksum is wrong",
-            "offsets 16 to 17 of partition 4 cannot be read: the checksum is wrong",
-        ];
-        assert_eq!(
-            merged(&texts),
-            "offset 43 of partition 2, offsets 16 to 17 of partition 4 cannot be read: the checksum is wrong"
-        );
+        let details = ["offset 43 of partition 2", "offset 16 of partition 4"];
+        let found = details.map(|detail| Finding {
+            case: FindingCase::Unreadable,
+            ..Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned())
+        });
+        let placed: Vec<Placed<'_>> = found.iter().map(|one| (None, one)).collect();
+        assert_eq!(reasons(&placed, |_| None), details);
     }
 
     #[test]
@@ -481,24 +452,15 @@ mod tests {
 
     #[test]
     fn traces_are_named_and_keep_nothing_apart() {
-        let traced = |slot: i64| {
-            finding(
-                "customer-1",
-                slot,
-                &format!("no row; trace {}{slot}", "ab12".repeat(7) + "abc"),
-            )
+        let traced = |slot: i64| Finding {
+            trace_id: Some(format!("{}{slot}", "ab12".repeat(7) + "abc")),
+            ..finding("customer-1", slot, "no row")
         };
         assert_eq!(
-            grouped(&[
-                traced(1),
-                traced(2),
-                finding("customer-1", 3, "no row"),
-                finding("u", 4, "x; trace none")
-            ]),
+            grouped(&[traced(1), traced(2), finding("customer-1", 3, "no row")]),
             [
                 "3 × issued late: no row (slots 1–3 · c•••-1, c•••-1, c•••-1 · trace ab12ab12ab12ab12ab12ab12ab12abc1, \
                  ab12ab12ab12ab12ab12ab12ab12abc2)",
-                "issued late: x; trace none (slot 4 · •••)",
             ]
         );
     }

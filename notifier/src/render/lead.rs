@@ -8,7 +8,8 @@ use firstcome_shared::domain::{DropId, UserId};
 
 use super::cases::{held_back, of_case};
 use super::groups::{PassMail, is_shut, issued};
-use crate::alerts::{About, Notice, NoticeReason, Observation, common_case};
+use super::letter::MailKind;
+use crate::alerts::{About, Notice, NoticeReason, Observation, common_case, number};
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Status};
 use crate::wording;
 
@@ -273,7 +274,7 @@ fn of_kind(
     name: Option<&str>,
     summary: &str,
 ) -> (String, &'static str) {
-    let n = seen.findings.len();
+    let n = number(&seen.findings);
     let of = name.map(|name| format!(" of {name}")).unwrap_or_default();
     let whole = format!("{}.", wording::capital(summary));
     match about {
@@ -323,8 +324,7 @@ fn of_kind(
 
 /// True if the problem is a single finding without a user, whose text is complete.
 pub(super) fn is_one_sentence(seen: &Observation) -> bool {
-    let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
-    matches!(seen.findings.as_slice(), [one] if is_whole(one))
+    matches!(seen.findings.as_slice(), [one] if one.is_whole())
         && seen.about != About::Left(Kind::FailedClaim)
 }
 
@@ -348,18 +348,18 @@ const NAME: usize = 60;
 /// Maximum length in a subject, in characters, of the summary of a problem that concerns no drop.
 const GENERAL: usize = 115;
 
-/// The word for the outbox, and the subject after `[firstcome] `.
-pub(super) fn subject(pass: &PassMail<'_>) -> (&'static str, String) {
+/// The kind of the mail, and its subject without the beginning.
+pub(super) fn subject(pass: &PassMail<'_>) -> (MailKind, String) {
     let verdict = pass.verdict;
     if !verdict.problems.is_empty() {
-        return ("action", format!("action needed: {}", problems(pass)));
+        return (MailKind::Action, problems(pass));
     }
     // The news that nobody has to act is worth more than the list of repairs.
     if !verdict.resolved.is_empty() {
-        return ("resolved", format!("resolved: {}", resolved(pass)));
+        return (MailKind::Resolved, resolved(pass));
     }
     if !(verdict.repaired.is_empty() && verdict.earlier.is_empty()) {
-        return ("repaired", format!("repaired: {}", repaired_in(pass)));
+        return (MailKind::Repaired, repaired_in(pass));
     }
     let drops: BTreeSet<DropId> = verdict
         .information
@@ -367,7 +367,7 @@ pub(super) fn subject(pass: &PassMail<'_>) -> (&'static str, String) {
         .filter_map(|notice| notice.observation.drop_id)
         .collect();
     let what = place(pass, &drops).unwrap_or_default();
-    ("information", format!("closed below its quantity: {what}"))
+    (MailKind::Information, what)
 }
 
 fn problems(pass: &PassMail<'_>) -> String {

@@ -5,6 +5,7 @@
 use askama::Template;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use firstcome_shared::domain::CouponId;
+use strum::IntoStaticStr;
 
 use crate::wording;
 
@@ -18,24 +19,42 @@ const SUBJECT: usize = 150;
 /// A mail, rendered and ready for the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The kind of mail, as one word in the table: `action`, `repaired`, `resolved`, `information`,
-    /// `missed`, `digest`, `test`.
+    /// The kind of mail, as one word in the table.
     pub kind: &'static str,
     /// One line, without control characters.
     pub subject: String,
+    /// The subject without its beginning, which is for filters.
+    pub(crate) summary: String,
     pub text: String,
     /// Self-contained HTML.
     pub html: String,
 }
 
-impl Rendered {
-    /// The subject without the prefix for filters.
-    pub(crate) fn summary(&self) -> &str {
-        let subject = self
-            .subject
-            .strip_prefix("[firstcome] ")
-            .unwrap_or(&self.subject);
-        subject.split_once(": ").map_or(subject, |(_, rest)| rest)
+/// The kind of a mail. The table has its word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub(super) enum MailKind {
+    Action,
+    Repaired,
+    Resolved,
+    Information,
+    Missed,
+    Digest,
+    Test,
+}
+
+impl MailKind {
+    /// The beginning of the subject.
+    fn beginning(self) -> &'static str {
+        match self {
+            Self::Action => "action needed",
+            Self::Repaired => "repaired",
+            Self::Resolved => "resolved",
+            Self::Information => "closed below its quantity",
+            Self::Missed => "run missed",
+            Self::Digest => "daily digest",
+            Self::Test => "test",
+        }
     }
 }
 
@@ -50,8 +69,9 @@ pub(super) enum MailTone {
 /// A mail before it is rendered. Its texts are single, clean lines.
 #[derive(Debug)]
 pub(super) struct Letter {
-    pub(super) kind: &'static str,
+    pub(super) kind: MailKind,
     pub(super) tone: MailTone,
+    /// Without its beginning.
     pub(super) subject: String,
     /// When it was written.
     pub(super) at: DateTime<Utc>,
@@ -116,14 +136,16 @@ struct Text<'a> {
 
 impl Letter {
     pub(super) fn render(&self) -> anyhow::Result<Rendered> {
-        let subject = wording::line(&format!("[firstcome] {}", self.subject), SUBJECT);
+        let subject = format!("[firstcome] {}: {}", self.kind.beginning(), self.subject);
+        let subject = wording::line(&subject, SUBJECT);
         let colour = match self.tone {
             MailTone::Bad => "#c62828",
             MailTone::Good => "#2e7d32",
             MailTone::Plain => "#1565c0",
         };
         Ok(Rendered {
-            kind: self.kind,
+            kind: self.kind.into(),
+            summary: wording::line(&self.subject, SUBJECT),
             html: Html {
                 subject: &subject,
                 letter: self,
@@ -139,13 +161,8 @@ impl Letter {
     /// written.
     fn label(&self) -> String {
         let kind = match self.kind {
-            "action" => "Action needed",
-            "repaired" => "Repaired",
-            "resolved" => "Resolved",
-            "information" => "For information",
-            "missed" => "Run missed",
-            "digest" => "Daily digest",
-            _ => "Test",
+            MailKind::Information => "For information".to_owned(),
+            kind => wording::capital(kind.beginning()),
         };
         format!("{kind} · {}", self.at.format("%Y-%m-%d %H:%M UTC"))
     }

@@ -4,9 +4,10 @@ use chrono::{DateTime, Utc};
 
 use super::groups::cells;
 use super::lead::duration;
-use super::letter::{Block, Letter, MailTone, Rendered, Section, Table};
+use super::letter::{Block, Letter, MailKind, MailTone, Rendered, Section, Table};
 use super::letter::{Links, once};
 use super::pass::{COMMANDS, time};
+use crate::report::FailureCause;
 use crate::wording;
 
 /// A run that did not happen.
@@ -47,9 +48,9 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let blocks = with_runs(todo, lines, Vec::new(), links, "run_missed");
     let title = format!("A scheduled run of the reconciler is {late} late.");
     notice(PlainMail {
-        kind: "missed",
+        kind: MailKind::Missed,
         tone: MailTone::Bad,
-        subject: format!("run missed: {schedule}, {late} late"),
+        subject: format!("{schedule}, {late} late"),
         at: missed.noticed_at,
         title: &title,
         lead,
@@ -83,7 +84,7 @@ fn with_runs(
 
 /// A mail with one section.
 struct PlainMail<'a> {
-    kind: &'static str,
+    kind: MailKind,
     tone: MailTone,
     subject: String,
     at: DateTime<Utc>,
@@ -132,7 +133,10 @@ fn notice(notice: PlainMail<'_>) -> anyhow::Result<Rendered> {
 
 /// The mail when MySQL can't be reached: it bypasses the outbox, which is in MySQL.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
-    let reason = wording::line(&wording::plainly(reason), wording::LONGEST);
+    let reason = wording::line(
+        &wording::plainly(Some(FailureCause::Mysql), reason),
+        wording::LONGEST,
+    );
     let mut blocks = vec![Block::Todo(
         "Bring MySQL back. The reconciler then continues automatically.".to_owned(),
     )];
@@ -152,13 +156,10 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         "",
     ));
     blocks.push(Links::section("mysql_unreachable"));
-    let subject = format!(
-        "action needed: MySQL cannot be used ({})",
-        wording::line(&reason, 60)
-    );
+    let subject = format!("MySQL cannot be used ({})", wording::line(&reason, 60));
     let lead = "Claims are accepted as long as Kafka takes them, and wait there: no promise is lost, but people get their codes late.";
     notice(PlainMail {
-        kind: "action",
+        kind: MailKind::Action,
         tone: MailTone::Bad,
         subject,
         at: now,
@@ -175,12 +176,9 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
                 every hour.";
     let seen = vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")];
     let blocks = with_runs(todo, seen, Vec::new(), links, "alerts_not_recorded");
-    let subject = format!(
-        "action needed: alerts cannot be recorded ({})",
-        wording::line(&reason, 60)
-    );
+    let subject = format!("alerts cannot be recorded ({})", wording::line(&reason, 60));
     notice(PlainMail {
-        kind: "action",
+        kind: MailKind::Action,
         tone: MailTone::Bad,
         subject,
         at: now,
@@ -292,9 +290,9 @@ fn about_redis(
     }
     let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon automatically once it is verified.";
     notice(PlainMail {
-        kind: "action",
+        kind: MailKind::Action,
         tone: MailTone::Bad,
-        subject: format!("action needed: {subject}"),
+        subject: subject.clone(),
         at: now,
         title,
         lead,
@@ -329,14 +327,14 @@ fn over(
         format!("From: {}", time(since)),
         format!("To: {}", time(now)),
     ];
-    let subject = format!("resolved: {what}, after {lasted}");
-    let title = format!("{what}, after {lasted}.");
+    let subject = format!("{what}, after {lasted}");
+    let title = format!("{subject}.");
     let blocks = [Block::List(lines)]
         .into_iter()
         .chain(links.open_problems())
         .collect();
     notice(PlainMail {
-        kind: "resolved",
+        kind: MailKind::Resolved,
         tone: MailTone::Good,
         subject,
         at: now,
@@ -365,11 +363,11 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered
         "{target} answered 410 Gone: nothing is posted there until the reconciler is restarted."
     );
     let subject = format!(
-        "action needed: webhooks to {} are off (410 Gone)",
+        "webhooks to {} are off (410 Gone)",
         wording::line(&target, 60)
     );
     notice(PlainMail {
-        kind: "action",
+        kind: MailKind::Action,
         tone: MailTone::Bad,
         subject,
         at: now,
@@ -398,9 +396,9 @@ pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
         once("A pass by hand", None, ""),
     ];
     notice(PlainMail {
-        kind: "test",
+        kind: MailKind::Test,
         tone: MailTone::Good,
-        subject: "test: mail arrives".to_owned(),
+        subject: "mail arrives".to_owned(),
         at: now,
         title: "Mail from the Firstcome reconciler arrives here.",
         lead: NOTHING,

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::cases::{commands, what_to_do_here};
 use super::groups::{PassMail, Placed, cells, changes, issued, open_label, reasons};
 use super::lead::{duration, is_one_sentence, lead, subject, summary};
-use super::letter::{Block, Letter, Links, MailTone, Rendered, Section, Table};
+use super::letter::{Block, Letter, Links, MailKind, MailTone, Rendered, Section, Table};
 use crate::alerts::{About, Alert, Notice, Observation, common_case, is_repair, is_unworkable};
 use crate::report::{DropReport, FindingCase, Kind, Run, Trigger};
 use crate::wording;
@@ -23,8 +23,8 @@ const LINES: usize = 10;
 pub fn pass(pass: &PassMail<'_>) -> anyhow::Result<Rendered> {
     let (kind, subject) = subject(pass);
     let tone = match kind {
-        "action" => MailTone::Bad,
-        "information" => MailTone::Plain,
+        MailKind::Action => MailTone::Bad,
+        MailKind::Information => MailTone::Plain,
         _ => MailTone::Good,
     };
     let mut sections: Vec<Section> = pass
@@ -170,7 +170,7 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
     };
     let problems = pass.verdict.problems.iter().skip(PROBLEMS);
     // Then the mail already begins with it.
-    let is_alone = subject(pass).0 == "information";
+    let is_alone = subject(pass).0 == MailKind::Information;
     let information = pass
         .verdict
         .information

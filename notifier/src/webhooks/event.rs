@@ -91,8 +91,7 @@ impl WebhookEvent {
             "new"
         };
         let since = instant(since);
-        let data =
-            json!({"kind": what, "status": status, "since": since, "summary": mail.summary()});
+        let data = json!({"kind": what, "status": status, "since": since, "summary": mail.summary});
         Self::new(kind, &format!("{what}/{since}/{}", instant(at)), at, data)
     }
 

@@ -1,6 +1,8 @@
 //! Errors of stores' clients, in words for the person on duty. The log has the original errors.
 
-/// The meaning of a client's error, by a part of its text.
+use crate::report::FailureCause;
+
+/// The meaning of a client's error, by a part of its text: clients give no more.
 const MEANINGS: [(&[&str], &str); 5] = [
     (&["Connection refused"], "refuses connections"),
     (
@@ -36,27 +38,22 @@ const MEANINGS: [(&[&str], &str); 5] = [
     ),
 ];
 
-/// Prefixes of errors about an unavailable store.
-const AWAY: [(&str, &str); 4] = [
-    ("MySQL cannot be reached: ", "MySQL"),
-    ("MySQL did not answer", "MySQL"),
-    ("Redis cannot be reached: ", "Redis"),
-    ("the topic cannot be read, ", "Kafka"),
-];
-
 /// An error of a pass in plain words. Errors that do not concern an unavailable store stay as they
 /// are.
-pub fn plainly(error: &str) -> String {
-    let store = AWAY
-        .iter()
-        .find(|(beginning, _)| error.starts_with(beginning));
+pub fn plainly(cause: Option<FailureCause>, error: &str) -> String {
+    let store = match cause {
+        Some(FailureCause::Mysql) => "MySQL",
+        Some(FailureCause::Redis) => "Redis",
+        Some(FailureCause::Kafka) => "Kafka",
+        Some(FailureCause::Other) | None => return error.to_owned(),
+    };
     let meaning = MEANINGS
         .iter()
         .find(|(words, _)| words.iter().any(|word| error.contains(word)));
-    match (store, meaning) {
-        (Some((_, store)), Some((_, meaning))) => format!("{store} {meaning}"),
-        _ => error.to_owned(),
-    }
+    meaning.map_or_else(
+        || error.to_owned(),
+        |(_, meaning)| format!("{store} {meaning}"),
+    )
 }
 
 #[cfg(test)]
@@ -65,30 +62,36 @@ mod tests {
 
     #[test]
     fn a_store_that_is_away_is_named_with_what_it_does() {
-        for (error, plain) in [
+        use FailureCause::{Kafka, Mysql, Other, Redis};
+        for (cause, error, plain) in [
             (
+                Mysql,
                 "MySQL cannot be reached: Input/output error: Connection refused (os error 111)",
                 "MySQL refuses connections",
             ),
             (
+                Mysql,
                 "MySQL did not answer list alerts within 5s",
                 "MySQL does not answer",
             ),
             (
+                Redis,
                 "Redis cannot be reached: Connection reset by peer (os error 104)",
                 "Redis has closed the connection",
             ),
             (
+                Kafka,
                 "the topic cannot be read, so what is on its way is not known: Meta data fetch error: timed out",
                 "Kafka does not answer",
             ),
-            ("the pass lost its lock", "the pass lost its lock"),
+            (Other, "it timed out", "it timed out"),
             (
+                Mysql,
                 "MySQL: write rows: Table is full",
                 "MySQL: write rows: Table is full",
             ),
         ] {
-            assert_eq!(plainly(error), plain);
+            assert_eq!(plainly(Some(cause), error), plain);
         }
     }
 }

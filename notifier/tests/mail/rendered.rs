@@ -14,7 +14,9 @@ use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
 use firstcome_shared::mysql::digest::LostMails;
 use firstcome_shared::redis::wrong_key::WrongKey;
-use firstcome_shared::report::{ActionKind, Finding, FindingCase, Kind, Outcome, Run, Status};
+use firstcome_shared::report::{
+    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+};
 
 use crate::world::{applied, at, cased, drop_report, finding, general, left, run};
 
@@ -375,11 +377,11 @@ fn broken_promises() {
 
 #[test]
 fn failed_runs_and_stalls() {
+    let error = "MySQL cannot be reached: Input/output error: Connection refused (os error 111)";
+    let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
     let failed = Run {
-        error: Some(
-            "MySQL cannot be reached: Input/output error: Connection refused (os error 111)"
-                .to_owned(),
-        ),
+        error: Some(error.to_owned()),
+        findings: vec![cased(FindingCase::RunFailed(FailureCause::Mysql), of_run)],
         ..run(
             "0193a1f2-7c00-7d31-8000-0000000000a6",
             Status::Failed,

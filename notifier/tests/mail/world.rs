@@ -14,17 +14,11 @@ pub(crate) fn at(seconds: i64) -> DateTime<Utc> {
 
 pub(crate) fn finding(kind: Kind, slot: i64, action: ActionKind, result: Outcome) -> Finding {
     Finding {
-        kind,
-        coupon_id: None,
-        drop_id: None,
         slot: Some(slot),
         user_id: Some(format!("customer-{slot:05}")),
-        action,
         result,
-        detail: String::new(),
         needs_person: false,
-        case: FindingCase::Plain,
-        dead_letter: None,
+        ..Finding::general(kind, action, String::new())
     }
 }
 

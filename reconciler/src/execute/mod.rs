@@ -102,6 +102,9 @@ pub enum RepairAttempt {
     Reported,
 }
 
+/// An attempt, with the trace of its claim if there is one.
+pub type Attempted = (RepairAttempt, Option<TraceContext>);
+
 /// Carries out the plan of one drop.
 pub struct Executor<'a> {
     pub(crate) db: &'a Db,
@@ -158,7 +161,7 @@ impl<'a> Executor<'a> {
     pub async fn carry_out(
         &mut self,
         plan: &Plan,
-        attempts: &mut Vec<RepairAttempt>,
+        attempts: &mut Vec<Attempted>,
     ) -> Result<(), ExecuteError> {
         self.left = plan.left;
         // The users of repairs beyond those of the plan are not restored yet.
@@ -178,7 +181,7 @@ impl<'a> Executor<'a> {
     pub async fn carry_out_page(
         &mut self,
         items: &[Planned],
-        attempts: &mut Vec<RepairAttempt>,
+        attempts: &mut Vec<Attempted>,
     ) -> Result<(), ExecuteError> {
         self.counts_later = true;
         self.carry_out_alike(items, attempts).await
@@ -187,7 +190,7 @@ impl<'a> Executor<'a> {
     async fn carry_out_alike(
         &mut self,
         items: &[Planned],
-        attempts: &mut Vec<RepairAttempt>,
+        attempts: &mut Vec<Attempted>,
     ) -> Result<(), ExecuteError> {
         for run in runs_of_a_kind(items) {
             self.must_go_on()?;
@@ -196,8 +199,8 @@ impl<'a> Executor<'a> {
             let traces = self.traces_of(run).await;
             let mut own = Vec::with_capacity(run.len());
             let ended = self.all_of(run, &traces, &mut own).await;
-            self.trace_repairs(run, &traces, &mut own, began.elapsed());
-            attempts.append(&mut own);
+            self.trace_repairs(run, &traces, &own, began.elapsed());
+            attempts.extend(own.into_iter().zip(traces));
             ended?;
             crash_point(Point::RepairDone);
         }

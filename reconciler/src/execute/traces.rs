@@ -8,7 +8,6 @@ use firstcome_shared::trace::{SpanEnd, SpanKind, TraceContext, TraceSpan, key};
 
 use super::{Executor, RepairAttempt};
 use crate::plan::{Action, Planned, RowChange};
-use crate::report::TRACE;
 use crate::traces;
 
 /// Maximum links of a span, by OpenTelemetry's default.
@@ -47,12 +46,12 @@ impl Executor<'_> {
             })
     }
 
-    /// Exports the spans, and adds each trace to the description of its repair.
+    /// Exports the spans.
     pub(super) fn trace_repairs(
         &self,
         run: &[Planned],
         of_claims: &[Option<TraceContext>],
-        attempts: &mut [RepairAttempt],
+        attempts: &[RepairAttempt],
         took: Duration,
     ) {
         let Some(first) = run.first().filter(|first| first.action.is_some()) else {
@@ -73,7 +72,7 @@ impl Executor<'_> {
                     .with(key::DROP, self.drop_id().0),
             )
         };
-        for (trace, attempt) in of_claims.iter().zip(attempts.iter_mut()) {
+        for (trace, attempt) in of_claims.iter().zip(attempts) {
             let Some(trace) = trace else { continue };
             if let Some(span) = repair(trace.child()) {
                 let done = matches!(attempt, RepairAttempt::Done(_));
@@ -86,14 +85,6 @@ impl Executor<'_> {
                     .linked(pass)
                     .with(key::OUTCOME, first.action_kind().as_str())
                     .export(end);
-            }
-            if let RepairAttempt::Done(told) = attempt {
-                let before = told.take().unwrap_or_default();
-                *told = Some(
-                    format!("{before}{TRACE}{}", trace.trace_id)
-                        .trim_start_matches("; ")
-                        .to_owned(),
-                );
             }
         }
         if let Some((pass, span)) = pass.and_then(|pass| Some((pass, repair(pass.child())?))) {

@@ -14,7 +14,7 @@ use firstcome_shared::redis::{AdmissionKey, RedisError};
 use firstcome_shared::trace::TraceContext;
 
 use super::story::{Happening, OnSlot};
-use crate::report::{Outcome, TRACE};
+use crate::report::Outcome;
 use crate::stores::Stores;
 
 /// The known facts about a user.
@@ -47,7 +47,7 @@ impl PersonFacts {
         let Some(id) = trace.map(|trace| trace.trace_id.to_string()) else {
             return String::new();
         };
-        let told = format!("{TRACE}{id}");
+        let told = format!("; trace {id}");
         if !self.traces.contains(&id) {
             self.traces.push(id);
         }
@@ -431,6 +431,8 @@ mod tests {
             let coupon_id = Some(1);
             let user_id = None;
             let needs_person = true;
+            let dead_letter = None;
+            let trace_id = None;
             let row = FindingRow {
                 run_id,
                 coupon_id,
@@ -442,6 +444,8 @@ mod tests {
                 result,
                 detail,
                 needs_person,
+                dead_letter,
+                trace_id,
             };
             (row, at(minute))
         };

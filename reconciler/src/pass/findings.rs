@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::wrong_key::WrongKey;
 
 use super::request::Obstacle;
-use crate::execute::RepairAttempt;
+use crate::execute::{Attempted, RepairAttempt};
 use crate::plan::{Beyond, Planned};
 use crate::report::{
     ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Run, Status, StoreOfDrop,
@@ -85,8 +85,9 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
         result,
         detail: item.detail.clone(),
         needs_person: item.needs_person,
-        case: item.case.clone(),
         dead_letter: item.dead_letter,
+        trace_id: item.trace.map(|trace| trace.trace_id.to_string()),
+        case: item.case.clone(),
     }
 }
 
@@ -111,21 +112,21 @@ const NAMED_AT_MOST: usize = 20_000;
 
 type FindingKey = (Kind, Option<i64>, Option<String>, ActionKind, Option<i64>);
 
-fn key(finding: &Finding, dead_letter: Option<i64>) -> FindingKey {
+fn key(finding: &Finding) -> FindingKey {
     (
         finding.kind,
         finding.slot,
         finding.user_id.clone(),
         finding.action,
-        dead_letter,
+        finding.dead_letter,
     )
 }
 
 impl FindingLedger {
     /// Adds a finding; one that an earlier round added gets the new outcome.
-    pub(super) fn note(&mut self, finding: Finding, dead_letter: Option<i64>) {
+    pub(super) fn note(&mut self, finding: Finding) {
         let next = self.order.len();
-        let key = key(&finding, dead_letter);
+        let key = key(&finding);
         if next >= NAMED_AT_MOST && !self.index.contains_key(&key) {
             *self
                 .unnamed
@@ -184,7 +185,7 @@ impl FindingLedger {
                 &mut noted.detail,
                 Some(more).filter(|more| !more.is_empty()),
             );
-            self.note(noted, item.dead_letter);
+            self.note(noted);
         }
     }
 
@@ -194,12 +195,13 @@ impl FindingLedger {
         coupon: CouponId,
         drop: DropId,
         items: &[Planned],
-        attempts: &[RepairAttempt],
+        attempts: &[Attempted],
     ) {
         self.is_unconfirmed |= !attempts.is_empty();
-        for (item, attempt) in items.iter().zip(attempts) {
+        for (item, (attempt, trace)) in items.iter().zip(attempts) {
             let mut noted = finding(item, coupon, drop, Outcome::Applied);
-            let key = key(&noted, item.dead_letter);
+            noted.trace_id = trace.map(|trace| trace.trace_id.to_string());
+            let key = key(&noted);
             self.refused.remove(&key);
             match attempt {
                 RepairAttempt::Done(more) => add(&mut noted.detail, more.as_deref()),
@@ -223,7 +225,7 @@ impl FindingLedger {
                 }
                 RepairAttempt::Reported => noted.result = Outcome::Skipped,
             }
-            self.note(noted, item.dead_letter);
+            self.note(noted);
         }
     }
 
@@ -244,7 +246,7 @@ impl FindingLedger {
                 item.kind,
                 Kind::Unissued | Kind::FailedClaim | Kind::Unfilled
             );
-            let key = key(&noted, item.dead_letter);
+            let key = key(&noted);
             if item.action.is_none() {
                 noted.result = Outcome::Skipped;
             } else if let Some(why) = self.refused.get(&key) {
@@ -257,7 +259,7 @@ impl FindingLedger {
                 );
             }
             noted.needs_person |= noted.result == Outcome::Failed;
-            self.note(noted, item.dead_letter);
+            self.note(noted);
         }
     }
 
@@ -442,8 +444,8 @@ mod tests {
         let items = [issue(4), issue(5)];
         let why = "the table `slot_limits` has no limit of this drop";
         let attempts = [
-            RepairAttempt::Refused(why.to_owned()),
-            RepairAttempt::Done(None),
+            (RepairAttempt::Refused(why.to_owned()), None),
+            (RepairAttempt::Done(None), None),
         ];
         ledger.attempts(PLACE.0, PLACE.1, &items, &attempts);
         ledger.still_there(PLACE.0, PLACE.1, &items[..1], false);

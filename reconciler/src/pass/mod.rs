@@ -320,11 +320,10 @@ fn failed(run: &mut Run, cause: FailureCause, error: String) {
     run.finished_at = Some(Utc::now());
     run.status = Status::Failed;
     run.findings.push(Finding {
-        case: FindingCase::RunFailed,
+        case: FindingCase::RunFailed(cause),
         ..Finding::general(Kind::Stalled, ActionKind::Report, error.clone())
     });
     run.error = Some(error);
-    run.cause = Some(cause);
 }
 
 /// The operator who asked for the pass, and the request.

@@ -56,9 +56,9 @@ mod tests {
 
     use super::*;
     use crate::pass::{Request, blank};
-    use crate::report::{ActionKind, Finding, Kind, Trigger};
+    use crate::report::{ActionKind, FailureCause, Finding, FindingCase, Kind, Trigger};
 
-    fn run(id: &str, result: Outcome, detail: &str) -> Run {
+    fn run(id: &str, result: Outcome, cause: FailureCause, detail: &str) -> Run {
         let mut run = blank(
             &Request {
                 work: Work::Reopening,
@@ -67,9 +67,11 @@ mod tests {
             id,
         );
         run.status = Status::Failed;
-        let mut finding = Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
-        finding.result = result;
-        run.findings.push(finding);
+        run.findings.push(Finding {
+            result,
+            case: FindingCase::RunFailed(cause),
+            ..Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned())
+        });
         run
     }
 
@@ -81,13 +83,11 @@ mod tests {
             |after: u64, run: &Run| repeated.said_by(run, began + Duration::from_secs(after));
         let earlier = |id: &str| Some(id.to_owned());
         let kafka = |id, words| {
-            run(
-                id,
-                Outcome::Skipped,
-                &format!("the topic cannot be read: {words}"),
-            )
+            let cause = FailureCause::Kafka;
+            run(id, Outcome::Skipped, cause, words)
         };
-        let redis = |id| run(id, Outcome::Skipped, "Redis cannot be reached: timed out");
+        let redis = |id| run(id, Outcome::Skipped, FailureCause::Redis, "timed out");
+        let opened = |id| run(id, Outcome::Applied, FailureCause::Other, "opened");
         assert_eq!(said_by(0, &kafka("1", "refused")), None);
         assert_eq!(
             said_by(5, &kafka("2", "all 3 brokers are down")),
@@ -100,12 +100,8 @@ mod tests {
         assert_eq!(said_by(600, &kafka("6", "refused")), earlier("1"));
         assert_eq!(said_by(1_100, &kafka("7", "refused")), earlier("1"));
         assert_eq!(said_by(1_101, &redis("8")), None, "forgotten");
-        assert_eq!(said_by(1_105, &run("9", Outcome::Applied, "opened")), None);
-        assert_eq!(
-            said_by(1_110, &run("10", Outcome::Applied, "opened")),
-            None,
-            "each is an event"
-        );
+        assert_eq!(said_by(1_105, &opened("9")), None);
+        assert_eq!(said_by(1_110, &opened("10")), None, "each is an event");
         assert_eq!(
             said_by(1_115, &kafka("11", "refused")),
             None,

@@ -60,7 +60,7 @@ impl Reports {
         );
         let (report, ledger) = self.of(coupon, drop, &Plan::default());
         report.exact = false;
-        ledger.note(findings::unworkable(coupon.id, drop.id, why), None);
+        ledger.note(findings::unworkable(coupon.id, drop.id, why));
     }
 
     pub(super) fn into_drops(self) -> Vec<DropReport> {

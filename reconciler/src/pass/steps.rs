@@ -283,9 +283,8 @@ impl<'a> Pass<'a> {
             let detail =
                 format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             self.run.error = Some(detail.clone());
-            self.run.cause = Some(FailureCause::Kafka);
             self.run.findings.push(Finding {
-                case: FindingCase::RunFailed,
+                case: FindingCase::RunFailed(FailureCause::Kafka),
                 ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
             });
         }
@@ -414,7 +413,7 @@ impl<'a> Pass<'a> {
                 let detail = plan::many_loose(loose.number, &loose.why, &examples);
                 let many = Finding::general(Kind::FailedClaim, ActionKind::Report, detail);
                 self.run.findings.push(Finding {
-                    case: FindingCase::NamesNoDrop,
+                    case: FindingCase::NamesNoDrop(loose.number),
                     ..many
                 });
             }

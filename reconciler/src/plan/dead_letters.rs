@@ -181,8 +181,10 @@ impl Planner<'_> {
     /// have.
     pub(super) fn dead_letters_left(&mut self) {
         let mut summaries = self.left.summaries();
+        let mut number = self.left.number();
         let unread = self.facts.failed_claims.saturating_sub(self.letters);
         if unread > 0 && self.letters > 0 {
+            number += unread;
             summaries.push(format!(
                 "{unread} wait until those on the same slots are resolved"
             ));
@@ -193,6 +195,7 @@ impl Planner<'_> {
                 summaries.join("; ")
             );
             self.push(Kind::FailedClaim, None, None, None, detail);
+            self.last_is(FindingCase::MoreLeft(number));
         }
     }
 

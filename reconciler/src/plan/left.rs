@@ -20,6 +20,12 @@ impl DeadLettersLeft {
         *number > BY_NAME
     }
 
+    /// How many are only counted.
+    pub(super) fn number(&self) -> u64 {
+        let numbers = self.0.values().map(|(number, _)| *number);
+        numbers.map(|number| number.saturating_sub(BY_NAME)).sum()
+    }
+
     pub(super) fn summaries(&self) -> Vec<String> {
         let more = self.0.iter().filter(|(_, (number, _))| *number > BY_NAME);
         more.map(|(why, (number, examples))| {

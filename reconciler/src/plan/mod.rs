@@ -453,7 +453,7 @@ pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
             FindingCase::Unreadable,
             format!("{name}: {cause}; discard it after the next pass"),
         ),
-        (None, Some(_)) => (FindingCase::NamesNoDrop, format!("{name} names {why}")),
+        (None, Some(_)) => (FindingCase::NamesNoDrop(1), format!("{name} names {why}")),
         (None, None) => (
             FindingCase::NamesNobody,
             format!("{name} names no user, and {why}"),

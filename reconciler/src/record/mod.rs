@@ -110,7 +110,9 @@ fn findings(run: &Run, how: How) -> Findings {
     for (finding, sealed) in run.findings.iter().map(|f| (f, false)).chain(of_drops) {
         let row = finding_row(&run.run_id, finding);
         match &mut findings.left {
-            Some(left) if !sealed && finding.result != Outcome::Applied => left.push(row),
+            Some(left) if !sealed && finding.result != Outcome::Applied => {
+                left.push((finding.identity(), row));
+            }
             _ => findings.own.push(row),
         }
     }
@@ -119,10 +121,7 @@ fn findings(run: &Run, how: How) -> Findings {
 
 /// A hash of a run's content, without values that change over time.
 pub(crate) fn content(run: &Run) -> u64 {
-    let mut found: Vec<i64> = run
-        .all_findings()
-        .map(|finding| finding_row("", finding).content())
-        .collect();
+    let mut found: Vec<i64> = run.all_findings().map(Finding::identity).collect();
     found.sort_unstable();
     let mut hasher = DefaultHasher::new();
     (run.status.as_str(), found).hash(&mut hasher);
@@ -188,6 +187,8 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
         result: finding.result.as_str().to_owned(),
         detail: Some(finding.detail.clone()),
         needs_person: finding.needs_person,
+        dead_letter: finding.dead_letter,
+        trace_id: finding.trace_id.clone(),
     }
 }
 

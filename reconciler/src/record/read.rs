@@ -136,8 +136,6 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
         .collect();
     for row in findings {
         let finding = Finding {
-            case: FindingCase::Plain,
-            dead_letter: None,
             kind: word(&row.kind, Kind::Stalled),
             coupon_id: row.coupon_id.map(CouponId),
             drop_id: row.drop_id.map(DropId),
@@ -147,6 +145,9 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
             action: word(&row.action, ActionKind::Report),
             result: word(&row.result, Outcome::Skipped),
             detail: row.detail.unwrap_or_default(),
+            dead_letter: row.dead_letter,
+            trace_id: row.trace_id,
+            case: FindingCase::Plain,
         };
         match finding.drop_id.and_then(|drop| places.get(&drop)) {
             Some(at) => run.drops[*at].findings.push(finding),

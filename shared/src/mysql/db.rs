@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{Object, Pool, PoolError};
-use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel::{ConnectionError, QueryResult};
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
@@ -18,7 +17,7 @@ use tokio::sync::OnceCell;
 
 use super::codes::CodeKey;
 use super::connect::{Conn, Connecting, establish};
-use crate::quoted::without_values;
+use super::refusal::{in_logs, is_lock_wait, refusal, why_refused};
 use crate::tls::StoreAddress;
 
 /// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
@@ -74,26 +73,15 @@ impl DbError {
 
     /// Why the schema refused a row, in a sentence without the values of the row.
     pub fn why_refused(&self) -> Option<String> {
-        let Self::Query { source, .. } = self else {
-            return None;
-        };
-        let said = without_values(source);
-        Some(match refusal(source)? {
-            Refusal::Duplicate => "another row has this slot, this person or this code".to_owned(),
-            Refusal::UnknownDrop if said.contains("issued_coupons_limit") => {
-                "the table `slot_limits` has no limit of this drop".to_owned()
-            }
-            Refusal::SlotOutOfRange => "the slot is not one of the drop's".to_owned(),
-            Refusal::Revoked => "the claim is revoked".to_owned(),
-            Refusal::UnknownDrop | Refusal::BadData => said,
-        })
+        match self {
+            Self::Query { source, .. } => why_refused(source),
+            _ => None,
+        }
     }
 
     /// Another transaction has locked a row for too long.
     pub fn is_lock_wait(&self) -> bool {
-        use diesel::result::Error::DatabaseError;
-        let waited = "Lock wait timeout exceeded";
-        matches!(self, Self::Query { source: DatabaseError(_, info), .. } if info.message().starts_with(waited))
+        matches!(self, Self::Query { source, .. } if is_lock_wait(source))
     }
 
     /// The error concerns the data of this call, not MySQL: other rows can be read and written.
@@ -284,70 +272,6 @@ impl Db {
                 settings.limit
             ))),
         }
-    }
-}
-
-/// A statement that MySQL understood and refused because of its data. Retrying does not help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// A unique key: the slot is taken, the user has a slot, or the code exists.
-    Duplicate,
-    /// No such drop, or a drop of another coupon.
-    UnknownDrop,
-    /// The slot is outside 1..quantity.
-    SlotOutOfRange,
-    /// The claim was given back or revoked.
-    Revoked,
-    /// Anything else about the data: too long, not null, a check.
-    BadData,
-}
-
-/// How MySQL's messages about bad data begin. The last two: text with characters that the column
-/// can't store.
-const BAD_DATA: [&str; 6] = [
-    "Data too long",
-    "Incorrect ",
-    "Out of range",
-    "firstcome: ",
-    "Illegal mix of coll",
-    "Conversion from coll",
-];
-
-/// Whether an error is a refusal, on a connection that `establish` set up: its texts are English
-/// whatever the server's `lc_messages`. `None` means that the call may be retried: MySQL is
-/// unavailable, read-only, locked, or full.
-pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
-    let diesel::result::Error::DatabaseError(kind, info) = error else {
-        return None;
-    };
-    match kind {
-        DatabaseErrorKind::UniqueViolation => Some(Refusal::Duplicate),
-        DatabaseErrorKind::ForeignKeyViolation => Some(Refusal::UnknownDrop),
-        DatabaseErrorKind::CheckViolation => Some(Refusal::SlotOutOfRange),
-        DatabaseErrorKind::NotNullViolation => Some(Refusal::BadData),
-        _ => {
-            let text = info.message();
-            if text.starts_with("firstcome: slot")
-                || text.starts_with("Out of range value for column 'slot'")
-            {
-                Some(Refusal::SlotOutOfRange)
-            } else if text.starts_with("firstcome: revoked") {
-                Some(Refusal::Revoked)
-            } else if BAD_DATA.iter().any(|p| text.starts_with(p)) {
-                Some(Refusal::BadData)
-            } else {
-                None
-            }
-        }
-    }
-}
-
-/// A refusal quotes the refused row, and so its user.
-fn in_logs(error: &diesel::result::Error) -> String {
-    if refusal(error).is_some() {
-        without_values(error)
-    } else {
-        error.to_string()
     }
 }
 

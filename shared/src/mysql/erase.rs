@@ -142,7 +142,7 @@ impl Db {
         self.run_within(LONG, "erase a person in records", async move |conn| {
             // `content` identifies findings by a hash that includes the id: anybody who guesses an
             // id could compute it.
-            let texts = ", detail = 'erased', content = NULL";
+            let texts = ", detail = 'erased', content = NULL, trace_id = NULL";
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
             if findings > 0 {
                 // The hash is also in alerts, although they name nobody: an alert that fires is

@@ -8,7 +8,6 @@ use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable};
 use diesel_async::RunQueryDsl;
-use sha2::{Digest as _, Sha256};
 
 use super::schema::{reconcile_findings, reconcile_runs};
 use super::{Db, DbError};
@@ -27,36 +26,8 @@ pub struct FindingRow {
     pub result: String,
     pub detail: Option<String>,
     pub needs_person: bool,
-}
-
-impl FindingRow {
-    /// A hash of its content, without values that change over time: ages, lags, and the wording of
-    /// a client's error while its server is unavailable.
-    pub fn content(&self) -> i64 {
-        let mut detail = self.detail.as_deref().unwrap_or_default();
-        if let Some((what, _)) = detail.split_once(':')
-            && self.kind == "stalled"
-            && what.contains("cannot be re")
-        {
-            detail = what;
-        }
-        // A dead letter without a slot and a user is identified by its number alone.
-        let is_named = self.slot.is_some() || self.user_id.is_some() || self.kind != "failed_claim";
-        let detail = detail
-            .chars()
-            .filter(|c| !(is_named && c.is_ascii_digit()))
-            .collect::<String>();
-        let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
-        let said = (
-            &self.kind,
-            &self.action,
-            &self.result,
-            detail,
-            self.needs_person,
-        );
-        let hash = Sha256::digest(format!("{place:?} {said:?}"));
-        i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
-    }
+    pub dead_letter: Option<i64>,
+    pub trace_id: Option<String>,
 }
 
 #[derive(Insertable)]
@@ -74,9 +45,9 @@ struct NewFinding {
 pub struct Findings {
     /// Findings of this run alone.
     pub own: Vec<FindingRow>,
-    /// Findings that a pass over everything left unresolved; compared with those of the previous
-    /// such pass. `None` for other runs.
-    pub left: Option<Vec<FindingRow>>,
+    /// Findings that a pass over everything left unresolved, each with its identity, by which they
+    /// are compared with those of the previous such pass. `None` for other runs.
+    pub left: Option<Vec<(i64, FindingRow)>>,
 }
 
 /// How the findings of a run were stored.
@@ -119,8 +90,7 @@ impl Db {
         let mut gone = Vec::new();
         if let Some(left) = findings.left {
             let mut open = self.open_findings().await?;
-            for row in left {
-                let content = row.content();
+            for (content, row) in left {
                 if open.get_mut(&content).and_then(Vec::pop).is_none() {
                     new.push(NewFinding {
                         row,
@@ -270,28 +240,20 @@ impl Db {
         .await
     }
 
-    /// The last pass's reason for leaving a dead letter, and the time. The table has no column for
-    /// the dead letter's number: each such sentence begins with it.
+    /// The last pass's reason for leaving a dead letter, and the time.
     pub async fn why_left(
         &self,
         letter: i64,
         drop: Option<i64>,
     ) -> Result<Option<(String, NaiveDateTime)>, DbError> {
         self.run("why a dead letter stays", async move |conn| {
-            let begins = |sign: char| format!("failed claim {letter}{sign}%");
-            let said = reconcile_findings::detail
-                .like(begins(' '))
-                .or(reconcile_findings::detail.like(begins(':')));
             // Uses the index of a drop's findings and their results.
             let of_drop =
                 diesel::dsl::sql::<Bool>("drop_id <=> ").bind::<Nullable<BigInt>, _>(drop);
             let left = reconcile_findings::result.eq("skipped");
             reconcile_findings::table
                 .filter(of_drop)
-                .filter(
-                    left.and(reconcile_findings::kind.eq("failed_claim"))
-                        .and(said),
-                )
+                .filter(left.and(reconcile_findings::dead_letter.eq(letter)))
                 .order(reconcile_findings::created_at.desc())
                 .select((
                     reconcile_findings::detail.assume_not_null(),
@@ -326,83 +288,5 @@ impl Db {
                 .await
         })
         .await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_finding_that_only_grows_older_stays_the_same() {
-        let row = |slot: Option<i64>, user: &str, detail: &str| {
-            let [kind, action, result] = ["failed_claim", "report", "skipped"].map(str::to_owned);
-            let run_id = String::new();
-            let user_id = Some(user.to_owned());
-            let detail = Some(detail.to_owned());
-            let user_id = user_id.filter(|user| !user.is_empty());
-            FindingRow {
-                run_id,
-                coupon_id: None,
-                drop_id: Some(7),
-                kind,
-                slot,
-                user_id,
-                action,
-                result,
-                detail,
-                needs_person: true,
-            }
-            .content()
-        };
-        let first = row(Some(3), "u-1", "admitted 34 s ago, no row");
-        assert_eq!(first, row(Some(3), "u-1", "admitted 64 s ago, no row"));
-        for (what, other) in [
-            ("slot", row(Some(4), "u-1", "admitted 34 s ago, no row")),
-            ("person", row(Some(3), "u-2", "admitted 34 s ago, no row")),
-            ("words", row(Some(3), "u-1", "its slot is taken")),
-        ] {
-            assert_ne!(first, other, "{what}");
-        }
-        assert_ne!(
-            row(None, "", "entry 7 cannot be read"),
-            row(None, "", "entry 8 cannot be read")
-        );
-    }
-    #[test]
-    fn a_store_that_is_away_is_one_finding_in_whatever_words_its_client_tells_it() {
-        let stalled = |detail: &str| {
-            let [kind, action, result] = ["stalled", "report", "skipped"].map(str::to_owned);
-            let run_id = String::new();
-            let detail = Some(detail.to_owned());
-            let [coupon_id, drop_id, slot] = [None; 3];
-            let needs_person = true;
-            FindingRow {
-                run_id,
-                coupon_id,
-                drop_id,
-                kind,
-                slot,
-                user_id: None,
-                action,
-                result,
-                detail,
-                needs_person,
-            }
-            .content()
-        };
-        let first =
-            stalled("the topic cannot be read, so what is on its way is not known: timed out");
-        assert_eq!(
-            first,
-            stalled(
-                "the topic cannot be read, so what is on its way is not known: all brokers down"
-            )
-        );
-        assert_ne!(first, stalled("Redis cannot be reached: timed out"));
-        assert_ne!(
-            stalled("partition 1 of the topic: lost"),
-            stalled("partition 1 of the topic: rewound")
-        );
     }
 }

@@ -15,6 +15,7 @@ use super::codes::{CodeKey, random_code};
 use super::dead_letters::{Resolution, resolve};
 use super::inserted::{TakenOut, take_out};
 use super::literal::push_text;
+use super::refusal::is_code_taken;
 use super::schema::issued_coupons;
 use super::slot_limits::SlotLimits;
 use super::{Conn, Db, DbError, MOST_VALUES};
@@ -109,12 +110,6 @@ pub async fn insert(
     inserted.rows = claims.len() - void - faults.len();
     inserted.faults = faults;
     Ok(inserted)
-}
-
-/// Match the end of the message: a user id that it quotes may contain anything.
-fn is_code_taken(error: &diesel::result::Error) -> bool {
-    use diesel::result::Error::DatabaseError;
-    matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().ends_with("issued_coupons_code'"))
 }
 
 /// Draws new codes for claims whose code a row already has; returns their indexes.

@@ -11,6 +11,7 @@ use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
 use super::db::get_lock;
+use super::refusal::{LOCK_WAIT_OVER, is_missing_table};
 use super::{Conn, Db, DbSettings};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
@@ -25,8 +26,6 @@ const CODE_KEY_TABLE: &str = "20261122000017";
 /// waits behind it: rows, claims, questions. So it gives up after a second, lets them through, and
 /// is retried. MySQL's default is a year.
 const LOCK_WAIT: &str = "SET SESSION lock_wait_timeout = 1";
-/// MySQL's error for that, in English on these connections.
-const LOCK_WAIT_OVER: &str = "Lock wait timeout exceeded";
 const FIND_IT: &str = "SELECT * FROM information_schema.innodb_trx ORDER BY trx_started";
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(300);
@@ -130,11 +129,6 @@ pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
 struct Ran {
     #[diesel(sql_type = Text)]
     version: String,
-}
-
-/// diesel passes on only the text of this error, which is in English on these connections.
-fn is_missing_table(error: &diesel::result::Error) -> bool {
-    matches!(error, diesel::result::Error::DatabaseError(_, info) if info.message().ends_with("doesn't exist"))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub mod outbox;
 pub mod pace;
 pub mod processes;
 pub mod promises;
+mod refusal;
 pub mod retention;
 pub mod revoked;
 pub mod runs;
@@ -45,7 +46,8 @@ pub mod webhooks;
 pub(crate) const MOST_VALUES: usize = 10_000;
 
 pub use connect::Conn;
-pub use db::{AsyncFunc, Db, DbError, DbSettings, Refusal, refusal};
+pub use db::{AsyncFunc, Db, DbError, DbSettings};
+pub use refusal::{Refusal, refusal};
 
 /// A value as the JSON of a column, or a list as the one parameter of a query (`JSON_TABLE`).
 fn json(value: &impl serde::Serialize) -> diesel::QueryResult<String> {

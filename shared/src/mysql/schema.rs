@@ -188,6 +188,8 @@ diesel::table! {
         seen_from -> Nullable<Unsigned<BigInt>>,
         seen_to -> Nullable<Unsigned<BigInt>>,
         content -> Nullable<BigInt>,
+        dead_letter -> Nullable<BigInt>,
+        trace_id -> Nullable<Text>,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Cases: the precise meaning of a finding, for programs. One kind (the word in API, tables and
 //! metrics) has several cases, which need different texts and different actions.
 
+use super::FailureCause;
 use crate::redis::wrong_key::WrongKey;
 
 /// The case of a finding. It is not recorded: mails are written right after the pass.
@@ -15,11 +16,13 @@ pub enum FindingCase {
     NoSuchSlot,
     /// A failed claim that names no user, for example because the message cannot be read.
     NamesNobody,
-    /// A failed claim that names no drop in which a pass could issue it.
-    NamesNoDrop,
+    /// So many failed claims that name no drop in which a pass could issue them.
+    NamesNoDrop(u64),
+    /// So many failed claims of a drop that are left, beyond those that are listed.
+    MoreLeft(u64),
     /// Messages that no client of Kafka can read, or the consumer's dead letter for them.
     Unreadable,
-    /// MySQL refuses the row. The detail ends with the reason.
+    /// MySQL refuses the row, for this reason.
     RowRefused(String),
     /// A name in Redis that is not a valid user id.
     NoUserId,
@@ -39,8 +42,8 @@ pub enum FindingCase {
     AllowListDiffers,
     /// MySQL has lost the row of a drop that other stores name.
     DropLost,
-    /// The error with which a run failed, as a finding. [`super::Run::cause`] has the rest.
-    RunFailed,
+    /// The error with which a run failed, as a finding.
+    RunFailed(FailureCause),
     /// The offsets of the consumers are beyond the end of these partitions.
     MessagesLost(Vec<i32>),
     /// A drop that was rebuilt: how many users were restored, and how many the last run before the
@@ -77,14 +80,15 @@ impl FindingCase {
             // Their kind, place and action are enough. The stored hashes of open alerts depend on
             // these words.
             Self::Plain
+            | Self::MoreLeft(_)
             | Self::Unworkable(_)
             | Self::SettingsDiffer
             | Self::AllowListDiffers
-            | Self::RunFailed => "",
+            | Self::RunFailed(_) => "",
             Self::NoSlotLeft => "no slot left",
             Self::NoSuchSlot => "no such slot",
             Self::NamesNobody => "names nobody",
-            Self::NamesNoDrop => "names no drop",
+            Self::NamesNoDrop(_) => "names no drop",
             Self::Unreadable => "unreadable",
             Self::RowRefused(_) => "row refused",
             Self::NoUserId => "no user id",
@@ -102,6 +106,14 @@ impl FindingCase {
             Self::UsersMissing(people) => return format!("users missing {people}"),
         };
         name.to_owned()
+    }
+
+    /// How many it stands for.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::NamesNoDrop(number) | Self::MoreLeft(number) => *number,
+            _ => 1,
+        }
     }
 
     /// A store prevented any comparison of the drop.

@@ -5,6 +5,7 @@ mod case;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
@@ -224,24 +225,47 @@ pub struct Finding {
     /// A person must act: no pass will repair it.
     #[serde(default)]
     pub needs_person: bool,
-    /// Distinguishes it from others of its kind, for mails.
+    /// The failed claim that it concerns, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<i64>,
+    /// The trace of its claim, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "4bf92f3577b34da6a3ce929d0e0e4736")]
+    pub trace_id: Option<String>,
+    /// Distinguishes it from others of its kind. Not stored.
     #[serde(skip)]
     pub case: FindingCase,
-    /// The row of the dead-letter table that it concerns, if any. Not stored, like `case`.
-    #[serde(skip)]
-    pub dead_letter: Option<i64>,
 }
 
-/// Separates a finding's detail from the trace of its claim, which comes last.
-pub const TRACE: &str = "; trace ";
-
 impl Finding {
-    /// The detail without the trace, and the trace of its claim, if there is one.
-    pub fn detail_and_trace(&self) -> (&str, Option<&str>) {
-        let is_one = |id: &str| id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
-        match self.detail.rsplit_once(TRACE) {
-            Some((detail, trace)) if is_one(trace) => (detail, Some(trace)),
-            _ => (&self.detail, None),
+    /// A hash of everything that stays the same while the finding persists: not of its detail,
+    /// which may name ages and lags.
+    pub fn identity(&self) -> i64 {
+        let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
+        let what = (self.kind, &self.case, self.dead_letter);
+        let end = (self.action, self.result, self.needs_person);
+        let hash = Sha256::digest(format!("{place:?} {what:?} {end:?}"));
+        i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
+    }
+
+    /// It concerns no single slot or user.
+    pub fn is_whole(&self) -> bool {
+        self.slot.is_none() && self.user_id.is_none()
+    }
+
+    /// The cause of the failure of its run, if it is that.
+    pub fn cause(&self) -> Option<FailureCause> {
+        match self.case {
+            FindingCase::RunFailed(cause) => Some(cause),
+            _ => None,
+        }
+    }
+
+    /// The detail with the trace.
+    pub fn text(&self) -> String {
+        match &self.trace_id {
+            Some(id) => format!("{}; trace {id}", self.detail),
+            None => self.detail.clone(),
         }
     }
 
@@ -257,8 +281,9 @@ impl Finding {
             result: Outcome::Skipped,
             detail,
             needs_person: true,
-            case: FindingCase::Plain,
             dead_letter: None,
+            trace_id: None,
+            case: FindingCase::Plain,
         }
     }
 }
@@ -393,9 +418,6 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "MySQL did not answer")]
     pub error: Option<String>,
-    /// The cause of the failure, for programs. Not stored, like `partial`.
-    #[serde(skip)]
-    pub cause: Option<FailureCause>,
     /// Findings about no drop: the gate, a store, a missed run.
     #[serde(default)]
     pub findings: Vec<Finding>,
@@ -448,7 +470,6 @@ impl Run {
             started_at,
             finished_at: None,
             error: None,
-            cause: None,
             findings: Vec::new(),
             drops: Vec::new(),
             unlisted: Unlisted::default(),
@@ -463,6 +484,11 @@ impl Run {
             && !self.dry_run
             && !self.partial
             && self.all_findings().all(|f| f.result != Outcome::Failed)
+    }
+
+    /// The cause of its failure. Not known of a stored run, like the cases of its findings.
+    pub fn cause(&self) -> Option<FailureCause> {
+        self.findings.iter().rev().find_map(Finding::cause)
     }
 
     /// The id under which the run can be read.
@@ -492,6 +518,38 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_finding_that_only_grows_older_stays_the_same() {
+        let first = Finding {
+            slot: Some(3),
+            user_id: Some("u-1".to_owned()),
+            detail: "admitted 34 s ago, no row".to_owned(),
+            ..Finding::general(Kind::FailedClaim, ActionKind::Report, String::new())
+        };
+        let with = |change: fn(&mut Finding)| {
+            let mut other = first.clone();
+            change(&mut other);
+            other.identity()
+        };
+        assert_eq!(
+            first.identity(),
+            with(|it| it.detail = "admitted 1 min ago".to_owned())
+        );
+        for (what, other) in [
+            ("slot", with(|it| it.slot = Some(4))),
+            ("person", with(|it| it.user_id = None)),
+            ("dead letter", with(|it| it.dead_letter = Some(7))),
+            ("case", with(|it| it.case = FindingCase::NoSlotLeft)),
+            ("result", with(|it| it.result = Outcome::Failed)),
+        ] {
+            assert_ne!(first.identity(), other, "{what}");
+        }
+        assert_ne!(
+            with(|it| it.case = FindingCase::RunFailed(FailureCause::Redis)),
+            with(|it| it.case = FindingCase::RunFailed(FailureCause::Kafka)),
+        );
+    }
 
     /// The tables, metrics and JSON of other releases use these words.
     #[test]

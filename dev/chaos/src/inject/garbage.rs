@@ -323,7 +323,7 @@ impl<'a> PlacedGarbage<'a> {
             GarbagePlace::DeadLetters(of) => format!(
                 "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at IS NOT NULL OR EXISTS (SELECT 1
                  FROM reconcile_findings f WHERE f.kind = 'failed_claim' AND f.needs_person
-                 AND f.detail REGEXP CONCAT('^failed claim ', c.id, '[ :]|^[0-9]+ failed claims name ')) OR NULL)
+                 AND (f.dead_letter = c.id OR f.detail REGEXP '^[0-9]+ failed claims name ')) OR NULL)
                  FROM failed_claims c WHERE {of}"
             ),
             // A name that is not a user id has its own finding; anything unreadable is reported

@@ -15,7 +15,7 @@ use crate::system::SystemUnderTest;
 use crate::wait::{lasting, pause, until};
 
 /// Number of users in Redis.
-async fn people(system: &SystemUnderTest) -> Result<u64> {
+pub(super) async fn people(system: &SystemUnderTest) -> Result<u64> {
     let redis = system.redis();
     let mut people = 0;
     for coupon in system.coupons() {
@@ -29,7 +29,7 @@ async fn people(system: &SystemUnderTest) -> Result<u64> {
     Ok(people)
 }
 
-fn forgotten(before: u64, after: u64) -> Effect {
+pub(super) fn forgotten(before: u64, after: u64) -> Effect {
     Effect::now(
         after < before,
         format!(

@@ -85,7 +85,10 @@ fn a_pass_that_did_not_look_there_ends_nothing() {
         ..clean()
     };
     assert_eq!(duty.sees(1, &elsewhere), "");
-    assert_eq!(duty.sees(2, &failed("MySQL is down")), "run_failed New");
+    assert_eq!(
+        duty.sees(2, &failed(FailureCause::Mysql, "MySQL is down")),
+        "run_failed New"
+    );
     assert_eq!(
         duty.sees(3, &clean()),
         "run_failed resolved, failed_claim resolved"
@@ -148,7 +151,10 @@ fn a_gate_that_was_opened_again_is_no_news_by_itself() {
 #[test]
 fn a_pass_over_one_coupon_ends_nothing_that_concerns_none() {
     let mut duty = Duty::default();
-    assert_eq!(duty.sees(0, &failed("MySQL is down")), "run_failed New");
+    assert_eq!(
+        duty.sees(0, &failed(FailureCause::Mysql, "MySQL is down")),
+        "run_failed New"
+    );
     assert_eq!(
         duty.sees(
             0,
@@ -198,29 +204,14 @@ fn a_claim_that_names_a_drop_nobody_knows_is_over_once_it_is_gone() {
 #[test]
 fn failed_pass_is_one_alert_and_a_stopped_pass_is_none() {
     let mut duty = Duty::default();
-    let error_of = |error: &str| Finding {
-        case: FindingCase::RunFailed,
-        ..stalled(error)
-    };
-    let error = "MySQL cannot be reached: refused";
-    let run = Run {
-        findings: vec![error_of(error)],
-        ..failed(error)
-    };
+    let run = failed(FailureCause::Mysql, "MySQL cannot be reached: refused");
     assert_eq!(duty.sees(0, &run), "run_failed New");
     assert_eq!(duty.sees(1, &clean()), "run_failed resolved");
-    let stopped = "the process was told to stop";
-    assert_eq!(
-        duty.sees(
-            2,
-            &Run {
-                findings: vec![error_of(stopped)],
-                stopped: true,
-                ..failed(stopped)
-            }
-        ),
-        ""
-    );
+    let stopped = Run {
+        stopped: true,
+        ..failed(FailureCause::Other, "the process was told to stop")
+    };
+    assert_eq!(duty.sees(2, &stopped), "");
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn a_silence_hides_no_critical_finding_of_its_drop() {
 fn an_alert_of_a_drop_that_is_gone_is_over_whatever_became_of_the_pass() {
     for after in [
         general(Status::Clean, Vec::new()),
-        failed("Redis cannot be reached: refused"),
+        failed(FailureCause::Redis, "Redis cannot be reached: refused"),
     ] {
         let mut duty = Duty::default();
         duty.sees(0, &one_left());
@@ -135,7 +135,7 @@ fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
         patience: TimeDelta::minutes(2),
         ..Duty::default()
     };
-    let refused = failed("Redis cannot be reached: refused");
+    let refused = failed(FailureCause::Redis, "Redis cannot be reached: refused");
     assert_eq!(duty.sees(0, &refused), "");
     assert_eq!(duty.sees(1, &clean()), "", "nobody was told that it failed");
     assert_eq!(duty.sees(30, &refused), "");
@@ -163,10 +163,7 @@ fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
 #[test]
 fn another_text_of_the_same_failure_does_not_take_away_the_acknowledgement() {
     let mut duty = Duty::default();
-    let redis = |error| Run {
-        cause: Some(FailureCause::Redis),
-        ..failed(error)
-    };
+    let redis = |error| failed(FailureCause::Redis, error);
     assert_eq!(
         duty.sees(0, &redis("Redis cannot be reached: Connection refused")),
         "run_failed New"
@@ -179,17 +176,13 @@ fn another_text_of_the_same_failure_does_not_take_away_the_acknowledgement() {
 #[test]
 fn two_processes_that_word_a_failure_differently_or_lost_different_stores_mail_once() {
     let mut duty = Duty::default();
-    let lost = |cause, error| Run {
-        cause: Some(cause),
-        ..failed(error)
-    };
     let runs = [
-        lost(
+        failed(
             FailureCause::Kafka,
             "the topic cannot be read, so what is on its way is not known: no broker",
         ),
-        lost(FailureCause::Kafka, "Kafka cannot be reached: no broker"),
-        lost(
+        failed(FailureCause::Kafka, "Kafka cannot be reached: no broker"),
+        failed(
             FailureCause::Redis,
             "Redis cannot be reached: Connection refused",
         ),
@@ -230,7 +223,7 @@ fn an_alert_does_not_depend_on_any_wording() {
         let unsafe_part = |part| case(FindingCase::Unsafe(part), Kind::UnsafeSetting);
         let loose = |id| Finding {
             dead_letter: Some(id),
-            ..case(FindingCase::NamesNoDrop, Kind::FailedClaim)
+            ..case(FindingCase::NamesNoDrop(1), Kind::FailedClaim)
         };
         let found = [
             case(FindingCase::ConsumerStands, Kind::Stalled),

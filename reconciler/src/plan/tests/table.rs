@@ -530,6 +530,10 @@ fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_ar
         (11, 25, 25)
     );
     let detail = &plan.items[10].detail;
+    assert_eq!(
+        plan.items[10].case,
+        crate::report::FindingCase::MoreLeft(15)
+    );
     assert!(
         detail.contains("15 because another user has its slot")
             && detail.contains("for example 11, 12, 13"),

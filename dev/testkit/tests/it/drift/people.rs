@@ -81,11 +81,11 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
             "{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')"
         ))
         .await;
-    let finding = "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result, content) VALUES";
+    let finding = "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result, content, trace_id) VALUES";
     world
         .sql
         .query(&format!(
-            "{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned', 7)"
+            "{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned', 7, 'a')"
         ))
         .await;
     // No table names users on the waiting list.
@@ -133,7 +133,7 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
         ("broken_promises", "reason", "erased"),
         (
             "reconcile_findings WHERE run_id = 'by-hand'",
-            "CONCAT(detail, COALESCE(content, ''))",
+            "CONCAT(detail, COALESCE(content, trace_id, ''))",
             "erased",
         ),
     ] {

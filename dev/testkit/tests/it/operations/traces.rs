@@ -315,11 +315,7 @@ async fn a_lost_claim_is_followed_from_its_answer_to_its_repair() {
         .all_findings()
         .find(|finding| finding.user_id.as_deref() == Some("u-1"))
         .unwrap();
-    assert_eq!(
-        found.detail_and_trace().1,
-        Some(trace.as_str()),
-        "{found:?}"
-    );
+    assert_eq!(found.trace_id.as_ref(), Some(&trace), "{found:?}");
     let mail = mailed(&world, &["repaired"]).await;
     assert!(
         mail.text.contains(&format!("trace {trace}")) && mail.html.contains(&trace),
@@ -380,7 +376,7 @@ async fn a_refused_claims_trace_has_its_dead_letter_and_its_repair() {
     let run = eventually_repaired(&world).await;
     let of_it = run
         .all_findings()
-        .filter(|finding| finding.detail_and_trace().1 == Some(&trace))
+        .filter(|finding| finding.trace_id.as_ref() == Some(&trace))
         .count();
     assert_eq!(
         of_it, 2,

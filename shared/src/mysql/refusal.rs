@@ -1,0 +1,103 @@
+//! The meaning of MySQL's errors: diesel passes on little more than their text. Only this file
+//! looks at it. The texts are English whatever the server's `lc_messages`, on a connection that
+//! `establish` set up.
+
+use diesel::result::DatabaseErrorKind;
+use diesel::result::Error::{self, DatabaseError};
+
+use crate::quoted::without_values;
+
+/// A statement that MySQL understood and refused because of its data. Retrying does not help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A unique key: the slot is taken, the user has a slot, or the code exists.
+    Duplicate,
+    /// No such drop, or a drop of another coupon.
+    UnknownDrop,
+    /// The slot is outside 1..quantity.
+    SlotOutOfRange,
+    /// The claim was given back or revoked.
+    Revoked,
+    /// Anything else about the data: too long, not null, a check.
+    BadData,
+}
+
+/// How MySQL's messages about bad data begin. The last two: text with characters that the column
+/// can't store.
+const BAD_DATA: [&str; 6] = [
+    "Data too long",
+    "Incorrect ",
+    "Out of range",
+    "firstcome: ",
+    "Illegal mix of coll",
+    "Conversion from coll",
+];
+
+/// How the error of a lock begins that another transaction did not release in time.
+pub(super) const LOCK_WAIT_OVER: &str = "Lock wait timeout exceeded";
+
+/// Whether an error is a refusal. `None` means that the call may be retried: MySQL is unavailable,
+/// read-only, locked, or full.
+pub fn refusal(error: &Error) -> Option<Refusal> {
+    let DatabaseError(kind, info) = error else {
+        return None;
+    };
+    match kind {
+        DatabaseErrorKind::UniqueViolation => Some(Refusal::Duplicate),
+        DatabaseErrorKind::ForeignKeyViolation => Some(Refusal::UnknownDrop),
+        DatabaseErrorKind::CheckViolation => Some(Refusal::SlotOutOfRange),
+        DatabaseErrorKind::NotNullViolation => Some(Refusal::BadData),
+        _ => {
+            let text = info.message();
+            if text.starts_with("firstcome: slot")
+                || text.starts_with("Out of range value for column 'slot'")
+            {
+                Some(Refusal::SlotOutOfRange)
+            } else if text.starts_with("firstcome: revoked") {
+                Some(Refusal::Revoked)
+            } else if BAD_DATA.iter().any(|p| text.starts_with(p)) {
+                Some(Refusal::BadData)
+            } else {
+                None
+            }
+        }
+    }
+}
+
+/// Why the schema refused a row, in a sentence without the values of the row.
+pub(super) fn why_refused(error: &Error) -> Option<String> {
+    let said = without_values(error);
+    Some(match refusal(error)? {
+        Refusal::Duplicate => "another row has this slot, this person or this code".to_owned(),
+        Refusal::UnknownDrop if said.contains("issued_coupons_limit") => {
+            "the table `slot_limits` has no limit of this drop".to_owned()
+        }
+        Refusal::SlotOutOfRange => "the slot is not one of the drop's".to_owned(),
+        Refusal::Revoked => "the claim is revoked".to_owned(),
+        Refusal::UnknownDrop | Refusal::BadData => said,
+    })
+}
+
+/// Another transaction has locked a row for too long.
+pub(super) fn is_lock_wait(error: &Error) -> bool {
+    matches!(error, DatabaseError(_, info) if info.message().starts_with(LOCK_WAIT_OVER))
+}
+
+/// Another row has the code. The end of the message tells: a user id that it quotes may contain
+/// anything.
+pub(super) fn is_code_taken(error: &Error) -> bool {
+    matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().ends_with("issued_coupons_code'"))
+}
+
+pub(super) fn is_missing_table(error: &Error) -> bool {
+    matches!(error, DatabaseError(_, info) if info.message().ends_with("doesn't exist"))
+}
+
+/// A refusal quotes the refused row, and so its user.
+pub(super) fn in_logs(error: &Error) -> String {
+    if refusal(error).is_some() {
+        without_values(error)
+    } else {
+        error.to_string()
+    }
+}
