@@ -205,7 +205,7 @@ impl Security {
         }
     }
 
-    /// The operator's value of one of [`OF_MEMBERS`].
+    /// The operator's value of one of `OF_MEMBERS`.
     pub fn of_member(&self, property: &str) -> Option<&str> {
         let value = self.properties.get(property)?;
         OF_MEMBERS

@@ -85,7 +85,7 @@ pub(super) fn start(export: &TraceExport) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends the remaining spans. Blocks, and needs the runtime of [`start`] to be running.
+/// Sends the remaining spans. Blocks, and needs the runtime of `start` to be running.
 pub fn stop() {
     if let Some(pipeline) = PIPELINE.get()
         && let Err(error) = pipeline.processor.shutdown_with_timeout(LAST_EXPORT)
