@@ -277,6 +277,13 @@ impl SlotRange {
         self.voiding(slot, user).is_some()
     }
 
+    /// The slot that Redis has for a user of this page's rows, messages or dead letters. A revoked
+    /// one comes from an old copy of Redis and is no promise.
+    pub fn admitted(&self, user: &UserId) -> Option<i64> {
+        let slot = self.now_on_slot.get(user).copied();
+        slot.filter(|slot| !self.is_void(*slot, user))
+    }
+
     /// The revocation that voids it.
     pub fn voiding(&self, slot: i64, user: &UserId) -> Option<&Revocation> {
         self.revoked

@@ -1,24 +1,17 @@
 //! Plans the repairs for the dead letters of a page.
 
-use std::collections::HashSet;
-
 use firstcome_shared::coupon::ClaimFault;
-use firstcome_shared::domain::{OncePer, Slot, UserId};
+use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
 use firstcome_shared::redis::repair::{SeenSlot, SlotChange};
 
-use super::page::Sorted;
+use super::desired::DesiredSlots;
 use super::{Action, LetterChange, LetterEnd, Planner, RowChange};
 use crate::collect::snapshot::{DeadLetter, SlotRange};
 use crate::report::{FindingCase, Kind};
 
 impl Planner<'_> {
-    pub(super) fn dead_letters(
-        &mut self,
-        page: &SlotRange,
-        sorted: &Sorted,
-        restored: &mut HashSet<i64>,
-    ) {
+    pub(super) fn dead_letters(&mut self, page: &SlotRange, desired: &DesiredSlots) {
         for letter in &page.dead_letters {
             match &letter.user {
                 None => self.leave(letter, FindingCase::NamesNobody, "it names no user"),
@@ -33,7 +26,11 @@ impl Planner<'_> {
                     );
                     self.duplicate(letter, user, detail);
                 }
-                Some(user) => self.dead_letter(page, sorted, letter, user, restored),
+                Some(user) if desired.restores_elsewhere(user, letter.slot) => {
+                    let detail = format!("{}: its user gets another slot", name(letter));
+                    self.duplicate(letter, user, detail);
+                }
+                Some(user) => self.dead_letter(page, desired, letter, user),
             }
         }
     }
@@ -41,13 +38,12 @@ impl Planner<'_> {
     fn dead_letter(
         &mut self,
         page: &SlotRange,
-        sorted: &Sorted,
+        desired: &DesiredSlots,
         letter: &DeadLetter,
         user: &UserId,
-        restored: &mut HashSet<i64>,
     ) {
         let before = self.items.len();
-        self.decide(page, sorted, letter, user, restored);
+        self.decide(page, desired, letter, user);
         // A dead letter that stays is listed by name, or only counted.
         let planned = &self.items[before..];
         if !planned.is_empty() && planned.iter().all(|item| item.action.is_some()) {
@@ -55,83 +51,38 @@ impl Planner<'_> {
         }
     }
 
+    /// The promised slot is the one in Redis; otherwise the slot that the dead letter names, if
+    /// its user is to own it.
     fn decide(
         &mut self,
         page: &SlotRange,
-        sorted: &Sorted,
+        desired: &DesiredSlots,
         letter: &DeadLetter,
         user: &UserId,
-        restored: &mut HashSet<i64>,
     ) {
-        let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
-        if page
-            .has_row
-            .get(user)
-            .is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id)
-        {
+        let own = letter
+            .slot
+            .filter(|slot| desired.owner(*slot) == Some(user))
+            .and_then(|slot| self.facts.slot(slot));
+        if self.holds_a_row(page, user) {
             let detail = format!("{}: its user already holds one", name(letter));
             self.duplicate(letter, user, detail);
-            return;
-        }
-        // The promised slot is the one in Redis; otherwise the slot that the dead letter names, if
-        // nobody holds it. A revoked slot in Redis is not a promise: it comes from an old copy.
-        let admitted = page
-            .now_on_slot
-            .get(user)
-            .copied()
-            .filter(|slot| !page.is_void(*slot, user));
-        let row_is_anothers =
-            |slot: i64| sorted.rows.get(&slot).is_some_and(|row| row.user != *user);
-        let on_the_way = |slot: i64| {
-            sorted
-                .in_flight
-                .get(&slot)
-                .is_some_and(|on| on.iter().any(|m| m.user != *user))
-        };
-        let anothers = |slot: i64| {
-            row_is_anothers(slot)
-                || sorted.valid_owners(slot).any(|on| on != user)
-                || (self.facts.is_lost() && on_the_way(slot))
-        };
-        let fault = self
-            .facts
-            .drop
-            .window()
-            .fault(letter.claimed_at)
-            .filter(|_| letter.is_of_message);
-        if let (None, Some(fault)) = (admitted, fault) {
+        } else if let Some(admitted) = page.admitted(user) {
+            let has_row_of_another = desired.row(admitted).is_some_and(|row| row.user != *user);
+            if let Some(slot) = self.facts.slot(admitted).filter(|_| !has_row_of_another) {
+                self.issue_letter(letter, slot, user, false);
+            } else {
+                // Another repair resolves the conflict: it moves the user and writes the row.
+                let detail = format!("{}: its user moves to another slot", name(letter));
+                self.duplicate(letter, user, detail);
+            }
+        } else if let Some(fault) = self.fault(letter) {
             self.leave(letter, FindingCase::Plain, not_of_drop(fault));
-            return;
-        }
-        let in_its_slot = admitted
-            .filter(|slot| !row_is_anothers(*slot))
-            .or_else(|| {
-                letter.slot.filter(|slot| {
-                    admitted.is_none() && !anothers(*slot) && !self.given.contains(slot)
-                })
-            })
-            .and_then(|slot| self.facts.slot(slot));
-        if let Some(slot) = in_its_slot {
-            let claim = self.claim(slot, user, letter.claimed_at);
-            let put_back = admitted != Some(i64::from(slot));
-            if put_back && self.facts.is_lost() {
+        } else if let Some(slot) = own {
+            if self.facts.is_lost() {
                 self.rebuild_with(page, user, slot, letter);
             }
-            let detail = name(letter);
-            if put_back {
-                self.comes_back(slot.into(), sorted, restored);
-            }
-            self.given.insert(i64::from(slot));
-            let action = Action::Row(RowChange {
-                claim,
-                letter: Some(letter.id),
-                put_back,
-            });
-            self.push_dead_letter(letter, Some(i64::from(slot)), action, detail);
-        } else if admitted.is_some() {
-            // Another repair resolves the conflict: it moves the user and writes the row.
-            let detail = format!("{}: its user moves to another slot", name(letter));
-            self.duplicate(letter, user, detail);
+            self.issue_letter(letter, slot, user, true);
         } else if letter
             .slot
             .is_some_and(|slot| self.facts.slot(slot).is_none())
@@ -153,6 +104,23 @@ impl Planner<'_> {
                 "another user has its slot and no slot is left",
             );
         }
+    }
+
+    fn issue_letter(&mut self, letter: &DeadLetter, slot: Slot, user: &UserId, put_back: bool) {
+        let action = Action::Row(RowChange {
+            claim: self.claim(slot, user, letter.claimed_at),
+            letter: Some(letter.id),
+            put_back,
+        });
+        self.push_dead_letter(letter, Some(i64::from(slot)), action, name(letter));
+    }
+
+    /// Why a message's claim is not issued, although there may be a slot for it.
+    pub(super) fn fault(&self, letter: &DeadLetter) -> Option<ClaimFault> {
+        let window = self.facts.drop.window();
+        window
+            .fault(letter.claimed_at)
+            .filter(|_| letter.is_of_message)
     }
 
     /// A dead letter may be the only copy of a promise, and a drop that is loaded without its user
@@ -229,7 +197,6 @@ impl Planner<'_> {
     }
 }
 
-/// Why a message's claim is not issued, although there may be a slot for it.
 fn not_of_drop(fault: ClaimFault) -> &'static str {
     match fault {
         ClaimFault::SealedDrop => "the drop is sealed, and Redis does not know its user",

@@ -228,10 +228,10 @@ impl Planner<'_> {
 
     fn counter(&mut self) {
         let count = self.facts.count.unwrap_or(0);
-        let held = i64::try_from(self.facts.users + self.facts.free).unwrap_or(i64::MAX);
-        let will_be_held = held + self.returning - self.leaving;
+        let now = i64::try_from(self.facts.users + self.facts.free).unwrap_or(i64::MAX);
+        let settled = now + self.change_of_settled;
         // `max` would hide a negative counter of an empty drop.
-        if count < 0 || count.max(self.highest_returning) != will_be_held || self.gaps > 0 {
+        if count < 0 || count.max(self.highest_returning) != settled || self.gaps > 0 {
             let detail = if count != self.highest {
                 format!("the counter is {count} and should be {}", self.highest)
             } else if self.gaps > 0 {
@@ -278,9 +278,8 @@ impl Planner<'_> {
 
     /// Slots that nobody will hold after the other repairs.
     pub(super) fn left(&self) -> u64 {
-        let people = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.people_returning
-            - self.leaving;
-        u64::try_from(i64::from(self.facts.drop.quantity) - people).unwrap_or(0)
+        let held = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.change_of_held;
+        u64::try_from(i64::from(self.facts.drop.quantity) - held).unwrap_or(0)
     }
 
     fn unfilled(&mut self) {

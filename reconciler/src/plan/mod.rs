@@ -7,6 +7,7 @@
 
 mod beyond;
 mod dead_letters;
+mod desired;
 mod drop;
 mod left;
 mod page;
@@ -267,33 +268,20 @@ impl Plan {
 ///
 /// # The counter
 ///
-/// In Redis every drop must satisfy one equation:
+/// In Redis every slot up to the counter is held or free, so `count = |users| + |free|`. One fault
+/// must not be reported twice: a user whom Redis lost is a `missing_admission`, not a
+/// `count_mismatch` as well. So the counter is compared with the numbers after the other repairs:
 ///
 /// ```text
-/// count = |users| + |free|
+/// max(count, highest_returning) = |users| + |free| + change_of_settled
 /// ```
 ///
-/// The other repairs of the plan change both sides, and one fault must not be reported twice: a
-/// user whom Redis lost is a `missing_admission`, not a `count_mismatch` as well. So the counter is
-/// compared with what both sides will be after the other repairs. Every slot that is held or free
-/// counts once on the right side:
-///
-/// ```text
-/// max(count, highest_returning) = |users| + |free| + returning - leaving
-/// ```
-///
-/// - `returning`: slots that become held or free. A user is restored from a row, a message, or the
-///   claimants; or everybody on a slot moves to the slot of their row, which frees it. Restoring a
-///   user onto a free slot adds nothing.
-/// - `leaving`: users beyond one per slot, or on a slot that is not the drop's. They are moved, or
-///   their slot is taken back.
-/// - `highest_returning`: restoring a user raises the counter to their slot.
-///
-/// Independently of the sum, `gaps` must be 0: slots up to the counter that are neither held nor
-/// free, and free slots that are held. (One of each would cancel out in the sum.) If the equation
-/// fails, the repair is [`DropRepair::Count`]. It waits while there are `absent` users, and so does
-/// everything that needs the counter: a slot given a moment ago is held by nobody, so a user was
-/// deleted whose claim may still be on its way.
+/// Each page adds to `change_of_settled` the slots that are held or become free by the repairs of
+/// the page, less the users and free slots that Redis has now. Independently of the sum there must
+/// be no `gaps`: slots up to the counter that are neither held nor free, and free slots that are
+/// held. (One of each would cancel out.) Otherwise the repair is [`DropRepair::Count`]. It waits
+/// while slots are [`Desired::Held`](desired::Desired), and so does everything that needs the
+/// counter.
 #[derive(Debug)]
 pub struct Planner<'a> {
     policy: RepairPolicy,
@@ -308,12 +296,14 @@ pub struct Planner<'a> {
     numbers: Numbers,
     examined: Examined,
     young: u64,
-    returning: i64,
-    /// The users among `returning`: they leave fewer slots for the waiting list.
-    people_returning: i64,
-    leaving: i64,
+    /// By how many slots the repairs of the pages so far change the number of held ones.
+    change_of_held: i64,
+    /// The same for slots that are held or free.
+    change_of_settled: i64,
+    /// Restoring a user raises the counter to their slot.
     highest_returning: i64,
     gaps: u64,
+    /// Slots that are [`Desired::Held`](desired::Desired).
     absent: u64,
     /// Highest slot of the drop that is held or free; only reported.
     highest: i64,
@@ -325,8 +315,6 @@ pub struct Planner<'a> {
     letters: u64,
     /// Slots that dead letters need.
     slots_for_letters: u64,
-    /// Slots among them that are already assigned: the first of two dead letters on a slot gets it.
-    given: HashSet<i64>,
     left: DeadLettersLeft,
 }
 
@@ -343,9 +331,8 @@ impl<'a> Planner<'a> {
             numbers: Numbers::default(),
             examined: Examined::default(),
             young: 0,
-            returning: 0,
-            people_returning: 0,
-            leaving: 0,
+            change_of_held: 0,
+            change_of_settled: 0,
             highest_returning: 0,
             gaps: 0,
             absent: 0,
@@ -354,7 +341,6 @@ impl<'a> Planner<'a> {
             people_of_dead_letters: HashSet::new(),
             letters: 0,
             slots_for_letters: 0,
-            given: HashSet::new(),
             left: DeadLettersLeft::default(),
         }
     }

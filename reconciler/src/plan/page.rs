@@ -1,91 +1,19 @@
-//! Plans one page of slots.
-
-use std::collections::{HashMap, HashSet};
+//! Plans one page of slots: the differences between the desired state and the stores.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::repair::{SeenSlot, SlotChange, Wanted};
 
+use super::desired::{Desired, DesiredSlots, Proof, Sorted};
 use super::{Action, DropRepair, Planner, RowChange};
 use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::{FindingCase, Kind};
-use crate::topic::InFlight;
 
 /// An admission that is later than its reading, by more than clocks are corrected in small steps,
 /// was made by a clock that has been set back since. Without this bound it would be too young to
 /// judge until the clock has caught up.
 const CLOCK_AHEAD_MS: i64 = 5 * 1_000;
-
-/// A page indexed by slot.
-pub(super) struct Sorted<'p> {
-    owners: HashMap<i64, Vec<&'p UserId>>,
-    pub(super) rows: HashMap<i64, &'p RowFacts>,
-    pub(super) in_flight: HashMap<i64, Vec<&'p InFlight>>,
-    failed: HashSet<(i64, &'p UserId)>,
-    page: &'p SlotRange,
-}
-
-impl<'p> Sorted<'p> {
-    fn new(page: &'p SlotRange) -> Self {
-        let mut owners: HashMap<i64, Vec<&UserId>> = HashMap::with_capacity(page.users.len());
-        for (slot, user) in &page.users {
-            owners.entry(*slot).or_default().push(user);
-        }
-        let mut in_flight: HashMap<i64, Vec<&InFlight>> = HashMap::new();
-        for message in &page.in_flight {
-            in_flight
-                .entry(i64::from(message.slot))
-                .or_default()
-                .push(message);
-        }
-        Self {
-            owners,
-            rows: page
-                .rows
-                .iter()
-                .map(|row| (i64::from(row.slot), row))
-                .collect(),
-            in_flight,
-            failed: page
-                .dead_letters
-                .iter()
-                .filter_map(|f| Some((f.slot?, f.user.as_ref()?)))
-                .collect(),
-            page,
-        }
-    }
-
-    pub(super) fn owners(&self, slot: i64) -> &[&'p UserId] {
-        self.owners.get(&slot).map_or(&[], Vec::as_slice)
-    }
-
-    fn message(&self, slot: i64, user: &UserId) -> Option<&'p InFlight> {
-        self.in_flight
-            .get(&slot)?
-            .iter()
-            .copied()
-            .find(|m| m.user == *user)
-    }
-
-    /// The owners whose claim is not revoked. The others may come from an old copy of Redis.
-    pub(super) fn valid_owners(&self, slot: i64) -> impl Iterator<Item = &'p UserId> + Clone {
-        self.owners(slot)
-            .iter()
-            .copied()
-            .filter(move |user| !self.page.is_void(slot, user))
-    }
-
-    /// If several users are on a slot without a row, the first with a message or a dead letter
-    /// keeps it; otherwise the first.
-    fn keeper(&self, slot: i64) -> Option<&'p UserId> {
-        let mut owners = self.valid_owners(slot);
-        let first = owners.clone().next();
-        owners
-            .find(|user| self.message(slot, user).is_some() || self.failed.contains(&(slot, *user)))
-            .or(first)
-    }
-}
 
 impl Planner<'_> {
     /// Reads one page.
@@ -124,46 +52,62 @@ impl Planner<'_> {
 
     fn decide_on_valid(&mut self, page: &SlotRange) {
         let sorted = Sorted::new(page);
-        let mut restored = HashSet::new();
-        for row in &page.rows {
-            self.row(page, &sorted, row, &mut restored);
-        }
-        let mut seen = None;
-        for (slot, _) in &page.users {
-            if seen.replace(*slot) != Some(*slot) {
-                self.people_on(page, &sorted, *slot);
+        let desired = self.desired(page, &sorted);
+        for (slot, state) in desired.iter() {
+            if let Desired::Owner(user, proof) = state {
+                self.owner(page, &sorted, slot, user, proof);
             }
         }
-        if self.facts.is_lost() || self.facts.gate_closed || page.count > 0 {
-            self.unheld_messages(page, &sorted, &mut restored);
+        for (slot, users) in &sorted.owners {
+            let owner = desired.owner(*slot);
+            for user in users.iter().filter(|user| Some(**user) != owner) {
+                self.misplaced(page, *slot, user, owner.is_some());
+            }
         }
-        self.dead_letters(page, &sorted, &mut restored);
-        self.claimants(page, &sorted, &mut restored);
+        self.dead_letters(page, &desired);
+        self.claimants_without_form(page, &sorted);
         self.claimants_astray(page, &sorted);
-        self.free_and_gaps(page, &sorted, &restored);
+        self.count_slots(page, &sorted, &desired);
     }
 
-    /// A row decides: Redis must have its user on its slot.
-    fn row(
-        &mut self,
-        page: &SlotRange,
-        sorted: &Sorted,
-        row: &RowFacts,
-        restored: &mut HashSet<i64>,
-    ) {
-        let slot = i64::from(row.slot);
+    /// The owner of a slot may be missing in Redis, in the coupon's claimants, or in MySQL.
+    fn owner(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64, user: &UserId, proof: Proof) {
         self.highest = self.highest.max(slot);
-        restored.insert(slot);
-        if sorted.owners(slot).contains(&&row.user)
-            || page.now_on_slot.get(&row.user) == Some(&slot)
-        {
-            return;
+        let is_on_slot = sorted.owners(slot).contains(&user);
+        if is_on_slot && page.claimants_wrong.contains(user) {
+            self.missing_claimant(slot, user);
         }
+        match proof {
+            Proof::Redis => self.without_row(page, sorted, slot, user),
+            Proof::Row(_) if is_on_slot || page.now_on_slot.get(user) == Some(&slot) => {}
+            Proof::Row(row) => {
+                self.highest_returning = self.highest_returning.max(slot);
+                self.row_without_admission(page, row);
+            }
+            Proof::Message(message) => {
+                self.highest_returning = self.highest_returning.max(slot);
+                let at_ms = Some(message.claimed_at.timestamp_millis());
+                let change = SlotChange::put_back(user.clone(), message.slot, at_ms);
+                self.put_back(change, "has a message on the topic");
+            }
+            // The repair of the dead letter puts its user back.
+            Proof::DeadLetter => self.highest_returning = self.highest_returning.max(slot),
+            Proof::Claimants => {
+                self.highest_returning = self.highest_returning.max(slot);
+                let Some(number) = self.facts.slot(slot) else {
+                    return;
+                };
+                let change = SlotChange::put_back(user.clone(), number, None);
+                self.put_back(change, "is in the coupon's list of claimants");
+                let action = self.issue(number, user, None);
+                let detail = "promised, and no row came".to_owned();
+                self.push(Kind::Unissued, slot, Some(user), action, detail);
+            }
+        }
+    }
+
+    fn row_without_admission(&mut self, page: &SlotRange, row: &RowFacts) {
         let elsewhere = page.now_on_slot.get(&row.user);
-        if elsewhere.is_none() {
-            self.returning += 1;
-            self.people_returning += 1;
-        }
         let was = elsewhere.map(|on| format!(", Redis has them on slot {on}"));
         let change = SlotChange {
             user: row.user.clone(),
@@ -180,64 +124,55 @@ impl Planner<'_> {
         self.put_back(change, &format!("has a row{}", was.unwrap_or_default()));
     }
 
-    /// Its user is restored on a slot. A message, a dead letter and the claimants may all ask for
-    /// that. A slot that a revoked claim still holds is counted already.
-    pub(super) fn comes_back(&mut self, slot: i64, sorted: &Sorted, restored: &mut HashSet<i64>) {
-        if restored.insert(slot) && sorted.owners(slot).is_empty() {
-            self.returning += 1;
-            self.people_returning += 1;
-        }
-        self.highest = self.highest.max(slot);
-        self.highest_returning = self.highest_returning.max(slot);
-    }
-
     fn put_back(&mut self, change: SlotChange, why: &str) {
-        let slot = change.wanted_slot();
-        self.highest_returning = self.highest_returning.max(slot.unwrap_or(0));
         if self.facts.is_lost() {
             self.rebuild.push(change);
         } else {
             let detail = format!("{why}, but Redis does not have them on this slot");
+            let slot = change.wanted_slot();
             let user = change.user.clone();
             let action = Action::Slot(change);
             self.push(Kind::MissingAdmission, slot, Some(&user), action, detail);
         }
     }
 
-    /// The users that Redis has on a slot.
-    fn people_on(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64) {
-        self.account_for(page, sorted, slot);
-        let row_owner = sorted.rows.get(&slot).map(|row| &row.user);
-        let keeper = row_owner.or_else(|| sorted.keeper(slot));
-        for user in sorted.owners(slot) {
-            if row_owner == Some(user) {
-                continue;
+    /// The claimants must contain everyone who holds a slot.
+    fn missing_claimant(&mut self, slot: i64, user: &UserId) {
+        if let Some(number) = self.facts.slot(slot) {
+            let detail =
+                "the coupon's list of claimants does not have them on this slot".to_owned();
+            let action = Action::Slot(SlotChange {
+                seen: Some(SeenSlot { slot, at_ms: None }),
+                ..SlotChange::put_back(user.clone(), number, None)
+            });
+            self.push(Kind::MissingAdmission, slot, Some(user), action, detail);
+        }
+    }
+
+    /// A user on a slot that is not theirs.
+    fn misplaced(&mut self, page: &SlotRange, slot: i64, user: &UserId, has_owner: bool) {
+        if let Some(revocation) = page.voiding(slot, user) {
+            self.people_without_row += 1;
+            self.revoked_elsewhere(slot, user, revocation);
+            return;
+        }
+        match page.has_row.get(user) {
+            // Their row is on another slot of this drop: its page moves them there.
+            Some((drop, _)) if *drop == self.facts.drop.id => {}
+            Some((drop, other)) if self.facts.once_per() == OncePer::Coupon => {
+                let detail = format!(
+                    "holds slot {other} of drop {drop} already; one each for the whole coupon"
+                );
+                let action = change_from(page, slot, user, Wanted::Nothing);
+                self.push(Kind::OverAdmitted, slot, Some(user), action, detail);
             }
-            if let Some(revocation) = page.voiding(slot, user) {
-                self.people_without_row += 1;
-                self.revoked_elsewhere(slot, user, revocation);
-                continue;
+            _ if has_owner => {
+                let detail = "another person holds this slot".to_owned();
+                self.move_from(page, Kind::SlotConflict, slot, user, detail);
             }
-            match page.has_row.get(*user) {
-                // Their row is on another slot of this drop and decides: its page moves them there.
-                Some((drop, _)) if *drop == self.facts.drop.id => {}
-                Some((drop, other)) if self.facts.once_per() == OncePer::Coupon => {
-                    let detail = format!(
-                        "holds slot {other} of drop {drop} already; one each for the whole coupon"
-                    );
-                    let action = change_from(page, slot, user, Wanted::Nothing);
-                    self.push(Kind::OverAdmitted, slot, Some(user), action, detail);
-                }
-                _ if self.facts.slot(slot).is_none() => {
-                    let detail =
-                        format!("the drop has slots 1 to {} only", self.facts.drop.quantity);
-                    self.move_from(page, Kind::OverAdmitted, slot, user, detail);
-                }
-                _ if keeper != Some(*user) => {
-                    let detail = "another person holds this slot".to_owned();
-                    self.move_from(page, Kind::SlotConflict, slot, user, detail);
-                }
-                _ => self.without_row(page, sorted, slot, user),
+            _ => {
+                let detail = format!("the drop has slots 1 to {} only", self.facts.drop.quantity);
+                self.move_from(page, Kind::OverAdmitted, slot, user, detail);
             }
         }
     }
@@ -297,38 +232,15 @@ impl Planner<'_> {
         }
     }
 
-    /// Adds a slot to the counter's equation (see [`Planner`]).
-    fn account_for(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64) {
-        let count = self.facts.count.unwrap_or(0);
-        let leave = |user: &&&UserId| {
-            page.has_row
-                .get(**user)
-                .is_some_and(|(d, at)| *d == self.facts.drop.id && i64::from(*at) != slot)
-        };
-        let owners = sorted.owners(slot);
-        let stay =
-            i64::try_from(owners.len() - owners.iter().filter(leave).count()).unwrap_or(i64::MAX);
-        let row_comes = sorted
-            .rows
-            .get(&slot)
-            .is_some_and(|row| !owners.contains(&&row.user));
-        let beyond = self.facts.slot(slot).is_none() && (slot > count || slot < 1);
-        if beyond || row_comes {
-            self.leaving += stay;
-        } else if stay > 0 {
-            self.leaving += stay - 1;
-        } else if (1..=count).contains(&slot) {
-            // Everybody on the slot moves to the slot of their row, which frees it.
-            self.returning += 1;
-        }
-    }
-
     /// The rightful holder of a slot has no row: the claim is in flight, too young to judge, a dead
     /// letter, or lost.
     fn without_row(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64, user: &UserId) {
+        if page.has_row.contains_key(user) {
+            // It was written after the page's rows were read.
+            return;
+        }
         self.people_without_row += 1;
-        self.highest = self.highest.max(slot);
-        if sorted.failed.contains(&(slot, user)) {
+        if sorted.has_letter(slot, user) {
             return;
         }
         let admitted = page.admitted_at_ms.get(&slot).copied();
@@ -385,7 +297,7 @@ impl Planner<'_> {
     }
 
     /// Admitted too recently to judge.
-    fn is_young(&self, at: i64, page: &SlotRange, patience: i64) -> bool {
+    pub(super) fn is_young(&self, at: i64, page: &SlotRange, patience: i64) -> bool {
         // Many users were admitted after the pass read the clock, which may have been long ago.
         let latest = page.read_until_ms.max(self.facts.read_at_ms) + CLOCK_AHEAD_MS;
         self.facts.read_at_ms.saturating_sub(at) < patience && at <= latest
@@ -398,85 +310,13 @@ impl Planner<'_> {
         self.last_is(FindingCase::NoUserId);
     }
 
-    /// A message for a slot without a valid holder, of a user whom Redis does not have: Redis lost
-    /// the admission.
-    fn unheld_messages(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
-        let elsewhere =
-            |user: &UserId| page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
-        // A message that contradicts its drop proves nothing.
-        let window = self.facts.drop.window();
-        for message in &page.in_flight {
-            let slot = i64::from(message.slot);
-            let held =
-                sorted.valid_owners(slot).next().is_some() || sorted.rows.contains_key(&slot);
-            let known_to_be_given =
-                self.facts.is_lost() || self.facts.gate_closed || slot <= page.count;
-            let on_slot = sorted.in_flight.get(&slot).into_iter().flatten();
-            let mut likely =
-                on_slot.filter(|message| window.fault(Some(message.claimed_at)).is_none());
-            let first = likely
-                .find(|message| !elsewhere(&message.user))
-                .map(|message| &message.user);
-            if !held
-                && first == Some(&message.user)
-                && known_to_be_given
-                && self.facts.slot(slot).is_some()
-            {
-                self.comes_back(slot, sorted, restored);
-                let at_ms = Some(message.claimed_at.timestamp_millis());
-                let change = SlotChange::put_back(message.user.clone(), message.slot, at_ms);
-                self.put_back(change, "has a message on the topic");
-            }
-        }
-    }
-
-    /// The claimants must contain everyone who holds a slot. A claimant whose slot has no holder
-    /// was promised it: Redis lost the other half of that admission.
-    fn claimants(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
-        for user in &page.claimants_wrong {
-            let Some((slot, _)) = page.users.iter().find(|(_, on)| on == user) else {
-                continue;
-            };
-            let rightful = sorted.rows.get(slot).is_none_or(|row| row.user == *user)
-                && page.has_row.get(user).is_none_or(|(drop, at)| {
-                    *drop == self.facts.drop.id && i64::from(*at) == *slot
-                })
-                && sorted.keeper(*slot) == Some(user);
-            if let (true, Some(number)) = (rightful, self.facts.slot(*slot)) {
-                let detail =
-                    "the coupon's list of claimants does not have them on this slot".to_owned();
-                let action = Action::Slot(SlotChange {
-                    seen: Some(SeenSlot {
-                        slot: *slot,
-                        at_ms: None,
-                    }),
-                    ..SlotChange::put_back(user.clone(), number, None)
-                });
-                self.push(Kind::MissingAdmission, *slot, Some(user), action, detail);
-            }
-        }
+    fn claimants_without_form(&mut self, page: &SlotRange, sorted: &Sorted) {
         for (slot, user) in &page.claimants_on_gaps {
-            let has_message = sorted.in_flight.contains_key(slot);
-            if has_message || page.now_on_slot.contains_key(user) || page.has_row.contains_key(user)
-            {
-                continue;
-            }
-            if !UserId::has_form(user.as_str()) {
+            let is_known = !sorted.messages(*slot).is_empty()
+                || page.now_on_slot.contains_key(user)
+                || page.has_row.contains_key(user);
+            if !is_known && !UserId::has_form(user.as_str()) {
                 self.no_user_id(*slot, user);
-                continue;
-            }
-            if let Some(number) = self.facts.slot(*slot) {
-                self.comes_back(*slot, sorted, restored);
-                let change = SlotChange::put_back(user.clone(), number, None);
-                self.put_back(change, "is in the coupon's list of claimants");
-                let action = self.issue(number, user, None);
-                self.push(
-                    Kind::Unissued,
-                    *slot,
-                    Some(user),
-                    action,
-                    "promised, and no row came".to_owned(),
-                );
             }
         }
     }
@@ -513,40 +353,52 @@ impl Planner<'_> {
         }
     }
 
-    /// Counts gaps: slots up to the counter that are neither held nor free, and free slots that are
-    /// held; and the absent among the former.
-    fn free_and_gaps(&mut self, page: &SlotRange, sorted: &Sorted, restored: &HashSet<i64>) {
+    /// Adds the slots of a page to the counter's equation (see [`Planner`]).
+    fn count_slots(&mut self, page: &SlotRange, sorted: &Sorted, desired: &DesiredSlots) {
+        let mut held: usize = 0;
+        let mut settled: usize = 0;
+        for (_, state) in desired.iter() {
+            match state {
+                Desired::Owner(..) => {
+                    held += 1;
+                    settled += 1;
+                }
+                Desired::Held => {
+                    held += 1;
+                    settled += 1;
+                    self.absent += 1;
+                    self.young += 1;
+                    self.people_without_row += 1;
+                }
+                Desired::Free => self.gaps += 1,
+            }
+        }
+        let counted = 1..=self.facts.count.unwrap_or(0);
+        let ownerless = |slot: &i64| desired.owner(*slot).is_none();
+        for (slot, users) in sorted.owners.iter().filter(|(slot, _)| ownerless(slot)) {
+            // Users who do not leave for the slot of their row in this drop.
+            let stays = |user: &&UserId| {
+                let row = page.has_row.get(*user);
+                row.is_none_or(|(drop, _)| *drop != self.facts.drop.id)
+            };
+            let has_users = users.iter().any(stays)
+                && (counted.contains(slot) || self.facts.slot(*slot).is_some());
+            held += usize::from(has_users);
+            // Without users it becomes free.
+            settled += usize::from(has_users || counted.contains(slot));
+        }
         for slot in &page.free {
             if sorted.owners.contains_key(slot) || self.facts.slot(*slot).is_none() {
                 self.gaps += 1;
-            } else if restored.contains(slot) {
-                // Its user is restored onto it: one free slot less, one held slot more.
-                self.returning -= 1;
-            } else {
+                settled += 1;
+            } else if desired.owner(*slot).is_none() {
+                settled += 1;
                 self.highest = self.highest.max(*slot);
             }
         }
-        let free: HashSet<i64> = page.free.iter().copied().collect();
-        let known = |slot: &i64| {
-            sorted.owners.contains_key(slot) || free.contains(slot) || restored.contains(slot)
-        };
-        // Never beyond the quantity: with a counter far too high this would otherwise take forever.
-        let last = page
-            .to
-            .unwrap_or(i64::MAX)
-            .min(page.count)
-            .min(i64::from(self.facts.drop.quantity));
-        for slot in (page.from.max(1)..=last).filter(|slot| !known(slot)) {
-            let given = page.admitted_at_ms.get(&slot);
-            if given.is_some_and(|at| self.is_young(*at, page, self.policy.in_flight_ms)) {
-                self.absent += 1;
-                self.young += 1;
-                self.people_without_row += 1;
-                self.people_returning += 1;
-            } else {
-                self.gaps += 1;
-            }
-        }
+        let number = |of: usize| i64::try_from(of).unwrap_or(i64::MAX);
+        self.change_of_held += number(held) - number(page.users.len());
+        self.change_of_settled += number(settled) - number(page.users.len() + page.free.len());
     }
 }
 

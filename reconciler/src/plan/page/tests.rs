@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::super::RepairPolicy;
 use super::*;
 use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Promises};
+use crate::topic::InFlight;
 
 fn facts(quantity: Slot, count: i64) -> DropFacts {
     let id = CouponId(1);

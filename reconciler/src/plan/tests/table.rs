@@ -146,6 +146,30 @@ fn of_two_people_on_a_slot_the_row_s_keeps_it_and_the_other_gets_a_free_one() {
 }
 
 #[test]
+fn user_without_a_row_keeps_the_slot_that_another_user_leaves_for_their_row() {
+    let mut world = DropWorld::exact(12, 10);
+    world.users.insert(user(3), 10);
+    world.rows.remove(&10);
+    assert_eq!(
+        world.findings(),
+        [
+            found(Kind::MissingAdmission, 3, 3),
+            found(Kind::Unissued, 10, 10)
+        ]
+    );
+    let world = mended(world);
+    assert_eq!((world.users[&user(3)], world.users[&user(10)]), (3, 10));
+}
+
+#[test]
+fn user_of_two_dead_letters_gets_the_slot_that_one_of_them_names() {
+    let mut world = DropWorld::exact(12, 3);
+    world.failed = vec![(1, None, Some(user(20))), (2, Some(5), Some(user(20)))];
+    world.apply(&world.plan());
+    assert_eq!(world.rows[&5], user(20));
+}
+
+#[test]
 fn without_a_free_slot_the_other_waits_first_and_is_listed_as_broken() {
     let mut world = DropWorld::exact(12, 12);
     world.waiting = vec![user(50)];
