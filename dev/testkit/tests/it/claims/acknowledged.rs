@@ -23,19 +23,19 @@ const AT_A_TIME: usize = 32;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_process_confirms_what_another_acknowledged_during_changes_and_repairs() {
     let fixture = Fixture::new("acknowledged").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     let daemon = world
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
-    let coupon = fixture
-        .api
+    let coupon = api
         .create_coupon(&coupon_body("Acknowledged", 100, 0))
         .await;
     let done = AtomicBool::new(false);
     let operators = async {
         let mut changes = 0;
         while !done.load(Ordering::Relaxed) {
-            changes += operate(&fixture.api, &coupon).await;
+            changes += operate(api, &coupon).await;
         }
         changes
     };

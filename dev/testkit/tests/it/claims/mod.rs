@@ -1,7 +1,6 @@
 //! Claims: the answers to crowds, to one user, and over days.
 
 mod acknowledged;
-mod answers;
 mod daily;
 mod identity;
 pub(crate) mod many;

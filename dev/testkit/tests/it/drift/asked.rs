@@ -6,7 +6,7 @@ use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, OPS_TOKEN, eventu
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{Hindered, injector, mailed};
+use crate::drift::support::{Hindered, inject, injector, mailed};
 
 #[tokio::test]
 async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile() {
@@ -67,14 +67,11 @@ async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile(
 #[tokio::test]
 async fn runs_are_listed_newest_first_with_findings_page_by_page() {
     let fixture = Fixture::new("d-runs").await;
+    let world = &fixture.world;
     let (coupon, _) = fixture.held("Listed", 100, 100).await;
-    let daemon = fixture.world.daemon().await;
+    let daemon = world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::Unissued, 25)
-        .await
-        .unwrap();
+    let done = inject(world, &coupon, Drift::Unissued, 25).await;
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired);
     daemon.reconcile(&json!({})).await;
@@ -99,8 +96,7 @@ async fn runs_are_listed_newest_first_with_findings_page_by_page() {
                 .map(|run| run["run_id"].as_str().unwrap().to_owned()),
         );
     }
-    let all: Vec<String> = fixture
-        .world
+    let all: Vec<String> = world
         .sql
         .query("SELECT id FROM reconcile_runs ORDER BY id DESC")
         .await
@@ -158,13 +154,10 @@ async fn runs_are_listed_newest_first_with_findings_page_by_page() {
 #[tokio::test]
 async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
     let fixture = Fixture::new("d-by-name").await;
+    let world = &fixture.world;
     let (coupon, _) = fixture.held("By name", 20, 12).await;
-    let daemon = fixture.world.daemon().await;
-    injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::Unissued, 2)
-        .await
-        .unwrap();
+    let daemon = world.daemon().await;
+    inject(world, &coupon, Drift::Unissued, 2).await;
     let get = async |path: &str| Http::send(daemon.http().ops(Method::GET, path)).await.body;
     let ask = daemon
         .http()
@@ -181,7 +174,7 @@ async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
     );
     let path = format!("/v1/runs/{}", run.body["run_id"].as_str().unwrap());
     assert_eq!(get(&path).await["asked_by"], "김 Kim");
-    let mail = mailed(&fixture.world, &["repaired"]).await;
+    let mail = mailed(world, &["repaired"]).await;
     let words = mail.text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("asked for by 김 Kim"), "{words}");
     // Without a name there is none.
@@ -259,11 +252,7 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_stay() {
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Old", 20, 20).await;
     world.set("FIRSTCOME_TEST_CLEAN_RUNS_KEPT_SECONDS", "3600");
-    injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 2)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::Unissued, 2).await;
     assert_eq!(world.pass().await.status, Status::Repaired);
     let young = world.pass().await;
     // Backdates all of them by two hours.
@@ -306,11 +295,7 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_stay() {
         .sql
         .query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR")
         .await;
-    injector(world, &coupon)
-        .await
-        .make(Drift::FailedUnrepairable, 1)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::FailedUnrepairable, 1).await;
     assert_eq!(world.once_with(&[], &[]).await.code, 1);
     assert_eq!(
         world

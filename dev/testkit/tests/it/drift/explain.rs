@@ -8,7 +8,7 @@ use firstcome_testkit::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::injector;
+use crate::drift::support::inject;
 
 /// The story at the endpoint; the command line shows the same.
 async fn story(
@@ -80,7 +80,8 @@ fn assert_told(story: &Value, words: &[&str]) {
 #[tokio::test]
 async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     let fixture = Fixture::new("d-story").await;
-    let daemon = fixture.world.daemon().await;
+    let world = &fixture.world;
+    let daemon = world.daemon().await;
     let (coupon, answers) = fixture.held("Told", 20, 12).await;
     let (user, answer) = &answers[0];
     let (drop, slot) = answer.promised().unwrap();
@@ -98,18 +99,14 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     assert_told(&told, &["mysql:", "row", &at, "written by the consumer"]);
     assert_eq!(told["no_longer_known"], json!([]), "{told:#}");
 
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::FailedClaim, 1)
-        .await
-        .unwrap();
+    let done = inject(world, &coupon, Drift::FailedClaim, 1).await;
     let user = &done.people[0].user;
     let told = story(&fixture, &daemon, &coupon, user).await;
     assert!(
         ["accepted", "failed"].contains(&told["holds"].as_str().unwrap()),
         "{told:#}"
     );
-    let run = fixture.world.pass().await;
+    let run = world.pass().await;
     let told = story(&fixture, &daemon, &coupon, user).await;
     assert_eq!(told["holds"], "issued");
     assert_told(&told, &["backup:", "failed claim", "firstcome-drift"]);
@@ -154,9 +151,11 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
 #[tokio::test]
 async fn explain_covers_a_broken_promise_and_a_promotion() {
     let fixture = Fixture::new("d-story-2").await;
-    let daemon = fixture.world.daemon().await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let daemon = world.daemon().await;
     let (coupon, _) = fixture.held_of(&coupon_body("Told", 20, 5), 20).await;
-    fixture.api.claim(coupon.id, "w-1").await;
+    api.claim(coupon.id, "w-1").await;
     let told = story(&fixture, &daemon, &coupon, "w-1").await;
     assert_eq!(told["holds"], "waiting", "{told:#}");
     assert!(
@@ -164,13 +163,9 @@ async fn explain_covers_a_broken_promise_and_a_promotion() {
         "{told:#}"
     );
 
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::OverAdmitted, 1)
-        .await
-        .unwrap();
+    let done = inject(world, &coupon, Drift::OverAdmitted, 1).await;
     let broken = &done.people[0].user;
-    let run = fixture.world.once_with(&[], &[]).await.run();
+    let run = world.once_with(&[], &[]).await.run();
     let told = story(&fixture, &daemon, &coupon, broken).await;
     assert_eq!(told["holds"], "broken", "{told:#}");
     assert!(
@@ -183,16 +178,9 @@ async fn explain_covers_a_broken_promise_and_a_promotion() {
     assert_told(&told, &["reconciler:", "broken", &run.run_id]);
     assert_told(&told, &["redis:", "waiting list", "position 1"]);
 
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"quantity": 22}))
-            .await
-            .status,
-        200
-    );
+    api.change(coupon.id, &json!({"quantity": 22})).await;
     // The daemon promotes at once, or this pass does; a pass is recorded at its end.
-    fixture.world.pass().await;
+    world.pass().await;
     for user in [broken.as_str(), "w-1"] {
         eventually("the promotion is recorded", LIMIT, async || {
             lines(&at_the_endpoint(&daemon, &coupon, user).await)
@@ -218,33 +206,26 @@ async fn explain_covers_a_broken_promise_and_a_promotion() {
 #[tokio::test]
 async fn explain_reports_what_is_no_longer_known() {
     let fixture = Fixture::new("d-story-3").await;
-    fixture
-        .world
-        .set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let daemon = fixture.world.daemon().await;
+    let world = &fixture.world;
+    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
+    let daemon = world.daemon().await;
     let (coupon, _) = fixture.held("Gone", 5, 5).await;
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
+    fixture
+        .api
+        .change(coupon.id, &json!({"close_now": true}))
+        .await;
     eventually("it is sealed", LIMIT, async || {
-        fixture.world.pass().await;
-        fixture
-            .world
+        world.pass().await;
+        world
             .sql
             .number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL")
             .await
             == 1
     })
     .await;
-    let own = fixture.world.redis.of_drop(coupon.id, coupon.drop, "");
+    let own = world.redis.of_drop(coupon.id, coupon.drop, "");
     eventually("its keys expire", LIMIT, async || {
-        !fixture
-            .world
+        !world
             .redis
             .names()
             .await
@@ -272,15 +253,15 @@ async fn explain_reports_what_is_no_longer_known() {
 #[tokio::test]
 async fn the_command_line_explains_everybody_known_on_a_slot() {
     let fixture = Fixture::new("d-story-slot").await;
+    let world = &fixture.world;
     let (coupon, _) = fixture.held("Slot", 20, 3).await;
     let on_slot = format!(
         "SELECT user_id FROM issued_coupons WHERE drop_id = {} AND slot = 2",
         coupon.drop
     );
-    let holder = fixture.world.sql.query(&on_slot).await[0][0].clone();
-    let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
-    fixture
-        .world
+    let holder = world.sql.query(&on_slot).await[0][0].clone();
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    world
         .redis
         .command::<i64>(&["ZADD", &users, "2", "u-in-redis"])
         .await;
@@ -288,7 +269,7 @@ async fn the_command_line_explains_everybody_known_on_a_slot() {
         "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 2, 'u-dead-letter', 'by hand')",
         coupon.id, coupon.drop
     );
-    fixture.world.sql.query(&dead_letter).await;
+    world.sql.query(&dead_letter).await;
     let ask = async |more: &[&str]| {
         let id = coupon.id.to_string();
         let args: Vec<&str> = ["explain", "--coupon", &id]
@@ -296,7 +277,7 @@ async fn the_command_line_explains_everybody_known_on_a_slot() {
             .chain(more)
             .copied()
             .collect();
-        let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
+        let cli = world.start("firstcome-reconciler", &args, &[]);
         (cli.ended(LIMIT).await, cli.all_stdout().await, cli.log())
     };
     let drop = coupon.drop.to_string();

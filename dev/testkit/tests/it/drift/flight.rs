@@ -12,7 +12,7 @@ use firstcome_testkit::{
 use serde_json::json;
 
 use crate::drift::support::{
-    FoundDrift, Hindered, assert_settled, clean_pass, expected, injector, mailed,
+    FoundDrift, Hindered, assert_settled, clean_pass, expected, inject, injector, mailed,
 };
 
 /// Long enough for a slow pass to end.
@@ -92,11 +92,7 @@ async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Cut", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
-    let done = injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
+    let done = inject(world, &coupon, Drift::Unissued, 3).await;
     let cut = slow.begin_slow_pass(world).await;
     let holder = world
         .sql
@@ -130,65 +126,6 @@ async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
     clean_pass(world, &coupon).await;
 }
 
-#[tokio::test]
-async fn a_schedule_shorter_than_a_pass_does_not_pile_up() {
-    let fixture = Fixture::new("d-pile").await;
-    let world = &fixture.world;
-    fixture.held("Long", 200, 200).await;
-    let slow = Hindered::start(world, &[("RECONCILE_CRON", "* * * * * *")]).await;
-    slow.proxy
-        .set(firstcome_stack::ProxyFault::Delay(Duration::from_millis(
-            20,
-        )))
-        .await
-        .unwrap();
-    let long = "SELECT COUNT(*) FROM reconcile_runs WHERE TIMESTAMPDIFF(MICROSECOND, started_at, finished_at) > 1500000";
-    eventually("three long passes", SLOW, async || {
-        world.sql.number(long).await >= 3
-    })
-    .await;
-    slow.proxy
-        .set(firstcome_stack::ProxyFault::Pass)
-        .await
-        .unwrap();
-    let runs = world
-        .sql
-        .number("SELECT COUNT(*) FROM reconcile_runs")
-        .await;
-    let at = world
-        .sql
-        .number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)")
-        .await;
-    eventually("passes are short again", LIMIT, async || {
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM reconcile_runs")
-            .await
-            >= runs + 4
-    })
-    .await;
-    let took = world
-        .sql
-        .number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)")
-        .await
-        - at;
-    assert!(
-        took >= 2_000,
-        "4 passes within {took} ms: some had queued up"
-    );
-    assert_eq!(slow.daemon.process.stop().await, 0);
-    let overlapping = "SELECT COUNT(*) FROM reconcile_runs a JOIN reconcile_runs b \
-                       ON a.id < b.id AND b.started_at < a.finished_at";
-    assert_eq!(world.sql.number(overlapping).await, 0, "one pass at a time");
-    let missed = world
-        .mail
-        .mails()
-        .iter()
-        .filter(|mail| mail.text().contains("RECONCILE_CRON"))
-        .count();
-    assert_eq!(missed, 0, "a running pass is not missed");
-}
-
 /// A session for which others wait.
 const WAITS: &str = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() \
     AND state = 'Waiting for table metadata lock'";
@@ -196,6 +133,7 @@ const WAITS: &str = "SELECT COUNT(*) FROM information_schema.processlist WHERE d
 #[tokio::test]
 async fn users_admitted_to_slots_added_during_a_pass_are_not_findings() {
     let fixture = Fixture::new("d-raised").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Raised", 20, 20).await;
     // The pass has read the coupon when it reaches this table, as has a repairing pass.
@@ -206,17 +144,10 @@ async fn users_admitted_to_slots_added_during_a_pass_are_not_findings() {
             world.sql.number(WAITS).await > 0
         })
         .await;
-        assert_eq!(
-            fixture
-                .api
-                .patch(coupon.id, &json!({"quantity": 25}))
-                .await
-                .status,
-            200
-        );
+        api.change(coupon.id, &json!({"quantity": 25})).await;
         for n in 0..5 {
             let user = format!("u-added-{n}");
-            answers.push((user.clone(), fixture.api.claim(coupon.id, &user).await));
+            answers.push((user.clone(), api.claim(coupon.id, &user).await));
         }
         lock.run("UNLOCK TABLES").await;
     });

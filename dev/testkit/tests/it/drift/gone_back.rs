@@ -33,9 +33,10 @@ pub(crate) async fn mysql_loses(world: &World, coupons: &[&MadeCoupon]) {
 
 /// A coupon without any claims.
 async fn assert_unused(fixture: &Fixture, coupon: &MadeCoupon) {
+    let world = &fixture.world;
     let claims = rush(&[&*fixture.api], coupon.id, &people(5), 5).await;
-    all_issued(&fixture.world, coupon.drop, 5).await;
-    assert_exact(&fixture.world, coupon, 5, &claims).await;
+    all_issued(world, coupon.drop, 5).await;
+    assert_exact(world, coupon, 5, &claims).await;
 }
 
 async fn in_doubt(world: &World) -> Vec<Vec<String>> {
@@ -51,10 +52,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
     let world = &fixture.world;
     let api = &fixture.api;
     let (coupon, mut answers) = fixture.held("Raised", 10, 10).await;
-    assert_eq!(
-        api.patch(coupon.id, &json!({"quantity": 20})).await.status,
-        200
-    );
+    api.change(coupon.id, &json!({"quantity": 20})).await;
     answers.extend(rush(&[&**api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
     // Far behind the others, as after a restore.
@@ -115,12 +113,7 @@ async fn concurrent_apis_never_reuse_coupon_numbers_that_mysql_lost() {
     body["allow"] = json!("list");
     let listed = api.create_coupon(&body).await;
     let closed = api.open_coupon(3).await;
-    assert_eq!(
-        api.patch(closed.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
+    api.change(closed.id, &json!({"close_now": true})).await;
     mysql_loses(world, &[&listed, &closed]).await;
     let others = futures_util::future::join_all((0..8).map(async |n| {
         let api = if n % 2 == 0 { &**api } else { &*second };

@@ -8,7 +8,7 @@ use firstcome_testkit::{
 };
 use rustix::process::Signal;
 
-use crate::drift::support::{clean_pass, injector, mailed};
+use crate::drift::support::{clean_pass, inject, mailed};
 
 /// A foreign transaction that locks what each row of the drop must read.
 async fn lock(world: &World, coupon: &MadeCoupon) -> HeldTransaction {
@@ -64,21 +64,19 @@ async fn a_pass_with_locked_rows_of_one_coupon_repairs_and_reports_the_others() 
 #[tokio::test]
 async fn a_consumer_with_locked_rows_of_one_coupon_writes_the_others() {
     let fixture = Fixture::new("d-locked-claims").await;
+    let api = &fixture.api;
     let world = &fixture.world;
-    let [first, second] = [
-        fixture.api.open_coupon(20).await,
-        fixture.api.open_coupon(20).await,
-    ];
+    let [first, second] = [api.open_coupon(20).await, api.open_coupon(20).await];
     let held = lock(world, &first).await;
     let mut answers = (Vec::new(), Vec::new());
     for n in 0..10 {
         let user = format!("u-{n}");
         answers
             .0
-            .push((user.clone(), fixture.api.claim(first.id, &user).await));
+            .push((user.clone(), api.claim(first.id, &user).await));
         answers
             .1
-            .push((user.clone(), fixture.api.claim(second.id, &user).await));
+            .push((user.clone(), api.claim(second.id, &user).await));
     }
     all_issued(world, second.drop, 10).await;
     let letters =
@@ -90,7 +88,7 @@ async fn a_consumer_with_locked_rows_of_one_coupon_writes_the_others() {
     assert_kept(world, &second, &answers.1, &[]).await;
     assert_eq!(world.sql.number(letters).await, 0);
     // The next claims become rows without a pass.
-    assert!(fixture.api.claim(first.id, "u-later").await.is_accepted());
+    assert!(api.claim(first.id, "u-later").await.is_accepted());
     all_issued(world, first.drop, 11).await;
     clean_pass(world, &first).await;
 }
@@ -189,11 +187,9 @@ async fn dead_letters_issued_before_a_lock_are_recorded() {
 #[tokio::test]
 async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     let fixture = Fixture::new("d-locked-table").await;
+    let api = &fixture.api;
     let world = &fixture.world;
-    let [first, second] = [
-        fixture.api.open_coupon(20).await,
-        fixture.api.open_coupon(20).await,
-    ];
+    let [first, second] = [api.open_coupon(20).await, api.open_coupon(20).await];
     let mut held = HeldTransaction::begin(&world.sql).await;
     held.run("UPDATE failed_claims SET error = '' WHERE reason = 'none'")
         .await;
@@ -202,13 +198,7 @@ async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     world.topic.produce(None, "odd", b"no claim").await;
     for n in 0..10 {
         for coupon in [&first, &second] {
-            assert!(
-                fixture
-                    .api
-                    .claim(coupon.id, &format!("u-{n}"))
-                    .await
-                    .is_accepted()
-            );
+            assert!(api.claim(coupon.id, &format!("u-{n}")).await.is_accepted());
         }
     }
     fixture.consumer.process.thaw();
@@ -234,11 +224,7 @@ async fn a_pass_with_moves_blocked_by_a_lock_reports_them_and_continues() {
     let fixture = Fixture::new("d-locked-moves").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Moves", 20, 8).await;
-    let done = injector(world, &coupon)
-        .await
-        .make(Drift::SlotConflict, 3)
-        .await
-        .unwrap();
+    let done = inject(world, &coupon, Drift::SlotConflict, 3).await;
     let held = lock(world, &coupon).await;
     let run = world.once_with(&[], &[]).await.run();
     let moved = run

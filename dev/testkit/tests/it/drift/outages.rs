@@ -11,7 +11,7 @@ use firstcome_testkit::{
 };
 use serde_json::json;
 
-use crate::drift::support::{Hindered, assert_settled, clean_pass, injector, mailed};
+use crate::drift::support::{Hindered, assert_settled, clean_pass, inject, mailed};
 use crate::faults::waves::{breakable_mysql, kafka_behind_proxy};
 
 /// Clients of a lost broker take a while to give up.
@@ -38,11 +38,7 @@ async fn a_run_that_loses_mysql_is_recorded_as_failed_once_mysql_is_back() {
     let proxy = mysql.proxy().await.unwrap();
     let slow = Hindered::over(world, mysql, proxy, &[("RECONCILE_CRON", "* * * * * *")]).await;
     assert_eq!(slow.daemon.process.status(), None);
-    injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::Unissued, 3).await;
     let lost = slow.begin_slow_pass(world).await;
     mysql.kill().await.unwrap();
     let ready = async || slow.daemon.http().get("/readyz").await.status;
@@ -71,11 +67,7 @@ async fn a_run_that_loses_redis_fails_and_the_rest_is_repaired_once_redis_is_bac
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No Redis", 200, 200).await;
     let slow = Hindered::start(world, &[("STORE_TIMEOUT_MS", "1000")]).await;
-    injector(world, &coupon)
-        .await
-        .make(Drift::MissingAdmission, 3)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::MissingAdmission, 3).await;
     let lost = slow.begin_slow_pass(world).await;
     redis.kill().await.unwrap();
     slow.proxy.set(ProxyFault::Pass).await.unwrap();
@@ -107,11 +99,7 @@ async fn a_run_that_loses_kafka_fails_and_its_process_still_stops_within_seconds
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No Kafka", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
-    injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::Unissued, 3).await;
     // The verification after the repairs reads the topic once more.
     let lost = slow.begin_slow_pass(world).await;
     kafka.kill().await.unwrap();

@@ -12,6 +12,7 @@ const RETENTION: (&str, &str) = ("RETENTION_DAYS", "1");
 #[tokio::test]
 async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes() {
     let fixture = Fixture::new("d-erase").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let erase = async |user: &str| {
@@ -89,10 +90,10 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
         ))
         .await;
     // No table names users on the waiting list.
-    let line = fixture.api.create_coupon(&coupon_body("Line", 1, 5)).await;
-    assert!(fixture.api.claim(line.id, "u-99").await.is_accepted());
+    let line = api.create_coupon(&coupon_body("Line", 1, 5)).await;
+    assert!(api.claim(line.id, "u-99").await.is_accepted());
     assert!(matches!(
-        fixture.api.claim(line.id, "u-98").await,
+        api.claim(line.id, "u-98").await,
         Answer::Waiting { .. }
     ));
     let (code, _, log) = erase("u-98").await;
@@ -149,7 +150,7 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
     let recorded =
         "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
     assert_eq!(world.sql.query(recorded).await, [["Kim", pseudonym]]);
-    assert_eq!(fixture.api.me(coupon.id, "u-3").await["status"], "none");
+    assert_eq!(api.me(coupon.id, "u-3").await["status"], "none");
     // The code is computed from the id.
     let code = format!("SELECT code FROM issued_coupons WHERE user_id = '{pseudonym}'");
     let code = world.sql.query(&code).await.remove(0).remove(0);
@@ -166,18 +167,17 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
 #[tokio::test]
 async fn users_of_old_drops_are_erased() {
     let fixture = Fixture::new("d-retain").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let (over, answers) = closed(&fixture, "Over").await;
-    fixture
-        .api
-        .revoke(over.id, "u-4", &json!({"reason": "u-4 asked", "by": "Kim"}))
+    api.revoke(over.id, "u-4", &json!({"reason": "u-4 asked", "by": "Kim"}))
         .await
         .unwrap();
     let (kept, _) = fixture.held("Goes on", 5, 5).await;
     let mut body = coupon_body("Each day", 5, 0);
     body["once_per"] = json!("drop");
-    let daily = fixture.api.create_coupon(&body).await;
+    let daily = api.create_coupon(&body).await;
     let day = "UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
     let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
     let values = format!(
@@ -198,7 +198,7 @@ async fn users_of_old_drops_are_erased() {
             "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}"
         ))
         .await;
-    assert!(fixture.api.claim(daily.id, "u-2").await.is_accepted());
+    assert!(api.claim(daily.id, "u-2").await.is_accepted());
     until_sealed(&fixture, &over).await;
     let own = world.redis.own(&format!("{{{}}}:", over.id));
     eventually("its keys expire", LIMIT, async || {
@@ -283,10 +283,7 @@ async fn users_of_old_drops_are_erased() {
         [["1"], ["0"]],
         "not of the drop with the code of a revocation"
     );
-    assert_eq!(
-        fixture.api.me(over.id, &answers[0].0).await["status"],
-        "none"
-    );
+    assert_eq!(api.me(over.id, &answers[0].0).await["status"], "none");
     // As a reconciler of an earlier release leaves a drop after `migrate`: it replaces only ids.
     let of_over = format!("WHERE drop_id = {}", over.drop);
     world

@@ -1,51 +1,11 @@
 //! Repairs: after one pass the drop is exact again, and a second pass finds nothing.
 
-use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
-    assert_clean, assert_exact, eventually, given_out, kinds, open_world, people, rush,
+    Answer, Fixture, LIMIT, WorldStores, all_issued, assert_clean, assert_exact, given_out, kinds,
+    open_world, people, rush,
 };
-
-/// One repairing pass, then exact, then a pass that finds nothing.
-async fn one_pass_mends(
-    world: &World,
-    coupon: &MadeCoupon,
-    answers: &[PromisedAnswer],
-    expected: &[(Kind, usize)],
-) {
-    let run = world.pass().await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert_eq!(kinds(&run), expected.iter().copied().collect(), "{run:#?}");
-    assert!(
-        run.all_findings().all(|f| f.result == Outcome::Applied),
-        "{run:#?}"
-    );
-    assert_exact(world, coupon, 20, answers).await;
-    assert_clean(&world.pass().await, coupon);
-    assert_exact(world, coupon, 20, answers).await;
-}
-
-#[tokio::test]
-async fn an_admission_from_the_future_is_issued_by_the_next_pass() {
-    let (world, api) = open_world("future").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    // Redis's clock was ahead by this much, and is correct again.
-    let ahead = (world.redis.now_ms().await + 59 * 60_000).to_string();
-    let times = world.redis.of_drop(coupon.id, coupon.drop, "times");
-    world
-        .redis
-        .command::<()>(&["HSET", &times, "7", &ahead])
-        .await;
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 7",
-            coupon.drop
-        ))
-        .await;
-    one_pass_mends(&world, &coupon, &answers, &[(Kind::Unissued, 1)]).await;
-}
 
 #[tokio::test]
 async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
@@ -282,52 +242,4 @@ async fn users_missing_after_a_loss_are_reported_until_the_loss_is_accepted() {
         .await;
     assert_eq!(world.once_with(&[], &[]).await.run().status, Status::Clean);
     assert_eq!(world.sql.query(alert).await, [["resolved"]]);
-}
-
-#[tokio::test]
-async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = WorldStores::shared().await.with_redis(&redis);
-    let Fixture {
-        world,
-        api,
-        consumer: _consumer,
-    } = Fixture::on(stores, "older").await;
-    let coupon = api.open_coupon(20).await;
-    let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
-    all_issued(&world, coupon.drop, 5).await;
-    redis.stop().await.unwrap();
-    let old = OldCopy::of(&redis).unwrap();
-    redis.start_again().await.unwrap();
-    world.pass().await;
-    answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into()], 2).await);
-    assert!(
-        answers.iter().all(|(_, answer)| answer.is_accepted()),
-        "{answers:?}"
-    );
-    all_issued(&world, coupon.drop, 7).await;
-
-    redis.kill().await.unwrap();
-    old.put_back(&redis).unwrap();
-    redis.start_again().await.unwrap();
-    eventually(
-        "the API reaches Redis and finds the gate closed",
-        LIMIT,
-        async || {
-            matches!(
-                api.claim(coupon.id, "u-late").await,
-                Answer::Problem(503, _)
-            )
-        },
-    )
-    .await;
-    world.pass().await;
-    answers.push(("w-3".into(), api.claim(coupon.id, "w-3").await));
-    assert_eq!(
-        answers.last().unwrap().1.promised(),
-        Some((coupon.drop, 8)),
-        "slots 6 and 7 are taken"
-    );
-    all_issued(&world, coupon.drop, 8).await;
-    assert_exact(&world, &coupon, 8, &answers).await;
 }

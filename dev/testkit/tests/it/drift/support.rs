@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{FaultProxy, MysqlServer, ProxyFault};
-use firstcome_testkit::drift::{DriftStoreArgs, Injected, Injector};
+use firstcome_testkit::drift::{Drift, DriftStoreArgs, Injected, Injector};
 use firstcome_testkit::{
     LIMIT, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, assert_clean, assert_kept,
     eventually, eventually_some, redis_holders, rows, shared, status_of,
@@ -23,6 +23,12 @@ pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
     Injector::new(&stores, Some(coupon.id), Some(coupon.drop))
         .await
         .unwrap()
+}
+
+/// Injects `n` of one kind of drift into a drop.
+pub(crate) async fn inject(world: &World, coupon: &MadeCoupon, drift: Drift, n: u32) -> Injected {
+    let mut injector = injector(world, coupon).await;
+    injector.make(drift, n).await.unwrap()
 }
 
 /// All data of the product, except what passes record about themselves.

@@ -164,35 +164,3 @@ async fn a_topic_that_may_lose_acknowledged_claims_is_refused_with_advice() {
         }
     }
 }
-
-#[tokio::test]
-async fn processes_start_with_one_broker_down() {
-    let (cluster, _turn) = cluster().await;
-    let world = World::on(stores(cluster).await, "one-away").await;
-    cluster.broker(1).unwrap().kill().await.unwrap();
-    // Processes start with two brokers that know of the loss, not during an election.
-    eventually("the other brokers lead", HEALED, async || {
-        let leaders = [
-            world.topic.leader(0).await,
-            world.topic.leader(1).await,
-            world.topic.leader(2).await,
-        ];
-        leaders
-            .iter()
-            .all(|leader| leader.is_some_and(|id| id != 1))
-    })
-    .await;
-    let env = [("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "20")];
-    let (api, consumer) = tokio::join!(world.serve_with(&env), world.consume_with(&env));
-    assert_eq!(world.once_with(&[], &env).await.code, 0);
-    for process in [&api.process, &consumer.process] {
-        assert_eq!(process.status(), None, "{}", process.log());
-    }
-    let without = "starting without Kafka";
-    assert!(
-        !api.process.log().contains(without),
-        "{}",
-        api.process.log()
-    );
-    cluster.broker(1).unwrap().start_again().await.unwrap();
-}

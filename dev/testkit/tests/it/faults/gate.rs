@@ -11,8 +11,8 @@ use firstcome_testkit::{
 };
 use serde_json::json;
 
-use super::waves::{HEALED, Waves, impatient, replication};
-use crate::drift::support::injector;
+use super::waves::{HEALED, impatient, replication};
+use crate::drift::support::inject;
 
 async fn own_redis() -> (RedisServer, WorldStores) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -29,46 +29,31 @@ async fn restart(server: &RedisServer) {
 async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(impatient(stores, "gate-own").await).await;
+    let api = &fixture.api;
+    let world = &fixture.world;
     let (odd, _) = fixture.held("Odd", 20, 5).await;
     let (good, mut answers) = fixture.held("Good", 20, 5).await;
-    let free = fixture.world.redis.of_drop(odd.id, odd.drop, "free");
-    fixture
-        .world
+    let free = world.redis.of_drop(odd.id, odd.drop, "free");
+    world
         .redis
         .command::<()>(&["SET", &free, "not a sorted set"])
         .await;
-    let daemon = fixture.world.daemon().await;
+    let daemon = world.daemon().await;
     restart(&server).await;
     let someone = people(6).split_off(5);
     eventually("the other coupon is open", HEALED, async || {
-        fixture
-            .api
-            .claim(good.id, &someone[0])
-            .await
-            .promised()
-            .is_some()
+        api.claim(good.id, &someone[0]).await.promised().is_some()
     })
     .await;
-    assert!(
-        fixture
-            .api
-            .claim(odd.id, &someone[0])
-            .await
-            .is("unavailable")
-    );
-    fixture.world.redis.command::<()>(&["DEL", &free]).await;
+    assert!(api.claim(odd.id, &someone[0]).await.is("unavailable"));
+    world.redis.command::<()>(&["DEL", &free]).await;
     eventually("it is open too, once it is repaired", HEALED, async || {
-        fixture
-            .api
-            .claim(odd.id, &someone[0])
-            .await
-            .promised()
-            .is_some()
+        api.claim(odd.id, &someone[0]).await.promised().is_some()
     })
     .await;
-    answers.extend(rush(&[&fixture.api], good.id, &people(20), 20).await);
-    all_issued(&fixture.world, good.drop, 20).await;
-    assert_exact(&fixture.world, &good, 20, &answers).await;
+    answers.extend(rush(&[api], good.id, &people(20), 20).await);
+    all_issued(world, good.drop, 20).await;
+    assert_exact(world, &good, 20, &answers).await;
     assert_eq!(daemon.process.stop().await, 0);
 }
 
@@ -198,36 +183,6 @@ async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
     eventually("the master has the old data", HEALED, has_data).await;
 }
 
-#[tokio::test]
-async fn a_master_demoted_and_promoted_again_is_closed() {
-    let (master, stores) = own_redis().await;
-    Waves::begin(impatient(stores, "gate-flip").await)
-        .await
-        .survives(async |fixture| {
-            let replica = left_behind(&master, &fixture.world, &fixture.coupon, 20).await;
-            assert_eq!(fixture.wave().await, [("accepted".into(), 20)].into());
-            demote(&master, &replica).await;
-            assert!(
-                fixture
-                    .api
-                    .claim(fixture.coupon.id, "u-early")
-                    .await
-                    .is("unavailable"),
-                "it accepts no writes"
-            );
-            command(&master, &["REPLICAOF", "NO", "ONE"]).await;
-            assert!(
-                fixture
-                    .api
-                    .claim(fixture.coupon.id, "u-late")
-                    .await
-                    .is("unavailable"),
-                "its data is older"
-            );
-        })
-        .await;
-}
-
 /// Runs a pass, swaps Redis while the pass is suspended at this point, and fails if the pass writes
 /// to the new Redis. Returns why the pass ended.
 async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce()) -> String {
@@ -260,20 +215,17 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
 async fn a_pass_does_not_repair_after_a_restart_of_redis() {
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(World::on(stores, "gate-restarted").await).await;
+    let world = &fixture.world;
     let (coupon, answers) = fixture.held("Restarted", 20, 20).await;
-    injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::MissingAdmission, 3)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::MissingAdmission, 3).await;
     // Nothing is lost, so that no era tells the two lives apart.
-    let why = swapped_in_mid_pass(&fixture.world, "repair_begun", async || {
+    let why = swapped_in_mid_pass(world, "repair_begun", async || {
         restart(&server).await;
     })
     .await;
     assert!(why.contains("Redis"), "{why}");
-    fixture.world.pass().await;
-    assert_exact(&fixture.world, &coupon, 20, &answers).await;
+    world.pass().await;
+    assert_exact(world, &coupon, 20, &answers).await;
 }
 
 #[tokio::test]

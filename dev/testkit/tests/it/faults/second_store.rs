@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use firstcome_reconciler::report::{Kind, Run};
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores,
-    all_issued, assert_clean, assert_exact, coupon_body, eventually, eventually_some, holders,
-    kinds, people, rows, rush, tally,
+    ApiClient, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
+    assert_clean, assert_exact, coupon_body, eventually, eventually_some, holders, kinds, people,
+    rows, rush, tally,
 };
 use serde_json::json;
 
@@ -118,49 +118,6 @@ async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
         story.contains("unpublished") && story.contains("dealt with: issued"),
         "{story}"
     );
-    filled_up(&world, &api, &coupon, answers).await;
-}
-
-#[tokio::test]
-async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(
-        WorldStores::shared().await.with_redis(&redis),
-        "second-retry",
-    )
-    .await;
-    let (
-        Fixture {
-            world,
-            api,
-            consumer: _consumer,
-        },
-        coupon,
-        mut answers,
-    ) = five_of_twenty(world).await;
-    let dying = world
-        .serve_with(&[("FIRSTCOME_CRASH_AT", "claim_admitted")])
-        .await;
-    let before = OldCopy::of(&redis).unwrap();
-
-    assert!(matches!(
-        dying.claim(coupon.id, "u-6").await,
-        Answer::Unknown(_)
-    ));
-    let again = api.claim(coupon.id, "u-6").await;
-    assert_eq!(
-        again,
-        Answer::Already {
-            drop: coupon.drop,
-            slot: 6
-        }
-    );
-    answers.push(("u-6".into(), again));
-    back_to(before, &redis).await;
-    assert_eq!(holders(&world, &coupon).await, 5, "Redis has forgotten one");
-
-    mended(&world).await;
-    all_issued(&world, coupon.drop, 6).await;
     filled_up(&world, &api, &coupon, answers).await;
 }
 

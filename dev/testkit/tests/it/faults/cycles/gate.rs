@@ -6,18 +6,14 @@ use firstcome_testkit::{all_issued, assert_exact, people, rush};
 
 use super::environment::Environment;
 use super::tally::SeenCycle;
-use crate::drift::support::injector;
+use crate::drift::support::inject;
 
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let coupon = environment.api.open_coupon(6).await;
     let mut answers = rush(&[&environment.api], coupon.id, &people(5), 5).await;
     all_issued(world, coupon.drop, 5).await;
-    injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 1)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::Unissued, 1).await;
     for round in 0..2 {
         // The pass that died may have granted the gate, so it has to be lost again.
         if round == 0 || point == Point::GateOpened {
