@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::drift::support::lose_rows;
 use firstcome_testkit::{
     Answer, ApiClient, Fixture, MadeCoupon, all_issued, coupon_body, eventually,
 };
@@ -58,13 +59,7 @@ async fn every_process_confirms_what_another_acknowledged_during_changes_and_rep
             })
             .await;
         }
-        world
-            .sql
-            .query(&format!(
-                "DELETE FROM issued_coupons WHERE drop_id = {} AND slot < 4",
-                coupon.drop
-            ))
-            .await;
+        lose_rows(world, &coupon, "< 4").await;
     };
     let (wanted, changes, ()) =
         tokio::join!(everybody(&fixture, &coupon, &done), operators, deleting);

@@ -1,6 +1,7 @@
 //! User ids from other systems: Auth0's contain `|`, URNs contain `:`, and both may look like the
 //! separators of our keys and fields.
 
+use crate::drift::support::lose_rows;
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{
     Answer, Fixture, Http, LIMIT, all_issued, assert_exact, coupon_body, eventually,
@@ -70,13 +71,7 @@ async fn foreign_user_ids_can_claim_return_and_be_repaired() {
     assert_exact(world, &coupon, 7, &answers).await;
 
     // A row and an admission that are lost come back as the same person's.
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2",
-            coupon.drop
-        ))
-        .await;
+    lose_rows(world, &coupon, "= 2").await;
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     world.redis.command::<i64>(&["ZREM", &users, &ids[3]]).await;
     let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::drift::support::{assert_whole, clean_pass};
+use crate::drift::support::{assert_whole, clean_pass, until_expired};
 
 async fn failed_claims(world: &World) -> i64 {
     world.sql.number("SELECT COUNT(*) FROM failed_claims").await
@@ -331,15 +331,7 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
     back(1).await;
     sealed(world, &coupon).await;
     let own = world.redis.of_drop(coupon.id, coupon.drop, "");
-    eventually("its keys expire", LIMIT, async || {
-        !world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
+    until_expired(world, &own).await;
     back(2).await;
     sealed(world, &coupon).await;
     let left: BTreeSet<String> = rows(world, coupon.drop).await.into_values().collect();

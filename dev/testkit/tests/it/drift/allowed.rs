@@ -12,7 +12,7 @@ use firstcome_testkit::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{FoundDrift, inject, pass_repairs};
+use crate::drift::support::{FoundDrift, inject, pass_ends, pass_repairs};
 
 fn body(name: &str, quantity: u32) -> Value {
     let mut body = coupon_body(name, quantity, 0);
@@ -191,13 +191,7 @@ async fn a_deep_pass_finds_manually_exchanged_users() {
                 .any(|found| found.result == Outcome::Planned),
             "{name}: {dry:#?}"
         );
-        let deep = world.once_with(&["--deep"], &[]).await;
-        let run = deep.run();
-        assert_eq!(
-            (run.status, deep.code),
-            (Status::Repaired, 0),
-            "{name}: {run:#?}"
-        );
+        let run = pass_ends(world, &["--deep"], (0, Status::Repaired)).await;
         let finding = run
             .findings
             .iter()
@@ -293,9 +287,7 @@ async fn a_list_that_cannot_be_written_closes_only_its_own_coupon() {
         .sql
         .query("RENAME TABLE coupon_allow_list TO hidden")
         .await;
-    let once = world.once_with(&[], &[]).await;
-    let run = once.run();
-    assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
+    let run = pass_ends(world, &[], (1, Status::Drift)).await;
     let closed: Vec<_> = run
         .all_findings()
         .filter(|finding| finding.detail.contains("stays closed"))

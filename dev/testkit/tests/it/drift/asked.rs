@@ -6,7 +6,7 @@ use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, OPS_TOKEN, eventu
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{Hindered, inject, injector, mailed};
+use crate::drift::support::{Hindered, inject, injector, mailed, pass_ends};
 
 #[tokio::test]
 async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile() {
@@ -190,27 +190,11 @@ async fn the_command_line_reports_by_exit_code_and_prints_a_table_or_json() {
     let fixture = Fixture::new("d-cli").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("By hand", 20, 20).await;
-    let clean = world.once_with(&[], &[]).await;
-    assert_eq!(
-        (clean.code, clean.run().status),
-        (0, Status::Clean),
-        "{}",
-        clean.log
-    );
+    pass_ends(world, &[], (0, Status::Clean)).await;
     let mut injector = injector(world, &coupon).await;
     injector.make(Drift::Unissued, 2).await.unwrap();
-    let dry = world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(
-        (dry.code, dry.run().status),
-        (1, Status::Drift),
-        "{}",
-        dry.log
-    );
-    assert!(
-        dry.run()
-            .all_findings()
-            .all(|f| f.result == Outcome::Planned)
-    );
+    let dry = pass_ends(world, &["--dry-run"], (1, Status::Drift)).await;
+    assert!(dry.all_findings().all(|f| f.result == Outcome::Planned));
 
     let table = world.start("firstcome-reconciler", &["once"], &[]);
     assert_eq!(table.ended(LIMIT).await, 0, "{}", table.log());
@@ -219,13 +203,7 @@ async fn the_command_line_reports_by_exit_code_and_prints_a_table_or_json() {
         assert!(shown.contains(word), "{word} is not in\n{shown}");
     }
     injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
-    let left = world.once_with(&[], &[]).await;
-    assert_eq!(
-        (left.code, left.run().status),
-        (1, Status::Drift),
-        "{}",
-        left.log
-    );
+    pass_ends(world, &[], (1, Status::Drift)).await;
 
     // Cannot run: no such coupon, a store that is down, another pass.
     let unknown = world.once_with(&["--coupon", "424242"], &[]).await;

@@ -3,10 +3,12 @@
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, all_issued, eventually, people, rows, rush};
+use firstcome_testkit::{
+    Fixture, LIMIT, MadeCoupon, World, all_issued, eventually, people, rows, rush,
+};
 use serde_json::json;
 
-use crate::drift::support::{assert_whole, clean_pass, inject, mailed};
+use crate::drift::support::{assert_whole, clean_pass, inject, mailed, pass_ends};
 
 /// A drop of 17 with three users who were promised slots 18 to 20, in that order.
 async fn three_broken(fixture: &Fixture) -> (MadeCoupon, Vec<String>) {
@@ -19,63 +21,39 @@ async fn three_broken(fixture: &Fixture) -> (MadeCoupon, Vec<String>) {
         .map(|hit| (hit.slot, hit.user.clone()))
         .collect();
     broken.sort();
-    let once = world.once_with(&[], &[]).await;
-    assert_eq!(
-        (once.code, open_promises(fixture).await),
-        (1, 3),
-        "{}",
-        once.log
-    );
+    pass_ends(world, &[], (1, Status::Drift)).await;
+    assert_eq!(open_promises(world).await, 3);
     (coupon, broken.into_iter().map(|(_, user)| user).collect())
 }
 
-async fn open_promises(fixture: &Fixture) -> i64 {
-    fixture
-        .world
-        .sql
-        .number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL")
-        .await
-}
-
-async fn raise(fixture: &Fixture, coupon: &MadeCoupon, quantity: u32) {
-    fixture
-        .api
-        .change(coupon.id, &json!({"quantity": quantity}))
-        .await;
+async fn open_promises(world: &World) -> i64 {
+    let open = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
+    world.sql.number(open).await
 }
 
 #[tokio::test]
 async fn after_a_flush_added_slots_go_to_broken_promises_in_order() {
     let fixture = Fixture::new("b-emptied").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     let (coupon, broken) = three_broken(&fixture).await;
     for key in world.redis.names().await {
         world.redis.command::<i64>(&["DEL", &key]).await;
     }
-    raise(&fixture, &coupon, 20).await;
+    api.change(coupon.id, &json!({"quantity": 20})).await;
     let newcomers: Vec<String> = (0..200).map(|n| format!("new-{n}")).collect();
-    let (newcomers, once) = tokio::join!(
-        rush(&[&fixture.api], coupon.id, &newcomers, 5),
-        world.once_with(&[], &[])
-    );
-    assert_eq!(
-        (once.run().status, once.code),
-        (Status::Repaired, 0),
-        "{}",
-        once.log
+    let (newcomers, _) = tokio::join!(
+        rush(&[api], coupon.id, &newcomers, 5),
+        pass_ends(world, &[], (0, Status::Repaired))
     );
     assert!(
         newcomers.iter().all(|(_, answer)| !answer.is_accepted()),
         "{newcomers:?}"
     );
     let rows = rows(world, coupon.drop).await;
-    assert_eq!(
-        rows.range(18..)
-            .map(|(_, user)| user.clone())
-            .collect::<Vec<_>>(),
-        broken
-    );
-    assert_eq!(open_promises(&fixture).await, 0);
+    let later: Vec<_> = rows.range(18..).map(|(_, user)| user.clone()).collect();
+    assert_eq!(later, broken);
+    assert_eq!(open_promises(world).await, 0);
     assert_whole(world, &coupon, 20, 20).await;
     clean_pass(world, &coupon).await;
 }
@@ -88,20 +66,15 @@ async fn any_row_resolves_a_broken_promise_and_a_lost_line_is_rebuilt() {
     let (coupon, broken) = three_broken(&fixture).await;
     let waiting = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
     world.redis.command::<i64>(&["DEL", &waiting]).await;
-    raise(&fixture, &coupon, 18).await;
+    api.change(coupon.id, &json!({"quantity": 18})).await;
     // With nobody in line, the fastest of them wins.
     assert_eq!(
         api.claim(coupon.id, &broken[2]).await.promised(),
         Some((coupon.drop, 18))
     );
     all_issued(world, coupon.drop, 18).await;
-    let once = world.once_with(&[], &[]).await;
-    assert_eq!(
-        (once.run().status, once.code, open_promises(&fixture).await),
-        (Status::Drift, 1, 2),
-        "{}",
-        once.log
-    );
+    pass_ends(world, &[], (1, Status::Drift)).await;
+    assert_eq!(open_promises(world).await, 2);
     for (at, user) in broken[..2].iter().enumerate() {
         let me = api.me(coupon.id, user).await;
         assert_eq!(
@@ -110,14 +83,9 @@ async fn any_row_resolves_a_broken_promise_and_a_lost_line_is_rebuilt() {
             "{me}"
         );
     }
-    raise(&fixture, &coupon, 20).await;
-    let once = world.once_with(&[], &[]).await;
-    assert_eq!(
-        (once.run().status, once.code, open_promises(&fixture).await),
-        (Status::Repaired, 0, 0),
-        "{}",
-        once.log
-    );
+    api.change(coupon.id, &json!({"quantity": 20})).await;
+    pass_ends(world, &[], (0, Status::Repaired)).await;
+    assert_eq!(open_promises(world).await, 0);
     assert_whole(world, &coupon, 20, 20).await;
 }
 
@@ -154,13 +122,7 @@ async fn a_closed_drop_stays_unsealed_until_an_operator_resolves_broken_promises
         .sql
         .query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
         .await;
-    let once = world.once_with(&[], &[]).await;
-    assert_eq!(
-        (once.code, once.run().status),
-        (0, Status::Clean),
-        "{}",
-        once.log
-    );
+    pass_ends(world, &[], (0, Status::Clean)).await;
     assert_eq!(world.sql.number(&sealed).await, 1);
     mailed(world, &["resolved", "Broken"]).await;
 

@@ -2,13 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{
-    Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running, coupon_body, eventually,
-};
+use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::inject;
+use crate::drift::support::{inject, until_expired};
 
 /// The story at the endpoint; the command line shows the same.
 async fn story(
@@ -149,61 +147,6 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
 }
 
 #[tokio::test]
-async fn explain_covers_a_broken_promise_and_a_promotion() {
-    let fixture = Fixture::new("d-story-2").await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let daemon = world.daemon().await;
-    let (coupon, _) = fixture.held_of(&coupon_body("Told", 20, 5), 20).await;
-    api.claim(coupon.id, "w-1").await;
-    let told = story(&fixture, &daemon, &coupon, "w-1").await;
-    assert_eq!(told["holds"], "waiting", "{told:#}");
-    assert!(
-        told["conclusion"].as_str().unwrap().contains("position 1"),
-        "{told:#}"
-    );
-
-    let done = inject(world, &coupon, Drift::OverAdmitted, 1).await;
-    let broken = &done.people[0].user;
-    let run = world.once_with(&[], &[]).await.run();
-    let told = story(&fixture, &daemon, &coupon, broken).await;
-    assert_eq!(told["holds"], "broken", "{told:#}");
-    assert!(
-        told["conclusion"]
-            .as_str()
-            .unwrap()
-            .contains("could not be kept"),
-        "{told:#}"
-    );
-    assert_told(&told, &["reconciler:", "broken", &run.run_id]);
-    assert_told(&told, &["redis:", "waiting list", "position 1"]);
-
-    api.change(coupon.id, &json!({"quantity": 22})).await;
-    // The daemon promotes at once, or this pass does; a pass is recorded at its end.
-    world.pass().await;
-    for user in [broken.as_str(), "w-1"] {
-        eventually("the promotion is recorded", LIMIT, async || {
-            lines(&at_the_endpoint(&daemon, &coupon, user).await)
-                .iter()
-                .any(|line| line.contains("promote applied"))
-        })
-        .await;
-        let told = story(&fixture, &daemon, &coupon, user).await;
-        assert_eq!(told["holds"], "issued", "{told:#}");
-        assert_told(
-            &told,
-            &[
-                "reconciler:",
-                "promote applied",
-                "promoted to slot",
-                "(pass ",
-            ],
-        );
-        assert_told(&told, &["mysql:", "written by the reconciler"]);
-    }
-}
-
-#[tokio::test]
 async fn explain_reports_what_is_no_longer_known() {
     let fixture = Fixture::new("d-story-3").await;
     let world = &fixture.world;
@@ -224,15 +167,7 @@ async fn explain_reports_what_is_no_longer_known() {
     })
     .await;
     let own = world.redis.of_drop(coupon.id, coupon.drop, "");
-    eventually("its keys expire", LIMIT, async || {
-        !world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
+    until_expired(world, &own).await;
     let told = story(&fixture, &daemon, &coupon, "u-1").await;
     assert_eq!(told["holds"], "issued", "{told:#}");
     assert!(

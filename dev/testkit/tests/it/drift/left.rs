@@ -1,48 +1,14 @@
 //! Drift that is left for a person: mailed once, with what was done, and again once resolved.
 
-use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, assert_kept, eventually, eventually_some};
 use serde_json::json;
 
 use crate::drift::support::{
     assert_found, assert_settled, assert_whole, clean_pass, dry_run_lists, everything, expected,
-    found, inject, mailed,
+    found, inject, mailed, pass_ends,
 };
-
-#[tokio::test]
-async fn a_failed_claim_that_cannot_be_issued_is_reported_until_resolved() {
-    let fixture = Fixture::new("d-unrepairable").await;
-    let world = &fixture.world;
-    let (coupon, answers) = fixture.held("Winter", 20, 12).await;
-    let done = inject(world, &coupon, Drift::FailedUnrepairable, 2).await;
-    let expected = expected(Kind::FailedClaim, &done);
-    dry_run_lists(world, &expected).await;
-    let before = everything(world).await;
-    let once = world.once_with(&[], &[]).await;
-    let run = once.run();
-    assert_found(&run, &expected);
-    assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
-    assert!(
-        run.all_findings()
-            .all(|f| f.result == Outcome::Skipped && f.needs_person),
-        "{run:#?}"
-    );
-    assert_eq!(
-        before,
-        everything(world).await,
-        "there was nothing to change"
-    );
-    mailed(world, &["action needed", "Winter", "12 of 20 issued"]).await;
-
-    world
-        .sql
-        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'")
-        .await;
-    clean_pass(world, &coupon).await;
-    mailed(world, &["resolved", "Winter"]).await;
-    assert_settled(world, &coupon, 20, 12, &answers).await;
-}
 
 #[tokio::test]
 async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
@@ -64,10 +30,8 @@ async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
         };
         let expected = expected(kind, &done);
         dry_run_lists(world, &expected).await;
-        let once = world.once_with(&[], &[]).await;
-        let run = once.run();
+        let run = pass_ends(world, &[], (1, Status::Drift)).await;
         assert_found(&run, &expected);
-        assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
         let broken: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
         assert_whole(world, &coupon, quantity, quantity as usize).await;
         assert_kept(world, &coupon, &answers, &broken).await;
@@ -107,13 +71,7 @@ async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
         // Slots are added for them: they are the first to get one.
         let reply = api.patch(coupon.id, &json!({"quantity": 22})).await;
         assert_eq!(reply.status, 200, "{reply:?}");
-        let mended = world.once_with(&[], &[]).await;
-        assert_eq!(
-            (mended.run().status, mended.code),
-            (Status::Repaired, 0),
-            "{}",
-            mended.log
-        );
+        pass_ends(world, &[], (0, Status::Repaired)).await;
         for user in &broken {
             assert_eq!(api.me(coupon.id, user).await["status"], "issued");
         }

@@ -8,7 +8,7 @@ use firstcome_testkit::{
 };
 use rustix::process::Signal;
 
-use crate::drift::support::{clean_pass, inject, mailed};
+use crate::drift::support::{clean_pass, inject, lose_rows, mailed, report};
 
 /// A foreign transaction that locks what each row of the drop must read.
 async fn lock(world: &World, coupon: &MadeCoupon) -> HeldTransaction {
@@ -21,16 +21,6 @@ async fn lock(world: &World, coupon: &MadeCoupon) -> HeldTransaction {
     held
 }
 
-async fn lose_rows(world: &World, coupon: &MadeCoupon) {
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3",
-            coupon.drop
-        ))
-        .await;
-}
-
 #[tokio::test]
 async fn a_pass_with_locked_rows_of_one_coupon_repairs_and_reports_the_others() {
     let fixture = Fixture::new("d-locked").await;
@@ -38,17 +28,13 @@ async fn a_pass_with_locked_rows_of_one_coupon_repairs_and_reports_the_others() 
     world.set("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0");
     let (first, answers) = fixture.held("Locked", 20, 5).await;
     let (second, _) = fixture.held("Free", 20, 5).await;
-    lose_rows(world, &first).await;
-    lose_rows(world, &second).await;
+    lose_rows(world, &first, "<= 3").await;
+    lose_rows(world, &second, "<= 3").await;
     let held = lock(world, &first).await;
     let run = world.once_with(&[], &[]).await.run();
     assert_eq!((run.status, &run.error), (Status::Drift, &None), "{run:#?}");
     assert_eq!(rows(world, second.drop).await.len(), 5, "{run:#?}");
-    let report = run
-        .drops
-        .iter()
-        .find(|report| report.drop_id.0 == first.drop)
-        .unwrap();
+    let report = report(&run, first.drop);
     let told = report
         .findings
         .iter()
@@ -99,8 +85,8 @@ async fn repairs_of_a_stopped_pass_are_recorded_and_mailed() {
     let world = &fixture.world;
     let (first, answers) = fixture.held("Repaired", 20, 5).await;
     let (second, _) = fixture.held("Locked", 20, 5).await;
-    lose_rows(world, &first).await;
-    lose_rows(world, &second).await;
+    lose_rows(world, &first, "<= 3").await;
+    lose_rows(world, &second, "<= 3").await;
     let held = lock(world, &second).await;
     let pass = world.start("firstcome-reconciler", &["once", "--json"], &[]);
     eventually("the pass waits for the lock", LIMIT, async || {

@@ -10,7 +10,7 @@ use firstcome_testkit::{
 use serde_json::json;
 
 use crate::drift::sealing::{closed, until_sealed};
-use crate::drift::support::{assert_settled, clean_pass, subjects};
+use crate::drift::support::{assert_settled, clean_pass, pass_ends, subjects};
 
 /// Deletes rows regardless of references, as restoring a single table does.
 async fn lose(fixture: &Fixture, delete: &str) {
@@ -52,36 +52,26 @@ async fn assert_given_out(fixture: &Fixture, coupon: &MadeCoupon, holder: &str) 
 }
 
 #[tokio::test]
-async fn a_day_whose_row_mysql_lost_is_restored_and_not_given_out_twice() {
-    let fixture = Fixture::new("d-drop-lost-day").await;
+async fn a_drop_whose_row_mysql_lost_is_restored_and_not_given_out_twice() {
+    let fixture = Fixture::new("d-drop-lost").await;
     let world = &fixture.world;
-    let (coupon, answers) = fixture.held_of(&daily(10), 10).await;
-    lose_drop(&fixture, &coupon).await;
-    let run = world.pass().await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    let of_day = format!(
-        "SELECT COUNT(*) FROM drops WHERE coupon_id = {} AND local_date = UTC_DATE()",
-        coupon.id
-    );
-    assert_eq!(world.sql.number(&of_day).await, 1);
-    assert_given_out(&fixture, &coupon, &answers[0].0).await;
-    assert_settled(world, &coupon, 10, 10, &answers).await;
-    clean_pass(world, &coupon).await;
-}
-
-#[tokio::test]
-async fn a_one_off_drop_whose_row_mysql_lost_is_restored() {
-    let fixture = Fixture::new("d-drop-lost-once").await;
-    let world = &fixture.world;
-    let (coupon, answers) = fixture.held("Once", 10, 10).await;
-    lose_drop(&fixture, &coupon).await;
-    let dry = world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(dry.code, 1, "{}", dry.log);
-    let run = world.pass().await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert_given_out(&fixture, &coupon, &answers[0].0).await;
-    assert_settled(world, &coupon, 10, 10, &answers).await;
-    clean_pass(world, &coupon).await;
+    for body in [daily(10), coupon_body("Once", 10, 0)] {
+        let (coupon, answers) = fixture.held_of(&body, 10).await;
+        lose_drop(&fixture, &coupon).await;
+        let dry = world.once_with(&["--dry-run"], &[]).await;
+        assert_eq!(dry.code, 1, "{}", dry.log);
+        let run = world.pass().await;
+        assert_eq!(run.status, Status::Repaired, "{run:#?}");
+        // A daily coupon has more drops, on later days.
+        let begun = format!(
+            "SELECT COUNT(*) FROM drops WHERE coupon_id = {} AND opens_at <= UTC_TIMESTAMP()",
+            coupon.id
+        );
+        assert_eq!(world.sql.number(&begun).await, 1);
+        assert_given_out(&fixture, &coupon, &answers[0].0).await;
+        assert_settled(world, &coupon, 10, 10, &answers).await;
+        clean_pass(world, &coupon).await;
+    }
 }
 
 #[tokio::test]
@@ -96,9 +86,7 @@ async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
         redis.command::<()>(&["DEL", &key]).await;
     }
     for args in [&[][..], &["--deep"]] {
-        let once = world.once_with(args, &[]).await;
-        let run = once.run();
-        assert_eq!((once.code, run.status), (1, Status::Drift), "{run:#?}");
+        let run = pass_ends(world, args, (1, Status::Drift)).await;
         let found: Vec<_> = run
             .findings
             .iter()

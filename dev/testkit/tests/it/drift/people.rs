@@ -1,10 +1,11 @@
 //! Erasing users: one at an operator's request, and all users of old drops.
 
 use firstcome_reconciler::report::Status;
-use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, coupon_body, eventually};
+use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, coupon_body};
 use serde_json::json;
 
 use crate::drift::sealing::{closed, until_sealed};
+use crate::drift::support::until_expired;
 
 /// With it, rows of drops that were sealed long ago lose their user ids.
 const RETENTION: (&str, &str) = ("RETENTION_DAYS", "1");
@@ -38,15 +39,7 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
         .remove(0)
         .remove(0);
     let own = world.redis.own(&format!("{{{}}}:", coupon.id));
-    eventually("its keys expire", LIMIT, async || {
-        !world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
+    until_expired(world, &own).await;
     let letter = |resolved: &str| {
         format!(
             "INSERT INTO failed_claims (coupon_id, user_id, payload, reason, error, resolved_at) \
@@ -201,15 +194,7 @@ async fn users_of_old_drops_are_erased() {
     assert!(api.claim(daily.id, "u-2").await.is_accepted());
     until_sealed(&fixture, &over).await;
     let own = world.redis.own(&format!("{{{}}}:", over.id));
-    eventually("its keys expire", LIMIT, async || {
-        !world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
+    until_expired(world, &own).await;
     let codes = format!(
         "SELECT code FROM issued_coupons WHERE drop_id = {0} UNION ALL SELECT code FROM revoked_coupons WHERE drop_id = {0}",
         over.drop

@@ -2,12 +2,12 @@
 
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Answer, Fixture, MadeCoupon, Once, redis_holders, rows};
+use firstcome_testkit::{Answer, Fixture, MadeCoupon, redis_holders, rows};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_found, assert_settled, clean_pass, everything, expected, inject, injector, mailed,
-    pass_repairs,
+    assert_found, assert_settled, clean_pass, everything, expected, inject, mailed, pass_ends,
+    pass_repairs, report,
 };
 
 /// Brakes from six repairs per drop on.
@@ -22,13 +22,6 @@ async fn beyond_the_limit(name: &str) -> Fixture {
         fixture.world.set(setting, value);
     }
     fixture
-}
-
-fn report<'r>(run: &'r Run, coupon: &MadeCoupon) -> &'r firstcome_reconciler::report::DropReport {
-    run.drops
-        .iter()
-        .find(|report| report.drop_id.0 == coupon.drop)
-        .expect("the drop was examined")
 }
 
 #[tokio::test]
@@ -81,73 +74,38 @@ async fn too_many_repairs_wait_for_a_confirmation_at_the_endpoint() {
     assert_eq!(world.sql.number(open).await, 0);
 }
 
+/// A pass with `--confirm` for the coupon, which ends with this exit code and status.
+async fn confirm(fixture: &Fixture, coupon: &MadeCoupon, ends: (i32, Status)) -> Run {
+    let args = ["--confirm", "--coupon", &coupon.id.to_string()];
+    pass_ends(&fixture.world, &args, ends).await
+}
+
+const BRAKED: (i32, Status) = (1, Status::Braked);
+const REPAIRED: (i32, Status) = (0, Status::Repaired);
+
 #[tokio::test]
-async fn a_confirmation_covers_only_the_repairs_that_were_seen() {
+async fn a_confirmation_covers_the_shown_repairs_and_ends_once_they_are_done() {
     let fixture = beyond_the_limit("d-limit-grown").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Grows", 100, 100).await;
-    let confirm = async || {
-        world
-            .once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[])
-            .await
-    };
     inject(world, &coupon, Drift::MissingAdmission, 6).await;
-    let unseen = confirm().await;
-    assert_eq!(
-        (unseen.code, unseen.run().status),
-        (1, Status::Braked),
-        "nobody has seen it: {}",
-        unseen.log
-    );
+    // Nobody has seen them yet.
+    confirm(&fixture, &coupon, BRAKED).await;
     inject(world, &coupon, Drift::MissingAdmission, 40).await;
-    assert_eq!(world.once_with(&[], &[]).await.run().status, Status::Braked);
-    let grown = confirm().await;
-    assert_eq!(
-        (grown.code, grown.run().status),
-        (1, Status::Braked),
-        "six were seen: {}",
-        grown.log
-    );
-    let finding = report(&grown.run(), &coupon).findings[0].detail.clone();
+    pass_ends(world, &[], BRAKED).await;
+    // Only the first six were shown before this pass.
+    let grown = confirm(&fixture, &coupon, BRAKED).await;
+    let detail = &report(&grown, coupon.drop).findings[0].detail;
     assert!(
-        finding.contains("there were 6 such repairs, now there are 46"),
-        "{finding}"
+        detail.contains("there were 6 such repairs, now there are 46"),
+        "{detail}"
     );
-    assert_eq!(confirm().await.run().status, Status::Repaired);
-    assert_settled(world, &coupon, 100, 100, &answers).await;
-}
-
-/// Runs once with `--confirm` for the coupon.
-async fn confirm(fixture: &Fixture, coupon: &MadeCoupon) -> Once {
-    let args = ["--confirm", "--coupon", &coupon.id.to_string()];
-    fixture.world.once_with(&args, &[]).await
-}
-
-#[tokio::test]
-async fn a_confirmation_ends_once_the_shown_repairs_are_done() {
-    let fixture = beyond_the_limit("d-limit-forgotten").await;
-    let world = &fixture.world;
-    let (coupon, answers) = fixture.held("Old", 100, 100).await;
-    let mut injector = injector(world, &coupon).await;
-    injector.make(Drift::MissingAdmission, 20).await.unwrap();
-    let braked = world.once_with(&[], &[]).await.run().status;
-    assert_eq!(braked, Status::Braked);
-    assert_eq!(
-        confirm(&fixture, &coupon).await.run().status,
-        Status::Repaired
-    );
+    confirm(&fixture, &coupon, REPAIRED).await;
     clean_pass(world, &coupon).await;
-    injector.make(Drift::ConflictMoved, 10).await.unwrap();
-    let unseen = confirm(&fixture, &coupon).await.run();
-    assert_eq!(
-        unseen.status,
-        Status::Braked,
-        "these were never shown: {unseen:#?}"
-    );
-    assert_eq!(
-        confirm(&fixture, &coupon).await.run().status,
-        Status::Repaired
-    );
+    // The confirmation has ended, and these repairs were never shown.
+    inject(world, &coupon, Drift::ConflictMoved, 10).await;
+    confirm(&fixture, &coupon, BRAKED).await;
+    confirm(&fixture, &coupon, REPAIRED).await;
     assert_settled(world, &coupon, 100, 100, &answers).await;
 }
 
@@ -197,8 +155,7 @@ async fn a_closed_gate_restores_missing_users_but_moves_nobody_beyond_the_limit(
         answer.is_accepted(),
         "only that coupon is closed: {answer:?}"
     );
-    let confirmed = confirm(&fixture, &coupon).await.run();
-    assert_eq!(confirmed.status, Status::Repaired, "{confirmed:#?}");
+    confirm(&fixture, &coupon, REPAIRED).await;
     world.pass().await;
     assert_settled(world, &coupon, 100, 90, &answers).await;
     let answer = api.claim(coupon.id, "stranger").await;
@@ -246,15 +203,9 @@ async fn deleted_claimants_are_restored_but_deleted_users_are_not() {
     redis
         .command::<()>(&["ZREMRANGEBYSCORE", &users, "1", "60"])
         .await;
-    let braked = world.once_with(&[], &[]).await;
-    assert_eq!(
-        (braked.code, braked.run().status),
-        (1, Status::Braked),
-        "60 people are gone: {}",
-        braked.log
-    );
+    let braked = pass_ends(world, &[], (1, Status::Braked)).await;
     assert!(
-        report(&braked.run(), &coupon)
+        report(&braked, coupon.drop)
             .findings
             .iter()
             .all(|f| f.result == Outcome::Planned)

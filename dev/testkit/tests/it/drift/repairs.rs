@@ -1,5 +1,6 @@
 //! Repairs: after one pass the drop is exact again, and a second pass finds nothing.
 
+use crate::drift::support::lose_rows;
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
@@ -212,13 +213,7 @@ async fn users_missing_after_a_loss_are_reported_until_the_loss_is_accepted() {
     let (coupon, _) = fixture.held("Lost", 20, 20).await;
     assert_clean(&world.pass().await, &coupon);
     // Redis and MySQL lose the same three users.
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3",
-            coupon.drop
-        ))
-        .await;
+    lose_rows(world, &coupon, "<= 3").await;
     world.redis.command::<()>(&["FLUSHALL"]).await;
     // Each of these is another process. The first one rebuilds the drop.
     for attempt in ["the rebuild", "the next pass", "the one after"] {

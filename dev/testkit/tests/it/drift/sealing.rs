@@ -10,7 +10,7 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-use crate::drift::support::{assert_found, expected, inject};
+use crate::drift::support::{assert_found, expected, inject, report};
 
 /// A drop of 20, all given out, that has just closed.
 pub(super) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
@@ -79,40 +79,6 @@ async fn answered(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAns
 }
 
 #[tokio::test]
-async fn a_sealed_drop_costs_passes_nothing_and_is_answered_from_mysql() {
-    let fixture = Fixture::new("d-sealed").await;
-    let world = &fixture.world;
-    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let (coupon, answers) = closed(&fixture, "Over").await;
-    until_sealed(&fixture, &coupon).await;
-    let run = world.pass().await;
-    assert!(
-        run.drops
-            .iter()
-            .all(|report| report.drop_id.0 != coupon.drop),
-        "it is no longer examined: {run:#?}"
-    );
-    let own = world.redis.own(&format!("{{{}}}:", coupon.id));
-    eventually("its keys and its coupon's expire", LIMIT, async || {
-        !world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
-    answered(&fixture, &coupon, &answers).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
-    let body = fixture.api.coupon(coupon.id).await;
-    assert!(body.to_string().contains("sealed"), "{body}");
-    assert_eq!(
-        world.once_with(&["--deep"], &[]).await.run().status,
-        Status::Clean
-    );
-}
-
-#[tokio::test]
 async fn the_deep_pass_checks_and_repairs_sealed_drops() {
     let fixture = Fixture::new("d-deep").await;
     let world = &fixture.world;
@@ -120,11 +86,7 @@ async fn the_deep_pass_checks_and_repairs_sealed_drops() {
     until_sealed(&fixture, &coupon).await;
     let deep = world.once_with(&["--deep"], &[]).await.run();
     assert_eq!((deep.status, deep.deep), (Status::Clean, true), "{deep:#?}");
-    let report = deep
-        .drops
-        .iter()
-        .find(|report| report.drop_id.0 == coupon.drop)
-        .expect("it is examined");
+    let report = report(&deep, coupon.drop);
     assert!(report.examined.rows == 20 && report.exact, "{report:#?}");
 
     let done = inject(world, &coupon, Drift::Unissued, 2).await;

@@ -12,7 +12,7 @@ use firstcome_testkit::{
 use serde_json::json;
 
 use super::waves::{HEALED, impatient, replication};
-use crate::drift::support::inject;
+use crate::drift::support::{inject, lose_rows};
 
 async fn own_redis() -> (RedisServer, WorldStores) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -238,13 +238,7 @@ async fn a_pass_does_not_repair_after_its_redis_was_demoted_and_promoted() {
     answers.extend(rush(&[&fixture.api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
     // A repair in MySQL alone; the next round would find ten users missing from Redis.
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 1",
-            coupon.drop
-        ))
-        .await;
+    lose_rows(world, &coupon, "= 1").await;
     let swap = async || {
         demote(&master, &replica).await;
         command(&master, &["REPLICAOF", "NO", "ONE"]).await;

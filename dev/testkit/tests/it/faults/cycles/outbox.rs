@@ -8,6 +8,7 @@ use mail_parser::MessageParser;
 
 use super::environment::Environment;
 use super::tally::SeenCycle;
+use crate::drift::support::lose_rows;
 use crate::webhooks::{SECRET, WebhookReceiver};
 
 pub(super) async fn mail(environment: &Environment, point: Point) -> SeenCycle {
@@ -69,13 +70,7 @@ async fn cycle(
     let coupon = environment.api.open_coupon(4).await;
     let answers = rush(&[&environment.api], coupon.id, &people(4), 4).await;
     all_issued(world, coupon.drop, 4).await;
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2",
-            coupon.drop
-        ))
-        .await;
+    lose_rows(world, &coupon, "= 2").await;
     for _ in 0..2 {
         assert!(
             environment.pass_dies(point).await,
