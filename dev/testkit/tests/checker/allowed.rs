@@ -257,7 +257,7 @@ fn removal_from_the_list_revokes_nothing() {
 }
 
 #[test]
-fn only_allowed_users_count_as_wanting_one() {
+fn only_allowed_users_count_among_those_who_asked() {
     let few = |asked| Violation::TooFew {
         drop: DROP,
         rows: 2,

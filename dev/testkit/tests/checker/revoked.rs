@@ -30,7 +30,7 @@ fn given_back(ends: RecordedEvent) -> Vec<RecordedEvent> {
     events
 }
 
-/// u-1 may or does return their slot, and keeps it.
+/// u-1 returns their slot, but still has the row at the end.
 fn still_held(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, [revoking(200, "u-1", false), ends]);

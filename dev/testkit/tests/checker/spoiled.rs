@@ -75,7 +75,7 @@ fn wrong_rows_at_the_end_are_reported_with_their_violation() {
 }
 
 #[test]
-fn what_was_wrong_before_the_end_is_reported_although_the_end_is_right() {
+fn violations_before_the_end_are_reported_although_the_end_is_right() {
     assert_found!(
         violations(|events| insert(events, [counted(101)])),
         Violation::TooMany { rows: 101, .. }

@@ -70,13 +70,8 @@ async fn every_process_confirms_what_another_acknowledged_during_changes_and_rep
         world.sql.number(applied).await > 0
     })
     .await;
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM broken_promises")
-            .await,
-        0
-    );
+    let statement = "SELECT COUNT(*) FROM broken_promises";
+    assert_eq!(world.sql.number(statement).await, 0);
     assert_eq!(daemon.process.stop().await, 0);
     println!(
         "{wanted} acknowledged, {changes} changes of operators, {} repairs",
@@ -84,7 +79,7 @@ async fn every_process_confirms_what_another_acknowledged_during_changes_and_rep
     );
 }
 
-/// Everybody claims at one of two APIs and then at once at the other; returns the number of claims.
+/// Each user claims at one API and at once again at the other; returns the number of users.
 async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) -> usize {
     let wanted = wanted();
     let next = AtomicUsize::new(0);
@@ -117,12 +112,12 @@ async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) ->
     assert_eq!(
         distinct.last(),
         Some(&u32::try_from(wanted).unwrap()),
-        "and no slot is skipped"
+        "no slot is skipped"
     );
     wanted
 }
 
-/// Claims at one process until it is accepted, then at once at the other; returns the slot.
+/// Claims at one process until accepted, then at once at the other; returns the slot.
 async fn acknowledged(
     first: &ApiClient,
     second: &ApiClient,
@@ -145,7 +140,7 @@ async fn acknowledged(
                 assert_eq!(mine["slot"], Value::from(slot), "{user}");
                 return slot;
             }
-            // Caused by operators, or by a drop whose row was deleted while its slot is read.
+            // Refused by an operator's change, or because the row was deleted while it was read.
             Answer::Problem(409 | 503, _) => tokio::task::yield_now().await,
             other => panic!("{user}: {other:?}"),
         }
@@ -158,7 +153,7 @@ async fn operate(api: &ApiClient, coupon: &MadeCoupon) -> usize {
     let mut changes = 0;
     let mut change = async |body: Value| {
         let status = api.patch(coupon.id, &body).await.status;
-        // More was given out meanwhile, or another process changes the coupon.
+        // Refused if more slots were given out meanwhile, or while another process changes it.
         assert!(matches!(status, 200 | 409 | 503), "{body}: {status}");
         changes += usize::from(status == 200);
         status == 200

@@ -18,10 +18,8 @@ async fn drops_are_created_days_ahead_by_any_remaining_process() {
 
     // As if nobody had run for days: the later drops do not exist yet.
     let forget = async || {
-        world
-            .sql
-            .query("DELETE FROM drops WHERE opens_at > UTC_TIMESTAMP() + INTERVAL 2 DAY")
-            .await;
+        let statement = "DELETE FROM drops WHERE opens_at > UTC_TIMESTAMP() + INTERVAL 2 DAY";
+        world.sql.query(statement).await;
         assert!(world.sql.number(days).await < made);
     };
     let known_to_admission = async || {

@@ -10,7 +10,7 @@ use reqwest::Method;
 use reqwest::header::ACCEPT;
 use serde_json::json;
 
-/// Possible ids that look like a drop and its slot, a group, or a formula.
+/// Valid ids that resemble a drop with a slot, a group, or a formula.
 fn odd_ids(drop: i64) -> [String; 8] {
     let own = format!("{drop}:1");
     [
@@ -34,7 +34,7 @@ fn encoded(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn foreign_user_ids_can_claim_return_and_be_repaired() {
+async fn user_ids_with_separators_can_claim_return_and_be_repaired() {
     let fixture = Fixture::new("odd-ids").await;
     let world = &fixture.world;
     let api = &fixture.api;
@@ -70,7 +70,7 @@ async fn foreign_user_ids_can_claim_return_and_be_repaired() {
     all_issued(world, coupon.drop, 7).await;
     assert_exact(world, &coupon, 7, &answers).await;
 
-    // A row and an admission that are lost come back as the same person's.
+    // A lost row and a lost admission are restored for the same user.
     lose_rows(world, &coupon, "= 2").await;
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     world.redis.command::<i64>(&["ZREM", &users, &ids[3]]).await;
@@ -102,8 +102,7 @@ async fn foreign_user_ids_can_claim_return_and_be_repaired() {
             "{story}"
         );
     }
-    // What one gives back, and what is revoked of another, is theirs alone and goes to the
-    // next.
+    // A return and a revocation affect only their own user, and a slot goes to the next in line.
     let revoked = json!({"reason": "bought by a script", "by": "Kim"});
     assert_eq!(
         api.revoke(coupon.id, &encoded(&ids[3]), &revoked).await,
@@ -113,7 +112,7 @@ async fn foreign_user_ids_can_claim_return_and_be_repaired() {
         api.give_back(coupon.id, &ids[0]).await,
         Ok((coupon.drop, Some(1)))
     );
-    // A pass may meet a revocation that is under way.
+    // The pass may run in the middle of a revocation.
     eventually(
         "a pass finds it exact, or a slot that is left",
         LIMIT,

@@ -1,4 +1,4 @@
-//! Claims: the answers to crowds, to one user, and over days.
+//! Claims: crowds, unusual user ids, slow clients, returns and revocations, daily drops.
 
 mod acknowledged;
 mod daily;

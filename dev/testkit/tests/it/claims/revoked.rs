@@ -56,7 +56,7 @@ async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
         assert_eq!(
             api.give_back(coupon.id, giver).await,
             Ok((coupon.drop, Some(slot))),
-            "the same when repeated"
+            "a repeated return gets the same answer"
         );
     }
     let me = api.me(coupon.id, giver).await;
@@ -165,7 +165,7 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
         (2, 0)
     );
 
-    // The same slot again, by a new claim.
+    // A new claim gets the same slot.
     let again = api.claim(coupon.id, user).await;
     assert_eq!(
         again,
@@ -184,13 +184,8 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     );
     world.sql.query(&letter).await;
     world.pass().await;
-    assert_eq!(
-        world
-            .sql
-            .query("SELECT resolution FROM failed_claims")
-            .await,
-        [["revoked"]]
-    );
+    let statement = "SELECT resolution FROM failed_claims";
+    assert_eq!(world.sql.query(statement).await, [["revoked"]]);
     assert_whole(world, &coupon, 3, 3).await;
     clean_pass(world, &coupon).await;
 }
@@ -359,7 +354,7 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
     sealed(world, &coupon).await;
     assert!(
         api.claim(coupon.id, user).await.is_accepted(),
-        "one each in each drop"
+        "one per drop is allowed"
     );
     // The first pass may report that it waits for claims in flight to a drop that Redis has
     // forgotten.
@@ -504,7 +499,7 @@ async fn patient<F: Future<Output = Answer>>(ask: impl Fn() -> F) -> Answer {
     }
 }
 
-/// Whether there was anything to return.
+/// Returns whether the user had anything to return.
 async fn returned(api: &ApiClient, coupon: &MadeCoupon, user: &str) -> bool {
     loop {
         match api.give_back(coupon.id, user).await {

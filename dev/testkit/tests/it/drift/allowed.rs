@@ -85,7 +85,7 @@ async fn a_lost_or_different_list_in_redis_is_found_and_rewritten() {
         vec![vec!["DEL", &state]],
         vec![vec!["DEL", &set, &state]],
         vec![vec!["SADD", &set, "x"]],
-        // As after the loss of the last change, and as after a restore of MySQL.
+        // Redis has lost the last change; MySQL was restored from an older dump.
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "1:2"]],
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "9999:2"]],
         vec![vec!["SET", &set, "text"]],
@@ -123,9 +123,9 @@ async fn settled(fixture: &Fixture) {
     fixture.world.sql.query(sql).await;
 }
 
-/// The API died between MySQL and Redis.
+/// The API died after it wrote to MySQL and before it wrote to Redis.
 #[tokio::test]
-async fn a_change_missing_in_redis_is_applied_once_no_api_can_be_about_to() {
+async fn a_list_change_missing_in_redis_is_applied_after_a_grace_period() {
     let fixture = Fixture::new("d-allowed-half").await;
     let api = &fixture.api;
     let world = &fixture.world;
@@ -232,7 +232,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
         put_on(&fixture, &coupon, &names[..50]).await;
         assert!(api.claim(coupon.id, "u-0").await.is_accepted());
         inject(world, &coupon, drift, 1).await;
-        // Users unknown to Redis.
+        // Redis never knew these users.
         let sql = &world.sql;
         let rows: Vec<String> = people[50..]
             .iter()
@@ -252,7 +252,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
         .await;
         let claims = async {
             for user in &people[1..] {
-                eventually("it is open again", LIMIT, async || {
+                eventually("the coupon is open again", LIMIT, async || {
                     match api.claim(coupon.id, user).await {
                         Answer::Accepted { .. } | Answer::Already { .. } => true,
                         Answer::Problem(503, _) => false,
@@ -282,11 +282,9 @@ async fn a_list_that_cannot_be_written_closes_only_its_own_coupon() {
     put_on(&fixture, &listed, &["a"]).await;
     let other = api.create_coupon(&coupon_body("For everybody", 9, 0)).await;
     inject(world, &other, Drift::RedisFlushed, 1).await;
-    // MySQL answers, but returns no users of any list.
-    world
-        .sql
-        .query("RENAME TABLE coupon_allow_list TO hidden")
-        .await;
+    // MySQL answers, but no allow list can be read.
+    let statement = "RENAME TABLE coupon_allow_list TO hidden";
+    world.sql.query(statement).await;
     let run = pass_ends(world, &[], (1, Status::Drift)).await;
     let closed: Vec<_> = run
         .all_findings()
@@ -306,10 +304,8 @@ async fn a_list_that_cannot_be_written_closes_only_its_own_coupon() {
         Answer::Problem(503, _)
     ));
 
-    world
-        .sql
-        .query("RENAME TABLE hidden TO coupon_allow_list")
-        .await;
+    let statement = "RENAME TABLE hidden TO coupon_allow_list";
+    world.sql.query(statement).await;
     assert_eq!(world.pass().await.status, Status::Repaired);
     assert_eq!(agreed(&fixture, &listed).await, ["a"]);
     assert!(api.claim(listed.id, "a").await.is_accepted());
@@ -360,7 +356,7 @@ async fn the_list_of_an_ended_coupon_is_deleted_from_redis_and_then_mysql() {
     put_on(&fixture, &live, &["a"]).await;
     api.change(coupon.id, &json!({"close_now": true})).await;
     let (set, state) = keys(&fixture, &coupon);
-    eventually("its keys are gone", LIMIT, async || {
+    eventually("the list's keys are gone", LIMIT, async || {
         world.pass().await;
         world.redis.command::<i64>(&["EXISTS", &set, &state]).await == 0
     })
@@ -369,7 +365,7 @@ async fn the_list_of_an_ended_coupon_is_deleted_from_redis_and_then_mysql() {
         "SELECT COUNT(*) FROM coupon_allow_list WHERE coupon_id = {}",
         coupon.id
     );
-    eventually("its rows are deleted", LIMIT, async || {
+    eventually("the list's rows are deleted", LIMIT, async || {
         assert_eq!(world.once_with(&["--deep"], &[]).await.code, 0);
         world.sql.number(&left).await == 0
     })

@@ -33,7 +33,7 @@ async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile(
         "{running:?}"
     );
     assert_eq!(running.body["finished_at"], Value::Null);
-    eventually("its progress is shown", LIMIT, async || {
+    eventually("the progress of the pass is shown", LIMIT, async || {
         let list = slow.daemon.http().ops(Method::GET, "/v1/runs?limit=1");
         let run = Http::send(list).await.body["runs"][0].clone();
         run["run_id"] == id.as_str() && run["progress"]["compared"].as_u64() > Some(0)
@@ -47,7 +47,7 @@ async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile(
         .set(firstcome_stack::ProxyFault::Pass)
         .await
         .unwrap();
-    eventually("it ends", LIMIT, async || {
+    eventually("the pass ends", LIMIT, async || {
         status_of(world, &id).await.as_deref() == Some("clean")
     })
     .await;
@@ -177,7 +177,7 @@ async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
     let mail = mailed(world, &["repaired"]).await;
     let words = mail.text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("asked for by 김 Kim"), "{words}");
-    // Without a name there is none.
+    // A pass requested without a name shows none.
     daemon.reconcile(&json!({})).await;
     assert_eq!(
         get("/v1/runs?limit=1").await["runs"][0]["asked_by"],
@@ -205,7 +205,7 @@ async fn the_command_line_reports_by_exit_code_and_prints_a_table_or_json() {
     injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
     pass_ends(world, &[], (1, Status::Drift)).await;
 
-    // Cannot run: no such coupon, a store that is down, another pass.
+    // The pass cannot run: no such coupon, a store is down, another pass is running.
     let unknown = world.once_with(&["--coupon", "424242"], &[]).await;
     assert_eq!(unknown.code, 2, "{}", unknown.log);
     let nowhere = [
@@ -233,11 +233,9 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_stay() {
     inject(world, &coupon, Drift::Unissued, 2).await;
     assert_eq!(world.pass().await.status, Status::Repaired);
     let young = world.pass().await;
-    // Backdates all of them by two hours.
-    world
-        .sql
-        .query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR")
-        .await;
+    // Backdates all runs by two hours.
+    let statement = "UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR";
+    world.sql.query(statement).await;
     let last = world.pass().await;
     let kept = |runs: Vec<Vec<String>>| {
         runs.into_iter()
@@ -254,32 +252,15 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_stay() {
         "and not {}",
         young.run_id
     );
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'")
-            .await,
-        1
-    );
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM reconcile_findings")
-            .await,
-        2
-    );
+    let statement = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
+    assert_eq!(world.sql.number(statement).await, 1);
+    let statement = "SELECT COUNT(*) FROM reconcile_findings";
+    assert_eq!(world.sql.number(statement).await, 2);
     // The last clean run is kept, however long passes fail.
-    world
-        .sql
-        .query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR")
-        .await;
+    let statement = "UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR";
+    world.sql.query(statement).await;
     inject(world, &coupon, Drift::FailedUnrepairable, 1).await;
     assert_eq!(world.once_with(&[], &[]).await.code, 1);
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run")
-            .await,
-        1
-    );
+    let statement = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run";
+    assert_eq!(world.sql.number(statement).await, 1);
 }

@@ -67,7 +67,7 @@ async fn any_row_resolves_a_broken_promise_and_a_lost_line_is_rebuilt() {
     let waiting = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
     world.redis.command::<i64>(&["DEL", &waiting]).await;
     api.change(coupon.id, &json!({"quantity": 18})).await;
-    // With nobody in line, the fastest of them wins.
+    // Nobody is in line, so the first of the three to claim wins.
     assert_eq!(
         api.claim(coupon.id, &broken[2]).await.promised(),
         Some((coupon.drop, 18))
@@ -118,19 +118,15 @@ async fn a_closed_drop_stays_unsealed_until_an_operator_resolves_broken_promises
     let last = "SELECT status FROM reconcile_runs ORDER BY id DESC LIMIT 1";
     assert_eq!(world.sql.query(last).await, [["drift"]]);
 
-    world
-        .sql
-        .query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
-        .await;
+    let statement = "UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)";
+    world.sql.query(statement).await;
     pass_ends(world, &[], (0, Status::Clean)).await;
     assert_eq!(world.sql.number(&sealed).await, 1);
     mailed(world, &["resolved", "Broken"]).await;
 
     // A broken promise found after the drop was sealed.
-    world
-        .sql
-        .query("UPDATE broken_promises SET mended_at = NULL LIMIT 1")
-        .await;
+    let statement = "UPDATE broken_promises SET mended_at = NULL LIMIT 1";
+    world.sql.query(statement).await;
     let once = world.once_with(&[], &[]).await;
     assert_eq!(
         (once.code, once.run().drops[0].after.broken_promises),

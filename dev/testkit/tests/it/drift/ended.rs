@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::drift::support::{inject, mailed, ran_two_hours_ago, subjects};
 
-/// A pass may be about to release it.
+/// Waits, because a pass may be about to release the lock.
 const TAKE: &str = "DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 30)";
 const LAST_SUCCESS: &str =
     "SELECT COALESCE(MAX(value), '') FROM reconciler_state WHERE name = 'last_success_at'";
@@ -22,7 +22,7 @@ async fn runs(world: &World, which: &str) -> i64 {
         .await
 }
 
-/// A foreign session that holds the lock of passes.
+/// A foreign session that holds the pass lock.
 async fn holder(world: &World) -> HeldTransaction {
     let mut holder = HeldTransaction::begin(&world.sql).await;
     holder.run(TAKE).await;
@@ -37,7 +37,7 @@ async fn a_deep_pass_blocked_by_an_operators_pass_is_mailed_and_retried() {
     let first = world.daemon().await;
     first.reconcile(&json!({})).await;
     assert_eq!(first.process.stop().await, 0);
-    // Its hour was a minute ago, and comes again in a year.
+    // The deep pass was due a minute ago and is next due in a year.
     let holder = holder(world).await;
     let due = "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '0 %i %H %d %m *')";
     let due = world.sql.query(due).await[0][0].clone();
@@ -60,13 +60,13 @@ async fn a_deep_pass_blocked_by_an_operators_pass_is_mailed_and_retried() {
     );
     assert_eq!(runs(world, "deep").await, 0);
     holder.commit().await;
-    eventually("it has run", LIMIT, async || {
+    eventually("the deep pass has run", LIMIT, async || {
         runs(world, "deep AND status = 'clean'").await == 1
     })
     .await;
     let state = "SELECT value > DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '%Y-%m-%dT%H:%i:%s') \
                  FROM reconciler_state WHERE name = 'last_run:deep'";
-    eventually("and it counts as run", LIMIT, async || {
+    eventually("the deep pass counts as run", LIMIT, async || {
         world.sql.number(state).await == 1
     })
     .await;
@@ -94,7 +94,7 @@ async fn only_a_complete_full_pass_counts_as_a_success() {
     assert_eq!(
         daemon.ask(&json!({})).await.status,
         503,
-        "there is no run id"
+        "there is no run that a 409 could name"
     );
     holder.commit().await;
     assert_eq!(
@@ -102,7 +102,7 @@ async fn only_a_complete_full_pass_counts_as_a_success() {
         before,
         "partial, dry and refused passes do not count"
     );
-    // A finding that waits for a person is not a failed pass.
+    // A pass whose findings need a person still counts as a success.
     inject(world, &coupon, Drift::FailedUnrepairable, 1).await;
     assert_eq!(
         daemon.reconcile(&json!({})).await.status,
@@ -181,7 +181,7 @@ async fn two_daemons_send_one_digest_and_run_one_scheduled_deep_pass() {
         runs(world, "deep AND status = 'clean'").await > 0
     })
     .await;
-    // Both have evaluated their schedules several times since.
+    // By then both daemons have checked their schedules several times.
     let seen = world.sql.number("SELECT UNIX_TIMESTAMP()").await;
     eventually("seconds have passed", LIMIT, async || {
         world.sql.number("SELECT UNIX_TIMESTAMP()").await > seen + 4
@@ -190,12 +190,7 @@ async fn two_daemons_send_one_digest_and_run_one_scheduled_deep_pass() {
     for daemon in &daemons {
         assert_eq!(daemon.process.stop().await, 0);
     }
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM mail_outbox WHERE kind = 'digest'")
-            .await,
-        1
-    );
+    let statement = "SELECT COUNT(*) FROM mail_outbox WHERE kind = 'digest'";
+    assert_eq!(world.sql.number(statement).await, 1);
     assert_eq!(runs(world, "deep").await, 1);
 }

@@ -27,7 +27,10 @@ async fn story(
     let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
     assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
     let told: Value = serde_json::from_str(&cli.all_stdout().await).unwrap();
-    assert_eq!(told, reply, "one story");
+    assert_eq!(
+        told, reply,
+        "the command line and the endpoint tell the same story"
+    );
     told
 }
 
@@ -157,7 +160,7 @@ async fn explain_reports_what_is_no_longer_known() {
         .api
         .change(coupon.id, &json!({"close_now": true}))
         .await;
-    eventually("it is sealed", LIMIT, async || {
+    eventually("the drop is sealed", LIMIT, async || {
         world.pass().await;
         world
             .sql

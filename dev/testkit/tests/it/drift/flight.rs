@@ -49,11 +49,11 @@ async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed(
     ));
     let dead = slow.begin_slow_pass(world).await;
 
-    // The other process is refused while the first one lives, with the id of the running pass.
+    // While the first process lives, the other one refuses with the id of the running pass.
     let other = world
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
-    // Its own scheduled pass may be waiting for the lock; that one could not be read.
+    // It must not name its own scheduled pass, which may wait for the lock and cannot be read.
     let reply = other.ask(&json!({})).await;
     assert_eq!(
         (reply.status, &reply.body["code"]),
@@ -64,7 +64,7 @@ async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed(
     assert_eq!(
         status_of(world, &dead).await.as_deref(),
         Some("running"),
-        "it takes seconds"
+        "the slow pass is still running"
     );
     slow.daemon.process.kill().await;
 
@@ -126,7 +126,7 @@ async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
     clean_pass(world, &coupon).await;
 }
 
-/// A session for which others wait.
+/// Number of sessions that wait for a table lock.
 const WAITS: &str = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() \
     AND state = 'Waiting for table metadata lock'";
 
@@ -136,7 +136,7 @@ async fn users_admitted_to_slots_added_during_a_pass_are_not_findings() {
     let api = &fixture.api;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Raised", 20, 20).await;
-    // The pass has read the coupon when it reaches this table, as has a repairing pass.
+    // Every pass, dry or not, has read the coupon before it reaches this table.
     let mut lock = HeldTransaction::begin(&world.sql).await;
     lock.run("LOCK TABLES broken_promises WRITE").await;
     let (once, ()) = tokio::join!(world.once_with(&["--dry-run"], &[]), async {

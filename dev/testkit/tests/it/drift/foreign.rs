@@ -45,7 +45,7 @@ async fn a_drop_that_cannot_be_examined_or_repaired_delays_no_other() {
     ] {
         left.push(broken(&fixture, name, commands).await);
     }
-    // Their users have a promise, and can get it.
+    // These scores are not slots, but their users were promised one and can get a free one.
     let mut mended = Vec::new();
     for score in ["3.5", "1e300"] {
         mended.push(broken(&fixture, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
@@ -217,8 +217,8 @@ const UNRESOLVED: &str = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at I
 async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
     let (world, api) = open_world("unseal").await;
     let coupon = api.open_coupon(1).await;
-    // The number of rows the drop was sealed with, whether it still has them, and whether a message
-    // confirms the dead letter.
+    // Each case: the number of rows at sealing, whether they still exist, and whether the dead
+    // letter was made from a message.
     let cases = [
         (1, true, false),
         (0, true, false),
@@ -238,13 +238,11 @@ async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
         if sealed_rows == 1 && has_them {
             let columns =
                 "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
-            world
-                .sql
-                .query(&format!(
-                    "{columns} VALUES ({drop}, 1, {}, 'early', 'consumer')",
-                    coupon.id
-                ))
-                .await;
+            let statement = format!(
+                "{columns} VALUES ({drop}, 1, {}, 'early', 'consumer')",
+                coupon.id
+            );
+            world.sql.query(&statement).await;
         }
         let partition = if of_message { "0" } else { "NULL" };
         let letter = format!(
@@ -290,7 +288,7 @@ async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
         (0, 2)
     );
 
-    // A pass over one coupon reports its own drops and no other's.
+    // A pass over one coupon reports only that coupon's drops.
     for (id, expected) in [
         (coupon.id, vec![drops[0], drops[3]]),
         (api.open_coupon(1).await.id, vec![]),

@@ -15,7 +15,7 @@ use crate::drift::support::{
 pub(crate) struct DriftCase {
     pub(crate) drift: Drift,
     pub(crate) n: u32,
-    /// The reconciler's name for it.
+    /// The kind of the finding that reports it.
     pub(crate) kind: Kind,
     /// Users at the beginning, of 20.
     pub(crate) held: usize,
@@ -25,7 +25,8 @@ pub(crate) struct DriftCase {
 
 const QUANTITY: u32 = 20;
 
-/// Each drift in a separate coupon; then all are listed, repaired, clean and mailed.
+/// Injects each kind into a separate coupon. A dry run must list all, a pass repair them, the next
+/// pass find nothing, and a mail report them.
 pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCoupon, Injected)> {
     let world = &fixture.world;
     let mut made = Vec::new();
@@ -95,7 +96,7 @@ pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCou
 }
 
 #[tokio::test]
-async fn lost_and_missing_rows_are_issued() {
+async fn lost_and_unpublished_claims_are_issued() {
     let fixture = Fixture::new("d-unissued").await;
     let world = &fixture.world;
     let case = DriftCase {
@@ -176,7 +177,7 @@ async fn failed_claims_are_issued_resolved_as_duplicates_or_readmitted() {
 async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     let fixture = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
-    // Alone: its user gets a row by a later repair once the admission is overdue.
+    // Separately, because its user gets a row only once the admission is overdue.
     let gap = DriftCase {
         drift: Drift::CountGap,
         n: 2,
@@ -226,10 +227,10 @@ async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     mend(&fixture, &cases).await;
 }
 
-/// People whom Redis forgot, has on other slots, twice on one slot, or above the quantity; and a
-/// drop of which it has nothing.
+/// Users who are missing in Redis, on other slots, on the same slot as another user, or above the
+/// quantity; and drops that Redis lost.
 #[tokio::test]
-async fn people_whom_redis_has_wrongly_get_the_slots_of_their_rows_or_free_ones() {
+async fn users_missing_or_misplaced_in_redis_get_the_slots_of_their_rows_or_free_ones() {
     let fixture = Fixture::new("d-wrong").await;
     let case = |drift, n, kind, held, end| DriftCase {
         drift,
@@ -251,7 +252,7 @@ async fn people_whom_redis_has_wrongly_get_the_slots_of_their_rows_or_free_ones(
         case(Drift::RedisLost, 1, Kind::RedisLost, 20, 20),
         case(Drift::RedisLost, 1, Kind::RedisLost, 12, 12),
     ];
-    // A mail names a few drops.
+    // A mail names only a few drops.
     for some in cases.chunks(5) {
         mend(&fixture, some).await;
     }
@@ -303,7 +304,7 @@ async fn drift_is_injected_into_the_newest_drop_with_rows_by_default() {
     let of = |coupon: &MadeCoupon| (coupon.id, coupon.drop);
     let first = api.open_coupon(20).await;
     let empty = api.open_coupon(20).await;
-    assert_eq!(chosen(None).await, of(&empty), "none has rows");
+    assert_eq!(chosen(None).await, of(&empty), "no drop has rows");
     let (held, _) = fixture.held("Held", 20, 12).await;
     let empty_again = api.open_coupon(20).await;
     assert_eq!(chosen(None).await, of(&held));
@@ -323,7 +324,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
         inject(world, &coupon, drift, 1).await;
         assert!(
             api.claim(coupon.id, "u-late").await.is("unavailable"),
-            "closed while unsure"
+            "admission is closed until a pass has verified Redis"
         );
         let dry = dry_run(world).await;
         assert!(

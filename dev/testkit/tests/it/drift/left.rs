@@ -1,4 +1,4 @@
-//! Drift that is left for a person: mailed once, with what was done, and again once resolved.
+//! Drift that is left for a person: mailed once, and again once it is resolved.
 
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::drift::Drift;
@@ -105,7 +105,7 @@ async fn a_stalled_consumer_is_reported_and_reported_again_when_it_resumes() {
         world.sql.number(patience).await > 600,
         "MySQL released the lock too early"
     );
-    let run = eventually_some("a pass sees it", LIMIT, async || {
+    let run = eventually_some("a pass sees the stall", LIMIT, async || {
         let run = daemon.reconcile(&json!({})).await;
         if found(&run).is_empty() {
             Err("not yet")

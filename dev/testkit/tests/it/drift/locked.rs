@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::drift::support::{clean_pass, inject, lose_rows, mailed, report};
 
-/// A foreign transaction that locks what each row of the drop must read.
+/// A foreign transaction that locks what every insert of a row of the drop reads.
 async fn lock(world: &World, coupon: &MadeCoupon) -> HeldTransaction {
     let mut held = HeldTransaction::begin(&world.sql).await;
     held.run(&format!(
@@ -169,7 +169,8 @@ async fn dead_letters_issued_before_a_lock_are_recorded() {
     assert_eq!(rows(world, coupon.drop).await.len(), 1_800);
 }
 
-/// Messages that are not claims cannot be stored then. The others become rows all the same.
+/// While the table is locked, messages that are not claims cannot be stored, but claims become
+/// rows.
 #[tokio::test]
 async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     let fixture = Fixture::new("d-locked-table").await;
@@ -204,7 +205,7 @@ async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     .await;
 }
 
-/// Each of them would wait for two seconds, and only this pass knows where the users are now.
+/// Each blocked move would wait for two seconds, and only this pass knows where it put the users.
 #[tokio::test]
 async fn a_pass_with_moves_blocked_by_a_lock_reports_them_and_continues() {
     let fixture = Fixture::new("d-locked-moves").await;

@@ -35,7 +35,7 @@ fn daily(quantity: u32) -> serde_json::Value {
     body
 }
 
-/// Nobody gets a slot, and holders still see theirs.
+/// Fails if a stranger gets a slot, or if the holder does not see theirs.
 async fn assert_given_out(fixture: &Fixture, coupon: &MadeCoupon, holder: &str) {
     let api = &fixture.api;
     eventually("an API knows the drop again", LIMIT, async || {
@@ -122,7 +122,7 @@ async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
 }
 
 #[tokio::test]
-async fn a_drop_that_lost_its_limits_gets_them_and_its_rows() {
+async fn lost_slot_limits_and_the_rows_that_they_held_up_are_restored() {
     let fixture = Fixture::new("d-limits-lost").await;
     let api = &fixture.api;
     let world = &fixture.world;

@@ -11,10 +11,10 @@ use crate::drift::support::{
     FoundDrift, assert_settled, clean_pass, dry_run, expected, found, injector, mailed,
 };
 
-/// The reconciler's name for the injected drift.
+/// The kind of the finding that reports the drift.
 fn word(drift: Drift) -> Kind {
     match drift {
-        // A row says where its user belongs, so they are missing there.
+        // The row names the user's slot, so the user is reported as missing from it.
         Drift::ConflictMoved | Drift::ConflictExchanged => Kind::MissingAdmission,
         other => serde_json::from_value(other.finding().into()).unwrap(),
     }
@@ -50,7 +50,7 @@ async fn all_kinds_of_drift_in_one_drop_are_found_and_repaired_together() {
             &injector.make(drift, 2).await.unwrap(),
         ));
     }
-    // Concerns the drop or everything, but no user in particular.
+    // These concern the drop or all of Redis, but no user in particular.
     for drift in [Drift::Unfilled, Drift::CountLower, Drift::RedisGate] {
         injector.make(drift, 1).await.unwrap();
     }
@@ -93,7 +93,7 @@ async fn all_kinds_of_drift_in_one_drop_are_found_and_repaired_together() {
                 .all(|f| f.kind == Kind::FailedClaim && f.needs_person),
         "{left:#?}"
     );
-    // Two each: unpublished, readmitted, conflicting, over admitted; and one who waited.
+    // Two users each were unpublished, readmitted, conflicting and over-admitted; one waited.
     assert_settled(world, &coupon, 60, 30 + 4 * 2 + 1, &answers).await;
     mailed(world, &["action needed", "All at once", "39 of 60 issued"]).await;
 

@@ -16,7 +16,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() 
         ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "1"),
     ];
     let daemon = world.daemon_with(&settings).await;
-    eventually("it has recorded its run", LIMIT, async || {
+    eventually("the daemon has recorded its run", LIMIT, async || {
         world
             .sql
             .number("SELECT COUNT(*) FROM reconciler_state WHERE name = 'last_run:reconcile'")
@@ -26,7 +26,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() 
     .await;
     daemon.reconcile(&json!({})).await;
     assert_eq!(daemon.process.stop().await, 0);
-    // It has been down since.
+    // The daemon has been down for two hours.
     ran_two_hours_ago(world, "reconcile").await;
     inject(world, &coupon, Drift::MissingAdmission, 2).await;
     let before = world
@@ -35,7 +35,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() 
         .await;
     let daemon = world.daemon_with(&settings).await;
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
-    eventually("it has caught up", LIMIT, async || {
+    eventually("the daemon has caught up", LIMIT, async || {
         world.sql.number(repaired).await == 1
     })
     .await;

@@ -1,5 +1,5 @@
 //! A single key of a coupon or drop is lost, or one of its members is missing, extra or on a wrong
-//! slot: no false promise, and repaired by the next pass.
+//! slot: nobody gets a false promise, and the next pass repairs the damage.
 
 use std::collections::BTreeMap;
 
@@ -275,7 +275,7 @@ async fn all_heal(name: &str, of_second_days: bool) {
     } else {
         one_off(&fixture).await
     };
-    // Nobody may win while the winners of earlier days are forgotten, which passes have noted.
+    // A pass notes the winners of earlier days, so that nobody wins while Redis has forgotten them.
     world.pass().await;
     let mut accepted = Vec::new();
     for case in &cases {

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::drift::support::{Hindered, assert_settled, clean_pass, inject, mailed};
 use crate::faults::waves::{breakable_mysql, kafka_behind_proxy};
 
-/// Clients of a lost broker take a while to give up.
+/// Limit until the clients of a dead broker have given up.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 
 async fn until_failed(world: &World, run: &str) {
@@ -42,9 +42,11 @@ async fn a_run_that_loses_mysql_is_recorded_as_failed_once_mysql_is_back() {
     let lost = slow.begin_slow_pass(world).await;
     mysql.kill().await.unwrap();
     let ready = async || slow.daemon.http().get("/readyz").await.status;
-    eventually("it says that it cannot work", LIMIT, async || {
-        ready().await == 503
-    })
+    eventually(
+        "the daemon reports that it is not ready",
+        LIMIT,
+        async || ready().await == 503,
+    )
     .await;
     slow.proxy.set(ProxyFault::Pass).await.unwrap();
     mysql.start_again().await.unwrap();
@@ -79,7 +81,7 @@ async fn a_run_that_loses_redis_fails_and_the_rest_is_repaired_once_redis_is_bac
     );
     mailed(world, &["action needed"]).await;
 
-    // The daemon notices by itself that nothing is verified, and reopens admission.
+    // The daemon notices that nothing is verified, and reopens admission.
     redis.start_again().await.unwrap();
     eventually("admission is open again", LIMIT, async || {
         fixture.api.claim(coupon.id, "u-late").await.is("sold_out")

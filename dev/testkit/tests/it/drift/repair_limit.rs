@@ -10,7 +10,7 @@ use crate::drift::support::{
     pass_repairs, report,
 };
 
-/// Brakes from six repairs per drop on.
+/// Holds back repairs from the sixth per drop on.
 const LOW: [(&str, &str); 2] = [
     ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "5"),
     ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "5"),

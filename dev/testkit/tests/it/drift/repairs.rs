@@ -79,10 +79,8 @@ async fn rows_from_before_an_upgrade_keep_short_codes_and_later_codes_are_ordere
     let hour_later = "UPDATE code_key SET prefixed_from = (SELECT MAX(claimed_at) FROM issued_coupons) + INTERVAL 1000 MICROSECOND";
     world.sql.query(hour_later).await;
 
-    world
-        .sql
-        .query("DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)")
-        .await;
+    let statement = "DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)";
+    world.sql.query(statement).await;
     assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 3)].into());
     assert_eq!(read(before.drop, "slot").await, shown);
 
@@ -91,16 +89,14 @@ async fn rows_from_before_an_upgrade_keep_short_codes_and_later_codes_are_ordere
     assert_eq!(
         read(after.drop, "code").await,
         codes,
-        "codes in the order of slots"
+        "codes sort in the order of slots"
     );
     assert!(
         codes.iter().all(|row| row[1].split('-').count() == 6),
         "{codes:?}"
     );
-    world
-        .sql
-        .query("DELETE FROM issued_coupons WHERE slot = 7")
-        .await;
+    let statement = "DELETE FROM issued_coupons WHERE slot = 7";
+    world.sql.query(statement).await;
     world.pass().await;
     assert_eq!(read(after.drop, "slot").await, codes);
     assert_eq!(read(before.drop, "slot").await, shown);
@@ -142,19 +138,15 @@ async fn a_lost_or_changed_code_key_is_reported_until_a_person_decides() {
         status == Status::Drift && found[0].1.contains("was lost, and another was drawn"),
         "{found:?}"
     );
-    world
-        .sql
-        .query("UPDATE code_key SET since = '1970-01-01'")
-        .await;
+    let statement = "UPDATE code_key SET since = '1970-01-01'";
+    world.sql.query(statement).await;
     let (status, found) = told().await;
     assert!(
         status == Status::Drift && found[0].1.contains("does not make the codes"),
         "{found:?}"
     );
-    world
-        .sql
-        .query("UPDATE code_key SET since = UTC_TIMESTAMP(3)")
-        .await;
+    let statement = "UPDATE code_key SET since = UTC_TIMESTAMP(3)";
+    world.sql.query(statement).await;
     assert_eq!(told().await, (Status::Clean, vec![]));
 }
 
@@ -215,7 +207,7 @@ async fn users_missing_after_a_loss_are_reported_until_the_loss_is_accepted() {
     // Redis and MySQL lose the same three users.
     lose_rows(world, &coupon, "<= 3").await;
     world.redis.command::<()>(&["FLUSHALL"]).await;
-    // Each of these is another process. The first one rebuilds the drop.
+    // Each pass is a separate process; the first one rebuilds the drop.
     for attempt in ["the rebuild", "the next pass", "the one after"] {
         let run = world.once_with(&[], &[]).await.run();
         assert_eq!(run.status, Status::Drift, "{attempt}: {run:#?}");
@@ -228,13 +220,11 @@ async fn users_missing_after_a_loss_are_reported_until_the_loss_is_accepted() {
     }
     let alert = "SELECT status FROM alerts WHERE kind = 'redis_lost' AND drop_id IS NOT NULL";
     assert_eq!(world.sql.query(alert).await, [["firing"]]);
-    world
-        .sql
-        .query(&format!(
-            "UPDATE known_admissions SET lost_at = NULL WHERE drop_id = {}",
-            coupon.drop
-        ))
-        .await;
+    let statement = format!(
+        "UPDATE known_admissions SET lost_at = NULL WHERE drop_id = {}",
+        coupon.drop
+    );
+    world.sql.query(&statement).await;
     assert_eq!(world.once_with(&[], &[]).await.run().status, Status::Clean);
     assert_eq!(world.sql.query(alert).await, [["resolved"]]);
 }

@@ -24,7 +24,7 @@ async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
 async fn each_missing_step_of_a_revocation_is_found_completed_and_mailed() {
     let fixture = Fixture::new("d-revoked").await;
     let world = &fixture.world;
-    // However many they are, nobody has to confirm recorded revocations.
+    // Recorded revocations need no confirmation, however many they are.
     for (setting, value) in [
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "1"),
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1"),
@@ -85,8 +85,8 @@ async fn a_lost_or_stale_redis_knows_revocations_before_it_opens() {
     }
 }
 
-/// Redis has one half of an admission: the coupon's claimants name a slot that nobody holds. If the
-/// user may claim again, claimants do not distinguish that claim from the revoked one.
+/// Redis has only half of an admission: the coupon's claimants name a slot that nobody holds. If
+/// the user may claim again, the claimants alone do not tell a new claim from the revoked one.
 #[tokio::test]
 async fn claimants_alone_do_not_restore_a_revoked_claim() {
     let fixture = Fixture::new("d-revoked-named").await;
@@ -97,10 +97,8 @@ async fn claimants_alone_do_not_restore_a_revoked_claim() {
     let slot = answers[2].1.promised().unwrap().1;
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
-    world
-        .sql
-        .query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE")
-        .await;
+    let statement = "UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE";
+    world.sql.query(statement).await;
     let named = format!("{}:{slot}", coupon.drop);
     world
         .redis
@@ -121,7 +119,7 @@ async fn claimants_alone_do_not_restore_a_revoked_claim() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
 
-/// Two processes ended it at once, and each wrote its own instant to Redis.
+/// Two processes ended the revocation at once, and each wrote a different instant to Redis.
 #[tokio::test]
 async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
     let fixture = Fixture::new("d-revoked-end").await;
@@ -131,10 +129,8 @@ async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
     let user = answers[2].0.as_str();
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
-    world
-        .sql
-        .query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE")
-        .await;
+    let statement = "UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE";
+    world.sql.query(statement).await;
     let end = "SELECT CONCAT(id, ':', CAST(UNIX_TIMESTAMP(again_from) * 1000 AS UNSIGNED)) FROM revoked_coupons";
     let [stands] = &world.sql.query(end).await.concat()[..] else {
         panic!("one is revoked")
@@ -158,7 +154,7 @@ async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
 
-/// A pass lists a promise as broken at the moment in which it is returned.
+/// A pass lists a promise as broken at the moment it is returned.
 #[tokio::test]
 async fn a_returned_promise_does_not_stay_listed_as_broken() {
     let fixture = Fixture::new("d-revoked-listed").await;
@@ -173,30 +169,22 @@ async fn a_returned_promise_does_not_stay_listed_as_broken() {
             coupon.drop, coupon.id
         );
         let columns = "drop_id, user_id, coupon_id, slot, reason, run_id";
-        world
-            .sql
-            .query(&format!(
-                "INSERT INTO broken_promises ({columns}) VALUES ({values})"
-            ))
-            .await;
+        let statement = format!("INSERT INTO broken_promises ({columns}) VALUES ({values})");
+        world.sql.query(&statement).await;
     }
     // One pass puts the other user in line and gives them the free slot, the next sees their row.
     world.once_with(&[], &[]).await;
     world.once_with(&[], &[]).await;
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL")
-            .await,
-        0
-    );
+    let statement = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
+    assert_eq!(world.sql.number(statement).await, 0);
     assert_eq!(api.me(coupon.id, "has-none-yet").await["status"], "issued");
     banned(&fixture, &coupon, &[gave_back]).await;
     assert_whole(world, &coupon, 5, 5).await;
     clean_pass(world, &coupon).await;
 }
 
-/// A pass lists it between the steps of a revocation that lets its user claim again.
+/// A pass lists the promise as broken between the steps of a revocation after which the user may
+/// claim again.
 #[tokio::test]
 async fn a_promise_listed_during_its_revocation_is_closed_at_its_end() {
     let fixture = Fixture::new("d-revoked-between").await;
@@ -215,19 +203,9 @@ async fn a_promise_listed_during_its_revocation_is_closed_at_its_end() {
     let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
     fixture.api.revoke(coupon.id, gone, &order).await.unwrap();
     world.sql.query("DROP TRIGGER lists").await;
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM broken_promises")
-            .await,
-        1
-    );
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL")
-            .await,
-        0
-    );
+    let statement = "SELECT COUNT(*) FROM broken_promises";
+    assert_eq!(world.sql.number(statement).await, 1);
+    let statement = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
+    assert_eq!(world.sql.number(statement).await, 0);
     clean_pass(world, &coupon).await;
 }

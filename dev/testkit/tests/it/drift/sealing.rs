@@ -23,7 +23,7 @@ pub(super) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<Pr
         .api
         .change(coupon.id, &json!({"close_now": true}))
         .await;
-    eventually("it closes", LIMIT, async || {
+    eventually("the drop closes", LIMIT, async || {
         state(fixture, &coupon).await == "closed"
     })
     .await;
@@ -49,7 +49,7 @@ async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
 /// Runs passes until the drop is sealed: it must have been closed for as long as a message may
 /// take.
 pub(super) async fn until_sealed(fixture: &Fixture, coupon: &MadeCoupon) {
-    eventually("it is sealed", LIMIT, async || {
+    eventually("the drop is sealed", LIMIT, async || {
         let run = fixture.world.pass().await;
         assert_eq!(run.status, Status::Clean, "{run:#?}");
         sealed(fixture, coupon).await
@@ -57,7 +57,7 @@ pub(super) async fn until_sealed(fixture: &Fixture, coupon: &MadeCoupon) {
     .await;
 }
 
-/// Holders see their slots, others that it is over.
+/// Holders see their slots, and others see that the drop is over.
 async fn answered(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
     let api = &fixture.api;
     for (user, answer) in answers {
@@ -108,7 +108,7 @@ async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     let world = &fixture.world;
     let (coupon, _) = closed(&fixture, "Over").await;
     until_sealed(&fixture, &coupon).await;
-    // As after a process that died between sealing and this.
+    // A process may die after it seals a drop and before it sets the expiry.
     let own = world.redis.own(&format!("{{{}}}:", coupon.id));
     let names = || async {
         let names = world.redis.names().await;
@@ -129,7 +129,7 @@ async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     for name in there {
         assert!(
             world.redis.command::<i64>(&["TTL", &name]).await > 0,
-            "{name} lasts"
+            "{name} does not expire"
         );
     }
     // Open coupons keep their keys.
@@ -142,7 +142,7 @@ async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     assert_eq!(world.redis.command::<i64>(&["TTL", &users]).await, -1);
 }
 
-/// A daily coupon whose only day closes in a moment, at noon of some zone.
+/// A daily coupon whose only day closes in six seconds, around noon in its time zone.
 fn one_day() -> Value {
     let now = Utc::now();
     let ahead = 12 - i32::try_from(now.hour()).unwrap();
@@ -185,7 +185,7 @@ async fn an_ended_coupon_leaves_redis_unless_it_gets_more_days() {
     assert_eq!(
         expire().await,
         [false; 3],
-        "its holders may not get a second one"
+        "Redis must know the holders, so that none gets a second one"
     );
     assert_eq!(world.pass().await.status, Status::Clean);
 }
@@ -197,15 +197,15 @@ fn two_days() -> Value {
     body
 }
 
-/// In MySQL, from which a pass updates Redis.
+/// Opens the next day in MySQL; the next pass updates Redis.
 async fn open_next_day(world: &World) {
     let open =
         "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
     world.sql.query(open).await;
 }
 
-/// A day that was sealed after Redis had been copied, and the copy that returns. Of three slots,
-/// two were given out before the copy; one of these was revoked since, and the third was given out.
+/// A day that is sealed after Redis was copied; then the copy is put back. Two of three slots were
+/// given out before the copy; afterwards one of them was revoked, and the third was given out.
 async fn back_from_before_the_sealing(
     once_per: &str,
 ) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
@@ -250,7 +250,7 @@ async fn back_from_before_the_sealing(
     (fixture, redis, coupon, answers)
 }
 
-/// Waits until admission, which the older Redis has closed, is open again.
+/// Starts the older Redis, which closes admission, and runs the pass that opens it.
 async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
     redis.start_again().await.unwrap();
     eventually(
@@ -315,7 +315,7 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     )
     .await;
     assert!(late.is("not_open"), "{late:?}");
-    // Their answer may have been lost: they get it again.
+    // Holders whose answer was lost get it again.
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
         assert_eq!(
@@ -326,18 +326,13 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     }
     let revoked = api.claim(coupon.id, &people(1)[0]).await;
     assert!(revoked.is("not_open"), "{revoked:?}");
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM issued_coupons")
-            .await,
-        2
-    );
+    let statement = "SELECT COUNT(*) FROM issued_coupons";
+    assert_eq!(world.sql.number(statement).await, 2);
     assert_eq!(world.pass().await.status, Status::Clean);
 }
 
-/// A revocation unsealed a day and its slot went to a waiting user. A Redis from before does not
-/// know this, although it knows that the day was sealed.
+/// A revocation unsealed a day, and the slot went to a waiting user. An older Redis knows of the
+/// first sealing, but not of this user.
 #[tokio::test]
 async fn a_user_promoted_after_the_first_sealing_cannot_win_the_next_day() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -382,7 +377,7 @@ async fn a_user_promoted_after_the_first_sealing_cannot_win_the_next_day() {
     );
 }
 
-/// Nothing is lost in this restart: the list of claimants is correct as it is.
+/// This restart loses nothing, so the list of claimants is correct.
 #[tokio::test]
 async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -412,8 +407,8 @@ async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() 
     );
 }
 
-/// An API died after its first step: a user who waited on one day returned the place, and claimed
-/// on the next before Redis was updated.
+/// A user gave up their place in one day's line, and the API died before it updated Redis. Then the
+/// user claimed on the next day.
 #[tokio::test]
 async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
     let fixture = Fixture::new("d-void-elsewhere").await;
@@ -436,21 +431,15 @@ async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
     )
     .await;
     all_issued(world, drop, 1).await;
-    world
-        .sql
-        .query("DELETE FROM issued_coupons WHERE user_id = 'w-gone'")
-        .await;
+    let statement = "DELETE FROM issued_coupons WHERE user_id = 'w-gone'";
+    world.sql.query(statement).await;
     let values = format!(
         "{}, {first}, 'w-gone', 'given back', 'w-gone', 0",
         coupon.id
     );
     let columns = "coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again";
-    world
-        .sql
-        .query(&format!(
-            "INSERT INTO revoked_coupons ({columns}) VALUES ({values})"
-        ))
-        .await;
+    let statement = format!("INSERT INTO revoked_coupons ({columns}) VALUES ({values})");
+    world.sql.query(&statement).await;
     let run = world.pass().await;
     let found: Vec<_> = run
         .all_findings()

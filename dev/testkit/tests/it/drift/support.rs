@@ -287,12 +287,9 @@ pub(crate) fn subjects(world: &World) -> Vec<String> {
 /// Backdates the last pass of a schedule by two hours.
 pub(crate) async fn ran_two_hours_ago(world: &World, schedule: &str) {
     let ago = "DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00')";
-    world
-        .sql
-        .query(&format!(
-            "UPDATE reconciler_state SET value = {ago} WHERE name = 'last_run:{schedule}'"
-        ))
-        .await;
+    let statement =
+        format!("UPDATE reconciler_state SET value = {ago} WHERE name = 'last_run:{schedule}'");
+    world.sql.query(&statement).await;
 }
 
 /// A pass that repairs all its findings, which are exactly these.
@@ -317,12 +314,12 @@ impl Hindered {
     pub(crate) async fn start(world: &World, env: &[(&str, &str)]) -> Self {
         let mysql = &shared().await.mysql;
         let hindered = Self::over(world, mysql, mysql.proxy().await.unwrap(), env).await;
-        // The pass at its start is over.
+        // Waits for the end of its first pass.
         hindered.daemon.reconcile(&json!({})).await;
         hindered
     }
 
-    /// Sets it up with a private MySQL.
+    /// [`Self::start`] with another MySQL.
     pub(crate) async fn over(
         world: &World,
         mysql: &MysqlServer,
@@ -345,7 +342,7 @@ impl Hindered {
             .set(ProxyFault::Delay(Duration::from_millis(40)))
             .await
             .unwrap();
-        // A scheduled pass may be running; the next one is ours.
+        // Refused while a scheduled pass is running.
         let reply = eventually_some("the pass is accepted", LIMIT, async || {
             let reply = self.daemon.ask(&json!({"wait": false})).await;
             if reply.status == 202 {

@@ -1,5 +1,4 @@
-//! Three brokers: one dies, two die, one of the configured ones is down; and topics that would not
-//! survive the loss of a broker.
+//! Three brokers, of which one or two die; and topics that would not survive the loss of a broker.
 
 use firstcome_stack::KafkaCluster;
 use firstcome_testkit::{Answer, LIMIT, World, WorldStores, eventually, holders};
@@ -53,7 +52,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
             let dying = cluster.broker(leader).unwrap();
             let before = holders(&waves.world, &waves.coupon).await;
             let answers = waves.next_while(250, async |waves| {
-                // At most twenty are in flight: forty have their answers.
+                // At most twenty claims are in flight, so forty are answered.
                 eventually("the rush is on", LIMIT, async || {
                     holders(&waves.world, &waves.coupon).await > before + 60
                 })

@@ -1,4 +1,4 @@
-//! The admission gate is per coupon, and a loss belongs to a life of Redis.
+//! The admission gate: each coupon has its own, and each restart of Redis may have lost data.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
     .await;
     assert!(api.claim(odd.id, &someone[0]).await.is("unavailable"));
     world.redis.command::<()>(&["DEL", &free]).await;
-    eventually("it is open too, once it is repaired", HEALED, async || {
+    eventually("the repaired coupon is open too", HEALED, async || {
         api.claim(odd.id, &someone[0]).await.promised().is_some()
     })
     .await;
@@ -57,7 +57,7 @@ async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
     assert_eq!(daemon.process.stop().await, 0);
 }
 
-/// Longer than a pass takes, so that what is shorter did not wait.
+/// Longer than a pass takes, so an admission that opens earlier did not wait.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 #[tokio::test]
@@ -70,12 +70,12 @@ async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
     fixture.world.set("PUBLISH_DEADLINE_MS", &own_deadline);
     let (coupon, _) = fixture.held("Two", 20, 10).await;
     let daemons = [fixture.world.daemon().await, fixture.world.daemon().await];
-    // With both, then each alone.
+    // With both daemons, then with each of them alone.
     for (round, stands_still) in [None, Some(0), Some(1)].into_iter().enumerate() {
         for daemon in &daemons {
             daemon.process.thaw();
         }
-        // A suspended daemon that is working keeps the locks for a while.
+        // A daemon that is suspended in mid-pass keeps its locks for a while.
         let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
         eventually("no pass is running", HEALED, async || {
             fixture.world.sql.number(running).await == 0
@@ -107,8 +107,8 @@ async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
     }
 }
 
-/// By the clock of the current Redis the drop is not open yet; by that of the previous one it was,
-/// and users were admitted.
+/// The previous Redis admitted users to the drop, which is not open yet by the clock of the new
+/// one.
 #[tokio::test]
 async fn a_loss_is_waited_for_even_if_the_new_redis_has_a_slow_clock() {
     let clocks = Clocks::new().unwrap();
@@ -172,7 +172,7 @@ async fn left_behind(
     replica
 }
 
-/// Demotes a master in the same process, so that it takes over the data of that server.
+/// Makes a running master a replica of that server, whose data it takes over.
 async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
     command(
         master,
@@ -196,7 +196,7 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
         pass.log().contains("stall point")
     })
     .await;
-    // However long the swap takes.
+    // Keeps the pass suspended, however long the swap takes.
     pass.freeze();
     swap().await;
     let after_swap = world.redis.dump().await;
@@ -204,7 +204,7 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
     assert_eq!(pass.ended(HEALED).await, 2, "{}", pass.log());
     assert!(
         world.redis.dump().await == after_swap,
-        "it wrote to another life of Redis: {}",
+        "the pass wrote to Redis after the swap: {}",
         pass.log()
     );
     let error = "SELECT error FROM reconcile_runs WHERE triggered_by = 'cli' AND status = 'failed'";
@@ -218,7 +218,7 @@ async fn a_pass_does_not_repair_after_a_restart_of_redis() {
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Restarted", 20, 20).await;
     inject(world, &coupon, Drift::MissingAdmission, 3).await;
-    // Nothing is lost, so that no era tells the two lives apart.
+    // Nothing is lost, so the restarted Redis has the same era.
     let why = swapped_in_mid_pass(world, "repair_begun", async || {
         restart(&server).await;
     })
@@ -237,7 +237,7 @@ async fn a_pass_does_not_repair_after_its_redis_was_demoted_and_promoted() {
     let replica = left_behind(&master, world, &coupon, 10).await;
     answers.extend(rush(&[&fixture.api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
-    // A repair in MySQL alone; the next round would find ten users missing from Redis.
+    // The first round repairs only MySQL; the next would find ten users missing from Redis.
     lose_rows(world, &coupon, "= 1").await;
     let swap = async || {
         demote(&master, &replica).await;

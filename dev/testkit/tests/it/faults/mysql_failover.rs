@@ -65,12 +65,12 @@ async fn a_semi_synchronous_failover_in_mid_rush_breaks_no_promise() {
             );
             pair.promote().await.unwrap();
             pair.lead_to(&pair.replica).await.unwrap();
-            // Without any restart.
+            // No process is restarted.
             waves.issued(60).await;
             let rename = json!({"name": "renamed"});
             let changes = async || waves.api.patch(waves.coupon.id, &rename).await.status == 200;
-            eventually("operators have left it", HEALED, changes).await;
-            eventually("passes have left it", HEALED, async || {
+            eventually("operators' changes use the new primary", HEALED, changes).await;
+            eventually("passes use the new primary", HEALED, async || {
                 let run = waves.daemon.ask(&json!({})).await.body;
                 run["status"] == "clean" || run["status"] == "repaired"
             })
@@ -91,7 +91,7 @@ async fn a_returned_read_only_old_primary_is_left_and_never_trusted() {
             fail_over(&pair).await;
             assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
             waves.issued(40).await;
-            let later = eventually_some("a coupon is made", HEALED, async || {
+            let later = eventually_some("a coupon is created", HEALED, async || {
                 waves
                     .api
                     .try_create_coupon(&coupon_body("Later", 10, 0))
@@ -203,7 +203,7 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
     assert_kept(world, &lost, &answers, &[&gave_back]).await;
     assert_eq!(api.coupon(id).await["quantity"], 10);
     assert_nothing_found(&world.pass().await);
-    eventually("users see it again", HEALED, async || {
+    eventually("users see the coupon again", HEALED, async || {
         api.try_me(id, &answers[0].0)
             .await
             .is_ok_and(|reply| reply.body["status"] == "issued")

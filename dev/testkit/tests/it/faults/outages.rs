@@ -1,5 +1,4 @@
-//! Single faults that need more than exactness: an answer, a moment, or that nothing was changed.
-//! The others are in `single`.
+//! A Redis master that is cut off from its replica. Most other single faults are in `single`.
 
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{WorldStores, eventually, holders, shared};
@@ -35,7 +34,7 @@ async fn a_master_cut_off_from_its_replica_admits_nobody_until_reconnected() {
     waves
         .survives(async |waves| {
             link.set(ProxyFault::Cut).await.unwrap();
-            eventually("the master notices", HEALED, async || {
+            eventually("the master has lost its replica", HEALED, async || {
                 replication(&master)
                     .await
                     .contains("min_slaves_good_slaves:0")
@@ -45,7 +44,7 @@ async fn a_master_cut_off_from_its_replica_admits_nobody_until_reconnected() {
             assert_eq!(
                 waves.wave().await,
                 [("unavailable".into(), 20)].into(),
-                "another may have become the master"
+                "another server may have become the master"
             );
             assert_eq!(holders(&waves.world, &waves.coupon).await, before);
             link.set(ProxyFault::Pass).await.unwrap();

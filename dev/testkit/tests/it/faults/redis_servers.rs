@@ -48,7 +48,7 @@ fn key(world: &World, coupon: &MadeCoupon) -> String {
     world.redis.claimants(coupon.id)
 }
 
-/// Coupons on other primaries than this one's.
+/// A coupon on another primary than this one's.
 async fn elsewhere(
     cluster: &RedisCluster,
     world: &World,

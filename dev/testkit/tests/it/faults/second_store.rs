@@ -31,7 +31,7 @@ async fn five_of_twenty(world: World) -> (Fixture, MadeCoupon, Vec<PromisedAnswe
 
 /// Runs passes until one succeeds; returns its run.
 async fn mended(world: &World) -> Run {
-    eventually_some("a pass repairs it", LIMIT, async || {
+    eventually_some("a pass repairs the drop", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;
         if once.code == 0 {
             Ok(once.run())
@@ -153,7 +153,7 @@ async fn deleted_on_the_way(people: &[&str]) {
     assert_eq!(
         slow.me(coupon.id, "u-6").await["status"],
         "none",
-        "it knows the coupon"
+        "the API knows the coupon"
     );
     way.set(ProxyFault::BlackHole).await.unwrap();
 
@@ -166,7 +166,7 @@ async fn deleted_on_the_way(people: &[&str]) {
                 .await
                 .is_some()
         };
-        eventually("it is admitted", LIMIT, is_there).await;
+        eventually("the user is admitted", LIMIT, is_there).await;
         for person in people {
             assert_eq!(
                 world.redis.command::<i64>(&["ZREM", &users, person]).await,

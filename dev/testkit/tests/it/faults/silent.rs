@@ -25,7 +25,7 @@ async fn admission_is(open: bool, waves: &Waves) {
 }
 
 async fn passes_again(waves: &Waves) {
-    eventually("the daemon has left it", LEFT, async || {
+    eventually("the daemon has left the host", LEFT, async || {
         let run = waves.daemon.ask(&serde_json::json!({})).await.body;
         run["status"] == "clean" || run["status"] == "repaired"
     })
@@ -159,7 +159,7 @@ async fn each_alone_leaves_it(
         let before = way.counters().accepted;
         way.set(ProxyFault::Mute(protocol)).await.unwrap();
         waves.next(1).await;
-        eventually("it reconnects repeatedly", LEFT, async || {
+        eventually("the process reconnects repeatedly", LEFT, async || {
             // A producer without messages sends nothing by itself.
             if process == 0 {
                 waves.next(1).await;

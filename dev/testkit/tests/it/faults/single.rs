@@ -15,7 +15,7 @@ use firstcome_chaos::worker::CampaignWorker;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-/// Each has its own servers, which the next schedule reuses.
+/// Idle workers, whose servers the next schedules reuse.
 static WORKERS: Mutex<Vec<CampaignWorker>> = Mutex::new(Vec::new());
 /// Maximum number of workers.
 static TURNS: Semaphore = Semaphore::const_new(3);

@@ -9,26 +9,22 @@ use firstcome_testkit::{
 
 use super::limits::{FOREIGN_KEY, SIGNAL, refuses, row, world};
 
-/// An upgrade meets an open transaction: a dump, or a person at a console.
+/// During an upgrade another client has an open transaction, for example a dump.
 #[tokio::test]
 async fn a_migration_that_waits_for_a_transaction_delays_no_rows_and_resumes() {
     let fixture = Fixture::new("migrate-waits").await;
     let api = &fixture.api;
     let world = &fixture.world;
     let coupon = api.open_coupon(200).await;
-    world
-        .sql
-        .query("ALTER TABLE drops DROP COLUMN people_erased_at, DROP KEY drops_sealed")
-        .await;
-    world
-        .sql
-        .query("DELETE FROM __diesel_schema_migrations WHERE version = '20261122000019'")
-        .await;
+    let statement = "ALTER TABLE drops DROP COLUMN people_erased_at, DROP KEY drops_sealed";
+    world.sql.query(statement).await;
+    let statement = "DELETE FROM __diesel_schema_migrations WHERE version = '20261122000019'";
+    world.sql.query(statement).await;
     let mut open = HeldTransaction::begin(&world.sql).await;
     open.run("SELECT COUNT(*) FROM drops").await;
     let migrate = world.start("firstcome-api", &["migrate"], &[]);
     let waits = "a transaction keeps a table that is to be changed";
-    eventually("it says that it waits", LIMIT, async || {
+    eventually("migrate says that it waits", LIMIT, async || {
         migrate.log().contains(waits)
     })
     .await;
@@ -68,11 +64,8 @@ async fn migrating_again_is_a_no_op() {
         ),
         before
     );
-    assert_eq!(
-        world.sql.number("SELECT COUNT(*) FROM drops").await,
-        4,
-        "data stays"
-    );
+    let statement = "SELECT COUNT(*) FROM drops";
+    assert_eq!(world.sql.number(statement).await, 4, "rows stay");
     assert_eq!(world.topic.offsets().await.len(), 3, "partitions stay");
 }
 
@@ -121,17 +114,13 @@ async fn rows_written_while_limits_are_created_obey_them_too() {
     ] {
         world.sql.query(down).await;
     }
-    world
-        .sql
-        .query("DELETE FROM __diesel_schema_migrations WHERE version >= '20261121000005'")
-        .await;
+    let statement = "DELETE FROM __diesel_schema_migrations WHERE version >= '20261121000005'";
+    world.sql.query(statement).await;
     for (id, once_per) in [(1, "coupon"), (2, "drop")] {
-        world
-            .sql
-            .query(&format!(
-                "INSERT INTO coupons (id, name, quantity, once_per) VALUES ({id}, 'a', 100000, '{once_per}')"
-            ))
-            .await;
+        let statement = format!(
+            "INSERT INTO coupons (id, name, quantity, once_per) VALUES ({id}, 'a', 100000, '{once_per}')"
+        );
+        world.sql.query(&statement).await;
         world.sql.query(&format!("INSERT INTO drops (id, coupon_id, opens_at, local_date, quantity) VALUES ({id}, {id}, '2026-01-01', '2026-01-01', 100000)")).await;
     }
     let done = AtomicBool::new(false);
@@ -161,13 +150,8 @@ async fn rows_written_while_limits_are_created_obey_them_too() {
     );
     let wrong = "SELECT COUNT(*) FROM issued_coupons WHERE slot_limit < slot OR person_scope <> IF(coupon_id = 1, 0, drop_id)";
     assert_eq!(world.sql.number(wrong).await, 0);
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM issued_coupons")
-            .await,
-        i64::from(one + two)
-    );
+    let statement = "SELECT COUNT(*) FROM issued_coupons";
+    assert_eq!(world.sql.number(statement).await, i64::from(one + two));
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ async fn a_slot_outside_the_quantity_is_refused() {
 }
 
 #[tokio::test]
-async fn one_too_many_is_refused_even_inside_a_multi_row_statement() {
+async fn one_row_too_many_is_refused_even_in_a_multi_row_insert() {
     let world = world("many").await;
     let many: Vec<String> = (1..=4)
         .map(|slot| format!("(1, 1, {slot}, 'u-{slot}', 'consumer')"))
@@ -106,17 +106,15 @@ async fn a_given_limit_must_belong_to_the_drop_and_cover_the_slot() {
 }
 
 #[tokio::test]
-async fn limits_follow_the_quantity_up_and_down_and_rows_with_them() {
+async fn slot_limits_and_the_limits_of_rows_follow_the_quantity_up_and_down() {
     let world = world("follow").await;
     let limits = async || {
         let limits = "SELECT GROUP_CONCAT(slot_limit ORDER BY slot_limit) FROM slot_limits WHERE drop_id = 1";
         world.sql.query(limits).await[0][0].clone()
     };
     world.sql.query(&row(1, 1, 2, "u-2")).await;
-    world
-        .sql
-        .query("UPDATE drops SET quantity = 200000 WHERE id = 1")
-        .await;
+    let statement = "UPDATE drops SET quantity = 200000 WHERE id = 1";
+    world.sql.query(statement).await;
     assert_eq!(limits().await, "3,65536,131072,196608,200000");
     for slot in [65_536, 65_537, 150_000] {
         world
@@ -129,10 +127,8 @@ async fn limits_follow_the_quantity_up_and_down_and_rows_with_them() {
     refuses(&world, SIGNAL, &quantity(1, 149_999)).await; // below an issued slot
     refuses(&world, CHECK, &quantity(2, 0)).await;
     world.sql.query(&quantity(2, 2)).await;
-    world
-        .sql
-        .query("UPDATE drops SET quantity = 150000 WHERE id = 1")
-        .await;
+    let statement = "UPDATE drops SET quantity = 150000 WHERE id = 1";
+    world.sql.query(statement).await;
     assert_eq!(limits().await, "3,65536,131072,150000");
     let kept = "SELECT GROUP_CONCAT(slot_limit ORDER BY slot) FROM issued_coupons";
     assert_eq!(world.sql.query(kept).await[0][0], "3,65536,131072,150000");
@@ -146,11 +142,11 @@ async fn a_second_row_for_a_slot_or_for_a_user_in_the_coupons_scope_is_refused()
     refuses(&world, DUPLICATE, &row(1, 1, 1, "u-2")).await;
     refuses(&world, DUPLICATE, &row(1, 1, 1, "u-1")).await;
     refuses(&world, DUPLICATE, &row(1, 1, 2, "u-1")).await;
-    refuses(&world, DUPLICATE, &row(1, 2, 1, "u-1")).await; // another drop of a once-per-coupon coupon
+    refuses(&world, DUPLICATE, &row(1, 2, 1, "u-1")).await; // once per coupon, another drop
     world.sql.query(&row(1, 1, 2, "U-1")).await; // another user: ids are case-sensitive
     world.sql.query(&row(2, 3, 1, "u-1")).await;
     refuses(&world, DUPLICATE, &row(2, 3, 2, "u-1")).await;
-    world.sql.query(&row(2, 4, 1, "u-1")).await; // another drop of a once-per-drop coupon
+    world.sql.query(&row(2, 4, 1, "u-1")).await; // once per drop, another drop
     let moved = "UPDATE issued_coupons SET drop_id = 3, slot = 2 WHERE drop_id = 4";
     refuses(&world, DUPLICATE, moved).await;
     let scope = "UPDATE issued_coupons SET person_scope = 99, slot = 2, user_id = 'u-2' WHERE drop_id = 1 AND slot = 1";
@@ -237,13 +233,8 @@ async fn a_quantity_lowered_from_an_older_snapshot_sees_the_rows_written_since()
         .await;
     assert_eq!(refused.unwrap_err().code, SIGNAL);
     holding.commit().await;
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT quantity FROM drops WHERE id = 1")
-            .await,
-        3
-    );
+    let statement = "SELECT quantity FROM drops WHERE id = 1";
+    assert_eq!(world.sql.number(statement).await, 3);
 }
 
 #[tokio::test]
@@ -253,20 +244,16 @@ async fn once_per_cannot_change_and_has_two_values() {
     refuses(&world, SIGNAL, changed).await;
     let unknown = "INSERT INTO coupons (name, quantity, once_per) VALUES ('x', 1, 'day')";
     refuses(&world, CHECK, unknown).await;
-    world
-        .sql
-        .query("UPDATE coupons SET once_per = 'coupon', name = 'renamed' WHERE id = 1")
-        .await;
+    let statement = "UPDATE coupons SET once_per = 'coupon', name = 'renamed' WHERE id = 1";
+    world.sql.query(statement).await;
 }
 
 #[tokio::test]
 async fn a_coupon_has_one_drop_per_day_whose_window_ends_after_it_begins() {
     let world = world("days").await;
     let day = "INSERT INTO drops (coupon_id, local_date, opens_at, closes_at, quantity) VALUES (1, '2026-02-01', ";
-    world
-        .sql
-        .query(&format!("{day} '2026-02-01 06:00', '2026-02-01 07:00', 3)"))
-        .await;
+    let statement = format!("{day} '2026-02-01 06:00', '2026-02-01 07:00', 3)");
+    world.sql.query(&statement).await;
     let again = format!("{day} '2026-02-01 08:00', '2026-02-01 09:00', 3)");
     refuses(&world, DUPLICATE, &again).await;
     let backwards = "UPDATE drops SET closes_at = opens_at WHERE local_date = '2026-02-01'";
@@ -279,13 +266,8 @@ async fn a_dead_letter_with_the_five_columns_of_the_contract_is_valid() {
     let by_hand = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES (1, 1, 1, 'u-1', 'by hand')";
     world.sql.query(by_hand).await;
     world.sql.query(by_hand).await;
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL")
-            .await,
-        2
-    );
+    let statement = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
+    assert_eq!(world.sql.number(statement).await, 2);
 }
 
 #[tokio::test]

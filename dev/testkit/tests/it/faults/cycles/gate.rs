@@ -15,7 +15,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     all_issued(world, coupon.drop, 5).await;
     inject(world, &coupon, Drift::Unissued, 1).await;
     for round in 0..2 {
-        // The pass that died may have granted the gate, so it has to be lost again.
+        // The pass that died may have opened the gate, so it is deleted again.
         if round == 0 || point == Point::GateOpened {
             let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
             world.redis.command::<i64>(&["DEL", &gate]).await;
@@ -26,7 +26,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
                 .claim(coupon.id, "u-6")
                 .await
                 .is("unavailable"),
-            "closed until verified"
+            "admission is closed until Redis is verified"
         );
         assert!(
             environment.pass_dies(point).await,
@@ -41,7 +41,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
                 .claim(coupon.id, "u-6")
                 .await
                 .is("unavailable"),
-            "it died before it opened"
+            "the pass died before it opened admission"
         );
     }
     environment.mend().await;

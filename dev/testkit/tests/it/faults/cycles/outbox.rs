@@ -77,23 +77,23 @@ async fn cycle(
             "{} was not reached",
             point.name()
         );
-        assert!(world.sql.number(&open).await >= 1, "it is still to be sent");
+        assert!(
+            world.sql.number(&open).await >= 1,
+            "the message is still to be sent"
+        );
         // The dead sender's lease lasts a minute longer than sending may take.
-        world
-            .sql
-            .query(&format!(
-                "UPDATE {outbox} SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL"
-            ))
-            .await;
+        let statement =
+            format!("UPDATE {outbox} SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL");
+        world.sql.query(&statement).await;
     }
     environment.mend().await;
-    eventually("all is sent", LIMIT, async || {
+    eventually("all messages are sent", LIMIT, async || {
         world.sql.number(&open).await == 0
     })
     .await;
     let ids = ids();
-    // A dead sender's successor cannot know whether it was sent, so it is sent never or twice. The
-    // id stays the same, so a mailbox shows one mail, and a receiver accepts one event.
+    // A successor cannot know whether the dead sender sent the message, so it sends it again under
+    // the same id: a mailbox shows one mail, and a receiver accepts one event.
     let wanted = if matches!(point, Point::MailDue | Point::WebhookDue) {
         1
     } else {
