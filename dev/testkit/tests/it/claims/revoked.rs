@@ -212,13 +212,8 @@ async fn a_revocation_is_recorded_once_and_removes_the_holder_from_the_list() {
         .collect::<Vec<_>>()
         .concat();
     let send = async |path: &str, body: &serde_json::Value| {
-        Http::send(
-            api.http()
-                .ops(Method::POST, path)
-                .header("x-operator", "Lee")
-                .json(body),
-        )
-        .await
+        let request = api.http().ops(Method::POST, path);
+        Http::send(request.header("x-operator", "Lee").json(body)).await
     };
     let order = json!({"reason": "fraud", "by": "Ann"});
     let viewed = api
@@ -231,11 +226,8 @@ async fn a_revocation_is_recorded_once_and_removes_the_holder_from_the_list() {
         (viewed.status, &viewed.body["code"]),
         (403, &json!("read_only"))
     );
-    let elsewhere = send(
-        &path(&encoded),
-        &json!({"reason": "x", "by": "x", "drop_id": id.drop + 1}),
-    )
-    .await;
+    let other_drop = json!({"reason": "x", "by": "x", "drop_id": id.drop + 1});
+    let elsewhere = send(&path(&encoded), &other_drop).await;
     assert_eq!(
         (elsewhere.status, &elsewhere.body["code"]),
         (404, &json!("not_found"))
@@ -265,17 +257,11 @@ async fn a_revocation_is_recorded_once_and_removes_the_holder_from_the_list() {
         "Ann".into(),
     ];
     assert_eq!(world.sql.query(acts).await, [said]);
-    let issued = Http::send(
-        api.http()
-            .ops(Method::GET, &format!("/v1/coupons/{}/issued", id.id)),
-    )
-    .await;
-    assert_eq!(
-        issued.body["issued"].as_array().map(Vec::len),
-        Some(1),
-        "{issued:?}"
-    );
-    assert_eq!(issued.body["issued"][0]["user_id"], "u-2");
+    let issued = format!("/v1/coupons/{}/issued", id.id);
+    let issued = Http::send(api.http().ops(Method::GET, &issued)).await.body;
+    let issued = issued["issued"].as_array().unwrap();
+    assert_eq!(issued.len(), 1, "{issued:?}");
+    assert_eq!(issued[0]["user_id"], "u-2");
 }
 
 async fn sealed(world: &World, coupon: &MadeCoupon) {

@@ -1,6 +1,7 @@
 //! Passes on request: at the endpoint and by the command line.
 
 use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_stack::ProxyFault;
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, OPS_TOKEN, eventually, status_of};
 use reqwest::Method;
@@ -43,10 +44,7 @@ async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile(
     let began = "firstcome_pass_start_timestamp_seconds";
     let began = slow.daemon.http().metric(began, &[]).await;
     assert!(began > Some(1e9), "{began:?}");
-    slow.proxy
-        .set(firstcome_stack::ProxyFault::Pass)
-        .await
-        .unwrap();
+    slow.proxy.set(ProxyFault::Pass).await.unwrap();
     eventually("the pass ends", LIMIT, async || {
         status_of(world, &id).await.as_deref() == Some("clean")
     })

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use firstcome_reconciler::report::{Kind, Status};
+use firstcome_stack::ProxyFault;
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, World, all_issued, assert_exact, error_of, eventually,
@@ -111,10 +112,7 @@ async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
     );
     mailed(world, &["action needed"]).await;
 
-    slow.proxy
-        .set(firstcome_stack::ProxyFault::Pass)
-        .await
-        .unwrap();
+    slow.proxy.set(ProxyFault::Pass).await.unwrap();
     let run = slow.daemon.reconcile(&json!({})).await;
     assert!(
         matches!(run.status, Status::Repaired | Status::Clean),

@@ -10,7 +10,7 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-use crate::drift::support::{assert_found, expected, inject, report};
+use crate::drift::support::{assert_found, expected, inject, pass_ends, report};
 
 /// A drop of 20, all given out, that has just closed.
 pub(super) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
@@ -96,10 +96,7 @@ async fn the_deep_pass_checks_and_repairs_sealed_drops() {
     assert_eq!(deep.status, Status::Repaired, "{deep:#?}");
     assert_kept(world, &coupon, &answers, &[]).await;
     answered(&fixture, &coupon, &answers).await;
-    assert_eq!(
-        world.once_with(&["--deep"], &[]).await.run().status,
-        Status::Clean
-    );
+    pass_ends(world, &["--deep"], (0, Status::Clean)).await;
 }
 
 #[tokio::test]
@@ -120,10 +117,7 @@ async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     for name in names().await {
         world.redis.command::<i64>(&["PERSIST", &name]).await;
     }
-    assert_eq!(
-        world.once_with(&["--deep"], &[]).await.run().status,
-        Status::Clean
-    );
+    pass_ends(world, &["--deep"], (0, Status::Clean)).await;
     let there = names().await;
     assert!(there.len() >= 4, "{there:?}");
     for name in there {
@@ -134,10 +128,7 @@ async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     }
     // Open coupons keep their keys.
     let (open, _) = fixture.held("Open", 5, 5).await;
-    assert_eq!(
-        world.once_with(&["--deep"], &[]).await.run().status,
-        Status::Clean
-    );
+    pass_ends(world, &["--deep"], (0, Status::Clean)).await;
     let users = world.redis.of_drop(open.id, open.drop, "users");
     assert_eq!(world.redis.command::<i64>(&["TTL", &users]).await, -1);
 }
@@ -177,11 +168,8 @@ async fn an_ended_coupon_leaves_redis_unless_it_gets_more_days() {
     };
     assert_eq!(expire().await, [true; 3]);
     let day: NaiveDate = serde_json::from_value(body["schedule"]["last_day"].clone()).unwrap();
-    let more = fixture
-        .api
-        .patch(coupon.id, &json!({"last_day": day + TimeDelta::days(1)}))
-        .await;
-    assert_eq!(more.status, 200, "{more:?}");
+    let more = json!({"last_day": day + TimeDelta::days(1)});
+    fixture.api.change(coupon.id, &more).await;
     assert_eq!(
         expire().await,
         [false; 3],
