@@ -5,4 +5,5 @@ mod daily;
 mod identity;
 pub(crate) mod many;
 mod revoked;
+mod revoked_any_time;
 mod slow;

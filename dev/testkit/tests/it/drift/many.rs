@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, WorldStores, people};
+use firstcome_testkit::{Fixture, WorldStores};
 
 use crate::drift::support::{
     FoundDrift, assert_settled, clean_pass, dry_run, expected, found, injector, mailed,

@@ -17,6 +17,7 @@ mod lost_rows;
 mod many;
 mod metrics;
 mod missed;
+mod next_day;
 mod one_key;
 mod outages;
 mod people;
