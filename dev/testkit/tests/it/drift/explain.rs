@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running, eventually};
+use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::drift::sealing::{closed, until_sealed};
 use crate::drift::support::{inject, until_expired};
 
 /// The story at the endpoint; the command line shows the same.
@@ -129,24 +130,13 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
         "{told:#}"
     );
 
-    let get = async |path: String| {
-        Http::send(daemon.http().ops(Method::GET, &path))
-            .await
-            .status
-    };
-    assert_eq!(get("/v1/coupons/424242/people/u-1".into()).await, 404);
-    assert_eq!(
-        get(format!("/v1/coupons/{}/people/u%201", coupon.id)).await,
-        400
-    );
-    assert_eq!(
-        daemon
-            .http()
-            .get(&format!("/v1/coupons/{}/people/u-1", coupon.id))
-            .await
-            .status,
-        401
-    );
+    let path = |coupon, user| format!("/v1/coupons/{coupon}/people/{user}");
+    for (path, status) in [(path(424_242, "u-1"), 404), (path(coupon.id, "u%201"), 400)] {
+        let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
+        assert_eq!(reply.status, status, "{reply:?}");
+    }
+    let without_token = daemon.http().get(&path(coupon.id, "u-1")).await;
+    assert_eq!(without_token.status, 401);
 }
 
 #[tokio::test]
@@ -155,20 +145,8 @@ async fn explain_reports_what_is_no_longer_known() {
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let daemon = world.daemon().await;
-    let (coupon, _) = fixture.held("Gone", 5, 5).await;
-    fixture
-        .api
-        .change(coupon.id, &json!({"close_now": true}))
-        .await;
-    eventually("the drop is sealed", LIMIT, async || {
-        world.pass().await;
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL")
-            .await
-            == 1
-    })
-    .await;
+    let (coupon, _) = closed(&fixture, "Gone").await;
+    until_sealed(&fixture, &coupon).await;
     let own = world.redis.of_drop(coupon.id, coupon.drop, "");
     until_expired(world, &own).await;
     let told = story(&fixture, &daemon, &coupon, "u-1").await;

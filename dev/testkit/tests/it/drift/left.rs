@@ -97,14 +97,6 @@ async fn a_stalled_consumer_is_reported_and_reported_again_when_it_resumes() {
         .await;
     daemon.reconcile(&json!({})).await;
     let done = inject(world, &coupon, Drift::Stalled, 3).await;
-    let patience = "SELECT MIN(CAST(v.variable_value AS UNSIGNED)) FROM performance_schema.data_locks l \
-        JOIN performance_schema.variables_by_thread v ON v.thread_id = l.thread_id AND v.variable_name = 'wait_timeout' \
-        WHERE l.object_schema = DATABASE() AND l.object_name = 'slot_limits' AND l.lock_type = 'RECORD' \
-            AND l.lock_mode LIKE 'X%' AND l.lock_status = 'GRANTED'";
-    assert!(
-        world.sql.number(patience).await > 600,
-        "MySQL released the lock too early"
-    );
     let run = eventually_some("a pass sees the stall", LIMIT, async || {
         let run = daemon.reconcile(&json!({})).await;
         if found(&run).is_empty() {

@@ -61,49 +61,6 @@ async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
 }
 
 #[tokio::test]
-async fn rows_from_before_an_upgrade_keep_short_codes_and_later_codes_are_ordered() {
-    let (world, api) = open_world("short-codes").await;
-    let upgraded = "INSERT INTO code_key (id, secret, prefixed_from) VALUES (1, RANDOM_BYTES(32), UTC_TIMESTAMP(3) + INTERVAL 1 HOUR) \
-                    ON DUPLICATE KEY UPDATE prefixed_from = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR";
-    world.sql.query(upgraded).await;
-    let (before, _) = given_out(&world, &api).await;
-    let read = async |drop: i64, order: &str| {
-        world
-            .sql
-            .query(&format!(
-                "SELECT slot, code FROM issued_coupons WHERE drop_id = {drop} ORDER BY {order}"
-            ))
-            .await
-    };
-    let shown = read(before.drop, "slot").await;
-    assert!(shown.iter().all(|row| row[1].len() == 19), "{shown:?}");
-    let hour_later = "UPDATE code_key SET prefixed_from = (SELECT MAX(claimed_at) FROM issued_coupons) + INTERVAL 1000 MICROSECOND";
-    world.sql.query(hour_later).await;
-
-    let statement = "DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)";
-    world.sql.query(statement).await;
-    assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 3)].into());
-    assert_eq!(read(before.drop, "slot").await, shown);
-
-    let (after, _) = given_out(&world, &api).await;
-    let codes = read(after.drop, "slot").await;
-    assert_eq!(
-        read(after.drop, "code").await,
-        codes,
-        "codes sort in the order of slots"
-    );
-    assert!(
-        codes.iter().all(|row| row[1].split('-').count() == 6),
-        "{codes:?}"
-    );
-    let statement = "DELETE FROM issued_coupons WHERE slot = 7";
-    world.sql.query(statement).await;
-    world.pass().await;
-    assert_eq!(read(after.drop, "slot").await, codes);
-    assert_eq!(read(before.drop, "slot").await, shown);
-}
-
-#[tokio::test]
 async fn a_lost_or_changed_code_key_is_reported_until_a_person_decides() {
     let (world, api) = open_world("code-key").await;
     given_out(&world, &api).await;

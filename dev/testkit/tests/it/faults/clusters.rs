@@ -298,13 +298,8 @@ async fn one_server_of_everything_dies_in_a_rush_and_all_coupons_end_exact() {
     for (coupon, answers) in crowd.coupons.iter().zip(&answers) {
         assert_exact(&world, coupon, quantity, answers).await;
     }
-    assert!(
-        world
-            .sql
-            .query("SELECT * FROM broken_promises")
-            .await
-            .is_empty()
-    );
+    let left = world.sql.query("SELECT * FROM broken_promises").await;
+    assert!(left.is_empty(), "{left:?}");
     eventually("a deep pass finds nothing", HEALED, async || {
         let once = world.once_with(&["--deep"], &[]).await;
         once.code == 0 && once.run().all_findings().count() == 0

@@ -11,7 +11,7 @@ use firstcome_testkit::{
 };
 use serde_json::json;
 
-use super::waves::{HEALED, impatient, replication};
+use super::waves::{HEALED, impatient, replication, until_promised};
 use crate::drift::support::{inject, lose_rows};
 
 async fn own_redis() -> (RedisServer, WorldStores) {
@@ -41,16 +41,10 @@ async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
     let daemon = world.daemon().await;
     restart(&server).await;
     let someone = people(6).split_off(5);
-    eventually("the other coupon is open", HEALED, async || {
-        api.claim(good.id, &someone[0]).await.promised().is_some()
-    })
-    .await;
+    until_promised(api, good.id, &someone[0]).await;
     assert!(api.claim(odd.id, &someone[0]).await.is("unavailable"));
     world.redis.command::<()>(&["DEL", &free]).await;
-    eventually("the repaired coupon is open too", HEALED, async || {
-        api.claim(odd.id, &someone[0]).await.promised().is_some()
-    })
-    .await;
+    until_promised(api, odd.id, &someone[0]).await;
     answers.extend(rush(&[api], good.id, &people(20), 20).await);
     all_issued(world, good.drop, 20).await;
     assert_exact(world, &good, 20, &answers).await;

@@ -12,7 +12,7 @@ use firstcome_testkit::{
 };
 use serde_json::json;
 
-use super::waves::{HEALED, Waves, impatient};
+use super::waves::{HEALED, Waves, impatient, until_promised};
 
 async fn stores(pair: &MysqlPair) -> WorldStores {
     WorldStores::shared()
@@ -28,14 +28,8 @@ async fn fail_over(pair: &MysqlPair) {
 }
 
 async fn no_dead_letter(waves: &Waves) {
-    assert!(
-        waves
-            .world
-            .sql
-            .query("SELECT * FROM failed_claims")
-            .await
-            .is_empty()
-    );
+    let left = waves.world.sql.query("SELECT * FROM failed_claims").await;
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]
@@ -121,10 +115,7 @@ async fn a_returned_read_only_old_primary_is_left_and_never_trusted() {
             pair.address.set_upstream(pair.replica.port());
             waves.issued(60).await;
             no_dead_letter(waves).await;
-            eventually("the later coupon is known", HEALED, async || {
-                waves.api.claim(later.id, "u-1").await.promised().is_some()
-            })
-            .await;
+            until_promised(&waves.api, later.id, "u-1").await;
             all_issued(&waves.world, later.drop, 1).await;
         })
         .await;
@@ -214,14 +205,8 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
 }
 
 async fn quantity(fixture: &Fixture, coupon: &MadeCoupon) -> i64 {
-    fixture
-        .world
-        .sql
-        .number(&format!(
-            "SELECT quantity FROM drops WHERE id = {}",
-            coupon.drop
-        ))
-        .await
+    let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
+    fixture.world.sql.number(&sql).await
 }
 
 #[tokio::test]
@@ -271,13 +256,8 @@ async fn settings_missing_on_the_replica_are_recovered_from_redis_first() {
     assert_eq!(quantity(&fixture, &lowered).await, 15);
     assert!(api.claim(paused.id, "late").await.is("paused"));
     assert_nothing_found(&world.pass().await);
-    assert!(
-        world
-            .sql
-            .query("SELECT * FROM broken_promises")
-            .await
-            .is_empty()
-    );
+    let left = world.sql.query("SELECT * FROM broken_promises").await;
+    assert!(left.is_empty(), "{left:?}");
     // Revisions continue where they were.
     api.change(paused.id, &json!({"paused": false})).await;
     assert!(api.claim(paused.id, "late").await.is_accepted());

@@ -9,7 +9,7 @@ use firstcome_testkit::{
     Fixture, PrefixedKeys, WorldStores, all_issued, assert_kept, eventually, people, rush,
 };
 
-use super::waves::{HEALED, impatient};
+use super::waves::{HEALED, impatient, until_promised};
 
 /// The daemon's own passes would repair what its watch must see.
 const NEVER: &str = "0 0 0 1 1 *";
@@ -125,11 +125,7 @@ async fn goes_back(name: &str, quantity: u32, by: By) {
             .all(|user| issued.contains(user) || listed.contains(user))
     })
     .await;
-    eventually("the coupon is open again", HEALED, async || {
-        let answer = api.claim(coupon.id, &users[0]).await;
-        answer.promised().is_some()
-    })
-    .await;
+    until_promised(api, coupon.id, &users[0]).await;
     assert_kept(world, &coupon, &answers, &[]).await;
     assert_eq!(daemon.process.stop().await, 0);
 }

@@ -97,13 +97,11 @@ async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
         "{run:#?}"
     );
     assert_eq!(rows(&world, coupon.drop).await.len(), 15);
-    assert!(
-        world
-            .sql
-            .query("SELECT * FROM failed_claims WHERE resolved_at IS NULL")
-            .await
-            .is_empty()
-    );
+    let left = world
+        .sql
+        .query("SELECT * FROM failed_claims WHERE resolved_at IS NULL")
+        .await;
+    assert!(left.is_empty(), "{left:?}");
     let args = [
         "explain",
         "--coupon",

@@ -261,16 +261,6 @@ async fn a_coupon_has_one_drop_per_day_whose_window_ends_after_it_begins() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_with_the_five_columns_of_the_contract_is_valid() {
-    let world = world("by-hand").await;
-    let by_hand = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES (1, 1, 1, 'u-1', 'by hand')";
-    world.sql.query(by_hand).await;
-    world.sql.query(by_hand).await;
-    let statement = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
-    assert_eq!(world.sql.number(statement).await, 2);
-}
-
-#[tokio::test]
 async fn a_manual_row_waits_for_a_revocation_in_progress() {
     let world = world("revoking").await;
     let mut older = HeldTransaction::begin(&world.sql).await;
