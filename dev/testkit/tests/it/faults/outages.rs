@@ -1,7 +1,7 @@
 //! A Redis master that is cut off from its replica. Most other single faults are in `single`.
 
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
-use firstcome_testkit::{WorldStores, eventually, holders, shared};
+use firstcome_testkit::{WorldStores, eventually, holders};
 
 use super::waves::{HEALED, Waves, follows, impatient, replication};
 
