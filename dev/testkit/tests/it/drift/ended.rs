@@ -181,7 +181,7 @@ async fn two_daemons_send_one_digest_and_run_one_scheduled_deep_pass() {
         runs(world, "deep AND status = 'clean'").await > 0
     })
     .await;
-    // By then both daemons have checked their schedules several times.
+    // Both daemons check their schedules several times in these seconds.
     let seen = world.sql.number("SELECT UNIX_TIMESTAMP()").await;
     eventually("seconds have passed", LIMIT, async || {
         world.sql.number("SELECT UNIX_TIMESTAMP()").await > seen + 4

@@ -180,7 +180,7 @@ async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
     }
 }
 
-/// Of a user's revocations, Redis applies the one with the highest number.
+/// Redis applies the revocation with the highest number of a user.
 #[tokio::test]
 async fn a_user_revoked_after_mysql_lost_their_last_revocation_is_refused() {
     let fixture = Fixture::new("gone-back-revoked").await;

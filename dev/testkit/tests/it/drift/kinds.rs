@@ -17,7 +17,7 @@ pub(crate) struct DriftCase {
     pub(crate) n: u32,
     /// The kind of the finding that reports it.
     pub(crate) kind: Kind,
-    /// Users at the beginning, of 20.
+    /// Users at the beginning; the quantity is 20.
     pub(crate) held: usize,
     /// Users at the end.
     pub(crate) end: usize,

@@ -26,8 +26,9 @@ async fn open_next_day(world: &World) {
     world.sql.query(open).await;
 }
 
-/// A day that is sealed after Redis was copied; then the copy is put back. Two of three slots were
-/// given out before the copy; afterwards one of them was revoked, and the third was given out.
+/// A day that is sealed after Redis was copied; then Redis returns with the copy. Two of three
+/// slots were given out before the copy; afterwards one of them was revoked, and the third was
+/// given out.
 async fn back_from_before_the_sealing(
     once_per: &str,
 ) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {

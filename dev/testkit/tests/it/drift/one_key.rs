@@ -19,7 +19,8 @@ const EARLIER: [&str; 2] = ["w-1", "w-2"];
 /// A user who is manually written into a key.
 const EXTRA: &str = "x-extra";
 
-/// The damage to one key. `U` stands for a holder, `S` for their slot, `D` for the drop.
+/// The damage to one key. `U` stands for a holder, `S` for their slot, `F` for a free slot, and `D`
+/// for the drop.
 const DAMAGES: [(&str, &[&str]); 16] = [
     ("users lost", &["DEL", "users"]),
     ("free lost", &["DEL", "free"]),

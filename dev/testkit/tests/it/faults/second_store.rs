@@ -177,7 +177,7 @@ async fn deleted_on_the_way(people: &[&str]) {
             is_over.store(true, Relaxed);
             once
         };
-        // Also in the middle of the pass, which waits for the claim in flight.
+        // u-7 claims throughout the pass, also while it waits for the claim in flight.
         let claims = async {
             loop {
                 let answer = api.claim(coupon.id, "u-7").await;

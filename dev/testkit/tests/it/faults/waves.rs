@@ -89,7 +89,7 @@ impl Waves {
         self.next_while(number, async |_| ()).await
     }
 
-    /// [`Self::next`] with something happening meanwhile.
+    /// [`Self::next`] while something else happens.
     pub(crate) async fn next_while(
         &mut self,
         number: usize,
