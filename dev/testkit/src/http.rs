@@ -295,6 +295,12 @@ impl ApiClient {
         self.try_patch(coupon, change).await.expect("an answer")
     }
 
+    /// [`Self::patch`] that must succeed.
+    pub async fn change(&self, coupon: i64, change: &Value) {
+        let reply = self.patch(coupon, change).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+
     /// [`Self::patch`] if there may be no answer.
     pub async fn try_patch(&self, coupon: i64, change: &Value) -> Result<HttpReply, String> {
         let request = self

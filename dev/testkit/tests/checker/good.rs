@@ -140,8 +140,8 @@ impl ScenarioWorld<'_> {
             }
             ScenarioStep::Break(drop) => {
                 let side = self.sides.get_mut(drop).unwrap();
-                // Rows are never deleted. And a waiting person who gets a slot elsewhere leaves
-                // theirs to people who were answered `sold_out`; they would have to ask again.
+                // Rows are never deleted. A waiting person who got a slot in the other drop would
+                // leave a place to people who were answered `sold_out` and would have to ask again.
                 if self.script.once_per == RecordedScope::Drop && side.issued < side.held.len() {
                     let (slot, person) = side.held.pop().unwrap();
                     side.free.push(slot);

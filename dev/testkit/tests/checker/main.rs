@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod allowed;
+mod events;
 mod good;
 mod program;
 mod properties;
+mod revoked;
 mod spoiled;

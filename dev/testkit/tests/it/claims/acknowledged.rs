@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::drift::support::lose_rows;
 use firstcome_testkit::{
     Answer, ApiClient, Fixture, MadeCoupon, all_issued, coupon_body, eventually,
 };
@@ -23,19 +24,19 @@ const AT_A_TIME: usize = 32;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_process_confirms_what_another_acknowledged_during_changes_and_repairs() {
     let fixture = Fixture::new("acknowledged").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     let daemon = world
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
-    let coupon = fixture
-        .api
+    let coupon = api
         .create_coupon(&coupon_body("Acknowledged", 100, 0))
         .await;
     let done = AtomicBool::new(false);
     let operators = async {
         let mut changes = 0;
         while !done.load(Ordering::Relaxed) {
-            changes += operate(&fixture.api, &coupon).await;
+            changes += operate(api, &coupon).await;
         }
         changes
     };
@@ -58,13 +59,7 @@ async fn every_process_confirms_what_another_acknowledged_during_changes_and_rep
             })
             .await;
         }
-        world
-            .sql
-            .query(&format!(
-                "DELETE FROM issued_coupons WHERE drop_id = {} AND slot < 4",
-                coupon.drop
-            ))
-            .await;
+        lose_rows(world, &coupon, "< 4").await;
     };
     let (wanted, changes, ()) =
         tokio::join!(everybody(&fixture, &coupon, &done), operators, deleting);
@@ -75,13 +70,8 @@ async fn every_process_confirms_what_another_acknowledged_during_changes_and_rep
         world.sql.number(applied).await > 0
     })
     .await;
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM broken_promises")
-            .await,
-        0
-    );
+    let statement = "SELECT COUNT(*) FROM broken_promises";
+    assert_eq!(world.sql.number(statement).await, 0);
     assert_eq!(daemon.process.stop().await, 0);
     println!(
         "{wanted} acknowledged, {changes} changes of operators, {} repairs",
@@ -89,7 +79,7 @@ async fn every_process_confirms_what_another_acknowledged_during_changes_and_rep
     );
 }
 
-/// Everybody claims at one of two APIs and then at once at the other; returns the number of claims.
+/// Each user claims at one API and at once again at the other; returns the number of users.
 async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) -> usize {
     let wanted = wanted();
     let next = AtomicUsize::new(0);
@@ -122,12 +112,12 @@ async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) ->
     assert_eq!(
         distinct.last(),
         Some(&u32::try_from(wanted).unwrap()),
-        "and no slot is skipped"
+        "no slot is skipped"
     );
     wanted
 }
 
-/// Claims at one process until it is accepted, then at once at the other; returns the slot.
+/// Claims at one process until accepted, then at once at the other; returns the slot.
 async fn acknowledged(
     first: &ApiClient,
     second: &ApiClient,
@@ -150,7 +140,7 @@ async fn acknowledged(
                 assert_eq!(mine["slot"], Value::from(slot), "{user}");
                 return slot;
             }
-            // Caused by operators, or by a drop whose row was deleted while its slot is read.
+            // Refused by an operator's change, or because the row was deleted while it was read.
             Answer::Problem(409 | 503, _) => tokio::task::yield_now().await,
             other => panic!("{user}: {other:?}"),
         }
@@ -163,7 +153,7 @@ async fn operate(api: &ApiClient, coupon: &MadeCoupon) -> usize {
     let mut changes = 0;
     let mut change = async |body: Value| {
         let status = api.patch(coupon.id, &body).await.status;
-        // More was given out meanwhile, or another process changes the coupon.
+        // Refused if more slots were given out meanwhile, or while another process changes it.
         assert!(matches!(status, 200 | 409 | 503), "{body}: {status}");
         changes += usize::from(status == 200);
         status == 200

@@ -4,7 +4,7 @@ use firstcome_testkit::{
     all_issued, assert_clean, assert_exact, eventually, open_world, people, rush, tally,
 };
 
-/// How many come for five hundred; `CROWD=10000` for a release.
+/// Number of users who claim one of 500 slots; `CROWD=10000` for a release.
 fn crowd() -> usize {
     std::env::var("CROWD")
         .ok()
@@ -13,7 +13,7 @@ fn crowd() -> usize {
 }
 
 #[tokio::test]
-async fn five_hundred_for_thousands_over_two_apis_and_consumers_are_exact() {
+async fn thousands_of_claims_over_two_apis_and_consumers_end_exact() {
     let (world, first) = open_world("two-apis").await;
     let second = world.serve().await;
     let consumers = [world.consume().await, world.consume().await];

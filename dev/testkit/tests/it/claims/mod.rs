@@ -1,9 +1,9 @@
-//! Claims: the answers to crowds, to one user, and over days.
+//! Claims: crowds, unusual user ids, slow clients, returns and revocations, daily drops.
 
 mod acknowledged;
-mod answers;
 mod daily;
 mod identity;
 pub(crate) mod many;
 mod revoked;
+mod revoked_any_time;
 mod slow;

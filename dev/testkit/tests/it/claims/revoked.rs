@@ -1,14 +1,9 @@
 //! Returning and revoking: the slot goes to the next user, and no copy of the revoked claim brings
 //! it back.
 
-use std::collections::BTreeSet;
-
-use firstcome_reconciler::report::Kind;
 use firstcome_testkit::{
-    Answer, ApiClient, Fixture, HeldTransaction, Http, LIMIT, MadeCoupon, PromisedAnswer, World,
-    all_issued, assert_exact, coupon_body, eventually, people, redis_holders, rows,
+    Answer, Fixture, Http, LIMIT, MadeCoupon, World, all_issued, coupon_body, eventually, rows,
 };
-use futures_util::StreamExt as _;
 use reqwest::Method;
 use serde_json::json;
 
@@ -20,10 +15,10 @@ async fn failed_claims(world: &World) -> i64 {
 
 /// Delivers the message of a claim, possibly again.
 async fn message(fixture: &Fixture, coupon: &MadeCoupon, user: &str, slot: u32, claimed_at: &str) {
+    let world = &fixture.world;
     let MadeCoupon { id, drop, .. } = coupon;
     let payload = json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
-    fixture
-        .world
+    world
         .topic
         .produce(
             None,
@@ -32,7 +27,7 @@ async fn message(fixture: &Fixture, coupon: &MadeCoupon, user: &str, slot: u32, 
         )
         .await;
     eventually("the consumer has read it", LIMIT, async || {
-        fixture.world.topic.lag().await == 0
+        world.topic.lag().await == 0
     })
     .await;
 }
@@ -56,7 +51,7 @@ async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
         assert_eq!(
             api.give_back(coupon.id, giver).await,
             Ok((coupon.drop, Some(slot))),
-            "the same when repeated"
+            "a repeated return gets the same answer"
         );
     }
     let me = api.me(coupon.id, giver).await;
@@ -112,6 +107,7 @@ async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
 #[tokio::test]
 async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     let fixture = Fixture::new("revoke").await;
+    let world = &fixture.world;
     let api = &fixture.api;
     let (coupon, answers) = fixture.held("Revoked", 3, 3).await;
     let user = answers[0].0.as_str();
@@ -145,7 +141,7 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     let claimed = format!(
         "SELECT DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ') FROM issued_coupons WHERE user_id = '{user}'"
     );
-    let claimed_at = fixture.world.sql.query(&claimed).await[0][0].clone();
+    let claimed_at = world.sql.query(&claimed).await[0][0].clone();
     for _ in 0..2 {
         assert_eq!(
             api.revoke(coupon.id, user, &order).await,
@@ -158,13 +154,13 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     message(&fixture, &coupon, user, old, &claimed_at).await;
     assert_eq!(
         (
-            rows(&fixture.world, coupon.drop).await.len(),
-            failed_claims(&fixture.world).await
+            rows(world, coupon.drop).await.len(),
+            failed_claims(world).await
         ),
         (2, 0)
     );
 
-    // The same slot again, by a new claim.
+    // A new claim gets the same slot.
     let again = api.claim(coupon.id, user).await;
     assert_eq!(
         again,
@@ -174,25 +170,19 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
             queued: true
         }
     );
-    all_issued(&fixture.world, coupon.drop, 3).await;
+    all_issued(world, coupon.drop, 3).await;
     message(&fixture, &coupon, user, old, &claimed_at).await;
-    assert_eq!(failed_claims(&fixture.world).await, 0);
+    assert_eq!(failed_claims(world).await, 0);
     let letter = format!(
         "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, claimed_at) \
          SELECT coupon_id, drop_id, slot, user_id, 'unpublished', claimed_at FROM revoked_coupons WHERE user_id = '{user}'"
     );
-    fixture.world.sql.query(&letter).await;
-    fixture.world.pass().await;
-    assert_eq!(
-        fixture
-            .world
-            .sql
-            .query("SELECT resolution FROM failed_claims")
-            .await,
-        [["revoked"]]
-    );
-    assert_whole(&fixture.world, &coupon, 3, 3).await;
-    clean_pass(&fixture.world, &coupon).await;
+    world.sql.query(&letter).await;
+    world.pass().await;
+    let statement = "SELECT resolution FROM failed_claims";
+    assert_eq!(world.sql.query(statement).await, [["revoked"]]);
+    assert_whole(world, &coupon, 3, 3).await;
+    clean_pass(world, &coupon).await;
 }
 
 /// Every character that a user id may contain; repeated to the maximum length.
@@ -217,13 +207,8 @@ async fn a_revocation_is_recorded_once_and_removes_the_holder_from_the_list() {
         .collect::<Vec<_>>()
         .concat();
     let send = async |path: &str, body: &serde_json::Value| {
-        Http::send(
-            api.http()
-                .ops(Method::POST, path)
-                .header("x-operator", "Lee")
-                .json(body),
-        )
-        .await
+        let request = api.http().ops(Method::POST, path);
+        Http::send(request.header("x-operator", "Lee").json(body)).await
     };
     let order = json!({"reason": "fraud", "by": "Ann"});
     let viewed = api
@@ -236,11 +221,8 @@ async fn a_revocation_is_recorded_once_and_removes_the_holder_from_the_list() {
         (viewed.status, &viewed.body["code"]),
         (403, &json!("read_only"))
     );
-    let elsewhere = send(
-        &path(&encoded),
-        &json!({"reason": "x", "by": "x", "drop_id": id.drop + 1}),
-    )
-    .await;
+    let other_drop = json!({"reason": "x", "by": "x", "drop_id": id.drop + 1});
+    let elsewhere = send(&path(&encoded), &other_drop).await;
     assert_eq!(
         (elsewhere.status, &elsewhere.body["code"]),
         (404, &json!("not_found"))
@@ -270,331 +252,9 @@ async fn a_revocation_is_recorded_once_and_removes_the_holder_from_the_list() {
         "Ann".into(),
     ];
     assert_eq!(world.sql.query(acts).await, [said]);
-    let issued = Http::send(
-        api.http()
-            .ops(Method::GET, &format!("/v1/coupons/{}/issued", id.id)),
-    )
-    .await;
-    assert_eq!(
-        issued.body["issued"].as_array().map(Vec::len),
-        Some(1),
-        "{issued:?}"
-    );
-    assert_eq!(issued.body["issued"][0]["user_id"], "u-2");
-}
-
-async fn sealed(world: &World, coupon: &MadeCoupon) {
-    let sql = format!(
-        "SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL",
-        coupon.drop
-    );
-    eventually("the drop is sealed", LIMIT, async || {
-        let once = world.once_with(&[], &[]).await;
-        assert_ne!(once.code, 2, "{}", once.log);
-        world.sql.number(&sql).await == 1
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() {
-    let fixture = Fixture::new("revoke-states").await;
-    let world = &fixture.world;
-    let api = &fixture.api;
-    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let body = json!({
-        "name": "States", "quantity": 4, "once_per": "drop", "waiting_list": 0,
-        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
-    });
-    let (coupon, answers) = fixture.held_of(&body, 4).await;
-    let back = async |at: usize| {
-        let (user, answer) = &answers[at];
-        let (drop, slot) = answer.promised().unwrap();
-        for _ in 0..2 {
-            assert_eq!(api.give_back(coupon.id, user).await, Ok((drop, Some(slot))));
-            assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
-        }
-        slot
-    };
-    assert_eq!(
-        api.patch(coupon.id, &json!({"paused": true})).await.status,
-        200
-    );
-    let free = back(0).await;
-    assert!(api.claim(coupon.id, "next").await.is("paused"));
-    assert_eq!(
-        api.patch(coupon.id, &json!({"paused": false})).await.status,
-        200
-    );
-    assert_eq!(
-        api.claim(coupon.id, "next").await.promised(),
-        Some((coupon.drop, free))
-    );
-    assert!(api.claim(coupon.id, &answers[0].0).await.is("revoked"));
-    all_issued(world, coupon.drop, 4).await;
-
-    assert_eq!(
-        api.patch(coupon.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
-    back(1).await;
-    sealed(world, &coupon).await;
-    let own = world.redis.of_drop(coupon.id, coupon.drop, "");
-    eventually("its keys expire", LIMIT, async || {
-        !world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
-    back(2).await;
-    sealed(world, &coupon).await;
-    let left: BTreeSet<String> = rows(world, coupon.drop).await.into_values().collect();
-    assert_eq!(left, [answers[3].0.clone(), "next".to_owned()].into());
-    assert_eq!(api.me(coupon.id, "next").await["status"], "issued");
-
-    // Another drop has opened since, so the API does not have this one in memory.
-    let later = "INSERT INTO drops (coupon_id, opens_at, quantity) SELECT id, UTC_TIMESTAMP(3), 4 FROM coupons";
-    world.sql.query(later).await;
-    eventually("the API knows the later drop", LIMIT, async || {
-        api.coupon(coupon.id).await["current_drop"]["id"]
-            .as_i64()
-            .is_some_and(|id| id != coupon.drop)
-    })
-    .await;
-    let (user, answer) = &answers[3];
-    let (drop, slot) = answer.promised().unwrap();
-    let order = json!({"reason": "fraud", "by": "Ann", "drop_id": drop});
-    for _ in 0..2 {
-        assert_eq!(
-            api.revoke(coupon.id, user, &order).await,
-            Ok((drop, Some(slot)))
-        );
-    }
-    sealed(world, &coupon).await;
-    assert!(
-        api.claim(coupon.id, user).await.is_accepted(),
-        "one each in each drop"
-    );
-    // The first pass may report that it waits for claims in flight to a drop that Redis has
-    // forgotten.
-    eventually("a deep pass finds free slots only", LIMIT, async || {
-        let deep = world.once_with(&["--deep"], &[]).await.run();
-        deep.all_findings()
-            .all(|finding| finding.kind == Kind::Unfilled)
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_claim_returned_before_its_message_is_read_never_becomes_a_row() {
-    let fixture = Fixture::new("revoke-flight").await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let coupon = api.open_coupon(2).await;
-    assert_eq!(fixture.consumer.process.stop().await, 0);
-    assert!(api.claim(coupon.id, "u-1").await.is_accepted());
-    assert!(api.claim(coupon.id, "u-2").await.is_accepted());
-    assert_eq!(
-        api.give_back(coupon.id, "u-1").await,
-        Ok((coupon.drop, Some(1)))
-    );
-    let next = api.claim(coupon.id, "u-3").await;
-    assert_eq!(
-        next,
-        Answer::Accepted {
-            drop: coupon.drop,
-            slot: 1,
-            queued: true
-        }
-    );
-    // Also a dead letter of the claim, as the fallback leaves one.
-    let letter = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES";
-    world
-        .sql
-        .query(&format!(
-            "{letter} ({}, {}, 1, 'u-1', 'unpublished')",
-            coupon.id, coupon.drop
-        ))
-        .await;
-    let _consumer = world.consume().await;
-    all_issued(world, coupon.drop, 2).await;
-    world.pass().await;
-    let resolved = world
-        .sql
-        .query("SELECT user_id, reason, resolution FROM failed_claims")
-        .await;
-    assert_eq!(resolved, [["u-1", "unpublished", "revoked"]]);
-    let kept: Vec<PromisedAnswer> = vec![("u-3".into(), next)];
-    assert_exact(world, &coupon, 2, &kept).await;
-    clean_pass(world, &coupon).await;
-}
-
-#[tokio::test]
-async fn the_schema_rejects_rows_of_revoked_claims_even_in_manual_sql() {
-    let fixture = Fixture::new("revoke-schema").await;
-    let (coupon, answers) = fixture.held("By hand", 20, 5).await;
-    let user = &answers[0].0;
-    fixture.api.give_back(coupon.id, user).await.unwrap();
-    let id = coupon.id;
-    let drop = coupon.drop;
-    let columns = "issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES";
-    let refused = fixture
-        .world
-        .sql
-        .refusal(&format!(
-            "INSERT INTO {columns} ({drop}, 9, {id}, '{user}', 'reconciler')"
-        ))
-        .await;
-    assert!(
-        format!("{refused:?}").contains("firstcome: revoked"),
-        "{refused:?}"
-    );
-}
-
-/// Sealing counts the committed revocations, and a revocation unseals a sealed drop: neither may
-/// run between the two steps of the other.
-#[tokio::test]
-async fn no_drop_is_sealed_during_a_revocation_of_its_claims() {
-    let fixture = Fixture::new("revoke-seal").await;
-    let world = &fixture.world;
-    let api = world
-        .serve_with(&[("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "60000")])
-        .await;
-    let (coupon, answers) = fixture.held("Seal", 2, 2).await;
-    let lock = format!(
-        "SELECT id FROM drops WHERE id = {} FOR UPDATE NOWAIT",
-        coupon.drop
-    );
-    world.sql.query(&lock).await;
-    // The audit record is the last write of a revocation.
-    let mut held = HeldTransaction::begin(&world.sql).await;
-    held.run("LOCK TABLES ops_actions WRITE").await;
-    let revoking = tokio::spawn({
-        let api = api.clone();
-        let user = answers[0].0.clone();
-        async move {
-            api.revoke(coupon.id, &user, &json!({"reason": "fraud", "by": "Ann"}))
-                .await
-        }
-    });
-    let waits = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock%'";
-    eventually(
-        "the revocation has reached its last write",
-        LIMIT,
-        async || world.sql.number(waits).await == 1,
-    )
-    .await;
-    assert_eq!(
-        world.sql.refusal(&lock).await.code,
-        3572,
-        "the drop is locked"
-    );
-    held.run("UNLOCK TABLES").await;
-    assert!(revoking.await.unwrap().is_ok());
-}
-
-/// Each user claims and returns at the same moment, twice, at two APIs, concurrently with passes
-/// and the consumer.
-#[tokio::test]
-async fn any_order_of_claims_returns_passes_and_rows_ends_exact() {
-    const QUANTITY: u32 = 40;
-    let fixture = Fixture::new("revoke-orders").await;
-    let world = &fixture.world;
-    let second = world.serve().await;
-    let daemon = world
-        .daemon_with(&[
-            ("RECONCILE_CRON", "* * * * * *"),
-            ("PUBLISH_DEADLINE_MS", "500"),
-        ])
-        .await;
-    let coupon = fixture
-        .api
-        .create_coupon(&coupon_body("Orders", QUANTITY, 10))
-        .await;
-    let apis = [&*fixture.api, &*second];
-    let coming = people(160).into_iter().enumerate().map(|(n, user)| {
-        let one = apis[n % 2];
-        let other = apis[(n + 1) % 2];
-        let coupon = &coupon;
-        async move {
-            let gives_back = n % 3 == 0;
-            let claim = async { patient(|| one.claim(coupon.id, &user)).await };
-            if !gives_back {
-                return (user.clone(), claim.await, false);
-            }
-            let back = async {
-                // Having nothing to return yet is a valid answer; the final result is checked
-                // below.
-                let _ = one.give_back(coupon.id, &user).await;
-                let _ = other.give_back(coupon.id, &user).await;
-            };
-            let (answer, ()) = tokio::join!(claim, back);
-            let (one, other) =
-                tokio::join!(returned(one, coupon, &user), returned(other, coupon, &user));
-            assert_eq!(one, other, "{user}");
-            (user.clone(), answer, one)
-        }
-    });
-    let came: Vec<_> = futures_util::stream::iter(coming)
-        .buffer_unordered(16)
-        .collect()
-        .await;
-    let revoked: BTreeSet<&String> = came
-        .iter()
-        .filter(|(.., revoked)| *revoked)
-        .map(|(user, ..)| user)
-        .collect();
-    assert!(revoked.len() > 5, "{revoked:?}");
-    // Freed slots go to waiting users, or to the next who ask.
-    for (user, ..) in came.iter().filter(|(.., revoked)| !revoked) {
-        patient(|| fixture.api.claim(coupon.id, user)).await;
-    }
-    eventually("every slot has its row", LIMIT, async || {
-        let rows = rows(world, coupon.drop).await;
-        rows.len() == QUANTITY as usize && redis_holders(world, &coupon).await == rows
-    })
-    .await;
-    let rows = rows(world, coupon.drop).await;
-    assert!(
-        rows.values().all(|user| !revoked.contains(user)),
-        "{rows:?}"
-    );
-    assert_eq!(daemon.process.stop().await, 0);
-    assert_eq!(
-        failed_claims(world).await,
-        0,
-        "a void message is not a dead letter"
-    );
-    let kept: Vec<PromisedAnswer> = came
-        .iter()
-        .filter(|(.., revoked)| !revoked)
-        .map(|(user, answer, _)| (user.clone(), answer.clone()))
-        .collect();
-    assert_exact(world, &coupon, QUANTITY, &kept).await;
-    world.pass().await;
-    clean_pass(world, &coupon).await;
-}
-
-async fn patient<F: Future<Output = Answer>>(ask: impl Fn() -> F) -> Answer {
-    loop {
-        match ask().await {
-            Answer::Problem(503, _) | Answer::Unknown(_) => {}
-            answer => return answer,
-        }
-    }
-}
-
-/// Whether there was anything to return.
-async fn returned(api: &ApiClient, coupon: &MadeCoupon, user: &str) -> bool {
-    loop {
-        match api.give_back(coupon.id, user).await {
-            Err(Answer::Problem(503, _) | Answer::Unknown(_)) => {}
-            answer => return answer.is_ok(),
-        }
-    }
+    let issued = format!("/v1/coupons/{}/issued", id.id);
+    let issued = Http::send(api.http().ops(Method::GET, &issued)).await.body;
+    let issued = issued["issued"].as_array().unwrap();
+    assert_eq!(issued.len(), 1, "{issued:?}");
+    assert_eq!(issued[0]["user_id"], "u-2");
 }

@@ -1,11 +1,11 @@
-//! Clients that hold their sockets and never finish a request. (`firstcome-bench slow` measures the
-//! latency of claims meanwhile.)
+//! Clients that never read the responses to their requests. (`firstcome-bench slow` measures the
+//! latency of other claims meanwhile.)
 
 use firstcome_testkit::{Http, LIMIT, World, eventually};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-/// Requests more than the socket buffers hold, and reads nothing.
+/// Requests more data than the socket buffers hold, and reads none of it.
 async fn never_reads(address: &str) -> TcpStream {
     let mut connection = TcpStream::connect(address).await.unwrap();
     let asks = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);

@@ -12,7 +12,7 @@ use firstcome_testkit::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{FoundDrift, injector, pass_repairs};
+use crate::drift::support::{FoundDrift, inject, pass_ends, pass_repairs};
 
 fn body(name: &str, quantity: u32) -> Value {
     let mut body = coupon_body(name, quantity, 0);
@@ -35,7 +35,8 @@ async fn put_on(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
 
 /// MySQL's list; fails unless Redis has the same.
 async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
-    let sql = &fixture.world.sql;
+    let world = &fixture.world;
+    let sql = &world.sql;
     let id = coupon.id;
     let rows =
         format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id} ORDER BY user_id");
@@ -45,15 +46,11 @@ async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     );
     let state = sql.query(&state).await.remove(0).remove(0);
     let (set, key) = keys(fixture, coupon);
-    let mut members: Vec<String> = fixture.world.redis.command(&["SMEMBERS", &set]).await;
+    let mut members: Vec<String> = world.redis.command(&["SMEMBERS", &set]).await;
     members.sort_unstable();
     assert_eq!(members, rows);
     assert_eq!(
-        fixture
-            .world
-            .redis
-            .command::<Option<String>>(&["GET", &key])
-            .await,
+        world.redis.command::<Option<String>>(&["GET", &key]).await,
         Some(state)
     );
     rows
@@ -73,20 +70,22 @@ fn keys(fixture: &Fixture, coupon: &MadeCoupon) -> (String, String) {
 #[tokio::test]
 async fn a_lost_or_different_list_in_redis_is_found_and_rewritten() {
     let fixture = Fixture::new("d-allowed").await;
-    let coupon = fixture.api.create_coupon(&body("Listed", 9)).await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let coupon = api.create_coupon(&body("Listed", 9)).await;
     put_on(&fixture, &coupon, &["a", "b", "c"]).await;
-    assert!(fixture.api.claim(coupon.id, "a").await.is_accepted());
-    all_issued(&fixture.world, coupon.drop, 1).await;
-    assert!(fixture.api.claim(coupon.id, "x").await.is("not_allowed"));
+    assert!(api.claim(coupon.id, "a").await.is_accepted());
+    all_issued(world, coupon.drop, 1).await;
+    assert!(api.claim(coupon.id, "x").await.is("not_allowed"));
     let (set, state) = keys(&fixture, &coupon);
-    let redis = &fixture.world.redis;
+    let redis = &world.redis;
     let differs: BTreeSet<FoundDrift> = [(Kind::CountMismatch, None, None)].into();
     for spoil in [
         vec![vec!["DEL", set.as_str()]],
         vec![vec!["DEL", &state]],
         vec![vec!["DEL", &set, &state]],
         vec![vec!["SADD", &set, "x"]],
-        // As after the loss of the last change, and as after a restore of MySQL.
+        // Redis has lost the last change; MySQL was restored from an older dump.
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "1:2"]],
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "9999:2"]],
         vec![vec!["SET", &set, "text"]],
@@ -98,7 +97,7 @@ async fn a_lost_or_different_list_in_redis_is_found_and_rewritten() {
                 .command::<firstcome_shared::redis::Value>(command)
                 .await;
         }
-        let run = pass_repairs(&fixture.world, &differs).await;
+        let run = pass_repairs(world, &differs).await;
         assert!(
             run.all_findings()
                 .all(|finding| finding.action == ActionKind::WriteMeta),
@@ -110,12 +109,12 @@ async fn a_lost_or_different_list_in_redis_is_found_and_rewritten() {
             "{spoil:?}"
         );
         assert!(
-            fixture.api.claim(coupon.id, "x").await.is("not_allowed"),
+            api.claim(coupon.id, "x").await.is("not_allowed"),
             "{spoil:?}"
         );
     }
-    assert_eq!(fixture.world.pass().await.status, Status::Clean);
-    assert!(fixture.api.claim(coupon.id, "b").await.is_accepted());
+    assert_eq!(world.pass().await.status, Status::Clean);
+    assert!(api.claim(coupon.id, "b").await.is_accepted());
 }
 
 /// Backdates the last change, so that no API can be about to write a list.
@@ -124,13 +123,15 @@ async fn settled(fixture: &Fixture) {
     fixture.world.sql.query(sql).await;
 }
 
-/// The API died between MySQL and Redis.
+/// The API died after it wrote to MySQL and before it wrote to Redis.
 #[tokio::test]
-async fn a_change_missing_in_redis_is_applied_once_no_api_can_be_about_to() {
+async fn a_list_change_missing_in_redis_is_applied_after_a_grace_period() {
     let fixture = Fixture::new("d-allowed-half").await;
-    let coupon = fixture.api.create_coupon(&body("Half", 9)).await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let coupon = api.create_coupon(&body("Half", 9)).await;
     put_on(&fixture, &coupon, &["a"]).await;
-    let sql = &fixture.world.sql;
+    let sql = &world.sql;
     sql.query(&format!(
         "INSERT INTO coupon_allow_list (coupon_id, user_id) VALUES ({}, 'b')",
         coupon.id
@@ -145,21 +146,22 @@ async fn a_change_missing_in_redis_is_applied_once_no_api_can_be_about_to() {
     };
     sql.query(&half(30)).await;
     assert_eq!(
-        fixture.world.pass().await.status,
+        world.pass().await.status,
         Status::Clean,
         "an API may be about to write it"
     );
-    assert!(fixture.api.claim(coupon.id, "b").await.is("not_allowed"));
+    assert!(api.claim(coupon.id, "b").await.is("not_allowed"));
     settled(&fixture).await;
-    pass_repairs(&fixture.world, &[(Kind::CountMismatch, None, None)].into()).await;
+    pass_repairs(world, &[(Kind::CountMismatch, None, None)].into()).await;
     assert_eq!(agreed(&fixture, &coupon).await, ["a", "b"]);
-    assert!(fixture.api.claim(coupon.id, "b").await.is_accepted());
-    assert_eq!(fixture.world.pass().await.status, Status::Clean);
+    assert!(api.claim(coupon.id, "b").await.is_accepted());
+    assert_eq!(world.pass().await.status, Status::Clean);
 }
 
 #[tokio::test]
 async fn a_deep_pass_finds_manually_exchanged_users() {
     let fixture = Fixture::new("d-allowed-deep").await;
+    let world = &fixture.world;
     let coupon = fixture.api.create_coupon(&body("Deep", 9)).await;
     put_on(&fixture, &coupon, &["a", "b", "c"]).await;
     let (set, _) = keys(&fixture, &coupon);
@@ -172,42 +174,24 @@ async fn a_deep_pass_finds_manually_exchanged_users() {
         ("in MySQL", &["a", "b", "c", "d"]),
     ] {
         if name == "in MySQL" {
-            fixture.world.sql.query(&by_hand).await;
+            world.sql.query(&by_hand).await;
         } else {
-            fixture
-                .world
-                .redis
-                .command::<i64>(&["SREM", &set, "b"])
-                .await;
-            fixture
-                .world
-                .redis
-                .command::<i64>(&["SADD", &set, "x"])
-                .await;
+            world.redis.command::<i64>(&["SREM", &set, "b"]).await;
+            world.redis.command::<i64>(&["SADD", &set, "x"]).await;
         }
         assert_eq!(
-            fixture.world.pass().await.status,
+            world.pass().await.status,
             Status::Clean,
             "{name}: revision and size are the same"
         );
-        let dry = fixture
-            .world
-            .once_with(&["--deep", "--dry-run"], &[])
-            .await
-            .run();
+        let dry = world.once_with(&["--deep", "--dry-run"], &[]).await.run();
         assert!(
             dry.findings
                 .iter()
                 .any(|found| found.result == Outcome::Planned),
             "{name}: {dry:#?}"
         );
-        let deep = fixture.world.once_with(&["--deep"], &[]).await;
-        let run = deep.run();
-        assert_eq!(
-            (run.status, deep.code),
-            (Status::Repaired, 0),
-            "{name}: {run:#?}"
-        );
+        let run = pass_ends(world, &["--deep"], (0, Status::Repaired)).await;
         let finding = run
             .findings
             .iter()
@@ -224,7 +208,7 @@ async fn a_deep_pass_finds_manually_exchanged_users() {
         );
         assert_eq!(agreed(&fixture, &coupon).await, expected, "{name}");
         assert_eq!(
-            fixture.world.once_with(&["--deep"], &[]).await.run().status,
+            world.once_with(&["--deep"], &[]).await.run().status,
             Status::Clean,
             "{name}"
         );
@@ -239,19 +223,17 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
         "d-allowed-lost",
     )
     .await;
+    let api = &fixture.api;
+    let world = &fixture.world;
     for drift in [Drift::RedisFlushed, Drift::RedisLost] {
-        let coupon = fixture.api.create_coupon(&body(&drift.name(), 200)).await;
+        let coupon = api.create_coupon(&body(&drift.name(), 200)).await;
         let people: Vec<String> = (0..100).map(|n| format!("u-{n}")).collect();
         let names: Vec<&str> = people.iter().map(String::as_str).collect();
         put_on(&fixture, &coupon, &names[..50]).await;
-        assert!(fixture.api.claim(coupon.id, "u-0").await.is_accepted());
-        injector(&fixture.world, &coupon)
-            .await
-            .make(drift, 1)
-            .await
-            .unwrap();
-        // Users unknown to Redis.
-        let sql = &fixture.world.sql;
+        assert!(api.claim(coupon.id, "u-0").await.is_accepted());
+        inject(world, &coupon, drift, 1).await;
+        // Redis never knew these users.
+        let sql = &world.sql;
         let rows: Vec<String> = people[50..]
             .iter()
             .map(|user| format!("({}, '{user}')", coupon.id))
@@ -270,8 +252,8 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
         .await;
         let claims = async {
             for user in &people[1..] {
-                eventually("it is open again", LIMIT, async || {
-                    match fixture.api.claim(coupon.id, user).await {
+                eventually("the coupon is open again", LIMIT, async || {
+                    match api.claim(coupon.id, user).await {
                         Answer::Accepted { .. } | Answer::Already { .. } => true,
                         Answer::Problem(503, _) => false,
                         other => panic!("{user} got {other:?}"),
@@ -280,15 +262,9 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
                 .await;
             }
         };
-        tokio::join!(fixture.world.pass(), claims);
+        tokio::join!(world.pass(), claims);
         assert_eq!(agreed(&fixture, &coupon).await.len(), 100);
-        assert!(
-            fixture
-                .api
-                .claim(coupon.id, "stranger")
-                .await
-                .is("not_allowed")
-        );
+        assert!(api.claim(coupon.id, "stranger").await.is("not_allowed"));
     }
 }
 
@@ -300,26 +276,16 @@ async fn a_list_that_cannot_be_written_closes_only_its_own_coupon() {
         "d-allowed-apart",
     )
     .await;
-    let listed = fixture.api.create_coupon(&body("Listed", 9)).await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let listed = api.create_coupon(&body("Listed", 9)).await;
     put_on(&fixture, &listed, &["a"]).await;
-    let other = fixture
-        .api
-        .create_coupon(&coupon_body("For everybody", 9, 0))
-        .await;
-    injector(&fixture.world, &other)
-        .await
-        .make(Drift::RedisFlushed, 1)
-        .await
-        .unwrap();
-    // MySQL answers, but returns no users of any list.
-    fixture
-        .world
-        .sql
-        .query("RENAME TABLE coupon_allow_list TO hidden")
-        .await;
-    let once = fixture.world.once_with(&[], &[]).await;
-    let run = once.run();
-    assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
+    let other = api.create_coupon(&coupon_body("For everybody", 9, 0)).await;
+    inject(world, &other, Drift::RedisFlushed, 1).await;
+    // MySQL answers, but no allow list can be read.
+    let statement = "RENAME TABLE coupon_allow_list TO hidden";
+    world.sql.query(statement).await;
+    let run = pass_ends(world, &[], (1, Status::Drift)).await;
     let closed: Vec<_> = run
         .all_findings()
         .filter(|finding| finding.detail.contains("stays closed"))
@@ -332,29 +298,28 @@ async fn a_list_that_cannot_be_written_closes_only_its_own_coupon() {
         [listed.id],
         "{run:#?}"
     );
-    assert!(fixture.api.claim(other.id, "x").await.is_accepted());
+    assert!(api.claim(other.id, "x").await.is_accepted());
     assert!(matches!(
-        fixture.api.claim(listed.id, "a").await,
+        api.claim(listed.id, "a").await,
         Answer::Problem(503, _)
     ));
 
-    fixture
-        .world
-        .sql
-        .query("RENAME TABLE hidden TO coupon_allow_list")
-        .await;
-    assert_eq!(fixture.world.pass().await.status, Status::Repaired);
+    let statement = "RENAME TABLE hidden TO coupon_allow_list";
+    world.sql.query(statement).await;
+    assert_eq!(world.pass().await.status, Status::Repaired);
     assert_eq!(agreed(&fixture, &listed).await, ["a"]);
-    assert!(fixture.api.claim(listed.id, "a").await.is_accepted());
-    assert!(fixture.api.claim(listed.id, "x").await.is("not_allowed"));
+    assert!(api.claim(listed.id, "a").await.is_accepted());
+    assert!(api.claim(listed.id, "x").await.is("not_allowed"));
 }
 
 #[tokio::test]
 async fn an_erased_user_is_on_no_list() {
     let fixture = Fixture::new("d-allowed-erase").await;
+    let api = &fixture.api;
+    let world = &fixture.world;
     let mut coupons = Vec::new();
     for name in ["One", "Two", "Three"] {
-        let coupon = fixture.api.create_coupon(&body(name, 9)).await;
+        let coupon = api.create_coupon(&body(name, 9)).await;
         put_on(
             &fixture,
             &coupon,
@@ -363,7 +328,7 @@ async fn an_erased_user_is_on_no_list() {
         .await;
         coupons.push(coupon);
     }
-    let process = fixture.world.start(
+    let process = world.start(
         "firstcome-reconciler",
         &["erase", "--user", "a", "--by", "Kim"],
         &[],
@@ -372,49 +337,37 @@ async fn an_erased_user_is_on_no_list() {
     assert!(process.all_stdout().await.contains("2 allow lists"));
     for coupon in &coupons {
         assert_eq!(agreed(&fixture, coupon).await, ["b"]);
-        assert!(fixture.api.claim(coupon.id, "a").await.is("not_allowed"));
+        assert!(api.claim(coupon.id, "a").await.is("not_allowed"));
     }
-    assert_eq!(fixture.world.pass().await.status, Status::Clean);
+    assert_eq!(world.pass().await.status, Status::Clean);
     let acts = "SELECT COUNT(*) FROM ops_actions WHERE detail LIKE '%\"a\"%'";
-    assert_eq!(fixture.world.sql.number(acts).await, 0);
+    assert_eq!(world.sql.number(acts).await, 0);
 }
 
 #[tokio::test]
 async fn the_list_of_an_ended_coupon_is_deleted_from_redis_and_then_mysql() {
     let fixture = Fixture::new("d-allowed-over").await;
-    fixture
-        .world
-        .set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let coupon = fixture.api.create_coupon(&body("Over", 9)).await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
+    let coupon = api.create_coupon(&body("Over", 9)).await;
     put_on(&fixture, &coupon, &["a", "b"]).await;
-    let live = fixture.api.create_coupon(&body("Live", 9)).await;
+    let live = api.create_coupon(&body("Live", 9)).await;
     put_on(&fixture, &live, &["a"]).await;
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
+    api.change(coupon.id, &json!({"close_now": true})).await;
     let (set, state) = keys(&fixture, &coupon);
-    eventually("its keys are gone", LIMIT, async || {
-        fixture.world.pass().await;
-        fixture
-            .world
-            .redis
-            .command::<i64>(&["EXISTS", &set, &state])
-            .await
-            == 0
+    eventually("the list's keys are gone", LIMIT, async || {
+        world.pass().await;
+        world.redis.command::<i64>(&["EXISTS", &set, &state]).await == 0
     })
     .await;
     let left = format!(
         "SELECT COUNT(*) FROM coupon_allow_list WHERE coupon_id = {}",
         coupon.id
     );
-    eventually("its rows are deleted", LIMIT, async || {
-        assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.code, 0);
-        fixture.world.sql.number(&left).await == 0
+    eventually("the list's rows are deleted", LIMIT, async || {
+        assert_eq!(world.once_with(&["--deep"], &[]).await.code, 0);
+        world.sql.number(&left).await == 0
     })
     .await;
     assert_eq!(agreed(&fixture, &live).await, ["a"]);

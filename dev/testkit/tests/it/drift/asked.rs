@@ -1,12 +1,13 @@
 //! Passes on request: at the endpoint and by the command line.
 
 use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_stack::ProxyFault;
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, OPS_TOKEN, eventually, status_of};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{Hindered, injector, mailed};
+use crate::drift::support::{Hindered, inject, injector, mailed, pass_ends};
 
 #[tokio::test]
 async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile() {
@@ -33,7 +34,7 @@ async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile(
         "{running:?}"
     );
     assert_eq!(running.body["finished_at"], Value::Null);
-    eventually("its progress is shown", LIMIT, async || {
+    eventually("the progress of the pass is shown", LIMIT, async || {
         let list = slow.daemon.http().ops(Method::GET, "/v1/runs?limit=1");
         let run = Http::send(list).await.body["runs"][0].clone();
         run["run_id"] == id.as_str() && run["progress"]["compared"].as_u64() > Some(0)
@@ -43,11 +44,8 @@ async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile(
     let began = "firstcome_pass_start_timestamp_seconds";
     let began = slow.daemon.http().metric(began, &[]).await;
     assert!(began > Some(1e9), "{began:?}");
-    slow.proxy
-        .set(firstcome_stack::ProxyFault::Pass)
-        .await
-        .unwrap();
-    eventually("it ends", LIMIT, async || {
+    slow.proxy.set(ProxyFault::Pass).await.unwrap();
+    eventually("the pass ends", LIMIT, async || {
         status_of(world, &id).await.as_deref() == Some("clean")
     })
     .await;
@@ -67,14 +65,11 @@ async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile(
 #[tokio::test]
 async fn runs_are_listed_newest_first_with_findings_page_by_page() {
     let fixture = Fixture::new("d-runs").await;
+    let world = &fixture.world;
     let (coupon, _) = fixture.held("Listed", 100, 100).await;
-    let daemon = fixture.world.daemon().await;
+    let daemon = world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::Unissued, 25)
-        .await
-        .unwrap();
+    let done = inject(world, &coupon, Drift::Unissued, 25).await;
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired);
     daemon.reconcile(&json!({})).await;
@@ -99,8 +94,7 @@ async fn runs_are_listed_newest_first_with_findings_page_by_page() {
                 .map(|run| run["run_id"].as_str().unwrap().to_owned()),
         );
     }
-    let all: Vec<String> = fixture
-        .world
+    let all: Vec<String> = world
         .sql
         .query("SELECT id FROM reconcile_runs ORDER BY id DESC")
         .await
@@ -158,13 +152,10 @@ async fn runs_are_listed_newest_first_with_findings_page_by_page() {
 #[tokio::test]
 async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
     let fixture = Fixture::new("d-by-name").await;
+    let world = &fixture.world;
     let (coupon, _) = fixture.held("By name", 20, 12).await;
-    let daemon = fixture.world.daemon().await;
-    injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::Unissued, 2)
-        .await
-        .unwrap();
+    let daemon = world.daemon().await;
+    inject(world, &coupon, Drift::Unissued, 2).await;
     let get = async |path: &str| Http::send(daemon.http().ops(Method::GET, path)).await.body;
     let ask = daemon
         .http()
@@ -181,10 +172,10 @@ async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
     );
     let path = format!("/v1/runs/{}", run.body["run_id"].as_str().unwrap());
     assert_eq!(get(&path).await["asked_by"], "김 Kim");
-    let mail = mailed(&fixture.world, &["repaired"]).await;
+    let mail = mailed(world, &["repaired"]).await;
     let words = mail.text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("asked for by 김 Kim"), "{words}");
-    // Without a name there is none.
+    // A pass requested without a name shows none.
     daemon.reconcile(&json!({})).await;
     assert_eq!(
         get("/v1/runs?limit=1").await["runs"][0]["asked_by"],
@@ -197,27 +188,11 @@ async fn the_command_line_reports_by_exit_code_and_prints_a_table_or_json() {
     let fixture = Fixture::new("d-cli").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("By hand", 20, 20).await;
-    let clean = world.once_with(&[], &[]).await;
-    assert_eq!(
-        (clean.code, clean.run().status),
-        (0, Status::Clean),
-        "{}",
-        clean.log
-    );
+    pass_ends(world, &[], (0, Status::Clean)).await;
     let mut injector = injector(world, &coupon).await;
     injector.make(Drift::Unissued, 2).await.unwrap();
-    let dry = world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(
-        (dry.code, dry.run().status),
-        (1, Status::Drift),
-        "{}",
-        dry.log
-    );
-    assert!(
-        dry.run()
-            .all_findings()
-            .all(|f| f.result == Outcome::Planned)
-    );
+    let dry = pass_ends(world, &["--dry-run"], (1, Status::Drift)).await;
+    assert!(dry.all_findings().all(|f| f.result == Outcome::Planned));
 
     let table = world.start("firstcome-reconciler", &["once"], &[]);
     assert_eq!(table.ended(LIMIT).await, 0, "{}", table.log());
@@ -226,15 +201,9 @@ async fn the_command_line_reports_by_exit_code_and_prints_a_table_or_json() {
         assert!(shown.contains(word), "{word} is not in\n{shown}");
     }
     injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
-    let left = world.once_with(&[], &[]).await;
-    assert_eq!(
-        (left.code, left.run().status),
-        (1, Status::Drift),
-        "{}",
-        left.log
-    );
+    pass_ends(world, &[], (1, Status::Drift)).await;
 
-    // Cannot run: no such coupon, a store that is down, another pass.
+    // The pass cannot run: no such coupon, a store is down, another pass is running.
     let unknown = world.once_with(&["--coupon", "424242"], &[]).await;
     assert_eq!(unknown.code, 2, "{}", unknown.log);
     let nowhere = [
@@ -259,18 +228,12 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_stay() {
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Old", 20, 20).await;
     world.set("FIRSTCOME_TEST_CLEAN_RUNS_KEPT_SECONDS", "3600");
-    injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 2)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::Unissued, 2).await;
     assert_eq!(world.pass().await.status, Status::Repaired);
     let young = world.pass().await;
-    // Backdates all of them by two hours.
-    world
-        .sql
-        .query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR")
-        .await;
+    // Backdates all runs by two hours.
+    let statement = "UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR";
+    world.sql.query(statement).await;
     let last = world.pass().await;
     let kept = |runs: Vec<Vec<String>>| {
         runs.into_iter()
@@ -287,36 +250,15 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_stay() {
         "and not {}",
         young.run_id
     );
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'")
-            .await,
-        1
-    );
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM reconcile_findings")
-            .await,
-        2
-    );
+    let statement = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
+    assert_eq!(world.sql.number(statement).await, 1);
+    let statement = "SELECT COUNT(*) FROM reconcile_findings";
+    assert_eq!(world.sql.number(statement).await, 2);
     // The last clean run is kept, however long passes fail.
-    world
-        .sql
-        .query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR")
-        .await;
-    injector(world, &coupon)
-        .await
-        .make(Drift::FailedUnrepairable, 1)
-        .await
-        .unwrap();
+    let statement = "UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR";
+    world.sql.query(statement).await;
+    inject(world, &coupon, Drift::FailedUnrepairable, 1).await;
     assert_eq!(world.once_with(&[], &[]).await.code, 1);
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run")
-            .await,
-        1
-    );
+    let statement = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run";
+    assert_eq!(world.sql.number(statement).await, 1);
 }

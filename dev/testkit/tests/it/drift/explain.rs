@@ -2,13 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{
-    Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running, coupon_body, eventually,
-};
+use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::injector;
+use crate::drift::sealing::{closed, until_sealed};
+use crate::drift::support::{inject, until_expired};
 
 /// The story at the endpoint; the command line shows the same.
 async fn story(
@@ -29,7 +28,10 @@ async fn story(
     let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
     assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
     let told: Value = serde_json::from_str(&cli.all_stdout().await).unwrap();
-    assert_eq!(told, reply, "one story");
+    assert_eq!(
+        told, reply,
+        "the command line and the endpoint tell the same story"
+    );
     told
 }
 
@@ -80,7 +82,8 @@ fn assert_told(story: &Value, words: &[&str]) {
 #[tokio::test]
 async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     let fixture = Fixture::new("d-story").await;
-    let daemon = fixture.world.daemon().await;
+    let world = &fixture.world;
+    let daemon = world.daemon().await;
     let (coupon, answers) = fixture.held("Told", 20, 12).await;
     let (user, answer) = &answers[0];
     let (drop, slot) = answer.promised().unwrap();
@@ -98,18 +101,14 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     assert_told(&told, &["mysql:", "row", &at, "written by the consumer"]);
     assert_eq!(told["no_longer_known"], json!([]), "{told:#}");
 
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::FailedClaim, 1)
-        .await
-        .unwrap();
+    let done = inject(world, &coupon, Drift::FailedClaim, 1).await;
     let user = &done.people[0].user;
     let told = story(&fixture, &daemon, &coupon, user).await;
     assert!(
         ["accepted", "failed"].contains(&told["holds"].as_str().unwrap()),
         "{told:#}"
     );
-    let run = fixture.world.pass().await;
+    let run = world.pass().await;
     let told = story(&fixture, &daemon, &coupon, user).await;
     assert_eq!(told["holds"], "issued");
     assert_told(&told, &["backup:", "failed claim", "firstcome-drift"]);
@@ -131,127 +130,25 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
         "{told:#}"
     );
 
-    let get = async |path: String| {
-        Http::send(daemon.http().ops(Method::GET, &path))
-            .await
-            .status
-    };
-    assert_eq!(get("/v1/coupons/424242/people/u-1".into()).await, 404);
-    assert_eq!(
-        get(format!("/v1/coupons/{}/people/u%201", coupon.id)).await,
-        400
-    );
-    assert_eq!(
-        daemon
-            .http()
-            .get(&format!("/v1/coupons/{}/people/u-1", coupon.id))
-            .await
-            .status,
-        401
-    );
-}
-
-#[tokio::test]
-async fn explain_covers_a_broken_promise_and_a_promotion() {
-    let fixture = Fixture::new("d-story-2").await;
-    let daemon = fixture.world.daemon().await;
-    let (coupon, _) = fixture.held_of(&coupon_body("Told", 20, 5), 20).await;
-    fixture.api.claim(coupon.id, "w-1").await;
-    let told = story(&fixture, &daemon, &coupon, "w-1").await;
-    assert_eq!(told["holds"], "waiting", "{told:#}");
-    assert!(
-        told["conclusion"].as_str().unwrap().contains("position 1"),
-        "{told:#}"
-    );
-
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::OverAdmitted, 1)
-        .await
-        .unwrap();
-    let broken = &done.people[0].user;
-    let run = fixture.world.once_with(&[], &[]).await.run();
-    let told = story(&fixture, &daemon, &coupon, broken).await;
-    assert_eq!(told["holds"], "broken", "{told:#}");
-    assert!(
-        told["conclusion"]
-            .as_str()
-            .unwrap()
-            .contains("could not be kept"),
-        "{told:#}"
-    );
-    assert_told(&told, &["reconciler:", "broken", &run.run_id]);
-    assert_told(&told, &["redis:", "waiting list", "position 1"]);
-
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"quantity": 22}))
-            .await
-            .status,
-        200
-    );
-    // The daemon promotes at once, or this pass does; a pass is recorded at its end.
-    fixture.world.pass().await;
-    for user in [broken.as_str(), "w-1"] {
-        eventually("the promotion is recorded", LIMIT, async || {
-            lines(&at_the_endpoint(&daemon, &coupon, user).await)
-                .iter()
-                .any(|line| line.contains("promote applied"))
-        })
-        .await;
-        let told = story(&fixture, &daemon, &coupon, user).await;
-        assert_eq!(told["holds"], "issued", "{told:#}");
-        assert_told(
-            &told,
-            &[
-                "reconciler:",
-                "promote applied",
-                "promoted to slot",
-                "(pass ",
-            ],
-        );
-        assert_told(&told, &["mysql:", "written by the reconciler"]);
+    let path = |coupon, user| format!("/v1/coupons/{coupon}/people/{user}");
+    for (path, status) in [(path(424_242, "u-1"), 404), (path(coupon.id, "u%201"), 400)] {
+        let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
+        assert_eq!(reply.status, status, "{reply:?}");
     }
+    let without_token = daemon.http().get(&path(coupon.id, "u-1")).await;
+    assert_eq!(without_token.status, 401);
 }
 
 #[tokio::test]
 async fn explain_reports_what_is_no_longer_known() {
     let fixture = Fixture::new("d-story-3").await;
-    fixture
-        .world
-        .set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let daemon = fixture.world.daemon().await;
-    let (coupon, _) = fixture.held("Gone", 5, 5).await;
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
-    eventually("it is sealed", LIMIT, async || {
-        fixture.world.pass().await;
-        fixture
-            .world
-            .sql
-            .number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL")
-            .await
-            == 1
-    })
-    .await;
-    let own = fixture.world.redis.of_drop(coupon.id, coupon.drop, "");
-    eventually("its keys expire", LIMIT, async || {
-        !fixture
-            .world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
+    let world = &fixture.world;
+    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
+    let daemon = world.daemon().await;
+    let (coupon, _) = closed(&fixture, "Gone").await;
+    until_sealed(&fixture, &coupon).await;
+    let own = world.redis.of_drop(coupon.id, coupon.drop, "");
+    until_expired(world, &own).await;
     let told = story(&fixture, &daemon, &coupon, "u-1").await;
     assert_eq!(told["holds"], "issued", "{told:#}");
     assert!(
@@ -272,15 +169,15 @@ async fn explain_reports_what_is_no_longer_known() {
 #[tokio::test]
 async fn the_command_line_explains_everybody_known_on_a_slot() {
     let fixture = Fixture::new("d-story-slot").await;
+    let world = &fixture.world;
     let (coupon, _) = fixture.held("Slot", 20, 3).await;
     let on_slot = format!(
         "SELECT user_id FROM issued_coupons WHERE drop_id = {} AND slot = 2",
         coupon.drop
     );
-    let holder = fixture.world.sql.query(&on_slot).await[0][0].clone();
-    let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
-    fixture
-        .world
+    let holder = world.sql.query(&on_slot).await[0][0].clone();
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    world
         .redis
         .command::<i64>(&["ZADD", &users, "2", "u-in-redis"])
         .await;
@@ -288,7 +185,7 @@ async fn the_command_line_explains_everybody_known_on_a_slot() {
         "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 2, 'u-dead-letter', 'by hand')",
         coupon.id, coupon.drop
     );
-    fixture.world.sql.query(&dead_letter).await;
+    world.sql.query(&dead_letter).await;
     let ask = async |more: &[&str]| {
         let id = coupon.id.to_string();
         let args: Vec<&str> = ["explain", "--coupon", &id]
@@ -296,7 +193,7 @@ async fn the_command_line_explains_everybody_known_on_a_slot() {
             .chain(more)
             .copied()
             .collect();
-        let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
+        let cli = world.start("firstcome-reconciler", &args, &[]);
         (cli.ended(LIMIT).await, cli.all_stdout().await, cli.log())
     };
     let drop = coupon.drop.to_string();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use firstcome_reconciler::report::{Kind, Status};
+use firstcome_stack::ProxyFault;
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, World, all_issued, assert_exact, error_of, eventually,
@@ -12,7 +13,7 @@ use firstcome_testkit::{
 use serde_json::json;
 
 use crate::drift::support::{
-    FoundDrift, Hindered, assert_settled, clean_pass, expected, injector, mailed,
+    FoundDrift, Hindered, assert_settled, clean_pass, expected, inject, injector, mailed,
 };
 
 /// Long enough for a slow pass to end.
@@ -49,11 +50,11 @@ async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed(
     ));
     let dead = slow.begin_slow_pass(world).await;
 
-    // The other process is refused while the first one lives, with the id of the running pass.
+    // While the first process lives, the other one refuses with the id of the running pass.
     let other = world
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
-    // Its own scheduled pass may be waiting for the lock; that one could not be read.
+    // It must not name its own scheduled pass, which may wait for the lock and cannot be read.
     let reply = other.ask(&json!({})).await;
     assert_eq!(
         (reply.status, &reply.body["code"]),
@@ -64,7 +65,7 @@ async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed(
     assert_eq!(
         status_of(world, &dead).await.as_deref(),
         Some("running"),
-        "it takes seconds"
+        "the slow pass is still running"
     );
     slow.daemon.process.kill().await;
 
@@ -92,11 +93,7 @@ async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Cut", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
-    let done = injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
+    let done = inject(world, &coupon, Drift::Unissued, 3).await;
     let cut = slow.begin_slow_pass(world).await;
     let holder = world
         .sql
@@ -115,10 +112,7 @@ async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
     );
     mailed(world, &["action needed"]).await;
 
-    slow.proxy
-        .set(firstcome_stack::ProxyFault::Pass)
-        .await
-        .unwrap();
+    slow.proxy.set(ProxyFault::Pass).await.unwrap();
     let run = slow.daemon.reconcile(&json!({})).await;
     assert!(
         matches!(run.status, Status::Repaired | Status::Clean),
@@ -130,75 +124,17 @@ async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
     clean_pass(world, &coupon).await;
 }
 
-#[tokio::test]
-async fn a_schedule_shorter_than_a_pass_does_not_pile_up() {
-    let fixture = Fixture::new("d-pile").await;
-    let world = &fixture.world;
-    fixture.held("Long", 200, 200).await;
-    let slow = Hindered::start(world, &[("RECONCILE_CRON", "* * * * * *")]).await;
-    slow.proxy
-        .set(firstcome_stack::ProxyFault::Delay(Duration::from_millis(
-            20,
-        )))
-        .await
-        .unwrap();
-    let long = "SELECT COUNT(*) FROM reconcile_runs WHERE TIMESTAMPDIFF(MICROSECOND, started_at, finished_at) > 1500000";
-    eventually("three long passes", SLOW, async || {
-        world.sql.number(long).await >= 3
-    })
-    .await;
-    slow.proxy
-        .set(firstcome_stack::ProxyFault::Pass)
-        .await
-        .unwrap();
-    let runs = world
-        .sql
-        .number("SELECT COUNT(*) FROM reconcile_runs")
-        .await;
-    let at = world
-        .sql
-        .number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)")
-        .await;
-    eventually("passes are short again", LIMIT, async || {
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM reconcile_runs")
-            .await
-            >= runs + 4
-    })
-    .await;
-    let took = world
-        .sql
-        .number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)")
-        .await
-        - at;
-    assert!(
-        took >= 2_000,
-        "4 passes within {took} ms: some had queued up"
-    );
-    assert_eq!(slow.daemon.process.stop().await, 0);
-    let overlapping = "SELECT COUNT(*) FROM reconcile_runs a JOIN reconcile_runs b \
-                       ON a.id < b.id AND b.started_at < a.finished_at";
-    assert_eq!(world.sql.number(overlapping).await, 0, "one pass at a time");
-    let missed = world
-        .mail
-        .mails()
-        .iter()
-        .filter(|mail| mail.text().contains("RECONCILE_CRON"))
-        .count();
-    assert_eq!(missed, 0, "a running pass is not missed");
-}
-
-/// A session for which others wait.
+/// Number of sessions that wait for a table lock.
 const WAITS: &str = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() \
     AND state = 'Waiting for table metadata lock'";
 
 #[tokio::test]
 async fn users_admitted_to_slots_added_during_a_pass_are_not_findings() {
     let fixture = Fixture::new("d-raised").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Raised", 20, 20).await;
-    // The pass has read the coupon when it reaches this table, as has a repairing pass.
+    // Every pass, dry or not, has read the coupon before it reaches this table.
     let mut lock = HeldTransaction::begin(&world.sql).await;
     lock.run("LOCK TABLES broken_promises WRITE").await;
     let (once, ()) = tokio::join!(world.once_with(&["--dry-run"], &[]), async {
@@ -206,17 +142,10 @@ async fn users_admitted_to_slots_added_during_a_pass_are_not_findings() {
             world.sql.number(WAITS).await > 0
         })
         .await;
-        assert_eq!(
-            fixture
-                .api
-                .patch(coupon.id, &json!({"quantity": 25}))
-                .await
-                .status,
-            200
-        );
+        api.change(coupon.id, &json!({"quantity": 25})).await;
         for n in 0..5 {
             let user = format!("u-added-{n}");
-            answers.push((user.clone(), fixture.api.claim(coupon.id, &user).await));
+            answers.push((user.clone(), api.claim(coupon.id, &user).await));
         }
         lock.run("UNLOCK TABLES").await;
     });

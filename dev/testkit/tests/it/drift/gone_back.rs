@@ -24,18 +24,17 @@ pub(crate) async fn mysql_loses(world: &World, coupons: &[&MadeCoupon]) {
         }
     }
     for table in ["coupons", "drops"] {
-        world
-            .sql
-            .query(&format!("ALTER TABLE {table} AUTO_INCREMENT = 1"))
-            .await;
+        let statement = format!("ALTER TABLE {table} AUTO_INCREMENT = 1");
+        world.sql.query(&statement).await;
     }
 }
 
 /// A coupon without any claims.
 async fn assert_unused(fixture: &Fixture, coupon: &MadeCoupon) {
+    let world = &fixture.world;
     let claims = rush(&[&*fixture.api], coupon.id, &people(5), 5).await;
-    all_issued(&fixture.world, coupon.drop, 5).await;
-    assert_exact(&fixture.world, coupon, 5, &claims).await;
+    all_issued(world, coupon.drop, 5).await;
+    assert_exact(world, coupon, 5, &claims).await;
 }
 
 async fn in_doubt(world: &World) -> Vec<Vec<String>> {
@@ -51,17 +50,12 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
     let world = &fixture.world;
     let api = &fixture.api;
     let (coupon, mut answers) = fixture.held("Raised", 10, 10).await;
-    assert_eq!(
-        api.patch(coupon.id, &json!({"quantity": 20})).await.status,
-        200
-    );
+    api.change(coupon.id, &json!({"quantity": 20})).await;
     answers.extend(rush(&[&**api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
-    // Far behind the others, as after a restore.
-    world
-        .sql
-        .query("ALTER TABLE coupons AUTO_INCREMENT = 1000000")
-        .await;
+    // The next id is far above the others, as after a restore.
+    let statement = "ALTER TABLE coupons AUTO_INCREMENT = 1000000";
+    world.sql.query(statement).await;
     let (lost, _) = fixture.held("Lost", 10, 5).await;
     assert_eq!(lost.id, 1_000_000);
     for sql in [
@@ -79,7 +73,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
     }
     mysql_loses(world, &[&lost]).await;
     let once = world.once_with(&[], &[]).await;
-    // The last finding: a coupon is lost.
+    // Ten rows, and the lost coupon.
     assert_eq!(
         kinds(&once.run()),
         [(Kind::CountMismatch, 1), (Kind::Unissued, 10 + 1)].into(),
@@ -115,12 +109,7 @@ async fn concurrent_apis_never_reuse_coupon_numbers_that_mysql_lost() {
     body["allow"] = json!("list");
     let listed = api.create_coupon(&body).await;
     let closed = api.open_coupon(3).await;
-    assert_eq!(
-        api.patch(closed.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
+    api.change(closed.id, &json!({"close_now": true})).await;
     mysql_loses(world, &[&listed, &closed]).await;
     let others = futures_util::future::join_all((0..8).map(async |n| {
         let api = if n % 2 == 0 { &**api } else { &*second };
@@ -133,7 +122,7 @@ async fn concurrent_apis_never_reuse_coupon_numbers_that_mysql_lost() {
             "{other:?}"
         );
     }
-    // For everybody, and open.
+    // Unlike the lost coupons, the new one is open and has no allow list.
     assert_unused(&fixture, &others[0]).await;
     let once = world.once_with(&[], &[]).await;
     let lost: Vec<_> = once
@@ -157,7 +146,7 @@ async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
         .await
         .with_redis_at(&redis.url_via(&proxy));
     let world = World::on(stores, "gone-back-away").await;
-    // A request gives up after the first few unanswered queries.
+    // A request gives up after a few unanswered queries.
     world.set("STORE_TIMEOUT_MS", "500");
     let fixture = Fixture::of(world).await;
     let world = &fixture.world;
@@ -191,7 +180,7 @@ async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
     }
 }
 
-/// Redis honours the highest number of a user's revocations.
+/// Redis applies the revocation with the highest number of a user.
 #[tokio::test]
 async fn a_user_revoked_after_mysql_lost_their_last_revocation_is_refused() {
     let fixture = Fixture::new("gone-back-revoked").await;
@@ -205,10 +194,8 @@ async fn a_user_revoked_after_mysql_lost_their_last_revocation_is_refused() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
     all_issued(world, coupon.drop, 4).await;
     world.sql.query("DELETE FROM revoked_coupons").await;
-    world
-        .sql
-        .query("ALTER TABLE revoked_coupons AUTO_INCREMENT = 1")
-        .await;
+    let statement = "ALTER TABLE revoked_coupons AUTO_INCREMENT = 1";
+    world.sql.query(statement).await;
     api.revoke(coupon.id, user, &json!({"reason": "fraud", "by": "Kim"}))
         .await
         .unwrap();

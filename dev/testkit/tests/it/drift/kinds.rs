@@ -8,16 +8,16 @@ use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, assert_clean, assert_k
 
 use crate::drift::support::{
     assert_settled, assert_whole, clean_pass, dry_run, dry_run_lists, expected, found, found_in,
-    injector, mailed, pass_repairs, subjects,
+    inject, mailed, pass_repairs, subjects,
 };
 
 /// The initial state, the injected drift, and the expected end.
 pub(crate) struct DriftCase {
     pub(crate) drift: Drift,
     pub(crate) n: u32,
-    /// The reconciler's name for it.
+    /// The kind of the finding that reports it.
     pub(crate) kind: Kind,
-    /// Users at the beginning, of 20.
+    /// Users at the beginning; the quantity is 20.
     pub(crate) held: usize,
     /// Users at the end.
     pub(crate) end: usize,
@@ -25,7 +25,8 @@ pub(crate) struct DriftCase {
 
 const QUANTITY: u32 = 20;
 
-/// Each drift in a separate coupon; then all are listed, repaired, clean and mailed.
+/// Injects each kind into a separate coupon. A dry run must list all, a pass repair them, the next
+/// pass find nothing, and a mail report them.
 pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCoupon, Injected)> {
     let world = &fixture.world;
     let mut made = Vec::new();
@@ -33,11 +34,7 @@ pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCou
     for case in cases {
         let name = format!("{} of {}", case.drift.name(), case.held);
         let (coupon, answers) = fixture.held(&name, QUANTITY, case.held).await;
-        let done = injector(world, &coupon)
-            .await
-            .make(case.drift, case.n)
-            .await
-            .unwrap();
+        let done = inject(world, &coupon, case.drift, case.n).await;
         assert!(
             done.people.is_empty() || done.people.len() >= case.n as usize,
             "{done:?}"
@@ -99,8 +96,9 @@ pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCou
 }
 
 #[tokio::test]
-async fn lost_and_missing_rows_are_issued() {
+async fn lost_and_unpublished_claims_are_issued() {
     let fixture = Fixture::new("d-unissued").await;
+    let world = &fixture.world;
     let case = DriftCase {
         drift: Drift::Unissued,
         n: 3,
@@ -109,19 +107,17 @@ async fn lost_and_missing_rows_are_issued() {
         end: 20,
     };
     let (coupon, done) = mend(&fixture, &[case]).await.remove(0);
-    let times = fixture.world.redis.of_drop(coupon.id, coupon.drop, "times");
+    let times = world.redis.of_drop(coupon.id, coupon.drop, "times");
     for AffectedPerson { slot, .. } in &done.people {
         let row = "SELECT issued_by, CAST(ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) AS SIGNED) FROM issued_coupons";
-        let row = fixture
-            .world
+        let row = world
             .sql
             .query(&format!(
                 "{row} WHERE drop_id = {} AND slot = {slot}",
                 coupon.drop
             ))
             .await;
-        let admitted_at: String = fixture
-            .world
+        let admitted_at: String = world
             .redis
             .command(&["HGET", &times, &slot.to_string()])
             .await;
@@ -181,7 +177,7 @@ async fn failed_claims_are_issued_resolved_as_duplicates_or_readmitted() {
 async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     let fixture = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
-    // Alone: its user gets a row by a later repair once the admission is overdue.
+    // Separately, because its user gets a row only once the admission is overdue.
     let gap = DriftCase {
         drift: Drift::CountGap,
         n: 2,
@@ -231,10 +227,10 @@ async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     mend(&fixture, &cases).await;
 }
 
-/// People whom Redis forgot, has on other slots, twice on one slot, or above the quantity; and a
-/// drop of which it has nothing.
+/// Users who are missing in Redis, on other slots, on the same slot as another user, or above the
+/// quantity; and drops that Redis lost.
 #[tokio::test]
-async fn people_whom_redis_has_wrongly_get_the_slots_of_their_rows_or_free_ones() {
+async fn users_missing_or_misplaced_in_redis_get_the_slots_of_their_rows_or_free_ones() {
     let fixture = Fixture::new("d-wrong").await;
     let case = |drift, n, kind, held, end| DriftCase {
         drift,
@@ -256,7 +252,7 @@ async fn people_whom_redis_has_wrongly_get_the_slots_of_their_rows_or_free_ones(
         case(Drift::RedisLost, 1, Kind::RedisLost, 20, 20),
         case(Drift::RedisLost, 1, Kind::RedisLost, 12, 12),
     ];
-    // A mail names a few drops.
+    // A mail names only a few drops.
     for some in cases.chunks(5) {
         mend(&fixture, some).await;
     }
@@ -265,15 +261,16 @@ async fn people_whom_redis_has_wrongly_get_the_slots_of_their_rows_or_free_ones(
 #[tokio::test]
 async fn a_user_in_two_drops_of_a_once_per_coupon_keeps_the_one_with_the_row() {
     let fixture = Fixture::new("d-two-drops").await;
+    let world = &fixture.world;
     let (coupon, answers) = fixture.held("Daily", 20, 12).await;
     // A second opening, inserted manually and loaded by the next pass.
     let second = format!(
         "INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01 00:00:00', 20)",
         coupon.id
     );
-    fixture.world.sql.query(&second).await;
-    fixture.world.pass().await;
-    let drop = fixture.world.sql.number("SELECT MAX(id) FROM drops").await;
+    world.sql.query(&second).await;
+    world.pass().await;
+    let drop = world.sql.number("SELECT MAX(id) FROM drops").await;
     let second = MadeCoupon {
         drop,
         ..coupon.clone()
@@ -282,115 +279,54 @@ async fn a_user_in_two_drops_of_a_once_per_coupon_keeps_the_one_with_the_row() {
         fixture.api.claim(coupon.id, "u-first").await.promised(),
         Some((drop, 1))
     );
-    firstcome_testkit::all_issued(&fixture.world, drop, 1).await;
+    firstcome_testkit::all_issued(world, drop, 1).await;
 
-    let done = injector(&fixture.world, &second)
-        .await
-        .make(Drift::OverTwoDrops, 3)
-        .await
-        .unwrap();
+    let done = inject(world, &second, Drift::OverTwoDrops, 3).await;
     let expected = expected(Kind::OverAdmitted, &done);
-    dry_run_lists(&fixture.world, &expected).await;
-    pass_repairs(&fixture.world, &expected).await;
-    assert_whole(&fixture.world, &coupon, QUANTITY, 12).await;
-    assert_whole(&fixture.world, &second, QUANTITY, 1).await;
-    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
-    clean_pass(&fixture.world, &second).await;
-    mailed(&fixture.world, &["repaired", "Daily", "1 of 20 issued"]).await;
+    dry_run_lists(world, &expected).await;
+    pass_repairs(world, &expected).await;
+    assert_whole(world, &coupon, QUANTITY, 12).await;
+    assert_whole(world, &second, QUANTITY, 1).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    clean_pass(world, &second).await;
+    mailed(world, &["repaired", "Daily", "1 of 20 issued"]).await;
 }
 
 #[tokio::test]
 async fn drift_is_injected_into_the_newest_drop_with_rows_by_default() {
     let fixture = Fixture::new("d-newest").await;
+    let api = &fixture.api;
     let stores = DriftStoreArgs::of(|name| fixture.world.find_setting(name)).unwrap();
     let chosen = async |coupon: Option<i64>| {
         let (coupon, drop) = Injector::new(&stores, coupon, None).await.unwrap().target();
         (coupon.0, drop.0)
     };
     let of = |coupon: &MadeCoupon| (coupon.id, coupon.drop);
-    let first = fixture.api.open_coupon(20).await;
-    let empty = fixture.api.open_coupon(20).await;
-    assert_eq!(chosen(None).await, of(&empty), "none has rows");
+    let first = api.open_coupon(20).await;
+    let empty = api.open_coupon(20).await;
+    assert_eq!(chosen(None).await, of(&empty), "no drop has rows");
     let (held, _) = fixture.held("Held", 20, 12).await;
-    let empty_again = fixture.api.open_coupon(20).await;
+    let empty_again = api.open_coupon(20).await;
     assert_eq!(chosen(None).await, of(&held));
     assert_eq!(chosen(Some(first.id)).await, of(&first));
     assert_eq!(chosen(Some(empty_again.id)).await, of(&empty_again));
 }
 
 #[tokio::test]
-async fn free_slots_go_to_waiting_users() {
-    let fixture = Fixture::new("d-unfilled").await;
-    let (coupon, answers) = fixture.held("Waited for", 20, 20).await;
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::Unfilled, 2)
-        .await
-        .unwrap();
-    let gone: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
-    let waiting = fixture
-        .world
-        .redis
-        .of_drop(coupon.id, coupon.drop, "waiting");
-    let line: Vec<String> = fixture
-        .world
-        .redis
-        .command(&["ZRANGE", &waiting, "0", "-1"])
-        .await;
-    let dry = dry_run(&fixture.world).await;
-    assert!(
-        !found(&dry).is_empty() && found(&dry).keys().all(|(kind, ..)| *kind == Kind::Unfilled),
-        "{dry:#?}"
-    );
-    let named: Vec<&String> = dry
-        .all_findings()
-        .filter_map(|f| f.user_id.as_ref())
-        .collect();
-    assert_eq!(
-        named,
-        line.iter().collect::<Vec<_>>(),
-        "the users to be promoted, in order: {dry:#?}"
-    );
-    let run = fixture.world.pass().await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert_eq!(
-        found(&run).keys().collect::<Vec<_>>(),
-        found(&dry).keys().collect::<Vec<_>>()
-    );
-    assert_whole(&fixture.world, &coupon, QUANTITY, 20).await;
-    assert_kept(&fixture.world, &coupon, &answers, &gone).await;
-    for user in line {
-        assert_eq!(fixture.api.me(coupon.id, &user).await["status"], "issued");
-    }
-    clean_pass(&fixture.world, &coupon).await;
-    mailed(
-        &fixture.world,
-        &["repaired", "Waited for", "20 of 20 issued"],
-    )
-    .await;
-}
-
-#[tokio::test]
 async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-flushed").await;
+    let api = &fixture.api;
+    let world = &fixture.world;
     for drift in [Drift::RedisFlushed, Drift::RedisGate] {
         let name = drift.name();
         let (coupon, answers) = fixture.held(&name, 20, 12).await;
-        injector(&fixture.world, &coupon)
-            .await
-            .make(drift, 1)
-            .await
-            .unwrap();
+        inject(world, &coupon, drift, 1).await;
         assert!(
-            fixture
-                .api
-                .claim(coupon.id, "u-late")
-                .await
-                .is("unavailable"),
-            "closed while unsure"
+            api.claim(coupon.id, "u-late").await.is("unavailable"),
+            "admission is closed until a pass has verified Redis"
         );
-        let dry = dry_run(&fixture.world).await;
+        let dry = dry_run(world).await;
         assert!(
             !found(&dry).is_empty()
                 && found(&dry)
@@ -399,56 +335,48 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
             "{dry:#?}"
         );
         assert!(
-            fixture
-                .api
-                .claim(coupon.id, "u-late")
-                .await
-                .is("unavailable"),
+            api.claim(coupon.id, "u-late").await.is("unavailable"),
             "a dry run opens nothing"
         );
-        let run = fixture.world.pass().await;
+        let run = world.pass().await;
         assert_eq!(
             found(&run).keys().collect::<Vec<_>>(),
             found(&dry).keys().collect::<Vec<_>>()
         );
         assert_eq!(run.status, Status::Repaired, "{run:#?}");
-        assert_settled(&fixture.world, &coupon, QUANTITY, 12, &answers).await;
+        assert_settled(world, &coupon, QUANTITY, 12, &answers).await;
         assert_eq!(
-            fixture.api.claim(coupon.id, "u-late").await.promised(),
+            api.claim(coupon.id, "u-late").await.promised(),
             Some((coupon.drop, 13))
         );
-        firstcome_testkit::all_issued(&fixture.world, coupon.drop, 13).await;
-        clean_pass(&fixture.world, &coupon).await;
+        firstcome_testkit::all_issued(world, coupon.drop, 13).await;
+        clean_pass(world, &coupon).await;
         // The reopening is only mailed if admission was closed for long.
         match drift {
-            Drift::RedisFlushed => drop(mailed(&fixture.world, &["repaired"]).await),
-            _ => assert_eq!(subjects(&fixture.world), [""; 0]),
+            Drift::RedisFlushed => drop(mailed(world, &["repaired"]).await),
+            _ => assert_eq!(subjects(world), [""; 0]),
         }
-        fixture.world.mail.clear();
+        world.mail.clear();
     }
 }
 
 #[tokio::test]
 async fn users_left_only_in_the_list_of_claimants_get_slot_and_row_back() {
     let fixture = Fixture::new("d-claimants").await;
+    let world = &fixture.world;
     let (coupon, answers) = fixture.held("Half forgotten", 20, 20).await;
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
-    let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
+    let done = inject(world, &coupon, Drift::Unissued, 3).await;
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     for hit in &done.people {
-        fixture
-            .world
+        world
             .redis
             .command::<i64>(&["ZREM", &users, &hit.user])
             .await;
     }
     let mut both = expected(Kind::Unissued, &done);
     both.extend(expected(Kind::MissingAdmission, &done));
-    dry_run_lists(&fixture.world, &both).await;
-    pass_repairs(&fixture.world, &both).await;
-    assert_settled(&fixture.world, &coupon, QUANTITY, 20, &answers).await;
-    clean_pass(&fixture.world, &coupon).await;
+    dry_run_lists(world, &both).await;
+    pass_repairs(world, &both).await;
+    assert_settled(world, &coupon, QUANTITY, 20, &answers).await;
+    clean_pass(world, &coupon).await;
 }

@@ -1,60 +1,20 @@
-//! Drift that is left for a person: mailed once, with what was done, and again once resolved.
+//! Drift that is left for a person: mailed once, and again once it is resolved.
 
-use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, assert_kept, eventually, eventually_some};
 use serde_json::json;
 
 use crate::drift::support::{
     assert_found, assert_settled, assert_whole, clean_pass, dry_run_lists, everything, expected,
-    found, injector, mailed,
+    found, inject, mailed, pass_ends,
 };
-
-#[tokio::test]
-async fn a_failed_claim_that_cannot_be_issued_is_reported_until_resolved() {
-    let fixture = Fixture::new("d-unrepairable").await;
-    let (coupon, answers) = fixture.held("Winter", 20, 12).await;
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::FailedUnrepairable, 2)
-        .await
-        .unwrap();
-    let expected = expected(Kind::FailedClaim, &done);
-    dry_run_lists(&fixture.world, &expected).await;
-    let before = everything(&fixture.world).await;
-    let once = fixture.world.once_with(&[], &[]).await;
-    let run = once.run();
-    assert_found(&run, &expected);
-    assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
-    assert!(
-        run.all_findings()
-            .all(|f| f.result == Outcome::Skipped && f.needs_person),
-        "{run:#?}"
-    );
-    assert_eq!(
-        before,
-        everything(&fixture.world).await,
-        "there was nothing to change"
-    );
-    mailed(
-        &fixture.world,
-        &["action needed", "Winter", "12 of 20 issued"],
-    )
-    .await;
-
-    fixture
-        .world
-        .sql
-        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'")
-        .await;
-    clean_pass(&fixture.world, &coupon).await;
-    mailed(&fixture.world, &["resolved", "Winter"]).await;
-    assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
-}
 
 #[tokio::test]
 async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
     let fixture = Fixture::new("d-broken").await;
+    let api = &fixture.api;
+    let world = &fixture.world;
     for (drift, quantity) in [
         (Drift::OverAdmitted, 20),
         (Drift::OverShrunk, 18),
@@ -62,25 +22,19 @@ async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
     ] {
         let name = drift.name();
         let (coupon, answers) = fixture.held(&name, 20, 20).await;
-        let done = injector(&fixture.world, &coupon)
-            .await
-            .make(drift, 2)
-            .await
-            .unwrap();
+        let done = inject(world, &coupon, drift, 2).await;
         let kind = if drift == Drift::SlotConflict {
             Kind::SlotConflict
         } else {
             Kind::OverAdmitted
         };
         let expected = expected(kind, &done);
-        dry_run_lists(&fixture.world, &expected).await;
-        let once = fixture.world.once_with(&[], &[]).await;
-        let run = once.run();
+        dry_run_lists(world, &expected).await;
+        let run = pass_ends(world, &[], (1, Status::Drift)).await;
         assert_found(&run, &expected);
-        assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
         let broken: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
-        assert_whole(&fixture.world, &coupon, quantity, quantity as usize).await;
-        assert_kept(&fixture.world, &coupon, &answers, &broken).await;
+        assert_whole(world, &coupon, quantity, quantity as usize).await;
+        assert_kept(world, &coupon, &answers, &broken).await;
         let listed = format!(
             "SELECT user_id FROM broken_promises WHERE drop_id = {} ORDER BY user_id",
             coupon.drop
@@ -88,16 +42,16 @@ async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
         let mut names: Vec<Vec<String>> =
             broken.iter().map(|user| vec![(*user).to_owned()]).collect();
         names.sort();
-        assert_eq!(fixture.world.sql.query(&listed).await, names);
+        assert_eq!(world.sql.query(&listed).await, names);
         for user in &broken {
-            let me = fixture.api.me(coupon.id, user).await;
+            let me = api.me(coupon.id, user).await;
             assert!(
                 me["status"] == "broken" && me["position"].as_u64() <= Some(2),
                 "first in line: {me}"
             );
         }
         mailed(
-            &fixture.world,
+            world,
             &[
                 "action needed",
                 &name,
@@ -107,7 +61,7 @@ async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
         .await;
 
         // Reported once and still listed: later passes have nothing new.
-        let again = fixture.world.once_with(&[], &[]).await;
+        let again = world.once_with(&[], &[]).await;
         assert!(
             again.code <= 1 && found(&again.run()).is_empty(),
             "{}",
@@ -115,128 +69,35 @@ async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
         );
 
         // Slots are added for them: they are the first to get one.
-        let reply = fixture.api.patch(coupon.id, &json!({"quantity": 22})).await;
+        let reply = api.patch(coupon.id, &json!({"quantity": 22})).await;
         assert_eq!(reply.status, 200, "{reply:?}");
-        let mended = fixture.world.once_with(&[], &[]).await;
-        assert_eq!(
-            (mended.run().status, mended.code),
-            (Status::Repaired, 0),
-            "{}",
-            mended.log
-        );
+        pass_ends(world, &[], (0, Status::Repaired)).await;
         for user in &broken {
-            assert_eq!(fixture.api.me(coupon.id, user).await["status"], "issued");
+            assert_eq!(api.me(coupon.id, user).await["status"], "issued");
         }
-        assert_whole(&fixture.world, &coupon, 22, quantity as usize + 2).await;
+        assert_whole(world, &coupon, 22, quantity as usize + 2).await;
         mailed(
-            &fixture.world,
+            world,
             &["repaired", &name, &format!("{} of 22 issued", quantity + 2)],
         )
         .await;
-        clean_pass(&fixture.world, &coupon).await;
+        clean_pass(world, &coupon).await;
         let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
-        assert_eq!(
-            fixture.world.sql.number(open).await,
-            0,
-            "nothing is left to report"
-        );
+        assert_eq!(world.sql.number(open).await, 0, "nothing is left to report");
     }
-}
-
-#[tokio::test]
-async fn the_earliest_of_several_broken_promises_is_kept_first() {
-    let fixture = Fixture::new("d-order").await;
-    let (coupon, _) = fixture.held("Order", 20, 20).await;
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::OverShrunk, 3)
-        .await
-        .unwrap();
-    let mut broken: Vec<(i64, String)> = done
-        .people
-        .iter()
-        .map(|hit| (hit.slot, hit.user.clone()))
-        .collect();
-    broken.sort();
-    fixture.world.once_with(&[], &[]).await;
-    for (waits, (_, user)) in broken.iter().enumerate() {
-        assert_eq!(
-            fixture.api.me(coupon.id, user).await["position"],
-            waits + 1,
-            "{broken:?}"
-        );
-    }
-    let newcomer = fixture.api.claim(coupon.id, "newcomer").await;
-    assert!(
-        newcomer.is("sold_out") || newcomer.is("waiting"),
-        "{newcomer:?}"
-    );
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"quantity": 18}))
-            .await
-            .status,
-        200
-    );
-    fixture.world.once_with(&[], &[]).await;
-    let standing = async |user: &str| fixture.api.me(coupon.id, user).await["status"].clone();
-    assert_eq!(
-        [standing(&broken[0].1).await, standing(&broken[1].1).await],
-        ["issued", "broken"]
-    );
-}
-
-#[tokio::test]
-async fn a_drop_that_closed_below_its_quantity_is_reported_once() {
-    let fixture = Fixture::new("d-below").await;
-    let (coupon, answers) = fixture.held("Left over", 20, 12).await;
-    injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::UnfilledClosed, 2)
-        .await
-        .unwrap();
-    let before = everything(&fixture.world).await;
-    let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(before, everything(&fixture.world).await);
-    assert_found(&dry.run(), &[(Kind::Unfilled, None, None)].into());
-    let run = fixture.world.once_with(&[], &[]).await.run();
-    assert_found(&run, &[(Kind::Unfilled, None, None)].into());
-    assert_eq!(run.status, Status::Clean, "every promise is kept: {run:#?}");
-    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
-    mailed(
-        &fixture.world,
-        &["closed below its quantity", "Left over", "12 of 20 issued"],
-    )
-    .await;
-    let told = fixture.world.mail.mails().len();
-    fixture.world.pass().await;
-    assert_eq!(fixture.world.mail.mails().len(), told, "told once");
 }
 
 #[tokio::test]
 async fn a_stalled_consumer_is_reported_and_reported_again_when_it_resumes() {
     let fixture = Fixture::new("d-stalled").await;
+    let world = &fixture.world;
     let (coupon, answers) = fixture.held("Held up", 20, 12).await;
-    let daemon = fixture
-        .world
+    let daemon = world
         .daemon_with(&[("FIRSTCOME_TEST_CONSUMER_STALL_SECONDS", "1")])
         .await;
     daemon.reconcile(&json!({})).await;
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::Stalled, 3)
-        .await
-        .unwrap();
-    let patience = "SELECT MIN(CAST(v.variable_value AS UNSIGNED)) FROM performance_schema.data_locks l \
-        JOIN performance_schema.variables_by_thread v ON v.thread_id = l.thread_id AND v.variable_name = 'wait_timeout' \
-        WHERE l.object_schema = DATABASE() AND l.object_name = 'slot_limits' AND l.lock_type = 'RECORD' \
-            AND l.lock_mode LIKE 'X%' AND l.lock_status = 'GRANTED'";
-    assert!(
-        fixture.world.sql.number(patience).await > 600,
-        "MySQL released the lock too early"
-    );
-    let run = eventually_some("a pass sees it", LIMIT, async || {
+    let done = inject(world, &coupon, Drift::Stalled, 3).await;
+    let run = eventually_some("a pass sees the stall", LIMIT, async || {
         let run = daemon.reconcile(&json!({})).await;
         if found(&run).is_empty() {
             Err("not yet")
@@ -247,19 +108,19 @@ async fn a_stalled_consumer_is_reported_and_reported_again_when_it_resumes() {
     .await;
     assert_found(&run, &[(Kind::Stalled, None, None)].into());
     assert_eq!(run.status, Status::Drift, "{run:#?}");
-    mailed(&fixture.world, &["action needed", "consumer"]).await;
-    let before = everything(&fixture.world).await;
+    mailed(world, &["action needed", "consumer"]).await;
+    let before = everything(world).await;
     let dry = daemon.reconcile(&json!({"dry_run": true})).await;
     assert_found(&dry, &[(Kind::Stalled, None, None)].into());
-    assert_eq!(before, everything(&fixture.world).await);
+    assert_eq!(before, everything(world).await);
 
     done.stall.unwrap().end().await.unwrap();
     eventually("the consumer has caught up", LIMIT, async || {
-        fixture.world.topic.lag().await == 0
+        world.topic.lag().await == 0
     })
     .await;
     let run = daemon.reconcile(&json!({})).await;
     assert_found(&run, &[].into());
-    mailed(&fixture.world, &["resolved"]).await;
-    assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
+    mailed(world, &["resolved"]).await;
+    assert_settled(world, &coupon, 20, 12, &answers).await;
 }

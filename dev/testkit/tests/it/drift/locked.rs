@@ -8,9 +8,9 @@ use firstcome_testkit::{
 };
 use rustix::process::Signal;
 
-use crate::drift::support::{clean_pass, injector, mailed};
+use crate::drift::support::{clean_pass, inject, lose_rows, mailed, report};
 
-/// A foreign transaction that locks what each row of the drop must read.
+/// A foreign transaction that locks what every insert of a row of the drop reads.
 async fn lock(world: &World, coupon: &MadeCoupon) -> HeldTransaction {
     let mut held = HeldTransaction::begin(&world.sql).await;
     held.run(&format!(
@@ -21,16 +21,6 @@ async fn lock(world: &World, coupon: &MadeCoupon) -> HeldTransaction {
     held
 }
 
-async fn lose_rows(world: &World, coupon: &MadeCoupon) {
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3",
-            coupon.drop
-        ))
-        .await;
-}
-
 #[tokio::test]
 async fn a_pass_with_locked_rows_of_one_coupon_repairs_and_reports_the_others() {
     let fixture = Fixture::new("d-locked").await;
@@ -38,17 +28,13 @@ async fn a_pass_with_locked_rows_of_one_coupon_repairs_and_reports_the_others() 
     world.set("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0");
     let (first, answers) = fixture.held("Locked", 20, 5).await;
     let (second, _) = fixture.held("Free", 20, 5).await;
-    lose_rows(world, &first).await;
-    lose_rows(world, &second).await;
+    lose_rows(world, &first, "<= 3").await;
+    lose_rows(world, &second, "<= 3").await;
     let held = lock(world, &first).await;
     let run = world.once_with(&[], &[]).await.run();
     assert_eq!((run.status, &run.error), (Status::Drift, &None), "{run:#?}");
     assert_eq!(rows(world, second.drop).await.len(), 5, "{run:#?}");
-    let report = run
-        .drops
-        .iter()
-        .find(|report| report.drop_id.0 == first.drop)
-        .unwrap();
+    let report = report(&run, first.drop);
     let told = report
         .findings
         .iter()
@@ -64,21 +50,19 @@ async fn a_pass_with_locked_rows_of_one_coupon_repairs_and_reports_the_others() 
 #[tokio::test]
 async fn a_consumer_with_locked_rows_of_one_coupon_writes_the_others() {
     let fixture = Fixture::new("d-locked-claims").await;
+    let api = &fixture.api;
     let world = &fixture.world;
-    let [first, second] = [
-        fixture.api.open_coupon(20).await,
-        fixture.api.open_coupon(20).await,
-    ];
+    let [first, second] = [api.open_coupon(20).await, api.open_coupon(20).await];
     let held = lock(world, &first).await;
     let mut answers = (Vec::new(), Vec::new());
     for n in 0..10 {
         let user = format!("u-{n}");
         answers
             .0
-            .push((user.clone(), fixture.api.claim(first.id, &user).await));
+            .push((user.clone(), api.claim(first.id, &user).await));
         answers
             .1
-            .push((user.clone(), fixture.api.claim(second.id, &user).await));
+            .push((user.clone(), api.claim(second.id, &user).await));
     }
     all_issued(world, second.drop, 10).await;
     let letters =
@@ -90,7 +74,7 @@ async fn a_consumer_with_locked_rows_of_one_coupon_writes_the_others() {
     assert_kept(world, &second, &answers.1, &[]).await;
     assert_eq!(world.sql.number(letters).await, 0);
     // The next claims become rows without a pass.
-    assert!(fixture.api.claim(first.id, "u-later").await.is_accepted());
+    assert!(api.claim(first.id, "u-later").await.is_accepted());
     all_issued(world, first.drop, 11).await;
     clean_pass(world, &first).await;
 }
@@ -101,8 +85,8 @@ async fn repairs_of_a_stopped_pass_are_recorded_and_mailed() {
     let world = &fixture.world;
     let (first, answers) = fixture.held("Repaired", 20, 5).await;
     let (second, _) = fixture.held("Locked", 20, 5).await;
-    lose_rows(world, &first).await;
-    lose_rows(world, &second).await;
+    lose_rows(world, &first, "<= 3").await;
+    lose_rows(world, &second, "<= 3").await;
     let held = lock(world, &second).await;
     let pass = world.start("firstcome-reconciler", &["once", "--json"], &[]);
     eventually("the pass waits for the lock", LIMIT, async || {
@@ -185,15 +169,14 @@ async fn dead_letters_issued_before_a_lock_are_recorded() {
     assert_eq!(rows(world, coupon.drop).await.len(), 1_800);
 }
 
-/// Messages that are not claims cannot be stored then. The others become rows all the same.
+/// While the table is locked, messages that are not claims cannot be stored, but claims become
+/// rows.
 #[tokio::test]
 async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     let fixture = Fixture::new("d-locked-table").await;
+    let api = &fixture.api;
     let world = &fixture.world;
-    let [first, second] = [
-        fixture.api.open_coupon(20).await,
-        fixture.api.open_coupon(20).await,
-    ];
+    let [first, second] = [api.open_coupon(20).await, api.open_coupon(20).await];
     let mut held = HeldTransaction::begin(&world.sql).await;
     held.run("UPDATE failed_claims SET error = '' WHERE reason = 'none'")
         .await;
@@ -202,13 +185,7 @@ async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     world.topic.produce(None, "odd", b"no claim").await;
     for n in 0..10 {
         for coupon in [&first, &second] {
-            assert!(
-                fixture
-                    .api
-                    .claim(coupon.id, &format!("u-{n}"))
-                    .await
-                    .is_accepted()
-            );
+            assert!(api.claim(coupon.id, &format!("u-{n}")).await.is_accepted());
         }
     }
     fixture.consumer.process.thaw();
@@ -228,17 +205,13 @@ async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     .await;
 }
 
-/// Each of them would wait for two seconds, and only this pass knows where the users are now.
+/// Each blocked move would wait for two seconds, and only this pass knows where it put the users.
 #[tokio::test]
 async fn a_pass_with_moves_blocked_by_a_lock_reports_them_and_continues() {
     let fixture = Fixture::new("d-locked-moves").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Moves", 20, 8).await;
-    let done = injector(world, &coupon)
-        .await
-        .make(Drift::SlotConflict, 3)
-        .await
-        .unwrap();
+    let done = inject(world, &coupon, Drift::SlotConflict, 3).await;
     let held = lock(world, &coupon).await;
     let run = world.once_with(&[], &[]).await.run();
     let moved = run

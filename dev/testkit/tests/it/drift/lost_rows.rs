@@ -10,7 +10,7 @@ use firstcome_testkit::{
 use serde_json::json;
 
 use crate::drift::sealing::{closed, until_sealed};
-use crate::drift::support::{assert_settled, clean_pass, subjects};
+use crate::drift::support::{assert_settled, clean_pass, pass_ends, subjects};
 
 /// Deletes rows regardless of references, as restoring a single table does.
 async fn lose(fixture: &Fixture, delete: &str) {
@@ -35,66 +35,58 @@ fn daily(quantity: u32) -> serde_json::Value {
     body
 }
 
-/// Nobody gets a slot, and holders still see theirs.
+/// Fails if a stranger gets a slot, or if the holder does not see theirs.
 async fn assert_given_out(fixture: &Fixture, coupon: &MadeCoupon, holder: &str) {
+    let api = &fixture.api;
     eventually("an API knows the drop again", LIMIT, async || {
         matches!(
-            fixture.api.claim(coupon.id, holder).await,
+            api.claim(coupon.id, holder).await,
             Answer::Already { drop, .. } if drop == coupon.drop
         )
     })
     .await;
     for n in 0..5 {
-        let answer = fixture.api.claim(coupon.id, &format!("stranger-{n}")).await;
+        let answer = api.claim(coupon.id, &format!("stranger-{n}")).await;
         assert!(answer.is("sold_out"), "{answer:?}");
     }
 }
 
 #[tokio::test]
-async fn a_day_whose_row_mysql_lost_is_restored_and_not_given_out_twice() {
-    let fixture = Fixture::new("d-drop-lost-day").await;
-    let (coupon, answers) = fixture.held_of(&daily(10), 10).await;
-    lose_drop(&fixture, &coupon).await;
-    let run = fixture.world.pass().await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    let of_day = format!(
-        "SELECT COUNT(*) FROM drops WHERE coupon_id = {} AND local_date = UTC_DATE()",
-        coupon.id
-    );
-    assert_eq!(fixture.world.sql.number(&of_day).await, 1);
-    assert_given_out(&fixture, &coupon, &answers[0].0).await;
-    assert_settled(&fixture.world, &coupon, 10, 10, &answers).await;
-    clean_pass(&fixture.world, &coupon).await;
-}
-
-#[tokio::test]
-async fn a_one_off_drop_whose_row_mysql_lost_is_restored() {
-    let fixture = Fixture::new("d-drop-lost-once").await;
-    let (coupon, answers) = fixture.held("Once", 10, 10).await;
-    lose_drop(&fixture, &coupon).await;
-    let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(dry.code, 1, "{}", dry.log);
-    let run = fixture.world.pass().await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert_given_out(&fixture, &coupon, &answers[0].0).await;
-    assert_settled(&fixture.world, &coupon, 10, 10, &answers).await;
-    clean_pass(&fixture.world, &coupon).await;
+async fn a_drop_whose_row_mysql_lost_is_restored_and_not_given_out_twice() {
+    let fixture = Fixture::new("d-drop-lost").await;
+    let world = &fixture.world;
+    for body in [daily(10), coupon_body("Once", 10, 0)] {
+        let (coupon, answers) = fixture.held_of(&body, 10).await;
+        lose_drop(&fixture, &coupon).await;
+        let dry = world.once_with(&["--dry-run"], &[]).await;
+        assert_eq!(dry.code, 1, "{}", dry.log);
+        let run = world.pass().await;
+        assert_eq!(run.status, Status::Repaired, "{run:#?}");
+        // A daily coupon has more drops, on later days.
+        let begun = format!(
+            "SELECT COUNT(*) FROM drops WHERE coupon_id = {} AND opens_at <= UTC_TIMESTAMP()",
+            coupon.id
+        );
+        assert_eq!(world.sql.number(&begun).await, 1);
+        assert_given_out(&fixture, &coupon, &answers[0].0).await;
+        assert_settled(world, &coupon, 10, 10, &answers).await;
+        clean_pass(world, &coupon).await;
+    }
 }
 
 #[tokio::test]
 async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
     let fixture = Fixture::new("d-drop-lost-both").await;
+    let world = &fixture.world;
     let (coupon, _) = fixture.held_of(&daily(5), 5).await;
     lose_drop(&fixture, &coupon).await;
-    let redis = &fixture.world.redis;
+    let redis = &world.redis;
     for name in ["meta", "users", "count", "free", "times", "waiting"] {
         let key = redis.of_drop(coupon.id, coupon.drop, name);
         redis.command::<()>(&["DEL", &key]).await;
     }
     for args in [&[][..], &["--deep"]] {
-        let once = fixture.world.once_with(args, &[]).await;
-        let run = once.run();
-        assert_eq!((once.code, run.status), (1, Status::Drift), "{run:#?}");
+        let run = pass_ends(world, args, (1, Status::Drift)).await;
         let found: Vec<_> = run
             .findings
             .iter()
@@ -109,9 +101,9 @@ async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
         "SELECT COUNT(*) FROM drops WHERE coupon_id = {} AND local_date = UTC_DATE()",
         coupon.id
     );
-    assert_eq!(fixture.world.sql.number(&today).await, 0);
+    assert_eq!(world.sql.number(&today).await, 0);
     eventually("a mail reports it", LIMIT, async || {
-        subjects(&fixture.world)
+        subjects(world)
             .iter()
             .any(|subject| subject.contains("MySQL has lost 1 drop"))
     })
@@ -124,36 +116,39 @@ async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
          ({}, {}, UTC_DATE(), UTC_DATE(), UTC_DATE() + INTERVAL 1 DAY, 5)",
         coupon.drop, coupon.id
     );
-    fixture.world.sql.query(&put_back).await;
-    fixture.world.pass().await;
-    clean_pass(&fixture.world, &coupon).await;
+    world.sql.query(&put_back).await;
+    world.pass().await;
+    clean_pass(world, &coupon).await;
 }
 
 #[tokio::test]
-async fn a_drop_that_lost_its_limits_gets_them_and_its_rows() {
+async fn lost_slot_limits_and_the_rows_that_they_held_up_are_restored() {
     let fixture = Fixture::new("d-limits-lost").await;
-    let coupon = fixture.api.open_coupon(10).await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let coupon = api.open_coupon(10).await;
     assert_eq!(fixture.consumer.process.stop().await, 0);
-    let answers = rush(&[&fixture.api], coupon.id, &people(10), 10).await;
+    let answers = rush(&[api], coupon.id, &people(10), 10).await;
     let delete = format!("DELETE FROM slot_limits WHERE drop_id = {}", coupon.drop);
-    fixture.world.sql.query(&delete).await;
-    let consumer = fixture.world.consume().await;
+    world.sql.query(&delete).await;
+    let consumer = world.consume().await;
     let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
     eventually("the consumer could not write any row", LIMIT, async || {
-        fixture.world.sql.number(open).await == 10
+        world.sql.number(open).await == 10
     })
     .await;
-    let run = fixture.world.pass().await;
+    let run = world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert_eq!(rows(&fixture.world, coupon.drop).await.len(), 10);
-    assert_settled(&fixture.world, &coupon, 10, 10, &answers).await;
-    clean_pass(&fixture.world, &coupon).await;
+    assert_eq!(rows(world, coupon.drop).await.len(), 10);
+    assert_settled(world, &coupon, 10, 10, &answers).await;
+    clean_pass(world, &coupon).await;
     drop(consumer);
 }
 
 #[tokio::test]
 async fn a_manual_dead_letter_for_a_sealed_drop_without_its_row_is_issued() {
     let fixture = Fixture::new("d-sealed-row-lost").await;
+    let world = &fixture.world;
     let (coupon, answers) = closed(&fixture, "Sealed").await;
     let (user, answer) = &answers[3];
     let (_, slot) = answer.promised().unwrap();
@@ -161,8 +156,8 @@ async fn a_manual_dead_letter_for_a_sealed_drop_without_its_row_is_issued() {
         until_sealed(&fixture, &coupon).await;
         let delete = format!("drop_id = {} AND slot = {slot}", coupon.drop);
         let delete = format!("DELETE FROM issued_coupons WHERE {delete}");
-        fixture.world.sql.query(&delete).await;
-        let redis = &fixture.world.redis;
+        world.sql.query(&delete).await;
+        let redis = &world.redis;
         if redis_forgets {
             for name in ["meta", "users", "count", "free", "times", "waiting"] {
                 let key = redis.of_drop(coupon.id, coupon.drop, name);
@@ -172,12 +167,12 @@ async fn a_manual_dead_letter_for_a_sealed_drop_without_its_row_is_issued() {
         let values = format!("{}, {}, {slot}, '{user}', 'manual'", coupon.id, coupon.drop);
         let columns = "coupon_id, drop_id, slot, user_id, reason";
         let insert = format!("INSERT INTO failed_claims ({columns}) VALUES ({values})");
-        fixture.world.sql.query(&insert).await;
+        world.sql.query(&insert).await;
         let args = ["--coupon", &coupon.id.to_string()];
-        let once = fixture.world.once_with(&args, &[]).await;
+        let once = world.once_with(&args, &[]).await;
         assert_eq!(once.code, 0, "{}", once.log);
-        let found = rows(&fixture.world, coupon.drop).await;
+        let found = rows(world, coupon.drop).await;
         assert_eq!(found.get(&slot), Some(user), "{:#?}", once.run());
     }
-    assert_settled(&fixture.world, &coupon, 20, 20, &answers).await;
+    assert_settled(world, &coupon, 20, 20, &answers).await;
 }

@@ -9,8 +9,9 @@ use crate::drift::support::{injector, mailed};
 #[tokio::test]
 async fn passes_findings_repairs_drift_and_mails_are_counted() {
     let fixture = Fixture::new("d-metrics").await;
+    let world = &fixture.world;
     let (coupon, _) = fixture.held("Counted", 20, 20).await;
-    let daemon = fixture.world.daemon().await;
+    let daemon = world.daemon().await;
     daemon.reconcile(&json!({})).await;
     let get = async |name: &str, labels: &[&str]| daemon.http().metric(name, labels).await;
     let own = format!("drop=\"{}\"", coupon.drop);
@@ -20,7 +21,7 @@ async fn passes_findings_repairs_drift_and_mails_are_counted() {
         "nothing is left"
     );
 
-    let mut injector = injector(&fixture.world, &coupon).await;
+    let mut injector = injector(world, &coupon).await;
     injector.make(Drift::Unissued, 3).await.unwrap();
     injector.make(Drift::FailedUnrepairable, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
@@ -62,14 +63,13 @@ async fn passes_findings_repairs_drift_and_mails_are_counted() {
             "{stage}: {seconds:?}"
         );
     }
-    mailed(&fixture.world, &["action needed", "Counted"]).await;
+    mailed(world, &["action needed", "Counted"]).await;
     eventually("the mail is counted", LIMIT, async || {
         get("firstcome_mails_total", &["result=\"sent\""]).await >= Some(1.0)
     })
     .await;
 
-    fixture
-        .world
+    world
         .sql
         .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL")
         .await;

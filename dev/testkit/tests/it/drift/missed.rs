@@ -4,9 +4,7 @@ use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
-use crate::drift::support::{
-    assert_settled, assert_whole, injector, mailed, ran_two_hours_ago, subjects,
-};
+use crate::drift::support::{assert_settled, inject, mailed, ran_two_hours_ago, subjects};
 
 #[tokio::test]
 async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() {
@@ -18,7 +16,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() 
         ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "1"),
     ];
     let daemon = world.daemon_with(&settings).await;
-    eventually("it has recorded its run", LIMIT, async || {
+    eventually("the daemon has recorded its run", LIMIT, async || {
         world
             .sql
             .number("SELECT COUNT(*) FROM reconciler_state WHERE name = 'last_run:reconcile'")
@@ -28,20 +26,16 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() 
     .await;
     daemon.reconcile(&json!({})).await;
     assert_eq!(daemon.process.stop().await, 0);
-    // It has been down since.
+    // The daemon has been down for two hours.
     ran_two_hours_ago(world, "reconcile").await;
-    injector(world, &coupon)
-        .await
-        .make(Drift::MissingAdmission, 2)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::MissingAdmission, 2).await;
     let before = world
         .sql
         .number("SELECT COUNT(*) FROM reconcile_runs")
         .await;
     let daemon = world.daemon_with(&settings).await;
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
-    eventually("it has caught up", LIMIT, async || {
+    eventually("the daemon has caught up", LIMIT, async || {
         world.sql.number(repaired).await == 1
     })
     .await;
@@ -64,45 +58,6 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() 
             .count(),
         1
     );
-}
-
-#[tokio::test]
-async fn a_suspended_process_reports_missed_runs_when_it_resumes() {
-    let fixture = Fixture::new("d-frozen").await;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held("Frozen", 20, 20).await;
-    let daemon = world
-        .daemon_with(&[
-            ("RECONCILE_CRON", "* * * * * *"),
-            ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "3"),
-        ])
-        .await;
-    let runs =
-        "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
-    eventually("it follows its schedule", LIMIT, async || {
-        world.sql.number(runs).await >= 2
-    })
-    .await;
-    daemon.process.freeze();
-    let last = "SELECT TIMESTAMPDIFF(SECOND, MAX(started_at), UTC_TIMESTAMP()) FROM reconcile_runs";
-    eventually("its runs are missed", LIMIT, async || {
-        world.sql.number(last).await >= 6
-    })
-    .await;
-    injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 1)
-        .await
-        .unwrap();
-    daemon.process.thaw();
-    mailed(world, &["RECONCILE_CRON"]).await;
-    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
-    eventually("it has caught up", LIMIT, async || {
-        world.sql.number(repaired).await == 1
-    })
-    .await;
-    assert_whole(world, &coupon, 20, 20).await;
-    assert_eq!(daemon.process.stop().await, 0);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! A single key of a coupon or drop is lost, or one of its members is missing, extra or on a wrong
-//! slot: no false promise, and repaired by the next pass.
+//! slot: nobody gets a false promise, and the next pass repairs the damage.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,8 @@ const EARLIER: [&str; 2] = ["w-1", "w-2"];
 /// A user who is manually written into a key.
 const EXTRA: &str = "x-extra";
 
-/// The damage to one key. `U` stands for a holder, `S` for their slot, `D` for the drop.
+/// The damage to one key. `U` stands for a holder, `S` for their slot, `F` for a free slot, and `D`
+/// for the drop.
 const DAMAGES: [(&str, &[&str]); 16] = [
     ("users lost", &["DEL", "users"]),
     ("free lost", &["DEL", "free"]),
@@ -117,31 +118,30 @@ async fn one_off(fixture: &Fixture) -> Vec<OneKey> {
 
 /// Coupons whose first day is over and sealed.
 async fn of_second_day(fixture: &Fixture) -> Vec<OneKey> {
+    let api = &fixture.api;
+    let world = &fixture.world;
     let mut coupons = Vec::new();
     for _ in DAMAGES {
-        let coupon = fixture.api.create_coupon(&two_days()).await;
+        let coupon = api.create_coupon(&two_days()).await;
         for user in EARLIER {
             promised(fixture, coupon.id, user).await;
         }
-        all_issued(&fixture.world, coupon.drop, EARLIER.len()).await;
-        let closed = fixture
-            .api
-            .patch(coupon.id, &json!({"close_now": true}))
-            .await;
+        all_issued(world, coupon.drop, EARLIER.len()).await;
+        let closed = api.patch(coupon.id, &json!({"close_now": true})).await;
         assert_eq!(closed.status, 200, "{closed:?}");
         coupons.push(coupon);
     }
     let sealed = "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL";
     let expected = i64::try_from(DAMAGES.len()).unwrap();
     eventually("the first days are sealed", LIMIT, async || {
-        fixture.world.once_with(&[], &[]).await;
-        fixture.world.sql.number(sealed).await == expected
+        world.once_with(&[], &[]).await;
+        world.sql.number(sealed).await == expected
     })
     .await;
     let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND \
                 WHERE local_date = UTC_DATE() + INTERVAL 1 DAY";
-    fixture.world.sql.query(open).await;
-    fixture.world.pass().await;
+    world.sql.query(open).await;
+    world.pass().await;
     let mut cases = Vec::new();
     for (coupon, damage) in coupons.into_iter().zip(DAMAGES) {
         cases.push(filled(fixture, coupon, damage.0, damage.1, &EARLIER).await);
@@ -174,9 +174,10 @@ fn is_closed(answer: &Answer) -> bool {
 
 /// Checks all answers before any pass has run. Returns the accepted users.
 async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &OneKey) -> Vec<(&'static str, u32)> {
+    let api = &fixture.api;
     let mut accepted = Vec::new();
     for user in ["s-1", "s-2"] {
-        let answer = fixture.api.claim(case.coupon.id, user).await;
+        let answer = api.claim(case.coupon.id, user).await;
         match answer {
             Answer::Accepted { drop, slot, .. } if drop == case.coupon.drop => {
                 assert!(
@@ -191,7 +192,7 @@ async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &OneKey) -> Vec<(&'st
     }
     let moved = case.name.starts_with("user on another slot");
     for (user, slot) in case.held.iter().filter(|_| !moved) {
-        let answer = fixture.api.claim(case.coupon.id, user).await;
+        let answer = api.claim(case.coupon.id, user).await;
         let right = Answer::Already {
             drop: case.coupon.drop,
             slot: *slot,
@@ -203,7 +204,7 @@ async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &OneKey) -> Vec<(&'st
         );
     }
     for user in case.earlier {
-        let answer = fixture.api.claim(case.coupon.id, user).await;
+        let answer = api.claim(case.coupon.id, user).await;
         let is_earlier = matches!(answer, Answer::Already { drop, .. } if drop != case.coupon.drop);
         assert!(
             is_earlier || is_closed(&answer),
@@ -211,13 +212,13 @@ async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &OneKey) -> Vec<(&'st
             case.name
         );
     }
-    let answer = fixture.api.claim(case.coupon.id, REVOKED).await;
+    let answer = api.claim(case.coupon.id, REVOKED).await;
     assert!(
         answer.is("revoked") || is_closed(&answer),
         "{}: the revoked user: {answer:?}",
         case.name
     );
-    let answer = fixture.api.claim(case.coupon.id, EXTRA).await;
+    let answer = api.claim(case.coupon.id, EXTRA).await;
     match answer {
         Answer::Accepted { drop, slot, .. } if drop == case.coupon.drop => {
             assert!(!case.held.values().any(|held| *held == slot));
@@ -233,7 +234,9 @@ async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &OneKey) -> Vec<(&'st
 }
 
 async fn is_healed(fixture: &Fixture, case: &OneKey, accepted: &[(&'static str, u32)]) {
-    let found = rows(&fixture.world, case.coupon.drop).await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let found = rows(world, case.coupon.drop).await;
     for (user, slot) in case
         .held
         .iter()
@@ -248,32 +251,33 @@ async fn is_healed(fixture: &Fixture, case: &OneKey, accepted: &[(&'static str, 
         );
     }
     println!("{}: {} rows", case.name, found.len());
-    assert_whole(&fixture.world, &case.coupon, QUANTITY, found.len()).await;
-    let answer = fixture.api.claim(case.coupon.id, HOLDERS[0]).await;
+    assert_whole(world, &case.coupon, QUANTITY, found.len()).await;
+    let answer = api.claim(case.coupon.id, HOLDERS[0]).await;
     let slot = case.held[HOLDERS[0]];
     let drop = case.coupon.drop;
     assert_eq!(answer, Answer::Already { drop, slot }, "{}", case.name);
     for user in case.earlier {
-        let answer = fixture.api.claim(case.coupon.id, user).await;
+        let answer = api.claim(case.coupon.id, user).await;
         assert!(
             matches!(answer, Answer::Already { drop, .. } if drop != case.coupon.drop),
             "{}: {user}: {answer:?}",
             case.name
         );
     }
-    let answer = fixture.api.claim(case.coupon.id, REVOKED).await;
+    let answer = api.claim(case.coupon.id, REVOKED).await;
     assert!(answer.is("revoked"), "{}: {answer:?}", case.name);
 }
 
 async fn all_heal(name: &str, of_second_days: bool) {
     let fixture = Fixture::new(name).await;
+    let world = &fixture.world;
     let cases = if of_second_days {
         of_second_day(&fixture).await
     } else {
         one_off(&fixture).await
     };
-    // Nobody may win while the winners of earlier days are forgotten, which passes have noted.
-    fixture.world.pass().await;
+    // A pass notes the winners of earlier days, so that nobody wins while Redis has forgotten them.
+    world.pass().await;
     let mut accepted = Vec::new();
     for case in &cases {
         do_damage(&fixture, case).await;
@@ -281,7 +285,7 @@ async fn all_heal(name: &str, of_second_days: bool) {
     }
     let mut log = String::new();
     for _ in 0..3 {
-        let once = fixture.world.once_with(&[], &[]).await;
+        let once = world.once_with(&[], &[]).await;
         if once.code == 0 && once.run().all_findings().count() == 0 {
             break;
         }
@@ -290,7 +294,7 @@ async fn all_heal(name: &str, of_second_days: bool) {
     for (case, accepted) in cases.iter().zip(&accepted) {
         is_healed(&fixture, case, accepted).await;
     }
-    let last = fixture.world.once_with(&[], &[]).await;
+    let last = world.once_with(&[], &[]).await;
     assert_eq!(last.code, 0, "{}\n{log}", last.log);
 }
 

@@ -1,17 +1,19 @@
 //! Erasing users: one at an operator's request, and all users of old drops.
 
 use firstcome_reconciler::report::Status;
-use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, coupon_body, eventually};
+use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, coupon_body};
 use serde_json::json;
 
 use crate::drift::sealing::{closed, until_sealed};
+use crate::drift::support::{pass_ends, until_expired};
 
-/// With it, rows of drops that were sealed long ago lose their user ids.
+/// Removes the user ids from the rows of drops that were sealed long ago.
 const RETENTION: (&str, &str) = ("RETENTION_DAYS", "1");
 
 #[tokio::test]
 async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes() {
     let fixture = Fixture::new("d-erase").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let erase = async |user: &str| {
@@ -37,15 +39,7 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
         .remove(0)
         .remove(0);
     let own = world.redis.own(&format!("{{{}}}:", coupon.id));
-    eventually("its keys expire", LIMIT, async || {
-        !world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
+    until_expired(world, &own).await;
     let letter = |resolved: &str| {
         format!(
             "INSERT INTO failed_claims (coupon_id, user_id, payload, reason, error, resolved_at) \
@@ -57,10 +51,8 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
     let of_person = format!("{}, {}, 'u-3', 'u-3'", coupon.drop, coupon.id);
     let promise =
         "INSERT INTO broken_promises (drop_id, coupon_id, user_id, reason, run_id) VALUES";
-    world
-        .sql
-        .query(&format!("{promise} ({of_person}, 'by-hand')"))
-        .await;
+    let statement = format!("{promise} ({of_person}, 'by-hand')");
+    world.sql.query(&statement).await;
     let (code, _, log) = erase("u-3").await;
     assert!(
         code == 1 && log.contains("2 dead letters or broken promises"),
@@ -68,31 +60,22 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
     );
     let resolve = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', resolution_detail = 'u-3'";
     world.sql.query(resolve).await;
-    world
-        .sql
-        .query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
-        .await;
-    // This revocation is over: they claimed again afterwards.
+    let statement = "UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)";
+    world.sql.query(statement).await;
+    // This revocation has ended: the user claimed again afterwards.
     let revocation = "INSERT INTO revoked_coupons \
                       (drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
-    world
-        .sql
-        .query(&format!(
-            "{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')"
-        ))
-        .await;
+    let statement = format!("{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')");
+    world.sql.query(&statement).await;
     let finding = "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result, content, trace_id) VALUES";
-    world
-        .sql
-        .query(&format!(
-            "{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned', 7, 'a')"
-        ))
-        .await;
+    let statement =
+        format!("{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned', 7, 'a')");
+    world.sql.query(&statement).await;
     // No table names users on the waiting list.
-    let line = fixture.api.create_coupon(&coupon_body("Line", 1, 5)).await;
-    assert!(fixture.api.claim(line.id, "u-99").await.is_accepted());
+    let line = api.create_coupon(&coupon_body("Line", 1, 5)).await;
+    assert!(api.claim(line.id, "u-99").await.is_accepted());
     assert!(matches!(
-        fixture.api.claim(line.id, "u-98").await,
+        api.claim(line.id, "u-98").await,
         Answer::Waiting { .. }
     ));
     let (code, _, log) = erase("u-98").await;
@@ -149,67 +132,50 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
     let recorded =
         "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
     assert_eq!(world.sql.query(recorded).await, [["Kim", pseudonym]]);
-    assert_eq!(fixture.api.me(coupon.id, "u-3").await["status"], "none");
-    // The code is computed from the id.
+    assert_eq!(api.me(coupon.id, "u-3").await["status"], "none");
+    // The code is computed from the user id, so it must go too.
     let code = format!("SELECT code FROM issued_coupons WHERE user_id = '{pseudonym}'");
     let code = world.sql.query(&code).await.remove(0).remove(0);
     assert!(
         code != shown && code.starts_with("erased-") && code != pseudonym,
         "{code}"
     );
-    assert_eq!(
-        world.once_with(&["--deep"], &[]).await.run().status,
-        Status::Clean
-    );
+    pass_ends(world, &["--deep"], (0, Status::Clean)).await;
 }
 
 #[tokio::test]
 async fn users_of_old_drops_are_erased() {
     let fixture = Fixture::new("d-retain").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let (over, answers) = closed(&fixture, "Over").await;
-    fixture
-        .api
-        .revoke(over.id, "u-4", &json!({"reason": "u-4 asked", "by": "Kim"}))
+    api.revoke(over.id, "u-4", &json!({"reason": "u-4 asked", "by": "Kim"}))
         .await
         .unwrap();
     let (kept, _) = fixture.held("Goes on", 5, 5).await;
     let mut body = coupon_body("Each day", 5, 0);
     body["once_per"] = json!("drop");
-    let daily = fixture.api.create_coupon(&body).await;
+    let daily = api.create_coupon(&body).await;
     let day = "UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
     let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
     let values = format!(
         "{}, DATE({day}), {day}, {day} + INTERVAL 1 HOUR, 5, {day} + INTERVAL 2 HOUR, 1",
         daily.id
     );
-    world
-        .sql
-        .query(&format!("INSERT INTO drops ({columns}) VALUES ({values})"))
-        .await;
+    let statement = format!("INSERT INTO drops ({columns}) VALUES ({values})");
+    world.sql.query(&statement).await;
     let held = format!(
         "SELECT MAX(id), 1, {0}, 'u-1', 'consumer' FROM drops WHERE coupon_id = {0}",
         daily.id
     );
-    world
-        .sql
-        .query(&format!(
-            "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}"
-        ))
-        .await;
-    assert!(fixture.api.claim(daily.id, "u-2").await.is_accepted());
+    let statement =
+        format!("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}");
+    world.sql.query(&statement).await;
+    assert!(api.claim(daily.id, "u-2").await.is_accepted());
     until_sealed(&fixture, &over).await;
     let own = world.redis.own(&format!("{{{}}}:", over.id));
-    eventually("its keys expire", LIMIT, async || {
-        !world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
+    until_expired(world, &own).await;
     let codes = format!(
         "SELECT code FROM issued_coupons WHERE drop_id = {0} UNION ALL SELECT code FROM revoked_coupons WHERE drop_id = {0}",
         over.drop
@@ -231,16 +197,15 @@ async fn users_of_old_drops_are_erased() {
         assert_eq!(run.status, Status::Clean, "{run:#?}");
     };
 
-    // A revocation whose user an earlier release erased: the code is still computed from the id.
+    // An earlier release erased the user of this revocation, but kept the code, which is computed
+    // from the id.
     let revocation = "INSERT INTO revoked_coupons (drop_id, coupon_id, slot, user_id, code, reason, revoked_by) \
                       SELECT MIN(id), coupon_id, 2, 'erased-00000000000000000000', 'OLD1', 'erased', 'erased' FROM drops";
-    world
-        .sql
-        .query(&format!(
-            "{revocation} WHERE coupon_id = {} AND sealed_at IS NOT NULL GROUP BY coupon_id",
-            daily.id
-        ))
-        .await;
+    let statement = format!(
+        "{revocation} WHERE coupon_id = {} AND sealed_at IS NOT NULL GROUP BY coupon_id",
+        daily.id
+    );
+    world.sql.query(&statement).await;
 
     is_clean(&["--deep"], &[]).await;
     is_clean(
@@ -254,7 +219,7 @@ async fn users_of_old_drops_are_erased() {
     assert_eq!(
         named(&over).await,
         not_named(["19", "19", "1"]),
-        "kept forever, not old enough, a dry run, not a deep pass"
+        "no retention, too young, a dry run, and not a deep pass"
     );
 
     is_clean(&["--deep"], &short).await;
@@ -262,12 +227,12 @@ async fn users_of_old_drops_are_erased() {
     assert_eq!(
         named(&kept).await,
         not_named(["5", "5", "0"]),
-        "of a coupon that continues"
+        "the coupon continues"
     );
     assert_eq!(
         named(&daily).await,
         not_named(["2", "1", "0"]),
-        "of the old day only"
+        "only the old day is erased"
     );
     let codes = world.sql.query(&codes).await.concat();
     assert!(
@@ -281,25 +246,16 @@ async fn users_of_old_drops_are_erased() {
     assert_eq!(
         world.sql.query(&erased).await,
         [["1"], ["0"]],
-        "not of the drop with the code of a revocation"
+        "a drop that still has the code of a revocation is not done"
     );
-    assert_eq!(
-        fixture.api.me(over.id, &answers[0].0).await["status"],
-        "none"
-    );
-    // As a reconciler of an earlier release leaves a drop after `migrate`: it replaces only ids.
+    assert_eq!(api.me(over.id, &answers[0].0).await["status"], "none");
+    // A reconciler of an earlier release that still runs after `migrate` replaces only the ids.
     let of_over = format!("WHERE drop_id = {}", over.drop);
-    world
-        .sql
-        .query(&format!(
-            "UPDATE issued_coupons SET code = CONCAT('OLD', slot) {of_over}"
-        ))
-        .await;
+    let statement = format!("UPDATE issued_coupons SET code = CONCAT('OLD', slot) {of_over}");
+    world.sql.query(&statement).await;
     let marked = "UPDATE drops SET people_erased_at = UTC_TIMESTAMP(3), codes_erased_at = NULL";
-    world
-        .sql
-        .query(&format!("{marked} WHERE id = {}", over.drop))
-        .await;
+    let statement = format!("{marked} WHERE id = {}", over.drop);
+    world.sql.query(&statement).await;
     is_clean(&["--deep"], &short).await;
     let old = format!("SELECT COUNT(*) FROM issued_coupons {of_over} AND code LIKE 'OLD%'");
     assert_eq!(world.sql.number(&old).await, 0);

@@ -1,51 +1,13 @@
 //! Repairs: after one pass the drop is exact again, and a second pass finds nothing.
 
-use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
-    assert_clean, assert_exact, eventually, given_out, kinds, open_world, people, rush,
+    Answer, Fixture, LIMIT, WorldStores, all_issued, assert_clean, assert_exact, given_out, kinds,
+    open_world, people, rush,
 };
 
-/// One repairing pass, then exact, then a pass that finds nothing.
-async fn one_pass_mends(
-    world: &World,
-    coupon: &MadeCoupon,
-    answers: &[PromisedAnswer],
-    expected: &[(Kind, usize)],
-) {
-    let run = world.pass().await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert_eq!(kinds(&run), expected.iter().copied().collect(), "{run:#?}");
-    assert!(
-        run.all_findings().all(|f| f.result == Outcome::Applied),
-        "{run:#?}"
-    );
-    assert_exact(world, coupon, 20, answers).await;
-    assert_clean(&world.pass().await, coupon);
-    assert_exact(world, coupon, 20, answers).await;
-}
-
-#[tokio::test]
-async fn an_admission_from_the_future_is_issued_by_the_next_pass() {
-    let (world, api) = open_world("future").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    // Redis's clock was ahead by this much, and is correct again.
-    let ahead = (world.redis.now_ms().await + 59 * 60_000).to_string();
-    let times = world.redis.of_drop(coupon.id, coupon.drop, "times");
-    world
-        .redis
-        .command::<()>(&["HSET", &times, "7", &ahead])
-        .await;
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 7",
-            coupon.drop
-        ))
-        .await;
-    one_pass_mends(&world, &coupon, &answers, &[(Kind::Unissued, 1)]).await;
-}
+use crate::drift::support::{lose_rows, pass_ends};
 
 #[tokio::test]
 async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
@@ -99,53 +61,6 @@ async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
 }
 
 #[tokio::test]
-async fn rows_from_before_an_upgrade_keep_short_codes_and_later_codes_are_ordered() {
-    let (world, api) = open_world("short-codes").await;
-    let upgraded = "INSERT INTO code_key (id, secret, prefixed_from) VALUES (1, RANDOM_BYTES(32), UTC_TIMESTAMP(3) + INTERVAL 1 HOUR) \
-                    ON DUPLICATE KEY UPDATE prefixed_from = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR";
-    world.sql.query(upgraded).await;
-    let (before, _) = given_out(&world, &api).await;
-    let read = async |drop: i64, order: &str| {
-        world
-            .sql
-            .query(&format!(
-                "SELECT slot, code FROM issued_coupons WHERE drop_id = {drop} ORDER BY {order}"
-            ))
-            .await
-    };
-    let shown = read(before.drop, "slot").await;
-    assert!(shown.iter().all(|row| row[1].len() == 19), "{shown:?}");
-    let hour_later = "UPDATE code_key SET prefixed_from = (SELECT MAX(claimed_at) FROM issued_coupons) + INTERVAL 1000 MICROSECOND";
-    world.sql.query(hour_later).await;
-
-    world
-        .sql
-        .query("DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)")
-        .await;
-    assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 3)].into());
-    assert_eq!(read(before.drop, "slot").await, shown);
-
-    let (after, _) = given_out(&world, &api).await;
-    let codes = read(after.drop, "slot").await;
-    assert_eq!(
-        read(after.drop, "code").await,
-        codes,
-        "codes in the order of slots"
-    );
-    assert!(
-        codes.iter().all(|row| row[1].split('-').count() == 6),
-        "{codes:?}"
-    );
-    world
-        .sql
-        .query("DELETE FROM issued_coupons WHERE slot = 7")
-        .await;
-    world.pass().await;
-    assert_eq!(read(after.drop, "slot").await, codes);
-    assert_eq!(read(before.drop, "slot").await, shown);
-}
-
-#[tokio::test]
 async fn a_lost_or_changed_code_key_is_reported_until_a_person_decides() {
     let (world, api) = open_world("code-key").await;
     given_out(&world, &api).await;
@@ -181,19 +96,15 @@ async fn a_lost_or_changed_code_key_is_reported_until_a_person_decides() {
         status == Status::Drift && found[0].1.contains("was lost, and another was drawn"),
         "{found:?}"
     );
-    world
-        .sql
-        .query("UPDATE code_key SET since = '1970-01-01'")
-        .await;
+    let statement = "UPDATE code_key SET since = '1970-01-01'";
+    world.sql.query(statement).await;
     let (status, found) = told().await;
     assert!(
         status == Status::Drift && found[0].1.contains("does not make the codes"),
         "{found:?}"
     );
-    world
-        .sql
-        .query("UPDATE code_key SET since = UTC_TIMESTAMP(3)")
-        .await;
+    let statement = "UPDATE code_key SET since = UTC_TIMESTAMP(3)";
+    world.sql.query(statement).await;
     assert_eq!(told().await, (Status::Clean, vec![]));
 }
 
@@ -252,15 +163,9 @@ async fn users_missing_after_a_loss_are_reported_until_the_loss_is_accepted() {
     let (coupon, _) = fixture.held("Lost", 20, 20).await;
     assert_clean(&world.pass().await, &coupon);
     // Redis and MySQL lose the same three users.
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3",
-            coupon.drop
-        ))
-        .await;
+    lose_rows(world, &coupon, "<= 3").await;
     world.redis.command::<()>(&["FLUSHALL"]).await;
-    // Each of these is another process. The first one rebuilds the drop.
+    // Each pass is a separate process; the first one rebuilds the drop.
     for attempt in ["the rebuild", "the next pass", "the one after"] {
         let run = world.once_with(&[], &[]).await.run();
         assert_eq!(run.status, Status::Drift, "{attempt}: {run:#?}");
@@ -273,61 +178,11 @@ async fn users_missing_after_a_loss_are_reported_until_the_loss_is_accepted() {
     }
     let alert = "SELECT status FROM alerts WHERE kind = 'redis_lost' AND drop_id IS NOT NULL";
     assert_eq!(world.sql.query(alert).await, [["firing"]]);
-    world
-        .sql
-        .query(&format!(
-            "UPDATE known_admissions SET lost_at = NULL WHERE drop_id = {}",
-            coupon.drop
-        ))
-        .await;
-    assert_eq!(world.once_with(&[], &[]).await.run().status, Status::Clean);
+    let statement = format!(
+        "UPDATE known_admissions SET lost_at = NULL WHERE drop_id = {}",
+        coupon.drop
+    );
+    world.sql.query(&statement).await;
+    pass_ends(world, &[], (0, Status::Clean)).await;
     assert_eq!(world.sql.query(alert).await, [["resolved"]]);
-}
-
-#[tokio::test]
-async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = WorldStores::shared().await.with_redis(&redis);
-    let Fixture {
-        world,
-        api,
-        consumer: _consumer,
-    } = Fixture::on(stores, "older").await;
-    let coupon = api.open_coupon(20).await;
-    let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
-    all_issued(&world, coupon.drop, 5).await;
-    redis.stop().await.unwrap();
-    let old = OldCopy::of(&redis).unwrap();
-    redis.start_again().await.unwrap();
-    world.pass().await;
-    answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into()], 2).await);
-    assert!(
-        answers.iter().all(|(_, answer)| answer.is_accepted()),
-        "{answers:?}"
-    );
-    all_issued(&world, coupon.drop, 7).await;
-
-    redis.kill().await.unwrap();
-    old.put_back(&redis).unwrap();
-    redis.start_again().await.unwrap();
-    eventually(
-        "the API reaches Redis and finds the gate closed",
-        LIMIT,
-        async || {
-            matches!(
-                api.claim(coupon.id, "u-late").await,
-                Answer::Problem(503, _)
-            )
-        },
-    )
-    .await;
-    world.pass().await;
-    answers.push(("w-3".into(), api.claim(coupon.id, "w-3").await));
-    assert_eq!(
-        answers.last().unwrap().1.promised(),
-        Some((coupon.drop, 8)),
-        "slots 6 and 7 are taken"
-    );
-    all_issued(&world, coupon.drop, 8).await;
-    assert_exact(&world, &coupon, 8, &answers).await;
 }

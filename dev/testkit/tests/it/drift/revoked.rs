@@ -3,21 +3,19 @@
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, all_issued, assert_kept, rows};
+use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, assert_kept, rows};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_whole, clean_pass, dry_run_lists, expected, injector, mailed, pass_repairs,
+    assert_whole, clean_pass, dry_run_lists, expected, inject, mailed, pass_repairs,
 };
 
 async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
+    let api = &fixture.api;
     let rows = rows(&fixture.world, coupon.drop).await;
     for user in people {
-        assert!(
-            fixture.api.claim(coupon.id, user).await.is("revoked"),
-            "{user}"
-        );
-        assert_eq!(fixture.api.me(coupon.id, user).await["status"], "revoked");
+        assert!(api.claim(coupon.id, user).await.is("revoked"), "{user}");
+        assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
         assert!(rows.values().all(|holder| holder != user), "{user}");
     }
 }
@@ -25,12 +23,13 @@ async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
 #[tokio::test]
 async fn each_missing_step_of_a_revocation_is_found_completed_and_mailed() {
     let fixture = Fixture::new("d-revoked").await;
-    // However many they are, nobody has to confirm recorded revocations.
+    let world = &fixture.world;
+    // Recorded revocations need no confirmation, however many they are.
     for (setting, value) in [
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "1"),
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1"),
     ] {
-        fixture.world.set(setting, value);
+        world.set(setting, value);
     }
     for (drift, kind) in [
         (Drift::RevokedAdmission, Kind::RevokedAdmission),
@@ -39,20 +38,16 @@ async fn each_missing_step_of_a_revocation_is_found_completed_and_mailed() {
     ] {
         let name = drift.name();
         let (coupon, answers) = fixture.held(&name, 20, 20).await;
-        let done = injector(&fixture.world, &coupon)
-            .await
-            .make(drift, 3)
-            .await
-            .unwrap();
+        let done = inject(world, &coupon, drift, 3).await;
         let expected = expected(kind, &done);
-        dry_run_lists(&fixture.world, &expected).await;
-        pass_repairs(&fixture.world, &expected).await;
+        dry_run_lists(world, &expected).await;
+        pass_repairs(world, &expected).await;
         let people: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
         banned(&fixture, &coupon, &people).await;
-        assert_whole(&fixture.world, &coupon, 20, 17).await;
-        assert_kept(&fixture.world, &coupon, &answers, &people).await;
-        clean_pass(&fixture.world, &coupon).await;
-        mailed(&fixture.world, &["repaired", &name, "17 of 20 issued"]).await;
+        assert_whole(world, &coupon, 20, 17).await;
+        assert_kept(world, &coupon, &answers, &people).await;
+        clean_pass(world, &coupon).await;
+        mailed(world, &["repaired", &name, "17 of 20 issued"]).await;
         assert!(
             fixture.api.claim(coupon.id, "next").await.is_accepted(),
             "{name}: their slots are free"
@@ -68,6 +63,7 @@ async fn a_lost_or_stale_redis_knows_revocations_before_it_opens() {
         "d-revoked-lost",
     )
     .await;
+    let world = &fixture.world;
     for drift in [Drift::RedisFlushed, Drift::RedisLost] {
         let (coupon, answers) = fixture.held(&drift.name(), 10, 10).await;
         let gone = ["u-1", "u-2"].map(|wanted| {
@@ -81,20 +77,16 @@ async fn a_lost_or_stale_redis_knows_revocations_before_it_opens() {
         for user in gone {
             fixture.api.give_back(coupon.id, user).await.unwrap();
         }
-        injector(&fixture.world, &coupon)
-            .await
-            .make(drift, 1)
-            .await
-            .unwrap();
-        fixture.world.pass().await;
+        inject(world, &coupon, drift, 1).await;
+        world.pass().await;
         banned(&fixture, &coupon, &gone).await;
-        assert_whole(&fixture.world, &coupon, 10, 8).await;
-        assert_kept(&fixture.world, &coupon, &answers, &gone).await;
+        assert_whole(world, &coupon, 10, 8).await;
+        assert_kept(world, &coupon, &answers, &gone).await;
     }
 }
 
-/// Redis has one half of an admission: the coupon's claimants name a slot that nobody holds. If the
-/// user may claim again, claimants do not distinguish that claim from the revoked one.
+/// Redis has only half of an admission: the coupon's claimants name a slot that nobody holds. If
+/// the user may claim again, the claimants alone do not tell a new claim from the revoked one.
 #[tokio::test]
 async fn claimants_alone_do_not_restore_a_revoked_claim() {
     let fixture = Fixture::new("d-revoked-named").await;
@@ -105,10 +97,8 @@ async fn claimants_alone_do_not_restore_a_revoked_claim() {
     let slot = answers[2].1.promised().unwrap().1;
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
-    world
-        .sql
-        .query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE")
-        .await;
+    let statement = "UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE";
+    world.sql.query(statement).await;
     let named = format!("{}:{slot}", coupon.drop);
     world
         .redis
@@ -129,7 +119,7 @@ async fn claimants_alone_do_not_restore_a_revoked_claim() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
 
-/// Two processes ended it at once, and each wrote its own instant to Redis.
+/// Two processes ended the revocation at once, and each wrote a different instant to Redis.
 #[tokio::test]
 async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
     let fixture = Fixture::new("d-revoked-end").await;
@@ -139,10 +129,8 @@ async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
     let user = answers[2].0.as_str();
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
-    world
-        .sql
-        .query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE")
-        .await;
+    let statement = "UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE";
+    world.sql.query(statement).await;
     let end = "SELECT CONCAT(id, ':', CAST(UNIX_TIMESTAMP(again_from) * 1000 AS UNSIGNED)) FROM revoked_coupons";
     let [stands] = &world.sql.query(end).await.concat()[..] else {
         panic!("one is revoked")
@@ -166,119 +154,37 @@ async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
 
-/// Redis goes back to a copy in which a user has the slot that they returned. Their later promise
-/// is only in a dead letter, on another page.
-#[tokio::test]
-async fn dead_letter_keeps_its_slot_when_stale_redis_has_the_user_on_a_revoked_slot() {
-    let fixture = Fixture::new("d-revoked-old").await;
-    let world = &fixture.world;
-    let api = &fixture.api;
-    world.set("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10");
-    let (coupon, held) = fixture.held("Old", 21, 20).await;
-    let (user, _) = held
-        .iter()
-        .find(|(_, answer)| answer.promised().unwrap().1 == 4)
-        .unwrap();
-    let own = format!("{{{}}}", coupon.id);
-    let old: Vec<String> = world
-        .redis
-        .names()
-        .await
-        .into_iter()
-        .filter(|name| name.contains(&own))
-        .collect();
-    for name in &old {
-        assert_eq!(
-            world
-                .redis
-                .command::<i64>(&["COPY", name, &format!("old:{name}")])
-                .await,
-            1
-        );
-    }
-    api.revoke(
-        coupon.id,
-        user,
-        &json!({"reason": "fraud", "by": "Ann", "may_claim_again": true}),
-    )
-    .await
-    .unwrap();
-    assert_eq!(api.claim(coupon.id, "next").await.promised().unwrap().1, 4);
-    assert_eq!(api.claim(coupon.id, user).await.promised().unwrap().1, 21);
-    all_issued(world, coupon.drop, 21).await;
-    api.give_back(coupon.id, "next").await.unwrap();
-    let last = format!(
-        "FROM issued_coupons WHERE drop_id = {} AND slot = 21",
-        coupon.drop
-    );
-    let columns = "coupon_id, drop_id, slot, user_id, claimed_at";
-    let letter =
-        format!("INSERT INTO failed_claims ({columns}, reason) SELECT {columns}, 'by hand' {last}");
-    world.sql.query(&letter).await;
-    world.sql.query(&format!("DELETE {last}")).await;
-    for name in world
-        .redis
-        .names()
-        .await
-        .iter()
-        .filter(|name| name.contains(&own))
-    {
-        world.redis.command::<i64>(&["DEL", name]).await;
-    }
-    for name in &old {
-        world
-            .redis
-            .command::<()>(&["RENAME", &format!("old:{name}"), name])
-            .await;
-    }
-    world.pass().await;
-    assert_eq!(rows(world, coupon.drop).await.get(&21), Some(user));
-    banned(&fixture, &coupon, &["next"]).await;
-    assert_whole(world, &coupon, 21, 20).await;
-    clean_pass(world, &coupon).await;
-}
-
-/// A pass lists a promise as broken at the moment in which it is returned.
+/// A pass lists a promise as broken at the moment it is returned.
 #[tokio::test]
 async fn a_returned_promise_does_not_stay_listed_as_broken() {
     let fixture = Fixture::new("d-revoked-listed").await;
+    let api = &fixture.api;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Listed", 5, 5).await;
     let gave_back = answers[0].0.as_str();
-    fixture.api.give_back(coupon.id, gave_back).await.unwrap();
+    api.give_back(coupon.id, gave_back).await.unwrap();
     for user in [gave_back, "has-none-yet"] {
         let values = format!(
             "{}, '{user}', {}, 1, 'no slot was left for them', 'by hand'",
             coupon.drop, coupon.id
         );
         let columns = "drop_id, user_id, coupon_id, slot, reason, run_id";
-        world
-            .sql
-            .query(&format!(
-                "INSERT INTO broken_promises ({columns}) VALUES ({values})"
-            ))
-            .await;
+        let statement = format!("INSERT INTO broken_promises ({columns}) VALUES ({values})");
+        world.sql.query(&statement).await;
     }
     // One pass puts the other user in line and gives them the free slot, the next sees their row.
     world.once_with(&[], &[]).await;
     world.once_with(&[], &[]).await;
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL")
-            .await,
-        0
-    );
-    assert_eq!(
-        fixture.api.me(coupon.id, "has-none-yet").await["status"],
-        "issued"
-    );
+    let statement = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
+    assert_eq!(world.sql.number(statement).await, 0);
+    assert_eq!(api.me(coupon.id, "has-none-yet").await["status"], "issued");
     banned(&fixture, &coupon, &[gave_back]).await;
     assert_whole(world, &coupon, 5, 5).await;
     clean_pass(world, &coupon).await;
 }
 
-/// A pass lists it between the steps of a revocation that lets its user claim again.
+/// A pass lists the promise as broken between the steps of a revocation after which the user may
+/// claim again.
 #[tokio::test]
 async fn a_promise_listed_during_its_revocation_is_closed_at_its_end() {
     let fixture = Fixture::new("d-revoked-between").await;
@@ -297,19 +203,9 @@ async fn a_promise_listed_during_its_revocation_is_closed_at_its_end() {
     let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
     fixture.api.revoke(coupon.id, gone, &order).await.unwrap();
     world.sql.query("DROP TRIGGER lists").await;
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM broken_promises")
-            .await,
-        1
-    );
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL")
-            .await,
-        0
-    );
+    let statement = "SELECT COUNT(*) FROM broken_promises";
+    assert_eq!(world.sql.number(statement).await, 1);
+    let statement = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
+    assert_eq!(world.sql.number(statement).await, 0);
     clean_pass(world, &coupon).await;
 }

@@ -1,16 +1,14 @@
 //! Ended drops: sealed once verified exact, then free of cost, and still answered from MySQL.
 
 use chrono::{NaiveDate, TimeDelta, Timelike as _, Utc};
-use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
-    assert_kept, eventually, eventually_some, people,
+    Answer, Fixture, LIMIT, MadeCoupon, PromisedAnswer, assert_kept, eventually,
 };
 use serde_json::{Value, json};
 
-use crate::drift::support::{assert_found, expected, injector};
+use crate::drift::support::{assert_found, expected, inject, pass_ends, report};
 
 /// A drop of 20, all given out, that has just closed.
 pub(super) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
@@ -19,15 +17,11 @@ pub(super) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<Pr
         answers.iter().all(|(_, answer)| answer.is_accepted()),
         "{answers:?}"
     );
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
-    eventually("it closes", LIMIT, async || {
+    fixture
+        .api
+        .change(coupon.id, &json!({"close_now": true}))
+        .await;
+    eventually("the drop closes", LIMIT, async || {
         state(fixture, &coupon).await == "closed"
     })
     .await;
@@ -53,7 +47,7 @@ async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
 /// Runs passes until the drop is sealed: it must have been closed for as long as a message may
 /// take.
 pub(super) async fn until_sealed(fixture: &Fixture, coupon: &MadeCoupon) {
-    eventually("it is sealed", LIMIT, async || {
+    eventually("the drop is sealed", LIMIT, async || {
         let run = fixture.world.pass().await;
         assert_eq!(run.status, Status::Clean, "{run:#?}");
         sealed(fixture, coupon).await
@@ -61,141 +55,84 @@ pub(super) async fn until_sealed(fixture: &Fixture, coupon: &MadeCoupon) {
     .await;
 }
 
-/// Holders see their slots, others that it is over.
+/// Holders see their slots, and others see that the drop is over.
 async fn answered(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
+    let api = &fixture.api;
     for (user, answer) in answers {
         let (drop, slot) = answer.promised().unwrap();
-        let me = fixture.api.me(coupon.id, user).await;
+        let me = api.me(coupon.id, user).await;
         assert_eq!(
             (&me["status"], &me["slot"]),
             (&json!("issued"), &json!(slot)),
             "{user}: {me}"
         );
         assert_eq!(
-            fixture.api.claim(coupon.id, user).await,
+            api.claim(coupon.id, user).await,
             Answer::Already { drop, slot },
             "{user}"
         );
     }
-    assert_eq!(fixture.api.me(coupon.id, "u-other").await["status"], "none");
-    assert!(fixture.api.claim(coupon.id, "u-other").await.is("closed"));
-}
-
-#[tokio::test]
-async fn a_sealed_drop_costs_passes_nothing_and_is_answered_from_mysql() {
-    let fixture = Fixture::new("d-sealed").await;
-    fixture
-        .world
-        .set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let (coupon, answers) = closed(&fixture, "Over").await;
-    until_sealed(&fixture, &coupon).await;
-    let run = fixture.world.pass().await;
-    assert!(
-        run.drops
-            .iter()
-            .all(|report| report.drop_id.0 != coupon.drop),
-        "it is no longer examined: {run:#?}"
-    );
-    let own = fixture.world.redis.own(&format!("{{{}}}:", coupon.id));
-    eventually("its keys and its coupon's expire", LIMIT, async || {
-        !fixture
-            .world
-            .redis
-            .names()
-            .await
-            .iter()
-            .any(|name| name.starts_with(&own))
-    })
-    .await;
-    answered(&fixture, &coupon, &answers).await;
-    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
-    let body = fixture.api.coupon(coupon.id).await;
-    assert!(body.to_string().contains("sealed"), "{body}");
-    assert_eq!(
-        fixture.world.once_with(&["--deep"], &[]).await.run().status,
-        Status::Clean
-    );
+    assert_eq!(api.me(coupon.id, "u-other").await["status"], "none");
+    assert!(api.claim(coupon.id, "u-other").await.is("closed"));
 }
 
 #[tokio::test]
 async fn the_deep_pass_checks_and_repairs_sealed_drops() {
     let fixture = Fixture::new("d-deep").await;
+    let world = &fixture.world;
     let (coupon, answers) = closed(&fixture, "Over").await;
     until_sealed(&fixture, &coupon).await;
-    let deep = fixture.world.once_with(&["--deep"], &[]).await.run();
+    let deep = world.once_with(&["--deep"], &[]).await.run();
     assert_eq!((deep.status, deep.deep), (Status::Clean, true), "{deep:#?}");
-    let report = deep
-        .drops
-        .iter()
-        .find(|report| report.drop_id.0 == coupon.drop)
-        .expect("it is examined");
+    let report = report(&deep, coupon.drop);
     assert!(report.examined.rows == 20 && report.exact, "{report:#?}");
 
-    let done = injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::Unissued, 2)
-        .await
-        .unwrap();
-    assert_found(&fixture.world.pass().await, &[].into());
-    let deep = fixture.world.once_with(&["--deep"], &[]).await.run();
+    let done = inject(world, &coupon, Drift::Unissued, 2).await;
+    assert_found(&world.pass().await, &[].into());
+    let deep = world.once_with(&["--deep"], &[]).await.run();
     assert_found(&deep, &expected(Kind::Unissued, &done));
     assert_eq!(deep.status, Status::Repaired, "{deep:#?}");
-    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
     answered(&fixture, &coupon, &answers).await;
-    assert_eq!(
-        fixture.world.once_with(&["--deep"], &[]).await.run().status,
-        Status::Clean
-    );
+    pass_ends(world, &["--deep"], (0, Status::Clean)).await;
 }
 
 #[tokio::test]
 async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     let fixture = Fixture::new("d-lasting").await;
+    let world = &fixture.world;
     let (coupon, _) = closed(&fixture, "Over").await;
     until_sealed(&fixture, &coupon).await;
-    // As after a process that died between sealing and this.
-    let own = fixture.world.redis.own(&format!("{{{}}}:", coupon.id));
+    // A process may die after it seals a drop and before it sets the expiry.
+    let own = world.redis.own(&format!("{{{}}}:", coupon.id));
     let names = || async {
-        let names = fixture.world.redis.names().await;
+        let names = world.redis.names().await;
         names
             .into_iter()
             .filter(|name| name.starts_with(&own))
             .collect::<Vec<_>>()
     };
     for name in names().await {
-        fixture
-            .world
-            .redis
-            .command::<i64>(&["PERSIST", &name])
-            .await;
+        world.redis.command::<i64>(&["PERSIST", &name]).await;
     }
-    assert_eq!(
-        fixture.world.once_with(&["--deep"], &[]).await.run().status,
-        Status::Clean
-    );
+    pass_ends(world, &["--deep"], (0, Status::Clean)).await;
     let there = names().await;
     assert!(there.len() >= 4, "{there:?}");
     for name in there {
         assert!(
-            fixture.world.redis.command::<i64>(&["TTL", &name]).await > 0,
-            "{name} lasts"
+            world.redis.command::<i64>(&["TTL", &name]).await > 0,
+            "{name} does not expire"
         );
     }
     // Open coupons keep their keys.
     let (open, _) = fixture.held("Open", 5, 5).await;
-    assert_eq!(
-        fixture.world.once_with(&["--deep"], &[]).await.run().status,
-        Status::Clean
-    );
-    let users = fixture.world.redis.of_drop(open.id, open.drop, "users");
-    assert_eq!(
-        fixture.world.redis.command::<i64>(&["TTL", &users]).await,
-        -1
-    );
+    pass_ends(world, &["--deep"], (0, Status::Clean)).await;
+    let users = world.redis.of_drop(open.id, open.drop, "users");
+    assert_eq!(world.redis.command::<i64>(&["TTL", &users]).await, -1);
 }
 
-/// A daily coupon whose only day closes in a moment, at noon of some zone.
-fn one_day() -> Value {
+/// A daily coupon whose only day closes in six seconds, around noon in its time zone.
+pub(super) fn one_day() -> Value {
     let now = Utc::now();
     let ahead = 12 - i32::try_from(now.hour()).unwrap();
     let local = now + TimeDelta::hours(ahead.into());
@@ -213,10 +150,11 @@ fn one_day() -> Value {
 #[tokio::test]
 async fn an_ended_coupon_leaves_redis_unless_it_gets_more_days() {
     let fixture = Fixture::new("d-over").await;
+    let world = &fixture.world;
     let body = one_day();
     let (coupon, _) = fixture.held_of(&body, 3).await;
     until_sealed(&fixture, &coupon).await;
-    let redis = &fixture.world.redis;
+    let redis = &world.redis;
     let names = ["claimants", "gate", "revision"]
         .map(|name| redis.own(&format!("{{{}}}:{name}", coupon.id)));
     let expire = async || {
@@ -228,323 +166,12 @@ async fn an_ended_coupon_leaves_redis_unless_it_gets_more_days() {
     };
     assert_eq!(expire().await, [true; 3]);
     let day: NaiveDate = serde_json::from_value(body["schedule"]["last_day"].clone()).unwrap();
-    let more = fixture
-        .api
-        .patch(coupon.id, &json!({"last_day": day + TimeDelta::days(1)}))
-        .await;
-    assert_eq!(more.status, 200, "{more:?}");
+    let more = json!({"last_day": day + TimeDelta::days(1)});
+    fixture.api.change(coupon.id, &more).await;
     assert_eq!(
         expire().await,
         [false; 3],
-        "its holders may not get a second one"
+        "Redis must know the holders, so that none gets a second one"
     );
-    assert_eq!(fixture.world.pass().await.status, Status::Clean);
-}
-
-fn two_days() -> Value {
-    let mut body = one_day();
-    let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
-    body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
-    body
-}
-
-/// In MySQL, from which a pass updates Redis.
-async fn open_next_day(world: &World) {
-    let open =
-        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    world.sql.query(open).await;
-}
-
-/// A day that was sealed after Redis had been copied, and the copy that returns. Of three slots,
-/// two were given out before the copy; one of these was revoked since, and the third was given out.
-async fn back_from_before_the_sealing(
-    once_per: &str,
-) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(
-        WorldStores::shared().await.with_redis(&redis),
-        &format!("d-{once_per}"),
-    )
-    .await;
-    let world = &fixture.world;
-    let mut body = two_days();
-    body["schedule"]["closes"] = json!("23:59");
-    body["once_per"] = json!(once_per);
-    let (coupon, mut answers) = fixture.held_of(&body, 2).await;
-    redis.stop().await.unwrap();
-    let old = OldCopy::of(&redis).unwrap();
-    redis.start_again().await.unwrap();
-    world.pass().await;
-    answers.push((
-        "w-last".into(),
-        fixture.api.claim(coupon.id, "w-last").await,
-    ));
-    all_issued(world, coupon.drop, 3).await;
-    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
-    let revoked = fixture
-        .api
-        .revoke(coupon.id, &answers[0].0, &order)
-        .await
-        .unwrap();
-    assert_eq!(
-        (revoked.0, revoked.1),
-        answers
-            .remove(0)
-            .1
-            .promised()
-            .map(|(drop, slot)| (drop, Some(slot)))
-            .unwrap()
-    );
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
-    until_sealed(&fixture, &coupon).await;
-    // A restart that loses no data keeps the keys of the sealed drop.
-    let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
-    redis.kill().await.unwrap();
-    reopened(&fixture, &redis, &coupon).await;
-    assert_eq!(
-        fixture.world.redis.command::<i64>(&["EXISTS", &meta]).await,
-        1
-    );
-    redis.kill().await.unwrap();
-    old.put_back(&redis).unwrap();
-    (fixture, redis, coupon, answers)
-}
-
-/// Waits until admission, which the older Redis has closed, is open again.
-async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
-    redis.start_again().await.unwrap();
-    eventually(
-        "the API reaches Redis and finds the gate closed",
-        LIMIT,
-        async || {
-            matches!(
-                fixture.api.claim(coupon.id, "u-late").await,
-                Answer::Problem(503, _)
-            )
-        },
-    )
-    .await;
-    fixture.world.pass().await;
-}
-
-async fn assert_still_theirs(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
-    for (user, answer) in answers {
-        let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(
-            fixture.api.claim(coupon.id, user).await,
-            Answer::Already { drop, slot },
-            "{user}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_winner_of_a_sealed_day_forgotten_by_redis_cannot_win_the_next() {
-    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
-    open_next_day(&fixture.world).await;
-    reopened(&fixture, &redis, &coupon).await;
-    assert_still_theirs(&fixture, &coupon, &answers).await;
-    // A user who may claim again is not blocked by Redis's old data.
-    for (slot, user) in [(1, "u-late"), (2, people(1)[0].as_str())] {
-        let promised = fixture.api.claim(coupon.id, user).await.promised().unwrap();
-        assert!(
-            promised.0 != coupon.drop && promised.1 == slot,
-            "{user}: {promised:?}"
-        );
-    }
-    let next = fixture.world.sql.number("SELECT MAX(id) FROM drops").await;
-    all_issued(&fixture.world, next, 2).await;
-    assert_eq!(fixture.world.pass().await.status, Status::Clean);
-}
-
-#[tokio::test]
-async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
-    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("drop").await;
-    reopened(&fixture, &redis, &coupon).await;
-    // An API that does not know of the sealing yet asks for a retry.
-    let late = eventually_some(
-        "the API knows the drop is sealed",
-        LIMIT,
-        async || match fixture.api.claim(coupon.id, "u-late").await {
-            refused @ Answer::Problem(503, _) => Err(format!("{refused:?}")),
-            answer => Ok(answer),
-        },
-    )
-    .await;
-    assert!(late.is("not_open"), "{late:?}");
-    // Their answer may have been lost: they get it again.
-    for (user, answer) in &answers {
-        let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(
-            fixture.api.claim(coupon.id, user).await,
-            Answer::Already { drop, slot },
-            "{user}"
-        );
-    }
-    let revoked = fixture.api.claim(coupon.id, &people(1)[0]).await;
-    assert!(revoked.is("not_open"), "{revoked:?}");
-    assert_eq!(
-        fixture
-            .world
-            .sql
-            .number("SELECT COUNT(*) FROM issued_coupons")
-            .await,
-        2
-    );
-    assert_eq!(fixture.world.pass().await.status, Status::Clean);
-}
-
-/// A revocation unsealed a day and its slot went to a waiting user. A Redis from before does not
-/// know this, although it knows that the day was sealed.
-#[tokio::test]
-async fn a_user_promoted_after_the_first_sealing_cannot_win_the_next_day() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-again").await;
-    let world = &fixture.world;
-    let mut body = two_days();
-    body["waiting_list"] = json!(1);
-    let (coupon, answers) = fixture.held_of(&body, 3).await;
-    let dave = "w-dave";
-    assert!(matches!(
-        fixture.api.claim(coupon.id, dave).await,
-        Answer::Waiting { .. }
-    ));
-    until_sealed(&fixture, &coupon).await;
-    redis.stop().await.unwrap();
-    let old = OldCopy::of(&redis).unwrap();
-    redis.start_again().await.unwrap();
-    world.pass().await;
-    let slot = answers[0].1.promised().unwrap().1;
-    let fraud = json!({"reason": "fraud", "by": "Ann"});
-    eventually("the API reaches Redis again", LIMIT, async || {
-        fixture
-            .api
-            .revoke(coupon.id, &answers[0].0, &fraud)
-            .await
-            .is_ok()
-    })
-    .await;
-    eventually("Dave has a row", LIMIT, async || {
-        world.pass().await;
-        fixture.api.me(coupon.id, dave).await["status"] == "issued"
-    })
-    .await;
-    until_sealed(&fixture, &coupon).await;
-    open_next_day(world).await;
-    redis.kill().await.unwrap();
-    old.put_back(&redis).unwrap();
-    reopened(&fixture, &redis, &coupon).await;
-    assert_eq!(
-        fixture.api.claim(coupon.id, dave).await,
-        Answer::Already {
-            drop: coupon.drop,
-            slot
-        }
-    );
-}
-
-/// Nothing is lost in this restart: the list of claimants is correct as it is.
-#[tokio::test]
-async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(
-        WorldStores::shared().await.with_redis(&redis),
-        "d-won-again",
-    )
-    .await;
-    let world = &fixture.world;
-    let mut body = two_days();
-    body["schedule"]["closes"] = json!("23:59");
-    let (coupon, answers) = fixture.held_of(&body, 2).await;
-    let ann = answers[0].0.as_str();
-    let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
-    fixture.api.revoke(coupon.id, ann, &order).await.unwrap();
-    let (drop, slot) = fixture.api.claim(coupon.id, ann).await.promised().unwrap();
-    all_issued(world, coupon.drop, 2).await;
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
-    until_sealed(&fixture, &coupon).await;
-    open_next_day(world).await;
-    redis.kill().await.unwrap();
-    reopened(&fixture, &redis, &coupon).await;
-    assert_eq!(
-        fixture.api.claim(coupon.id, ann).await,
-        Answer::Already { drop, slot }
-    );
-}
-
-/// An API died after its first step: a user who waited on one day returned the place, and claimed
-/// on the next before Redis was updated.
-#[tokio::test]
-async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
-    let fixture = Fixture::new("d-void-elsewhere").await;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held_of(&two_days(), 1).await;
-    let first = world.sql.number("SELECT MIN(id) FROM drops").await;
-    until_sealed(&fixture, &coupon).await;
-    open_next_day(world).await;
-    world.pass().await;
-    let (drop, slot) = eventually_some(
-        "the API knows that the next day is open",
-        LIMIT,
-        async || {
-            fixture
-                .api
-                .claim(coupon.id, "w-gone")
-                .await
-                .promised()
-                .ok_or("not yet")
-        },
-    )
-    .await;
-    all_issued(world, drop, 1).await;
-    world
-        .sql
-        .query("DELETE FROM issued_coupons WHERE user_id = 'w-gone'")
-        .await;
-    let values = format!(
-        "{}, {first}, 'w-gone', 'given back', 'w-gone', 0",
-        coupon.id
-    );
-    let columns = "coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again";
-    world
-        .sql
-        .query(&format!(
-            "INSERT INTO revoked_coupons ({columns}) VALUES ({values})"
-        ))
-        .await;
-    let run = world.pass().await;
-    let found: Vec<_> = run
-        .all_findings()
-        .map(|f| (f.kind, f.slot, f.result))
-        .collect();
-    assert_eq!(
-        found,
-        [(
-            Kind::RevokedAdmission,
-            Some(i64::from(slot)),
-            Outcome::Applied
-        )],
-        "{run:#?}"
-    );
-    assert!(fixture.api.claim(coupon.id, "w-gone").await.is("revoked"));
-    assert_eq!(
-        fixture.api.claim(coupon.id, "w-next").await.promised(),
-        Some((drop, slot))
-    );
-    all_issued(world, drop, 1).await;
     assert_eq!(world.pass().await.status, Status::Clean);
 }

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
+use firstcome_reconciler::report::{DropReport, Kind, Outcome, Run, Status};
 use firstcome_stack::{FaultProxy, MysqlServer, ProxyFault};
-use firstcome_testkit::drift::{DriftStoreArgs, Injected, Injector};
+use firstcome_testkit::drift::{Drift, DriftStoreArgs, Injected, Injector};
 use firstcome_testkit::{
     LIMIT, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, assert_clean, assert_kept,
     eventually, eventually_some, redis_holders, rows, shared, status_of,
@@ -23,6 +23,19 @@ pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
     Injector::new(&stores, Some(coupon.id), Some(coupon.drop))
         .await
         .unwrap()
+}
+
+/// Injects `n` of one kind of drift into a drop.
+pub(crate) async fn inject(world: &World, coupon: &MadeCoupon, drift: Drift, n: u32) -> Injected {
+    let mut injector = injector(world, coupon).await;
+    injector.make(drift, n).await.unwrap()
+}
+
+/// Deletes the rows of a drop on these slots.
+pub(crate) async fn lose_rows(world: &World, coupon: &MadeCoupon, slots: &str) {
+    let delete = "DELETE FROM issued_coupons WHERE drop_id";
+    let delete = format!("{delete} = {} AND slot {slots}", coupon.drop);
+    world.sql.query(&delete).await;
 }
 
 /// All data of the product, except what passes record about themselves.
@@ -101,12 +114,7 @@ pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<FoundDrift>) {
 
 /// The findings of a run in one drop.
 pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
-    let report = run
-        .drops
-        .iter()
-        .find(|report| report.drop_id.0 == drop)
-        .expect("the drop was examined");
-    report
+    report(run, drop)
         .findings
         .iter()
         .map(|f| (f.kind, f.slot, f.user_id.clone()))
@@ -143,6 +151,31 @@ pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
     let once = world.once_with(&[], &[]).await;
     assert_eq!(once.code, 0, "{}", once.log);
     assert_clean(&once.run(), coupon);
+}
+
+/// A pass by the command line that ends with this exit code and status.
+pub(crate) async fn pass_ends(world: &World, args: &[&str], ends: (i32, Status)) -> Run {
+    let once = world.once_with(args, &[]).await;
+    let run = once.run();
+    assert_eq!((once.code, run.status), ends, "{run:#?}\n{}", once.log);
+    run
+}
+
+/// Waits until no key with this prefix is left in Redis.
+pub(crate) async fn until_expired(world: &World, prefix: &str) {
+    eventually("the keys expire", LIMIT, async || {
+        let names = world.redis.names().await;
+        !names.iter().any(|name| name.starts_with(prefix))
+    })
+    .await;
+}
+
+/// The report of a run about a drop.
+pub(crate) fn report(run: &Run, drop: i64) -> &DropReport {
+    run.drops
+        .iter()
+        .find(|report| report.drop_id.0 == drop)
+        .expect("the drop was examined")
 }
 
 /// Redis and MySQL agree on every user; the numbers add up; nobody waits while a slot is free;
@@ -254,25 +287,15 @@ pub(crate) fn subjects(world: &World) -> Vec<String> {
 /// Backdates the last pass of a schedule by two hours.
 pub(crate) async fn ran_two_hours_ago(world: &World, schedule: &str) {
     let ago = "DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00')";
-    world
-        .sql
-        .query(&format!(
-            "UPDATE reconciler_state SET value = {ago} WHERE name = 'last_run:{schedule}'"
-        ))
-        .await;
+    let statement =
+        format!("UPDATE reconciler_state SET value = {ago} WHERE name = 'last_run:{schedule}'");
+    world.sql.query(&statement).await;
 }
 
 /// A pass that repairs all its findings, which are exactly these.
 pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<FoundDrift>) -> Run {
-    let once = world.once_with(&[], &[]).await;
-    let run = once.run();
+    let run = pass_ends(world, &[], (0, Status::Repaired)).await;
     assert_found(&run, expected);
-    assert_eq!(
-        (run.status, once.code),
-        (Status::Repaired, 0),
-        "{run:#?}\n{}",
-        once.log
-    );
     assert!(
         run.all_findings()
             .all(|f| f.result == Outcome::Applied && !f.needs_person),
@@ -291,12 +314,12 @@ impl Hindered {
     pub(crate) async fn start(world: &World, env: &[(&str, &str)]) -> Self {
         let mysql = &shared().await.mysql;
         let hindered = Self::over(world, mysql, mysql.proxy().await.unwrap(), env).await;
-        // The pass at its start is over.
+        // Waits for the end of its first pass.
         hindered.daemon.reconcile(&json!({})).await;
         hindered
     }
 
-    /// Sets it up with a private MySQL.
+    /// [`Self::start`] with another MySQL.
     pub(crate) async fn over(
         world: &World,
         mysql: &MysqlServer,
@@ -319,7 +342,7 @@ impl Hindered {
             .set(ProxyFault::Delay(Duration::from_millis(40)))
             .await
             .unwrap();
-        // A scheduled pass may be running; the next one is ours.
+        // Refused while a scheduled pass is running.
         let reply = eventually_some("the pass is accepted", LIMIT, async || {
             let reply = self.daemon.ask(&json!({"wait": false})).await;
             if reply.status == 202 {

@@ -36,7 +36,7 @@ async fn clock_steps_of_a_reconciler_break_no_promise_and_stop_no_schedule() {
                 let ended = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status <> 'running'";
                 waves.world.sql.number(&format!("{ended} AND {noted}")).await
             };
-            eventually("it uses this clock", HEALED, async || passes(BEHIND).await > 0).await;
+            eventually("the daemon uses this clock", HEALED, async || passes(BEHIND).await > 0).await;
             for offset in [-BEHIND, BEHIND] {
                 clock.set(offset).unwrap();
                 let before = passes(offset).await;
@@ -77,11 +77,15 @@ async fn an_api_whose_clock_is_a_week_ahead_forgets_no_idempotency_key() {
     world.sql.query(old).await;
     let _ahead = api_at(&world, &clocks, 8 * 86_400).await;
     let left = "SELECT COUNT(*) FROM idempotency_keys WHERE idempotency_key = 'old'";
-    eventually("it has cleaned up", LIMIT, async || {
+    eventually("the API has deleted the old key", LIMIT, async || {
         world.sql.number(left).await == 0
     })
     .await;
-    assert_eq!(make().await, made, "the same coupon");
+    assert_eq!(
+        make().await,
+        made,
+        "the repeated request creates no second coupon"
+    );
 }
 
 #[tokio::test]
@@ -113,21 +117,15 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
         coupon.drop
     );
     world.sql.query(&sealed).await;
-    world
-        .sql
-        .query(&format!("{} WHERE id <> {}", window(1, 3), coupon.drop))
-        .await;
+    let statement = format!("{} WHERE id <> {}", window(1, 3), coupon.drop);
+    world.sql.query(&statement).await;
     let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
     let row = format!(
         "{}, 1, {}, 'u-1', 'CODE', UTC_TIMESTAMP(3), 'consumer'",
         coupon.drop, coupon.id
     );
-    world
-        .sql
-        .query(&format!(
-            "INSERT INTO issued_coupons ({columns}) VALUES ({row})"
-        ))
-        .await;
+    let statement = format!("INSERT INTO issued_coupons ({columns}) VALUES ({row})");
+    world.sql.query(&statement).await;
     world.open().await;
     let ahead = api_at(&world, &clocks, 7_200).await;
     let mine = ahead.me(coupon.id, "u-1").await;
@@ -168,12 +166,10 @@ async fn a_reconciler_whose_clock_is_years_ahead_deletes_nothing_that_is_young()
     let clocks = Clocks::new().unwrap();
     world.open().await;
     let old = "INSERT INTO ops_actions (at, action, token, detail) VALUES";
-    world
-        .sql
-        .query(&format!(
-            "{old} (UTC_TIMESTAMP(3), 'young', 't', '{{}}'), (UTC_TIMESTAMP(3) - INTERVAL 3 YEAR, 'old', 't', '{{}}')"
-        ))
-        .await;
+    let statement = format!(
+        "{old} (UTC_TIMESTAMP(3), 'young', 't', '{{}}'), (UTC_TIMESTAMP(3) - INTERVAL 3 YEAR, 'old', 't', '{{}}')"
+    );
+    world.sql.query(&statement).await;
     let runs = "SELECT COUNT(*) FROM reconcile_runs";
     let before = world.sql.number(runs).await;
     let clock = clocks.clock("once").unwrap();
@@ -185,12 +181,7 @@ async fn a_reconciler_whose_clock_is_years_ahead_deletes_nothing_that_is_young()
             &env.each_ref().map(|(name, value)| (*name, value.as_str())),
         )
         .await;
-    assert_eq!(
-        world
-            .sql
-            .query("SELECT action FROM ops_actions WHERE action IN ('young', 'old')")
-            .await,
-        [["young"]]
-    );
+    let statement = "SELECT action FROM ops_actions WHERE action IN ('young', 'old')";
+    assert_eq!(world.sql.query(statement).await, [["young"]]);
     assert_eq!(world.sql.number(runs).await, before + 1);
 }

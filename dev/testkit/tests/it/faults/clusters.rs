@@ -21,13 +21,13 @@ const COUPONS: usize = 10;
 /// Concurrent requests.
 const AT_ONCE: usize = 200;
 
-/// When everything dies, this many people have not asked yet; or half of them, if they are fewer.
+/// Number of requests still to come when the servers die; at most half of all.
 const STILL_TO_COME: usize = 15_000;
 
-/// A hundred thousand requests on a busy machine.
+/// Limit for a hundred thousand requests on a busy machine.
 const RUSH: Duration = Duration::from_secs(600);
 
-/// From the end of the last fault.
+/// Limit from the end of the last fault.
 const EXACT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Settings of the processes: frequent passes, and no delays that the test does not need.
@@ -46,7 +46,7 @@ fn requests() -> usize {
         .unwrap_or(20_000)
 }
 
-/// Everybody who asks for a coupon, each until they are answered yes or no.
+/// People who repeat their claims until they get a slot or `sold_out`.
 struct AskingCrowd {
     coupons: Vec<MadeCoupon>,
     apis: Mutex<[ApiClient; 2]>,
@@ -298,13 +298,8 @@ async fn one_server_of_everything_dies_in_a_rush_and_all_coupons_end_exact() {
     for (coupon, answers) in crowd.coupons.iter().zip(&answers) {
         assert_exact(&world, coupon, quantity, answers).await;
     }
-    assert!(
-        world
-            .sql
-            .query("SELECT * FROM broken_promises")
-            .await
-            .is_empty()
-    );
+    let left = world.sql.query("SELECT * FROM broken_promises").await;
+    assert!(left.is_empty(), "{left:?}");
     eventually("a deep pass finds nothing", HEALED, async || {
         let once = world.once_with(&["--deep"], &[]).await;
         once.code == 0 && once.run().all_findings().count() == 0

@@ -1,4 +1,4 @@
-//! The admission gate is per coupon, and a loss belongs to a life of Redis.
+//! The admission gate: each coupon has its own, and each restart of Redis may have lost data.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use firstcome_testkit::{
 };
 use serde_json::json;
 
-use super::waves::{HEALED, Waves, impatient, replication};
-use crate::drift::support::injector;
+use super::waves::{HEALED, impatient, replication, until_promised};
+use crate::drift::support::{inject, lose_rows};
 
 async fn own_redis() -> (RedisServer, WorldStores) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -29,50 +29,29 @@ async fn restart(server: &RedisServer) {
 async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(impatient(stores, "gate-own").await).await;
+    let api = &fixture.api;
+    let world = &fixture.world;
     let (odd, _) = fixture.held("Odd", 20, 5).await;
     let (good, mut answers) = fixture.held("Good", 20, 5).await;
-    let free = fixture.world.redis.of_drop(odd.id, odd.drop, "free");
-    fixture
-        .world
+    let free = world.redis.of_drop(odd.id, odd.drop, "free");
+    world
         .redis
         .command::<()>(&["SET", &free, "not a sorted set"])
         .await;
-    let daemon = fixture.world.daemon().await;
+    let daemon = world.daemon().await;
     restart(&server).await;
     let someone = people(6).split_off(5);
-    eventually("the other coupon is open", HEALED, async || {
-        fixture
-            .api
-            .claim(good.id, &someone[0])
-            .await
-            .promised()
-            .is_some()
-    })
-    .await;
-    assert!(
-        fixture
-            .api
-            .claim(odd.id, &someone[0])
-            .await
-            .is("unavailable")
-    );
-    fixture.world.redis.command::<()>(&["DEL", &free]).await;
-    eventually("it is open too, once it is repaired", HEALED, async || {
-        fixture
-            .api
-            .claim(odd.id, &someone[0])
-            .await
-            .promised()
-            .is_some()
-    })
-    .await;
-    answers.extend(rush(&[&fixture.api], good.id, &people(20), 20).await);
-    all_issued(&fixture.world, good.drop, 20).await;
-    assert_exact(&fixture.world, &good, 20, &answers).await;
+    until_promised(api, good.id, &someone[0]).await;
+    assert!(api.claim(odd.id, &someone[0]).await.is("unavailable"));
+    world.redis.command::<()>(&["DEL", &free]).await;
+    until_promised(api, odd.id, &someone[0]).await;
+    answers.extend(rush(&[api], good.id, &people(20), 20).await);
+    all_issued(world, good.drop, 20).await;
+    assert_exact(world, &good, 20, &answers).await;
     assert_eq!(daemon.process.stop().await, 0);
 }
 
-/// Longer than a pass takes, so that what is shorter did not wait.
+/// Longer than a pass takes, so an admission that opens earlier did not wait.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 #[tokio::test]
@@ -85,12 +64,12 @@ async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
     fixture.world.set("PUBLISH_DEADLINE_MS", &own_deadline);
     let (coupon, _) = fixture.held("Two", 20, 10).await;
     let daemons = [fixture.world.daemon().await, fixture.world.daemon().await];
-    // With both, then each alone.
+    // With both daemons, then with each of them alone.
     for (round, stands_still) in [None, Some(0), Some(1)].into_iter().enumerate() {
         for daemon in &daemons {
             daemon.process.thaw();
         }
-        // A suspended daemon that is working keeps the locks for a while.
+        // A daemon that is suspended in mid-pass keeps its locks for a while.
         let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
         eventually("no pass is running", HEALED, async || {
             fixture.world.sql.number(running).await == 0
@@ -122,8 +101,8 @@ async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
     }
 }
 
-/// By the clock of the current Redis the drop is not open yet; by that of the previous one it was,
-/// and users were admitted.
+/// The previous Redis admitted users to the drop, which is not open yet by the clock of the new
+/// one.
 #[tokio::test]
 async fn a_loss_is_waited_for_even_if_the_new_redis_has_a_slow_clock() {
     let clocks = Clocks::new().unwrap();
@@ -187,7 +166,7 @@ async fn left_behind(
     replica
 }
 
-/// Demotes a master in the same process, so that it takes over the data of that server.
+/// Makes a running master a replica of that server, whose data it takes over.
 async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
     command(
         master,
@@ -196,36 +175,6 @@ async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
     .await;
     let has_data = async || replication(master).await.contains("master_link_status:up");
     eventually("the master has the old data", HEALED, has_data).await;
-}
-
-#[tokio::test]
-async fn a_master_demoted_and_promoted_again_is_closed() {
-    let (master, stores) = own_redis().await;
-    Waves::begin(impatient(stores, "gate-flip").await)
-        .await
-        .survives(async |fixture| {
-            let replica = left_behind(&master, &fixture.world, &fixture.coupon, 20).await;
-            assert_eq!(fixture.wave().await, [("accepted".into(), 20)].into());
-            demote(&master, &replica).await;
-            assert!(
-                fixture
-                    .api
-                    .claim(fixture.coupon.id, "u-early")
-                    .await
-                    .is("unavailable"),
-                "it accepts no writes"
-            );
-            command(&master, &["REPLICAOF", "NO", "ONE"]).await;
-            assert!(
-                fixture
-                    .api
-                    .claim(fixture.coupon.id, "u-late")
-                    .await
-                    .is("unavailable"),
-                "its data is older"
-            );
-        })
-        .await;
 }
 
 /// Runs a pass, swaps Redis while the pass is suspended at this point, and fails if the pass writes
@@ -241,7 +190,7 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
         pass.log().contains("stall point")
     })
     .await;
-    // However long the swap takes.
+    // Keeps the pass suspended, however long the swap takes.
     pass.freeze();
     swap().await;
     let after_swap = world.redis.dump().await;
@@ -249,7 +198,7 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
     assert_eq!(pass.ended(HEALED).await, 2, "{}", pass.log());
     assert!(
         world.redis.dump().await == after_swap,
-        "it wrote to another life of Redis: {}",
+        "the pass wrote to Redis after the swap: {}",
         pass.log()
     );
     let error = "SELECT error FROM reconcile_runs WHERE triggered_by = 'cli' AND status = 'failed'";
@@ -260,20 +209,17 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
 async fn a_pass_does_not_repair_after_a_restart_of_redis() {
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(World::on(stores, "gate-restarted").await).await;
+    let world = &fixture.world;
     let (coupon, answers) = fixture.held("Restarted", 20, 20).await;
-    injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::MissingAdmission, 3)
-        .await
-        .unwrap();
-    // Nothing is lost, so that no era tells the two lives apart.
-    let why = swapped_in_mid_pass(&fixture.world, "repair_begun", async || {
+    inject(world, &coupon, Drift::MissingAdmission, 3).await;
+    // Nothing is lost, so the restarted Redis has the same era.
+    let why = swapped_in_mid_pass(world, "repair_begun", async || {
         restart(&server).await;
     })
     .await;
     assert!(why.contains("Redis"), "{why}");
-    fixture.world.pass().await;
-    assert_exact(&fixture.world, &coupon, 20, &answers).await;
+    world.pass().await;
+    assert_exact(world, &coupon, 20, &answers).await;
 }
 
 #[tokio::test]
@@ -285,14 +231,8 @@ async fn a_pass_does_not_repair_after_its_redis_was_demoted_and_promoted() {
     let replica = left_behind(&master, world, &coupon, 10).await;
     answers.extend(rush(&[&fixture.api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
-    // A repair in MySQL alone; the next round would find ten users missing from Redis.
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 1",
-            coupon.drop
-        ))
-        .await;
+    // The first round repairs only MySQL; the next would find ten users missing from Redis.
+    lose_rows(world, &coupon, "= 1").await;
     let swap = async || {
         demote(&master, &replica).await;
         command(&master, &["REPLICAOF", "NO", "ONE"]).await;

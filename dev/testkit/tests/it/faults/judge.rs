@@ -23,8 +23,8 @@ async fn a_healthy_run_passes_and_a_completely_deleted_promise_fails() {
     );
     assert!(ran.exact_after_ms.is_some() && ran.reads > 0, "{ran:#?}");
 
-    // A pass that read Redis before a deletion and reads MySQL after it issues that row again, but
-    // not all three times.
+    // A pass that runs during a deletion may issue the row again, but not after all three
+    // deletions.
     let deleted = |at_ms| Timed {
         at_ms,
         fault: Fault::EveryCopyDeleted,

@@ -13,7 +13,7 @@ use serde_json::json;
 /// Delays each chunk of data to a store, so that a request can be stalled between two of them.
 const SLOW: ProxyFault = ProxyFault::Delay(Duration::from_millis(300));
 
-/// For a process that is stalled.
+/// Settings of the process whose request stalls.
 const PATIENT: [(&str, &str); 3] = [
     ("STORE_TIMEOUT_MS", "60000"),
     ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "60000"),
@@ -43,7 +43,7 @@ async fn pass(world: &World, args: &[&str]) -> Once {
 
 /// Waits until MySQL returns this number, then lets nothing pass the proxy.
 async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64) {
-    // Every chunk of a change's many statements is slow.
+    // A change has many statements, and each chunk of data is slow.
     eventually("MySQL has the value", 3 * LIMIT, async || {
         world.sql.number(sql).await == number
     })
@@ -72,7 +72,7 @@ async fn a_coupon_created_before_a_loss_is_not_opened_after_it_by_its_creator() 
     });
     hold_up_after(&world, &proxy, "SELECT COUNT(*) FROM coupons", 2).await;
 
-    // The others do not wait for it.
+    // Other processes do not wait for the stalled one.
     let id = world.sql.number("SELECT MAX(id) FROM coupons").await;
     pass(&world, &["--coupon", &id.to_string()]).await;
     let first = api.claim(id, "u-1").await;
@@ -92,7 +92,7 @@ async fn a_coupon_created_before_a_loss_is_not_opened_after_it_by_its_creator() 
     let second = api.claim(id, "u-2").await;
     assert!(
         second.is("unavailable"),
-        "nobody has verified it in this life: {second:?}"
+        "no pass has verified the coupon since the loss: {second:?}"
     );
     pass(&world, &[]).await;
     let second = api.claim(id, "u-2").await;
@@ -141,10 +141,7 @@ async fn a_change_stalled_while_redis_goes_back_does_not_undo_a_later_one() {
     });
     // MySQL's confirmation of the change is stalled.
     hold_up_after(&world, &proxy, "SELECT MAX(quantity) FROM drops", 200).await;
-    assert_eq!(
-        api.patch(coupon.id, &json!({"quantity": 100})).await.status,
-        200
-    );
+    api.change(coupon.id, &json!({"quantity": 100})).await;
 
     // Redis has the right quantity again, and a revision below the stalled one.
     server.kill().await.unwrap();

@@ -32,7 +32,7 @@ async fn batches_that_expand_fit_into_the_memory_of_a_consumer() {
     .await;
     let consumer = world.consume().await;
     let count = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'undecodable' AND LENGTH(payload) = 4096";
-    eventually("all are dead letters", PATIENCE, async || {
+    eventually("all messages are dead letters", PATIENCE, async || {
         world.sql.number(count).await == 450
     })
     .await;

@@ -4,7 +4,6 @@ mod brokers;
 mod clocks;
 mod clusters;
 mod cycles;
-mod disks;
 mod gate;
 mod judge;
 mod late;

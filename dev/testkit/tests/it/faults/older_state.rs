@@ -9,12 +9,12 @@ use firstcome_testkit::{
     Fixture, PrefixedKeys, WorldStores, all_issued, assert_kept, eventually, people, rush,
 };
 
-use super::waves::{HEALED, impatient};
+use super::waves::{HEALED, impatient, until_promised};
 
-/// The daemon's own passes would put right what the watch is to see.
+/// The daemon's own passes would repair what its watch must see.
 const NEVER: &str = "0 0 0 1 1 *";
 
-/// Longer than it takes on a machine that does nothing else.
+/// Limit until the coupon is closed; an idle machine needs less.
 const CLOSES_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +23,7 @@ enum By {
     SwapDb,
 }
 
-/// Keys by name: as `DUMP` gives them.
+/// Keys by name, in the format of `DUMP`.
 type Dumped = BTreeMap<String, (Vec<u8>, i64)>;
 
 impl By {
@@ -56,7 +56,7 @@ impl By {
     }
 }
 
-/// How often the watch has read the versions of coupons: nobody else sends `MGET`.
+/// How often the watch has read the versions of coupons: only the watch sends `MGET`.
 async fn looks(redis: &PrefixedKeys) -> u64 {
     let stats: String = redis.command(&["INFO", "commandstats"]).await;
     let calls = stats
@@ -66,8 +66,8 @@ async fn looks(redis: &PrefixedKeys) -> u64 {
     calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
-/// Keeps what Redis has, lets 20 users more be admitted, one by one, puts that back, and lets 10
-/// claim at once: fewer calls, so that the version stays lower than it was.
+/// Copies Redis, lets 20 more users claim one by one, puts the copy back, and lets 10 users claim
+/// at once. These are fewer calls, so the version stays lower than before.
 async fn goes_back(name: &str, quantity: u32, by: By) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&server);
@@ -83,7 +83,7 @@ async fn goes_back(name: &str, quantity: u32, by: By) {
     answers.extend(rush(&[api], coupon.id, &users[20..40], 1).await);
     all_issued(world, coupon.drop, 40).await;
     let before = looks(&world.redis).await;
-    eventually("the daemon has seen that", HEALED, async || {
+    eventually("the daemon has read the new versions", HEALED, async || {
         looks(&world.redis).await > before + 1
     })
     .await;
@@ -93,7 +93,7 @@ async fn goes_back(name: &str, quantity: u32, by: By) {
     let late = &users[35..45];
     let (between, closed) = tokio::join!(rush(&[api], coupon.id, late, 10), async {
         let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
-        eventually("it is closed", HEALED, async || {
+        eventually("the coupon is closed", HEALED, async || {
             let gate: Option<String> = world.redis.command(&["GET", &gate]).await;
             gate.is_none_or(|gate| gate.ends_with("closed"))
         })
@@ -125,11 +125,7 @@ async fn goes_back(name: &str, quantity: u32, by: By) {
             .all(|user| issued.contains(user) || listed.contains(user))
     })
     .await;
-    eventually("it is open again", HEALED, async || {
-        let answer = api.claim(coupon.id, &users[0]).await;
-        answer.promised().is_some()
-    })
-    .await;
+    until_promised(api, coupon.id, &users[0]).await;
     assert_kept(world, &coupon, &answers, &[]).await;
     assert_eq!(daemon.process.stop().await, 0);
 }

@@ -1,11 +1,9 @@
 //! A host dies silently, or stops being the master: connections to it stay open, and new ones lead
 //! to another. Every process leaves it within seconds.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use firstcome_stack::{
-    FaultProxy, MysqlPair, ProxyFault, RedisOptions, RedisServer, Replication, WireProtocol,
-};
+use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer, WireProtocol};
 use firstcome_testkit::{Answer, PrefixedKeys, WorldStores, eventually, shared};
 
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxies};
@@ -27,7 +25,7 @@ async fn admission_is(open: bool, waves: &Waves) {
 }
 
 async fn passes_again(waves: &Waves) {
-    eventually("the daemon has left it", LEFT, async || {
+    eventually("the daemon has left the host", LEFT, async || {
         let run = waves.daemon.ask(&serde_json::json!({})).await.body;
         run["status"] == "clean" || run["status"] == "repaired"
     })
@@ -114,69 +112,6 @@ async fn clients_leave_a_demoted_redis() {
         .await;
 }
 
-/// A failover as an operator performs it: nothing is lost, and no connection ends.
-async fn fail_over(pair: &MysqlPair) {
-    pair.primary
-        .query("SET GLOBAL super_read_only = ON")
-        .await
-        .unwrap();
-    pair.catch_up().await.unwrap();
-    pair.promote().await.unwrap();
-    pair.address.set_upstream(pair.replica.port());
-}
-
-#[tokio::test]
-async fn clients_leave_a_demoted_mysql_primary() {
-    let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
-    let stores = WorldStores::shared()
-        .await
-        .with_mysql_at(&pair.primary.database_url_via(&pair.address, ""));
-    Waves::begin(impatient(stores, "read-only").await)
-        .await
-        .survives(async |waves| {
-            // All connections of the pool are open.
-            futures_util::future::join_all(
-                (0..64).map(|_| waves.api.try_me(waves.coupon.id, "nobody")),
-            )
-            .await;
-            fail_over(&pair).await;
-            let begun = Instant::now();
-            let rename = serde_json::json!({"name": "renamed"});
-            eventually("the API's operators have left it", LEFT, async || {
-                waves.api.patch(waves.coupon.id, &rename).await.status == 200
-            })
-            .await;
-            println!("operators left it after {:?}", begun.elapsed());
-            passes_again(waves).await;
-            println!("the daemon left it after {:?}", begun.elapsed());
-            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
-            waves.issued(40).await;
-            println!("the consumer had written all after {:?}", begun.elapsed());
-            // The old primary has none of these rows.
-            let newest = waves
-                .world
-                .sql
-                .query("SELECT user_id FROM issued_coupons WHERE slot > 20")
-                .await;
-            for person in newest.iter().flatten() {
-                // On a busy machine some look-ups are answered 503 meanwhile.
-                let asked = async || waves.api.try_me(waves.coupon.id, person).await;
-                let is_told = async || {
-                    asked()
-                        .await
-                        .is_ok_and(|reply| reply.body["status"] == "issued")
-                };
-                eventually("look-ups have left it", LEFT, is_told).await;
-            }
-            let rows = format!(
-                "SELECT COUNT(*) FROM {}.issued_coupons",
-                waves.world.database()
-            );
-            assert_eq!(pair.primary.query(&rows).await.unwrap(), [["20"]]);
-        })
-        .await;
-}
-
 /// Makes a process, given by its index in [`Own`], use its stores.
 async fn works(waves: &mut Waves, process: usize) {
     if process == 2 {
@@ -224,7 +159,7 @@ async fn each_alone_leaves_it(
         let before = way.counters().accepted;
         way.set(ProxyFault::Mute(protocol)).await.unwrap();
         waves.next(1).await;
-        eventually("it reconnects repeatedly", LEFT, async || {
+        eventually("the process reconnects repeatedly", LEFT, async || {
             // A producer without messages sends nothing by itself.
             if process == 0 {
                 waves.next(1).await;

@@ -15,7 +15,7 @@ use firstcome_chaos::worker::CampaignWorker;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-/// Each has its own servers, which the next schedule reuses.
+/// Idle workers, whose servers the next schedules reuse.
 static WORKERS: Mutex<Vec<CampaignWorker>> = Mutex::new(Vec::new());
 /// Maximum number of workers.
 static TURNS: Semaphore = Semaphore::const_new(3);
@@ -193,6 +193,7 @@ faults! {
     a_redis_back_from_an_old_copy_breaks_no_promise: [Fault::OldCopy { age_ms: 700 }], [Refusals];
     a_stale_replica_that_is_promoted_breaks_no_promise: [Fault::StaleReplica { lag_ms: 700 }], [Refusals];
     a_redis_with_a_file_size_limit_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
+    a_redis_without_memory_breaks_no_promise: [Fault::RedisMemory { ms: MS }], [Refusals];
     a_redis_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Redis, true), [Unavailable];
     an_unreachable_redis_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Redis, false), [Unavailable];
     a_redis_demoted_and_promoted_again_in_one_process_breaks_no_promise: [Fault::Demotion { lag_ms: 700 }], [Refusals];
@@ -279,23 +280,6 @@ async fn a_claimants_key_of_another_type_is_reported() {
         },
     )
     .await;
-}
-
-/// Redis forgets users whose claims are only in the dead-letter table.
-#[tokio::test]
-async fn with_kafka_down_and_redis_flushed_no_slot_is_given_away() {
-    let mut both = schedule(
-        vec![Fault::KillServer {
-            store: FaultyStore::Kafka,
-            ms: MS,
-        }],
-        vec![Refusals],
-    );
-    both.faults.push(Timed {
-        at_ms: AT_MS + MS - 500,
-        fault: Fault::Flush,
-    });
-    survives("kafka_down_and_redis_emptied", &both).await;
 }
 
 /// Number of consumer deaths in the middle of a batch; `KILLS=40` for a release.

@@ -89,7 +89,7 @@ impl Waves {
         self.next_while(number, async |_| ()).await
     }
 
-    /// [`Self::next`] with something happening meanwhile.
+    /// [`Self::next`] while something else happens.
     pub(crate) async fn next_while(
         &mut self,
         number: usize,
@@ -153,13 +153,8 @@ impl Waves {
         .await;
         self.issued(self.quantity as usize).await;
         assert_exact(&self.world, &self.coupon, self.quantity, &answers).await;
-        assert!(
-            self.world
-                .sql
-                .query("SELECT * FROM broken_promises")
-                .await
-                .is_empty()
-        );
+        let left = self.world.sql.query("SELECT * FROM broken_promises").await;
+        assert!(left.is_empty(), "{left:?}");
         let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
         eventually("no failed claim is left", HEALED, async || {
             self.world.sql.number(open).await == 0
@@ -178,6 +173,14 @@ impl Waves {
             assert_eq!(process.status(), None, "{}", process.log());
         }
     }
+}
+
+/// Waits until this user is promised a slot.
+pub(crate) async fn until_promised(api: &ApiClient, coupon: i64, user: &str) {
+    eventually("the user is promised a slot", HEALED, async || {
+        api.claim(coupon, user).await.promised().is_some()
+    })
+    .await;
 }
 
 static KAFKA: OnceCell<(KafkaServer, [FaultProxy; 3])> = OnceCell::const_new();

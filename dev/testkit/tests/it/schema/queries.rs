@@ -77,7 +77,7 @@ async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_one() {
 }
 
 #[tokio::test]
-async fn with_the_wrapper_a_dropped_query_leaves_the_next_one_its_own_row() {
+async fn with_the_wrapper_the_next_query_reads_its_own_row() {
     let (world, holding) = two_rows("wrapped").await;
     let db = pool_of_one(&world);
     assert_eq!(ask(&db, 2).await.unwrap(), "two");
@@ -87,19 +87,6 @@ async fn with_the_wrapper_a_dropped_query_leaves_the_next_one_its_own_row() {
     }
     holding.commit().await;
     assert_eq!(ask(&db, 2).await.unwrap(), "two");
-}
-
-#[tokio::test]
-async fn with_the_wrapper_nobody_reads_the_row_of_a_dropped_query() {
-    let (world, holding) = two_rows("many-drops").await;
-    holding.commit().await;
-    let db = pool_of_one(&world);
-    for n in 0..300_u64 {
-        // Dropped after a varying delay: before it is sent, while it runs, or when it is about to
-        // end.
-        let _ = tokio::time::timeout(Duration::from_micros(n % 100 * 15), ask(&db, 1)).await;
-        assert_eq!(ask(&db, 2).await.unwrap(), "two");
-    }
 }
 
 #[tokio::test]
@@ -162,10 +149,8 @@ async fn errors_are_distinguished_in_any_server_language() {
     };
     let nobody = world.sql.url().replace("//root", "//nobody");
     let nowhere = world.sql.url().replace(world.database(), "nowhere");
-    world
-        .sql
-        .query("CREATE USER old@'%' IDENTIFIED WITH sha256_password BY ''")
-        .await;
+    let statement = "CREATE USER old@'%' IDENTIFIED WITH sha256_password BY ''";
+    world.sql.query(statement).await;
     let old_plugin = world.sql.url().replace("//root", "//old");
     for url in [nobody, nowhere, old_plugin] {
         let refused = Db::new(&wrong(url.clone()))
@@ -196,10 +181,8 @@ async fn errors_are_distinguished_in_any_server_language() {
     ));
     holding.run("UNLOCK TABLES").await;
     holding.commit().await;
-    world
-        .sql
-        .query("DROP TABLE __diesel_schema_migrations")
-        .await;
+    let statement = "DROP TABLE __diesel_schema_migrations";
+    world.sql.query(statement).await;
     let lacking = migrations::check(&wrong(world.sql.url().to_owned()))
         .await
         .unwrap_err()
@@ -237,8 +220,8 @@ async fn a_demoted_primary_is_left_and_its_rows_are_not_trusted() {
     );
     let next = connection(&db).await.unwrap();
     assert_ne!(next, first, "a connection that gave an old row is left");
-    // In constant use, and never refused a write.
-    eventually("it is left", LIMIT, async || {
+    // The connection is in constant use, and MySQL never refuses it a write.
+    eventually("the connection is left", LIMIT, async || {
         connection(&db).await.unwrap() != next
     })
     .await;

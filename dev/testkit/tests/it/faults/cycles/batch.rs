@@ -37,7 +37,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
         consumer.process.log()
     );
     assert_exact(world, &coupon, QUANTITY, &answers).await;
-    // On a busy machine the API also stores claims here whose message was slow; those do not count.
+    // On a busy machine the API also stores claims here that Kafka acknowledges late; those do not
+    // count.
     let kept =
         "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND reason = 'undecodable'";
     assert_eq!(

@@ -22,7 +22,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
             .serve_with(&[("FIRSTCOME_CRASH_AT", point.name())])
             .await;
         environment.kafka_is(ProxyFault::BlackHole).await;
-        // Users without an answer ask again and may already hold a slot: then the next one dies.
+        // A user without an answer claims again. If they already hold a slot, the next user reaches
+        // the crash point.
         for user in &users[..round] {
             let answer = api.claim(coupon.id, user).await;
             let died = matches!(answer, Answer::Unknown(_));

@@ -6,20 +6,16 @@ use firstcome_testkit::{all_issued, assert_exact, people, rush};
 
 use super::environment::Environment;
 use super::tally::SeenCycle;
-use crate::drift::support::injector;
+use crate::drift::support::inject;
 
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let coupon = environment.api.open_coupon(6).await;
     let mut answers = rush(&[&environment.api], coupon.id, &people(5), 5).await;
     all_issued(world, coupon.drop, 5).await;
-    injector(world, &coupon)
-        .await
-        .make(Drift::Unissued, 1)
-        .await
-        .unwrap();
+    inject(world, &coupon, Drift::Unissued, 1).await;
     for round in 0..2 {
-        // The pass that died may have granted the gate, so it has to be lost again.
+        // The pass that died may have opened the gate, so it is deleted again.
         if round == 0 || point == Point::GateOpened {
             let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
             world.redis.command::<i64>(&["DEL", &gate]).await;
@@ -30,7 +26,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
                 .claim(coupon.id, "u-6")
                 .await
                 .is("unavailable"),
-            "closed until verified"
+            "admission is closed until Redis is verified"
         );
         assert!(
             environment.pass_dies(point).await,
@@ -45,7 +41,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
                 .claim(coupon.id, "u-6")
                 .await
                 .is("unavailable"),
-            "it died before it opened"
+            "the pass died before it opened admission"
         );
     }
     environment.mend().await;

@@ -70,7 +70,7 @@ fn scenario(point: Point) -> Scenario {
     }
 }
 
-/// Points whose cycles run one after the other, concurrently with the other lanes. A consumer's
+/// Lanes run concurrently, and the cycles of the points in a lane one after the other. A consumer's
 /// cycle mostly waits for the group to notice a dead member, so each of its points has its own
 /// lane.
 fn lanes() -> Vec<Vec<Point>> {

@@ -8,6 +8,7 @@ use mail_parser::MessageParser;
 
 use super::environment::Environment;
 use super::tally::SeenCycle;
+use crate::drift::support::lose_rows;
 use crate::webhooks::{SECRET, WebhookReceiver};
 
 pub(super) async fn mail(environment: &Environment, point: Point) -> SeenCycle {
@@ -69,36 +70,30 @@ async fn cycle(
     let coupon = environment.api.open_coupon(4).await;
     let answers = rush(&[&environment.api], coupon.id, &people(4), 4).await;
     all_issued(world, coupon.drop, 4).await;
-    world
-        .sql
-        .query(&format!(
-            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2",
-            coupon.drop
-        ))
-        .await;
+    lose_rows(world, &coupon, "= 2").await;
     for _ in 0..2 {
         assert!(
             environment.pass_dies(point).await,
             "{} was not reached",
             point.name()
         );
-        assert!(world.sql.number(&open).await >= 1, "it is still to be sent");
+        assert!(
+            world.sql.number(&open).await >= 1,
+            "the message is still to be sent"
+        );
         // The dead sender's lease lasts a minute longer than sending may take.
-        world
-            .sql
-            .query(&format!(
-                "UPDATE {outbox} SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL"
-            ))
-            .await;
+        let statement =
+            format!("UPDATE {outbox} SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL");
+        world.sql.query(&statement).await;
     }
     environment.mend().await;
-    eventually("all is sent", LIMIT, async || {
+    eventually("all messages are sent", LIMIT, async || {
         world.sql.number(&open).await == 0
     })
     .await;
     let ids = ids();
-    // A dead sender's successor cannot know whether it was sent, so it is sent never or twice. The
-    // id stays the same, so a mailbox shows one mail, and a receiver accepts one event.
+    // A successor cannot know whether the dead sender sent the message, so it sends it again under
+    // the same id: a mailbox shows one mail, and a receiver accepts one event.
     let wanted = if matches!(point, Point::MailDue | Point::WebhookDue) {
         1
     } else {

@@ -1,0 +1,287 @@
+//! Daily coupons whose earlier days are sealed: after Redis restarts or goes back in time, nobody wins
+//! a second time.
+
+use chrono::{NaiveDate, TimeDelta};
+use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{
+    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
+    eventually, eventually_some, people,
+};
+use serde_json::{Value, json};
+
+use crate::drift::sealing::{one_day, until_sealed};
+
+fn two_days() -> Value {
+    let mut body = one_day();
+    let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
+    body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
+    body
+}
+
+/// Opens the next day in MySQL; the next pass updates Redis.
+async fn open_next_day(world: &World) {
+    let open =
+        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    world.sql.query(open).await;
+}
+
+/// A day that is sealed after Redis was copied; then Redis returns with the copy. Two of three
+/// slots were given out before the copy; afterwards one of them was revoked, and the third was
+/// given out.
+async fn back_from_before_the_sealing(
+    once_per: &str,
+) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let fixture = Fixture::on(
+        WorldStores::shared().await.with_redis(&redis),
+        &format!("d-{once_per}"),
+    )
+    .await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let mut body = two_days();
+    body["schedule"]["closes"] = json!("23:59");
+    body["once_per"] = json!(once_per);
+    let (coupon, mut answers) = fixture.held_of(&body, 2).await;
+    redis.stop().await.unwrap();
+    let old = OldCopy::of(&redis).unwrap();
+    redis.start_again().await.unwrap();
+    world.pass().await;
+    answers.push(("w-last".into(), api.claim(coupon.id, "w-last").await));
+    all_issued(world, coupon.drop, 3).await;
+    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
+    let revoked = api.revoke(coupon.id, &answers[0].0, &order).await.unwrap();
+    assert_eq!(
+        (revoked.0, revoked.1),
+        answers
+            .remove(0)
+            .1
+            .promised()
+            .map(|(drop, slot)| (drop, Some(slot)))
+            .unwrap()
+    );
+    api.change(coupon.id, &json!({"close_now": true})).await;
+    until_sealed(&fixture, &coupon).await;
+    // A restart that loses no data keeps the keys of the sealed drop.
+    let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
+    redis.kill().await.unwrap();
+    reopened(&fixture, &redis, &coupon).await;
+    assert_eq!(world.redis.command::<i64>(&["EXISTS", &meta]).await, 1);
+    redis.kill().await.unwrap();
+    old.put_back(&redis).unwrap();
+    (fixture, redis, coupon, answers)
+}
+
+/// Starts the older Redis, which closes admission, and runs the pass that opens it.
+async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
+    redis.start_again().await.unwrap();
+    eventually(
+        "the API reaches Redis and finds the gate closed",
+        LIMIT,
+        async || {
+            matches!(
+                fixture.api.claim(coupon.id, "u-late").await,
+                Answer::Problem(503, _)
+            )
+        },
+    )
+    .await;
+    fixture.world.pass().await;
+}
+
+async fn assert_still_theirs(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
+    for (user, answer) in answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(
+            fixture.api.claim(coupon.id, user).await,
+            Answer::Already { drop, slot },
+            "{user}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_winner_of_a_sealed_day_forgotten_by_redis_cannot_win_the_next() {
+    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
+    let world = &fixture.world;
+    open_next_day(world).await;
+    reopened(&fixture, &redis, &coupon).await;
+    assert_still_theirs(&fixture, &coupon, &answers).await;
+    // A user who may claim again is not blocked by Redis's old data.
+    for (slot, user) in [(1, "u-late"), (2, people(1)[0].as_str())] {
+        let promised = fixture.api.claim(coupon.id, user).await.promised().unwrap();
+        assert!(
+            promised.0 != coupon.drop && promised.1 == slot,
+            "{user}: {promised:?}"
+        );
+    }
+    let next = world.sql.number("SELECT MAX(id) FROM drops").await;
+    all_issued(world, next, 2).await;
+    assert_eq!(world.pass().await.status, Status::Clean);
+}
+
+#[tokio::test]
+async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
+    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("drop").await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    reopened(&fixture, &redis, &coupon).await;
+    // An API that does not know of the sealing yet asks for a retry.
+    let late = eventually_some(
+        "the API knows the drop is sealed",
+        LIMIT,
+        async || match api.claim(coupon.id, "u-late").await {
+            refused @ Answer::Problem(503, _) => Err(format!("{refused:?}")),
+            answer => Ok(answer),
+        },
+    )
+    .await;
+    assert!(late.is("not_open"), "{late:?}");
+    // Holders whose answer was lost get it again.
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(
+            api.claim(coupon.id, user).await,
+            Answer::Already { drop, slot },
+            "{user}"
+        );
+    }
+    let revoked = api.claim(coupon.id, &people(1)[0]).await;
+    assert!(revoked.is("not_open"), "{revoked:?}");
+    let statement = "SELECT COUNT(*) FROM issued_coupons";
+    assert_eq!(world.sql.number(statement).await, 2);
+    assert_eq!(world.pass().await.status, Status::Clean);
+}
+
+/// A revocation unsealed a day, and the slot went to a waiting user. An older Redis knows of the
+/// first sealing, but not of this user.
+#[tokio::test]
+async fn a_user_promoted_after_the_first_sealing_cannot_win_the_next_day() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-again").await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let mut body = two_days();
+    body["waiting_list"] = json!(1);
+    let (coupon, answers) = fixture.held_of(&body, 3).await;
+    let dave = "w-dave";
+    assert!(matches!(
+        api.claim(coupon.id, dave).await,
+        Answer::Waiting { .. }
+    ));
+    until_sealed(&fixture, &coupon).await;
+    redis.stop().await.unwrap();
+    let old = OldCopy::of(&redis).unwrap();
+    redis.start_again().await.unwrap();
+    world.pass().await;
+    let slot = answers[0].1.promised().unwrap().1;
+    let fraud = json!({"reason": "fraud", "by": "Ann"});
+    eventually("the API reaches Redis again", LIMIT, async || {
+        api.revoke(coupon.id, &answers[0].0, &fraud).await.is_ok()
+    })
+    .await;
+    eventually("Dave has a row", LIMIT, async || {
+        world.pass().await;
+        api.me(coupon.id, dave).await["status"] == "issued"
+    })
+    .await;
+    until_sealed(&fixture, &coupon).await;
+    open_next_day(world).await;
+    redis.kill().await.unwrap();
+    old.put_back(&redis).unwrap();
+    reopened(&fixture, &redis, &coupon).await;
+    assert_eq!(
+        api.claim(coupon.id, dave).await,
+        Answer::Already {
+            drop: coupon.drop,
+            slot
+        }
+    );
+}
+
+/// This restart loses nothing, so the list of claimants is correct.
+#[tokio::test]
+async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let fixture = Fixture::on(
+        WorldStores::shared().await.with_redis(&redis),
+        "d-won-again",
+    )
+    .await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let mut body = two_days();
+    body["schedule"]["closes"] = json!("23:59");
+    let (coupon, answers) = fixture.held_of(&body, 2).await;
+    let ann = answers[0].0.as_str();
+    let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
+    api.revoke(coupon.id, ann, &order).await.unwrap();
+    let (drop, slot) = api.claim(coupon.id, ann).await.promised().unwrap();
+    all_issued(world, coupon.drop, 2).await;
+    api.change(coupon.id, &json!({"close_now": true})).await;
+    until_sealed(&fixture, &coupon).await;
+    open_next_day(world).await;
+    redis.kill().await.unwrap();
+    reopened(&fixture, &redis, &coupon).await;
+    assert_eq!(
+        api.claim(coupon.id, ann).await,
+        Answer::Already { drop, slot }
+    );
+}
+
+/// A user gave up their place in one day's line, and the API died before it updated Redis. Then the
+/// user claimed on the next day.
+#[tokio::test]
+async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
+    let fixture = Fixture::new("d-void-elsewhere").await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held_of(&two_days(), 1).await;
+    let first = world.sql.number("SELECT MIN(id) FROM drops").await;
+    until_sealed(&fixture, &coupon).await;
+    open_next_day(world).await;
+    world.pass().await;
+    let (drop, slot) = eventually_some(
+        "the API knows that the next day is open",
+        LIMIT,
+        async || {
+            api.claim(coupon.id, "w-gone")
+                .await
+                .promised()
+                .ok_or("not yet")
+        },
+    )
+    .await;
+    all_issued(world, drop, 1).await;
+    let statement = "DELETE FROM issued_coupons WHERE user_id = 'w-gone'";
+    world.sql.query(statement).await;
+    let values = format!(
+        "{}, {first}, 'w-gone', 'given back', 'w-gone', 0",
+        coupon.id
+    );
+    let columns = "coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again";
+    let statement = format!("INSERT INTO revoked_coupons ({columns}) VALUES ({values})");
+    world.sql.query(&statement).await;
+    let run = world.pass().await;
+    let found: Vec<_> = run
+        .all_findings()
+        .map(|f| (f.kind, f.slot, f.result))
+        .collect();
+    assert_eq!(
+        found,
+        [(
+            Kind::RevokedAdmission,
+            Some(i64::from(slot)),
+            Outcome::Applied
+        )],
+        "{run:#?}"
+    );
+    assert!(api.claim(coupon.id, "w-gone").await.is("revoked"));
+    assert_eq!(
+        api.claim(coupon.id, "w-next").await.promised(),
+        Some((drop, slot))
+    );
+    all_issued(world, drop, 1).await;
+    assert_eq!(world.pass().await.status, Status::Clean);
+}
