@@ -191,7 +191,7 @@ impl ProxiedServers {
 
     /// The append-only file that the master currently writes.
     pub fn append_only_file(&self) -> Result<PathBuf> {
-        let folder = self.redis().data_dir()?.join("appendonlydir");
+        let folder = self.redis().data_dir().join("appendonlydir");
         let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
             .with_context(|| format!("{}", folder.display()))?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))

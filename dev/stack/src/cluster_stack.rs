@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use crate::kafka_cluster::KafkaCluster;
 use crate::mail::{MailOptions, MailSink};
 use crate::mysql_pair::{MysqlPair, Replication};
-use crate::redis_cluster::{RedisCluster, RedisClusterOptions};
+use crate::redis_cluster::RedisCluster;
 
 /// Interval at which MySQL's primary is probed.
 const ASKED_EVERY: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ pub struct ClusterStack {
 impl ClusterStack {
     pub async fn start(mail: MailOptions) -> Result<Self> {
         let (redis, mysql, kafka, mail) = tokio::try_join!(
-            RedisCluster::start(RedisClusterOptions::default()),
+            RedisCluster::start(),
             MysqlPair::start(Replication::SemiSynchronous),
             KafkaCluster::start(),
             MailSink::start(mail),

@@ -12,7 +12,7 @@ use crate::kafka_wire;
 use crate::ports::ReservedPort;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Instance, Server, ServerKind};
+use crate::server::{Instance, Server, ServerKind};
 
 /// How Kafka is started.
 #[derive(Debug, Clone, Default)]
@@ -31,27 +31,10 @@ pub struct KafkaOptions {
 pub type KafkaServer = Server<KafkaOptions>;
 
 impl KafkaServer {
-    /// `127.0.0.1:PORT` for `bootstrap.servers` (the proxy's port if one is advertised), or the
-    /// address from the environment.
+    /// `127.0.0.1:PORT` for `bootstrap.servers`; the proxy's port if one is advertised.
     pub fn bootstrap(&self) -> String {
-        match &self.home {
-            Home::Own(instance) => {
-                format!(
-                    "127.0.0.1:{}",
-                    self.options
-                        .advertised_ports
-                        .first()
-                        .copied()
-                        .unwrap_or(instance.port())
-                )
-            }
-            Home::Given(brokers) => brokers.clone(),
-        }
-    }
-
-    /// [`KafkaServer::bootstrap`], under the name that all servers share.
-    pub fn url(&self) -> String {
-        self.bootstrap()
+        let advertised = self.options.advertised_ports.first().copied();
+        format!("127.0.0.1:{}", advertised.unwrap_or(self.port()))
     }
 
     /// Starts a Kafka whose clients all use a proxy. (A proxy in front of a running Kafka only sees
@@ -71,7 +54,7 @@ impl KafkaServer {
         }
         options.advertised_ports = proxies.iter().map(FaultProxy::port).collect();
         let server = Self::start(options).await?;
-        for (proxy, port) in proxies.iter().zip(ways(server.instance()?)) {
+        for (proxy, port) in proxies.iter().zip(ways(&server.instance)) {
             proxy.set_upstream(port);
         }
         Ok((

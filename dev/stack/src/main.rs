@@ -8,9 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use firstcome_stack::{
-    ClusterStack, MailOptions, RedisSentinels, RedisSentinelsOptions, Stack, StackOptions,
-};
+use firstcome_stack::{ClusterStack, MailOptions, RedisSentinels, Stack, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Private, throw-away, real servers: Redis, MySQL, Kafka and a mail sink.
@@ -129,7 +127,7 @@ async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, kind: StackKi
         let mut env = stack.env();
         let _watched = if kind == StackKind::Sentinels {
             eprintln!("[stack] starting a Redis master with replicas, and three Sentinels");
-            let watched = RedisSentinels::start(RedisSentinelsOptions::default()).await?;
+            let watched = RedisSentinels::start().await?;
             env.retain(|(name, _)| !name.starts_with("REDIS_"));
             env.extend(watched.env());
             Some(watched)

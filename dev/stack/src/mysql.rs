@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use crate::fetch;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Instance, Server, ServerKind};
+use crate::server::{Instance, Server, ServerKind};
 
 /// Transactions in the connection's database that wait for a lock. `innodb_trx` shows them too, but
 /// fails while any statement on the server contains bytes that are not text.
@@ -32,12 +32,9 @@ pub struct MysqlOptions {
 pub type MysqlServer = Server<MysqlOptions>;
 
 impl MysqlServer {
-    /// `mysql://root@127.0.0.1:PORT/`, or the address from the environment.
+    /// `mysql://root@127.0.0.1:PORT/`
     pub fn url(&self) -> String {
-        match &self.home {
-            Home::Own(instance) => format!("mysql://root@127.0.0.1:{}/", instance.port()),
-            Home::Given(url) => url.clone(),
-        }
+        format!("mysql://root@127.0.0.1:{}/", self.port())
     }
 
     /// [`MysqlServer::url`] with a database's name. The database need not exist.

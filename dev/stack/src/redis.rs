@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::fetch;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Instance, Server, ServerKind};
+use crate::server::{Instance, Server, ServerKind};
 
 /// How Redis is started. The default is the product's production setting: every write is on disk
 /// before its answer.
@@ -50,12 +50,9 @@ const FILE: &str = "redis.conf";
 pub type RedisServer = Server<RedisOptions>;
 
 impl RedisServer {
-    /// `redis://127.0.0.1:PORT`, or the address from the environment.
+    /// `redis://127.0.0.1:PORT`
     pub fn url(&self) -> String {
-        match &self.home {
-            Home::Own(instance) => format!("redis://127.0.0.1:{}", instance.port()),
-            Home::Given(url) => url.clone(),
-        }
+        format!("redis://127.0.0.1:{}", self.port())
     }
 
     /// The URL through a proxy.

@@ -134,7 +134,7 @@ impl SecureServers {
 
     /// The test's own access to MySQL, without a database.
     pub fn door_to_mysql(&self) -> Result<String> {
-        let socket = self.mysql.instance()?.dir.join("socket");
+        let socket = self.mysql.instance.dir.join("socket");
         Ok(format!(
             "mysql://root@127.0.0.1/?socket={}",
             socket.display()

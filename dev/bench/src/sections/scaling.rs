@@ -7,7 +7,7 @@ use firstcome_load::launch::{ANY_PORT, Installation, InstallationCoupon, Service
 use firstcome_load::measure::{cpu_seconds, server_cpu};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
-use firstcome_stack::{RedisCluster, RedisClusterOptions};
+use firstcome_stack::RedisCluster;
 use futures_util::future::try_join_all;
 use mysql_async::prelude::Queryable as _;
 use tokio::time::Instant;
@@ -42,7 +42,7 @@ struct Turn {
 }
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    let cluster = RedisCluster::start(RedisClusterOptions::default()).await?;
+    let cluster = RedisCluster::start().await?;
     let single = bench.install("scaling").await?;
     let mut clustered = bench.install("scaling_cluster").await?;
     clustered.settings.extend(cluster.env());

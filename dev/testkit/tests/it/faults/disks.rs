@@ -88,7 +88,7 @@ fn run(command: &mut Command) {
 async fn a_redis_whose_disk_is_full_breaks_no_promise() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     redis.stop().await.unwrap();
-    let Some(disk) = SmallDisk::over(redis.data_dir().unwrap(), 16 << 20) else {
+    let Some(disk) = SmallDisk::over(redis.data_dir(), 16 << 20) else {
         return;
     };
     redis.start_again().await.unwrap();
@@ -119,7 +119,7 @@ async fn a_redis_whose_disk_is_full_breaks_no_promise() {
 async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
     mysql.stop().await.unwrap();
-    let Some(disk) = SmallDisk::over(mysql.data_dir().unwrap(), 64 << 20) else {
+    let Some(disk) = SmallDisk::over(mysql.data_dir(), 64 << 20) else {
         return;
     };
     mysql.start_again().await.unwrap();
