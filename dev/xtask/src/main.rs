@@ -3,7 +3,6 @@
 
 mod attack;
 mod deploy;
-mod flame;
 mod fuzz;
 mod helm;
 mod lint;
@@ -107,8 +106,6 @@ enum Job {
     },
     /// Write the names of the programs' settings into the chart's schema
     SettingNames,
-    /// Flame graphs of the API under sold-out claims and under winners, in target/flame
-    Flame,
     /// README's picture and table, from the last `make bench`
     Picture,
     /// Every state of the pages and mails in a real browser, in target/pictures; then those in docs
@@ -157,7 +154,6 @@ fn run(job: Job) -> Result<()> {
         Job::ComposeTest => programs::compose_test(),
         Job::Helm { part } => helm::run(part),
         Job::SettingNames => deploy::write_names(),
-        Job::Flame => flame::run_all(),
         Job::Picture => programs::picture(),
         Job::Pictures => pictures::make(),
         Job::ApiDocs => suite::api_docs(),
