@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -227,6 +228,16 @@ impl Tally {
 
     pub fn count(&self, kind: AnswerKind) -> u64 {
         self.answers.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// Fails unless every request was accepted.
+    pub fn everyone_won(&self) -> Result<()> {
+        ensure!(
+            self.count(AnswerKind::Accepted) == self.requests,
+            "not everyone won: {:?}",
+            self.answers
+        );
+        Ok(())
     }
 
     /// Answers that a healthy system does not give.

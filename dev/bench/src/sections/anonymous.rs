@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::figures::{median, spread};
+use super::figures::{Ratios, median};
 use super::winning::{Winning, everyone_wins};
 use crate::Bench;
 use crate::cli::BenchSize;
@@ -103,26 +103,21 @@ async fn beside(
             "the clients that request lists stopped"
         );
     }
-    let ratios: Vec<f64> = beside
-        .iter()
-        .zip(&alone)
-        .map(|(beside, alone)| beside.per_second / alone.per_second)
-        .collect();
-    let (least, most) = spread(&ratios);
+    let rates = |turns: &[Winning]| turns.iter().map(|turn| turn.per_second).collect::<Vec<_>>();
+    let ratios = Ratios::of(&rates(&beside), &rates(&alone));
     let cpu = |turns: &[Winning]| turns.iter().map(|turn| turn.cpu_seconds).sum::<f64>();
     let each = (cpu(&beside) - cpu(&alone)) * 1e6 / seen.answered();
-    let per_second = |turns: &[Winning]| median(turns.iter().map(|turn| turn.per_second).collect());
     let what = format!("everyone wins beside {RATE} lists of coupons a second, {pages} ÷ alone");
     let (lists, refused, asked) = seen.a_second();
     ensure!(lists > 0.0, "not one list was answered");
-    let measurement = Measurement::of(PART, what, median(ratios), "×")
-        .with("beside them/s", per_second(&beside))
-        .with("alone/s", per_second(&alone))
+    let measurement = Measurement::of(PART, what, ratios.median, "×")
+        .with("beside them/s", median(rates(&beside)))
+        .with("alone/s", median(rates(&alone)))
         .with("API CPU µs a request", each)
         .with("lists/s", lists)
         .with("refused/s", refused);
     Ok(measurement.target(FigureTarget::AtLeast(0.9)).note(format!(
-        "the middle of {TURNS} turns ({least:.2} to {most:.2}); {asked:.0} requests per second on {CONNECTIONS} connections were \
+        "the middle of {TURNS} turns ({ratios}); {asked:.0} requests per second on {CONNECTIONS} connections were \
          answered, lists of up to {LISTED} coupons; who asks takes from the same processors"
     )))
 }

@@ -1,7 +1,6 @@
 //! Throughput of winning claims, compared with a route that does only the necessary work.
 
-use anyhow::{Result, ensure};
-use firstcome_load::answer::AnswerKind;
+use anyhow::Result;
 use firstcome_load::launch::{Installation, Service};
 use firstcome_load::tally::Tally;
 use firstcome_load::terminal::step;
@@ -130,11 +129,7 @@ async fn wins(
     let coupon = installation.coupon(api, size.winners).await?;
     let workload = Workload::once_each(api.address()?, coupon.id, people, connections);
     let (tally, cpu) = workload.run_metered(api.pid()).await?;
-    ensure!(
-        tally.count(AnswerKind::Accepted) == u64::from(people),
-        "not everyone won: {:?}",
-        tally.answers
-    );
+    tally.everyone_won()?;
     Ok((tally, cpu))
 }
 
@@ -153,10 +148,6 @@ async fn bare_wins(
     let workload = Workload::once_each(bare.address()?, coupon.id, people, size.connections);
     let (tally, cpu) = workload.run_metered(bare.pid()).await?;
     bare.kill().await?;
-    ensure!(
-        tally.count(AnswerKind::Accepted) == u64::from(people),
-        "not everyone won: {:?}",
-        tally.answers
-    );
+    tally.everyone_won()?;
     Ok((tally, cpu))
 }

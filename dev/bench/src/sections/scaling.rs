@@ -1,8 +1,7 @@
 //! Scale-out on one machine: 1, 2 and 4 APIs and consumers, one hot coupon and eight, one Redis and
 //! a cluster of three primaries. docs/SCALING.md derives the limits of each part from it.
 
-use anyhow::{Context as _, Result, ensure};
-use firstcome_load::answer::AnswerKind;
+use anyhow::{Context as _, Result};
 use firstcome_load::launch::{ANY_PORT, Installation, InstallationCoupon, Service, until};
 use firstcome_load::measure::{cpu_seconds, server_cpu};
 use firstcome_load::terminal::step;
@@ -150,11 +149,7 @@ async fn one(
         let crowd = Workload::once_each(api.address()?, coupon.id, each, connections)
             .named(&format!("p{number}-"));
         let tally = crowd.run().await?;
-        ensure!(
-            tally.count(AnswerKind::Accepted) == u64::from(each),
-            "not everyone won: {:?}",
-            tally.answers
-        );
+        tally.everyone_won()?;
         Ok::<_, anyhow::Error>(begun.elapsed())
     }))
     .await?;

@@ -6,7 +6,6 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use firstcome_load::answer::AnswerKind;
 use firstcome_load::launch::{Installation, InstallationCoupon, Service};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
@@ -14,7 +13,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::figures::{median, spread};
+use super::figures::{Ratios, median};
 use super::winning::everyone_wins;
 use crate::Bench;
 use crate::cli::BenchSize;
@@ -71,11 +70,7 @@ async fn rows_keep_up(
         let tally = Workload::once_each(api.address()?, coupon.id, each, CONNECTIONS)
             .run()
             .await?;
-        ensure!(
-            tally.count(AnswerKind::Accepted) == u64::from(each),
-            "not everyone won: {:?}",
-            tally.answers
-        );
+        tally.everyone_won()?;
     }
     let crowd = begun.elapsed().as_secs_f64();
     for coupon in coupons {
@@ -110,7 +105,6 @@ async fn beside_passes(
 ) -> Result<Measurement> {
     let mut alone = vec![];
     let mut beside = vec![];
-    let mut ratios = vec![];
     let mut passes = 0;
     for (turn, pair) in open.chunks_exact(2).enumerate() {
         step(format!(
@@ -136,14 +130,13 @@ async fn beside_passes(
         }
         alone.push(rates[0]);
         beside.push(rates[1]);
-        ratios.push(rates[1] / rates[0]);
     }
     ensure!(passes > 0, "no pass compared anything");
-    let (least, most) = spread(&ratios);
+    let ratios = Ratios::of(&beside, &alone);
     Ok(Measurement::of(
         PART,
         "everyone wins beside passes over a closed drop ÷ alone",
-        median(ratios),
+        ratios.median,
         "×",
     )
     .target(FigureTarget::AtLeast(0.9))
@@ -151,7 +144,7 @@ async fn beside_passes(
     .with("beside/s", median(beside))
     .with("passes", f64::from(passes))
     .note(format!(
-        "{} closed claims, {} connections; deep passes one after the other for the whole turn; the middle of {TURNS} turns ({least:.2} to {most:.2})",
+        "{} closed claims, {} connections; deep passes one after the other for the whole turn; the middle of {TURNS} turns ({ratios})",
         closed.quantity, size.connections
     )))
 }

@@ -8,7 +8,7 @@ use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use firstcome_stack::OtlpReceiver;
 
-use super::figures::{median, spread};
+use super::figures::{Ratios, median};
 use crate::Bench;
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
@@ -63,11 +63,7 @@ impl Side {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let crowd = Workload::once_each(self.api.address()?, coupon.id, people, size.connections);
         let (won, cpu) = crowd.run_metered(self.api.pid()).await?;
-        ensure!(
-            won.count(AnswerKind::Accepted) == u64::from(people),
-            "not everyone won: {:?}",
-            won.answers
-        );
+        won.everyone_won()?;
         self.turns[0].push((won.per_second, cpu));
         self.installation.every_row(coupon).await?;
         self.sold_out = Some(coupon);
@@ -179,13 +175,17 @@ fn compared(crowd: usize, own: &NamedSide<'_>, other: &NamedSide<'_>) -> Measure
     let beside = other.name;
     let own = own.side;
     let other = other.side;
-    let pairs = own.turns[crowd].iter().zip(&other.turns[crowd]);
-    let ratios: Vec<f64> = pairs.map(|(own, other)| own.0 / other.0).collect();
-    let (least, most) = spread(&ratios);
+    let rates = |side: &Side| {
+        side.turns[crowd]
+            .iter()
+            .map(|turn| turn.0)
+            .collect::<Vec<_>>()
+    };
+    let ratios = Ratios::of(&rates(own), &rates(other));
     Measurement::of(
         PART,
         format!("{}, {what} ÷ {beside}", CROWDS[crowd]),
-        median(ratios),
+        ratios.median,
         "×",
     )
     .with("own/s", own.middle(crowd, |turn| turn.0))
@@ -194,7 +194,7 @@ fn compared(crowd: usize, own: &NamedSide<'_>, other: &NamedSide<'_>) -> Measure
     .with("other CPU µs", other.middle(crowd, |turn| turn.1))
     .target(FigureTarget::AtLeast(0.97))
     .note(format!(
-        "the middle of {} turns ({least:.2} to {most:.2}); CPU is the API's, a claim",
+        "the middle of {} turns ({ratios}); CPU is the API's, a claim",
         TURNS[crowd]
     ))
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::figures::{median, spread};
+use super::figures::{Ratios, median};
 use super::winning::{Winning, everyone_wins};
 use crate::Bench;
 use crate::cli::BenchSize;
@@ -100,25 +100,20 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     consumer.stop().await?;
     api.stop().await?;
     reconciler.stop().await?;
-    let ratios: Vec<f64> = beside
-        .iter()
-        .zip(&alone)
-        .map(|(beside, alone)| beside / alone)
-        .collect();
-    let (least, most) = spread(&ratios);
+    let ratios = Ratios::of(&beside, &alone);
     let ratio = Measurement::of(
         PART,
         format!(
             "everyone wins beside {VIEWERS} open pages and {OPERATORS} operations pages ÷ alone"
         ),
-        median(ratios),
+        ratios.median,
         "×",
     )
     .with("beside them/s", median(beside))
     .with("alone/s", median(alone))
     .with("looks/s", median(looks));
     Ok(vec![ratio.target(FigureTarget::AtLeast(0.9)).note(format!(
-        "the middle of {TURNS} turns ({least:.2} to {most:.2}); all pages are open before, with script and style, and have asked \
+        "the middle of {TURNS} turns ({ratios}); all pages are open before, with script and style, and have asked \
          for the own claim; each asks for the state every {} s, as the server tells it, on a connection of its own",
         every.as_secs()
     ))])

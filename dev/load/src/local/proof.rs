@@ -20,17 +20,12 @@ pub struct Proof {
     pub by_consumer: usize,
     /// Rows written by the reconciler.
     pub by_reconciler: usize,
-    /// People who hold a row.
-    pub holders: usize,
     /// Rows beyond the quantity, or on a slot outside 1..=quantity.
     pub over_issued: usize,
     /// Second rows of a person.
     pub duplicates: usize,
     /// People who were promised a coupon but have no row with the promised drop and slot.
     pub promised_without_row: BTreeSet<String>,
-    /// People with a row who never got a promise, for example because the connection broke before
-    /// the answer.
-    pub row_without_yes: usize,
     /// Claims that the consumer could not write, by reason, and how many of them are unresolved.
     pub refused: Vec<RefusedClaims>,
     /// Milliseconds from the last admission to the last row.
@@ -79,17 +74,12 @@ impl Proof {
             rows: rows.len(),
             by_consumer,
             by_reconciler: rows.len() - by_consumer,
-            holders: holders.len(),
             over_issued: rows
                 .len()
                 .saturating_sub(quantity as usize)
                 .max(rows.len() - in_range),
             duplicates: rows.len() - holders.len(),
             promised_without_row: unkept(promises, rows),
-            row_without_yes: holders
-                .iter()
-                .filter(|user_id| !promises.contains_key(**user_id))
-                .count(),
             ..Self::default()
         }
     }

@@ -1,6 +1,5 @@
 //! Runs the same rush against every design and Firstcome, each freshly started on the same servers.
 
-mod columns;
 mod picture;
 pub mod pressure;
 mod processes;

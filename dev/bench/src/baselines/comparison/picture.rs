@@ -10,7 +10,6 @@ use firstcome_load::tally::Latency;
 use firstcome_load::terminal::{grouped, number, step};
 use serde::Deserialize;
 
-use super::columns::rate;
 use super::{Comparison, DesignRun, Spread};
 use crate::baselines::designs::Design;
 
@@ -54,7 +53,7 @@ pub fn draw(options: &Picture) -> Result<()> {
         step(format!("wrote {}", path.display()));
     }
     let readme = fs::read_to_string(&options.readme)?;
-    fs::write(&options.readme, put(&readme, &table(&comparison))?)?;
+    fs::write(&options.readme, put(&readme, &comparison.table())?)?;
     step(format!("the table is in {}", options.readme.display()));
     Ok(())
 }
@@ -234,6 +233,13 @@ fn words(svg: &mut String, class: &str, [x, y]: [f64; 2], text: &str) {
     );
 }
 
+impl Comparison {
+    /// All designs as a Markdown table, for the terminal and the README.
+    pub fn table(&self) -> String {
+        table(self)
+    }
+}
+
 fn table(comparison: &Comparison) -> String {
     let size = &comparison.size;
     let mut text = format!(
@@ -284,6 +290,14 @@ fn row(run: &DesignRun) -> String {
         bad(run.tally.holders_denied),
         grouped(run.cost.mysql_statements),
     )
+}
+
+/// The median turn, with the slowest and the fastest.
+fn rate(middle: f64, spread: Option<Spread>) -> String {
+    let spread = spread.map(|Spread(least, most)| {
+        format!(" ({}–{})", number(least.round()), number(most.round()))
+    });
+    format!("{}{}", number(middle.round()), spread.unwrap_or_default())
 }
 
 /// Highlights everything but 0.
