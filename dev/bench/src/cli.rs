@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::baselines::{Design, RushSize};
+use crate::baselines::RushSize;
 
 /// Measures Firstcome against other designs and against its own ceilings, on freshly started
 /// servers.
@@ -83,9 +83,6 @@ pub struct BenchOptions {
     /// Connections
     #[arg(long, env = "CONNECTIONS")]
     pub connections: Option<usize>,
-    /// Only these designs
-    #[arg(long, value_enum, value_delimiter = ',')]
-    pub only: Vec<Design>,
     /// Folder with the programs of another build, measured in turns with these: more winners per
     /// second, faster drains
     #[arg(long, env = "AGAINST")]

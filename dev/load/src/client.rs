@@ -71,13 +71,6 @@ impl Target {
     pub fn authority(&self) -> &str {
         &self.authority
     }
-
-    /// This target, trusting only these authorities.
-    #[must_use = "it is another target"]
-    pub fn trusting(self, roots: RootCertStore) -> Result<Self> {
-        let tls = self.tls.is_some().then(|| connector(roots)).transpose()?;
-        Ok(Self { tls, ..self })
-    }
 }
 
 fn connector(roots: RootCertStore) -> Result<TlsConnector> {

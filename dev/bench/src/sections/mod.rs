@@ -39,14 +39,11 @@ use crate::report::{BenchReport, print};
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// The steps of a part. Each can fail without affecting the others.
-fn steps(part: Part, options: &BenchOptions) -> Vec<BenchStep> {
+fn steps(part: Part) -> Vec<BenchStep> {
     if part != Part::Designs {
         return vec![BenchStep::Part(part)];
     }
-    let wanted = Design::ALL
-        .into_iter()
-        .filter(|one| options.only.is_empty() || options.only.contains(one));
-    let mut steps: Vec<BenchStep> = wanted.map(BenchStep::Design).collect();
+    let mut steps: Vec<BenchStep> = Design::ALL.map(BenchStep::Design).into();
     // Right before Firstcome, which comes last: the machine may behave differently an hour later.
     steps.insert(steps.len().saturating_sub(1), BenchStep::Nothing);
     steps
@@ -120,7 +117,7 @@ pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
     let begun = Instant::now();
     let mut bench = None;
     for part in parts {
-        for one in steps(*part, options) {
+        for one in steps(*part) {
             let here = match bench.take() {
                 Some(bench) => bench,
                 None => start(options).await?,

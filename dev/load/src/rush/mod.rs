@@ -37,28 +37,22 @@ const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;
-    let prefix = options.prefix();
-    let crowd = Crowd::gather_mixed(
-        options.people,
-        &prefix,
-        options.requests_per_person,
-        options.repeat_share,
-        options.seed,
-    )?;
+    // A new prefix each time, so that a second rush is a second crowd.
+    let prefix = format!("u{:06x}-", rand::random::<u32>() >> 8);
+    let crowd = Crowd::gather(options.people, &prefix, options.requests_per_person, 1)?;
     let identity = CrowdIdentity::new(&options.identity, &crowd)?;
     let mut database = match &options.database_url {
         Some(url) => Some(Database::open(url).await?),
         None => None,
     };
-    let targets = options.targets()?;
-    let (coupon_id, made) = coupon(options, &targets, &prefix).await?;
+    let (coupon_id, made) = coupon(options, &prefix).await?;
     step(format!(
-        "measuring this tool's own ceiling over {} connections",
+        "measuring the limit of this tool over {} connections",
         options.connections
     ));
     let ceiling = ceiling::measure(options.connections).await?.per_second;
     let patience = Duration::from_secs(options.patience);
-    let plan = CrowdPlan::new(targets, coupon_id, crowd, options.connections);
+    let plan = CrowdPlan::new(options.url.clone(), coupon_id, crowd, options.connections);
     let plan = CrowdPlan {
         identity,
         rate: options.rate,
@@ -99,18 +93,18 @@ async fn shown(plan: CrowdPlan) -> Result<Tally> {
 }
 
 /// The coupon to ask for, and whether it was created for this.
-async fn coupon(options: &RushOptions, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
+async fn coupon(options: &RushOptions, prefix: &str) -> Result<(i64, bool)> {
     let (id, made) = match (
         options.coupon,
         options.ops_token.as_deref(),
-        targets.first(),
+        options.url.first(),
     ) {
         (Some(id), _, _) => (id, false),
         (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
         _ => bail!("give --coupon, or --ops-token to make one"),
     };
     let begun = Instant::now();
-    for target in targets {
+    for target in &options.url {
         loop {
             let shown = coupon_at(target, id).await?;
             let state = shown["current_drop"]["state"].as_str().unwrap_or("none");
