@@ -40,7 +40,7 @@ pub struct Measurement {
     pub target: Option<FigureTarget>,
     /// The figures from which it was computed.
     pub measured: BTreeMap<String, f64>,
-    /// The limiting factor, or how to read the figure.
+    /// What limits the figure, or how to read it.
     pub note: String,
 }
 
@@ -49,7 +49,7 @@ pub struct Measurement {
 pub enum FigureTarget {
     AtLeast(f64),
     AtMost(f64),
-    /// Shown only, with its limiting factor.
+    /// No bound; shown with what limits it.
     Shown,
 }
 

@@ -17,7 +17,7 @@ use crate::cli::BenchSize;
 use crate::report::Measurement;
 
 const PART: &str = "scaling";
-/// In turns, so that background load affects all.
+/// Turns of each shape, alternating, so that background load affects all.
 const TURNS: usize = 3;
 /// APIs, and the same number of consumers.
 const PROCESSES: [usize; 3] = [1, 2, 4];
@@ -90,7 +90,7 @@ fn shown(shape: Shape, turns: &[Turn]) -> Measurement {
         "one Redis"
     };
     let what = format!(
-        "{} API and consumer, {coupons}, {redis}: admitted",
+        "{} APIs and consumers, {coupons}, {redis}: admitted",
         shape.processes
     );
     let measurement = Measurement::of(PART, what, median(claims), "claims/s")
@@ -99,12 +99,12 @@ fn shown(shape: Shape, turns: &[Turn]) -> Measurement {
         measurement.with(&format!("{} µs", PARTS[part]), of(&|turn| turn.cpu[part]))
     });
     measurement.note(format!(
-        "the middle of {TURNS} turns ({least:.0} to {most:.0}); CPU a winner, all processes of a kind together; the crowd and all \
-         servers share the machine's processors"
+        "median of {TURNS} turns ({least:.0} to {most:.0}); CPU per winner of all processes of a kind together; the crowd and \
+         all servers share the machine's processors"
     ))
 }
 
-/// Everyone wins; done once the last row exists.
+/// Everyone wins; the turn ends once the last row exists.
 async fn one(
     installation: &Installation,
     cluster: Option<&RedisCluster>,
@@ -135,7 +135,7 @@ async fn one(
         coupons.push(installation.coupon(&apis[0], of_coupon).await?);
     }
     for api in &apis {
-        until("every API knows every coupon", async || {
+        until("every API shows every coupon as open", async || {
             knows(installation, api, &coupons).await
         })
         .await?;
@@ -175,7 +175,7 @@ async fn one(
     reconciler.stop().await?;
     let people = f64::from(people);
     Ok(Turn {
-        // The crowds end one after the other; the last one counts.
+        // The crowds end at different times; the last one counts.
         claims: people / admitted.as_secs_f64(),
         rows: people / issued.as_secs_f64(),
         cpu: std::array::from_fn(|part| (after[part] - before[part]) * 1e6 / people),

@@ -20,7 +20,7 @@ const PART: &str = "slow";
 const SLOW: usize = 200;
 /// In turns, so that background load affects both.
 const TURNS: u32 = 3;
-/// Requests per second, far below the API's capacity: this measures waiting, not load.
+/// Requests per second, far below the API's capacity, so that waiting is measured and not load.
 const RATE: f64 = 1_000.0;
 /// A slow client's request, sent one byte at a time. Half of the clients never finish the head,
 /// half never finish the body.
@@ -35,11 +35,11 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let consumer = installation.consumer().await?;
     step(format!(
-        "claims beside {SLOW} slow clients, in turns with claims without them"
+        "claims with {SLOW} slow clients, in turns with claims without them"
     ));
     let mut alone = Vec::new();
     let mut beside = Vec::new();
-    // The first crowd warms up.
+    // The first crowd is a warm-up.
     p99(&installation, &api, size).await?;
     for _ in 0..TURNS {
         alone.push(p99(&installation, &api, size).await?);
@@ -50,17 +50,17 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     consumer.stop().await?;
     api.kill().await?;
     reconciler.stop().await?;
-    let what = format!("p99 of claims beside {SLOW} slow clients ÷ without them");
+    let what = format!("p99 of claims with {SLOW} slow clients ÷ without them");
     let ratios = Ratios::of(&beside, &alone);
     let difference = if ratios.least <= 1.0 && 1.0 <= ratios.most {
-        ": no difference can be told"
+        ": no measurable difference"
     } else {
         ""
     };
     let measurement = Measurement::ratio(
         PART,
         what,
-        ("ms beside them", median(beside)),
+        ("ms with them", median(beside)),
         ("ms without", median(alone)),
     );
     let note = format!(

@@ -1,6 +1,6 @@
 //! Two minutes in which everyone wins, long enough for a backlog of rows to show: in many drops,
-//! one after the other, and in a single one, whose index of users is larger than MySQL's default
-//! memory. Then a crowd that wins while passes compare the claims of that closed drop.
+//! one after the other, and in a single drop whose index of users is larger than MySQL's default
+//! memory. Then a crowd wins while passes compare the claims of that closed drop.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -22,7 +22,7 @@ use crate::report::{FigureTarget, Measurement};
 const PART: &str = "sustained";
 const CONNECTIONS: usize = 256;
 const TURNS: u32 = 7;
-/// Drops with as many winners together as the single one.
+/// Number of drops that together have as many winners as the single drop.
 const DROPS: u32 = 30;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -41,7 +41,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         open.push(installation.coupon(&api, size.winners / 4).await?);
     }
     close(&installation, &api, closed).await?;
-    // The daemon's own passes would hold the lock that the measured ones need.
+    // Passes of the daemon would hold the lock that the measured passes need.
     reconciler.stop().await?;
     measurements.push(beside_passes(&installation, &api, size, closed, &open).await?);
     api.stop().await?;
@@ -49,8 +49,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// Rows a second from the first request to the last row, of the claims admitted a second. All
-/// coupons have the same quantity.
+/// Rows per second from the first request to the last row, divided by claims admitted per second.
+/// All coupons have the same quantity.
 async fn rows_keep_up(
     installation: &Installation,
     api: &Service,
@@ -89,7 +89,7 @@ async fn rows_keep_up(
     .with("admitted/s", winners_per_second)
     .with("rows/s", rows)
     .with("seconds of claims", crowd)
-    .with("seconds until the last row after them", all - crowd)
+    .with("seconds from then to the last row", all - crowd)
     .note(format!(
         "{winners} winners, {CONNECTIONS} connections, one turn"
     )))
@@ -108,12 +108,12 @@ async fn beside_passes(
     let mut passes = 0;
     for (turn, pair) in open.chunks_exact(2).enumerate() {
         step(format!(
-            "everyone wins alone and beside passes over {} closed claims, turn {} of {TURNS}",
+            "everyone wins alone and during passes over {} closed claims, turn {} of {TURNS}",
             closed.quantity,
             turn + 1
         ));
         let mut rates = [0.0; 2];
-        // Alternate which one goes first.
+        // Alternate whether the turn with passes goes first.
         for with_passes in [turn % 2 == 0, turn % 2 == 1] {
             let running = if with_passes {
                 Some(RepeatedPasses::start(installation, closed))
@@ -135,16 +135,16 @@ async fn beside_passes(
     let ratios = Ratios::of(&beside, &alone);
     Ok(Measurement::of(
         PART,
-        "everyone wins beside passes over a closed drop ÷ alone",
+        "everyone wins during passes over a closed drop ÷ alone",
         ratios.median,
         "×",
     )
     .target(FigureTarget::AtLeast(0.9))
     .with("alone/s", median(alone))
-    .with("beside/s", median(beside))
+    .with("during passes/s", median(beside))
     .with("passes", f64::from(passes))
     .note(format!(
-        "{} closed claims, {} connections; deep passes one after the other for the whole turn; the middle of {TURNS} turns ({ratios})",
+        "{} closed claims, {} connections; deep passes one after the other for the whole turn; median of {TURNS} turns ({ratios})",
         closed.quantity, size.connections
     )))
 }

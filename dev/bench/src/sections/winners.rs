@@ -19,7 +19,7 @@ use crate::quiet::ProcessorTime;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "winners";
-/// In turns, so that background load affects all.
+/// Turns of each side, alternating, so that background load affects both.
 const TURNS: usize = 7;
 const CONNECTIONS: [usize; 2] = [64, 256];
 
@@ -68,7 +68,7 @@ impl Side {
         ])
     }
 
-    /// Everyone wins; the turn is over when the last row exists.
+    /// Everyone wins; the turn ends once the last row exists.
     async fn turn(&mut self, people: u32, connections: usize) -> Result<()> {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let before = self.cpu()?;
@@ -79,7 +79,7 @@ impl Side {
         let idle = ProcessorTime::now()?.idle_since(&processors);
         tally.everyone_won()?;
         let mut conn = self.installation.mysql().await?;
-        // The last slots of all partitions are among these few, which MySQL finds by key.
+        // These few slots include the last one of each partition, and MySQL finds them by key.
         let ends = format!(
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} AND slot > {}",
             coupon.drop,
@@ -152,7 +152,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     for turn in 0..TURNS {
         step(format!("everyone wins, turn {} of {TURNS}", turn + 1));
         for connections in CONNECTIONS {
-            // Alternate which one goes first.
+            // Alternate which build goes first.
             for own_turn in [turn % 2 == 0, turn % 2 == 1] {
                 match (own_turn, &mut other) {
                     (true, _) => own.turn(people, connections).await?,
@@ -196,7 +196,7 @@ fn cost(side: &Side, whose: &str, connections: usize) -> Measurement {
     let (by_process, all) = side.cost(connections);
     let rates = side.rates(connections);
     let (least, most) = spread(&rates);
-    let what = format!("{whose}CPU a winner until the row is there, {connections} connections");
+    let what = format!("{whose}CPU per winner until the row exists, {connections} connections");
     let measurement = Measurement::of(PART, what, all, "µs")
         .with("admitted/s", median(rates))
         .with("idle % during claims", side.idle(connections) * 100.0);
@@ -207,7 +207,7 @@ fn cost(side: &Side, whose: &str, connections: usize) -> Measurement {
             measurement.with(name, cpu)
         });
     measurement.note(format!(
-        "all processes but the crowd; the middle of {TURNS} turns; {least:.0} to {most:.0} admitted/s"
+        "all processes except the crowd; median of {TURNS} turns; {least:.0} to {most:.0} admitted/s"
     ))
 }
 
@@ -218,12 +218,10 @@ fn compared(own: &[f64], other: &[f64], connections: usize) -> Measurement {
         .with("own/s", median(own.to_vec()))
         .with("other/s", median(other.to_vec()))
         .target(FigureTarget::AtLeast(1.35))
-        .note(format!(
-            "the middle of {TURNS} turns, alternating ({ratios})"
-        ))
+        .note(format!("median of {TURNS} turns, alternating ({ratios})"))
 }
 
-/// Turns a backlog into rows, with each build in turns.
+/// The time in which each build turns a backlog into rows, in turns.
 async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
     let own = bench.install("drain").await?;
     let Some(build) = &bench.other_build else {
@@ -260,5 +258,5 @@ async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
     .with("own rows/s", median(own_rates))
     .with("other rows/s", median(other_rates))
     .target(FigureTarget::AtLeast(1.7))
-    .note(format!("the middle of {TURNS} turns ({ratios})")))
+    .note(format!("median of {TURNS} turns ({ratios})")))
 }

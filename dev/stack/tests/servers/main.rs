@@ -1,5 +1,5 @@
-//! The parts of the stack whose failure no other test would show: clean-up, the fault proxy, MySQL's
-//! failover and its client. All other tests depend on the rest.
+//! The parts of the stack whose failure no other test would show: clean-up, the fault proxy,
+//! MySQL's failover and its client. All other tests depend on the rest.
 
 #![allow(
     clippy::unwrap_used,

@@ -69,8 +69,8 @@ fn put(text: &str, table: &str) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-/// A design takes one line for its name and one for its bar and numbers. Narrow enough for the
-/// letters to be readable on a phone.
+/// Each design takes one line for its name and one for its bar and numbers. The picture is narrow
+/// enough that its text can be read on a phone.
 const WIDTH: f64 = 440.0;
 const ROW: f64 = 46.0;
 const HEAD: f64 = 48.0;
@@ -197,7 +197,7 @@ impl<'a> Bar<'a> {
     }
 }
 
-/// `0`, or by how many the rows exceed or fall short of the quantity.
+/// `0`, or the number of rows above or below the quantity.
 fn over(run: &DesignRun) -> String {
     match (run.too_many, run.too_few) {
         (0, 0) => "0".into(),
@@ -206,7 +206,7 @@ fn over(run: &DesignRun) -> String {
     }
 }
 
-/// The most promises that any crash cost.
+/// The largest number of promises that a crash broke.
 fn crashed(run: &DesignRun) -> String {
     let most = run.lost_by_consumer_kill.max(run.lost_by_mysql_crash);
     most.map_or_else(|| "–".into(), |lost| lost.to_string())
@@ -350,14 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn picture_and_table_show_the_errors_of_a_design() {
+    fn picture_and_table_show_the_errors_of_each_design() {
         let comparison = comparison();
         let svg = standalone(&drawn(&comparison), true);
         assert!(
             svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#),
             "{svg}"
         );
-        // A phone is 390 px wide, which scales letters of 12.5 to no less than 11.
+        // A phone is 390 px wide, on which letters of 12.5 px are still 11 px high.
         assert!(
             svg.contains(r#"viewBox="0 0 440 "#) && svg.matches(r#"class="line""#).count() == 3,
             "{svg}"
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_text_between_the_marks_changes() {
+    fn replaces_only_the_text_between_the_marks() {
         let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
         assert_eq!(
             put(&text, "new\n").unwrap(),

@@ -1,4 +1,5 @@
-//! The shop that owns the MySQL: orders at a fixed rate, and their latency.
+//! A shop that shares MySQL with the coupons: it places orders at a fixed rate and measures their
+//! latency.
 
 use std::time::Duration;
 
