@@ -17,7 +17,7 @@ use crate::wait::pause;
 /// Connections of each kind; together they exceed the smallest limit of a process.
 const HOGS: usize = 75;
 
-/// Kubernetes' default is one second; test machines are slower.
+/// Longer than Kubernetes' default of one second, because test machines are slower.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Holds idle and polite connections to a process for `ms`, and objects if most probes fail.
@@ -45,7 +45,7 @@ pub(super) async fn hold(
         pause(200).await;
     }
     drop(hogs);
-    // A hiccup of the machine may cost one probe; a full server fails them all.
+    // A busy machine may fail one probe; a full server fails all of them.
     if failed > answered && process.address().is_some() {
         system.object(format!(
             "{failed} of {} probes failed during {} idle connections",
