@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-/// A crowd. Each person asks several times, as people do who are afraid to miss out.
+/// A crowd in which each person asks several times, as impatient users do.
 #[derive(Debug, Clone)]
 pub struct Crowd {
     prefix: String,
@@ -20,8 +20,8 @@ impl Crowd {
     /// `people` people who each ask `requests_per_person` times.
     ///
     /// A person's second request follows the first at once: a double click that usually reaches
-    /// another connection and another API while the first is in progress. Further ones come later,
-    /// in a separate order. The same seed gives the same order.
+    /// another connection and another API while the first is in progress. Further requests
+    /// follow in another order. The same seed gives the same order.
     pub fn gather(people: u32, prefix: &str, requests_per_person: u32, seed: u64) -> Result<Self> {
         let Some(requests) = people
             .checked_mul(requests_per_person)
@@ -57,7 +57,7 @@ impl Crowd {
         self.order.len()
     }
 
-    /// The sender of the request with this number, or `None` past the last one.
+    /// The sender of the request with this number; `None` after the last request.
     pub fn person(&self, request: usize) -> Option<u32> {
         self.order.get(request).copied()
     }

@@ -1,5 +1,5 @@
-//! Whether the total is exact and every promise was kept: compares MySQL's rows with the answers,
-//! without using the product's code.
+//! Decides whether the total is exact and every promise was kept. Compares MySQL's rows with the
+//! answers, without using the product's code.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,7 +10,7 @@ use crate::answer::PromisedSlot;
 use crate::measure::{CountedRow, Database};
 use crate::rows::unkept;
 
-/// The tables' contents for one coupon with one drop.
+/// The rows and dead letters of one coupon with one drop.
 #[derive(Debug, Clone, Default)]
 pub struct Proof {
     /// Number of coupons offered.
@@ -84,7 +84,7 @@ impl Proof {
         }
     }
 
-    /// Exactly the quantity, one each, and every promise has its row on its slot.
+    /// Whether there is exactly the quantity, one each, and every promise has its row on its slot.
     pub fn exact(&self) -> bool {
         self.rows == self.quantity as usize
             && self.over_issued == 0
@@ -123,7 +123,10 @@ async fn settled_after_ms(mysql: &MysqlServer, coupon_id: i64) -> Result<i64> {
          FROM firstcome.issued_coupons WHERE coupon_id = {coupon_id}"
     );
     let rows = mysql.query(&sql).await?;
-    ensure!(rows.len() == 1 && rows[0].len() == 1, "MySQL gave no time");
+    ensure!(
+        rows.len() == 1 && rows[0].len() == 1,
+        "MySQL returned no time"
+    );
     Ok(rows[0][0].parse()?)
 }
 
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_means_every_promise_has_its_row_and_there_are_no_others() {
+    fn exact_if_every_promise_has_its_row_and_no_other_row_exists() {
         let proof = Proof::compare(
             &[row(1, "a"), row(2, "b")],
             2,
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_with_another_slot_or_without_a_row_is_reported() {
+    fn reports_promises_with_another_slot_or_without_a_row() {
         let proof = Proof::compare(
             &[row(1, "b"), row(2, "a")],
             2,

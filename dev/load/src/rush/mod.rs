@@ -29,11 +29,12 @@ use crate::terminal::{ProgressLine, grouped, step};
 
 /// Sampling interval of the counts.
 const SAMPLE: Duration = Duration::from_millis(20);
-/// Longest time until a new coupon is known everywhere.
+/// Longest time until every API shows a new coupon.
 const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 
-/// The whole program: checks the options, finds or creates the coupon, measures the generator, lets
-/// the crowd ask, compares the answers with the rows if possible, and writes the report.
+/// Runs the program: checks the options, finds or creates the coupon, measures the generator's
+/// limit, lets the crowd ask, compares the answers with the rows if a database is given, and writes
+/// the report.
 pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;
@@ -75,7 +76,7 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     })
 }
 
-/// Runs the crowd and shows its counts meanwhile.
+/// Runs the crowd and shows its progress.
 async fn shown(plan: CrowdPlan) -> Result<Tally> {
     let progress = Arc::new(CrowdProgress::default());
     let mut live = ProgressLine::new();
@@ -101,7 +102,7 @@ async fn coupon(options: &RushOptions, prefix: &str) -> Result<(i64, bool)> {
     ) {
         (Some(id), _, _) => (id, false),
         (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
-        _ => bail!("give --coupon, or --ops-token to make one"),
+        _ => bail!("give --coupon, or --ops-token to create one"),
     };
     let begun = Instant::now();
     for target in &options.url {
@@ -126,18 +127,18 @@ async fn coupon(options: &RushOptions, prefix: &str) -> Result<(i64, bool)> {
     }
     if made {
         step(format!(
-            "made coupon {id}: {} to give away, open now",
+            "created coupon {id}: {} to give away, open now",
             grouped(options.quantity.into())
         ));
     } else {
         step(format!(
-            "coupon {id} is given to people named {prefix}…: they hold it afterwards as anybody would"
+            "coupon {id} is really given away, to people named {prefix}…"
         ));
     }
     Ok((id, made))
 }
 
-/// A coupon as a target shows it; `null` if the target does not know it.
+/// A coupon as a target shows it; `null` if the target does not have it.
 async fn coupon_at(target: &Target, id: i64) -> Result<Value> {
     let ops = Ops {
         target: target.clone(),
@@ -164,7 +165,7 @@ async fn make(target: &Target, token: &str, quantity: u32) -> Result<i64> {
         } else {
             ""
         };
-        error.context(format!("{target} did not make a coupon{hint}"))
+        error.context(format!("{target} did not create a coupon{hint}"))
     })?;
     coupon["id"]
         .as_i64()

@@ -11,9 +11,9 @@ use crate::identity::CrowdIdentityArgs;
 
 /// Lets a crowd ask a running Firstcome for a coupon, and reports the answers.
 ///
-/// By default a closed loop: each connection asks again as soon as it was answered. With --rate an
-/// open loop: people arrive at a fixed rate, and their latency counts from their arrival, so that
-/// stalls of the system show.
+/// By default a closed loop: each connection asks again as soon as it gets an answer. With --rate
+/// an open loop: people arrive at a fixed rate, and their latency counts from their arrival, so
+/// that stalls of the system show.
 ///
 /// Exits 0 if everybody was answered in the end, every answer was understood, no two answers
 /// contradict each other, and, with --database-url, every promise has its row.
@@ -24,7 +24,7 @@ pub struct RushOptions {
     /// crowd is spread over them
     #[arg(long, env = "API_URL", required = true, value_delimiter = ',')]
     pub url: Vec<Target>,
-    /// The addresses are other machines that may be put under load
+    /// Allow addresses of other machines, which this puts under load
     #[arg(long)]
     pub remote: bool,
     /// Coupon to ask for: it is really given away. Without it a new one is created, which needs the
@@ -53,8 +53,8 @@ pub struct RushOptions {
     /// is unavailable
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(0..=86_400))]
     pub patience: u64,
-    /// Database of the system, only read: reports the statements of the rush, and whether every
-    /// promise has its row
+    /// Database of the system, to report the statements of the rush and whether every promise has
+    /// its row; only read
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// Write everything as JSON to this file; without a name, print it instead of the table
@@ -93,7 +93,7 @@ impl RushOptions {
             .is_some_and(|token| !token.is_empty());
         ensure!(
             self.coupon.is_some() || may_make,
-            "give --coupon, or the ops token (--ops-token, OPS_TOKEN) to make one; `make run` has both: set -a; . target/run/env"
+            "give --coupon, or the ops token (--ops-token, OPS_TOKEN) to create one; `make run` has both: set -a; . target/run/env"
         );
         for target in &self.url {
             let authority = target.authority();

@@ -61,7 +61,7 @@ async fn missing_server_fails_at_once() {
     assert!(error.contains("does not answer"), "{error}");
 }
 
-/// A server that answers at once, but stalls once.
+/// A server that answers at once, except for one stall.
 async fn stalling(pause: Duration) -> Target {
     let asked = Arc::new(tokio::sync::Mutex::new(0_u32));
     let answer = async move |State(asked): State<Arc<tokio::sync::Mutex<u32>>>| {
@@ -102,12 +102,12 @@ async fn stall_shows_in_an_open_loop_and_hides_in_a_closed_one() {
     let open = asked_at(Some(1_000.0)).await;
     assert!(
         closed.others.p90_ms < 250.0,
-        "one of a thousand waited: {:?}",
+        "only one of a thousand waited: {:?}",
         closed.others
     );
     assert!(
         open.others.p90_ms > 250.0,
-        "everybody who arrived meanwhile waited: {:?}",
+        "everybody who arrived during the stall waited: {:?}",
         open.others
     );
     assert_eq!((closed.late, open.requests), (0, 1_000));

@@ -1,4 +1,4 @@
-//! The load tool against a small server that implements the contract: its output, and the input
+//! The load tool against a small server that implements the contract: its report, and the options
 //! that it refuses.
 
 use std::path::Path;
