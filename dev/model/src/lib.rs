@@ -1,5 +1,5 @@
 //! Models of the protocol, whose states are explored exhaustively. Mechanisms that do not interact
-//! have separate models, which keeps each of them small:
+//! have separate models, so that each is small:
 //!
 //! - [`claims`]: a claim from Redis to its row, passes, and faults of every store.
 //! - [`gate`]: which coupons are open after which loss of Redis.
@@ -29,7 +29,7 @@ pub type Counterexample = (&'static str, Vec<String>);
 pub struct Case {
     /// `claims: …`
     pub name: String,
-    /// Whether no rule is left out.
+    /// Whether the protocol has all rules.
     pub is_right: bool,
     explore: Box<dyn FnOnce() -> (usize, Option<Counterexample>)>,
 }

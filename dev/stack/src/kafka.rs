@@ -17,8 +17,8 @@ use crate::server::{Instance, Server, ServerKind};
 /// How Kafka is started.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
-    /// The advertised ports on 127.0.0.1 in place of the server's own: those of proxies in front of
-    /// it, four at most. Clients that connect through a proxy are directed to it again.
+    /// The ports of at most four proxies on 127.0.0.1, advertised instead of the server's own, so
+    /// that clients who connect through a proxy stay on it.
     pub advertised_ports: Vec<u16>,
     /// Additional properties of `server.properties`, which take precedence.
     pub extra_properties: BTreeMap<String, String>,
@@ -37,14 +37,14 @@ impl KafkaServer {
         format!("127.0.0.1:{}", advertised.unwrap_or(self.port()))
     }
 
-    /// Starts a Kafka whose clients all use a proxy. (A proxy in front of a running Kafka only sees
+    /// Starts a Kafka whose clients all use a proxy. (A proxy in front of a running Kafka gets only
     /// the first connection, because clients then follow `advertised.listeners`.)
     pub async fn start_behind_proxy(options: KafkaOptions) -> Result<(Self, FaultProxy)> {
         let (server, [proxy]) = Self::start_behind_proxies(options).await?;
         Ok((server, proxy))
     }
 
-    /// Starts a server behind several proxies, each for different clients.
+    /// Starts a Kafka behind several proxies, each for different clients.
     pub async fn start_behind_proxies<const N: usize>(
         mut options: KafkaOptions,
     ) -> Result<(Self, [FaultProxy; N])> {
@@ -61,7 +61,7 @@ impl KafkaServer {
             server,
             proxies
                 .try_into()
-                .map_err(|_| anyhow!("not as many proxies as wanted"))?,
+                .map_err(|_| anyhow!("wrong number of proxies"))?,
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! Corrupts a broker's log, and forges records that no producer library sends.
+//! Corrupts a broker's log, and writes records that no producer library sends.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;

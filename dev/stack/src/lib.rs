@@ -6,7 +6,7 @@
 //! loopback port and keeps its data in a temporary folder. Servers and folder are removed when the
 //! last handle is dropped, and also when the owning process ends in any other way: see [`Stack`].
 //!
-//! [`FaultProxy`] sits between a client and a server and breaks their connection in chosen ways.
+//! A [`FaultProxy`] is between a client and a server and breaks their connection in chosen ways.
 
 mod background;
 mod browser;

@@ -21,7 +21,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Fetch everything that is missing (as root, also Debian packages); do nothing the second time
+    /// Fetch everything that is missing (Debian packages too, if root); do nothing the second time
     Setup,
     /// Start all servers, print their addresses, wait for Ctrl-C, then delete everything
     Run {
@@ -74,7 +74,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Without a backtrace: the failure lies outside this program.
+            // Without a backtrace, because the cause is outside this program.
             eprintln!("[stack] {error:#}");
             ExitCode::FAILURE
         }
@@ -86,7 +86,7 @@ fn mysql(url: &str, sql: Option<&str>) -> Result<()> {
     Err(firstcome_stack::mysql_client(url, sql)?.exec()).context("MySQL's client does not start")
 }
 
-/// One server of each store, or three, and how Redis is found.
+/// Whether each store has one server or several, and how clients find Redis.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StackKind {
     Single,
@@ -101,7 +101,7 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKi
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };
     tokio::select! {
-        // Dropping the future half-way drops everything that it started.
+        // Dropping the future drops everything that it started.
         ended = serve(env_file.as_deref(), mail_dir, kind) => ended,
         () = stopped => {
             eprintln!("[stack] stopping; the data is deleted");

@@ -107,8 +107,7 @@ impl ServerKind for RedisOptions {
             ]
             .map(Into::into),
         );
-        // Otherwise a set of up to 128 members is a list, which is searched linearly for every
-        // claim.
+        // By default a set of up to 128 members is a list, which each claim searches linearly.
         command.extend(["--zset-max-listpack-entries", "0"].map(Into::into));
         // By default a master waits five seconds for more replicas before it sends its data.
         command.extend(["--repl-diskless-sync-delay", "0"].map(Into::into));

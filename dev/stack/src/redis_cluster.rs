@@ -67,7 +67,8 @@ impl RedisCluster {
         for (at, node) in primaries.iter().enumerate() {
             let first = at * SLOTS / PRIMARIES;
             let last = (at + 1) * SLOTS / PRIMARIES - 1;
-            // Otherwise all begin with the same epoch, and back off one after the other.
+            // With the same epoch, the nodes would have to resolve the conflict one after the
+            // other.
             self.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1))
                 .await?;
             self.tell(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"))

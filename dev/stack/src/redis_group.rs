@@ -1,4 +1,4 @@
-//! Several Redis servers that know each other: started concurrently, queried one by one.
+//! Common code for several Redis servers that know each other.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::server::{Server, ServerKind};
 /// Longest time until a group reaches its desired state.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Needed because a frozen server accepts connections and answers nothing.
+/// Longest wait for an answer, because a frozen server accepts connections and answers nothing.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// The product's requirement for a Redis with replicas (docs/decisions/0009-replicas.md).

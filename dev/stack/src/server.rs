@@ -36,7 +36,7 @@ pub trait ServerKind: Clone + Debug + Send + Sync + 'static {
     /// The program with its arguments. Blocks.
     fn command(&self, instance: &Instance) -> Result<CommandLine>;
 
-    /// Succeeds once the server works, not merely listens.
+    /// Succeeds once the server answers requests, not as soon as it listens.
     fn answers(&self, instance: &Instance) -> impl Future<Output = Result<()>> + Send;
 }
 
@@ -87,7 +87,7 @@ pub struct Server<K: ServerKind> {
     pub(crate) options: K,
     pub(crate) instance: Arc<Instance>,
     process: Mutex<Option<ServerProcess>>,
-    /// 0 if not running. Outside the lock, so that `pid` need not wait.
+    /// 0 if not running. Outside the lock, so that `pid` does not wait.
     pid: AtomicU32,
 }
 
@@ -206,7 +206,7 @@ impl<K: ServerKind> Server<K> {
 
     /// Stops it as an operator would: SIGTERM, then waits for its end.
     pub async fn stop(&self) -> Result<()> {
-        // A frozen process would only handle the signal later.
+        // SIGCONT, because a frozen process does not handle SIGTERM.
         self.end(&[Signal::TERM, Signal::CONT]).await
     }
 

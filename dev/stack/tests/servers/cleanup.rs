@@ -87,7 +87,7 @@ async fn sentinels_option_starts_redis_behind_sentinels() {
         .collect();
     assert_eq!((redis.len(), redis[0]), (3, "REDIS_MODE=sentinel"));
     assert_eq!(redis[1].matches("redis://127.0.0.1:").count(), 3);
-    // A master, its two replicas and three sentinels in addition.
+    // The eleven, and a master, its two replicas and three sentinels.
     assert_eq!(running_below(tmp.path()), 17);
     owner.kill().unwrap();
     owner.wait().unwrap();

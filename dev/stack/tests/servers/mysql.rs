@@ -46,7 +46,7 @@ async fn mysql_client_gets_no_password_as_an_argument() {
 }
 
 #[tokio::test]
-async fn a_pair_fails_over_repeatedly_and_keeps_only_acknowledged_commits() {
+async fn pair_fails_over_repeatedly_and_keeps_only_acknowledged_commits() {
     let pair = MysqlPair::start(Replication::SemiSynchronous)
         .await
         .unwrap();
