@@ -15,9 +15,9 @@ const FILE: &str = "sentinel.conf";
 /// Sentinels that must agree that the master is down.
 const QUORUM: usize = 2;
 
-/// Time without an answer after which a sentinel considers the master down. Redis's default is 30 s.
-/// The product requires more than `min-replicas-max-lag`, which is 10 s here; that does not matter
-/// for a killed or frozen master, which accepts no writes.
+/// Time without an answer after which a sentinel considers the master down. Redis's default is 30
+/// s. The product requires more than `min-replicas-max-lag`, which is 10 s here; that does not
+/// matter for a killed or frozen master, which accepts no writes.
 const DOWN_AFTER_MS: u32 = 1_000;
 
 /// A failover is aborted after this time, and retried after twice this time; Redis's default is

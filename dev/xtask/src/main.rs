@@ -78,7 +78,7 @@ enum Job {
     Mysql,
     /// Mixed traffic and faults; memory, sockets, statements and tables must stay flat (MINUTES=30)
     Soak,
-    /// Every crash point, repeatedly, on real servers, with a table (CYCLES=100: half an hour)
+    /// Deaths at every crash point, repeatedly, on real servers (CYCLES=100: half an hour)
     Crashes,
     /// Measurements at full size, with targets (WHAT=test names PROFILE=dev ROWS=50000000)
     Scale,
@@ -108,7 +108,7 @@ enum Job {
     SettingNames,
     /// README's picture and table, from the last `make bench`
     Picture,
-    /// Every state of the pages and mails in a real browser, in target/pictures; then those in docs
+    /// Pictures of all states of the pages and mails, from a real browser; then those in the docs
     Pictures,
     /// Write docs/API.md from both services' OpenAPI descriptions
     ApiDocs,

@@ -1,4 +1,4 @@
-//! Checks a deployed process: its program, its settings, that others can reach it, and that it gets
+//! Checks a deployed process: its program and settings, that others can reach it, and that it gets
 //! no secret that it does not need.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ pub(crate) struct Process<'p> {
     pub(crate) environment: &'p BTreeMap<String, String>,
 }
 
-/// The listening port of a command: its setting, and the port in all deployments.
+/// The setting of a command's listening address, and its port in all deployments.
 pub(crate) struct Port {
     pub(crate) setting: &'static str,
     pub(crate) number: &'static str,
@@ -51,7 +51,7 @@ pub(crate) fn port(command: &str) -> Option<&'static Port> {
         .map(|(_, port)| port)
 }
 
-/// Consumers and migrations only have these secrets.
+/// The only secrets of consumers and migrations.
 const FEW: [&str; 3] = ["DATABASE_URL", "KAFKA_SASL_PASSWORD", "KAFKA_SIGNING_KEY"];
 
 impl Process<'_> {
@@ -90,7 +90,7 @@ impl Process<'_> {
             for name in ["PUBLIC_URL", "API_PUBLIC_URL"] {
                 if environment.get(name).is_none_or(String::is_empty) {
                     problems.push(format!(
-                        "{place}: {name} is not set, so the links in mails lead to the reader's machine"
+                        "{place}: {name} is not set, so links in mails point to the reader's machine"
                     ));
                 }
             }

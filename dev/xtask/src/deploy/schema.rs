@@ -1,4 +1,5 @@
-//! The chart's schema refuses unknown names, and secrets among the settings.
+//! Keeps the names in the chart's schema, which refuses unknown settings and secrets among
+//! settings.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,7 @@ pub(crate) fn check(programs: &Programs) -> Result<Problems> {
     let text = read(SCHEMA)?;
     let is_same = with_names(&text, programs)? == text;
     let problem =
-        format!("{SCHEMA}: the programs have other settings now: cargo xtask setting-names");
+        format!("{SCHEMA}: the programs have other settings; run cargo xtask setting-names");
     Ok(if is_same { vec![] } else { vec![problem] })
 }
 
