@@ -51,12 +51,7 @@ impl FaultSchedule {
 }
 
 fn fault(rng: &mut StdRng) -> Fault {
-    let roles = [
-        ProcessRole::Api,
-        ProcessRole::Consumer,
-        ProcessRole::Reconciler,
-    ];
-    let role = *roles.choose(rng).unwrap_or(&ProcessRole::Api);
+    let role = *ProcessRole::ALL.choose(rng).unwrap_or(&ProcessRole::Api);
     let number = rng.random_range(0..EACH);
     let short = rng.random_range(200..=2_000);
     let long = rng.random_range(3_500..=9_000);

@@ -14,6 +14,8 @@ pub enum ProcessRole {
 }
 
 impl ProcessRole {
+    pub const ALL: [Self; 3] = [Self::Api, Self::Consumer, Self::Reconciler];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Api => "api",
@@ -33,6 +35,8 @@ pub enum FaultyStore {
 }
 
 impl FaultyStore {
+    pub const ALL: [Self; 3] = [Self::Redis, Self::Mysql, Self::Kafka];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",

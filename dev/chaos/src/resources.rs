@@ -62,11 +62,7 @@ impl Resources {
     /// Reads all resources once, except those of a store that is broken at the moment.
     pub async fn read(&mut self, system: &SystemUnderTest) {
         // The first process of each kind is never killed, so it shows leaks.
-        for role in [
-            ProcessRole::Api,
-            ProcessRole::Consumer,
-            ProcessRole::Reconciler,
-        ] {
+        for role in ProcessRole::ALL {
             if let Some(pid) = system.supervisor.process(role, 0).pid() {
                 if let Some(kilobytes) = resident(pid) {
                     self.note(

@@ -248,13 +248,8 @@ fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x1a7e_40ca_b000_0000);
     let at_ms = rng.random_range(200..latest);
     let ms = rng.random_range(500..=3_000);
-    let role = *[
-        ProcessRole::Api,
-        ProcessRole::Consumer,
-        ProcessRole::Reconciler,
-    ]
-    .choose(&mut rng)?;
-    let store = *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka].choose(&mut rng)?;
+    let role = *ProcessRole::ALL.choose(&mut rng)?;
+    let store = *FaultyStore::ALL.choose(&mut rng)?;
     let fault = match rng.random_range(0..16) {
         0 => Fault::Batch {
             batch: ForeignBatch::Mirrored,
@@ -320,20 +315,8 @@ fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
 
 #[allow(clippy::too_many_lines, reason = "one table of weights")]
 fn fault(rng: &mut StdRng) -> Fault {
-    let role = |rng: &mut StdRng| {
-        *[
-            ProcessRole::Api,
-            ProcessRole::Consumer,
-            ProcessRole::Reconciler,
-        ]
-        .choose(rng)
-        .unwrap_or(&ProcessRole::Api)
-    };
-    let store = |rng: &mut StdRng| {
-        *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka]
-            .choose(rng)
-            .unwrap_or(&FaultyStore::Redis)
-    };
+    let role = |rng: &mut StdRng| *ProcessRole::ALL.choose(rng).unwrap_or(&ProcessRole::Api);
+    let store = |rng: &mut StdRng| *FaultyStore::ALL.choose(rng).unwrap_or(&FaultyStore::Redis);
     let number = rng.random_range(0..EACH);
     let ms = rng.random_range(200..=3_000);
     match rng.random_range(0..36) {

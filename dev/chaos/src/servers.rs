@@ -163,7 +163,7 @@ impl ProxiedServers {
     ///
     /// If a server no longer answers. These servers are unusable then; start new ones.
     pub async fn restore(&self) -> Result<()> {
-        for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
+        for store in FaultyStore::ALL {
             self.proxy(store).set(ProxyFault::Pass).await?;
             // Connections to silent hosts would stay open forever.
             self.proxy(store).cut_now().await;

@@ -264,14 +264,10 @@ async fn trouble(system: &SystemUnderTest, tally: &SoakTally, span: Span) -> Res
 
 fn draw() -> Fault {
     let mut rng = rand::rng();
-    let role = *[
-        ProcessRole::Api,
-        ProcessRole::Consumer,
-        ProcessRole::Reconciler,
-    ]
-    .choose(&mut rng)
-    .unwrap_or(&ProcessRole::Api);
-    let store = *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka]
+    let role = *ProcessRole::ALL
+        .choose(&mut rng)
+        .unwrap_or(&ProcessRole::Api);
+    let store = *FaultyStore::ALL
         .choose(&mut rng)
         .unwrap_or(&FaultyStore::Redis);
     let wires = [

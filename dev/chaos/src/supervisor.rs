@@ -47,11 +47,7 @@ impl Supervisor {
         };
         let mut clocks = None;
         let mut processes = Vec::new();
-        for role in [
-            ProcessRole::Api,
-            ProcessRole::Consumer,
-            ProcessRole::Reconciler,
-        ] {
+        for role in ProcessRole::ALL {
             for number in 0..how_many(schedule, role) {
                 let mut clock = None;
                 if stepped(role, number) {

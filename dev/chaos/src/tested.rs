@@ -77,7 +77,7 @@ impl TestedServers {
         let Self::Single(servers) = self else {
             return Ok(());
         };
-        for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
+        for store in FaultyStore::ALL {
             servers.proxy(store).set(ProxyFault::Pass).await?;
         }
         Ok(())

@@ -174,17 +174,4 @@ mod tests {
                 .contains("not this machine")
         );
     }
-
-    #[test]
-    fn rush_lets_everybody_ask_twice() {
-        let workload = Workload::rush(([127, 0, 0, 1], 80).into(), 1, 20_000, 64);
-        assert_eq!(
-            (
-                workload.people,
-                workload.requests_per_person,
-                workload.requests()
-            ),
-            (10_000, 2, 20_000)
-        );
-    }
 }

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chrono::{TimeDelta, Utc};
-use firstcome_stack::built_program;
+use firstcome_stack::{built_program, mysql_connection};
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Opts, OptsBuilder};
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
@@ -272,7 +271,7 @@ impl Installation {
     }
 
     pub async fn mysql(&self) -> Result<mysql_async::Conn> {
-        connection(self.setting("DATABASE_URL")).await
+        Ok(mysql_connection(self.setting("DATABASE_URL")).await?)
     }
 
     pub async fn redis(&self) -> Result<redis::aio::MultiplexedConnection> {
@@ -282,12 +281,6 @@ impl Installation {
             .get_multiplexed_async_connection_with_config(&config)
             .await?)
     }
-}
-
-/// A connection to MySQL at exactly this address.
-pub async fn connection(url: &str) -> Result<mysql_async::Conn> {
-    let options = OptsBuilder::from_opts(Opts::from_url(url)?).prefer_socket(Some(false));
-    Ok(mysql_async::Conn::new(options).await?)
 }
 
 /// Polls until `wanted` returns true.

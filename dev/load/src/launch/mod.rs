@@ -13,7 +13,7 @@ use firstcome_stack::{Janitor, Stack, StackOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-pub use installation::{ANY_PORT, Installation, InstallationCoupon, connection, until};
+pub use installation::{ANY_PORT, Installation, InstallationCoupon, until};
 pub use service::Service;
 
 /// Private Redis, MySQL, Kafka and mail sink of this run, and a folder for logs.

@@ -131,7 +131,7 @@ impl Service<'_> {
             if host != "127.0.0.1" {
                 problems.push(format!("{place}: {port} is published to other machines"));
             }
-            if port != inner && PORTS.iter().any(|(_, usual)| usual.number == port) {
+            if port != inner && PORTS.iter().any(|(_, usual)| *usual == port) {
                 problems.push(format!(
                     "{place}: {port} is the usual port of another program"
                 ));

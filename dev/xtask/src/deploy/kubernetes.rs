@@ -169,8 +169,8 @@ impl Pod<'_> {
         } = process;
         let mut problems = Problems::new();
         let listens = container["ports"][0]["containerPort"].to_string();
-        if let Some(port) = port(command).filter(|port| port.number != listens) {
-            problems.push(format!("{place}: it listens on {}", port.number));
+        if let Some(port) = port(command).filter(|port| *port != listens) {
+            problems.push(format!("{place}: it listens on {port}"));
         }
         let trusts = environment
             .get("USER_AUTH")

@@ -14,41 +14,18 @@ pub(crate) struct Process<'p> {
     pub(crate) environment: &'p BTreeMap<String, String>,
 }
 
-/// The setting of a command's listening address, and its port in all deployments.
-pub(crate) struct Port {
-    pub(crate) setting: &'static str,
-    pub(crate) number: &'static str,
-}
+/// The setting of the listening address.
+pub(crate) const LISTEN: &str = "LISTEN_ADDR";
 
-pub(crate) const PORTS: [(&str, Port); 3] = [
-    (
-        "serve",
-        Port {
-            setting: "LISTEN_ADDR",
-            number: "8080",
-        },
-    ),
-    (
-        "consume",
-        Port {
-            setting: "LISTEN_ADDR",
-            number: "8082",
-        },
-    ),
-    (
-        "daemon",
-        Port {
-            setting: "LISTEN_ADDR",
-            number: "8081",
-        },
-    ),
-];
+/// The port of each command that listens, the same in all deployments.
+pub(crate) const PORTS: [(&str, &str); 3] =
+    [("serve", "8080"), ("consume", "8082"), ("daemon", "8081")];
 
-pub(crate) fn port(command: &str) -> Option<&'static Port> {
+pub(crate) fn port(command: &str) -> Option<&'static str> {
     PORTS
         .iter()
         .find(|(of, _)| *of == command)
-        .map(|(_, port)| port)
+        .map(|(_, port)| *port)
 }
 
 /// The only secrets of consumers and migrations.
@@ -71,10 +48,10 @@ impl Process<'_> {
                 "{place}: {program} {command} has no setting {name}"
             ));
         }
-        if let Some(Port { setting, number }) = port(command) {
-            let wanted = format!("0.0.0.0:{number}");
-            if environment.get(*setting) != Some(&wanted) {
-                problems.push(format!("{place}: {setting} must be {wanted}"));
+        if let Some(port) = port(command) {
+            let wanted = format!("0.0.0.0:{port}");
+            if environment.get(LISTEN) != Some(&wanted) {
+                problems.push(format!("{place}: {LISTEN} must be {wanted}"));
             }
         }
         if matches!(*command, "consume" | "migrate") {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_yaml_ng::Value;
 
 use super::Problems;
-use super::process::PORTS;
+use super::process::LISTEN;
 use super::settings::{Programs, Settings};
 use crate::shell::read;
 
@@ -77,7 +77,7 @@ impl Group {
             names.retain(|name| other.all.contains(name));
         }
         if settings.len() > 1 {
-            names.retain(|name| PORTS.iter().all(|(_, port)| port.setting != name));
+            names.retain(|name| name != LISTEN);
         }
         Ok(names)
     }

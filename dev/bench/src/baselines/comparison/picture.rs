@@ -382,31 +382,6 @@ mod tests {
     }
 
     #[test]
-    fn picture_is_drawn_from_a_report() {
-        let folder = tempfile::tempdir().unwrap();
-        let [report, out, readme] =
-            ["report.json", "pictures", "README.md"].map(|name| folder.path().join(name));
-        fs::write(
-            &report,
-            serde_json::json!({"comparison": comparison(), "more": 1}).to_string(),
-        )
-        .unwrap();
-        fs::write(&readme, format!("{BEGIN}\n{END}\n")).unwrap();
-        draw(&Picture {
-            report,
-            out: out.clone(),
-            readme: readme.clone(),
-        })
-        .unwrap();
-        assert!(
-            fs::read_to_string(&readme)
-                .unwrap()
-                .contains(&table(&comparison()))
-        );
-        assert!(out.join("designs-dark.svg").exists() && out.join("designs-light.svg").exists());
-    }
-
-    #[test]
     fn replaces_only_the_text_between_the_marks() {
         let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
         assert_eq!(

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use firstcome_load::answer::AnswerKind;
-use firstcome_load::launch::{Servers, connection};
+use firstcome_load::launch::Servers;
 use firstcome_load::measure::server_cpu;
 use firstcome_load::tally::Tally;
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
+use firstcome_stack::mysql_connection;
 use tokio::time::{Instant, sleep};
 
 use super::lost;
@@ -211,7 +212,7 @@ async fn under(servers: &Arc<Servers>, pressure: Pressure, workload: Workload) -
 
 /// Waits for this many rows. Polls rarely, because counting also takes MySQL's CPU.
 async fn until_rows(servers: &Servers, running: &Processes, wanted: u64) -> Result<()> {
-    let mut conn = connection(&servers.stack.mysql.url()).await?;
+    let mut conn = mysql_connection(&servers.stack.mysql.url()).await?;
     let begun = Instant::now();
     while running.count(&mut conn).await? < wanted && begun.elapsed() < PATIENCE {
         sleep(Duration::from_millis(200)).await;
