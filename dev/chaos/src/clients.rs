@@ -17,7 +17,7 @@ use crate::wait::pause;
 /// How long a person waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who returns a person's slot.
+/// The party that returns a person's slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Person,

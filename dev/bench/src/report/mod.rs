@@ -40,7 +40,7 @@ pub struct Measurement {
     pub target: Option<FigureTarget>,
     /// The figures from which it was computed.
     pub measured: BTreeMap<String, f64>,
-    /// What limits the figure, or how to read it.
+    /// The limit of the figure, or how to read it.
     pub note: String,
 }
 

@@ -143,7 +143,7 @@ async fn interrupted_owner_leaves_nothing_behind_and_exits_successfully() {
 #[tokio::test]
 async fn dropped_server_is_gone_at_once() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let data = server.data_dir().unwrap().to_owned();
+    let data = server.data_dir().to_owned();
     let pid = server.pid().unwrap();
     assert!(data.exists());
     drop(server);
