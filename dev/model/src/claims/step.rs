@@ -24,7 +24,7 @@ pub enum Step {
     WriteRow,
     /// The consumer commits the offset.
     Commit,
-    /// A process that read the era long ago loads the drop.
+    /// A process that has read the era long ago loads the drop, at last.
     LoadLate,
     /// A reconciler begins a pass: reads the gate, the clock and the topic's unread tail.
     Begin(usize),
