@@ -1,4 +1,4 @@
-//! Ceilings: the least work on the stores that has the same result.
+//! Ceilings: the least work on the stores that has the same result as the product.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -111,12 +111,12 @@ async fn insert_into(
     Ok(begun.elapsed())
 }
 
-/// The user on a slot that nobody claimed.
+/// The user id for a slot that nobody has claimed.
 pub fn person(slot: u32) -> String {
     format!("q-{slot:07}")
 }
 
-/// Writes admissions of slots 1..=`to` straight into Redis, as the script would have left them two
+/// Writes admissions of slots 1..=`to` straight into Redis, as if the script had made them two
 /// minutes ago.
 pub async fn admit_straight(
     installation: &Installation,
@@ -186,7 +186,7 @@ pub async fn scan(
         let rows: Vec<(u32, String)> = mysql.exec(sql, (coupon.drop, first, last)).await?;
         ensure!(
             users.len() == rows.len(),
-            "the stores differ: the scan is of a clean drop"
+            "the stores differ, but a scan needs a clean drop"
         );
         seen += rows.len() as u64;
     }

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::baselines::{Design, RushSize};
+use crate::baselines::RushSize;
 
 /// Measures Firstcome against other designs and against its own ceilings, on freshly started
 /// servers.
@@ -48,7 +48,7 @@ pub enum Part {
     Start,
     /// Claims while slow clients hold sockets
     Slow,
-    /// Claims while thousands have the coupon's page open
+    /// Claims while thousands of users have the coupon's page open
     Viewers,
     /// 1, 2 and 4 APIs and consumers, one coupon and eight, one Redis and a cluster
     Scaling,
@@ -59,7 +59,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// The part itself, or all parts.
+    /// The part itself, or every part for `all`.
     pub fn parts(self) -> Vec<Self> {
         let every = Self::value_variants().iter().copied();
         every
@@ -71,7 +71,7 @@ impl Part {
 /// Options of the measurement.
 #[derive(Debug, Clone, Args)]
 pub struct BenchOptions {
-    /// Take a minute instead of many, to see that everything runs; the figures mean little
+    /// Run for a minute to see that everything works; the figures mean little
     #[arg(long)]
     pub quick: bool,
     /// Requests of the rush on every design; in `mysql`, half of them win
@@ -83,11 +83,7 @@ pub struct BenchOptions {
     /// Connections
     #[arg(long, env = "CONNECTIONS")]
     pub connections: Option<usize>,
-    /// Only these designs
-    #[arg(long, value_enum, value_delimiter = ',')]
-    pub only: Vec<Design>,
-    /// Folder with the programs of another build, measured in turns with these: more winners per
-    /// second, faster drains
+    /// Folder with the programs of another build, measured in turns with these
     #[arg(long, env = "AGAINST")]
     pub against: Option<PathBuf>,
     /// Folder for report.json
@@ -95,7 +91,7 @@ pub struct BenchOptions {
     pub out: PathBuf,
 }
 
-/// The amount of each kind of work.
+/// How much of each kind of work is measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BenchSize {
     pub requests: u32,
@@ -109,7 +105,7 @@ pub struct BenchSize {
     pub sustained: u32,
     /// Coupons of the rushes in which a process is killed.
     pub killed: u32,
-    /// Rushes to measure the time from the last admission to exact rows.
+    /// Rushes after which the time from the last admission to exact rows is measured.
     pub rushes: u32,
     /// Drop sizes of clean passes.
     pub passes: [u32; 3],

@@ -1,8 +1,8 @@
 //! Measures Firstcome against its own ceilings and against other designs, in one run on real
 //! servers.
 //!
-//! - [`ceiling`]: the least work on the stores that has the same result.
-//! - [`sections`]: the measurements; each part can run alone, and starts when the machine is
+//! - [`ceiling`]: the least work on the stores that has the same result as the product.
+//! - [`sections`]: the measurements. Each part can run alone, and starts once the machine is
 //!   [`quiet`].
 //! - [`report`]: the table and `report.json`.
 //!

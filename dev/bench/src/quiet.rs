@@ -1,5 +1,5 @@
-//! Waits until the machine is idle: after a part, MySQL still flushes pages and the broker closes
-//! segments.
+//! Waits until the machine is idle. After a part, MySQL still flushes pages and the broker closes
+//! segments, which would disturb the next part.
 
 use std::fs;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const SPAN: Duration = Duration::from_millis(500);
 const SAMPLES: u32 = 4;
 /// Idle share that a sample must reach.
 const IDLE: f64 = 0.95;
-/// Load that lasts longer than this comes from something else.
+/// Load that lasts longer than this does not come from the previous part.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the processors are idle; warns if they are not within a minute.
@@ -28,7 +28,7 @@ pub async fn settle() -> Result<()> {
         samples = if idle >= IDLE { samples + 1 } else { 0 };
         if begun.elapsed() > LIMIT {
             step(format!(
-                "the machine is not quiet ({:.0} % idle): what follows says less",
+                "the machine is not idle ({:.0} %): the next figures are less reliable",
                 idle * 100.0
             ));
             break;
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_for_a_disk_is_not_idle() {
+    fn waiting_for_a_disk_does_not_count_as_idle() {
         let read = |line: &str| ProcessorTime::read(line).unwrap();
         let before = read("cpu  100 0 50 800 50 0 0 0 7 7\ncpu0 1 2 3 4 5 6 7 8\n");
         assert_eq!(

@@ -25,8 +25,6 @@ pub struct Campaign {
     pub workers: usize,
     /// Folder for failures.
     pub out: PathBuf,
-    /// Whether to retry failures with fewer faults.
-    pub shrink: bool,
 }
 
 impl Campaign {
@@ -76,8 +74,8 @@ impl Campaign {
             say(done, self.seeds, &schedule, ran.as_ref(), &folder);
             match ran {
                 Ok(ran) if ran.wrong.is_empty() => std::fs::remove_dir_all(&folder)?,
-                Ok(_) if self.shrink => shrink(&mut worker, &schedule, &folder).await?,
-                _ => {}
+                Ok(_) => shrink(&mut worker, &schedule, &folder).await?,
+                Err(_) => {}
             }
         }
     }

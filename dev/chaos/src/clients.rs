@@ -1,4 +1,4 @@
-//! People who ask until they are answered, and the record of all their answers.
+//! People who ask until they are answered. All answers are recorded.
 
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -17,12 +17,12 @@ use crate::wait::pause;
 /// How long a person waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The one who returns a person's slot.
+/// The party that returns a person's slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Person,
     Operator,
-    /// The person may claim again.
+    /// An operator, and the person may claim again.
     OperatorOnce,
 }
 
@@ -41,7 +41,7 @@ struct Answers {
     /// Each person's last definite answer, yes or no.
     settled: HashMap<ChaosPerson, Answer>,
     outside: Vec<String>,
-    /// People with a slot whose look-ups denied it.
+    /// People with a slot, and the look-up that denied it.
     denied: Vec<(ChaosPerson, String)>,
     /// People who return their slot or are revoked by an operator; chosen before they ask.
     revoked: HashSet<ChaosPerson>,
@@ -67,7 +67,7 @@ impl<'a> Clients<'a> {
     pub async fn come(&self) {
         let schedule = self.schedule;
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
-        // At most this many, so that the remaining people still want more than there are slots.
+        // At most this many return a slot, so that more people than slots remain.
         let most = schedule.people.saturating_sub(schedule.most()) / 2;
         let mut returns = vec![most; self.coupons.len()];
         let people = self.everyone().map(|person| {
@@ -117,8 +117,8 @@ impl<'a> Clients<'a> {
         if by != By::OperatorOnce {
             return;
         }
-        // A look-up that was sent earlier may only be answered now, so look-ups about this person
-        // no longer count. The history still judges what they are promised from here on.
+        // A look-up that was sent earlier may be answered only now, so look-ups of this person no
+        // longer count. The checker still judges later promises to them.
         self.answers.lock().settled.remove(&person);
         self.until_answered(person).await;
     }
@@ -138,7 +138,7 @@ impl<'a> Clients<'a> {
         } else {
             api.revoke(coupon, &name, &body).await
         };
-        // A promise that is broken and listed may leave nothing to return.
+        // If the promise was broken and listed, there may be nothing to return.
         answer.is_ok() || answer.is_err_and(|answer| answer.is("not_found"))
     }
 
@@ -175,7 +175,7 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Look-ups of people with a slot must return the same slot, or that it is currently unknown.
+    /// A look-up of a person with a slot must return the same slot, or 503.
     async fn look_up(&self, person: ChaosPerson) {
         let Some(api) = self.system.supervisor.any_api() else {
             return pause(100).await;
@@ -199,13 +199,13 @@ impl<'a> Clients<'a> {
         let held = held.filter(|_| !self.answers.lock().revoked.contains(&person));
         match (reply.status, held) {
             (200, Some((_, slot))) if !holds || reply.body["slot"] != slot => {
-                let denied = format!("was told of slot {slot}, and then {}", reply.text);
+                let denied = format!("was promised slot {slot}, and then got {}", reply.text);
                 self.answers.lock().denied.push((person, denied));
             }
             (200, _) => {}
             (503, _) if reply.retry_after().is_some() => {}
             _ => self.system.object(format!(
-                "a question was answered {} {}",
+                "a look-up was answered {} {}",
                 reply.status, reply.text
             )),
         }
@@ -220,7 +220,7 @@ impl<'a> Clients<'a> {
             .await
     }
 
-    /// Sends and records one request. True if the answer is definite for now.
+    /// Sends and records one request. Returns whether the answer is definite for now.
     async fn ask(&self, person: ChaosPerson) -> bool {
         let Some(api) = self.system.supervisor.any_api() else {
             return false;
@@ -259,9 +259,8 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Every answer in order of arrival, and what is wrong with them: answers that the contract
-    /// does not allow, and answers that deny a promise to people who are not listed as `(coupon,
-    /// name)`.
+    /// All answers in order of arrival, and the failures among them: answers outside the contract,
+    /// and denied promises of people whom `listed` lacks.
     pub fn into_answers(self, listed: &HashSet<(usize, String)>) -> (Vec<Answered>, Vec<String>) {
         let Answers {
             all,
@@ -272,7 +271,7 @@ impl<'a> Clients<'a> {
         let named = denied
             .into_iter()
             .map(|((coupon, n), what)| ((coupon, self.schedule.user_id(n)), what));
-        // For a moment, an older state in a running Redis has no slot for its newest users.
+        // Older keys that are restored into a running Redis lack the newest users for a moment.
         let may_deny = self.schedule.may_break_promises();
         let wrong = named.filter(|(person, _)| !may_deny && !listed.contains(person));
         outside.extend(wrong.map(|((_, name), what)| format!("contradiction: {name} {what}")));

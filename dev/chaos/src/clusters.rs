@@ -10,7 +10,7 @@ use crate::fault::FaultyStore;
 /// A Redis Cluster, three brokers, and a pair of MySQLs.
 pub struct ClusteredServers {
     pub stack: ClusterStack,
-    /// Leads to MySQL's primary without passing the proxy that faults break.
+    /// Leads to MySQL's primary and bypasses the proxy that faults break.
     way_to_mysql: FaultProxy,
     /// One fault per store at a time: the next one waits until the store has recovered.
     busy: [Mutex<()>; 3],
@@ -67,7 +67,7 @@ impl ClusteredServers {
     ///
     /// # Errors
     ///
-    /// If a server no longer answers. The servers are lost then; start new ones.
+    /// If a server no longer answers. These servers are unusable then; start new ones.
     pub async fn restore(&self) -> Result<()> {
         self.stack.mysql.address.cut_now().await;
         self.stack.redis.wait_until_whole().await?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use firstcome_testkit::Answer;
 use serde::Serialize;
 
-/// The coupon they want, and their number.
+/// A person: the index of the coupon that they want, and their number.
 pub type ChaosPerson = (usize, u32);
 
 /// One request and its answer.
@@ -28,7 +28,7 @@ pub struct TriedFault {
     /// Whether it had an effect.
     pub took: bool,
     pub note: String,
-    /// While the fault was active.
+    /// The time during which the fault was active.
     #[serde(skip)]
     pub during: Range<Instant>,
 }
@@ -37,6 +37,6 @@ pub(crate) struct Evidence<'a> {
     pub(crate) answers: &'a [Answered],
     pub(crate) hits: &'a [TriedFault],
     pub(crate) logs: &'a Path,
-    /// Failed claims, and rows that the consumer did not write.
+    /// Number of failed claims, and of rows that the consumer did not write.
     pub(crate) not_by_consumer: u64,
 }

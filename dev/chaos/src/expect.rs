@@ -21,13 +21,13 @@ pub enum Expect {
     NoPromise,
     /// Some claims are answered `unavailable`.
     Refusals,
-    /// While a fault is active, nobody is admitted, and everybody new gets this code.
+    /// While a fault is active, nobody is admitted, and everybody without a slot gets this code.
     Refused(String),
     /// While a fault is active, people are admitted, and Kafka acknowledges each claim in time.
     Queued,
     /// While a fault is active, people are admitted, and Kafka acknowledges no claim in time.
     Unqueued,
-    /// Some claim was admitted although its answer was lost or said no: a retry gets
+    /// Some claim was admitted although its answer was lost or a refusal: its retry gets
     /// `already_claimed`.
     AdmittedUnheard,
     /// The consumer wrote every row, and no claim failed.
@@ -37,7 +37,7 @@ pub enum Expect {
 }
 
 impl Expect {
-    /// The unmet expectation in words.
+    /// A description of the expectation if it is not met.
     pub(crate) fn missing(&self, shown: &Evidence<'_>) -> Option<String> {
         match self {
             Self::Unavailable => {
@@ -121,12 +121,12 @@ impl Evidence<'_> {
             .partition(|answer| fits(answer));
         if let Some(other) = others.first() {
             return Some(format!(
-                "not all were {word} while the fault was on: {} were {other:?}",
+                "not all were {word} during the fault: {} were {other:?}",
                 others.len()
             ));
         }
         (fitting.len() < ENOUGH)
-            .then(|| format!("only {} were {word} while the fault was on", fitting.len()))
+            .then(|| format!("only {} were {word} during the fault", fitting.len()))
     }
 
     fn some_first_yes_is_a_repeat(&self) -> bool {
@@ -167,7 +167,7 @@ mod tests {
         Answer::Problem(503, "unavailable".into())
     }
 
-    /// The unmet expectation if these answers came during a fault, each to a different person.
+    /// The failure of the expectation if these answers came during a fault, each to another person.
     fn missing(expect: &Expect, answers: &[Answer]) -> Option<String> {
         let begun = Instant::now();
         let at = |ms: u64| begun + Duration::from_millis(ms);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn each_expectation_holds_only_for_matching_evidence() {
+    fn each_expectation_accepts_only_matching_evidence() {
         use Expect::{
             AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable,
             Unqueued,
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_other_answer_or_too_few_answers_fail_the_expectation() {
+    fn expectation_fails_for_one_other_answer_or_too_few_answers() {
         let mixed = [accepted(true), accepted(true), accepted(true), refused()];
         for expect in [Expect::Queued, Expect::Unavailable] {
             assert!(

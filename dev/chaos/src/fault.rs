@@ -14,6 +14,8 @@ pub enum ProcessRole {
 }
 
 impl ProcessRole {
+    pub const ALL: [Self; 3] = [Self::Api, Self::Consumer, Self::Reconciler];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Api => "api",
@@ -33,6 +35,8 @@ pub enum FaultyStore {
 }
 
 impl FaultyStore {
+    pub const ALL: [Self; 3] = [Self::Redis, Self::Mysql, Self::Kafka];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
@@ -60,7 +64,7 @@ pub enum WireFault {
     HalfClose,
 }
 
-/// Foreign data that somebody writes into a store manually.
+/// Foreign data that somebody writes into a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Junk {
@@ -130,15 +134,16 @@ pub enum Fault {
         number: usize,
         ms: u64,
     },
-    /// Restarts one of our processes such that it dies at this point (a value of
-    /// `FIRSTCOME_CRASH_AT`), then as usual. It is killed if it does not get there within `ms`.
+    /// Restarts one of our processes so that it dies at this point (a value of
+    /// `FIRSTCOME_CRASH_AT`), then restarts it normally. It is killed if it does not reach the
+    /// point within `ms`.
     Crash {
         role: ProcessRole,
         number: usize,
         point: String,
         ms: u64,
     },
-    /// The clock of one process is off by this many seconds for `ms`; negative is behind.
+    /// The clock of one process is this many seconds ahead for `ms`; behind if negative.
     Clock {
         role: ProcessRole,
         number: usize,
@@ -162,8 +167,8 @@ pub enum Fault {
         store: FaultyStore,
         ms: u64,
     },
-    /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, half of the time this exceeds the
-    /// publishing deadline.
+    /// SIGSTOP of a server, SIGCONT after `ms`, which exceeds the publishing deadline in half of
+    /// the schedules.
     FreezeServer {
         store: FaultyStore,
         ms: u64,
@@ -189,7 +194,7 @@ pub enum Fault {
         percent: u64,
     },
     Flush,
-    /// Redis is killed and returns with its data of `age_ms` before.
+    /// Redis is killed and returns with its data from `age_ms` before.
     OldCopy {
         age_ms: u64,
     },
@@ -202,7 +207,7 @@ pub enum Fault {
     Demotion {
         lag_ms: u64,
     },
-    /// Redis's clock is off by this many seconds for `ms`.
+    /// Redis's clock is this many seconds ahead for `ms`; behind if negative.
     RedisClock {
         seconds: i64,
         ms: u64,
@@ -219,7 +224,7 @@ pub enum Fault {
     MysqlReadOnly {
         ms: u64,
     },
-    /// Another client locks the rows of the drop: writers run into lock wait timeouts.
+    /// Another client locks the rows of the drop, so writers reach the lock wait timeout.
     MysqlLocks {
         ms: u64,
     },
@@ -227,11 +232,11 @@ pub enum Fault {
     MysqlDeadlocks {
         ms: u64,
     },
-    /// MySQL answers pings, but no statement on the table of rows, which another client has locked.
+    /// Another client locks the table of rows. MySQL still answers pings, but no statement on it.
     MysqlTableHangs {
         ms: u64,
     },
-    /// MySQL answers reads, but no writing statement.
+    /// MySQL answers reads, but no writes.
     MysqlWritesHang {
         ms: u64,
     },
@@ -251,8 +256,8 @@ pub enum Fault {
         batch: ForeignBatch,
         ms: u64,
     },
-    /// A reconciler of a release that reads single-claim messages announces itself for `ms`: claims
-    /// stop sharing messages, and later share them again.
+    /// For `ms`, a reconciler of an earlier release is registered that reads only messages with a
+    /// single claim. Meanwhile claims do not share messages.
     OldReader {
         ms: u64,
     },
@@ -278,13 +283,13 @@ pub enum Fault {
     RestoredKeys {
         age_ms: u64,
     },
-    /// Somebody overwrites a key with another type; then as for `Garbage`.
+    /// Somebody overwrites a key with another type. It is handled as `Garbage`.
     WrongType {
         key: DropKey,
         ms: u64,
     },
-    /// Somebody manually deletes a row and its admission everywhere. Never drawn from a seed, since
-    /// no design can keep that promise. It shows that the checker notices a lost promise.
+    /// Somebody deletes a row and its admission everywhere. Never drawn from a seed, since no
+    /// design can keep that promise; it proves that the checker notices a lost promise.
     EveryCopyDeleted,
     /// On clusters: the primary of a coupon is killed, or suspended if `frozen`, and returns after
     /// `ms`, as a replica if its own replica has taken over. (Coupons are numbered from 0.)
@@ -364,7 +369,7 @@ impl Fault {
                 store,
                 process: true,
                 ..
-            } => format!("{} host dead without a word", store.name()),
+            } => format!("{} host silently dead", store.name()),
             Self::Silent {
                 store,
                 process: false,

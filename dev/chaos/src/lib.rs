@@ -1,13 +1,12 @@
 //! Fault schedules on real servers and real processes: `make chaos SEEDS=20`.
 //!
-//! - [`schedule`]: the crowd, its coupons, which [`fault`] comes when, and expectations besides
-//!   exactness ([`expect`]). A seed draws one schedule.
+//! - [`schedule`]: the crowd, its coupons, the time of each [`fault`], and expectations besides
+//!   exactness ([`expect`]). Each seed gives one schedule.
 //! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`clusters`]: several servers per
-//!   store; [`tested`]: either of the two; [`supervisor`]: our processes, restarted when they end;
-//!   [`system`]: all of it for one schedule, the system under test.
+//!   store; [`tested`]: one of these two; [`supervisor`]: our processes, restarted when they end;
+//!   [`system`]: the system under test, which has all of this.
 //! - [`inject()`]: injects a fault and reports whether it had an effect.
-//! - [`clients`]: people who ask until they are answered, recorded in a history
-//!   (`firstcome-histories`).
+//! - [`clients`]: people who ask until they are answered; a history records all of it.
 //! - [`operators`]: two operators who keep changing coupons.
 //! - [`run`]: faults, healing, exactness, judgement; [`verify`]: reads the stores at the end;
 //!   [`evidence`]: the observations.

@@ -41,17 +41,11 @@ enum Verb {
         /// Folder for failures and the report.
         #[arg(long, default_value = "target/chaos")]
         out: PathBuf,
-        /// Do not retry failures with fewer faults.
-        #[arg(long)]
-        no_shrink: bool,
     },
-    /// Replays a kept schedule or that of a seed, and records the result.
+    /// Replays a kept schedule or the schedule of a seed, and records the result.
     Replay {
         /// A `schedule.json` or `shrunk.json`, or a seed.
         what: String,
-        /// Number of runs.
-        #[arg(long, env = "TIMES", default_value_t = 1)]
-        times: u32,
         /// Folder for the recorded results.
         #[arg(long, default_value = "target/chaos/replay")]
         out: PathBuf,
@@ -82,7 +76,6 @@ async fn main() -> Result<ExitCode> {
             fault,
             workers,
             out,
-            no_shrink,
         } => {
             let campaign = Campaign {
                 first,
@@ -91,7 +84,6 @@ async fn main() -> Result<ExitCode> {
                 fault,
                 workers,
                 out: out.clone(),
-                shrink: !no_shrink,
             };
             let report = campaign.run().await?;
             std::fs::write(
@@ -106,7 +98,7 @@ async fn main() -> Result<ExitCode> {
             );
             report.passed()
         }
-        Verb::Replay { what, times, out } => replay(&what, cluster, times, &out).await?,
+        Verb::Replay { what, out } => replay(&what, cluster, &out).await?,
         Verb::Soak { .. } if cluster => anyhow::bail!("the soak uses one server per store"),
         Verb::Soak { minutes, out } => firstcome_chaos::soak::soak(minutes, &out).await?,
         Verb::Show { seed } => {
@@ -129,7 +121,7 @@ fn drawn(seed: u64, clusters: bool) -> FaultSchedule {
     }
 }
 
-async fn replay(what: &str, cluster: bool, times: u32, out: &std::path::Path) -> Result<bool> {
+async fn replay(what: &str, cluster: bool, out: &std::path::Path) -> Result<bool> {
     let schedule = if let Ok(seed) = what.parse() {
         drawn(seed, cluster)
     } else {
@@ -138,27 +130,22 @@ async fn replay(what: &str, cluster: bool, times: u32, out: &std::path::Path) ->
         serde_json::from_slice(&text).with_context(|| format!("{what} is not a schedule"))?
     };
     println!("{schedule}");
-    let mut worker = CampaignWorker::default();
-    let mut good = true;
-    for _ in 0..times {
-        let ran = worker.run(&schedule, out).await?;
-        for hit in &ran.faults {
-            println!(
-                "  {} · {}: {}",
-                hit.fault,
-                if hit.took { "took effect" } else { "no effect" },
-                hit.note
-            );
-        }
+    let ran = CampaignWorker::default().run(&schedule, out).await?;
+    for hit in &ran.faults {
         println!(
-            "{} promises, {} kept, {} broken, exact after {:?} ms",
-            ran.promises, ran.kept, ran.listed, ran.exact_after_ms
+            "  {} · {}: {}",
+            hit.fault,
+            if hit.took { "took effect" } else { "no effect" },
+            hit.note
         );
-        ran.wrong
-            .iter()
-            .for_each(|wrong| println!("  WRONG: {wrong}"));
-        good &= ran.wrong.is_empty();
     }
+    println!(
+        "{} promises, {} kept, {} broken, exact after {:?} ms",
+        ran.promises, ran.kept, ran.listed, ran.exact_after_ms
+    );
+    ran.wrong
+        .iter()
+        .for_each(|wrong| println!("  WRONG: {wrong}"));
     println!("history, logs and verdict are in {}", out.display());
-    Ok(good)
+    Ok(ran.wrong.is_empty())
 }

@@ -1,5 +1,5 @@
-//! Operators who keep changing coupons, each unaware of the others. MySQL decides which settings
-//! are in force in the end.
+//! Operators who keep changing coupons without knowing of each other. In the end, the settings in
+//! MySQL are in force.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,13 +21,13 @@ pub(crate) struct Operators<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
     api: ApiClient,
-    /// Set when they should stop.
+    /// Whether they should stop.
     enough: AtomicBool,
     stopped: AtomicBool,
 }
 
 impl<'a> Operators<'a> {
-    /// Changes of an allow list are recorded.
+    /// `recorder` records changes of the allow list.
     pub(crate) fn new(
         system: &'a SystemUnderTest,
         schedule: &'a FaultSchedule,
@@ -54,7 +54,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// Works for as long as people arrive.
+    /// Waits while people still arrive, if there are operators.
     pub(crate) async fn until_people_came(&self) {
         if self.schedule.operators > 0 || self.schedule.relisted {
             pause(self.schedule.crowd_ms).await;
@@ -142,7 +142,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// Sends a change, which may be refused or find a store down.
+    /// Sends a change, which may be refused or fail because a store is down.
     async fn change(&self, coupon: &MadeCoupon, change: &Value) {
         let Some(base) = self.system.supervisor.any_api() else {
             return pause(100).await;
@@ -158,7 +158,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// Resumes every paused coupon, also one paused late because its API was suspended.
+    /// Resumes every paused coupon, also if a suspended API paused it late.
     async fn end_pauses(&self) {
         for coupon in self.system.coupons() {
             let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_outside_the_contract_are_objected_to() {
+    fn objects_to_answers_outside_the_contract() {
         let answered = |status, change: Value, body: Value, retry_after: bool| {
             let headers =
                 retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));

@@ -1,4 +1,4 @@
-//! Locations of garbage, as a person finds and removes it.
+//! Where garbage is, so that a person can find and remove it.
 
 #[derive(Clone)]
 pub(crate) enum GarbagePlace {

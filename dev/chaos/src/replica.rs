@@ -33,7 +33,7 @@ pub(crate) async fn until_it_follows(server: &RedisServer) -> Result<()> {
         }
         anyhow::ensure!(
             begun.elapsed() < Duration::from_secs(30),
-            "the replica never caught up: {state}"
+            "the replica did not catch up: {state}"
         );
         pause(20).await;
     }

@@ -10,8 +10,7 @@ use serde::Serialize;
 use crate::fault::ProcessRole;
 use crate::system::{SystemUnderTest, number};
 
-/// Tables that grow with passes or with failures. (`issued_coupons` grows with issued coupons, as
-/// it should.)
+/// Tables that grow with passes or failures. (`issued_coupons` grows with issued coupons.)
 const TABLES: [&str; 5] = [
     "reconcile_runs",
     "reconcile_findings",
@@ -27,7 +26,7 @@ pub struct Resource {
     pub unit: &'static str,
     /// Growth up to a fifth plus this amount is tolerated.
     pub slack: u64,
-    /// Whether it must stay flat; otherwise it is only shown.
+    /// Whether it must stay flat. Other resources are only shown.
     pub must_be_flat: bool,
     /// Its values, in order.
     pub values: Vec<u64>,
@@ -60,14 +59,10 @@ impl Resource {
 pub struct Resources(BTreeMap<String, Resource>);
 
 impl Resources {
-    /// Reads everything once. Skips what cannot be read at the moment because a store is broken.
+    /// Reads all resources once, except those of a store that is broken at the moment.
     pub async fn read(&mut self, system: &SystemUnderTest) {
         // The first process of each kind is never killed, so it shows leaks.
-        for role in [
-            ProcessRole::Api,
-            ProcessRole::Consumer,
-            ProcessRole::Reconciler,
-        ] {
+        for role in ProcessRole::ALL {
             if let Some(pid) = system.supervisor.process(role, 0).pid() {
                 if let Some(kilobytes) = resident(pid) {
                     self.note(
@@ -97,8 +92,7 @@ impl Resources {
         }
         for table in TABLES {
             if let Ok(rows) = number(system, &format!("SELECT COUNT(*) FROM {table}")).await {
-                // Clean runs are deleted after their retention; everything else is kept longer than
-                // the soak runs.
+                // Only clean runs are deleted during the soak; the other rows are kept longer.
                 self.note(
                     &format!("rows of {table}"),
                     300,
@@ -156,7 +150,7 @@ impl fmt::Display for Resources {
             let word = match (resource.grew(), resource.must_be_flat) {
                 (true, _) => "GREW",
                 (false, true) => "flat",
-                (false, false) => "with trouble",
+                (false, false) => "with faults",
             };
             writeln!(
                 out,
@@ -213,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steady_climbs_count_as_growth_and_fluctuations_do_not() {
+    fn steady_increase_counts_as_growth_and_fluctuation_does_not() {
         let resource = |values: Vec<u64>| Resource {
             slack: 10,
             must_be_flat: true,

@@ -56,7 +56,7 @@ pub struct ScheduleResult {
 ///
 /// # Errors
 ///
-/// If the machine or a server failed, not the product: the run proves nothing then.
+/// If the machine or a server failed, and not the product. Such a run proves nothing.
 pub async fn run(
     servers: &Arc<TestedServers>,
     schedule: &FaultSchedule,
@@ -99,7 +99,7 @@ pub async fn run(
     let judgement = check(&History::parse(&std::fs::read_to_string(&path)?)?);
     match &judgement.verdict {
         Verdict::Pass => {}
-        Verdict::Unknown(why) => wrong.push(format!("nothing is shown: {why}")),
+        Verdict::Unknown(why) => wrong.push(format!("the history proves nothing: {why}")),
         Verdict::Violated(list) => wrong.extend(list.iter().map(ToString::to_string)),
     }
     wrong.extend(system.objections());
@@ -156,8 +156,8 @@ fn is_now(coupon: &MadeCoupon, quantity: u64, recorder: &Recorder) {
     recorder.drop_is(id(coupon.drop), id(coupon.id), quantity, once_per);
 }
 
-/// Garbage faults may put these people into Redis, and they may be given a slot, whatever the allow
-/// list says.
+/// Garbage faults may put these people into Redis. They may then get a slot, even if the allow list
+/// lacks them.
 fn announce_odd_people(system: &SystemUnderTest, recorder: &Recorder) {
     for coupon in system.coupons() {
         for name in ODD_PEOPLE {
@@ -258,7 +258,7 @@ async fn until_healed_and_exact(
         operators.stop().await;
         anyhow::Ok((hits?, Instant::now()))
     };
-    // People without an answer after healing keep asking until the deadline.
+    // People who have no answer after healing keep asking until the deadline.
     let answered = async {
         let patience = tokio::time::sleep(Duration::from_millis(schedule.ends_ms()) + DEADLINE);
         tokio::select! { () = clients.come() => true, () = patience => false }
@@ -326,7 +326,7 @@ async fn rows(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<(u64, Vec
     Ok((quantity, rows.collect::<Result<_>>()?))
 }
 
-/// Waits until the stores agree, everybody is answered, and a pass that began afterwards found
+/// Waits until the stores agree, everybody is answered, and a pass that begins afterwards finds
 /// nothing.
 async fn until_exact(
     system: &SystemUnderTest,
@@ -345,7 +345,7 @@ async fn until_exact(
                 } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {
                     why = left;
                 } else if let Err(late) = verify::exact(system).await {
-                    // A late change of an allow list let in somebody who asked again.
+                    // A late change of the allow list may have admitted somebody who asked again.
                     why = late.to_string();
                 } else {
                     return Ok(at);
@@ -353,14 +353,14 @@ async fn until_exact(
             }
             Err(not_yet) => why = not_yet.to_string(),
         }
-        // A freed slot goes to the next one who asks.
+        // A freed slot goes to the next person who asks.
         clients.the_others_ask_again().await;
         pause(200).await;
     }
     Err(why)
 }
 
-/// Records the final rows of a drop and the people that the system lists, and returns the latter.
+/// Records the final rows of a drop and the people whom the system lists. Returns these people.
 pub(crate) async fn record_end_of(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,

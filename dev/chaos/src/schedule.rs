@@ -1,4 +1,4 @@
-//! One schedule per seed: who asks for how many, and which fault comes when.
+//! Draws one schedule per seed: the crowd, its coupons, and the time of each fault.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::fault::{DropKey, Fault, FaultyStore, ForeignBatch, Junk, ProcessRole,
 /// Processes of each kind in a drawn schedule.
 pub(crate) const EACH: usize = 2;
 
-/// Settings that make processes give up early, so that a short schedule covers it.
+/// Settings with which processes give up early, so that a short schedule covers that.
 pub const IMPATIENT: [(&str, &str); 5] = [
     ("STORE_TIMEOUT_MS", "1000"),
     ("PUBLISH_DEADLINE_MS", "500"),
@@ -99,7 +99,7 @@ impl FaultSchedule {
         } else {
             rng.random_range(2..=5)
         };
-        // Once everything is sold, little can go wrong; and some faults take a while to begin.
+        // Faults after everything is sold would show little, and some take a while to begin.
         let latest = crowd_ms * u64::from(quantity) / u64::from(people) * 2 / 3;
         let mut faults: Vec<Timed> = (0..number)
             .map(|_| Timed {
@@ -110,7 +110,7 @@ impl FaultSchedule {
         if let Some(late) = later_vocabulary(seed, latest) {
             faults.push(late);
         }
-        // A row and its admission together are every copy of a promise.
+        // If Redis may forget an admission, deleting its row too would delete every copy.
         let forgets = faults.iter().any(|hit| hit.fault.forgets_admissions());
         let piece = lost_piece(seed, 200..latest);
         faults.extend(piece.filter(|hit| hit.fault != Fault::RowLost || !forgets));
@@ -135,7 +135,7 @@ impl FaultSchedule {
             numeric_ids: seed.is_multiple_of(2),
             crowd_ms,
             repeat_percent: rng.random_range(0..=30),
-            // More people ask than there are slots and revocations together.
+            // Low enough that more people ask than there are slots and revocations.
             revoke_percent: if rng.random_bool(0.7) {
                 rng.random_range(2..=15)
             } else {
@@ -192,7 +192,8 @@ impl FaultSchedule {
         self.faults.iter().any(restored)
     }
 
-    /// By Redis's clock, a claim after a revocation during that time lies before it for hours.
+    /// Whether Redis's clock is set ahead: a revocation during that time lies after all claims of
+    /// the next hours.
     pub(crate) fn sets_redis_ahead(&self) -> bool {
         self.faults
             .iter()
@@ -230,9 +231,9 @@ fn signatures(seed: u64) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The size of the allow list, in a quarter of the seeds, and whether it changes. Some lists are
-/// long enough for the quantity, others are not. Uses a separate generator, so that existing seeds
-/// keep the rest of their schedule.
+/// The size of the allow list and whether it changes, in a quarter of the seeds. Some lists are too
+/// short for the quantity. Uses a separate generator, so that existing seeds keep the rest of their
+/// schedule.
 fn allow_list(seed: u64, people: u32) -> (u32, bool) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0a11_0115_7000_0000);
     if !rng.random_bool(0.25) {
@@ -247,13 +248,8 @@ fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x1a7e_40ca_b000_0000);
     let at_ms = rng.random_range(200..latest);
     let ms = rng.random_range(500..=3_000);
-    let role = *[
-        ProcessRole::Api,
-        ProcessRole::Consumer,
-        ProcessRole::Reconciler,
-    ]
-    .choose(&mut rng)?;
-    let store = *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka].choose(&mut rng)?;
+    let role = *ProcessRole::ALL.choose(&mut rng)?;
+    let store = *FaultyStore::ALL.choose(&mut rng)?;
     let fault = match rng.random_range(0..16) {
         0 => Fault::Batch {
             batch: ForeignBatch::Mirrored,
@@ -319,20 +315,8 @@ fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
 
 #[allow(clippy::too_many_lines, reason = "one table of weights")]
 fn fault(rng: &mut StdRng) -> Fault {
-    let role = |rng: &mut StdRng| {
-        *[
-            ProcessRole::Api,
-            ProcessRole::Consumer,
-            ProcessRole::Reconciler,
-        ]
-        .choose(rng)
-        .unwrap_or(&ProcessRole::Api)
-    };
-    let store = |rng: &mut StdRng| {
-        *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka]
-            .choose(rng)
-            .unwrap_or(&FaultyStore::Redis)
-    };
+    let role = |rng: &mut StdRng| *ProcessRole::ALL.choose(rng).unwrap_or(&ProcessRole::Api);
+    let store = |rng: &mut StdRng| *FaultyStore::ALL.choose(rng).unwrap_or(&FaultyStore::Redis);
     let number = rng.random_range(0..EACH);
     let ms = rng.random_range(200..=3_000);
     match rng.random_range(0..36) {
@@ -354,8 +338,8 @@ fn fault(rng: &mut StdRng) -> Fault {
         5..=8 => {
             let role = role(rng);
             let point = (*points(role).choose(rng).unwrap_or(&"claim_admitted")).to_owned();
-            // Not always the first time that it gets there. A consumer only gets there once the
-            // group has noticed that its predecessor is dead.
+            // Not always the first time that it reaches the point. A consumer reaches it only once
+            // the group has noticed that its predecessor is dead.
             let (nth, patience) = if role == ProcessRole::Api {
                 (rng.random_range(1..=3), 2_000)
             } else {
@@ -430,7 +414,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             lag_ms: rng.random_range(300..=2_500),
         },
         29 => {
-            // The windows end half an hour away.
+            // Two hours are beyond the windows, which end in half an hour.
             let step = *[-7_200, -7_200, -90, 90, 7_200, 7_200]
                 .choose(rng)
                 .unwrap_or(&90);
@@ -448,7 +432,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             }
         }
         32 => {
-            // The claimants have a separate test (`faults::single`).
+            // Not the claimants, which have a separate test (`faults::single`).
             let all = [
                 DropKey::Meta,
                 DropKey::Count,
@@ -569,7 +553,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_draws_one_schedule_that_survives_a_json_round_trip() {
+    fn seeds_are_deterministic_and_schedules_survive_a_json_round_trip() {
         for seed in 0..200 {
             let schedule = FaultSchedule::draw(seed);
             assert_eq!(schedule, FaultSchedule::draw(seed));
@@ -593,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_the_seeds_has_an_allow_list() {
+    fn quarter_of_the_seeds_draws_an_allow_list() {
         let drawn: Vec<FaultSchedule> = (1..=500)
             .map(FaultSchedule::draw)
             .filter(|schedule| schedule.listed > 0)

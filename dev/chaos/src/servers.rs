@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use crate::fault::FaultyStore;
 
-/// Lock wait timeout, short enough for schedules to reach it.
+/// MySQL's lock wait timeout, short enough that schedules reach it.
 const LOCK_WAIT_SECONDS: u64 = 2;
 
 fn redis_options(clock: &ProcessClock) -> RedisOptions {
@@ -129,7 +129,7 @@ impl ProxiedServers {
         match store {
             FaultyStore::Redis => {
                 self.redis().start_again().await?;
-                // A promoted server was started as a replica, and is restarted as one.
+                // A promoted server restarts as a replica, since it was started as one.
                 self.redis_command(&["REPLICAOF", "NO", "ONE"]).await
             }
             FaultyStore::Mysql => self.mysql.start_again().await,
@@ -161,11 +161,11 @@ impl ProxiedServers {
     ///
     /// # Errors
     ///
-    /// If a server no longer answers. The servers are lost then; start new ones.
+    /// If a server no longer answers. These servers are unusable then; start new ones.
     pub async fn restore(&self) -> Result<()> {
-        for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
+        for store in FaultyStore::ALL {
             self.proxy(store).set(ProxyFault::Pass).await?;
-            // Connections to silent hosts would stay forever.
+            // Connections to silent hosts would stay open forever.
             self.proxy(store).cut_now().await;
         }
         self.redis_clock.set(0)?;
@@ -191,7 +191,7 @@ impl ProxiedServers {
 
     /// The append-only file that the master currently writes.
     pub fn append_only_file(&self) -> Result<PathBuf> {
-        let folder = self.redis().data_dir()?.join("appendonlydir");
+        let folder = self.redis().data_dir().join("appendonlydir");
         let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
             .with_context(|| format!("{}", folder.display()))?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))

@@ -1,4 +1,4 @@
-//! Retries a failure without each of its faults, to find the faults that it needs.
+//! Finds the faults that a failure needs: retries its schedule without each of them.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::schedule::FaultSchedule;
 use crate::worker::CampaignWorker;
 
-/// Attempts per smaller schedule, because flaky failures do not show every time.
+/// Attempts per smaller schedule, because a failure may not occur every time.
 const TRIES: u32 = 2;
 
 /// Drops faults one by one as long as the schedule still fails, and writes the smallest one to

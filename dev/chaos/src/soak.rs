@@ -33,7 +33,7 @@ const ASKED_FOR: Duration = Duration::from_secs(40);
 const GAUGES_EVERY: Duration = Duration::from_secs(10);
 /// Pause between two faults.
 const FAULT_PAUSE_MS: u64 = 8_000;
-/// A closed coupon must be sealed, that is, verified exact, within this time.
+/// Longest time until a closed coupon is verified exact and sealed.
 const SEALED_WITHIN: Duration = Duration::from_secs(90);
 
 /// The time frame of the soak.
@@ -58,7 +58,7 @@ struct SoakTally {
     wrong: AtomicU64,
 }
 
-/// Runs for this many minutes, prints the resources in use, and returns whether all was well.
+/// Runs for this many minutes, prints the resources in use, and returns whether everything passed.
 pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     std::fs::create_dir_all(out)?;
     let servers = Arc::new(TestedServers::start(false).await?);
@@ -123,7 +123,7 @@ pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
         if good {
             "nothing grew, every promise was kept".to_owned()
         } else {
-            format!("NOT GOOD; grew: {grown:?}")
+            format!("FAILED; grew: {grown:?}")
         }
     );
     if !good {
@@ -141,7 +141,7 @@ async fn traffic(
 ) -> Result<()> {
     let mut under_way = FuturesUnordered::new();
     let mut number = 0_u64;
-    // The last coupons end before the rest stops.
+    // Create no coupon that could not be sealed before the end.
     let more = || span.left() > OPEN_FOR + SEALED_WITHIN;
     let mut tick = tokio::time::interval(COUPON_EVERY);
     loop {
@@ -180,7 +180,7 @@ async fn one_coupon(
     let clients = Clients::new(system, &schedule, vec![coupon.clone()], recorder.clone());
     let _ = tokio::time::timeout(ASKED_FOR, async {
         clients.come().await;
-        // A freed slot goes to the next one who asks.
+        // A freed slot goes to the next person who asks.
         loop {
             pause(5_000).await;
             clients.the_others_ask_again().await;
@@ -248,8 +248,8 @@ async fn until_sealed(system: &SystemUnderTest, coupon: &MadeCoupon) -> bool {
     false
 }
 
-/// Injects one fault after the other. The first process of each kind is never killed, so that leaks
-/// show.
+/// Injects one fault after the other. Never kills the first process of each kind, so that it shows
+/// leaks.
 async fn trouble(system: &SystemUnderTest, tally: &SoakTally, span: Span) -> Result<()> {
     while span.left() > SEALED_WITHIN + Duration::from_secs(10) {
         pause(FAULT_PAUSE_MS).await;
@@ -264,14 +264,10 @@ async fn trouble(system: &SystemUnderTest, tally: &SoakTally, span: Span) -> Res
 
 fn draw() -> Fault {
     let mut rng = rand::rng();
-    let role = *[
-        ProcessRole::Api,
-        ProcessRole::Consumer,
-        ProcessRole::Reconciler,
-    ]
-    .choose(&mut rng)
-    .unwrap_or(&ProcessRole::Api);
-    let store = *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka]
+    let role = *ProcessRole::ALL
+        .choose(&mut rng)
+        .unwrap_or(&ProcessRole::Api);
+    let store = *FaultyStore::ALL
         .choose(&mut rng)
         .unwrap_or(&FaultyStore::Redis);
     let wires = [

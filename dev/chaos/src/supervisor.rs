@@ -1,4 +1,4 @@
-//! Supervises our processes: one that ends is restarted, unless a fault keeps it down.
+//! Supervises our processes: restarts each one that ends, unless a fault keeps it down.
 
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -47,11 +47,7 @@ impl Supervisor {
         };
         let mut clocks = None;
         let mut processes = Vec::new();
-        for role in [
-            ProcessRole::Api,
-            ProcessRole::Consumer,
-            ProcessRole::Reconciler,
-        ] {
+        for role in ProcessRole::ALL {
             for number in 0..how_many(schedule, role) {
                 let mut clock = None;
                 if stepped(role, number) {
@@ -112,14 +108,15 @@ impl Supervisor {
         apis.filter_map(Supervised::address).collect()
     }
 
-    /// A random one of them.
+    /// The address of a random API that accepts requests.
     pub fn any_api(&self) -> Option<String> {
         let mut apis = self.apis();
         (!apis.is_empty()).then(|| apis.swap_remove(rand::random_range(0..apis.len())))
     }
 }
 
-/// Always two daemons, unless a fault targets a process and the schedule has one of each kind.
+/// Number of processes of this kind. There are two daemons, unless a fault targets the daemon of a
+/// schedule with one process of each kind.
 fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
     let taken = schedule
         .faults
@@ -133,8 +130,8 @@ fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
 }
 
 impl Supervised {
-    /// A process ends by itself at a crash point, or because a store was down for longer than it
-    /// waits at start-up.
+    /// Restarts it if it has ended by itself: at a crash point, or because a store was down for
+    /// longer than it waits at start-up.
     fn start_if_ended(&self, world: &World) {
         let mut state = self.state.lock();
         if state.away
@@ -191,7 +188,8 @@ impl Supervised {
             .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
     }
 
-    /// SIGKILL; it stays down until [`Supervised::come_back`]. False if it was not running.
+    /// Sends SIGKILL; it stays down until [`Supervised::come_back`]. Returns whether it was
+    /// running.
     pub async fn kill(&self) -> bool {
         let process = {
             let mut state = self.state.lock();
@@ -204,14 +202,14 @@ impl Supervised {
         ran
     }
 
-    /// Lets it run again, and die at this crash point if one is given.
+    /// Lets it be restarted; with a crash point, it dies there.
     pub fn come_back(&self, crash_at: Option<&str>) {
         let mut state = self.state.lock();
         state.away = false;
         state.crash_at = crash_at.map(str::to_owned);
     }
 
-    /// SIGSTOP. False if it was not running.
+    /// Sends SIGSTOP. Returns whether it was running.
     pub fn freeze(&self) -> bool {
         let state = self.state.lock();
         let Some(process) = state
@@ -246,7 +244,7 @@ impl Supervised {
         self.state.lock().crashes
     }
 
-    /// Shifts its clock. False if it has no separate clock or is not running.
+    /// Shifts its clock. Returns whether it is running and has a separate clock.
     pub fn set_clock(&self, seconds: i64) -> Result<bool> {
         let Some(clock) = &self.clock else {
             return Ok(false);

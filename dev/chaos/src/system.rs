@@ -39,8 +39,8 @@ pub struct SystemUnderTest {
     garbage: Mutex<Vec<(u64, GarbagePlace)>>,
 }
 
-/// Settings of the processes of every schedule: passes every second, and short delays where a
-/// schedule does not test them.
+/// Settings of all processes: a pass every second, and short delays unless the schedule sets
+/// others.
 const SETTINGS: [(&str, &str); 6] = [
     ("RECONCILE_CRON", "* * * * * *"),
     ("STORE_TIMEOUT_MS", "2000"),
@@ -123,8 +123,8 @@ impl SystemUnderTest {
             .await?)
     }
 
-    /// Creates a coupon that opened half an hour ago and stays open for this long. With `allow`, it
-    /// is for the people that the schedule lists.
+    /// Creates a coupon that opened half an hour ago and stays open for this long. With `allow`,
+    /// only the people that the schedule lists may claim it.
     pub async fn make_coupon(
         &self,
         schedule: &FaultSchedule,
@@ -174,7 +174,7 @@ impl SystemUnderTest {
         self.supervisor.supervise(&self.world).await;
     }
 
-    /// The open coupons, at least one.
+    /// The open coupons; at least one.
     pub fn coupons(&self) -> &[MadeCoupon] {
         &self.coupons
     }

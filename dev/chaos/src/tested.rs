@@ -1,4 +1,4 @@
-//! The servers of a schedule: one per store, or several.
+//! The servers of a schedule: one or several per store.
 
 use anyhow::{Context as _, Result};
 use firstcome_stack::ProxyFault;
@@ -41,7 +41,7 @@ impl TestedServers {
         Ok(servers)
     }
 
-    /// A world whose own connections bypass the faults, unlike those of its processes.
+    /// A world whose own connections bypass the faults. Those of its processes do not.
     pub(crate) async fn world(&self, name: &str) -> World {
         match self {
             Self::Single(servers) => {
@@ -73,11 +73,11 @@ impl TestedServers {
 
     /// Resets every proxy.
     pub(crate) async fn heal(&self) -> Result<()> {
-        // Each fault of a cluster ends by itself.
+        // Faults of clusters have already ended by themselves.
         let Self::Single(servers) = self else {
             return Ok(());
         };
-        for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
+        for store in FaultyStore::ALL {
             servers.proxy(store).set(ProxyFault::Pass).await?;
         }
         Ok(())
@@ -87,12 +87,12 @@ impl TestedServers {
     ///
     /// # Errors
     ///
-    /// If a server no longer answers. The servers are lost then; start new ones.
+    /// If a server no longer answers. These servers are unusable then; start new ones.
     pub async fn restore(&self) -> Result<()> {
         match self {
             Self::Single(servers) => servers.restore().await,
             Self::Clusters(servers) => servers.restore().await,
         }
-        .context("the servers are lost")
+        .context("the servers are unusable")
     }
 }

@@ -10,9 +10,9 @@ use firstcome_testkit::MadeCoupon;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
-/// Fails with what is missing unless MySQL and Redis hold the same user on each slot 1..=quantity
-/// and nothing is left over. If a coupon has an allow list, they must hold the same list, and may
-/// have fewer users than slots.
+/// Fails unless MySQL and Redis hold the same user on each slot 1..=quantity and nothing else is
+/// left; the error names the difference. If a coupon has an allow list, both must hold the same
+/// list, and may have fewer users than slots.
 pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     for coupon in system.coupons() {
         let quantity = number(
@@ -42,23 +42,23 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
         early.await? == 0,
         "a drop is sealed while its window is open"
     );
-    // Dead letters of users who are listed by name are left for a person, as are those that
-    // findings report as a number.
+    // Two kinds of dead letters are left for a person: those of users who are listed by name, and
+    // those that findings report as a number.
     let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
                 (SELECT 1 FROM broken_promises b WHERE b.drop_id = f.drop_id AND b.user_id = f.user_id)
                 AND NOT EXISTS (SELECT 1 FROM reconcile_findings r WHERE r.drop_id = f.drop_id
                 AND r.user_id = f.user_id AND r.kind = 'failed_claim' AND r.needs_person)";
     let left = number(system, left).await?;
-    let told = told_together(system).await?;
+    let counted = counted_by_findings(system).await?;
     ensure!(
-        left <= told,
-        "{left} failed claims are not resolved, and findings count {told}"
+        left <= counted,
+        "{left} failed claims are not resolved, but findings count {counted}"
     );
     Ok(())
 }
 
 /// Number of remaining dead letters that findings report only as a number.
-async fn told_together(system: &SystemUnderTest) -> Result<u64> {
+async fn counted_by_findings(system: &SystemUnderTest) -> Result<u64> {
     let sql = "SELECT COALESCE(drop_id, 0), detail FROM reconcile_findings
                WHERE kind = 'failed_claim' AND needs_person AND user_id IS NULL ORDER BY created_at";
     let of_drops: HashMap<String, u64> = system
@@ -88,7 +88,7 @@ pub(crate) fn has_list(coupon: &MadeCoupon) -> bool {
     coupon.body["allow"] == "list"
 }
 
-/// MySQL and Redis hold the same list, under the same id.
+/// Fails unless MySQL and Redis hold the same allow list with the same revision.
 async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> {
     let sql = &system.world.sql;
     let redis = system.redis();
@@ -113,15 +113,15 @@ async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> 
     let known: Option<String> = redis.try_command(&["GET", &own("allow_list")]).await?;
     ensure!(
         known.as_ref() == Some(&state),
-        "Redis says {known:?} of the allow list, MySQL {state}"
+        "the allow list is {known:?} in Redis and {state} in MySQL"
     );
     Ok(())
 }
 
 /// Whether slots are left because every listed user who may have one has one and nobody waits.
-/// Fails if the stores disagree about the holders or a listed user is still without a slot. A user
-/// who was revoked and may claim again may have stopped asking: a process that was frozen carries
-/// out a request that was given up and repeated, and revokes their later claim.
+/// Fails if the stores disagree about the holders or a listed user has no slot. Users who were
+/// revoked are not counted: a frozen process may carry out a revocation that was given up and
+/// repeated, and so revoke the later claim of a user who has stopped asking.
 async fn is_short_of_people(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -157,8 +157,7 @@ pub async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
     number(system, others).await
 }
 
-/// Waits for a pass that begins after this call, and fails unless one finds nothing before the
-/// deadline.
+/// Waits until a pass that began after this call finds nothing. Fails after the deadline.
 pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::Result<(), String> {
     let text = |error: anyhow::Error| format!("{error:#}");
     // By id, because a process's clock may have been wrong when it recorded the start of a run.
@@ -193,7 +192,7 @@ pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::
     Err(last)
 }
 
-/// The tables' contents, for a person who studies a failure.
+/// The contents of the tables, for the analysis of a failure.
 pub async fn notes(system: &SystemUnderTest) -> String {
     let mut notes = String::new();
     for (name, sql) in [
@@ -231,8 +230,8 @@ pub async fn notes(system: &SystemUnderTest) -> String {
     notes
 }
 
-/// Whether a run only found drift that is left for a person: failed claims that it has named, and
-/// users whom a rebuild did not restore. The promises to them are judged separately.
+/// Whether a run found only drift that is left for a person: failed claims of named users, and
+/// users whom a rebuild did not restore. The checker judges the promises to them.
 async fn only_listed(system: &SystemUnderTest, run: &str) -> Result<bool> {
     let sql = format!(
         "SELECT COUNT(*) FROM {} AND NOT (kind = 'failed_claim' AND needs_person AND user_id IS NOT NULL) \
@@ -282,8 +281,8 @@ pub async fn listed(
     let drop = coupon.drop;
     let broken =
         format!("SELECT user_id, COALESCE(slot, '') FROM broken_promises WHERE drop_id = {drop}");
-    // A conflict that was settled by moving a user names them with their earlier slot. A claim
-    // whose slot is taken while none is left is named and left for a person.
+    // A finding names a user who was moved because of a conflict, with the earlier slot. It also
+    // names a user whose slot is taken while none is left, and leaves the claim for a person.
     let moved = format!(
         "SELECT DISTINCT user_id, '' FROM reconcile_findings WHERE drop_id = {drop} AND user_id IS NOT NULL
          AND ((kind IN ('slot_conflict', 'over_admitted') AND result = 'applied') OR (kind = 'failed_claim' AND needs_person)

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-/// Waits for this duration and returns when that was.
+/// Waits for this duration. Returns its start and end.
 pub(crate) async fn lasting(ms: u64) -> Range<Instant> {
     let begun = Instant::now();
     pause(ms).await;

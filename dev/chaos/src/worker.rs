@@ -12,10 +12,10 @@ use crate::run::{ScheduleResult, run};
 use crate::schedule::FaultSchedule;
 use crate::tested::TestedServers;
 
-/// Schedules after which a worker takes new servers, because topics and logs pile up.
+/// Number of schedules after which a worker starts new servers, because topics and logs accumulate.
 const FRESH_AFTER: u32 = 40;
 
-/// A worker's servers, replaced now and then.
+/// A worker's servers, which are replaced from time to time.
 #[derive(Default)]
 pub struct CampaignWorker {
     servers: Option<Arc<TestedServers>>,
@@ -23,7 +23,7 @@ pub struct CampaignWorker {
 }
 
 impl CampaignWorker {
-    /// Runs a schedule; if the servers or the machine failed, once more on new servers.
+    /// Runs a schedule. If the servers or the machine fail, runs it once more on new servers.
     pub async fn try_twice(
         &mut self,
         schedule: &FaultSchedule,

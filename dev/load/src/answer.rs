@@ -48,7 +48,7 @@ impl AnswerKind {
 }
 
 impl fmt::Display for AnswerKind {
-    /// The word in JSON and in tables.
+    /// As in JSON.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
     }
@@ -94,7 +94,7 @@ impl CrowdAnswer {
     }
 
     /// Parses a status and a body. A promise without drop or slot is [`AnswerKind::Failed`],
-    /// because nobody could check it.
+    /// because it cannot be checked.
     pub fn read(status: u16, body: &[u8]) -> Self {
         if (200..300).contains(&status) {
             return Self::success(body).unwrap_or(Self::no(AnswerKind::Failed));
@@ -136,7 +136,7 @@ impl CrowdAnswer {
     }
 }
 
-/// Fast path for most answers: parsing each as JSON would double the generator's work.
+/// A fast path for most answers, because parsing each as JSON would double the generator's work.
 fn is_sold_out(body: &[u8]) -> bool {
     const CODE: &[u8] = b"\"code\":\"sold_out\"";
     body.windows(CODE.len()).any(|part| part == CODE)
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_of_the_contract_is_distinguished() {
+    fn distinguishes_every_answer_of_the_contract() {
         let cases = [
             (
                 202,
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_is_stored_with_its_answer() {
+    fn answer_keeps_its_promise_and_whether_it_is_queued() {
         let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
         let answer = CrowdAnswer::read(202, body);
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The load generator's own limit: the same crowd against a server, in this process, that does
-//! nothing. A rate close to it says more about the generator than about the system.
+//! The limit of the load generator: the same crowd against a server in this process that does
+//! nothing. A rate close to this limit says more about the generator than about the system.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::crowd::Crowd;
 use crate::generator::{self, CrowdPlan};
 use crate::tally::{CrowdProgress, Tally};
 
-/// Takes about a second.
+/// Number of requests, which take about a second.
 const REQUESTS: u32 = 20_000;
 const BODY: &str = r#"{"type":"about:blank","title":"Sold out","status":409,"code":"sold_out","detail":"all are given out"}"#;
 
-/// Runs a crowd against a server that does nothing, over this many connections. Server and crowd
-/// share this process's cores, so a system on other machines can be asked more often than this.
+/// Runs a crowd against a server that does nothing, over this many connections. Both share the
+/// cores of this machine, so a system on other machines can get more requests than this.
 pub async fn measure(connections: usize) -> Result<Tally> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let target = listener.local_addr()?.into();
@@ -63,7 +63,7 @@ mod tests {
     use crate::answer::AnswerKind;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn the_server_that_does_nothing_answers_everybody() {
+    async fn server_that_does_nothing_answers_everybody() {
         let tally = measure(8).await.unwrap();
         assert_eq!(tally.count(AnswerKind::SoldOut), u64::from(REQUESTS));
         assert!(tally.per_second > 0.0);

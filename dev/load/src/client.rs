@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client with keep-alive connections, one request at a time. Hand-written, without a
-//! pool or redirects: on two cores a full client costs as much as the server under test.
+//! An HTTP/1.1 client with keep-alive connections, one request at a time. Hand-written, because on
+//! two cores a full client costs as much as the server under test.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -71,13 +71,6 @@ impl Target {
     pub fn authority(&self) -> &str {
         &self.authority
     }
-
-    /// This target, trusting only these authorities.
-    #[must_use = "it is another target"]
-    pub fn trusting(self, roots: RootCertStore) -> Result<Self> {
-        let tls = self.tls.is_some().then(|| connector(roots)).transpose()?;
-        Ok(Self { tls, ..self })
-    }
 }
 
 fn connector(roots: RootCertStore) -> Result<TlsConnector> {
@@ -129,7 +122,7 @@ pub struct Call<'a> {
 #[derive(Debug)]
 enum Stream {
     Plain(TcpStream),
-    // Boxed because it is large and rarely used.
+    // Boxed, because it is large and rarely used.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -310,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_addresses_without_a_path() {
+    fn target_is_an_address_without_a_path() {
         assert_eq!(
             "http://127.0.0.1:8080"
                 .parse::<Target>()
@@ -345,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_parsed_once_it_is_complete() {
+    fn parses_an_answer_once_it_is_complete() {
         let whole = b"HTTP/1.1 409 Conflict\r\nContent-Length: 5\r\ndate: x\r\n\r\nhello";
         for end in 0..whole.len() {
             assert_eq!(
@@ -363,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_end_a_body_is_understood() {
+    fn understands_every_way_to_end_a_body() {
         for (answer, status, body) in [
             (
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",

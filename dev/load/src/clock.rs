@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// The arrival clock of a crowd. In an open loop each request has a fixed due time, and its latency
-/// counts from there, so a stalled server is charged for everybody who would have come meanwhile.
-/// In a closed loop, a stalled server is simply asked less often, and exactly those waits are
-/// missing ("coordinated omission").
+/// The arrival clock of a crowd. In an open loop each request has a fixed due time, from which its
+/// latency counts, so a stall of the server counts for everybody who arrives meanwhile. In a closed
+/// loop a stalled server gets fewer requests, and those waits are missing ("coordinated omission").
 #[derive(Debug, Clone, Copy)]
 pub struct CrowdClock {
     /// Due time of the first request.
@@ -14,8 +13,8 @@ pub struct CrowdClock {
 }
 
 impl CrowdClock {
-    /// Starts now: with this many requests per second, or without a rate (a closed loop, in which a
-    /// request is due when it is sent).
+    /// Starts now, with this many requests per second; without a rate, a closed loop, in which a
+    /// request is due when it is sent.
     pub fn start(rate: Option<f64>) -> Self {
         Self {
             begun: Instant::now(),
@@ -24,8 +23,8 @@ impl CrowdClock {
     }
 
     /// Waits until a request is due and returns the instant from which its latency counts. The
-    /// timer has millisecond resolution; late wake-ups count as latency, so figures of this loop
-    /// are up to 1 ms too high, never too low.
+    /// timer has millisecond resolution; late wake-ups count as latency, so latencies of an open
+    /// loop are up to 1 ms too high.
     pub async fn turn(&self, number: usize) -> Instant {
         let Some(rate) = self.rate else {
             return Instant::now();

@@ -1,11 +1,13 @@
-//! The people of a load: who asks, how often, and in what order.
+//! The people of a load, how often they ask, and in what order.
+
+use std::iter;
 
 use anyhow::{Result, bail};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-/// A crowd. Each person asks several times, as people do who are afraid to miss out.
+/// A crowd in which each person asks several times, as impatient users do.
 #[derive(Debug, Clone)]
 pub struct Crowd {
     prefix: String,
@@ -18,42 +20,26 @@ impl Crowd {
     /// `people` people who each ask `requests_per_person` times.
     ///
     /// A person's second request follows the first at once: a double click that usually reaches
-    /// another connection and another API while the first is in progress. Further ones come later,
-    /// in a separate order. The same seed gives the same order.
+    /// another connection and another API while the first is in progress. Further requests
+    /// follow in another order. The same seed gives the same order.
     pub fn gather(people: u32, prefix: &str, requests_per_person: u32, seed: u64) -> Result<Self> {
-        Self::gather_mixed(people, prefix, requests_per_person, 1.0, seed)
-    }
-
-    /// [`Self::gather`] if only a share of the people (0 to 1) asks more than once.
-    pub fn gather_mixed(
-        people: u32,
-        prefix: &str,
-        each: u32,
-        share: f64,
-        seed: u64,
-    ) -> Result<Self> {
-        let Some(requests) = people.checked_mul(each).filter(|requests| *requests > 0) else {
-            bail!("{people} people with {each} requests each is not a crowd");
+        let Some(requests) = people
+            .checked_mul(requests_per_person)
+            .filter(|requests| *requests > 0)
+        else {
+            bail!("{people} people with {requests_per_person} requests each is not a crowd");
         };
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a u32, clamped"
-        )]
-        let repeaters = (f64::from(people) * share.clamp(0.0, 1.0)).round() as usize;
         let mut random = StdRng::seed_from_u64(seed);
         let mut everyone: Vec<u32> = (0..people).collect();
         let mut order = Vec::with_capacity(requests as usize);
         everyone.shuffle(&mut random);
-        // Independent of the arrival order: the repeaters are spread over the shuffled order.
-        let repeats = |person: u32| (person as usize) < repeaters;
+        let at_first = requests_per_person.min(2) as usize;
         for person in &everyone {
-            let times = if repeats(*person) { each.min(2) } else { 1 };
-            order.extend(std::iter::repeat_n(*person, times as usize));
+            order.extend(iter::repeat_n(*person, at_first));
         }
-        for _ in 2..each {
+        for _ in 2..requests_per_person {
             everyone.shuffle(&mut random);
-            order.extend(everyone.iter().copied().filter(|person| repeats(*person)));
+            order.extend(&everyone);
         }
         Ok(Self {
             prefix: prefix.to_owned(),
@@ -71,7 +57,7 @@ impl Crowd {
         self.order.len()
     }
 
-    /// The sender of the request with this number, or `None` past the last one.
+    /// The sender of the request with this number; `None` after the last request.
     pub fn person(&self, request: usize) -> Option<u32> {
         self.order.get(request).copied()
     }
@@ -86,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everyone_asks_the_given_number_of_times_with_a_double_click() {
+    fn everyone_asks_as_often_as_configured_with_a_double_click() {
         let crowd = Crowd::gather(50, "p-", 3, 1).unwrap();
         assert_eq!(crowd.requests(), 150);
         let mut times = [0; 50];
@@ -100,18 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_share_of_the_people_repeats() {
-        for (share, requests) in [(0.0, 100), (0.25, 150), (1.0, 300)] {
-            let crowd = Crowd::gather_mixed(100, "p-", 3, share, 1).unwrap();
-            assert_eq!(crowd.requests(), requests, "{share}");
-            let people: std::collections::HashSet<_> =
-                (0..requests).map(|n| crowd.person(n).unwrap()).collect();
-            assert_eq!(people.len(), 100);
-        }
-    }
-
-    #[test]
-    fn an_empty_crowd_is_refused() {
+    fn refuses_an_empty_crowd() {
         assert!(Crowd::gather(0, "p-", 3, 1).is_err() && Crowd::gather(3, "p-", 0, 1).is_err());
         assert!(Crowd::gather(u32::MAX, "p-", 2, 1).is_err());
     }

@@ -35,7 +35,7 @@ pub struct CrowdPlan {
     /// Requests per second, independent of the answers (open loop). Without it, each connection
     /// asks again as soon as it was answered (closed loop).
     pub rate: Option<f64>,
-    /// How long, from the start, people retry after answers that may change (not open yet,
+    /// Time from the start during which people retry after answers that may change (not open yet,
     /// unavailable, no answer).
     pub patience: Duration,
     /// Each connection sends one uncounted request for a separate person before the clock starts,
@@ -63,11 +63,11 @@ impl CrowdPlan {
     }
 }
 
-/// Opens all connections, then lets everybody ask, and counts.
+/// Opens all connections, lets everybody ask, and counts the answers.
 pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally> {
     ensure!(
         !plan.targets.is_empty() && plan.connections > 0,
-        "load needs a target and a connection"
+        "a crowd needs a target and a connection"
     );
     let path: Arc<str> = format!("/v1/coupons/{}/claims", plan.coupon_id).into();
     let plan = Arc::new(plan);
@@ -88,8 +88,8 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
         ready.push((number, connection, ConnectionTally::new()));
     }
     let next = Arc::new(AtomicUsize::new(0));
-    // Create everything before the clock starts; otherwise the crowd's own work would be charged to
-    // the server.
+    // Create everything before the clock starts; otherwise the crowd's own work would count as the
+    // server's.
     let cpu = own_cpu();
     let clock = CrowdClock::start(plan.rate);
     let mut workers = JoinSet::new();

@@ -26,7 +26,7 @@ pub enum CrowdAuth {
 
 /// Identity settings, with the API's names.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Who people are")]
+#[command(next_help_heading = "Identity of the people")]
 pub struct CrowdIdentityArgs {
     /// Authentication of users, as the API is configured
     #[arg(long, env = "USER_AUTH", value_enum, default_value = "trusted-header")]
@@ -87,7 +87,7 @@ impl CrowdIdentity {
     ///
     /// # Errors
     ///
-    /// One sentence about what is missing or unreadable, never with a secret.
+    /// If a setting is missing or a file cannot be read. The message contains no secret.
     pub fn new(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<Self> {
         match (args.user_auth, &args.tokens) {
             (CrowdAuth::TrustedHeader, None) => {
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_signed_for_each_person() {
+    fn signs_a_token_for_each_person() {
         let secret = "0123456789abcdef0123456789abcdef";
         let args = [
             "--user-auth",
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_settings_are_reported() {
+    fn reports_missing_settings() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "one\ntwo\n\n").unwrap();
         let tokens = file.path().to_str().unwrap();

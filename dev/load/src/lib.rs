@@ -3,7 +3,7 @@
 //! - [`generator`] lets a [`crowd`] claim over a bounded number of [`client`] connections and sums
 //!   up the answers in a [`tally`]; [`workload`] does so in a separate process.
 //! - [`rush`] is the load tool: it drives any running system and reports the answers.
-//! - [`rows`] judges whether every promise became a row.
+//! - [`rows`] checks whether every promise became a row.
 //! - [`local`] contains the whole system on this machine: the demo, and `make run`.
 //! - [`launch`] starts the product's processes on private servers; [`measure`] meters them.
 
@@ -27,7 +27,7 @@ pub mod workload;
 
 use std::process::ExitCode;
 
-/// Ends a program: an error is printed on one line, without a backtrace.
+/// The exit code of a program. Prints an error on one line, without a backtrace.
 pub fn ended(program: &str, outcome: anyhow::Result<ExitCode>) -> ExitCode {
     outcome.unwrap_or_else(|error| {
         eprintln!("{program}: {error:#}");

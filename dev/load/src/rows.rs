@@ -11,7 +11,7 @@ use crate::answer::PromisedSlot;
 use crate::measure::{CountedRow, Database};
 
 const POLL: Duration = Duration::from_millis(50);
-/// At most this many missing people are named.
+/// At most this many people without a row are named.
 const NAMED: usize = 20;
 
 /// People who were promised a coupon but have no row with the promised drop and slot.

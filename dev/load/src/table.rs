@@ -14,7 +14,7 @@ const UNOPTIMIZED: &str = if cfg!(debug_assertions) {
     ""
 };
 
-/// Two columns: name and value.
+/// A table of two columns: name and value.
 pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY);
@@ -110,7 +110,7 @@ fn in_words(latency: &Latency) -> String {
     )
 }
 
-/// The first rows of every table: the size of the rush.
+/// The first rows of every table: the size and the latency of the rush.
 pub fn asked(tally: &Tally) -> Vec<(String, String)> {
     vec![
         ("people who asked".into(), grouped(tally.people.into())),

@@ -1,16 +1,17 @@
-//! The answers of a crowd: counted as they arrive and summed up afterwards, with every promise.
+//! Counts the answers of a crowd as they arrive, and sums them up afterwards with every promise.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::answer::{AnswerKind, CrowdAnswer, PromisedSlot};
 
-/// Live counts while the crowd asks: for the progress line, and to wait for a moment in the rush.
+/// Live counts while the crowd asks, for the progress line and to wait for a number of admissions.
 #[derive(Debug, Default)]
 pub struct CrowdProgress {
     counts: [AtomicU64; AnswerKind::ALL.len()],
@@ -35,7 +36,7 @@ impl CrowdProgress {
         AnswerKind::ALL.iter().map(|kind| self.count(*kind)).sum()
     }
 
-    /// The rush is over: no more admissions will come.
+    /// Ends all waits, because no more admissions will come.
     pub fn give_up(&self) {
         self.over.store(true, Ordering::Relaxed);
         self.moved.notify_waiters();
@@ -98,7 +99,7 @@ impl ConnectionTally {
     }
 
     fn add(&mut self, other: Self) {
-        // All have the same bounds, so no value is out of range.
+        // All histograms have the same bounds, so this cannot fail.
         let _ = self.winners.add(other.winners);
         let _ = self.others.add(other.others);
         self.promises.extend(other.promises);
@@ -110,7 +111,8 @@ impl ConnectionTally {
     }
 }
 
-/// Microseconds up to a minute with two digits: 10 kB, small enough for one per connection.
+/// Microseconds up to a minute with two significant digits. Takes 10 kB, little enough for one per
+/// connection.
 fn latencies() -> Histogram<u32> {
     // The bounds are constants that fit; 1 and 2 digits are always allowed.
     Histogram::new_with_bounds(1, 60_000_000, 2).unwrap_or_else(|_| unreachable!("constant bounds"))
@@ -145,7 +147,7 @@ pub struct Tally {
     pub gave_up: u64,
     /// Requests of an open loop that could not be sent on time, because every connection was busy.
     pub late: u64,
-    /// One of the answers outside the contract, for diagnosis.
+    /// The first answer outside the contract, for diagnosis.
     pub unclear: Option<String>,
     /// Latency of all answers; in an open loop from the due time of the request.
     pub latency: Latency,
@@ -153,8 +155,8 @@ pub struct Tally {
     pub winners: Latency,
     /// Latency of all other answers.
     pub others: Latency,
-    /// Answers that no correct system gives: two slots for one person, one slot for two people, one
-    /// person admitted twice.
+    /// Contradictory answers: two slots for one person, one slot for two people, one person
+    /// admitted twice.
     pub contradictions: Vec<String>,
     /// People who were promised a coupon but were also answered `sold_out`.
     pub holders_denied: u64,
@@ -227,6 +229,16 @@ impl Tally {
 
     pub fn count(&self, kind: AnswerKind) -> u64 {
         self.answers.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// Fails unless every request was accepted.
+    pub fn everyone_won(&self) -> Result<()> {
+        ensure!(
+            self.count(AnswerKind::Accepted) == self.requests,
+            "not everyone won: {:?}",
+            self.answers
+        );
+        Ok(())
     }
 
     /// Answers that a healthy system does not give.
@@ -347,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_promise_is_not_a_contradiction() {
+    fn repeated_promise_is_no_contradiction() {
         let tally = tally(&[
             (1, AnswerKind::AlreadyClaimed, 5),
             (1, AnswerKind::Accepted, 5),
@@ -370,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_listed() {
+    fn lists_contradictions() {
         let two_slots = tally(&[
             (1, AnswerKind::Accepted, 5),
             (1, AnswerKind::AlreadyClaimed, 6),

@@ -1,4 +1,4 @@
-//! Progress output: steps, and a line that is redrawn on a terminal; without a terminal a new line
+//! Progress output: steps, and a line that is redrawn on a terminal. Without a terminal, a new line
 //! is printed every two seconds.
 
 use std::io::{IsTerminal, Write, stderr};
@@ -65,7 +65,7 @@ impl ProgressLine {
     }
 }
 
-/// Prints one step that starts or is done.
+/// Prints a step that begins or has ended.
 pub fn step(text: impl std::fmt::Display) {
     eprintln!("[firstcome] {text}");
 }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_their_significant_digits() {
+    fn formats_numbers_with_their_significant_digits() {
         let cases = [
             (0.0, "0"),
             (0.123, "0.12"),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_are_grouped() {
+    fn groups_thousands() {
         for (number, text) in [
             (0, "0"),
             (999, "999"),

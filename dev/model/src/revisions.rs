@@ -5,13 +5,13 @@ use stateright::{Model, Property};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
-    /// Redis returns with its data of an earlier moment.
+    /// Redis returns with older data.
     pub gone_back: u8,
     /// Redis is flushed.
     pub flushes: u8,
     /// A writer dies.
     pub deaths: u8,
-    /// MySQL has its data of an earlier moment: a lagging replica took over.
+    /// MySQL has older data, because a lagging replica took over.
     pub mysql_gone_back: u8,
 }
 
@@ -81,7 +81,7 @@ enum Change {
     Commit(RevisionSettings),
     Restore(RevisionSettings),
     Write(RevisionSettings),
-    /// The change lost against a later revision after its commit.
+    /// After its commit, the change lost against a later revision.
     Follow,
     Done,
     /// Not acknowledged: left to the reconciler.
@@ -351,7 +351,7 @@ impl Revisions {
     /// Without further faults, MySQL and Redis have the same settings, and the coupon is open.
     fn heals(&self, state: &State) -> bool {
         let mut state = state.clone();
-        // Operators first, then passes: each must cope with the other's pending steps.
+        // Operators and passes in turns, because each must cope with pending steps of the other.
         for _ in 0..12 {
             for at in (0..state.writers.len()).rev() {
                 self.writer(&mut state, at);

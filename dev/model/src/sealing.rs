@@ -1,5 +1,5 @@
-//! Sealing a drop: Redis's clock may say closed, and open again once it is corrected. Passes skip a
-//! sealed drop, so a claim that only Redis has would be lost silently.
+//! Sealing a drop. A drop may be closed by Redis's clock and open again once the clock is
+//! corrected. Passes skip a sealed drop, so a claim that only Redis has would be lost silently.
 
 use stateright::{Model, Property};
 
@@ -148,7 +148,7 @@ impl Sealing {
     }
 }
 
-pub const HELD_TWICE: &str = "a second store beside Redis holds every promise";
+pub const HELD_TWICE: &str = "a second store besides Redis holds every promise";
 pub const HEALS: &str = "left alone, every promise has its row";
 pub const NEVER_EARLY: &str = "no drop is sealed before it closes";
 

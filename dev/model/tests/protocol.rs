@@ -1,9 +1,9 @@
-//! Explores every state of the protocols under the faults that they must survive; each wrong
-//! protocol is caught.
+//! Explores every state of each protocol under the faults that it must survive. Each wrong protocol
+//! must be caught.
 
 use firstcome_model::{Case, cases};
 
-/// Two thirds of all states: explored before a release.
+/// The worlds with two thirds of all states, which are explored before a release.
 const LARGE: [&str; 2] = [
     "claims: \"everything but Redis fails, twice\"",
     "claims: \"two reconcilers, everything but Redis fails\"",

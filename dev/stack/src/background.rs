@@ -1,4 +1,4 @@
-//! The thread that serves mail sinks and proxies.
+//! The background runtime of mail sinks and proxies.
 //!
 //! Tests share one stack in a static, while every `#[tokio::test]` has its own runtime. A task
 //! spawned on the first test's runtime would die with that test, so sinks and proxies run on a
@@ -20,7 +20,7 @@ static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
         .build()
 });
 
-/// Runs a task to its end, independent of the caller's runtime.
+/// Runs a task to its end, even if the caller's runtime ends before.
 pub(crate) fn spawn<F>(task: F) -> Result<JoinHandle<F::Output>>
 where
     F: Future + Send + 'static,

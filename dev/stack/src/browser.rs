@@ -1,4 +1,4 @@
-//! A driver of browsers: `chromedriver`, which starts a headless Chromium for each session.
+//! The WebDriver server `chromedriver`, which starts a headless Chromium for each session.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::server::{Instance, Server, ServerKind};
 #[derive(Debug, Clone, Default)]
 pub struct BrowserOptions {}
 
-/// Speaks WebDriver (W3C). Its browsers end with it.
+/// A WebDriver server. Its browsers end with it.
 pub type BrowserServer = Server<BrowserOptions>;
 
 impl BrowserServer {

@@ -1,4 +1,4 @@
-//! The cache folder. Entries are fetched once and are always complete.
+//! The cache folder. Each entry is fetched once and is complete.
 
 use std::env;
 use std::fs::{self, File};
@@ -22,7 +22,7 @@ fn folder() -> Result<PathBuf> {
         .and_then(|dir| Ok(std::path::absolute(dir)?))
 }
 
-/// Takes a lock of the cache folder: one of several processes fetches, the others wait for it.
+/// Takes a lock in the cache folder, so that one process fetches while the others wait.
 pub(crate) fn lock(name: &str) -> Result<File> {
     lock_in(&folder()?, name)
 }
@@ -60,8 +60,8 @@ fn get_in(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> 
     }
     let prefix = format!("{name}.part-");
     remove_interrupted(folder, &prefix)?;
-    // A new name each time: a tool that outlives an interrupted fetch keeps writing under the old
-    // one.
+    // A new name each time, because a tool that outlives an interrupted fetch keeps writing to the
+    // old one.
     let part = folder.join(format!("{prefix}{:08x}", rand::random::<u32>()));
     fs::create_dir(&part)?;
     fill(&part)?;
@@ -69,7 +69,7 @@ fn get_in(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> 
     Ok(wanted)
 }
 
-/// Call it with the lock held, so that nobody else is filling one of these.
+/// Deletes folders of interrupted fetches. The caller holds the lock, so no process is filling one.
 fn remove_interrupted(folder: &Path, prefix: &str) -> Result<()> {
     for entry in fs::read_dir(folder)?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(prefix) {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupted_fetch_is_incomplete_and_its_files_are_removed() {
+    fn interrupted_fetch_is_repeated_and_its_files_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let interrupted = get_in(folder.path(), "thing", |part| {
             fs::write(part.join("half"), "").unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_of_several_processes_fetches() {
+    fn only_one_of_several_callers_fetches() {
         let folder = tempfile::tempdir().unwrap();
         let fetched = AtomicU32::new(0);
         std::thread::scope(|scope| {

@@ -1,5 +1,4 @@
-//! A certificate authority generated for one run, and its certificates: valid, expired, and one of
-//! a foreign authority. Needs no `openssl`.
+//! Certificates generated for one run: valid, expired, and of a foreign authority.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,9 +20,9 @@ pub struct CertificateFolder {
 impl CertificateFolder {
     /// Generates all of them. Blocks for some milliseconds.
     ///
-    /// `ca.pem` and `foreign-ca.pem` are authorities. The first has signed `server`, for
-    /// `127.0.0.1` and no other name, `expired`, the same but expired years ago, and `client`; the
-    /// second has signed `foreign`. Each has a `.pem`, a `.key`, and both in one `.store.pem`.
+    /// The authority `ca.pem` has signed `server` (for `127.0.0.1` only), `expired` (the same, but
+    /// expired years ago) and `client`; the authority `foreign-ca.pem` has signed `foreign`. Each
+    /// of these has a `.pem`, a `.key`, and both in one `.store.pem`.
     pub fn make() -> Result<Self> {
         let this = Self {
             folder: TempDirGuard::new()?,

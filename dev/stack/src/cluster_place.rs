@@ -8,7 +8,7 @@ use crate::redis_group::{ask, words};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ClusterPlace {
-    /// The id of the node that it is a replica of; `None` for a primary.
+    /// The id of its primary; `None` if it is a primary itself.
     pub(crate) primary: Option<String>,
     /// If two nodes claim a slot, the higher epoch wins.
     pub(crate) epoch: u64,
@@ -22,7 +22,7 @@ impl ClusterPlace {
             .with_context(|| format!("Redis at port {port} has no place in {nodes:?}"))
     }
 
-    /// `ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK SLOT…`, a line each.
+    /// Parses lines of the form `ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK SLOT…`.
     fn read(nodes: &str) -> Option<Self> {
         let own = nodes.lines().find(|line| line.contains("myself"))?;
         let mut words = own.split(' ').skip(3);
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_parsed_from_the_list_of_nodes() {
+    fn parses_a_place_from_the_list_of_nodes() {
         let nodes = "\
             07c3 127.0.0.1:30004@31004 slave e7d1 0 1426238317239 4 connected\n\
             e7d1 127.0.0.1:30001@31001 myself,master - 0 0 3 connected 0-5460 7000 [93->-67ed] [94-<-67ed]\n";

@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use crate::kafka_cluster::KafkaCluster;
 use crate::mail::{MailOptions, MailSink};
 use crate::mysql_pair::{MysqlPair, Replication};
-use crate::redis_cluster::{RedisCluster, RedisClusterOptions};
+use crate::redis_cluster::RedisCluster;
 
 /// Interval at which MySQL's primary is probed.
 const ASKED_EVERY: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ pub struct ClusterStack {
 impl ClusterStack {
     pub async fn start(mail: MailOptions) -> Result<Self> {
         let (redis, mysql, kafka, mail) = tokio::try_join!(
-            RedisCluster::start(RedisClusterOptions::default()),
+            RedisCluster::start(),
             MysqlPair::start(Replication::SemiSynchronous),
             KafkaCluster::start(),
             MailSink::start(mail),
@@ -60,8 +60,8 @@ impl ClusterStack {
         env
     }
 
-    /// Watches MySQL, forever: if its primary dies or hangs, the replica is promoted, and a server
-    /// in place of the dead one becomes the new replica. (Redis and Kafka fail over by themselves.)
+    /// Watches MySQL forever. If its primary dies or hangs, promotes the replica, and restarts the
+    /// former primary as the new replica. (Redis and Kafka fail over by themselves.)
     pub async fn watch_mysql(&self, mut told: impl FnMut(String)) -> Result<()> {
         loop {
             told(format!(
@@ -83,7 +83,7 @@ impl ClusterStack {
                 .fail_over()
                 .await
                 .context("MySQL's replica was not promoted")?;
-            told("MySQL's primary is dead: its replica has taken over".to_owned());
+            told("MySQL's primary is dead; its replica has taken over".to_owned());
             self.mysql
                 .take_back()
                 .await

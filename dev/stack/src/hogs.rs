@@ -1,5 +1,4 @@
-//! Clients that hold as many connections as possible as cheaply as possible. Connections that the
-//! server closes are soon reopened.
+//! Clients that hold many connections at little cost, and soon reopen those that the server closes.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
@@ -118,8 +117,8 @@ impl Hogs {
     }
 }
 
-/// A supervisor uses another address than the hogs, whose address is at its limit, so that it does
-/// not compete with reconnecting hogs.
+/// A probe comes from another address than the hogs, whose address has reached its limit, so that
+/// it does not compete with reconnecting hogs.
 async fn probe(address: SocketAddr, path: &str) -> Result<String> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from(([127, 0, 0, 2], 0)))?;
@@ -157,7 +156,7 @@ async fn hold(address: SocketAddr, kind: HogKind, path: &str, opened: &AtomicUsi
     opened.fetch_add(1, Ordering::Relaxed);
     let mut bytes = vec![0; 16 * 1024];
     match kind {
-        // A failing write reveals the end of the connection.
+        // Ends when a write fails, because the connection was closed.
         HogKind::NeverReading => loop {
             write.write_all(head.as_bytes()).await?;
             sleep(Duration::from_millis(10)).await;
@@ -165,8 +164,8 @@ async fn hold(address: SocketAddr, kind: HogKind, path: &str, opened: &AtomicUsi
         HogKind::Pipelining => {
             let mut sent = 0;
             loop {
-                // Reading may interrupt a write, which continues at that position: a request with a
-                // gap would be answered 400, which closes the connection.
+                // Reading may interrupt a write, which then continues at its position. A request
+                // with a gap would get 400, which closes the connection.
                 tokio::select! {
                     read = read.read(&mut bytes) => if read? == 0 { return Err(Error::from(ErrorKind::UnexpectedEof)) },
                     written = write.write(&first.as_bytes()[sent..]) => sent = (sent + written?) % first.len(),

@@ -1,4 +1,4 @@
-//! A watchdog process that kills the processes of its owner, however the owner ends.
+//! A watchdog process that kills the processes of its owner, whatever ends the owner.
 //!
 //! `Drop` alone is not enough: statics are never dropped, and a SIGKILL runs no code.
 //! `PR_SET_PDEATHSIG` would fire when the spawning *thread* ends. So a small shell script waits at
@@ -50,7 +50,7 @@ impl Janitor {
         self.send(&format!("+{pid}\n"))
     }
 
-    /// Drops a process that has been waited for: the kernel may reuse its id.
+    /// Forgets a process that has been waited for, because the kernel may reuse its id.
     pub fn forget(&self, pid: u32) -> Result<()> {
         self.send(&format!("-{pid}\n"))
     }
@@ -59,7 +59,7 @@ impl Janitor {
         let mut shell = self.0.0.lock();
         let pipe = shell.stdin.as_mut().context("the janitor has no pipe")?;
         pipe.write_all(line.as_bytes())
-            .context("the janitor is gone; was it killed?")
+            .context("the janitor has ended; was it killed?")
     }
 }
 

@@ -12,13 +12,13 @@ use crate::kafka_wire;
 use crate::ports::ReservedPort;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Instance, Server, ServerKind};
+use crate::server::{Instance, Server, ServerKind};
 
 /// How Kafka is started.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
-    /// The advertised ports on 127.0.0.1 in place of the server's own: those of proxies in front of
-    /// it, four at most. Clients that connect through a proxy are directed to it again.
+    /// The ports of at most four proxies on 127.0.0.1, advertised instead of the server's own, so
+    /// that clients who connect through a proxy stay on it.
     pub advertised_ports: Vec<u16>,
     /// Additional properties of `server.properties`, which take precedence.
     pub extra_properties: BTreeMap<String, String>,
@@ -31,37 +31,20 @@ pub struct KafkaOptions {
 pub type KafkaServer = Server<KafkaOptions>;
 
 impl KafkaServer {
-    /// `127.0.0.1:PORT` for `bootstrap.servers` (the proxy's port if one is advertised), or the
-    /// address from the environment.
+    /// `127.0.0.1:PORT` for `bootstrap.servers`; the proxy's port if one is advertised.
     pub fn bootstrap(&self) -> String {
-        match &self.home {
-            Home::Own(instance) => {
-                format!(
-                    "127.0.0.1:{}",
-                    self.options
-                        .advertised_ports
-                        .first()
-                        .copied()
-                        .unwrap_or(instance.port())
-                )
-            }
-            Home::Given(brokers) => brokers.clone(),
-        }
+        let advertised = self.options.advertised_ports.first().copied();
+        format!("127.0.0.1:{}", advertised.unwrap_or(self.port()))
     }
 
-    /// [`KafkaServer::bootstrap`], under the name that all servers share.
-    pub fn url(&self) -> String {
-        self.bootstrap()
-    }
-
-    /// Starts a Kafka whose clients all use a proxy. (A proxy in front of a running Kafka only sees
+    /// Starts a Kafka whose clients all use a proxy. (A proxy in front of a running Kafka gets only
     /// the first connection, because clients then follow `advertised.listeners`.)
     pub async fn start_behind_proxy(options: KafkaOptions) -> Result<(Self, FaultProxy)> {
         let (server, [proxy]) = Self::start_behind_proxies(options).await?;
         Ok((server, proxy))
     }
 
-    /// Starts a server behind several proxies, each for different clients.
+    /// Starts a Kafka behind several proxies, each for different clients.
     pub async fn start_behind_proxies<const N: usize>(
         mut options: KafkaOptions,
     ) -> Result<(Self, [FaultProxy; N])> {
@@ -71,14 +54,14 @@ impl KafkaServer {
         }
         options.advertised_ports = proxies.iter().map(FaultProxy::port).collect();
         let server = Self::start(options).await?;
-        for (proxy, port) in proxies.iter().zip(ways(server.instance()?)) {
+        for (proxy, port) in proxies.iter().zip(ways(&server.instance)) {
             proxy.set_upstream(port);
         }
         Ok((
             server,
             proxies
                 .try_into()
-                .map_err(|_| anyhow!("not as many proxies as wanted"))?,
+                .map_err(|_| anyhow!("wrong number of proxies"))?,
         ))
     }
 }

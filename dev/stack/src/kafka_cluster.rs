@@ -38,15 +38,15 @@ impl KafkaCluster {
                 ..KafkaOptions::default()
             })
         };
-        // Concurrently, since one alone is no majority of the controllers.
+        // Concurrently, since one node alone is no majority of the controllers.
         let (first, second, third) = tokio::try_join!(start(1), start(2), start(3))?;
         Ok(Self {
             brokers: [first, second, third],
         })
     }
 
-    /// Waits until each broker knows all three as alive: only then are topics created on all of
-    /// them.
+    /// Waits until each broker lists all three as alive, because topics are created only on live
+    /// brokers.
     pub async fn wait_until_whole(&self) -> Result<()> {
         within(LIMIT, async || {
             for broker in &self.brokers {

@@ -1,4 +1,4 @@
-//! Corrupts a broker's log, and forges records that no producer library sends.
+//! Corrupts a broker's log, and writes records that no producer library sends.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -12,7 +12,7 @@ impl KafkaServer {
     /// serving the batch unchanged: only its checksum reveals the corruption.
     pub fn garble(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
         let path = self
-            .data_dir()?
+            .data_dir()
             .join(format!("{topic}-{partition}"))
             .join("00000000000000000000.log");
         let log = fs::read(&path).with_context(|| path.display().to_string())?;
@@ -32,7 +32,7 @@ impl KafkaServer {
     /// must not be compressed.
     pub fn malform(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
         let path = self
-            .data_dir()?
+            .data_dir()
             .join(format!("{topic}-{partition}"))
             .join("00000000000000000000.log");
         let mut log = fs::read(&path).with_context(|| path.display().to_string())?;

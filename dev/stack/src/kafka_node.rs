@@ -17,11 +17,11 @@ pub struct KafkaNode {
 }
 
 impl KafkaNode {
-    /// Three fit into the memory of one.
+    /// Three such brokers need as much memory as a single one by default.
     pub(crate) const HEAP: &'static str = "-Xmx160m";
 
-    /// Group offsets survive the loss of a broker too. Each cleaner takes 128 MB of heap by
-    /// default.
+    /// Three copies of group offsets, so that they survive the loss of a broker. The log cleaner
+    /// would take 128 MB of heap by default.
     pub(crate) const PROPERTIES: &'static str = "\
         offsets.topic.replication.factor=3\n\
         log.cleaner.dedupe.buffer.size=2097152\n\
@@ -44,7 +44,7 @@ impl KafkaNode {
         let text = fs::read_to_string(&path).context("the log folder is not formatted")?;
         let of_this_node = |line: &str| match line.split_once('=') {
             Some(("node.id", _)) => format!("node.id={}\n", self.id),
-            // 22 letters and digits.
+            // The id has 22 characters.
             Some(("directory.id", id)) => {
                 format!(
                     "directory.id={}{}{}\n",

@@ -40,9 +40,9 @@ fn after_text(bytes: &[u8]) -> Option<&[u8]> {
     rest.get(usize::try_from(i16::from_be_bytes(*length)).unwrap_or(0)..)
 }
 
-/// Requests a producer id. Right after its start a broker has none and answers "coordinator load in
-/// progress" (14). A producer would then retry after half a second, which is longer than the
-/// publishing deadline of some tests.
+/// Fails until the broker gives out producer ids. Right after its start it answers "coordinator
+/// load in progress" (14). A producer would then retry after half a second, which is longer than
+/// the publishing deadline of some tests.
 pub(crate) async fn gives_producer_ids(port: u16) -> Result<()> {
     let answer = ask(port, INIT_PRODUCER_ID).await?;
     // The error code follows the correlation id and the throttle time, of four bytes each.
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brokers_are_parsed_with_and_without_a_rack() {
+    fn parses_brokers_with_and_without_a_rack() {
         let answer =
             b"\0\0\0\x07\0\0\0\x02\0\0\0\x01\0\x01a\0\0\x23\x84\xff\xff\0\0\0\x03\0\x02bc\0\0\x23\x85\0\x01r\0\0\0\x01";
         assert_eq!(broker_ids(answer), Some(vec![1, 3]));

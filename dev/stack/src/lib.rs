@@ -6,7 +6,7 @@
 //! loopback port and keeps its data in a temporary folder. Servers and folder are removed when the
 //! last handle is dropped, and also when the owning process ends in any other way: see [`Stack`].
 //!
-//! [`FaultProxy`] sits between a client and a server and breaks their connection in chosen ways.
+//! A [`FaultProxy`] is between a client and a server and breaks their connection in chosen ways.
 
 mod background;
 mod browser;
@@ -67,8 +67,8 @@ pub use otlp::{OtlpReceiver, ReceivedSpan};
 pub use program::{Program, built_program, tail};
 pub use prometheus::{PrometheusOptions, PrometheusServer};
 pub use proxy::{FaultProxy, ProxyCounters, ProxyFault, WireProtocol};
-pub use redis_cluster::{RedisCluster, RedisClusterOptions};
-pub use redis_sentinels::{RedisSentinels, RedisSentinelsOptions};
+pub use redis_cluster::RedisCluster;
+pub use redis_sentinels::RedisSentinels;
 pub use secure::{PASSWORD, SecureServers, USER};
 pub use sentinel::{SentinelOptions, SentinelServer};
 pub use server::Server;

@@ -17,7 +17,7 @@ use crate::ports::ReservedPort;
 type Serve = dyn Fn(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 type SessionTasks = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
-/// How long binding to a busy port is retried.
+/// Longest time for which binding to a busy port is retried.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Accepts connections on a reserved port and runs a session for each.
@@ -98,8 +98,8 @@ impl Listener {
     }
 }
 
-/// Binds to the port, with retries: a child process that was forked while the port was open holds a
-/// copy of its socket until it executes its program.
+/// Binds to the port, with retries, because a child process that was forked while the port was open
+/// holds a copy of its socket until it executes its program.
 async fn bind(port: u16) -> std::io::Result<StdListener> {
     let begun = Instant::now();
     loop {

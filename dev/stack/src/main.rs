@@ -8,9 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use firstcome_stack::{
-    ClusterStack, MailOptions, RedisSentinels, RedisSentinelsOptions, Stack, StackOptions,
-};
+use firstcome_stack::{ClusterStack, MailOptions, RedisSentinels, Stack, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Private, throw-away, real servers: Redis, MySQL, Kafka and a mail sink.
@@ -23,7 +21,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Fetch everything that is missing (as root, also Debian packages); do nothing the second time
+    /// Fetch everything that is missing (Debian packages too, if root); do nothing the second time
     Setup,
     /// Start all servers, print their addresses, wait for Ctrl-C, then delete everything
     Run {
@@ -76,7 +74,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Without a backtrace: the failure lies outside this program.
+            // Without a backtrace, because the cause is outside this program.
             eprintln!("[stack] {error:#}");
             ExitCode::FAILURE
         }
@@ -88,7 +86,7 @@ fn mysql(url: &str, sql: Option<&str>) -> Result<()> {
     Err(firstcome_stack::mysql_client(url, sql)?.exec()).context("MySQL's client does not start")
 }
 
-/// One server of each store, or three, and how Redis is found.
+/// Whether each store has one server or several, and how clients find Redis.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StackKind {
     Single,
@@ -103,7 +101,7 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKi
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };
     tokio::select! {
-        // Dropping the future half-way drops everything that it started.
+        // Dropping the future drops everything that it started.
         ended = serve(env_file.as_deref(), mail_dir, kind) => ended,
         () = stopped => {
             eprintln!("[stack] stopping; the data is deleted");
@@ -129,7 +127,7 @@ async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, kind: StackKi
         let mut env = stack.env();
         let _watched = if kind == StackKind::Sentinels {
             eprintln!("[stack] starting a Redis master with replicas, and three Sentinels");
-            let watched = RedisSentinels::start(RedisSentinelsOptions::default()).await?;
+            let watched = RedisSentinels::start().await?;
             env.retain(|(name, _)| !name.starts_with("REDIS_"));
             env.extend(watched.env());
             Some(watched)

@@ -11,10 +11,10 @@ use tokio::sync::OnceCell;
 use crate::fetch;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Instance, Server, ServerKind};
+use crate::server::{Instance, Server, ServerKind};
 
-/// Transactions in the connection's database that wait for a lock. `innodb_trx` shows them too, but
-/// fails while any statement on the server contains bytes that are not text.
+/// Counts transactions in the connection's database that wait for a lock. Not from `innodb_trx`,
+/// which fails while any statement on the server contains bytes that are not text.
 pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
      JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id \
      WHERE l.object_schema = DATABASE()";
@@ -32,12 +32,9 @@ pub struct MysqlOptions {
 pub type MysqlServer = Server<MysqlOptions>;
 
 impl MysqlServer {
-    /// `mysql://root@127.0.0.1:PORT/`, or the address from the environment.
+    /// `mysql://root@127.0.0.1:PORT/`
     pub fn url(&self) -> String {
-        match &self.home {
-            Home::Own(instance) => format!("mysql://root@127.0.0.1:{}/", instance.port()),
-            Home::Given(url) => url.clone(),
-        }
+        format!("mysql://root@127.0.0.1:{}/", self.port())
     }
 
     /// [`MysqlServer::url`] with a database's name. The database need not exist.
@@ -72,8 +69,8 @@ pub fn with_database(url: &str, name: &str) -> String {
     format!("{}/{name}{parameters}", &address[..host_end])
 }
 
-/// The tables of a migrated database, copied to the databases of later tests: creating them from
-/// the final statements takes a third of the time and CPU.
+/// The tables of a migrated database, as statements for the databases of later tests. Running these
+/// takes a third of the time of a migration.
 #[derive(Debug, Default)]
 pub struct Tables(OnceCell<Vec<String>>);
 
@@ -82,7 +79,7 @@ impl Tables {
         Self(OnceCell::const_new())
     }
 
-    /// Runs `migrate`. From the second empty database on, it finds its tables already there.
+    /// Runs `migrate`. All but the first empty database get their tables before, by a copy.
     pub async fn migrated(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
         if self.0.initialized() && query(url, "SHOW TABLES").await?.is_empty() {
             self.copied(url).await?;
@@ -156,7 +153,7 @@ pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
         format!("--port={}", options.tcp_port()),
     ]);
     command.args(options.user().map(|user| format!("--user={user}")));
-    // Not as an argument: every user of the machine can see arguments.
+    // Not as an argument, which every user of the machine can see.
     command.env("MYSQL_PWD", options.pass().unwrap_or_default());
     command.args(sql.map(|sql| format!("--execute={sql}")));
     command.args(options.db_name());
@@ -164,7 +161,7 @@ pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
 }
 
 /// A connection to exactly this address. By default the driver queries the server's limits and
-/// socket, and reconnects through the socket: twice the work, and tests connect all the time.
+/// socket, and reconnects through the socket, which is twice the work.
 pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
     let options = OptsBuilder::from_opts(Opts::from_url(url)?).prefer_socket(Some(false));
     // The server's defaults.
@@ -185,8 +182,7 @@ async fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>> {
 /// Runs one statement on a new connection and returns its rows as text, `NULL` for null.
 pub async fn mysql_rows(url: &str, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
     let mut connection = mysql_connection(url).await?;
-    // Like `mysql` on a console: the server's defaults, including strict mode, but with instants in
-    // UTC.
+    // The server's defaults, including strict mode, but with instants in UTC.
     connection.query_drop("SET time_zone = '+00:00'").await?;
     let rows = connection.query::<Row, _>(sql).await;
     connection.disconnect().await?;
@@ -254,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_name_goes_between_host_and_parameters() {
+    fn puts_a_database_name_between_host_and_parameters() {
         for (url, expected) in [
             (
                 "mysql://root@127.0.0.1:3306/",

@@ -42,7 +42,7 @@ impl MysqlPair {
             extra_args.extend(["--gtid-mode=ON", "--enforce-gtid-consistency=ON"].map(Into::into));
             if replication == Replication::SemiSynchronous {
                 extra_args.extend(SEMI_SYNCHRONOUS.map(Into::into));
-                // A server without a replica would wait forever.
+                // Off for the replica, which has no replica itself and would wait forever.
                 extra_args.push(format!(
                     "--rpl-semi-sync-source-enabled={}",
                     if number == 1 { "ON" } else { "OFF" }
@@ -181,9 +181,9 @@ impl MysqlPair {
         self.lead_to(self.in_office()).await
     }
 
-    /// Brings back the former primary, dead, frozen or healthy, as a read-only replica of the
-    /// current one. A commit that only it has was never acknowledged; it is discarded with the rest
-    /// of its data. Afterwards the pair can fail over again.
+    /// Restarts the former primary as a read-only replica of the current one. If it has commits
+    /// that were never acknowledged, its data is discarded. Afterwards the pair can fail over
+    /// again.
     pub async fn take_back(&self) -> Result<()> {
         let now = self.in_office();
         let before = self.other();
@@ -200,7 +200,7 @@ impl MysqlPair {
         if known != [["1"]] {
             before.kill().await?;
             before.start_empty().await?;
-            // A server skips events with its own server id, and it lacks all of those.
+            // A new server id, because a server skips events with its own id, which it now lacks.
             let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
             before
                 .query(&format!("SET GLOBAL server_id = {id}"))
@@ -216,7 +216,7 @@ impl MysqlPair {
         if semi_synchronous {
             now.query("SET GLOBAL rpl_semi_sync_source_enabled = ON")
                 .await?;
-            // The primary only waits for the replica after it has reconnected.
+            // The primary waits for the replica only after the replica has reconnected.
             before.query("STOP REPLICA IO_THREAD").await?;
             before.query("START REPLICA IO_THREAD").await?;
             self.waits_for_replica().await;
@@ -232,8 +232,8 @@ impl MysqlPair {
     }
 }
 
-/// A commit is acknowledged after the replica has it (`AFTER_SYNC`, the default), and a primary
-/// without a replica waits: with a short timeout it would continue alone.
+/// A commit is acknowledged after the replica has it (`AFTER_SYNC`, the default). The timeout is
+/// long, because a primary without a replica would continue alone after it.
 const SEMI_SYNCHRONOUS: [&str; 4] = [
     "--plugin-load-add=semisync_source.so",
     "--plugin-load-add=semisync_replica.so",

@@ -90,7 +90,7 @@ impl OtlpReceiver {
         self.spans.lock().clone()
     }
 
-    /// Waits for a past or future span; panics with its description after the limit.
+    /// Waits for a span, past or future. Panics with `what` after the limit.
     pub async fn span(
         &self,
         what: &str,

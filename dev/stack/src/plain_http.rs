@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// `GET`, returning the body. Uses HTTP/1.0, which has no chunks.
+/// Sends `GET` and returns the body. Uses HTTP/1.0, which has no chunks.
 pub(crate) async fn get(port: u16, path: &str) -> Result<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
     connection
@@ -14,7 +14,7 @@ pub(crate) async fn get(port: u16, path: &str) -> Result<String> {
     connection.read_to_string(&mut answer).await?;
     let (head, body) = answer
         .split_once("\r\n\r\n")
-        .context("an answer without an end of its head")?;
+        .context("the answer has no end of its head")?;
     if !head.contains(" 200 ") {
         bail!("{path} was answered with {answer:?}");
     }

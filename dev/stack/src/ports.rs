@@ -6,16 +6,16 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 
 /// Below the ephemeral range. If a client keeps connecting to a port of that range while its server
-/// is down, the kernel may pick the same port as source: the client is then connected to itself and
-/// blocks the server's return.
+/// is down, the kernel may choose the same port as source. The client is then connected to itself,
+/// and the server cannot bind to its port.
 const RANGE: Range<u16> = 15_000..32_000;
 
 /// A TCP port on 127.0.0.1 that no other stack uses while this value lives.
 #[derive(Debug)]
 pub(crate) struct ReservedPort {
     number: u16,
-    /// UDP and TCP ports are separate name spaces: holding the UDP port marks the number as used,
-    /// even while nobody listens on TCP, and the kernel releases it however this process ends.
+    /// Marks the number as used while nobody listens on TCP, because UDP ports are a separate name
+    /// space. The kernel releases it whatever ends this process.
     _mark: UdpSocket,
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reserved_port_is_free_for_its_owner_and_taken_for_others() {
+    fn reserved_port_is_free_for_its_owner_only() {
         let port = ReservedPort::find().unwrap();
         assert!(UdpSocket::bind((Ipv4Addr::LOCALHOST, port.number())).is_err());
         drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).unwrap());

@@ -1,4 +1,4 @@
-//! One child process: started, signalled, waited for.
+//! Starts, signals and waits for a child process.
 
 use parking_lot::Mutex;
 use std::ffi::OsString;
@@ -14,8 +14,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::janitor::Janitor;
 
-/// Waits for a line before it executes the server: if the owner is killed before the janitor knows
-/// the process, the pipe ends and the server never starts.
+/// Waits for a line before it executes the server. If the owner is killed before the janitor has
+/// adopted the process, the pipe ends and the server never starts.
 const GATE: &str = r#"read -r go || exit 1; exec "$@" </dev/null"#;
 
 /// Polling interval of conditions.
@@ -35,8 +35,8 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts a program in a new process group, so that Ctrl-C only reaches the owner, which stops
-    /// everything in order.
+    /// Starts a program in a new process group, so that Ctrl-C reaches only the owner, which then
+    /// stops everything in order.
     pub(crate) fn start(janitor: &Janitor, command: &mut Command) -> Result<Self> {
         let child = command.process_group(0).spawn()?;
         let pid = child.id();
@@ -82,7 +82,7 @@ impl ServerProcess {
 
     /// Sends a signal to the whole group. Does nothing once it has ended.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        // Holds the lock: once the process was waited for, its id may belong to another one.
+        // Under the lock, because the id may belong to another process after a wait.
         let mut child = self.child.lock();
         if child.try_wait()?.is_some() {
             return Ok(());
@@ -90,7 +90,7 @@ impl ServerProcess {
         let pid = i32::try_from(self.pid)
             .ok()
             .and_then(Pid::from_raw)
-            .context("the process has no number")?;
+            .context("the process has no id")?;
         kill_process_group(pid, signal)
             .with_context(|| format!("cannot signal process {}", self.pid))
     }

@@ -1,4 +1,4 @@
-//! One of our programs: a process with a log, whose stdout can be awaited line by line.
+//! A process of one of our programs, with a log. Callers can wait for lines of its stdout.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -84,7 +84,7 @@ impl Program {
         self.stdout.borrow().join("\n")
     }
 
-    /// Its complete stdout, once it has ended: the pipe may hold some of it for an instant longer.
+    /// Its complete stdout after its end, for which the pipe may have to be drained.
     pub async fn all_stdout(&self, limit: Duration) -> Result<String> {
         let mut stdout = self.stdout.clone();
         let ended = timeout(limit, stdout.wait_for(|_| false)).await.is_ok();

@@ -22,16 +22,16 @@ pub enum ProxyFault {
     /// Connections are closed, new ones refused.
     Cut,
     /// Connections stay open and new ones are accepted, but nothing passes in either direction, and
-    /// the server only sees new ones when the fault ends. The withheld data is delivered then, as
-    /// after a network partition: a late request still reaches the server.
+    /// new ones reach the server only when the fault ends. The withheld data is delivered then, as
+    /// after a network partition, so that late requests still reach the server.
     BlackHole,
-    /// Requests reach the server, its replies are discarded: executed, but nobody knows. A
-    /// connection that lost a reply is closed when the fault ends, because its later replies would
-    /// belong to the wrong requests.
+    /// Requests reach the server, which executes them, but its replies are discarded. A connection
+    /// that lost a reply is closed when the fault ends, because its later replies would belong to
+    /// the wrong requests.
     DropReplies,
     /// The client sees the end of the server's stream, while its own data still passes.
     HalfClose,
-    /// The handshakes of new connections pass, and nothing else from clients: a host that accepts
+    /// Only the handshakes of new connections pass from clients, as with a host that accepts
     /// connections and processes nothing.
     Mute(WireProtocol),
 }
@@ -45,8 +45,8 @@ pub enum WireProtocol {
 }
 
 impl WireProtocol {
-    /// Whether this is part of a client's handshake. Clients wait for each of these answers, so a
-    /// chunk contains nothing else.
+    /// Whether this is part of a client's handshake. Clients wait for each answer of the handshake,
+    /// so the chunk contains nothing else.
     fn is_handshake(self, sent: &[u8]) -> bool {
         match self {
             Self::Redis => {
@@ -277,7 +277,7 @@ impl Pump<'_> {
             }
             lost_replies |= self.replies && fault == ProxyFault::DropReplies;
             let drops = lost_replies || closed;
-            // Counts first, so that a received byte is already counted.
+            // Count before the write, so that every received byte is already counted.
             let counter = if drops { self.dropped } else { self.passed };
             counter.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
             if !drops {
@@ -289,7 +289,7 @@ impl Pump<'_> {
         }
     }
 
-    /// Waits as long as the fault demands before data, or the end of the stream if empty, passes.
+    /// Waits until the fault lets this data pass; no data stands for the end of the stream.
     async fn hold_back(&mut self, data: &[u8]) -> Result<(), Broken> {
         let fault = self.fault.borrow().on(self.number);
         if let ProxyFault::Delay(time) = fault {

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::fetch;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Instance, Server, ServerKind};
+use crate::server::{Instance, Server, ServerKind};
 
 /// How Redis is started. The default is the product's production setting: every write is on disk
 /// before its answer.
@@ -50,12 +50,9 @@ const FILE: &str = "redis.conf";
 pub type RedisServer = Server<RedisOptions>;
 
 impl RedisServer {
-    /// `redis://127.0.0.1:PORT`, or the address from the environment.
+    /// `redis://127.0.0.1:PORT`
     pub fn url(&self) -> String {
-        match &self.home {
-            Home::Own(instance) => format!("redis://127.0.0.1:{}", instance.port()),
-            Home::Given(url) => url.clone(),
-        }
+        format!("redis://127.0.0.1:{}", self.port())
     }
 
     /// The URL through a proxy.
@@ -110,8 +107,7 @@ impl ServerKind for RedisOptions {
             ]
             .map(Into::into),
         );
-        // Otherwise a set of up to 128 members is a list, which is searched linearly for every
-        // claim.
+        // By default a set of up to 128 members is a list, which each claim searches linearly.
         command.extend(["--zset-max-listpack-entries", "0"].map(Into::into));
         // By default a master waits five seconds for more replicas before it sends its data.
         command.extend(["--repl-diskless-sync-delay", "0"].map(Into::into));

@@ -1,6 +1,5 @@
 //! Redis Cluster: three primaries that share the slots, each with replicas.
 
-use std::iter;
 use std::time::Duration;
 
 use ::redis::cmd;
@@ -21,36 +20,15 @@ const SLOTS: usize = 16_384;
 const MOVED_AT_ONCE: usize = 100;
 const MOVE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Redis aborts a manual failover after 5 s, and reports that only in its log.
-const FAIL_OVER_LIMIT: Duration = Duration::from_secs(6);
+/// Replicas per primary. A promoted replica has none itself and refuses writes (`NOREPLICAS`) until
+/// the killed primary is restarted and follows it.
+const REPLICAS: usize = 1;
 
-/// How a cluster is started.
-#[derive(Debug, Clone)]
-pub struct RedisClusterOptions {
-    /// Replicas per primary. Default 1: the replica promoted after a primary was killed then has
-    /// none itself and refuses writes (`NOREPLICAS`) until the killed one is restarted and follows
-    /// it. With 2 the cluster accepts writes as soon as a replica is promoted. With 0 nobody
-    /// replaces a primary, and a primary accepts writes alone.
-    pub replicas: usize,
-    /// Time without an answer after which a node counts as failed; a failover ends one to two
-    /// seconds later. Default 2 s, while Redis's default is 15 s. The product requires that a
-    /// failover takes longer than `min-replicas-max-lag`, which is 10 s here. A killed or frozen
-    /// primary accepts no writes meanwhile; for one that is cut off from the others but not from
-    /// clients, set both.
-    pub node_timeout: Duration,
-    /// How each node is started. Its `extra_args` override those of the cluster.
-    pub redis: RedisOptions,
-}
-
-impl Default for RedisClusterOptions {
-    fn default() -> Self {
-        Self {
-            replicas: 1,
-            node_timeout: Duration::from_secs(2),
-            redis: RedisOptions::default(),
-        }
-    }
-}
+/// Time without an answer after which a node counts as failed; a failover ends one to two seconds
+/// later. Redis's default is 15 s. The product requires that a failover takes longer than
+/// `min-replicas-max-lag`, which is 10 s here. That does not matter for a killed or frozen primary,
+/// which accepts no writes.
+const NODE_TIMEOUT_MS: &str = "2000";
 
 /// A private Redis Cluster. Its nodes are [`RedisServer`]s: kill, freeze and restart them as such;
 /// they keep their place in the cluster.
@@ -62,27 +40,21 @@ pub struct RedisCluster {
     nodes: Vec<RedisServer>,
     /// The nodes' ids in the cluster.
     ids: Vec<String>,
-    replicas: usize,
     buses: Vec<ReservedPort>,
 }
 
 impl RedisCluster {
     /// Starts all nodes and waits until the cluster is whole. The first three are the primaries,
     /// with a third of the slots each, in order.
-    pub async fn start(options: RedisClusterOptions) -> Result<Self> {
-        let count = PRIMARIES * (1 + options.replicas);
-        let started = together(iter::repeat_n(options.clone(), count).map(start_node)).await?;
+    pub async fn start() -> Result<Self> {
+        let count = PRIMARIES * (1 + REPLICAS);
+        let started = together((0..count).map(|_| start_node())).await?;
         let (nodes, buses): (Vec<_>, Vec<_>) = started.into_iter().unzip();
         let mut ids = Vec::with_capacity(count);
         for node in &nodes {
             ids.push(ask(node.port(), &words("CLUSTER MYID")).await?);
         }
-        let cluster = Self {
-            nodes,
-            ids,
-            replicas: options.replicas,
-            buses,
-        };
+        let cluster = Self { nodes, ids, buses };
         cluster
             .join()
             .await
@@ -95,7 +67,8 @@ impl RedisCluster {
         for (at, node) in primaries.iter().enumerate() {
             let first = at * SLOTS / PRIMARIES;
             let last = (at + 1) * SLOTS / PRIMARIES - 1;
-            // Otherwise all begin with the same epoch, and back off one after the other.
+            // With the same epoch, the nodes would have to resolve the conflict one after the
+            // other.
             self.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1))
                 .await?;
             self.tell(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"))
@@ -153,7 +126,7 @@ impl RedisCluster {
                 agreed.get_or_insert_with(|| roles.clone()) == &roles,
                 "port {port} sees another cluster"
             );
-            replicates(node, self.replicas > 0).await?;
+            replicates(node).await?;
         }
         Ok(())
     }
@@ -174,13 +147,6 @@ impl RedisCluster {
     /// All nodes: initially three primaries, then their replicas.
     pub fn nodes(&self) -> &[RedisServer] {
         &self.nodes
-    }
-
-    /// Counted from 0.
-    pub fn node(&self, at: usize) -> Result<&RedisServer> {
-        self.nodes
-            .get(at)
-            .with_context(|| format!("there is no node {at}"))
     }
 
     /// The slot of a key, from its hash tag if it has one.
@@ -207,50 +173,6 @@ impl RedisCluster {
         newest
             .map(|(node, _)| node)
             .with_context(|| format!("no primary of slot {slot} answers"))
-    }
-
-    /// Its replicas that answer.
-    pub async fn replicas_of(&self, primary: &RedisServer) -> Result<Vec<&RedisServer>> {
-        let id = self.id(primary)?;
-        let places = self.places().await.into_iter();
-        Ok(places
-            .filter(|(_, place)| place.primary.as_deref() == Some(id))
-            .map(|(node, _)| node)
-            .collect())
-    }
-
-    /// Promotes a replica of a healthy primary, which hands over and becomes a replica (`CLUSTER
-    /// FAILOVER`), so no write is lost. Returns the new primary.
-    pub async fn fail_over(&self, primary: &RedisServer) -> Result<&RedisServer> {
-        self.replace(primary, "CLUSTER FAILOVER").await
-    }
-
-    /// Fails over without the consent of the primary or the other primaries (`CLUSTER FAILOVER
-    /// TAKEOVER`): data that the replica lacks is lost.
-    pub async fn take_over(&self, primary: &RedisServer) -> Result<&RedisServer> {
-        self.replace(primary, "CLUSTER FAILOVER TAKEOVER").await
-    }
-
-    async fn replace(&self, primary: &RedisServer, command: &str) -> Result<&RedisServer> {
-        let replicas = self.replicas_of(primary).await?;
-        let replica = *replicas
-            .first()
-            .context("no replica of this primary answers")?;
-        let promoted = async || {
-            let place = ClusterPlace::of(replica.port()).await?;
-            ensure!(
-                place.primary.is_none(),
-                "the replica at port {} is not promoted",
-                replica.port()
-            );
-            Ok(replica)
-        };
-        within(LIMIT, async || {
-            self.tell(replica, command).await?;
-            within(FAIL_OVER_LIMIT, promoted).await
-        })
-        .await
-        .map_err(|error| self.explain(&error))
     }
 
     fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
@@ -337,28 +259,20 @@ impl RedisCluster {
 }
 
 /// Starts a node and reserves its cluster bus port.
-async fn start_node(options: RedisClusterOptions) -> Result<(RedisServer, ReservedPort)> {
+async fn start_node() -> Result<(RedisServer, ReservedPort)> {
     let bus = ReservedPort::find()?;
-    let mut redis = options.redis;
-    let fence = if options.replicas > 0 {
-        FENCE.as_slice()
-    } else {
-        &[]
-    };
     let bus_port = bus.number().to_string();
-    let timeout_ms = options.node_timeout.as_millis().to_string();
     let cluster = [
         ["--cluster-enabled", "yes"],
         ["--cluster-config-file", "nodes.conf"],
         ["--cluster-announce-ip", "127.0.0.1"],
         ["--cluster-port", &bus_port],
-        ["--cluster-node-timeout", &timeout_ms],
+        ["--cluster-node-timeout", NODE_TIMEOUT_MS],
     ];
-    let arguments = cluster
-        .as_flattened()
-        .iter()
-        .chain(fence)
-        .map(|word| (*word).to_owned());
-    redis.extra_args.splice(..0, arguments);
-    Ok((RedisServer::start(redis).await?, bus))
+    let arguments = cluster.as_flattened().iter().chain(&FENCE);
+    let options = RedisOptions {
+        extra_args: arguments.map(|word| (*word).to_owned()).collect(),
+        ..RedisOptions::default()
+    };
+    Ok((RedisServer::start(options).await?, bus))
 }

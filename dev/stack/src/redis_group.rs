@@ -1,4 +1,4 @@
-//! Several Redis servers that know each other: started concurrently, queried one by one.
+//! Common code for several Redis servers that know each other.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::server::{Server, ServerKind};
 /// Longest time until a group reaches its desired state.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Needed because a frozen server accepts connections and answers nothing.
+/// Longest wait for an answer, because a frozen server accepts connections and answers nothing.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// The product's requirement for a Redis with replicas (docs/decisions/0009-replicas.md).
@@ -101,24 +101,22 @@ pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Fails until a master has a replica that lets it write, or a replica has its master's data.
-pub(crate) async fn replicates(server: &RedisServer, has_replicas: bool) -> Result<()> {
+pub(crate) async fn replicates(server: &RedisServer) -> Result<()> {
     let info: String = ask(server.port(), &words("INFO replication")).await?;
     let said = |name| field(&info, name).unwrap_or("missing");
-    match said("role") {
-        "slave" => ensure!(
+    if said("role") == "slave" {
+        ensure!(
             said("master_link_status") == "up",
             "the replica at port {} has no link",
             server.port()
-        ),
-        _ if has_replicas => {
-            let good = said("min_slaves_good_slaves").parse().unwrap_or(0);
-            ensure!(
-                good > 0,
-                "the master at port {} has no replica to write with",
-                server.port()
-            );
-        }
-        _ => {}
+        );
+    } else {
+        let good = said("min_slaves_good_slaves").parse().unwrap_or(0);
+        ensure!(
+            good > 0,
+            "the master at port {} has no replica to write with",
+            server.port()
+        );
     }
     Ok(())
 }

@@ -1,8 +1,6 @@
 //! Redis with replicas, and sentinels that promote one of them when the master is down.
 
-use std::collections::HashMap;
 use std::iter;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -12,44 +10,11 @@ use crate::sentinel::{SentinelOptions, SentinelServer};
 use crate::wait::within;
 
 const SENTINELS: usize = 3;
+/// The sentinels' name of the master.
 const MASTER: &str = "firstcome";
 
-/// How a Redis with sentinels is started.
-#[derive(Debug, Clone)]
-pub struct RedisSentinelsOptions {
-    /// Replicas of the master, at least 1. Default 2, so that the promoted one has one for its
-    /// writes.
-    pub replicas: usize,
-    /// Sentinels that must agree that the master is down. Default 2.
-    pub quorum: usize,
-    /// Time without an answer after which a sentinel considers the master down. Default 1 s, while
-    /// Redis's default is 30 s. The product requires that it is longer than `min-replicas-max-lag`,
-    /// which is 10 s here. A killed or frozen master accepts no writes meanwhile; for one that is
-    /// cut off from the others but not from clients, set both.
-    pub down_after: Duration,
-    /// A failover is aborted after this time, and retried after twice this time. Default 3 s, while
-    /// Redis's default is 180 s.
-    pub failover_timeout: Duration,
-    /// Interval at which sentinels query roles and exchange information. Default 500 ms, while
-    /// Redis's defaults are 10 s and 2 s. A former master that returns as a master is made a
-    /// replica after four times this.
-    pub pace: Duration,
-    /// How each Redis is started. Its `extra_args` override those of the group.
-    pub redis: RedisOptions,
-}
-
-impl Default for RedisSentinelsOptions {
-    fn default() -> Self {
-        Self {
-            replicas: 2,
-            quorum: 2,
-            down_after: Duration::from_secs(1),
-            failover_timeout: Duration::from_secs(3),
-            pace: Duration::from_millis(500),
-            redis: RedisOptions::default(),
-        }
-    }
-}
+/// Replicas of the master: the one that is promoted needs another for its writes.
+const REPLICAS: usize = 2;
 
 /// A private Redis with replicas and three sentinels. Kill, freeze and restart each separately.
 ///
@@ -63,11 +28,12 @@ pub struct RedisSentinels {
 
 impl RedisSentinels {
     /// Starts all and waits until the sentinels know each other and every replica.
-    pub async fn start(options: RedisSentinelsOptions) -> Result<Self> {
-        let mut redis = options.redis;
-        redis.extra_args.splice(..0, FENCE.map(str::to_owned));
-        let servers =
-            together(iter::repeat_n(redis, 1 + options.replicas).map(RedisServer::start)).await?;
+    pub async fn start() -> Result<Self> {
+        let redis = RedisOptions {
+            extra_args: FENCE.map(str::to_owned).into(),
+            ..RedisOptions::default()
+        };
+        let servers = together(iter::repeat_n(redis, 1 + REPLICAS).map(RedisServer::start)).await?;
         let master = servers.first().context("there is no master")?.port();
         for replica in servers.iter().skip(1) {
             // Not as an argument, which would override the configuration that sentinels rewrite.
@@ -80,14 +46,10 @@ impl RedisSentinels {
         }
         // A sentinel looks for replicas when it starts, and then only occasionally.
         for server in &servers {
-            within(LIMIT, async || replicates(server, true).await).await?;
+            within(LIMIT, async || replicates(server).await).await?;
         }
         let sentinel = SentinelOptions {
             master: (MASTER, master),
-            quorum: options.quorum,
-            down_after: options.down_after,
-            failover_timeout: options.failover_timeout,
-            pace: options.pace,
         };
         let sentinels =
             together(iter::repeat_n(sentinel, SENTINELS).map(SentinelServer::start)).await?;
@@ -126,7 +88,7 @@ impl RedisSentinels {
         }
         for server in &self.servers {
             let is_master = server.port() == master.port();
-            replicates(server, true).await?;
+            replicates(server).await?;
             let info: String = ask(server.port(), &words("INFO replication")).await?;
             let role = field(&info, "role").unwrap_or_default();
             ensure!(
@@ -146,11 +108,6 @@ impl RedisSentinels {
         urls(&self.sentinels)
     }
 
-    /// The sentinels' name of the master.
-    pub fn master_name(&self) -> &'static str {
-        MASTER
-    }
-
     /// The product's settings to find it.
     pub fn env(&self) -> [(&'static str, String); 3] {
         [
@@ -163,17 +120,6 @@ impl RedisSentinels {
     /// The initial master, then its replicas.
     pub fn nodes(&self) -> &[RedisServer] {
         &self.servers
-    }
-
-    /// Counted from 0.
-    pub fn node(&self, at: usize) -> Result<&RedisServer> {
-        self.servers
-            .get(at)
-            .with_context(|| format!("there is no node {at}"))
-    }
-
-    pub fn sentinels(&self) -> &[SentinelServer] {
-        &self.sentinels
     }
 
     /// The master according to a majority of the sentinels, even while it is down.
@@ -208,28 +154,6 @@ impl RedisSentinels {
             logs(&self.sentinels),
             logs(&self.servers)
         )
-    }
-
-    /// Makes the sentinels promote a replica while the master is healthy (`SENTINEL FAILOVER`), and
-    /// returns the new master. Data that the replica lacks is lost.
-    pub async fn fail_over(&self) -> Result<&RedisServer> {
-        let old = self.current_master().await?;
-        let sentinel = self.sentinels.first().context("there is no sentinel")?;
-        within(LIMIT, async || {
-            let port = sentinel.port();
-            let seen: HashMap<String, String> =
-                ask(port, &words(&format!("SENTINEL MASTER {MASTER}"))).await?;
-            let is_under_way = seen
-                .get("flags")
-                .is_some_and(|flags| flags.contains("failover_in_progress"));
-            // It aborts if it has not heard from a suitable replica for a moment.
-            if !is_under_way && master_of(sentinel).await? == old.port() {
-                let () = ask(port, &words(&format!("SENTINEL FAILOVER {MASTER}"))).await?;
-            }
-            self.is_replaced(old).await
-        })
-        .await
-        .map_err(|error| self.explain(&error))
     }
 
     async fn is_replaced(&self, old: &RedisServer) -> Result<&RedisServer> {

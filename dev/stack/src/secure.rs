@@ -1,6 +1,5 @@
 //! Redis, MySQL and Kafka that refuse plain text and require a login, for tests of TLS and logins.
-//! The test itself bypasses them: through the Unix sockets of Redis and MySQL, and a second
-//! listener of Kafka.
+//! The test itself uses Unix sockets of Redis and MySQL, and a plain-text listener of Kafka.
 
 use std::collections::BTreeMap;
 
@@ -134,7 +133,7 @@ impl SecureServers {
 
     /// The test's own access to MySQL, without a database.
     pub fn door_to_mysql(&self) -> Result<String> {
-        let socket = self.mysql.instance()?.dir.join("socket");
+        let socket = self.mysql.instance.dir.join("socket");
         Ok(format!(
             "mysql://root@127.0.0.1/?socket={}",
             socket.display()
@@ -238,7 +237,7 @@ async fn mysql(
         server
             .query(&statement)
             .await
-            .context("MySQL could not be locked")?;
+            .context("MySQL could not be restricted")?;
     }
     Ok(server)
 }

@@ -1,8 +1,6 @@
-//! One of the sentinels that watch a Redis with replicas.
+//! A sentinel, which watches a Redis with replicas.
 
-use std::fmt::Write as _;
 use std::fs;
-use std::time::Duration;
 
 use anyhow::Result;
 
@@ -14,46 +12,46 @@ use crate::server::{Instance, Server, ServerKind};
 /// Written once; the sentinel then keeps its state in it.
 const FILE: &str = "sentinel.conf";
 
+/// Sentinels that must agree that the master is down.
+const QUORUM: usize = 2;
+
+/// Time without an answer after which a sentinel considers the master down. Redis's default is 30
+/// s. The product requires more than `min-replicas-max-lag`, which is 10 s here; that does not
+/// matter for a killed or frozen master, which accepts no writes.
+const DOWN_AFTER_MS: u32 = 1_000;
+
+/// A failover is aborted after this time, and retried after twice this time; Redis's default is
+/// 180 s.
+const FAILOVER_TIMEOUT_MS: u32 = 3_000;
+
+/// Interval at which a sentinel queries roles and publishes its information to the others; Redis's
+/// defaults are 10 s and 2 s. A former master that returns as a master is made a replica after four
+/// times this.
+const PACE_MS: u32 = 500;
+
 /// How a sentinel is started.
 #[derive(Debug, Clone)]
 pub struct SentinelOptions {
     /// The name and the port on 127.0.0.1 of the initial master.
     pub master: (&'static str, u16),
-    /// Sentinels that must agree that a master is down.
-    pub quorum: usize,
-    pub down_after: Duration,
-    pub failover_timeout: Duration,
-    /// Interval at which it queries roles and publishes its information to the other sentinels.
-    pub pace: Duration,
 }
 
 /// A private Redis Sentinel.
 pub type SentinelServer = Server<SentinelOptions>;
 
 impl SentinelOptions {
-    fn configuration(&self, instance: &Instance) -> Result<String> {
+    fn configuration(&self, instance: &Instance) -> String {
         let (name, port) = self.master;
-        let mut text = format!(
-            "port {}\nbind 127.0.0.1\ndir {}\n",
+        format!(
+            "port {}\n\
+             bind 127.0.0.1\n\
+             dir {}\n\
+             sentinel monitor {name} 127.0.0.1 {port} {QUORUM}\n\
+             sentinel down-after-milliseconds {name} {DOWN_AFTER_MS}\n\
+             sentinel failover-timeout {name} {FAILOVER_TIMEOUT_MS}\n",
             instance.port(),
             instance.data.display()
-        );
-        writeln!(
-            text,
-            "sentinel monitor {name} 127.0.0.1 {port} {}",
-            self.quorum
-        )?;
-        writeln!(
-            text,
-            "sentinel down-after-milliseconds {name} {}",
-            self.down_after.as_millis()
-        )?;
-        writeln!(
-            text,
-            "sentinel failover-timeout {name} {}",
-            self.failover_timeout.as_millis()
-        )?;
-        Ok(text)
+        )
     }
 }
 
@@ -65,7 +63,7 @@ impl ServerKind for SentinelOptions {
         fetch::redis()?;
         Ok(fs::write(
             instance.dir.join(FILE),
-            self.configuration(instance)?,
+            self.configuration(instance),
         )?)
     }
 
@@ -78,12 +76,11 @@ impl ServerKind for SentinelOptions {
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
-        let pace_ms = self.pace.as_millis();
         // Not persisted, so set at each start.
         ask(
             instance.port(),
             &words(&format!(
-                "SENTINEL DEBUG INFO-PERIOD {pace_ms} PUBLISH-PERIOD {pace_ms}"
+                "SENTINEL DEBUG INFO-PERIOD {PACE_MS} PUBLISH-PERIOD {PACE_MS}"
             )),
         )
         .await

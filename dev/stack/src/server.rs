@@ -36,7 +36,7 @@ pub trait ServerKind: Clone + Debug + Send + Sync + 'static {
     /// The program with its arguments. Blocks.
     fn command(&self, instance: &Instance) -> Result<CommandLine>;
 
-    /// Succeeds once the server works, not merely listens.
+    /// Succeeds once the server answers requests, not as soon as it listens.
     fn answers(&self, instance: &Instance) -> impl Future<Output = Result<()>> + Send;
 }
 
@@ -77,12 +77,6 @@ impl Instance {
     }
 }
 
-#[derive(Debug)]
-pub(crate) enum Home {
-    Own(Arc<Instance>),
-    Given(String),
-}
-
 /// A real server on a free loopback port: [`crate::RedisServer`], [`crate::MysqlServer`],
 /// [`crate::KafkaServer`].
 ///
@@ -91,9 +85,9 @@ pub(crate) enum Home {
 #[derive(Debug)]
 pub struct Server<K: ServerKind> {
     pub(crate) options: K,
-    pub(crate) home: Home,
+    pub(crate) instance: Arc<Instance>,
     process: Mutex<Option<ServerProcess>>,
-    /// 0 if not running. Outside the lock, so that `pid` need not wait.
+    /// 0 if not running. Outside the lock, so that `pid` does not wait.
     pid: AtomicU32,
 }
 
@@ -106,10 +100,9 @@ impl<K: ServerKind> Server<K> {
 
     pub(crate) async fn start_in(temp: Arc<TempDirGuard>, options: K) -> Result<Self> {
         let instance = Arc::new(Instance::new(temp, K::NAME, K::PORTS)?);
-        let home = Home::Own(instance.clone());
         let server = Self {
             options: options.clone(),
-            home,
+            instance: instance.clone(),
             process: Mutex::default(),
             pid: AtomicU32::new(0),
         };
@@ -120,65 +113,36 @@ impl<K: ServerKind> Server<K> {
         Ok(server)
     }
 
-    /// A server managed by somebody else.
-    pub(crate) fn given(url: String) -> Self
-    where
-        K: Default,
-    {
-        Self {
-            options: K::default(),
-            home: Home::Given(url),
-            process: Mutex::default(),
-            pid: AtomicU32::new(0),
-        }
-    }
-
-    pub(crate) fn instance(&self) -> Result<&Arc<Instance>> {
-        match &self.home {
-            Home::Own(instance) => Ok(instance),
-            Home::Given(url) => {
-                bail!(
-                    "this {} was given by the environment ({url}): only servers of its own can a stack control",
-                    K::NAME
-                )
-            }
-        }
-    }
-
-    /// The server's port on 127.0.0.1, even while it is down. 0 for a server given by the
-    /// environment.
+    /// The server's port on 127.0.0.1, even while it is down.
     pub fn port(&self) -> u16 {
-        self.instance().map_or(0, |instance| instance.port())
+        self.instance.port()
     }
 
-    /// The process id, which is also its process group; `None` while it is down or not ours.
+    /// The process id, which is also its process group; `None` while it is down.
     pub fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Its data folder: copy it while the server is down to take the server back in time later.
-    pub fn data_dir(&self) -> Result<&Path> {
-        Ok(&self.instance()?.data)
+    /// Its data folder. A copy made while the server is down can be restored later, which takes the
+    /// server back in time.
+    pub fn data_dir(&self) -> &Path {
+        &self.instance.data
     }
 
     /// The last `lines` lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
-        let Ok(instance) = self.instance() else {
-            return format!("the log of this {} is not ours to read", K::NAME);
-        };
-        tail(&instance.log(), lines)
+        tail(&self.instance.log(), lines)
     }
 
     /// A proxy in front of this server. Kafka's clients bypass it: use
     /// [`crate::KafkaServer::start_behind_proxy`].
     pub async fn proxy(&self) -> Result<FaultProxy> {
-        FaultProxy::start(self.instance()?.port()).await
+        FaultProxy::start(self.port()).await
     }
 
     /// Restarts it after [`Server::stop`], [`Server::kill`] or a crash, with the same port and
     /// data. Waits until it answers.
     pub async fn start_again(&self) -> Result<()> {
-        let instance = self.instance()?;
         let mut slot = self.process.lock().await;
         if let Some(process) = slot.as_ref()
             && process.ended()?.is_none()
@@ -187,7 +151,7 @@ impl<K: ServerKind> Server<K> {
         }
         *slot = None;
         let options = self.options.clone();
-        let at = instance.clone();
+        let at = self.instance.clone();
         let process = tokio::task::spawn_blocking(move || {
             let command = options.command(&at)?;
             ServerProcess::start_server(&at.temp.janitor, &command, &at.dir, &at.log())
@@ -202,7 +166,7 @@ impl<K: ServerKind> Server<K> {
     /// Restarts it after its end without its data: a new server on the same port.
     pub async fn start_empty(&self) -> Result<()> {
         let options = self.options.clone();
-        let at = self.instance()?.clone();
+        let at = self.instance.clone();
         ensure!(self.pid().is_none(), "{} is running", K::NAME);
         let emptied = tokio::task::spawn_blocking(move || {
             fs::remove_dir_all(&at.data)?;
@@ -214,10 +178,9 @@ impl<K: ServerKind> Server<K> {
     }
 
     async fn wait_until_it_answers(&self, process: &ServerProcess) -> Result<()> {
-        let instance = self.instance()?;
         let begun = Instant::now();
         loop {
-            let answer = match timeout(ANSWER_LIMIT, self.options.answers(instance)).await {
+            let answer = match timeout(ANSWER_LIMIT, self.options.answers(&self.instance)).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => error,
                 Err(_) => anyhow!("no answer within {ANSWER_LIMIT:?}"),
@@ -243,7 +206,7 @@ impl<K: ServerKind> Server<K> {
 
     /// Stops it as an operator would: SIGTERM, then waits for its end.
     pub async fn stop(&self) -> Result<()> {
-        // A frozen process would only handle the signal later.
+        // SIGCONT, because a frozen process does not handle SIGTERM.
         self.end(&[Signal::TERM, Signal::CONT]).await
     }
 
@@ -253,7 +216,6 @@ impl<K: ServerKind> Server<K> {
     }
 
     async fn end(&self, signals: &[Signal]) -> Result<()> {
-        self.instance()?;
         let mut slot = self.process.lock().await;
         let process = slot
             .as_ref()
@@ -283,7 +245,6 @@ impl<K: ServerKind> Server<K> {
 
     /// Sends a signal and waits until the process is suspended or resumed.
     async fn signal(&self, signal: Signal, frozen: bool) -> Result<()> {
-        self.instance()?;
         let slot = self.process.lock().await;
         let process = slot
             .as_ref()

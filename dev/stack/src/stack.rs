@@ -1,6 +1,5 @@
 //! All servers at once.
 
-use std::env;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -9,7 +8,7 @@ use crate::kafka::{KafkaOptions, KafkaServer};
 use crate::mail::{MailOptions, MailSink};
 use crate::mysql::{MysqlOptions, MysqlServer};
 use crate::redis::{RedisOptions, RedisServer};
-use crate::server::{Server, ServerKind};
+use crate::server::Server;
 use crate::temp_dir::TempDirGuard;
 
 /// How each server is started.
@@ -53,16 +52,12 @@ pub struct Stack {
 
 impl Stack {
     /// Starts everything concurrently and waits until all servers answer.
-    ///
-    /// A server whose address is in `FIRSTCOME_TEST_REDIS_URL`, `FIRSTCOME_TEST_MYSQL_URL` or
-    /// `FIRSTCOME_TEST_KAFKA_BROKERS` is used as it is; [`Server::kill`] and the like then return
-    /// an error.
     pub async fn start(options: StackOptions) -> Result<Self> {
         let temp = Arc::new(tokio::task::spawn_blocking(TempDirGuard::new).await??);
         let (redis, mysql, kafka, mail) = tokio::try_join!(
-            own_or_given("FIRSTCOME_TEST_REDIS_URL", &temp, options.redis),
-            own_or_given("FIRSTCOME_TEST_MYSQL_URL", &temp, options.mysql),
-            own_or_given("FIRSTCOME_TEST_KAFKA_BROKERS", &temp, options.kafka),
+            Server::start_in(temp.clone(), options.redis),
+            Server::start_in(temp.clone(), options.mysql),
+            Server::start_in(temp.clone(), options.kafka),
             MailSink::start(options.mail),
         )?;
         Ok(Self {
@@ -82,34 +77,5 @@ impl Stack {
             ("KAFKA_BROKERS", self.kafka.bootstrap()),
             ("SMTP_URL", self.mail.url()),
         ]
-    }
-}
-
-async fn own_or_given<K: ServerKind + Default>(
-    variable: &str,
-    temp: &Arc<TempDirGuard>,
-    options: K,
-) -> Result<Server<K>> {
-    match env::var(variable) {
-        Ok(url) if !url.is_empty() => Ok(Server::given(url)),
-        _ => Server::start_in(temp.clone(), options).await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_given_server_is_used_but_not_controlled() {
-        let redis: RedisServer = Server::given("redis://elsewhere:1".into());
-        assert_eq!(redis.url(), "redis://elsewhere:1");
-        let error = redis.kill().await.unwrap_err().to_string();
-        assert!(error.contains("given by the environment"), "{error}");
-        assert!(
-            redis.start_again().await.is_err()
-                && redis.data_dir().is_err()
-                && redis.proxy().await.is_err()
-        );
     }
 }

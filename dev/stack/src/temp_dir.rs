@@ -28,7 +28,7 @@ impl TempDirGuard {
         remove_left_behind();
         let dir = std::path::absolute(std::env::temp_dir())?
             .join(format!("{PREFIX}{:016x}", rand::random::<u64>()));
-        // The janitor starts before the folder exists: a SIGKILL in between leaves nothing behind.
+        // The janitor starts before the folder exists, so that a SIGKILL in between leaves nothing.
         let janitor = Janitor::of_folder(&dir)?;
         fs::DirBuilder::new()
             .mode(0o700)
@@ -62,7 +62,7 @@ fn remove_left_behind() {
 }
 
 fn is_left_behind(dir: &Path) -> bool {
-    // A new folder has no lock for an instant.
+    // Only old folders, because a new one has no lock for an instant.
     let old = fs::metadata(dir)
         .and_then(|data| data.modified())
         .is_ok_and(|time| {

@@ -1,10 +1,10 @@
-//! Waiting for a condition, never for a duration.
+//! Waits for conditions by polling.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Polling intervals, initially and after a while. Each check may query a server, so not too often.
+/// The shortest and the longest polling interval. Each check may query a server.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(50)];
 
 /// Waits until a condition holds.

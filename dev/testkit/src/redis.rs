@@ -175,14 +175,14 @@ pub struct OldCopy(tempfile::TempDir);
 impl OldCopy {
     pub fn of(redis: &RedisServer) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        copy(redis.data_dir()?, &folder.path().join("data"))?;
+        copy(redis.data_dir(), &folder.path().join("data"))?;
         Ok(Self(folder))
     }
 
     /// Replaces the data of this Redis, which must be down.
     pub fn put_back(&self, redis: &RedisServer) -> Result<()> {
-        std::fs::remove_dir_all(redis.data_dir()?)?;
-        copy(&self.0.path().join("data"), redis.data_dir()?)
+        std::fs::remove_dir_all(redis.data_dir())?;
+        copy(&self.0.path().join("data"), redis.data_dir())
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) fn attack(part: Option<Part>) -> Result<()> {
 }
 
 /// A PyPI package in a virtual environment of the cache folder. The file `whole` marks it as
-/// complete, because its programs contain its path, so it cannot be renamed once filled.
+/// complete. It cannot be renamed once filled, because its programs contain its path.
 pub(crate) fn python_package(name: &str, version: &str) -> Result<PathBuf> {
     let root = cache()?.join(format!("{name}-{version}"));
     if root.join("whole").exists() {

@@ -3,7 +3,6 @@
 
 mod attack;
 mod deploy;
-mod flame;
 mod fuzz;
 mod helm;
 mod lint;
@@ -79,7 +78,7 @@ enum Job {
     Mysql,
     /// Mixed traffic and faults; memory, sockets, statements and tables must stay flat (MINUTES=30)
     Soak,
-    /// Every crash point, repeatedly, on real servers, with a table (CYCLES=100: half an hour)
+    /// Deaths at every crash point, repeatedly, on real servers (CYCLES=100: half an hour)
     Crashes,
     /// Measurements at full size, with targets (WHAT=test names PROFILE=dev ROWS=50000000)
     Scale,
@@ -107,11 +106,9 @@ enum Job {
     },
     /// Write the names of the programs' settings into the chart's schema
     SettingNames,
-    /// Flame graphs of the API under sold-out claims and under winners, in target/flame
-    Flame,
     /// README's picture and table, from the last `make bench`
     Picture,
-    /// Every state of the pages and mails in a real browser, in target/pictures; then those in docs
+    /// Pictures of all states of the pages and mails, from a real browser; then those in the docs
     Pictures,
     /// Write docs/API.md from both services' OpenAPI descriptions
     ApiDocs,
@@ -157,7 +154,6 @@ fn run(job: Job) -> Result<()> {
         Job::ComposeTest => programs::compose_test(),
         Job::Helm { part } => helm::run(part),
         Job::SettingNames => deploy::write_names(),
-        Job::Flame => flame::run_all(),
         Job::Picture => programs::picture(),
         Job::Pictures => pictures::make(),
         Job::ApiDocs => suite::api_docs(),

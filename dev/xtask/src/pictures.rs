@@ -1,5 +1,5 @@
-//! Pictures of every state of the pages and mails in a real browser, in target/pictures; then those
-//! that the docs show.
+//! Pictures of all states of the pages and mails from a real browser, in target/pictures. Those
+//! that the docs show are copied there.
 
 use std::fs;
 

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 use crate::shell::{cargo, command, exec, run, setting};
 
-/// The programs of a running system. The same selection for all tasks: a selection built with other
-/// features than the workspace is built twice (`cargo xtask lint features`).
+/// The programs of a running system. All tasks build the same selection, because other features
+/// would build dependencies twice (`cargo xtask lint features`).
 pub(crate) const SYSTEM: [&str; 5] = [
     "firstcome-api",
     "firstcome-reconciler",
@@ -48,7 +48,7 @@ pub(crate) fn target() -> PathBuf {
     PathBuf::from(setting("CARGO_TARGET_DIR").unwrap_or_else(|| "target".to_owned()))
 }
 
-/// Builds these packages; cargo only prints errors.
+/// Builds these packages. Cargo prints only errors.
 pub(crate) fn build(profile: &Profile, packages: &[&[&str]]) -> Result<()> {
     eprintln!(
         "[xtask] building the programs ({}); the first time takes minutes",

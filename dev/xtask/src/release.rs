@@ -69,7 +69,7 @@ struct Artefact {
     sha256: String,
 }
 
-/// Builds the programs without names of folders of this machine.
+/// Builds the programs so that they contain no folder names of this machine.
 fn build_programs(built: &Path) -> Result<()> {
     let repository = root();
     let sources = cargo_home()?;
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_cover_each_file_in_the_format_of_sha256sum() {
+    fn writes_checksums_of_all_files_like_sha256sum() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("b"), "").unwrap();
         fs::write(folder.path().join("a"), "abc").unwrap();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_without_an_image_names_the_command_that_makes_it() {
+    fn release_without_an_image_prints_the_command_for_it() {
         let text = image_left_out(Path::new("out"));
         assert!(text.contains("the image was left out"), "{text}");
         let command = "docker buildx build --sbom=true --provenance=mode=max ";
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn build_folder_embedded_in_a_program_is_detected() {
+    fn detects_the_build_folder_in_a_program() {
         let program = b"\x7fELF\0/build/here/src/lib.rs\0";
         assert!(names_folder(program, Path::new("/build/here")));
         assert!(!names_folder(program, Path::new("/build/her")));

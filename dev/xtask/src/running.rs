@@ -15,7 +15,7 @@ struct Running(BTreeMap<String, String>);
 impl Running {
     fn find() -> Result<Self> {
         let Ok(text) = std::fs::read_to_string(target().join("run/env")) else {
-            bail!("nothing runs: start `make run` in another terminal");
+            bail!("no system is running: start `make run` in another terminal");
         };
         Ok(Self(parse(&text)))
     }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_of_make_run_is_parsed_like_a_shell_does() {
+    fn parses_the_file_of_make_run_like_a_shell() {
         let read =
             parse("API_URL='http://127.0.0.1:80'\nPROGRAMS='target/debug'\nPATH='/a b':$PATH\n");
         assert_eq!(read["API_URL"], "http://127.0.0.1:80");

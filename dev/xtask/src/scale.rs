@@ -1,8 +1,8 @@
-//! Properties that must hold at any size, measured at full size on real servers: a table, and the
-//! same as JSON in target/scale. The measurements are tests that print lines of the form `scale:
-//! what | at full size | small | target` (dev/testkit/src/scale.rs).
+//! Measures properties that must hold at any size, at full size on real servers. Prints a table,
+//! and writes it as JSON to target/scale. The measurements are tests that print lines of the form
+//! `scale: what | at full size | small | target` (dev/testkit/src/scale.rs).
 //!
-//! The targets are for a release build. PROFILE=dev builds sooner, and is slower.
+//! The targets are for a release build. PROFILE=dev builds faster and runs slower.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ pub(crate) fn run() -> Result<()> {
         "--features",
         "firstcome-shared/crash-points",
     ];
-    // Sequentially: each has the machine to itself.
+    // Sequentially, so that each test has the machine to itself.
     args.extend(["--test", "it", "--", "--nocapture", "--test-threads=1"]);
     args.extend(what.split_whitespace());
     let measured = suite::log_of_full_size(&args)?;
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_upper_or_lower_limits() {
+    fn judges_targets_as_upper_or_lower_limits() {
         let met = |line| Row::parse(line).unwrap().is_met();
         assert_eq!(
             met("test a ... scale: a pass | 12.5 ms | 3 ms | ≤ 20 ms"),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_line_for_each_measurement() {
+    fn table_has_a_line_for_each_measurement() {
         let rows = [Row::parse("scale: a pass | 25 ms | 3 ms | ≤ 20 ms").unwrap()];
         assert!(table(&rows, "dev").ends_with("| a pass | 3 ms | 25 ms | ≤ 20 ms | no |"));
     }

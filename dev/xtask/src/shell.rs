@@ -1,4 +1,4 @@
-//! Child processes: how they are started, and how their failures are reported.
+//! Starts child processes and reports their failures.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -35,7 +35,7 @@ impl std::error::Error for Failed {}
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
-    // Set at run time by `cargo run`; the folder at build time may have moved.
+    // Set at run time by `cargo run`, because the folder at build time may have moved.
     let own =
         env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let own = PathBuf::from(own);
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_command_keeps_its_exit_code() {
+    fn failed_command_keeps_its_exit_code() {
         let error = run(Command::new("sh").args(["-c", "exit 101"])).unwrap_err();
         let failed = error.downcast_ref::<Failed>().unwrap();
         assert_eq!(failed.code, 101);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_cargo_does_not_get_this_packages_variables() {
+    fn nested_cargo_gets_no_variables_of_this_package() {
         assert!(describes_this_package("CARGO_PKG_VERSION_MAJOR"));
         assert!(describes_this_package("CARGO_MANIFEST_DIR"));
         assert!(!describes_this_package("CARGO_HOME"));

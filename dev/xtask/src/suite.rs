@@ -257,8 +257,8 @@ pub(crate) fn targets(metadata: &Value) -> impl Iterator<Item = &Value> {
 const MEMORY: &str = "/dev/shm";
 const ROOM_KB: u64 = 8_000_000;
 
-/// Whether the servers of tests can write to memory, since Redis, as the product requires, and
-/// MySQL wait for the disk before each answer. A killed server finds its files in either case.
+/// Whether the servers of tests can write to memory instead of a disk, for which Redis and MySQL
+/// would wait before each answer. A killed server finds its files again in either case.
 fn has_room_in_memory() -> bool {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -301,7 +301,7 @@ impl Run {
         let (reader, writer) = io::pipe()?;
         command.stdout(writer.try_clone()?).stderr(writer);
         let mut child = command.spawn().context("cannot start the tests")?;
-        // The command holds the writing ends; otherwise the pipe would never end.
+        // Drop the writing ends that the command holds; otherwise the pipe would never end.
         command.stdout(io::stdout()).stderr(io::stderr());
         let mut log = String::new();
         let mut reader = BufReader::new(reader);
@@ -405,7 +405,7 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
 ";
 
     #[test]
-    fn counts_of_all_programs_are_added_and_failures_named() {
+    fn adds_counts_of_all_programs_and_names_failures() {
         assert_eq!(
             Summary::of(LOG).line(12),
             "41 tests passed, 1 failed, 2 ignored, 7 left out, in 2 programs and 12 s\n  failed: b::breaks"
@@ -434,7 +434,7 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
     }
 
     #[test]
-    fn a_run_without_tests_is_reported() {
+    fn reports_a_run_without_tests() {
         assert!(
             Summary::of("error: could not compile")
                 .line(1)
@@ -443,7 +443,7 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
     }
 
     #[test]
-    fn a_run_keeps_both_streams_and_the_exit_code() {
+    fn run_keeps_both_streams_and_the_exit_code() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo out; echo err >&2; exit 101"]);
         let run = Run::kept(command).unwrap();
@@ -453,7 +453,7 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
     }
 
     #[test]
-    fn available_memory_is_parsed_from_the_systems_output() {
+    fn parses_available_memory_and_mount_options() {
         assert_eq!(
             first_number("MemTotal: 1 kB\nMemAvailable:   23 kB\n", "MemAvailable:"),
             Some(23)

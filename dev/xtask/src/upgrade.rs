@@ -1,4 +1,4 @@
-//! Upgrades under load: programs of an older commit (OLD) beside those of now, on the same servers.
+//! Upgrades under load: programs of an older commit (OLD) and current programs on the same servers.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::programs::{Profile, build_all_and_fetch, target};
 use crate::shell::{cargo, command, judge, output, run, setting};
 use crate::suite;
 
-/// The last version before messages with several claims.
+/// The last commit before messages with several claims.
 const OLDEST: &str = "0eab1da9";
 const PROGRAMS: [&str; 2] = ["firstcome-api", "firstcome-reconciler"];
 
@@ -22,9 +22,7 @@ pub(crate) fn test() -> Result<()> {
         "--quiet",
         &format!("{old}^{{commit}}"),
     ]) else {
-        bail!(
-            "the history has no commit {old}; a shallow clone has the newest ones only: git fetch --unshallow"
-        );
+        bail!("the history has no commit {old}; if this is a shallow clone: git fetch --unshallow");
     };
     if git(&["merge-base", "--is-ancestor", &commit, "HEAD"]).is_err() {
         bail!("no upgrade from {old} is possible: it is no ancestor of HEAD");
@@ -40,7 +38,7 @@ pub(crate) fn test() -> Result<()> {
         unpack(&commit, &source)?;
         build(&source, &old)?;
     }
-    eprintln!("[upgrade-test] building the programs of now");
+    eprintln!("[upgrade-test] building the current programs");
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
     suite::upgrades(&old)
 }
@@ -66,8 +64,8 @@ fn unpack(commit: &str, folder: &Path) -> Result<()> {
     judge(&git, archive.wait()?)
 }
 
-/// Builds in the usual folder, which has nearly all dependencies already, and copies the programs
-/// out of it, because the last build overwrites them.
+/// Builds in the usual target folder, which already has most dependencies, and copies the programs
+/// from there, because the next build overwrites them.
 fn build(source: &Path, into: &Path) -> Result<()> {
     let mut build = cargo(&["build", "--locked", "--manifest-path"]);
     build

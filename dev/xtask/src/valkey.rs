@@ -58,7 +58,7 @@ fn fetch(root: &Path) -> Result<()> {
         }
     }
     symlink("valkey-cli", bin.join("redis-cli"))?;
-    // Last, because `test` takes a root that has it as complete.
+    // Last, because `test` treats a root that has it as complete.
     symlink("valkey-server", bin.join("redis-server"))?;
     Ok(())
 }

@@ -30,7 +30,7 @@ pub const PARTITIONS: u32 = 12;
 /// Longest wait for Kafka's acknowledgement, as in the product.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// A route that does nothing and returns the answer of a sold-out claim, with the same length.
+/// A route that does nothing and returns the answer to a sold-out claim, with the same length.
 pub async fn nothing() -> Result<()> {
     const BODY: &str = r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
     let answer = async || {
@@ -43,7 +43,7 @@ pub async fn nothing() -> Result<()> {
     listen(Router::new().route("/v1/coupons/{id}/claims", post(answer))).await
 }
 
-/// Settings of the bare route, as in the product, and the coupon that it gives out.
+/// Settings of the bare route, named as in the product, and the coupon that it gives out.
 #[derive(Debug, Clone, Args)]
 pub struct BareArgs {
     #[arg(long, env = "REDIS_URL")]
@@ -63,7 +63,7 @@ pub struct BareArgs {
 struct BareRoute {
     redis: Redis,
     keys: DropKeys,
-    /// Read once: nothing is lost meanwhile.
+    /// Read once, because Redis loses nothing during the measurement.
     era: u64,
     producer: FutureProducer,
     args: BareArgs,

@@ -1,4 +1,4 @@
-//! The machine of a run. Results are not comparable between machines, nor with a busy machine.
+//! The machine of a run. Results of different machines cannot be compared, nor those of a busy one.
 
 use std::fs;
 

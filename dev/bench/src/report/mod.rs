@@ -38,9 +38,9 @@ pub struct Measurement {
     pub unit: Cow<'static, str>,
     /// `None` if there is no target.
     pub target: Option<FigureTarget>,
-    /// The figures that it was computed from.
+    /// The figures from which it was computed.
     pub measured: BTreeMap<String, f64>,
-    /// The limiting factor, or how to read the figure.
+    /// The limit of the figure, or how to read it.
     pub note: String,
 }
 
@@ -49,7 +49,7 @@ pub struct Measurement {
 pub enum FigureTarget {
     AtLeast(f64),
     AtMost(f64),
-    /// Shown only, with its limiting factor.
+    /// No bound; shown with what limits it.
     Shown,
 }
 
@@ -142,13 +142,6 @@ impl BenchReport {
         })
     }
 
-    /// Measurements with a target, in order.
-    pub fn targets(&self) -> impl Iterator<Item = &Measurement> {
-        self.measurements
-            .iter()
-            .filter(|measurement| measurement.target.is_some())
-    }
-
     pub fn write(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;
@@ -162,7 +155,7 @@ mod tests {
     use crate::cli::BenchSize;
 
     #[test]
-    fn a_report_is_read_back_as_it_was_written() {
+    fn report_survives_a_json_round_trip() {
         let mut report = BenchReport::new(BenchSize::of(true));
         report
             .measurements

@@ -8,13 +8,9 @@ use super::{BenchReport, FigureTarget, Measurement};
 
 pub fn print(report: &BenchReport) {
     if let Some(comparison) = &report.comparison {
-        println!("\n{}", comparison.tables());
+        println!("{}", comparison.table());
     }
-    println!(
-        "\nEverything measured\n{}",
-        measurements(&report.measurements)
-    );
-    println!("\nTargets\n{}", targets(report));
+    println!("\n{}", measurements(&report.measurements));
     for (part, error) in &report.failed {
         println!("NOT MEASURED: {part}: {error}");
     }
@@ -32,29 +28,10 @@ pub fn print(report: &BenchReport) {
 }
 
 fn measurements(measurements: &[Measurement]) -> Table {
-    let mut table = wide(["part", "measurement", "value", "out of"]);
+    let mut table = wide(["part", "measurement", "value", "target", "", "inputs, note"]);
     for measurement in measurements {
         table.add_row([
             measurement.section.to_string(),
-            measurement.what.clone(),
-            value(measurement),
-            measured(measurement),
-        ]);
-    }
-    align_right(&mut table, 2);
-    table
-}
-
-fn targets(report: &BenchReport) -> Table {
-    let mut table = wide([
-        "target of",
-        "is",
-        "to be",
-        "",
-        "how it is read, what limits it",
-    ]);
-    for measurement in report.targets() {
-        table.add_row([
             measurement.what.clone(),
             value(measurement),
             target(measurement),
@@ -62,17 +39,8 @@ fn targets(report: &BenchReport) -> Table {
             remark(measurement),
         ]);
     }
-    for (part, _) in &report.failed {
-        table.add_row([
-            format!("everything of: {part}"),
-            String::new(),
-            String::new(),
-            "not measured".into(),
-            String::new(),
-        ]);
-    }
-    align_right(&mut table, 1);
     align_right(&mut table, 2);
+    align_right(&mut table, 3);
     table
 }
 
@@ -82,26 +50,14 @@ fn value(measurement: &Measurement) -> String {
         .to_owned()
 }
 
-/// The inputs of a measurement.
-fn measured(measurement: &Measurement) -> String {
-    let measured: Vec<_> = measurement
+/// The inputs of a measurement, and its note.
+fn remark(measurement: &Measurement) -> String {
+    let inputs = measurement
         .measured
         .iter()
-        .map(|(name, value)| format!("{name} {}", number(*value)))
-        .collect();
-    measured.join(" · ")
-}
-
-/// The note. If a target is missed and there is no note, the inputs.
-fn remark(measurement: &Measurement) -> String {
-    let missed = measurement
-        .target
-        .is_some_and(|target| !target.met(measurement.value));
-    if missed && measurement.note.is_empty() {
-        measured(measurement)
-    } else {
-        measurement.note.clone()
-    }
+        .map(|(name, value)| format!("{name} {}", number(*value)));
+    let note = Some(measurement.note.clone()).filter(|note| !note.is_empty());
+    inputs.chain(note).collect::<Vec<_>>().join(" · ")
 }
 
 fn target(measurement: &Measurement) -> String {

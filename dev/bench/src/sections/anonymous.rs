@@ -1,5 +1,5 @@
-//! Winning claims per second while anonymous clients request lists of coupons at a rate of a
-//! million in five minutes, the most expensive request that needs no identity.
+//! Winning claims per second while anonymous clients request lists of coupons, the most expensive
+//! request that needs no identity: a million in five minutes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::figures::{median, spread};
+use super::figures::{Ratios, median};
 use super::winning::{Winning, everyone_wins};
 use crate::Bench;
 use crate::cli::BenchSize;
@@ -29,7 +29,7 @@ const LISTED: u32 = 300;
 /// With and without the requests, in turns, so that background load affects both.
 const TURNS: u32 = 15;
 
-/// The lists that they request.
+/// The lists that the clients request.
 #[derive(Clone, Copy)]
 enum Asked {
     /// Consecutive requests ask for different pages, so that the cache rarely helps.
@@ -68,11 +68,11 @@ async fn beside(
     size: &BenchSize,
 ) -> Result<Measurement> {
     let pages = match asked {
-        Asked::EachAnother => "pages of their own",
+        Asked::EachAnother => "different pages",
         Asked::AllTheSame => "one page",
     };
     step(format!(
-        "everyone wins beside {RATE} lists of coupons a second, {pages}, in turns with claims alone"
+        "everyone wins with {RATE} lists of coupons per second, {pages}, in turns with claims alone"
     ));
     let mut alone = Vec::new();
     let mut beside = Vec::new();
@@ -90,7 +90,7 @@ async fn beside(
                 Arc::clone(&seen),
             ));
         }
-        until("lists are asked for", async || {
+        until("clients request lists", async || {
             Ok(seen.total() > before + u64::from(RATE))
         })
         .await?;
@@ -103,27 +103,22 @@ async fn beside(
             "the clients that request lists stopped"
         );
     }
-    let ratios: Vec<f64> = beside
-        .iter()
-        .zip(&alone)
-        .map(|(beside, alone)| beside.per_second / alone.per_second)
-        .collect();
-    let (least, most) = spread(&ratios);
+    let rates = |turns: &[Winning]| turns.iter().map(|turn| turn.per_second).collect::<Vec<_>>();
+    let ratios = Ratios::of(&rates(&beside), &rates(&alone));
     let cpu = |turns: &[Winning]| turns.iter().map(|turn| turn.cpu_seconds).sum::<f64>();
     let each = (cpu(&beside) - cpu(&alone)) * 1e6 / seen.answered();
-    let per_second = |turns: &[Winning]| median(turns.iter().map(|turn| turn.per_second).collect());
-    let what = format!("everyone wins beside {RATE} lists of coupons a second, {pages} ÷ alone");
+    let what = format!("everyone wins with {RATE} lists of coupons per second, {pages} ÷ alone");
     let (lists, refused, asked) = seen.a_second();
     ensure!(lists > 0.0, "not one list was answered");
-    let measurement = Measurement::of(PART, what, median(ratios), "×")
-        .with("beside them/s", per_second(&beside))
-        .with("alone/s", per_second(&alone))
-        .with("API CPU µs a request", each)
+    let measurement = Measurement::of(PART, what, ratios.median, "×")
+        .with("with lists/s", median(rates(&beside)))
+        .with("alone/s", median(rates(&alone)))
+        .with("API CPU µs per request", each)
         .with("lists/s", lists)
         .with("refused/s", refused);
     Ok(measurement.target(FigureTarget::AtLeast(0.9)).note(format!(
-        "the middle of {TURNS} turns ({least:.2} to {most:.2}); {asked:.0} requests per second on {CONNECTIONS} connections were \
-         answered, lists of up to {LISTED} coupons; who asks takes from the same processors"
+        "median of {TURNS} turns ({ratios}); {asked:.0} requests per second on {CONNECTIONS} connections were \
+         answered, lists of up to {LISTED} coupons; the clients use the same processors"
     )))
 }
 
@@ -199,7 +194,7 @@ async fn ask_again_and_again(
 ) -> Result<()> {
     let mut connection = BufReader::new(TcpStream::connect(target).await?);
     let mut clock = interval(Duration::from_secs(CONNECTIONS.into()) / RATE);
-    // When the server is late, send all requests that are due at once.
+    // If the server is late, all requests that are due are sent at once.
     clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut body = Vec::new();
     for turn in 0_u32.. {
@@ -215,7 +210,7 @@ async fn ask_again_and_again(
         while !head.ends_with("\r\n\r\n") {
             ensure!(
                 connection.read_line(&mut head).await? > 0,
-                "hung up after {head:?}"
+                "the server closed the connection after {head:?}"
             );
         }
         let length = head

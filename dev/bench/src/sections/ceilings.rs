@@ -20,11 +20,12 @@ use crate::report::{FigureTarget, Measurement};
 const PART: &str = "ceilings";
 /// Turns of each of two servers, alternating, so that background load affects both.
 const TURNS: u32 = 11;
-/// A second crowd besides [`BenchSize::connections`]: the more people wait, the larger the batches.
+/// Connections of a second crowd, whose batches are larger because more people wait at once.
 const MANY_CONNECTIONS: usize = 256;
 /// Turns of the two tables.
 const ROW_TURNS: u32 = 7;
-/// In a quick run. The CPU time of a process is counted in steps of 10 ms.
+/// Least number of rows, also in a quick run, because the CPU time of a process is counted in steps
+/// of 10 ms.
 const LEAST_ROWS: u32 = 50_000;
 /// Turns in an open loop.
 const CLOCK_TURNS: u32 = 5;
@@ -36,7 +37,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let installation = bench.install("ceilings").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let mut measurements = sold_out(bench, &installation, &api, size).await?;
-    step("the admission script by itself");
+    step("the admission script alone");
     for people in [1, 16, MAX_BATCH] {
         measurements.extend(by_itself(&installation, &api, size, people).await?);
     }
@@ -74,14 +75,14 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// MySQL's CPU microseconds per row, compared with a table that has no trigger, no foreign key and
-/// one unique key: a baseline that does not inherit the cost of the product's table.
+/// MySQL's CPU microseconds per row, compared with a table that has one unique key and neither
+/// trigger nor foreign key.
 async fn cost_of_a_row(
     installation: &Installation,
     api: &Service,
     size: &BenchSize,
 ) -> Result<Measurement> {
-    step("what a row costs MySQL");
+    step("MySQL's CPU per row");
     let cpu = || server_cpu(&installation.servers.stack)[0];
     let rows = size.missing.max(LEAST_ROWS);
     let each = |before: f64| (cpu() - before) * 1e6 / f64::from(rows);
@@ -99,14 +100,14 @@ async fn cost_of_a_row(
     let (least, most) = spread(&own);
     Ok(Measurement::of(
         PART,
-        "MySQL's CPU a row of issued_coupons",
+        "MySQL's CPU per row of issued_coupons",
         median(own),
         "µs",
     )
     .with("µs with a primary key and one unique key", median(bare))
     .target(FigureTarget::AtMost(14.0))
     .note(format!(
-        "1,000 rows a statement, the middle of {ROW_TURNS} turns ({least:.1} to {most:.1})"
+        "1,000 rows per statement, median of {ROW_TURNS} turns ({least:.1} to {most:.1})"
     )))
 }
 
@@ -138,7 +139,7 @@ async fn in_turns(
     let mut lost: Vec<Turn> = Vec::new();
     for turn in 0..TURNS {
         let mut order = [(nothing, "n", &mut idle), (api, "l", &mut lost)];
-        // Alternate which one goes first.
+        // Alternate which server goes first.
         order.rotate_left(turn as usize % 2);
         for (service, prefix, turns) in order {
             let workload = Workload::once_each(service.address()?, coupon.id, people, connections);
@@ -166,11 +167,11 @@ async fn in_turns(
     let ratio = Measurement::of(PART, what, median(ratios), "×")
         .with("sold out/s", lost_rate)
         .with("nothing/s", idle_rate)
-        .with("cores the crowd took", crowd_share)
+        .with("cores used by the crowd", crowd_share)
         .target(FigureTarget::AtLeast(0.75))
         .note(format!(
-            "the middle of {TURNS} turns ({least:.2} to {most:.2}), each one beside the other; a claim takes the API {lost_cpu:.1} µs of \
-             CPU, the route that does nothing {idle_cpu:.1} µs"
+            "median of {TURNS} turns ({least:.2} to {most:.2}), alternating; a claim takes {lost_cpu:.1} µs of the API's CPU, a \
+             request of the route that does nothing {idle_cpu:.1} µs"
         ));
     Ok((ratio, lost_rate))
 }
@@ -193,8 +194,8 @@ async fn sold(
     Ok(coupon)
 }
 
-/// Sold-out claims in an open loop, in turns with the route that does nothing: latency that both
-/// show comes from the machine and the generator's timer.
+/// Sold-out claims in an open loop, in turns with the route that does nothing. Latency that both
+/// have comes from the machine and the generator's timer.
 async fn by_the_clock(
     api: &Service,
     nothing: &Service,
@@ -202,7 +203,9 @@ async fn by_the_clock(
     coupon: InstallationCoupon,
     rate: f64,
 ) -> Result<Measurement> {
-    step(format!("sold-out claims by the clock, {rate:.0} a second"));
+    step(format!(
+        "sold-out claims in an open loop, {rate:.0} per second"
+    ));
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -238,12 +241,12 @@ async fn by_the_clock(
         .with("p99.9 ms", middle(&lost, |l| l.p999_ms))
         .with("do-nothing p99 ms", middle(&idle, |l| l.p99_ms))
         .note(format!(
-            "latency counts from the intended start; the crowd's timer adds up to 1 ms; the middle of {CLOCK_TURNS} turns \
+            "latency counts from the intended start; the crowd's timer adds up to 1 ms; median of {CLOCK_TURNS} turns \
              ({least:.1} to {most:.1})"
         )))
 }
 
-/// Claims per second that the script admits, and refuses once sold out.
+/// Claims per second that the script admits, and claims per second that it refuses once sold out.
 async fn by_itself(
     installation: &Installation,
     api: &Service,
@@ -253,8 +256,8 @@ async fn by_itself(
     let coupon = installation.coupon(api, size.many_requests).await?;
     let measured = async |what: &str| {
         let (rate, cpu) = script(installation, coupon, size.many_requests, people, what).await?;
-        let what = format!("the script alone, {what}, {people} people a call");
-        anyhow::Ok(Measurement::of(PART, what, rate, "/s").with("µs of Redis's CPU a claim", cpu))
+        let what = format!("the script alone, {what}, {people} people per call");
+        anyhow::Ok(Measurement::of(PART, what, rate, "/s").with("µs of Redis's CPU per claim", cpu))
     };
     let measurements = [
         measured("everyone wins").await?,

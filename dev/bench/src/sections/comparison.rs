@@ -27,12 +27,12 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
         ),
         ("whole rush ÷ best of c, d", &[Design::C, Design::D], shown),
         (
-            "whole rush ÷ best of them when they look before they lock",
+            "whole rush ÷ best of c, d that look before they lock",
             &[Design::CLook, Design::DLook],
             shown,
         ),
         (
-            "whole rush ÷ e with its counter first, which tells holders that it is sold out",
+            "whole rush ÷ e with its counter first, which answers `sold_out` to holders",
             &[Design::EFirst],
             shown,
         ),
@@ -69,8 +69,8 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     measurements
 }
 
-/// Firstcome compared with the best of some designs; a route that does nothing shows the limit of
-/// the HTTP server.
+/// Firstcome compared with the best of these designs, and with a route that does nothing, which
+/// shows the limit of the HTTP server.
 fn beside(what: &str, own: &DesignRun, best: f64, nothing: Option<&Nothing>) -> Measurement {
     let rate = own.tally.per_second;
     let measurement = Measurement::ratio(PART, what, ("Firstcome/s", rate), ("best/s", best));
@@ -79,10 +79,10 @@ fn beside(what: &str, own: &DesignRun, best: f64, nothing: Option<&Nothing>) -> 
     };
     let measurement = measurement.with("nothing/s", tally.per_second);
     let beside = if own.spread.is_none_or(|own| own.overlaps(*spread)) {
-        "Firstcome's turns overlap with that route's, so these figures cannot tell them apart (`ceilings` measures both in turns)".into()
+        "Firstcome's turns overlap with those of that route, so the difference may be noise (`ceilings` measures both in turns)".into()
     } else {
         format!(
-            "Firstcome does {:.0} % of that route",
+            "Firstcome reaches {:.0} % of that route",
             rate / tally.per_second * 100.0
         )
     };
@@ -102,7 +102,7 @@ mod tests {
     use crate::baselines::comparison::Spread;
 
     #[test]
-    fn overlapping_turns_cannot_be_distinguished() {
+    fn turns_overlap_if_their_ranges_intersect() {
         let of = |least, most| Spread(least, most);
         assert!(
             of(84.0, 121.0).overlaps(of(90.0, 99.0)) && of(90.0, 99.0).overlaps(of(84.0, 121.0))

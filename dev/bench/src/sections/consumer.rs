@@ -21,7 +21,8 @@ use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "consumer";
 
-/// Turns of each of the two, alternating, so that background load affects both.
+/// Turns of the consumer and of straight inserts, alternating, so that background load affects
+/// both.
 const TURNS: usize = 3;
 /// Statement sizes to try; straight inserts are measured with the fastest.
 const SIZES: [u32; 4] = [500, 1_000, 2_000, 5_000];
@@ -40,7 +41,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let mut consumer = Vec::new();
     for (turn, pair) in coupons.chunks_exact(2).enumerate() {
         step(format!(
-            "{} rows straight and by the consumer, turn {} of {TURNS}",
+            "{} rows inserted straight and by the consumer, turn {} of {TURNS}",
             size.winners,
             turn + 1
         ));
@@ -67,7 +68,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         )
         .target(FigureTarget::AtLeast(0.7))
         .with("rows", size.winners.into())
-        .with("rows a straight statement", rows.into()),
+        .with("rows per straight statement", rows.into()),
     ])
 }
 
@@ -84,7 +85,7 @@ async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> R
     Ok(best.1)
 }
 
-/// As many as a busy API puts into one message.
+/// As many claims as a busy API puts into one message.
 const CLAIMS_A_MESSAGE: usize = 64;
 
 pub(super) async fn publish(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
@@ -134,7 +135,7 @@ pub(super) async fn publish(installation: &Installation, coupon: InstallationCou
     Ok(())
 }
 
-/// From the first row to the last, without the consumer's start-up.
+/// Rows per second from the first row to the last, without the consumer's start-up.
 pub(super) async fn consume(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -144,8 +145,8 @@ pub(super) async fn consume(
         "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
         coupon.drop
     );
-    // Rows of one partition arrive in order, so the last row of each shows that all exist. MySQL
-    // finds these few by key.
+    // Rows of one partition arrive in order, so the last row of each partition shows that all
+    // exist. MySQL finds these few by key.
     let mut last: BTreeMap<u32, u32> = BTreeMap::new();
     for slot in 1..=coupon.quantity {
         last.insert(event(coupon, slot)?.partition(PARTITIONS), slot);

@@ -48,7 +48,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         Measurement::of(PART, "last admission → exact rows, p99", percentile_99(took), "ms")
             .target(FigureTarget::AtMost(100.0))
             .with("worst ms", worst)
-            .note("from Redis's instant of the last admission until MySQL, asked every millisecond, counts all rows"),
+            .note("from the last admission by Redis's clock until MySQL, polled every millisecond, counts all rows"),
         Measurement::of(PART, "the same, first rush of a new topic", first, "ms").note(
             "librdkafka waits 100 ms before it asks where a partition begins that no consumer has committed, and its \
              first fetch waits up to 100 ms for those that it knows by then",
@@ -56,7 +56,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     ])
 }
 
-/// Sells a hundred in one burst. Milliseconds from the last admission until all rows exist.
+/// Sells a hundred coupons in one burst. Returns the milliseconds from the last admission until all
+/// rows exist.
 async fn rush(installation: &Installation, api: &Service, names: &str) -> Result<f64> {
     let coupon = installation.coupon(api, OFFERED).await?;
     let workload = Workload::once_each(api.address()?, coupon.id, OFFERED, 64).named(names);
@@ -86,7 +87,7 @@ async fn exact(installation: &Installation, coupon: InstallationCoupon) -> Resul
     };
     timeout(LIMIT, counting)
         .await
-        .context("the rows do not come")??;
+        .context("some rows are missing")??;
     #[allow(
         clippy::cast_precision_loss,
         reason = "microseconds since 1970 are far below 2^52 ms"

@@ -1,8 +1,40 @@
 //! Summary statistics of several measurements.
 
+use std::fmt;
+
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// The ratios of measurements taken in turns.
+pub(super) struct Ratios {
+    pub(super) median: f64,
+    pub(super) least: f64,
+    pub(super) most: f64,
+}
+
+impl Ratios {
+    pub(super) fn of(own: &[f64], other: &[f64]) -> Self {
+        let ratios: Vec<f64> = own
+            .iter()
+            .zip(other)
+            .map(|(own, other)| own / other)
+            .collect();
+        let (least, most) = spread(&ratios);
+        Self {
+            median: median(ratios),
+            least,
+            most,
+        }
+    }
+}
+
+/// The range, for a note.
+impl fmt::Display for Ratios {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} to {:.2}", self.least, self.most)
+    }
 }
 
 /// The smallest and the largest.

@@ -29,7 +29,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         workload.named(&format!("m{turn}-")).run().await?;
         let most = most_mb(&api)?;
         step(format!(
-            "{most:.1} MB at most, {} claims",
+            "peak {most:.1} MB after {} claims",
             (turn + 1) * (size.memory_claims / STEPS)
         ));
         seen.push(most);
@@ -40,9 +40,9 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let first = at(1)?;
     let half = at(STEPS / 2)?;
     let last = at(STEPS)?;
-    let what = "API memory at 1,000 connections, the most it ever had";
+    let what = "peak memory of the API at 1,000 connections";
     let most = Measurement::of(PART, what, last, "MB").target(FigureTarget::AtMost(60.0));
-    let what = "the same, all claims ÷ the first tenth of them";
+    let what = "the same, after all claims ÷ after a tenth of them";
     let flat = Measurement::ratio(PART, what, ("MB at the end", last), ("MB at first", first))
         .target(FigureTarget::AtMost(1.1));
     Ok(vec![

@@ -35,19 +35,17 @@ use crate::cli::{BenchOptions, BenchSize, Part};
 use crate::quiet::settle;
 use crate::report::{BenchReport, print};
 
-/// Longest step on any machine worth measuring on.
+/// Longest duration of a step.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// The steps of a part. Each can fail without affecting the others.
-fn steps(part: Part, options: &BenchOptions) -> Vec<BenchStep> {
+/// The steps of a part. If one fails, the others still run.
+fn steps(part: Part) -> Vec<BenchStep> {
     if part != Part::Designs {
         return vec![BenchStep::Part(part)];
     }
-    let wanted = Design::ALL
-        .into_iter()
-        .filter(|one| options.only.is_empty() || options.only.contains(one));
-    let mut steps: Vec<BenchStep> = wanted.map(BenchStep::Design).collect();
-    // Right before Firstcome, which comes last: the machine may behave differently an hour later.
+    let mut steps: Vec<BenchStep> = Design::ALL.map(BenchStep::Design).into();
+    // Right before Firstcome, which comes last, because the machine may behave differently an hour
+    // later.
     steps.insert(steps.len().saturating_sub(1), BenchStep::Nothing);
     steps
 }
@@ -112,15 +110,15 @@ impl BenchStep {
 ///
 /// # Errors
 ///
-/// If something could not be started or measured; reported at the end, after everything else was
-/// measured and written. A missed target is not an error.
+/// If something could not be started or measured. The error is returned at the end, after
+/// everything else was measured and written. A missed target is not an error.
 pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
     let size = options.size();
     let mut report = BenchReport::new(size.clone());
     let begun = Instant::now();
     let mut bench = None;
     for part in parts {
-        for one in steps(*part, options) {
+        for one in steps(*part) {
             let here = match bench.take() {
                 Some(bench) => bench,
                 None => start(options).await?,
@@ -137,7 +135,7 @@ pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
     drop(bench);
     print(&report);
     step(format!(
-        "{:.0} s; {} has everything",
+        "{:.0} s; the report is in {}",
         begun.elapsed().as_secs_f64(),
         options.out.join("report.json").display()
     ));
@@ -158,7 +156,8 @@ async fn start(options: &BenchOptions) -> Result<Bench> {
     })
 }
 
-/// Returns the servers for the next step. Not after a failure, because their state is unknown then.
+/// Returns the servers for the next step; `None` after a failure, which leaves them in an unknown
+/// state.
 async fn try_one(
     one: BenchStep,
     bench: Bench,
@@ -169,7 +168,7 @@ async fn try_one(
     step(format!("measuring {}", one.name()));
     let begun = Instant::now();
     let measured = timeout(LIMIT, one.measure(&bench, size, report)).await;
-    let measured = settled.and(measured.context("it does not finish").flatten());
+    let measured = settled.and(measured.context("the step took too long").flatten());
     report
         .took
         .push((one.name(), begun.elapsed().as_secs_f64()));

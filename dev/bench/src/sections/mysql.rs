@@ -11,7 +11,8 @@ use crate::cli::BenchSize;
 use crate::report::Measurement;
 
 const PART: &str = "mysql";
-/// In a quick run. The CPU time of a process is counted in steps of 10 ms.
+/// Least number of people, also in a quick run, because the CPU time of a process is counted in
+/// steps of 10 ms.
 const LEAST: u32 = 5_000;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -23,7 +24,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         rate,
     };
     let alone = pressure::shop_alone(&bench.servers).await?;
-    let what = "p99 of a shop's orders, nothing beside it";
+    let what = "p99 of a shop's orders, alone";
     let mut measurements =
         vec![Measurement::of(PART, what, alone.p99_ms, "ms").with("p50 ms", alone.p50_ms)];
     for pressure in Pressure::ALL {
@@ -46,9 +47,9 @@ fn measurement(design: Design, pressure: Pressure, run: &PressedRun) -> Measurem
         .with("losers/s", run.losers.per_second)
         .with("losers' p99 ms", run.losers.latency.p99_ms)
         .with("promised, no row", run.promised_without_row as f64)
-        .with("rows too many or doubled", run.wrong_rows as f64);
+        .with("surplus or duplicate rows", run.wrong_rows as f64);
     let measurement = match run.mysql_us {
-        Some(cpu) => measurement.with("µs of MySQL's CPU a winner", cpu),
+        Some(cpu) => measurement.with("µs of MySQL's CPU per winner", cpu),
         None => measurement,
     };
     match run.shop {

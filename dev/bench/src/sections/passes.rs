@@ -1,5 +1,5 @@
-//! Passes of the reconciler: clean passes over more and more claims, compared with a bare scan; a
-//! repairing pass; and a pass over a few open drops next to many sealed ones.
+//! Passes of the reconciler: clean passes over an increasing number of claims, compared with a bare
+//! scan; a repairing pass; and a pass over a few open drops next to many sealed ones.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -92,7 +92,7 @@ async fn clean(
     }
     let memory = Measurement::of(
         PART,
-        "memory of the largest clean pass over that of an empty one",
+        "memory of the largest clean pass minus that of an empty one",
         large.3 - empty.3,
         "MB",
     );
@@ -105,14 +105,14 @@ async fn clean(
     let each = |one: &(f64, f64, f64, f64)| one.1 / one.0 * 1e6;
     let linear = Measurement::ratio(
         PART,
-        "time a claim, largest ÷ smallest drop",
+        "time per claim, largest ÷ smallest drop",
         ("µs", each(large)),
         ("µs at first", each(small)),
     );
     measurements.push(
         linear
             .target(FigureTarget::AtMost(1.1))
-            .note("linear: about 1 or less"),
+            .note("1 or less if the time grows linearly"),
     );
     Ok(measurements)
 }
@@ -120,7 +120,7 @@ async fn clean(
 /// The largest drop again, with one row in a hundred missing, so that every page has a repair.
 async fn scattered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
     step(format!(
-        "a pass over {} claims with one row in a hundred gone",
+        "a pass over {} claims with one row in a hundred missing",
         coupon.quantity
     ));
     let scan = scan(installation, coupon).await?.0.as_secs_f64();
@@ -228,7 +228,7 @@ fn seconds(run: &Value) -> Result<f64> {
 /// A few open drops, first alone and then next to sealed ones.
 async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step(format!(
-        "a pass over {OPEN} open drops beside {} sealed ones",
+        "a pass over {OPEN} open drops next to {} sealed ones",
         size.sealed
     ));
     let installation = bench.install("sealed").await?;
@@ -238,7 +238,7 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
         admit_straight(&installation, coupon, 100).await?;
         insert_rows(&installation, coupon, 1..=100).await?;
     }
-    // The API reads the catalogue every second; only the pass should be counted.
+    // The API reads the catalogue every second, which would be counted too.
     api.stop().await?;
     let alone = asked(bench, &installation, &reconciler).await?;
     seal_many(&installation, size.sealed).await?;
@@ -246,13 +246,13 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
     reconciler.stop().await?;
     let time = Measurement::of(
         PART,
-        "pass over 10 open drops beside sealed ones",
+        "pass over 10 open drops next to sealed ones",
         beside.0,
         "ms",
     );
     let statements = Measurement::of(
         PART,
-        "MySQL statements of that pass beyond those without sealed drops",
+        "MySQL statements of that pass, more than without sealed drops",
         beside.1 - alone.1,
         "",
     );
@@ -278,7 +278,8 @@ async fn asked(
     let mut statements = f64::MAX;
     for _ in 0..7 {
         let mut meter = Meter::start(&bench.servers.stack).await?;
-        // The daemon runs passes by itself after coupons were created.
+        // The daemon also runs passes by itself after coupons were created, so count each pass
+        // alone.
         let run = ops.reconcile().await?;
         #[allow(clippy::cast_precision_loss, reason = "a small count")]
         let count = meter.statements().await? as f64;

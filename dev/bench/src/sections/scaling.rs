@@ -1,13 +1,12 @@
 //! Scale-out on one machine: 1, 2 and 4 APIs and consumers, one hot coupon and eight, one Redis and
 //! a cluster of three primaries. docs/SCALING.md derives the limits of each part from it.
 
-use anyhow::{Context as _, Result, ensure};
-use firstcome_load::answer::AnswerKind;
+use anyhow::{Context as _, Result};
 use firstcome_load::launch::{ANY_PORT, Installation, InstallationCoupon, Service, until};
 use firstcome_load::measure::{cpu_seconds, server_cpu};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
-use firstcome_stack::{RedisCluster, RedisClusterOptions};
+use firstcome_stack::RedisCluster;
 use futures_util::future::try_join_all;
 use mysql_async::prelude::Queryable as _;
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ use crate::cli::BenchSize;
 use crate::report::Measurement;
 
 const PART: &str = "scaling";
-/// In turns, so that background load affects all.
+/// Turns of each shape, alternating, so that background load affects all.
 const TURNS: usize = 3;
 /// APIs, and the same number of consumers.
 const PROCESSES: [usize; 3] = [1, 2, 4];
@@ -42,7 +41,7 @@ struct Turn {
 }
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    let cluster = RedisCluster::start(RedisClusterOptions::default()).await?;
+    let cluster = RedisCluster::start().await?;
     let single = bench.install("scaling").await?;
     let mut clustered = bench.install("scaling_cluster").await?;
     clustered.settings.extend(cluster.env());
@@ -91,7 +90,7 @@ fn shown(shape: Shape, turns: &[Turn]) -> Measurement {
         "one Redis"
     };
     let what = format!(
-        "{} API and consumer, {coupons}, {redis}: admitted",
+        "{} APIs and consumers, {coupons}, {redis}: admitted",
         shape.processes
     );
     let measurement = Measurement::of(PART, what, median(claims), "claims/s")
@@ -100,12 +99,12 @@ fn shown(shape: Shape, turns: &[Turn]) -> Measurement {
         measurement.with(&format!("{} µs", PARTS[part]), of(&|turn| turn.cpu[part]))
     });
     measurement.note(format!(
-        "the middle of {TURNS} turns ({least:.0} to {most:.0}); CPU a winner, all processes of a kind together; the crowd and all \
-         servers share the machine's processors"
+        "median of {TURNS} turns ({least:.0} to {most:.0}); CPU per winner of all processes of a kind together; the crowd and \
+         all servers share the machine's processors"
     ))
 }
 
-/// Everyone wins; done once the last row exists.
+/// Everyone wins; the turn ends once the last row exists.
 async fn one(
     installation: &Installation,
     cluster: Option<&RedisCluster>,
@@ -136,7 +135,7 @@ async fn one(
         coupons.push(installation.coupon(&apis[0], of_coupon).await?);
     }
     for api in &apis {
-        until("every API knows every coupon", async || {
+        until("every API shows every coupon as open", async || {
             knows(installation, api, &coupons).await
         })
         .await?;
@@ -150,11 +149,7 @@ async fn one(
         let crowd = Workload::once_each(api.address()?, coupon.id, each, connections)
             .named(&format!("p{number}-"));
         let tally = crowd.run().await?;
-        ensure!(
-            tally.count(AnswerKind::Accepted) == u64::from(each),
-            "not everyone won: {:?}",
-            tally.answers
-        );
+        tally.everyone_won()?;
         Ok::<_, anyhow::Error>(begun.elapsed())
     }))
     .await?;
@@ -180,7 +175,7 @@ async fn one(
     reconciler.stop().await?;
     let people = f64::from(people);
     Ok(Turn {
-        // The crowds end one after the other; the last one counts.
+        // The crowds end at different times; the last one counts.
         claims: people / admitted.as_secs_f64(),
         rows: people / issued.as_secs_f64(),
         cpu: std::array::from_fn(|part| (after[part] - before[part]) * 1e6 / people),

@@ -1,12 +1,11 @@
 //! Two minutes in which everyone wins, long enough for a backlog of rows to show: in many drops,
-//! one after the other, and in a single one, whose index of users is larger than MySQL's default
-//! memory. Then a crowd that wins while passes compare the claims of that closed drop.
+//! one after the other, and in a single drop whose index of users is larger than MySQL's default
+//! memory. Then a crowd wins while passes compare the claims of that closed drop.
 
 use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use firstcome_load::answer::AnswerKind;
 use firstcome_load::launch::{Installation, InstallationCoupon, Service};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
@@ -14,7 +13,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::figures::{median, spread};
+use super::figures::{Ratios, median};
 use super::winning::everyone_wins;
 use crate::Bench;
 use crate::cli::BenchSize;
@@ -23,7 +22,7 @@ use crate::report::{FigureTarget, Measurement};
 const PART: &str = "sustained";
 const CONNECTIONS: usize = 256;
 const TURNS: u32 = 7;
-/// Drops with as many winners together as the single one.
+/// Number of drops that together have as many winners as the single drop.
 const DROPS: u32 = 30;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -42,7 +41,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         open.push(installation.coupon(&api, size.winners / 4).await?);
     }
     close(&installation, &api, closed).await?;
-    // The daemon's own passes would hold the lock that the measured ones need.
+    // Passes of the daemon would hold the lock that the measured passes need.
     reconciler.stop().await?;
     measurements.push(beside_passes(&installation, &api, size, closed, &open).await?);
     api.stop().await?;
@@ -50,8 +49,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// Rows a second from the first request to the last row, of the claims admitted a second. All
-/// coupons have the same quantity.
+/// Rows per second from the first request to the last row, divided by claims admitted per second.
+/// All coupons have the same quantity.
 async fn rows_keep_up(
     installation: &Installation,
     api: &Service,
@@ -71,11 +70,7 @@ async fn rows_keep_up(
         let tally = Workload::once_each(api.address()?, coupon.id, each, CONNECTIONS)
             .run()
             .await?;
-        ensure!(
-            tally.count(AnswerKind::Accepted) == u64::from(each),
-            "not everyone won: {:?}",
-            tally.answers
-        );
+        tally.everyone_won()?;
     }
     let crowd = begun.elapsed().as_secs_f64();
     for coupon in coupons {
@@ -94,7 +89,7 @@ async fn rows_keep_up(
     .with("admitted/s", winners_per_second)
     .with("rows/s", rows)
     .with("seconds of claims", crowd)
-    .with("seconds until the last row after them", all - crowd)
+    .with("seconds from then to the last row", all - crowd)
     .note(format!(
         "{winners} winners, {CONNECTIONS} connections, one turn"
     )))
@@ -110,16 +105,15 @@ async fn beside_passes(
 ) -> Result<Measurement> {
     let mut alone = vec![];
     let mut beside = vec![];
-    let mut ratios = vec![];
     let mut passes = 0;
     for (turn, pair) in open.chunks_exact(2).enumerate() {
         step(format!(
-            "everyone wins alone and beside passes over {} closed claims, turn {} of {TURNS}",
+            "everyone wins alone and during passes over {} closed claims, turn {} of {TURNS}",
             closed.quantity,
             turn + 1
         ));
         let mut rates = [0.0; 2];
-        // Alternate which one goes first.
+        // Alternate whether the turn with passes goes first.
         for with_passes in [turn % 2 == 0, turn % 2 == 1] {
             let running = if with_passes {
                 Some(RepeatedPasses::start(installation, closed))
@@ -136,22 +130,21 @@ async fn beside_passes(
         }
         alone.push(rates[0]);
         beside.push(rates[1]);
-        ratios.push(rates[1] / rates[0]);
     }
     ensure!(passes > 0, "no pass compared anything");
-    let (least, most) = spread(&ratios);
+    let ratios = Ratios::of(&beside, &alone);
     Ok(Measurement::of(
         PART,
-        "everyone wins beside passes over a closed drop ÷ alone",
-        median(ratios),
+        "everyone wins during passes over a closed drop ÷ alone",
+        ratios.median,
         "×",
     )
     .target(FigureTarget::AtLeast(0.9))
     .with("alone/s", median(alone))
-    .with("beside/s", median(beside))
+    .with("during passes/s", median(beside))
     .with("passes", f64::from(passes))
     .note(format!(
-        "{} closed claims, {} connections; deep passes one after the other for the whole turn; the middle of {TURNS} turns ({least:.2} to {most:.2})",
+        "{} closed claims, {} connections; deep passes one after the other for the whole turn; median of {TURNS} turns ({ratios})",
         closed.quantity, size.connections
     )))
 }

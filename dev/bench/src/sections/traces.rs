@@ -1,5 +1,5 @@
-//! The cost of traces: claims per second with one in a hundred exported and with none; with
-//! `--against`, compared with a build without traces.
+//! The cost of traces: claims per second with one trace in a hundred exported and with none; with
+//! `--against`, also compared with another build.
 
 use anyhow::{Context as _, Result, ensure};
 use firstcome_load::answer::AnswerKind;
@@ -8,14 +8,14 @@ use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use firstcome_stack::OtlpReceiver;
 
-use super::figures::{median, spread};
+use super::figures::{Ratios, median};
 use crate::Bench;
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "traces";
-/// In turns, so that background load affects all. Two turns differ by a tenth, so only the median
-/// of many is accurate enough for the target.
+/// Turns of each crowd, alternating, so that background load affects all sides. Two turns differ by
+/// a tenth, so only the median of many is accurate enough for the target.
 const TURNS: [usize; 2] = [31, 41];
 const RATIO: &str = "0.01";
 
@@ -63,11 +63,7 @@ impl Side {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let crowd = Workload::once_each(self.api.address()?, coupon.id, people, size.connections);
         let (won, cpu) = crowd.run_metered(self.api.pid()).await?;
-        ensure!(
-            won.count(AnswerKind::Accepted) == u64::from(people),
-            "not everyone won: {:?}",
-            won.answers
-        );
+        won.everyone_won()?;
         self.turns[0].push((won.per_second, cpu));
         self.installation.every_row(coupon).await?;
         self.sold_out = Some(coupon);
@@ -76,7 +72,7 @@ impl Side {
 
     /// Nobody in the crowd gets one, because the coupon is sold out.
     async fn all_lose(&mut self, size: &BenchSize) -> Result<()> {
-        let coupon = self.sold_out.context("no coupon is given out yet")?;
+        let coupon = self.sold_out.context("no coupon is sold out yet")?;
         let crowd = Workload::once_each(
             self.api.address()?,
             coupon.id,
@@ -120,7 +116,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             CROWDS[crowd]
         ));
         for turn in 0..turns {
-            // Rotate which one goes first.
+            // Rotate which side goes first.
             for at in 0..sides.len() {
                 let at = (at + turn) % sides.len();
                 let side = &mut sides[at];
@@ -179,13 +175,17 @@ fn compared(crowd: usize, own: &NamedSide<'_>, other: &NamedSide<'_>) -> Measure
     let beside = other.name;
     let own = own.side;
     let other = other.side;
-    let pairs = own.turns[crowd].iter().zip(&other.turns[crowd]);
-    let ratios: Vec<f64> = pairs.map(|(own, other)| own.0 / other.0).collect();
-    let (least, most) = spread(&ratios);
+    let rates = |side: &Side| {
+        side.turns[crowd]
+            .iter()
+            .map(|turn| turn.0)
+            .collect::<Vec<_>>()
+    };
+    let ratios = Ratios::of(&rates(own), &rates(other));
     Measurement::of(
         PART,
         format!("{}, {what} ÷ {beside}", CROWDS[crowd]),
-        median(ratios),
+        ratios.median,
         "×",
     )
     .with("own/s", own.middle(crowd, |turn| turn.0))
@@ -194,7 +194,7 @@ fn compared(crowd: usize, own: &NamedSide<'_>, other: &NamedSide<'_>) -> Measure
     .with("other CPU µs", other.middle(crowd, |turn| turn.1))
     .target(FigureTarget::AtLeast(0.97))
     .note(format!(
-        "the middle of {} turns ({least:.2} to {most:.2}); CPU is the API's, a claim",
+        "median of {} turns ({ratios}); CPU of the API per claim",
         TURNS[crowd]
     ))
 }

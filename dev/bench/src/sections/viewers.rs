@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::figures::{median, spread};
+use super::figures::{Ratios, median};
 use super::winning::{Winning, everyone_wins};
 use crate::Bench;
 use crate::cli::BenchSize;
@@ -35,7 +35,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let (reconciler, api) =
         tokio::try_join!(installation.reconciler(), installation.api_with_pages())?;
     let consumer = installation.consumer().await?;
-    // Created before the first turn: just after an opening, no page looks up its own claim.
+    // Create all coupons before the first turn, because no page looks up its claim just after an
+    // opening.
     let mut coupons = Vec::new();
     for _ in 0..2 * TURNS {
         coupons.push(installation.coupon(&api, size.winners / TURNS).await?);
@@ -47,7 +48,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let board = reconciler.address()?;
     let cookie = log_in(board, &installation.ops(&reconciler)?.token).await?;
     step(format!(
-        "everyone wins beside {VIEWERS} open pages and {OPERATORS} operations pages, in turns with claims alone"
+        "everyone wins with {VIEWERS} open pages and {OPERATORS} operations pages, in turns with claims alone"
     ));
     let mut alone = Vec::new();
     let mut beside = Vec::new();
@@ -100,26 +101,19 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     consumer.stop().await?;
     api.stop().await?;
     reconciler.stop().await?;
-    let ratios: Vec<f64> = beside
-        .iter()
-        .zip(&alone)
-        .map(|(beside, alone)| beside / alone)
-        .collect();
-    let (least, most) = spread(&ratios);
+    let ratios = Ratios::of(&beside, &alone);
     let ratio = Measurement::of(
         PART,
-        format!(
-            "everyone wins beside {VIEWERS} open pages and {OPERATORS} operations pages ÷ alone"
-        ),
-        median(ratios),
+        format!("everyone wins with {VIEWERS} open pages and {OPERATORS} operations pages ÷ alone"),
+        ratios.median,
         "×",
     )
-    .with("beside them/s", median(beside))
+    .with("with pages/s", median(beside))
     .with("alone/s", median(alone))
-    .with("looks/s", median(looks));
+    .with("requests of pages/s", median(looks));
     Ok(vec![ratio.target(FigureTarget::AtLeast(0.9)).note(format!(
-        "the middle of {TURNS} turns ({least:.2} to {most:.2}); all pages are open before, with script and style, and have asked \
-         for the own claim; each asks for the state every {} s, as the server tells it, on a connection of its own",
+        "median of {TURNS} turns ({ratios}); all pages have loaded script and style and looked up their claim before; each \
+         polls the state every {} s, the server's interval, on a new connection",
         every.as_secs()
     ))])
 }
@@ -163,7 +157,8 @@ impl Seen {
         Ok(body)
     }
 
-    /// Requests the coupon's state; returns when to ask again, and when to look up the own claim.
+    /// Requests the coupon's state. Returns when to poll again, and when to look up the user's
+    /// claim.
     async fn state(
         &self,
         target: SocketAddr,
@@ -176,7 +171,7 @@ impl Seen {
         let state: serde_json::Value = serde_json::from_str(&body)?;
         let after = |name: &str| state[name].as_u64().map(Duration::from_millis);
         Ok((
-            after("poll_after_ms").context("the page need not ask again")?,
+            after("poll_after_ms").context("the state has no poll_after_ms")?,
             after("look_after_ms"),
         ))
     }
@@ -237,8 +232,8 @@ fn open(target: SocketAddr, coupon: i64, every: Duration, seen: &Arc<Seen>) -> J
     viewers
 }
 
-/// One page, with the requests of `page.js`: the page and the state, once the own claim, then the
-/// state again and again.
+/// One page, with the requests of `page.js`: the page and the state, the user's claim once, then
+/// the state repeatedly.
 async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Result<()> {
     let user = format!("viewer-{number}");
     let page = seen.get(target, &format!("/c/{coupon}"), &user).await?;
@@ -253,7 +248,7 @@ async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Resu
     let (every, look) = seen.state(target, coupon, &user).await?;
     seen.open.fetch_add(1, Ordering::Relaxed);
     if let Some(look) = look {
-        // Clients that got the same instant must not come together.
+        // Spread the clients that got the same instant.
         let jitter = number.wrapping_mul(JITTER_STEP_MS) % LOOK_JITTER_MS;
         tokio::time::sleep(look + Duration::from_millis(jitter.into())).await;
         seen.get(target, &format!("/v1/coupons/{coupon}/claims/me"), &user)

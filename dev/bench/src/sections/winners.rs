@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use firstcome_load::answer::AnswerKind;
 use firstcome_load::launch::{Installation, Service, until};
 use firstcome_load::measure::{cpu_seconds, server_cpu};
 use firstcome_load::terminal::step;
@@ -12,7 +11,7 @@ use firstcome_load::workload::Workload;
 use mysql_async::prelude::Queryable as _;
 
 use super::consumer;
-use super::figures::median;
+use super::figures::{Ratios, median, spread};
 use crate::Bench;
 use crate::baselines::routes::PARTITIONS;
 use crate::cli::BenchSize;
@@ -20,7 +19,7 @@ use crate::quiet::ProcessorTime;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "winners";
-/// In turns, so that background load affects all.
+/// Turns of each side, alternating, so that background load affects both.
 const TURNS: usize = 7;
 const CONNECTIONS: [usize; 2] = [64, 256];
 
@@ -69,7 +68,7 @@ impl Side {
         ])
     }
 
-    /// Everyone wins; the turn is over when the last row exists.
+    /// Everyone wins; the turn ends once the last row exists.
     async fn turn(&mut self, people: u32, connections: usize) -> Result<()> {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let before = self.cpu()?;
@@ -78,13 +77,9 @@ impl Side {
             .run()
             .await?;
         let idle = ProcessorTime::now()?.idle_since(&processors);
-        ensure!(
-            tally.count(AnswerKind::Accepted) == u64::from(people),
-            "not everyone won: {:?}",
-            tally.answers
-        );
+        tally.everyone_won()?;
         let mut conn = self.installation.mysql().await?;
-        // The last slots of all partitions are among these few, which MySQL finds by key.
+        // These few slots include the last one of each partition, and MySQL finds them by key.
         let ends = format!(
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} AND slot > {}",
             coupon.drop,
@@ -157,7 +152,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     for turn in 0..TURNS {
         step(format!("everyone wins, turn {} of {TURNS}", turn + 1));
         for connections in CONNECTIONS {
-            // Alternate which one goes first.
+            // Alternate which build goes first.
             for own_turn in [turn % 2 == 0, turn % 2 == 1] {
                 match (own_turn, &mut other) {
                     (true, _) => own.turn(people, connections).await?,
@@ -200,9 +195,10 @@ fn target(connections: usize) -> FigureTarget {
 fn cost(side: &Side, whose: &str, connections: usize) -> Measurement {
     let (by_process, all) = side.cost(connections);
     let rates = side.rates(connections);
-    let what = format!("{whose}CPU a winner until the row is there, {connections} connections");
+    let (least, most) = spread(&rates);
+    let what = format!("{whose}CPU per winner until the row exists, {connections} connections");
     let measurement = Measurement::of(PART, what, all, "µs")
-        .with("admitted/s", median(rates.clone()))
+        .with("admitted/s", median(rates))
         .with("idle % during claims", side.idle(connections) * 100.0);
     let measurement = PROCESSES
         .iter()
@@ -211,39 +207,21 @@ fn cost(side: &Side, whose: &str, connections: usize) -> Measurement {
             measurement.with(name, cpu)
         });
     measurement.note(format!(
-        "all processes but the crowd; the middle of {TURNS} turns; {} admitted/s",
-        spread(&rates)
+        "all processes except the crowd; median of {TURNS} turns; {least:.0} to {most:.0} admitted/s"
     ))
 }
 
 fn compared(own: &[f64], other: &[f64], connections: usize) -> Measurement {
-    let ratios: Vec<f64> = own
-        .iter()
-        .zip(other)
-        .map(|(own, other)| own / other)
-        .collect();
+    let ratios = Ratios::of(own, other);
     let what = format!("everyone wins ÷ the other build, {connections} connections");
-    Measurement::of(PART, what, median(ratios.clone()), "×")
+    Measurement::of(PART, what, ratios.median, "×")
         .with("own/s", median(own.to_vec()))
         .with("other/s", median(other.to_vec()))
         .target(FigureTarget::AtLeast(1.35))
-        .note(format!(
-            "the middle of {TURNS} turns, each one beside the other ({})",
-            spread(&ratios)
-        ))
+        .note(format!("median of {TURNS} turns, alternating ({ratios})"))
 }
 
-fn spread(values: &[f64]) -> String {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(0.0, f64::max);
-    if most > 100.0 {
-        format!("{least:.0} to {most:.0}")
-    } else {
-        format!("{least:.2} to {most:.2}")
-    }
-}
-
-/// Turns a backlog into rows, with each build in turns.
+/// The time in which each build turns a backlog into rows, in turns.
 async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
     let own = bench.install("drain").await?;
     let Some(build) = &bench.other_build else {
@@ -270,19 +248,15 @@ async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
             rates.push(consumer::consume(installation, coupon).await?);
         }
     }
-    let ratios: Vec<f64> = own_rates
-        .iter()
-        .zip(&other_rates)
-        .map(|(own, other)| own / other)
-        .collect();
+    let ratios = Ratios::of(&own_rates, &other_rates);
     Ok(Measurement::of(
         PART,
         "drain of a backlog ÷ the other build",
-        median(ratios.clone()),
+        ratios.median,
         "×",
     )
     .with("own rows/s", median(own_rates))
     .with("other rows/s", median(other_rates))
     .target(FigureTarget::AtLeast(1.7))
-    .note(format!("the middle of {TURNS} turns ({})", spread(&ratios))))
+    .note(format!("median of {TURNS} turns ({ratios})")))
 }

@@ -1,7 +1,6 @@
 //! A crowd in which everyone wins.
 
-use anyhow::{Result, ensure};
-use firstcome_load::answer::AnswerKind;
+use anyhow::Result;
 use firstcome_load::launch::{InstallationCoupon, Service};
 use firstcome_load::workload::Workload;
 
@@ -23,11 +22,7 @@ pub(super) async fn everyone_wins(
     let people = coupon.quantity;
     let crowd = Workload::once_each(api.address()?, coupon.id, people, size.connections);
     let (tally, cpu) = crowd.run_metered(api.pid()).await?;
-    ensure!(
-        tally.count(AnswerKind::Accepted) == u64::from(people),
-        "not everyone won: {:?}",
-        tally.answers
-    );
+    tally.everyone_won()?;
     Ok(Winning {
         per_second: tally.per_second,
         seconds: tally.seconds,

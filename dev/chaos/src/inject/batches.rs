@@ -1,5 +1,5 @@
-//! Batches of messages that our producers never send: compressed with any codec, forged, larger
-//! than memory once expanded, or corrupted on the broker's disk.
+//! Batches of messages that our producers never send: compressed with another codec, forged, huge
+//! once expanded, or corrupted on the broker's disk.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ const MANY: usize = 20;
 /// The partition of all these batches.
 const PARTITION: i32 = 0;
 
-/// Rows that a mirror of the topic sends again.
+/// Number of claims that a mirror of the topic sends again.
 const MIRRORED: usize = 20;
 
 /// Sends the batch, and waits until its effects are resolved or reported.
@@ -61,7 +61,7 @@ pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64)
     };
     found.was_put();
     if batch == ForeignBatch::Mirrored && !refuses_unsigned {
-        // Copies of claims that have rows change nothing and leave nothing behind.
+        // Copies of claims that have rows change nothing, so there is nothing to wait for.
         return Ok(Effect::now(
             true,
             format!("{} claims sent again", places.len()),
@@ -94,8 +94,8 @@ async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<V
     Ok(rows.iter().map(message).collect())
 }
 
-/// Claims of unknown users at impossible instants: a month ahead, and years ago. If only a
-/// signature tells them apart from ours, also at the current instant.
+/// Claims of unknown users at impossible instants: a month ahead and years ago. If unsigned
+/// messages are refused, at the current instant instead of the future one.
 fn forged(coupon: &MadeCoupon, refuses_unsigned: bool) -> Vec<Vec<u8>> {
     let text = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%dT%H:%M:%S.000Z").to_string();
     let now = chrono::Utc::now();

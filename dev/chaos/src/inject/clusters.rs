@@ -7,7 +7,7 @@ use crate::fault::FaultyStore;
 use crate::system::SystemUnderTest;
 use crate::wait::lasting;
 
-/// Breaks the primary of one of the coupons.
+/// Kills or suspends the primary of one of the coupons.
 pub(super) async fn redis_primary(
     system: &SystemUnderTest,
     number: usize,
@@ -36,7 +36,7 @@ pub(super) async fn redis_primary(
     let successor = cluster.primary_of_slot(slot).await;
     let note = match &successor {
         Ok(now) if now.port() != primary.port() => "its replica took over",
-        _ => "back before its replica took over",
+        _ => "returned before its replica took over",
     };
     if frozen {
         primary.thaw().await
@@ -72,14 +72,14 @@ pub(super) async fn broker(
         during,
         true,
         if frozen {
-            "held still"
+            "suspended"
         } else {
-            "killed and started again"
+            "killed and restarted"
         },
     ))
 }
 
-/// When this returns, the old primary is the new one's replica.
+/// Once this returns, the former primary is the replica of the new one.
 pub(super) async fn mysql_fail_over(
     system: &SystemUnderTest,
     frozen: bool,

@@ -9,7 +9,7 @@ pub struct Effect {
     /// were lost.
     pub took: bool,
     pub note: String,
-    /// While the fault was active.
+    /// The time during which the fault was active.
     pub during: Range<Instant>,
 }
 

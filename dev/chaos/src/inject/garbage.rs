@@ -1,5 +1,5 @@
-//! Manual garbage in every store. The product must remove it or report it by name; in the latter
-//! case a person removes it, as OPERATIONS says. Afterwards everything must become exact.
+//! Garbage that somebody writes into a store. The product must remove it, or report it so that a
+//! person removes it, as OPERATIONS says. Afterwards everything must become exact.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use crate::place::GarbagePlace;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
-/// Users with valid names that no claim has admitted. For Redis they have a promise, so they may
-/// get a coupon.
+/// Users with valid ids whom no claim has admitted. Redis holds a promise to them, so they may get
+/// a coupon.
 pub(crate) const ODD_PEOPLE: [&str; 4] =
     ["odd-fraction", "odd-negative", "odd-huge", "odd-infinite"];
 const ODD_SCORES: [&str; 4] = ["3.5", "-7", "1e300", "inf"];
@@ -32,7 +32,7 @@ const NOT_FREE: [(&str, &str); 4] = [
 /// The reason in manually inserted dead letters.
 const BY_HAND: &str = "junk by hand";
 
-/// Longest time until garbage is reported: other faults may prevent passes all this time.
+/// Longest time until garbage is reported; other faults may prevent passes for most of it.
 const NAMED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Writes the garbage, and waits until it is gone.
@@ -98,11 +98,11 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
     found.until_gone(&places, ms).await
 }
 
-/// One injection of garbage, and what is known about it.
+/// Garbage that one fault has written.
 pub(super) struct PlacedGarbage<'a> {
     system: &'a SystemUnderTest,
     coupon: &'a MadeCoupon,
-    /// Findings up to this id are older.
+    /// The last finding before the garbage.
     finding: u64,
     put: bool,
 }
@@ -159,7 +159,8 @@ impl<'a> PlacedGarbage<'a> {
             .collect()
     }
 
-    /// On the next slots, as if the script had admitted them, and at the head of the waiting list.
+    /// Puts impossible names on the next slots, as if the script had admitted them, and at the head
+    /// of the waiting list.
     async fn names(&mut self) -> Vec<GarbagePlace> {
         const ADMIT: &str = "local count = tonumber(redis.call('GET', KEYS[1]) or '')
              if not count or count >= tonumber(redis.call('HGET', KEYS[3], 'quantity') or '0') then return end
@@ -259,7 +260,7 @@ impl<'a> PlacedGarbage<'a> {
                     removed += u32::from(self.remove(place).await.is_ok());
                 } else if begun.elapsed() > NAMED_WITHIN {
                     self.system.object(format!(
-                        "garbage was neither removed nor named: {}",
+                        "garbage was neither removed nor reported: {}",
                         self.said(place)
                     ));
                     break;
@@ -278,7 +279,7 @@ impl<'a> PlacedGarbage<'a> {
     async fn is_there(&self, place: &GarbagePlace) -> Result<bool> {
         let redis = self.system.redis();
         Ok(match place {
-            // On the waiting list of a drop that is full it does no harm.
+            // On the waiting list of a full drop, it does no harm.
             GarbagePlace::Member { key, name } => {
                 score(&redis, key, name).await?.is_some()
                     && !(key.ends_with(":waiting") && self.is_full().await?)
@@ -311,8 +312,8 @@ impl<'a> PlacedGarbage<'a> {
         Ok(quantity.is_some_and(|quantity| held >= quantity))
     }
 
-    /// Whether a finding reports it: the dead letter, or the number of its kind; or the drop, as
-    /// needing a person.
+    /// Whether a finding reports it: by its dead letter, by the count of its kind, or by its drop,
+    /// which then needs a person.
     async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
         let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
         let after = format!(

@@ -1,11 +1,12 @@
 //! Clients that hold connections without using them, while probes request `/healthz`.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use firstcome_stack::{HogKind, Hogs};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::effect::Effect;
@@ -16,10 +17,8 @@ use crate::wait::pause;
 /// Connections of each kind; together they exceed the smallest limit of a process.
 const HOGS: usize = 75;
 
-/// Kubernetes' default is one second; test machines are slower.
+/// Longer than Kubernetes' default of one second, because test machines are slower.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-
-const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: hog\r\n\r\n";
 
 /// Holds idle and polite connections to a process for `ms`, and objects if most probes fail.
 pub(super) async fn hold(
@@ -31,16 +30,13 @@ pub(super) async fn hold(
     let Some(address) = process.address() else {
         return Ok(Effect::now(false, "it does not run"));
     };
-    let address = address.trim_start_matches("http://").to_owned();
-    let mut hogs = JoinSet::new();
-    for number in 0..2 * HOGS {
-        let address = address.clone();
-        hogs.spawn(async move { while hog(&address, number % 2 == 0).await.is_ok() {} });
-    }
+    let address: SocketAddr = address.trim_start_matches("http://").parse()?;
+    let hogs =
+        [HogKind::Silent, HogKind::Polite].map(|kind| Hogs::start(address, kind, "/healthz", HOGS));
     let mut answered = 0_u32;
     let mut failed = 0_u32;
     while begun.elapsed() < Duration::from_millis(ms) {
-        let probe = timeout(PROBE_TIMEOUT, probe(&address)).await;
+        let probe = timeout(PROBE_TIMEOUT, probe(address)).await;
         *(if matches!(probe, Ok(Ok(()))) {
             &mut answered
         } else {
@@ -48,11 +44,11 @@ pub(super) async fn hold(
         }) += 1;
         pause(200).await;
     }
-    hogs.shutdown().await;
-    // A hiccup of the machine may cost one probe; a full server fails them all.
+    drop(hogs);
+    // A busy machine may fail one probe; a full server fails all of them.
     if failed > answered && process.address().is_some() {
         system.object(format!(
-            "{failed} of {} probes failed beside {} idle connections",
+            "{failed} of {} probes failed during {} idle connections",
             answered + failed,
             2 * HOGS
         ));
@@ -65,23 +61,7 @@ pub(super) async fn hold(
     ))
 }
 
-/// One connection, until the server closes it. A polite one keeps sending requests.
-async fn hog(address: &str, polite: bool) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
-    let mut answer = [0; 1_024];
-    loop {
-        if polite {
-            stream.write_all(REQUEST).await?;
-        }
-        // An idle one waits here until it is closed.
-        if stream.read(&mut answer).await? == 0 {
-            return Ok(());
-        }
-        pause(500).await;
-    }
-}
-
-async fn probe(address: &str) -> std::io::Result<()> {
+async fn probe(address: SocketAddr) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address).await?;
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n")

@@ -49,7 +49,7 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
             Ok(Effect::of(
                 during,
                 took,
-                if took { "stepped" } else { "it does not run" },
+                if took { "shifted" } else { "not running" },
             ))
         }
         Fault::Hogs { role, number, ms } => {
@@ -63,14 +63,14 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
             system.single()?.kill(*store).await?;
             let during = lasting(*ms).await;
             system.single()?.start_again(*store).await?;
-            Ok(Effect::of(during, true, "killed and started again"))
+            Ok(Effect::of(during, true, "killed and restarted"))
         }
         Fault::FreezeServer { store, ms } => {
             let _alone = system.single()?.alone(*store).await;
             system.single()?.hold(*store, true).await?;
             let during = lasting(*ms).await;
             system.single()?.hold(*store, false).await?;
-            Ok(Effect::of(during, true, "held still"))
+            Ok(Effect::of(during, true, "suspended"))
         }
         Fault::Wire { store, wire, ms } => disturb(system, *store, *wire, *ms).await,
         Fault::Silent { store, process, ms } => silence(system, *store, *process, *ms).await,
@@ -96,7 +96,7 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::OldReader { ms } => {
             let done = system.world.sql.rows(OLD_READER).await.is_ok();
             let during = lasting(*ms).await;
-            // MySQL may have a fault too.
+            // MySQL may have another fault at this moment.
             while system
                 .world
                 .sql
@@ -106,7 +106,7 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
             {
                 pause(100).await;
             }
-            Ok(Effect::of(during, done, "an old reader was there"))
+            Ok(Effect::of(during, done, "an old reader was registered"))
         }
         Fault::MorePartitions { partitions } => {
             let _alone = system.single()?.alone(FaultyStore::Kafka).await;
@@ -142,14 +142,14 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
             let ran = process.freeze();
             let during = lasting(*ms).await;
             process.thaw();
-            Effect::of(during, ran, "held still")
+            Effect::of(during, ran, "suspended")
         }
         Fault::Crash { point, ms, .. } => {
             process.kill().await;
             let crashes = process.crashes();
             process.come_back(Some(point));
-            // It is started with the crash point, dies there, and is restarted. If it ended for
-            // another reason, it is restarted without the crash point.
+            // The supervisor starts it with the crash point, and after its death without. A death
+            // for another reason also ends the crash point.
             let begun = Instant::now();
             let died = until(Duration::from_millis(*ms), || process.crashes() > crashes).await;
             if !died {
@@ -160,9 +160,9 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
                 begun..Instant::now(),
                 died,
                 if died {
-                    "died there"
+                    "died at the point"
                 } else {
-                    "never got there"
+                    "did not reach the point"
                 },
             )
         }
@@ -193,7 +193,7 @@ async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Re
     Ok(Effect::of(
         during,
         killed > 0,
-        format!("{killed} processes started without it"),
+        format!("{killed} processes started without the server"),
     ))
 }
 
@@ -251,7 +251,7 @@ async fn disturb(
     let dropped = after.bytes_dropped - before.bytes_dropped;
     Ok(match wire {
         WireFault::Delay | WireFault::LongDelay => {
-            Effect::of(during, passed > 0, format!("{passed} bytes came late"))
+            Effect::of(during, passed > 0, format!("{passed} bytes were delayed"))
         }
         WireFault::DropReplies => Effect::of(
             during,
@@ -261,7 +261,7 @@ async fn disturb(
         WireFault::Cut | WireFault::BlackHole | WireFault::HalfClose => Effect::of(
             during,
             before.open > 0,
-            format!("{} connections hit", before.open),
+            format!("{} connections affected", before.open),
         ),
     })
 }
@@ -288,6 +288,6 @@ async fn silence(
     Ok(Effect::of(
         during,
         open > 0,
-        format!("{open} connections silent for good"),
+        format!("{open} connections silent forever"),
     ))
 }

@@ -20,7 +20,7 @@ pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effec
     let during = lasting(ms).await;
     mysql.query("SET GLOBAL super_read_only = OFF").await?;
     mysql.query("SET GLOBAL read_only = OFF").await?;
-    Ok(Effect::of(during, true, "no writes taken"))
+    Ok(Effect::of(during, true, "writes were refused"))
 }
 
 /// Another client locks the drop.
@@ -55,8 +55,8 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     other
         .query_drop("CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)")
         .await?;
-    // Writers first share the drop's row, then lock their place among its rows; this is the reverse
-    // order.
+    // Writers first share the drop's row and then lock their place among its rows. This client
+    // takes these locks in the opposite order.
     let rows = format!(
         "SELECT slot FROM issued_coupons WHERE drop_id = {} FOR UPDATE",
         drop(system)
@@ -83,7 +83,7 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     Ok(Effect::of(during, met > 0, format!("{met} deadlocks")))
 }
 
-/// Another client's lock blocks all statements of some kind.
+/// Another client takes this lock, which blocks statements.
 pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let mut other = other_client(system).await?;
@@ -118,7 +118,7 @@ pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effec
         during,
         true,
         if ended {
-            "ended itself"
+            "MySQL exited"
         } else {
             "writes failed"
         },

@@ -1,5 +1,4 @@
-//! Somebody deletes a single piece of data, or restores older keys of a coupon into the running
-//! Redis.
+//! Deletes a single piece of data, or restores older keys of a coupon into the running Redis.
 
 use anyhow::Result;
 use firstcome_testkit::{MadeCoupon, PrefixedKeys};

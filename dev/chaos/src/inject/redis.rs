@@ -39,7 +39,7 @@ pub(super) fn forgotten(before: u64, after: u64) -> Effect {
     )
 }
 
-/// Kills Redis, which returns without the last part of its writes.
+/// Kills Redis and restarts it without the last part of its append-only file.
 pub(super) async fn truncate(system: &SystemUnderTest, percent: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
@@ -62,7 +62,7 @@ pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
     Ok(forgotten(before, 0))
 }
 
-/// Kills Redis, which returns with an older copy.
+/// Kills Redis and restarts it with an older copy of its data.
 pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let old = OldCopy::of(&system.single()?.redis())?;
@@ -90,7 +90,7 @@ async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServe
     Ok(server)
 }
 
-/// A replica that no longer follows the master is promoted.
+/// Promotes a replica that no longer follows the master.
 pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let server = left_behind(system, lag_ms).await?;
@@ -101,7 +101,7 @@ pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Resu
     Ok(forgotten(before, people(system).await?))
 }
 
-/// The master takes over the older data of a replica, and is promoted again in the same process.
+/// Makes the master take over a replica's older data, and promotes it again in the same process.
 pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let older = left_behind(system, lag_ms).await?;
@@ -136,12 +136,12 @@ pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Re
     Ok(Effect::of(
         during,
         (stepped - seconds).abs() < 5,
-        format!("it stepped by {stepped} s"),
+        format!("it shifted by {stepped} s"),
     ))
 }
 
-/// Redis's files may not grow: with `appendfsync always` it exits rather than acknowledge a write
-/// that is not on disk.
+/// Forbids Redis's files to grow. With `appendfsync always` it exits, because it cannot acknowledge
+/// a write that is not on disk.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let pid = system
@@ -158,14 +158,14 @@ pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effec
         begun..begun,
         ended,
         if ended {
-            "ended itself"
+            "Redis exited"
         } else {
             "nothing was written"
         },
     ))
 }
 
-/// New keys are refused.
+/// Leaves Redis no memory, so that it refuses new keys.
 pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();

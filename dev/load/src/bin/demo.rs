@@ -10,7 +10,7 @@ use firstcome_load::local::system::{SystemOptions, stopped};
 use firstcome_load::terminal::step;
 
 /// Starts the whole system on private servers, lets a crowd rush a coupon, breaks things meanwhile,
-/// and checks that the total is exact. Exits 0 only if it is. Ctrl-C stops it and cleans up.
+/// and checks that the total is exact. Exits 0 only if it is. Ctrl-C stops and deletes everything.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -20,18 +20,6 @@ struct Cli {
     /// Number of people
     #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     people: u32,
-    /// Requests per person
-    #[arg(long, env = "REQUESTS_PER_PERSON", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    requests_per_person: u32,
-    /// Connections, that is, the number of concurrent requests
-    #[arg(long, env = "CONNECTIONS", default_value_t = 256)]
-    connections: usize,
-    /// Cron schedule of passes
-    #[arg(long, default_value = "*/3 * * * * *")]
-    reconcile_cron: String,
-    /// Keep the processes' logs in this folder
-    #[arg(long)]
-    logs: Option<std::path::PathBuf>,
 }
 
 #[tokio::main]
@@ -47,15 +35,15 @@ async fn work(cli: Cli) -> Result<ExitCode> {
     let size = DemoSize {
         quantity: cli.quantity,
         people: cli.people,
-        requests_per_person: cli.requests_per_person,
-        connections: cli.connections,
+        requests_per_person: 3,
+        connections: 256,
     };
     let options = SystemOptions {
         apis: 2,
         consumers: 2,
-        reconcile_cron: cli.reconcile_cron,
+        reconcile_cron: "*/3 * * * * *".to_owned(),
         mail_folder: None,
-        log_folder: cli.logs,
+        log_folder: None,
         usual_ports: false,
         pages: false,
     };

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chrono::{TimeDelta, Utc};
-use firstcome_stack::built_program;
+use firstcome_stack::{built_program, mysql_connection};
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Opts, OptsBuilder};
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
@@ -23,10 +22,10 @@ const NEVER: &str = "0 0 0 1 1 *";
 const LIMIT: Duration = Duration::from_secs(60);
 /// Slots that [`Installation::every_row`] counts at a time.
 const PART: u16 = 1_000;
-/// Any port that is free.
+/// Any free port.
 pub const ANY_PORT: &str = "127.0.0.1:0";
 
-/// Settings shared by all processes of the installation, and the location of its programs.
+/// Settings that all processes of the installation share, and the folder of its programs.
 #[derive(Debug)]
 pub struct Installation {
     pub servers: Arc<Servers>,
@@ -129,7 +128,7 @@ impl Installation {
         Ok(installation)
     }
 
-    /// Whether its programs are those next to this one.
+    /// Whether it uses the programs next to this one, not those of another build.
     pub fn is_of_this_build(&self) -> bool {
         built_program("firstcome-api").is_ok_and(|api| api.parent() == Some(&*self.programs))
     }
@@ -243,7 +242,7 @@ impl Installation {
             }
             if begun.elapsed() > LIMIT {
                 bail!(
-                    "coupon {id} does not open: {coupon} {ready}\n{}",
+                    "coupon {id} did not open: {coupon} {ready}\n{}",
                     api.log_tail()
                 );
             }
@@ -255,7 +254,7 @@ impl Installation {
     pub async fn every_row(&self, coupon: InstallationCoupon) -> Result<()> {
         let mut conn = self.mysql().await?;
         let last = coupon.quantity;
-        // Part by part: counting all rows of a large drop again and again costs MySQL more than
+        // Part by part, because counting all rows of a large drop repeatedly costs MySQL more than
         // writing them.
         for first in (1..=last).step_by(usize::from(PART)) {
             let upto = last.min(first.saturating_add(u32::from(PART) - 1));
@@ -272,7 +271,7 @@ impl Installation {
     }
 
     pub async fn mysql(&self) -> Result<mysql_async::Conn> {
-        connection(self.setting("DATABASE_URL")).await
+        Ok(mysql_connection(self.setting("DATABASE_URL")).await?)
     }
 
     pub async fn redis(&self) -> Result<redis::aio::MultiplexedConnection> {
@@ -282,12 +281,6 @@ impl Installation {
             .get_multiplexed_async_connection_with_config(&config)
             .await?)
     }
-}
-
-/// A connection to MySQL at exactly this address.
-pub async fn connection(url: &str) -> Result<mysql_async::Conn> {
-    let options = OptsBuilder::from_opts(Opts::from_url(url)?).prefer_socket(Some(false));
-    Ok(mysql_async::Conn::new(options).await?)
 }
 
 /// Polls until `wanted` returns true.

@@ -1,4 +1,4 @@
-//! The launcher: the product's own programs as processes, on private servers.
+//! The launcher: the product's programs as processes, on private servers.
 //!
 //! [`Servers`] are shared by all processes of a run. An [`Installation`] has settings and starts
 //! the product's programs with them, each as a [`Service`].
@@ -13,7 +13,7 @@ use firstcome_stack::{Janitor, Stack, StackOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-pub use installation::{ANY_PORT, Installation, InstallationCoupon, connection, until};
+pub use installation::{ANY_PORT, Installation, InstallationCoupon, until};
 pub use service::Service;
 
 /// Private Redis, MySQL, Kafka and mail sink of this run, and a folder for logs.
@@ -26,7 +26,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts them; without a folder, logs go to a temporary one.
+    /// Starts them. Without a folder, logs go to a temporary one.
     pub async fn start(options: StackOptions, logs: Option<&Path>) -> Result<Self> {
         let stack = Stack::start(options).await?;
         let temporary = logs.is_none().then(TempDir::new).transpose()?;

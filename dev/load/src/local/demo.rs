@@ -1,4 +1,4 @@
-//! The whole demo: a rush with faults in the middle of it, and the proof afterwards.
+//! The demo: a rush during which faults are injected, and the proof afterwards.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -48,8 +48,8 @@ pub struct DemoSize {
 ///
 /// # Errors
 ///
-/// If something could not be started or queried. A total that is not exact is not an error but a
-/// [`DemoOutcome`].
+/// If something could not be started or queried. A total that is not exact is no error; the
+/// [`DemoOutcome`] reports it.
 pub async fn run(size: &DemoSize, options: &SystemOptions) -> Result<DemoOutcome> {
     let mut system = System::start(options).await?;
     let outcome = play(size, &mut system).await;
@@ -76,7 +76,7 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     forger.unreadable().await?;
     let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
     step(format!(
-        "fault 2: a message that is not a claim; {} read it and keeps it for a person",
+        "fault 2: a message that is not a claim; {} read it and stored it for a person",
         system.consumers[victim].name()
     ));
     until_open(system, coupon_id).await?;
@@ -147,7 +147,7 @@ async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
             }
             anyhow::ensure!(
                 begun.elapsed() < Duration::from_secs(60),
-                "the coupon does not open: {coupon}"
+                "the coupon did not open: {coupon}"
             );
             sleep(Duration::from_millis(20)).await;
         }
@@ -195,7 +195,7 @@ async fn rush(
     };
     let rushing = async {
         let tally = generator::run(plan, progress.clone()).await;
-        // If fewer people were admitted than the kill waits for, it must not wait forever.
+        // Fewer people may have been admitted than the kill waits for.
         progress.give_up();
         tally
     };
@@ -242,7 +242,7 @@ async fn until_exact(
         )
         .await?;
         let shown = format!(
-            "{:.1} s · rows {} of {} · by the reconciler {} · dead letters {}, not dealt with {} · yes without a row {}",
+            "{:.1} s · rows {} of {} · by the reconciler {} · dead letters {}, unresolved {} · promises without a row {}",
             begun.elapsed().as_secs_f64(),
             grouped(proof.rows as u64),
             grouped(size.quantity.into()),
@@ -260,7 +260,7 @@ async fn until_exact(
     }
 }
 
-/// The mails so far, once one of them reports the repair.
+/// Waits until a mail reports the repair, and returns all mails.
 async fn mails(system: &System) -> Vec<Mail> {
     step("waiting for the mail");
     if system

@@ -22,7 +22,7 @@ pub const REFUSED_EVERY: u32 = 7;
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 const TRIGGER: &str = "firstcome.demo_refuses";
 
-/// Makes the database refuse every seventh slot when the consumer writes it: those claims go to the
+/// Makes MySQL refuse every seventh slot when the consumer writes it. Those claims go to the
 /// dead-letter table, and only the reconciler can issue them.
 pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
     let trigger = format!(
@@ -67,14 +67,14 @@ impl Forger {
         })
     }
 
-    /// Sends a message that is not a claim at all: only a person can say what it was.
+    /// Sends a message that is not a claim, which only a person can resolve.
     pub async fn unreadable(&self) -> Result<()> {
         self.send("this is no claim").await
     }
 
-    /// Sends copies of real claims: identical ones, which must change nothing, and one of a version
-    /// unknown to this build, which goes to the dead-letter table and which the reconciler
-    /// recognises as already issued.
+    /// Sends two copies of a real claim. The identical one must change nothing. The other has an
+    /// unknown version: it becomes a dead letter, which the reconciler recognises as already
+    /// issued.
     pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: PromisedSlot) -> Result<()> {
         let claim = ClaimEvent {
             coupon_id: CouponId(coupon_id),
@@ -99,19 +99,20 @@ impl Forger {
     }
 }
 
-/// The consumer of the coupon's partition: its metrics show that it read the message sent before.
+/// The index of the consumer that has counted a message in this metric: it reads the coupon's
+/// partition.
 pub async fn reader_of(consumers: &[Service], metric: &str) -> Result<usize> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {
         for (at, consumer) in consumers.iter().enumerate() {
-            // Absent until the first one is counted.
+            // The metric is absent until the first message is counted.
             if sum(&consumer.metrics().await?, metric).is_some_and(|count| count > 0) {
                 return Ok(at);
             }
         }
         sleep(Duration::from_millis(20)).await;
     }
-    anyhow::bail!("no consumer read the first message: none shows {metric} in its metrics")
+    anyhow::bail!("no consumer read the first message: none has the metric {metric}")
 }
 
 /// The sum of a counter over its labels; `None` if there is no such counter.
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_is_summed_over_labels_and_longer_names_are_ignored() {
+    fn sums_a_metric_over_its_labels_and_ignores_longer_names() {
         let metrics = "# TYPE refused counter\nrefused{reason=\"a b\"} 2\nrefused{reason=\"c\"} 1\nrefused_more 9\n";
         assert_eq!(
             [sum(metrics, "refused"), sum("up 1", "refused")],

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_run_is_refused_with_the_address_of_the_first() {
+    fn refuses_a_second_run_with_the_address_of_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let first = only_one(folder.path()).unwrap();
         fs::write(

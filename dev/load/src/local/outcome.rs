@@ -1,4 +1,4 @@
-//! The demo's result, in words.
+//! Describes the demo's result.
 
 use firstcome_stack::Mail;
 use mail_parser::MessageParser;
@@ -23,7 +23,8 @@ pub struct DemoOutcome {
 }
 
 impl DemoOutcome {
-    /// Exact, without contradicting answers, and every process stopped cleanly.
+    /// Whether the total is exact, no answers contradict each other, and every process stopped
+    /// cleanly.
     pub fn success(&self) -> bool {
         self.proof.exact() && self.tally.contradictions.is_empty() && self.complaints.is_empty()
     }
@@ -98,7 +99,7 @@ impl DemoOutcome {
     }
 }
 
-/// The only message that nobody can repair.
+/// The only message that the product cannot resolve.
 const OWN_GARBAGE: &str = "the demo's own garbage (fault 2)";
 
 fn left(refused: &RefusedClaims) -> String {
@@ -117,7 +118,7 @@ fn subject(mail: &Mail) -> String {
 }
 
 impl DemoOutcome {
-    /// The mails, each with a heading: repairs first, then those that the demo itself caused.
+    /// The mails, each with a heading: first repairs, then the garbage that the demo sent.
     pub fn mails_as_text(&self) -> String {
         let mut mails: Vec<_> = self
             .mails

@@ -1,5 +1,5 @@
-//! Whether the total is exact and every promise was kept: compares MySQL's rows with the answers,
-//! without using the product's code.
+//! Decides whether the total is exact and every promise was kept. Compares MySQL's rows with the
+//! answers, without using the product's code.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,7 +10,7 @@ use crate::answer::PromisedSlot;
 use crate::measure::{CountedRow, Database};
 use crate::rows::unkept;
 
-/// The tables' contents for one coupon with one drop.
+/// The rows and dead letters of one coupon with one drop.
 #[derive(Debug, Clone, Default)]
 pub struct Proof {
     /// Number of coupons offered.
@@ -20,17 +20,12 @@ pub struct Proof {
     pub by_consumer: usize,
     /// Rows written by the reconciler.
     pub by_reconciler: usize,
-    /// People who hold a row.
-    pub holders: usize,
     /// Rows beyond the quantity, or on a slot outside 1..=quantity.
     pub over_issued: usize,
     /// Second rows of a person.
     pub duplicates: usize,
     /// People who were promised a coupon but have no row with the promised drop and slot.
     pub promised_without_row: BTreeSet<String>,
-    /// People with a row who never got a promise, for example because the connection broke before
-    /// the answer.
-    pub row_without_yes: usize,
     /// Claims that the consumer could not write, by reason, and how many of them are unresolved.
     pub refused: Vec<RefusedClaims>,
     /// Milliseconds from the last admission to the last row.
@@ -79,22 +74,17 @@ impl Proof {
             rows: rows.len(),
             by_consumer,
             by_reconciler: rows.len() - by_consumer,
-            holders: holders.len(),
             over_issued: rows
                 .len()
                 .saturating_sub(quantity as usize)
                 .max(rows.len() - in_range),
             duplicates: rows.len() - holders.len(),
             promised_without_row: unkept(promises, rows),
-            row_without_yes: holders
-                .iter()
-                .filter(|user_id| !promises.contains_key(**user_id))
-                .count(),
             ..Self::default()
         }
     }
 
-    /// Exactly the quantity, one each, and every promise has its row on its slot.
+    /// Whether there is exactly the quantity, one each, and every promise has its row on its slot.
     pub fn exact(&self) -> bool {
         self.rows == self.quantity as usize
             && self.over_issued == 0
@@ -133,7 +123,10 @@ async fn settled_after_ms(mysql: &MysqlServer, coupon_id: i64) -> Result<i64> {
          FROM firstcome.issued_coupons WHERE coupon_id = {coupon_id}"
     );
     let rows = mysql.query(&sql).await?;
-    ensure!(rows.len() == 1 && rows[0].len() == 1, "MySQL gave no time");
+    ensure!(
+        rows.len() == 1 && rows[0].len() == 1,
+        "MySQL returned no time"
+    );
     Ok(rows[0][0].parse()?)
 }
 
@@ -165,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_means_every_promise_has_its_row_and_there_are_no_others() {
+    fn exact_if_every_promise_has_its_row_and_no_other_row_exists() {
         let proof = Proof::compare(
             &[row(1, "a"), row(2, "b")],
             2,
@@ -176,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_with_another_slot_or_without_a_row_is_reported() {
+    fn reports_promises_with_another_slot_or_without_a_row() {
         let proof = Proof::compare(
             &[row(1, "b"), row(2, "a")],
             2,

@@ -70,7 +70,7 @@ impl System {
     /// Starts the servers, creates tables and topic, starts the processes, and waits until
     /// admission is open.
     pub async fn start(options: &SystemOptions) -> Result<Self> {
-        step("starting Redis, MySQL, Kafka and a mail server of its own");
+        step("starting Redis, MySQL, Kafka and a mail server");
         let mail = MailOptions {
             folder: options.mail_folder.clone(),
             ..MailOptions::default()
@@ -80,7 +80,7 @@ impl System {
             ..StackOptions::default()
         };
         let servers = Arc::new(Servers::start(stack, options.log_folder.as_deref()).await?);
-        step("making tables and topic");
+        step("creating tables and topic");
         let port = |wanted: u16, number: usize| {
             address((options.usual_ports && number == 1).then_some(wanted))
         };

@@ -27,12 +27,12 @@ pub struct Database {
 }
 
 impl Database {
-    /// Connects, and counts statements from now on.
+    /// Connects, and starts to count statements.
     ///
     /// # Errors
     ///
-    /// If the address is invalid or MySQL is unreachable. Leaves out the address, which contains a
-    /// password.
+    /// If the address is invalid or MySQL is unreachable. The message omits the address, which
+    /// contains a password.
     pub async fn open(url: &str) -> Result<Self> {
         let options = Opts::from_url(url)
             .context("DATABASE_URL is no mysql://user:password@host:port/database")?;
@@ -50,7 +50,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Statements sent by clients since then, without those of this connection.
+    /// Statements that clients have sent since then, without those of this connection.
     pub async fn statements(&mut self) -> Result<u64> {
         let now = self.questions().await?;
         Ok(now.saturating_sub(self.at_first + self.own))

@@ -1,4 +1,4 @@
-//! The cost of a piece of work on the servers, from their counters before and after.
+//! Measures what some work costs the servers, from their counters before and after.
 
 use std::collections::BTreeMap;
 
@@ -74,13 +74,13 @@ impl Meter {
     }
 }
 
-/// CPU seconds of MySQL, Redis and Kafka so far; 0 for a server that is not ours.
+/// CPU seconds of MySQL, Redis and Kafka so far; 0 for a server that is down.
 pub fn server_cpu(stack: &Stack) -> [f64; 3] {
     [stack.mysql.pid(), stack.redis.pid(), stack.kafka.pid()]
         .map(|pid| pid.and_then(|pid| cpu_seconds(pid).ok()).unwrap_or(0.0))
 }
 
-/// Excludes the commands that this module sends.
+/// Calls by command, without those that this module sends.
 fn by_command(info: &str) -> BTreeMap<String, u64> {
     let one = |line: &str| {
         let (name, rest) = line
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_meters_own_commands_are_not_counted() {
+    fn ignores_the_commands_of_the_meter() {
         let info = "# Commandstats\r\ncmdstat_evalsha:calls=3,usec=9,rejected_calls=0\r\ncmdstat_info:calls=1,usec=1\r\n";
         assert_eq!(
             by_command(info),

@@ -1,4 +1,4 @@
-//! Meters: the cost of a piece of work on the servers, and the contents of the tables.
+//! Meters: what some work costs the servers, and the rows of a coupon.
 
 mod database;
 mod meter;

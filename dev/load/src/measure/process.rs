@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_and_cpu_time_of_this_process_are_read() {
+    fn reads_memory_and_cpu_time_of_this_process() {
         let own = std::process::id();
         assert!(memory_kb(own, "VmHWM").unwrap() >= memory_kb(own, "VmRSS").unwrap() / 2);
         assert!(cpu_seconds(own).unwrap() >= 0.0);

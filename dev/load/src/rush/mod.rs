@@ -29,36 +29,31 @@ use crate::terminal::{ProgressLine, grouped, step};
 
 /// Sampling interval of the counts.
 const SAMPLE: Duration = Duration::from_millis(20);
-/// Longest time until a new coupon is known everywhere.
+/// Longest time until every API shows a new coupon.
 const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 
-/// The whole program: checks the options, finds or creates the coupon, measures the generator, lets
-/// the crowd ask, compares the answers with the rows if possible, and writes the report.
+/// Runs the program: checks the options, finds or creates the coupon, measures the generator's
+/// limit, lets the crowd ask, compares the answers with the rows if a database is given, and writes
+/// the report.
 pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;
-    let prefix = options.prefix();
-    let crowd = Crowd::gather_mixed(
-        options.people,
-        &prefix,
-        options.requests_per_person,
-        options.repeat_share,
-        options.seed,
-    )?;
+    // A new prefix each time, so that a second rush is a second crowd.
+    let prefix = format!("u{:06x}-", rand::random::<u32>() >> 8);
+    let crowd = Crowd::gather(options.people, &prefix, options.requests_per_person, 1)?;
     let identity = CrowdIdentity::new(&options.identity, &crowd)?;
     let mut database = match &options.database_url {
         Some(url) => Some(Database::open(url).await?),
         None => None,
     };
-    let targets = options.targets()?;
-    let (coupon_id, made) = coupon(options, &targets, &prefix).await?;
+    let (coupon_id, made) = coupon(options, &prefix).await?;
     step(format!(
-        "measuring this tool's own ceiling over {} connections",
+        "measuring the limit of this tool over {} connections",
         options.connections
     ));
     let ceiling = ceiling::measure(options.connections).await?.per_second;
     let patience = Duration::from_secs(options.patience);
-    let plan = CrowdPlan::new(targets, coupon_id, crowd, options.connections);
+    let plan = CrowdPlan::new(options.url.clone(), coupon_id, crowd, options.connections);
     let plan = CrowdPlan {
         identity,
         rate: options.rate,
@@ -81,7 +76,7 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     })
 }
 
-/// Runs the crowd and shows its counts meanwhile.
+/// Runs the crowd and shows its progress.
 async fn shown(plan: CrowdPlan) -> Result<Tally> {
     let progress = Arc::new(CrowdProgress::default());
     let mut live = ProgressLine::new();
@@ -99,18 +94,18 @@ async fn shown(plan: CrowdPlan) -> Result<Tally> {
 }
 
 /// The coupon to ask for, and whether it was created for this.
-async fn coupon(options: &RushOptions, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
+async fn coupon(options: &RushOptions, prefix: &str) -> Result<(i64, bool)> {
     let (id, made) = match (
         options.coupon,
         options.ops_token.as_deref(),
-        targets.first(),
+        options.url.first(),
     ) {
         (Some(id), _, _) => (id, false),
         (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
-        _ => bail!("give --coupon, or --ops-token to make one"),
+        _ => bail!("give --coupon, or --ops-token to create one"),
     };
     let begun = Instant::now();
-    for target in targets {
+    for target in &options.url {
         loop {
             let shown = coupon_at(target, id).await?;
             let state = shown["current_drop"]["state"].as_str().unwrap_or("none");
@@ -132,18 +127,18 @@ async fn coupon(options: &RushOptions, targets: &[Target], prefix: &str) -> Resu
     }
     if made {
         step(format!(
-            "made coupon {id}: {} to give away, open now",
+            "created coupon {id}: {} to give away, open now",
             grouped(options.quantity.into())
         ));
     } else {
         step(format!(
-            "coupon {id} is given to people named {prefix}…: they hold it afterwards as anybody would"
+            "coupon {id} is really given away, to people named {prefix}…"
         ));
     }
     Ok((id, made))
 }
 
-/// A coupon as a target shows it; `null` if the target does not know it.
+/// A coupon as a target shows it; `null` if the target does not have it.
 async fn coupon_at(target: &Target, id: i64) -> Result<Value> {
     let ops = Ops {
         target: target.clone(),
@@ -170,7 +165,7 @@ async fn make(target: &Target, token: &str, quantity: u32) -> Result<i64> {
         } else {
             ""
         };
-        error.context(format!("{target} did not make a coupon{hint}"))
+        error.context(format!("{target} did not create a coupon{hint}"))
     })?;
     coupon["id"]
         .as_i64()

@@ -4,20 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, value_parser};
-use firstcome_shared::domain::UserId;
 use tokio::net::lookup_host;
-use tokio_rustls::rustls::RootCertStore;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use crate::client::Target;
 use crate::identity::CrowdIdentityArgs;
 
 /// Lets a crowd ask a running Firstcome for a coupon, and reports the answers.
 ///
-/// By default a closed loop: each connection asks again as soon as it was answered. With --rate an
-/// open loop: people arrive at a fixed rate, and their latency counts from their arrival, so that
-/// stalls of the system show.
+/// By default a closed loop: each connection asks again as soon as it gets an answer. With --rate
+/// an open loop: people arrive at a fixed rate, and their latency counts from their arrival, so
+/// that stalls of the system show.
 ///
 /// Exits 0 if everybody was answered in the end, every answer was understood, no two answers
 /// contradict each other, and, with --database-url, every promise has its row.
@@ -28,11 +24,7 @@ pub struct RushOptions {
     /// crowd is spread over them
     #[arg(long, env = "API_URL", required = true, value_delimiter = ',')]
     pub url: Vec<Target>,
-    /// File with trusted certificates for `https` addresses, in PEM form, instead of the usual
-    /// public ones
-    #[arg(long)]
-    pub ca_file: Option<PathBuf>,
-    /// The addresses are other machines that may be put under load
+    /// Allow addresses of other machines, which this puts under load
     #[arg(long)]
     pub remote: bool,
     /// Coupon to ask for: it is really given away. Without it a new one is created, which needs the
@@ -48,12 +40,9 @@ pub struct RushOptions {
     /// Number of people
     #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub people: u32,
-    /// Requests per repeating person: the second follows the first at once, as a double click
+    /// Requests per person: the second follows the first at once, as a double click
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=1_000))]
     pub requests_per_person: u32,
-    /// Share of people who repeat, 0 to 1
-    #[arg(long, default_value_t = 1.0, value_parser = share)]
-    pub repeat_share: f64,
     /// Requests per second (open loop); without it, as fast as answers come (closed loop)
     #[arg(long, value_parser = rate, allow_negative_numbers = true)]
     pub rate: Option<f64>,
@@ -64,14 +53,8 @@ pub struct RushOptions {
     /// is unavailable
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(0..=86_400))]
     pub patience: u64,
-    /// Prefix of user ids; by default a new one each time, so that a second rush is a second crowd
-    #[arg(long)]
-    pub user_prefix: Option<String>,
-    /// Seed of the order of requests
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Database of the system, only read: reports the statements of the rush, and whether every
-    /// promise has its row
+    /// Database of the system, to report the statements of the rush and whether every promise has
+    /// its row; only read
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// Write everything as JSON to this file; without a name, print it instead of the table
@@ -80,15 +63,6 @@ pub struct RushOptions {
     /// Authentication of the people.
     #[command(flatten)]
     pub identity: CrowdIdentityArgs,
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|_| "a number from 0 to 1")?;
-    if (0.0..=1.0).contains(&share) {
-        Ok(share)
-    } else {
-        Err("a number from 0 to 1".into())
-    }
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -111,33 +85,7 @@ fn connections(text: &str) -> Result<usize, String> {
 }
 
 impl RushOptions {
-    /// Prefix of user ids.
-    pub(super) fn prefix(&self) -> String {
-        self.user_prefix
-            .clone()
-            .unwrap_or_else(|| format!("u{:06x}-", rand::random::<u32>() >> 8))
-    }
-
-    /// The addresses, with the certificates to trust.
-    pub(super) fn targets(&self) -> Result<Vec<Target>> {
-        let Some(path) = &self.ca_file else {
-            return Ok(self.url.clone());
-        };
-        let name = path.display();
-        let mut roots = RootCertStore::empty();
-        for certificate in
-            CertificateDer::pem_file_iter(path).with_context(|| format!("{name} cannot be read"))?
-        {
-            roots.add(certificate.with_context(|| format!("{name} is not in PEM form"))?)?;
-        }
-        ensure!(!roots.is_empty(), "{name} holds no certificate");
-        self.url
-            .iter()
-            .map(|target| target.clone().trusting(roots.clone()))
-            .collect()
-    }
-
-    /// Checks that clap cannot do.
+    /// The checks that clap cannot do.
     pub(super) async fn check(&self) -> Result<()> {
         let may_make = self
             .ops_token
@@ -145,14 +93,7 @@ impl RushOptions {
             .is_some_and(|token| !token.is_empty());
         ensure!(
             self.coupon.is_some() || may_make,
-            "give --coupon, or the ops token (--ops-token, OPS_TOKEN) to make one; `make run` has both: set -a; . target/run/env"
-        );
-        let longest = format!("{}{:06}", self.prefix(), self.people - 1);
-        let id = longest.parse::<UserId>();
-        ensure!(
-            id.is_ok(),
-            "--user-prefix makes user ids such as {longest:?}, which the API refuses: {}",
-            wrong(id)
+            "give --coupon, or the ops token (--ops-token, OPS_TOKEN) to create one; `make run` has both: set -a; . target/run/env"
         );
         for target in &self.url {
             let authority = target.authority();
@@ -168,10 +109,6 @@ impl RushOptions {
     }
 }
 
-fn wrong(id: Result<UserId, impl std::fmt::Display>) -> String {
-    id.map_or_else(|error| error.to_string(), |_| String::new())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,12 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn invalid_options_are_refused_with_a_reason() {
+    fn refuses_invalid_options_with_a_reason() {
         for (args, words) in [
             (&["--people", "0"][..], "1..=10000000"),
             (&["--requests-per-person", "0"], "1..=1000"),
-            (&["--repeat-share", "1.5"], "from 0 to 1"),
-            (&["--repeat-share", "NaN"], "from 0 to 1"),
             (&["--rate", "0"], "above 0"),
             (&["--rate", "-3"], "above 0"),
             (&["--rate", "inf"], "at most"),
@@ -205,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_coupon_the_ops_token_is_required() {
+    async fn requires_the_ops_token_without_a_coupon() {
         let options = RushOptions::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap();
         let error = options.check().await.unwrap_err().to_string();
         assert!(
@@ -215,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_machines_need_the_remote_option() {
+    async fn refuses_other_machines_without_the_remote_option() {
         let at = |url: &str, more: &[&str]| {
             RushOptions::try_parse_from([&["rush", "--coupon", "1", "--url", url], more].concat())
                 .unwrap()
@@ -234,27 +169,8 @@ mod tests {
         at("http://localhost:80", &[]).check().await.unwrap();
     }
 
-    #[tokio::test]
-    async fn an_invalid_user_prefix_is_refused_before_anybody_asks() {
-        let error = parse(&["--user-prefix", "a b "])
-            .unwrap()
-            .check()
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("--user-prefix"), "{error}");
-        let long = "x".repeat(60);
-        assert!(
-            parse(&["--user-prefix", &long])
-                .unwrap()
-                .check()
-                .await
-                .is_err()
-        );
-    }
-
     #[test]
-    fn json_goes_to_a_file_or_to_the_terminal() {
+    fn json_option_takes_a_file_or_prints() {
         assert_eq!(parse(&["--json"]).unwrap().json, Some(PathBuf::from("-")));
         assert_eq!(
             parse(&["--json", "x.json"]).unwrap().json,

@@ -14,10 +14,10 @@ use crate::table;
 use crate::tally::Tally;
 use crate::terminal::{grouped, number, step};
 
-/// From this share of its ceiling on, the tool itself may be the bottleneck.
+/// Above this share of its limit, the tool itself may be the bottleneck.
 const NEAR: f64 = 0.7;
 
-/// One late request in this many causes a warning.
+/// A warning is printed if more than one request in this many is late.
 const MANY: u64 = 100;
 
 #[derive(Debug, Serialize)]
@@ -69,8 +69,8 @@ impl RushReport {
         }
     }
 
-    /// Everybody was answered in the end, every answer was understood, no two contradict each
-    /// other, and every promise has its row.
+    /// Whether everybody was answered in the end, every answer was understood, no two contradict
+    /// each other, and every promise has its row.
     pub fn good(&self) -> bool {
         let tally = &self.tally;
         let unclear =
@@ -82,7 +82,7 @@ impl RushReport {
         unclear == 0 && tally.contradictions.is_empty() && lost == 0
     }
 
-    /// The rows of this table that other tables of crowds do not have.
+    /// The rows that only this table has, not those of other crowds.
     fn more(&self) -> Vec<(String, String)> {
         let mut more = Vec::new();
         if let Some(rate) = self.rate {
@@ -95,8 +95,8 @@ impl RushReport {
         let ceiling = self.ceiling_per_second;
         let share = self.tally.per_second / ceiling.max(1.0) * 100.0;
         more.push((
-            "this tool's own ceiling on this machine".into(),
-            format!("{} a second, {share:.0} % of it used", number(ceiling)),
+            "limit of this tool on this machine".into(),
+            format!("{} per second, {share:.0} % of it used", number(ceiling)),
         ));
         if let Some(rows) = &self.rows {
             more.push(("rows in MySQL".into(), grouped(rows.rows as u64)));
@@ -106,7 +106,7 @@ impl RushReport {
             ));
             if let Some(after) = rows.complete_after_ms {
                 more.push((
-                    "all rows existed after the last answer by".into(),
+                    "time from the last answer to the last row".into(),
                     format!("{after} ms"),
                 ));
             }
@@ -125,19 +125,19 @@ impl RushReport {
         let mut warnings = Vec::new();
         if self.tally.per_second > NEAR * self.ceiling_per_second {
             warnings.push(
-                "the tool was near its own ceiling: it may be what was measured, not the system"
+                "the tool was near its limit, so it may have been measured instead of the system"
                     .to_owned(),
             );
         }
         if self.tally.late * MANY > self.tally.requests {
             warnings.push(format!(
-                "{} requests could not be sent on time, mostly because every connection was waiting; their wait is counted, \
-                 but more --connections would let more people ask at once",
+                "{} requests were sent late, mostly because every connection was waiting. The delay is included in \
+                 their latency; with more --connections, more people can ask at once",
                 grouped(self.tally.late)
             ));
         }
         if let Some(answer) = &self.tally.unclear {
-            warnings.push(format!("an answer that no claim should get: {answer}"));
+            warnings.push(format!("an answer outside the contract: {answer}"));
         }
         if let Some(rows) = self
             .rows
@@ -145,7 +145,7 @@ impl RushReport {
             .filter(|rows| rows.promised_without_row > 0)
         {
             warnings.push(format!(
-                "promised and have no row: {}",
+                "people with a promise but no row: {}",
                 rows.named.join(", ")
             ));
         }
@@ -162,8 +162,8 @@ impl RushReport {
     }
 }
 
-/// Destinations of the report. The file is opened before anybody asks, so that no result is lost to
-/// a mistyped folder.
+/// Destinations of the report. The file is opened before anybody asks, so that a mistyped path
+/// loses no result.
 pub(super) struct Outputs {
     json: Option<(PathBuf, File)>,
     print_json: bool,

@@ -1,4 +1,4 @@
-//! The load generator and the load tool, against small servers, and the demo.
+//! Tests of the load generator, of the load tool against small servers, and of the demo.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,7 +25,7 @@ struct FakeCoupons {
     holders: HashMap<String, usize>,
 }
 
-/// Accepts a token in place of the header.
+/// Accepts a token instead of the header.
 async fn claim(
     State(coupons): State<Arc<Mutex<FakeCoupons>>>,
     headers: HeaderMap,

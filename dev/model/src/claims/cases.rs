@@ -12,8 +12,8 @@ const NONE: Faults = Faults {
     flushes: 0,
 };
 
-/// The correct protocol. In each of the last four cases, one fault leaves Redis with the only copy
-/// of an admission, and another destroys it: no promise may be lost silently.
+/// The correct protocol. In each of the last four cases, one fault leaves the only copy of an
+/// admission in Redis, and another destroys it. No promise may be lost silently.
 #[allow(clippy::too_many_lines, reason = "one table of cases")]
 pub fn right() -> Vec<(&'static str, Protocol)> {
     let cases = [

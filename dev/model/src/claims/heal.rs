@@ -8,8 +8,8 @@ use super::{PEOPLE, Protocol, Step, step};
 /// Rounds until nothing changes. Each round has a pass, and a lost Redis takes three.
 const ROUNDS: usize = 8;
 
-/// Whether a state converges: every promise has its row on its slot or is listed as broken, and,
-/// since more people ask than there are slots, every slot is issued.
+/// Whether a state converges: every promise has its row on its slot or is listed as broken, and
+/// every slot is issued, since more people ask than there are slots.
 pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
     let mut state = state.clone();
     finish_what_is_begun(protocol, &mut state);

@@ -1,5 +1,5 @@
-//! A drop's claims, from Redis to their rows: two slots, three people, and any fault at any moment.
-//! The gate is one bit here; [`super::gate`] models its mechanism.
+//! The claims of a drop, from Redis to their rows: two slots, three people, and any fault at any
+//! moment. The gate is one bit here; [`super::gate`] models its mechanism.
 //!
 //! - [`redis`]: the scripts, one atomic step each.
 //! - [`state`]: the whole state: Redis, topic, consumer, rows, reconcilers, and the promises.
@@ -56,8 +56,8 @@ pub enum Wrong {
     GateKept,
     /// A reconciler rebuilds a lost Redis at once, while messages are still in flight to the topic.
     NoWait,
-    /// A reconciler reads the era when it reads the drop, not before it waits and reads the
-    /// topic. What it comes upon in mid-pass it rebuilds from a tail that is older than the loss.
+    /// A reconciler reads the era when it reads the drop, not before it waits and reads the topic.
+    /// After a loss in mid-pass, it rebuilds the drop from a tail that is older than the loss.
     EraReadLate,
     /// A pass continues with another process of Redis than the one it read, and opens admission
     /// there.
@@ -70,11 +70,10 @@ pub enum Wrong {
     SettleFirst,
     /// A lost drop is loaded before the people in the dead-letter table are restored.
     BackupLate,
-    /// A person is answered `accepted` although neither topic nor dead-letter table holds the
-    /// claim.
+    /// A person gets `accepted` although neither topic nor dead-letter table holds the claim.
     ToldUnheld,
-    /// A retry is answered `already_claimed` although nobody has verified that the topic or the
-    /// dead-letter table holds the claim.
+    /// A retry gets `already_claimed` although it is not verified that the topic or the dead-letter
+    /// table holds the claim.
     RetryToldUnheld,
 }
 
@@ -100,9 +99,9 @@ pub const NEVER_UNVERIFIED: &str = "no admission while Redis lacks what it promi
 /// listed as broken.
 pub const ONE_EACH: &str = "one slot a person, one person a slot";
 /// Rows belong to people admitted by Redis, one each.
-pub const ROWS_ADMITTED: &str = "rows only for who was admitted, one each";
+pub const ROWS_ADMITTED: &str = "only admitted people have rows, one each";
 /// Whatever Redis loses, a promise is on the topic, in the dead-letter table, or a row.
-pub const HELD_TWICE: &str = "a second store beside Redis holds every promise";
+pub const HELD_TWICE: &str = "a second store besides Redis holds every promise";
 /// Without further faults, every promise gets its row, and every slot is issued.
 pub const HEALS: &str = "left alone, it becomes exact";
 

@@ -24,8 +24,8 @@ impl State {
         !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
     }
 
-    /// The gate, the era, the clock, the tail. In one step, because what comes between the era and
-    /// the tail is noticed by the era as well.
+    /// Reads the gate, the era, the clock and the tail in one step, because a loss between the era
+    /// and the tail also shows in the era.
     pub(crate) fn begin(&mut self, at: usize) {
         self.ensure_era();
         let held = (0_u8..).zip(self.redis.users).filter(|(_, slot)| *slot > 0);

@@ -21,7 +21,7 @@ pub enum Reconciler {
     /// A pass has begun.
     Begun(PassView),
     Repairing {
-        /// The coupon's era as the pass knows it; 0 where it read late and there was none.
+        /// The coupon's era as the pass knows it; 0 if the pass read it late and Redis had none.
         era: u8,
         /// The process of Redis that it read.
         process: u8,
@@ -34,7 +34,7 @@ pub enum Reconciler {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PassView {
     pub(super) process: u8,
-    /// The coupon's era, made where Redis had none.
+    /// The coupon's era, which the pass created if Redis had none.
     pub(super) era: u8,
     pub(super) gate_was_open: bool,
     pub(super) tail: Vec<Claim>,
@@ -67,7 +67,7 @@ pub struct State {
     pub process: u8,
     /// Redis's data at the time of the copy.
     pub copy: Option<Redis>,
-    /// The era that a process has read before it loads the drop; it may be late.
+    /// The era that a process has read before it loads the drop, which it may do late.
     pub loader: Option<u8>,
     /// Eras given so far.
     pub eras: u8,
@@ -145,7 +145,7 @@ impl State {
         }
         self.reconcilers.sort_unstable();
         if self.faults.flushes == 0 && self.redis.era == self.eras {
-            // Present already, and nothing will take it away: loading it late does nothing.
+            // The drop is loaded and stays so, so that loading it late does nothing.
             self.loader = self.loader.filter(|_| !self.redis.meta);
         }
         if self.faults.gone_back == 0 {

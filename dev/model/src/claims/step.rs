@@ -4,12 +4,12 @@ use super::redis::{Admission, Redis};
 use super::state::{InHand, Reconciler, State};
 use super::{PEOPLE, Person, Protocol, Wrong};
 
-/// One atomic step of a participant, or a fault.
+/// An atomic step of a participant, or a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// A person asks, for the first time or again.
     Ask(Person),
-    /// A claim reaches a second store or not, and its person gets an answer or not.
+    /// A claim in flight to a second store ends.
     Publish {
         /// Whether it is one of the claims that are published again.
         again: bool,

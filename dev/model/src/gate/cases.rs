@@ -9,7 +9,7 @@ const NONE: Faults = Faults {
     deaths: 0,
 };
 
-/// The right protocol under the faults it is to withstand.
+/// The correct protocol under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, GateProtocol)> {
     let gate = GateProtocol {
         faults: NONE,
@@ -91,7 +91,7 @@ pub fn right() -> Vec<(&'static str, GateProtocol)> {
     ]
 }
 
-/// Each rule left out, with the faults under which that shows.
+/// Each rule left out, with the faults that reveal it.
 pub fn wrong() -> Vec<(Wrong, GateProtocol)> {
     let emptied = Faults { flushes: 1, ..NONE };
     let promoted = Faults {

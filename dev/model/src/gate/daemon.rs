@@ -21,7 +21,7 @@ pub(super) enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Pass {
     pub(super) server: ServerIdentity,
-    /// By coupon; 0 for one that needs nothing or in which nothing can be done.
+    /// By coupon; 0 if nothing is to be done, or nothing can be done.
     pub(super) eras: [u8; COUPONS],
     held: [u8; COUPONS],
     stage: Stage,
@@ -29,8 +29,8 @@ pub(super) struct Pass {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Daemon {
-    /// By coupon: the era that it has noted last, and whether a claim was in flight then and still
-    /// is.
+    /// By coupon: the last era that the daemon has noted, and whether a claim from before is still
+    /// in flight.
     pub(super) clocks: [Option<(u8, bool)>; COUPONS],
     pub(super) pass: Option<Pass>,
 }
@@ -79,7 +79,7 @@ impl Pass {
 
     /// Continues with the next coupon that is in an era of this pass, or ends.
     fn rebuild(mut self, from: usize) -> Option<Self> {
-        // Nothing more is done with the ones before.
+        // The previous coupons are done.
         self.eras[..from.min(COUPONS)].fill(0);
         self.held[..from.min(COUPONS)].fill(0);
         let next = (from..COUPONS).find(|coupon| self.eras[*coupon] > 0)?;
@@ -99,7 +99,7 @@ impl GateProtocol {
             };
             return !(0..COUPONS).any(flies);
         }
-        // On a server that is not master now, it can also wait until it is.
+        // A pass on a server that is no longer master may also wait until it is master again.
         pass.server.run == state.master.run
             || state.faults.promotions == 0
             || self.is(Wrong::LifeNotCompared)
@@ -131,8 +131,8 @@ impl GateProtocol {
         state.daemons[at] = daemon;
     }
 
-    /// Reads the gates of the coupons from this one on: which are in an era of this server, and
-    /// which begin one.
+    /// Reads the gates of this coupon and the following ones, to find those that are in an era of
+    /// this server and those that must begin one.
     fn look(state: &State, mut pass: Pass, from: usize) -> Option<Pass> {
         for coupon in (from..COUPONS).filter(|coupon| state.exists(*coupon)) {
             let keys = state.keys[coupon];

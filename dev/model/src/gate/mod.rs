@@ -1,9 +1,9 @@
-//! The admission gate: two coupons, each with a gate, servers of Redis that are lost, demoted
-//! and promoted, and two daemons that rebuild coupons in new eras, each of which may stand still
-//! between any two steps and continue later.
+//! The admission gate: two coupons with a gate each, Redis servers that are lost, demoted and
+//! promoted, and two daemons that rebuild coupons in new eras. A daemon may pause between any two
+//! steps.
 //!
-//! A claim may come at any moment, to the master and to the server that was demoted last. So
-//! nothing here rests on an API noticing a loss in time.
+//! A claim may come at any moment, to the master and to the server that was demoted last. So no
+//! rule depends on an API that notices a loss in time.
 
 pub mod cases;
 mod daemon;
@@ -20,8 +20,8 @@ const SLOTS: u8 = 1;
 pub struct Faults {
     /// Redis restarts, with a truncated AOF or a whole one.
     pub restarts: u8,
-    /// The other server is promoted, with what it had at an earlier moment or all, and the master
-    /// is demoted and takes its data.
+    /// The other server is promoted with all data or older data; the master is demoted and takes
+    /// that data.
     pub promotions: u8,
     /// Redis is flushed in the same process.
     pub flushes: u8,
@@ -33,20 +33,20 @@ pub struct Faults {
 pub enum Wrong {
     /// A coupon is opened while claims from before the loss are still in flight.
     NoWait,
-    /// The clock of the first era counts for the later ones too.
+    /// The wait of the first era counts for later eras too.
     OneClock,
     /// Admission does not compare the gate with its server.
     IdentityUnchecked,
-    /// Admission does not ask whether its server is a master. A full synchronisation gives a
-    /// demoted master the identity back that it had before it was ever promoted.
+    /// Admission does not check whether its server is a master. After a full synchronisation, a
+    /// demoted master has the identity again that it had before its promotion.
     RoleUnchecked,
-    /// Repairs and openings compare the server, and not the era.
+    /// Repairs and openings compare the server, but not the era.
     EraNotCompared,
     /// A coupon is opened by a plain write, which compares nothing.
     SetVerifiedPlain,
-    /// A rebuild continues in the era that MySQL has.
+    /// A rebuild takes the current era from MySQL instead of a new one.
     EraKept,
-    /// An API opens a new coupon without asking MySQL whether a daemon has begun another era.
+    /// An API opens a new coupon without checking in MySQL whether a daemon has begun another era.
     NewUnchecked,
     /// A pass continues with another server, over a connection that comes back.
     LifeNotCompared,
@@ -111,7 +111,7 @@ pub struct State {
     keys: Keys,
     copy: Option<Keys>,
     master: ServerIdentity,
-    /// The server that is no master, and the data that it took when it was demoted.
+    /// The server that is not master.
     other: ServerIdentity,
     other_keys: Keys,
     runs: u8,
@@ -121,7 +121,7 @@ pub struct State {
     new: New,
     /// By coupon: the highest slot promised or about to be promised.
     given: [u8; COUPONS],
-    /// Whether no second store has it yet.
+    /// By coupon: whether no second store has this claim yet.
     in_flight: [bool; COUPONS],
     daemons: Vec<Daemon>,
     faults: Faults,
@@ -277,7 +277,7 @@ impl GateProtocol {
         opens
     }
 
-    /// An API that makes a coupon, and opens it in its first era.
+    /// The next step of an API that creates a coupon and opens it in its first era.
     fn make(&self, state: &mut State) {
         state.new = match state.new {
             New::NotMade => {
@@ -405,9 +405,9 @@ impl GateProtocol {
 
 /// A coupon is never open for admission without the claims that it promised.
 pub const NEVER_UNVERIFIED: &str = "no coupon is open unverified";
-/// Nobody is answered from the data of a server that was demoted.
+/// A demoted server answers no claim from its data.
 pub const NEVER_BY_OLD_DATA: &str = "no replica answers";
-/// Trouble of one coupon keeps no other closed.
+/// A coupon that cannot be verified keeps no other closed.
 pub const REOPENS: &str = "left alone, every coupon that can be verified opens";
 
 impl Model for GateProtocol {

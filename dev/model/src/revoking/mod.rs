@@ -120,7 +120,7 @@ pub struct State {
     passes: Vec<Option<Seen>>,
     faults: Faults,
     promised: Vec<Claim>,
-    /// The revocation was confirmed: claims up to here are void for good.
+    /// The revocation was confirmed: claims up to this instant are void forever.
     answered: Option<u8>,
     /// A void claim was promised after that.
     told_void: bool,
@@ -309,7 +309,8 @@ impl Revoking {
         }
     }
 
-    /// Nothing new begins, messages arrive, passes run, and the next person asks.
+    /// Whether everything ends well if no revocation begins, messages arrive, passes run, and the
+    /// next person asks.
     fn heals(&self, state: &State) -> bool {
         let mut state = state.clone();
         for at in 0..self.revokers {
@@ -338,10 +339,10 @@ impl Revoking {
     }
 }
 
-pub const NOT_HELD: &str = "nobody holds what was revoked and answered so";
-pub const NOT_TOLD: &str = "what was revoked and answered so is promised no more";
+pub const NOT_HELD: &str = "nobody holds a claim whose revocation was confirmed";
+pub const NOT_TOLD: &str = "a claim whose revocation was confirmed is no longer promised";
 pub const HEALS: &str =
-    "left alone, the slot is the next person's, and every other promise has its row";
+    "left alone, the next person gets the slot, and every other promise has its row";
 
 impl Model for Revoking {
     type State = State;

@@ -105,8 +105,8 @@ fn extract_all(archives: &Path, skip: &[&str], root: &Path) -> Result<()> {
 }
 
 /// Writes `apt.conf`, which is read first, and the main configuration, which is read after the
-/// machine's. Container images delete all archives after each update, and the machine's own apt may
-/// be about to install from them.
+/// machine's and clears its hooks. In container images these delete all archives after an update,
+/// while the machine's own apt may be about to install from them.
 fn configure(work: &Path) -> Result<()> {
     let machine = Path::new("/etc/apt/apt.conf");
     let mut main = if machine.exists() {
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_separate_update_deletes_no_archives_of_the_machines_apt() {
+    fn private_update_deletes_no_archives_of_the_machines_apt() {
         let work = tempfile::tempdir().unwrap();
         configure(work.path()).unwrap();
         let parts = work.path().join("parts");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mirror_is_that_of_the_machines_own_release() {
+    fn prefers_the_mirror_of_the_machines_release() {
         let targets = "bookworm-security|main|http://a/sec/\nbookworm|contrib|http://c/\nbookworm|main|http://b/debian/\n";
         assert_eq!(
             choose_mirror(targets, "bookworm").unwrap(),

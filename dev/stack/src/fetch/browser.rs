@@ -21,7 +21,8 @@ pub(crate) fn browser() -> Result<()> {
     apt::install(&["chromium", "chromium-driver", "fonts-nanum"])
 }
 
-/// The script of axe-core. Its licence is the MPL: it is used by tests and part of no program.
+/// The script of axe-core. Its licence is the MPL, so only tests use it, and no program contains
+/// it.
 pub(crate) fn axe() -> Result<PathBuf> {
     let dir = cache::get(&format!("axe-{AXE}"), |part| {
         if !exists("mvn") {

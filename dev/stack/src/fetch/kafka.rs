@@ -27,7 +27,7 @@ const LISTENERS: [&str; 4] = ["PLAINTEXT", "SECOND", "THIRD", "FOURTH"];
 pub(crate) const KAFKA_USER: &str = "firstcome";
 pub(crate) const KAFKA_PASSWORD: &str = "password-of-tests";
 
-/// Any valid id: every private Kafka is a separate cluster on its own ports.
+/// Any valid id, because every private Kafka is a separate cluster.
 const CLUSTER_ID: &str = "Rmlyc3Rjb21lLXN0YWNrMQ";
 
 /// The jars of one Kafka version.
@@ -74,7 +74,7 @@ fn maven<const N: usize>(goal: &str, arguments: [OsString; N], part: &Path) -> R
         .arg(format!("{DEPENDENCY_PLUGIN}:{goal}"))
         .args(arguments);
     maven.arg(format!("-DoutputDirectory={}", part.join("jars").display()));
-    // Not the user's repository: nothing outside the cache folder changes.
+    // Not the user's repository, so that nothing outside the cache folder changes.
     let repository = part.join("repository");
     maven.arg(format!("-Dmaven.repo.local={}", repository.display()));
     run(&mut maven)?;
@@ -103,9 +103,9 @@ impl Kafka {
         .into())
     }
 
-    /// A broker. Its classes are mapped into memory ("class data sharing") instead of being loaded
-    /// one by one: a start takes 1.6 s of CPU instead of 2.6. A Java other than the one that wrote
-    /// them loads them as usual. `heap` is a Java option that replaces the usual 384 MB.
+    /// A broker. Its classes are mapped into memory ("class data sharing"), so a start takes 1.6 s
+    /// of CPU instead of 2.6; another Java than the one that wrote the archive loads them one by
+    /// one. `heap` is a Java option that replaces the default of 384 MB.
     pub(crate) fn broker(&self, heap: Option<&str>, properties: &Path) -> Result<CommandLine> {
         let mut archive = OsString::from("-XX:SharedArchiveFile=");
         archive.push(self.classes()?);
@@ -146,9 +146,8 @@ impl Kafka {
         command
     }
 
-    /// A formatted log folder, to be copied, because formatting takes a second. It contains no
-    /// address, since the voters are static. It contains a SCRAM user, who could only be created
-    /// later by a client with that feature.
+    /// A formatted log folder, which each broker copies, because formatting takes a second. It
+    /// contains a SCRAM user, and no address, since the voters are static.
     pub(crate) fn log_template(&self) -> Result<PathBuf> {
         let dir = cache::get(&format!("kafka-log-with-user-{VERSION}"), |part| {
             progress::step("kafka", "formatting a log folder");
@@ -171,7 +170,7 @@ impl Kafka {
         Ok(dir.join("data"))
     }
 
-    /// The class data archive that a JVM writes when it ends, after one start of a broker.
+    /// The class data archive, which a JVM writes at its end. A broker is started once for it.
     pub(crate) fn classes(&self) -> Result<PathBuf> {
         let template = self.log_template()?;
         let dir = cache::get(&format!("kafka-classes-{VERSION}"), |part| {
@@ -206,8 +205,8 @@ impl Kafka {
     }
 }
 
-/// The properties of a broker. Nodes are counted from 1, and each has a controller. Each listener
-/// has a port and an advertised port.
+/// The properties of a broker. Nodes are numbered from 1, and each is a controller too. `ways` has
+/// the port and the advertised port of each listener.
 pub(crate) fn properties(
     data: &Path,
     node: usize,
@@ -272,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_formats_of_java_versions_are_parsed() {
+    fn parses_both_formats_of_java_versions() {
         assert_eq!(
             java_version("openjdk version \"17.0.15\" 2025-04-15"),
             Some(17)

@@ -13,10 +13,10 @@ use super::command::run;
 use crate::process::CommandLine;
 use crate::{cache, progress};
 
-/// Debian's stable releases carry MariaDB only.
+/// The suite with MySQL; Debian's stable releases have only MariaDB.
 const SUITE: &str = "sid";
 
-/// Run by the first start of a new data folder.
+/// Statements that a new data folder is initialised with.
 const FIRST_STATEMENTS: &str = "CREATE DATABASE firstcome;\n";
 
 #[derive(Debug)]
@@ -126,8 +126,8 @@ impl Mysql {
         command
     }
 
-    /// An initialised data folder of this version, to be copied: initialising takes two seconds,
-    /// copying a tenth of one.
+    /// An initialised data folder of this version, which each server copies: initialising takes two
+    /// seconds, copying a tenth of a second.
     pub(crate) fn data_template(&self) -> Result<PathBuf> {
         let dir = cache::get(&format!("mysql-data-{}", self.version), |part| {
             progress::step("mysql", "initialising a data folder");
@@ -139,7 +139,7 @@ impl Mysql {
                 .extend(["--initialize-insecure", "--innodb-redo-log-capacity=8M"].map(Into::into));
             command.push(format!("--init-file={}", statements.display()).into());
             run(&mut to_command(&command))?;
-            // The identity of one server: each creates its own.
+            // Contains the identity of a server, which each one creates at its start.
             fs::remove_file(part.join("data/auto.cnf")).or_else(ignore_missing)?;
             Ok(())
         })?;

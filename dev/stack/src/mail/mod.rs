@@ -1,9 +1,7 @@
 //! A real SMTP server that stores mails and misbehaves on demand.
 //!
-//! Hand-written because no crate offers the misbehaviour: mailin-embedded, for example, answers
-//! every command from callbacks that must return, on its own threads. It cannot stay silent after
-//! accepting a connection or after the final dot, close its port and reopen it, or change its
-//! behaviour while it runs.
+//! Hand-written, because no crate can misbehave like this: stay silent after accepting a connection
+//! or after the final dot, close and reopen its port, or change its behaviour while it runs.
 
 mod session;
 mod tls;
@@ -48,11 +46,10 @@ pub enum Behaviour {
     Refuse,
     /// Permanently refuses this address (550 to `RCPT TO`) and accepts the others.
     RefuseRecipient(String),
-    /// Permanently refuses every address (550 to `RCPT TO`), as a server with a wrong relay rule
-    /// does.
+    /// Permanently refuses every address (550 to `RCPT TO`), like a server with a wrong relay rule.
     RefuseRecipients,
-    /// Accepts and stores the mail but delays the answer to the final dot, as a server that scans
-    /// mails does.
+    /// Accepts and stores the mail but delays the answer to the final dot, like a server that scans
+    /// mails.
     SlowAfterData(Duration),
     /// Accepts connections and never sends anything.
     SilentAfterAccept,

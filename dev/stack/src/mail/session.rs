@@ -172,7 +172,7 @@ impl SmtpSession {
         let raw = self.content().await?;
         let from = self.from.take().unwrap_or_default();
         // Read before the mail is stored, because a test that waits for the mail may then change
-        // it.
+        // the behaviour.
         let behaviour = self.shared.behaviour();
         let mail = Mail {
             from,
@@ -199,8 +199,8 @@ impl SmtpSession {
         self.say("250 2.0.0 kept").await
     }
 
-    /// Reads up to the final dot and undoes dot-stuffing. Only CR LF ends a line: accepting a bare
-    /// LF would let a body smuggle in a second mail.
+    /// Reads up to the final dot and undoes dot-stuffing. Only CR LF ends a line; with a bare LF, a
+    /// body could smuggle in a second mail.
     async fn content(&mut self) -> Result<Vec<u8>> {
         let mut raw = Vec::new();
         let mut begins = true;
@@ -213,7 +213,7 @@ impl SmtpSession {
                 return Ok(raw);
             }
             let stuffed = begins && line.first() == Some(&b'.');
-            // Beyond the limit it is read to its end but not stored, and then refused.
+            // A mail beyond the limit is read to its end, but not stored, and then refused.
             if raw.len() <= LARGEST {
                 raw.extend_from_slice(&line[usize::from(stuffed)..]);
             }
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_read_from_its_angle_brackets() {
+    fn reads_an_address_from_its_angle_brackets() {
         assert_eq!(
             address("FROM:<a@b.c> BODY=8BITMIME", "FROM:").as_deref(),
             Some("a@b.c")

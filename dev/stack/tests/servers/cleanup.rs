@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::eventually;
 
-/// A separate process that owns a whole stack, with temporary files in `tmp`.
+/// A process that owns a whole stack, with temporary files in `tmp`.
 fn owner(tmp: &TempDir, arguments: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-stack"));
     command
@@ -57,7 +57,7 @@ async fn eventually_nothing_is_left(tmp: &TempDir) {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_an_owner_that_is_killed() {
+async fn killed_owner_leaves_nothing_behind() {
     let tmp = tempfile::tempdir().unwrap();
     let mut owner = owner(&tmp, &["--cluster"]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
@@ -76,7 +76,7 @@ async fn nothing_is_left_of_an_owner_that_is_killed() {
 }
 
 #[tokio::test]
-async fn a_stack_may_have_its_redis_behind_sentinels() {
+async fn sentinels_option_starts_redis_behind_sentinels() {
     let tmp = tempfile::tempdir().unwrap();
     let mut owner = owner(&tmp, &["--cluster", "--sentinels"]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
@@ -87,7 +87,7 @@ async fn a_stack_may_have_its_redis_behind_sentinels() {
         .collect();
     assert_eq!((redis.len(), redis[0]), (3, "REDIS_MODE=sentinel"));
     assert_eq!(redis[1].matches("redis://127.0.0.1:").count(), 3);
-    // A master, its two replicas and three sentinels in addition.
+    // The eleven, and a master, its two replicas and three sentinels.
     assert_eq!(running_below(tmp.path()), 17);
     owner.kill().unwrap();
     owner.wait().unwrap();
@@ -95,7 +95,7 @@ async fn a_stack_may_have_its_redis_behind_sentinels() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_an_owner_that_is_killed_while_starting() {
+async fn killed_owner_leaves_nothing_behind_while_starting() {
     for servers in [0, 1, 2] {
         let tmp = tempfile::tempdir().unwrap();
         let mut owner = owner(&tmp, &[]);
@@ -110,7 +110,7 @@ async fn nothing_is_left_of_an_owner_that_is_killed_while_starting() {
 }
 
 #[tokio::test]
-async fn an_interrupted_owner_leaves_nothing_and_exits_successfully() {
+async fn interrupted_owner_leaves_nothing_behind_and_exits_successfully() {
     let tmp = tempfile::tempdir().unwrap();
     let mut owner = owner(&tmp, &[]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
@@ -130,7 +130,7 @@ async fn an_interrupted_owner_leaves_nothing_and_exits_successfully() {
         .unwrap();
     assert!(interrupt.success());
     assert!(owner.wait().unwrap().success());
-    // At once, not eventually: its end waits for its janitor.
+    // At once, not eventually, since the process waits for its janitor before it exits.
     assert_eq!(
         (
             running_below(tmp.path()),
@@ -141,9 +141,9 @@ async fn an_interrupted_owner_leaves_nothing_and_exits_successfully() {
 }
 
 #[tokio::test]
-async fn a_dropped_server_is_gone_at_once() {
+async fn dropped_server_is_gone_at_once() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let data = server.data_dir().unwrap().to_owned();
+    let data = server.data_dir().to_owned();
     let pid = server.pid().unwrap();
     assert!(data.exists());
     drop(server);

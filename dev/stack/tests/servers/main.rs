@@ -1,4 +1,5 @@
-//! The stack on its real servers, which are fetched if the machine lacks them.
+//! The parts of the stack whose failure no other test would show: clean-up, the fault proxy,
+//! MySQL's failover and its client. All other tests depend on the rest.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,15 +8,8 @@
 )]
 
 mod cleanup;
-mod kafka;
-mod mail;
-mod mail_tls;
 mod mysql;
 mod proxy;
-mod redis;
-mod redis_cluster;
-mod redis_sentinels;
-mod smtp;
 
 use std::time::Duration;
 
@@ -30,16 +24,6 @@ async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
 /// Sends one command to a Redis on a new connection, and returns its answer without the line end.
 async fn redis(port: u16, command: &str) -> std::io::Result<String> {
     Wire::connect(port).await?.ask(command).await
-}
-
-/// Writes and waits for this many replicas, because replicas without the write would lose it.
-async fn redis_and_replicas(port: u16, command: &str, replicas: usize) {
-    let mut wire = Wire::connect(port).await.unwrap();
-    assert_eq!(wire.ask(command).await.unwrap(), "+OK");
-    assert_eq!(
-        wire.ask(&format!("WAIT {replicas} 0")).await.unwrap(),
-        format!(":{replicas}")
-    );
 }
 
 /// A line-based connection.

@@ -5,68 +5,7 @@ use firstcome_stack::{
 use crate::eventually;
 
 #[tokio::test]
-async fn killed_mysql_comes_back_on_the_same_port_with_its_data() {
-    let options = MysqlOptions {
-        extra_args: vec!["--innodb-lock-wait-timeout=7".into()],
-    };
-    let server = MysqlServer::start(options).await.unwrap();
-    let port = server.port();
-    assert_eq!(
-        server.database_url("x"),
-        format!("mysql://root@127.0.0.1:{port}/x")
-    );
-    server
-        .query("CREATE TABLE firstcome.t (a INT PRIMARY KEY, b VARCHAR(9))")
-        .await
-        .unwrap();
-    server
-        .query("INSERT INTO firstcome.t VALUES (1, 'one'), (2, NULL)")
-        .await
-        .unwrap();
-    server.kill().await.unwrap();
-    assert!(server.query("SELECT 1").await.is_err());
-    server.start_again().await.unwrap();
-    assert_eq!(server.port(), port);
-    assert_eq!(
-        server
-            .query("SELECT * FROM firstcome.t ORDER BY a")
-            .await
-            .unwrap(),
-        [["1", "one"], ["2", "NULL"]]
-    );
-
-    server.stop().await.unwrap();
-    server.start_again().await.unwrap();
-    assert_eq!(
-        server
-            .query("SELECT COUNT(*) FROM firstcome.t")
-            .await
-            .unwrap(),
-        [["2"]]
-    );
-    let settings = "SELECT @@max_connections, @@innodb_lock_wait_timeout, @@innodb_flush_log_at_trx_commit, @@log_bin";
-    assert_eq!(
-        server.query(settings).await.unwrap(),
-        [["500", "7", "1", "1"]]
-    );
-    let version = server.query("SELECT VERSION()").await.unwrap();
-    assert!(version[0][0].starts_with("9."), "{version:?}");
-}
-
-#[tokio::test]
-async fn a_failed_start_shows_the_log() {
-    let options = MysqlOptions {
-        extra_args: vec!["--no-such-option".into()],
-    };
-    let error = MysqlServer::start(options).await.unwrap_err().to_string();
-    assert!(
-        error.contains("ended while starting") && error.contains("no-such-option"),
-        "{error}"
-    );
-}
-
-#[tokio::test]
-async fn mysqls_client_runs_a_statement_without_a_password_argument() {
+async fn mysql_client_gets_no_password_as_an_argument() {
     let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
     server
         .query("CREATE USER kim IDENTIFIED BY 'a b%c'")
@@ -107,7 +46,7 @@ async fn mysqls_client_runs_a_statement_without_a_password_argument() {
 }
 
 #[tokio::test]
-async fn a_pair_fails_over_repeatedly_and_keeps_only_acknowledged_commits() {
+async fn pair_fails_over_repeatedly_and_keeps_only_acknowledged_commits() {
     let pair = MysqlPair::start(Replication::SemiSynchronous)
         .await
         .unwrap();
@@ -133,7 +72,7 @@ async fn a_pair_fails_over_repeatedly_and_keeps_only_acknowledged_commits() {
     assert!(never_answered.await.unwrap().is_err());
     pair.fail_over().await.unwrap();
     run("INSERT INTO t VALUES (2)").await;
-    // It has the commit that was never acknowledged, and must discard it.
+    // The former primary has the commit that was never acknowledged, and must discard it.
     pair.take_back().await.unwrap();
     for number in [3, 4] {
         pair.lose_primary().await.unwrap();

@@ -42,7 +42,7 @@ async fn pass_forwards_and_counts() {
 }
 
 #[tokio::test]
-async fn delay_holds_back_both_directions() {
+async fn delay_applies_in_both_directions() {
     let (_server, proxy, mut wire) = start().await;
     let delay = Duration::from_millis(40);
     proxy.set(ProxyFault::Delay(delay)).await.unwrap();
@@ -63,7 +63,7 @@ async fn cut_closes_and_refuses_until_the_fault_ends() {
 }
 
 #[tokio::test]
-async fn cut_now_closes_once() {
+async fn cut_now_closes_current_connections_only() {
     let (_server, proxy, mut wire) = start().await;
     proxy.cut_now().await;
     assert!(wire.is_closed().await);
@@ -90,7 +90,7 @@ async fn black_hole_withholds_everything_and_delivers_it_at_the_end() {
 }
 
 #[tokio::test]
-async fn a_silently_dead_host_stays_silent_while_another_replaces_it() {
+async fn dead_host_stays_silent_while_another_replaces_it() {
     let (server, proxy, mut wire) = start().await;
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     proxy.strand_now();
@@ -103,11 +103,11 @@ async fn a_silently_dead_host_stays_silent_while_another_replaces_it() {
     proxy.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(new.hear().await.unwrap(), ":1");
     assert_eq!(redis(other.port(), "EXISTS a b").await.unwrap(), ":1");
-    assert_eq!(proxy.counters().open, 2, "the old one is open still");
+    assert_eq!(proxy.counters().open, 2, "the old connection is still open");
 }
 
 #[tokio::test]
-async fn a_mute_host_completes_handshakes_and_processes_nothing() {
+async fn mute_completes_handshakes_and_forwards_nothing_else() {
     let (server, proxy, mut wire) = start().await;
     proxy
         .set(ProxyFault::Mute(WireProtocol::Redis))
@@ -153,7 +153,7 @@ async fn half_close_ends_the_replies_while_requests_still_arrive() {
 }
 
 #[tokio::test]
-async fn the_end_of_one_direction_leaves_the_other_open() {
+async fn end_of_one_direction_leaves_the_other_open() {
     let (_server, _proxy, mut wire) = start().await;
     wire.say("PING").await.unwrap();
     assert_eq!(wire.rest().await, "+PONG\r\n");

@@ -114,7 +114,7 @@ impl Service<'_> {
         let arguments = list(&service["command"]).chain(list(&service["healthcheck"]["test"]));
         let found = arguments.filter(|argument| password.is_match(text(argument)));
         Ok(found
-            .map(|_| format!("{place}: the arguments of a process have a password"))
+            .map(|_| format!("{place}: the arguments of a process contain a password"))
             .collect())
     }
 
@@ -125,15 +125,13 @@ impl Service<'_> {
         for published in list(&service["ports"]) {
             let parts: Vec<_> = text(published).split(':').collect();
             let [host, port, inner] = parts[..] else {
-                problems.push(format!(
-                    "{place}: the port {published} names no address of this machine"
-                ));
+                problems.push(format!("{place}: the port {published} has no host address"));
                 continue;
             };
             if host != "127.0.0.1" {
                 problems.push(format!("{place}: {port} is published to other machines"));
             }
-            if port != inner && PORTS.iter().any(|(_, usual)| usual.number == port) {
+            if port != inner && PORTS.iter().any(|(_, usual)| *usual == port) {
                 problems.push(format!(
                     "{place}: {port} is the usual port of another program"
                 ));
@@ -148,7 +146,7 @@ impl Service<'_> {
         let command: Vec<_> = list(&service["command"]).map(text).collect();
         let [program, command, ..] = command[..] else {
             return vec![format!(
-                "{place}: its command is no program and its command"
+                "{place}: its command must be a program and a command of it"
             )];
         };
         let environment = strings(&service["environment"]);
@@ -193,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_service_has_no_problem() {
+    fn accepts_a_valid_service() {
         let sound = json!({"image": "redis:7.4.5", "ports": ["127.0.0.1:6379:6379"], "volumes": ["data:/data", "./x:/x"]});
         assert!(problems(&sound).is_empty());
         assert!(
@@ -203,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_is_enforced() {
+    fn enforces_each_rule() {
         let cases = [
             (json!({"image": "redis:latest"}), "no exact version"),
             (

@@ -143,7 +143,9 @@ impl Pod<'_> {
             }
             let args: Vec<_> = list(&container["args"]).map(text).collect();
             let [program, command, ..] = args[..] else {
-                problems.push(format!("{place}: its args are no program and its command"));
+                problems.push(format!(
+                    "{place}: its args must be a program and a command of it"
+                ));
                 continue;
             };
             let process = Process {
@@ -167,8 +169,8 @@ impl Pod<'_> {
         } = process;
         let mut problems = Problems::new();
         let listens = container["ports"][0]["containerPort"].to_string();
-        if let Some(port) = port(command).filter(|port| port.number != listens) {
-            problems.push(format!("{place}: it listens on {}", port.number));
+        if let Some(port) = port(command).filter(|port| *port != listens) {
+            problems.push(format!("{place}: it listens on {port}"));
         }
         let trusts = environment
             .get("USER_AUTH")
@@ -191,7 +193,7 @@ impl Pod<'_> {
         Ok(problems)
     }
 
-    /// A stopped pod still receives requests for some seconds.
+    /// Checks the preStop sleep, since a stopped pod still receives requests for some seconds.
     fn shutdown(&self, process: &Process<'_>, container: &Value) -> Option<String> {
         let delay = container["lifecycle"]["preStop"]["sleep"]["seconds"]
             .as_i64()
@@ -202,7 +204,7 @@ impl Pod<'_> {
         let is_asked = matches!(process.command, "serve" | "daemon");
         (is_asked && !(3..=grace - 20).contains(&delay)).then(|| {
             format!(
-                "{}: it runs for {delay} s after the decision to stop it",
+                "{}: its preStop sleep of {delay} s does not fit its grace period",
                 process.place
             )
         })
@@ -247,7 +249,7 @@ fn unguarded(objects: &[Object]) -> Problems {
         .collect()
 }
 
-/// PodDisruptionBudgets that keep a node from being drained while pods are not ready.
+/// PodDisruptionBudgets that prevent draining a node while pods are not ready.
 fn undrainable(objects: &[Object]) -> Problems {
     let budgets = objects.iter().filter(|object| {
         object.kind() == "PodDisruptionBudget"
@@ -361,12 +363,12 @@ spec:
     }
 
     #[test]
-    fn valid_manifests_have_no_problem() {
+    fn accepts_valid_manifests() {
         assert!(found(SOUND).is_empty(), "{:?}", found(SOUND));
     }
 
     #[test]
-    fn each_rule_is_enforced() {
+    fn enforces_each_rule() {
         let cases = [
             (
                 "automountServiceAccountToken: false",

@@ -1,6 +1,6 @@
 //! Checks that docker-compose.yml, deploy/kubernetes and the chart's schema are well formed and
-//! only have settings that the programs have. Checks with helm and the Kubernetes API schemas are
-//! in helm.rs.
+//! name only settings that the programs have. helm.rs has the checks with helm and the Kubernetes
+//! API schemas.
 
 mod compose;
 mod kubernetes;
@@ -37,7 +37,7 @@ pub(crate) fn check() -> Result<()> {
     }
     let mut compose = command("docker");
     compose.args(["compose", "--env-file", ".env.example", "config", "--quiet"]);
-    // The secrets deliberately have no default.
+    // The file requires these secrets, which have no default.
     for secret in [
         "OPS_TOKEN",
         "MYSQL_PASSWORD",
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn anchors_and_merged_keys_are_resolved() {
+    fn resolves_anchors_and_merged_keys() {
         let read = parse("a: &a {x: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b, z: 3}\n---\nd: 4\n---\n")
             .unwrap();
         assert_eq!(read.len(), 2);

@@ -1,4 +1,4 @@
-//! Checks a deployed process: its program, its settings, that others can reach it, and that it gets
+//! Checks a deployed process: its program and settings, that others can reach it, and that it gets
 //! no secret that it does not need.
 
 use std::collections::BTreeMap;
@@ -14,44 +14,21 @@ pub(crate) struct Process<'p> {
     pub(crate) environment: &'p BTreeMap<String, String>,
 }
 
-/// The listening port of a command: its setting, and the port in all deployments.
-pub(crate) struct Port {
-    pub(crate) setting: &'static str,
-    pub(crate) number: &'static str,
-}
+/// The setting of the listening address.
+pub(crate) const LISTEN: &str = "LISTEN_ADDR";
 
-pub(crate) const PORTS: [(&str, Port); 3] = [
-    (
-        "serve",
-        Port {
-            setting: "LISTEN_ADDR",
-            number: "8080",
-        },
-    ),
-    (
-        "consume",
-        Port {
-            setting: "LISTEN_ADDR",
-            number: "8082",
-        },
-    ),
-    (
-        "daemon",
-        Port {
-            setting: "LISTEN_ADDR",
-            number: "8081",
-        },
-    ),
-];
+/// The port of each command that listens, the same in all deployments.
+pub(crate) const PORTS: [(&str, &str); 3] =
+    [("serve", "8080"), ("consume", "8082"), ("daemon", "8081")];
 
-pub(crate) fn port(command: &str) -> Option<&'static Port> {
+pub(crate) fn port(command: &str) -> Option<&'static str> {
     PORTS
         .iter()
         .find(|(of, _)| *of == command)
-        .map(|(_, port)| port)
+        .map(|(_, port)| *port)
 }
 
-/// Consumers and migrations only have these secrets.
+/// The only secrets of consumers and migrations.
 const FEW: [&str; 3] = ["DATABASE_URL", "KAFKA_SASL_PASSWORD", "KAFKA_SIGNING_KEY"];
 
 impl Process<'_> {
@@ -71,10 +48,10 @@ impl Process<'_> {
                 "{place}: {program} {command} has no setting {name}"
             ));
         }
-        if let Some(Port { setting, number }) = port(command) {
-            let wanted = format!("0.0.0.0:{number}");
-            if environment.get(*setting) != Some(&wanted) {
-                problems.push(format!("{place}: {setting} must be {wanted}"));
+        if let Some(port) = port(command) {
+            let wanted = format!("0.0.0.0:{port}");
+            if environment.get(LISTEN) != Some(&wanted) {
+                problems.push(format!("{place}: {LISTEN} must be {wanted}"));
             }
         }
         if matches!(*command, "consume" | "migrate") {
@@ -90,7 +67,7 @@ impl Process<'_> {
             for name in ["PUBLIC_URL", "API_PUBLIC_URL"] {
                 if environment.get(name).is_none_or(String::is_empty) {
                     problems.push(format!(
-                        "{place}: {name} is not set, so the links in mails lead to the reader's machine"
+                        "{place}: {name} is not set, so links in mails point to the reader's machine"
                     ));
                 }
             }

@@ -1,4 +1,5 @@
-//! The chart's schema refuses unknown names, and secrets among the settings.
+//! Keeps the names in the chart's schema, which refuses unknown settings and secrets among
+//! settings.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_yaml_ng::Value;
 
 use super::Problems;
-use super::process::PORTS;
+use super::process::LISTEN;
 use super::settings::{Programs, Settings};
 use crate::shell::read;
 
@@ -16,7 +17,7 @@ pub(crate) fn check(programs: &Programs) -> Result<Problems> {
     let text = read(SCHEMA)?;
     let is_same = with_names(&text, programs)? == text;
     let problem =
-        format!("{SCHEMA}: the programs have other settings now: cargo xtask setting-names");
+        format!("{SCHEMA}: the programs have other settings; run cargo xtask setting-names");
     Ok(if is_same { vec![] } else { vec![problem] })
 }
 
@@ -76,7 +77,7 @@ impl Group {
             names.retain(|name| other.all.contains(name));
         }
         if settings.len() > 1 {
-            names.retain(|name| PORTS.iter().all(|(_, port)| port.setting != name));
+            names.retain(|name| name != LISTEN);
         }
         Ok(names)
     }

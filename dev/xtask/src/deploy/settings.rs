@@ -1,5 +1,5 @@
-//! Reads the settings of each command, and which of them are secret, from the source, because
-//! `--help` does not show the latter.
+//! Reads the settings of each command from the source, because `--help` does not show which of them
+//! are secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Comments end at column 100: rustfmt does not wrap them.
+//! Finds comments beyond column 100, which rustfmt does not wrap.
 
 use anyhow::Result;
 
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_comments_that_are_too_long_are_found() {
+    fn finds_only_comments_that_are_too_long() {
         let fits = format!("    // {}", "ö".repeat(93));
         let long_comment = format!("{fits}x");
         let code = "x".repeat(120);

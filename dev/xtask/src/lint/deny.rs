@@ -51,7 +51,7 @@ fn program() -> Result<PathBuf> {
         root.display()
     );
     let build = tempfile::tempdir()?;
-    // Not optimized: it is fast enough.
+    // Not optimized, because it is fast enough.
     let mut install = cargo(&["install", "--quiet", "--locked", "--debug", "--no-track"]);
     install.args([
         "--config",
@@ -108,8 +108,8 @@ fn check_advisories(deny: &Path, database: &Path) -> Result<()> {
     Ok(())
 }
 
-/// deny.toml with the database's folder. Lines that begin with `# advisories: ` only apply here:
-/// `cargo deny check licenses bans sources` would refuse them without a database.
+/// deny.toml with the database's folder. Lines that begin with `# advisories: ` apply only here,
+/// because `cargo deny check licenses bans sources` refuses them without a database.
 fn with_advisories(rules: &str, folder: &Path) -> String {
     let mut rules = format!(
         "{rules}\n[advisories]\ndb-path = \"{}\"\nmaximum-db-staleness = \"P3650D\"\n",
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_advisories_are_ignored() {
+    fn applies_the_list_of_known_advisories() {
         let rules = with_advisories("# advisories: ignore = []\n[bans]\n", Path::new("/db"));
         assert!(
             rules.ends_with("db-path = \"/db\"\nmaximum-db-staleness = \"P3650D\"\nignore = []\n"),

@@ -1,5 +1,5 @@
-//! Workspace members that are built separately must have each dependency with the same features as
-//! in the whole workspace; otherwise cargo builds it twice.
+//! Checks that workspace members which are built separately have each dependency with the same
+//! features as the whole workspace. Otherwise cargo builds it twice.
 
 use std::collections::BTreeSet;
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workspace_packages_and_duplicates_are_left_out() {
+    fn leaves_out_workspace_packages_and_duplicates() {
         let tree =
             "firstcome-api v0.1.0 (/here) \nsyn v2.0.0 (proc-macro) full\nsyn v2.0.0 full (*)\n";
         assert_eq!(

@@ -1,4 +1,5 @@
-//! The checker of histories shares no code with the product, so that it cannot share its mistakes.
+//! Checks that the checker of histories shares no code with the product, and so none of its
+//! mistakes.
 
 use anyhow::Result;
 use regex_lite::Regex;
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_modules_and_crates_are_found() {
+    fn finds_other_modules_and_crates() {
         let text = "use crate::histories::event;\nuse crate::answer::Answer;\nuse firstcome_shared::domain;\nuse serde::Serialize;";
         assert_eq!(foreign(text).unwrap(), [2, 3]);
     }

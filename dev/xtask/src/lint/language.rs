@@ -1,5 +1,5 @@
 //! A ratchet for patterns of language (language.tsv), counted in comments, docs and names of tests.
-//! Each pattern has a maximum, which only goes down: `record` lowers it.
+//! Each pattern has a maximum, which only decreases: `record` lowers it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::shell::{command, files, output, read};
 
 const TABLE: &str = "dev/xtask/src/lint/language.tsv";
 
-/// docs/API.md is generated from comments, which are counted in the sources.
+/// Not counted, because it is generated from comments, which are counted.
 const GENERATED: &str = "docs/API.md";
 
 #[derive(Subcommand)]
@@ -153,7 +153,7 @@ fn is_in(files: &[String], place: &str) -> bool {
     files.is_empty() || files.iter().any(|changed| changed == file)
 }
 
-/// The table with the numbers of found places, if they are lower.
+/// The table, with each allowed number lowered to the number of places found.
 fn record(table: &str, patterns: &[Pattern<'_>]) -> String {
     let mut recorded = String::new();
     let mut patterns = patterns.iter();
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn each_pattern_finds_its_bad_example_and_not_its_good_one() {
+    fn each_pattern_finds_only_its_bad_example() {
         let mut patterns = parse(OWN).unwrap();
         assert!(patterns.len() > 8);
         for pattern in &mut patterns {
@@ -277,14 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn places_in_changed_files_are_shown_or_all_if_nothing_is_changed() {
+    fn shows_places_in_changed_files_or_all_if_none_is_changed() {
         let changed = ["a.rs".to_owned()];
         assert!(is_in(&changed, "a.rs:3: anew") && !is_in(&changed, "b.rs:3: anew"));
         assert!(is_in(&[], "b.rs:3: anew"));
     }
 
     #[test]
-    fn only_prose_is_checked() {
+    fn checks_only_prose() {
         let rust = prose(Path::new("a.rs"), "let x = 1; // no\n    //! yes\n");
         assert_eq!(rust, [(2, "yes")]);
         let tests =

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_library_and_its_program_are_distinguished() {
+    fn distinguishes_files_of_a_library_and_its_program() {
         let targets = [
             target("dev/kit/src/lib.rs", true, false),
             target("dev/kit/src/main.rs", false, true),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_of_tests_are_known() {
+    fn knows_the_attributes_of_tests() {
         assert!(has_test("    #[test]\n") && has_test("#[tokio::test(flavor = \"multi_thread\")]"));
         assert!(!has_test("#[cfg(test)]\n#[must_use]"));
     }

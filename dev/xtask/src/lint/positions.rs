@@ -1,5 +1,5 @@
-//! Values have names, not positions: no tuples as parameters of functions, no
-//! `let (a, b) = (x, y)`, and no two parameters of the same primitive type side by side.
+//! Rejects values that only their position distinguishes: tuples as parameters, `let (a, b) = (x,
+//! y)`, and adjacent parameters of the same primitive type.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use syn::{Expr, ExprAssign, FnArg, ImplItemFn, ItemImpl, Local, Pat, Signature, 
 use super::report;
 use crate::shell::{files, read};
 
-/// How many pairs of parameters side by side each folder still has. The numbers only go down.
+/// The number of adjacent pairs that each folder may still have. The numbers only decrease.
 const ALLOWED: &str = include_str!("positions.tsv");
 
 /// Functions whose two parameters have an order that every reader expects, with that order.
@@ -92,7 +92,7 @@ fn allowed() -> Result<BTreeMap<String, usize>> {
 struct Positions {
     path: String,
     found: Vec<String>,
-    /// Parameters of the same primitive type side by side.
+    /// Adjacent parameters of the same primitive type.
     beside: Vec<String>,
 }
 
@@ -144,7 +144,7 @@ impl<'ast> Visit<'ast> for Positions {
         visit_expr_assign(self, assign);
     }
 
-    /// A trait decides the parameters of its implementations.
+    /// Skips signatures in trait implementations, which the trait decides.
     fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
         if item.trait_.is_none() {
             return visit_item_impl(self, item);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn tuples_that_only_save_a_line_are_found() {
+    fn finds_tuples_that_only_save_a_line() {
         let source = "fn f() {\n    let (a, b) = (1, 2);\n    (a, b) = (b, a);\n}";
         assert_eq!(
             found(source),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_can_be_swapped_are_found() {
+    fn finds_parameters_that_can_be_swapped() {
         assert_eq!(
             found("fn f((a, b): (u8, u16)) {}"),
             ["f.rs:1: `f` takes a tuple"]
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_allowed_numbers_can_be_read() {
+    fn reads_the_allowed_numbers() {
         assert!(allowed().is_ok());
     }
 }

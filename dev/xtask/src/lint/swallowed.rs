@@ -1,4 +1,5 @@
-//! The tools in dev/ must pass errors on: a refused request is an error, not an empty answer.
+//! Checks that the tools in dev/ pass errors on. A refused request is an error, not an empty
+//! answer.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use regex_lite::Regex;
 use super::report;
 use crate::shell::{files, read};
 
-/// Tests assert on the result, and faults are injected into stores that are deliberately broken.
+/// Exempt, because tests assert on results, and faults are injected into broken stores.
 const EXEMPT: [&str; 2] = ["dev/testkit/", "dev/chaos/src/inject/"];
 
 /// The part of the test kit that is a tool.
@@ -47,14 +48,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tests_and_injected_faults_are_exempt_and_tools_are_not() {
+    fn exempts_tests_and_injected_faults_but_no_tools() {
         assert!(is_exempt(Path::new("dev/testkit/src/http.rs")));
         assert!(is_exempt(Path::new("dev/chaos/src/inject/redis.rs")));
         assert!(!is_exempt(Path::new("dev/testkit/src/drift/injector.rs")));
     }
 
     #[test]
-    fn a_lost_error_is_found_across_lines() {
+    fn finds_a_lost_error_across_lines() {
         // Split, because this file is checked too.
         let text = [
             "let a = ask().await?;\nlet b = ask()\n    .await\n    ",

@@ -1,5 +1,5 @@
-//! A type name visible to other modules is defined once in the workspace. Does not check associated
-//! types, and private types inside a function or an inline module.
+//! Checks that each type name visible to other modules is defined once in the workspace, except
+//! associated types and private types inside a function or an inline module.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ pub(crate) fn check() -> Result<()> {
     }
     report(
         &names.shared(),
-        "these types have the name of another: docs/DEVELOPING.md says what a name means",
+        "another type has the same name; docs/DEVELOPING.md has the rule",
     )
 }
 
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_visible_name_is_defined_once() {
+    fn finds_visible_names_with_two_definitions() {
         let both = [("a.rs", "pub struct Answer;"), ("b.rs", "enum Answer {}")];
         assert_eq!(shared(&both), ["Answer\n  a.rs\n  b.rs"]);
         assert!(shared(&[("a.rs", "struct Row;"), ("b.rs", "struct Row;")]).is_empty());

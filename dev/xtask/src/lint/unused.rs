@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dependency_is_used_in_a_source_or_declared_for_its_features() {
+    fn finds_dependencies_that_no_source_names() {
         let own = ["hyper-util", "lost", "sync_wrapper"]
             .map(str::to_owned)
             .into();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dependencies_of_the_workspace_are_read() {
+    fn reads_the_dependencies_of_the_workspace() {
         let manifest = "[workspace]\nmembers = []\n\n[workspace.dependencies]\n# a = b\nanyhow = \"1\"\nserde = { version = \"1\" }\n\n[profile.dev]\ndebug = 1\n";
         let names: Vec<_> = of_workspace(manifest).into_iter().collect();
         assert_eq!(names, ["anyhow", "serde"]);

@@ -45,7 +45,7 @@ pub(super) fn pack(built: &Path, published: &Path, source: &Source) -> Result<()
         tree.join("DEBIAN/control"),
         control(&Package { arch, depends }),
     )?;
-    // Permissions do not depend on the umask of this process, nor times on the clock.
+    // Permissions must not depend on the umask of this process, nor times on the clock.
     run(command("chmod").args(["-R", "u=rwX,go=rX"]).arg(tree))?;
     run(command("dpkg-deb")
         .args(["--root-owner-group", "--build"])
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_package_has_debians_names() {
+    fn uses_debians_names_of_files_and_architectures() {
         let arch = architecture("x86_64").unwrap();
         assert_eq!(file_name(arch), format!("firstcome_{VERSION}_amd64.deb"));
         let refusal = architecture("riscv64").unwrap_err().to_string();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn control_fields_are_complete_and_descriptions_are_indented() {
+    fn writes_all_control_fields_and_indents_the_description() {
         let control = control(&Package {
             arch: "amd64",
             depends: "libc6 (>= 2.34)".to_owned(),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn linked_libraries_become_dependencies() {
+    fn derives_dependencies_from_linked_libraries() {
         let ldd = "\tlinux-vdso.so.1 (0x1)\n\tlibz.so.1 => /lib/libz.so.1 (0x2)\n\
                    \tlibgcc_s.so.1 => /lib/libgcc_s.so.1 (0x3)\n\tlibc.so.6 => /lib/libc.so.6 (0x4)\n\
                    \t/lib64/ld-linux-x86-64.so.2 (0x5)\n";
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_no_dependency_brings_is_refused() {
+    fn refuses_a_library_without_a_package() {
         let refusal = packages("\tlibssl.so.3 => /lib/libssl.so.3 (0x1)\n").unwrap_err();
         assert_eq!(
             refusal.to_string(),

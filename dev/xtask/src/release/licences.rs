@@ -13,7 +13,7 @@ use crate::shell::{cargo, output};
 
 /// The licence of each crate, with its text if the crate contains one.
 pub(super) fn collect() -> Result<String> {
-    // Build dependencies too: openssl-src brings the sources of a library that is linked.
+    // Build dependencies too, since openssl-src has the sources of a library that is linked.
     let mut tree = cargo(&["tree", "--locked", "--edges", "normal,build"]);
     tree.args(["--prefix", "none", "--format", "{p}"]);
     for program in PROGRAMS {
@@ -80,14 +80,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cargo_tree_gives_names_and_versions() {
+    fn reads_names_and_versions_from_cargo_tree() {
         let tree = "ring v0.17.14\nserde_derive v1.0.1 (proc-macro)\nring v0.17.14 (*)\n\n";
         let expected = BTreeSet::from([("ring", "0.17.14"), ("serde_derive", "1.0.1")]);
         assert_eq!(crates(tree), expected);
     }
 
     #[test]
-    fn licence_files_are_found_in_nested_folders() {
+    fn finds_licence_files_in_nested_folders() {
         let folder = tempfile::tempdir().unwrap();
         let nested = folder.path().join("zstd/lib");
         fs::create_dir_all(&nested).unwrap();

@@ -7,7 +7,7 @@ use super::source::Source;
 use super::{Artefact, PROGRAMS, VERSION, sha256};
 use crate::shell::{command, output};
 
-/// What the programs are built with, apart from the commit.
+/// The inputs of the build besides the commit.
 pub(super) struct Build {
     lock_file_sha256: String,
     /// The first line in which each tool describes itself.
@@ -34,7 +34,7 @@ impl Build {
     }
 }
 
-/// The builder has no identity that a reader could check, so its name is only a URN.
+/// The builder's name is only a URN, because a reader could not check an identity.
 pub(super) fn statement(artefacts: &[Artefact], source: &Source, build: &Build) -> Value {
     let subject: Vec<_> = artefacts
         .iter()

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_commit_with_its_own_tag_or_none_is_released() {
+    fn releases_a_commit_with_its_own_tag_or_none() {
         let mut source = clean("c1");
         assert_eq!(source.refusal("0.2.0"), None);
         source.tags = vec!["v0.2.0".to_owned()];
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn uncommitted_changes_are_refused_and_listed() {
+    fn refuses_uncommitted_changes_and_lists_them() {
         let mut source = clean("c1");
         source.changed = " M Cargo.lock\n?? new.rs\n".to_owned();
         let refusal = source.refusal("0.2.0").unwrap();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_differs_from_the_version_is_refused() {
+    fn refuses_a_tag_that_differs_from_the_version() {
         let mut source = clean("c1");
         source.tags = vec!["v0.2.0".to_owned(), "v0.3.0".to_owned()];
         assert_eq!(
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_whose_tag_is_at_another_commit_is_refused() {
+    fn refuses_a_version_whose_tag_is_at_another_commit() {
         let mut source = clean("c2");
         source.tagged = Some("c1".to_owned());
         let refusal = source.refusal("0.2.0").unwrap();

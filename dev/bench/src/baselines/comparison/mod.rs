@@ -1,6 +1,5 @@
 //! Runs the same rush against every design and Firstcome, each freshly started on the same servers.
 
-mod columns;
 mod picture;
 pub mod pressure;
 mod processes;
@@ -47,7 +46,7 @@ pub struct Comparison {
     pub runs: Vec<DesignRun>,
 }
 
-/// The median turn and how far the turns are apart.
+/// The median turn, and the range of all turns.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Nothing {
     pub tally: Tally,
@@ -89,10 +88,10 @@ pub struct DesignRun {
     /// People who were answered `accepted` but have no row after the consumer was killed in the
     /// middle of another rush; only for designs with a consumer.
     pub lost_by_consumer_kill: Option<u64>,
-    /// Such people after MySQL was killed mid-rush and restarted; also for designs that commit many
-    /// claims at once.
+    /// The same count after MySQL was killed mid-rush and restarted; also for designs that commit
+    /// many claims at once.
     pub lost_by_mysql_crash: Option<u64>,
-    /// Cost on the servers until the last row was written.
+    /// Resources that the servers used until the last row was written.
     pub cost: Cost,
 }
 

@@ -10,7 +10,6 @@ use firstcome_load::tally::Latency;
 use firstcome_load::terminal::{grouped, number, step};
 use serde::Deserialize;
 
-use super::columns::rate;
 use super::{Comparison, DesignRun, Spread};
 use crate::baselines::designs::Design;
 
@@ -54,7 +53,7 @@ pub fn draw(options: &Picture) -> Result<()> {
         step(format!("wrote {}", path.display()));
     }
     let readme = fs::read_to_string(&options.readme)?;
-    fs::write(&options.readme, put(&readme, &table(&comparison))?)?;
+    fs::write(&options.readme, put(&readme, &comparison.table())?)?;
     step(format!("the table is in {}", options.readme.display()));
     Ok(())
 }
@@ -70,8 +69,8 @@ fn put(text: &str, table: &str) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-/// A design takes one line for its name and one for its bar and numbers. Narrow enough for the
-/// letters to be readable on a phone.
+/// Each design takes one line for its name and one for its bar and numbers. The picture is narrow
+/// enough that its text can be read on a phone.
 const WIDTH: f64 = 440.0;
 const ROW: f64 = 46.0;
 const HEAD: f64 = 48.0;
@@ -198,7 +197,7 @@ impl<'a> Bar<'a> {
     }
 }
 
-/// `0`, or by how many the rows exceed or fall short of the quantity.
+/// `0`, or the number of rows above or below the quantity.
 fn over(run: &DesignRun) -> String {
     match (run.too_many, run.too_few) {
         (0, 0) => "0".into(),
@@ -207,7 +206,7 @@ fn over(run: &DesignRun) -> String {
     }
 }
 
-/// The most promises that any crash cost.
+/// The largest number of promises that a crash broke.
 fn crashed(run: &DesignRun) -> String {
     let most = run.lost_by_consumer_kill.max(run.lost_by_mysql_crash);
     most.map_or_else(|| "–".into(), |lost| lost.to_string())
@@ -232,6 +231,13 @@ fn words(svg: &mut String, class: &str, [x, y]: [f64; 2], text: &str) {
         svg,
         r#"<text x="{x:.0}" y="{y:.0}" class="{class}">{text}</text>"#
     );
+}
+
+impl Comparison {
+    /// All designs as a Markdown table, for the terminal and the README.
+    pub fn table(&self) -> String {
+        table(self)
+    }
 }
 
 fn table(comparison: &Comparison) -> String {
@@ -286,6 +292,14 @@ fn row(run: &DesignRun) -> String {
     )
 }
 
+/// The median turn, with the slowest and the fastest.
+fn rate(middle: f64, spread: Option<Spread>) -> String {
+    let spread = spread.map(|Spread(least, most)| {
+        format!(" ({}–{})", number(least.round()), number(most.round()))
+    });
+    format!("{}{}", number(middle.round()), spread.unwrap_or_default())
+}
+
 /// Highlights everything but 0.
 fn bad(count: u64) -> String {
     if count == 0 {
@@ -336,14 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn picture_and_table_show_the_errors_of_a_design() {
+    fn picture_and_table_show_the_errors_of_each_design() {
         let comparison = comparison();
         let svg = standalone(&drawn(&comparison), true);
         assert!(
             svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#),
             "{svg}"
         );
-        // A phone is 390 px wide, which scales letters of 12.5 to no less than 11.
+        // A phone is 390 px wide, on which letters of 12.5 px are still 11 px high.
         assert!(
             svg.contains(r#"viewBox="0 0 440 "#) && svg.matches(r#"class="line""#).count() == 3,
             "{svg}"
@@ -368,32 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn picture_is_drawn_from_a_report() {
-        let folder = tempfile::tempdir().unwrap();
-        let [report, out, readme] =
-            ["report.json", "pictures", "README.md"].map(|name| folder.path().join(name));
-        fs::write(
-            &report,
-            serde_json::json!({"comparison": comparison(), "more": 1}).to_string(),
-        )
-        .unwrap();
-        fs::write(&readme, format!("{BEGIN}\n{END}\n")).unwrap();
-        draw(&Picture {
-            report,
-            out: out.clone(),
-            readme: readme.clone(),
-        })
-        .unwrap();
-        assert!(
-            fs::read_to_string(&readme)
-                .unwrap()
-                .contains(&table(&comparison()))
-        );
-        assert!(out.join("designs-dark.svg").exists() && out.join("designs-light.svg").exists());
-    }
-
-    #[test]
-    fn only_the_text_between_the_marks_changes() {
+    fn replaces_only_the_text_between_the_marks() {
         let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
         assert_eq!(
             put(&text, "new\n").unwrap(),

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use firstcome_load::answer::AnswerKind;
-use firstcome_load::launch::{Servers, connection};
+use firstcome_load::launch::Servers;
 use firstcome_load::measure::server_cpu;
 use firstcome_load::tally::Tally;
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
+use firstcome_stack::mysql_connection;
 use tokio::time::{Instant, sleep};
 
 use super::lost;
@@ -28,7 +29,7 @@ const STALL: Duration = Duration::from_secs(5);
 const DOWN: Duration = Duration::from_secs(1);
 /// Connections of an open-loop crowd: many of them wait while MySQL is down.
 const CONNECTIONS: usize = 512;
-/// How long to wait for rows after the last fault.
+/// Longest wait for rows after the last fault.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +57,11 @@ impl Pressure {
     pub fn title(self) -> &'static str {
         match self {
             Self::FullSpeed => "full speed",
-            Self::FullSpeedShared => "full speed beside a shop",
-            Self::Clock => "by the clock",
-            Self::Shared => "by the clock beside a shop",
-            Self::Stalled => "by the clock, MySQL stalled for 5 s",
-            Self::Killed => "by the clock, MySQL killed and started again",
+            Self::FullSpeedShared => "full speed, shared with a shop",
+            Self::Clock => "open loop",
+            Self::Shared => "open loop, shared with a shop",
+            Self::Stalled => "open loop, MySQL stalled for 5 s",
+            Self::Killed => "open loop, MySQL killed and restarted",
         }
     }
 
@@ -95,7 +96,7 @@ pub struct PressedRun {
 }
 
 impl PressedRun {
-    /// Requests that were not accepted although everybody could win.
+    /// Requests that were not accepted, although there were enough coupons for everybody.
     pub fn turned_away(&self) -> u64 {
         self.winners.requests - self.winners.count(AnswerKind::Accepted)
     }
@@ -131,7 +132,7 @@ pub async fn run(
     } else {
         size.rate * SECONDS
     };
-    // In the open loop each connection sends one request beforehand.
+    // In an open loop, each connection sends one request before the measurement.
     let first = if pressure.is_full_speed() {
         0
     } else {
@@ -156,7 +157,7 @@ pub async fn run(
     let is_alone = shop.is_none() && pressure != Pressure::Killed;
     let mysql_us = is_alone.then(|| cpu * 1e6 / f64::from(people + first));
 
-    // First give out the units that the fault left over.
+    // First give out the units that are left after the fault.
     let rest = u32::try_from(winners.requests)?
         - u32::try_from(winners.count(AnswerKind::Accepted))?
         + first;
@@ -209,9 +210,9 @@ async fn under(servers: &Arc<Servers>, pressure: Pressure, workload: Workload) -
     asking.await?
 }
 
-/// Waits for this many rows. Polls rarely, because counting costs MySQL too.
+/// Waits for this many rows. Polls rarely, because counting also takes MySQL's CPU.
 async fn until_rows(servers: &Servers, running: &Processes, wanted: u64) -> Result<()> {
-    let mut conn = connection(&servers.stack.mysql.url()).await?;
+    let mut conn = mysql_connection(&servers.stack.mysql.url()).await?;
     let begun = Instant::now();
     while running.count(&mut conn).await? < wanted && begun.elapsed() < PATIENCE {
         sleep(Duration::from_millis(200)).await;

@@ -3,10 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use firstcome_load::launch::{Installation, Servers, Service, connection};
+use firstcome_load::launch::{Installation, Servers, Service};
 use firstcome_load::terminal::step;
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing, ensure_topic};
-use firstcome_stack::built_program;
+use firstcome_stack::{built_program, mysql_connection};
 use mysql_async::prelude::Queryable as _;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::baselines::PROGRAM;
 use crate::baselines::designs::{Design, prepare};
 
-/// Rows that have not arrived after this time never will. Longer than a killed consumer's session.
+/// Rows that have not arrived after this time are lost. Longer than a killed consumer's session.
 const STILL: Duration = Duration::from_secs(12);
 
 /// The processes of a design, and the location of its rows.
@@ -150,7 +150,7 @@ impl Processes {
     }
 
     pub(super) async fn until_rows(&self, wanted: u64) -> Result<()> {
-        let mut conn = connection(&self.servers.stack.mysql.url()).await?;
+        let mut conn = mysql_connection(&self.servers.stack.mysql.url()).await?;
         let begun = Instant::now();
         while self.count(&mut conn).await? < wanted && begun.elapsed() < STILL {
             sleep(Duration::from_millis(2)).await;
@@ -158,11 +158,11 @@ impl Processes {
         Ok(())
     }
 
-    /// Waits for this many rows, or until no more arrive. Returns the number of statements this
-    /// took.
+    /// Waits for this many rows, or until no more arrive. Returns the number of statements that it
+    /// sent.
     pub(super) async fn settle(&self, wanted: u64) -> Result<u64> {
-        let mut conn = connection(&self.servers.stack.mysql.url()).await?;
-        // Connecting runs some statements itself.
+        let mut conn = mysql_connection(&self.servers.stack.mysql.url()).await?;
+        // The driver sends some statements when it connects.
         let mut statements = 2;
         let mut last = u64::MAX;
         let mut since = Instant::now();
@@ -183,7 +183,7 @@ impl Processes {
 
     /// Rows by user.
     pub(super) async fn rows_by_person(&self) -> Result<HashMap<String, u64>> {
-        let mut conn = connection(&self.servers.stack.mysql.url()).await?;
+        let mut conn = mysql_connection(&self.servers.stack.mysql.url()).await?;
         let users: Vec<String> = conn
             .query(format!("SELECT user_id FROM {}", self.rows_of))
             .await?;
@@ -194,7 +194,7 @@ impl Processes {
         Ok(rows_by_person)
     }
 
-    /// Stops the processes. The other designs have no graceful shutdown, and need none.
+    /// Stops the processes. The other designs have no graceful shutdown, so they are killed.
     pub(super) async fn stop(self) {
         for service in [Some(self.api), self.consumer, self.reconciler]
             .into_iter()

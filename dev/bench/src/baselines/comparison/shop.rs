@@ -1,10 +1,10 @@
-//! The shop that owns the MySQL: orders at a fixed rate, and their latency.
+//! A shop that shares MySQL with the coupons: it places orders at a fixed rate and measures their
+//! latency.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use firstcome_load::launch::connection;
-use firstcome_stack::MysqlServer;
+use firstcome_stack::{MysqlServer, mysql_connection};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use rand::RngExt as _;
@@ -39,7 +39,7 @@ impl Shop {
         let close = CancellationToken::new();
         let mut work = JoinSet::new();
         for number in 0..CONNECTIONS {
-            let conn = connection(&mysql.database_url("bench")).await?;
+            let conn = mysql_connection(&mysql.database_url("bench")).await?;
             // Spread over the interval.
             let first = Instant::now() + EVERY * number / CONNECTIONS;
             work.spawn(sell(conn, first, close.clone()));

@@ -25,12 +25,12 @@ struct Event {
     slot: u32,
 }
 
-/// Consumes until the process ends. Prints its address, and when it gets partitions, as Firstcome's
-/// consumer does.
+/// Consumes until the process ends. Like Firstcome's consumer, prints its address, and a line once
+/// it has partitions.
 pub async fn consume(args: &DesignArgs) -> Result<()> {
     tokio::spawn(front::listen(Router::new()));
     let settings = args.kafka();
-    // Offsets are committed after the row: a killed consumer's messages are read again.
+    // Offsets are committed after the row, so messages of a killed consumer are read again.
     let consumer: StreamConsumer = settings
         .group_consumer()
         .set("enable.auto.commit", "true")
@@ -67,8 +67,8 @@ async fn handle(rows: &DesignRows, args: &DesignArgs, message: &BorrowedMessage<
         sleep(PAUSE).await;
     }
     eprintln!("an insert failed: {reason}");
-    if let Err(error) = keep(rows, args, payload, &reason).await {
-        eprintln!("and could not be kept either: {error:#}");
+    if let Err(error) = store(rows, args, payload, &reason).await {
+        eprintln!("the failed message could not be stored: {error:#}");
     }
 }
 
@@ -81,7 +81,7 @@ async fn insert(rows: &DesignRows, payload: &[u8]) -> Result<()> {
         .map(drop)
 }
 
-async fn keep(rows: &DesignRows, args: &DesignArgs, payload: &[u8], error: &str) -> Result<()> {
+async fn store(rows: &DesignRows, args: &DesignArgs, payload: &[u8], error: &str) -> Result<()> {
     let sql = format!(
         "INSERT INTO {} (payload, error) VALUES (?, ?)",
         failed_table(args.design)

@@ -1,4 +1,4 @@
-//! J: one counter row in MySQL, locked by the transaction of a whole batch.
+//! Design J: one counter row in MySQL, locked by the transaction of a whole batch.
 
 use std::collections::{HashMap, HashSet};
 

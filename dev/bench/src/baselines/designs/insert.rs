@@ -1,4 +1,4 @@
-//! A and E: without a lock.
+//! Designs A and E, which take no lock.
 
 use anyhow::Result;
 use firstcome_shared::domain::UserId;
@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use super::sql::DesignRows;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// A: others insert between the count and the insert, so there are more rows than coupons.
+/// A: other requests insert between the count and the insert, so there are more rows than coupons.
 pub(super) struct CountThenInsert {
     pub(super) rows: DesignRows,
     pub(super) quantity: u32,
@@ -44,13 +44,12 @@ impl Issuer for CountThenInsert {
     }
 }
 
-/// E: the counter decides, and the row is written before the answer. Only MySQL knows who has a
-/// row, so every request asks it first, and a late request decrements the counter again: a number
-/// taken by a second click becomes free.
+/// E: the counter decides, and the row is written before the answer. Only MySQL has the holders, so
+/// every request looks there first, and a late request decrements the counter again: a number that
+/// a second click has taken becomes free.
 ///
-/// With the counter first, late requests neither ask MySQL nor decrement. That is faster, but
-/// people who hold a row and ask again are answered `sold_out`, and each number taken by a second
-/// click is lost.
+/// With the counter first, late requests neither look in MySQL nor decrement. That is faster, but
+/// holders who ask again get `sold_out`, and each number that a second click has taken is lost.
 pub(super) struct CounterThenInsert {
     read_first: bool,
     rows: DesignRows,
@@ -102,8 +101,8 @@ impl Issuer for CounterThenInsert {
         let mut conn = self.rows.pool.get_conn().await?;
         match self.rows.insert(&mut conn, user.as_str(), slot).await {
             Ok(true) => Ok(DesignReply::Accepted(slot)),
-            // Explicit compensation: late requests do not decrement, so this number is lost once
-            // the counter is past the end.
+            // Decrement here, because late requests may not: the number is lost once the counter
+            // is past the quantity.
             Ok(false) => self.move_counter(-1).await.map(|_| DesignReply::Already),
             Err(error) => self.move_counter(-1).await.and(Err(error)),
         }

@@ -1,4 +1,4 @@
-//! B and C: design A under a lock.
+//! Designs B and C: design A under a lock.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const UNLOCK: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
-/// C: correct with any number of processes. Requests of one process queue in memory, so that only
-/// one per process waits for the lock in Redis.
+/// C: correct with any number of processes. Requests of one process queue in memory, so that at
+/// most one of them waits for the lock in Redis.
 pub(super) struct InRedis {
     issuer: CountThenInsert,
     redis: MultiplexedConnection,
@@ -95,8 +95,7 @@ impl InRedis {
         Ok(())
     }
 
-    /// Rows are never deleted, so a design that is sold out without the lock is sold out with it
-    /// too.
+    /// Rows are never deleted, so a drop that is seen sold out without the lock stays sold out.
     async fn sold_out_already(&self, user: &UserId) -> Result<Option<DesignReply>> {
         let mut conn = self.issuer.rows.pool.get_conn().await?;
         let (count, has_row) = self.issuer.rows.query(&mut conn, user.as_str()).await?;

@@ -1,5 +1,5 @@
-//! Micro-batches of I and J: all waiting requests share the next transaction. Only MySQL knows the
-//! holders; the process caches them once the drop is finally sold out.
+//! Micro-batches of I and J: all waiting requests share the next transaction. The holders are only
+//! in MySQL until the drop is finally sold out; then the process caches them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -30,7 +30,7 @@ pub(super) trait UnitStore: Send + Sync + 'static {
 /// The result of a transaction.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    /// By user: the slot it just got, or that it already had a row.
+    /// By user: the new slot, or that the user already had a row.
     pub(super) replies: HashMap<String, DesignReply>,
     /// Sold out, and committed. Rows are never deleted, so this is final.
     pub(super) all_gone: bool,
@@ -57,7 +57,7 @@ pub(super) struct MysqlBatches<S> {
 impl<S: UnitStore> MysqlBatches<S> {
     pub(super) async fn start(args: &DesignArgs, store: S) -> Result<Self> {
         let pool = pool(&args.database, S::TRANSACTIONS)?;
-        // Open one connection in advance, so that the first claim need not wait for it.
+        // Open one connection in advance, so that the first claim does not wait for it.
         drop(pool.get_conn().await?);
         let holders = format!(
             "SELECT user_id FROM {} WHERE coupon_id = 1",
@@ -84,7 +84,7 @@ async fn work<S: UnitStore>(
 ) {
     let mut batch = Vec::with_capacity(MOST);
     loop {
-        // Yield for one poll of the sockets, to get more users per transaction.
+        // Yielding lets the runtime read the sockets, which puts more users into the transaction.
         yield_now().await;
         if waiting.lock().await.recv_many(&mut batch, MOST).await == 0 {
             return;
@@ -92,7 +92,7 @@ async fn work<S: UnitStore>(
         if let Err(error) = shared.settle(&mut batch).await {
             eprintln!("a transaction failed: {error:#}");
         }
-        // Users without an answer get 503.
+        // Users who got no answer from the transaction get 503.
         batch.clear();
     }
 }
@@ -129,7 +129,7 @@ impl<S: UnitStore> Shared<S> {
             let mut rest = Vec::new();
             for Waiting { user, reply } in batch.drain(..) {
                 match replies.get_mut(user.as_str()) {
-                    // The second click of the same batch already holds a coupon.
+                    // A second click in the same batch finds that the user already holds a coupon.
                     Some(known) => answer(reply, std::mem::replace(known, DesignReply::Already)),
                     None => rest.push(Waiting { user, reply }),
                 }
@@ -206,7 +206,7 @@ mod tests {
     use super::super::{Design, prepare};
     use super::*;
 
-    /// More than one pool of units.
+    /// More than the pool of units holds, so that it is refilled.
     const QUANTITY: u32 = 2_500;
     const PEOPLE: u32 = 4_000;
 
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn two_processes_give_out_exactly_the_quantity() {
+    async fn two_processes_issue_exactly_the_quantity() {
         let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
         rush(&mysql, Design::I, Units::new).await;
         rush(&mysql, Design::J, CounterRow::new).await;

@@ -1,6 +1,5 @@
-//! The designs that articles about first-come coupons end with, each as good as its kind can be,
-//! behind the same HTTP front as Firstcome and on the same servers. Common code is here; each
-//! design has its own module.
+//! The designs that articles about first-come coupons recommend, each implemented as well as its
+//! kind allows, behind the same HTTP front as Firstcome and on the same servers.
 
 mod consumer;
 mod counter_row;
@@ -40,7 +39,7 @@ pub enum Design {
     DLook,
     /// Redis `INCR`, then insert in the request.
     E,
-    /// As `E`, but MySQL is only asked after the counter has let a request through.
+    /// As `E`, but looks for the user's row only after the counter has admitted the request.
     EFirst,
     /// `SADD`, `INCR`, Kafka, one insert per message, failures to a table that nobody reads.
     F,
@@ -114,8 +113,8 @@ impl Design {
         matches!(self, Self::F | Self::G | Self::H)
     }
 
-    /// Whether killing MySQL could cost the design promises: it admits many users with one commit,
-    /// or before their rows exist.
+    /// Whether killing MySQL may break promises of this design: it admits many users with one
+    /// commit, or before their rows exist.
     pub fn may_lose_by_mysql(self) -> bool {
         self.has_consumer() || matches!(self, Self::I | Self::J)
     }

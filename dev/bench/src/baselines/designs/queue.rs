@@ -1,4 +1,4 @@
-//! F and G: Redis decides, Kafka transports, a consumer inserts.
+//! Designs F and G: Redis decides, Kafka transports, a consumer inserts.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl SetAndCounter {
         })
     }
 
-    /// The counter only grows, so a request that finds it at the end changes nothing.
+    /// The counter only grows, so a request that finds it at the quantity changes nothing.
     async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query
@@ -109,8 +109,8 @@ impl Issuer for SetAndCounter {
             .query_async(&mut self.redis.clone())
             .await?;
         if added == 0 {
-            // Also the answer for a user who asks twice at once and then loses: the two steps are
-            // not atomic.
+            // A user who asks twice at once gets this answer and may still lose, because the two
+            // steps are not atomic.
             return Ok(DesignReply::Already);
         }
         let slot: u32 = redis::cmd("INCR")
@@ -129,7 +129,7 @@ impl Issuer for SetAndCounter {
 /// Connections of G: `WATCH` belongs to a connection, so connections cannot be shared.
 const CONNECTIONS: usize = 64;
 
-/// G: one set with optimistic locking: it is changed only if it did not change since the count.
+/// G: one set with optimistic locking, changed only if nobody has changed it since the count.
 pub(super) struct WatchedSet {
     free: tokio::sync::Mutex<mpsc::Receiver<MultiplexedConnection>>,
     give_back: mpsc::Sender<MultiplexedConnection>,
@@ -198,7 +198,7 @@ impl WatchedSet {
             }
             let mut add = redis::pipe();
             add.atomic().cmd("SADD").arg(&self.people).arg(user);
-            // Nil: the set has changed, so read everything again.
+            // Nil means that the set has changed: read everything again.
             if add.query_async::<Option<(u32,)>>(conn).await?.is_some() {
                 return Ok(DesignReply::Accepted(count + 1));
             }

@@ -1,4 +1,4 @@
-//! D: the stock row in MySQL is the lock.
+//! Design D: the stock row in MySQL is the lock.
 
 use anyhow::Result;
 use firstcome_shared::domain::UserId;

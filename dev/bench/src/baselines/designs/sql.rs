@@ -25,7 +25,7 @@ impl DesignRows {
         let table = args.design.table();
         Ok(Self {
             pool: pool(&args.database, connections)?,
-            // Both answers come from the unique index alone, in one statement.
+            // One statement answers both from the unique index alone.
             query: format!(
                 "SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"
             ),
@@ -81,7 +81,7 @@ impl DesignRows {
     }
 }
 
-/// Connections that stay open, configured as Firstcome's are.
+/// A pool whose connections stay open, with Firstcome's settings.
 pub(super) fn pool(url: &str, connections: usize) -> Result<Pool> {
     let constraints = PoolConstraints::new(connections, connections).unwrap_or_default();
     let options = OptsBuilder::from_opts(Opts::from_url(url)?)

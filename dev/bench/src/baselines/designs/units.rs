@@ -1,5 +1,5 @@
-//! I: one row per free unit, in a pool of limited size. Claims lock different rows (`SKIP LOCKED`),
-//! so that transactions do not wait for each other.
+//! Design I: one row per free unit, in a pool of limited size. Claims lock different rows (`SKIP
+//! LOCKED`), so transactions do not wait for each other.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,10 +13,10 @@ use tokio::time::sleep;
 use super::micro_batch::{Given, UnitStore, insert, quoted};
 use super::{DesignArgs, DesignReply};
 
-/// Free units that have a row. Deleted rows stay in the index until MySQL purges them, and each
+/// Size of the pool of free units. Deleted rows stay in the index until MySQL purges them, and each
 /// search walks over them, so the pool is small and refilled from the stock row.
 const POOL: u32 = 1_000;
-/// Duplicate key and deadlock. The transaction is retried.
+/// Errors after which the transaction is retried: duplicate key and deadlock.
 const AGAIN: [u16; 2] = [1062, 1213];
 
 pub(super) struct Units {
@@ -79,7 +79,7 @@ impl Units {
         Ok(false)
     }
 
-    /// Settles nobody if no unit is free.
+    /// Gives units to these users; to nobody if no unit is free.
     async fn take(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {
         let table = &self.table;
         let list = quoted(users);
@@ -132,7 +132,7 @@ impl Units {
 }
 
 impl UnitStore for Units {
-    /// While one waits for the disk, another can work.
+    /// One can work while the other waits for the disk.
     const TRANSACTIONS: usize = 2;
 
     async fn give(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {
@@ -145,7 +145,7 @@ impl UnitStore for Units {
                 }
                 other => return other,
             }
-            // A transaction that rolled back has left units below.
+            // A transaction that rolled back has freed units below `from`.
             if self.from.swap(0, Ordering::Relaxed) > 0 {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Assumptions of docker-compose.yml that can be checked without a container.
+//! Checks an assumption of docker-compose.yml without a container.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn migrate_as_an_ordinary_user(extra_args: Vec<String>) -> anyhow::Result<
 }
 
 #[tokio::test]
-async fn an_ordinary_user_migrates_only_with_the_setting_of_the_compose_file() {
+async fn ordinary_user_can_migrate_only_with_the_compose_files_setting() {
     assert!(include_str!("../../../../../docker-compose.yml").contains(SETTING));
     let error = migrate_as_an_ordinary_user(Vec::new())
         .await

@@ -1,5 +1,4 @@
 //! Tests of the demo's parts against real servers.
 
 mod compose;
-mod faults;
 mod whole;

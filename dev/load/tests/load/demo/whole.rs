@@ -1,5 +1,4 @@
-//! The whole demo with few people. It runs with the single faults (`make faults`) because it needs
-//! its own servers.
+//! The whole demo with few people. It runs in `make faults`, because it needs its own servers.
 
 use firstcome_load::local::demo::{DemoSize, run};
 use firstcome_load::local::system::SystemOptions;

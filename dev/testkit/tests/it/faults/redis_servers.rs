@@ -3,10 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_stack::{
-    RedisCluster, RedisClusterOptions, RedisOptions, RedisSentinels, RedisSentinelsOptions,
-    RedisServer,
-};
+use firstcome_stack::{RedisCluster, RedisOptions, RedisSentinels, RedisServer};
 use firstcome_testkit::{
     ApiClient, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, people, rush,
 };
@@ -19,7 +16,7 @@ use crate::start_up::{PROCESSES, refuses};
 type Settings<'a> = &'a [(&'a str, &'a str)];
 
 async fn cluster() -> RedisCluster {
-    RedisCluster::start(RedisClusterOptions::default())
+    RedisCluster::start()
         .await
         .unwrap_or_else(|error| panic!("{error:#}"))
 }
@@ -151,7 +148,7 @@ async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
 
 #[tokio::test]
 async fn a_dead_or_frozen_master_is_left_for_the_promoted_one() {
-    let group = RedisSentinels::start(RedisSentinelsOptions::default())
+    let group = RedisSentinels::start()
         .await
         .unwrap_or_else(|e| panic!("{e:#}"));
     let waves = Waves::begin(with_sentinels(&group, "sentinel").await).await;
@@ -214,10 +211,7 @@ async fn numbers_lost_by_mysql_are_known_to_every_primary() {
 
 #[tokio::test]
 async fn addresses_of_the_wrong_kind_are_refused_with_the_setting() {
-    let (cluster, group) = tokio::join!(
-        cluster(),
-        RedisSentinels::start(RedisSentinelsOptions::default())
-    );
+    let (cluster, group) = tokio::join!(cluster(), RedisSentinels::start());
     let group = group.unwrap_or_else(|error| panic!("{error:#}"));
     let alone = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::new("redis-kind").await;
