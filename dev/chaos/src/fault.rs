@@ -283,6 +283,14 @@ pub enum Fault {
     RestoredKeys {
         age_ms: u64,
     },
+    /// The rows of a drop are restored as they were `age_ms` before; no other table is.
+    OldRows {
+        age_ms: u64,
+    },
+    /// MySQL loses the row of a drop.
+    DropLost,
+    /// An operator confirms repairs of every coupon without having read which ones wait.
+    BlindConfirm,
     /// Somebody overwrites a key with another type. It is handled as `Garbage`.
     WrongType {
         key: DropKey,
@@ -341,6 +349,11 @@ impl Fault {
                     ..
                 }
         )
+    }
+
+    /// Whether MySQL forgets rows. If Redis forgets their admissions too, no copy is left.
+    pub fn forgets_rows(&self) -> bool {
+        matches!(self, Self::RowLost | Self::OldRows { .. })
     }
 
     /// A name for statistics, without durations.
@@ -402,6 +415,9 @@ impl Fault {
             Self::KeyLost { .. } => "one key lost".into(),
             Self::MemberLost { .. } => "one member lost".into(),
             Self::RowLost => "one row lost".into(),
+            Self::OldRows { .. } => "older rows restored into mysql".into(),
+            Self::DropLost => "row of a drop lost".into(),
+            Self::BlindConfirm => "repairs confirmed unread".into(),
             Self::RestoredKeys { .. } => "older keys restored into a running redis".into(),
             Self::TruncatedAof { .. } => "redis append-only file truncated".into(),
             Self::Flush => "redis FLUSHALL".into(),
@@ -442,7 +458,7 @@ impl fmt::Display for Fault {
                 ..
             } => write!(out, " {number} by {seconds} s for {ms} ms"),
             Self::TruncatedAof { percent } => write!(out, " by {percent} %"),
-            Self::OldCopy { age_ms } | Self::RestoredKeys { age_ms } => {
+            Self::OldCopy { age_ms } | Self::RestoredKeys { age_ms } | Self::OldRows { age_ms } => {
                 write!(out, " of {age_ms} ms before")
             }
             Self::KeyLost { key } | Self::MemberLost { key } => write!(out, ": `{}`", key.name()),
@@ -457,7 +473,11 @@ impl fmt::Display for Fault {
                 write!(out, " for {ms} ms or more")
             }
             Self::MorePartitions { partitions } => write!(out, ": {partitions}"),
-            Self::Flush | Self::EveryCopyDeleted | Self::RowLost => Ok(()),
+            Self::Flush
+            | Self::EveryCopyDeleted
+            | Self::RowLost
+            | Self::DropLost
+            | Self::BlindConfirm => Ok(()),
             Self::RedisPrimary { number, ms, .. } => write!(out, " of coupon {number} for {ms} ms"),
             Self::Broker { id, ms, .. } => write!(out, " {id} for {ms} ms"),
             Self::ColdStart { ms, .. }

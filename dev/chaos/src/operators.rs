@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firstcome_testkit::histories::Recorder;
-use firstcome_testkit::{ApiClient, HttpReply, MadeCoupon};
+use firstcome_testkit::{ApiClient, Http, HttpReply, MadeCoupon};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::fault::ProcessRole;
+use crate::inject::Effect;
 use crate::schedule::FaultSchedule;
+use crate::supervisor::Supervised;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::{pause, until};
 
@@ -171,6 +175,34 @@ impl<'a> Operators<'a> {
             }
         }
     }
+}
+
+/// Confirms repairs of every coupon at the first reconciler that answers.
+pub(crate) async fn confirm(system: &SystemUnderTest) -> Effect {
+    let daemons = system.supervisor.all().iter();
+    let daemons = daemons.filter(|process| process.role() == ProcessRole::Reconciler);
+    let mut answers = 0;
+    for base in daemons.filter_map(Supervised::address) {
+        for coupon in system.coupons() {
+            let body = json!({"confirm": true, "coupon_id": coupon.id});
+            let request = Http::new(&base)
+                .ops(Method::POST, "/v1/reconcile")
+                .json(&body);
+            // The daemon may be suspended or die meanwhile.
+            let Ok(Ok(reply)) = tokio::time::timeout(PATIENCE, Http::try_send(request)).await
+            else {
+                continue;
+            };
+            answers += 1;
+            if !matches!(reply.status, 200 | 409 | 503) {
+                system.object(format!(
+                    "a confirmation was answered {} {}",
+                    reply.status, reply.text
+                ));
+            }
+        }
+    }
+    Effect::now(answers > 0, format!("{answers} answers"))
 }
 
 /// Whether the API may give this answer to a change.

@@ -18,6 +18,7 @@ use anyhow::Result;
 use firstcome_stack::{Behaviour, ProxyFault};
 
 use crate::fault::{Fault, FaultyStore, WireFault};
+use crate::operators;
 use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
 use crate::wait::{lasting, pause, until};
@@ -123,6 +124,9 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::KeyLost { key } => pieces::lose_key(system, *key).await,
         Fault::MemberLost { key } => pieces::lose_member(system, *key).await,
         Fault::RowLost => pieces::lose_row(system).await,
+        Fault::OldRows { age_ms } => pieces::restore_rows(system, *age_ms).await,
+        Fault::DropLost => pieces::lose_drop(system).await,
+        Fault::BlindConfirm => Ok(operators::confirm(system).await),
         Fault::RestoredKeys { age_ms } => pieces::restore_keys(system, *age_ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
         Fault::EveryCopyDeleted => delete_every_copy(system).await,

@@ -65,6 +65,37 @@ pub(super) async fn lose_row(system: &SystemUnderTest) -> Result<Effect> {
     Ok(Effect::now(took, "the row with the highest slot"))
 }
 
+pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
+    let of = format!("FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    // MySQL may have another fault at this moment.
+    let Ok(kept) = number(system, &format!("SELECT COALESCE(MAX(slot), 0) {of}")).await else {
+        return Ok(Effect::now(false, "MySQL did not answer"));
+    };
+    pause(age_ms).await;
+    let newer = format!("{of} AND slot > {kept}");
+    let lost = number(system, &format!("SELECT COUNT(*) {newer}")).await;
+    let deleted = system.world.sql.rows(&format!("DELETE {newer}")).await;
+    let took = deleted.is_ok() && lost.is_ok_and(|rows| rows > 0);
+    Ok(Effect::now(took, format!("the rows above slot {kept}")))
+}
+
+/// Restoring a single table checks no references.
+pub(super) async fn lose_drop(system: &SystemUnderTest) -> Result<Effect> {
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
+    let delete = format!(
+        "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM drops WHERE id = {}; SET FOREIGN_KEY_CHECKS = 1",
+        coupon.drop
+    );
+    // MySQL may have another fault at this moment.
+    let deleted = system.world.sql.rows(&delete).await;
+    Ok(Effect::now(deleted.is_ok(), "the row of the drop"))
+}
+
 /// `DUMP`, and `RESTORE` after `age_ms`.
 pub(super) async fn restore_keys(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
