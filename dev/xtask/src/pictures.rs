@@ -16,7 +16,7 @@ const OF_DOCS: [(&str, &str); 11] = [
     ("waiting-dark", "coupon-page-waiting"),
     ("ops-all-well", "operations-page"),
     ("ops-alert-dark-phone", "operations-page-alert"),
-    ("mail-action-needed", "mail-action-needed"),
+    ("mail-failed-claims", "mail-action-needed"),
     ("mail-repaired", "mail-repaired"),
     ("scene-drop", "operations-drop"),
     ("scene-pass", "operations-pass"),

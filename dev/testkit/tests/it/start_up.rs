@@ -621,52 +621,6 @@ async fn a_removed_variable_that_is_still_set_is_named_with_its_successor() {
 }
 
 #[tokio::test]
-async fn every_service_reports_health_readiness_and_metrics() {
-    let (world, api) = firstcome_testkit::open_world("fronts").await;
-    let consumer = world.consume().await;
-    let daemon = world.daemon().await;
-    for http in [api.http(), &consumer, daemon.http()] {
-        assert_eq!(http.get("/healthz").await.status, 200);
-        let ready = http.get("/readyz").await;
-        assert_eq!(ready.status, 200, "{ready:?}");
-        let metrics = http.get("/metrics").await;
-        assert!(
-            metrics.status == 200 && metrics.text.contains("# TYPE "),
-            "{metrics:?}"
-        );
-    }
-    for (http, routes) in [
-        (
-            api.http(),
-            [
-                "/v1/coupons",
-                "/v1/coupons/{id}",
-                "/v1/coupons/{id}/claims",
-                "/v1/coupons/{id}/claims/me",
-            ],
-        ),
-        (
-            daemon.http(),
-            ["/v1/reconcile", "/v1/runs", "/v1/runs/{id}", "/v1/alerts"],
-        ),
-    ] {
-        let document = http.get("/openapi.json").await.body;
-        for route in routes {
-            assert!(
-                document["paths"][route].is_object(),
-                "{route} is not in {}",
-                document["paths"]
-            );
-        }
-    }
-    assert_eq!(
-        daemon.http().get("/v1/runs").await.status,
-        401,
-        "operators only"
-    );
-}
-
-#[tokio::test]
 async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     let master = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = impatient(WorldStores::shared().await.with_redis(&master), "unsafe").await;

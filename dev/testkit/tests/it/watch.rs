@@ -257,6 +257,7 @@ async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
         "ALERTS{{alertname=\"FirstcomeDrift\",alertstate=\"firing\",drop=\"{}\"}}",
         coupon.drop
     );
+    let problems = "firstcome_alerts{kind=\"failed_claim\"}";
     assert_eq!(
         (number(left).await, number(&firing).await),
         (Some(0.0), None)
@@ -272,6 +273,10 @@ async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
         number(&firing).await == Some(1.0)
     })
     .await;
+    eventually("the gauge of open problems rises", LIMIT, async || {
+        number(problems).await == Some(1.0)
+    })
+    .await;
     mailed(world, &["action needed", "Watched"]).await;
 
     world
@@ -281,6 +286,10 @@ async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
     daemon.reconcile(&json!({})).await;
     eventually("the dashboard shows its end", LIMIT, async || {
         number(left).await == Some(0.0)
+    })
+    .await;
+    eventually("the gauge of open problems falls", LIMIT, async || {
+        number(problems).await == Some(0.0)
     })
     .await;
     eventually("the alert is over", LIMIT, async || {

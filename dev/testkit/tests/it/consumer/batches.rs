@@ -145,40 +145,6 @@ async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() 
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// Each of them delays the rows behind it by a second or two, not by ten.
-#[tokio::test]
-async fn malformed_records_between_good_ones_are_skipped_one_by_one() {
-    let (world, api) = open_world("trickle").await;
-    let coupon = api.open_coupon(60).await;
-    for from in (1..60).step_by(3) {
-        world
-            .topic
-            .produce_batch(0, "none", &claims(&coupon, from..from + 3))
-            .await;
-    }
-    for user in ["u-5", "u-14", "u-23", "u-32", "u-41", "u-50"] {
-        shared()
-            .await
-            .kafka
-            .malform(
-                &world.setting("KAFKA_TOPIC"),
-                0,
-                format!("\"{user}\"").as_bytes(),
-            )
-            .unwrap();
-    }
-    let consumer = world
-        .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
-        .await;
-    eventually("all others are issued", HEALED, async || {
-        rows(&world, coupon.drop).await.len() == 54
-    })
-    .await;
-    let kept = letters(&world).await;
-    assert_eq!(kept.len(), 6, "{kept:?}");
-    assert_eq!(consumer.process.stop().await, 0);
-}
-
 /// Only the end of the partition shows that the marker of a transaction is not a message.
 #[tokio::test]
 async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {

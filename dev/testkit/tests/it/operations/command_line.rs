@@ -197,34 +197,6 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
 }
 
 #[tokio::test]
-async fn json_output_is_the_apis_coupon_after_each_command() {
-    let fixture = Fixture::new("cli-json").await;
-    let number = fixture.api.open_coupon(3).await.id;
-    let id = number.to_string();
-    for (args, field, value) in [
-        (vec!["show", &id], "quantity", json!(3)),
-        (vec!["pause", &id], "paused", json!(true)),
-        (vec!["resume", &id], "paused", json!(false)),
-        (vec!["raise", &id, "5"], "quantity", json!(5)),
-        (vec!["close", &id, "--yes"], "quantity", json!(5)),
-    ] {
-        let said = coupon(
-            &fixture.world,
-            &fixture.api,
-            &[&args[..], &["--json"]].concat(),
-        )
-        .await;
-        assert_eq!(said.code, 0, "{args:?}: {}", said.log);
-        let told: Value = serde_json::from_str(&said.out).unwrap();
-        assert_eq!(
-            (&told["id"], &told[field]),
-            (&json!(number), &value),
-            "{args:?}: {told}"
-        );
-    }
-}
-
-#[tokio::test]
 async fn errors_are_one_sentence_and_an_exit_code() {
     let fixture = Fixture::new("cli-wrong").await;
     let world = &fixture.world;

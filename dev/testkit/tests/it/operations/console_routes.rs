@@ -153,6 +153,9 @@ async fn failed_claims_are_corrected_and_discarded_by_the_operators_token_alone(
         ("/v1/failed-claims/801/discard", &why),
         ("/v1/failed-claims/discard", &many),
         ("/v1/people/u-lost/erase", &Value::Null),
+        ("/v1/alerts/77/acknowledge", &json!({"by": "Lee"})),
+        ("/v1/alerts/77/silence", &json!({"by": "Lee"})),
+        ("/v1/reconcile", &json!({})),
     ] {
         let refused = post(VIEW_TOKEN, path, body).await;
         assert_eq!(refused, (403, "read_only".to_owned()), "{path}");

@@ -1,6 +1,6 @@
 //! Log contents: request ids, the reason of a 503, and each request if a setting enables it.
 
-use firstcome_testkit::{Http, HttpReply, LIMIT, World, eventually, open_world};
+use firstcome_testkit::{Http, HttpReply, LIMIT, eventually, open_world};
 use reqwest::Method;
 
 fn id_of(reply: &HttpReply) -> String {
@@ -11,38 +11,6 @@ fn id_of(reply: &HttpReply) -> String {
         .to_str()
         .unwrap()
         .to_owned()
-}
-
-#[tokio::test]
-async fn every_response_has_a_request_id_and_echoes_a_valid_one() {
-    let world = World::new("ids").await;
-    let (api, consumer, daemon) = tokio::join!(world.serve(), world.consume(), world.daemon());
-    for http in [api.http(), &*consumer, daemon.http()] {
-        let mut seen = std::collections::BTreeSet::new();
-        for (method, path) in [
-            (Method::GET, "/healthz"),
-            (Method::GET, "/metrics"),
-            (Method::GET, "/no-such-route"),
-            (Method::DELETE, "/healthz"),
-            (Method::POST, "/v1/coupons/1/claims"),
-            (Method::POST, "/v1/reconcile"),
-        ] {
-            let reply = Http::send(http.request(method.clone(), path)).await;
-            assert!(
-                seen.insert(id_of(&reply)),
-                "{path}: two requests have one id"
-            );
-            let given = "Root=1-67891233-abcdef012345678912345678";
-            let reply = Http::send(http.request(method, path).header("x-request-id", given)).await;
-            assert_eq!(id_of(&reply), given, "{path}");
-            let reply = Http::send(
-                http.request(Method::GET, path)
-                    .header("x-request-id", "a b\"c"),
-            )
-            .await;
-            assert_eq!(id_of(&reply).len(), 16, "{path}: an invalid id is replaced");
-        }
-    }
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 mod claiming;
 mod from_mails;
 mod looks;
-mod mails;
 mod operations;
 mod scenes;
 mod support;

@@ -26,8 +26,8 @@ impl Phone {
         }
     }
 
-    /// Opens a mail. The instructions and the first link must be on the first screen, without
-    /// scrolling.
+    /// Opens a mail, which must be accessible in light and in dark mode. The instructions and the
+    /// first link must be on the first screen, without scrolling.
     pub(super) async fn read(&self, name: &str, mail: &ReadMail) {
         let file = self.mails.join(format!("{name}.html"));
         std::fs::write(&file, &mail.html).unwrap();
@@ -35,6 +35,13 @@ impl Phone {
             .visit(&format!("file://{}", file.display()))
             .await;
         assert_open_to_all(&self.browser, name).await;
+        let dark = Look {
+            dark: true,
+            ..Look::default()
+        };
+        self.browser.look(dark.on_a_phone()).await;
+        assert_open_to_all(&self.browser, &format!("{name}-dark")).await;
+        self.browser.look(Look::default().on_a_phone()).await;
         let below = "const parts = document.querySelector('.todo') ? ['.todo', 'a'] : [];
              return parts.map((css) => document.querySelector(css).getBoundingClientRect().bottom - innerHeight)
                  .filter((below) => below > 0)";
