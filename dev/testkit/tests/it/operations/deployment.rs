@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, Method};
 use rustix::process::Signal;
 
-use super::page::{Login, Visitor};
+use super::visitor::{Login, Visitor};
 
 const GATEWAY_SECRET: &str = "gateway-0123456789abcdef0123456789abcdef";
 

@@ -3,7 +3,7 @@
 use firstcome_testkit::{Http, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world};
 use reqwest::Method;
 
-use super::page::{Login, Visitor};
+use super::visitor::{Login, Visitor};
 
 /// Creates alert 77 of the coupon's drop.
 pub(super) async fn firing_alert(world: &World, coupon: &MadeCoupon) {

@@ -7,7 +7,7 @@ use firstcome_testkit::{LIMIT, OPS_TOKEN, eventually, open_world};
 use futures_util::future::join_all;
 use reqwest::{Response, StatusCode};
 
-use super::page::{VIEW_TOKEN, Visitor};
+use super::visitor::{VIEW_TOKEN, Visitor};
 
 /// Reads a stream until this many events have arrived.
 async fn receive(mut stream: Response, events: usize) -> Response {

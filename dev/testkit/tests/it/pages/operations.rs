@@ -7,10 +7,13 @@ use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, ReconcilerClient, Running};
 use serde_json::json;
 
-use super::support::{ENTER, assert_open_to_all, assert_sound, log_in, tab_to, until, until_title};
+use super::support::{
+    ENTER, assert_open_to_all, assert_sound, dark_phone, desk, log_in, tab_to, until, until_state,
+    until_text, until_there, until_title, until_title_has,
+};
 use crate::drift::support::injector;
 
-const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
+const LOST: &str = "3 people were promised a coupon and have no row yet";
 
 #[tokio::test]
 async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
@@ -19,19 +22,11 @@ async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
     f.held("Spring coupon", 100, 40).await;
     let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    let browser = Browser::open(Look {
-        width: 1240,
-        ..Look::default()
-    })
-    .await;
+    let browser = Browser::open(desk()).await;
     browser.visit(daemon.http().base()).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until_title(&browser, "Everything is as promised").await;
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
+    until_state(&browser, "live").await;
     assert_open_to_all(&browser, "ops-all-well").await;
 
     // From a webmail client: the foreign link brings no cookie, and log-in works all the same.
@@ -49,11 +44,7 @@ async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
     )
     .await;
     browser.visit(base).await;
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
+    until_state(&browser, "live").await;
 
     // Rows disappear, and nobody reloads.
     browser
@@ -61,11 +52,7 @@ async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
         .await;
     let mut drift = injector(&f.world, &coupon).await;
     drift.make(Drift::Unissued, 3).await.unwrap();
-    until_title(
-        &browser,
-        "3 people were promised a coupon and have no row yet",
-    )
-    .await;
+    until_title(&browser, LOST).await;
     assert_open_to_all(&browser, "ops-drift").await;
     drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
@@ -81,22 +68,9 @@ async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
         json!([true, "Passes"])
     );
     assert_open_to_all(&browser, "ops-alert").await;
-    browser
-        .look(
-            Look {
-                dark: true,
-                ..Look::default()
-            }
-            .on_a_phone(),
-        )
-        .await;
+    browser.look(dark_phone()).await;
     assert_open_to_all(&browser, "ops-alert-dark-phone").await;
-    browser
-        .look(Look {
-            width: 1240,
-            ..Look::default()
-        })
-        .await;
+    browser.look(desk()).await;
 
     tab_to(&browser, "[id^=to-alert-]").await;
     browser.key(ENTER).await;
@@ -159,161 +133,38 @@ async fn live_behind_proxy(f: &Fixture) -> (Running<ReconcilerClient>, FaultProx
         .parse()
         .unwrap();
     let proxy = FaultProxy::start(port).await.unwrap();
-    let browser = Browser::open(Look {
-        width: 1240,
-        ..Look::default()
-    })
-    .await;
+    let browser = Browser::open(desk()).await;
     browser
         .visit(&format!("http://127.0.0.1:{}", proxy.port()))
         .await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until_title(&browser, "Everything is as promised").await;
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
+    until_state(&browser, "live").await;
     browser.run("window.same = true").await;
     (daemon, proxy, browser)
 }
 
 #[tokio::test]
-async fn a_screen_reports_a_lost_connection_and_recovers_without_a_reload() {
-    let f = Fixture::new("page-away").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
-
-    proxy.set(ProxyFault::Cut).await.unwrap();
-    until(
-        &browser,
-        "document.querySelector('#live').innerText.includes('connection lost, trying again')",
-    )
-    .await;
-    assert_eq!(
-        browser
-            .run("return document.querySelector('#live').dataset.state")
-            .await,
-        json!("away")
-    );
-    injector(&f.world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
-    proxy.set(ProxyFault::Pass).await.unwrap();
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
-    until_title(
-        &browser,
-        "3 people were promised a coupon and have no row yet",
-    )
-    .await;
-    assert_eq!(browser.run("return window.same").await, json!(true));
-}
-
-#[tokio::test]
-async fn a_screen_reports_a_silent_connection_within_20_s_and_recovers() {
-    let f = Fixture::new("page-silent").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
-
-    proxy.set(ProxyFault::BlackHole).await.unwrap();
-    let since = Instant::now();
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'away'",
-    )
-    .await;
-    assert!(
-        since.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        since.elapsed()
-    );
-    injector(&f.world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
-    proxy.set(ProxyFault::Pass).await.unwrap();
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
-    until_title(
-        &browser,
-        "3 people were promised a coupon and have no row yet",
-    )
-    .await;
-    assert_eq!(browser.run("return window.same").await, json!(true));
-}
-
-#[tokio::test]
-async fn a_viewer_on_a_phone_sees_masked_users_and_no_buttons() {
-    let f = Fixture::new("page-viewer").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 20).await;
-    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.daemon().await;
-    let done = injector(&f.world, &coupon)
-        .await
-        .make(Drift::OverShrunk, 2)
-        .await
-        .unwrap();
-    let run = daemon.reconcile(&json!({})).await;
-    let browser = Browser::open(
-        Look {
-            dark: true,
-            ..Look::default()
-        }
-        .on_a_phone(),
-    )
-    .await;
-    browser
-        .visit(&format!("{}/runs/{}", daemon.http().base(), run.run_id))
-        .await;
-    log_in(&browser, "Lee", VIEW_TOKEN).await;
-    until(
-        &browser,
-        &format!(
-            "location.pathname === '/runs/{}' && document.querySelector('caption')",
-            run.run_id
-        ),
-    )
-    .await;
-    assert_open_to_all(&browser, "ops-pass-dark-phone").await;
-    let text = browser
-        .run("return document.body.innerText")
-        .await
-        .as_str()
-        .unwrap()
-        .to_owned();
-    assert!(
-        done.people.iter().all(|hit| !text.contains(&hit.user)),
-        "{text}"
-    );
-    for path in ["/", "/alerts", "/runs"] {
-        browser
-            .visit(&format!("{}{path}", daemon.http().base()))
-            .await;
-        until(&browser, "document.querySelector('.who')").await;
-        let buttons = browser
-            .run("return [...document.querySelectorAll('button')].map((one) => one.innerText)")
-            .await;
-        assert_eq!(buttons, json!(["Log out"]), "{path}");
-        assert_sound(&browser, &format!("ops-viewer{}", path.replace('/', "-"))).await;
+async fn a_screen_reports_a_lost_or_silent_connection_and_recovers_without_a_reload() {
+    for fault in [ProxyFault::Cut, ProxyFault::BlackHole] {
+        let f = Fixture::new("page-away").await;
+        let (coupon, _) = f.held("Winter coupon", 20, 12).await;
+        let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
+        proxy.set(fault).await.unwrap();
+        let since = Instant::now();
+        until_state(&browser, "away").await;
+        let took = since.elapsed();
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        let says =
+            "document.querySelector('#live').innerText.includes('connection lost, trying again')";
+        until(&browser, says).await;
+        let mut drift = injector(&f.world, &coupon).await;
+        drift.make(Drift::Unissued, 3).await.unwrap();
+        proxy.set(ProxyFault::Pass).await.unwrap();
+        until_state(&browser, "live").await;
+        until_title(&browser, LOST).await;
+        assert_eq!(browser.run("return window.same").await, json!(true));
     }
-    browser.click(".who button").await;
-    until(&browser, "location.pathname === '/login'").await;
-    browser.visit(daemon.http().base()).await;
-    until(
-        &browser,
-        "location.pathname === '/login' && !document.body.innerText.includes('Winter')",
-    )
-    .await;
 }
 
 #[tokio::test]
@@ -325,16 +176,12 @@ async fn an_operator_repairs_a_drop_and_follows_every_figure() {
         .daemon_with(&[("API_URL", f.api.http().base())])
         .await;
     daemon.reconcile(&json!({})).await;
-    let browser = Browser::open(Look {
-        width: 1240,
-        ..Look::default()
-    })
-    .await;
+    let browser = Browser::open(desk()).await;
     let base = daemon.http().base();
     let drop_page = format!("{base}/coupons/{}/drops/{}", coupon.id, coupon.drop);
     browser.visit(&drop_page).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
-    until(&browser, "document.querySelector('.chart')").await;
+    until_there(&browser, ".chart").await;
     let axes =
         "return [...document.querySelectorAll('.chart .slots li')].map((one) => one.innerText)";
     assert_eq!(
@@ -356,13 +203,9 @@ async fn an_operator_repairs_a_drop_and_follows_every_figure() {
         .await
         .unwrap();
     browser.visit(&drop_page).await;
-    until(&browser, "document.querySelector('button[value=pass]')").await;
+    until_there(&browser, "button[value=pass]").await;
     browser.click("button[value=pass]").await;
-    until(
-        &browser,
-        "document.querySelector('h1').innerText.includes('repaired')",
-    )
-    .await;
+    until_title_has(&browser, "repaired").await;
     assert_eq!(
         f.world
             .sql
@@ -412,22 +255,9 @@ async fn an_operator_repairs_a_drop_and_follows_every_figure() {
         )
         .await;
         assert_open_to_all(&browser, name).await;
-        browser
-            .look(
-                Look {
-                    dark: true,
-                    ..Look::default()
-                }
-                .on_a_phone(),
-            )
-            .await;
+        browser.look(dark_phone()).await;
         assert_open_to_all(&browser, &format!("{name}-dark-phone")).await;
-        browser
-            .look(Look {
-                width: 1240,
-                ..Look::default()
-            })
-            .await;
+        browser.look(desk()).await;
     }
     // The browser's time zone is preset, and a one-off coupon hides the question about days.
     browser.visit(&format!("{base}/coupons/new")).await;
@@ -438,40 +268,19 @@ async fn an_operator_repairs_a_drop_and_follows_every_figure() {
     assert_eq!(browser.run(asked).await, json!([false, true]));
 
     browser.visit(&format!("{base}/people")).await;
-    until(&browser, "document.querySelector('#person')").await;
+    until_there(&browser, "#person").await;
     let typed = format!(
         "coupon.value = '{}'; person.value = '{person}'; person.form.requestSubmit()",
         coupon.id
     );
     browser.run(&typed).await;
-    until(
-        &browser,
-        "document.body.innerText.includes('What happened, oldest first')",
-    )
-    .await;
+    until_text(&browser, "What happened, oldest first").await;
     assert_open_to_all(&browser, "ops-person").await;
-    browser
-        .look(
-            Look {
-                dark: true,
-                ..Look::default()
-            }
-            .on_a_phone(),
-        )
-        .await;
+    browser.look(dark_phone()).await;
     assert_open_to_all(&browser, "ops-person-dark-phone").await;
-    browser
-        .look(Look {
-            width: 1240,
-            ..Look::default()
-        })
-        .await;
+    browser.look(desk()).await;
     browser.visit(&format!("{base}/dead-letters/701")).await;
-    until(
-        &browser,
-        "document.querySelector('form[action$=reveal] button')",
-    )
-    .await;
+    until_there(&browser, "form[action$=reveal] button").await;
     browser.click("form[action$=reveal] button").await;
     until(
         &browser,
@@ -530,19 +339,11 @@ async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
         .sql
         .number("SELECT MIN(id) FROM failed_claims")
         .await;
-    let browser = Browser::open(Look {
-        width: 1240,
-        ..Look::default()
-    })
-    .await;
+    let browser = Browser::open(desk()).await;
     let base = daemon.http().base();
     browser.visit(base).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
-    until(
-        &browser,
-        "document.body.innerText.includes('exact for everybody whom Redis knows')",
-    )
-    .await;
+    until_text(&browser, "exact for everybody whom Redis knows").await;
     let fine_drop = format!("/coupons/{}/drops/{}", fine.id, fine.drop);
     for path in [
         "/",
@@ -555,7 +356,7 @@ async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
         &format!("/coupons/{}", fine.id),
     ] {
         browser.visit(&format!("{base}{path}")).await;
-        until(&browser, "document.querySelector('.who')").await;
+        until_there(&browser, ".who").await;
         for width in [1024, 1280, 1440, 1920] {
             browser
                 .look(Look {
@@ -574,7 +375,7 @@ async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
 
     browser.look(Look::default().on_a_phone()).await;
     browser.visit(&format!("{base}{fine_drop}")).await;
-    until(&browser, "document.querySelector('.elsewhere')").await;
+    until_there(&browser, ".elsewhere").await;
     let order = "const top = (css) => document.querySelector(css).getBoundingClientRect().top;
          return [document.querySelector('h1').innerText, top('tbody tr') < top('.elsewhere'), top('tbody tr') < innerHeight]";
     assert_eq!(
@@ -595,10 +396,6 @@ async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
     browser
         .visit(&format!("{base}/dead-letters/{letter}"))
         .await;
-    until(
-        &browser,
-        "document.body.innerText.includes('Why it stays:')",
-    )
-    .await;
+    until_text(&browser, "Why it stays:").await;
     assert_open_to_all(&browser, "letter-phone").await;
 }

@@ -5,7 +5,7 @@ use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};
 use serde_json::json;
 
-use super::support::{assert_open_to_all, log_in, until};
+use super::support::{assert_open_to_all, log_in, until, until_text, until_there};
 use crate::drift::support::injector;
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn a_running_drop_its_pass_a_story_and_dead_letters_are_accessible() {
     let base = daemon.http().base();
     browser.visit(base).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
-    until(&browser, "document.querySelector('.who')").await;
+    until_there(&browser, ".who").await;
     let look = async |name: &str, place: &str, shown: &str| {
         browser.visit(place).await;
         until(
@@ -61,7 +61,7 @@ async fn a_running_drop_its_pass_a_story_and_dead_letters_are_accessible() {
     look("scene-pass", &format!("{base}/runs/{run}"), "issued late").await;
 
     browser.visit(&format!("{base}/people")).await;
-    until(&browser, "document.querySelector('#person')").await;
+    until_there(&browser, "#person").await;
     let id = coupon.id;
     let person = &unissued.people[0].user;
     browser
@@ -69,11 +69,7 @@ async fn a_running_drop_its_pass_a_story_and_dead_letters_are_accessible() {
             "coupon.value = '{id}'; person.value = '{person}'; person.form.requestSubmit()"
         ))
         .await;
-    until(
-        &browser,
-        "document.body.innerText.includes('What happened, oldest first')",
-    )
-    .await;
+    until_text(&browser, "What happened, oldest first").await;
     assert_open_to_all(&browser, "scene-person").await;
 
     let letters: Vec<String> = (0..14)

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use firstcome_testkit::{Browser, LIMIT, Look, OPS_TOKEN, World, eventually_some};
 use serde_json::json;
 
-use super::super::support::{assert_open_to_all, log_in, picture, until, wants_pictures};
+use super::super::support::{
+    assert_open_to_all, dark_phone, log_in, picture, until, until_there, wants_pictures,
+};
 use crate::drift::support::ReadMail;
 
 pub(super) struct Phone {
@@ -35,11 +37,7 @@ impl Phone {
             .visit(&format!("file://{}", file.display()))
             .await;
         assert_open_to_all(&self.browser, name).await;
-        let dark = Look {
-            dark: true,
-            ..Look::default()
-        };
-        self.browser.look(dark.on_a_phone()).await;
+        self.browser.look(dark_phone()).await;
         assert_open_to_all(&self.browser, &format!("{name}-dark")).await;
         self.browser.look(Look::default().on_a_phone()).await;
         let below = "const parts = document.querySelector('.todo') ? ['.todo', 'a'] : [];
@@ -115,11 +113,7 @@ impl Phone {
     /// Presses the button for a pass, which must end with one of these results. Waits for a running
     /// pass first.
     pub(super) async fn pass(&self, results: &[&str]) {
-        until(
-            &self.browser,
-            "document.querySelector('button[value=pass]')",
-        )
-        .await;
+        until_there(&self.browser, "button[value=pass]").await;
         let screen = self.browser.address().await;
         let result = eventually_some("a pass was begun", LIMIT, async || {
             self.browser.click("button[value=pass]").await;
