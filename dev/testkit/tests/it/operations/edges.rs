@@ -7,43 +7,43 @@ use serde_json::json;
 use super::operators::firing_alert;
 
 #[derive(Clone, Copy)]
-struct Refusal {
+struct ExpectedRefusal {
     status: u16,
     code: &'static str,
     /// Words of its detail.
     says: &'static str,
 }
 
-const fn invalid(says: &'static str) -> Refusal {
-    Refusal {
+const fn invalid(says: &'static str) -> ExpectedRefusal {
+    ExpectedRefusal {
         status: 400,
         code: "invalid",
         says,
     }
 }
 
-const fn missing(says: &'static str) -> Refusal {
-    Refusal {
+const fn missing(says: &'static str) -> ExpectedRefusal {
+    ExpectedRefusal {
         status: 404,
         code: "not_found",
         says,
     }
 }
 
-const TOO_LARGE: Refusal = Refusal {
+const TOO_LARGE: ExpectedRefusal = ExpectedRefusal {
     status: 413,
     code: "too_large",
     says: "a body may have at most 16384 bytes",
 };
 
-const UNAUTHORISED: Refusal = Refusal {
+const UNAUTHORISED: ExpectedRefusal = ExpectedRefusal {
     status: 401,
     code: "unauthorized",
     says: "OPS_TOKEN",
 };
 
-async fn assert_refused(request: RequestBuilder, refusal: Refusal) {
-    let Refusal { status, code, says } = refusal;
+async fn assert_refused(request: RequestBuilder, refusal: ExpectedRefusal) {
+    let ExpectedRefusal { status, code, says } = refusal;
     let reply = Http::send(request).await;
     let found = (
         reply.status,

@@ -9,13 +9,13 @@ use crate::drift::support::{injector, mailed};
 
 /// What a search form says.
 #[derive(Clone, Copy, Default)]
-struct Search<'a> {
+struct PersonSearch<'a> {
     coupon: &'a str,
     drop: &'a str,
     person: &'a str,
 }
 
-async fn search(visitor: &Visitor, search: Search<'_>) -> (u16, String) {
+async fn search(visitor: &Visitor, search: PersonSearch<'_>) -> (u16, String) {
     let form = [
         ("coupon", search.coupon),
         ("drop", search.drop),
@@ -36,10 +36,10 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
     let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let id = coupon.id.to_string();
     let drop = coupon.drop.to_string();
-    let wanted = |coupon, person| Search {
+    let wanted = |coupon, person| PersonSearch {
         coupon,
         person,
-        ..Search::default()
+        ..PersonSearch::default()
     };
     assert_eq!(kim.get("/people").await.status(), 200);
     // By the coupon's number, its name, a part of it, or without a coupon if only one names the
@@ -70,7 +70,7 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
     // By a slot of the last opened drop, or of a given one, which shows an id.
     let holder = "SELECT user_id FROM issued_coupons WHERE slot = 2";
     let holder = sql.query(holder).await[0][0].clone();
-    let at = |drop, person| Search {
+    let at = |drop, person| PersonSearch {
         coupon: &id,
         drop,
         person,
@@ -123,10 +123,10 @@ async fn a_user_is_erased_by_the_form_once_their_id_is_typed_and_nothing_is_open
         let form = [("person", person), ("typed", typed)];
         kim.submit("/people/erase", &form).await
     };
-    let whom = Search {
+    let whom = PersonSearch {
         coupon: &coupon.id.to_string(),
         person: "c-erase-4711",
-        ..Search::default()
+        ..PersonSearch::default()
     };
     let (_, story) = search(&kim, whom).await;
     assert_has(&story, &["Erase 1 person from all coupons"]);
@@ -169,7 +169,7 @@ async fn a_promise_that_cannot_be_kept_is_closed_at_the_story_and_its_alert_ends
     let open = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
     let offer = "Record that 1 person was informed";
     for (n, hit) in (1..).zip(&done.people) {
-        let whom = Search {
+        let whom = PersonSearch {
             coupon: &id,
             drop: &drop,
             person: &hit.user,
@@ -190,7 +190,7 @@ async fn a_promise_that_cannot_be_kept_is_closed_at_the_story_and_its_alert_ends
         assert_has(&refused.text, &["name=\"name\" value=\"Winter\""]);
         assert_eq!(give_up("Winter coupon").await.status, 303);
         let page = kim.text("/people?done=given-up").await;
-        assert_has(&page, &["Noted. Search for them again to see it."]);
+        assert_has(&page, &["Noted. PersonSearch for them again to see it."]);
         let (status, story) = search(&kim, whom).await;
         assert_eq!(status, 200);
         assert_lacks(&story, &[offer]);
