@@ -1,19 +1,18 @@
 //! A process that cannot work reports why in one sentence and exits; one whose store is merely late
 //! waits for it.
 
-use std::collections::BTreeSet;
+mod safety;
+mod settings;
+
 use std::time::Duration;
 
-use firstcome_reconciler::report::Kind;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, Http, LIMIT, PrefixedKeys, Process, World, WorldStores, assert_exact, eventually,
-    eventually_some, shared,
+    Http, LIMIT, Process, World, WorldStores, eventually, eventually_some, shared,
 };
 use reqwest::Method;
 
 use crate::drift::support::{mailed, subjects};
-use crate::faults::waves::{HEALED, follows, impatient};
 
 const NOWHERE: [(&str, &str, &str); 3] = [
     (
@@ -80,7 +79,7 @@ async fn address_at_start(process: &Process) -> String {
         let log = process.log();
         let rest = log.split_once(" starting address=").map(|(_, rest)| rest);
         let address = rest.and_then(|rest| rest.split_whitespace().next());
-        address.map(str::to_owned).ok_or(log.clone())
+        address.map(str::to_owned).ok_or_else(|| log.clone())
     })
     .await
 }
@@ -296,30 +295,6 @@ async fn the_allocator_takes_no_huge_pages() {
 }
 
 #[tokio::test]
-async fn a_redis_that_may_lose_data_is_refused_with_advice() {
-    let forgetful = RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    };
-    let evicting = RedisOptions {
-        maxmemory_policy: "allkeys-lru".into(),
-        ..RedisOptions::default()
-    };
-    for (options, advice) in [(forgetful, "appendonly yes"), (evicting, "noeviction")] {
-        let redis = RedisServer::start(options).await.unwrap();
-        let world = World::on(WorldStores::shared().await.with_redis(&redis), "forgetful").await;
-        for (program, command) in [
-            ("firstcome-api", "serve"),
-            ("firstcome-reconciler", "once"),
-            ("firstcome-reconciler", "daemon"),
-        ] {
-            let process = world.start(program, &[command], &[]);
-            refuses(&process, &["Redis", advice]).await;
-        }
-    }
-}
-
-#[tokio::test]
 async fn a_missing_topic_is_refused_with_the_command_to_run() {
     let world = World::new("no-topic").await;
     for (program, args) in PROCESSES {
@@ -334,257 +309,4 @@ async fn an_outdated_schema_is_refused_with_the_command_to_run() {
     for (program, args) in PROCESSES {
         refuses(&world.start(program, args, &[]), &["firstcome-api migrate"]).await;
     }
-}
-
-#[tokio::test]
-async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
-    let world = World::new("settings").await;
-    let cases = [
-        ("KAFKA_CONFIG_GROUP_INSTANCE_ID", "a b", "consume"),
-        ("KAFKA_SASL_PASSWORD", "hunter2", "serve"), // of a plain-text listener
-        ("KAFKA_SASL_PASSWORD", "hunter2", "once"),
-        ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-1", "serve"),
-        ("KAFKA_SECURITY_PROTOCOL", "TLS", "once"),
-        ("KAFKA_CONFIG_ENABLE_AUTO_COMMIT", "true", "consume"),
-        ("KAFKA_CONFIG_NO_SUCH_THING", "hunter2", "once"),
-        ("REDIS_CA_FILE", "/no/such/file", "serve"), // of a redis://
-        ("DATABASE_CA_FILE", "/no/such/file", "consume"), // with DATABASE_TLS=off
-        ("OPS_TOKEN", "hunter2-is-short", "daemon"),
-        (
-            "JWT_JWKS_URL",
-            "https://user:hunter2@127.0.0.1/keys",
-            "serve",
-        ), // with USER_AUTH=trusted-header
-        ("DATABASE_URL", "postgres://hunter2@127.0.0.1/x", "consume"),
-        ("REDIS_URL", "hunter2@127.0.0.1", "daemon"),
-        ("KAFKA_BROKERS", "localhost", "once"),
-        ("LISTEN_ADDR", "localhost", "serve"),
-        ("RECONCILE_CRON", "every minute", "daemon"),
-        ("SMTP_URL", "http://127.0.0.1", "daemon"),
-        ("WEBHOOK_URLS", "https://127.0.0.1/hunter2", "daemon"), // without WEBHOOK_SECRET
-    ];
-    for (variable, value, command) in cases {
-        let program = if ["serve", "consume"].contains(&command) {
-            "firstcome-api"
-        } else {
-            "firstcome-reconciler"
-        };
-        let process = world.start(program, &[command], &[(variable, value)]);
-        assert_ne!(
-            process.ended(LIMIT).await,
-            0,
-            "{command} with {variable}={value}"
-        );
-        let log = process.log();
-        let flag = variable.to_lowercase().replace('_', "-");
-        let named = log.contains(variable) || log.contains(&format!("--{flag}"));
-        assert!(named, "{command} with {variable}={value}: {log}");
-        assert!(
-            !log.contains("hunter2") && !log.contains("panicked"),
-            "{command} with {variable}={value}: {log}"
-        );
-    }
-}
-
-/// The highest number of settings that an installation may have to consider. The goal was 60; two
-/// more set the share of MySQL that an event may use (docs/decisions/0035-what-goes.md).
-const SETTINGS: usize = 62;
-
-/// Programs, their commands, and words of the help: flags, and defaults of settings.
-const HELP: [(&str, &str, &str); 12] = [
-    (
-        "firstcome-api",
-        "serve",
-        "KAFKA_CONFIG_ coupon-claims 127.0.0.1:8080 2000 RUST_LOG",
-    ),
-    (
-        "firstcome-api",
-        "consume",
-        "firstcome-issuer 127.0.0.1:8082",
-    ),
-    ("firstcome-api", "migrate", "--partitions 12 --replication"),
-    ("firstcome-api", "coupon", ""),
-    ("firstcome-api", "health", ""),
-    ("firstcome-reconciler", "daemon", "127.0.0.1:8081 */30"),
-    (
-        "firstcome-reconciler",
-        "once",
-        "--dry-run --json --coupon --deep --confirm",
-    ),
-    ("firstcome-reconciler", "test-email", "SMTP_URL"),
-    ("firstcome-reconciler", "test-webhook", "WEBHOOK_URLS"),
-    ("firstcome-reconciler", "explain", "--coupon --user"),
-    ("firstcome-reconciler", "health", ""),
-    ("firstcome-reconciler", "erase", ""),
-];
-
-/// The settings in the help, `[env: NAME=…]`, and variables named next to their flags.
-fn settings_in(help: &str) -> BTreeSet<String> {
-    let names = help.split("[env: ").skip(1).map(|rest| {
-        let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_');
-        rest[..end.unwrap_or(rest.len())].to_owned()
-    });
-    names.collect()
-}
-
-/// The names of all settings are in the schema of the Helm chart, which a lint compares with the
-/// help.
-#[tokio::test]
-async fn help_has_defaults_no_secrets_and_at_most_62_settings() {
-    let world = World::bare(WorldStores::shared().await, "help").await;
-    world.set("KAFKA_SASL_PASSWORD", "hunter2-of-kafka");
-    let secrets =
-        ["OPS_TOKEN", "DATABASE_URL", "KAFKA_SASL_PASSWORD"].map(|name| world.setting(name));
-    let mut all = BTreeSet::new();
-    for (program, command, words) in HELP {
-        let help = async |flag| {
-            let process = world.start(program, &[command, flag], &[]);
-            assert_eq!(process.ended(LIMIT).await, 0);
-            process.all_stdout().await
-        };
-        let long = help("--help").await;
-        for word in words.split_whitespace() {
-            assert!(
-                long.contains(word),
-                "{program} {command} lacks {word}: {long}"
-            );
-        }
-        for secret in &secrets {
-            assert!(!long.contains(secret), "{program} {command}: {long}");
-        }
-        all.extend(settings_in(&long));
-        let short = settings_in(&help("-h").await);
-        assert!(short.len() <= 12, "{program} {command} -h: {short:?}");
-    }
-    let is_few = all.len() > 40 && all.len() <= SETTINGS;
-    assert!(is_few, "{}: {all:?}", all.len());
-}
-
-#[tokio::test]
-async fn a_removed_variable_that_is_still_set_is_named_with_its_successor() {
-    let world = World::new("removed").await;
-    let removed = [
-        ("ALERTMANAGER_URL", "http://x:1"),
-        ("RUNS_KEPT_SECONDS", "9"),
-    ];
-    let process = world.start("firstcome-reconciler", &["once"], &removed);
-    process.ended(LIMIT).await;
-    let log = process.log();
-    for said in [
-        "ALERTMANAGER_URL is set but no longer exists: load deploy/prometheus/rules.yml",
-        "RUNS_KEPT_SECONDS is set but no longer exists: set RETENTION_DAYS",
-    ] {
-        assert!(log.contains(said), "{said}: {log}");
-    }
-}
-
-#[tokio::test]
-async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
-    let master = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = impatient(WorldStores::shared().await.with_redis(&master), "unsafe").await;
-    let daemon = world.daemon().await;
-    let told = async || {
-        let run = daemon.reconcile(&serde_json::json!({})).await;
-        run.all_findings()
-            .map(|found| (found.kind, found.detail.clone()))
-            .collect::<Vec<_>>()
-    };
-    let set = async |name: &str, value: &str| {
-        PrefixedKeys::new(&master.url(), "")
-            .command::<()>(&["CONFIG", "SET", name, value])
-            .await;
-    };
-    assert_eq!(told().await, []);
-    let options = RedisOptions {
-        replica_of: Some(master.port()),
-        ..RedisOptions::default()
-    };
-    let _replica = RedisServer::start(options).await.unwrap();
-    follows(&master).await;
-    let is_told = async |advice: &str| {
-        let found = told().await;
-        assert!(
-            matches!(&found[..], [(Kind::UnsafeSetting, detail)] if detail.contains(advice)),
-            "{advice}: {found:?}"
-        );
-    };
-    is_told("set `min-replicas-to-write 1`").await;
-    for (program, args) in [
-        ("firstcome-api", ["serve"]),
-        ("firstcome-reconciler", ["once"]),
-    ] {
-        refuses(
-            &world.start(program, &args, &[]),
-            &["set `min-replicas-to-write 1`"],
-        )
-        .await;
-    }
-    set("min-replicas-to-write", "1").await;
-    assert_eq!(told().await, []);
-    set("min-replicas-max-lag", "60").await;
-    is_told("the second is 60 now").await;
-    set("min-replicas-max-lag", "10").await;
-    set("maxmemory-policy", "allkeys-lru").await;
-    is_told("noeviction").await;
-    set("maxmemory-policy", "noeviction").await;
-    set("appendonly", "no").await;
-    is_told("appendonly yes").await;
-    set("appendonly", "yes").await;
-    assert_eq!(told().await, []);
-    let compacted = ("cleanup.policy", "compact");
-    let limit = ("max.message.bytes", "65536");
-    world.topic.alter(&[compacted, limit]).await;
-    // A broker may report the previous settings for an instant.
-    eventually("the topic's setting is reported", HEALED, async || {
-        matches!(&told().await[..], [(Kind::UnsafeSetting, detail)] if detail.contains("--add-config cleanup.policy=delete"))
-    })
-    .await;
-    world.topic.alter(&[limit]).await;
-    eventually("it is right again", HEALED, async || {
-        told().await.is_empty()
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn redis_with_managed_durability_is_accepted_and_reported() {
-    let redis = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let world = World::on(WorldStores::shared().await.with_redis(&redis), "managed").await;
-    world.set("REDIS_DURABILITY", "managed");
-    let fixture = Fixture::of(world).await;
-    let (coupon, answers) = fixture.held("Managed", 20, 20).await;
-    let daemon = fixture.world.daemon().await;
-    assert_exact(&fixture.world, &coupon, 20, &answers).await;
-    for http in [fixture.api.http(), daemon.http()] {
-        let ready = http.get("/readyz").await;
-        let note = ready.body["notes"]["redis_durability"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        assert!(
-            ready.status == 200 && note.contains("nothing checks"),
-            "{ready:?}"
-        );
-        let metrics = http.get("/metrics").await.text;
-        assert!(
-            metrics
-                .lines()
-                .any(|line| line == "firstcome_redis_managed 1"),
-            "{metrics}"
-        );
-    }
-    // Its own settings still count.
-    PrefixedKeys::new(&redis.url(), "")
-        .command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
-        .await;
-    refuses(
-        &fixture.world.start("firstcome-reconciler", &["once"], &[]),
-        &["Redis", "noeviction"],
-    )
-    .await;
 }
