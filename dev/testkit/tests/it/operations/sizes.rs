@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use firstcome_reconciler::report::{Run, Status};
-use firstcome_testkit::scale::measured;
+use firstcome_testkit::scale::{measured, measured_each};
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, MadeCoupon, World, eventually, exact, open_world,
 };
@@ -50,19 +50,17 @@ async fn with_66_000_finished_coupons_everything_starts_and_a_pass_is_clean() {
 
 #[tokio::test]
 async fn with_dead_letters_of_66_000_drops_everything_else_is_repaired() {
-    let sizes = [66_000, 3_000_000];
-    let mut memory = Vec::new();
     let what = |part: &str| format!("3,000,000 garbage dead letters naming 66,000 drops: {part}");
-    let took = measured(&what("a pass"), sizes, "≤ 15 s", async |letters| {
+    let figures = [
+        (&*what("a pass"), "≤ 15 s"),
+        (
+            &what("memory of the pass over that of an empty one"),
+            "≤ 50 MB",
+        ),
+    ];
+    let [took, more] = measured_each(figures, [66_000, 3_000_000], async |letters| {
         let (run, more) = beside_garbage(letters).await;
-        memory.push(more);
-        seconds(&run)
-    })
-    .await;
-    let mut memory = memory.into_iter();
-    let part = what("memory of the pass over that of an empty one");
-    let more = measured(&part, sizes, "≤ 50 MB", async |_| {
-        memory.next().unwrap_or(0.0)
+        [seconds(&run), more]
     })
     .await;
     assert!(took < 60.0 && more <= 50.0, "{took} s, {more} MB");
