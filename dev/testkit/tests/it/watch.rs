@@ -1,4 +1,4 @@
-//! Metrics, the alerting rules and the dashboard built on them, with a real Prometheus in between.
+//! Metrics, and the alerting rules and the dashboard that a real Prometheus evaluates on them.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -127,7 +127,7 @@ async fn the_rules_pass_their_tests_and_their_runbooks_exist() {
             "docs/OPERATIONS.md has no section {runbook}"
         );
     }
-    // An alert that no test triggers may never fire.
+    // Every alert fires in a test; otherwise nothing shows that it can fire.
     let tests = read("prometheus/rules_test.yml");
     for alert in rules
         .lines()

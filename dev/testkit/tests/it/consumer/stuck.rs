@@ -34,7 +34,7 @@ async fn a_stuck_consumer_reports_it_loses_its_partitions_and_exits() {
             let stuck = std::mem::replace(&mut waves.consumer, other);
             waves.wave().await;
             is_not_ready(&stuck, "the loop has stood still").await;
-            // No pass could issue these: they are on the topic, for the next consumer.
+            // These claims are still on the topic, so only a consumer can have issued them.
             waves.issued(60).await;
             assert_eq!(
                 stuck.process.ended(HEALED).await,
@@ -92,8 +92,7 @@ async fn a_consumer_with_a_silent_mysql_is_not_stuck_and_resumes() {
             proxy.set(ProxyFault::BlackHole).await.unwrap();
             waves.wave().await;
             is_not_ready(&waves.consumer, "mysql").await;
-            // Each attempt takes a second and a half: this is well beyond the time at which a stuck
-            // consumer would have exited.
+            // An attempt takes 1.5 s, so a stuck consumer would have exited long before the sixth.
             eventually("it has retried repeatedly", HEALED, async || {
                 waves
                     .consumer

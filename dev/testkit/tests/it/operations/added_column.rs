@@ -1,4 +1,4 @@
-//! A large table is altered during a rush.
+//! A migration that alters a large table during a rush.
 
 use std::time::Instant;
 
@@ -39,7 +39,8 @@ const SHORT_CODES: &str = concat!(
     include_str!("../../../../../migrations/2026-11-24-000031_one_insert_trigger/down.sql"),
 );
 
-/// The longest time from a claim to its row in milliseconds, while a table of this size is migrated.
+/// The longest time from a claim to its row in milliseconds, while a table of this size is
+/// migrated.
 async fn longest_while_migrating(rows: u32) -> f64 {
     let fixture = Fixture::new("column").await;
     let world = &fixture.world;
@@ -92,7 +93,7 @@ async fn longest(world: &World, coupon: &MadeCoupon) -> f64 {
     world.sql.query(&longest).await[0][0].parse().unwrap()
 }
 
-/// For a person to read.
+/// Latencies in words, for the output of the test.
 async fn latencies(world: &World, coupon: &MadeCoupon) -> String {
     let at = |percent: u32| {
         format!(

@@ -33,7 +33,7 @@ pub(super) async fn fill(world: &World, coupons: u32) {
     .await;
 }
 
-/// Seconds of a start, the best of some refreshes in milliseconds, memory in MB.
+/// The API's start in seconds, its fastest refresh in milliseconds, and its memory in MB.
 async fn measure(coupons: u32) -> [f64; 3] {
     let world = World::new("catalogue").await;
     fill(&world, coupons).await;

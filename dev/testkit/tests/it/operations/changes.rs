@@ -42,7 +42,8 @@ async fn conflicting_changes_at_four_processes_promise_nothing_beyond_the_quanti
     );
 }
 
-/// Users with a promise who were refused a row, during this many conflicting changes.
+/// Number of users who were promised a slot during this many conflicting changes and were refused
+/// a row.
 #[allow(clippy::cast_precision_loss)] // a small count
 async fn refused_a_row(changes: u32) -> f64 {
     let fixture = Fixture::new("operators").await;
@@ -77,7 +78,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         let every = apis.iter().enumerate().map(async |(at, api)| {
             let mut stood = 0_u64;
             for round in 0..each {
-                // Up and down around the number given out, in different steps per process.
+                // Above and below the number given out, in different steps per process.
                 let step = u64::from(rand::random::<u8>());
                 let change = match (round + at as u64) % 3 {
                     0 => json!({"paused": round % 2 == 0}),
@@ -117,7 +118,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         each * 4
     );
     assert!(stood >= each, "{stood} changes took effect");
-    // No pass has run: Redis has what the changes left there.
+    // No pass has run, so Redis has the settings that the changes left.
     let (in_mysql, in_redis) = settings(world, &coupon).await;
     assert_eq!(in_mysql, in_redis, "quantity and pause");
     let written = format!(
@@ -160,7 +161,7 @@ async fn a_stalled_change_does_not_undo_a_later_one() {
             .status
     };
     let lower = async {
-        // After MySQL has it, and before Redis does.
+        // MySQL has the raised quantity, and Redis does not have it yet.
         let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
         eventually("MySQL has the larger quantity", LIMIT, async || {
             world.sql.number(&sql).await == 200
@@ -204,7 +205,7 @@ async fn a_pause_that_finds_a_later_revision_in_redis_is_rewritten() {
             world.sql.number(&sql).await == 1
         })
         .await;
-        // As left by a writer of one field or one drop that took a later revision and died.
+        // Simulates a writer that took a later revision for another field or drop and died.
         let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
         let key = meta.replace(&format!("drop:{}:meta", coupon.drop), "revision");
         world
@@ -304,7 +305,7 @@ async fn a_locked_coupon_row_delays_no_claims_and_no_other_changes() {
     }
     assert!(
         waiting.iter().all(|change| !change.is_finished()),
-        "they waited throughout"
+        "no change was applied while the row was locked"
     );
     session.commit().await;
     for change in waiting {

@@ -1,4 +1,4 @@
-//! The reconciler's routes behind its console, as other programs use them.
+//! The routes of the reconciler that its console uses, called as other programs call them.
 
 use firstcome_testkit::{Fixture, Http, HttpReply, OPS_TOKEN};
 use reqwest::Method;
@@ -197,7 +197,7 @@ async fn failed_claims_are_corrected_and_discarded_by_the_operators_token_alone(
     assert_eq!(
         f.world.sql.query(open).await,
         [["803"]],
-        "one of the two was requested"
+        "only the requested one of the two was discarded"
     );
     let acts = "SELECT action, operator FROM ops_actions WHERE operator IS NOT NULL ORDER BY id";
     let acts = f.world.sql.query(acts).await;

@@ -1,5 +1,5 @@
-//! Costs with and without many rows of closed drops: both databases are on one server with MySQL's
-//! default memory, and are measured in turns.
+//! Compares costs with and without many rows of closed drops. Both databases are on one server with
+//! MySQL's default memory, and are measured in turns.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ async fn rows_of_closed_drops_do_not_slow_open_ones() {
     let whats = whats.map(|what| format!("{rows} rows of closed drops: {what} ÷ without them"));
     let figures = whats.each_ref().map(|what| (what.as_str(), "≤ 1.15"));
     let ratios = measured_each(figures, [OF_A_DROP, rows], beside_history).await;
-    // On a busy machine, with few rows.
+    // The small installation has few rows, and its machine may be busy.
     let is_cheap = ratios[0] < 3.0 && ratios.iter().all(|ratio| *ratio < 5.0);
     assert!(is_cheap, "{ratios:?}");
 }
@@ -42,8 +42,8 @@ pub(super) fn most_rows() -> u32 {
     std::env::var("ROWS").map_or(10_000_000, |rows| rows.parse().unwrap())
 }
 
-/// Ratios of costs with this many rows to those without: MySQL's CPU of a drain, and the time of
-/// users' and operators' queries.
+/// Costs with this many rows ÷ costs without them: MySQL's CPU time to drain messages, and the time
+/// of users' and operators' queries.
 async fn beside_history(rows: u32) -> [f64; 5] {
     let (turns, drained, asked) = if is_full() {
         (5, 50_000, 100)
@@ -85,7 +85,7 @@ async fn beside_history(rows: u32) -> [f64; 5] {
 struct LargeInstallation {
     world: World,
     api: Running<ApiClient>,
-    /// A coupon that everybody holds.
+    /// A sold-out coupon.
     held: MadeCoupon,
     /// A coupon without users in Redis, whose messages are drained.
     drained: MadeCoupon,
@@ -193,7 +193,7 @@ pub(super) async fn load_history(world: &World, rows: u32) {
         let text = |value: &str| format!("LENGTH(CONV({value}, 10, 32)), CONV({value}, 10, 32)");
         let drop = text(&number.to_string());
         let slot = text("i");
-        // Not in the form that passes verify with the code key.
+        // Passes verify only codes of the product's own form, which these do not have.
         let random = "HEX(RANDOM_BYTES(8))";
         let quantity = OF_A_DROP;
         world

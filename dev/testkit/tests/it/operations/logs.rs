@@ -18,7 +18,7 @@ async fn the_reason_of_503_is_logged_once_a_second_with_a_request_id() {
     let (world, api) = open_world("why-503").await;
     let coupon = api.open_coupon(5).await;
     {
-        // As after a loss: no reconciler runs that would verify the coupon.
+        // Simulates a loss of Redis. No reconciler runs that could verify the coupon.
         let gate = world
             .redis
             .claimants(coupon.id)

@@ -1,4 +1,4 @@
-//! So many repairs of one drop that they are neither kept in memory nor named individually.
+//! Repairs of one drop that are too many to be kept in memory and to be named one by one.
 
 use firstcome_reconciler::report::{Finding, Kind, Outcome, Run, Status};
 use firstcome_testkit::World;
@@ -6,7 +6,7 @@ use firstcome_testkit::scale::measured_each;
 
 use super::scale::{pass, sold_out};
 
-/// Findings per drop that name their user.
+/// Highest number of findings of a drop that name their user.
 const NAMED: usize = 20_000;
 
 fn told(run: &Run, kind: Kind) -> (Vec<&Finding>, Vec<&Finding>) {
@@ -17,7 +17,8 @@ fn told(run: &Run, kind: Kind) -> (Vec<&Finding>, Vec<&Finding>) {
         .partition(|finding| finding.user_id.is_some())
 }
 
-/// The pass repaired this many of a kind: the first ones are named, the others counted.
+/// Fails unless the pass repaired this many of a kind. The first findings name their users, and one
+/// more counts the others.
 fn assert_repaired(run: &Run, kind: Kind, number: u32) {
     assert!(
         run.status == Status::Repaired && run.drops[0].exact,

@@ -1,5 +1,4 @@
-//! Costs of an allow list of a million ids: uploading it, writing it to a Redis that lost it, and
-//! emptying it.
+//! Costs of an allow list of a million ids: to upload it, to restore it in Redis, and to empty it.
 
 use std::time::Instant;
 
@@ -15,8 +14,8 @@ use super::scale::{most_memory, pass, seconds};
 /// Ids per request.
 const AT_ONCE: u32 = 10_000;
 
-/// The API's peak memory in MB; seconds of the pass that writes the whole list, and its memory
-/// beyond that of an empty pass; seconds of emptying the list.
+/// The API's peak memory in MB; the pass that restores the list in seconds, and its memory in MB
+/// beyond that of an empty pass; the emptying in seconds.
 async fn measure(people: u32) -> [f64; 4] {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&server), "members").await;

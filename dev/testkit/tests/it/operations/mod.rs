@@ -1,4 +1,5 @@
-//! Operators and processes: changes of coupons, stops and kills.
+//! What operators do and see: changes of coupons, the command line, the operations page, logs and
+//! traces, stops of processes, and costs at large sizes.
 
 mod added_column;
 mod api_docs;

@@ -129,7 +129,7 @@ async fn a_session_is_valid_at_every_process_with_its_token_until_it_ends() {
     );
     let kim = Visitor::logged_in(&first, "Kim", OPS_TOKEN).await;
     let csrf = kim.csrf().await;
-    // As by a restart: the process's memory is lost.
+    // Simulates a restart: the process's memory is lost.
     first.process.kill().await;
     let again = world.daemon().await;
     let status = async |daemon: &Running<ReconcilerClient>| {
@@ -163,7 +163,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let f = Fixture::new("ops-change").await;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    // None of the daemon's passes must remove the drift.
+    // The drift is injected after the daemon's first passes, which would repair it.
     let daemon = f.world.daemon().await;
     let mut drift = injector(&f.world, &coupon).await;
     let done = drift.make(Drift::OverShrunk, 2).await.unwrap();

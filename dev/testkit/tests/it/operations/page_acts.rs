@@ -53,7 +53,7 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
     for [how, name] in [["confirm", "Winter"], ["everything", "Winter coupon"]] {
         assert_eq!(ask(&pass, [how, name, "3"]).await.status, 400, "{how}");
     }
-    // Somebody else looked meanwhile, and there are more repairs.
+    // The form shows another number of repairs than there are now.
     let form = [("how", "confirm"), ("name", "Winter coupon"), ("held", "2")];
     let refused = kim.submit(&pass, &form).await.text;
     assert_has(&refused, &["number of held-back repairs has changed"]);
@@ -107,16 +107,16 @@ async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
         let form = [("coupon", id.as_str()), ("person", "u-2")];
         kim.submit("/people", &form).await.text
     };
-    // Nothing happens without the coupon's name.
+    // A wrong coupon name is refused.
     for how in ["pause", "raise", "resume"] {
         let refused = change(how, ["30", "30", "Winter"]).await;
         assert_eq!(refused.status, 400, "{how}");
     }
-    // Nor with a mistyped repetition, nor downwards.
+    // So are a wrong repetition of the number, and a number that is not higher.
     for [quantity, again] in [["30", "300"], ["20", "20"], ["19", "19"], ["30", ""]] {
         let refused = change("raise", [quantity, again, "Winter coupon"]).await;
         assert_eq!(refused.status, 400, "{quantity} {again}");
-        // The form is shown again on its screen, with the typed values.
+        // The screen shows the form again, with the typed values.
         let shown = [
             "Type the same number twice, above the quantity of now (20).",
             &format!("name=\"quantity\" value=\"{quantity}\""),
@@ -142,7 +142,7 @@ async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
     let page = done("paused").await;
     assert_has(&page, &["Resume coupon", "Paused. Nobody can claim"]);
     assert_lacks(&page, &["API_URL"]);
-    // The address claims that it was resumed, and it was not.
+    // The URL alone does not make the page report a resumed coupon.
     assert_lacks(&done("resumed").await, &["Resumed."]);
     let resumed = change("resume", ["", "", "Winter coupon"]).await;
     assert_eq!(resumed.status, 303);
@@ -197,7 +197,7 @@ async fn the_form_creates_a_coupon_once_after_showing_its_openings() {
         ("opens", "15:00"),
         ("closes", "18:00"),
     ];
-    // The page with the next openings, if some fields are typed differently.
+    // Previews this form, with some fields replaced.
     let preview = async |form: &[(&str, &str)], typed: &[(&str, &str)]| {
         let pair = |(name, was): &(&str, &str)| {
             let other = typed.iter().find(|(other, _)| other == name);

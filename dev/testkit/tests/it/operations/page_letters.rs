@@ -16,7 +16,7 @@ async fn dead_letters_are_filtered_revealed_and_discarded_and_recorded() {
     let MadeCoupon { id, drop, .. } = coupon;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
     let daemon = f.world.daemon().await;
-    // One that names nobody, one that names no drop, and fifty-one with another reason.
+    // One letter names no user, one names no drop, and 51 have another reason.
     sql.query(&format!(
         "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, payload, reason, error) VALUES \
          (701, {id}, {drop}, 9, NULL, X'7B22757365725F6964223A22', 'undecodable', 'EOF at c-secret-4711@example.com'), \
@@ -250,7 +250,7 @@ async fn discarding_by_reason_excludes_dead_letters_that_arrived_later() {
     assert_eq!(detail, expected);
     let resolved = kim.text("/dead-letters?status=resolved").await;
     assert_has(&resolved, &["by_hand: a script (Kim)"]);
-    // It can be filtered by drop too.
+    // A filter by drop is enough to discard all that it shows.
     let page = kim.text("/dead-letters?drop=999999").await;
     assert_has(&page, &[">Discard 5 dead letters</button>"]);
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::visitor::{VIEW_TOKEN, Visitor, assert_has, assert_lacks};
 use crate::drift::support::{injector, mailed};
 
-/// What a search form says.
+/// The fields of the search form.
 #[derive(Clone, Copy, Default)]
 struct PersonSearch<'a> {
     coupon: &'a str,
@@ -67,7 +67,7 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
     let button = format!("Second winter (coupon {})</button>", second.id);
     assert_has(&found, &["Of which coupon?", &button]);
 
-    // By a slot of the last opened drop, or of a given one, which shows an id.
+    // A slot of the last opened drop, or of a given one, leads to its holder. That reveals an id.
     let holder = "SELECT user_id FROM issued_coupons WHERE slot = 2";
     let holder = sql.query(holder).await[0][0].clone();
     let at = |drop, person| PersonSearch {

@@ -167,7 +167,7 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
     let f = Fixture::new("ops-pace").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 10).await;
-    // None of the daemon's passes must keep the promise that is broken below.
+    // The promise is broken after the daemon's first passes, which would keep it.
     let daemon = f.world.daemon().await;
     let issued_after = "UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL";
     sql.query(&format!("{issued_after} 300000 MICROSECOND"))

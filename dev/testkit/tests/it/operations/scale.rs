@@ -1,4 +1,4 @@
-//! Passes over large data: small in `make test`, at full size in `cargo xtask scale`.
+//! Costs of passes over large data, at full size in `cargo xtask scale`.
 #![allow(clippy::cast_precision_loss)] // counts and milliseconds
 
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ pub(super) async fn sold_out(world: &World, quantity: u32, with_rows: bool) -> M
     coupon
 }
 
-/// A pass in a separate process: the run, and its peak memory in MB.
+/// Runs a pass in a separate process. Returns the run and the peak memory in MB.
 pub(super) async fn pass(world: &World, args: &[&str]) -> (Run, f64) {
     let args: Vec<_> = ["once", "--json"]
         .into_iter()

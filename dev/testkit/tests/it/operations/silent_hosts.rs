@@ -1,5 +1,5 @@
-//! How long processes with default settings stay with a host that went silent with open
-//! connections, while the same address leads to another host.
+//! Processes with default settings soon leave a host that went silent while its connections stay
+//! open and its address leads to another host.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ async fn passes(daemon: &ReconcilerClient) -> bool {
     run["status"] == "clean" || run["status"] == "repaired"
 }
 
-/// Prints the seconds until the last process has left it.
+/// Prints the seconds until the last process has left the silent host.
 async fn is_left(store: &str, world: World, host: &FaultProxy) {
     for of_a_test in ["STORE_TIMEOUT_MS", "FIRSTCOME_TEST_QUESTION_TIMEOUT_MS"] {
         world.set(of_a_test, "");

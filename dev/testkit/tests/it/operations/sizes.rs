@@ -1,4 +1,4 @@
-//! Sizes at which a statement's list of values would be too long for MySQL (65,535, error 1390).
+//! More than 65,535 objects, the limit of MySQL for the values of one statement (error 1390).
 
 use std::time::Instant;
 
@@ -66,7 +66,7 @@ async fn with_dead_letters_of_66_000_drops_everything_else_is_repaired() {
     assert!(took < 60.0 && more <= 50.0, "{took} s, {more} MB");
 }
 
-/// A pass, and its memory in MB beyond that of an empty one.
+/// Runs a pass beside this many dead letters. Returns its memory in MB beyond that of an empty one.
 async fn beside_garbage(letters: u32) -> (Run, f64) {
     let fixture = Fixture::new("garbage").await;
     let (coupon, _) = fixture.held("Winter", 20, 12).await;
@@ -127,7 +127,7 @@ async fn reissued_by_straight(number: u32) -> f64 {
         ),
     )
     .await;
-    // The other coupon's users are not in Redis, and do not belong to this test.
+    // The other coupon is left out, because its users are not in Redis.
     let (run, _) = pass(&world, &["--coupon", &coupon.id.to_string()]).await;
     assert_eq!(
         (run.status, run.drops[0].after.rows),
@@ -142,7 +142,7 @@ async fn reissued_by_straight(number: u32) -> f64 {
     assert_eq!(issued, i64::from(number));
     assert!(run.drops[0].exact, "{:?}", run.drops[0]);
     if number <= 5_000 {
-        // The check has a limit of seconds, too little for a hundred thousand rows.
+        // The check times out for a hundred thousand rows.
         exact(&world.sql, &world.redis, &coupon, number)
             .await
             .unwrap();

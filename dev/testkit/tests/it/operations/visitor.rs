@@ -7,7 +7,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 
 pub(super) const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
 
-/// A visitor, represented by the requests of their browser.
+/// A visitor's browser.
 pub(super) struct Visitor {
     client: Client,
     pub(super) base: String,
@@ -27,7 +27,7 @@ pub(super) struct Login<'a> {
 /// The answer to a form.
 pub(super) struct FormReply {
     pub(super) status: u16,
-    /// Where it redirects to; empty if it does not.
+    /// The target of a redirect; empty if it is none.
     pub(super) location: String,
     pub(super) text: String,
 }

@@ -1,4 +1,4 @@
-//! Claiming on the page, whatever happens on the way.
+//! Claims on the coupon page: in a rush, without a network, across reloads, and returned.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use super::support::{BrowserPage, serve_pages};
 
 const SLOTS: u32 = 300;
 
-/// Slots that the crowd leaves until the user in the browser is admitted, however slow that is.
+/// Slots that the crowd leaves free until the user in the browser is admitted.
 const LEFT: usize = 100;
 
 /// Concurrent claims of the crowd.
 const AT_ONCE: usize = 50;
 
-/// Many users who claim without a pause: first repeatedly for some of the slots, then for all
-/// remaining ones, and beyond.
+/// Many users who claim without a pause. First they claim only some of the slots, again and again;
+/// then they claim all of them, until the coupon is sold out.
 #[derive(Default)]
 struct EagerCrowd {
     claims: AtomicUsize,
@@ -124,7 +124,7 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
         member.await.unwrap();
     }
     assert_eq!(page.claims_sent().await, 1);
-    // Their slot fits in between those of the crowd, by number and by instant of admission.
+    // Slots before the user's were admitted earlier, and slots after it later.
     all_issued(&f.world, coupon.drop, SLOTS as usize).await;
     let beside = |side: &str, order: &str| {
         format!(
@@ -186,7 +186,7 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     );
     assert_eq!(page.text("#label").await, "It is yours");
     assert_eq!(page.claims_sent().await, 0);
-    // If they claim all the same, they see that they have one, since the look-up is blocked.
+    // If the look-up fails and they claim again, they see that they have one already.
     page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
@@ -202,7 +202,7 @@ const LABELS: &str = "window.labels = []; new MutationObserver(() => {
     if (label && label !== window.labels.at(-1)) window.labels.push(label);
   }).observe(document, { subtree: true, childList: true, characterData: true });";
 
-/// From the next load on, the first look-up of the own claim is lost.
+/// From the next load on, the first look-up of the user's claim fails.
 const NOT_BESIDE: &str = "{ const ask = window.fetch; let lost = 0; window.fetch = (url, options) =>
     String(url).endsWith('/me') && !lost++ ? Promise.reject(new TypeError('lost')) : ask(url, options); }";
 
@@ -355,7 +355,8 @@ async fn a_user_returns_a_coupon_after_a_question_and_the_slot_is_free() {
     );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
-    // The next user gets the slot; the first one sees that it was returned, in another browser too.
+    // The next user gets the slot. The first user sees that theirs was returned, also in another
+    // browser.
     assert_eq!(
         f.api.claim(coupon.id, "u-next").await.promised(),
         Some((coupon.drop, 1))
@@ -396,7 +397,7 @@ async fn with_one_per_drop_the_page_returns_the_one_that_it_shows() {
     );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
-    // In another browser they claim once more and see the answer, since the look-up is blocked.
+    // If the look-up fails in another browser and they claim again, they see that it was returned.
     page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;

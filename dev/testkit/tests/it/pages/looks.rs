@@ -1,4 +1,5 @@
-//! States that take long to occur, simulated in the page, and what counts as a browser complaint.
+//! States of the coupon page that are rare or take long to occur, simulated by answers in the
+//! browser.
 
 use firstcome_testkit::{Look, eventually_some, open_world};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! The screens of a day on duty: a running drop, the pass that repaired it, one user's story, the
-//! dead letters. docs/OPERATIONS.md shows them.
+//! The screens in the pictures of docs/OPERATIONS.md: a running drop, the pass that repaired it,
+//! one user's story, and dead letters.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};
@@ -14,7 +14,7 @@ async fn a_running_drop_its_pass_a_story_and_dead_letters_are_accessible() {
     let (coupon, _) = f.held("Winter coupon", 500, 320).await;
     let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    // As if users had come within forty seconds, most of them at once.
+    // Spreads the claims over forty seconds, with most of them at the start.
     let instants = format!(
         "UPDATE issued_coupons SET claimed_at = UTC_TIMESTAMP(3) - INTERVAL 100000000 - FLOOR(40000000 * POW(slot / 320, 3)) \
          MICROSECOND, issued_at = claimed_at + INTERVAL 150000 + (slot % 9) * 120000 MICROSECOND WHERE drop_id = {}",

@@ -1,4 +1,4 @@
-//! A page that waits for the opening, and claims that get nothing, or not yet.
+//! The coupon page before the opening, on the waiting list, and after a refusal.
 
 use chrono::{DateTime, SecondsFormat};
 use firstcome_testkit::{Fixture, LIMIT, Look, World, coupon_body, eventually, open_world};
@@ -60,7 +60,7 @@ async fn the_button_is_enabled_at_the_opening_and_works_by_keyboard() {
         "an early tap does nothing"
     );
 
-    // It opens by the clock alone: no second request of the state is answered.
+    // Later requests of the state are never answered, so only the clock can open the page.
     let once = "{ const ask = window.fetch; let asked = 0; window.fetch = (url, options) =>
         String(url).endsWith('/state') && asked++ ? new Promise(() => {}) : ask(url, options); }";
     page.browser.prepare(once).await;
@@ -228,7 +228,7 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
         200
     );
     page.come_as("u-5").await;
-    // Until the other process's catalogue knows that it is closed, a claim reveals it.
+    // The other process's catalogue may not have the change yet; then a claim is answered `closed`.
     if page.until(&["sold_out", "closed"]).await == "sold_out" {
         page.browser.click("#main").await;
     }
@@ -279,7 +279,7 @@ async fn a_lost_or_left_place_in_line_and_a_freed_slot_are_shown() {
     page.browser.reload().await;
     page.until(&["lost_place"]).await;
     assert_eq!(page.text("#label").await, "Your place in line was lost");
-    // Another user in the same browser has lost nothing; the same link shows it again.
+    // Another user in this browser does not see it; the first user's link shows it again.
     let key = "'firstcome:token'";
     let link = page
         .browser

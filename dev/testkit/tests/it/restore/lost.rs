@@ -1,4 +1,4 @@
-//! A system whose MySQL is dumped, continues, and is lost.
+//! A system whose MySQL is dumped, keeps working, and is lost.
 
 use std::collections::BTreeSet;
 
@@ -125,7 +125,7 @@ impl Lost {
         (consumer, world.daemon().await)
     }
 
-    /// The remaining users by coupon, as the last step shows them.
+    /// The users who still lack their row, by coupon, as the last step of the runbook lists them.
     pub(super) async fn left_by_name(&self) -> BTreeSet<(i64, String)> {
         let shown = self.shell.run(&commands()[4]).await;
         let people = shown

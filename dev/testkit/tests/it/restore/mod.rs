@@ -111,7 +111,7 @@ async fn with_redis_empty_rows_are_restored_and_broken_promises_listed() {
     assert_eq!(found, expected, "{findings:#?}");
     mailed(world, &["action needed"]).await;
 
-    // From the operators' knowledge: the quantity, and the coupon.
+    // Operators restore the quantity and the coupon from their own records.
     assert_eq!(
         api.patch(lost.winter.id, &json!({"quantity": 23}))
             .await

@@ -215,7 +215,7 @@ async fn start_up_waits_for_a_store_that_is_starting() {
         .trim_start_matches("redis://")
         .trim_end_matches('/')
         .to_owned();
-    // Until then it answers everybody that it is starting.
+    // Until Redis is there, the API answers every claim with 503.
     let at = address_at_start(&api).await;
     let http = Http::new(&format!("http://{at}"));
     let health = http.get("/healthz").await;
@@ -251,7 +251,7 @@ async fn start_up_waits_for_a_store_that_is_starting() {
     redis.start_again().await.unwrap();
     let line = api.line("listening on ").await;
     assert!(line.ends_with(&at), "{line} {at}");
-    // It now answers for itself: nothing has verified this Redis yet.
+    // The API has started, although no reconciler has verified this Redis yet.
     let ready = http.get("/readyz").await;
     assert_eq!(ready.body["checks"]["process"], "ok", "{ready:?}");
     let [line] = &waits()[..] else {

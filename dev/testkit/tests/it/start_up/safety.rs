@@ -131,7 +131,7 @@ async fn redis_with_managed_durability_is_accepted_and_reported() {
             "{metrics}"
         );
     }
-    // Its own settings still count.
+    // Settings that Redis itself reports are still checked.
     PrefixedKeys::new(&redis.url(), "")
         .command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
         .await;

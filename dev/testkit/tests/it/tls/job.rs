@@ -11,7 +11,7 @@ use crate::drift::kinds::{DriftCase, mend};
 use crate::drift::support::{assert_settled, injector};
 use crate::tls::{servers, world};
 
-/// A single test, because the last part closes the gate of everybody on this Redis.
+/// A single test, because its last part closes the gates of all coupons on this Redis.
 #[tokio::test]
 async fn the_main_job_and_repairs_work_over_tls_with_logins() {
     let fixture = Fixture::of(world("tls").await).await;
@@ -67,7 +67,7 @@ async fn repairs_work(fixture: &Fixture) {
         held,
         end,
     };
-    // One for each way from the reconciler to a store.
+    // One kind of drift for each connection from the reconciler to a store.
     let cases = [
         case(Drift::Unissued, 3, Kind::Unissued, 20, 20),
         case(Drift::FailedSlotTaken, 2, Kind::FailedClaim, 12, 14),

@@ -28,7 +28,7 @@ fn forms(secret: &str) -> Vec<String> {
         BASE64_STANDARD_NO_PAD.encode(secret),
     ];
     forms.extend(["", "x", "xx"].map(|before| {
-        // Inside a longer encoded text: from the first whole group on.
+        // Inside a longer encoded text, only the complete groups of four characters are the same.
         let encoded = BASE64_STANDARD_NO_PAD.encode(format!("{before}{secret}"));
         let whole = encoded.len() / 4 * 4;
         encoded[4..whole].to_owned()
@@ -195,7 +195,7 @@ async fn by_wrong_settings(world: &World) {
         ];
         let processes = programs.map(|(program, command)| world.start(program, &[command], &env));
         for process in &processes {
-            // Some do not read this setting, and start working.
+            // Some programs do not read this setting, and start.
             eventually("it ends or works", LIMIT, async || {
                 process.status().is_some()
                     || ["listening on ", "consuming "]

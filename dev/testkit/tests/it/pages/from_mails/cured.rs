@@ -1,4 +1,5 @@
-//! Problems that are fixed outside the product; the mail's link then shows that all is well.
+//! Problems that people fix outside the product. Afterwards a pass from the mail's link finds
+//! nothing.
 
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Fixture, LIMIT, WorldStores, assert_kept, eventually, eventually_some};
@@ -80,7 +81,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     mailed(&f.world, &["resolved", "has not moved"]).await;
     assert_settled(&f.world, &coupon, 20, 16, &answers).await;
 
-    // Foreign data blocks one coupon, after Redis has lost something.
+    // After a loss of Redis, a foreign key keeps one coupon closed.
     let waiting = f.world.redis.of_drop(spring.id, spring.drop, "waiting");
     in_redis(&["SET", &waiting, "x"]).await;
     let gate = f.world.redis.own(&format!("{{{}}}:gate", spring.id));

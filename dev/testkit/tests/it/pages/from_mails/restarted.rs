@@ -45,8 +45,8 @@ async fn a_reconciler_in_trouble_is_fixed_from_its_mails() {
     let off = mailed(&f.world, &["action needed: webhooks to", "410 Gone"]).await;
     phone.read("mail-webhooks-off", &off).await;
 
-    // It is restarted at the same address, while a pass of another process hangs. The session stays
-    // valid.
+    // The daemon restarts at the same address, while a pass of another process hangs. The session
+    // stays valid.
     receiver.is_gone(false);
     let told = receiver.posted("/hook").len();
     let hanging = stalled_pass(&f.world).await;
