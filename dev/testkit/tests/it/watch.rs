@@ -265,7 +265,7 @@ async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
     let mut injector = injector(world, &coupon).await;
     injector.make(Drift::FailedUnrepairable, 2).await.unwrap();
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Drift);
-    eventually("the dashboard shows it", LIMIT, async || {
+    eventually("the dashboard shows the drift", LIMIT, async || {
         number(left).await == Some(2.0)
     })
     .await;

@@ -212,7 +212,7 @@ async fn reopens_without_a_lost_promise(
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
     let consumer = world.consume().await;
-    eventually("it is open again", HEALED, async || {
+    eventually("admission is open again", HEALED, async || {
         api.claim(coupon.id, "late").await.promised().is_some()
     })
     .await;

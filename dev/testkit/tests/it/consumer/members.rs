@@ -22,7 +22,7 @@ async fn a_restarted_static_member_keeps_its_partitions_without_a_rebalance() {
             .metric("firstcome_consumer_rebalances_total", &[])
             .await
     };
-    eventually("each has partitions", LIMIT, async || {
+    eventually("both consumers have partitions", LIMIT, async || {
         rebalances().await == Some(2.0)
     })
     .await;

@@ -23,9 +23,11 @@ async fn a_frozen_consumer_is_replaced_and_its_late_writes_are_harmless() {
         ))
         .await;
     let frozen = world.consume().await;
-    eventually("its batch waits for the lock", LIMIT, async || {
-        world.sql.number(LOCK_WAITS).await > 0
-    })
+    eventually(
+        "the consumer's batch waits for the lock",
+        LIMIT,
+        async || world.sql.number(LOCK_WAITS).await > 0,
+    )
     .await;
     frozen.process.freeze();
     holding.commit().await;

@@ -337,7 +337,7 @@ async fn the_page_of_routes_matches_the_services() {
     let stands = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
         stands == page,
-        "docs/API.md does not match the services' routes: cargo xtask api-docs"
+        "docs/API.md differs from the services' routes: run cargo xtask api-docs"
     );
 }
 

@@ -241,9 +241,11 @@ async fn a_pause_during_a_rebuild_of_redis_stays_in_force() {
     let daemon = world
         .daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")])
         .await;
-    eventually("it waits before it rebuilds", LIMIT, async || {
-        daemon.process.log().contains("may still be on its way")
-    })
+    eventually(
+        "the daemon waits before it rebuilds Redis",
+        LIMIT,
+        async || daemon.process.log().contains("may still be on its way"),
+    )
     .await;
     let paused: Value = api.patch(coupon.id, &json!({"paused": true})).await.body;
     assert_eq!(paused["current_drop"]["state"], "paused");

@@ -102,7 +102,7 @@ async fn closing_while_redis_is_down_is_finished_by_the_reconciler() {
             .promised()
             .is_some()
     );
-    eventually("the other API knows it", LIMIT, async || {
+    eventually("the other API knows the coupon", LIMIT, async || {
         cut_off
             .http()
             .get(&format!("/v1/coupons/{}", coupon.id))
@@ -124,7 +124,7 @@ async fn closing_while_redis_is_down_is_finished_by_the_reconciler() {
     assert!(fixture.api.claim(coupon.id, "u-2").await.is("closed"));
     proxy.set(ProxyFault::Pass).await.unwrap();
     eventually(
-        "repeating it completes it",
+        "a repeated request completes the change",
         Duration::from_secs(30),
         async || {
             cut_off

@@ -218,7 +218,7 @@ async fn made_coupon(api: &Deployment<'_>) -> MadeCoupon {
     };
     for api in &apis {
         let path = format!("/v1/coupons/{}", coupon.id);
-        eventually("each API knows it", LIMIT, async || {
+        eventually("each API knows the coupon", LIMIT, async || {
             api.get(&path).await.status == 200
         })
         .await;
@@ -282,7 +282,7 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
     assert_eq!(
         second.get("/").await.status(),
         303,
-        "ended at the other process too"
+        "the session ended at the other process too"
     );
 }
 

@@ -122,7 +122,7 @@ impl LargeInstallation {
         self.world.topic.produce_many(slots.map(claim)).await;
         let before = cpu_seconds(mysql).unwrap();
         let consumer = self.world.consume().await;
-        eventually("all is read", LIMIT, async || {
+        eventually("all messages are read", LIMIT, async || {
             self.world.topic.lag().await == 0
         })
         .await;

@@ -7,7 +7,7 @@ fn id_of(reply: &HttpReply) -> String {
     reply
         .headers
         .get("x-request-id")
-        .expect("an id")
+        .expect("a request id")
         .to_str()
         .unwrap()
         .to_owned()
@@ -26,7 +26,7 @@ async fn the_reason_of_503_is_logged_once_a_second_with_a_request_id() {
         world.redis.command::<i64>(&["DEL", &gate]).await;
         let mut claims = 0;
         let mut lines = Vec::new();
-        eventually("there is a second line", LIMIT, async || {
+        eventually("a second line is logged", LIMIT, async || {
             let request = api
                 .claim_request(coupon.id, "u-whole-id")
                 .header("x-request-id", format!("asked-{claims}"));
@@ -112,7 +112,7 @@ async fn each_request_is_logged_if_enabled_and_users_are_not_named() {
             "peer=127.0.0.1:",
             &id_of(&reply),
         ];
-        eventually("it is logged", LIMIT, async || {
+        eventually("the request is logged", LIMIT, async || {
             process
                 .log()
                 .lines()

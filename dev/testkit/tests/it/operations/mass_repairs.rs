@@ -104,7 +104,7 @@ async fn rows_and_admissions_of_a_million_users_are_repaired_page_by_page() {
                 .command::<String>(&["GET", &gate])
                 .await
                 .ends_with("open"),
-            "it is open"
+            "the gate is open"
         );
         let (run, _) = pass(&world, &[]).await;
         assert_eq!(

@@ -62,7 +62,7 @@ async fn a_live_screen_ends_with_the_session_and_with_the_process() {
     assert_eq!(kim.submit("/logout", &[]).await.status, 303);
     tokio::time::timeout(LIMIT, until_over(events))
         .await
-        .expect("it ends with the session");
+        .expect("the stream ends with the session");
     let events = begin(&Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await).await;
     let (code, over) = tokio::join!(
         daemon.process.stop(),

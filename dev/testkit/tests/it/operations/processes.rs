@@ -48,7 +48,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_block_other_passes() {
         ))
         .await;
     daemon.begin().await;
-    eventually("it waits for the row locks", LIMIT, async || {
+    eventually("the pass waits for the row locks", LIMIT, async || {
         world.sql.number(LOCK_WAITS).await > 0
     })
     .await;

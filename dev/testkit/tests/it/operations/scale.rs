@@ -100,7 +100,7 @@ pub(super) fn most_memory(process: &Process) -> Option<f64> {
 }
 
 pub(super) fn seconds(run: &Run) -> f64 {
-    (run.finished_at.expect("it ended") - run.started_at).as_seconds_f64()
+    (run.finished_at.expect("the pass has ended") - run.started_at).as_seconds_f64()
 }
 
 /// Reads every admission and every row of a drop without comparing them.

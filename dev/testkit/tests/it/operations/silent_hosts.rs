@@ -96,14 +96,14 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
     let (api, consumer, daemon) = tokio::join!(
         answers(&api, &coupon, &users, begun),
         async {
-            eventually("the consumer has left it", LIMIT, async || {
+            eventually("the consumer has left the silent host", LIMIT, async || {
                 world.sql.number(&by_consumer).await > before
             })
             .await;
             begun.elapsed().as_secs_f64()
         },
         async {
-            eventually("the daemon has left it", LIMIT, async || {
+            eventually("the daemon has left the silent host", LIMIT, async || {
                 passes(&daemon).await
             })
             .await;

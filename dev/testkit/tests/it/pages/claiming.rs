@@ -117,7 +117,7 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     crowd.until("sold_out", AT_ONCE).await;
     assert!(
         crowd.answers() >= answers + AT_ONCE,
-        "it claimed throughout"
+        "the crowd claimed throughout"
     );
     crowd.goes_home.store(true, SeqCst);
     for member in all {
@@ -237,7 +237,7 @@ async fn polling_for_the_code_starts_fast_and_then_follows_the_server() {
             .collect::<Vec<_>>()
     };
     firstcome_testkit::eventually(
-        "it polls repeatedly",
+        "the page polls repeatedly",
         firstcome_testkit::LIMIT,
         async || looks().await.len() >= 5,
     )
@@ -272,16 +272,20 @@ async fn a_claim_survives_a_lost_network_and_a_new_process() {
     // The claim goes through, and its answer is lost.
     network.set(ProxyFault::DropReplies).await.unwrap();
     page.browser.click("#main").await;
-    firstcome_testkit::eventually("it is admitted", firstcome_testkit::LIMIT, async || {
-        world
-            .redis
-            .command::<i64>(&[
-                "ZCARD",
-                &world.redis.of_drop(coupon.id, coupon.drop, "users"),
-            ])
-            .await
-            == 1
-    })
+    firstcome_testkit::eventually(
+        "the user is admitted",
+        firstcome_testkit::LIMIT,
+        async || {
+            world
+                .redis
+                .command::<i64>(&[
+                    "ZCARD",
+                    &world.redis.of_drop(coupon.id, coupon.drop, "users"),
+                ])
+                .await
+                == 1
+        },
+    )
     .await;
     network.set(ProxyFault::Cut).await.unwrap();
     page.until(&["trying"]).await;

@@ -233,7 +233,7 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
         page.browser.click("#main").await;
     }
     page.until(&["closed"]).await;
-    eventually("it shows when it closed", LIMIT, async || {
+    eventually("the page shows when the coupon closed", LIMIT, async || {
         page.browser
             .run("document.dispatchEvent(new Event('visibilitychange'))")
             .await;

@@ -43,7 +43,7 @@ pub(crate) async fn refuses(process: &Process, words: &[&str]) {
         .stdout()
         .lines()
         .any(|line| line.starts_with("listening ") || line.starts_with("consuming "));
-    assert!(!ready, "it reported that it was ready: {log}");
+    assert!(!ready, "the process reported that it was ready: {log}");
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn a_daemon_that_starts_without_kafka_mails_unless_another_daemon_works() 
     let daemon =
         starts_without_a_store(&alone, &nowhere, "a pass failed: Kafka cannot be reached").await;
     assert_eq!(daemon.stop().await, 0);
-    eventually("it waits", LIMIT, async || {
+    eventually("the other daemon waits", LIMIT, async || {
         waits.log().contains("waiting for Kafka")
     })
     .await;
@@ -246,7 +246,10 @@ async fn start_up_waits_for_a_store_that_is_starting() {
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
-    eventually("it says that it waits", LIMIT, async || !waits().is_empty()).await;
+    eventually("the log says that the API waits", LIMIT, async || {
+        !waits().is_empty()
+    })
+    .await;
     assert!(api.status().is_none());
     redis.start_again().await.unwrap();
     let line = api.line("listening on ").await;
@@ -272,7 +275,7 @@ async fn a_process_that_waits_for_a_store_stops_at_sigterm() {
         &["serve"],
         &[("REDIS_URL", "redis://127.0.0.1:1")],
     );
-    eventually("it says that it waits", LIMIT, async || {
+    eventually("the log says that the API waits", LIMIT, async || {
         api.log().contains("waiting")
     })
     .await;

@@ -93,7 +93,7 @@ async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     })
     .await;
     world.topic.alter(&[limit]).await;
-    eventually("it is right again", HEALED, async || {
+    eventually("the topic is safe again", HEALED, async || {
         told().await.is_empty()
     })
     .await;

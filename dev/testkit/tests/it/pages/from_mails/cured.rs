@@ -101,7 +101,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     // The reconciler may have been faster.
     phone.pass(&["repaired", "nothing found"]).await;
     assert!(f.api.claim(spring.id, "u-late").await.is_accepted());
-    eventually("its row exists", LIMIT, async || {
+    eventually("the late user's row exists", LIMIT, async || {
         let rows = format!(
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
             spring.drop
@@ -148,7 +148,7 @@ async fn deleted_rows_of_a_sealed_drop_are_restored_from_the_mail() {
     );
     let own = f.world.redis.own(&format!("{{{}}}:", coupon.id));
     eventually(
-        "it is sealed, and Redis has forgotten it",
+        "the drop is sealed, and Redis has forgotten it",
         LIMIT,
         async || {
             daemon.reconcile(&json!({})).await;
