@@ -5,10 +5,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, all_issued,
-    assert_exact, coupon_body, eventually, given_out, people, rush, scale::measured, shared, tally,
+    ApiClient, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, Running, World, WorldStores,
+    all_issued, assert_exact, eventually, given_out, people, rush, scale::measured, shared, tally,
 };
 use serde_json::{Value, json};
 
@@ -64,10 +64,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         );
         slow.push(proxy);
     }
-    let coupon = fixture
-        .api
-        .create_coupon(&coupon_body("Operators", 100, 0))
-        .await;
+    let coupon = fixture.api.open_coupon(100).await;
     let apis: Vec<&ApiClient> = [&*fixture.api]
         .into_iter()
         .chain(apis.iter().map(|api| &**api))
@@ -135,26 +132,23 @@ async fn refused_a_row(changes: u32) -> f64 {
     world.sql.number("SELECT COUNT(*) FROM failed_claims").await as f64
 }
 
+/// An API that reaches Redis through a proxy, and waits for slow answers.
+async fn slow_api(world: &World) -> (Running<ApiClient>, FaultProxy) {
+    let redis = &shared().await.redis;
+    let proxy = redis.proxy().await.unwrap();
+    let url = redis.url_via(&proxy);
+    let env = [("REDIS_URL", url.as_str()), ("STORE_TIMEOUT_MS", "5000")];
+    (world.serve_with(&env).await, proxy)
+}
+
 #[tokio::test]
 async fn a_stalled_change_does_not_undo_a_later_one() {
     let fixture = Fixture::new("held-up").await;
     let world = &fixture.world;
-    let redis = &shared().await.redis;
-    let proxy = redis.proxy().await.unwrap();
-    let slow = world
-        .serve_with(&[
-            ("REDIS_URL", &redis.url_via(&proxy)),
-            ("STORE_TIMEOUT_MS", "5000"),
-        ])
-        .await;
-    let coupon = fixture
-        .api
-        .create_coupon(&coupon_body("Held up", 100, 0))
-        .await;
-    proxy
-        .set(ProxyFault::Delay(Duration::from_millis(700)))
-        .await
-        .unwrap();
+    let (slow, proxy) = slow_api(world).await;
+    let coupon = fixture.api.open_coupon(100).await;
+    let delay = ProxyFault::Delay(Duration::from_millis(700));
+    proxy.set(delay).await.unwrap();
     let raise = async {
         slow.patch(coupon.id, &json!({"quantity": 200, "paused": false}))
             .await
@@ -182,22 +176,10 @@ async fn a_stalled_change_does_not_undo_a_later_one() {
 async fn a_pause_that_finds_a_later_revision_in_redis_is_rewritten() {
     let fixture = Fixture::new("overtaken").await;
     let world = &fixture.world;
-    let redis = &shared().await.redis;
-    let proxy = redis.proxy().await.unwrap();
-    let slow = world
-        .serve_with(&[
-            ("REDIS_URL", &redis.url_via(&proxy)),
-            ("STORE_TIMEOUT_MS", "5000"),
-        ])
-        .await;
-    let coupon = fixture
-        .api
-        .create_coupon(&coupon_body("Overtaken", 100, 0))
-        .await;
-    proxy
-        .set(ProxyFault::Delay(Duration::from_millis(500)))
-        .await
-        .unwrap();
+    let (slow, proxy) = slow_api(world).await;
+    let coupon = fixture.api.open_coupon(100).await;
+    let delay = ProxyFault::Delay(Duration::from_millis(500));
+    proxy.set(delay).await.unwrap();
     let pause = async { slow.patch(coupon.id, &json!({"paused": true})).await.status };
     let overtake = async {
         let sql = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);

@@ -146,24 +146,17 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
         .sql
         .query("SELECT slot, code FROM issued_coupons WHERE user_id = 'u-you'")
         .await;
-    let held = vec![vec![
-        page.text("#big").await,
-        page.text("#code output").await,
-    ]];
-    assert_eq!(row, held);
+    let shown = async || {
+        let number = page.text("#big").await;
+        [[number, page.text("#code output").await]]
+    };
+    assert_eq!(row, shown().await);
     assert_eq!(page.text("#label").await, "It is yours");
     page.assert_open_to_all("issued").await;
 
     page.browser.reload().await;
     page.until(&["issued"]).await;
-    assert_eq!(
-        vec![vec![
-            page.text("#big").await,
-            page.text("#code output").await
-        ]],
-        row,
-        "after a reload"
-    );
+    assert_eq!(row, shown().await, "after a reload");
     assert_eq!(page.claims_sent().await, 0);
     // In another browser they see their coupon without claiming.
     page.browser.prepare(LABELS).await;
@@ -176,14 +169,7 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
         serde_json::json!(["One moment…", "It is yours"]),
         "never \"Open now\" to a holder"
     );
-    assert_eq!(
-        vec![vec![
-            page.text("#big").await,
-            page.text("#code output").await
-        ]],
-        row,
-        "in another browser"
-    );
+    assert_eq!(row, shown().await, "in another browser");
     assert_eq!(page.text("#label").await, "It is yours");
     assert_eq!(page.claims_sent().await, 0);
     // If the look-up fails and they claim again, they see that they have one already.

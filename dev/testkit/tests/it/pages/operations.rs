@@ -219,41 +219,21 @@ async fn an_operator_repairs_a_drop_and_follows_every_figure() {
         .sql
         .query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')")
         .await;
-    let new = format!(
-        "{base}/coupons/new?name=Daily&quantity=500&waiting_list=0&repeats=daily&once_per=drop&time_zone=Asia%2FSeoul\
-         &first_day=2130-12-01&opens=15%3A00&closes=18%3A00"
-    );
-    for (name, place, shown) in [
-        (
-            "ops-letters",
-            format!("{base}/dead-letters").as_str(),
-            "by hand",
-        ),
-        ("ops-coupons", &format!("{base}/coupons"), "Winter coupon"),
-        (
-            "ops-coupon",
-            &format!("{base}/coupons/{}", coupon.id),
-            "send them this address",
-        ),
-        (
-            "ops-letter",
-            &format!("{base}/dead-letters/701"),
-            "Discard dead letter 701",
-        ),
-        (
-            "ops-days",
-            &format!("{base}/days"),
-            "Written within a second",
-        ),
-        ("ops-new", &new, "Fri 2130-12-01 15:00 +09:00"),
-        ("ops-drop-again", drop_page.as_str(), "Pause coupon"),
+    let new = "/coupons/new?name=Daily&quantity=500&waiting_list=0&repeats=daily&once_per=drop&time_zone=Asia%2FSeoul\
+        &first_day=2130-12-01&opens=15%3A00&closes=18%3A00";
+    let coupon_page = format!("/coupons/{}", coupon.id);
+    let drop = format!("{coupon_page}/drops/{}", coupon.drop);
+    for (name, path, shown) in [
+        ("ops-letters", "/dead-letters", "by hand"),
+        ("ops-coupons", "/coupons", "Winter coupon"),
+        ("ops-coupon", &coupon_page, "send them this address"),
+        ("ops-letter", "/dead-letters/701", "Discard dead letter 701"),
+        ("ops-days", "/days", "Written within a second"),
+        ("ops-new", new, "Fri 2130-12-01 15:00 +09:00"),
+        ("ops-drop-again", &drop, "Pause coupon"),
     ] {
-        browser.visit(place).await;
-        until(
-            &browser,
-            &format!("document.body.innerText.includes('{shown}')"),
-        )
-        .await;
+        browser.visit(&format!("{base}{path}")).await;
+        until_text(&browser, shown).await;
         assert_open_to_all(&browser, name).await;
         browser.look(dark_phone()).await;
         assert_open_to_all(&browser, &format!("{name}-dark-phone")).await;
