@@ -14,7 +14,8 @@ use crate::reply::HttpReply;
 /// The operators' token of every world.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
 
-/// Signs claim messages. Unsigned messages are read too, unless a test rejects them.
+/// The key that signs claim messages. Unsigned messages are accepted too, unless a test forbids
+/// them.
 pub const SIGNING_KEY: &str = "system-tests-0123456789abcdef9876543210";
 
 /// A service at an address.
@@ -109,7 +110,7 @@ impl Http {
 #[derive(Debug, Clone)]
 pub struct MadeCoupon {
     pub id: i64,
-    /// The number of its current drop, otherwise of its next.
+    /// The id of its current drop, or of the next one.
     pub drop: i64,
     pub body: Value,
 }
@@ -293,6 +294,12 @@ impl ApiClient {
     /// An operator changes a coupon.
     pub async fn patch(&self, coupon: i64, change: &Value) -> HttpReply {
         self.try_patch(coupon, change).await.expect("an answer")
+    }
+
+    /// An operator changes a coupon, which must succeed.
+    pub async fn change(&self, coupon: i64, change: &Value) {
+        let reply = self.patch(coupon, change).await;
+        assert_eq!(reply.status, 200, "{change}: {reply:?}");
     }
 
     /// [`Self::patch`] if there may be no answer.

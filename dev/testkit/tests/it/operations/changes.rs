@@ -215,10 +215,7 @@ async fn a_pause_during_a_rebuild_of_redis_stays_in_force() {
     let api = world.serve().await;
     world.open().await;
     let (coupon, answers) = given_out(&world, &api).await;
-    assert_eq!(
-        api.patch(coupon.id, &json!({"quantity": 25})).await.status,
-        200
-    );
+    api.change(coupon.id, &json!({"quantity": 25})).await;
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let daemon = world
         .daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")])
@@ -236,10 +233,7 @@ async fn a_pause_during_a_rebuild_of_redis_stays_in_force() {
     })
     .await;
     assert!(api.claim(coupon.id, "u-late").await.is("paused"));
-    assert_eq!(
-        api.patch(coupon.id, &json!({"paused": false})).await.status,
-        200
-    );
+    api.change(coupon.id, &json!({"paused": false})).await;
     assert!(api.claim(coupon.id, "u-late").await.promised().is_some());
     assert_eq!(daemon.process.stop().await, 0);
     let _consumer = world.consume().await;
@@ -276,12 +270,7 @@ async fn a_locked_coupon_row_delays_no_claims_and_no_other_changes() {
     })
     .await;
     for quantity in [30, 40] {
-        assert_eq!(
-            api.patch(other.id, &json!({"quantity": quantity}))
-                .await
-                .status,
-            200
-        );
+        api.change(other.id, &json!({"quantity": quantity})).await;
     }
     for coupon in [&locked, &other] {
         let answers = rush(&[&api], coupon.id, &people(20), 20).await;

@@ -19,7 +19,7 @@ async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Val
             .all(|(_, answer)| answer.promised().is_none()),
         "{answers:?}"
     );
-    assert_eq!(fixture.api.patch(coupon.id, &change).await.status, 200);
+    fixture.api.change(coupon.id, &change).await;
     coupon
 }
 

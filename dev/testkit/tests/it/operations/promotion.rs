@@ -34,14 +34,10 @@ pub(super) async fn with_a_line(
 }
 
 pub(super) async fn raise(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) {
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"quantity": quantity}))
-            .await
-            .status,
-        200
-    );
+    fixture
+        .api
+        .change(coupon.id, &json!({"quantity": quantity}))
+        .await;
 }
 
 async fn all_have_rows(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) {

@@ -209,24 +209,14 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
     page.browser.reload().await;
     page.until(&["sold_out"]).await;
 
-    assert_eq!(
-        f.api
-            .patch(coupon.id, &json!({"paused": true}))
-            .await
-            .status,
-        200
-    );
+    f.api.change(coupon.id, &json!({"paused": true})).await;
     page.come_as("u-5").await;
     page.until(&["paused"]).await;
     page.browser.look(dark.on_a_phone()).await;
     page.assert_sound("paused-dark-phone").await;
-    assert_eq!(
-        f.api
-            .patch(coupon.id, &json!({"paused": false, "close_now": true}))
-            .await
-            .status,
-        200
-    );
+    f.api
+        .change(coupon.id, &json!({"paused": false, "close_now": true}))
+        .await;
     page.come_as("u-5").await;
     // The other process's catalogue may not have the change yet; then a claim is answered `closed`.
     if page.until(&["sold_out", "closed"]).await == "sold_out" {

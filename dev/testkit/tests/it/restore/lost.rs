@@ -60,10 +60,7 @@ impl Lost {
         let may = json!({"reason": "by mistake", "by": "Kim", "may_claim_again": true});
         api.revoke(winter.id, again, &may).await.unwrap();
         assert!(api.claim(winter.id, again).await.is_accepted());
-        assert_eq!(
-            api.patch(winter.id, &json!({"quantity": 23})).await.status,
-            200
-        );
+        api.change(winter.id, &json!({"quantity": 23})).await;
         assert_eq!(
             api.claim(winter.id, "more-1").await.promised(),
             Some((winter.drop, 21))
@@ -73,10 +70,7 @@ impl Lost {
         body["once_per"] = json!("drop");
         let (spring, spring_held) = fixture.held_of(&body, 5).await;
         api.give_back(spring.id, &spring_held[0].0).await.unwrap();
-        assert_eq!(
-            api.patch(spring.id, &json!({"paused": true})).await.status,
-            200
-        );
+        api.change(spring.id, &json!({"paused": true})).await;
         assert_eq!(
             (
                 fixture.consumer.process.stop().await,

@@ -139,13 +139,7 @@ async fn deleted_rows_of_a_sealed_drop_are_restored_from_the_mail() {
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let daemon = f.world.daemon().await;
     let phone = Phone::of_duty(&f.world).await;
-    assert_eq!(
-        f.api
-            .patch(coupon.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
+    f.api.change(coupon.id, &json!({"close_now": true})).await;
     let own = f.world.redis.own(&format!("{{{}}}:", coupon.id));
     eventually(
         "the drop is sealed, and Redis has forgotten it",
