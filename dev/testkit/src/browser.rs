@@ -65,7 +65,10 @@ pub struct Browser {
 
 impl Browser {
     pub async fn open(look: Look) -> Self {
-        let turn = TURNS.acquire().await.expect("the semaphore is never closed");
+        let turn = TURNS
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
         let start = async || {
             BrowserServer::start(BrowserOptions {})
                 .await

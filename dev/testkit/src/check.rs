@@ -49,7 +49,10 @@ async fn try_holders(redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeM
         .iter()
         .map(|(user, slot)| (*slot, user.clone()))
         .collect();
-    ensure!(by_slot.len() == pairs.len(), "two users are on one slot in Redis");
+    ensure!(
+        by_slot.len() == pairs.len(),
+        "two users are on one slot in Redis"
+    );
     Ok(by_slot)
 }
 

@@ -1,6 +1,6 @@
 //! The routes of the reconciler that its console uses, called as other programs call them.
 
-use firstcome_testkit::{Fixture, Http, HttpReply, OPS_TOKEN};
+use firstcome_testkit::{Fixture, Http, HttpReply, OPS_TOKEN, open_world};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -24,63 +24,16 @@ fn code(reply: &HttpReply) -> &str {
 }
 
 #[tokio::test]
-async fn overview_and_drops_show_the_numbers_of_the_stores_to_either_token() {
-    let f = Fixture::new("route-overview").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 10).await;
-    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.daemon().await;
-    daemon.reconcile(&json!({})).await;
+async fn routes_refuse_wrong_queries_unknown_objects_and_missing_tokens() {
+    let (world, api) = open_world("route-overview").await;
+    let coupon = api.open_coupon(20).await;
+    world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let daemon = world.daemon().await;
     let http = daemon.http();
     let read = async |path: &str| ask(http, VIEW_TOKEN, Method::GET, path, &Value::Null).await;
-    let overview = read("/v1/overview").await;
-    let drop = &overview.body["drops"][0];
-    assert_eq!(
-        (
-            overview.status,
-            &overview.body["admission"],
-            &overview.body["live_drops"],
-            &overview.body["last_run"]["rows"],
-            &drop["coupon_name"],
-            &drop["state"],
-            &drop["verified"],
-            &drop["redis"]["users"],
-            &drop["rows"]["rows"],
-            &drop["last_run"],
-        ),
-        (
-            200,
-            &json!("open"),
-            &json!(1),
-            &json!(10),
-            &json!("Winter coupon"),
-            &json!("open"),
-            &json!(true),
-            &json!(10),
-            &json!(10),
-            &json!("nothing found"),
-        ),
-        "{}",
-        overview.text
-    );
-    let drops = read(&format!("/v1/coupons/{}/drops", coupon.id)).await;
-    assert_eq!(drops.body["drops"][0]["rows"], 10, "{}", drops.text);
-    assert_eq!(drops.body["coupon"]["over"], false, "{}", drops.text);
-    let place = format!("/v1/coupons/{}/drops/{}", coupon.id, coupon.drop);
-    let one = read(&place).await;
-    assert_eq!(
-        one.body["overview"]["drops"][0]["drop_id"], coupon.drop,
-        "{}",
-        one.text
-    );
-    let slots = one.body["slots"].as_array().unwrap();
-    assert!(
-        slots.len() == 10 && slots.iter().all(|slot| slot["issued_at"].is_string()),
-        "{}",
-        one.text
-    );
-    let days = read("/v1/days").await;
-    assert_eq!(days.body["days"][0]["examined"], 10, "{}", days.text);
-
+    for path in ["/v1/overview", "/v1/days"] {
+        assert_eq!(read(path).await.status, 200, "{path}");
+    }
     for (path, status) in [
         ("/v1/overview?page=0", 400),
         ("/v1/overview?size=9", 400),
