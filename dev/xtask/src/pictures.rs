@@ -18,10 +18,10 @@ const OF_DOCS: [(&str, &str); 11] = [
     ("ops-alert-dark-phone", "operations-page-alert"),
     ("mail-failed-claims", "mail-action-needed"),
     ("mail-repaired", "mail-repaired"),
-    ("scene-drop", "operations-drop"),
-    ("scene-pass", "operations-pass"),
-    ("scene-dead-letters", "operations-dead-letters"),
-    ("scene-person", "operations-person"),
+    ("ops-drop", "operations-drop"),
+    ("ops-pass", "operations-pass"),
+    ("ops-letters", "operations-dead-letters"),
+    ("ops-person", "operations-person"),
 ];
 
 pub(crate) fn make() -> Result<()> {

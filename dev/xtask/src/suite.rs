@@ -18,7 +18,7 @@ const SYSTEM: &str = "it";
 /// Tests of the whole system that run before a release and not for every change: each costs several
 /// times what another one does. Every change has schedules of several faults instead of the single
 /// ones, and the services' own tests of what the pages are sent.
-const BEFORE_A_RELEASE: [&str; 63] = [
+const BEFORE_A_RELEASE: [&str; 62] = [
     // Single faults: servers of their own, which are killed, silent or full.
     "faults::single",
     "faults::brokers",
@@ -51,7 +51,6 @@ const BEFORE_A_RELEASE: [&str; 63] = [
     "pages::from_mails",
     "pages::looks",
     "pages::operations",
-    "pages::scenes",
     "pages::waiting",
     "a_claim_survives_a_lost_network",
     "a_user_returns_a_coupon_after_a_question",

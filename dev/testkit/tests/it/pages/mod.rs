@@ -4,6 +4,5 @@ mod claiming;
 mod from_mails;
 mod looks;
 mod operations;
-mod scenes;
 mod support;
 mod waiting;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use firstcome_stack::{FaultProxy, ProxyFault};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, ReconcilerClient, Running};
+use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, ReconcilerClient, Running, Sql};
 use serde_json::json;
 
 use super::support::{
@@ -167,64 +167,80 @@ async fn a_screen_reports_a_lost_or_silent_connection_and_recovers_without_a_rel
     }
 }
 
+/// Spreads the claims over forty seconds, with most of them at the start.
+async fn spread_claims(sql: &Sql, drop: i64) {
+    let instants = format!(
+        "UPDATE issued_coupons SET claimed_at = UTC_TIMESTAMP(3) - INTERVAL 100000000 - FLOOR(40000000 * POW(slot / 320, 3)) \
+         MICROSECOND, issued_at = claimed_at + INTERVAL 150000 + (slot % 9) * 120000 MICROSECOND WHERE drop_id = {drop}"
+    );
+    sql.query(&instants).await;
+    // Their codes no longer match their instants.
+    sql.query("UPDATE code_key SET since = UTC_TIMESTAMP(3)")
+        .await;
+}
+
+/// docs/OPERATIONS.md shows pictures of these screens.
 #[tokio::test]
 async fn an_operator_repairs_a_drop_and_follows_every_figure() {
     let f = Fixture::new("page-acts").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    let daemon = f
-        .world
-        .daemon_with(&[("API_URL", f.api.http().base())])
-        .await;
+    let sql = &f.world.sql;
+    let (coupon, _) = f.held("Winter coupon", 500, 320).await;
+    let api_url = [("API_URL", f.api.http().base())];
+    let daemon = f.world.daemon_with(&api_url).await;
     daemon.reconcile(&json!({})).await;
+    spread_claims(sql, coupon.drop).await;
     let browser = Browser::open(desk()).await;
     let base = daemon.http().base();
     let drop_page = format!("{base}/coupons/{}/drops/{}", coupon.id, coupon.drop);
     browser.visit(&drop_page).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until_there(&browser, ".chart").await;
-    let axes =
+    until_text(&browser, "Admissions that had their row within a second").await;
+    let axis =
         "return [...document.querySelectorAll('.chart .slots li')].map((one) => one.innerText)";
-    assert_eq!(
-        browser.run(axes).await,
-        json!(["20", "15", "10", "5", "0"]),
-        "rising to the quantity"
-    );
-    let points = "return [...document.querySelectorAll('.chart polyline')].map((line) => line.points.numberOfItems)";
-    assert_eq!(
-        browser.run(points).await,
-        json!([12, 12]),
-        "admissions and rows"
-    );
+    let up_to_quantity = json!(["500", "375", "250", "125", "0"]);
+    assert_eq!(browser.run(axis).await, up_to_quantity);
+    let points = "const [admitted, issued] = [...document.querySelectorAll('.chart polyline')]
+         .map((line) => line.points.numberOfItems); return admitted > 20 && admitted === issued";
+    assert_eq!(browser.run(points).await, json!(true));
     assert_open_to_all(&browser, "ops-drop").await;
 
-    let done = injector(&f.world, &coupon)
-        .await
-        .make(Drift::Unissued, 2)
-        .await
-        .unwrap();
+    let mut drift = injector(&f.world, &coupon).await;
+    let unissued = drift.make(Drift::Unissued, 3).await.unwrap();
+    drift.make(Drift::MissingAdmission, 2).await.unwrap();
     browser.visit(&drop_page).await;
     until_there(&browser, "button[value=pass]").await;
     browser.click("button[value=pass]").await;
     until_title_has(&browser, "repaired").await;
-    assert_eq!(
-        f.world
-            .sql
-            .number("SELECT COUNT(*) FROM issued_coupons")
-            .await,
-        12
-    );
+    until_text(&browser, "issued late").await;
+    assert_open_to_all(&browser, "ops-pass").await;
+    let rows = "SELECT COUNT(*) FROM issued_coupons";
+    assert_eq!(sql.number(rows).await, 320);
 
-    let person = &done.people[0].user;
-    f.world
-        .sql
-        .query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')")
+    let person = &unissued.people[0].user;
+    sql.query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')")
         .await;
+    let letters: Vec<String> = (0..14)
+        .map(|n| {
+            format!("(999, {n}, 'customer-{n:04}', 'undecodable', 'EOF while parsing a string')")
+        })
+        .collect();
+    let columns = "(drop_id, slot, user_id, reason, error)";
+    let letters = letters.join(",");
+    sql.query(&format!(
+        "INSERT INTO failed_claims {columns} VALUES {letters}"
+    ))
+    .await;
     let new = "/coupons/new?name=Daily&quantity=500&waiting_list=0&repeats=daily&once_per=drop&time_zone=Asia%2FSeoul\
         &first_day=2130-12-01&opens=15%3A00&closes=18%3A00";
     let coupon_page = format!("/coupons/{}", coupon.id);
     let drop = format!("{coupon_page}/drops/{}", coupon.drop);
     for (name, path, shown) in [
-        ("ops-letters", "/dead-letters", "by hand"),
+        (
+            "ops-letters",
+            "/dead-letters?reason=undecodable",
+            "Discard all that match",
+        ),
         ("ops-coupons", "/coupons", "Winter coupon"),
         ("ops-coupon", &coupon_page, "send them this address"),
         ("ops-letter", "/dead-letters/701", "Discard dead letter 701"),
