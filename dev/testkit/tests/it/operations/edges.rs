@@ -114,7 +114,8 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
         assert_refused(request, missing("there is no alert")).await;
     }
     let id = coupon.id.to_string();
-    let coded: String = id.bytes().map(|digit| format!("%{digit:02X}")).collect();
+    let coded: Vec<String> = id.bytes().map(|digit| format!("%{digit:02X}")).collect();
+    let coded = coded.concat();
     for id in [format!("0{id}"), format!("+{id}"), coded] {
         let no_coupon = missing("there is no coupon");
         let person = format!("/v1/coupons/{id}/people/u-1");
