@@ -4,5 +4,6 @@ mod claiming;
 mod from_mails;
 mod looks;
 mod operations;
+mod operations_live;
 mod support;
 mod waiting;
