@@ -296,10 +296,10 @@ impl ApiClient {
         self.try_patch(coupon, change).await.expect("an answer")
     }
 
-    /// An operator changes a coupon, which must succeed.
+    /// [`Self::patch`] that must succeed.
     pub async fn change(&self, coupon: i64, change: &Value) {
         let reply = self.patch(coupon, change).await;
-        assert_eq!(reply.status, 200, "{change}: {reply:?}");
+        assert_eq!(reply.status, 200, "{reply:?}");
     }
 
     /// [`Self::patch`] if there may be no answer.
