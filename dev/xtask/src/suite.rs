@@ -53,9 +53,9 @@ const BEFORE_A_RELEASE: [&str; 62] = [
     "pages::operations",
     "pages::waiting",
     "a_claim_survives_a_lost_network",
-    "a_user_returns_a_coupon_after_a_question",
-    "with_one_per_drop_the_page_returns",
-    "polling_for_the_code_starts_fast",
+    "a_confirmed_return_frees_the_slot",
+    "the_page_returns_the_coupon_of_the_drop",
+    "polling_for_the_code_slows_down",
     // Many rows, people or processes.
     "claims::acknowledged",
     "consumer::flood",

@@ -137,7 +137,7 @@ async fn assert_all_agree(fixture: &Fixture) {
 }
 
 #[tokio::test]
-async fn no_case_breaks_either_service_or_a_promise() {
+async fn fuzzed_requests_break_neither_a_service_nor_a_promise() {
     let fixture = Fixture::new("attack").await;
     let world = &fixture.world;
     for name in ["One", "Two", "Three"] {

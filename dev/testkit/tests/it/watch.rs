@@ -101,7 +101,7 @@ fn no_graph_misses_events_between_two_of_its_points() {
 }
 
 #[tokio::test]
-async fn the_rules_pass_their_tests_and_their_runbooks_exist() {
+async fn alerting_rules_pass_their_tests_and_have_runbooks() {
     firstcome_stack::setup().await.unwrap();
     promtool(&["check", "config", "prometheus.yml"], "");
     promtool(&["test", "rules", "rules_test.yml"], "");

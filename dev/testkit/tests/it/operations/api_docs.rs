@@ -322,7 +322,7 @@ fn service(out: &mut String, document: &Value, before: Option<&Value>) {
 }
 
 #[tokio::test]
-async fn the_page_of_routes_matches_the_services() {
+async fn api_md_matches_the_routes_of_both_services() {
     let world = World::new("api-docs").await;
     let (api, daemon) = tokio::join!(world.serve(), world.daemon());
     let mut page = HEAD.to_owned();

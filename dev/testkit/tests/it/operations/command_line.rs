@@ -134,7 +134,7 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
 }
 
 #[tokio::test]
-async fn errors_are_one_sentence_and_an_exit_code() {
+async fn refused_commands_print_one_sentence_and_exit_with_a_code() {
     let fixture = Fixture::new("cli-wrong").await;
     let world = &fixture.world;
     let good = fixture.api.http().base();

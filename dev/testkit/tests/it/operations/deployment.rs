@@ -287,7 +287,7 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
 }
 
 #[tokio::test]
-async fn mail_links_to_localhost_are_warned_about_at_start_up() {
+async fn daemon_warns_at_start_up_if_mails_link_to_localhost() {
     let world = World::new("dead-links").await;
     // No mail is sent, so this mail server is never contacted.
     let elsewhere = [("SMTP_URL", "smtp://192.0.2.1:2525")];

@@ -124,7 +124,7 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
 }
 
 #[tokio::test]
-async fn a_silent_redis_is_left_within_seconds_by_the_default_settings() {
+async fn processes_leave_a_silent_redis_within_seconds_by_default() {
     let redis = &shared().await.redis;
     let host = redis.proxy().await.unwrap();
     let world = World::new("left-redis").await;
@@ -133,7 +133,7 @@ async fn a_silent_redis_is_left_within_seconds_by_the_default_settings() {
 }
 
 #[tokio::test]
-async fn a_silent_mysql_is_left_within_seconds_by_the_default_settings() {
+async fn processes_leave_a_silent_mysql_within_seconds_by_default() {
     let mysql = &shared().await.mysql;
     let host = mysql.proxy().await.unwrap();
     let world = World::new("left-mysql").await;
@@ -145,7 +145,7 @@ async fn a_silent_mysql_is_left_within_seconds_by_the_default_settings() {
 }
 
 #[tokio::test]
-async fn a_silent_kafka_is_left_within_seconds_by_the_default_settings() {
+async fn processes_leave_a_silent_kafka_within_seconds_by_default() {
     let (server, host, _turn) = crate::faults::waves::kafka_behind_proxy().await;
     is_left(
         "Kafka",

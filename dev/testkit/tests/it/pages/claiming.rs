@@ -193,7 +193,7 @@ const NOT_BESIDE: &str = "{ const ask = window.fetch; let lost = 0; window.fetch
     String(url).endsWith('/me') && !lost++ ? Promise.reject(new TypeError('lost')) : ask(url, options); }";
 
 #[tokio::test]
-async fn polling_for_the_code_starts_fast_and_then_follows_the_server() {
+async fn polling_for_the_code_slows_down_to_the_servers_interval() {
     // No consumer writes rows.
     let (world, _api) = firstcome_testkit::open_world("page-soon").await;
     let pages = serve_pages(&world).await;
@@ -317,7 +317,7 @@ async fn a_reload_resumes_claiming() {
 }
 
 #[tokio::test]
-async fn a_user_returns_a_coupon_after_a_question_and_the_slot_is_free() {
+async fn a_confirmed_return_frees_the_slot() {
     let f = Fixture::new("page-back").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f
@@ -357,7 +357,7 @@ async fn a_user_returns_a_coupon_after_a_question_and_the_slot_is_free() {
 }
 
 #[tokio::test]
-async fn with_one_per_drop_the_page_returns_the_one_that_it_shows() {
+async fn the_page_returns_the_coupon_of_the_drop_that_it_shows() {
     let f = Fixture::new("page-back-drop").await;
     let pages = serve_pages(&f.world).await;
     let mut body = coupon_body("Winter coupon", 1, 0);

@@ -42,7 +42,7 @@ const OUTCOMES: &str = r#"200 | {"status": "broken", "slot": 7} | {} | broken | 
 200 | {"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 0} | {} | issued | It is yours"#;
 
 #[tokio::test]
-async fn every_outcome_has_its_text_and_returning_asks_first() {
+async fn every_outcome_has_its_text_and_a_return_needs_confirmation() {
     let (world, _api) = open_world("page-ends").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(100).await;
