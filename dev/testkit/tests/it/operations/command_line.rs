@@ -5,7 +5,7 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-/// What a command printed.
+/// The exit code and the output of a command.
 struct Said {
     code: i32,
     out: String,

@@ -1,4 +1,4 @@
-//! What the screens of the operations page show: the first one, coupons, and the latency of rows.
+//! The screens of the operations page: the first one, coupons, and the latency of rows.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, OPS_TOKEN, open_world};
