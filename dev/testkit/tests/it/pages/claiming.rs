@@ -10,7 +10,7 @@ use firstcome_testkit::{
 };
 use parking_lot::Mutex;
 
-use super::support::{BrowserPage, serve_pages};
+use super::support::{BrowserPage, TIMERS, serve_pages};
 
 const SLOTS: u32 = 300;
 
@@ -199,10 +199,7 @@ async fn polling_for_the_code_slows_down_to_the_servers_interval() {
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(10).await;
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
-    // Records the timers' delays, however late a busy machine fires them.
-    let timers = "window.waits = []; { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
-        window.waits.push(ms); return real(then, ms, ...more); }; }";
-    page.browser.prepare(timers).await;
+    page.browser.prepare(TIMERS).await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
     page.browser

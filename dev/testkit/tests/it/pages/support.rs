@@ -174,6 +174,11 @@ pub(super) async fn picture(browser: &Browser, name: &str) {
     }
 }
 
+/// Records the delays of timers, however late a busy machine fires them.
+pub(super) const TIMERS: &str = "window.waits = [];
+    { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
+        window.waits.push(ms); return real(then, ms, ...more); }; }";
+
 /// The window of a browser at a desk.
 pub(super) fn desk() -> Look {
     Look {
@@ -190,7 +195,7 @@ pub(super) fn dark_phone() -> Look {
     dark.on_a_phone()
 }
 
-const TAB: char = '\u{e004}';
+pub(super) const TAB: char = '\u{e004}';
 pub(super) const ENTER: char = '\u{e007}';
 
 /// Waits until this holds in the page. The page checks itself for a second at a time; after a

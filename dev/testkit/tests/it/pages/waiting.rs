@@ -4,25 +4,19 @@ use chrono::{DateTime, SecondsFormat};
 use firstcome_testkit::{Fixture, LIMIT, Look, World, coupon_body, eventually, open_world};
 use serde_json::{Value, json};
 
-use super::support::{BrowserPage, serve_pages, until};
+use super::support::{BrowserPage, ENTER, TAB, TIMERS, dark_phone, serve_pages, until};
 
 /// The device's clock is two hours ahead.
 const AHEAD: &str = "{ const Real = Date; window.Date = class extends Real {
     constructor(...given) { if (given.length) super(...given); else super(Real.now() + 7_200_000); }
     static now() { return Real.now() + 7_200_000; } }; }";
 
-/// Records the server's polling times and the timers' delays, however late a busy machine fires
-/// them.
-const NOTES: &str = "window.told = []; window.waits = [];
+/// Records the polling times that the server sends.
+const POLLS: &str = "window.told = [];
     { const ask = window.fetch; window.fetch = async (url, options) => {
         const answer = await ask(url, options);
         if (String(url).endsWith('/state')) window.told.push((await answer.clone().json()).poll_after_ms);
-        return answer; };
-      const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
-        window.waits.push(ms); return real(then, ms, ...more); }; }";
-
-const TAB: char = '\u{e004}';
-const ENTER: char = '\u{e007}';
+        return answer; }; }";
 
 async fn opens_in(world: &World, name: &str, seconds: i64) -> Value {
     let at = DateTime::from_timestamp_millis(world.redis.now_ms().await + 1_000 * seconds).unwrap();
@@ -138,7 +132,7 @@ async fn the_page_polls_at_the_servers_time_plus_up_to_two_fifths() {
     for luck in [0.0, 0.999] {
         let mut page = BrowserPage::of(pages.http().base(), far.id, Look::default()).await;
         page.browser
-            .prepare(&format!("{NOTES} Math.random = () => {luck}"))
+            .prepare(&format!("{TIMERS} {POLLS} Math.random = () => {luck}"))
             .await;
         for (coupon, expected) in [(&far, 60_000.0..=60_000.0), (&near, 5_000.0..=55_000.0)] {
             page.now_of(pages.http().base(), coupon.id);
@@ -212,7 +206,7 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
     f.api.change(coupon.id, &json!({"paused": true})).await;
     page.come_as("u-5").await;
     page.until(&["paused"]).await;
-    page.browser.look(dark.on_a_phone()).await;
+    page.browser.look(dark_phone()).await;
     page.assert_sound("paused-dark-phone").await;
     f.api
         .change(coupon.id, &json!({"paused": false, "close_now": true}))
