@@ -81,7 +81,7 @@ impl Answer {
         matches!(self, Self::Problem(_, found) if found == code)
     }
 
-    /// A word for statistics.
+    /// The answer as one word, for counts.
     pub fn word(&self) -> &str {
         match self {
             Self::Accepted { .. } => "accepted",

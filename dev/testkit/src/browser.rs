@@ -65,7 +65,10 @@ pub struct Browser {
 
 impl Browser {
     pub async fn open(look: Look) -> Self {
-        let turn = TURNS.acquire().await.expect("nobody closes it");
+        let turn = TURNS
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
         let start = async || {
             BrowserServer::start(BrowserOptions {})
                 .await
@@ -123,7 +126,7 @@ impl Browser {
 
     /// Loads an address; returns when the page and its scripts are loaded.
     pub async fn visit(&self, url: &str) {
-        // Otherwise another fragment of the same address would not load the page.
+        // Without this, another fragment of the same address would not reload the page.
         self.command("/url", &json!({"url": "about:blank"})).await;
         self.command("/url", &json!({"url": url})).await;
     }
@@ -146,7 +149,7 @@ impl Browser {
             .await
     }
 
-    /// [`Self::run`] while the page may be navigating: `None` if it was unloaded meanwhile.
+    /// [`Self::run`] on a page that may navigate: `None` if the page was unloaded meanwhile.
     pub async fn try_run(&self, script: &str) -> Option<Value> {
         self.try_command("/execute/sync", &json!({"script": script, "args": []}))
             .await

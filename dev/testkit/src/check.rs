@@ -15,7 +15,7 @@ use crate::mysql::Sql;
 use crate::redis::PrefixedKeys;
 use crate::world::World;
 
-/// Limit for all rows to exist. A rush of thousands on a busy machine takes a while.
+/// Longest wait for all rows. Thousands of claims take a while on a busy machine.
 const ISSUED: Duration = Duration::from_secs(60);
 
 /// Slot and user of each row of a drop.
@@ -49,7 +49,10 @@ async fn try_holders(redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeM
         .iter()
         .map(|(user, slot)| (*slot, user.clone()))
         .collect();
-    ensure!(by_slot.len() == pairs.len(), "two people are on one slot");
+    ensure!(
+        by_slot.len() == pairs.len(),
+        "two users are on one slot in Redis"
+    );
     Ok(by_slot)
 }
 
@@ -69,7 +72,7 @@ pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
     eventually_some("every row is there", ISSUED, async || {
         let rows = &world.sql.rows(&count).await.unwrap()[0][0];
-        // A Kafka client is much more expensive than a MySQL query.
+        // Kafka is asked last, because its client is much more expensive than a query.
         if *rows != quantity.to_string() {
             return Err(format!("{rows} of {quantity}"));
         }
@@ -114,7 +117,7 @@ pub async fn agreed(
 ) -> Result<BTreeMap<u32, String>> {
     let rows = try_rows(sql, coupon.drop).await?;
     let people: HashSet<&String> = rows.values().collect();
-    ensure!(people.len() == rows.len(), "somebody has two rows");
+    ensure!(people.len() == rows.len(), "a user has two rows");
     let codes = format!(
         "SELECT COUNT(DISTINCT code) FROM issued_coupons WHERE drop_id = {}",
         coupon.drop

@@ -56,7 +56,7 @@ impl ProcessClock {
             .context("the clock can't be set")
     }
 
-    /// The environment that makes a process use it.
+    /// The environment that makes a process use this clock.
     pub fn env(&self) -> [(&'static str, String); 2] {
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
         [

@@ -14,7 +14,8 @@ use crate::reply::HttpReply;
 /// The operators' token of every world.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
 
-/// Signs claim messages. Unsigned messages are read too, unless a test rejects them.
+/// The key that signs claim messages. Unsigned messages are accepted too, unless a test forbids
+/// them.
 pub const SIGNING_KEY: &str = "system-tests-0123456789abcdef9876543210";
 
 /// A service at an address.
@@ -109,7 +110,7 @@ impl Http {
 #[derive(Debug, Clone)]
 pub struct MadeCoupon {
     pub id: i64,
-    /// The number of its current drop, otherwise of its next.
+    /// The id of its current drop, or of the next one.
     pub drop: i64,
     pub body: Value,
 }

@@ -72,7 +72,7 @@ impl Manifests {
         }
         assert!(
             container["env"].is_null(),
-            "settings beside envFrom are not read here"
+            "only settings from envFrom are supported"
         );
         let mut command = container["args"]
             .as_array()

@@ -80,7 +80,7 @@ impl Process {
         self.0.pid()
     }
 
-    /// Its stdout so far.
+    /// The output on stdout so far.
     pub fn stdout(&self) -> String {
         self.0.stdout()
     }

@@ -159,7 +159,8 @@ impl PrefixedKeys {
     }
 }
 
-/// With a long timeout: on a busy machine the client's default of half a second is too short.
+/// Connects with a long timeout: on a busy machine, the client's default of half a second is too
+/// short.
 async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_response_timeout(Some(PATIENCE))

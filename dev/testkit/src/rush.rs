@@ -1,4 +1,4 @@
-//! Many concurrent users.
+//! Crowds of concurrent users.
 
 use std::collections::BTreeMap;
 

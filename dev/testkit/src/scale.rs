@@ -11,22 +11,33 @@ pub fn is_full() -> bool {
 /// A target has the form `≤ 20 ms`: a sign, a number, and optionally a unit.
 pub async fn measured(
     what: &str,
-    [small, full]: [u32; 2],
+    sizes: [u32; 2],
     target: &str,
     mut measure: impl AsyncFnMut(u32) -> f64,
 ) -> f64 {
+    let measure = async |size| [measure(size).await];
+    let [value] = measured_each([(what, target)], sizes, measure).await;
+    value
+}
+
+/// [`measured`] for several figures of one measurement, each with its target.
+pub async fn measured_each<const N: usize>(
+    figures: [(&str, &str); N],
+    [small, full]: [u32; 2],
+    mut measure: impl AsyncFnMut(u32) -> [f64; N],
+) -> [f64; N] {
     let on_small = measure(small).await;
-    let (last, at_full) = if is_full() {
-        let value = measure(full).await;
-        (value, text(value, target))
+    let at_full = if is_full() {
+        Some(measure(full).await)
     } else {
-        (on_small, "-".to_owned())
+        None
     };
-    println!(
-        "scale: {what} | {at_full} | {} | {target}",
-        text(on_small, target)
-    );
-    last
+    for (at, (what, target)) in figures.into_iter().enumerate() {
+        let value = at_full.map_or_else(|| "-".to_owned(), |full| text(full[at], target));
+        let small = text(on_small[at], target);
+        println!("scale: {what} | {value} | {small} | {target}");
+    }
+    at_full.unwrap_or(on_small)
 }
 
 /// Prints the same line for a value that does not depend on the size.

@@ -16,12 +16,12 @@ const OF_DOCS: [(&str, &str); 11] = [
     ("waiting-dark", "coupon-page-waiting"),
     ("ops-all-well", "operations-page"),
     ("ops-alert-dark-phone", "operations-page-alert"),
-    ("mail-action-needed", "mail-action-needed"),
+    ("mail-failed-claims", "mail-action-needed"),
     ("mail-repaired", "mail-repaired"),
-    ("scene-drop", "operations-drop"),
-    ("scene-pass", "operations-pass"),
-    ("scene-dead-letters", "operations-dead-letters"),
-    ("scene-person", "operations-person"),
+    ("ops-drop", "operations-drop"),
+    ("ops-pass", "operations-pass"),
+    ("ops-letters", "operations-dead-letters"),
+    ("ops-person", "operations-person"),
 ];
 
 pub(crate) fn make() -> Result<()> {

@@ -181,7 +181,7 @@ impl Injector {
             .collect())
     }
 
-    /// New user ids that never asked for anything.
+    /// New ids of users who never claimed.
     pub(crate) fn make_up(&mut self, n: u32) -> Vec<UserId> {
         let first = self.made_up;
         self.made_up += n;

@@ -204,54 +204,39 @@ mod tests {
 
     #[test]
     fn http_answers_map_to_outcomes() {
-        let accepted = json!({"status": "accepted", "drop_id": 3, "slot": 7, "queued": false});
-        assert_eq!(
-            RecordedOutcome::of_http(202, &accepted),
-            RecordedOutcome::Ok(RecordedAnswer::Accepted { drop: 3, slot: 7 })
-        );
-        let already = json!({"status": "already_claimed", "drop_id": 3, "slot": 7});
-        assert_eq!(
-            RecordedOutcome::of_http(200, &already),
-            RecordedOutcome::Ok(RecordedAnswer::AlreadyClaimed { drop: 3, slot: 7 })
-        );
+        let slot = |status: &str| json!({"status": status, "drop_id": 3, "slot": 7});
+        let code = |code: &str| json!({"code": code});
         let waiting = json!({"status": "waiting", "position": 2});
-        assert_eq!(
-            RecordedOutcome::of_http(202, &waiting),
-            RecordedOutcome::Ok(RecordedAnswer::Waiting { position: 2 })
-        );
-        assert_eq!(
-            RecordedOutcome::of_http(409, &json!({"code": "sold_out"})),
-            RecordedOutcome::Ok(RecordedAnswer::SoldOut)
-        );
-        assert_eq!(
-            RecordedOutcome::of_http(403, &json!({"code": "not_allowed"})),
-            RecordedOutcome::Ok(RecordedAnswer::NotAllowed)
-        );
-        assert_eq!(
-            RecordedOutcome::of_http(403, &json!({"code": "forbidden"})),
-            RecordedOutcome::Failed("forbidden".into())
-        );
-        assert_eq!(
-            RecordedOutcome::of_list_change(200, &json!({"changed": 1})),
-            RecordedOutcome::Ok(RecordedAnswer::ListChanged)
-        );
-        let away = json!({"code": "unavailable"});
-        assert_eq!(
-            RecordedOutcome::of_list_change(503, &away),
-            RecordedOutcome::Unknown("unavailable".into())
-        );
-        assert_eq!(
-            RecordedOutcome::of_http(410, &json!({"code": "closed"})),
-            RecordedOutcome::Failed("closed".into())
-        );
-        assert_eq!(
-            RecordedOutcome::of_http(503, &json!({"code": "unavailable"})),
-            RecordedOutcome::Unknown("unavailable".into())
-        );
-        assert!(matches!(
-            RecordedOutcome::of_http(202, &json!({"status": "accepted"})),
-            RecordedOutcome::Unknown(_)
-        ));
+        for (status, body, answer) in [
+            (
+                202,
+                slot("accepted"),
+                RecordedAnswer::Accepted { drop: 3, slot: 7 },
+            ),
+            (
+                200,
+                slot("already_claimed"),
+                RecordedAnswer::AlreadyClaimed { drop: 3, slot: 7 },
+            ),
+            (202, waiting, RecordedAnswer::Waiting { position: 2 }),
+            (409, code("sold_out"), RecordedAnswer::SoldOut),
+            (403, code("not_allowed"), RecordedAnswer::NotAllowed),
+        ] {
+            let outcome = RecordedOutcome::of_http(status, &body);
+            assert_eq!(outcome, RecordedOutcome::Ok(answer));
+        }
+        for (status, word) in [(403, "forbidden"), (410, "closed")] {
+            let outcome = RecordedOutcome::of_http(status, &code(word));
+            assert_eq!(outcome, RecordedOutcome::Failed(word.into()));
+        }
+        let away = code("unavailable");
+        let unknown = RecordedOutcome::Unknown("unavailable".into());
+        assert_eq!(RecordedOutcome::of_http(503, &away), unknown);
+        assert_eq!(RecordedOutcome::of_list_change(503, &away), unknown);
+        let changed = RecordedOutcome::of_list_change(200, &json!({"changed": 1}));
+        assert_eq!(changed, RecordedOutcome::Ok(RecordedAnswer::ListChanged));
+        let incomplete = RecordedOutcome::of_http(202, &json!({"status": "accepted"}));
+        assert!(matches!(incomplete, RecordedOutcome::Unknown(_)));
     }
 
     #[test]

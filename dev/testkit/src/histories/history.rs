@@ -162,6 +162,15 @@ impl History {
         open: &mut HashMap<u64, usize>,
         seen: &mut HashMap<u64, usize>,
     ) -> Result<(), String> {
+        let begun = Operation {
+            line,
+            act: OperationKind::Claim,
+            coupon: 0,
+            drop: None,
+            person: String::new(),
+            ended_line: None,
+            ended: Ended::Unknown,
+        };
         match event {
             RecordedEvent::Drop {
                 drop,
@@ -188,20 +197,13 @@ impl History {
                 drop,
                 person,
             } => {
-                self.begin(
-                    op,
-                    Operation {
-                        line,
-                        act: OperationKind::Claim,
-                        coupon,
-                        drop,
-                        person,
-                        ended_line: None,
-                        ended: Ended::Unknown,
-                    },
-                    open,
-                    seen,
-                )?;
+                let operation = Operation {
+                    coupon,
+                    drop,
+                    person,
+                    ..begun
+                };
+                self.begin(op, operation, open, seen)?;
             }
             RecordedEvent::Revoking {
                 op,
@@ -210,20 +212,14 @@ impl History {
                 person,
                 again,
             } => {
-                self.begin(
-                    op,
-                    Operation {
-                        line,
-                        act: OperationKind::Revoke { again },
-                        coupon,
-                        drop,
-                        person,
-                        ended_line: None,
-                        ended: Ended::Unknown,
-                    },
-                    open,
-                    seen,
-                )?;
+                let operation = Operation {
+                    act: OperationKind::Revoke { again },
+                    coupon,
+                    drop,
+                    person,
+                    ..begun
+                };
+                self.begin(op, operation, open, seen)?;
             }
             RecordedEvent::AllowList { coupon, people } => {
                 let is_late = self.operations.iter().any(|op| op.coupon == coupon);
@@ -249,20 +245,13 @@ impl History {
                         "the allow list of coupon {coupon} was never announced"
                     ));
                 }
-                self.begin(
-                    op,
-                    Operation {
-                        line,
-                        act: OperationKind::List { on },
-                        coupon,
-                        drop: None,
-                        person,
-                        ended_line: None,
-                        ended: Ended::Unknown,
-                    },
-                    open,
-                    seen,
-                )?;
+                let operation = Operation {
+                    act: OperationKind::List { on },
+                    coupon,
+                    person,
+                    ..begun
+                };
+                self.begin(op, operation, open, seen)?;
             }
             RecordedEvent::Ok { op, answer } => self.end(line, open, op, Ended::Ok(answer))?,
             RecordedEvent::Failed { op, .. } => self.end(line, open, op, Ended::Failed)?,

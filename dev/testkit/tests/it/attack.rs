@@ -16,14 +16,14 @@ use tokio::process::Command;
 
 const JWT_SECRET: &str = "attacked-0123456789abcdef0123456789abcdef";
 
-/// Existing ids, so that cases get past 404, and constraints that no schema can express.
+/// Gives cases the ids of existing objects, and lists the statuses that no schema can predict.
 const CONFIG: &str = r#"
 [parameters]
 "path.id" = 1
 "path.drop_id" = 1
 "path.user_id" = "u-1"
 
-# What no schema says: values that contradict each other or come too late (a window that is over, a quantity below what is given out),
+# Valid by the schema, and refused: values that contradict each other or come too late (a window that is over, a quantity below the number given out),
 # invisible characters, lines of a text.
 [[operations]]
 include-name = [
@@ -41,7 +41,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403",
 include-name = "POST /v1/coupons/{id}/claims"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "410", "429", "503"]
 
-# Who is on an emptied list can be asked, and where a claim stands that was given back.
+# An emptied list and a returned claim can still be read.
 [[operations]]
 include-name = ["GET /v1/coupons/{id}/claims/me", "GET /v1/coupons/{id}/allow-list/people/{user_id}", "GET /v1/coupons/{id}/allow-list"]
 checks.use_after_free.enabled = false
@@ -137,7 +137,7 @@ async fn assert_all_agree(fixture: &Fixture) {
 }
 
 #[tokio::test]
-async fn no_case_breaks_either_service_or_a_promise() {
+async fn fuzzed_requests_break_neither_a_service_nor_a_promise() {
     let fixture = Fixture::new("attack").await;
     let world = &fixture.world;
     for name in ["One", "Two", "Three"] {
@@ -186,7 +186,7 @@ async fn no_case_breaks_either_service_or_a_promise() {
         ));
         assert_eq!(http.get("/healthz").await.status, 200);
     }
-    assert!(!held.is_empty(), "no set's name contains {only:?}");
+    assert!(!held.is_empty(), "ONLY={only:?} selects no set");
     assert!(
         held.iter().all(|held| *held),
         "the failures are printed above"

@@ -1,4 +1,5 @@
-//! The checker itself: it rejects every kind of wrong drop, and nothing else.
+//! The test kit's own check of a drop: it rejects every kind of wrong drop, and accepts a correct
+//! one.
 
 use std::panic::AssertUnwindSafe;
 
@@ -33,7 +34,7 @@ async fn a_spoiled_drop_is_never_reported_as_exact() {
             "a row is another's",
             "UPDATE issued_coupons SET user_id = 'u-9' WHERE slot = 3".to_owned(),
         ),
-        // Can only be written without the schema's own guards.
+        // The schema refuses these rows, so its guards are dropped below.
         (
             "one too many",
             format!(

@@ -9,7 +9,6 @@ mod claims;
 mod consumer;
 mod drift;
 mod faults;
-mod mail;
 mod operations;
 mod pages;
 mod restore;

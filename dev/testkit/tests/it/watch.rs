@@ -1,4 +1,4 @@
-//! Metrics, the alerting rules and the dashboard built on them, with a real Prometheus in between.
+//! Metrics, and the alerting rules and the dashboard that a real Prometheus evaluates on them.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -101,7 +101,7 @@ fn no_graph_misses_events_between_two_of_its_points() {
 }
 
 #[tokio::test]
-async fn the_rules_pass_their_tests_and_their_runbooks_exist() {
+async fn alerting_rules_pass_their_tests_and_have_runbooks() {
     firstcome_stack::setup().await.unwrap();
     promtool(&["check", "config", "prometheus.yml"], "");
     promtool(&["test", "rules", "rules_test.yml"], "");
@@ -127,7 +127,7 @@ async fn the_rules_pass_their_tests_and_their_runbooks_exist() {
             "docs/OPERATIONS.md has no section {runbook}"
         );
     }
-    // An alert that no test triggers may never fire.
+    // Every alert fires in a test; otherwise nothing shows that it can fire.
     let tests = read("prometheus/rules_test.yml");
     for alert in rules
         .lines()
@@ -257,6 +257,7 @@ async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
         "ALERTS{{alertname=\"FirstcomeDrift\",alertstate=\"firing\",drop=\"{}\"}}",
         coupon.drop
     );
+    let problems = "firstcome_alerts{kind=\"failed_claim\"}";
     assert_eq!(
         (number(left).await, number(&firing).await),
         (Some(0.0), None)
@@ -264,12 +265,16 @@ async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
     let mut injector = injector(world, &coupon).await;
     injector.make(Drift::FailedUnrepairable, 2).await.unwrap();
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Drift);
-    eventually("the dashboard shows it", LIMIT, async || {
+    eventually("the dashboard shows the drift", LIMIT, async || {
         number(left).await == Some(2.0)
     })
     .await;
     eventually("the alert fires", LIMIT, async || {
         number(&firing).await == Some(1.0)
+    })
+    .await;
+    eventually("the gauge of open problems rises", LIMIT, async || {
+        number(problems).await == Some(1.0)
     })
     .await;
     mailed(world, &["action needed", "Watched"]).await;
@@ -281,6 +286,10 @@ async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
     daemon.reconcile(&json!({})).await;
     eventually("the dashboard shows its end", LIMIT, async || {
         number(left).await == Some(0.0)
+    })
+    .await;
+    eventually("the gauge of open problems falls", LIMIT, async || {
+        number(problems).await == Some(0.0)
     })
     .await;
     eventually("the alert is over", LIMIT, async || {

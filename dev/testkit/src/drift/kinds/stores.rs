@@ -69,7 +69,7 @@ impl Injector {
                 .send(record, SEND_LIMIT)
                 .await
                 .map_err(|(error, _)| error)
-                .context("Kafka accepted no message")?;
+                .context("Kafka did not accept a message")?;
         }
         let what = "the consumer cannot write rows of this drop meanwhile; copies of claims wait on the topic";
         Ok(Injected {

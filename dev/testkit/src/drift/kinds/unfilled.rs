@@ -76,8 +76,8 @@ impl Injector {
         ))
     }
 
-    /// `n` slots that nobody holds: slots never given out, otherwise slots silently taken from
-    /// users, as a support desk might.
+    /// Makes `n` slots free: slots that were never given out, or else slots that are silently taken
+    /// from users, as a support desk might.
     async fn make_room(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let left = i64::from(self.top()) - self.count().await?;
         let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);

@@ -59,7 +59,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     }
 }
 
-/// A valid promise that a later answer to the same user denies.
+/// Finds a valid promise that this later answer to the same user denies.
 fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> Option<Violation> {
     let asks = drop_of(history, op)?;
     let person = op.person.as_str();

@@ -75,7 +75,7 @@ pub(super) fn promise(op: &Operation) -> Option<(u64, i64)> {
     }
 }
 
-/// Neither a slot nor a place on the waiting list was given.
+/// Whether an operation gave neither a slot nor a place on the waiting list.
 pub(super) fn refused(op: &Operation) -> bool {
     matches!(
         op.ended,

@@ -92,7 +92,7 @@ pub(super) fn check(
     }
 }
 
-/// One row per person in the whole coupon, if that is its scope.
+/// No person has two rows in a coupon whose scope is one per coupon.
 pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
     let mut people = HashMap::new();
     for read in history.finals.values() {

@@ -14,10 +14,10 @@ use firstcome_testkit::{
 use crate::faults::waves::{HEALED, impatient};
 use crate::start_up::refuses;
 
-/// Sooner than the reconciler would issue anything.
+/// Shorter than the wait of the reconciler, so rows within this time come from the consumer.
 const SECONDS: Duration = Duration::from_secs(20);
 
-/// Claims of these slots, slot N by `u-N`.
+/// Encoded claims: user `u-N` claims slot N.
 fn claims(coupon: &MadeCoupon, slots: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
     let claim = |slot| {
         let user_id = format!("u-{slot}").parse().unwrap();
@@ -75,7 +75,7 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10), (2, 16), (2, 19)] {
         batch(partition, from).await;
     }
-    // It has 36 MB once decompressed.
+    // This batch has 36 MB once it is decompressed.
     world
         .topic
         .produce_batch(1, "zstd", &vec![vec![b'a'; 900_000]; 40])
@@ -116,7 +116,8 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// Kafka's client reports no error there, and mistakes the record for a truncated answer.
+/// For a malformed record, Kafka's client reports no error: it takes the record for a truncated
+/// answer.
 #[tokio::test]
 async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() {
     let (world, api) = open_world("malformed").await;
@@ -145,41 +146,7 @@ async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() 
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// Each of them delays the rows behind it by a second or two, not by ten.
-#[tokio::test]
-async fn malformed_records_between_good_ones_are_skipped_one_by_one() {
-    let (world, api) = open_world("trickle").await;
-    let coupon = api.open_coupon(60).await;
-    for from in (1..60).step_by(3) {
-        world
-            .topic
-            .produce_batch(0, "none", &claims(&coupon, from..from + 3))
-            .await;
-    }
-    for user in ["u-5", "u-14", "u-23", "u-32", "u-41", "u-50"] {
-        shared()
-            .await
-            .kafka
-            .malform(
-                &world.setting("KAFKA_TOPIC"),
-                0,
-                format!("\"{user}\"").as_bytes(),
-            )
-            .unwrap();
-    }
-    let consumer = world
-        .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
-        .await;
-    eventually("all others are issued", HEALED, async || {
-        rows(&world, coupon.drop).await.len() == 54
-    })
-    .await;
-    let kept = letters(&world).await;
-    assert_eq!(kept.len(), 6, "{kept:?}");
-    assert_eq!(consumer.process.stop().await, 0);
-}
-
-/// Only the end of the partition shows that the marker of a transaction is not a message.
+/// A client can tell the marker of a transaction from a message only by the end of the partition.
 #[tokio::test]
 async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
     let (world, api) = open_world("markers").await;
@@ -245,7 +212,7 @@ async fn reopens_without_a_lost_promise(
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
     let consumer = world.consume().await;
-    eventually("it is open again", HEALED, async || {
+    eventually("admission is open again", HEALED, async || {
         api.claim(coupon.id, "late").await.promised().is_some()
     })
     .await;
@@ -269,7 +236,7 @@ async fn partitions_added_in_mid_rush_are_used_within_seconds() {
     let coupon = api.open_coupon(20_000).await;
     let consumer = world.consume().await;
     world.topic.grow(9).await;
-    // Not through an API: consumers notice by themselves.
+    // Written directly to the topic: consumers discover the new partition without an API.
     world
         .topic
         .produce_batch(8, "none", &claims(&coupon, 19_001..19_011))
@@ -278,7 +245,7 @@ async fn partitions_added_in_mid_rush_are_used_within_seconds() {
         rows(&world, coupon.drop).await.len() == 10
     })
     .await;
-    // Blocks of slots rotate over the partitions: with three APIs, none uses the block of another.
+    // Each API takes blocks of slots, which rotate over the partitions.
     let mut crowd = 0;
     eventually("an API uses a new partition", SECONDS, async || {
         crowd += 64;

@@ -65,7 +65,7 @@ async fn flood_of_malformed_records_on_all_partitions_loses_no_claim() {
     }
 
     let consumer = world.consume().await;
-    // Promises that the API makes meanwhile.
+    // Claims that arrive during the flood.
     let coupon = api.open_coupon(100).await;
     rush(&[&api], coupon.id, &people(200), 20).await;
     let good = 2 * batches as usize;

@@ -7,7 +7,7 @@ use firstcome_testkit::{LIMIT, all_issued, assert_exact, eventually, open_world,
 #[tokio::test]
 async fn a_restarted_static_member_keeps_its_partitions_without_a_rebalance() {
     let (world, api) = open_world("static-member").await;
-    // Longer than the test may take, so that nobody takes over meanwhile.
+    // Longer than the test takes, so that no other member takes over the partitions.
     world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "60000");
     let name = |name| [("KAFKA_CONFIG_GROUP_INSTANCE_ID", name)];
     let one = world.consume_with(&name("one")).await;
@@ -15,14 +15,14 @@ async fn a_restarted_static_member_keeps_its_partitions_without_a_rebalance() {
     let coupon = api.open_coupon(400).await;
     let mut answers = rush(&[&api], coupon.id, &people(200), 50).await;
     all_issued(&world, coupon.drop, 200).await;
-    // How often the group has assigned partitions to it: at first none, since the other had all of
-    // them; then those that the other gave up.
+    // Assignments of this consumer: first none of the partitions, because the other one had all,
+    // then those that the other one gave up.
     let rebalances = async || {
         other
             .metric("firstcome_consumer_rebalances_total", &[])
             .await
     };
-    eventually("each has partitions", LIMIT, async || {
+    eventually("both consumers have partitions", LIMIT, async || {
         rebalances().await == Some(2.0)
     })
     .await;

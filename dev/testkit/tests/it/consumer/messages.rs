@@ -1,4 +1,4 @@
-//! From the topic to rows: a consumer that stalls in the middle of a batch.
+//! A consumer that is frozen in the middle of a batch.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ async fn a_frozen_consumer_is_replaced_and_its_late_writes_are_harmless() {
     world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "2000");
     let coupon = api.open_coupon(200).await;
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
-    // It stalls in the middle of a transaction: MySQL has executed its statements and waits for
-    // more, with rows locked.
+    // The consumer is frozen in the middle of a transaction: MySQL has executed its statements,
+    // keeps the rows locked, and waits for more.
     let mut holding = HeldTransaction::begin(&world.sql).await;
     holding
         .run(&format!(
@@ -23,9 +23,11 @@ async fn a_frozen_consumer_is_replaced_and_its_late_writes_are_harmless() {
         ))
         .await;
     let frozen = world.consume().await;
-    eventually("its batch waits for the lock", LIMIT, async || {
-        world.sql.number(LOCK_WAITS).await > 0
-    })
+    eventually(
+        "the consumer's batch waits for the lock",
+        LIMIT,
+        async || world.sql.number(LOCK_WAITS).await > 0,
+    )
     .await;
     frozen.process.freeze();
     holding.commit().await;

@@ -13,10 +13,14 @@ async fn soon_stuck(name: &str) -> World {
 }
 
 async fn is_not_ready(consumer: &Running<Http>, why: &str) {
-    eventually(&format!("it is not ready: {why}"), HEALED, async || {
-        let reply = consumer.get("/readyz").await;
-        reply.status == 503 && reply.text.contains(why)
-    })
+    eventually(
+        &format!("the consumer is not ready: {why}"),
+        HEALED,
+        async || {
+            let reply = consumer.get("/readyz").await;
+            reply.status == 503 && reply.text.contains(why)
+        },
+    )
     .await;
 }
 
@@ -34,7 +38,7 @@ async fn a_stuck_consumer_reports_it_loses_its_partitions_and_exits() {
             let stuck = std::mem::replace(&mut waves.consumer, other);
             waves.wave().await;
             is_not_ready(&stuck, "the loop has stood still").await;
-            // No pass could issue these: they are on the topic, for the next consumer.
+            // These claims are still on the topic, so only a consumer can have issued them.
             waves.issued(60).await;
             assert_eq!(
                 stuck.process.ended(HEALED).await,
@@ -71,7 +75,7 @@ async fn a_consumer_that_exceeds_max_poll_interval_and_resumes_breaks_no_promise
 }
 
 async fn is_ready(consumer: &Running<Http>) {
-    eventually("it is ready again", HEALED, async || {
+    eventually("the consumer is ready again", HEALED, async || {
         consumer.get("/readyz").await.status == 200
     })
     .await;
@@ -92,9 +96,8 @@ async fn a_consumer_with_a_silent_mysql_is_not_stuck_and_resumes() {
             proxy.set(ProxyFault::BlackHole).await.unwrap();
             waves.wave().await;
             is_not_ready(&waves.consumer, "mysql").await;
-            // Each attempt takes a second and a half: this is well beyond the time at which a stuck
-            // consumer would have exited.
-            eventually("it has retried repeatedly", HEALED, async || {
+            // An attempt takes 1.5 s, so a stuck consumer would have exited long before the sixth.
+            eventually("the consumer has retried six times", HEALED, async || {
                 waves
                     .consumer
                     .metric("firstcome_consumer_retries_total", &[])

@@ -1,10 +1,10 @@
-//! The message version that an API writes depends on the versions that all readers support.
+//! APIs write the newest message version that all readers support.
 
 use firstcome_testkit::{
     LIMIT, MadeCoupon, World, all_issued, assert_kept, eventually, open_world, people, rush,
 };
 
-/// A reconciler of an earlier release ran within the last day, and may return.
+/// Announces a reconciler of an earlier release: it ran within the last day and may return.
 pub(crate) async fn announce_old_reader(world: &World) {
     let process = "INSERT INTO processes (id, role, owner, topic, consumer_group, publish_deadline_ms, \
                    fallback_deadline_ms, seen_at) \

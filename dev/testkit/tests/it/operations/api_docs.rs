@@ -27,17 +27,17 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// One line, as required in a list item.
+/// Joins lines, because a list item has one line.
 fn line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether a schema is a number of Rust, such as `u32`, under its Rust name.
+/// Whether a schema is named after an integer type of Rust, such as `u32`.
 fn is_primitive(name: &str) -> bool {
     name.starts_with(['i', 'u']) && name[1..].parse::<u8>().is_ok()
 }
 
-/// A schema's values in words.
+/// Describes the values of a schema in words.
 fn kind(schema: &Value) -> String {
     if let Some(name) = schema["$ref"]
         .as_str()
@@ -149,14 +149,14 @@ fn body(content: &Value) -> String {
     types.collect::<Vec<_>>().join(" or ")
 }
 
-/// Lines that many operations of a document share, each with a short name. They are listed once.
+/// Lines that many operations of a document share. They are listed once, by a short name.
 struct Shared(BTreeMap<String, String>);
 
 impl Shared {
-    /// Number of operations from which a line is shared.
+    /// A line is shared if at least this many operations have it.
     const MANY: usize = 3;
 
-    /// For each name the most frequent line, if it is frequent enough.
+    /// Keeps the most frequent line of each name if it is frequent enough.
     fn of(named_lines: impl Iterator<Item = (String, String)>) -> Self {
         let mut counts: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
         for (name, line) in named_lines {
@@ -230,7 +230,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Valu
         .flat_map(|(path, item)| object(item).map(move |(method, of)| (path, method, of)))
 }
 
-/// The statuses that a route has by the rule in [`HEAD`].
+/// The statuses that [`HEAD`] promises for a route.
 fn implied_statuses(path: &str, is_get: bool, operation: &Value) -> Vec<&'static str> {
     let mut statuses = Vec::new();
     if !path.starts_with("/v1/") {
@@ -275,7 +275,7 @@ fn operation(out: &mut String, operation: &Value, shared: [&Shared; 2], implied_
     shared_answers.rest(out, &answers(operation), implied_statuses);
 }
 
-/// `before`: the document of the other service. Types that both have are not repeated.
+/// Types that the other service's document, `before`, also has are not repeated.
 fn service(out: &mut String, document: &Value, before: Option<&Value>) {
     let info = &document["info"];
     let _ = write!(
@@ -322,7 +322,7 @@ fn service(out: &mut String, document: &Value, before: Option<&Value>) {
 }
 
 #[tokio::test]
-async fn the_page_of_routes_matches_the_services() {
+async fn api_md_matches_the_routes_of_both_services() {
     let world = World::new("api-docs").await;
     let (api, daemon) = tokio::join!(world.serve(), world.daemon());
     let mut page = HEAD.to_owned();
@@ -337,7 +337,7 @@ async fn the_page_of_routes_matches_the_services() {
     let stands = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
         stands == page,
-        "docs/API.md does not match the services' routes: cargo xtask api-docs"
+        "docs/API.md differs from the services' routes: run cargo xtask api-docs"
     );
 }
 
@@ -357,7 +357,7 @@ fn gaps(document: &Value) -> Vec<String> {
                 .into_iter()
                 .filter(|status| of["responses"][*status].is_null())
             {
-                gap(format!("{status} is not there"));
+                gap(format!("{status} is not documented"));
             }
             for (status, answer) in object(&of["responses"]) {
                 let words: Vec<&str> = text(answer, "description").split('`').collect();
@@ -366,7 +366,7 @@ fn gaps(document: &Value) -> Vec<String> {
                     && status.starts_with(['4', '5'])
                     && !words.get(1).is_some_and(|w| is_code(w))
                 {
-                    gap(format!("{status} says no code: {words:?}"));
+                    gap(format!("{status} names no code: {words:?}"));
                 }
                 if status == "503"
                     && path.starts_with("/v1/")
@@ -382,7 +382,7 @@ fn gaps(document: &Value) -> Vec<String> {
                     gap(format!("{} is required", one["name"]));
                 }
                 if text(one, "description").is_empty() || (of_text && one["example"].is_null()) {
-                    gap(format!("{} has no meaning or example", one["name"]));
+                    gap(format!("{} has no description or example", one["name"]));
                 }
             }
         }

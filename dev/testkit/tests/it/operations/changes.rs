@@ -5,10 +5,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, all_issued,
-    assert_exact, coupon_body, eventually, given_out, people, rush, scale::measured, shared, tally,
+    ApiClient, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, Running, World, WorldStores,
+    all_issued, assert_exact, eventually, given_out, people, rush, scale::measured, shared, tally,
 };
 use serde_json::{Value, json};
 
@@ -42,7 +42,8 @@ async fn conflicting_changes_at_four_processes_promise_nothing_beyond_the_quanti
     );
 }
 
-/// Users with a promise who were refused a row, during this many conflicting changes.
+/// Number of users who were promised a slot during this many conflicting changes and were refused
+/// a row.
 #[allow(clippy::cast_precision_loss)] // a small count
 async fn refused_a_row(changes: u32) -> f64 {
     let fixture = Fixture::new("operators").await;
@@ -63,10 +64,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         );
         slow.push(proxy);
     }
-    let coupon = fixture
-        .api
-        .create_coupon(&coupon_body("Operators", 100, 0))
-        .await;
+    let coupon = fixture.api.open_coupon(100).await;
     let apis: Vec<&ApiClient> = [&*fixture.api]
         .into_iter()
         .chain(apis.iter().map(|api| &**api))
@@ -77,7 +75,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         let every = apis.iter().enumerate().map(async |(at, api)| {
             let mut stood = 0_u64;
             for round in 0..each {
-                // Up and down around the number given out, in different steps per process.
+                // Above and below the number given out, in different steps per process.
                 let step = u64::from(rand::random::<u8>());
                 let change = match (round + at as u64) % 3 {
                     0 => json!({"paused": round % 2 == 0}),
@@ -117,7 +115,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         each * 4
     );
     assert!(stood >= each, "{stood} changes took effect");
-    // No pass has run: Redis has what the changes left there.
+    // No pass has run, so Redis has the settings that the changes left.
     let (in_mysql, in_redis) = settings(world, &coupon).await;
     assert_eq!(in_mysql, in_redis, "quantity and pause");
     let written = format!(
@@ -134,33 +132,30 @@ async fn refused_a_row(changes: u32) -> f64 {
     world.sql.number("SELECT COUNT(*) FROM failed_claims").await as f64
 }
 
+/// An API that reaches Redis through a proxy, and waits for slow answers.
+async fn slow_api(world: &World) -> (Running<ApiClient>, FaultProxy) {
+    let redis = &shared().await.redis;
+    let proxy = redis.proxy().await.unwrap();
+    let url = redis.url_via(&proxy);
+    let env = [("REDIS_URL", url.as_str()), ("STORE_TIMEOUT_MS", "5000")];
+    (world.serve_with(&env).await, proxy)
+}
+
 #[tokio::test]
 async fn a_stalled_change_does_not_undo_a_later_one() {
     let fixture = Fixture::new("held-up").await;
     let world = &fixture.world;
-    let redis = &shared().await.redis;
-    let proxy = redis.proxy().await.unwrap();
-    let slow = world
-        .serve_with(&[
-            ("REDIS_URL", &redis.url_via(&proxy)),
-            ("STORE_TIMEOUT_MS", "5000"),
-        ])
-        .await;
-    let coupon = fixture
-        .api
-        .create_coupon(&coupon_body("Held up", 100, 0))
-        .await;
-    proxy
-        .set(ProxyFault::Delay(Duration::from_millis(700)))
-        .await
-        .unwrap();
+    let (slow, proxy) = slow_api(world).await;
+    let coupon = fixture.api.open_coupon(100).await;
+    let delay = ProxyFault::Delay(Duration::from_millis(700));
+    proxy.set(delay).await.unwrap();
     let raise = async {
         slow.patch(coupon.id, &json!({"quantity": 200, "paused": false}))
             .await
             .status
     };
     let lower = async {
-        // After MySQL has it, and before Redis does.
+        // MySQL has the raised quantity, and Redis does not have it yet.
         let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
         eventually("MySQL has the larger quantity", LIMIT, async || {
             world.sql.number(&sql).await == 200
@@ -181,22 +176,10 @@ async fn a_stalled_change_does_not_undo_a_later_one() {
 async fn a_pause_that_finds_a_later_revision_in_redis_is_rewritten() {
     let fixture = Fixture::new("overtaken").await;
     let world = &fixture.world;
-    let redis = &shared().await.redis;
-    let proxy = redis.proxy().await.unwrap();
-    let slow = world
-        .serve_with(&[
-            ("REDIS_URL", &redis.url_via(&proxy)),
-            ("STORE_TIMEOUT_MS", "5000"),
-        ])
-        .await;
-    let coupon = fixture
-        .api
-        .create_coupon(&coupon_body("Overtaken", 100, 0))
-        .await;
-    proxy
-        .set(ProxyFault::Delay(Duration::from_millis(500)))
-        .await
-        .unwrap();
+    let (slow, proxy) = slow_api(world).await;
+    let coupon = fixture.api.open_coupon(100).await;
+    let delay = ProxyFault::Delay(Duration::from_millis(500));
+    proxy.set(delay).await.unwrap();
     let pause = async { slow.patch(coupon.id, &json!({"paused": true})).await.status };
     let overtake = async {
         let sql = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
@@ -204,7 +187,7 @@ async fn a_pause_that_finds_a_later_revision_in_redis_is_rewritten() {
             world.sql.number(&sql).await == 1
         })
         .await;
-        // As left by a writer of one field or one drop that took a later revision and died.
+        // Simulates a writer that took a later revision for another field or drop and died.
         let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
         let key = meta.replace(&format!("drop:{}:meta", coupon.drop), "revision");
         world
@@ -232,17 +215,16 @@ async fn a_pause_during_a_rebuild_of_redis_stays_in_force() {
     let api = world.serve().await;
     world.open().await;
     let (coupon, answers) = given_out(&world, &api).await;
-    assert_eq!(
-        api.patch(coupon.id, &json!({"quantity": 25})).await.status,
-        200
-    );
+    api.change(coupon.id, &json!({"quantity": 25})).await;
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let daemon = world
         .daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")])
         .await;
-    eventually("it waits before it rebuilds", LIMIT, async || {
-        daemon.process.log().contains("may still be on its way")
-    })
+    eventually(
+        "the daemon waits before it rebuilds Redis",
+        LIMIT,
+        async || daemon.process.log().contains("may still be on its way"),
+    )
     .await;
     let paused: Value = api.patch(coupon.id, &json!({"paused": true})).await.body;
     assert_eq!(paused["current_drop"]["state"], "paused");
@@ -251,10 +233,7 @@ async fn a_pause_during_a_rebuild_of_redis_stays_in_force() {
     })
     .await;
     assert!(api.claim(coupon.id, "u-late").await.is("paused"));
-    assert_eq!(
-        api.patch(coupon.id, &json!({"paused": false})).await.status,
-        200
-    );
+    api.change(coupon.id, &json!({"paused": false})).await;
     assert!(api.claim(coupon.id, "u-late").await.promised().is_some());
     assert_eq!(daemon.process.stop().await, 0);
     let _consumer = world.consume().await;
@@ -291,12 +270,7 @@ async fn a_locked_coupon_row_delays_no_claims_and_no_other_changes() {
     })
     .await;
     for quantity in [30, 40] {
-        assert_eq!(
-            api.patch(other.id, &json!({"quantity": quantity}))
-                .await
-                .status,
-            200
-        );
+        api.change(other.id, &json!({"quantity": quantity})).await;
     }
     for coupon in [&locked, &other] {
         let answers = rush(&[&api], coupon.id, &people(20), 20).await;
@@ -304,7 +278,7 @@ async fn a_locked_coupon_row_delays_no_claims_and_no_other_changes() {
     }
     assert!(
         waiting.iter().all(|change| !change.is_finished()),
-        "they waited throughout"
+        "no change was applied while the row was locked"
     );
     session.commit().await;
     for change in waiting {

@@ -7,7 +7,8 @@ use firstcome_stack::ProxyFault;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, coupon_body, eventually, rows, rush, shared};
 use serde_json::json;
 
-/// Three hold a slot, two wait, and two slots are freed; no pass has run since.
+/// Creates a coupon with three holders and two waiting users, and changes it. No pass has run
+/// since.
 async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Value) -> MadeCoupon {
     let (coupon, _) = fixture.held_of(&coupon_body(name, 3, 5), 3).await;
     let waiting: Vec<String> = (1..=2).map(|n| format!("{name}-{n}")).collect();
@@ -18,7 +19,7 @@ async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Val
             .all(|(_, answer)| answer.promised().is_none()),
         "{answers:?}"
     );
-    assert_eq!(fixture.api.patch(coupon.id, &change).await.status, 200);
+    fixture.api.change(coupon.id, &change).await;
     coupon
 }
 
@@ -40,8 +41,8 @@ async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> usize {
 async fn nobody_is_promoted_after_a_drop_was_closed_at_once() {
     let fixture = Fixture::new("closed-now").await;
     let closed = with_two_waiting(&fixture, "now", json!({"quantity": 5, "close_now": true})).await;
-    // A drop in the same state that closes by its window gives the remaining slots to waiting
-    // users.
+    // For comparison: if a drop closes at the end of its window, waiting users get the remaining
+    // slots.
     let over = with_two_waiting(&fixture, "over", json!({"quantity": 5})).await;
     let then = format!(
         "UPDATE drops SET closes_at = UTC_TIMESTAMP(3) WHERE id = {}",
@@ -101,7 +102,7 @@ async fn closing_while_redis_is_down_is_finished_by_the_reconciler() {
             .promised()
             .is_some()
     );
-    eventually("the other API knows it", LIMIT, async || {
+    eventually("the other API knows the coupon", LIMIT, async || {
         cut_off
             .http()
             .get(&format!("/v1/coupons/{}", coupon.id))
@@ -123,7 +124,7 @@ async fn closing_while_redis_is_down_is_finished_by_the_reconciler() {
     assert!(fixture.api.claim(coupon.id, "u-2").await.is("closed"));
     proxy.set(ProxyFault::Pass).await.unwrap();
     eventually(
-        "repeating it completes it",
+        "a repeated request completes the change",
         Duration::from_secs(30),
         async || {
             cut_off

@@ -5,27 +5,35 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
+/// The exit code and the output of a command.
 struct Said {
     code: i32,
     out: String,
     log: String,
 }
 
-async fn coupon(world: &World, api: &ApiClient, args: &[&str]) -> Said {
-    coupon_with(world, &[("API_URL", api.http().base())], args).await
+impl Said {
+    /// The output of a command with `--json`, which must succeed.
+    fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{}", self.log);
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+/// Runs `firstcome-api coupon` with these arguments, separated by spaces.
+async fn coupon(world: &World, api: &ApiClient, line: &str) -> Said {
+    let args: Vec<&str> = line.split(' ').collect();
+    coupon_with(world, &[("API_URL", api.http().base())], &args).await
 }
 
 async fn coupon_with(world: &World, env: &[(&str, &str)], args: &[&str]) -> Said {
-    let all: Vec<&str> = ["coupon"].iter().chain(args).copied().collect();
+    let all = [&["coupon"][..], args].concat();
     let process = world.start("firstcome-api", &all, env);
     let code = process.ended(LIMIT).await;
     let out = process.all_stdout().await;
-    assert!(
-        out.lines().all(|line| line.chars().count() <= 80)
-            || args.contains(&"--json")
-            || args.contains(&"--csv"),
-        "{out}"
-    );
+    let is_for_programs = args.contains(&"--json") || args.contains(&"--csv");
+    let is_narrow = out.lines().all(|line| line.chars().count() <= 80);
+    assert!(is_for_programs || is_narrow, "{out}");
     Said {
         code,
         out,
@@ -38,321 +46,168 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
     let fixture = Fixture::new("cli").await;
     let world = &fixture.world;
     let api = &*fixture.api;
-    let daily = [
-        "create",
-        "--name",
-        "Winter · 겨울",
-        "--quantity",
-        "3",
-        "--once-per",
-        "drop",
-        "--time-zone",
-        "Asia/Seoul",
-        "--opens",
-        "00:00",
-        "--closes",
-        "00:00",
-        "--first-day",
-        "2026-01-01",
-    ];
-    let is_opening = |line: &&str| line.contains(" 00:00 +09:00  ");
-    let preview = coupon(world, api, &[&daily[..], &["--preview"]].concat()).await;
+    let to_api = [("API_URL", api.http().base())];
+    let daily = "create --quantity 3 --once-per drop --time-zone Asia/Seoul --opens 00:00 --closes 00:00 --first-day 2026-01-01";
+    let named = ["--name", "Winter · 겨울"];
+    let daily: Vec<&str> = daily.split(' ').chain(named).collect();
+    let openings = |out: &str| {
+        let is_opening = |line: &&str| line.contains(" 00:00 +09:00  ");
+        out.lines().filter(is_opening).count()
+    };
+    let preview = [&daily[..], &["--preview"]].concat();
+    let preview = coupon_with(world, &to_api, &preview).await;
     assert_eq!(preview.code, 0, "{}", preview.log);
-    assert_eq!(
-        preview.out.lines().filter(is_opening).count(),
-        10,
-        "{}",
-        preview.out
-    );
+    assert_eq!(openings(&preview.out), 10, "{}", preview.out);
     let begun = preview
         .out
         .lines()
         .position(|line| line.contains("it opens at once"));
-    assert_eq!(
-        begun,
-        Some(3),
-        "today's drop is created too: {}",
-        preview.out
-    );
-    assert_eq!(
-        world.sql.number("SELECT COUNT(*) FROM coupons").await,
-        0,
-        "nothing is created"
-    );
-    let made = coupon(world, api, &daily).await;
+    assert_eq!(begun, Some(3), "today's drop too: {}", preview.out);
+    let coupons = world.sql.number("SELECT COUNT(*) FROM coupons").await;
+    assert_eq!(coupons, 0, "a preview creates nothing");
+    let made = coupon_with(world, &to_api, &daily).await;
     assert_eq!(made.code, 0, "{}", made.log);
-    assert!(
-        made.out.contains("Winter · 겨울") && made.out.contains("Asia/Seoul"),
-        "{}",
-        made.out
-    );
-    assert_eq!(
-        made.out.lines().filter(is_opening).count(),
-        10,
-        "{}",
-        made.out
-    );
-    let all: Vec<Value> =
-        serde_json::from_str(&coupon(world, api, &["list", "--json"]).await.out).unwrap();
+    for shown in [named[1], "Asia/Seoul"] {
+        assert!(made.out.contains(shown), "{}", made.out);
+    }
+    assert_eq!(openings(&made.out), 10, "{}", made.out);
+    let all = coupon(world, api, "list --json").await.json();
     let id = all[0]["id"].to_string();
     let drop = all[0]["current_drop"]["id"].as_i64().unwrap();
     let number = all[0]["id"].as_i64().unwrap();
     rush(&[api], number, &people(3), 3).await;
     all_issued(world, drop, 3).await;
 
-    let run = async |args: &[&str]| {
-        let said = coupon(world, api, args).await;
-        assert_eq!(said.code, 0, "{args:?}: {}", said.log);
+    let run = async |line: &str| {
+        let said = coupon(world, api, line).await;
+        assert_eq!(said.code, 0, "{line}: {}", said.log);
         said.out
     };
     // The remaining number is half a second old at most.
     eventually("the list says that none is left", LIMIT, async || {
-        run(&["list"]).await.contains("0 of 3")
+        run("list").await.contains("0 of 3")
     })
     .await;
-    assert!(run(&["pause", &id]).await.contains("PAUSED"));
-    assert!(!run(&["resume", &id]).await.contains("PAUSED"));
-    assert!(run(&["raise", &id, "5"]).await.contains("2 of 5"));
-    let lines = run(&["winners", &id, "--json"]).await;
+    assert!(run(&format!("pause {id}")).await.contains("PAUSED"));
+    assert!(!run(&format!("resume {id}")).await.contains("PAUSED"));
+    assert!(run(&format!("raise {id} 5")).await.contains("2 of 5"));
+    let lines = run(&format!("winners {id} --json")).await;
     let winners: Vec<Value> = lines
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(
-        winners
-            .iter()
-            .map(|row| row["slot"].as_i64().unwrap())
-            .collect::<Vec<_>>(),
-        [1, 2, 3]
-    );
-    let table = run(&["winners", &id]).await;
-    let csv = run(&["winners", &id, "--csv"]).await;
+    let slots: Vec<_> = winners.iter().map(|row| row["slot"].as_i64()).collect();
+    assert_eq!(slots, [Some(1), Some(2), Some(3)]);
+    let table = run(&format!("winners {id}")).await;
+    let csv = run(&format!("winners {id} --csv")).await;
     for row in &winners {
         let code = row["code"].as_str().unwrap();
         assert!(table.contains(code) && csv.contains(code), "{table}\n{csv}");
     }
     let user = winners[0]["user_id"].as_str().unwrap();
+    let revoke = format!("revoke {id} {user} --reason fraud");
     for _ in 0..2 {
-        assert!(
-            run(&["revoke", &id, user, "--reason", "fraud", "--by", "Kim"])
-                .await
-                .contains("slot 1 of drop")
-        );
+        let revoked = run(&format!("{revoke} --by Kim")).await;
+        assert!(revoked.contains("slot 1 of drop"), "{revoked}");
     }
-    let revoked = run(&[
-        "revoke",
-        &id,
-        user,
-        "--reason",
-        "fraud",
-        "--operator",
-        "Kim",
-        "--json",
-    ])
-    .await;
-    assert_eq!(
-        serde_json::from_str::<Value>(&revoked).unwrap()["status"],
-        "revoked"
-    );
-    let edited = run(&[
-        "edit",
-        &id,
-        "--name",
-        "Spring",
-        "--waiting-list",
-        "7",
-        "--json",
-    ])
-    .await;
-    let edited: Value = serde_json::from_str(&edited).unwrap();
-    assert_eq!(
-        (&edited["name"], &edited["waiting_list"]),
-        (&json!("Spring"), &json!(7))
-    );
-    let asked = coupon(world, api, &["close", &id]).await;
-    assert!(
-        asked.code == 1 && asked.log.contains("\"Spring\"") && asked.log.contains("--yes"),
-        "{}",
-        asked.log
-    );
-    assert_eq!(
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM drops WHERE closed_early")
-            .await,
-        0,
-        "nothing is closed yet"
-    );
-    assert!(run(&["close", &id, "--yes"]).await.contains("closed"));
-    assert!(run(&["show", &id]).await.contains("opens next"));
-    let operator = coupon_with(
-        world,
-        &[("API_URL", api.http().base())],
-        &["pause", &id, "--operator", "김 Kim"],
-    )
-    .await;
-    assert_eq!(operator.code, 0, "{}", operator.log);
+    let revoked = format!("{revoke} --operator Kim --json");
+    let revoked = coupon(world, api, &revoked).await.json();
+    assert_eq!(revoked["status"], "revoked");
+    let edit = format!("edit {id} --name Spring --waiting-list 7 --json");
+    let edited = coupon(world, api, &edit).await.json();
+    let found = (&edited["name"], &edited["waiting_list"]);
+    assert_eq!(found, (&json!("Spring"), &json!(7)));
+    let refused = coupon(world, api, &format!("close {id}")).await;
+    assert_eq!(refused.code, 1);
+    for asks in ["\"Spring\"", "--yes"] {
+        assert!(refused.log.contains(asks), "{}", refused.log);
+    }
+    let closed = "SELECT COUNT(*) FROM drops WHERE closed_early";
+    assert_eq!(world.sql.number(closed).await, 0);
+    assert!(run(&format!("close {id} --yes")).await.contains("closed"));
+    assert!(run(&format!("show {id}")).await.contains("opens next"));
+    let pause = ["pause", &id, "--operator", "김 Kim"];
+    let paused = coupon_with(world, &to_api, &pause).await;
+    assert_eq!(paused.code, 0, "{}", paused.log);
     let last = "SELECT operator FROM ops_actions ORDER BY id DESC LIMIT 1";
     assert_eq!(world.sql.query(last).await, [["김 Kim"]]);
 }
 
 #[tokio::test]
-async fn json_output_is_the_apis_coupon_after_each_command() {
-    let fixture = Fixture::new("cli-json").await;
-    let number = fixture.api.open_coupon(3).await.id;
-    let id = number.to_string();
-    for (args, field, value) in [
-        (vec!["show", &id], "quantity", json!(3)),
-        (vec!["pause", &id], "paused", json!(true)),
-        (vec!["resume", &id], "paused", json!(false)),
-        (vec!["raise", &id, "5"], "quantity", json!(5)),
-        (vec!["close", &id, "--yes"], "quantity", json!(5)),
-    ] {
-        let said = coupon(
-            &fixture.world,
-            &fixture.api,
-            &[&args[..], &["--json"]].concat(),
-        )
-        .await;
-        assert_eq!(said.code, 0, "{args:?}: {}", said.log);
-        let told: Value = serde_json::from_str(&said.out).unwrap();
-        assert_eq!(
-            (&told["id"], &told[field]),
-            (&json!(number), &value),
-            "{args:?}: {told}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn errors_are_one_sentence_and_an_exit_code() {
+async fn refused_commands_print_one_sentence_and_exit_with_a_code() {
     let fixture = Fixture::new("cli-wrong").await;
     let world = &fixture.world;
-    let base = fixture.api.http().base();
-    let id = fixture.api.open_coupon(3).await.id.to_string();
+    let good = fixture.api.http().base();
+    let nowhere = "http://127.0.0.1:1";
+    let id = fixture.api.open_coupon(3).await.id;
     let daily = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": "2100-01-01"});
     let mut body = coupon_body("Later", 3, 0);
     body["schedule"] = daily;
-    let later = fixture.api.create_coupon(&body).await.id.to_string();
-    let preview = [
-        "create",
-        "--name",
-        "x",
-        "--opens-at",
-        "2100-01-01T00:00:00Z",
-        "--preview",
-    ];
-    let of_none = [&preview[..], &["--quantity", "0"]].concat();
-    let in_seul = [
-        "create",
-        "--name",
-        "x",
-        "--quantity",
-        "1",
-        "--opens",
-        "15:00",
-        "--closes",
-        "18:00",
-        "--first-day",
-    ];
-    let in_seul = [
-        &in_seul[..],
-        &["2100-01-01", "--preview", "--time-zone", "Asia/Seul"],
-    ]
-    .concat();
-    let good = ("API_URL", base);
-    let nobody = ("API_URL", "http://127.0.0.1:1");
-    let tls = ("API_URL", "ftp://x");
-    for (env, args, code, says) in [
+    let later = fixture.api.create_coupon(&body).await.id;
+    let create = "create --name x --quantity";
+    let in_seul =
+        "--opens 15:00 --closes 18:00 --first-day 2100-01-01 --preview --time-zone Asia/Seul";
+    for (url, line, code, says) in [
+        (good, "show 4711", 1, "there is no coupon 4711"),
+        (good, &format!("raise {id} 2"), 1, "larger number"),
+        (good, &format!("{create} 1 --opens-at soon"), 1, "instant"),
         (
-            vec![good],
-            vec!["show", "4711"],
-            1,
-            "there is no coupon 4711",
-        ),
-        (vec![good], vec!["raise", &id, "2"], 1, "larger number"),
-        (
-            vec![good],
-            vec![
-                "create",
-                "--name",
-                "x",
-                "--quantity",
-                "1",
-                "--opens-at",
-                "soon",
-            ],
+            nowhere,
+            &format!("{create} 1 --opens-at soon --preview"),
             1,
             "instant",
         ),
         (
-            vec![nobody],
-            vec![
-                "create",
-                "--name",
-                "x",
-                "--quantity",
-                "1",
-                "--opens-at",
-                "soon",
-                "--preview",
-            ],
-            1,
-            "instant",
-        ),
-        (
-            vec![good],
-            vec!["revoke", &id, "a|b", "--reason", "x", "--by", "x"],
+            good,
+            &format!("revoke {id} a|b --reason x --by x"),
             1,
             "no claim of this person",
         ),
         (
-            vec![good],
-            vec!["revoke", &id, "..", "--reason", "x", "--by", "x"],
+            good,
+            &format!("revoke {id} .. --reason x --by x"),
             1,
             "no claim of this person",
         ),
+        (good, &format!("revoke {id} u-1 --reason x"), 2, "--by"),
         (
-            vec![good],
-            vec!["revoke", &id, "u-1", "--reason", "x"],
-            2,
-            "--by",
-        ),
-        (
-            vec![good, ("OPS_TOKEN", "wrong")],
-            vec!["pause", &id],
-            1,
-            "set it as the API has it",
-        ),
-        (
-            vec![good, ("OPS_TOKEN", "")],
-            vec!["pause", &id],
-            2,
-            "set OPS_TOKEN",
-        ),
-        (
-            vec![nobody],
-            of_none,
+            nowhere,
+            &format!("{create} 0 --opens-at 2100-01-01T00:00:00Z --preview"),
             1,
             "quantity must be a whole number from 1",
         ),
-        (vec![nobody], in_seul, 1, "did you mean Asia/Seoul?"),
-        (vec![good], vec!["close", &later], 1, "--last-day"),
-        (vec![good], vec!["close", &later, "--yes"], 1, "--last-day"),
-        (vec![good], vec!["edit", &later], 2, "--last-day"),
-        (vec![nobody], vec!["list"], 2, "API_URL"),
-        (vec![tls], vec!["list"], 2, "http://"),
-        (vec![good], vec!["create", "--name", "x"], 2, "--quantity"),
+        (
+            nowhere,
+            &format!("{create} 1 {in_seul}"),
+            1,
+            "did you mean Asia/Seoul?",
+        ),
+        (good, &format!("close {later}"), 1, "--last-day"),
+        (good, &format!("close {later} --yes"), 1, "--last-day"),
+        (good, &format!("edit {later}"), 2, "--last-day"),
+        (nowhere, "list", 2, "API_URL"),
+        ("ftp://x", "list", 2, "http://"),
+        (good, "create --name x", 2, "--quantity"),
     ] {
-        let said = coupon_with(world, &env, &args).await;
-        assert_eq!(
-            (said.code, said.out.as_str()),
-            (code, ""),
-            "{args:?}: {}",
-            said.log
-        );
-        assert!(said.log.contains(says), "{args:?}: {}", said.log);
+        let args: Vec<&str> = line.split(' ').collect();
+        let said = coupon_with(world, &[("API_URL", url)], &args).await;
+        assert_refused(&said, code, says);
     }
+    let pause = ["pause", &id.to_string()];
+    for (token, code, says) in [
+        ("wrong", 1, "set it as the API has it"),
+        ("", 2, "set OPS_TOKEN"),
+    ] {
+        let env = [("API_URL", good), ("OPS_TOKEN", token)];
+        assert_refused(&coupon_with(world, &env, &pause).await, code, says);
+    }
+}
+
+#[track_caller]
+fn assert_refused(said: &Said, code: i32, says: &str) {
+    let found = (said.code, said.out.as_str());
+    assert_eq!(found, (code, ""), "{says}: {}", said.log);
+    assert!(said.log.contains(says), "{says}: {}", said.log);
 }
 
 #[tokio::test]
@@ -360,135 +215,72 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     let fixture = Fixture::new("cli-allow").await;
     let world = &fixture.world;
     let api = &*fixture.api;
-    let at = "2026-01-01T00:00:00Z";
-    let create = [
-        "create",
-        "--name",
-        "x",
-        "--quantity",
-        "3",
-        "--opens-at",
-        at,
-        "--allow",
-        "list",
-        "--json",
-    ];
-    let made: Value = serde_json::from_str(&coupon(world, api, &create).await.out).unwrap();
-    let id = made["id"].to_string();
+    let create = "create --name x --quantity 3 --opens-at 2026-01-01T00:00:00Z --allow list --json";
+    let made = coupon(world, api, create).await.json();
     let number = made["id"].as_i64().unwrap();
     assert_eq!(made["allow"], "list");
+    let allow = async |args: &str| coupon(world, api, &format!("allow {number} {args}")).await;
     let path = std::env::temp_dir().join(format!("{}-people", world.database()));
     let file = path.to_str().unwrap();
     let write = |people: &str| std::fs::write(file, people).unwrap();
-    let all: String = (0..10_001)
-        .map(|n| format!("u-{n}\r\n"))
-        .collect::<Vec<_>>()
-        .concat();
-    write(&all);
-    let added = coupon(world, api, &["allow", &id, "--add", file]).await;
-    assert_eq!(
-        added.out, "10001 added of 10001 lines; 10001 people are on the list",
-        "{}",
-        added.log
-    );
-    let again = coupon(world, api, &["allow", &id, "--add", file, "--json"]).await;
-    let again: Value = serde_json::from_str(&again.out).unwrap();
-    assert_eq!(
-        (&again["changed"], &again["people"]),
-        (&Value::from(0), &Value::from(10_001))
-    );
-    let shown = coupon(world, api, &["allow", &id, "--show"]).await;
-    assert_eq!(shown.out.lines().count(), 10_001);
-    let pages = coupon(world, api, &["allow", &id, "--show", "--json"])
-        .await
-        .out;
+    let all: Vec<String> = (0..10_001).map(|n| format!("u-{n}\r\n")).collect();
+    write(&all.concat());
+    let added = allow(&format!("--add {file}")).await;
+    let says = "10001 added of 10001 lines; 10001 people are on the list";
+    assert_eq!(added.out, says, "{}", added.log);
+    let again = allow(&format!("--add {file} --json")).await.json();
+    let found = (&again["changed"], &again["people"]);
+    assert_eq!(found, (&json!(0), &json!(10_001)));
+    assert_eq!(allow("--show").await.out.lines().count(), 10_001);
+    let pages = allow("--show --json").await.out;
     let pages: Vec<Value> = pages
         .lines()
         .map(|page| serde_json::from_str(page).unwrap())
         .collect();
-    assert_eq!(
-        (pages.len(), &pages[1]["people"], &pages[1]["ids"][0]),
-        (2, &Value::from(10_001), &Value::from("u-9999"))
-    );
-    assert!(
-        coupon(world, api, &["allow", &id, "--find", "u-10000"])
-            .await
-            .out
-            .contains("is on the list")
-    );
-    assert!(
-        coupon(world, api, &["allow", &id, "--find", "u|+="])
-            .await
-            .out
-            .contains("is not on the list")
-    );
+    let found = (pages.len(), &pages[1]["people"], &pages[1]["ids"][0]);
+    assert_eq!(found, (2, &json!(10_001), &json!("u-9999")));
+    for (user, says) in [
+        ("u-10000", "is on the list"),
+        ("u|+=", "is not on the list"),
+    ] {
+        let found = allow(&format!("--find {user}")).await.out;
+        assert!(found.contains(says), "{user}: {found}");
+    }
     write("u-0\nu-1");
-    assert!(
-        coupon(world, api, &["allow", &id, "--remove", file])
-            .await
-            .out
-            .starts_with("2 removed of 2 lines; 9999")
-    );
-    assert!(
-        api.claim(number, "u-0").await.is("not_allowed")
-            && api.claim(number, "u-2").await.is_accepted()
-    );
+    let removed = allow(&format!("--remove {file}")).await.out;
+    let says = "2 removed of 2 lines; 9999";
+    assert!(removed.starts_with(says), "{removed}");
+    assert!(api.claim(number, "u-0").await.is("not_allowed"));
+    assert!(api.claim(number, "u-2").await.is_accepted());
     write(&format!("{}no id\n", "u-1\n".repeat(5_001)));
-    let refused = coupon(world, api, &["allow", &id, "--add", file]).await;
-    assert!(
-        refused.code == 1 && refused.log.contains("lines 5001 to 5002: line 2: "),
-        "{}",
-        refused.log
-    );
-    assert!(
-        coupon(world, api, &["show", &id])
-            .await
-            .out
-            .contains("only for list")
-    );
-    let everybody = coupon(world, api, &["allow", &id, "--only", "everybody", "--json"]).await;
-    assert_eq!(
-        serde_json::from_str::<Value>(&everybody.out).unwrap()["allow"],
-        Value::Null,
-        "{}",
-        everybody.log
-    );
+    let refused = allow(&format!("--add {file}")).await;
+    let says = "lines 5001 to 5002: line 2: ";
+    assert_eq!(refused.code, 1);
+    assert!(refused.log.contains(says), "{}", refused.log);
+    let shown = coupon(world, api, &format!("show {number}")).await.out;
+    assert!(shown.contains("only for list"), "{shown}");
+    let everybody = allow("--only everybody --json").await.json();
+    assert_eq!(everybody["allow"], Value::Null);
     assert!(api.claim(number, "u-0").await.is_accepted());
-    let emptied = coupon(world, api, &["allow", &id, "--empty", "--operator", "Kim"]).await;
-    assert_eq!(
-        emptied.out, "10000 removed; nobody is on the list",
-        "{}",
-        emptied.log
-    );
+    let emptied = allow("--empty --operator Kim").await;
+    let says = "10000 removed; nobody is on the list";
+    assert_eq!(emptied.out, says, "{}", emptied.log);
     let last = "SELECT operator FROM ops_actions ORDER BY id DESC LIMIT 1";
     assert_eq!(world.sql.query(last).await, [["Kim"]]);
-    assert_eq!(coupon(world, api, &["allow", &id, "--show"]).await.out, "");
-    let again = coupon(world, api, &["allow", &id, "--empty", "--json"]).await;
-    assert_eq!(
-        serde_json::from_str::<Value>(&again.out).unwrap()["changed"],
-        0,
-        "{}",
-        again.log
-    );
+    assert_eq!(allow("--show").await.out, "");
+    assert_eq!(allow("--empty --json").await.json()["changed"], 0);
     write("");
     for (args, code, says) in [
-        (["--add", file], 2, "no line"),
-        (["--add", "-"], 2, "no line"),
-        (["--add", "/nowhere"], 2, "cannot be read"),
-        (["--only", "group:vip"], 1, "USER_AUTH=jwt"),
+        ("--add -", 2, "no line"),
+        (&format!("--add {file}"), 2, "no line"),
+        ("--add /nowhere", 2, "cannot be read"),
+        ("--only group:vip", 1, "USER_AUTH=jwt"),
     ] {
-        let said = coupon(world, api, &["allow", &id, args[0], args[1]]).await;
-        assert!(
-            said.code == code && said.log.contains(says),
-            "{args:?}: {} {}",
-            said.code,
-            said.log
-        );
+        let said = allow(args).await;
+        assert_eq!(said.code, code, "{args}: {}", said.log);
+        assert!(said.log.contains(says), "{args}: {}", said.log);
     }
-    assert_eq!(
-        coupon(world, api, &["allow", &id]).await.code,
-        2,
-        "the error names the command"
-    );
+    let bare = coupon(world, api, &format!("allow {number}")).await;
+    assert_eq!(bare.code, 2, "the error names the command");
     std::fs::remove_file(file).unwrap();
 }

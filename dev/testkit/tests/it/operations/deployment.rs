@@ -14,14 +14,14 @@ use parking_lot::Mutex;
 use reqwest::{Client, Method};
 use rustix::process::Signal;
 
-use super::page::{Login, Visitor};
+use super::visitor::{Login, Visitor};
 
 const GATEWAY_SECRET: &str = "gateway-0123456789abcdef0123456789abcdef";
 
-/// How long clients still reach a pod after its deletion, until every node knows.
+/// Time for which clients still reach a deleted pod, until every node has removed its address.
 const LAG: Duration = Duration::from_secs(1);
 
-/// Pause between two requests of a client: this tests the roll-out, not the load.
+/// Pause between two requests of a client, because this test is about the roll-out, not the load.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A Deployment: its pods, and the endpoints of its Service.
@@ -50,8 +50,8 @@ impl<'a> Deployment<'a> {
         }
     }
 
-    /// Starts one new pod and ends one old one in turn, until all are new. Does not wait for an old
-    /// one to end before the next new one starts.
+    /// Replaces the pods one by one. Does not wait until an old pod has ended before it starts the
+    /// next new one.
     async fn roll_out(&mut self) {
         let mut going = Vec::new();
         for (old, base) in std::mem::take(&mut self.pods) {
@@ -91,7 +91,7 @@ async fn ended(process: Process, base: String, pod: Pod, endpoints: Arc<Mutex<Ve
     );
 }
 
-/// The pod on this machine: replaces the addresses of stores, the listening address and
+/// Adapts a pod to this machine: replaces the addresses of stores, the listening address and
 /// secrets, and adds names that isolate this test from others.
 fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
     let own = |name: &str| world.setting(name);
@@ -122,14 +122,14 @@ fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
     pod.env
         .extend(apart.iter().map(|name| ((*name).to_owned(), own(name))));
     if pod.args == ["daemon"] {
-        // Its emptyDir.
+        // Stands for its emptyDir.
         pod.env
             .insert("TMPDIR".into(), std::env::temp_dir().display().to_string());
     }
     pod
 }
 
-/// A new pod and its address, once its probes let requests in.
+/// Starts a pod. Returns it and its address once it is ready.
 async fn started(world: &World, pod: &Pod) -> (Process, String) {
     let args: Vec<&str> = pod.args.iter().map(String::as_str).collect();
     let process = world.start_alone(&pod.program, &args, &pod.env);
@@ -142,8 +142,8 @@ async fn started(world: &World, pod: &Pod) -> (Process, String) {
     (process, base)
 }
 
-/// People behind a gateway, who claim one after the other at the Service's endpoints, each on a new
-/// connection, until stopped.
+/// Users behind a gateway, who claim one after the other at the Service's endpoints, each on a new
+/// connection, until `stop`.
 async fn crowd(
     name: &str,
     coupon: i64,
@@ -218,7 +218,7 @@ async fn made_coupon(api: &Deployment<'_>) -> MadeCoupon {
     };
     for api in &apis {
         let path = format!("/v1/coupons/{}", coupon.id);
-        eventually("each API knows it", LIMIT, async || {
+        eventually("each API knows the coupon", LIMIT, async || {
             api.get(&path).await.status == 200
         })
         .await;
@@ -233,7 +233,7 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
     let migrate = here(manifests.pod("firstcome-migrate"), &world, &[]);
     let migrate = world.start_alone(&migrate.program, &["migrate"], &migrate.env);
     assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
-    // Nothing was admitted yet, so nobody need wait for the publishing deadline.
+    // Nothing was admitted yet, so there is no publishing deadline to wait for.
     world.open().await;
 
     let mut api = Deployment::of(&world, &manifests, "firstcome-api", &[]).await;
@@ -282,14 +282,14 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
     assert_eq!(
         second.get("/").await.status(),
         303,
-        "ended at the other process too"
+        "the session ended at the other process too"
     );
 }
 
 #[tokio::test]
-async fn mail_links_to_localhost_are_warned_about_at_start_up() {
+async fn daemon_warns_at_start_up_if_mails_link_to_localhost() {
     let world = World::new("dead-links").await;
-    // No mail is written to this mail server, so it is never contacted.
+    // No mail is sent, so this mail server is never contacted.
     let elsewhere = [("SMTP_URL", "smtp://192.0.2.1:2525")];
     let wrong = world
         .daemon_with(&[&elsewhere[..], &[("LISTEN_ADDR", "0.0.0.0:0")]].concat())

@@ -1,12 +1,12 @@
-//! Costs with and without many rows of closed drops: both databases are on one server with MySQL's
-//! default memory, and are measured in turns.
+//! Compares costs with and without many rows of closed drops. Both databases are on one server with
+//! MySQL's default memory, and are measured in turns.
 
 use std::time::Instant;
 
 use firstcome_load::measure::cpu_seconds;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{MysqlOptions, MysqlServer};
-use firstcome_testkit::scale::{is_full, measured};
+use firstcome_testkit::scale::{is_full, measured_each};
 use firstcome_testkit::{
     ApiClient, HeldTransaction, LIMIT, MadeCoupon, Running, World, WorldStores, eventually,
 };
@@ -20,35 +20,20 @@ const OF_A_DROP: u32 = 100_000;
 
 #[tokio::test]
 async fn rows_of_closed_drops_do_not_slow_open_ones() {
-    let sizes = [OF_A_DROP, most_rows()];
-    let rows = sizes[1];
-    let mut others = Vec::new();
-    let name = |what: &str| format!("{rows} rows of closed drops: {what} ÷ without them");
-    let drained = name("MySQL's CPU of draining 50,000");
-    let more = measured(&drained, sizes, "≤ 1.15", async |rows| {
-        let [drained, rest @ ..] = beside_history(rows).await;
-        others.push(rest);
-        drained
-    })
-    .await;
-    // On a busy machine, with few rows.
-    assert!(more < 3.0, "{more}");
-    for (at, what) in [
+    let rows = most_rows();
+    let whats = [
+        "MySQL's CPU of draining 50,000",
         "`claims/me`",
         "a clean pass",
         "CSV of a drop",
         "look-up by code",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let mut figures = others.iter().map(|all| all[at]);
-        let more = measured(&name(what), sizes, "≤ 1.15", async |_| {
-            figures.next().unwrap()
-        })
-        .await;
-        assert!(more < 5.0, "{what}: {more}");
-    }
+    ];
+    let whats = whats.map(|what| format!("{rows} rows of closed drops: {what} ÷ without them"));
+    let figures = whats.each_ref().map(|what| (what.as_str(), "≤ 1.15"));
+    let ratios = measured_each(figures, [OF_A_DROP, rows], beside_history).await;
+    // The small installation has few rows, and its machine may be busy.
+    let is_cheap = ratios[0] < 3.0 && ratios.iter().all(|ratio| *ratio < 5.0);
+    assert!(is_cheap, "{ratios:?}");
 }
 
 /// Rows at full size. `ROWS=50000000 cargo xtask scale` shows that the cost does not grow; fewer
@@ -57,8 +42,8 @@ pub(super) fn most_rows() -> u32 {
     std::env::var("ROWS").map_or(10_000_000, |rows| rows.parse().unwrap())
 }
 
-/// Ratios of costs with this many rows to those without: MySQL's CPU of a drain, and the time of
-/// users' and operators' queries.
+/// Costs with this many rows ÷ costs without them: MySQL's CPU time to drain messages, and the time
+/// of users' and operators' queries.
 async fn beside_history(rows: u32) -> [f64; 5] {
     let (turns, drained, asked) = if is_full() {
         (5, 50_000, 100)
@@ -100,7 +85,7 @@ async fn beside_history(rows: u32) -> [f64; 5] {
 struct LargeInstallation {
     world: World,
     api: Running<ApiClient>,
-    /// A coupon that everybody holds.
+    /// A sold-out coupon.
     held: MadeCoupon,
     /// A coupon without users in Redis, whose messages are drained.
     drained: MadeCoupon,
@@ -137,7 +122,7 @@ impl LargeInstallation {
         self.world.topic.produce_many(slots.map(claim)).await;
         let before = cpu_seconds(mysql).unwrap();
         let consumer = self.world.consume().await;
-        eventually("all is read", LIMIT, async || {
+        eventually("all messages are read", LIMIT, async || {
             self.world.topic.lag().await == 0
         })
         .await;
@@ -208,7 +193,7 @@ pub(super) async fn load_history(world: &World, rows: u32) {
         let text = |value: &str| format!("LENGTH(CONV({value}, 10, 32)), CONV({value}, 10, 32)");
         let drop = text(&number.to_string());
         let slot = text("i");
-        // Not in the form that passes verify with the code key.
+        // Passes verify only codes of the product's own form, which these do not have.
         let random = "HEX(RANDOM_BYTES(8))";
         let quantity = OF_A_DROP;
         world

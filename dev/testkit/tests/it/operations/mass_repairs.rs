@@ -1,12 +1,12 @@
-//! So many repairs of one drop that they are neither kept in memory nor named individually.
+//! Repairs of one drop that are too many to be kept in memory and to be named one by one.
 
 use firstcome_reconciler::report::{Finding, Kind, Outcome, Run, Status};
 use firstcome_testkit::World;
-use firstcome_testkit::scale::measured;
+use firstcome_testkit::scale::measured_each;
 
 use super::scale::{pass, sold_out};
 
-/// Findings per drop that name their user.
+/// Highest number of findings of a drop that name their user.
 const NAMED: usize = 20_000;
 
 fn told(run: &Run, kind: Kind) -> (Vec<&Finding>, Vec<&Finding>) {
@@ -17,7 +17,8 @@ fn told(run: &Run, kind: Kind) -> (Vec<&Finding>, Vec<&Finding>) {
         .partition(|finding| finding.user_id.is_some())
 }
 
-/// The pass repaired this many of a kind: the first ones are named, the others counted.
+/// Fails unless the pass repaired this many of a kind. The first findings name their users, and one
+/// more counts the others.
 fn assert_repaired(run: &Run, kind: Kind, number: u32) {
     assert!(
         run.status == Status::Repaired && run.drops[0].exact,
@@ -43,10 +44,17 @@ fn assert_repaired(run: &Run, kind: Kind, number: u32) {
 
 #[tokio::test]
 async fn rows_and_admissions_of_a_million_users_are_repaired_page_by_page() {
-    let sizes = [50_000, 1_000_000];
-    let mut put_back = Vec::new();
-    let what = "1,000,000 rows missing in MySQL: memory of the pass that writes them over that of an empty one";
-    let issuing = measured(what, sizes, "≤ 50 MB", async |people| {
+    let figures = [
+        (
+            "1,000,000 rows missing in MySQL: memory of the pass that writes them over that of an empty one",
+            "≤ 50 MB",
+        ),
+        (
+            "1,000,000 people missing in Redis: memory of the pass that puts them back over that of an empty one",
+            "≤ 50 MB",
+        ),
+    ];
+    let [issuing, putting] = measured_each(figures, [50_000, 1_000_000], async |people| {
         let world = World::new("mass").await;
         world.open().await;
         let (_, empty) = pass(&world, &[]).await;
@@ -96,9 +104,8 @@ async fn rows_and_admissions_of_a_million_users_are_repaired_page_by_page() {
                 .command::<String>(&["GET", &gate])
                 .await
                 .ends_with("open"),
-            "it is open"
+            "the gate is open"
         );
-        put_back.push(memory - empty);
         let (run, _) = pass(&world, &[]).await;
         assert_eq!(
             run.status,
@@ -106,13 +113,7 @@ async fn rows_and_admissions_of_a_million_users_are_repaired_page_by_page() {
             "{:?}",
             run.drops[0].findings.first()
         );
-        issuing - empty
-    })
-    .await;
-    let mut put_back = put_back.into_iter();
-    let what = "1,000,000 people missing in Redis: memory of the pass that puts them back over that of an empty one";
-    let putting = measured(what, sizes, "≤ 50 MB", async |_| {
-        put_back.next().unwrap_or(0.0)
+        [issuing - empty, memory - empty]
     })
     .await;
     assert!(issuing.max(putting) < 100.0, "{issuing} and {putting} MB");

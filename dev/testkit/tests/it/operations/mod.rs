@@ -1,4 +1,5 @@
-//! Operators and processes: changes of coupons, stops and kills.
+//! The tools and views of operators: changes of coupons, the command line, the operations page, logs
+//! and traces; also stops of processes, and costs at large sizes.
 
 mod added_column;
 mod api_docs;
@@ -18,8 +19,10 @@ mod members;
 mod operators;
 mod page;
 mod page_acts;
-mod page_by_hand;
+mod page_letters;
 mod page_live;
+mod page_people;
+mod page_screens;
 mod processes;
 mod promotion;
 mod recording;
@@ -29,3 +32,4 @@ mod silent_hosts;
 mod silent_stops;
 mod sizes;
 mod traces;
+mod visitor;

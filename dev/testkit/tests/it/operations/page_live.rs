@@ -7,7 +7,7 @@ use firstcome_testkit::{LIMIT, OPS_TOKEN, eventually, open_world};
 use futures_util::future::join_all;
 use reqwest::{Response, StatusCode};
 
-use super::page::{VIEW_TOKEN, Visitor};
+use super::visitor::{VIEW_TOKEN, Visitor};
 
 /// Reads a stream until this many events have arrived.
 async fn receive(mut stream: Response, events: usize) -> Response {
@@ -48,7 +48,7 @@ async fn ten_live_viewers_share_one_poll_a_second_and_none_without_viewers() {
     // Longer than the interval between two polls.
     let long = Duration::from_secs(4);
     let mut last = (looks().await, Instant::now());
-    eventually("without viewers nothing is read", LIMIT, async || {
+    eventually("nothing is read without viewers", LIMIT, async || {
         let now = looks().await;
         if now != last.0 {
             last = (now, Instant::now());

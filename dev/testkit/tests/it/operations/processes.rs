@@ -1,4 +1,4 @@
-//! Processes stopped and killed in the middle of their work.
+//! Processes that are killed or frozen in the middle of their work.
 
 use std::time::Duration;
 
@@ -14,8 +14,7 @@ async fn partitions_of_a_killed_consumer_are_taken_over_within_ten_seconds() {
     let first = world.consume().await;
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
     all_issued(&world, coupon.drop, 100).await;
-    // A drop's messages are on all three partitions, and each of the two consumers has at least
-    // one.
+    // The drop's messages are on three partitions, so each of the two consumers reads some of them.
     let _other = world.consume().await;
     first.process.kill().await;
     let at = std::time::Instant::now();
@@ -40,7 +39,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_block_other_passes() {
         .query("DELETE FROM issued_coupons WHERE slot > 40")
         .await;
 
-    // It is suspended while it writes, holding the pass lock and row locks.
+    // The daemon is frozen while it writes: it holds the pass lock and row locks.
     let mut holding = HeldTransaction::begin(&world.sql).await;
     holding
         .run(&format!(
@@ -49,7 +48,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_block_other_passes() {
         ))
         .await;
     daemon.begin().await;
-    eventually("it waits for the row locks", LIMIT, async || {
+    eventually("the pass waits for the row locks", LIMIT, async || {
         world.sql.number(LOCK_WAITS).await > 0
     })
     .await;

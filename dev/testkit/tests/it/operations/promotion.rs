@@ -1,5 +1,5 @@
-//! Raising a quantity while users wait: they get the slots at the speed of admission, newcomers
-//! queue behind them, and no schedule is involved.
+//! A quantity is raised while users wait: they get the new slots at once and before newcomers,
+//! without waiting for a scheduled pass.
 
 use std::time::Instant;
 
@@ -34,14 +34,10 @@ pub(super) async fn with_a_line(
 }
 
 pub(super) async fn raise(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) {
-    assert_eq!(
-        fixture
-            .api
-            .patch(coupon.id, &json!({"quantity": quantity}))
-            .await
-            .status,
-        200
-    );
+    fixture
+        .api
+        .change(coupon.id, &json!({"quantity": quantity}))
+        .await;
 }
 
 async fn all_have_rows(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) {
@@ -106,7 +102,7 @@ async fn a_raised_quantity_serves_the_waiting_user_and_newcomers() {
     let (coupon, line) = with_a_line(&fixture, "one", 1).await;
     let newcomers = |from: usize, to| (from..to).map(|n| format!("new-{n}")).collect::<Vec<_>>();
     raise(&fixture, &coupon, 1_800).await;
-    // They come behind the one who waits, so the line is longer than a pass promotes at once.
+    // Newcomers queue behind the waiting user, and the line is longer than a pass promotes at once.
     rush(&[&fixture.api], coupon.id, &newcomers(0, 1_500), 20).await;
     let waiting = fixture
         .world

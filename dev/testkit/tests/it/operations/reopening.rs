@@ -97,7 +97,7 @@ async fn beyond_the_wait(
     .as_secs_f64()
 }
 
-/// With a pass that holds its lock and does nothing.
+/// While another pass holds the lock and makes no progress.
 async fn beside_many(loss: Loss, others: u32) -> f64 {
     let (server, fixture, coupon, user) = with_an_open_coupon().await;
     let world = &fixture.world;
@@ -108,7 +108,7 @@ async fn beside_many(loss: Loss, others: u32) -> f64 {
         "i + 1000, i + 1000, 1, CONCAT('u-', i), 'unpublished'",
     )
     .await;
-    // Small ones come first.
+    // Small drops come first, so the quantity decides whether the coupon is the last or the first.
     let quantity = if loss == Loss::Restarted { 10 } else { 30 };
     for other in 0..others.min(1_000) {
         fixture
@@ -123,7 +123,7 @@ async fn beside_many(loss: Loss, others: u32) -> f64 {
     took
 }
 
-/// With a working pass: the one with which the daemon begins.
+/// While the daemon's first pass is at work.
 async fn beside_all(loss: Loss, much: u32) -> f64 {
     let (server, fixture, coupon, user) = with_an_open_coupon().await;
     let world = &fixture.world;
@@ -172,14 +172,14 @@ async fn beside_all(loss: Loss, much: u32) -> f64 {
     took
 }
 
-/// Each of its drops takes a revision of the coupon when it is rebuilt.
+/// The rebuild of each drop takes a new revision of the coupon.
 #[tokio::test]
 async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&server);
     let fixture = Fixture::of(impatient(stores, "reopen-daily").await).await;
     let world = &fixture.world;
-    // A zone where it is noon, so that the day does not end meanwhile.
+    // A time zone in which it is noon, so that the day does not end during the test.
     let now = chrono::Utc::now();
     let ahead = 12 - i64::from(now.hour());
     let zone = format!("Etc/GMT{:+}", -ahead);

@@ -1,14 +1,11 @@
-//! Passes over large data: small in `make test`, at full size in `cargo xtask scale`.
+//! Costs of passes over large data, at full size in `cargo xtask scale`.
 #![allow(clippy::cast_precision_loss)] // counts and milliseconds
 
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
 use firstcome_load::measure::memory_kb;
-use firstcome_reconciler::record::{self, How};
-use firstcome_reconciler::report::{ActionKind, Finding, Kind, Run, Status};
-use firstcome_shared::mysql::{Db, DbSettings};
-use firstcome_testkit::scale::measured;
+use firstcome_reconciler::report::{Run, Status};
+use firstcome_testkit::scale::{measured, measured_each};
 use firstcome_testkit::{MadeCoupon, Process, World, coupon_body, eventually, open_world};
 
 use super::catalogue::fill;
@@ -77,7 +74,7 @@ pub(super) async fn sold_out(world: &World, quantity: u32, with_rows: bool) -> M
     coupon
 }
 
-/// A pass in a separate process: the run, and its peak memory in MB.
+/// Runs a pass in a separate process. Returns the run and the peak memory in MB.
 pub(super) async fn pass(world: &World, args: &[&str]) -> (Run, f64) {
     let args: Vec<_> = ["once", "--json"]
         .into_iter()
@@ -103,7 +100,7 @@ pub(super) fn most_memory(process: &Process) -> Option<f64> {
 }
 
 pub(super) fn seconds(run: &Run) -> f64 {
-    (run.finished_at.expect("it ended") - run.started_at).as_seconds_f64()
+    (run.finished_at.expect("the pass has ended") - run.started_at).as_seconds_f64()
 }
 
 /// Reads every admission and every row of a drop without comparing them.
@@ -133,11 +130,19 @@ async fn scan(world: &World, coupon: &MadeCoupon, quantity: u32) -> f64 {
 
 #[tokio::test]
 async fn a_pass_over_a_large_drop_costs_little_more_than_a_scan() {
+    let figures = [
+        ("one drop of 10,000,000: clean pass ÷ bare scan", "≤ 1.5"),
+        (
+            "one drop of 10,000,000: memory of a clean pass over that of an empty one",
+            "≤ 50 MB",
+        ),
+        (
+            "the same, lost by Redis: memory of the pass that makes it anew over that of an empty one",
+            "≤ 50 MB",
+        ),
+    ];
     let sizes = [20_000, 10_000_000];
-    let mut memory = Vec::new();
-    let mut rebuilding = Vec::new();
-    let what = "one drop of 10,000,000: clean pass ÷ bare scan";
-    measured(what, sizes, "≤ 1.5", async |quantity| {
+    let [_, memory, rebuilding] = measured_each(figures, sizes, async |quantity| {
         let world = World::new("large").await;
         world.open().await;
         let (_, empty) = pass(&world, &[]).await;
@@ -148,7 +153,7 @@ async fn a_pass_over_a_large_drop_costs_little_more_than_a_scan() {
             (Status::Clean, u64::from(quantity)),
             "{run:#?}"
         );
-        memory.push(peak - empty);
+        let memory = peak - empty;
         let ratio = seconds(&run) / scan(&world, &coupon, quantity).await;
 
         let key = |name| world.redis.of_drop(coupon.id, coupon.drop, name);
@@ -171,27 +176,11 @@ async fn a_pass_over_a_large_drop_costs_little_more_than_a_scan() {
             world.redis.command::<u32>(&["ZCARD", &key("users")]).await,
             quantity
         );
-        rebuilding.push(peak - empty);
-        ratio
+        [ratio, memory, peak - empty]
     })
     .await;
-    for (what, memory) in [
-        (
-            "one drop of 10,000,000: memory of a clean pass over that of an empty one",
-            memory,
-        ),
-        (
-            "the same, lost by Redis: memory of the pass that makes it anew over that of an empty one",
-            rebuilding,
-        ),
-    ] {
-        let mut memory = memory.into_iter();
-        let most = measured(what, sizes, "≤ 50 MB", async |_| {
-            memory.next().unwrap_or(0.0)
-        })
-        .await;
-        assert!(most < 100.0, "{most} MB");
-    }
+    let most = memory.max(rebuilding);
+    assert!(most < 100.0, "{memory} and {rebuilding} MB");
 }
 
 #[tokio::test]
@@ -210,108 +199,6 @@ async fn unread_messages_do_not_increase_the_memory_of_a_pass() {
     })
     .await;
     assert!(more <= 60.0, "{more} MB");
-}
-
-/// Passes in 60 hours, one every 30 s.
-const WEEKEND: i32 = 7_200;
-
-#[tokio::test]
-async fn repairs_held_for_a_weekend_are_written_once() {
-    let what = "10,000 repairs held by the repair limit for a weekend of 30 s passes: rows of runs and findings";
-    let rows = measured(what, [200, 10_000], "≤ 100000", async |held| {
-        rows_after_a_weekend(held, true).await
-    })
-    .await;
-    assert!(rows < 20_000.0, "{rows}");
-    let what = format!("{what}, while Kafka is down");
-    let rows = measured(&what, [200, 10_000], "≤ 100000", async |held| {
-        rows_after_a_weekend(held, false).await
-    })
-    .await;
-    assert!(rows < 20_000.0, "{rows}");
-}
-
-async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
-    let (world, api) = open_world("weekend").await;
-    for setting in [
-        "FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT",
-        "FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST",
-    ] {
-        world.set(setting, "0");
-    }
-    let coupon = api.open_coupon(held).await;
-    let id = coupon.id;
-    let drop = coupon.drop;
-    let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
-    insert(
-        &world,
-        held,
-        columns,
-        &format!("{drop}, i, {id}, CONCAT('u-', i), 'consumer'"),
-    )
-    .await;
-    let findings = async || {
-        world
-            .sql
-            .number("SELECT COUNT(*) FROM reconcile_findings")
-            .await
-    };
-    let before = findings().await;
-    let (mut run, _) = pass(&world, &[]).await;
-    let written = findings().await - before;
-    assert_eq!((run.status, written), (Status::Braked, i64::from(held)));
-    if !has_kafka {
-        // `recording::passes_that_cannot_read_the_topic_…` has such passes.
-        let detail =
-            "the topic cannot be read, so what is on its way is not known: all brokers are down";
-        run.status = Status::Failed;
-        run.error = Some(detail.to_owned());
-        run.findings.push(Finding::general(
-            Kind::Stalled,
-            ActionKind::Report,
-            detail.to_owned(),
-        ));
-    }
-    // Records the same run repeatedly, at its time.
-    let settings = DbSettings {
-        url: world.sql.url().to_owned().into(),
-        pool_size: 2,
-        limit: Duration::from_secs(5),
-    };
-    let db = Db::new(&settings).unwrap();
-    let passes = if firstcome_testkit::scale::is_full() {
-        WEEKEND
-    } else {
-        20
-    };
-    let first = run.started_at - TimeDelta::seconds(30) * passes;
-    for n in 0..passes {
-        run.run_id = format!("00000000-0000-0000-0000-{n:012}");
-        run.started_at = first + TimeDelta::seconds(30) * n;
-        // A run that begins has not ended.
-        run.finished_at = None;
-        record::begin(&db, &run, How::default(), None)
-            .await
-            .unwrap();
-        run.finished_at = Some(run.started_at + TimeDelta::seconds(1));
-        record::finish(&db, &run, How::default()).await.unwrap();
-    }
-    assert_eq!(
-        findings().await - before,
-        written + i64::from(!has_kafka),
-        "and none of the others"
-    );
-    let ended =
-        "SELECT COUNT(*) FROM reconcile_runs WHERE id LIKE '00000000-%' AND number IS NOT NULL";
-    assert_eq!(
-        world.sql.number(ended).await,
-        i64::from(passes),
-        "each is recorded in full"
-    );
-    world
-        .sql
-        .number("SELECT (SELECT COUNT(*) FROM reconcile_runs) + COUNT(*) FROM reconcile_findings")
-        .await as f64
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! How long processes with default settings stay with a host that went silent with open
-//! connections, while the same address leads to another host.
+//! Processes with default settings soon leave a host that went silent while its connections stay
+//! open and its address leads to another host.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ async fn passes(daemon: &ReconcilerClient) -> bool {
     run["status"] == "clean" || run["status"] == "repaired"
 }
 
-/// Prints the seconds until the last process has left it.
+/// Prints the seconds until the last process has left the silent host.
 async fn is_left(store: &str, world: World, host: &FaultProxy) {
     for of_a_test in ["STORE_TIMEOUT_MS", "FIRSTCOME_TEST_QUESTION_TIMEOUT_MS"] {
         world.set(of_a_test, "");
@@ -96,14 +96,14 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
     let (api, consumer, daemon) = tokio::join!(
         answers(&api, &coupon, &users, begun),
         async {
-            eventually("the consumer has left it", LIMIT, async || {
+            eventually("the consumer has left the silent host", LIMIT, async || {
                 world.sql.number(&by_consumer).await > before
             })
             .await;
             begun.elapsed().as_secs_f64()
         },
         async {
-            eventually("the daemon has left it", LIMIT, async || {
+            eventually("the daemon has left the silent host", LIMIT, async || {
                 passes(&daemon).await
             })
             .await;
@@ -124,7 +124,7 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
 }
 
 #[tokio::test]
-async fn a_silent_redis_is_left_within_seconds_by_the_default_settings() {
+async fn processes_leave_a_silent_redis_within_seconds_by_default() {
     let redis = &shared().await.redis;
     let host = redis.proxy().await.unwrap();
     let world = World::new("left-redis").await;
@@ -133,7 +133,7 @@ async fn a_silent_redis_is_left_within_seconds_by_the_default_settings() {
 }
 
 #[tokio::test]
-async fn a_silent_mysql_is_left_within_seconds_by_the_default_settings() {
+async fn processes_leave_a_silent_mysql_within_seconds_by_default() {
     let mysql = &shared().await.mysql;
     let host = mysql.proxy().await.unwrap();
     let world = World::new("left-mysql").await;
@@ -145,7 +145,7 @@ async fn a_silent_mysql_is_left_within_seconds_by_the_default_settings() {
 }
 
 #[tokio::test]
-async fn a_silent_kafka_is_left_within_seconds_by_the_default_settings() {
+async fn processes_leave_a_silent_kafka_within_seconds_by_default() {
     let (server, host, _turn) = crate::faults::waves::kafka_behind_proxy().await;
     is_left(
         "Kafka",

@@ -1,4 +1,4 @@
-//! Every process stops within seconds on request, even while a store is silent and claims are in
+//! SIGTERM stops every process within seconds, even while a store is silent and claims are in
 //! flight.
 
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
-//! Sizes at which a statement's list of values would be too long for MySQL (65,535, error 1390).
+//! More than 65,535 objects, the limit of MySQL for the values of one statement (error 1390).
 
 use std::time::Instant;
 
 use firstcome_reconciler::report::{Run, Status};
-use firstcome_testkit::scale::measured;
+use firstcome_testkit::scale::{measured, measured_each};
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, MadeCoupon, World, eventually, exact, open_world,
 };
@@ -50,25 +50,23 @@ async fn with_66_000_finished_coupons_everything_starts_and_a_pass_is_clean() {
 
 #[tokio::test]
 async fn with_dead_letters_of_66_000_drops_everything_else_is_repaired() {
-    let sizes = [66_000, 3_000_000];
-    let mut memory = Vec::new();
     let what = |part: &str| format!("3,000,000 garbage dead letters naming 66,000 drops: {part}");
-    let took = measured(&what("a pass"), sizes, "≤ 15 s", async |letters| {
+    let figures = [
+        (&*what("a pass"), "≤ 15 s"),
+        (
+            &what("memory of the pass over that of an empty one"),
+            "≤ 50 MB",
+        ),
+    ];
+    let [took, more] = measured_each(figures, [66_000, 3_000_000], async |letters| {
         let (run, more) = beside_garbage(letters).await;
-        memory.push(more);
-        seconds(&run)
-    })
-    .await;
-    let mut memory = memory.into_iter();
-    let part = what("memory of the pass over that of an empty one");
-    let more = measured(&part, sizes, "≤ 50 MB", async |_| {
-        memory.next().unwrap_or(0.0)
+        [seconds(&run), more]
     })
     .await;
     assert!(took < 60.0 && more <= 50.0, "{took} s, {more} MB");
 }
 
-/// A pass, and its memory in MB beyond that of an empty one.
+/// Runs a pass beside this many dead letters. Returns its memory in MB beyond that of an empty one.
 async fn beside_garbage(letters: u32) -> (Run, f64) {
     let fixture = Fixture::new("garbage").await;
     let (coupon, _) = fixture.held("Winter", 20, 12).await;
@@ -129,7 +127,7 @@ async fn reissued_by_straight(number: u32) -> f64 {
         ),
     )
     .await;
-    // The other coupon's users are not in Redis, and do not belong to this test.
+    // The other coupon is left out, because its users are not in Redis.
     let (run, _) = pass(&world, &["--coupon", &coupon.id.to_string()]).await;
     assert_eq!(
         (run.status, run.drops[0].after.rows),
@@ -144,7 +142,7 @@ async fn reissued_by_straight(number: u32) -> f64 {
     assert_eq!(issued, i64::from(number));
     assert!(run.drops[0].exact, "{:?}", run.drops[0]);
     if number <= 5_000 {
-        // The check has a limit of seconds, too little for a hundred thousand rows.
+        // The check times out for a hundred thousand rows.
         exact(&world.sql, &world.redis, &coupon, number)
             .await
             .unwrap();

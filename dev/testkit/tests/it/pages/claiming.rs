@@ -1,4 +1,4 @@
-//! Claiming on the page, whatever happens on the way.
+//! Claims on the coupon page: in a rush, without a network, across reloads, and returned.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use firstcome_testkit::{
 };
 use parking_lot::Mutex;
 
-use super::support::{BrowserPage, serve_pages};
+use super::support::{BrowserPage, TIMERS, serve_pages};
 
 const SLOTS: u32 = 300;
 
-/// Slots that the crowd leaves until the user in the browser is admitted, however slow that is.
+/// Slots that the crowd leaves free until the user in the browser is admitted.
 const LEFT: usize = 100;
 
 /// Concurrent claims of the crowd.
 const AT_ONCE: usize = 50;
 
-/// Many users who claim without a pause: first repeatedly for some of the slots, then for all
-/// remaining ones, and beyond.
+/// Many users who claim without a pause. First they claim only some of the slots, again and again;
+/// then they claim all of them, until the coupon is sold out.
 #[derive(Default)]
 struct EagerCrowd {
     claims: AtomicUsize,
@@ -117,14 +117,14 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     crowd.until("sold_out", AT_ONCE).await;
     assert!(
         crowd.answers() >= answers + AT_ONCE,
-        "it claimed throughout"
+        "the crowd claimed throughout"
     );
     crowd.goes_home.store(true, SeqCst);
     for member in all {
         member.await.unwrap();
     }
     assert_eq!(page.claims_sent().await, 1);
-    // Their slot fits in between those of the crowd, by number and by instant of admission.
+    // Slots before the user's were admitted earlier, and slots after it later.
     all_issued(&f.world, coupon.drop, SLOTS as usize).await;
     let beside = |side: &str, order: &str| {
         format!(
@@ -146,24 +146,17 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
         .sql
         .query("SELECT slot, code FROM issued_coupons WHERE user_id = 'u-you'")
         .await;
-    let held = vec![vec![
-        page.text("#big").await,
-        page.text("#code output").await,
-    ]];
-    assert_eq!(row, held);
+    let shown = async || {
+        let number = page.text("#big").await;
+        [[number, page.text("#code output").await]]
+    };
+    assert_eq!(row, shown().await);
     assert_eq!(page.text("#label").await, "It is yours");
     page.assert_open_to_all("issued").await;
 
     page.browser.reload().await;
     page.until(&["issued"]).await;
-    assert_eq!(
-        vec![vec![
-            page.text("#big").await,
-            page.text("#code output").await
-        ]],
-        row,
-        "after a reload"
-    );
+    assert_eq!(row, shown().await, "after a reload");
     assert_eq!(page.claims_sent().await, 0);
     // In another browser they see their coupon without claiming.
     page.browser.prepare(LABELS).await;
@@ -176,17 +169,10 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
         serde_json::json!(["One moment…", "It is yours"]),
         "never \"Open now\" to a holder"
     );
-    assert_eq!(
-        vec![vec![
-            page.text("#big").await,
-            page.text("#code output").await
-        ]],
-        row,
-        "in another browser"
-    );
+    assert_eq!(row, shown().await, "in another browser");
     assert_eq!(page.text("#label").await, "It is yours");
     assert_eq!(page.claims_sent().await, 0);
-    // If they claim all the same, they see that they have one, since the look-up is blocked.
+    // If the look-up fails and they claim again, they see that they have one already.
     page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
@@ -202,21 +188,18 @@ const LABELS: &str = "window.labels = []; new MutationObserver(() => {
     if (label && label !== window.labels.at(-1)) window.labels.push(label);
   }).observe(document, { subtree: true, childList: true, characterData: true });";
 
-/// From the next load on, the first look-up of the own claim is lost.
+/// From the next load on, the first look-up of the user's claim fails.
 const NOT_BESIDE: &str = "{ const ask = window.fetch; let lost = 0; window.fetch = (url, options) =>
     String(url).endsWith('/me') && !lost++ ? Promise.reject(new TypeError('lost')) : ask(url, options); }";
 
 #[tokio::test]
-async fn polling_for_the_code_starts_fast_and_then_follows_the_server() {
+async fn polling_for_the_code_slows_down_to_the_servers_interval() {
     // No consumer writes rows.
     let (world, _api) = firstcome_testkit::open_world("page-soon").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(10).await;
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
-    // Records the timers' delays, however late a busy machine fires them.
-    let timers = "window.waits = []; { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
-        window.waits.push(ms); return real(then, ms, ...more); }; }";
-    page.browser.prepare(timers).await;
+    page.browser.prepare(TIMERS).await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
     page.browser
@@ -237,7 +220,7 @@ async fn polling_for_the_code_starts_fast_and_then_follows_the_server() {
             .collect::<Vec<_>>()
     };
     firstcome_testkit::eventually(
-        "it polls repeatedly",
+        "the page polls repeatedly",
         firstcome_testkit::LIMIT,
         async || looks().await.len() >= 5,
     )
@@ -272,16 +255,20 @@ async fn a_claim_survives_a_lost_network_and_a_new_process() {
     // The claim goes through, and its answer is lost.
     network.set(ProxyFault::DropReplies).await.unwrap();
     page.browser.click("#main").await;
-    firstcome_testkit::eventually("it is admitted", firstcome_testkit::LIMIT, async || {
-        world
-            .redis
-            .command::<i64>(&[
-                "ZCARD",
-                &world.redis.of_drop(coupon.id, coupon.drop, "users"),
-            ])
-            .await
-            == 1
-    })
+    firstcome_testkit::eventually(
+        "the user is admitted",
+        firstcome_testkit::LIMIT,
+        async || {
+            world
+                .redis
+                .command::<i64>(&[
+                    "ZCARD",
+                    &world.redis.of_drop(coupon.id, coupon.drop, "users"),
+                ])
+                .await
+                == 1
+        },
+    )
     .await;
     network.set(ProxyFault::Cut).await.unwrap();
     page.until(&["trying"]).await;
@@ -327,7 +314,7 @@ async fn a_reload_resumes_claiming() {
 }
 
 #[tokio::test]
-async fn a_user_returns_a_coupon_after_a_question_and_the_slot_is_free() {
+async fn a_confirmed_return_frees_the_slot() {
     let f = Fixture::new("page-back").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f
@@ -355,7 +342,8 @@ async fn a_user_returns_a_coupon_after_a_question_and_the_slot_is_free() {
     );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
-    // The next user gets the slot; the first one sees that it was returned, in another browser too.
+    // The next user gets the slot. The first user sees that theirs was returned, also in another
+    // browser.
     assert_eq!(
         f.api.claim(coupon.id, "u-next").await.promised(),
         Some((coupon.drop, 1))
@@ -366,7 +354,7 @@ async fn a_user_returns_a_coupon_after_a_question_and_the_slot_is_free() {
 }
 
 #[tokio::test]
-async fn with_one_per_drop_the_page_returns_the_one_that_it_shows() {
+async fn the_page_returns_the_coupon_of_the_drop_that_it_shows() {
     let f = Fixture::new("page-back-drop").await;
     let pages = serve_pages(&f.world).await;
     let mut body = coupon_body("Winter coupon", 1, 0);
@@ -396,7 +384,7 @@ async fn with_one_per_drop_the_page_returns_the_one_that_it_shows() {
     );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
-    // In another browser they claim once more and see the answer, since the look-up is blocked.
+    // If the look-up fails in another browser and they claim again, they see that it was returned.
     page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;

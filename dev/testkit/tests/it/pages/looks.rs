@@ -1,4 +1,5 @@
-//! States that take long to occur, simulated in the page, and what counts as a browser complaint.
+//! States of the coupon page that are rare or take long to occur, simulated by answers in the
+//! browser.
 
 use firstcome_testkit::{Look, eventually_some, open_world};
 use serde_json::{Value, json};
@@ -20,8 +21,28 @@ fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
     )
 }
 
+/// Status and body of the user's claim, the state of the coupon (JSON, or that of a daily coupon),
+/// the view, and its first line. Yesterday's coupon is shown until today's opening is near.
+const OUTCOMES: &str = r#"200 | {"status": "broken", "slot": 7} | {} | broken | We are sorry
+200 | {"status": "broken", "position": 1} | {} | broken | We are sorry
+200 | {"status": "revoked", "slot": 7} | {} | revoked | No longer yours
+200 | {"status": "waiting", "position": 3} | {} | waiting | On the waiting list
+200 | {"status": "none"} | {"state": "sold_out"} | sold_out | Sold out
+200 | {"status": "none"} | {"state": "sold_out", "can_wait": true} | can_wait | Sold out
+401 | {"code": "unauthorized"} | {} | expired | Your link has expired
+400 | {"code": "invalid"} | {} | refused | This did not work
+403 | {"code": "not_allowed"} | {} | not_allowed | Not for this account
+200 | {"status": "none", "allowed": false} | {} | not_allowed | Not for this account
+200 | {"status": "none", "allowed": false} | {"state": "closed"} | closed | Closed
+200 | {"status": "none", "allowed": true} | {} | open | Open now
+200 | {"status": "none"} | {} | open | Open now
+200 | {"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 0} | opens in an hour | issued | It is yours
+200 | {"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 0} | opens in five minutes | scheduled | Opens in
+200 | {"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 0} | open | open | Open now
+200 | {"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 0} | {} | issued | It is yours"#;
+
 #[tokio::test]
-async fn every_outcome_has_its_text_and_returning_asks_first() {
+async fn every_outcome_has_its_text_and_a_return_needs_confirmation() {
     let (world, _api) = open_world("page-ends").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(100).await;
@@ -31,134 +52,29 @@ async fn every_outcome_has_its_text_and_returning_asks_first() {
         .await;
     assert_eq!(page.text("h1").await, "There is no such coupon");
 
-    let issued = json!({"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 0});
     let each_drop = |state: &str, opens_in: i64| {
         let opens_at_ms = chrono::Utc::now().timestamp_millis() + opens_in;
         json!({"one_per_drop": true, "drop_id": 1, "state": state, "opens_at_ms": opens_at_ms})
     };
-    let ends = [
-        (
-            200,
-            json!({"status": "broken", "slot": 7}),
-            json!({}),
-            "broken",
-            "We are sorry",
-        ),
-        (
-            200,
-            json!({"status": "broken", "position": 1}),
-            json!({}),
-            "broken",
-            "We are sorry",
-        ),
-        (
-            200,
-            json!({"status": "revoked", "slot": 7}),
-            json!({}),
-            "revoked",
-            "No longer yours",
-        ),
-        (
-            200,
-            json!({"status": "waiting", "position": 3}),
-            json!({}),
-            "waiting",
-            "On the waiting list",
-        ),
-        (
-            200,
-            json!({"status": "none"}),
-            json!({"state": "sold_out"}),
-            "sold_out",
-            "Sold out",
-        ),
-        (
-            200,
-            json!({"status": "none"}),
-            json!({"state": "sold_out", "can_wait": true}),
-            "can_wait",
-            "Sold out",
-        ),
-        (
-            401,
-            json!({"code": "unauthorized"}),
-            json!({}),
-            "expired",
-            "Your link has expired",
-        ),
-        (
-            400,
-            json!({"code": "invalid"}),
-            json!({}),
-            "refused",
-            "This did not work",
-        ),
-        (
-            403,
-            json!({"code": "not_allowed"}),
-            json!({}),
-            "not_allowed",
-            "Not for this account",
-        ),
-        (
-            200,
-            json!({"status": "none", "allowed": false}),
-            json!({}),
-            "not_allowed",
-            "Not for this account",
-        ),
-        (
-            200,
-            json!({"status": "none", "allowed": false}),
-            json!({"state": "closed"}),
-            "closed",
-            "Closed",
-        ),
-        (
-            200,
-            json!({"status": "none", "allowed": true}),
-            json!({}),
-            "open",
-            "Open now",
-        ),
-        (
-            200,
-            json!({"status": "none"}),
-            json!({}),
-            "open",
-            "Open now",
-        ),
-        // Yesterday's coupon is shown until today's is near, and then disappears.
-        (
-            200,
-            issued.clone(),
-            each_drop("scheduled", 3_600_000),
-            "issued",
-            "It is yours",
-        ),
-        (
-            200,
-            issued.clone(),
-            each_drop("scheduled", 300_000),
-            "scheduled",
-            "Opens in",
-        ),
-        (
-            200,
-            issued.clone(),
-            each_drop("open", -1),
-            "open",
-            "Open now",
-        ),
-        (200, issued, json!({}), "issued", "It is yours"),
-    ];
-    for (number, (status, mine, state, view, label)) in ends.iter().enumerate() {
-        page.browser
-            .prepare(&answering(coupon.id, *status, mine, state))
-            .await;
+    for (number, line) in OUTCOMES.lines().enumerate() {
+        let [status, mine, state, view, label]: [&str; 5] = line
+            .split('|')
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
+        let state = match state {
+            "opens in an hour" => each_drop("scheduled", 3_600_000),
+            "opens in five minutes" => each_drop("scheduled", 300_000),
+            "open" => each_drop("open", -1),
+            state => serde_json::from_str(state).unwrap(),
+        };
+        let mine = serde_json::from_str(mine).unwrap();
+        let script = answering(coupon.id, status.parse().unwrap(), &mine, &state);
+        page.browser.prepare(&script).await;
         page.come_as("u-you").await;
         page.until(&[view]).await;
-        assert_eq!(page.text("#label").await, *label);
+        assert_eq!(page.text("#label").await, label);
         page.picture(&format!("end-{number}-{view}")).await;
     }
     page.browser.click("#back").await;

@@ -3,8 +3,7 @@
 mod claiming;
 mod from_mails;
 mod looks;
-mod mails;
 mod operations;
-mod scenes;
+mod operations_live;
 mod support;
 mod waiting;

@@ -1,433 +1,105 @@
-//! The operations page for the person on duty, at a desk and on a phone at night.
+//! The screens of the operations page in a browser, at a desk and on a phone at night.
 
-use std::time::{Duration, Instant};
-
-use firstcome_stack::{FaultProxy, ProxyFault};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, ReconcilerClient, Running};
+use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, Sql};
 use serde_json::json;
 
-use super::support::{ENTER, assert_open_to_all, assert_sound, log_in, tab_to, until, until_title};
+use super::support::{
+    assert_open_to_all, assert_sound, dark_phone, desk, log_in, until, until_text, until_there,
+    until_title_has,
+};
 use crate::drift::support::injector;
 
-const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
-
-#[tokio::test]
-async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
-    let f = Fixture::new("page-duty").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    f.held("Spring coupon", 100, 40).await;
-    let daemon = f.world.daemon().await;
-    daemon.reconcile(&json!({})).await;
-    let browser = Browser::open(Look {
-        width: 1240,
-        ..Look::default()
-    })
-    .await;
-    browser.visit(daemon.http().base()).await;
-    log_in(&browser, "Kim", OPS_TOKEN).await;
-    until_title(&browser, "Everything is as promised").await;
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
-    assert_open_to_all(&browser, "ops-all-well").await;
-
-    // From a webmail client: the foreign link brings no cookie, and log-in works all the same.
-    let base = daemon.http().base();
-    browser
-        .visit(&format!(
-            "{}/healthz",
-            base.replace("127.0.0.1", "localhost")
-        ))
-        .await;
-    browser.run(&format!("location.href = '{base}/runs'")).await;
-    until(
-        &browser,
-        "location.host.startsWith('127.') && location.pathname === '/runs'",
-    )
-    .await;
-    browser.visit(base).await;
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
-
-    // Rows disappear, and nobody reloads.
-    browser
-        .run("window.same = true; document.querySelector('nav a[href=\"/runs\"]').focus()")
-        .await;
-    let mut drift = injector(&f.world, &coupon).await;
-    drift.make(Drift::Unissued, 3).await.unwrap();
-    until_title(
-        &browser,
-        "3 people were promised a coupon and have no row yet",
-    )
-    .await;
-    assert_open_to_all(&browser, "ops-drift").await;
-    drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
-    daemon.reconcile(&json!({})).await;
-    until_title(
-        &browser,
-        "2 unrepaired failed claims: the drop has no such slot",
-    )
-    .await;
-    assert_eq!(
-        browser
-            .run("return [window.same, document.activeElement.innerText]")
-            .await,
-        json!([true, "Passes"])
+/// Spreads the claims over forty seconds, with most of them at the start.
+async fn spread_claims(sql: &Sql, drop: i64) {
+    let instants = format!(
+        "UPDATE issued_coupons SET claimed_at = UTC_TIMESTAMP(3) - INTERVAL 100000000 - FLOOR(40000000 * POW(slot / 320, 3)) \
+         MICROSECOND, issued_at = claimed_at + INTERVAL 150000 + (slot % 9) * 120000 MICROSECOND WHERE drop_id = {drop}"
     );
-    assert_open_to_all(&browser, "ops-alert").await;
-    browser
-        .look(
-            Look {
-                dark: true,
-                ..Look::default()
-            }
-            .on_a_phone(),
-        )
+    sql.query(&instants).await;
+    // Their codes no longer match their instants.
+    sql.query("UPDATE code_key SET since = UTC_TIMESTAMP(3)")
         .await;
-    assert_open_to_all(&browser, "ops-alert-dark-phone").await;
-    browser
-        .look(Look {
-            width: 1240,
-            ..Look::default()
-        })
-        .await;
-
-    tab_to(&browser, "[id^=to-alert-]").await;
-    browser.key(ENTER).await;
-    until(
-        &browser,
-        "location.pathname === '/alerts' && document.querySelector('article')",
-    )
-    .await;
-    assert_open_to_all(&browser, "ops-alerts").await;
-    browser.run("document.querySelector('#main').focus()").await;
-    tab_to(&browser, "form[action$=acknowledge] button").await;
-    browser.key(ENTER).await;
-    until(
-        &browser,
-        "document.querySelector('article .done').innerText === 'Acknowledged by Kim.'",
-    )
-    .await;
-    let again = "return document.querySelectorAll('form[action$=acknowledge]').length";
-    assert_eq!(
-        browser.run(again).await,
-        json!(0),
-        "nothing is left to acknowledge"
-    );
-    assert_eq!(
-        f.world
-            .sql
-            .query("SELECT acknowledged_by FROM alerts WHERE status = 'firing'")
-            .await,
-        [["Kim"]]
-    );
-
-    f.world
-        .sql
-        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'")
-        .await;
-    daemon.reconcile(&json!({})).await;
-    browser.visit(daemon.http().base()).await;
-    until_title(&browser, "Everything is as promised").await;
-    browser
-        .visit(&format!("{}/runs", daemon.http().base()))
-        .await;
-    assert_open_to_all(&browser, "ops-passes").await;
-    until(
-        &browser,
-        "document.querySelector('tbody tr').innerText.includes('nothing found')",
-    )
-    .await;
 }
 
-/// The live first screen of a daemon that the browser reaches through a proxy.
-async fn live_behind_proxy(f: &Fixture) -> (Running<ReconcilerClient>, FaultProxy, Browser) {
-    let daemon = f.world.daemon().await;
-    daemon.reconcile(&json!({})).await;
-    let port = daemon
-        .http()
-        .base()
-        .rsplit(':')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    let proxy = FaultProxy::start(port).await.unwrap();
-    let browser = Browser::open(Look {
-        width: 1240,
-        ..Look::default()
-    })
-    .await;
-    browser
-        .visit(&format!("http://127.0.0.1:{}", proxy.port()))
-        .await;
-    log_in(&browser, "Kim", OPS_TOKEN).await;
-    until_title(&browser, "Everything is as promised").await;
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
-    browser.run("window.same = true").await;
-    (daemon, proxy, browser)
-}
-
-#[tokio::test]
-async fn a_screen_reports_a_lost_connection_and_recovers_without_a_reload() {
-    let f = Fixture::new("page-away").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
-
-    proxy.set(ProxyFault::Cut).await.unwrap();
-    until(
-        &browser,
-        "document.querySelector('#live').innerText.includes('connection lost, trying again')",
-    )
-    .await;
-    assert_eq!(
-        browser
-            .run("return document.querySelector('#live').dataset.state")
-            .await,
-        json!("away")
-    );
-    injector(&f.world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
-    proxy.set(ProxyFault::Pass).await.unwrap();
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
-    until_title(
-        &browser,
-        "3 people were promised a coupon and have no row yet",
-    )
-    .await;
-    assert_eq!(browser.run("return window.same").await, json!(true));
-}
-
-#[tokio::test]
-async fn a_screen_reports_a_silent_connection_within_20_s_and_recovers() {
-    let f = Fixture::new("page-silent").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
-
-    proxy.set(ProxyFault::BlackHole).await.unwrap();
-    let since = Instant::now();
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'away'",
-    )
-    .await;
-    assert!(
-        since.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        since.elapsed()
-    );
-    injector(&f.world, &coupon)
-        .await
-        .make(Drift::Unissued, 3)
-        .await
-        .unwrap();
-    proxy.set(ProxyFault::Pass).await.unwrap();
-    until(
-        &browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
-    until_title(
-        &browser,
-        "3 people were promised a coupon and have no row yet",
-    )
-    .await;
-    assert_eq!(browser.run("return window.same").await, json!(true));
-}
-
-#[tokio::test]
-async fn a_viewer_on_a_phone_sees_masked_users_and_no_buttons() {
-    let f = Fixture::new("page-viewer").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 20).await;
-    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.daemon().await;
-    let done = injector(&f.world, &coupon)
-        .await
-        .make(Drift::OverShrunk, 2)
-        .await
-        .unwrap();
-    let run = daemon.reconcile(&json!({})).await;
-    let browser = Browser::open(
-        Look {
-            dark: true,
-            ..Look::default()
-        }
-        .on_a_phone(),
-    )
-    .await;
-    browser
-        .visit(&format!("{}/runs/{}", daemon.http().base(), run.run_id))
-        .await;
-    log_in(&browser, "Lee", VIEW_TOKEN).await;
-    until(
-        &browser,
-        &format!(
-            "location.pathname === '/runs/{}' && document.querySelector('caption')",
-            run.run_id
-        ),
-    )
-    .await;
-    assert_open_to_all(&browser, "ops-pass-dark-phone").await;
-    let text = browser
-        .run("return document.body.innerText")
-        .await
-        .as_str()
-        .unwrap()
-        .to_owned();
-    assert!(
-        done.people.iter().all(|hit| !text.contains(&hit.user)),
-        "{text}"
-    );
-    for path in ["/", "/alerts", "/runs"] {
-        browser
-            .visit(&format!("{}{path}", daemon.http().base()))
-            .await;
-        until(&browser, "document.querySelector('.who')").await;
-        let buttons = browser
-            .run("return [...document.querySelectorAll('button')].map((one) => one.innerText)")
-            .await;
-        assert_eq!(buttons, json!(["Log out"]), "{path}");
-        assert_sound(&browser, &format!("ops-viewer{}", path.replace('/', "-"))).await;
-    }
-    browser.click(".who button").await;
-    until(&browser, "location.pathname === '/login'").await;
-    browser.visit(daemon.http().base()).await;
-    until(
-        &browser,
-        "location.pathname === '/login' && !document.body.innerText.includes('Winter')",
-    )
-    .await;
-}
-
+/// docs/OPERATIONS.md shows pictures of these screens.
 #[tokio::test]
 async fn an_operator_repairs_a_drop_and_follows_every_figure() {
     let f = Fixture::new("page-acts").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    let daemon = f
-        .world
-        .daemon_with(&[("API_URL", f.api.http().base())])
-        .await;
+    let sql = &f.world.sql;
+    let (coupon, _) = f.held("Winter coupon", 500, 320).await;
+    let api_url = [("API_URL", f.api.http().base())];
+    let daemon = f.world.daemon_with(&api_url).await;
     daemon.reconcile(&json!({})).await;
-    let browser = Browser::open(Look {
-        width: 1240,
-        ..Look::default()
-    })
-    .await;
+    spread_claims(sql, coupon.drop).await;
+    let browser = Browser::open(desk()).await;
     let base = daemon.http().base();
     let drop_page = format!("{base}/coupons/{}/drops/{}", coupon.id, coupon.drop);
     browser.visit(&drop_page).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
-    until(&browser, "document.querySelector('.chart')").await;
-    let axes =
+    until_there(&browser, ".chart").await;
+    until_text(&browser, "Admissions that had their row within a second").await;
+    let axis =
         "return [...document.querySelectorAll('.chart .slots li')].map((one) => one.innerText)";
-    assert_eq!(
-        browser.run(axes).await,
-        json!(["20", "15", "10", "5", "0"]),
-        "rising to the quantity"
-    );
-    let points = "return [...document.querySelectorAll('.chart polyline')].map((line) => line.points.numberOfItems)";
-    assert_eq!(
-        browser.run(points).await,
-        json!([12, 12]),
-        "admissions and rows"
-    );
+    let up_to_quantity = json!(["500", "375", "250", "125", "0"]);
+    assert_eq!(browser.run(axis).await, up_to_quantity);
+    let points = "const [admitted, issued] = [...document.querySelectorAll('.chart polyline')]
+         .map((line) => line.points.numberOfItems); return admitted > 20 && admitted === issued";
+    assert_eq!(browser.run(points).await, json!(true));
     assert_open_to_all(&browser, "ops-drop").await;
 
-    let done = injector(&f.world, &coupon)
-        .await
-        .make(Drift::Unissued, 2)
-        .await
-        .unwrap();
+    let mut drift = injector(&f.world, &coupon).await;
+    let unissued = drift.make(Drift::Unissued, 3).await.unwrap();
+    drift.make(Drift::MissingAdmission, 2).await.unwrap();
     browser.visit(&drop_page).await;
-    until(&browser, "document.querySelector('button[value=pass]')").await;
+    until_there(&browser, "button[value=pass]").await;
     browser.click("button[value=pass]").await;
-    until(
-        &browser,
-        "document.querySelector('h1').innerText.includes('repaired')",
-    )
-    .await;
-    assert_eq!(
-        f.world
-            .sql
-            .number("SELECT COUNT(*) FROM issued_coupons")
-            .await,
-        12
-    );
+    until_title_has(&browser, "repaired").await;
+    until_text(&browser, "issued late").await;
+    assert_open_to_all(&browser, "ops-pass").await;
+    browser.look(dark_phone()).await;
+    assert_open_to_all(&browser, "ops-pass-dark-phone").await;
+    browser.look(desk()).await;
+    let rows = "SELECT COUNT(*) FROM issued_coupons";
+    assert_eq!(sql.number(rows).await, 320);
 
-    let person = &done.people[0].user;
-    f.world
-        .sql
-        .query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')")
+    let person = &unissued.people[0].user;
+    sql.query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')")
         .await;
-    let new = format!(
-        "{base}/coupons/new?name=Daily&quantity=500&waiting_list=0&repeats=daily&once_per=drop&time_zone=Asia%2FSeoul\
-         &first_day=2130-12-01&opens=15%3A00&closes=18%3A00"
-    );
-    for (name, place, shown) in [
+    let letters: Vec<String> = (0..14)
+        .map(|n| {
+            format!("(999, {n}, 'customer-{n:04}', 'undecodable', 'EOF while parsing a string')")
+        })
+        .collect();
+    let columns = "(drop_id, slot, user_id, reason, error)";
+    let letters = letters.join(",");
+    sql.query(&format!(
+        "INSERT INTO failed_claims {columns} VALUES {letters}"
+    ))
+    .await;
+    let new = "/coupons/new?name=Daily&quantity=500&waiting_list=0&repeats=daily&once_per=drop&time_zone=Asia%2FSeoul\
+        &first_day=2130-12-01&opens=15%3A00&closes=18%3A00";
+    let coupon_page = format!("/coupons/{}", coupon.id);
+    let drop = format!("{coupon_page}/drops/{}", coupon.drop);
+    for (name, path, shown) in [
         (
             "ops-letters",
-            format!("{base}/dead-letters").as_str(),
-            "by hand",
+            "/dead-letters?reason=undecodable",
+            "Discard all that match",
         ),
-        ("ops-coupons", &format!("{base}/coupons"), "Winter coupon"),
-        (
-            "ops-coupon",
-            &format!("{base}/coupons/{}", coupon.id),
-            "send them this address",
-        ),
-        (
-            "ops-letter",
-            &format!("{base}/dead-letters/701"),
-            "Discard dead letter 701",
-        ),
-        (
-            "ops-days",
-            &format!("{base}/days"),
-            "Written within a second",
-        ),
-        ("ops-new", &new, "Fri 2130-12-01 15:00 +09:00"),
-        ("ops-drop-again", drop_page.as_str(), "Pause coupon"),
+        ("ops-coupons", "/coupons", "Winter coupon"),
+        ("ops-coupon", &coupon_page, "send them this address"),
+        ("ops-letter", "/dead-letters/701", "Discard dead letter 701"),
+        ("ops-days", "/days", "Written within a second"),
+        ("ops-new", new, "Fri 2130-12-01 15:00 +09:00"),
+        ("ops-drop-again", &drop, "Pause coupon"),
     ] {
-        browser.visit(place).await;
-        until(
-            &browser,
-            &format!("document.body.innerText.includes('{shown}')"),
-        )
-        .await;
+        browser.visit(&format!("{base}{path}")).await;
+        until_text(&browser, shown).await;
         assert_open_to_all(&browser, name).await;
-        browser
-            .look(
-                Look {
-                    dark: true,
-                    ..Look::default()
-                }
-                .on_a_phone(),
-            )
-            .await;
+        browser.look(dark_phone()).await;
         assert_open_to_all(&browser, &format!("{name}-dark-phone")).await;
-        browser
-            .look(Look {
-                width: 1240,
-                ..Look::default()
-            })
-            .await;
+        browser.look(desk()).await;
     }
     // The browser's time zone is preset, and a one-off coupon hides the question about days.
     browser.visit(&format!("{base}/coupons/new")).await;
@@ -438,40 +110,19 @@ async fn an_operator_repairs_a_drop_and_follows_every_figure() {
     assert_eq!(browser.run(asked).await, json!([false, true]));
 
     browser.visit(&format!("{base}/people")).await;
-    until(&browser, "document.querySelector('#person')").await;
+    until_there(&browser, "#person").await;
     let typed = format!(
         "coupon.value = '{}'; person.value = '{person}'; person.form.requestSubmit()",
         coupon.id
     );
     browser.run(&typed).await;
-    until(
-        &browser,
-        "document.body.innerText.includes('What happened, oldest first')",
-    )
-    .await;
+    until_text(&browser, "What happened, oldest first").await;
     assert_open_to_all(&browser, "ops-person").await;
-    browser
-        .look(
-            Look {
-                dark: true,
-                ..Look::default()
-            }
-            .on_a_phone(),
-        )
-        .await;
+    browser.look(dark_phone()).await;
     assert_open_to_all(&browser, "ops-person-dark-phone").await;
-    browser
-        .look(Look {
-            width: 1240,
-            ..Look::default()
-        })
-        .await;
+    browser.look(desk()).await;
     browser.visit(&format!("{base}/dead-letters/701")).await;
-    until(
-        &browser,
-        "document.querySelector('form[action$=reveal] button')",
-    )
-    .await;
+    until_there(&browser, "form[action$=reveal] button").await;
     browser.click("form[action$=reveal] button").await;
     until(
         &browser,
@@ -530,19 +181,11 @@ async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
         .sql
         .number("SELECT MIN(id) FROM failed_claims")
         .await;
-    let browser = Browser::open(Look {
-        width: 1240,
-        ..Look::default()
-    })
-    .await;
+    let browser = Browser::open(desk()).await;
     let base = daemon.http().base();
     browser.visit(base).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
-    until(
-        &browser,
-        "document.body.innerText.includes('exact for everybody whom Redis knows')",
-    )
-    .await;
+    until_text(&browser, "exact for everybody whom Redis knows").await;
     let fine_drop = format!("/coupons/{}/drops/{}", fine.id, fine.drop);
     for path in [
         "/",
@@ -555,7 +198,7 @@ async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
         &format!("/coupons/{}", fine.id),
     ] {
         browser.visit(&format!("{base}{path}")).await;
-        until(&browser, "document.querySelector('.who')").await;
+        until_there(&browser, ".who").await;
         for width in [1024, 1280, 1440, 1920] {
             browser
                 .look(Look {
@@ -574,7 +217,7 @@ async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
 
     browser.look(Look::default().on_a_phone()).await;
     browser.visit(&format!("{base}{fine_drop}")).await;
-    until(&browser, "document.querySelector('.elsewhere')").await;
+    until_there(&browser, ".elsewhere").await;
     let order = "const top = (css) => document.querySelector(css).getBoundingClientRect().top;
          return [document.querySelector('h1').innerText, top('tbody tr') < top('.elsewhere'), top('tbody tr') < innerHeight]";
     assert_eq!(
@@ -595,10 +238,6 @@ async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
     browser
         .visit(&format!("{base}/dead-letters/{letter}"))
         .await;
-    until(
-        &browser,
-        "document.body.innerText.includes('Why it stays:')",
-    )
-    .await;
+    until_text(&browser, "Why it stays:").await;
     assert_open_to_all(&browser, "letter-phone").await;
 }

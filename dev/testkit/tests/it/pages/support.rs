@@ -174,7 +174,28 @@ pub(super) async fn picture(browser: &Browser, name: &str) {
     }
 }
 
-const TAB: char = '\u{e004}';
+/// Records the delays of timers, however late a busy machine fires them.
+pub(super) const TIMERS: &str = "window.waits = [];
+    { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
+        window.waits.push(ms); return real(then, ms, ...more); }; }";
+
+/// The window of a browser at a desk.
+pub(super) fn desk() -> Look {
+    Look {
+        width: 1240,
+        ..Look::default()
+    }
+}
+
+pub(super) fn dark_phone() -> Look {
+    let dark = Look {
+        dark: true,
+        ..Look::default()
+    };
+    dark.on_a_phone()
+}
+
+pub(super) const TAB: char = '\u{e004}';
 pub(super) const ENTER: char = '\u{e007}';
 
 /// Waits until this holds in the page. The page checks itself for a second at a time; after a
@@ -193,6 +214,29 @@ pub(super) async fn until(browser: &Browser, holds: &str) {
         seen => Err(seen.unwrap_or_default()),
     })
     .await;
+}
+
+/// Waits for an element.
+pub(super) async fn until_there(browser: &Browser, css: &str) {
+    until(browser, &format!("document.querySelector({css:?})")).await;
+}
+
+/// Waits for a text on the screen.
+pub(super) async fn until_text(browser: &Browser, text: &str) {
+    let holds = format!("document.body.innerText.includes({text:?})");
+    until(browser, &holds).await;
+}
+
+/// Waits for this state of the live connection.
+pub(super) async fn until_state(browser: &Browser, state: &str) {
+    let holds = format!("document.querySelector('#live').dataset.state === {state:?}");
+    until(browser, &holds).await;
+}
+
+/// Waits for a text in the title of the screen.
+pub(super) async fn until_title_has(browser: &Browser, text: &str) {
+    let holds = format!("document.querySelector('h1').innerText.includes({text:?})");
+    until(browser, &holds).await;
 }
 
 /// Waits for the title of the screen.

@@ -1,28 +1,22 @@
-//! A page that waits for the opening, and claims that get nothing, or not yet.
+//! The coupon page before the opening, on the waiting list, and after a refusal.
 
 use chrono::{DateTime, SecondsFormat};
 use firstcome_testkit::{Fixture, LIMIT, Look, World, coupon_body, eventually, open_world};
 use serde_json::{Value, json};
 
-use super::support::{BrowserPage, serve_pages, until};
+use super::support::{BrowserPage, ENTER, TAB, TIMERS, dark_phone, serve_pages, until};
 
 /// The device's clock is two hours ahead.
 const AHEAD: &str = "{ const Real = Date; window.Date = class extends Real {
     constructor(...given) { if (given.length) super(...given); else super(Real.now() + 7_200_000); }
     static now() { return Real.now() + 7_200_000; } }; }";
 
-/// Records the server's polling times and the timers' delays, however late a busy machine fires
-/// them.
-const NOTES: &str = "window.told = []; window.waits = [];
+/// Records the polling times that the server sends.
+const POLLS: &str = "window.told = [];
     { const ask = window.fetch; window.fetch = async (url, options) => {
         const answer = await ask(url, options);
         if (String(url).endsWith('/state')) window.told.push((await answer.clone().json()).poll_after_ms);
-        return answer; };
-      const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
-        window.waits.push(ms); return real(then, ms, ...more); }; }";
-
-const TAB: char = '\u{e004}';
-const ENTER: char = '\u{e007}';
+        return answer; }; }";
 
 async fn opens_in(world: &World, name: &str, seconds: i64) -> Value {
     let at = DateTime::from_timestamp_millis(world.redis.now_ms().await + 1_000 * seconds).unwrap();
@@ -60,7 +54,7 @@ async fn the_button_is_enabled_at_the_opening_and_works_by_keyboard() {
         "an early tap does nothing"
     );
 
-    // It opens by the clock alone: no second request of the state is answered.
+    // Later requests of the state are never answered, so only the clock can open the page.
     let once = "{ const ask = window.fetch; let asked = 0; window.fetch = (url, options) =>
         String(url).endsWith('/state') && asked++ ? new Promise(() => {}) : ask(url, options); }";
     page.browser.prepare(once).await;
@@ -138,7 +132,7 @@ async fn the_page_polls_at_the_servers_time_plus_up_to_two_fifths() {
     for luck in [0.0, 0.999] {
         let mut page = BrowserPage::of(pages.http().base(), far.id, Look::default()).await;
         page.browser
-            .prepare(&format!("{NOTES} Math.random = () => {luck}"))
+            .prepare(&format!("{TIMERS} {POLLS} Math.random = () => {luck}"))
             .await;
         for (coupon, expected) in [(&far, 60_000.0..=60_000.0), (&near, 5_000.0..=55_000.0)] {
             page.now_of(pages.http().base(), coupon.id);
@@ -209,31 +203,21 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
     page.browser.reload().await;
     page.until(&["sold_out"]).await;
 
-    assert_eq!(
-        f.api
-            .patch(coupon.id, &json!({"paused": true}))
-            .await
-            .status,
-        200
-    );
+    f.api.change(coupon.id, &json!({"paused": true})).await;
     page.come_as("u-5").await;
     page.until(&["paused"]).await;
-    page.browser.look(dark.on_a_phone()).await;
+    page.browser.look(dark_phone()).await;
     page.assert_sound("paused-dark-phone").await;
-    assert_eq!(
-        f.api
-            .patch(coupon.id, &json!({"paused": false, "close_now": true}))
-            .await
-            .status,
-        200
-    );
+    f.api
+        .change(coupon.id, &json!({"paused": false, "close_now": true}))
+        .await;
     page.come_as("u-5").await;
-    // Until the other process's catalogue knows that it is closed, a claim reveals it.
+    // The other process's catalogue may not have the change yet; then a claim is answered `closed`.
     if page.until(&["sold_out", "closed"]).await == "sold_out" {
         page.browser.click("#main").await;
     }
     page.until(&["closed"]).await;
-    eventually("it shows when it closed", LIMIT, async || {
+    eventually("the page shows when the coupon closed", LIMIT, async || {
         page.browser
             .run("document.dispatchEvent(new Event('visibilitychange'))")
             .await;
@@ -279,7 +263,7 @@ async fn a_lost_or_left_place_in_line_and_a_freed_slot_are_shown() {
     page.browser.reload().await;
     page.until(&["lost_place"]).await;
     assert_eq!(page.text("#label").await, "Your place in line was lost");
-    // Another user in the same browser has lost nothing; the same link shows it again.
+    // Another user in this browser does not see it; the first user's link shows it again.
     let key = "'firstcome:token'";
     let link = page
         .browser

@@ -1,4 +1,4 @@
-//! A system whose MySQL is dumped, continues, and is lost.
+//! A system whose MySQL is dumped, keeps working, and is lost.
 
 use std::collections::BTreeSet;
 
@@ -60,10 +60,7 @@ impl Lost {
         let may = json!({"reason": "by mistake", "by": "Kim", "may_claim_again": true});
         api.revoke(winter.id, again, &may).await.unwrap();
         assert!(api.claim(winter.id, again).await.is_accepted());
-        assert_eq!(
-            api.patch(winter.id, &json!({"quantity": 23})).await.status,
-            200
-        );
+        api.change(winter.id, &json!({"quantity": 23})).await;
         assert_eq!(
             api.claim(winter.id, "more-1").await.promised(),
             Some((winter.drop, 21))
@@ -73,10 +70,7 @@ impl Lost {
         body["once_per"] = json!("drop");
         let (spring, spring_held) = fixture.held_of(&body, 5).await;
         api.give_back(spring.id, &spring_held[0].0).await.unwrap();
-        assert_eq!(
-            api.patch(spring.id, &json!({"paused": true})).await.status,
-            200
-        );
+        api.change(spring.id, &json!({"paused": true})).await;
         assert_eq!(
             (
                 fixture.consumer.process.stop().await,
@@ -125,7 +119,7 @@ impl Lost {
         (consumer, world.daemon().await)
     }
 
-    /// The remaining users by coupon, as the last step shows them.
+    /// The users who still lack their row, by coupon, as the last step of the runbook lists them.
     pub(super) async fn left_by_name(&self) -> BTreeSet<(i64, String)> {
         let shown = self.shell.run(&commands()[4]).await;
         let people = shown

@@ -1,4 +1,4 @@
-//! Every store over TLS and with logins: claims, each repair, and an error message for each wrong
+//! All stores over TLS and with logins: claims, repairs, and an error message for each wrong
 //! setting. All tests share one set of servers.
 
 mod job;

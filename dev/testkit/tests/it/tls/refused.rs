@@ -15,7 +15,7 @@ const TWO: [(&str, &[&str]); 2] = [
     ("firstcome-reconciler", &["once"]),
 ];
 
-/// Starts all at once; each must exit with all these words in one line.
+/// Starts all cases concurrently. Each process must exit with the words of its case in one line.
 async fn are_refused(world: &World, processes: &[(&str, &[&str])], cases: &[RefusedCase<'_>]) {
     let mut started: Vec<(Process, &[&str])> = Vec::new();
     for (env, words) in cases {
@@ -217,7 +217,8 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     ];
     are_refused(&world, &PROCESSES, &[unknown]).await;
     are_refused(&world, &TWO, &cases).await;
-    // The API runs without Kafka: a port that breaks off may belong to a broker that is stopping.
+    // Only the pass exits: the API runs without Kafka, since a broker that is stopping also breaks
+    // off handshakes.
     let plain_port: RefusedCase = (
         vec![("KAFKA_BROKERS", servers.door_to_kafka())],
         &["breaks the TLS handshake off"],
@@ -260,7 +261,7 @@ async fn one_broker_with_a_wrong_identity_is_tolerated_and_all_are_refused() {
         ),
     ];
     are_refused(&world, &TWO, &all).await;
-    // The other may be healthy, and is waited for.
+    // A pass waits for the unreachable broker, which may be healthy, before it exits.
     let away = format!("{expired},127.0.0.1:1");
     are_refused(
         &world,

@@ -28,7 +28,7 @@ fn forms(secret: &str) -> Vec<String> {
         BASE64_STANDARD_NO_PAD.encode(secret),
     ];
     forms.extend(["", "x", "xx"].map(|before| {
-        // Inside a longer encoded text: from the first whole group on.
+        // Inside a longer encoded text, only the complete groups of four characters are the same.
         let encoded = BASE64_STANDARD_NO_PAD.encode(format!("{before}{secret}"));
         let whole = encoded.len() / 4 * 4;
         encoded[4..whole].to_owned()
@@ -195,8 +195,8 @@ async fn by_wrong_settings(world: &World) {
         ];
         let processes = programs.map(|(program, command)| world.start(program, &[command], &env));
         for process in &processes {
-            // Some do not read this setting, and start working.
-            eventually("it ends or works", LIMIT, async || {
+            // Some programs do not read this setting, and start.
+            eventually("the process exits or starts", LIMIT, async || {
                 process.status().is_some()
                     || ["listening on ", "consuming "]
                         .iter()
@@ -217,7 +217,7 @@ async fn nothing_has_one(world: &World, answers: &str, secrets: &[&str]) {
         assert_has_none(&path.display().to_string(), secrets, &text);
         said += text.len();
     }
-    assert!(said > 1_000_000, "everything was logged: {said} bytes");
+    assert!(said > 1_000_000, "only {said} bytes were logged");
     assert_has_none("an answer", secrets, answers);
     for mail in world.mail.mails() {
         assert_has_none("a mail", secrets, &mail.text());

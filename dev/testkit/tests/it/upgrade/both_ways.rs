@@ -15,10 +15,10 @@ use crate::drift::support::{assert_whole, injector};
 const BOTH_WAYS: [[Release; 2]; 2] = [[Release::Old, Release::This], [Release::This, Release::Old]];
 
 #[tokio::test]
-async fn messages_codes_and_revocations() {
+async fn releases_read_each_others_messages_codes_and_revocations() {
     for [writer, reader] in BOTH_WAYS {
         let world = World::new("up-messages").await;
-        // A life that the older release begins is open to both.
+        // Both releases admit users in a life of Redis that the older one began.
         world.use_release(Release::Old);
         world.open().await;
         world.use_release(reader);
@@ -63,7 +63,8 @@ async fn messages_codes_and_revocations() {
     }
 }
 
-/// Drift, its number of users, the users before, and the holders afterwards, of 20.
+/// The kind of drift, the number of users it hits, and the holders before and afterwards. Each drop
+/// has 20 slots.
 const CASES: [(Drift, u32, usize, usize); 17] = [
     (Drift::Unissued, 3, 20, 20),
     (Drift::Unpublished, 2, 12, 14),
@@ -89,7 +90,7 @@ async fn repairs_of_one_reconciler_are_seen_and_shown_by_the_other() {
     for [first, second] in BOTH_WAYS {
         let fixture = Fixture::new("up-drift").await;
         let world = &fixture.world;
-        // A life that the older release begins is open to both.
+        // Both releases admit users in a life of Redis that the older one began.
         world.use_release(Release::Old);
         world.pass().await;
         world.use_release(Release::This);

@@ -1,4 +1,4 @@
-//! A continuous crowd behind a load balancer that avoids APIs that are not ready.
+//! Users who claim continuously, at the APIs to which a load balancer would send them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -94,7 +94,7 @@ impl Shared {
     }
 }
 
-/// Users come one after the other, each until their answer is not a 503.
+/// Users claim one after the other. Each retries until the answer is not a 503.
 async fn ask_on(shared: Arc<Shared>) {
     let mut pace = tokio::time::interval(EACH);
     let mut person = None;

@@ -16,7 +16,7 @@ async fn is_replaced(name: &str, order: [UpgradedRole; 3]) {
 }
 
 #[tokio::test]
-async fn tables_then_reconciler_consumers_and_apis() {
+async fn an_upgrade_with_the_apis_last_breaks_no_promise() {
     is_replaced(
         "up-first",
         [
@@ -29,7 +29,7 @@ async fn tables_then_reconciler_consumers_and_apis() {
 }
 
 #[tokio::test]
-async fn tables_then_apis_consumers_and_reconciler() {
+async fn an_upgrade_with_the_reconciler_last_breaks_no_promise() {
     is_replaced(
         "up-last",
         [
@@ -41,11 +41,11 @@ async fn tables_then_apis_consumers_and_reconciler() {
     .await;
 }
 
-/// As OPERATIONS says for the way back to a release that reads no messages with several claims. The
-/// new tables stay. A reconciler comes first: only an older one begins the life of Redis that older
-/// APIs go by.
+/// The steps of OPERATIONS for a downgrade to a release that cannot read messages with several
+/// claims. The new tables stay. The reconciler is replaced first, because older APIs need a life of
+/// Redis that an older reconciler has begun.
 #[tokio::test]
-async fn and_back_again() {
+async fn a_downgrade_breaks_no_promise() {
     let mut system = SystemToUpgrade::of(Release::This, "up-back").await;
     system.replace_without_load(Release::Old).await;
     system.ends_exact().await;

@@ -1,4 +1,4 @@
-//! Two processes of each role, and a crowd, while they are replaced one by one by another release.
+//! Two processes of each role, which are replaced one by one by another release while users claim.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::faults::waves::HEALED;
 /// More than the users who come during the replacement.
 const QUANTITY: u32 = 100_000;
 
-/// Answers between two steps.
+/// Answers to wait for between two steps.
 const BETWEEN: usize = 40;
 
 /// Settings that only older releases read (docs/decisions/0035-what-goes.md).
@@ -40,7 +40,7 @@ pub(super) struct SystemToUpgrade {
     daemons: Vec<Running<ReconcilerClient>>,
     coupon: MadeCoupon,
     pub(super) crowd: SteadyCrowd,
-    /// The life of Redis in which the crowd came.
+    /// The life of Redis in which the crowd began to claim.
     begun_in: Option<String>,
 }
 
@@ -156,7 +156,7 @@ impl SystemToUpgrade {
         self.crowd.goes_on(BETWEEN).await;
     }
 
-    /// The life of Redis that programs of the older release go by, if one was begun.
+    /// The life of Redis by which older releases decide whether to admit, if one was begun.
     async fn life(&self) -> Option<String> {
         self.world
             .redis
@@ -164,8 +164,9 @@ impl SystemToUpgrade {
             .await
     }
 
-    /// The crowd goes. Nobody was refused unless an older release began a life of Redis; everything
-    /// is exact, nobody is broken, and passes found nothing but that life.
+    /// Ends the crowd. Fails unless everything is exact, no promise is broken, nobody was refused
+    /// and passes found nothing. A new life of Redis, begun by an older release, may refuse users
+    /// and is a finding.
     pub(super) async fn ends_exact(self) {
         let is_same_life = self.begun_in == self.life().await;
         let Self {
@@ -217,7 +218,7 @@ impl SystemToUpgrade {
             .sql
             .query("SELECT kind, detail FROM reconcile_findings")
             .await;
-        // A daemon that is replaced in the middle of a pass reports this of that pass.
+        // A daemon that is replaced during a pass reports that pass as stopped.
         let replaced = |row: &[String]| row == ["stalled", "the process was told to stop"];
         let expected =
             |row: &Vec<String>| replaced(row) || (!is_same_life && row[0] == "redis_lost");

@@ -1,4 +1,5 @@
-//! Problems that are fixed outside the product; the mail's link then shows that all is well.
+//! Problems that people fix outside the product. Afterwards a pass from the mail's link finds
+//! nothing.
 
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Fixture, LIMIT, WorldStores, assert_kept, eventually, eventually_some};
@@ -80,7 +81,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     mailed(&f.world, &["resolved", "has not moved"]).await;
     assert_settled(&f.world, &coupon, 20, 16, &answers).await;
 
-    // Foreign data blocks one coupon, after Redis has lost something.
+    // After a loss of Redis, a foreign key keeps one coupon closed.
     let waiting = f.world.redis.of_drop(spring.id, spring.drop, "waiting");
     in_redis(&["SET", &waiting, "x"]).await;
     let gate = f.world.redis.own(&format!("{{{}}}:gate", spring.id));
@@ -100,7 +101,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     // The reconciler may have been faster.
     phone.pass(&["repaired", "nothing found"]).await;
     assert!(f.api.claim(spring.id, "u-late").await.is_accepted());
-    eventually("its row exists", LIMIT, async || {
+    eventually("the late user's row exists", LIMIT, async || {
         let rows = format!(
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
             spring.drop
@@ -138,16 +139,10 @@ async fn deleted_rows_of_a_sealed_drop_are_restored_from_the_mail() {
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let daemon = f.world.daemon().await;
     let phone = Phone::of_duty(&f.world).await;
-    assert_eq!(
-        f.api
-            .patch(coupon.id, &json!({"close_now": true}))
-            .await
-            .status,
-        200
-    );
+    f.api.change(coupon.id, &json!({"close_now": true})).await;
     let own = f.world.redis.own(&format!("{{{}}}:", coupon.id));
     eventually(
-        "it is sealed, and Redis has forgotten it",
+        "the drop is sealed, and Redis has forgotten it",
         LIMIT,
         async || {
             daemon.reconcile(&json!({})).await;

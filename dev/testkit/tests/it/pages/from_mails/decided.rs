@@ -4,7 +4,10 @@ use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, OPS_TOKEN, assert_kept};
 use serde_json::json;
 
-use super::super::support::{ENTER, assert_open_to_all, assert_sound, fill, log_in, tab_to, until};
+use super::super::support::{
+    ENTER, assert_open_to_all, assert_sound, fill, log_in, tab_to, until, until_state, until_text,
+    until_there, until_title_has,
+};
 use super::phone::{Phone, link};
 use crate::drift::support::{assert_settled, assert_whole, injector, mailed};
 
@@ -34,15 +37,11 @@ async fn an_operator_repairs_injected_drift_from_the_mails_link() {
     phone.read("mail-held-back", &mail).await;
     let browser = &phone.browser;
     browser.visit(alert_link).await;
-    until(browser, "document.querySelector('#token')").await;
+    until_there(browser, "#token").await;
     assert_open_to_all(browser, "ops-log-in").await;
     log_in(browser, "Kim", OPS_TOKEN).await;
     // The alert itself, not only the list of alerts.
-    until(
-        browser,
-        "document.querySelector('article:target form[action$=acknowledge] button')",
-    )
-    .await;
+    until_there(browser, "article:target form[action$=acknowledge] button").await;
     browser.visit(drop_link).await;
     until(
         browser,
@@ -56,11 +55,7 @@ async fn an_operator_repairs_injected_drift_from_the_mails_link() {
     browser.run("document.querySelector('#main').focus()").await;
     tab_to(browser, "button[value=dry_run]").await;
     browser.key(ENTER).await;
-    until(
-        browser,
-        "document.querySelector('h1').innerText.includes('found, not changed')",
-    )
-    .await;
+    until_title_has(browser, "found, not changed").await;
     let repairs = browser
         .run("return document.body.innerText.split('would: put back into Redis').length - 1")
         .await;
@@ -75,11 +70,7 @@ async fn an_operator_repairs_injected_drift_from_the_mails_link() {
 
     // Before the confirmation, because the repairs resolve the alert.
     browser.visit(alert_link).await;
-    until(
-        browser,
-        "document.querySelector('article:target form[action$=acknowledge] button')",
-    )
-    .await;
+    until_there(browser, "article:target form[action$=acknowledge] button").await;
     browser
         .click("article:target form[action$=acknowledge] button")
         .await;
@@ -91,15 +82,11 @@ async fn an_operator_repairs_injected_drift_from_the_mails_link() {
     assert_sound(browser, "ops-taken-on").await;
 
     browser.visit(drop_link).await;
-    until(browser, "document.querySelector('button[value=confirm]')").await;
+    until_there(browser, "button[value=confirm]").await;
     browser.click("#name").await;
     browser.keys(name).await;
     browser.click("button[value=confirm]").await;
-    until(
-        browser,
-        "document.querySelector('h1').innerText.includes('repaired')",
-    )
-    .await;
+    until_title_has(browser, "repaired").await;
     until(
         browser,
         "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'",
@@ -110,18 +97,10 @@ async fn an_operator_repairs_injected_drift_from_the_mails_link() {
 
     mailed(&f.world, &["resolved", name]).await;
     browser.visit(alert_link).await;
-    until(
-        browser,
-        "document.body.innerText.includes('No alert is open.')",
-    )
-    .await;
+    until_text(browser, "No alert is open.").await;
     assert_sound(browser, "ops-no-alert").await;
     browser.visit(daemon.http().base()).await;
-    until(
-        browser,
-        "document.querySelector('#live').dataset.state === 'live'",
-    )
-    .await;
+    until_state(browser, "live").await;
     until(
         browser,
         &format!("document.querySelector('#board').innerText.includes({name:?})"),
@@ -132,7 +111,7 @@ async fn an_operator_repairs_injected_drift_from_the_mails_link() {
 
 /// Requests a pass over the drop of this page; afterwards the drop is exact.
 async fn pass_to_exact(browser: &Browser) {
-    until(browser, "document.querySelector('button[value=pass]')").await;
+    until_there(browser, "button[value=pass]").await;
     browser.click("button[value=pass]").await;
     until(
         browser,
@@ -213,13 +192,9 @@ async fn a_dead_letter_is_corrected_and_issued_from_the_mails_link() {
     )
     .await;
     browser.click("tbody a[href^='/dead-letters/']").await;
-    until(
-        browser,
-        "document.querySelector('form[action$=reveal] button')",
-    )
-    .await;
+    until_there(browser, "form[action$=reveal] button").await;
     browser.click("form[action$=reveal] button").await;
-    until(browser, "document.querySelector('#of-slot')").await;
+    until_there(browser, "#of-slot").await;
     assert_eq!(
         browser
             .run("return document.querySelector('#of-person').value")
@@ -230,7 +205,7 @@ async fn a_dead_letter_is_corrected_and_issued_from_the_mails_link() {
     fill(browser, "#of-name", "Winter coupon").await;
     assert_open_to_all(browser, "ops-correct").await;
     browser.click("form[action$=correct] button").await;
-    until(browser, "document.body.innerText.includes('slot 20,')").await;
+    until_text(browser, "slot 20,").await;
     browser
         .visit(link(&mail, "Run a pass over this drop, in a browser"))
         .await;

@@ -1,4 +1,4 @@
-//! From each kind of mail, by its link and on a phone, back to "exact".
+//! For each kind of mail: its links, on a phone, lead to the screen that solves the problem.
 
 mod cured;
 mod decided;

@@ -1,4 +1,4 @@
-//! Mails that need no action, or only a look.
+//! Mails that request no action.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, World};

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use firstcome_testkit::{Browser, LIMIT, Look, OPS_TOKEN, World, eventually_some};
 use serde_json::json;
 
-use super::super::support::{assert_open_to_all, log_in, picture, until, wants_pictures};
+use super::super::support::{
+    assert_open_to_all, dark_phone, log_in, picture, until, until_there, wants_pictures,
+};
 use crate::drift::support::ReadMail;
 
 pub(super) struct Phone {
@@ -26,8 +28,8 @@ impl Phone {
         }
     }
 
-    /// Opens a mail. The instructions and the first link must be on the first screen, without
-    /// scrolling.
+    /// Opens a mail, which must be accessible in light and in dark mode. The instructions and the
+    /// first link must be on the first screen, without scrolling.
     pub(super) async fn read(&self, name: &str, mail: &ReadMail) {
         let file = self.mails.join(format!("{name}.html"));
         std::fs::write(&file, &mail.html).unwrap();
@@ -35,6 +37,9 @@ impl Phone {
             .visit(&format!("file://{}", file.display()))
             .await;
         assert_open_to_all(&self.browser, name).await;
+        self.browser.look(dark_phone()).await;
+        assert_open_to_all(&self.browser, &format!("{name}-dark")).await;
+        self.browser.look(Look::default().on_a_phone()).await;
         let below = "const parts = document.querySelector('.todo') ? ['.todo', 'a'] : [];
              return parts.map((css) => document.querySelector(css).getBoundingClientRect().bottom - innerHeight)
                  .filter((below) => below > 0)";
@@ -108,11 +113,7 @@ impl Phone {
     /// Presses the button for a pass, which must end with one of these results. Waits for a running
     /// pass first.
     pub(super) async fn pass(&self, results: &[&str]) {
-        until(
-            &self.browser,
-            "document.querySelector('button[value=pass]')",
-        )
-        .await;
+        until_there(&self.browser, "button[value=pass]").await;
         let screen = self.browser.address().await;
         let result = eventually_some("a pass was begun", LIMIT, async || {
             self.browser.click("button[value=pass]").await;

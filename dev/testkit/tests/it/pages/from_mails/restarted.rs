@@ -5,7 +5,7 @@ use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
-use super::super::support::{fill, until};
+use super::super::support::{fill, until, until_there};
 use super::label::{LAST_RUNS, OPEN_PROBLEMS};
 use super::no_action::overdue;
 use super::phone::Phone;
@@ -45,8 +45,8 @@ async fn a_reconciler_in_trouble_is_fixed_from_its_mails() {
     let off = mailed(&f.world, &["action needed: webhooks to", "410 Gone"]).await;
     phone.read("mail-webhooks-off", &off).await;
 
-    // It is restarted at the same address, while a pass of another process hangs. The session stays
-    // valid.
+    // The daemon restarts at the same address, while a pass of another process hangs. The session
+    // stays valid.
     receiver.is_gone(false);
     let told = receiver.posted("/hook").len();
     let hanging = stalled_pass(&f.world).await;
@@ -108,7 +108,7 @@ async fn a_reconciler_in_trouble_is_fixed_from_its_mails() {
     )
     .await;
     phone.browser.click("tbody a[href^='/dead-letters/']").await;
-    until(&phone.browser, "document.querySelector('#why')").await;
+    until_there(&phone.browser, "#why").await;
     fill(&phone.browser, "#why", "nobody was promised it").await;
     fill(&phone.browser, "#name", "Winter coupon").await;
     phone.browser.click("form[action$=discard] button").await;

@@ -11,7 +11,7 @@ use super::label::{ALL_LIVE, OPEN_PROBLEMS};
 use super::phone::Phone;
 use crate::drift::support::{assert_settled, mailed, mailed_within};
 
-/// Redis is down for half a minute before anybody is alerted.
+/// More than the half minute after which closed admission is mailed.
 const HALF_A_MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn redis_and_mysql_are_restored_from_the_mails() {
         HALF_A_MINUTE,
     )
     .await;
-    // Not earlier: all tests share two browsers.
+    // The phone is opened late, because all tests share two browsers.
     let phone = Phone::of_duty(&f.world).await;
     phone.read("mail-run-failed", &failed).await;
     phone.tap(&failed, "Current problems, in a browser").await;

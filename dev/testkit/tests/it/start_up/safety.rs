@@ -1,0 +1,143 @@
+//! Settings of Redis and of the topic that may lose a promise.
+
+use firstcome_reconciler::report::Kind;
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{Fixture, PrefixedKeys, World, WorldStores, assert_exact, eventually};
+
+use super::refuses;
+use crate::faults::waves::{HEALED, follows, impatient};
+
+#[tokio::test]
+async fn a_redis_that_may_lose_data_is_refused_with_advice() {
+    let forgetful = RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    };
+    let evicting = RedisOptions {
+        maxmemory_policy: "allkeys-lru".into(),
+        ..RedisOptions::default()
+    };
+    for (options, advice) in [(forgetful, "appendonly yes"), (evicting, "noeviction")] {
+        let redis = RedisServer::start(options).await.unwrap();
+        let world = World::on(WorldStores::shared().await.with_redis(&redis), "forgetful").await;
+        for (program, command) in [
+            ("firstcome-api", "serve"),
+            ("firstcome-reconciler", "once"),
+            ("firstcome-reconciler", "daemon"),
+        ] {
+            let process = world.start(program, &[command], &[]);
+            refuses(&process, &["Redis", advice]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
+    let master = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = impatient(WorldStores::shared().await.with_redis(&master), "unsafe").await;
+    let daemon = world.daemon().await;
+    let told = async || {
+        let run = daemon.reconcile(&serde_json::json!({})).await;
+        run.all_findings()
+            .map(|found| (found.kind, found.detail.clone()))
+            .collect::<Vec<_>>()
+    };
+    let set = async |name: &str, value: &str| {
+        PrefixedKeys::new(&master.url(), "")
+            .command::<()>(&["CONFIG", "SET", name, value])
+            .await;
+    };
+    assert_eq!(told().await, []);
+    let options = RedisOptions {
+        replica_of: Some(master.port()),
+        ..RedisOptions::default()
+    };
+    let _replica = RedisServer::start(options).await.unwrap();
+    follows(&master).await;
+    let is_told = async |advice: &str| {
+        let found = told().await;
+        assert!(
+            matches!(&found[..], [(Kind::UnsafeSetting, detail)] if detail.contains(advice)),
+            "{advice}: {found:?}"
+        );
+    };
+    is_told("set `min-replicas-to-write 1`").await;
+    for (program, args) in [
+        ("firstcome-api", ["serve"]),
+        ("firstcome-reconciler", ["once"]),
+    ] {
+        refuses(
+            &world.start(program, &args, &[]),
+            &["set `min-replicas-to-write 1`"],
+        )
+        .await;
+    }
+    set("min-replicas-to-write", "1").await;
+    assert_eq!(told().await, []);
+    set("min-replicas-max-lag", "60").await;
+    is_told("the second is 60 now").await;
+    set("min-replicas-max-lag", "10").await;
+    set("maxmemory-policy", "allkeys-lru").await;
+    is_told("noeviction").await;
+    set("maxmemory-policy", "noeviction").await;
+    set("appendonly", "no").await;
+    is_told("appendonly yes").await;
+    set("appendonly", "yes").await;
+    assert_eq!(told().await, []);
+    let compacted = ("cleanup.policy", "compact");
+    let limit = ("max.message.bytes", "65536");
+    world.topic.alter(&[compacted, limit]).await;
+    // A broker may report the previous settings for an instant.
+    eventually("the topic's setting is reported", HEALED, async || {
+        matches!(&told().await[..], [(Kind::UnsafeSetting, detail)] if detail.contains("--add-config cleanup.policy=delete"))
+    })
+    .await;
+    world.topic.alter(&[limit]).await;
+    eventually("the topic is safe again", HEALED, async || {
+        told().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_with_managed_durability_is_accepted_and_reported() {
+    let redis = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let world = World::on(WorldStores::shared().await.with_redis(&redis), "managed").await;
+    world.set("REDIS_DURABILITY", "managed");
+    let fixture = Fixture::of(world).await;
+    let (coupon, answers) = fixture.held("Managed", 20, 20).await;
+    let daemon = fixture.world.daemon().await;
+    assert_exact(&fixture.world, &coupon, 20, &answers).await;
+    for http in [fixture.api.http(), daemon.http()] {
+        let ready = http.get("/readyz").await;
+        let note = ready.body["notes"]["redis_durability"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        assert!(
+            ready.status == 200 && note.contains("nothing checks"),
+            "{ready:?}"
+        );
+        let metrics = http.get("/metrics").await.text;
+        assert!(
+            metrics
+                .lines()
+                .any(|line| line == "firstcome_redis_managed 1"),
+            "{metrics}"
+        );
+    }
+    // Settings that Redis itself reports are still checked.
+    PrefixedKeys::new(&redis.url(), "")
+        .command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
+        .await;
+    refuses(
+        &fixture.world.start("firstcome-reconciler", &["once"], &[]),
+        &["Redis", "noeviction"],
+    )
+    .await;
+}

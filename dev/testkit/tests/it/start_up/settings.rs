@@ -1,0 +1,147 @@
+//! Settings that prevent the start of a process, and the help that lists them.
+
+use std::collections::BTreeSet;
+
+use firstcome_testkit::{LIMIT, World, WorldStores};
+
+#[tokio::test]
+async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
+    let world = World::new("settings").await;
+    let cases = [
+        ("KAFKA_CONFIG_GROUP_INSTANCE_ID", "a b", "consume"),
+        ("KAFKA_SASL_PASSWORD", "hunter2", "serve"), // of a plain-text listener
+        ("KAFKA_SASL_PASSWORD", "hunter2", "once"),
+        ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-1", "serve"),
+        ("KAFKA_SECURITY_PROTOCOL", "TLS", "once"),
+        ("KAFKA_CONFIG_ENABLE_AUTO_COMMIT", "true", "consume"),
+        ("KAFKA_CONFIG_NO_SUCH_THING", "hunter2", "once"),
+        ("REDIS_CA_FILE", "/no/such/file", "serve"), // of a redis://
+        ("DATABASE_CA_FILE", "/no/such/file", "consume"), // with DATABASE_TLS=off
+        ("OPS_TOKEN", "hunter2-is-short", "daemon"),
+        (
+            "JWT_JWKS_URL",
+            "https://user:hunter2@127.0.0.1/keys",
+            "serve",
+        ), // with USER_AUTH=trusted-header
+        ("DATABASE_URL", "postgres://hunter2@127.0.0.1/x", "consume"),
+        ("REDIS_URL", "hunter2@127.0.0.1", "daemon"),
+        ("KAFKA_BROKERS", "localhost", "once"),
+        ("LISTEN_ADDR", "localhost", "serve"),
+        ("RECONCILE_CRON", "every minute", "daemon"),
+        ("SMTP_URL", "http://127.0.0.1", "daemon"),
+        ("WEBHOOK_URLS", "https://127.0.0.1/hunter2", "daemon"), // without WEBHOOK_SECRET
+    ];
+    for (variable, value, command) in cases {
+        let program = if ["serve", "consume"].contains(&command) {
+            "firstcome-api"
+        } else {
+            "firstcome-reconciler"
+        };
+        let process = world.start(program, &[command], &[(variable, value)]);
+        assert_ne!(
+            process.ended(LIMIT).await,
+            0,
+            "{command} with {variable}={value}"
+        );
+        let log = process.log();
+        let flag = variable.to_lowercase().replace('_', "-");
+        let named = log.contains(variable) || log.contains(&format!("--{flag}"));
+        assert!(named, "{command} with {variable}={value}: {log}");
+        assert!(
+            !log.contains("hunter2") && !log.contains("panicked"),
+            "{command} with {variable}={value}: {log}"
+        );
+    }
+}
+
+/// The highest number of settings that an installation may have to consider. The goal was 60; two
+/// more set the share of MySQL that an event may use (docs/decisions/0035-what-goes.md).
+const SETTINGS: usize = 62;
+
+/// Programs, their commands, and words of the help: flags, and defaults of settings.
+const HELP: [(&str, &str, &str); 12] = [
+    (
+        "firstcome-api",
+        "serve",
+        "KAFKA_CONFIG_ coupon-claims 127.0.0.1:8080 2000 RUST_LOG",
+    ),
+    (
+        "firstcome-api",
+        "consume",
+        "firstcome-issuer 127.0.0.1:8082",
+    ),
+    ("firstcome-api", "migrate", "--partitions 12 --replication"),
+    ("firstcome-api", "coupon", ""),
+    ("firstcome-api", "health", ""),
+    ("firstcome-reconciler", "daemon", "127.0.0.1:8081 */30"),
+    (
+        "firstcome-reconciler",
+        "once",
+        "--dry-run --json --coupon --deep --confirm",
+    ),
+    ("firstcome-reconciler", "test-email", "SMTP_URL"),
+    ("firstcome-reconciler", "test-webhook", "WEBHOOK_URLS"),
+    ("firstcome-reconciler", "explain", "--coupon --user"),
+    ("firstcome-reconciler", "health", ""),
+    ("firstcome-reconciler", "erase", ""),
+];
+
+/// The settings in the help, `[env: NAME=…]`, and variables named next to their flags.
+fn settings_in(help: &str) -> BTreeSet<String> {
+    let names = help.split("[env: ").skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_');
+        rest[..end.unwrap_or(rest.len())].to_owned()
+    });
+    names.collect()
+}
+
+/// The names of all settings are in the schema of the Helm chart, which a lint compares with the
+/// help.
+#[tokio::test]
+async fn help_shows_defaults_and_few_settings_and_no_secrets() {
+    let world = World::bare(WorldStores::shared().await, "help").await;
+    world.set("KAFKA_SASL_PASSWORD", "hunter2-of-kafka");
+    let secrets =
+        ["OPS_TOKEN", "DATABASE_URL", "KAFKA_SASL_PASSWORD"].map(|name| world.setting(name));
+    let mut all = BTreeSet::new();
+    for (program, command, words) in HELP {
+        let help = async |flag| {
+            let process = world.start(program, &[command, flag], &[]);
+            assert_eq!(process.ended(LIMIT).await, 0);
+            process.all_stdout().await
+        };
+        let long = help("--help").await;
+        for word in words.split_whitespace() {
+            assert!(
+                long.contains(word),
+                "{program} {command} lacks {word}: {long}"
+            );
+        }
+        for secret in &secrets {
+            assert!(!long.contains(secret), "{program} {command}: {long}");
+        }
+        all.extend(settings_in(&long));
+        let short = settings_in(&help("-h").await);
+        assert!(short.len() <= 12, "{program} {command} -h: {short:?}");
+    }
+    let is_few = all.len() > 40 && all.len() <= SETTINGS;
+    assert!(is_few, "{}: {all:?}", all.len());
+}
+
+#[tokio::test]
+async fn a_removed_variable_that_is_still_set_is_named_with_its_successor() {
+    let world = World::new("removed").await;
+    let removed = [
+        ("ALERTMANAGER_URL", "http://x:1"),
+        ("RUNS_KEPT_SECONDS", "9"),
+    ];
+    let process = world.start("firstcome-reconciler", &["once"], &removed);
+    process.ended(LIMIT).await;
+    let log = process.log();
+    for said in [
+        "ALERTMANAGER_URL is set but no longer exists: load deploy/prometheus/rules.yml",
+        "RUNS_KEPT_SECONDS is set but no longer exists: set RETENTION_DAYS",
+    ] {
+        assert!(log.contains(said), "{said}: {log}");
+    }
+}
