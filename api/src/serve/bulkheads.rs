@@ -8,9 +8,9 @@ use firstcome_shared::mysql::{Db, DbSettings};
 
 #[derive(Clone)]
 pub(crate) struct Bulkheads {
-    /// Claims that Kafka has not acknowledged. One task writes them.
+    /// Rows of claims that Kafka has not acknowledged. One task writes them.
     pub(crate) fallback: Db,
-    /// Questions of users, of whom there may be very many. They fail fast.
+    /// Reads of users. They fail fast, because there may be very many.
     pub(crate) questions: Db,
     pub(crate) operators: Db,
     pub(crate) catalogue: Db,

@@ -73,11 +73,11 @@ const ALGORITHMS: [&str; 12] = [
     "ES384", "EdDSA",
 ];
 
-/// How far the issuer's clock may be off, in seconds.
+/// Tolerated difference between the issuer's clock and this one.
 const LEEWAY_SECONDS: u64 = 30;
 
 impl JwtArgs {
-    /// The name of any setting that is set.
+    /// The name of one of these settings that is set.
     pub(crate) fn any_setting(&self) -> Option<&'static str> {
         let texts = [
             ("JWT_ISSUER", &self.jwt_issuer),
@@ -110,7 +110,7 @@ impl JwtArgs {
         ]
     }
 
-    // Compose files set variables to empty values: those count as not set.
+    // An empty value counts as not set: Compose files pass unset variables as empty values.
     fn secret(&self) -> Option<&SecretString> {
         self.jwt_secret
             .as_ref()
@@ -143,7 +143,7 @@ enum Keys {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TokenError {
     Refused(&'static str),
-    /// Signed with a key of this name, which is not known, or not yet.
+    /// No key with this name is known. The issuer may have added it recently.
     UnknownKey(String),
 }
 
@@ -151,7 +151,7 @@ const NOT_VALID: TokenError =
     TokenError::Refused("the token is not valid, or no longer; get a new one");
 
 impl Verifier {
-    /// The error is one sentence about missing or contradictory settings, never with the secret.
+    /// Errors name missing or contradictory settings in one sentence, without the secret.
     pub(crate) fn new(args: &JwtArgs) -> Result<Self, String> {
         let algorithm = args
             .jwt_algorithm
@@ -159,7 +159,7 @@ impl Verifier {
         let keys = keys(algorithm, args)?;
         let required = |name: &str, text: Option<&String>, of: &str| {
             let missing = || {
-                format!("USER_AUTH=jwt needs {name}: without it, a token {of} would be believed")
+                format!("USER_AUTH=jwt needs {name}: without it, a token {of} would be accepted")
             };
             filled(text).cloned().ok_or_else(missing)
         };
@@ -224,7 +224,7 @@ impl Verifier {
     /// [`Verifier::person`] has accepted the token before; it is verified again here, because only
     /// coupons for a group need this.
     pub(crate) fn names_group(&self, token: &str, group: &Group) -> Option<bool> {
-        // It may have expired a moment ago.
+        // The token may have expired since then.
         let claims = self.decode(token).ok()?.claims;
         Some(match claims.0.get(&self.groups_claim) {
             Some(Value::String(name)) => name == group.as_str(),

@@ -87,7 +87,7 @@ fn the_person_is_the_subject_of_a_token_signed_as_set_or_another_claim() {
     assert_eq!(
         Verifier::new(&empty).unwrap().person(&hs_token(&good())),
         Ok("u-37".into()),
-        "an empty setting is none"
+        "an empty setting counts as not set"
     );
 }
 
@@ -136,8 +136,8 @@ fn a_token_that_proves_nothing_is_refused() {
         ("expired", hs_token(&with("exp", now - 3_600))),
         ("never expires", hs_token(&without("exp"))),
         ("not valid yet", hs_token(&with("nbf", now + 3_600))),
-        ("nobody's", hs_token(&without("sub"))),
-        ("a number for a person", hs_token(&with("sub", 37))),
+        ("no user", hs_token(&without("sub"))),
+        ("user is a number", hs_token(&with("sub", 37))),
         ("no token", "x".into()),
     ];
     for (why, token) in refused {
@@ -202,7 +202,7 @@ fn public_keys_check_tokens_and_are_never_taken_for_shared_secrets() {
             accepts(&args, &token(algorithm, &signer, &good())),
             "{algorithm:?}"
         );
-        // The classic confusion: the public key, which anybody has, used as an HMAC secret.
+        // Algorithm confusion: a token signed with the public key as an HMAC secret.
         let forged = EncodingKey::from_secret(pair.public_key_pem().as_bytes());
         assert!(
             !accepts(&args, &token(Algorithm::HS256, &forged, &good())),
@@ -381,10 +381,7 @@ fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
     let known = Verifier::new(&hs256())
         .unwrap()
         .names_group(&ended, &"vip".parse().unwrap());
-    assert_eq!(
-        known, None,
-        "of a token that ended meanwhile nothing is known"
-    );
+    assert_eq!(known, None, "groups of an expired token are unknown");
     let renamed = JwtArgs {
         jwt_groups_claim: Some("roles".into()),
         ..hs256()
@@ -396,7 +393,7 @@ fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
     };
     assert!(
         named(&empty, &with("groups", "vip")),
-        "an empty setting is none"
+        "an empty setting counts as not set"
     );
 }
 
@@ -405,7 +402,7 @@ proptest::proptest! {
     fn any_text_that_was_not_signed_here_is_nobody(text in ".{0,300}", at in 0_usize..200, byte in proptest::prelude::any::<u8>()) {
         let verifier = Verifier::new(&hs256()).unwrap();
         proptest::prop_assert!(verifier.person(&text).is_err());
-        // One byte of a good token is changed. The last one of a part may have unused bits.
+        // Change one byte of a valid token, except the last of a part, which may have unused bits.
         let good = hs_token(&good());
         let mut changed = good.clone().into_bytes();
         let at = at % changed.len();

@@ -13,7 +13,6 @@ use super::super::tests::{good, meant};
 use super::super::{JwtArgs, TokenError, Verifier};
 use super::*;
 
-/// A key of the issuer, and its name.
 struct IssuerKey {
     name: &'static str,
     pair: KeyPair,
@@ -128,7 +127,7 @@ async fn keys_are_rotated_in_a_file_while_the_process_runs() {
     keys.read().await.unwrap();
     assert!(found(&tokens.person(&old.token())));
     assert_eq!(tokens.person(&new.token()), unknown("new"));
-    // Both are valid while tokens of both are in use; the new one at once.
+    // Both keys are valid while tokens signed by either are in use. The new one is valid at once.
     write(&[&old, &new]);
     keys.read_for("new").await;
     assert!(found(&tokens.person(&old.token())) && found(&tokens.person(&new.token())));
