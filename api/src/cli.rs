@@ -72,14 +72,14 @@ impl HealthArgs {
     }
 }
 
-/// How long a thread that a client library or a file blocks may delay the end of the process.
+/// Maximum wait for blocked threads at the end of the process.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs the command. An ordinary function: every program that awaits an async body compiles it
-/// again.
+/// Runs the command. This function is not async, because every program that awaits an async body
+/// compiles it again.
 pub fn main() -> ExitCode {
-    // A page of 2 MB for a few kB is mostly wasted; if the system does not know the call,
-    // everything works, with more memory.
+    // Huge pages of 2 MB would mostly be wasted. If the call fails, the process only needs more
+    // memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);
     let cli: Cli = parse(Cli::command());
     cli.logs.init();

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::client::{Client, CommandFailure};
 use super::{Id, path, show, table};
 
-/// Removes a limit.
+/// The argument that removes a limit.
 const NEVER: &str = "never";
 
 #[derive(Debug, Clone, Args)]
@@ -73,7 +73,7 @@ impl EditArgs {
     }
 }
 
-/// Closes the open drop if `yes`; otherwise describes what would be closed. It cannot be undone.
+/// Closes the open drop, which cannot be undone. Without `yes`, only describes it.
 pub(super) async fn close(
     client: &Client,
     json: bool,
@@ -112,7 +112,7 @@ pub(super) async fn close(
     }))
 }
 
-/// With the command that keeps the next drop from opening.
+/// Adds the commands that prevent the next drop from opening.
 fn not_open(coupon: &Value, why: String) -> String {
     let id = &coupon["id"];
     let edit = match coupon["schedule"]["type"].as_str() {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_names_only_the_given_fields_and_never_is_null() {
+    fn edit_sends_only_given_fields_and_null_for_never() {
         let body = |args: &[&str]| {
             Line::try_parse_from([&["x"], args].concat()).map(|line| line.edit.body())
         };

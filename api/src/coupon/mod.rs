@@ -1,4 +1,4 @@
-//! `firstcome-api coupon …`: operators' commands, which use the API's own routes.
+//! `firstcome-api coupon …`: commands for operators, which use the routes of the API.
 
 mod allow;
 mod client;
@@ -126,7 +126,6 @@ enum OncePerArg {
     Drop,
 }
 
-/// Flags that belong together.
 const CREATE_EXAMPLES: &str = "\
 Opens once (without --closes-at it stays open):
   firstcome-api coupon create --name Winter --quantity 500 \\
@@ -309,7 +308,7 @@ fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), CommandFa
     print(&(table::coupon(coupon) + &openings))
 }
 
-/// Never lower: slots that were given are promised.
+/// Refuses a lower quantity, because given slots are promised.
 async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(), CommandFailure> {
     let (coupon, _) = client.get(&path(id)).await?;
     let now = coupon["quantity"].as_u64().unwrap_or_default();
@@ -318,7 +317,7 @@ async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(),
             "it gives out {now} already; give a larger number than that"
         )));
     }
-    // Fails if somebody has changed it since.
+    // Send the revision, so that the change fails if another operator has changed the coupon since.
     let revision = coupon["revision"].as_u64();
     let changed = client
         .change_if(&path(id), &json!({"quantity": quantity}), revision)
@@ -344,7 +343,7 @@ async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Co
     })
 }
 
-/// Page by page: there may be a million holders.
+/// Prints page by page, because there may be a million holders.
 async fn winners(
     client: &Client,
     json: bool,
@@ -427,7 +426,7 @@ mod tests {
     use crate::cli::Cli;
 
     #[test]
-    fn the_examples_of_create_are_commands_that_can_be_read() {
+    fn parses_the_examples_of_create() {
         let commands = CREATE_EXAMPLES
             .split("\n\n")
             .filter_map(|part| Some(part.split_once("\n  ")?.1.replace('\\', "")));

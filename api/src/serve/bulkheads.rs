@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parts_share_the_total_and_each_has_one() {
+    fn parts_share_the_total_and_each_has_one_connection() {
         for total in 1..200 {
             let shares = shares(total);
             assert_eq!(shares.iter().sum::<usize>(), total.max(4), "{shares:?}");

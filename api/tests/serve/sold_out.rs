@@ -1,4 +1,4 @@
-//! Sold-out drops. The next request at any process sees an acknowledged change.
+//! Sold-out drops: the next claim at any process sees every acknowledged change.
 
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::redis::repair::{Done, DropOfChanges, SeenSlot, SlotChange, SlotSet, Wanted};
@@ -45,7 +45,7 @@ async fn every_process_knows_holders_and_waiting_users() {
 }
 
 #[tokio::test]
-async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
+async fn claims_at_other_processes_follow_a_change_at_once() {
     let world = ServeWorld::new().await;
     let api = world.api().await;
     let other = world.api().await;
@@ -92,7 +92,6 @@ async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
         assert_eq!(set.unwrap(), Done::Applied(vec![SlotSet::Applied(None)]));
         let freed = world.redis.repair_count(&keys, &fence).await;
         assert_eq!(freed.unwrap(), Done::Applied(1));
-        // All counts are as before once the slot is given again.
         assert_eq!(other.claim(id, comes).await.json["slot"], 1);
         assert_eq!(api.claim(id, comes).await.code(), (200, "already_claimed"));
         assert_eq!(api.claim(id, leaves).await.code(), (409, "sold_out"));
@@ -154,7 +153,7 @@ async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() 
 }
 
 #[tokio::test]
-async fn with_a_closed_gate_or_no_redis_sold_out_is_never_answered() {
+async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = ServeWorld::closed().await.on_redis(&redis.url());
     world.open_gate().await;
@@ -180,11 +179,11 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_never_answered() {
 }
 
 #[tokio::test]
-async fn both_code_paths_give_the_same_answer_and_count_it() {
+async fn fast_path_and_router_give_the_same_response() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     api.claim(id, "u-1").await;
-    // With a body it goes through the router.
+    // A claim with a body takes the router.
     let path = format!("/v1/coupons/{id}/claims");
     let first = api
         .ask(Method::POST, &path, &[("x-user-id", "u-2")], "{}")
@@ -207,7 +206,7 @@ async fn both_code_paths_give_the_same_answer_and_count_it() {
     };
     assert_eq!(headers(&before_router), headers(&first));
     assert!(api.metric(series).await > counted);
-    // Both ways refuse an invalid request.
+    // Invalid requests are refused on both paths.
     assert_eq!(
         api.ask(Method::POST, &path, &[], "").await.code(),
         (401, "unauthorized")

@@ -1,4 +1,4 @@
-//! Authorisation, and the audit record.
+//! Authorization of operators, and the audit record.
 
 use firstcome_shared::domain::DropId;
 use reqwest::Method;
@@ -25,7 +25,7 @@ async fn with_token(
 }
 
 #[tokio::test]
-async fn a_view_token_can_read_but_not_change() {
+async fn view_token_can_read_but_not_change() {
     let world = ServeWorld::new().await;
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, drop) = api.make(open(5)).await;
@@ -67,7 +67,7 @@ async fn a_view_token_can_read_but_not_change() {
 }
 
 #[tokio::test]
-async fn each_of_two_tokens_is_accepted_and_two_headers_are_refused() {
+async fn accepts_each_of_two_tokens_and_refuses_two_headers() {
     let world = ServeWorld::new().await;
     let other = "b".repeat(40);
     let api = world
@@ -125,7 +125,7 @@ async fn acts(world: &ServeWorld) -> Vec<(Vec<String>, Value)> {
 }
 
 #[tokio::test]
-async fn an_operators_change_is_recorded_together_with_it() {
+async fn records_the_changes_of_operators() {
     let (world, api) = ServeWorld::with_api().await;
     let token = format!("Bearer {OPS_TOKEN}");
     let ask = async |method: Method, path: &str, name: &str, key: &str, body: &Value| {

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_believed_once() {
+    fn accepts_user_header_once() {
         let gateway = Gateway::default();
         assert_eq!(ask(&gateway, &[(USER_HEADER, "u-37")]), Ok("u-37".into()));
         assert_eq!(ask(&gateway, &[]), Err("unauthorized"));
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_secret_only_its_holder_is_believed() {
+    fn refuses_requests_without_the_gateway_secret() {
         let [old, new] = ["a", "b"].map(|letter| letter.repeat(32));
         let gateway = Gateway::new(Some(&format!("{old},{new}").into())).unwrap();
         for secret in [&old, &new] {

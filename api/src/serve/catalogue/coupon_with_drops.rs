@@ -226,7 +226,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_claim_is_for_the_open_drop_else_the_next_else_the_last() {
+    async fn claim_is_for_the_open_drop_else_the_next_else_the_last() {
         let coupon_of_three = coupon(&[(10, 20), (30, 40), (50, 60)]);
         let ids = |choose: fn(&CouponWithDrops, DateTime<Utc>) -> Option<DropWithKeys<'_>>| {
             [0, 9, 10, 19, 20, 29, 30, 40, 49, 50, 99]
@@ -250,7 +250,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn the_second_candidate_is_the_neighbour_at_the_nearer_end_of_the_window() {
+    async fn second_candidate_is_the_neighbour_at_the_nearer_end_of_the_window() {
         let of_three = coupon(&[(10, 20), (20, 30), (50, 60)]);
         let asked = [0, 10, 14, 16, 20, 24, 26, 31, 49, 51, 59, 99].map(|minute| {
             let candidates = of_three.candidates(at(minute)).unwrap();
@@ -276,7 +276,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_sealed_drop_is_no_candidate_when_the_next_one_is_about_to_open() {
+    async fn sealed_drop_is_no_candidate_shortly_before_the_next_opening() {
         let mut of_two = coupon(&[(10, 20), (40, 50)]);
         of_two.drops[0].sealed_at = Some(at(21));
         let second = |coupon: &CouponWithDrops| {

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_is_made_once_for_all_who_ask_while_it_is_new_and_the_catalogue_the_same() {
+    async fn makes_a_page_once_while_it_is_fresh_and_the_catalogue_unchanged() {
         let pages = ListedPages::default();
         let kept = |made, text: &'static str| {
             let page = ListedPage {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn making_pages_takes_a_tenth_of_the_time_and_what_is_waited_for_is_bounded() {
+    async fn makes_pages_a_tenth_of_the_time_and_limits_the_waiting_requests() {
         let pages = ListedPages::default();
         let begun = Instant::now();
         for number in 1..12 {
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_of_long_pages_per_second_are_bounded() {
+    async fn limits_bytes_of_long_pages_per_second() {
         let pages = ListedPages::default();
         let now = Instant::now();
         let mebibyte = 1 << 20;
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn first_page_is_served_while_clients_request_many_other_pages() {
+    async fn serves_first_page_while_clients_request_many_other_pages() {
         let pages = ListedPages::default();
         let odd = futures_util::future::join_all(
             (1..30).map(|number| ask(&pages, after(number), 1, "odd", 1_000)),

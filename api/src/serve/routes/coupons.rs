@@ -49,7 +49,6 @@ pub(crate) async fn one(
     Ok(show_one(&app, &coupon, StatusCode::OK).await)
 }
 
-/// Which coupons to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -92,7 +91,6 @@ pub(crate) async fn list(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(invalid(format!("limit must be between 1 and {MAX_LIMIT}")));
     }
-    // Numbers begin at 1.
     let after = asked.after.map_or(0, |after| after.max(0));
     let key = PageKey {
         state: asked.state,
@@ -154,8 +152,8 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
     })
 }
 
-/// The coupons examined for one page, and whether there may be more after them. A state other than
-/// `sealed` selects live coupons, which are in memory.
+/// The coupons examined for one page, and whether more may follow. All states but `sealed` select
+/// live coupons, which are in memory.
 async fn candidates(
     services: &Services,
     asked: &Listing,

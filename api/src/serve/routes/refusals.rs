@@ -1,4 +1,4 @@
-//! The answers to refused requests.
+//! The responses to refused requests.
 
 use chrono::SecondsFormat;
 use firstcome_shared::domain::CouponId;
@@ -31,7 +31,7 @@ impl From<ClaimRefusal> for Problem {
                 AdmissionError::Redis(_) => {
                     "whether this claim went through is not known yet; try again"
                 }
-                AdmissionError::Unexpected => "this claim could not be worked; try again",
+                AdmissionError::Unexpected => "this claim could not be processed; try again",
             },
             ClaimRefusal::NotDurable => {
                 "a place is kept for you, but cannot be promised right now; try again"
@@ -75,8 +75,8 @@ pub(crate) fn refused(admission: Admission) -> Problem {
         Admission::Closed(at) => {
             Problem::new(Code::Closed, "this coupon is closed").with("closed_at", time(at))
         }
-        // Unloaded, unverified, and a group that changed twice meanwhile; the admissions never come
-        // here.
+        // `Unloaded`, `Unverified` and `ForGroup` (the group changed twice during the claim).
+        // Admissions are no refusals and never reach this arm.
         _ => Problem::unavailable("this coupon is being checked; try again"),
     }
 }
@@ -107,9 +107,9 @@ pub(crate) fn no_such_coupon(id: CouponId) -> Problem {
     Problem::not_found(format!("there is no coupon {id}"))
 }
 
-/// 503 for an operator's request. `doubt` says what may have happened all the same.
+/// 503 for an operator's request. `doubt` says what may have happened, or what to do.
 pub(crate) fn mysql_unavailable(error: &DbError, doubt: &str) -> Problem {
-    tracing::warn!(%error, "an operator's request could not be worked");
+    tracing::warn!(%error, "an operator's request could not be processed");
     Problem::unavailable(format!("MySQL could not be asked; {doubt}"))
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_of_admission_has_its_status_and_code() {
+    fn refusals_of_admission_map_to_status_and_code() {
         for (admission, status, code) in [
             (Admission::SoldOut, 409, "sold_out"),
             (Admission::Paused, 409, "paused"),

@@ -34,7 +34,6 @@ pub(crate) struct RevokeBody {
     may_claim_again: bool,
 }
 
-/// The drop in which a person gives a coupon back.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

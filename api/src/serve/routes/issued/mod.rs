@@ -1,5 +1,5 @@
-//! `GET /v1/coupons/{id}/issued`: the issued coupons. The codes are valuable, so neither caches nor
-//! logs store them.
+//! `GET /v1/coupons/{id}/issued`: the issued coupons. The codes are valuable, so caches and logs
+//! must not store them.
 
 mod accept;
 mod csv;
@@ -24,7 +24,6 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{CouponPath, StrictQuery, invalid};
 use crate::serve::state::App;
 
-/// The range of rows.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -53,7 +52,6 @@ pub(crate) struct IssuedPage {
     next: Option<String>,
 }
 
-/// An issued coupon.
 #[derive(Debug, Serialize, ToSchema)]
 struct IssuedCoupon {
     drop_id: i64,
