@@ -1,5 +1,5 @@
-//! The coupon page as the API delivers it. `pages/` in dev/testkit/tests/it tests its behaviour in a
-//! browser.
+//! The coupon page as the API delivers it. `pages/` in dev/testkit/tests/it tests its behaviour in
+//! a browser.
 
 use firstcome_stack::ProxyFault;
 use reqwest::Method;

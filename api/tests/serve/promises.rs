@@ -46,8 +46,8 @@ async fn crowd(api: &InProcessApi, id: i64, people: u32) -> Vec<HttpAnswer> {
     join_all((1..=people).map(async |n| api.claim(id, &format!("u-{n}")).await)).await
 }
 
-/// The reconciler rebuilds a lost Redis after both deadlines. If a claim reaches Kafka later, its slot
-/// may have been given to another user.
+/// The reconciler rebuilds a lost Redis after both deadlines. If a claim reaches Kafka later, its
+/// slot may have been given to another user.
 #[tokio::test]
 async fn only_a_retry_confirms_a_claim_stored_after_both_deadlines() {
     let world = ServeWorld::new().await;

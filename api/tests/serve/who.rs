@@ -41,9 +41,22 @@ async fn view_token_can_read_but_not_change() {
     assert_eq!(issued.json["issued"][0]["user_id"], "u-1");
     let before = world.dump().await;
     let path = format!("/v1/coupons/{id}");
+    let list = format!("{path}/allow-list");
+    let person = format!("{list}/people/u-1");
+    let add = format!("{list}/add");
+    let remove = format!("{list}/remove");
+    for path in [list.as_str(), person.as_str()] {
+        let read = with_token(VIEW_TOKEN, &api, path, Method::GET, "").await;
+        assert_eq!(read.status, 200, "{path}");
+        let refused = with_token("x", &api, path, Method::GET, "").await;
+        assert_eq!(refused.code(), (401, "unauthorized"), "{path}");
+    }
     for (method, path, body) in [
         (Method::POST, "/v1/coupons", open(9)),
         (Method::PATCH, path.as_str(), json!({"paused": true})),
+        (Method::POST, add.as_str(), json!(["u-2"])),
+        (Method::POST, remove.as_str(), json!(["u-1"])),
+        (Method::DELETE, list.as_str(), Value::Null),
     ] {
         let refused = with_token(VIEW_TOKEN, &api, path, method, &body.to_string()).await;
         assert_eq!(refused.code(), (403, "read_only"), "{path}");
