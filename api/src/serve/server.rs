@@ -35,8 +35,8 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Listens, then waits for the stores and checks them. Until then it responds that it is starting.
-    /// `None` if `shutdown` came first.
+    /// Listens, then waits for the stores and checks them. Until then it responds that it is
+    /// starting. `None` if `shutdown` came first.
     pub async fn bind(
         args: ServeArgs,
         shutdown: &CancellationToken,

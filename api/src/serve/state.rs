@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::http::Problem;
 use firstcome_shared::http::seats::Seats;
 use firstcome_shared::redis::Redis;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::args::CouponPage;
-use super::auth::{Identity, Requester};
+use super::auth::Identity;
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::instant;
@@ -45,22 +43,13 @@ pub(crate) type App = Arc<Services>;
 const TIME_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Services {
-    /// Redis's time, by which drops open and close, or this host's if Redis does not answer in time.
+    /// Redis's time, by which drops open and close, or this host's if Redis does not answer in
+    /// time.
     pub(crate) async fn now(&self) -> DateTime<Utc> {
         match tokio::time::timeout(TIME_TIMEOUT, self.redis.time_ms()).await {
             Ok(Ok(ms)) => instant(ms),
             _ => Utc::now(),
         }
-    }
-
-    /// The user of a request.
-    pub(crate) async fn requester(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
-        self.identity.find_person(headers).await
-    }
-
-    /// [`Self::requester`] without reading keys; `None` if keys must be read or the user is refused.
-    pub(crate) fn known_requester(&self, headers: &HeaderMap) -> Option<Requester> {
-        self.identity.person(headers).ok()
     }
 }
 

@@ -61,8 +61,8 @@ pub(crate) struct Requester {
 pub(crate) struct Groups(Option<(Arc<Verifier>, HeaderValue)>);
 
 impl Groups {
-    /// Whether the user is in this group. `None` if unknown: a gateway names no groups, and the token
-    /// may have expired since it was verified.
+    /// Whether the user is in this group. `None` if unknown: a gateway names no groups, and the
+    /// token may have expired since it was verified.
     pub(crate) fn have(&self, group: &Group) -> Option<bool> {
         let (verifier, authorization) = self.0.as_ref()?;
         verifier.names_group(bearer_token(authorization)?, group)

@@ -99,8 +99,8 @@ impl CouponWithDrops {
             Some(at + 1)
         };
         // Holders of a slot in a sealed drop may retry their claims soon after it closed. If Redis
-        // lost that drop, each such claim costs a query. Users who wait for the next opening must not
-        // cause these queries, so the sealed drop is left out when the opening is near.
+        // lost that drop, each such claim costs a query. Users who wait for the next opening must
+        // not cause these queries, so the sealed drop is left out when the opening is near.
         let is_asked = |one: &DropWithKeys<'_>| {
             let is_recent = one
                 .drop

@@ -109,33 +109,6 @@ impl ListedPages {
         if key.is_long() && !self.may_send(Instant::now()) {
             return Err(too_many());
         }
-        self.kept_or_made(key, version, make).await
-    }
-
-    /// The generic cell rate algorithm, in bytes: counts the long pages reported to
-    /// [`Self::sends`].
-    fn may_send(&self, now: Instant) -> bool {
-        self.sent_by
-            .lock()
-            .is_none_or(|sent_by| sent_by < now + Duration::from_secs(1))
-    }
-
-    pub(crate) fn sends(&self, bytes: usize, now: Instant) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let takes = Duration::from_secs(1).mul_f64(f64::from(bytes) / f64::from(MOST_SENT));
-        let mut sent_by = self.sent_by.lock();
-        *sent_by = Some(sent_by.map_or(now, |sent_by| sent_by.max(now)) + takes);
-    }
-
-    async fn kept_or_made<Fut>(
-        &self,
-        key: PageKey,
-        version: u64,
-        make: impl FnOnce() -> Fut,
-    ) -> Result<ListedPage, Problem>
-    where
-        Fut: Future<Output = Result<ListedPage, Problem>>,
-    {
         if let Some(page) = self.fresh(&key, version) {
             return Ok(page);
         }
@@ -168,6 +141,21 @@ impl ListedPages {
         );
         drop(making);
         Ok(page)
+    }
+
+    /// The generic cell rate algorithm, in bytes: counts the long pages reported to
+    /// [`Self::sends`].
+    fn may_send(&self, now: Instant) -> bool {
+        self.sent_by
+            .lock()
+            .is_none_or(|sent_by| sent_by < now + Duration::from_secs(1))
+    }
+
+    pub(crate) fn sends(&self, bytes: usize, now: Instant) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let takes = Duration::from_secs(1).mul_f64(f64::from(bytes) / f64::from(MOST_SENT));
+        let mut sent_by = self.sent_by.lock();
+        *sent_by = Some(sent_by.map_or(now, |sent_by| sent_by.max(now)) + takes);
     }
 
     fn fresh(&self, key: &PageKey, version: u64) -> Option<ListedPage> {

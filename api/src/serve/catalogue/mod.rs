@@ -65,25 +65,19 @@ enum RefreshOutcome {
 impl Catalogue {
     pub(crate) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
         let (live, reconciled_at) = read(&db, &redis, &LiveCoupons::new()).await?;
-        let first = Refresh {
-            reconciled_at,
-            served: 0,
-            outcome: RefreshOutcome::Fresh,
-        };
-        let live = ArcSwap::from_pointee(live);
-        let last = watch::Sender::new(first);
-        let lookup = Lookup::new();
-        let pages = PageCache::new();
-        let [version, tickets] = [const { AtomicU64::new(0) }; 2];
         Ok(Self {
             db,
             redis,
-            live,
-            version,
-            lookup,
-            pages,
-            last,
-            tickets,
+            live: ArcSwap::from_pointee(live),
+            version: AtomicU64::new(0),
+            lookup: Lookup::new(),
+            pages: PageCache::new(),
+            last: watch::Sender::new(Refresh {
+                reconciled_at,
+                served: 0,
+                outcome: RefreshOutcome::Fresh,
+            }),
+            tickets: AtomicU64::new(0),
             wanted: Notify::new(),
         })
     }
@@ -185,7 +179,8 @@ impl Catalogue {
                     .keys()
                     .filter(|id| !live.contains_key(id))
                     .for_each(|id| self.lookup.forget(*id));
-                // Store before sending `last`: requests that wait for this refresh read `live` next.
+                // Store before sending `last`: requests that wait for this refresh read `live`
+                // next.
                 self.live.store(Arc::new(live));
                 self.version.fetch_add(1, Ordering::SeqCst);
                 gauge!("firstcome_catalogue_read_timestamp_seconds").set(unix_seconds(Utc::now()));

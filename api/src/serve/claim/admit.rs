@@ -52,27 +52,22 @@ impl ClaimService {
         redis_timeout: Duration,
     ) -> Self {
         let durability = Arc::new(durability);
-        let shared_limit = Arc::clone(in_flight);
-        let question_limit = in_flight.for_questions(MAX_QUESTIONS);
         let batches = MicroBatches::new(
             redis.clone(),
             Arc::clone(&durability),
-            shared_limit,
+            Arc::clone(in_flight),
             redis_timeout,
         );
-        let sold_out = ClaimOutcome::SoldOut.counter();
-        let batches = Arc::new(batches);
-        let refused = LineLimit::default();
         Self {
             questions: mysql.questions.clone(),
             operators: mysql.operators.clone(),
-            question_limit,
+            question_limit: in_flight.for_questions(MAX_QUESTIONS),
             redis,
             catalogue,
             durability,
-            batches,
-            sold_out,
-            refused,
+            batches: Arc::new(batches),
+            sold_out: ClaimOutcome::SoldOut.counter(),
+            refused: LineLimit::default(),
         }
     }
 
@@ -93,7 +88,8 @@ impl ClaimService {
             refusal
         })?;
         let mut answer = self.ask(&coupon, &requester).await;
-        // Redis was rebuilt and this process has not read the new era yet. The script changed nothing.
+        // Redis was rebuilt and this process has not read the new era yet. The script changed
+        // nothing.
         if is_of_another_era(&answer)
             && self.catalogue.mysql_up()
             && let Ok(now) = self.catalogue.reread(id).await
@@ -166,8 +162,8 @@ impl ClaimService {
         }
     }
 
-    /// Answers a claim on a sealed drop from MySQL: its keys in Redis expire, and a pass has verified
-    /// that its rows are complete.
+    /// Answers a claim on a sealed drop from MySQL: its keys in Redis expire, and a pass has
+    /// verified that its rows are complete.
     async fn ask_mysql(
         &self,
         coupon: &CouponWithDrops,

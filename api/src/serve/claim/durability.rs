@@ -55,18 +55,13 @@ impl AdmittedClaim {
     }
 
     fn outgoing(&self, coupon: &CouponWithDrops) -> Outgoing {
-        let claimed_at = instant(self.admitted_at_ms.unwrap_or(self.now_ms));
-        let coupon_id = coupon.coupon.id;
-        let drop_id = self.drop_id;
-        let slot = self.slot;
-        let user_id = self.user.clone();
         Outgoing {
             claim: ClaimEvent {
-                coupon_id,
-                drop_id,
-                slot,
-                user_id,
-                claimed_at,
+                coupon_id: coupon.coupon.id,
+                drop_id: self.drop_id,
+                slot: self.slot,
+                user_id: self.user.clone(),
+                claimed_at: instant(self.admitted_at_ms.unwrap_or(self.now_ms)),
             },
             trace: self.trace,
         }
@@ -82,11 +77,9 @@ impl Durability {
         questions: Db,
         longest_in_flight: Duration,
     ) -> Self {
-        let writes = Singleflight::default();
-        let issued = IssuedClaims::new(questions);
         Self {
-            writes,
-            issued,
+            writes: Singleflight::default(),
+            issued: IssuedClaims::new(questions),
             publisher,
             fallback,
             longest_in_flight,
@@ -138,8 +131,8 @@ impl Durability {
             .collect()
     }
 
-    /// [`Self::ensure_new`] for a retry, whose claim already had its slot in Redis. Returns `Kafka` if
-    /// the claim was written earlier.
+    /// [`Self::ensure_new`] for a retry, whose claim already had its slot in Redis. Returns `Kafka`
+    /// if the claim was written earlier.
     pub(super) async fn ensure(
         &self,
         coupon: &CouponWithDrops,
@@ -175,9 +168,9 @@ impl Durability {
         self.in_time(&claim, stored)
     }
 
-    /// Refuses a claim that a second store took after `longest_in_flight`: if Redis was lost, it may
-    /// have been rebuilt without the claim. The stores' own deadlines do not prevent this, because
-    /// Redis's response or a pause of this process may have taken long before them.
+    /// Refuses a claim that a second store took after `longest_in_flight`: if Redis was lost, it
+    /// may have been rebuilt without the claim. The stores' own deadlines do not prevent this,
+    /// because Redis's response or a pause of this process may have taken long before them.
     fn in_time(&self, claim: &AdmittedClaim, stored: Option<SecondStore>) -> Option<SecondStore> {
         let is_late = claim.asked_at.elapsed() > self.longest_in_flight;
         if is_late && stored.is_some() {

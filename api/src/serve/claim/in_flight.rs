@@ -26,23 +26,20 @@ pub(crate) enum WorkError {
 impl InFlightLimit {
     /// The limit on claims.
     pub(crate) fn new(limit: u32) -> Self {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let shed = counter!("firstcome_claims_shed_total");
         Self {
-            limit,
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
             in_flight: Arc::default(),
-            shed,
+            shed: counter!("firstcome_claims_shed_total"),
             tasks: TaskTracker::new(),
         }
     }
 
     /// The limit on reads. [`Self::finish`] waits for both kinds of work.
     pub(crate) fn for_questions(&self, limit: usize) -> Self {
-        let shed = counter!("firstcome_questions_shed_total");
         Self {
             limit,
             in_flight: Arc::default(),
-            shed,
+            shed: counter!("firstcome_questions_shed_total"),
             tasks: self.tasks.clone(),
         }
     }
@@ -61,7 +58,8 @@ impl InFlightLimit {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Starts `work` at once, within the limit, and runs it to its end even if the caller is dropped.
+    /// Starts `work` at once, within the limit, and runs it to its end even if the caller is
+    /// dropped.
     pub(super) fn run<T, W>(
         &self,
         work: W,

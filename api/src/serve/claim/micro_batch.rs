@@ -77,16 +77,14 @@ impl MicroBatches {
         in_flight: Arc<InFlightLimit>,
         max_wait: Duration,
     ) -> Self {
-        let call_seconds = histogram!("firstcome_admission_seconds");
-        let batch_size = histogram!("firstcome_admission_batch_claims");
         Self {
             redis,
             durability,
             in_flight,
             max_wait,
             queues: Queues::default(),
-            call_seconds,
-            batch_size,
+            call_seconds: histogram!("firstcome_admission_seconds"),
+            batch_size: histogram!("firstcome_admission_batch_claims"),
         }
     }
 
@@ -181,8 +179,8 @@ impl MicroBatches {
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    // Redis did not answer, so refuse the queued claims too instead of letting each wait
-                    // for another timeout.
+                    // Redis did not answer, so refuse the queued claims too instead of letting each
+                    // wait for another timeout.
                     if matches!(error, AdmissionError::Redis(_)) {
                         batch.extend(caller.take_all());
                     }

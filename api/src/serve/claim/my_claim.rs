@@ -66,12 +66,10 @@ impl MyClaim {
     };
 
     fn revoked(revocation: &Revocation) -> Self {
-        let drop_id = Some(DropId(revocation.drop_id));
-        let slot = revocation.slot;
         Self {
             status: ClaimStatus::Revoked,
-            drop_id,
-            slot,
+            drop_id: Some(DropId(revocation.drop_id)),
+            slot: revocation.slot,
             ..Self::NONE
         }
     }
@@ -131,8 +129,8 @@ impl ClaimService {
         let now = Utc::now();
         let shown = drop_to_show(coupon, now);
         let standing = self.standing_in(coupon, shown, user, now).await;
-        // If the clocks differ, another drop may be open by Redis's clock, and the user may have a slot
-        // in it.
+        // If the clocks differ, another drop may be open by Redis's clock, and the user may have a
+        // slot in it.
         let Ok(found) = &standing else {
             return (shown, standing);
         };
@@ -175,8 +173,8 @@ impl ClaimService {
         })
     }
 
-    /// Whether the coupon's restriction admits the user; `None` if there is no restriction, or if the
-    /// answer is unknown.
+    /// Whether the coupon's restriction admits the user; `None` if there is no restriction, or if
+    /// the answer is unknown.
     async fn may_claim(&self, coupon: &Coupon, user: &UserId, groups: &Groups) -> Option<bool> {
         match coupon.allow.as_ref()? {
             Allow::Group(group) => groups.have(group),
@@ -230,8 +228,8 @@ impl ClaimService {
 }
 
 /// The drop to show: the current one, or the first if none has opened (an operator may have added a
-/// claim to it manually). With `once_per` `coupon`, prefers a drop that is not sealed, because Redis
-/// then returns the user's claim in any drop.
+/// claim to it manually). With `once_per` `coupon`, prefers a drop that is not sealed, because
+/// Redis then returns the user's claim in any drop.
 pub(super) fn drop_to_show(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,
@@ -261,14 +259,11 @@ fn judge(
         .rev()
         .find(|row| counts(DropId(row.drop_id)))
     {
-        let drop_id = Some(DropId(row.drop_id));
-        let slot = Some(row.slot);
-        let code = Some(row.code.clone());
         return Some(MyClaim {
             status: ClaimStatus::Issued,
-            drop_id,
-            slot,
-            code,
+            drop_id: Some(DropId(row.drop_id)),
+            slot: Some(row.slot),
+            code: Some(row.code.clone()),
             ..MyClaim::NONE
         });
     }
@@ -294,12 +289,10 @@ fn judge(
         if !standing.trusted {
             return None;
         }
-        let drop_id = Some(drop_id);
-        let slot = Some(slot);
         return Some(MyClaim {
             status: ClaimStatus::Accepted,
-            drop_id,
-            slot,
+            drop_id: Some(drop_id),
+            slot: Some(slot),
             ..MyClaim::NONE
         });
     }
@@ -310,24 +303,19 @@ fn judge(
         .rev()
         .find(|(id, _)| counts(*id))
     {
-        let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
-        let drop_id = Some(*drop_id);
-        let position = standing.position;
         return Some(MyClaim {
             status: ClaimStatus::Broken,
-            drop_id,
-            slot,
-            position,
+            drop_id: Some(*drop_id),
+            slot: slot.and_then(|slot| Slot::try_from(slot).ok()),
+            position: standing.position,
             ..MyClaim::NONE
         });
     }
     if standing.position.is_some() {
-        let status = ClaimStatus::Waiting;
-        let position = standing.position;
         return Some(MyClaim {
-            status,
+            status: ClaimStatus::Waiting,
             drop_id: drop,
-            position,
+            position: standing.position,
             ..MyClaim::NONE
         });
     }

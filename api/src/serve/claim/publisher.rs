@@ -63,14 +63,12 @@ impl Publisher {
                 .is_none()
                 .then(|| "Kafka was unavailable when this process started".to_owned()),
         );
-        let partitions_known = AtomicU32::new(0);
-        let writes_batches = AtomicBool::new(false);
         let publisher = Self {
             kafka,
             settings,
             producer,
-            partitions: partitions_known,
-            writes_batches,
+            partitions: AtomicU32::new(0),
+            writes_batches: AtomicBool::new(false),
             deadline,
             problem,
         };
@@ -94,8 +92,8 @@ impl Publisher {
             .store(u32::try_from(partitions).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Requests the topic until Kafka has answered once, then periodically its number of partitions,
-    /// which may grow.
+    /// Requests the topic until Kafka has answered once, then periodically its number of
+    /// partitions, which may grow.
     pub(crate) async fn watch_topic(&self) {
         self.find_topic().await;
         loop {
@@ -210,8 +208,8 @@ impl Publisher {
     }
 
     async fn send(&self, claims: &[Outgoing]) -> Result<(), String> {
-        // Batches may have been switched on or off since the claims were grouped. Several claims need
-        // a batch in any case.
+        // Batches may have been switched on or off since the claims were grouped. Several claims
+        // need a batch in any case.
         let is_batch = claims.len() > 1 || self.writes_batches.load(Ordering::Relaxed);
         let Some(message) = EncodedMessage::new(claims, is_batch) else {
             return Ok(());
@@ -287,8 +285,8 @@ impl Publisher {
         } else {
             None
         };
-        // A full queue of librdkafka means that Kafka is unavailable. Do not wait: the fallback takes
-        // the claims.
+        // A full queue of librdkafka means that Kafka is unavailable. Do not wait: the fallback
+        // takes the claims.
         let sent = match self.producer().send_result(FutureRecord {
             partition,
             ..record
@@ -376,34 +374,26 @@ mod tests {
     use super::*;
 
     fn publisher(brokers: &str) -> Publisher {
-        let topic = "coupon-claims".to_owned();
-        let group = "g".to_owned();
-        let deadline = Duration::from_secs(5);
-        let security = Security::default();
-        let signing = Signing::default();
         let kafka = KafkaSettings {
             brokers: brokers.into(),
-            topic,
-            group,
-            security,
-            signing,
+            topic: "coupon-claims".to_owned(),
+            group: "g".to_owned(),
+            security: Security::default(),
+            signing: Signing::default(),
         };
-        let mut made = Publisher::new(kafka, deadline, None).unwrap();
+        let mut made = Publisher::new(kafka, Duration::from_secs(5), None).unwrap();
         // Renewed producers use librdkafka's mock broker.
         made.settings.set("test.mock.num.brokers", "1");
         made
     }
 
     fn claim(slot: u32, trace: Option<TraceContext>) -> Outgoing {
-        let coupon_id = CouponId(1);
-        let drop_id = DropId(1);
-        let claimed_at = DateTime::UNIX_EPOCH;
         let claim = ClaimEvent {
-            coupon_id,
-            drop_id,
+            coupon_id: CouponId(1),
+            drop_id: DropId(1),
             slot,
             user_id: "u-1".parse().unwrap(),
-            claimed_at,
+            claimed_at: DateTime::UNIX_EPOCH,
         };
         Outgoing { claim, trace }
     }

@@ -1,6 +1,6 @@
-//! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, then Redis, and
-//! both again if the user may claim again. The steps are idempotent; after a crash a pass completes
-//! them.
+//! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, then Redis,
+//! and both again if the user may claim again. The steps are idempotent; after a crash a pass
+//! completes them.
 
 use std::sync::Arc;
 
@@ -203,6 +203,7 @@ async fn write(db: &Db, new: NewRevocation) -> Result<Revocation, ClaimRefusal> 
     db.revoke(new).await.map_err(unknown)
 }
 
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
 fn unknown(error: impl std::error::Error) -> ClaimRefusal {
     tracing::warn!(%error, "a claim could not be revoked");
     ClaimRefusal::StandingUnknown

@@ -185,7 +185,7 @@ impl Inner {
             .path()
             .strip_prefix("/v1/coupons/")?
             .strip_suffix("/claims")?;
-        Some((coupon_id(id)?, self.app.known_requester(headers)?))
+        Some((coupon_id(id)?, self.app.identity.person(headers).ok()?))
     }
 
     async fn claim(&self, id: CouponId, requester: Requester) -> ClaimResponse {

@@ -253,8 +253,8 @@ async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::R
             .load_drop(&keys, &fence, coupon.revision, &meta)
             .await?;
     }
-    // If this process was paused until here, a reconciler may have begun another era, users may have
-    // been admitted in it, and Redis may have been emptied since. Do not open the old era.
+    // If this process was paused until here, a reconciler may have begun another era, users may
+    // have been admitted in it, and Redis may have been emptied since. Do not open the old era.
     let db = services.mysql.operators.of_primary();
     if db.era(coupon.id).await? == Some(coupon.era) && gate.is_open() {
         redis.open_coupons(&[(coupon.id, fence)]).await?;

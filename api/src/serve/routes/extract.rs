@@ -74,6 +74,6 @@ impl FromRequestParts<App> for Person {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        app.requester(&parts.headers).await.map(Self)
+        app.identity.find_person(&parts.headers).await.map(Self)
     }
 }

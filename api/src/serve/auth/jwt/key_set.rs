@@ -69,16 +69,13 @@ impl fmt::Display for KeySet {
 impl KeySet {
     /// A set without any key yet.
     pub(super) fn new(source: KeySource, algorithm: Algorithm, refresh: Duration) -> Self {
-        let keys = ArcSwap::default();
-        let reading = tokio::sync::Mutex::default();
-        let failing = Mutex::default();
         Self {
             source,
             algorithm,
             refresh,
-            keys,
-            reading,
-            failing,
+            keys: ArcSwap::default(),
+            reading: tokio::sync::Mutex::default(),
+            failing: Mutex::default(),
         }
     }
 

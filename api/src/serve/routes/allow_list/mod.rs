@@ -1,7 +1,7 @@
 //! `/v1/coupons/{id}/allow-list`: the allow list of a coupon (docs/decisions/0019-allow-list.md).
 //!
-//! A change is written to MySQL first, then to Redis. If Redis lacks the previous change or has lost
-//! the list, the whole list is written instead.
+//! A change is written to MySQL first, then to Redis. If Redis lacks the previous change or has
+//! lost the list, the whole list is written instead.
 
 mod people;
 

@@ -42,8 +42,8 @@ impl FromRequest<App> for PeopleBody {
     }
 }
 
-/// Parses one id a line, or a JSON array (no id begins with `[`). A body declared as JSON must be an
-/// array; otherwise `null` would be an id of four letters.
+/// Parses one id a line, or a JSON array (no id begins with `[`). A body declared as JSON must be
+/// an array; otherwise `null` would be an id of four letters.
 fn people(bytes: &[u8], is_json: bool) -> Result<Vec<UserId>, String> {
     let is_json = is_json || bytes.trim_ascii_start().starts_with(b"[");
     let (ids, place): (Vec<String>, _) = if is_json {

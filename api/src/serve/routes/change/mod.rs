@@ -1,10 +1,11 @@
 //! `PATCH /v1/coupons/{id}`
 //!
-//! MySQL is authoritative; the reconciler applies its settings to Redis. Changes that take something
-//! away (a lower quantity, a drop that is moved or deleted) are written to Redis first, all others
-//! to MySQL first, so that Redis promises nothing that MySQL would refuse if a crash separates the
-//! two steps. Each attempt first takes a revision of the coupon, a fencing token: neither Redis nor
-//! MySQL accepts its writes after those of a later revision (docs/decisions/0012-revisions.md).
+//! MySQL is authoritative; the reconciler applies its settings to Redis. Changes that take
+//! something away (a lower quantity, a drop that is moved or deleted) are written to Redis first,
+//! all others to MySQL first, so that Redis promises nothing that MySQL would refuse if a crash
+//! separates the two steps. Each attempt first takes a revision of the coupon, a fencing token:
+//! neither Redis nor MySQL accepts its writes after those of a later revision
+//! (docs/decisions/0012-revisions.md).
 
 mod attempt;
 mod body;
@@ -100,8 +101,8 @@ async fn apply(
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     if wanted.windows != Windows::NONE || wanted.quantity.is_some() {
-        // Refuse invalid changes before taking a revision, so that the corrected request can use the
-        // same `If-Match`.
+        // Refuse invalid changes before taking a revision, so that the corrected request can use
+        // the same `If-Match`.
         let found = services.mysql.operators.coupon(id).await;
         let found = found.map_err(|error| mysql_unavailable(&error, "nothing was changed"))?;
         let (coupon, drops) = found.ok_or_else(|| no_such_coupon(id))?;
@@ -174,7 +175,8 @@ async fn finish(
             tracing::warn!(%error, drop = %drop.id, "the keys of a deleted drop stay in Redis");
         }
     }
-    // If the coupon becomes restricted to a list, write the list to Redis before admission needs it.
+    // If the coupon becomes restricted to a list, write the list to Redis before admission needs
+    // it.
     let has_list = wanted.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
     if wanted.is_in_redis() && !(has_list && follow(services, made.0.clone(), made.1.clone()).await)
     {
@@ -238,12 +240,12 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
     })
 }
 
-/// Writes MySQL's settings of every drop that is not sealed to Redis. `false`: the reconciler has to
-/// write them.
+/// Writes MySQL's settings of every drop that is not sealed to Redis. `false`: the reconciler has
+/// to write them.
 ///
-/// A write is refused if another operator has written a later revision, perhaps of only one field or
-/// one drop. This does not prove that Redis has this change, so everything is written again with a
-/// new revision.
+/// A write is refused if another operator has written a later revision, perhaps of only one field
+/// or one drop. This does not prove that Redis has this change, so everything is written again with
+/// a new revision.
 async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -> bool {
     for _ in 0..ATTEMPTS {
         match write_all(services, &coupon, &drops).await {

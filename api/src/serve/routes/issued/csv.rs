@@ -134,8 +134,8 @@ fn line(text: &mut String, row: &IssuedRow) {
     );
 }
 
-/// Escapes a field. Spreadsheets read a field that begins with one of these characters as a formula,
-/// even if it is quoted, so a `'` precedes it.
+/// Escapes a field. Spreadsheets read a field that begins with one of these characters as a
+/// formula, even if it is quoted, so a `'` precedes it.
 fn field(text: &str) -> Cow<'_, str> {
     if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         Cow::Owned(format!("\"'{}\"", text.replace('"', "\"\"")))
