@@ -1,4 +1,4 @@
-//! Messages that cannot become rows are stored once, and later messages are issued.
+//! Messages that cannot become rows: each is stored once, and later messages are issued.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer};
 
 use crate::world::{ConsumeWorld, claim_event};
 
-/// One message of every refused kind, with the reason.
+/// One message for each reason of refusal.
 fn poison(
     NamedDrop { coupon, drop }: NamedDrop,
     other: CouponId,
@@ -115,7 +115,7 @@ async fn poison_of_every_kind_is_stored_once_and_later_messages_are_issued() {
         "the message is stored unchanged"
     );
 
-    // After reading again, each is still stored once, with two attempts.
+    // After a second read, each is still stored once, with two attempts.
     world.set_offsets(0).await;
     let twice = async || {
         world.count("failed_claims WHERE attempts = 2").await == expected.values().sum::<u64>()

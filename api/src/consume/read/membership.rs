@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_keeps_this_process_out_is_named() {
+    fn names_the_setting_that_makes_the_group_refuse_this_process() {
         let of = |code, id| membership(id).why_not(code);
         let fenced = of(RDKafkaErrorCode::FencedInstanceId, Some("consumer-1")).unwrap();
         assert!(
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_takes_every_membership() {
+    fn client_accepts_static_and_dynamic_membership() {
         for id in [None, Some("consumer-1")] {
             let mut config = ClientConfig::new();
             membership(id).apply(&mut config);
