@@ -64,7 +64,6 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 impl Client {
     pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
         let base = args.api_url.trim_end_matches('/').to_owned();
-        let api = CouponApiClient::new(&base, ssl_cert_file()).map_err(CommandFailure::NotAsked)?;
         // The setting has two tokens while one replaces the other.
         let first = |token: &SecretString| {
             token
@@ -76,7 +75,7 @@ impl Client {
                 .into()
         };
         Ok(Self {
-            api,
+            api: CouponApiClient::new(&base, ssl_cert_file()).map_err(CommandFailure::NotAsked)?,
             base,
             token: args.ops_token.as_ref().map(first),
             operator: args.operator.clone(),

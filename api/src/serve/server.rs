@@ -69,7 +69,9 @@ impl ApiServer {
         let app = Arc::new(app);
         let listener = TcpListener::from_std(socket)?;
         let address = listener.local_addr()?;
-        let guard = Arc::new(RequestGuard::new(args.http.request_timeout()));
+        let guard = Arc::new(RequestGuard::new(Duration::from_millis(
+            args.http.request_timeout_ms,
+        )));
         let mut for_everybody = for_machines(token.clone(), &app.identity, prometheus);
         let mut apart = None;
         if let Some(own) = own {

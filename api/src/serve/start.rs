@@ -39,7 +39,10 @@ pub(super) async fn services(
             "TRUSTED_HEADER_SECRET is not set: clients that reach this process without the gateway can claim as any user"
         );
     }
-    let mysql = Bulkheads::new(&args.mysql.settings(), args.http.question_timeout())?;
+    let mysql = Bulkheads::new(
+        &args.mysql.settings(),
+        Duration::from_millis(args.http.question_timeout_ms),
+    )?;
     let redis = Redis::new(&args.redis.settings(args.mysql.store_timeout))
         .context("REDIS_URL can't be used")?;
     let wait = StoreWait::new(&args.start, shutdown);

@@ -299,14 +299,12 @@ impl ServeWorld {
 }
 
 fn redis_client(url: &str, prefix: String) -> Redis {
-    let timeout = Duration::from_secs(5);
-    let durability = RedisDurability::default();
     Redis::new(&RedisSettings {
         url: url.into(),
         prefix,
-        timeout,
+        timeout: Duration::from_secs(5),
         mode: RedisMode::default(),
-        durability,
+        durability: RedisDurability::default(),
     })
     .unwrap()
 }

@@ -164,18 +164,15 @@ mod tests {
 
     fn row(coupon: CouponId, drop: DropId, slot: Slot, user: &str) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
-        let user_id = user.into();
-        let code = String::new();
-        let issued_by = "consumer".into();
         IssuedRow {
             drop_id: drop.0,
             slot,
             coupon_id: coupon.0,
-            user_id,
-            code,
+            user_id: user.into(),
+            code: String::new(),
             claimed_at: at,
             issued_at: at,
-            issued_by,
+            issued_by: "consumer".into(),
         }
     }
 

@@ -180,13 +180,11 @@ impl Verifier {
         let claim = |given: Option<&String>, usual: &str| {
             filled(given).map_or(usual, String::as_str).to_owned()
         };
-        let user_claim = claim(args.jwt_user_claim.as_ref(), USER_CLAIM);
-        let groups_claim = claim(args.jwt_groups_claim.as_ref(), GROUPS_CLAIM);
         Ok(Self {
             keys,
             rules,
-            user_claim,
-            groups_claim,
+            user_claim: claim(args.jwt_user_claim.as_ref(), USER_CLAIM),
+            groups_claim: claim(args.jwt_groups_claim.as_ref(), GROUPS_CLAIM),
         })
     }
 

@@ -162,9 +162,8 @@ impl ClaimService {
         } else {
             None
         };
-        let now_ms = asked_ms.unwrap_or(now.timestamp_millis());
         Ok(Standing {
-            now_ms,
+            now_ms: asked_ms.unwrap_or(now.timestamp_millis()),
             loaded: true,
             trusted: true,
             slot: None,
@@ -343,26 +342,22 @@ mod tests {
 
     fn row(drop_id: i64) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
-        let user_id = "u-1".into();
-        let code = "CODE".into();
-        let issued_by = "consumer".into();
         IssuedRow {
             drop_id,
             slot: 7,
             coupon_id: 1,
-            user_id,
-            code,
+            user_id: "u-1".into(),
+            code: "CODE".into(),
             claimed_at: at,
             issued_at: at,
-            issued_by,
+            issued_by: "consumer".into(),
         }
     }
 
     fn record(rows: &[i64], broken: &[i64]) -> PersonRecord {
-        let broken = broken.iter().map(|id| (DropId(*id), Some(9))).collect();
         PersonRecord {
             rows: rows.iter().copied().map(row).collect(),
-            broken,
+            broken: broken.iter().map(|id| (DropId(*id), Some(9))).collect(),
             revoked: Vec::new(),
         }
     }

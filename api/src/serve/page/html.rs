@@ -89,12 +89,10 @@ pub(super) fn notice(notice: PageNotice, language: Language) -> askama::Result<S
         PageNotice::Missing => ("missing", "missing_why"),
         PageNotice::Unavailable => ("unavailable", "unavailable_why"),
     };
-    let title = language.word(title);
-    let sentence = language.word(sentence);
     NoticePage {
         language,
-        title,
-        sentence,
+        title: language.word(title),
+        sentence: language.word(sentence),
         style: &STYLE.name,
         icon: &ICON.name,
     }

@@ -141,14 +141,13 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
             .filter(|_| more)
             .map(|last| last.coupon.id)
     };
-    let next = last.and_then(|last| next_page(asked, limit, last));
     let body = serde_json::to_vec(&page).map_err(|error| {
         tracing::error!(%error, "a list of coupons can't be written");
         Problem::internal()
     })?;
     Ok(ListedPage {
         body: body.into(),
-        next,
+        next: last.and_then(|last| next_page(asked, limit, last)),
     })
 }
 

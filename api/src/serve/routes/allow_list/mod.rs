@@ -370,12 +370,10 @@ pub(crate) async fn read(
         .last()
         .filter(|_| has_more)
         .map(|last| next_page(id, last, limit));
-    let people = coupon.allow_list.people;
-    let revision = coupon.allow_list.revision;
     Ok(not_kept(AllowListPage {
         allow: coupon.allow,
-        people,
-        revision,
+        people: coupon.allow_list.people,
+        revision: coupon.allow_list.revision,
         ids,
         next,
     }))

@@ -19,7 +19,7 @@ use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::read::page;
+use super::page;
 use crate::serve::state::{App, Services};
 
 const HEADER: &str = "drop_id,slot,user_id,code,claimed_at,issued_at,issued_by\r\n";
