@@ -172,7 +172,7 @@ async fn closed_gate_refuses_claims_with_retry_after() {
     assert_eq!(world.dump().await, before);
 
     world.open_gate().await;
-    until("it is ready", async || {
+    until("the API is ready", async || {
         api.get("/readyz").await.status == 200
     })
     .await;

@@ -140,7 +140,7 @@ async fn coupon_with_a_list_admits_only_listed_users() {
     );
     assert!(
         api.mine(id, "u-1").await.json["allowed"].is_null(),
-        "they hold a coupon"
+        "the user holds a coupon"
     );
     agreed(&world, id).await;
     let acts = world
@@ -180,7 +180,7 @@ async fn changes_and_removes_the_restriction_of_a_coupon() {
     assert_eq!(
         api.patch(id, json!({"quantity": 10})).await.json["allow"],
         "list",
-        "fields that are not named stay"
+        "missing fields stay unchanged"
     );
     assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200);
     assert_eq!(
@@ -433,7 +433,7 @@ async fn repeat_or_next_change_completes_a_change_missing_in_redis() {
     );
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2"]);
     proxy.set(ProxyFault::Pass).await.unwrap();
-    until("it answers", async || {
+    until("the API reaches Redis", async || {
         add(&hindered, id, "u-4").await.status == 200
     })
     .await;

@@ -34,7 +34,7 @@ async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> Join
             }
         });
     }
-    until("the crowd is there", async || {
+    until("half of the clients had an answer", async || {
         answers.load(Ordering::Relaxed) >= people / 2
     })
     .await;
@@ -75,7 +75,7 @@ async fn claims_succeed_during_polls_and_late_claims_while_mysql_hangs() {
     for key in world.keys(over, DropId(drop)).own() {
         world.ask_redis::<()>(&["DEL", key]).await;
     }
-    until("it is finished", async || {
+    until("the coupon is finished", async || {
         api.claim(over, "u-1").await.code() == (410, "closed")
     })
     .await;
@@ -98,7 +98,7 @@ async fn claims_succeed_during_polls_and_late_claims_while_mysql_hangs() {
             }
         });
     }
-    until("all of them wait", async || {
+    until("all claims wait", async || {
         waiting.load(Ordering::Relaxed) == 4 * IN_HAND
     })
     .await;

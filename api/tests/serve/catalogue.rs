@@ -107,7 +107,7 @@ async fn daily_coupon_without_unsealed_drop_is_live_until_its_last_day() {
     world.sql("DELETE FROM {db}.slot_limits").await;
     world.sql("DELETE FROM {db}.drops").await;
     let api = world.api().await;
-    until("its drops exist", async || {
+    until("the drops of the coupon exist", async || {
         world
             .sql(&format!(
                 "SELECT COUNT(*) FROM {{db}}.drops WHERE coupon_id = {endless}"

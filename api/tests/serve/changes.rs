@@ -329,7 +329,7 @@ async fn close_now_stops_admission_at_once_and_is_idempotent() {
     assert_eq!(
         &assert_agree(&world, id).await[0][3],
         closes,
-        "the instant of closing stays"
+        "a repeat keeps the closing time"
     );
     assert_eq!(
         world
@@ -485,7 +485,7 @@ async fn change_applies_only_to_the_revision_in_if_match() {
     assert_eq!(
         tag(&apis[changer].get(&format!("/v1/coupons/{id}")).await),
         now,
-        "nothing has changed"
+        "refused requests change nothing"
     );
     let twice = [("if-match", now.as_str()), ("if-match", now.as_str())];
     assert_eq!(

@@ -198,7 +198,7 @@ async fn creates_and_loads_missing_daily_drops_at_start() {
         .await;
 
     let apis = [world.api().await, world.api().await];
-    until("they are created again", async || {
+    until("the drops are created again", async || {
         count().await == made_first
     })
     .await;
@@ -206,7 +206,7 @@ async fn creates_and_loads_missing_daily_drops_at_start() {
         .parse()
         .unwrap();
     let meta = world.keys(id, DropId(newest)).meta;
-    until("the last is loaded", async || {
+    until("the last drop is loaded", async || {
         world.ask_redis(&["EXISTS", &meta]).await
     })
     .await;
@@ -260,7 +260,7 @@ async fn metrics_have_route_and_outcome() {
     world
         .sql("INSERT INTO {db}.reconciler_state (name, value) VALUES ('last_success_at', '2026-01-01T00:00:00Z')")
         .await;
-    until("the missing reconciler shows", async || {
+    until("the age of the last success grows", async || {
         let age = api.metric("reconciler_last_success_age_seconds").await;
         age.is_finite() && age > Duration::from_secs(60).as_secs_f64()
     })

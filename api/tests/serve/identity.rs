@@ -112,7 +112,7 @@ async fn start_up_waits_for_keys_and_known_keys_survive_an_outage() {
     );
     let starting = tokio::spawn(async move { jwt.api().await });
     let asked = issuer.asked();
-    until("it asks again", async || issuer.asked() > asked + 1).await;
+    until("the API asks again", async || issuer.asked() > asked + 1).await;
     issuer.says(Some(set_of(&[&key])));
     let api = starting.await.unwrap();
 
@@ -136,7 +136,7 @@ async fn start_up_waits_for_keys_and_known_keys_survive_an_outage() {
         (202, "accepted"),
         "known keys stay valid"
     );
-    until("it is logged", async || {
+    until("/readyz reports the outage", async || {
         let ready = api.get("/readyz").await;
         assert_eq!(ready.status, 200);
         ready.json["notes"]["jwt_keys"]
@@ -147,7 +147,7 @@ async fn start_up_waits_for_keys_and_known_keys_survive_an_outage() {
     .await;
     assert!(api.metric("firstcome_jwt_keys_up").await < 1.0);
     issuer.says(Some(set_of(&[&key, &new])));
-    until("it is read again", async || {
+    until("the new key is accepted", async || {
         ask(new.bearer("u-2")).await.code() == (202, "accepted")
     })
     .await;

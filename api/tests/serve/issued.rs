@@ -261,7 +261,7 @@ async fn disconnects_clients_that_stop_reading_a_csv() {
         200,
         "other pages are answered"
     );
-    until("they are disconnected", async || {
+    until("the clients are disconnected", async || {
         api.metric("firstcome_http_connections_timed_out_total")
             .await
             >= 4.0

@@ -47,11 +47,11 @@ async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: Drop
         next.parse::<DateTime<Utc>>()
             .is_ok_and(|at| at < Utc::now() + TimeDelta::minutes(1))
     };
-    until("both know the opening", async || {
+    until("both APIs know the opening", async || {
         knows(near).await && knows(far).await
     })
     .await;
-    until("it opens", async || {
+    until("the second drop opens", async || {
         show(near).await["current_drop"]["id"] == second.0
     })
     .await;
@@ -143,7 +143,7 @@ async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
     move_window(&world, id, DropId(first), [-2 * HOUR, -HOUR]).await;
     move_window(&world, id, DropId(second), [-HOUR / 2, HOUR]).await;
     let path = format!("/v1/coupons/{id}");
-    until("the next is open", async || {
+    until("the next drop is open", async || {
         api.get(&path).await.json["current_drop"]["id"] == second
     })
     .await;

@@ -609,7 +609,7 @@ async fn repeat_after_a_lost_response_creates_one_coupon() {
         "{lost:?}"
     );
     mysql.set(ProxyFault::Pass).await.unwrap();
-    until("it is answered", async || {
+    until("the request succeeds", async || {
         make_with(&api, "k", &body).await.status == 201
     })
     .await;

@@ -217,9 +217,12 @@ async fn concurrent_retries_publish_once_with_the_time_of_the_admission() {
     let answers = join_all((0..1_000).map(async |_| other.claim(id, "u-1").await)).await;
     let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
     assert!(answers.iter().all(|answer| answer.json == expected));
-    assert_eq!(world.messages().await, 2, "once by each process");
+    assert_eq!(world.messages().await, 2, "each process publishes once");
     let messages: Vec<Value> = world.payloads().await;
-    assert_eq!(messages[0], messages[1], "to the millisecond");
+    assert_eq!(
+        messages[0], messages[1],
+        "both have the time of the admission"
+    );
 }
 
 #[tokio::test]
@@ -294,7 +297,7 @@ async fn retries_of_a_sealed_drops_winner_cost_one_query_and_no_message() {
         let at = api.get(&format!("/v1/coupons/{id}")).await;
         at.json["next_drop"].is_null()
     };
-    until("this API has seen it", is_live).await;
+    until("the API knows the seal", is_live).await;
     let held = |slot: u32| json!({"status": "already_claimed", "drop_id": earlier, "slot": slot});
 
     assert_eq!(api.claim(id, "u-1").await.json, held(1));
@@ -403,11 +406,15 @@ async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next() {
     let held = json!({"status": "already_claimed", "drop_id": first, "slot": 1});
 
     move_window(&world, id, DropId(first), [-HOUR, -1]).await;
-    until("it is over", async || {
+    until("the drop is closed", async || {
         api.claim(id, "u-2").await.code() == (409, "not_open")
     })
     .await;
-    assert_eq!(api.claim(id, "u-1").await.json, held, "not `not_open`");
+    assert_eq!(
+        api.claim(id, "u-1").await.json,
+        held,
+        "the retry finds the closed drop"
+    );
 
     // Seal the drop, as a pass does seconds after it closed.
     world.issue(id, DropId(first), 1, "u-1").await;
@@ -418,7 +425,7 @@ async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next() {
         ))
         .await;
     let path = format!("/v1/coupons/{id}");
-    until("it is sealed", async || {
+    until("the drop is sealed", async || {
         api.get(&path).await.json["current_drop"]["state"] == "sealed"
     })
     .await;
@@ -436,14 +443,14 @@ async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next() {
     world.ask_redis::<()>(&set).await;
     move_window(&world, id, DropId(first), [-HOUR, -10]).await;
     move_window(&world, id, DropId(second), [-10, HOUR]).await;
-    until("the next is open", async || {
+    until("the next drop is open", async || {
         api.get(&path).await.json["current_drop"]["id"] == second
     })
     .await;
     assert_eq!(
         api.claim(id, "u-1").await.json,
         held,
-        "a retry, not tomorrow's claim"
+        "a retry, not a claim on the next drop"
     );
     let early = api.claim(id, "early").await;
     assert_eq!(
@@ -454,7 +461,7 @@ async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next() {
 
     // Delete the keys: after a loss of Redis, sealed drops are not loaded again.
     move_window(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
-    until("the next is not open", async || {
+    until("the next drop is not open", async || {
         api.get(&path).await.json["current_drop"]["id"] == first
     })
     .await;

@@ -60,7 +60,7 @@ async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
     redis.freeze().await.unwrap();
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
     redis.thaw().await.unwrap();
-    until("it is answered again", async || {
+    until("Redis answers again", async || {
         api.claim(id, "u-3").await.code() == (409, "sold_out")
     })
     .await;

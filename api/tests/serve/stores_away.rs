@@ -76,7 +76,7 @@ async fn claims_continue_without_mysql_and_unknown_users_get_503() {
         );
     }
     mysql.set(ProxyFault::Pass).await.unwrap();
-    until("unknown is unknown again", async || {
+    until("unknown coupons get 404 again", async || {
         api.claim(4_711, "u-1").await.status == 404
     })
     .await;
@@ -191,7 +191,7 @@ async fn retry_finds_the_admission_whose_reply_was_lost() {
     assert_eq!(api.claim(id, "u-1").await.code(), (503, "unavailable"));
     redis.set(ProxyFault::Pass).await.unwrap();
     let retried = json!({"status": "already_claimed", "drop_id": drop, "slot": 1});
-    until("the retry finds it", async || {
+    until("the retry finds the admission", async || {
         api.claim(id, "u-1").await.json == retried
     })
     .await;
@@ -260,7 +260,7 @@ async fn starts_without_kafka_and_publishes_once_it_is_back() {
         api.claim(id, &format!("u-{user}")).await.json["queued"] == true
     })
     .await;
-    until("the warning is gone", async || {
+    until("/readyz reports Kafka as ok", async || {
         api.get("/readyz").await.json["notes"]["kafka"] == "ok"
     })
     .await;

@@ -209,7 +209,11 @@ async fn records_the_changes_of_operators() {
         changed["name"],
         json!({"from": "Winter coupon", "to": "Other"})
     );
-    assert_eq!(changed.len(), 3, "and the change of its drop: {changed:?}");
+    assert_eq!(
+        changed.len(),
+        3,
+        "quantity, name and the change of the drop: {changed:?}"
+    );
     let closed = acts[2].1.as_object().unwrap();
     let drop = closed
         .iter()

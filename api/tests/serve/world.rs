@@ -159,7 +159,7 @@ impl ServeWorld {
         let stop = CancellationToken::new();
         let server = ApiServer::bind(parse(flags)?, &stop)
             .await?
-            .expect("nobody stopped it");
+            .expect("the token is not cancelled");
         let base = format!("http://{}", server.address());
         let task = tokio::spawn(server.run(stop.clone()));
         Ok(InProcessApi {
@@ -200,7 +200,7 @@ impl ServeWorld {
         ])
         .await;
         let path = format!("/v1/coupons/{id}");
-        until("its window is over", async || {
+        until("the drop is closed", async || {
             api.get(&path).await.json["current_drop"]["state"] == "closed"
         })
         .await;

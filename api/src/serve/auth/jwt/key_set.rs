@@ -135,9 +135,9 @@ impl KeySet {
         let failing = self.failing.lock();
         let (since, why) = failing.as_ref()?;
         let count = if self.keys.load().is_empty() {
-            "no key counts"
+            "no key is valid"
         } else {
-            "those of before count"
+            "known keys stay valid"
         };
         Some(format!(
             "the keys of tokens can't be read for {} s; {count}: {why}",

@@ -211,7 +211,7 @@ async fn keys_stay_valid_for_a_day_if_the_issuer_is_down_or_sends_no_keys() {
     *keys.failing.lock() = Some((since, "it answered 502 Bad Gateway".into()));
     keys.read().await.unwrap_err();
     assert_eq!(tokens.person(&key.token()), unknown("key"));
-    assert!(keys.problem().unwrap().contains("no key counts"));
+    assert!(keys.problem().unwrap().contains("no key is valid"));
     issuer.says(ok, set_of(&[&key]));
     keys.read().await.unwrap();
     assert!(found(&tokens.person(&key.token())));
