@@ -23,10 +23,10 @@ const LONGEST_LINE: u64 = 200;
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct AllowWhat {
-    /// Add the people in this file to the list, one id a line; `-` is the standard input
+    /// Add the users in this file to the list, one id a line; `-` is standard input
     #[arg(long, value_name = "FILE")]
     add: Option<PathBuf>,
-    /// Remove the people in this file from the list
+    /// Remove the users in this file from the list
     #[arg(long, value_name = "FILE")]
     remove: Option<PathBuf>,
     /// Empty the list
@@ -35,7 +35,7 @@ pub(super) struct AllowWhat {
     /// Print the list
     #[arg(long)]
     show: bool,
-    /// Say whether this person is on the list
+    /// Print whether this user is on the list
     #[arg(long, value_name = "PERSON")]
     find: Option<String>,
     /// Restrict claims from now on to `list` or `group:NAME`; `everybody` removes the restriction

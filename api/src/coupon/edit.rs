@@ -14,23 +14,22 @@ const NEVER: &str = "never";
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = true)]
 pub(super) struct EditArgs {
-    /// Its name, as shown to people
+    /// Name, as shown to users
     #[arg(long)]
     name: Option<String>,
-    /// How many people may wait once a drop is sold out
+    /// Places on the waiting list of a sold-out drop
     #[arg(long)]
     waiting_list: Option<u32>,
-    /// For a coupon that opens once: it closes at this time, such as 2026-12-01T18:00:00+09:00; or
-    /// `never`
+    /// Closing time of a coupon that opens once, such as 2026-12-01T18:00:00+09:00, or `never`
     #[arg(long, conflicts_with_all = ["opens", "closes", "last_day"])]
     closes_at: Option<String>,
-    /// For a daily coupon: local time at which later drops open, such as 15:00
+    /// Local opening time of later drops of a daily coupon, such as 15:00
     #[arg(long)]
     opens: Option<String>,
-    /// For a daily coupon: local time at which later drops close
+    /// Local closing time of later drops of a daily coupon
     #[arg(long)]
     closes: Option<String>,
-    /// For a daily coupon: last local date, such as 2026-12-10; or `never`
+    /// Last local date of a daily coupon, such as 2026-12-10, or `never`
     #[arg(long, value_parser = last_day)]
     last_day: Option<LastDay>,
 }

@@ -4,7 +4,7 @@ use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::world::{ServeWorld, bearer, open, until, with};
+use crate::world::{ServeWorld, bearer, open, with};
 
 #[tokio::test]
 async fn status_of_a_claim_goes_from_accepted_to_issued() {
@@ -122,32 +122,6 @@ async fn accepts_one_form_of_coupon_id_and_percent_encoded_user_ids() {
         .ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))
         .await;
     assert_eq!(revoked.code(), (200, "revoked"), "{revoked:?}");
-}
-
-#[tokio::test]
-async fn reads_a_sealed_drop_from_mysql_alone() {
-    let (world, api) = ServeWorld::with_api().await;
-    let (id, drop) = world.make_over(&api, 3).await;
-    for slot in 1..=2 {
-        world
-            .issue(id, DropId(drop), slot, &format!("u-{slot}"))
-            .await;
-    }
-    world
-        .sql("UPDATE {db}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2")
-        .await;
-    let keys = world.keys(id, DropId(drop));
-    for key in keys.own() {
-        world.ask_redis::<()>(&["DEL", key]).await;
-    }
-    let path = format!("/v1/coupons/{id}");
-    until("sealed", async || {
-        api.get(&path).await.json["current_drop"]["state"] == "sealed"
-    })
-    .await;
-    assert_eq!(api.get(&path).await.json["current_drop"]["remaining"], 1);
-    assert_eq!(api.mine(id, "u-2").await.json["status"], "issued");
-    assert_eq!(api.mine(id, "u-3").await.json["status"], "none");
 }
 
 #[tokio::test]

@@ -141,7 +141,7 @@ impl ClaimService {
             reply = self.batches.ask(coupon, candidates, requester).await;
         }
         let asked_in_mysql = match &reply {
-            // Redis admits nobody to a sealed drop, so its answer does not depend on the gate.
+            // After a loss of Redis, sealed drops are neither verified nor opened: ask MySQL.
             Err(ClaimRefusal::NotAnswered(error))
                 if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
             {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
-/// First poll intervals while the page waits for the code. Later ones are longer.
+/// Poll interval while the page waits for the code. The page lengthens it after some polls.
 const ACCEPTED_AFTER_MS: u32 = 1_500;
 
 /// Poll interval of a page whose user is on the waiting list.

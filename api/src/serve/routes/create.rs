@@ -219,7 +219,7 @@ async fn see_to(
             tracing::warn!(%error, coupon = %coupon.id, "the numbers of a new coupon are not in Redis yet");
         }
         if coupon.allow == Some(Allow::List) {
-            // Write the empty list too: without a list in Redis, claims get 503 instead of
+            // Write the empty list too: while the list is missing in Redis, no claim gets
             // `not_allowed`.
             super::allow_list::write(services, coupon.id).await;
         }

@@ -197,8 +197,8 @@ impl<'a> ChangeAttempt<'a> {
         Ok(true)
     }
 
-    /// Restores the settings in Redis after MySQL refused the change. Redis refuses this write if
-    /// it has seen a later revision.
+    /// Restores the settings in Redis. Call it only if MySQL certainly lacks the change. Redis
+    /// refuses this write if it has seen a later revision.
     async fn restore(&self, changed: &[&(Drop, DropKeys)]) {
         for (drop, keys) in changed {
             let meta = DropMeta::of(&self.coupon, drop);
