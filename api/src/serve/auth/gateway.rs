@@ -46,8 +46,7 @@ impl Gateway {
             }
         }
         let person = only_one(headers, USER_HEADER)?;
-        let person =
-            person.ok_or_else(|| unauthorized("say who this is for: X-User-Id is missing"))?;
+        let person = person.ok_or_else(|| unauthorized("the user is missing: send X-User-Id"))?;
         Ok(String::from_utf8_lossy(person.as_bytes()))
     }
 }

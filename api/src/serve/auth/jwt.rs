@@ -148,7 +148,7 @@ pub(crate) enum TokenError {
 }
 
 const NOT_VALID: TokenError =
-    TokenError::Refused("the token is not valid, or no longer; get a new one");
+    TokenError::Refused("the token is invalid or has expired; get a new one");
 
 impl Verifier {
     /// Errors name missing or contradictory settings in one sentence, without the secret.
@@ -203,7 +203,7 @@ impl Verifier {
         // extensions.
         if decoded.header.crit.is_some() {
             return Err(TokenError::Refused(
-                "the token asks for extensions that this service does not know",
+                "the token requires extensions that this service does not support",
             ));
         }
         // RFC 7519: a single string. The library would accept a list that contains the issuer.
@@ -213,7 +213,7 @@ impl Verifier {
         match decoded.claims.0.get(&self.user_claim) {
             Some(Value::String(person)) => Ok(person.clone()),
             _ => Err(TokenError::Refused(
-                "the token does not say who it is for, as a string",
+                "the token does not name the user as a string",
             )),
         }
     }

@@ -122,7 +122,7 @@ impl Identity {
         let (id, groups) = match self {
             Self::TrustedHeader(gateway) => (gateway.person(headers)?.into_owned(), None),
             Self::Jwt(verifier) => {
-                let missing = "say who this is for: send `Authorization: Bearer` with your token";
+                let missing = "the token is missing: send `Authorization: Bearer`";
                 let token = bearer(headers)?.ok_or_else(|| unauthorized(missing))?;
                 let id = verifier.person(token).map_err(|error| match error {
                     TokenError::Refused(why) => Unidentified::Refused(unauthorized(why)),

@@ -168,7 +168,7 @@ impl ListedPages {
 }
 
 fn too_many() -> Problem {
-    Problem::unavailable("too many ask for lists of coupons right now: try again")
+    Problem::unavailable("too many lists of coupons are requested right now; try again")
 }
 
 impl Turn {

@@ -22,7 +22,7 @@ use crate::serve::bounded_cache::BoundedCache;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookupError {
     NoSuchCoupon(CouponId),
-    /// MySQL could not be asked.
+    /// MySQL did not answer.
     Unavailable,
 }
 
@@ -117,7 +117,7 @@ impl Lookup {
             let found: Option<HashMap<CouponId, Arc<CouponWithDrops>>> = match read.await {
                 Ok(found) => Some(found.into_iter().map(|one| (one.coupon.id, one)).collect()),
                 Err(error) => {
-                    tracing::debug!(%error, "coupons could not be looked up");
+                    tracing::debug!(%error, "coupons could not be looked up in MySQL");
                     None
                 }
             };

@@ -187,7 +187,7 @@ async fn repeated(
     match earlier {
         EarlierRequest::Made(id) => Ok(services.catalogue.find(id).await?),
         EarlierRequest::OtherBody => {
-            let detail = "this Idempotency-Key came with another body before; nothing was made";
+            let detail = "this Idempotency-Key was used with another body; nothing was created";
             Err(Problem::new(Code::IdempotencyKeyUsed, detail))
         }
     }

@@ -58,8 +58,7 @@ impl FromRequestParts<App> for PersonPath {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let CouponPath(id) = CouponPath::of(parts)?;
         let path = Path::<(String, String)>::from_request_parts(parts, app).await;
-        let Path((_, user)) =
-            path.map_err(|_| invalid("user_id: this is no percent-encoded UTF-8"))?;
+        let Path((_, user)) = path.map_err(|_| invalid("user_id is not percent-encoded UTF-8"))?;
         let user = user
             .parse()
             .map_err(|error| invalid(format!("user_id: {error}")))?;

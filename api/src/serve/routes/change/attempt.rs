@@ -245,6 +245,6 @@ fn being_checked(drop: DropId) -> Problem {
 
 fn redis_away(error: &RedisError) -> Problem {
     tracing::warn!(%error, "an operator's request could not be processed");
-    let detail = "Redis could not be asked, and lowering a quantity or moving drops needs it; nothing was changed in MySQL";
+    let detail = "Redis did not answer, and lowering a quantity or moving drops needs it; nothing was changed in MySQL";
     Problem::unavailable(detail)
 }

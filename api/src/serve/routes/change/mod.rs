@@ -149,7 +149,7 @@ async fn apply(
         }
     }
     Err(Problem::unavailable(
-        "others are changing this coupon at the same time; nothing was changed, try again",
+        "other operators are changing this coupon; nothing was changed, try again",
     ))
 }
 

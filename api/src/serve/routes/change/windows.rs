@@ -107,7 +107,7 @@ fn close_at(
 ) -> Result<WindowPlan, Problem> {
     let Some(Schedule::Once { opens_at, .. }) = coupon.schedule else {
         return Err(impossible(
-            "closes_at is of coupons that open once; a daily one has closes and last_day",
+            "closes_at applies to coupons that open once; daily coupons have closes and last_day",
         ));
     };
     let schedule = Schedule::Once {
@@ -123,7 +123,7 @@ fn close_at(
         .and_then(|drop| drop.closes_at);
     if closes_at.is_some_and(|at| at <= now) {
         return Err(impossible(
-            "closes_at is over; to close at once, send close_now",
+            "closes_at is in the past; to close at once, send close_now",
         ));
     }
     let not_closed: Vec<_> = drops
@@ -132,7 +132,7 @@ fn close_at(
         .collect();
     if not_closed.is_empty() {
         return Err(impossible(
-            "it is closed already, and does not open again; make a new coupon",
+            "the coupon is closed and does not open again; create a new coupon",
         ));
     }
     if not_closed
@@ -177,7 +177,7 @@ fn move_daily(
     ) = &coupon.schedule
     else {
         return Err(impossible(
-            "opens, closes and last_day are of daily coupons; one that opens once has closes_at",
+            "opens, closes and last_day apply to daily coupons; coupons that open once have closes_at",
         ));
     };
     let new = Schedule::Daily {

@@ -18,7 +18,7 @@ pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
     }
     let [json, csv] = ["application/json", "text/csv"].map(|kind| quality(&ranges, kind));
     if json <= 0.0 && csv <= 0.0 {
-        let detail = "this is application/json or text/csv; accept one of them";
+        let detail = "the response is application/json or text/csv; accept one of them";
         return Err(Problem::new(Code::NotAcceptable, detail));
     }
     Ok(csv > json)

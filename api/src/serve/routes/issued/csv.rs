@@ -38,7 +38,7 @@ pub(super) async fn answer(
 ) -> Result<Response, Problem> {
     let permit = Arc::clone(app.exports.of(allowed)).try_acquire_owned();
     let permit = permit.map_err(|_| {
-        Problem::unavailable("enough of these lists are being sent; try again later")
+        Problem::unavailable("too many of these lists are being sent; try again later")
     })?;
     let left = limit.unwrap_or(usize::MAX);
     // Read the first page before the status is sent, so that an error becomes a problem response.
