@@ -38,8 +38,8 @@ const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group after the last batch.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// Claims whose rows are locked are skipped after this many attempts, each of which waits two
-/// seconds for the lock.
+/// After this many attempts that met a lock, two seconds each, claims whose rows are locked are
+/// skipped.
 const LOCK_WAITS: u32 = 3;
 /// For this long after a lock, drops are written one by one.
 const LOCKED_FOR: Duration = Duration::from_secs(60);

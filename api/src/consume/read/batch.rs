@@ -61,7 +61,7 @@ impl<T> NextBatch<T> {
                 .is_some_and(|deadline| now >= deadline)
     }
 
-    /// When the batch is ready even if it is not full; `None` if it is empty.
+    /// When it is ready although it is not full; `None`: it is empty.
     fn deadline(&self, limits: BatchLimits) -> Option<Instant> {
         self.arrived
             .map(|(first, last)| (first + limits.wait).min(last + limits.gap))

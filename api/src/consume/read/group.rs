@@ -56,8 +56,8 @@ struct Assignment {
     in_flight: Option<InFlightBatch>,
 }
 
-/// Kafka's callbacks, and the state that they share with the loop. They run on the loop's thread,
-/// inside `poll`.
+/// Kafka's callbacks, and what they share with the loop. They run on the loop's thread, inside
+/// `poll`.
 pub(crate) struct GroupContext {
     topic: String,
     health: Arc<Health>,
