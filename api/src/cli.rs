@@ -28,26 +28,26 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve HTTP: admit people, create and change coupons
+    /// Serve HTTP: admit users, create and change coupons
     Serve(Box<ServeArgs>),
-    /// Turn admissions from Kafka into rows in MySQL; any number may run at once
+    /// Turn admissions from Kafka into rows in MySQL; any number may run concurrently
     Consume(Box<ConsumeArgs>),
-    /// Create the tables and, if it is missing, the topic; does nothing the second time
+    /// Create the tables and the topic, if they are missing
     Migrate(Box<MigrateArgs>),
     /// Create, show and change coupons, through the API
     Coupon(Box<CouponArgs>),
-    /// Ask the process of this container whether it runs; exits 0 if so
+    /// Check that the process of this container runs; exits 0 if it does
     Health(HealthArgs),
 }
 
 #[derive(Debug, Args)]
 struct HealthArgs {
-    /// Which process to ask
+    /// Process to check
     #[arg(value_enum, default_value_t = Role::Serve)]
     role: Role,
     #[command(flatten)]
     probe: ProbeArgs,
-    /// Address at which the process listens; by default its role's
+    /// Address at which the process listens (default: that of its role)
     #[arg(long, env = "LISTEN_ADDR", value_parser = listen_address)]
     listen_addr: Option<SocketAddr>,
 }
@@ -72,14 +72,14 @@ impl HealthArgs {
     }
 }
 
-/// How long a thread that a client library or a file blocks may delay the end of the process.
+/// Maximum wait for blocked threads at the end of the process.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs the command. An ordinary function: every program that awaits an async body compiles it
-/// again.
+/// Runs the command. This function is not async, because every program that awaits an async body
+/// compiles it again.
 pub fn main() -> ExitCode {
-    // A page of 2 MB for a few kB is mostly wasted; if the system does not know the call,
-    // everything works, with more memory.
+    // Huge pages of 2 MB would mostly be wasted. If the call fails, the process only needs more
+    // memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);
     let cli: Cli = parse(Cli::command());
     cli.logs.init();

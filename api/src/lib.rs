@@ -1,5 +1,5 @@
-//! The API of Firstcome: [`serve`] admits people, [`consume`] turns admissions into rows,
-//! [`migrate`] creates what both need, [`coupon`] is the operators' command line.
+//! The API of Firstcome: [`serve`] admits users, [`consume`] turns admissions into rows,
+//! [`migrate`] creates tables and topic, [`coupon`] is the command line for operators.
 
 pub mod cli;
 pub mod consume;

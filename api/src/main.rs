@@ -1,8 +1,9 @@
-//! `firstcome-api`: admits people, turns admissions into rows, and prepares the stores.
+//! `firstcome-api`: admits users, turns admissions into rows, and prepares the stores.
 
 use std::process::ExitCode;
 
-/// Fewer cycles per claim than the system's allocator, and stable memory use (docs/PERFORMANCE.md).
+/// Needs fewer cycles per claim than the system's allocator, and keeps memory use stable
+/// (docs/PERFORMANCE.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

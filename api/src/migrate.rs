@@ -1,5 +1,5 @@
-//! `firstcome-api migrate`: creates the tables, then the topic. Idempotent, even if two run at
-//! once.
+//! `firstcome-api migrate`: creates the tables, then the topic. Idempotent, even if two run
+//! concurrently.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct MigrateArgs {
 /// Maximum wait for one response of Kafka.
 const KAFKA_LIMIT: Duration = Duration::from_secs(10);
 
-/// Creates what is missing and reports it, one line each, on standard output.
+/// Creates missing tables and the topic, and prints a line for each to standard output.
 pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     Ok(unless_stopped(make_all(&args, &shutdown).await).map(|_| ())?)
 }
@@ -60,8 +60,8 @@ async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<()
     Ok(())
 }
 
-/// The number of partitions of the topic. Not every broker knows a new topic at once, and a process
-/// started now might not find it; so this retries for a while.
+/// Waits until the brokers know the new topic, so that processes started next find it. Returns its
+/// number of partitions.
 async fn partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
     let give_up = tokio::time::Instant::now() + KAFKA_LIMIT;
     loop {

@@ -1,7 +1,7 @@
 //! Percent-encoding.
 
-/// Encodes a value for a path or a query: an id may contain `+`, `=`, `|` or `:`, which have a
-/// meaning there. Programs that normalize paths would fold `..`, so dots are encoded, too.
+/// Encodes a value for a path or a query, because an id may contain `+`, `=`, `|` or `:`. Dots are
+/// encoded, too, because programs that normalize paths remove `..`.
 pub(crate) fn encoded(text: &str) -> String {
     let one = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => {

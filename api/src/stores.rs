@@ -1,5 +1,5 @@
-//! Start-up checks of the stores. A store that does not answer yet is waited for; one with
-//! unsuitable settings stops the start.
+//! Start-up checks of the stores: waits for a store that does not answer yet, and refuses to start
+//! if a store's settings are unsuitable.
 
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ impl<'a> StoreWait<'a> {
             .await
     }
 
-    /// Checks the topic if Kafka answers; `None` if Kafka is unavailable: claims continue without
-    /// it.
+    /// Checks the topic if Kafka answers. `None` if Kafka is unavailable, since claims continue
+    /// without it.
     pub(crate) async fn topic_or_away(
         &self,
         kafka: &KafkaSettings,
@@ -71,7 +71,7 @@ impl<'a> StoreWait<'a> {
         .await
     }
 
-    /// Asks Redis until it answers.
+    /// Retries a call to Redis until it answers.
     pub(crate) async fn redis<T, Fut: Future<Output = Result<T, RedisError>>>(
         &self,
         redis: &Redis,
@@ -101,7 +101,7 @@ impl<'a> StoreWait<'a> {
         })
     }
 
-    /// Asks MySQL until it answers.
+    /// Retries a call to MySQL until it answers.
     pub(crate) async fn mysql<T, Fut: Future<Output = Result<T, OneLine>>>(
         &self,
         mysql: &DbSettings,
@@ -113,7 +113,7 @@ impl<'a> StoreWait<'a> {
         wait_for(&at, self.limit, self.shutdown, away, ask).await
     }
 
-    /// Asks Kafka until it answers.
+    /// Retries a call to Kafka until it answers.
     pub(crate) async fn kafka<T, Fut: Future<Output = Result<T, TopicError>>>(
         &self,
         kafka: &KafkaSettings,

@@ -26,7 +26,7 @@ pub struct ConsumeArgs {
 /// The default `LISTEN_ADDR` of `consume`.
 pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8082";
 
-/// Maximum wait of the first claim of a batch for others.
+/// Maximum time that the first claim of a batch waits for others.
 const BATCH_WAIT: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Args)]

@@ -48,7 +48,7 @@ use crate::stores::{StoreWait, unless_stopped};
 /// Time for the last batch (5 s) and for leaving the group (5 s), plus a margin.
 const LONGEST_STOP: Duration = Duration::from_secs(15);
 
-/// Reads claims and writes rows until `shutdown`; then finishes the batch in flight and leaves the
+/// Reads claims and writes rows until `shutdown`, then finishes the batch in flight and leaves the
 /// group.
 pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let prometheus = telemetry::init_metrics()?;
@@ -89,7 +89,7 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let ended = tokio::select! {
         ended = worker => ended.context("the consumer's thread failed")?,
         () = overdue(&shutdown) => {
-            tracing::warn!(after = ?LONGEST_STOP, "the loop does not end, most likely because Kafka is silent: stopping without it; what was not committed is read again");
+            tracing::warn!(after = ?LONGEST_STOP, "the loop does not end, most likely because Kafka does not answer: stopping without it; messages that were not committed are read again");
             Ok(())
         }
     };
@@ -98,8 +98,8 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     ended
 }
 
-/// Ends when a stop takes too long. librdkafka's commit has no time limit: if a broker does not
-/// answer, it retries forever, and the loop's thread waits for it.
+/// Returns when a stop takes too long. librdkafka's commit has no time limit: if a broker does not
+/// answer, it retries forever and blocks the loop's thread.
 async fn overdue(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     tokio::time::sleep(LONGEST_STOP).await;
@@ -131,7 +131,7 @@ fn start_worker(
     std::thread::Builder::new()
         .name("consume".into())
         .spawn(move || {
-            // The receiver is gone only when the whole process ends.
+            // Sending fails only if the whole process ends.
             let _ = result.send(worker::run(setup, joined));
         })?;
     Ok(ended)

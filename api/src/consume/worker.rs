@@ -30,12 +30,12 @@ const IDLE: Duration = Duration::from_millis(100);
 const MAX_UNPOLLED: Duration = Duration::from_millis(250);
 /// Poll interval of longer waits.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// Maximum wait for a message while a batch is being written; the end of the write is noticed after
-/// it.
+/// Maximum wait for a message while a batch is being written, and thus until the end of the write
+/// is noticed.
 const PREFETCH_POLL: Duration = Duration::from_millis(1);
 /// Time to finish the batch in flight after a stop.
 const LAST_BATCH: Duration = Duration::from_secs(5);
-/// Time to leave the group after that.
+/// Time to leave the group after the last batch.
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// After this many attempts that met a lock, two seconds each, claims whose rows are locked are
@@ -77,13 +77,13 @@ pub(crate) struct Worker {
     backoff: Backoff,
     /// Prefetched while the previous batch was written.
     next_batch: NextBatch<Arc<Record>>,
-    /// Present maximum of messages per transaction. Halved if MySQL takes too long.
+    /// Current maximum of messages per transaction. Halved if MySQL takes too long.
     size: usize,
     /// Attempts at one batch in which another client of MySQL had locked rows.
     lock_waits: u32,
     /// When rows were last skipped because of a lock.
     locked_at: Option<Instant>,
-    /// How long the first message of the next batch waits for others. Longer while batches are
+    /// How long the first message of the next batch waits for others. It grows while batches are
     /// large, because rows cost less in large transactions.
     wait: Duration,
     /// When to give up the batch in flight; set after a stop.
@@ -298,8 +298,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether drops are written one by one. Also for a while after a lock: it may last, and
-    /// otherwise claims of other drops would wait three times for each of its claims.
+    /// Whether drops are written one by one: during a lock and for a while after it. Otherwise, if
+    /// the lock lasts, claims of other drops would wait three times for each locked claim.
     fn meets_locks(&self) -> bool {
         self.lock_waits >= LOCK_WAITS || self.locked_at.is_some_and(|at| at.elapsed() < LOCKED_FOR)
     }
@@ -338,7 +338,7 @@ impl Worker {
         }
         self.lock_waits += u32::from(error.is_lock_wait());
         if matches!(error, DbError::TimedOut { .. }) {
-            // A slow MySQL would never finish a batch that is too large.
+            // Halve the batch, because a slow MySQL might never finish a large one.
             self.size = (size / 2).max(1);
         }
         self.backoff.next()

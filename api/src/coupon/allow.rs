@@ -1,5 +1,5 @@
-//! `firstcome-api coupon allow`: the allow list of a coupon, sent and shown in parts, because it
-//! may contain a million people.
+//! `firstcome-api coupon allow`: sends and shows the allow list of a coupon in parts, because it
+//! may name a million users.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};
@@ -17,16 +17,16 @@ use crate::percent::encoded;
 /// Ids per request.
 const AT_ONCE: usize = 5_000;
 
-/// Maximum length of a line that is read: no id is half as long.
+/// Maximum bytes of a line. Ids have at most 64.
 const LONGEST_LINE: u64 = 200;
 
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct AllowWhat {
-    /// Add the people in this file to the list, one id a line; `-` is the standard input
+    /// Add the users in this file to the list, one id a line; `-` is standard input
     #[arg(long, value_name = "FILE")]
     add: Option<PathBuf>,
-    /// Remove the people in this file from the list
+    /// Remove the users in this file from the list
     #[arg(long, value_name = "FILE")]
     remove: Option<PathBuf>,
     /// Empty the list
@@ -35,7 +35,7 @@ pub(super) struct AllowWhat {
     /// Print the list
     #[arg(long)]
     show: bool,
-    /// Say whether this person is on the list
+    /// Print whether this user is on the list
     #[arg(long, value_name = "PERSON")]
     find: Option<String>,
     /// Restrict claims from now on to `list` or `group:NAME`; `everybody` removes the restriction
@@ -87,8 +87,8 @@ pub(super) async fn run(
     }
 }
 
-/// Sends a file part by part. Parts sent before a refused one stay in effect: the same file may be
-/// sent again.
+/// Sends a file part by part. Parts before a refused one stay in effect; it is safe to send the
+/// file again.
 async fn send(
     client: &Client,
     verb: &str,
@@ -147,7 +147,7 @@ fn in_part(failure: CommandFailure, lines: RangeInclusive<usize>) -> CommandFail
     }
 }
 
-/// The lines of a file, some at a time.
+/// Reads the lines of a file part by part.
 struct Lines {
     reader: Box<dyn BufRead>,
     name: String,

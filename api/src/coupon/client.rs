@@ -1,4 +1,4 @@
-//! The API's client: each failure is one sentence that says what to do.
+//! The client of the API. Errors say in one sentence what to do.
 
 use std::time::Duration;
 
@@ -39,11 +39,10 @@ pub(super) struct ApiArgs {
     pub(super) json: bool,
 }
 
-/// Why a command failed.
 pub(super) enum CommandFailure {
     /// The API refused.
     Refused(String),
-    /// The API could not be reached, or can't answer now.
+    /// The request was not sent, or the API could not be reached or was unavailable.
     NotAsked(String),
     /// The reader of the output has closed it.
     OutputClosed,
@@ -65,8 +64,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 impl Client {
     pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
         let base = args.api_url.trim_end_matches('/').to_owned();
-        let api = CouponApiClient::new(&base, ssl_cert_file()).map_err(CommandFailure::NotAsked)?;
-        // While it is being replaced, the setting contains two.
+        // The setting has two tokens while one replaces the other.
         let first = |token: &SecretString| {
             token
                 .expose_secret()
@@ -77,7 +75,7 @@ impl Client {
                 .into()
         };
         Ok(Self {
-            api,
+            api: CouponApiClient::new(&base, ssl_cert_file()).map_err(CommandFailure::NotAsked)?,
             base,
             token: args.ops_token.as_ref().map(first),
             operator: args.operator.clone(),
@@ -97,7 +95,7 @@ impl Client {
         }))
     }
 
-    /// The response, and the path of the next page.
+    /// Returns the response and the path of the next page.
     pub(super) async fn get(&self, path: &str) -> Result<(Value, Option<String>), CommandFailure> {
         self.page(|| Ok(request(Method::GET, path))).await
     }
@@ -110,7 +108,7 @@ impl Client {
         self.page(|| self.for_operators(Method::GET, path)).await
     }
 
-    /// Waits if the API is busy: a list of many pages is served at a limited rate.
+    /// Retries after `Retry-After`, because the API limits the rate of pages.
     async fn page(
         &self,
         request: impl Fn() -> Result<Builder, CommandFailure>,
@@ -148,7 +146,6 @@ impl Client {
         self.json(self.send(with_json(request, body)?).await?).await
     }
 
-    /// Sends a string.
     pub(super) async fn send_text(
         &self,
         path: &str,
@@ -161,7 +158,7 @@ impl Client {
             .await
     }
 
-    /// Changes a coupon if it has this revision.
+    /// Changes a coupon if it still has this revision.
     pub(super) async fn change_if(
         &self,
         path: &str,
@@ -186,7 +183,7 @@ impl Client {
             .for_operators(Method::GET, path)?
             .header(ACCEPT, "text/csv");
         let mut response = self.send(without_body(request)?).await?;
-        // A part may end within a character, but parts passed on end with a line.
+        // Pass on whole lines only, because a part may end within a character.
         let mut rest = Vec::new();
         while let Some(part) = self.part(&mut response).await? {
             rest.extend_from_slice(&part);
@@ -223,7 +220,7 @@ impl Client {
                 .await
                 .map_err(|error| self.cut(&error))?;
             let Some(frame) = frame else { return Ok(None) };
-            // A frame of trailers contains none.
+            // Skip a frame of trailers, which has no data.
             if let Ok(bytes) = frame.map_err(|error| self.cut(&error))?.into_data() {
                 return Ok(Some(bytes));
             }
@@ -234,7 +231,7 @@ impl Client {
         self.succeeded(self.exchange(request).await?).await
     }
 
-    /// The response, whatever its status.
+    /// Returns the response with any status.
     async fn exchange(
         &self,
         request: Request<Bytes>,
@@ -296,7 +293,7 @@ fn unfit(error: axum::http::Error) -> CommandFailure {
     ))
 }
 
-/// `Retry-After` of a response that a later one may replace.
+/// The `Retry-After` of a 503.
 fn wait_asked_for<B>(response: &Response<B>) -> Option<Duration> {
     let seconds = response
         .headers()
@@ -335,14 +332,14 @@ mod tests {
 
     use super::*;
 
-    /// The result for a list that is refused `busy` times with this `Retry-After`, and the number
-    /// of requests.
+    /// Requests a list that is refused `busy` times with this `Retry-After`. Returns the result and
+    /// the number of requests.
     async fn asked(busy: u32, retry_after: &'static str) -> (Result<Value, CommandFailure>, u32) {
         let asked = Arc::new(AtomicU32::new(0));
         let counter = asked.clone();
         let answer = async move || {
             if counter.fetch_add(1, Ordering::Relaxed) < busy {
-                let problem = Json(json!({"detail": "too many ask for lists"}));
+                let problem = Json(json!({"detail": "too many lists"}));
                 return (
                     StatusCode::SERVICE_UNAVAILABLE,
                     [(RETRY_AFTER, retry_after)],
@@ -372,18 +369,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_is_asked_for_again_where_the_api_is_busy() {
+    async fn retries_a_page_while_the_api_is_busy() {
         let (page, asked) = asked(2, "0").await;
         assert!(matches!(page, Ok(page) if page == json!(["a coupon"])));
         assert_eq!(asked, 3);
     }
 
     #[tokio::test]
-    async fn an_api_that_is_busy_for_long_is_not_waited_for() {
+    async fn gives_up_if_the_api_asks_for_a_long_wait() {
         let (page, asked) = asked(u32::MAX, "11").await;
-        assert!(
-            matches!(page, Err(CommandFailure::NotAsked(why)) if why == "too many ask for lists")
-        );
+        assert!(matches!(page, Err(CommandFailure::NotAsked(why)) if why == "too many lists"));
         assert_eq!(asked, 1);
     }
 }

@@ -8,29 +8,28 @@ use serde_json::{Map, Value, json};
 use super::client::{Client, CommandFailure};
 use super::{Id, path, show, table};
 
-/// Removes a limit.
+/// The argument that removes a limit.
 const NEVER: &str = "never";
 
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = true)]
 pub(super) struct EditArgs {
-    /// Its name, as shown to people
+    /// Name, as shown to users
     #[arg(long)]
     name: Option<String>,
-    /// How many people may wait once a drop is sold out
+    /// Places on the waiting list of a sold-out drop
     #[arg(long)]
     waiting_list: Option<u32>,
-    /// For a coupon that opens once: it closes at this time, such as 2026-12-01T18:00:00+09:00; or
-    /// `never`
+    /// Closing time of a coupon that opens once, such as 2026-12-01T18:00:00+09:00, or `never`
     #[arg(long, conflicts_with_all = ["opens", "closes", "last_day"])]
     closes_at: Option<String>,
-    /// For a daily coupon: local time at which later drops open, such as 15:00
+    /// Local opening time of later drops of a daily coupon, such as 15:00
     #[arg(long)]
     opens: Option<String>,
-    /// For a daily coupon: local time at which later drops close
+    /// Local closing time of later drops of a daily coupon
     #[arg(long)]
     closes: Option<String>,
-    /// For a daily coupon: last local date, such as 2026-12-10; or `never`
+    /// Last local date of a daily coupon, such as 2026-12-10, or `never`
     #[arg(long, value_parser = last_day)]
     last_day: Option<LastDay>,
 }
@@ -73,7 +72,7 @@ impl EditArgs {
     }
 }
 
-/// Closes the open drop if `yes`; otherwise describes what would be closed. It cannot be undone.
+/// Closes the open drop, which cannot be undone. Without `yes`, only describes it.
 pub(super) async fn close(
     client: &Client,
     json: bool,
@@ -112,7 +111,7 @@ pub(super) async fn close(
     }))
 }
 
-/// With the command that keeps the next drop from opening.
+/// Adds the commands that prevent the next drop from opening.
 fn not_open(coupon: &Value, why: String) -> String {
     let id = &coupon["id"];
     let edit = match coupon["schedule"]["type"].as_str() {
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_names_only_the_given_fields_and_never_is_null() {
+    fn edit_sends_only_given_fields_and_null_for_never() {
         let body = |args: &[&str]| {
             Line::try_parse_from([&["x"], args].concat()).map(|line| line.edit.body())
         };

@@ -1,4 +1,4 @@
-//! `firstcome-api coupon …`: operators' commands, which use the API's own routes.
+//! `firstcome-api coupon …`: commands for operators, which use the routes of the API.
 
 mod allow;
 mod client;
@@ -43,7 +43,7 @@ enum CouponCommand {
     Show(Id),
     /// Stop admission for now
     Pause(Id),
-    /// Admit people again
+    /// Resume admission
     Resume(Id),
     /// Give out more: another quantity for the drops that are not closed, and for later ones
     Raise {
@@ -78,7 +78,7 @@ enum CouponCommand {
         #[arg(long)]
         csv: bool,
     },
-    /// Revoke a person's coupon: its slot goes to the next in line
+    /// Revoke a user's coupon; its slot goes to the next user on the waiting list
     Revoke(RevokeArgs),
     /// Show or change a coupon's allow list
     Allow(AllowArgs),
@@ -88,19 +88,19 @@ enum CouponCommand {
 struct RevokeArgs {
     #[command(flatten)]
     id: Id,
-    /// The person
+    /// The user's id
     #[arg(value_name = "PERSON")]
     user: String,
-    /// Why; kept with the revocation
+    /// Reason, kept with the revocation
     #[arg(long)]
     reason: String,
-    /// The operator who decided it; by default --operator
+    /// Operator who decided it (default: --operator)
     #[arg(long)]
     by: Option<String>,
-    /// In this drop; by default the one that is open or was open last
+    /// Drop of the coupon (default: the open one, else the last opened)
     #[arg(long, value_name = "ID")]
     drop: Option<i64>,
-    /// The person may claim another
+    /// The user may claim another coupon
     #[arg(long)]
     may_claim_again: bool,
 }
@@ -126,7 +126,6 @@ enum OncePerArg {
     Drop,
 }
 
-/// Flags that belong together.
 const CREATE_EXAMPLES: &str = "\
 Opens once (without --closes-at it stays open):
   firstcome-api coupon create --name Winter --quantity 500 \\
@@ -140,16 +139,16 @@ With --preview the command shows the next ten openings and creates nothing.";
 
 #[derive(Debug, Clone, Args)]
 struct CreateArgs {
-    /// Its name, as shown to people
+    /// Name, as shown to users
     #[arg(long)]
     name: String,
     /// Quantity of each drop
     #[arg(long)]
     quantity: u32,
-    /// The scope in which one person may hold one
+    /// Scope in which a user may hold one coupon
     #[arg(long, value_enum, default_value = "coupon")]
     once_per: OncePerArg,
-    /// How many people may wait once a drop is sold out
+    /// Places on the waiting list of a sold-out drop
     #[arg(long, default_value_t = 0)]
     waiting_list: u32,
     /// Restrict claims to `list` (see `coupon allow`) or `group:NAME`; without it everybody may
@@ -159,32 +158,32 @@ struct CreateArgs {
     /// A repeated command with the same key makes no second coupon
     #[arg(long)]
     idempotency_key: Option<String>,
-    /// Only show the next ten openings: creates no coupon, and calls no API
+    /// Only show the next ten openings, without creating the coupon or calling the API
     #[arg(long)]
     preview: bool,
-    /// Opens once, at this time: such as 2026-12-01T15:00:00+09:00
+    /// Time at which the coupon opens once, such as 2026-12-01T15:00:00+09:00
     #[arg(
         long,
         required_unless_present = "time_zone",
         conflicts_with = "time_zone"
     )]
     opens_at: Option<String>,
-    /// Closes at this time; without it, it stays open
+    /// Time at which the coupon closes (default: it stays open)
     #[arg(long, conflicts_with = "time_zone")]
     closes_at: Option<String>,
-    /// Opens daily, in this zone: such as Asia/Seoul
+    /// Time zone of a daily coupon, such as Asia/Seoul
     #[arg(long, requires_all = ["opens", "closes", "first_day"])]
     time_zone: Option<String>,
-    /// Opens daily at this local time: such as 15:00
+    /// Local opening time of a daily coupon, such as 15:00
     #[arg(long, requires = "time_zone")]
     opens: Option<String>,
-    /// Closes daily at this local time; a time that is not after the opening means the next day
+    /// Local closing time of a daily coupon; on the next day if it is not after the opening
     #[arg(long, requires = "time_zone")]
     closes: Option<String>,
     /// First local date
     #[arg(long, requires = "time_zone")]
     first_day: Option<NaiveDate>,
-    /// Last local date; without it, the coupon continues
+    /// Last local date (default: none)
     #[arg(long, requires = "time_zone")]
     last_day: Option<NaiveDate>,
 }
@@ -309,7 +308,7 @@ fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), CommandFa
     print(&(table::coupon(coupon) + &openings))
 }
 
-/// Never lower: slots that were given are promised.
+/// Refuses a lower quantity, because given slots are promised.
 async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(), CommandFailure> {
     let (coupon, _) = client.get(&path(id)).await?;
     let now = coupon["quantity"].as_u64().unwrap_or_default();
@@ -318,7 +317,7 @@ async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(),
             "it gives out {now} already; give a larger number than that"
         )));
     }
-    // Fails if somebody has changed it since.
+    // Send the revision, so that the change fails if another operator has changed the coupon since.
     let revision = coupon["revision"].as_u64();
     let changed = client
         .change_if(&path(id), &json!({"quantity": quantity}), revision)
@@ -344,7 +343,7 @@ async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Co
     })
 }
 
-/// Page by page: there may be a million holders.
+/// Prints page by page, because there may be a million holders.
 async fn winners(
     client: &Client,
     json: bool,
@@ -427,7 +426,7 @@ mod tests {
     use crate::cli::Cli;
 
     #[test]
-    fn the_examples_of_create_are_commands_that_can_be_read() {
+    fn parses_the_examples_of_create() {
         let commands = CREATE_EXAMPLES
             .split("\n\n")
             .filter_map(|part| Some(part.split_once("\n  ")?.1.replace('\\', "")));

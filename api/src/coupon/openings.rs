@@ -1,4 +1,4 @@
-//! A preview of a schedule: when it opens next, in local time and in UTC.
+//! A preview of a schedule: its next openings in local time and UTC.
 
 use std::fmt::Write as _;
 
@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 
 use crate::serve::NewCouponBody;
 
-/// The next ten openings of a coupon that does not exist yet. Invalid input is refused as by the
-/// API.
+/// The next ten openings of a coupon that does not exist yet. Refuses the same input as the API.
 pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
     let body: NewCouponBody = json::read(body.to_string().as_bytes())?;
     let planned = body
@@ -31,7 +30,7 @@ pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<St
     Ok(format!("{}\n", openings.collect::<Value>()))
 }
 
-/// The next ten openings as a table; a sentence if there is none.
+/// The next ten openings as a table, or a sentence if there are none.
 pub(super) fn next_ten(schedule: &Value, now: DateTime<Utc>) -> String {
     let Ok(schedule) = serde_json::from_value::<Schedule>(schedule.clone()) else {
         return "\nno schedule: its drops were created manually\n".to_owned();
@@ -81,13 +80,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openings_keep_their_local_time_through_a_change_of_clocks() {
+    fn openings_keep_their_local_time_when_the_clocks_change() {
         let schedule = json!({
             "type": "daily", "time_zone": "Europe/Berlin", "opens": "02:30", "closes": "04:00", "first_day": "2026-03-28",
             "last_day": "2026-03-30",
         });
         let text = next_ten(&schedule, "2026-03-27T12:00:00Z".parse().unwrap());
-        // On the 29th 02:30 does not exist: it becomes 03:30.
+        // On the 29th, 02:30 does not exist and becomes 03:30.
         for line in [
             "Sat 2026-03-28 02:30 +01:00  2026-03-28 01:30  03-28 04:00 +01:00",
             "Sun 2026-03-29 03:30 +02:00  2026-03-29 01:30  03-29 04:00 +02:00",
@@ -103,7 +102,7 @@ mod tests {
         assert_eq!(text.lines().count(), 13, "{text}");
         assert!(
             text.contains("Fri 2026-12-04 15:00 +09:00  2026-12-04 06:00"),
-            "today's has opened: {text}"
+            "the drop of today has opened: {text}"
         );
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),

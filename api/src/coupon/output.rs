@@ -1,4 +1,4 @@
-//! The standard output.
+//! Standard output.
 
 use std::io::Write as _;
 
@@ -7,6 +7,6 @@ use super::client::CommandFailure;
 pub(super) fn print(text: &str) -> Result<(), CommandFailure> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    // The reader has closed the pipe: it has seen enough.
+    // Most likely the reader has closed the pipe, such as `head`.
     written.map_err(|_| CommandFailure::OutputClosed)
 }

@@ -52,7 +52,7 @@ pub(super) fn coupon(coupon: &Value) -> String {
     text
 }
 
-/// A line for each.
+/// One line per coupon.
 pub(super) fn coupons(coupons: &[Value]) -> String {
     if coupons.is_empty() {
         return "there is no such coupon\n".to_owned();
@@ -84,7 +84,7 @@ pub(super) fn coupons(coupons: &[Value]) -> String {
     text
 }
 
-/// A line for each; `of` is the drop of the line before.
+/// One line per holder. `of` is the drop of the previous line.
 pub(super) fn winners(rows: &[Value], of: &mut Option<i64>) -> String {
     let mut text = String::new();
     for row in rows {
@@ -124,7 +124,7 @@ fn minute(instant: &str) -> String {
     instant.get(..16).unwrap_or(instant).replace('T', " ")
 }
 
-/// Columns of a terminal: East Asian letters and emoji take two.
+/// Columns in a terminal: East Asian letters and emoji take two.
 fn columns(c: char) -> usize {
     c.width().unwrap_or(0)
 }
@@ -133,7 +133,7 @@ fn width(text: &str) -> usize {
     text.chars().map(columns).sum()
 }
 
-/// The text, cut if it is too wide.
+/// Truncates text that is too wide.
 pub(super) fn fit(text: &str, most: usize) -> String {
     if width(text) <= most {
         return text.to_owned();
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_line_is_wider_than_80_columns() {
+    fn lines_have_at_most_80_columns() {
         let drop = json!({
             "id": 9_999_999, "state": "sold_out", "remaining": 10_000_000, "quantity": 10_000_000,
             "opens_at": "2026-12-01T06:00:00Z", "closes_at": "2026-12-01T09:00:00Z",

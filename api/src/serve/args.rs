@@ -114,13 +114,3 @@ impl ServeArgs {
         }
     }
 }
-
-impl HttpArgs {
-    pub(crate) fn question_timeout(&self) -> Duration {
-        Duration::from_millis(self.question_timeout_ms)
-    }
-
-    pub(crate) fn request_timeout(&self) -> Duration {
-        Duration::from_millis(self.request_timeout_ms)
-    }
-}

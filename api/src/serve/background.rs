@@ -1,6 +1,5 @@
 //! Background tasks: refresh the catalogue and the keys of tokens, make daily drops ahead, watch
-//! Redis and the producer. None of them ends by itself; one that does is a bug, and then the
-//! process stops.
+//! Redis and the producer. If a task ends, which is a bug, the process stops.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,10 +14,11 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::state::{App, Services};
 
-/// Daily drops are made days ahead, so this need not be often.
+/// Daily drops are made days ahead, so a minute is soon enough.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
-/// How soon an API follows a consumer or reconciler of an earlier release that starts.
+/// How soon the API stops writing batches after a consumer or reconciler starts that cannot read
+/// them.
 const READERS_EVERY: Duration = Duration::from_secs(1);
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -50,8 +50,10 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
                     .durability()
                     .publisher()
                     .set_writes_batches(all),
-                // The version stays as it is: a reader that starts now cannot reach MySQL either.
-                Err(error) => tracing::debug!(%error, "which messages are read is not known"),
+                // Keep the format: a reader that starts now cannot reach MySQL either.
+                Err(error) => {
+                    tracing::debug!(%error, "could not read which formats readers support")
+                }
             }
         }
     });
@@ -61,7 +63,7 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
             ticks.tick().await;
             make_drops(&drops).await;
             if let Err(error) = drops.mysql.catalogue.delete_old_idempotency_keys().await {
-                tracing::debug!(%error, "old idempotency keys stay for now");
+                tracing::debug!(%error, "could not delete old idempotency keys");
             }
         }
     });
@@ -143,7 +145,7 @@ async fn watch_redis(services: &Services) -> &'static str {
     }
 }
 
-/// Forgets which claims of sealed drops are durable: every promise there already has its row.
+/// Drops the durability records of sealed drops: each of their promises already has a row.
 fn forget_sealed(services: &Services) {
     let live = services.catalogue.live();
     let unsealed = live
@@ -151,7 +153,7 @@ fn forget_sealed(services: &Services) {
         .flat_map(|entry| &entry.drops)
         .filter(|drop| drop.sealed_at.is_none());
     let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
-    // A drop above all of these was made after the last refresh.
+    // A drop with a higher id was made after the last refresh.
     let newest = unsealed.iter().max().copied();
     services
         .claims

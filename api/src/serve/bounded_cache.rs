@@ -1,5 +1,5 @@
-//! A bounded cache with two generations: when the young one is full it becomes the old one, and the
-//! old one is dropped. Entries in use stay.
+//! A bounded cache with two generations. When the young generation is full, it replaces the old
+//! one. A lookup moves an entry back to the young generation.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -59,7 +59,7 @@ mod tests {
             assert_eq!(
                 cache.get(&7.min(key)),
                 Some(&7.min(key)),
-                "asked for again and again"
+                "an entry in use stays"
             );
             assert!(cache.young.len() + cache.old.len() <= 20);
         }

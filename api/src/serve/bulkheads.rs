@@ -8,9 +8,9 @@ use firstcome_shared::mysql::{Db, DbSettings};
 
 #[derive(Clone)]
 pub(crate) struct Bulkheads {
-    /// Claims that Kafka has not acknowledged. One task writes them.
+    /// Rows of claims that Kafka has not acknowledged. One task writes them.
     pub(crate) fallback: Db,
-    /// Questions of users, of whom there may be very many. They fail fast.
+    /// Reads of users. They fail fast, because there may be very many.
     pub(crate) questions: Db,
     pub(crate) operators: Db,
     pub(crate) catalogue: Db,
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parts_share_the_total_and_each_has_one() {
+    fn parts_share_the_total_and_each_has_one_connection() {
         for total in 1..200 {
             let shares = shares(total);
             assert_eq!(shares.iter().sum::<usize>(), total.max(4), "{shares:?}");

@@ -1,12 +1,11 @@
 //! Raises `RLIMIT_NOFILE` to fit the maximum number of connections. Many shells allow a process
-//! 1024 files, fewer than a drop's crowd.
+//! only 1024 files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files in addition to the clients' connections: stores, logs, libraries.
+/// Files besides the clients' connections: stores, logs, libraries.
 const OTHERS: u64 = 256;
 
-/// Raises the limit as far as `connections` need and the system allows.
 pub(super) fn raise(connections: u32) {
     let needed = u64::from(connections) + OTHERS;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -38,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_raised_as_far_as_needed_and_allowed() {
+    fn raises_the_limit_as_far_as_needed_and_allowed() {
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
         raise(2_000);
         let now = getrlimit(Resource::Nofile);

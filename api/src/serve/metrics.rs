@@ -14,7 +14,7 @@ pub(super) fn describe() {
         ),
         (
             "firstcome_questions_shed_total",
-            "Questions about claims refused because too many were in flight",
+            "Reads of claims refused because too many were in flight",
         ),
         (
             "firstcome_claims_not_queued_total",
@@ -30,7 +30,7 @@ pub(super) fn describe() {
         ),
         (
             "firstcome_producer_renewals_total",
-            "Times the Kafka producer had failed for good and was replaced",
+            "Times the Kafka producer was replaced after a fatal error",
         ),
         (
             "firstcome_drop_making_failures_total",
@@ -80,22 +80,19 @@ pub(super) fn describe() {
             "1 if nothing checks that Redis is durable (REDIS_DURABILITY=managed)",
         ),
         ("firstcome_catalogue_coupons", "Live coupons in memory"),
-        (
-            "firstcome_kafka_up",
-            "1 while Kafka took the last claim it was given",
-        ),
+        ("firstcome_kafka_up", "1 if Kafka accepted the last claim"),
         (
             "firstcome_jwt_keys_up",
-            "1 while the last reading of a JWK Set succeeded",
+            "1 if the last read of the JWK Set succeeded",
         ),
         (
             "firstcome_mysql_up",
-            "1 while MySQL answered when coupons were last read",
+            "1 if MySQL answered when coupons were last read",
         ),
     ] {
         describe_gauge!(name, meaning);
     }
-    // Updated when it changes.
+    // Updated only when it changes.
     gauge!("firstcome_kafka_up").set(1.0);
     let read_at = "When the coupons in memory were last read from MySQL, in Unix time";
     describe_gauge!(
@@ -108,13 +105,13 @@ pub(super) fn describe() {
         Unit::Seconds,
         "Time of the last refresh of coupons"
     );
-    let success = "When a pass over everything last ended well, in Unix time; 0 if none ever did";
+    let success = "When a full pass last succeeded, in Unix time; 0 if none ever did";
     describe_gauge!(
         "firstcome_pass_last_success_timestamp_seconds",
         Unit::Seconds,
         success
     );
-    let silence = "Time since then; infinite if it never has. Obsolete: use the timestamp";
+    let silence = "Time since the last successful full pass; infinite if there was none. Obsolete: use the timestamp";
     describe_gauge!(
         "reconciler_last_success_age_seconds",
         Unit::Seconds,

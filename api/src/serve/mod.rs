@@ -1,4 +1,4 @@
-//! `firstcome-api serve`: serves HTTP, admits people, creates and changes coupons.
+//! `firstcome-api serve`: serves HTTP, admits users, creates and changes coupons.
 
 mod args;
 pub(crate) mod auth;

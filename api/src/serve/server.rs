@@ -1,4 +1,4 @@
-//! The server: binds, serves, and at shutdown finishes what is in flight.
+//! The server: binds, serves, and drains requests at shutdown.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Listens, waits for the stores, and checks them; in the meantime it responds that it is
+    /// Listens, then waits for the stores and checks them. Until then it responds that it is
     /// starting. `None` if `shutdown` came first.
     pub async fn bind(
         args: ServeArgs,
@@ -69,12 +69,14 @@ impl ApiServer {
         let app = Arc::new(app);
         let listener = TcpListener::from_std(socket)?;
         let address = listener.local_addr()?;
-        let guard = Arc::new(RequestGuard::new(args.http.request_timeout()));
+        let guard = Arc::new(RequestGuard::new(Duration::from_millis(
+            args.http.request_timeout_ms,
+        )));
         let mut for_everybody = for_machines(token.clone(), &app.identity, prometheus);
         let mut apart = None;
         if let Some(own) = own {
             let own = TcpListener::from_std(own)?;
-            tracing::info!(address = %own.local_addr()?, "/metrics and /openapi.json are answered at METRICS_ADDR alone, health there as well");
+            tracing::info!(address = %own.local_addr()?, "METRICS_ADDR alone serves /metrics and /openapi.json, and also the health routes");
             let probes = health::routes_without_metrics(readiness(&app), notes(&app));
             apart = Some((
                 own,
@@ -86,8 +88,8 @@ impl ApiServer {
         let routes = router(&app, token, for_everybody, Arc::clone(&guard));
         let routes = FastPath::new(&app, routes, guard);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
-        // A claim waits for an earlier call to Redis and for its own, both at most twice; then for
-        // Kafka, then for the fallback.
+        // A claim waits for an earlier call to Redis and for its own, both at most twice, then for
+        // Kafka and the fallback.
         let drain = args.publish.longest_in_flight()
             + 4 * args.mysql.store_timeout
             + Duration::from_secs(1);
@@ -111,7 +113,7 @@ impl ApiServer {
         self.address
     }
 
-    /// Serves until `shutdown`, then finishes what is in flight.
+    /// Serves until `shutdown`, then drains.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = background::start(&self.app, self.refresh);
         let close = CancellationToken::new();
@@ -155,8 +157,8 @@ impl ApiServer {
     }
 }
 
-/// Connections that may wait to be accepted. A drop's crowd arrives at once, and a client that the
-/// system refuses retries only a second later. The system lowers this to its own limit.
+/// Connections that may wait to be accepted. All clients of a drop connect at once, and one that is
+/// refused retries only a second later. The system lowers this to its own limit.
 const BACKLOG: u32 = 16_384;
 
 fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
@@ -170,20 +172,20 @@ fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Claims continue without their clients; after them, the producer sends its remaining messages.
+/// Waits for claims in flight, whose clients may be gone, then for the messages of the producer.
 async fn finish(app: &App, limit: Duration) {
     let left = app.in_flight.finish(limit).await;
     if left > 0 {
         tracing::warn!(
             left,
-            "claims were still in hand at shutdown; the reconciler finishes what was admitted"
+            "claims were still in flight at shutdown; the reconciler finishes those that were admitted"
         );
     }
     let unsent = app.claims.durability().publisher().flush(limit).await;
     if unsent > 0 {
         tracing::warn!(
             unsent,
-            "messages were not acknowledged by Kafka; the dead-letter table holds what was promised"
+            "Kafka did not acknowledge all messages; the dead-letter table holds the acknowledged claims"
         );
     }
     tracing::info!("stopped");

@@ -1,4 +1,4 @@
-//! Start-up: checks the stores, all at once, and builds the state of requests.
+//! Start-up: checks the stores concurrently and builds the shared state of requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use super::claim::publisher::Publisher;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Concurrent lists of holders, for operators and for viewers. Each may last as long as its client
-/// reads.
+/// Maximum concurrent CSVs of holders, for operators and for viewers. A CSV lasts as long as its
+/// client reads.
 const EXPORTS: usize = 4;
 const EXPORTS_TO_VIEWERS: usize = 2;
 
@@ -36,10 +36,13 @@ pub(super) async fn services(
     let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
     if identity.believes_anybody() && !args.http.listen_addr.ip().is_loopback() {
         tracing::warn!(
-            "TRUSTED_HEADER_SECRET is not set: anybody who reaches this process past the gateway can name any person"
+            "TRUSTED_HEADER_SECRET is not set: clients that reach this process without the gateway can claim as any user"
         );
     }
-    let mysql = Bulkheads::new(&args.mysql.settings(), args.http.question_timeout())?;
+    let mysql = Bulkheads::new(
+        &args.mysql.settings(),
+        Duration::from_millis(args.http.question_timeout_ms),
+    )?;
     let redis = Redis::new(&args.redis.settings(args.mysql.store_timeout))
         .context("REDIS_URL can't be used")?;
     let wait = StoreWait::new(&args.start, shutdown);
@@ -58,7 +61,7 @@ pub(super) async fn services(
 
     announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
 
-    // A store that answered and became unavailable again is waited for once more.
+    // Wait again for a store that became unavailable after its check.
     let read = tokio::try_join!(
         wait.redis(&redis, async || redis.ping().await),
         wait.mysql(&settings, async || Ok(Catalogue::load(

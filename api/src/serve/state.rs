@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::http::Problem;
 use firstcome_shared::http::seats::Seats;
 use firstcome_shared::redis::Redis;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::args::CouponPage;
-use super::auth::{Identity, Requester};
+use super::auth::Identity;
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::instant;
@@ -29,7 +27,7 @@ pub(crate) struct Services {
     pub(crate) remaining: RemainingCache,
     pub(crate) listed: ListedPages,
     pub(crate) change_locks: ChangeLocks,
-    /// Limits the lists of holders that are sent concurrently.
+    /// Limits concurrent CSVs of holders.
     pub(crate) exports: Seats,
     pub(crate) in_flight: Arc<InFlightLimit>,
     pub(crate) mysql: Bulkheads,
@@ -41,32 +39,22 @@ pub(crate) struct Services {
 
 pub(crate) type App = Arc<Services>;
 
-/// Maximum wait for Redis's time: operators' changes must not wait for a Redis that is silent.
+/// Maximum wait for Redis's time, so that a silent Redis does not block operators' changes.
 const TIME_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Services {
-    /// Redis's time, by which drops open and close; this host's if Redis does not answer soon.
+    /// Redis's time, by which drops open and close, or this host's if Redis does not answer in
+    /// time.
     pub(crate) async fn now(&self) -> DateTime<Utc> {
         match tokio::time::timeout(TIME_TIMEOUT, self.redis.time_ms()).await {
             Ok(Ok(ms)) => instant(ms),
             _ => Utc::now(),
         }
     }
-
-    /// The user of a request.
-    pub(crate) async fn requester(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
-        self.identity.find_person(headers).await
-    }
-
-    /// [`Self::requester`] without reading keys; `None` if that is not enough, or the user is
-    /// refused.
-    pub(crate) fn known_requester(&self, headers: &HeaderMap) -> Option<Requester> {
-        self.identity.person(headers).ok()
-    }
 }
 
-/// Allows one operator's change of a coupon at a time in this process; revisions order the changes
-/// of several processes. Coupons whose numbers agree in the last bits share a lock.
+/// Striped locks that serialize the changes of a coupon within this process. Revisions order the
+/// changes of several processes.
 pub(crate) struct ChangeLocks([Mutex<()>; 256]);
 
 impl Default for ChangeLocks {

@@ -15,7 +15,7 @@ const KEY: &str = "signed-0123456789abcdef0123456789";
 
 type Message = (Option<String>, String);
 
-/// The claims of these slots in one message, slot N by `u-N`.
+/// One message with claims of these slots, slot N by `u-N`.
 fn batch(drop: NamedDrop, slots: impl IntoIterator<Item = Slot>) -> String {
     let claims = slots
         .into_iter()
@@ -70,7 +70,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
     world
         .consume_until("the first message is read", async || world.committed() == 1)
         .await;
-    // A transaction has two claims, so a message is written in several.
+    // A transaction has at most two claims, so a message needs several.
     let consumer = world.consumer(&["--consume-batch-max=2"]);
     send(&world, &[(None, good), (None, mixed)]).await;
     until("all messages are read", async || world.committed() == 3).await;

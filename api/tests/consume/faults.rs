@@ -1,5 +1,4 @@
-//! A store is down, returns, answers late or not at all: nothing becomes a failed claim, and
-//! nothing is lost.
+//! Stores that are down, slow or silent: no claim is lost or becomes a dead letter.
 
 use std::time::Duration;
 
@@ -26,9 +25,8 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
     world.ends_exact(300, [consumer]).await;
 }
 
-/// The first consumer waits for a MySQL that does not answer. If it did not poll meanwhile, no
-/// other consumer would get a partition; if it kept using lost partitions, it would write and
-/// commit for others.
+/// The first consumer waits for a MySQL that does not answer. It must poll in the meantime, so that
+/// another consumer gets partitions, and must not write or commit for partitions that it lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_waiting_for_mysql_hands_its_partitions_to_another() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(400).await;
@@ -47,8 +45,8 @@ async fn a_consumer_waiting_for_mysql_hands_its_partitions_to_another() {
     world.ends_exact(400, [stuck, able]).await;
 }
 
-/// Each write takes longer than the loop waits before it pauses and polls, so partitions are
-/// reassigned in mid-write.
+/// Each write takes longer than the loop waits before it pauses and polls, so that rebalances
+/// happen during writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn rebalances_during_slow_writes_lose_nothing() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(600).await;

@@ -1,4 +1,4 @@
-//! Messages become rows, however often and by whichever consumer they are read.
+//! Messages become rows once, even if several consumers read them or read them again.
 
 use std::time::Duration;
 
@@ -98,8 +98,8 @@ async fn the_limit_of_rows_per_second_holds_in_every_second() {
         .iter()
         .map(|row| row[0].parse().unwrap())
         .collect();
-    // The refill of one second, a full bucket (a tenth of it) at its beginning, and a batch that
-    // was allowed before it.
+    // The rows of one second, of a full bucket (a tenth of that) at its beginning, and of a batch
+    // that was allowed before it.
     let most = RATE + 2 * (RATE / 10);
     for (early, late) in issued.iter().zip(&issued[most..]) {
         assert!(

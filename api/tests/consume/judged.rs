@@ -1,4 +1,4 @@
-//! Claims are judged by their drop, and messages read again after an erasure change nothing.
+//! Claims on sealed or closed drops, and messages read again after an erasure.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot, UserId};
@@ -70,7 +70,7 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
     .await;
 
     let month = TimeDelta::days(30);
-    // Each in a separate batch, and all of them together with claims that become rows.
+    // Send each in its own batch, then all together with claims that become rows.
     let bad = [
         message(drop, 5, "u-5", now),
         message(drop, 5, "u-6", now + month),
@@ -82,7 +82,7 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
         world.send(vec![one.clone()]).await;
     }
     read_all(&world, 9).await;
-    // A holder of another slot of the sealed drop, and an exact repetition.
+    // A claim of a holder of another slot in the sealed drop, and an exact repetition.
     let mut more = vec![message(drop, 6, "u-1", now), message(drop, 2, "u-2", now)];
     more.extend((1..=8).map(|slot| message(open, slot, &format!("o-{slot}"), now)));
     more.extend(bad);
@@ -146,7 +146,7 @@ async fn messages_read_again_after_erasing_a_user_change_nothing() {
         .map(|slot| message(drop, slot, &format!("u-{slot}"), now))
         .collect();
     messages.push(message(drop, 1, "u-9", now + TimeDelta::seconds(1)));
-    // An older consumer refused a key.
+    // A dead letter of an older consumer, which refused keys.
     messages.push((0, Some("odd".into()), message(drop, 8, "u-9", now).2));
     world.send(messages.clone()).await;
     read_all(&world, 6).await;

@@ -1,4 +1,4 @@
-//! Messages that cannot become rows are stored once, and later messages are issued.
+//! Messages that cannot become rows: each is stored once, and later messages are issued.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer};
 
 use crate::world::{ConsumeWorld, claim_event};
 
-/// One message of every refused kind, with the reason.
+/// One message for each reason of refusal.
 fn poison(
     NamedDrop { coupon, drop }: NamedDrop,
     other: CouponId,

@@ -1,4 +1,4 @@
-//! A test's database, topic and group, on the servers that all tests of this binary share.
+//! The world of a test: its database, topic and group on the servers that all tests share.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use crate::support::{LIMIT, until};
 use crate::support::{RunningProgram, migrate, new_database, parse, stack};
 
-/// Partitions of every topic here.
+/// Partitions of each test's topic.
 pub(crate) const PARTITIONS: i32 = 4;
 
 pub(crate) struct ConsumeWorld {
@@ -66,8 +66,9 @@ impl ConsumeWorld {
         (world, drop)
     }
 
-    /// With one coupon, and a proxy in front of MySQL with the setting for a consumer to use it,
-    /// because the driver would otherwise switch from loopback to the server's socket.
+    /// A world with one coupon and a proxy in front of MySQL. Returns the setting that makes a
+    /// consumer use the proxy; without it, the driver would switch from loopback to the server's
+    /// socket.
     pub(crate) async fn behind_proxy(quantity: Slot) -> (Self, NamedDrop, FaultProxy, String) {
         let (world, drop) = Self::with_coupon(quantity, OncePer::Coupon).await;
         let proxy = world.mysql.proxy().await.unwrap();
@@ -80,7 +81,7 @@ impl ConsumeWorld {
         )
     }
 
-    /// Waits for all rows and stops; then nothing is missing, duplicated or uncommitted.
+    /// Waits for all rows, stops, and asserts that nothing is missing, duplicated or uncommitted.
     pub(crate) async fn ends_exact(
         &self,
         rows: u64,
@@ -136,7 +137,7 @@ impl ConsumeWorld {
         self.send(messages.collect()).await;
     }
 
-    /// Sends messages of partition, key and value. Returns once Kafka has them all.
+    /// Sends messages of partition, key and value, and waits until Kafka has them all.
     pub(crate) async fn send<P: ToBytes>(&self, messages: Vec<(i32, Option<String>, Option<P>)>) {
         let producer: FutureProducer = self.kafka.producer(LIMIT).create().unwrap();
         let sent: Vec<_> = messages

@@ -1,4 +1,4 @@
-//! The answers to a claim, and that every refusal leaves Redis unchanged.
+//! Responses to claims.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::world::{ServeWorld, coupon, open, until, with};
 
 #[tokio::test]
-async fn each_claim_is_answered_as_the_contract_says() {
+async fn claims_get_slots_places_and_refusals_in_order() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
 
@@ -48,7 +48,7 @@ async fn each_claim_is_answered_as_the_contract_says() {
 }
 
 #[tokio::test]
-async fn concurrent_claims_on_two_apis_get_a_slot_each_until_none_is_left() {
+async fn concurrent_claims_on_two_apis_get_distinct_slots_until_sold_out() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, _) = apis[0].make(open(20)).await;
@@ -159,7 +159,7 @@ async fn refusals_leave_redis_unchanged() {
 }
 
 #[tokio::test]
-async fn a_closed_gate_admits_nobody_and_sends_retry_after() {
+async fn closed_gate_refuses_claims_with_retry_after() {
     let world = ServeWorld::closed().await;
     let api = world.api().await;
     let (id, _) = api.make(open(5)).await;
@@ -172,7 +172,7 @@ async fn a_closed_gate_admits_nobody_and_sends_retry_after() {
     assert_eq!(world.dump().await, before);
 
     world.open_gate().await;
-    until("it is ready", async || {
+    until("the API is ready", async || {
         api.get("/readyz").await.status == 200
     })
     .await;
@@ -180,7 +180,7 @@ async fn a_closed_gate_admits_nobody_and_sends_retry_after() {
 }
 
 #[tokio::test]
-async fn a_body_is_optional_and_ignored() {
+async fn ignores_the_body_of_a_claim() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}/claims");
@@ -206,7 +206,7 @@ async fn a_body_is_optional_and_ignored() {
 }
 
 #[tokio::test]
-async fn one_users_corrupt_data_affects_no_other_claim_of_the_same_call() {
+async fn corrupt_data_of_one_user_affects_no_other_claim_of_the_call() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(1_000)).await;
     let keys = world.keys(id, DropId(drop));

@@ -1,5 +1,4 @@
-//! Bulkheads: look-ups that wait for MySQL use up neither places nor connections of claims and
-//! operators.
+//! Bulkheads: lookups that wait for MySQL take no places or connections from claims and operators.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,8 +18,8 @@ async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     (world.with("database-url", url), proxy)
 }
 
-/// A crowd that keeps asking until it is dropped. Returns once each has had an answer, or all
-/// places are taken.
+/// Clients that repeat a request until they are dropped. Returns once half of them have had an
+/// answer.
 async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> JoinSet<()> {
     let answers = Arc::new(AtomicUsize::new(0));
     let mut crowd = JoinSet::new();
@@ -35,7 +34,7 @@ async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> Join
             }
         });
     }
-    until("the crowd is there", async || {
+    until("half of the clients had an answer", async || {
         answers.load(Ordering::Relaxed) >= people / 2
     })
     .await;
@@ -52,19 +51,19 @@ fn poll(api: &InProcessApi, id: i64) -> impl Fn(usize) -> RequestBuilder {
     }
 }
 
-/// Concurrent claims in the test below; additional claims on a finished coupon wait for MySQL.
+/// Maximum concurrent claims in the test below.
 const IN_HAND: usize = 5;
 
 #[tokio::test]
-async fn polls_and_late_claims_cost_no_claim_while_mysql_hangs() {
+async fn claims_succeed_during_polls_and_late_claims_while_mysql_hangs() {
     let world = ServeWorld::new().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let own = proxied
         .with("max-claims-in-hand", IN_HAND)
-        // Requests that wait for MySQL wait until the end of the test.
+        // Requests that need MySQL must wait until the end of the test.
         .with("question-timeout-ms", 60_000)
         .with("database-timeout-ms", 60_000)
-        // A busy machine must not cost a claim that survives the hanging MySQL.
+        // Long deadlines, so that claims succeed on a busy machine.
         .with("store-timeout-ms", 10_000)
         .with("publish-deadline-ms", 10_000);
     let api = own.api().await;
@@ -76,13 +75,13 @@ async fn polls_and_late_claims_cost_no_claim_while_mysql_hangs() {
     for key in world.keys(over, DropId(drop)).own() {
         world.ask_redis::<()>(&["DEL", key]).await;
     }
-    until("it is finished", async || {
+    until("the coupon is finished", async || {
         api.claim(over, "u-1").await.code() == (410, "closed")
     })
     .await;
     mysql.set(ProxyFault::BlackHole).await.unwrap();
 
-    // A claim that arrives while too many wait for Redis is refused, and retried.
+    // Claims above the limit are refused, and retried.
     let client = api.client.clone();
     let url = format!("{}/v1/coupons/{over}/claims", api.base);
     let waiting = Arc::new(AtomicUsize::new(0));
@@ -99,7 +98,7 @@ async fn polls_and_late_claims_cost_no_claim_while_mysql_hangs() {
             }
         });
     }
-    until("all of them wait", async || {
+    until("all claims wait", async || {
         waiting.load(Ordering::Relaxed) == 4 * IN_HAND
     })
     .await;
@@ -112,7 +111,7 @@ async fn polls_and_late_claims_cost_no_claim_while_mysql_hangs() {
     }
     drop_all(claims).await;
 
-    // Only polls without a place are answered.
+    // More polls than places: those without a place are refused at once, the others wait.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..20 {
         let answer = api.claim(id, &format!("a-{number}")).await;
@@ -135,8 +134,7 @@ async fn fallback_and_operators_work_during_polls_on_a_slow_mysql() {
         .with("kafka-brokers", kafka.bootstrap())
         .with("publish-deadline-ms", 300)
         .with("database-pool-size", 4)
-        // A busy machine must not cost users and operators what the slow MySQL does not. Behind
-        // all polls, a claim would wait for longer.
+        // Long enough for a busy machine, but shorter than a claim would wait behind all polls.
         .with("backup-deadline-ms", 5_000)
         .with("store-timeout-ms", 10_000)
         .with("database-timeout-ms", 10_000);
@@ -149,7 +147,7 @@ async fn fallback_and_operators_work_during_polls_on_a_slow_mysql() {
         .await
         .unwrap();
 
-    // More than may be asked concurrently.
+    // More polls than may be in flight.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..10 {
         let claimed = api.claim(id, &format!("u-{number}")).await;

@@ -1,11 +1,11 @@
-//! Coupons that are not live can be read by number and listed.
+//! Coupons that are not in the snapshot.
 
 use chrono::Utc;
 use serde_json::{Value, json};
 
 use crate::world::{InProcessApi, ServeWorld, open, until, with};
 
-/// Manually creates this many finished coupons, with ids from 1000 on.
+/// Inserts this many finished coupons, with ids from 1000 on.
 async fn finished(world: &ServeWorld, many: u32) {
     for (insert, select) in [
         (
@@ -56,7 +56,7 @@ async fn walk(api: &InProcessApi, query: &str) -> (Vec<i64>, usize) {
 }
 
 #[tokio::test]
-async fn finished_coupons_are_found_changed_and_listed() {
+async fn finds_changes_and_lists_finished_coupons() {
     let world = ServeWorld::new().await;
     finished(&world, 2_500).await;
     let api = world.api().await;
@@ -86,7 +86,7 @@ async fn finished_coupons_are_found_changed_and_listed() {
 }
 
 #[tokio::test]
-async fn a_daily_coupon_without_an_unsealed_drop_is_live_until_its_last_day() {
+async fn daily_coupon_without_unsealed_drop_is_live_until_its_last_day() {
     let world = ServeWorld::new().await;
     let today = Utc::now().date_naive();
     let days = |last: Value| json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": today, "last_day": last});
@@ -103,11 +103,11 @@ async fn a_daily_coupon_without_an_unsealed_drop_is_live_until_its_last_day() {
         ))
         .await;
     api.stop().await;
-    // As if no process had run for days.
+    // Simulate days without any process.
     world.sql("DELETE FROM {db}.slot_limits").await;
     world.sql("DELETE FROM {db}.drops").await;
     let api = world.api().await;
-    until("its drops exist", async || {
+    until("the drops of the coupon exist", async || {
         world
             .sql(&format!(
                 "SELECT COUNT(*) FROM {{db}}.drops WHERE coupon_id = {endless}"

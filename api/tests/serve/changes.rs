@@ -14,7 +14,7 @@ fn in_minutes(minutes: i64) -> String {
     (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// A drop in MySQL: number, local date, opening, closing, whether it was closed early.
+/// The drops in MySQL: number, local date, opening, closing, and whether each was closed early.
 async fn drops(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let ms = |column: &str| format!("IFNULL(ROUND(UNIX_TIMESTAMP({column}) * 1000), '')");
     let columns = format!(
@@ -32,7 +32,7 @@ async fn drops(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
         .collect()
 }
 
-/// Fails unless Redis has MySQL's settings of every drop.
+/// Returns the drops in MySQL after asserting that Redis has the same settings.
 async fn assert_agree(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let drops = drops(world, id).await;
     let coupon = &world
@@ -98,7 +98,7 @@ async fn patch_with(
 }
 
 #[tokio::test]
-async fn a_waiting_list_grows_and_shrinks_and_nobody_loses_a_place() {
+async fn changing_the_waiting_list_keeps_all_places() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
@@ -121,7 +121,7 @@ async fn a_waiting_list_grows_and_shrinks_and_nobody_loses_a_place() {
 }
 
 #[tokio::test]
-async fn a_one_off_coupon_closes_at_its_new_end() {
+async fn changes_the_closing_time_of_a_coupon_that_opens_once() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(9)).await;
     for closes in [json!(in_minutes(5)), Value::Null, json!(in_minutes(600))] {
@@ -143,7 +143,7 @@ async fn a_one_off_coupon_closes_at_its_new_end() {
 }
 
 #[tokio::test]
-async fn conflicting_changes_are_refused_with_advice_and_change_nothing() {
+async fn refuses_conflicting_changes_with_advice() {
     let (world, api) = ServeWorld::with_api().await;
     let (once, _) = api.make(open(5)).await;
     let (later, _) = api.make(coupon(5, 10..=20)).await;
@@ -200,7 +200,7 @@ async fn conflicting_changes_are_refused_with_advice_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn unopened_daily_drops_follow_the_schedule_and_claimed_ones_stay() {
+async fn new_schedule_moves_unopened_drops_and_keeps_claimed_ones() {
     let (world, api) = ServeWorld::with_api().await;
     let id = daily(&api, "UTC", "00:00"..="00:00").await;
     let made = assert_agree(&world, id).await;
@@ -231,10 +231,10 @@ async fn unopened_daily_drops_follow_the_schedule_and_claimed_ones_stay() {
     assert_eq!(
         moved.iter().map(window).collect::<Vec<_>>(),
         expected,
-        "opened or claimed ones stay"
+        "opened and claimed drops stay"
     );
 
-    // A manually changed drop keeps its window, as long as its day does.
+    // A drop that was changed manually keeps its window while its day is in the schedule.
     world
         .sql(&format!(
             "UPDATE {{db}}.drops SET opens_at = opens_at + INTERVAL 1 MINUTE WHERE id = {last}"
@@ -272,7 +272,7 @@ async fn unopened_daily_drops_follow_the_schedule_and_claimed_ones_stay() {
 }
 
 #[tokio::test]
-async fn a_drop_whose_window_would_be_over_is_removed_for_good() {
+async fn removes_a_drop_whose_new_window_is_over() {
     let (world, api) = ServeWorld::with_api().await;
     let now = Utc::now();
     let at = |minutes: i64| {
@@ -289,7 +289,7 @@ async fn a_drop_whose_window_would_be_over_is_removed_for_good() {
         200
     );
     let after = assert_agree(&world, id).await;
-    // Near midnight, the first day is already tomorrow's.
+    // Near midnight, no drop may be removed, because the first one is tomorrow's.
     assert!(
         after.len() + 1 >= before.len()
             && after
@@ -299,7 +299,7 @@ async fn a_drop_whose_window_would_be_over_is_removed_for_good() {
 }
 
 #[tokio::test]
-async fn close_now_admits_nobody_after_its_answer_and_can_be_repeated() {
+async fn close_now_stops_admission_at_once_and_is_idempotent() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, drop) = apis[0].make(with(open(1_000), "waiting_list", 10)).await;
@@ -329,7 +329,7 @@ async fn close_now_admits_nobody_after_its_answer_and_can_be_repeated() {
     assert_eq!(
         &assert_agree(&world, id).await[0][3],
         closes,
-        "the instant of closing stays"
+        "a repeat keeps the closing time"
     );
     assert_eq!(
         world
@@ -347,7 +347,7 @@ async fn close_now_admits_nobody_after_its_answer_and_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn closing_todays_drop_keeps_tomorrows() {
+async fn close_now_keeps_the_drop_of_tomorrow() {
     let (world, api) = ServeWorld::with_api().await;
     let id = daily(&api, "UTC", "00:00"..="00:00").await;
     let closed = api.patch(id, json!({"close_now": true})).await;
@@ -364,9 +364,9 @@ async fn closing_todays_drop_keeps_tomorrows() {
 }
 
 #[tokio::test]
-async fn a_drop_is_not_moved_to_overlap_one_that_stays() {
+async fn refuses_windows_that_overlap_a_drop_that_stays() {
     let (world, api) = ServeWorld::with_api().await;
-    // A time zone where it is between 12:00 and 13:00 now.
+    // A time zone in which the local time is between 12:00 and 13:00.
     let zone = format!("Etc/GMT{:+}", i64::from(Utc::now().hour()) - 12);
     let today = Utc::now().date_naive();
     let id = daily(&api, &zone, "11:00"..="11:00").await;
@@ -392,7 +392,7 @@ async fn a_drop_is_not_moved_to_overlap_one_that_stays() {
             id,
             json!({"opens": "10:00", "closes": "10:00", "paused": true}),
         ),
-        // The following day does not exist yet.
+        // The drop of the following day does not exist yet.
         (
             last,
             json!({"opens": "10:00", "last_day": today + TimeDelta::days(1)}),
@@ -434,7 +434,7 @@ async fn a_drop_is_not_moved_to_overlap_one_that_stays() {
 }
 
 #[tokio::test]
-async fn a_change_applies_only_to_its_expected_revision() {
+async fn change_applies_only_to_the_revision_in_if_match() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let made = apis[0].ops(Method::POST, "/v1/coupons", &open(5)).await;
@@ -480,12 +480,12 @@ async fn a_change_applies_only_to_its_expected_revision() {
         let answer = patch_with(&apis[0], id, &[("if-match", bad)], &json!({"paused": true})).await;
         assert_eq!(answer.code(), (400, "invalid"), "{bad:?}");
     }
-    // The other API may still show the state before the change.
+    // Ask the API that made the change: the other may still show the previous state.
     let changer = both.iter().position(|answer| answer.status == 200).unwrap();
     assert_eq!(
         tag(&apis[changer].get(&format!("/v1/coupons/{id}")).await),
         now,
-        "nothing has changed"
+        "refused requests change nothing"
     );
     let twice = [("if-match", now.as_str()), ("if-match", now.as_str())];
     assert_eq!(
@@ -515,7 +515,7 @@ async fn a_change_applies_only_to_its_expected_revision() {
 }
 
 #[tokio::test]
-async fn a_quantity_below_the_given_out_number_is_refused_without_a_revision() {
+async fn refuses_quantity_below_given_out_without_taking_a_revision() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     for user in ["u-1", "u-2", "u-3"] {
@@ -534,7 +534,7 @@ async fn a_quantity_below_the_given_out_number_is_refused_without_a_revision() {
         "{refused:?}"
     );
     assert_eq!(world.dump().await, before);
-    // Correcting the number must not be refused as a concurrent change.
+    // The corrected request must not be refused as a concurrent change.
     let corrected = patch_with(&api, id, &meant_for, &json!({"quantity": 4})).await;
     assert_eq!(
         (corrected.status, &corrected.json["quantity"]),
@@ -545,7 +545,7 @@ async fn a_quantity_below_the_given_out_number_is_refused_without_a_revision() {
 }
 
 #[tokio::test]
-async fn unchanged_settings_are_answered_304() {
+async fn returns_304_if_the_settings_have_not_changed() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}");
@@ -564,12 +564,12 @@ async fn unchanged_settings_are_answered_304() {
     assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200);
     let other = ask(&tag).await;
     assert_eq!((other.status, &other.json["paused"]), (200, &json!(true)));
-    // A cached copy in a browser would show an old number of remaining slots.
+    // A browser's cached copy would show an old `remaining`.
     assert_eq!(other.headers["cache-control"], "no-store");
 }
 
 #[tokio::test]
-async fn only_an_unopened_drop_without_claims_is_withheld() {
+async fn withholds_only_unopened_drops_without_claims() {
     let (world, api) = ServeWorld::with_api().await;
     let (later, drop) = api.make(coupon(5, 10..=20)).await;
     let keys = world.keys(later, DropId(drop));

@@ -1,4 +1,4 @@
-//! Limits on the requests of one client, or of all clients together.
+//! Limits on requests and connections.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn connect(api: &InProcessApi) -> TcpStream {
 }
 
 #[tokio::test]
-async fn excess_claims_are_refused_at_once() {
+async fn refuses_claims_above_the_limit_at_once() {
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
     let api = proxied
@@ -43,7 +43,7 @@ async fn excess_claims_are_refused_at_once() {
         "{refused:?}"
     );
     assert!(refused.headers.contains_key("retry-after"));
-    // An operator gets through: this only uses MySQL.
+    // Operators have no limit, and this change needs only MySQL.
     assert_eq!(
         api.patch(id, json!({"name": "Still here"})).await.status,
         200
@@ -52,7 +52,7 @@ async fn excess_claims_are_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_finishes_its_request_is_disconnected() {
+async fn disconnects_client_that_never_finishes_its_request() {
     let world = ServeWorld::new().await;
     let api = world
         .with("header-read-timeout-ms", 300)
@@ -87,7 +87,7 @@ async fn a_client_that_never_finishes_its_request_is_disconnected() {
 }
 
 #[tokio::test]
-async fn heads_and_bodies_have_size_limits() {
+async fn limits_the_size_of_heads_and_bodies() {
     let (_, api) = ServeWorld::with_api().await;
     let long = "x".repeat(20_000);
     let token = format!("Bearer {OPS_TOKEN}");
@@ -106,7 +106,7 @@ async fn heads_and_bodies_have_size_limits() {
         .await;
     assert_eq!(refused.status, 431);
 
-    // A body without a length.
+    // A chunked body declares no length.
     let mut chunked = connect(&api).await;
     let head = format!(
         "POST /v1/coupons HTTP/1.1\r\nhost: x\r\nauthorization: {token}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
@@ -129,10 +129,10 @@ async fn heads_and_bodies_have_size_limits() {
     assert_eq!(&timeout(LIMIT, sending).await.unwrap(), b"HTTP/1.1 413");
 }
 
-/// `connections_that_are_held_keep_no_probe_out`, a test of the server that all programs share,
-/// covers every other way to hold a connection.
+/// `connections_that_are_held_keep_no_probe_out`, a test of the shared server, covers the other
+/// ways to hold a connection.
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_limited_and_idle_ones_make_room() {
+async fn new_connection_replaces_an_idle_one_at_the_limit() {
     let world = ServeWorld::new().await;
     let api = world.with("max-connections", 10).api().await;
     let (id, _) = api.make(open(1)).await;
@@ -146,7 +146,7 @@ async fn connections_are_limited_and_idle_ones_make_room() {
 }
 
 #[tokio::test]
-async fn requests_for_missing_coupons_cost_mysql_almost_nothing() {
+async fn requests_for_missing_coupons_share_few_statements() {
     let world = ServeWorld::new().await;
     let api = world.with("catalogue-refresh-ms", 60_000).api().await;
     let statements = async || -> i64 {
@@ -164,12 +164,12 @@ async fn requests_for_missing_coupons_cost_mysql_almost_nothing() {
     let spent = statements().await - before;
     assert!(
         (1..200).contains(&spent),
-        "{spent} statements for 3000 questions"
+        "{spent} statements for 3000 requests"
     );
 }
 
 #[tokio::test]
-async fn a_coupon_created_on_one_process_is_known_to_the_other_at_once() {
+async fn coupon_created_at_one_process_is_known_to_another_at_once() {
     let world = ServeWorld::new().await;
     let one = world.api().await;
     let other = world.with("catalogue-refresh-ms", 60_000).api().await;
@@ -180,7 +180,7 @@ async fn a_coupon_created_on_one_process_is_known_to_the_other_at_once() {
 }
 
 #[tokio::test]
-async fn missing_daily_drops_are_created_and_loaded_at_start() {
+async fn creates_and_loads_missing_daily_drops_at_start() {
     let world = ServeWorld::new().await;
     let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": "2026-01-01"});
     let api = world.api().await;
@@ -198,7 +198,7 @@ async fn missing_daily_drops_are_created_and_loaded_at_start() {
         .await;
 
     let apis = [world.api().await, world.api().await];
-    until("they are created again", async || {
+    until("the drops are created again", async || {
         count().await == made_first
     })
     .await;
@@ -206,7 +206,7 @@ async fn missing_daily_drops_are_created_and_loaded_at_start() {
         .parse()
         .unwrap();
     let meta = world.keys(id, DropId(newest)).meta;
-    until("the last is loaded", async || {
+    until("the last drop is loaded", async || {
         world.ask_redis(&["EXISTS", &meta]).await
     })
     .await;
@@ -214,7 +214,7 @@ async fn missing_daily_drops_are_created_and_loaded_at_start() {
 }
 
 #[tokio::test]
-async fn every_route_of_the_document_is_served() {
+async fn serves_all_routes_of_the_openapi_document() {
     let (_, api) = ServeWorld::with_api().await;
     let document = api.get("/openapi.json").await.json;
     let paths = document["paths"].as_object().unwrap();
@@ -260,7 +260,7 @@ async fn metrics_have_route_and_outcome() {
     world
         .sql("INSERT INTO {db}.reconciler_state (name, value) VALUES ('last_success_at', '2026-01-01T00:00:00Z')")
         .await;
-    until("the missing reconciler shows", async || {
+    until("the age of the last success grows", async || {
         let age = api.metric("reconciler_last_success_age_seconds").await;
         age.is_finite() && age > Duration::from_secs(60).as_secs_f64()
     })
@@ -268,7 +268,7 @@ async fn metrics_have_route_and_outcome() {
 }
 
 #[tokio::test]
-async fn connections_per_address_are_limited_and_idle_ones_make_room() {
+async fn new_connection_replaces_an_idle_one_of_its_address_at_the_limit() {
     let world = ServeWorld::new().await;
     let api = world.with("max-connections-per-address", 2).api().await;
     let ask = async |stream: &mut TcpStream| {
@@ -292,18 +292,18 @@ async fn connections_per_address_are_limited_and_idle_ones_make_room() {
     assert_eq!(
         timeout(LIMIT, ask(&mut third)).await.unwrap(),
         Some(true),
-        "an idle one makes room"
+        "an idle connection makes room"
     );
     let first = ask(&mut first).await;
     let second = ask(&mut second).await;
     assert!(
         first.is_some() != second.is_some(),
-        "one of the two is closed: {first:?} {second:?}"
+        "exactly one of the two is closed: {first:?} {second:?}"
     );
 }
 
 #[tokio::test]
-async fn metrics_and_the_document_are_answered_at_their_own_address_alone() {
+async fn metrics_addr_alone_serves_metrics_and_openapi_document() {
     let world = ServeWorld::new().await;
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()

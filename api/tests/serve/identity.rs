@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::world::{AUDIENCE, ISSUER, ServeWorld, claims, open, until};
 
 #[tokio::test]
-async fn with_a_gateway_secret_nobody_else_can_name_a_user() {
+async fn refuses_user_header_without_the_gateway_secret() {
     let world = ServeWorld::new().await;
     let old = "a".repeat(40);
     let new = "b".repeat(40);
@@ -48,12 +48,12 @@ async fn with_a_gateway_secret_nobody_else_can_name_a_user() {
     assert_eq!(
         api.mine(id, "u-1").await.code(),
         (401, "unauthorized"),
-        "a look-up needs it too"
+        "lookups need the secret too"
     );
 }
 
 #[tokio::test]
-async fn a_rotated_key_is_known_with_the_first_token_signed_by_it() {
+async fn accepts_the_first_token_signed_by_a_rotated_key() {
     let world = ServeWorld::new().await;
     let [old, new] = ["old", "new"].map(IssuerKey::new);
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -94,7 +94,7 @@ async fn a_rotated_key_is_known_with_the_first_token_signed_by_it() {
 }
 
 #[tokio::test]
-async fn start_up_waits_for_keys_and_they_survive_an_issuer_outage() {
+async fn start_up_waits_for_keys_and_known_keys_survive_an_outage() {
     let world = ServeWorld::new().await;
     let [key, new] = ["key", "new"].map(IssuerKey::new);
     let issuer = Issuer::start().await;
@@ -112,7 +112,7 @@ async fn start_up_waits_for_keys_and_they_survive_an_issuer_outage() {
     );
     let starting = tokio::spawn(async move { jwt.api().await });
     let asked = issuer.asked();
-    until("it asks again", async || issuer.asked() > asked + 1).await;
+    until("the API asks again", async || issuer.asked() > asked + 1).await;
     issuer.says(Some(set_of(&[&key])));
     let api = starting.await.unwrap();
 
@@ -128,15 +128,15 @@ async fn start_up_waits_for_keys_and_they_survive_an_issuer_outage() {
     assert_eq!(
         unknown.code(),
         (503, "unavailable"),
-        "it may be a new key: {unknown:?}"
+        "the issuer may have a new key: {unknown:?}"
     );
     assert!(unknown.headers.contains_key("retry-after"));
     assert_eq!(
         ask(key.bearer("u-3")).await.code(),
         (202, "accepted"),
-        "known keys are accepted"
+        "known keys stay valid"
     );
-    until("it is logged", async || {
+    until("/readyz reports the outage", async || {
         let ready = api.get("/readyz").await;
         assert_eq!(ready.status, 200);
         ready.json["notes"]["jwt_keys"]
@@ -147,7 +147,7 @@ async fn start_up_waits_for_keys_and_they_survive_an_issuer_outage() {
     .await;
     assert!(api.metric("firstcome_jwt_keys_up").await < 1.0);
     issuer.says(Some(set_of(&[&key, &new])));
-    until("it is read again", async || {
+    until("the new key is accepted", async || {
         ask(new.bearer("u-2")).await.code() == (202, "accepted")
     })
     .await;
@@ -158,7 +158,7 @@ fn of_issuer(world: &ServeWorld) -> ServeWorld {
     let jwt = world
         .with("user-auth", "jwt")
         .with("jwt-algorithm", "ES256");
-    // Interval after which an unreachable issuer is asked again.
+    // Also limits the pause until an unreachable issuer is asked again.
     let jwt = jwt.with("jwt-jwks-refresh-seconds", 5);
     jwt.with("jwt-issuer", ISSUER)
         .with("jwt-audience", AUDIENCE)
@@ -208,7 +208,6 @@ fn set_of(keys: &[&IssuerKey]) -> String {
     json!({"keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>()}).to_string()
 }
 
-/// A key of an issuer, and its name.
 struct IssuerKey {
     name: &'static str,
     pair: KeyPair,

@@ -22,7 +22,7 @@ async fn fill(world: &ServeWorld, coupon: i64, drop: DropId, rows: u32) {
     world.sql(&format!("{insert} {numbers} {select}")).await;
 }
 
-/// All pages from this one on.
+/// The rows of all pages from `first` on.
 async fn walk(api: &InProcessApi, first: String) -> Vec<Value> {
     let mut next = Some(first);
     let mut all = Vec::new();
@@ -48,7 +48,7 @@ async fn walk(api: &InProcessApi, first: String) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn pages_and_csv_have_every_row_by_drop_and_slot() {
+async fn pages_and_csv_list_all_rows_by_drop_and_slot() {
     let (world, api) = ServeWorld::with_api().await;
     let schedule = json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
     let (id, today) = api
@@ -153,7 +153,7 @@ async fn pages_and_csv_have_every_row_by_drop_and_slot() {
 }
 
 #[tokio::test]
-async fn invalid_and_unauthorised_requests_are_refused() {
+async fn refuses_invalid_and_unauthorized_requests_for_holders() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let (_, foreign) = api.make(open(5)).await;
@@ -202,7 +202,7 @@ async fn invalid_and_unauthorised_requests_are_refused() {
 }
 
 #[tokio::test]
-async fn a_csv_interrupted_by_mysql_is_not_a_complete_answer() {
+async fn csv_interrupted_by_mysql_breaks_the_connection() {
     let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
@@ -234,7 +234,7 @@ async fn a_csv_interrupted_by_mysql_is_not_a_complete_answer() {
 }
 
 #[tokio::test]
-async fn clients_that_stop_reading_are_disconnected_and_hold_only_their_places() {
+async fn disconnects_clients_that_stop_reading_a_csv() {
     use tokio::io::AsyncWriteExt as _;
     let world = ServeWorld::new().await;
     let api = world.with("header-read-timeout-ms", 4_000).api().await;
@@ -261,7 +261,7 @@ async fn clients_that_stop_reading_are_disconnected_and_hold_only_their_places()
         200,
         "other pages are answered"
     );
-    until("they are disconnected", async || {
+    until("the clients are disconnected", async || {
         api.metric("firstcome_http_connections_timed_out_total")
             .await
             >= 4.0

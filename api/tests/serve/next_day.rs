@@ -1,4 +1,4 @@
-//! Once per drop, at the moment in which the next drop opens, and afterwards.
+//! Coupons once per drop, around the opening of the next drop.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ const HOUR: i64 = 3_600_000;
 /// Long enough for both APIs to read the new windows.
 const OPENS_IN: i64 = 4_000;
 
-/// Delay of each packet to and from the slow Redis.
+/// Delay of each packet between the far API and Redis.
 const SLOW: Duration = Duration::from_millis(800);
 
-/// An API close to its Redis, and one far from it.
+/// Starts an API close to Redis, and one far from it.
 async fn near_and_far(world: &ServeWorld) -> (InProcessApi, InProcessApi, FaultProxy) {
     let (far, redis) = behind_redis(world).await;
     (
@@ -36,7 +36,7 @@ async fn give_back(api: &InProcessApi, user: &str, coupon: i64, query: &str) -> 
         .await
 }
 
-/// Returns when the second drop, known to both APIs before, has just opened.
+/// Waits until both APIs know the second drop, and then until it opens.
 async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: DropId) {
     let show = async |api: &InProcessApi| api.get(&format!("/v1/coupons/{coupon}")).await.json;
     let knows = async |api: &InProcessApi| {
@@ -47,24 +47,24 @@ async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: Drop
         next.parse::<DateTime<Utc>>()
             .is_ok_and(|at| at < Utc::now() + TimeDelta::minutes(1))
     };
-    until("both know the opening", async || {
+    until("both APIs know the opening", async || {
         knows(near).await && knows(far).await
     })
     .await;
-    until("it opens", async || {
+    until("the second drop opens", async || {
         show(near).await["current_drop"]["id"] == second.0
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_slow_api_does_not_take_a_previous_winner_for_a_winner_of_the_next_drop() {
+async fn slow_api_applies_requests_to_the_drop_that_has_just_opened() {
     let world = ServeWorld::new().await;
     let (near, far, redis) = near_and_far(&world).await;
     let (id, first, second) = two_days(&world, &near, "drop").await;
     for (user, slot) in [("winner", "1"), ("gave-back", "2")] {
         assert_eq!(near.claim(id, user).await.code(), (202, "accepted"));
-        // Not in the last moments of the drop, because a claim after it would be no retry then.
+        // Admitted long before the drop closes: otherwise a claim after closing counts as a retry.
         let long_ago = (Utc::now() - TimeDelta::minutes(30))
             .timestamp_millis()
             .to_string();
@@ -99,7 +99,7 @@ async fn a_slow_api_does_not_take_a_previous_winner_for_a_winner_of_the_next_dro
 }
 
 #[tokio::test]
-async fn a_slow_api_shows_a_claim_of_a_drop_that_has_just_opened() {
+async fn slow_api_shows_a_claim_of_a_drop_that_has_just_opened() {
     let world = ServeWorld::new().await;
     let (near, far, redis) = near_and_far(&world).await;
     let (id, first, second) = two_days(&world, &near, "drop").await;
@@ -115,7 +115,7 @@ async fn a_slow_api_shows_a_claim_of_a_drop_that_has_just_opened() {
     second_opens([&near, &far], id, DropId(second)).await;
     assert_eq!(near.claim(id, "u-1").await.json["drop_id"], second);
     let mut shown = far.mine(id, "u-1").await;
-    // On a busy machine a slow Redis may be too slow to answer at all.
+    // On a busy machine the delayed calls may time out.
     while shown.status == 503 {
         shown = far.mine(id, "u-1").await;
     }
@@ -123,7 +123,7 @@ async fn a_slow_api_shows_a_claim_of_a_drop_that_has_just_opened() {
 }
 
 #[tokio::test]
-async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
+async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
     let of_first = format!("?drop_id={first}");
@@ -143,7 +143,7 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     move_window(&world, id, DropId(first), [-2 * HOUR, -HOUR]).await;
     move_window(&world, id, DropId(second), [-HOUR / 2, HOUR]).await;
     let path = format!("/v1/coupons/{id}");
-    until("the next is open", async || {
+    until("the next drop is open", async || {
         api.get(&path).await.json["current_drop"]["id"] == second
     })
     .await;
@@ -155,7 +155,7 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     assert_eq!(
         give_back(&api, "u-1", id, &of_first).await.json,
         given_back.json,
-        "the lost answer again"
+        "a repeat gives the same answer"
     );
     assert_eq!(
         api.mine(id, "u-1").await.code(),
@@ -179,8 +179,8 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     );
 }
 
-/// Sets a drop's window in Redis alone, in milliseconds from now, like an operator's change that
-/// this API's catalogue does not have yet.
+/// Sets a drop's window in Redis alone, in milliseconds from now. This simulates a change that the
+/// API's catalogue does not have yet.
 async fn move_in_redis(world: &ServeWorld, id: i64, drop: DropId, window: [i64; 2]) {
     let now = Utc::now().timestamp_millis();
     let [opens, closes] = window.map(|ms| (now + ms).to_string());
@@ -196,9 +196,9 @@ async fn move_in_redis(world: &ServeWorld, id: i64, drop: DropId, window: [i64; 
     world.ask_redis::<()>(&set).await;
 }
 
-/// By the catalogue the first drop has just closed; by Redis it has not.
+/// According to the catalogue the first drop has just closed; according to Redis it is open.
 #[tokio::test]
-async fn a_late_winner_by_redis_clock_takes_nothing_of_the_next_drop() {
+async fn claim_goes_to_the_drop_that_is_open_in_redis() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
     move_window(&world, id, DropId(second), [-2_000, HOUR]).await;
@@ -217,7 +217,7 @@ async fn a_late_winner_by_redis_clock_takes_nothing_of_the_next_drop() {
 }
 
 #[tokio::test]
-async fn windows_in_redis_decide_while_the_catalogue_has_older_ones() {
+async fn windows_in_redis_take_precedence_over_the_catalogue() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
     let [first, second] = [first, second].map(DropId);

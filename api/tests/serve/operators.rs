@@ -10,7 +10,7 @@ use crate::world::{
 };
 
 #[tokio::test]
-async fn a_created_coupon_is_shown_and_listed() {
+async fn shows_and_lists_a_created_coupon() {
     let (_, api) = ServeWorld::with_api().await;
     let made = api
         .ops(
@@ -31,7 +31,7 @@ async fn a_created_coupon_is_shown_and_listed() {
 }
 
 #[tokio::test]
-async fn an_invalid_body_creates_nothing_and_the_answer_names_the_field() {
+async fn refuses_an_invalid_body_and_names_the_field() {
     let (world, api) = ServeWorld::with_api().await;
     let before = world.dump().await;
     let daily = |first: &str, last: &str| json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": first, "last_day": last});
@@ -165,7 +165,7 @@ async fn an_invalid_body_creates_nothing_and_the_answer_names_the_field() {
 }
 
 #[tokio::test]
-async fn operators_routes_need_the_whole_token() {
+async fn operator_routes_require_the_whole_token() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     let half = format!("Bearer {}", &OPS_TOKEN[..20]);
@@ -212,7 +212,7 @@ fn all(quantity: &str) -> (String, String, String) {
 }
 
 #[tokio::test]
-async fn a_quantity_changes_freely_but_not_below_the_number_given_out() {
+async fn refuses_quantity_below_the_number_given_out() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(2)).await;
     for n in 1..=2 {
@@ -244,9 +244,9 @@ async fn a_quantity_changes_freely_but_not_below_the_number_given_out() {
     assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
 }
 
-/// Redis may have forgotten the holders, while dead letters or messages still know them.
+/// Redis may lack holders that only dead letters or messages know.
 #[tokio::test]
-async fn no_quantity_is_lowered_until_redis_is_verified() {
+async fn refuses_lower_quantity_until_redis_is_verified() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(4)).await;
     let gate = world.keys(id, DropId(drop)).gate;
@@ -270,7 +270,7 @@ async fn no_quantity_is_lowered_until_redis_is_verified() {
     assert_eq!(
         api.patch(id, json!({"quantity": 5})).await.status,
         200,
-        "raising it takes nothing from anybody"
+        "a higher quantity is safe"
     );
 
     world.ask_redis::<()>(&["SET", &gate, &open]).await;
@@ -282,13 +282,13 @@ async fn no_quantity_is_lowered_until_redis_is_verified() {
     assert_eq!(
         api.patch(id, json!({"quantity": 2})).await.code(),
         (503, "unavailable"),
-        "from an older era"
+        "Redis has an older era"
     );
     assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
 }
 
 #[tokio::test]
-async fn a_change_applies_to_all_future_drops_or_to_none() {
+async fn change_applies_to_all_open_and_future_drops_or_to_none() {
     let (world, api) = ServeWorld::with_api().await;
     let schedule = json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
     let (id, today) = api
@@ -322,7 +322,7 @@ async fn a_change_applies_to_all_future_drops_or_to_none() {
 }
 
 #[tokio::test]
-async fn rows_unknown_to_redis_also_prevent_a_lower_quantity() {
+async fn refuses_quantity_below_rows_that_redis_does_not_know() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue(id, DropId(drop), 5, "u-5").await;
@@ -341,7 +341,7 @@ async fn rows_unknown_to_redis_also_prevent_a_lower_quantity() {
 }
 
 #[tokio::test]
-async fn pausing_stops_everybody_except_holders() {
+async fn pause_refuses_new_claims_but_not_retries_of_holders() {
     let world = ServeWorld::new().await;
     let api = world.api().await;
     let other = world.api().await;
@@ -370,7 +370,7 @@ async fn pausing_stops_everybody_except_holders() {
 }
 
 #[tokio::test]
-async fn an_invalid_change_changes_nothing() {
+async fn refuses_an_invalid_change() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let before = world.dump().await;
@@ -412,14 +412,14 @@ async fn concurrent_changes_of_two_operators_leave_both_stores_equal() {
         answers.iter().all(|a| a.status == 200 || a.status == 503),
         "{answers:?}"
     );
-    // Writes in flight while two operators write are corrected by repeating the last change, and by
-    // the reconciler.
+    // Concurrent writes may leave Redis behind until the last change is repeated, or the reconciler
+    // corrects it.
     assert_eq!(apis[0].patch(id, json!({"quantity": 12})).await.status, 200);
     assert_eq!(in_stores(&world, id, DropId(drop)).await, all("12"));
 }
 
 #[tokio::test]
-async fn the_list_is_paged_and_filtered() {
+async fn pages_and_filters_the_list_of_coupons() {
     let (world, api) = ServeWorld::with_api().await;
     let (open_one, _) = api.make(open(1)).await;
     let (later, _) = api.make(coupon(1, 10..=20)).await;
@@ -478,7 +478,7 @@ async fn the_list_is_paged_and_filtered() {
 }
 
 #[tokio::test]
-async fn a_pause_takes_effect_whatever_is_in_the_revision_key() {
+async fn pause_takes_effect_despite_garbage_in_the_revision_key() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(500)).await;
     let key = world.keys(id, DropId(drop)).revision;
@@ -533,7 +533,7 @@ async fn make_with(api: &InProcessApi, key: &str, body: &str) -> HttpAnswer {
 }
 
 #[tokio::test]
-async fn with_an_idempotency_key_a_repeat_creates_no_second_coupon() {
+async fn repeat_with_idempotency_key_creates_no_second_coupon() {
     let world = ServeWorld::new().await;
     world
         .sql("INSERT INTO {db}.idempotency_keys VALUES ('old', REPEAT('x', 32), 1, UTC_TIMESTAMP(3) - INTERVAL 8 DAY)")
@@ -575,7 +575,7 @@ async fn with_an_idempotency_key_a_repeat_creates_no_second_coupon() {
     assert_eq!(
         make_with(&apis[0], "k-2", &body).await.status,
         201,
-        "a key whose request was refused is free"
+        "a refused request does not use up its key"
     );
     assert_eq!(count().await, "2");
     until("old keys are deleted", async || {
@@ -588,7 +588,7 @@ async fn with_an_idempotency_key_a_repeat_creates_no_second_coupon() {
 }
 
 #[tokio::test]
-async fn repeating_a_request_with_a_lost_answer_creates_one_coupon() {
+async fn repeat_after_a_lost_response_creates_one_coupon() {
     let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
@@ -609,7 +609,7 @@ async fn repeating_a_request_with_a_lost_answer_creates_one_coupon() {
         "{lost:?}"
     );
     mysql.set(ProxyFault::Pass).await.unwrap();
-    until("it is answered", async || {
+    until("the request succeeds", async || {
         make_with(&api, "k", &body).await.status == 201
     })
     .await;

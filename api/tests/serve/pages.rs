@@ -1,5 +1,5 @@
-//! The coupon page as delivered to a browser. `pages/` in dev/testkit/tests/it tests its behaviour
-//! there.
+//! The coupon page as the API delivers it. `pages/` in dev/testkit/tests/it tests its behaviour in
+//! a browser.
 
 use firstcome_stack::ProxyFault;
 use reqwest::Method;
@@ -29,7 +29,7 @@ fn header<'a>(answer: &'a HttpAnswer, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn there_is_no_page_unless_enabled() {
+async fn page_is_off_by_default() {
     let (_world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     for path in [
@@ -50,7 +50,7 @@ async fn there_is_no_page_unless_enabled() {
 }
 
 #[tokio::test]
-async fn the_state_is_sold_out_from_the_last_slot_until_one_is_freed() {
+async fn page_state_is_sold_out_until_a_slot_is_freed() {
     let world = ServeWorld::new().await.with("coupon-page", "on");
     let api = world.api().await;
     let other = world.api().await;
@@ -84,7 +84,7 @@ async fn the_state_is_sold_out_from_the_last_slot_until_one_is_freed() {
 }
 
 #[tokio::test]
-async fn a_page_and_its_assets_are_cacheable_and_load_nothing_else() {
+async fn page_and_assets_are_cacheable_and_load_nothing_else() {
     let api = ServeWorld::new()
         .await
         .with("coupon-page", "on")
@@ -170,7 +170,7 @@ async fn a_page_and_its_assets_are_cacheable_and_load_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_page_and_its_state_are_served_from_memory_while_both_stores_are_down() {
+async fn serves_page_and_state_from_memory_while_both_stores_are_down() {
     let world = ServeWorld::new().await;
     let (world, mysql) = behind_mysql(&world).await;
     let (world, redis) = behind_redis(&world).await;
@@ -210,7 +210,7 @@ async fn a_page_and_its_state_are_served_from_memory_while_both_stores_are_down(
 }
 
 #[tokio::test]
-async fn the_page_says_whether_a_token_is_needed() {
+async fn page_says_whether_a_token_is_required() {
     let world = ServeWorld::new().await.with("coupon-page", "on");
     let with_tokens = world.with_tokens();
     for (world, wants) in [(&world, "false"), (&with_tokens, "true")] {

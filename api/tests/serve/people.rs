@@ -4,10 +4,10 @@ use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::world::{ServeWorld, bearer, open, until, with};
+use crate::world::{ServeWorld, bearer, open, with};
 
 #[tokio::test]
-async fn a_claim_is_accepted_then_issued_with_its_code() {
+async fn status_of_a_claim_goes_from_accepted_to_issued() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(with(open(1), "waiting_list", 5)).await;
     let nothing =
@@ -51,7 +51,7 @@ async fn a_claim_is_accepted_then_issued_with_its_code() {
 }
 
 #[tokio::test]
-async fn a_users_claim_is_not_cacheable() {
+async fn claims_of_users_are_not_cacheable() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(1)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
@@ -62,7 +62,7 @@ async fn a_users_claim_is_not_cacheable() {
             .ask(method.clone(), &path, &[("x-user-id", "u-1")], "")
             .await;
         assert_eq!(answer.json["status"], status, "{answer:?}");
-        // The answer contains a code, and the gateway's header does not tell caches whose it is.
+        // The response contains a code, and caches cannot tell users apart by the gateway's header.
         assert_eq!(
             answer
                 .headers
@@ -75,7 +75,7 @@ async fn a_users_claim_is_not_cacheable() {
 }
 
 #[tokio::test]
-async fn a_coupon_has_one_path_and_user_ids_may_be_percent_encoded() {
+async fn accepts_one_form_of_coupon_id_and_percent_encoded_user_ids() {
     let api = ServeWorld::new()
         .await
         .with("coupon-page", "on")
@@ -106,7 +106,7 @@ async fn a_coupon_has_one_path_and_user_ids_may_be_percent_encoded() {
         for path in [format!("/c/{other}"), format!("/c/{other}/state")] {
             assert_eq!(api.get(&path).await.status, 404, "{path}");
         }
-        // A user id is only valid for its coupon.
+        // The user id in the path equals the coupon's number and must not be read as such.
         let path = format!("/v1/coupons/{other}/people/{id}/revoke");
         assert_eq!(
             api.ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))
@@ -125,33 +125,7 @@ async fn a_coupon_has_one_path_and_user_ids_may_be_percent_encoded() {
 }
 
 #[tokio::test]
-async fn a_sealed_drop_is_answered_from_mysql_alone() {
-    let (world, api) = ServeWorld::with_api().await;
-    let (id, drop) = world.make_over(&api, 3).await;
-    for slot in 1..=2 {
-        world
-            .issue(id, DropId(drop), slot, &format!("u-{slot}"))
-            .await;
-    }
-    world
-        .sql("UPDATE {db}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2")
-        .await;
-    let keys = world.keys(id, DropId(drop));
-    for key in keys.own() {
-        world.ask_redis::<()>(&["DEL", key]).await;
-    }
-    let path = format!("/v1/coupons/{id}");
-    until("sealed", async || {
-        api.get(&path).await.json["current_drop"]["state"] == "sealed"
-    })
-    .await;
-    assert_eq!(api.get(&path).await.json["current_drop"]["remaining"], 1);
-    assert_eq!(api.mine(id, "u-2").await.json["status"], "issued");
-    assert_eq!(api.mine(id, "u-3").await.json["status"], "none");
-}
-
-#[tokio::test]
-async fn with_tokens_the_user_is_the_subject_and_the_header_is_ignored() {
+async fn user_is_the_subject_of_the_token_and_not_the_header() {
     let world = ServeWorld::new().await;
     let api = world.with_tokens().api().await;
     let (id, drop) = api.make(open(5)).await;

@@ -46,10 +46,10 @@ async fn crowd(api: &InProcessApi, id: i64, people: u32) -> Vec<HttpAnswer> {
     join_all((1..=people).map(async |n| api.claim(id, &format!("u-{n}")).await)).await
 }
 
-/// The reconciler rebuilds a lost Redis after both deadlines. A claim that was admitted before the
-/// loss and reached Kafka after that may find its slot taken.
+/// The reconciler rebuilds a lost Redis after both deadlines. If a claim reaches Kafka later, its
+/// slot may have been given to another user.
 #[tokio::test]
-async fn a_claim_stored_after_both_deadlines_is_confirmed_only_by_a_retry() {
+async fn only_a_retry_confirms_a_claim_stored_after_both_deadlines() {
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
     let own = proxied
@@ -81,7 +81,7 @@ async fn a_claim_stored_after_both_deadlines_is_confirmed_only_by_a_retry() {
 }
 
 #[tokio::test]
-async fn only_claims_that_kafka_does_not_take_go_to_the_dead_letter_table() {
+async fn dead_letter_table_gets_only_claims_that_kafka_does_not_take() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (own, _mysql) = on(kafka, &world).await;
@@ -133,10 +133,10 @@ async fn only_claims_that_kafka_does_not_take_go_to_the_dead_letter_table() {
         ];
         assert!(rows.contains(&kept.to_vec()), "{kept:?} in {rows:?}");
     }
-    // This process knows the claim: nothing is written again.
+    // This process knows that the claim is durable and writes nothing.
     assert_eq!(api.claim(id, "u-4").await.code(), (200, "already_claimed"));
     assert_eq!(unpublished(&world).await, rows);
-    // Another process does not, and cannot publish; the table stores the claim once.
+    // Another process does not know it and writes it again; the table keeps one row.
     assert_eq!(
         other.claim(id, "u-4").await.code(),
         (200, "already_claimed")
@@ -146,7 +146,7 @@ async fn only_claims_that_kafka_does_not_take_go_to_the_dead_letter_table() {
     assert_eq!(
         again.iter().find(|row| row[3] == "u-4").unwrap()[5],
         "2",
-        "the same claim"
+        "second attempt on the same row"
     );
 
     let begun = Instant::now();
@@ -159,7 +159,7 @@ async fn only_claims_that_kafka_does_not_take_go_to_the_dead_letter_table() {
 }
 
 #[tokio::test]
-async fn with_kafka_and_mysql_down_nothing_is_promised_and_a_retry_succeeds_later() {
+async fn claims_get_503_without_kafka_and_mysql_and_retries_succeed_later() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (own, mysql) = on(kafka, &world).await;
@@ -213,20 +213,23 @@ async fn concurrent_retries_publish_once_with_the_time_of_the_admission() {
         first.claim(id, "u-1").await.code(),
         (200, "already_claimed")
     );
-    assert_eq!(world.messages().await, 1, "it published this claim itself");
+    assert_eq!(world.messages().await, 1, "the retry is not published");
     let answers = join_all((0..1_000).map(async |_| other.claim(id, "u-1").await)).await;
     let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
     assert!(answers.iter().all(|answer| answer.json == expected));
-    assert_eq!(world.messages().await, 2, "once by each process");
+    assert_eq!(world.messages().await, 2, "each process publishes once");
     let messages: Vec<Value> = world.payloads().await;
-    assert_eq!(messages[0], messages[1], "to the millisecond");
+    assert_eq!(
+        messages[0], messages[1],
+        "both have the time of the admission"
+    );
 }
 
 #[tokio::test]
-async fn a_slot_of_an_earlier_drop_becomes_durable_too() {
+async fn retry_makes_a_claim_of_an_earlier_drop_durable() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop, other) = two_days(&world, &api, "coupon").await;
-    // Redis has it only among the claimants, without the instant of admission.
+    // Redis has the claim only among the claimants, without the time of admission.
     let claimants = world.keys(id, DropId(drop)).claimants;
     world
         .ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")])
@@ -266,7 +269,7 @@ pub(crate) async fn two_days(
 }
 
 #[tokio::test]
-async fn a_retry_of_a_sealed_drops_winner_costs_one_query_and_no_message() {
+async fn retries_of_a_sealed_drops_winner_cost_one_query_and_no_message() {
     let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
@@ -294,7 +297,7 @@ async fn a_retry_of_a_sealed_drops_winner_costs_one_query_and_no_message() {
         let at = api.get(&format!("/v1/coupons/{id}")).await;
         at.json["next_drop"].is_null()
     };
-    until("this API has seen it", is_live).await;
+    until("the API knows the seal", is_live).await;
     let held = |slot: u32| json!({"status": "already_claimed", "drop_id": earlier, "slot": slot});
 
     assert_eq!(api.claim(id, "u-1").await.json, held(1));
@@ -305,12 +308,12 @@ async fn a_retry_of_a_sealed_drops_winner_costs_one_query_and_no_message() {
             .iter()
             .all(|answer| answer.json == held(1))
     );
-    assert_eq!(world.messages().await, 0, "looked up once, and remembered");
+    assert_eq!(world.messages().await, 0, "the cached lookup answers");
     assert_eq!(api.claim(id, "u-2").await.json, held(2));
     assert_eq!(
         world.messages().await,
         1,
-        "MySQL could not be asked, so Kafka holds it"
+        "published, because MySQL did not answer"
     );
     mysql.set(ProxyFault::Pass).await.unwrap();
     until("MySQL answers", async || {
@@ -327,7 +330,7 @@ async fn a_retry_of_a_sealed_drops_winner_costs_one_query_and_no_message() {
 }
 
 #[tokio::test]
-async fn a_new_admission_is_published_although_its_drop_is_sealed() {
+async fn publishes_a_new_admission_of_a_sealed_drop() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     world
@@ -338,7 +341,7 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
         api.get(&path).await.json["current_drop"]["state"] == "sealed"
     })
     .await;
-    // As after a clock error: Redis's window is open.
+    // Redis's window is still open, as after a clock error.
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
     assert_eq!(world.messages().await, 1);
     let other = world.api().await;
@@ -349,7 +352,7 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
     assert_eq!(
         world.messages().await,
         2,
-        "another process cannot know the first message"
+        "another process does not know of the first message"
     );
 }
 
@@ -360,7 +363,7 @@ pub(crate) async fn move_window(
     drop: DropId,
     [opens, closes]: [i64; 2],
 ) {
-    // One instant for both stores: a drop that MySQL opens before Redis does is another case.
+    // Use one instant for both stores; otherwise MySQL would open the drop before Redis.
     let now = Utc::now();
     let at = |ms| now + TimeDelta::milliseconds(ms);
     let text = |ms| {
@@ -393,7 +396,7 @@ pub(crate) async fn move_window(
 }
 
 #[tokio::test]
-async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_drop() {
+async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next() {
     const HOUR: i64 = 3_600_000;
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
@@ -403,13 +406,17 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
     let held = json!({"status": "already_claimed", "drop_id": first, "slot": 1});
 
     move_window(&world, id, DropId(first), [-HOUR, -1]).await;
-    until("it is over", async || {
+    until("the drop is closed", async || {
         api.claim(id, "u-2").await.code() == (409, "not_open")
     })
     .await;
-    assert_eq!(api.claim(id, "u-1").await.json, held, "not `not_open`");
+    assert_eq!(
+        api.claim(id, "u-1").await.json,
+        held,
+        "the retry finds the closed drop"
+    );
 
-    // A pass seals the drop seconds after it closed.
+    // Seal the drop, as a pass does seconds after it closed.
     world.issue(id, DropId(first), 1, "u-1").await;
     let sealed = "sealed_at = UTC_TIMESTAMP(3), sealed_rows = 1";
     world
@@ -418,15 +425,15 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
         ))
         .await;
     let path = format!("/v1/coupons/{id}");
-    until("it is sealed", async || {
+    until("the drop is sealed", async || {
         api.get(&path).await.json["current_drop"]["state"] == "sealed"
     })
     .await;
     assert_eq!(api.claim(id, "u-1").await.json, held, "sealed");
     assert_eq!(api.claim(id, "u-2").await.code(), (409, "not_open"));
 
-    // Windows without a gap: the next drop is open. A user who was admitted long before closing
-    // comes for the next one.
+    // The next drop follows without a gap. The claim of a user who was admitted long before closing
+    // is for the next drop.
     let times = world.keys(id, DropId(first)).times;
     let [now, long_ago] = [0, 30].map(|minutes| {
         let at = Utc::now() - TimeDelta::minutes(minutes);
@@ -436,14 +443,14 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
     world.ask_redis::<()>(&set).await;
     move_window(&world, id, DropId(first), [-HOUR, -10]).await;
     move_window(&world, id, DropId(second), [-10, HOUR]).await;
-    until("the next is open", async || {
+    until("the next drop is open", async || {
         api.get(&path).await.json["current_drop"]["id"] == second
     })
     .await;
     assert_eq!(
         api.claim(id, "u-1").await.json,
         held,
-        "a retry, not tomorrow's claim"
+        "a retry, not a claim on the next drop"
     );
     let early = api.claim(id, "early").await;
     assert_eq!(
@@ -452,9 +459,9 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
     );
     assert_eq!(api.claim(id, "u-2").await.json["drop_id"], second);
 
-    // After a loss of Redis nothing loads a sealed drop again.
+    // Delete the keys: after a loss of Redis, sealed drops are not loaded again.
     move_window(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
-    until("the next is not open", async || {
+    until("the next drop is not open", async || {
         api.get(&path).await.json["current_drop"]["id"] == first
     })
     .await;

@@ -1,12 +1,11 @@
-//! Sold-out drops. The next request at any process sees an acknowledged change.
+//! Sold-out drops: the next claim at any process sees every acknowledged change.
 
-use firstcome_shared::domain::{CouponId, DropId, OncePer};
-use firstcome_shared::redis::repair::{Done, DropOfChanges, SeenSlot, SlotChange, SlotSet, Wanted};
+use firstcome_shared::domain::DropId;
 use firstcome_stack::{RedisOptions, RedisServer};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, ServeWorld, open, until, with};
+use crate::world::{HttpAnswer, InProcessApi, ServeWorld, open, until};
 
 /// Creates a coupon from `body`, sells out its two slots, and returns its id and drop id.
 async fn sold_out(api: &InProcessApi, body: Value) -> (i64, i64) {
@@ -23,29 +22,7 @@ async fn set(world: &ServeWorld, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn every_process_knows_holders_and_waiting_users() {
-    let world = ServeWorld::new().await;
-    let api = world.api().await;
-    let other = world.api().await;
-    let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
-    for (user, said) in [("u-1", "accepted"), ("u-2", "accepted"), ("u-3", "waiting")] {
-        assert_eq!(other.claim(id, user).await.code(), (202, said));
-    }
-    for api in [&api, &other] {
-        for (user, slot) in [("u-1", 1), ("u-2", 2)] {
-            let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
-            assert_eq!(api.claim(id, user).await.json, expected);
-        }
-        assert_eq!(
-            api.claim(id, "u-3").await.json,
-            json!({"status": "waiting", "position": 1})
-        );
-        assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
-    }
-}
-
-#[tokio::test]
-async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
+async fn claims_at_other_processes_follow_a_change_at_once() {
     let world = ServeWorld::new().await;
     let api = world.api().await;
     let other = world.api().await;
@@ -67,94 +44,7 @@ async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
 }
 
 #[tokio::test]
-async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
-    let world = ServeWorld::new().await;
-    let api = world.api().await;
-    let other = world.api().await;
-    let (id, drop) = sold_out(&api, open(2)).await;
-    let fence = world.redis.fence(CouponId(id)).await.unwrap().unwrap();
-    let keys = world.keys(id, DropId(drop));
-    for (leaves, comes) in [("u-1", "u-3"), ("u-3", "u-4")] {
-        let change = SlotChange {
-            user: leaves.parse().unwrap(),
-            seen: Some(SeenSlot {
-                slot: 1,
-                at_ms: None,
-            }),
-            wanted: Wanted::Nothing,
-        };
-        let of = DropOfChanges {
-            drop: DropId(drop),
-            once_per: OncePer::Coupon,
-            quantity: None,
-        };
-        let set = world.redis.set_slots(&keys, &fence, of, &[change]).await;
-        assert_eq!(set.unwrap(), Done::Applied(vec![SlotSet::Applied(None)]));
-        let freed = world.redis.repair_count(&keys, &fence).await;
-        assert_eq!(freed.unwrap(), Done::Applied(1));
-        // All counts are as before once the slot is given again.
-        assert_eq!(other.claim(id, comes).await.json["slot"], 1);
-        assert_eq!(api.claim(id, comes).await.code(), (200, "already_claimed"));
-        assert_eq!(api.claim(id, leaves).await.code(), (409, "sold_out"));
-    }
-}
-
-#[tokio::test]
-async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
-    let world = ServeWorld::new().await;
-    let api = world.api().await;
-    let other = world.api().await;
-    let (id, drop) = sold_out(&api, open(2)).await;
-    let keys = world.keys(id, DropId(drop));
-    for round in 0..10 {
-        let people: Vec<_> = (0..5)
-            .map(|number| format!("round-{round}-{number}"))
-            .collect();
-        set(
-            &world,
-            &[
-                "HSET",
-                &keys.meta,
-                "quantity",
-                &(2 + 5 * (round + 1)).to_string(),
-            ],
-        )
-        .await;
-        let both = people
-            .iter()
-            .map(async |user| (other.claim(id, user).await, api.claim(id, user).await));
-        for (yes, again) in futures_util::future::join_all(both).await {
-            assert_eq!(
-                (yes.code(), again.code()),
-                ((202, "accepted"), (200, "already_claimed"))
-            );
-            assert_eq!(yes.json["slot"], again.json["slot"]);
-        }
-    }
-}
-
-#[tokio::test]
-async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() {
-    let (world, api) = ServeWorld::with_api().await;
-    let (id, drop) = sold_out(&api, open(2)).await;
-    let keys = world.keys(id, DropId(drop));
-    set(&world, &["HSET", &keys.meta, "waiting_list", "1"]).await;
-    for _ in 0..2 {
-        assert_eq!(
-            api.claim(id, "u-3").await.json,
-            json!({"status": "waiting", "position": 1})
-        );
-    }
-    set(
-        &world,
-        &["HSET", &keys.claimants, "u-9", &format!("{}:2", drop + 1)],
-    )
-    .await;
-    assert_eq!(api.claim(id, "u-9").await.code(), (200, "already_claimed"));
-}
-
-#[tokio::test]
-async fn with_a_closed_gate_or_no_redis_sold_out_is_never_answered() {
+async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = ServeWorld::closed().await.on_redis(&redis.url());
     world.open_gate().await;
@@ -170,7 +60,7 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_never_answered() {
     redis.freeze().await.unwrap();
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
     redis.thaw().await.unwrap();
-    until("it is answered again", async || {
+    until("Redis answers again", async || {
         api.claim(id, "u-3").await.code() == (409, "sold_out")
     })
     .await;
@@ -180,11 +70,11 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_never_answered() {
 }
 
 #[tokio::test]
-async fn both_code_paths_give_the_same_answer_and_count_it() {
+async fn fast_path_and_router_give_the_same_response() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     api.claim(id, "u-1").await;
-    // With a body it goes through the router.
+    // A claim with a body takes the router.
     let path = format!("/v1/coupons/{id}/claims");
     let first = api
         .ask(Method::POST, &path, &[("x-user-id", "u-2")], "{}")
@@ -207,7 +97,7 @@ async fn both_code_paths_give_the_same_answer_and_count_it() {
     };
     assert_eq!(headers(&before_router), headers(&first));
     assert!(api.metric(series).await > counted);
-    // Both ways refuse an invalid request.
+    // Invalid requests are refused on both paths.
     assert_eq!(
         api.ask(Method::POST, &path, &[], "").await.code(),
         (401, "unauthorized")

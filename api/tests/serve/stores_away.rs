@@ -1,4 +1,4 @@
-//! A store that is down, slow, or silent.
+//! Stores that are down, slow, or silent.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(crate) async fn behind_redis(world: &ServeWorld) -> (ServeWorld, FaultProxy)
 }
 
 #[tokio::test]
-async fn while_mysql_is_down_claims_continue_and_unknown_users_and_coupons_get_503() {
+async fn claims_continue_without_mysql_and_unknown_users_get_503() {
     let world = ServeWorld::new().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let api = proxied.api().await;
@@ -76,7 +76,7 @@ async fn while_mysql_is_down_claims_continue_and_unknown_users_and_coupons_get_5
         );
     }
     mysql.set(ProxyFault::Pass).await.unwrap();
-    until("unknown is unknown again", async || {
+    until("unknown coupons get 404 again", async || {
         api.claim(4_711, "u-1").await.status == 404
     })
     .await;
@@ -92,7 +92,7 @@ async fn while_mysql_is_down_claims_continue_and_unknown_users_and_coupons_get_5
 }
 
 #[tokio::test]
-async fn claims_queued_behind_an_unanswered_call_are_refused_with_it() {
+async fn refuses_claims_queued_behind_an_unanswered_call() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied
@@ -102,8 +102,8 @@ async fn claims_queued_behind_an_unanswered_call_are_refused_with_it() {
         .await;
     let (id, _) = api.make(open(1)).await;
     redis.set(ProxyFault::BlackHole).await.unwrap();
-    // The calls needed for a thousand claims would take eight seconds, if each waited one second
-    // without an answer.
+    // A thousand claims need eight calls, which would take eight seconds if each waited for its
+    // timeout.
     let answers = futures_util::future::join_all(
         (0..1_000).map(async |n| api.claim(id, &format!("u-{n}")).await),
     )
@@ -124,7 +124,7 @@ async fn claims_queued_behind_an_unanswered_call_are_refused_with_it() {
 }
 
 #[tokio::test]
-async fn while_redis_is_down_nobody_is_admitted_and_nothing_is_guessed() {
+async fn without_redis_claims_and_uncertain_reads_get_503() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.api().await;
@@ -182,7 +182,7 @@ async fn while_redis_is_down_nobody_is_admitted_and_nothing_is_guessed() {
 }
 
 #[tokio::test]
-async fn a_retry_finds_an_admission_with_a_lost_answer_and_never_repeats_it() {
+async fn retry_finds_the_admission_whose_reply_was_lost() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.api().await;
@@ -191,20 +191,20 @@ async fn a_retry_finds_an_admission_with_a_lost_answer_and_never_repeats_it() {
     assert_eq!(api.claim(id, "u-1").await.code(), (503, "unavailable"));
     redis.set(ProxyFault::Pass).await.unwrap();
     let retried = json!({"status": "already_claimed", "drop_id": drop, "slot": 1});
-    until("the retry finds it", async || {
+    until("the retry finds the admission", async || {
         api.claim(id, "u-1").await.json == retried
     })
     .await;
     assert_eq!(
         world.messages().await,
         1,
-        "it was published before it was promised"
+        "the retry publishes the claim once"
     );
     assert_eq!(api.claim(id, "u-2").await.json["slot"], 2);
 }
 
 #[tokio::test]
-async fn a_client_that_disconnects_does_not_stop_its_claim_half_way() {
+async fn claim_continues_after_its_client_disconnects() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.with("store-timeout-ms", 10_000).api().await;
@@ -231,7 +231,7 @@ async fn a_client_that_disconnects_does_not_stop_its_claim_half_way() {
 }
 
 #[tokio::test]
-async fn an_api_starts_without_kafka_reports_it_and_publishes_once_it_is_back() {
+async fn starts_without_kafka_and_publishes_once_it_is_back() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let own = world
@@ -260,14 +260,14 @@ async fn an_api_starts_without_kafka_reports_it_and_publishes_once_it_is_back() 
         api.claim(id, &format!("u-{user}")).await.json["queued"] == true
     })
     .await;
-    until("the warning is gone", async || {
+    until("/readyz reports Kafka as ok", async || {
         api.get("/readyz").await.json["notes"]["kafka"] == "ok"
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_shutdown_in_mid_rush_leaves_no_admission_unpublished() {
+async fn shutdown_during_a_rush_publishes_all_admissions() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(10_000)).await;
     let base = api.base.clone();

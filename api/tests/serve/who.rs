@@ -1,4 +1,4 @@
-//! Authorisation, and the audit record.
+//! Authorization of operators, and the audit record.
 
 use firstcome_shared::domain::DropId;
 use reqwest::Method;
@@ -25,7 +25,7 @@ async fn with_token(
 }
 
 #[tokio::test]
-async fn a_view_token_can_read_but_not_change() {
+async fn view_token_can_read_but_not_change() {
     let world = ServeWorld::new().await;
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, drop) = api.make(open(5)).await;
@@ -41,9 +41,22 @@ async fn a_view_token_can_read_but_not_change() {
     assert_eq!(issued.json["issued"][0]["user_id"], "u-1");
     let before = world.dump().await;
     let path = format!("/v1/coupons/{id}");
+    let list = format!("{path}/allow-list");
+    let person = format!("{list}/people/u-1");
+    let add = format!("{list}/add");
+    let remove = format!("{list}/remove");
+    for path in [list.as_str(), person.as_str()] {
+        let read = with_token(VIEW_TOKEN, &api, path, Method::GET, "").await;
+        assert_eq!(read.status, 200, "{path}");
+        let refused = with_token("x", &api, path, Method::GET, "").await;
+        assert_eq!(refused.code(), (401, "unauthorized"), "{path}");
+    }
     for (method, path, body) in [
         (Method::POST, "/v1/coupons", open(9)),
         (Method::PATCH, path.as_str(), json!({"paused": true})),
+        (Method::POST, add.as_str(), json!(["u-2"])),
+        (Method::POST, remove.as_str(), json!(["u-1"])),
+        (Method::DELETE, list.as_str(), Value::Null),
     ] {
         let refused = with_token(VIEW_TOKEN, &api, path, method, &body.to_string()).await;
         assert_eq!(refused.code(), (403, "read_only"), "{path}");
@@ -67,7 +80,7 @@ async fn a_view_token_can_read_but_not_change() {
 }
 
 #[tokio::test]
-async fn each_of_two_tokens_is_accepted_and_two_headers_are_refused() {
+async fn accepts_each_of_two_tokens_and_refuses_two_headers() {
     let world = ServeWorld::new().await;
     let other = "b".repeat(40);
     let api = world
@@ -125,7 +138,7 @@ async fn acts(world: &ServeWorld) -> Vec<(Vec<String>, Value)> {
 }
 
 #[tokio::test]
-async fn an_operators_change_is_recorded_together_with_it() {
+async fn records_the_changes_of_operators() {
     let (world, api) = ServeWorld::with_api().await;
     let token = format!("Bearer {OPS_TOKEN}");
     let ask = async |method: Method, path: &str, name: &str, key: &str, body: &Value| {
@@ -196,7 +209,11 @@ async fn an_operators_change_is_recorded_together_with_it() {
         changed["name"],
         json!({"from": "Winter coupon", "to": "Other"})
     );
-    assert_eq!(changed.len(), 3, "and the change of its drop: {changed:?}");
+    assert_eq!(
+        changed.len(),
+        3,
+        "quantity, name and the change of the drop: {changed:?}"
+    );
     let closed = acts[2].1.as_object().unwrap();
     let drop = closed
         .iter()

@@ -1,4 +1,5 @@
-//! A test's private part of the shared servers, and the APIs that it starts there, in this process.
+//! The world of a test: its database, topic and key prefix on the shared servers, and the APIs that
+//! it starts in this process.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -23,12 +24,12 @@ use crate::support::{RunningProgram, migrate, new_database, parse};
 
 pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
 
-/// Issuer and audience of users' tokens, in a world with tokens.
+/// Issuer and audience of users' tokens.
 pub(crate) const ISSUER: &str = "shop";
 pub(crate) const AUDIENCE: &str = "coupons";
 const TOKEN_SECRET: &str = "a secret of more than thirty-two bytes";
 
-/// The claims of a user's token; `more` adds or overrides some.
+/// The claims of a user's token, with those of `more` added or overridden.
 pub(crate) fn claims(user: &str, more: &Value) -> Value {
     let mut claims =
         json!({"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": Utc::now().timestamp() + 3_600});
@@ -48,33 +49,33 @@ pub(crate) fn bearer(user: &str, more: &Value) -> String {
     )
 }
 
-/// Partitions of every topic here.
+/// Partitions of each test's topic.
 const PARTITIONS: i32 = 2;
 
 #[derive(Clone)]
 pub(crate) struct ServeWorld {
-    /// Name of the database and the topic, and prefix of Redis's keys.
+    /// Name of the database and the topic, and prefix of the keys in Redis.
     pub(crate) name: String,
     pub(crate) redis: Redis,
     settings: BTreeMap<&'static str, String>,
 }
 
 impl ServeWorld {
-    /// Migrated, with admission open.
+    /// A migrated world with admission open.
     pub(crate) async fn new() -> Self {
         let world = Self::closed().await;
         world.open_gate().await;
         world
     }
 
-    /// Migrated, with admission open and one API.
+    /// A migrated world with admission open and one API.
     pub(crate) async fn with_api() -> (Self, InProcessApi) {
         let world = Self::new().await;
         let api = world.api().await;
         (world, api)
     }
 
-    /// Migrated, with admission closed.
+    /// A migrated world with admission closed.
     pub(crate) async fn closed() -> Self {
         let stack = stack().await;
         let name = new_database(&stack.mysql).await;
@@ -82,7 +83,7 @@ impl ServeWorld {
             ("listen-addr", "127.0.0.1:0".to_owned()),
             ("ops-token", OPS_TOKEN.to_owned()),
             ("user-auth", "trusted-header".to_owned()),
-            // A busy machine may respond slowly.
+            // Long timeouts for busy machines.
             ("question-timeout-ms", "5000".to_owned()),
             ("store-timeout-ms", "5000".to_owned()),
             ("publish-deadline-ms", "8000".to_owned()),
@@ -125,7 +126,7 @@ impl ServeWorld {
         assert!(self.redis.note_compared(&life, &servers).await.unwrap());
     }
 
-    /// This world with another setting, by its flag's name.
+    /// This world with a setting changed, by the name of its flag.
     #[allow(clippy::needless_pass_by_value)] // reads better at every call
     pub(crate) fn with(&self, setting: &'static str, value: impl Display) -> Self {
         let mut world = self.clone();
@@ -158,7 +159,7 @@ impl ServeWorld {
         let stop = CancellationToken::new();
         let server = ApiServer::bind(parse(flags)?, &stop)
             .await?
-            .expect("nobody stopped it");
+            .expect("the token is not cancelled");
         let base = format!("http://{}", server.address());
         let task = tokio::spawn(server.run(stop.clone()));
         Ok(InProcessApi {
@@ -178,7 +179,8 @@ impl ServeWorld {
             .unwrap_or_else(|e| panic!("{statement}: {e:#}"))
     }
 
-    /// A coupon whose window is over, as time would have made it: the API refuses to create one.
+    /// Makes a coupon and moves its window to the past, because the API refuses to create a closed
+    /// one.
     pub(crate) async fn make_over(&self, api: &InProcessApi, quantity: u32) -> (i64, i64) {
         let (id, drop) = api.make(open(quantity)).await;
         let then = "opens_at = UTC_TIMESTAMP(3) - INTERVAL 20 MINUTE, closes_at = UTC_TIMESTAMP(3) - INTERVAL 10 MINUTE";
@@ -198,7 +200,7 @@ impl ServeWorld {
         ])
         .await;
         let path = format!("/v1/coupons/{id}");
-        until("its window is over", async || {
+        until("the drop is closed", async || {
             api.get(&path).await.json["current_drop"]["state"] == "closed"
         })
         .await;
@@ -209,7 +211,7 @@ impl ServeWorld {
         self.redis.keys(CouponId(coupon), drop)
     }
 
-    /// Every key of this test with its content, to detect changes.
+    /// All keys of this test with their contents, to detect changes.
     pub(crate) async fn dump(&self) -> BTreeMap<String, Vec<u8>> {
         let mut dump = BTreeMap::new();
         for name in self
@@ -231,7 +233,7 @@ impl ServeWorld {
         cmd.query_async(&mut self.redis.connection()).await.unwrap()
     }
 
-    /// Writes a row of `user` on a slot, like the consumer.
+    /// Inserts the row of an issued coupon.
     pub(crate) async fn issue(&self, coupon: i64, drop: DropId, slot: u32, user: &str) {
         let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
         let values = format!(
@@ -297,19 +299,17 @@ impl ServeWorld {
 }
 
 fn redis_client(url: &str, prefix: String) -> Redis {
-    let timeout = Duration::from_secs(5);
-    let durability = RedisDurability::default();
     Redis::new(&RedisSettings {
         url: url.into(),
         prefix,
-        timeout,
+        timeout: Duration::from_secs(5),
         mode: RedisMode::default(),
-        durability,
+        durability: RedisDurability::default(),
     })
     .unwrap()
 }
 
-/// The Kafka that tests may kill; one test at a time holds its guard.
+/// A Kafka that tests may kill, and the guard that only one test at a time holds.
 pub(crate) async fn breakable_kafka() -> (&'static KafkaServer, MutexGuard<'static, ()>) {
     static KAFKA: OnceCell<KafkaServer> = OnceCell::const_new();
     static TURN: Mutex<()> = Mutex::const_new(());
@@ -323,7 +323,7 @@ pub(crate) async fn breakable_kafka() -> (&'static KafkaServer, MutexGuard<'stat
     (kafka, turn)
 }
 
-/// One API, running in this process.
+/// An API that runs in this process.
 pub(crate) struct InProcessApi {
     pub(crate) base: String,
     pub(crate) client: Client,
@@ -449,7 +449,7 @@ impl InProcessApi {
     }
 }
 
-/// A coupon whose one drop is open from `opens` to `closes` minutes from now.
+/// A coupon with one drop, whose window is given in minutes from now.
 pub(crate) fn coupon(quantity: u32, minutes: RangeInclusive<i64>) -> Value {
     let (opens, closes) = minutes.into_inner();
     let at = |minutes| {

@@ -1,5 +1,5 @@
-//! Shared by the tests of `serve` and `consume`: real servers, a database and a topic per test, and
-//! a program that runs in this process.
+//! Support for the tests of `serve` and `consume`: real servers, a database and a topic per test,
+//! and a program that runs in this process.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Long enough for a busy machine; reached only if something is broken.
+/// A time limit that even a busy machine reaches only if something is broken.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) async fn stack() -> &'static Stack {
@@ -31,7 +31,7 @@ pub(crate) async fn stack() -> &'static Stack {
         .await
 }
 
-/// A unique name for this test, and an empty database with that name.
+/// Creates an empty database with a unique name, and returns the name.
 pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let name = format!(
@@ -83,8 +83,7 @@ pub(crate) async fn migrate(
         .unwrap();
 }
 
-/// Parses arguments like the command line, each as `--name=value`. The name may also be that of a
-/// constant that tests shorten.
+/// Parses arguments of the form `--name=value`. The name may also be that of a [`Tuning`].
 pub(crate) fn parse<A: Args>(flags: impl IntoIterator<Item = String>) -> Result<A, clap::Error> {
     #[derive(Parser)]
     struct Line<A: Args> {
@@ -113,12 +112,12 @@ pub(crate) struct RunningProgram {
 }
 
 impl RunningProgram {
-    /// Stops it like SIGTERM, and waits for its end.
+    /// Stops the program as SIGTERM does, and waits for its end.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(LIMIT, self.task)
             .await
-            .expect("it stops in time")
+            .expect("the program stops in time")
             .unwrap()
             .unwrap();
     }

@@ -1,4 +1,4 @@
-//! Gathers messages into a batch, limited by count, by time, and by a gap without messages.
+//! Gathers messages into a batch, which a count, a time, or a gap without messages ends.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ pub(crate) struct BatchLimits {
     pub(crate) max: usize,
     /// Maximum wait of its first message.
     pub(crate) wait: Duration,
-    /// Maximum wait of its last message: after a rush, no further messages arrive.
+    /// Maximum wait of its last message, because no further messages arrive after a rush.
     pub(crate) gap: Duration,
 }
 
 impl BatchLimits {
-    /// The last message waits a quarter as long as the first, but at least half of the setting, so
-    /// that a trickle of messages is not written one by one.
+    /// The last message waits a quarter as long as the first, but at least half of the setting,
+    /// so that a slow stream of messages is not written one by one.
     pub(crate) fn new(max: usize, wait: Duration, set: Duration) -> Self {
         Self {
             max,
@@ -67,9 +67,9 @@ impl<T> NextBatch<T> {
             .map(|(first, last)| (first + limits.wait).min(last + limits.gap))
     }
 
-    /// Adds messages of `next` until the batch is ready. `next` waits for at most the time it is
-    /// given. A full batch does not wait, and messages that have already arrived are added even
-    /// after that time. Empty if none arrived within `idle`.
+    /// Adds messages of `next` until the batch is ready. `next` waits for at most the given
+    /// time. A full batch does not wait, and messages that have already arrived are added even
+    /// after the deadline. Returns an empty batch if none arrived within `idle`.
     pub(crate) fn gather(
         mut self,
         limits: BatchLimits,

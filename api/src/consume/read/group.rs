@@ -23,8 +23,8 @@ use super::unreadable::{PartitionPosition, Readings};
 use crate::consume::watch::report::{self, Health};
 use crate::consume::write::Written;
 
-/// Maximum wait of a rebalance for the write in flight, since the other consumers wait, too. A
-/// batch that is not written in this time is read again by the partitions' next owners.
+/// Maximum time that a rebalance waits for the write in flight, because the other consumers wait,
+/// too. A batch that is not written in this time is read again by the partitions' next owners.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The result of a write, once it is known.
@@ -46,8 +46,8 @@ pub(crate) struct Measured {
 
 #[derive(Default)]
 struct Assignment {
-    /// A fencing token: a message read before its partition was revoked and assigned again must not
-    /// count as a new one.
+    /// Counts assignments as a fencing token: a message that was read before its partition was
+    /// revoked and assigned again must not be written or committed.
     count: u64,
     owned: HashMap<i32, u64>,
     /// Kafka's last answer about partitions.
@@ -92,8 +92,8 @@ impl GroupContext {
         self.assignment.lock().owned.get(&partition).copied()
     }
 
-    /// Whether this process may write and commit a message: its partition has been assigned since
-    /// it was read.
+    /// Whether this process may write and commit a message: its partition has stayed assigned
+    /// since the message was read.
     pub(crate) fn owns(&self, record: &Record) -> bool {
         self.assignment_of(record.source.partition) == Some(record.assignment)
     }
@@ -154,13 +154,12 @@ impl GroupContext {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// The group does not accept this process.
+    /// Reports that the group does not accept this process.
     pub(crate) fn kept_out(&self, why: &str) {
         self.health.kafka(Some(why.to_owned()));
     }
 
-    /// The number of partitions that wait at unreadable messages, which does not mean that the loop
-    /// is stuck.
+    /// Reports how many partitions wait at unreadable messages: then the loop is not stuck.
     pub(crate) fn holds(&self, partitions: usize) {
         self.health.holds(partitions);
     }
@@ -226,7 +225,7 @@ impl GroupContext {
         (self.joined)();
     }
 
-    /// Before partitions are revoked: the batch in flight is written and committed now, or left to
+    /// Before partitions are revoked, writes and commits the batch in flight, or leaves it to
     /// their next owners.
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         // A lost assignment: the group continued without this process and would refuse the commit.

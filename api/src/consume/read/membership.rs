@@ -1,5 +1,5 @@
-//! Static membership of the consumer group: a process with a name keeps its partitions during a
-//! restart.
+//! Static membership of the consumer group: a process with an instance id keeps its partitions
+//! during a restart.
 
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
@@ -18,7 +18,7 @@ impl Membership {
         }
     }
 
-    /// The setting to change, if one is the reason why the group does not accept this process.
+    /// The setting that makes the group refuse this process, if there is one.
     pub(crate) fn why_not(&self, code: RDKafkaErrorCode) -> Option<String> {
         let group = &self.group;
         match (code, &self.instance_id) {
@@ -26,8 +26,8 @@ impl Membership {
                 "another process has joined the group {group:?} as {id:?} and has this one's partitions: give each \
                  consumer a different KAFKA_CONFIG_GROUP_INSTANCE_ID"
             )),
-            // librdkafka cannot offer both protocols: a group changes from one to the other while
-            // it is empty.
+            // librdkafka cannot offer both protocols, so a group changes from one to the other only
+            // while it is empty.
             (RDKafkaErrorCode::InconsistentGroupProtocol, _) => Some(format!(
                 "the group {group:?} has consumers of an earlier version that rebalance eagerly: this one waits until \
                  they have stopped"
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_keeps_this_process_out_is_named() {
+    fn names_the_setting_that_makes_the_group_refuse_this_process() {
         let of = |code, id| membership(id).why_not(code);
         let fenced = of(RDKafkaErrorCode::FencedInstanceId, Some("consumer-1")).unwrap();
         assert!(
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_takes_every_membership() {
+    fn client_accepts_static_and_dynamic_membership() {
         for id in [None, Some("consumer-1")] {
             let mut config = ClientConfig::new();
             membership(id).apply(&mut config);

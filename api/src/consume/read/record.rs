@@ -8,18 +8,17 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use firstcome_shared::trace::TraceContext;
 
-/// Years that MySQL's `DATETIME` certainly accepts. MySQL would also refuse a message outside them
-/// in the dead-letter table, and the consumer would never get past it.
+/// Years that MySQL's `DATETIME` accepts. MySQL would refuse other years in the dead-letter table,
+/// too, and the consumer could never skip the message.
 pub(super) const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
-/// Maximum length of a stored explanation, in characters: an error of the JSON parser may quote the
-/// whole message.
+/// Maximum characters of a stored error, because the JSON parser may quote the whole message.
 pub(super) const LONGEST_ERROR: usize = 500;
 
 /// Maximum bytes of a message in a dead letter.
 pub(super) const KEPT_BYTES: usize = 4_096;
 
-/// A longer message is not a claim, and is not parsed.
+/// Maximum bytes of a message that is parsed. Claims are shorter.
 pub(super) const LONGEST_MESSAGE: usize = 65_536;
 
 #[derive(Debug, Clone)]
@@ -30,8 +29,9 @@ pub(crate) struct Record {
     pub(crate) last_offset: i64,
     /// The assignment of its partition during which it was read (`Group::owns`).
     pub(crate) assignment: u64,
-    /// The first bytes of the message. A batch of messages may decompress to more than fits in
-    /// memory. Empty for a claim of a message with several: its dead letter shows only that claim.
+    /// The first bytes of the message, because a batch of messages may decompress to more than
+    /// fits in memory. Empty for a claim of a message with several claims, whose dead letter shows
+    /// only that claim.
     pub(crate) payload: Vec<u8>,
     pub(crate) claim: Result<Claim, Box<Undecodable>>,
     /// The span that sent it, if it has a trace.
@@ -39,7 +39,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A record that stands for messages that Kafka's client cannot read.
+    /// A record for a range of messages that Kafka's client cannot read.
     pub(crate) fn unreadable(topic: &str, assignment: u64, range: &UnreadableRange) -> Self {
         let UnreadableAt {
             partition, offset, ..
@@ -67,7 +67,6 @@ impl Record {
         }
     }
 
-    /// Adds its trace.
     pub(super) fn of_trace(mut self, trace: Option<TraceContext>) -> Self {
         self.trace = trace;
         if let Ok(claim) = &mut self.claim {
@@ -76,7 +75,7 @@ impl Record {
         self
     }
 
-    /// This message for the dead-letter table.
+    /// The row of this message in the dead-letter table.
     pub(crate) fn failed(&self, reason: &'static str, error: &str) -> FailedClaim {
         let known = match &self.claim {
             Ok(claim) => fragments(claim),

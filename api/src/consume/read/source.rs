@@ -37,8 +37,8 @@ pub(crate) struct Source {
     settings: KafkaSettings,
     consumer: Arc<BaseConsumer<GroupContext>>,
     membership: Membership,
-    /// Records that were read and not requested yet: the claims of a batch, and messages that
-    /// arrived although fetching was paused.
+    /// Records that were read but not requested yet: claims of a message with several, and
+    /// messages that arrived although fetching was paused.
     carried: VecDeque<Record>,
     /// By partition: its assignment and the offset after the last record.
     read: BTreeMap<i32, (u64, i64)>,
@@ -85,8 +85,8 @@ impl Source {
         self.consumer.context()
     }
 
-    /// The next record. `None`: none arrived within `longest`, or an event of the group was served.
-    /// An error means that this consumer cannot recover.
+    /// The next record. `None` if none arrived within `longest`, or an event of the group was
+    /// served. Errors are fatal.
     pub(crate) fn next(&mut self, longest: Duration) -> anyhow::Result<Option<Record>> {
         self.attend_to_unreadable()?;
         if self.carried.is_empty() || self.group().is_paused() {
@@ -99,7 +99,7 @@ impl Source {
         }
     }
 
-    /// Serves one event: the records of a message are kept until they are requested.
+    /// Serves one event. The records of a message are kept until they are requested.
     fn poll(&mut self, longest: Duration) -> anyhow::Result<()> {
         // librdkafka waits for whole milliseconds, and its client spins for the rest.
         let whole = Duration::from_millis(
@@ -151,7 +151,7 @@ impl Source {
         list
     }
 
-    /// Investigates what the client could not read, and skips it once that is certain.
+    /// Investigates messages that the client could not read, and skips them once that is certain.
     fn attend_to_unreadable(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
         let passed = now.saturating_duration_since(self.checked_at);
@@ -247,7 +247,7 @@ impl Source {
     /// offsets, a group that continued without this process.
     fn tolerate(&mut self, error: KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
-            // The error itself says only that it is fatal.
+            // The error only says that it is fatal.
             let (code, reason) = self.consumer.client().fatal_error().unzip();
             let why = code
                 .and_then(|code| self.membership.why_not(code))
@@ -282,7 +282,7 @@ impl Source {
             let assigned = self.consumer.assignment()?;
             self.consumer.pause(&assigned)?;
         }
-        // A poll without a wait would serve only one event.
+        // Wait a little: without a wait, only one event would be served.
         self.attend_to_unreadable()?;
         self.poll(SERVE)
     }
@@ -307,9 +307,8 @@ impl Source {
         Ok(())
     }
 
-    /// Commits the rest and leaves the group, for at most `longest`. Both ask the group's
-    /// coordinator and may hang if Kafka does, so they run on a thread that is abandoned in that
-    /// case.
+    /// Commits the rest and leaves the group, for at most `longest`. Both need the group's
+    /// coordinator and hang if Kafka does, so they run on a thread that can be abandoned.
     pub(crate) fn close(self, lag: LagWatch, longest: Duration) {
         let (done, closed) = std::sync::mpsc::channel::<()>();
         let consumer = self.consumer;
@@ -320,7 +319,7 @@ impl Source {
             drop(done);
         });
         if closed.recv_timeout(longest) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!(after = ?longest, "Kafka did not let this consumer leave in time; its partitions move on by themselves");
+            tracing::warn!(after = ?longest, "this consumer could not leave the group in time; Kafka reassigns its partitions after the session timeout");
         }
     }
 }
@@ -352,8 +351,8 @@ impl Record {
         let is_batch = claims.len() > 1;
         let record = |(at, claim): (usize, Result<ClaimEvent, Undecodable>)| {
             let claim = claim.and_then(checked);
-            // Copies only what is stored: a batch of messages may decompress to more than fits in
-            // memory.
+            // Copy only the stored bytes: a batch of messages may decompress to more than fits
+            // in memory.
             let kept = if is_batch && claim.is_ok() {
                 0
             } else {

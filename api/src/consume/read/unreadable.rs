@@ -1,16 +1,16 @@
-//! Watches for partitions that are stuck because Kafka's client cannot read a batch there. Only
-//! they wait, and not forever: offsets that three looks of fresh clients found unreadable become a
-//! dead letter, and reading continues behind them. Its promises are in Redis; the reconciler issues
-//! them as `unissued`.
+//! Detects partitions that are stuck because Kafka's client cannot read a batch. Other partitions
+//! continue. Offsets that three fresh clients could not read become one dead letter, and reading
+//! continues after them. The claims in them are in Redis, and the reconciler issues them as
+//! `unissued`.
 //!
-//! One rule, since Kafka's client names neither partition nor offset with an error, and reports no
-//! error at all about a malformed record: a partition is suspicious if messages wait there and
-//! nothing comes for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads
-//! a message, the consumer is only busy; if nothing comes for [`SILENCE`] more, the consumer seeks
-//! that position once more, since an earlier seek may have failed. If it comes to the end, the
-//! offsets are markers of transactions, and are passed. Otherwise fetching pauses, a second look
-//! finds the end of the range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range
-//! of that partition was skipped a moment ago, one look decides.
+//! Kafka's client names neither partition nor offset with an error, and reports no error at all
+//! about a malformed record. So a partition is suspected if messages wait there and none arrives
+//! for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads a message,
+//! the consumer is only busy; if none arrives for another [`SILENCE`], the consumer seeks the
+//! position again, since an earlier seek may have failed. If it reaches the end, the offsets are
+//! transaction markers and are passed. Otherwise fetching pauses, a second look finds the end of
+//! the range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range of that partition
+//! was skipped recently, one look decides.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,8 +24,7 @@ use rdkafka::error::KafkaResult;
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// For this long after a range was skipped, its partition is suspected sooner, and one look
-/// decides: somebody writes messages that no client can read, and rows and reopening wait for each
-/// of them.
+/// decides. Such messages seldom come alone, and rows and reopening wait for each range.
 const REPEATED_FOR: Duration = Duration::from_secs(60);
 
 /// [`SILENCE`] of such a partition.
@@ -35,11 +34,11 @@ const REPEATED_SILENCE: Duration = Duration::from_millis(400);
 const CONFIRM_AFTER: Duration = Duration::from_secs(3);
 
 /// Interval between two checks of all partitions. One check counts as two periods at most, so that
-/// a frozen process does not suspect its partitions.
+/// no partition is suspected after the process was suspended.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// After a wrong checksum librdkafka may continue anywhere. So for this long after an error, a
-/// message that does not continue at the position is not accepted.
+/// After a wrong checksum librdkafka may continue at any offset. For this long after an error, only
+/// a message at the expected offset is accepted.
 const DOUBTED_FOR: Duration = Duration::from_secs(60);
 
 /// Maximum number of concurrent looks. Each has a thread and a client.
@@ -48,7 +47,7 @@ const LOOKS_AT_ONCE: usize = 12;
 /// A look that takes longer counts as hanging.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
-/// How far an assigned partition has been read, as far as is known.
+/// How far an assigned partition has been read, if known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PartitionPosition {
     pub(super) assignment: u64,
@@ -109,7 +108,7 @@ pub(super) struct DueLook {
 pub(super) enum WatchStep {
     /// The partition could not be read.
     Hold { partition: i32 },
-    /// The partition can be read here after all.
+    /// A fresh client can read the partition here.
     Release {
         partition: i32,
         assignment: u64,
@@ -149,7 +148,8 @@ pub(super) struct UnreadableWatch {
     held: BTreeMap<i32, Held>,
     /// When a range of a partition was last skipped.
     left_out: BTreeMap<i32, Instant>,
-    /// Silent partitions in which a fresh client has read the next message, and since when.
+    /// Partitions whose next message a fresh client has read while the consumer received none, and
+    /// since when.
     readable: BTreeMap<i32, (Position, Instant)>,
     looking: Vec<Looking>,
 }
@@ -263,8 +263,8 @@ impl UnreadableWatch {
         let range = match found {
             Ok(Found::Unreadable(range)) => range,
             Ok(Found::Message(next)) => {
-                // The consumer is only busy, unless an error may have led its client elsewhere or
-                // it does not follow a seek.
+                // The consumer is only busy, unless its client continued elsewhere after an
+                // error or ignored a seek.
                 let goes_on = self.held.remove(&partition).is_some()
                     || self.is_doubted(now)
                     || self.stays_silent(at, now);
@@ -322,7 +322,7 @@ impl UnreadableWatch {
         None
     }
 
-    /// Whether a fresh client read this very message a while ago, and the consumer still does not.
+    /// Whether a fresh client read this message a while ago but the consumer still has not.
     fn stays_silent(&mut self, at: Position, now: Instant) -> bool {
         match self.readable.get(&at.partition) {
             Some((before, since)) if *before == at => {

@@ -1,5 +1,5 @@
-//! The consumer's lag, measured on a separate thread: requests to the brokers block, and while a
-//! batch waits for MySQL the loop fetches nothing that would show the end of a partition.
+//! The consumer's lag. A separate thread measures it, because requests to the brokers block, and
+//! because the loop does not learn the ends of partitions while a batch waits for MySQL.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl LagWatch {
             .spawn(move || {
                 while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                     let measured = measure(&consumer, &topic);
-                    // Before that, the loop reports how joining goes.
+                    // Until then, the loop reports problems with joining.
                     if consumer.context().has_joined() {
                         report(&consumer, measured, &health);
                     }

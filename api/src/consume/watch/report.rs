@@ -1,4 +1,4 @@
-//! The process's reports about itself: the health of its loop, of MySQL and of Kafka, and metrics.
+//! The health of the loop, of MySQL and of Kafka, and the consumer's metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,17 +22,17 @@ use crate::consume::write::Written;
 /// MySQL or for messages.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// Written by the loop and the lag's watcher; read by `/healthz`, `/readyz` and the watchdog.
+/// Set by the loop and the lag watcher; read by `/healthz`, `/readyz` and the watchdog.
 #[derive(Debug)]
 pub(crate) struct Health {
     iterated_at: Mutex<Instant>,
     mysql: Mutex<Option<String>>,
     kafka: Mutex<Option<String>>,
     stuck: Mutex<Option<String>>,
-    /// Unread messages exist, and none of them is being written.
+    /// Whether unread messages exist, none of which is being written.
     backlog: AtomicBool,
-    /// Counts written batches and reported outages of a store. A backlog without progress means
-    /// stuck.
+    /// Counts written batches and reported outages of a store. If it stays the same during a
+    /// backlog, the loop is stuck.
     progress: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct LoopState {
 }
 
 impl Health {
-    /// Alive, and not ready until the group has assigned partitions.
+    /// Starts alive, but not ready until the group has assigned partitions.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             iterated_at: Mutex::new(Instant::now()),
@@ -61,13 +61,13 @@ impl Health {
         *self.iterated_at.lock() = Instant::now();
     }
 
-    /// MySQL accepts batches (`None`), or why it does not.
+    /// Reports why MySQL does not accept batches, or `None` if it does.
     pub(crate) fn mysql(&self, trouble: Option<String>) {
         self.progress.fetch_add(1, Ordering::Relaxed);
         *self.mysql.lock() = trouble;
     }
 
-    /// Kafka answers (`None`), or why not.
+    /// Reports why Kafka does not answer, or `None` if it does.
     pub(crate) fn kafka(&self, trouble: Option<String>) {
         if trouble.is_some() {
             self.progress.fetch_add(1, Ordering::Relaxed);
@@ -75,7 +75,7 @@ impl Health {
         *self.kafka.lock() = trouble;
     }
 
-    /// This number of partitions waits until unreadable messages are skipped.
+    /// Reports how many partitions wait until unreadable messages are skipped.
     pub(crate) fn holds(&self, partitions: usize) {
         self.progress.fetch_add(1, Ordering::Relaxed);
         gauge!(HELD).set(u32::try_from(partitions).unwrap_or(u32::MAX));
@@ -95,7 +95,7 @@ impl Health {
         }
     }
 
-    /// The watchdog's verdict; returns whether it differs from the previous one.
+    /// Sets the watchdog's verdict, and returns whether it has changed.
     pub(crate) fn stuck(&self, trouble: Option<String>) -> bool {
         let mut stuck = self.stuck.lock();
         let changed = stuck.is_some() != trouble.is_some();
@@ -120,7 +120,7 @@ impl Health {
         check(move || std::future::ready(health.alive_at(Instant::now())))
     }
 
-    /// The checks for `/readyz`. MySQL is asked only if the last batch met no trouble.
+    /// The checks for `/readyz`. MySQL is queried only if the last batch was written.
     pub(crate) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, HealthCheck)> {
         let of_mysql = Arc::clone(self);
         let of_kafka = Arc::clone(self);

@@ -1,8 +1,7 @@
 //! The spans of a written batch.
 //!
-//! The batch has a separate trace, since it contains many claims: it links to the message of each
-//! sampled one. Each of these has a span in its own trace, with its outcome and a link to the
-//! batch.
+//! The batch has a separate trace, which links to the message of each sampled claim. Each sampled
+//! claim also has a span in its own trace, with its outcome and a link to the batch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use firstcome_shared::trace::{self, SpanEnd, SpanKind, TraceContext, TraceSpan, 
 use crate::consume::read::record::Record;
 use crate::consume::write::Written;
 
-/// Most links of a span, by OpenTelemetry's default.
+/// Maximum links of a span, OpenTelemetry's default.
 const LINKS: usize = 128;
 
 /// Exports the spans, if any message is sampled.

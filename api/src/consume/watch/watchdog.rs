@@ -1,9 +1,9 @@
-//! The watchdog: a consumer without progress reports that it is stuck, and later exits, because a
-//! restart helps.
+//! The watchdog: reports a consumer without progress as stuck, and later ends the process, because
+//! a restart helps.
 //!
 //! A loop is stuck if it does not iterate, or if it writes nothing although messages wait and both
-//! stores answer. While a store is unavailable the loop is not stuck: it waits and retries for as
-//! long as it takes.
+//! stores answer. While a store is unavailable the loop is not stuck, because it retries without
+//! limit.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -29,8 +29,8 @@ impl LivenessLimits {
         config
             .set("session.timeout.ms", ms(self.session))
             .set("heartbeat.interval.ms", ms(self.session / 4))
-            // librdkafka sends heartbeats even for a loop that makes no progress; this limit takes
-            // its partitions away. librdkafka refuses a value below the session's.
+            // librdkafka sends heartbeats even if the loop makes no progress; this limit takes
+            // its partitions away. It must not be below the session timeout.
             .set(
                 "max.poll.interval.ms",
                 ms((self.stuck * 2).max(self.session)),
@@ -42,7 +42,8 @@ impl LivenessLimits {
     }
 }
 
-/// A thread and not a task, because the runtime itself may be stuck. It ends when this is dropped.
+/// The watchdog's thread, which ends when this is dropped. A task would not do, because the runtime
+/// itself may be stuck.
 pub(crate) struct Watchdog {
     _stop: Sender<()>,
 }
@@ -93,8 +94,8 @@ fn report(health: &Health, limits: LivenessLimits, what: &'static str, time: Dur
     }
 }
 
-/// Adds up the time without progress. One check counts as two periods at most, so that a frozen
-/// process or a sleeping machine does not count against the loop.
+/// Adds up the time without progress. One check counts as two periods at most, so that time in
+/// which the process or the machine was suspended does not count.
 #[derive(Debug, Default)]
 struct ProgressWatch {
     last: Option<LoopState>,
@@ -103,7 +104,7 @@ struct ProgressWatch {
 }
 
 impl ProgressWatch {
-    /// The longer of the two troubles, and how long it has lasted.
+    /// The condition that has lasted longer, and its duration.
     fn check(&mut self, state: LoopState, passed: Duration) -> (&'static str, Duration) {
         let passed = passed.min(EVERY * 2);
         let last = self.last.replace(state);
@@ -134,7 +135,7 @@ impl ProgressWatch {
 mod tests {
     use super::*;
 
-    /// Checks a loop the given number of times. The flags: it iterates, there is a backlog, it
+    /// Checks a loop the given number of times. The flags: whether it iterates, has a backlog, and
     /// makes progress.
     fn after(checks: &[(u32, bool, bool, bool)]) -> (&'static str, Duration) {
         let mut watch = ProgressWatch::default();
@@ -156,13 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_iterates_is_well_with_nothing_to_do_and_with_much_to_do() {
+    fn iterating_loop_is_not_stuck_when_idle_or_busy() {
         assert!(after(&[(200, true, false, false)]).1.is_zero());
         assert!(after(&[(200, true, true, true)]).1.is_zero());
     }
 
     #[test]
-    fn a_loop_that_stands_still_is_seen_and_forgiven_when_it_goes_on() {
+    fn loop_is_stuck_while_it_does_not_iterate() {
         assert_eq!(
             after(&[(60, false, false, false)]),
             ("the loop has stood still", Duration::from_secs(30))
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_iterates_and_writes_nothing_is_seen_unless_a_store_is_away() {
+    fn loop_is_stuck_if_it_writes_nothing_and_both_stores_answer() {
         let (what, time) = after(&[(60, true, true, false)]);
         assert!(
             what.starts_with("nothing was written") && time == Duration::from_secs(30),
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_was_frozen_is_not_blamed() {
+    fn time_in_suspension_does_not_count() {
         let mut watch = ProgressWatch::default();
         let state = LoopState {
             iterated_at: Instant::now(),

@@ -1,4 +1,4 @@
-//! Decides which claims of a refused batch become rows. A pure function of the claims, the rows on
+//! Decides which claims of a refused batch become rows: a pure function of the claims, the rows on
 //! the same slots or of the same users, and the rules of the drops.
 
 use std::collections::HashMap;
@@ -13,12 +13,12 @@ use firstcome_shared::mysql::issued::IssuedRow;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ClaimVerdict {
     Issue,
-    /// Its row exists: the message was read before.
+    /// The message was read before, and its row exists.
     AlreadyIssued,
     /// The claim becomes a dead letter.
     Refused {
         reason: &'static str,
-        /// For a person; without user ids.
+        /// An explanation without user ids.
         error: String,
     },
 }
@@ -55,8 +55,8 @@ struct Holder<'a> {
 }
 
 impl Holder<'_> {
-    /// Whether the holder has the slot through this claim. For an erased user only the time is left
-    /// to compare.
+    /// Whether the holder got the slot through this claim. For an erased user, compares the time
+    /// of admission alone.
     fn has(&self, claim: &Claim) -> bool {
         let same_instant =
             || self.claimed_at.is_some() && self.claimed_at == claim.claimed_at.map(as_stored);
@@ -68,8 +68,8 @@ impl Holder<'_> {
 #[derive(Default)]
 struct Holders<'a> {
     slots: HashMap<(DropId, Slot), Holder<'a>>,
-    /// By coupon, user and scope. Each claim has two entries, for the whole coupon and for its
-    /// drop; the rule determines which applies.
+    /// By coupon, user and scope. Each claim has an entry for the whole coupon and one for its
+    /// drop; the drop's rule determines which of them applies.
     people: HashMap<(CouponId, &'a str, Option<DropId>), (DropId, Slot)>,
 }
 
@@ -109,11 +109,11 @@ impl<'a> Holders<'a> {
         let in_drop = self
             .people
             .contains_key(&(claim.coupon_id, user, Some(drop)));
-        // In a sealed drop also on another slot: the promise was kept there.
+        // In a sealed drop, a row on another slot also keeps the promise.
         if holder.is_some_and(|holder| holder.has(claim)) || rule.window.is_sealed && in_drop {
             return ClaimVerdict::AlreadyIssued;
         }
-        // Before `slot_taken`: a user who already has a slot lost nothing.
+        // Check before `slot_taken`: a user who already has a coupon has lost nothing.
         let scope = (rule.once_per == OncePer::Drop).then_some(drop);
         if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
             return refused(
@@ -164,23 +164,20 @@ mod tests {
 
     fn row(coupon: CouponId, drop: DropId, slot: Slot, user: &str) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
-        let user_id = user.into();
-        let code = String::new();
-        let issued_by = "consumer".into();
         IssuedRow {
             drop_id: drop.0,
             slot,
             coupon_id: coupon.0,
-            user_id,
-            code,
+            user_id: user.into(),
+            code: String::new(),
             claimed_at: at,
             issued_at: at,
-            issued_by,
+            issued_by: "consumer".into(),
         }
     }
 
-    /// Coupon 1: drops 10 and 11, one per user in total. Coupon 2: drops 20 and 21, one per user in
-    /// each. Drop 40 of coupon 4 is sealed, and the others close an hour after the epoch.
+    /// Coupon 1 has the drops 10 and 11, once per coupon. Coupon 2 has the drops 20 and 21, once
+    /// per drop. Drop 40 of coupon 4 is sealed. The other drops close an hour after the epoch.
     fn rules() -> HashMap<DropId, DropRules> {
         let opens_at = DateTime::UNIX_EPOCH;
         let closes_at = Some(DateTime::UNIX_EPOCH + TimeDelta::hours(1));
@@ -220,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn each_claim_is_judged_by_the_rows_that_are_there() {
+    fn classifies_claims_by_existing_rows() {
         let rows = [
             row(CouponId(1), DropId(10), 1, "ann"),
             row(CouponId(2), DropId(20), 1, "ann"),
@@ -259,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_judged_by_its_drop_s_window_and_seal_and_an_erased_row_by_its_instant() {
+    fn classifies_claims_by_window_and_seal_and_erased_rows_by_time() {
         let at = |hours| Some(DateTime::UNIX_EPOCH + TimeDelta::hours(hours));
         let rows = [
             row(CouponId(1), DropId(10), 1, "erased-0123456789abcdef0123"),
@@ -352,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn an_explanation_names_nobody() {
+    fn explanations_contain_no_user_ids() {
         let ann = claim(CouponId(1), DropId(10), 3, "ann");
         let rows = [
             row(CouponId(1), DropId(10), 1, "ann"),
@@ -379,10 +376,10 @@ mod tests {
     }
 
     proptest! {
-        /// The schema accepts everything issued in addition to the existing rows, and a second
-        /// reading issues nothing.
+          /// The schema accepts all issued rows besides the existing ones, and a second read issues
+          /// nothing.
         #[test]
-        fn issued_rows_fit_the_schema_and_reading_again_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
+        fn issued_rows_fit_the_schema_and_a_second_read_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
             let rules = rules();
             let (earlier, later) = claims.split_at(split.min(claims.len()));
             let mut rows: Vec<IssuedRow> = Vec::new();

@@ -26,7 +26,7 @@ use crate::consume::read::record::Record;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) issued: u64,
-    /// Messages read again: their rows existed.
+    /// Messages that were read before, so that their rows existed.
     pub(crate) again: u64,
     /// Claims that were given back or revoked: neither rows nor dead letters.
     pub(crate) revoked: u64,
@@ -92,7 +92,7 @@ pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Wr
         };
         match written {
             Ok(written) => done.add(written),
-            // Continue with the others first: the whole batch is written again.
+            // Continue with the other drops first. The whole batch is written again later.
             Err(error) => failed = failed.or(Some(error)),
         }
     }
@@ -158,8 +158,8 @@ struct BatchWrite<'k> {
 }
 
 impl BatchWrite<'_> {
-    /// In the order of the primary key: two consumers that write the same rows then wait for each
-    /// other and don't deadlock.
+    /// Inserts in the order of the primary key, so that two consumers that write the same rows
+    /// wait for each other instead of deadlocking.
     async fn insert(
         &mut self,
         conn: &mut Conn,
@@ -194,11 +194,11 @@ impl BatchWrite<'_> {
     /// statement left the transaction unchanged.
     async fn insert_accepted(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
         let accepted = self.accept(conn, claims).await?;
-        // Without the limits that were read: they may be outdated, and the reason for the refusal.
-        // The schema reads current ones.
+        // Leave out the limits that were read: outdated limits may be the reason for the refusal.
+        // The schema reads the current ones.
         match self.insert(conn, &accepted, &SlotLimits::default()).await {
             Ok(()) => {}
-            // Another process wrote in between.
+            // Another process has written in the meantime.
             Err(error) if refusal(&error).is_some() => {
                 for pair in accepted {
                     self.write_one(conn, pair).await?;

@@ -1,4 +1,4 @@
-//! The pace of writing batches: a token bucket limits rows per second, and a backoff spaces
+//! The pace of writes: a token bucket limits rows per second, and an exponential backoff spaces
 //! attempts while MySQL is unavailable.
 
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Minimum interval between two log lines about the same failure.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
-/// A token bucket, asked before a batch is written and charged after. It holds a tenth of a
-/// second's rows, so that no second sees more than 1.1 times the rate.
+/// A token bucket, checked before a batch is written and charged after it. It holds a tenth of a
+/// second's rows, so that no second exceeds 1.1 times the rate.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     rate: Option<f64>,
@@ -36,8 +36,8 @@ impl Throttle {
         self.rate.map_or(0.0, |rate| (rate / 10.0).max(1.0))
     }
 
-    /// Maximum rows in one batch. The parts of a larger one would wait for each other, without
-    /// polling in the meantime.
+    /// Maximum rows in one batch. A larger batch would have to wait between its parts, without
+    /// polling.
     pub(crate) fn most(&self) -> usize {
         #[expect(
             clippy::cast_possible_truncation,
@@ -47,8 +47,9 @@ impl Throttle {
         self.rate.map_or(usize::MAX, |_| self.capacity() as usize)
     }
 
-    /// How many of `wanted` rows may be written now; otherwise how long to wait until the bucket is
-    /// full. Small batches would cost the database more than the limit saves.
+    /// How many of `wanted` rows may be written now, or how long to wait until the bucket is full.
+    /// It waits for a full bucket because many small batches would cost the database more than the
+    /// limit saves.
     pub(crate) fn allow(&mut self, wanted: usize, now: Instant) -> Result<usize, Duration> {
         let Some(rate) = self.rate else {
             return Ok(wanted);
@@ -78,8 +79,8 @@ impl Throttle {
     }
 }
 
-/// Exponential backoff from 50 ms to 2 s, with jitter of up to a half, so that consumers that
-/// failed together don't retry together.
+/// Exponential backoff from 50 ms to 2 s, with jitter of up to a half, which spreads the retries of
+/// consumers that failed at the same time.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     failures: u32,
@@ -95,7 +96,7 @@ impl Backoff {
         whole.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
-    /// Whether to log this failure: the first, then one in thirty seconds.
+    /// Whether to log this failure: the first one, and then one every thirty seconds.
     pub(crate) fn is_due_for_log(&mut self, now: Instant) -> bool {
         let due = self
             .logged_at
@@ -106,7 +107,7 @@ impl Backoff {
         due
     }
 
-    /// Ends the backoff after a success; returns whether there was one.
+    /// Ends the backoff after a success, and returns whether there was a backoff.
     pub(crate) fn end(&mut self) -> bool {
         self.logged_at = None;
         std::mem::take(&mut self.failures) > 0
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_rate_everything_passes() {
+    fn without_a_rate_all_rows_pass() {
         let mut throttle = Throttle::new(0, Instant::now());
         throttle.spend(1_000_000);
         assert_eq!(throttle.allow(5_000, Instant::now()), Ok(5_000));
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_bucket_says_how_long_it_takes_to_fill() {
+    fn empty_bucket_returns_the_time_until_it_is_full() {
         let now = Instant::now();
         let mut throttle = Throttle::new(100, now);
         assert_eq!(throttle.allow(1_000, now), Ok(10));
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_two_seconds_and_start_again_after_a_success() {
+    fn pauses_grow_to_two_seconds_and_reset_after_a_success() {
         let mut backoff = Backoff::default();
         assert!(!backoff.end());
         for whole in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_logged_at_once_and_then_every_half_minute() {
+    fn failures_are_logged_at_once_and_then_every_thirty_seconds() {
         let mut backoff = Backoff::default();
         let now = Instant::now();
         assert!(backoff.is_due_for_log(now));
@@ -169,7 +170,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_rate_is_kept_over_any_stretch_and_nearly_reached(rate in 1_u32..2_000, batch in 1_usize..3_000) {
+        fn rate_is_kept_in_any_interval_and_nearly_reached(rate in 1_u32..2_000, batch in 1_usize..3_000) {
             let start = Instant::now();
             let mut throttle = Throttle::new(rate, start);
             let mut now = start;

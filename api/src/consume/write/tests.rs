@@ -67,7 +67,7 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
     (mysql, db, coupon.id, drops[0].id)
 }
 
-/// Rows are written as text, so a name that was put into a store manually must do no harm.
+/// Rows are written as SQL text, so a user id that was inserted manually must not break it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
     let (_, db, coupon_id, drop_id) = shop("names", 100).await;
@@ -135,8 +135,8 @@ async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_i
     }
 }
 
-/// As when a partition moves while its old owner still writes: data read before is outdated at
-/// once.
+/// Simulates a partition that moves while its old owner still writes: data read before is outdated
+/// at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
     let (mysql, db, coupon_id, drop_id) = shop("batches", 300).await;
@@ -198,8 +198,8 @@ async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal(
     }
 }
 
-/// A pass that seals the drop has not committed yet when the rows are inserted. MySQL's clock is
-/// half a minute behind Redis's, which passes use.
+/// Inserts rows before the pass that seals the drop commits. MySQL's clock is half a minute behind
+/// Redis's, which passes use.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused() {
     let (mysql, db, coupon_id, drop_id) = shop("sealing", 5).await;
@@ -251,7 +251,7 @@ async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused
     );
 }
 
-/// The seal does not cover rows that arrive while a pass verifies a drop.
+/// A row may arrive after a pass has verified the drop and before it seals it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drop_is_sealed_only_with_as_many_rows_as_it_has() {
     let (mysql, db, coupon_id, drop_id) = shop("counting", 5).await;

@@ -14,11 +14,11 @@ use super::unauthorized;
 pub(crate) const USER_HEADER: &str = "x-user-id";
 const SECRET_HEADER: &str = "x-gateway-secret";
 
-/// Anybody with the secret counts as the gateway; without one, anybody who reaches this process.
+/// Clients that send the secret count as the gateway. If no secret is set, all clients do.
 #[derive(Default)]
 pub(crate) struct Gateway(Option<Tokens>);
 
-/// Compose files set variables to empty values: those count as not set.
+/// Treats an empty secret as not set, because Compose files pass unset variables as empty values.
 pub(super) fn given(secret: Option<&SecretString>) -> Option<&SecretString> {
     secret.filter(|secret| !secret.expose_secret().is_empty())
 }
@@ -41,13 +41,12 @@ impl Gateway {
             let given = only_one(headers, SECRET_HEADER)?;
             if !given.is_some_and(|given| secret.has(given.as_bytes())) {
                 return Err(unauthorized(
-                    "this did not come by way of the gateway: X-Gateway-Secret is missing or wrong",
+                    "the request did not come through the gateway: X-Gateway-Secret is missing or wrong",
                 ));
             }
         }
         let person = only_one(headers, USER_HEADER)?;
-        let person =
-            person.ok_or_else(|| unauthorized("say who this is for: X-User-Id is missing"))?;
+        let person = person.ok_or_else(|| unauthorized("the user is missing: send X-User-Id"))?;
         Ok(String::from_utf8_lossy(person.as_bytes()))
     }
 }
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_believed_once() {
+    fn accepts_user_header_once() {
         let gateway = Gateway::default();
         assert_eq!(ask(&gateway, &[(USER_HEADER, "u-37")]), Ok("u-37".into()));
         assert_eq!(ask(&gateway, &[]), Err("unauthorized"));
@@ -88,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_secret_only_its_holder_is_believed() {
+    fn refuses_requests_without_the_gateway_secret() {
         let [old, new] = ["a", "b"].map(|letter| letter.repeat(32));
         let gateway = Gateway::new(Some(&format!("{old},{new}").into())).unwrap();
         for secret in [&old, &new] {
@@ -120,7 +119,7 @@ mod tests {
         assert_eq!(
             ask(&gateway, &[(SECRET_HEADER, &old)]),
             Err("unauthorized"),
-            "and nobody is named"
+            "no user header"
         );
         let weak = Gateway::new(Some(&"hunter2".into())).err().unwrap();
         assert!(
@@ -129,7 +128,7 @@ mod tests {
         );
         assert!(
             !Gateway::new(Some(&"".into())).unwrap().has_secret(),
-            "an empty setting is none"
+            "an empty setting counts as not set"
         );
     }
 }

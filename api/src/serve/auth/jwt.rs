@@ -73,11 +73,11 @@ const ALGORITHMS: [&str; 12] = [
     "ES384", "EdDSA",
 ];
 
-/// How far the issuer's clock may be off, in seconds.
+/// Tolerated difference between the issuer's clock and this one.
 const LEEWAY_SECONDS: u64 = 30;
 
 impl JwtArgs {
-    /// The name of any setting that is set.
+    /// The name of one of these settings that is set.
     pub(crate) fn any_setting(&self) -> Option<&'static str> {
         let texts = [
             ("JWT_ISSUER", &self.jwt_issuer),
@@ -110,7 +110,7 @@ impl JwtArgs {
         ]
     }
 
-    // Compose files set variables to empty values: those count as not set.
+    // An empty value counts as not set: Compose files pass unset variables as empty values.
     fn secret(&self) -> Option<&SecretString> {
         self.jwt_secret
             .as_ref()
@@ -143,15 +143,15 @@ enum Keys {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TokenError {
     Refused(&'static str),
-    /// Signed with a key of this name, which is not known, or not yet.
+    /// No key with this name is known. The issuer may have added it recently.
     UnknownKey(String),
 }
 
 const NOT_VALID: TokenError =
-    TokenError::Refused("the token is not valid, or no longer; get a new one");
+    TokenError::Refused("the token is invalid or has expired; get a new one");
 
 impl Verifier {
-    /// The error is one sentence about missing or contradictory settings, never with the secret.
+    /// Errors name missing or contradictory settings in one sentence, without the secret.
     pub(crate) fn new(args: &JwtArgs) -> Result<Self, String> {
         let algorithm = args
             .jwt_algorithm
@@ -159,7 +159,7 @@ impl Verifier {
         let keys = keys(algorithm, args)?;
         let required = |name: &str, text: Option<&String>, of: &str| {
             let missing = || {
-                format!("USER_AUTH=jwt needs {name}: without it, a token {of} would be believed")
+                format!("USER_AUTH=jwt needs {name}: without it, a token {of} would be accepted")
             };
             filled(text).cloned().ok_or_else(missing)
         };
@@ -180,13 +180,11 @@ impl Verifier {
         let claim = |given: Option<&String>, usual: &str| {
             filled(given).map_or(usual, String::as_str).to_owned()
         };
-        let user_claim = claim(args.jwt_user_claim.as_ref(), USER_CLAIM);
-        let groups_claim = claim(args.jwt_groups_claim.as_ref(), GROUPS_CLAIM);
         Ok(Self {
             keys,
             rules,
-            user_claim,
-            groups_claim,
+            user_claim: claim(args.jwt_user_claim.as_ref(), USER_CLAIM),
+            groups_claim: claim(args.jwt_groups_claim.as_ref(), GROUPS_CLAIM),
         })
     }
 
@@ -205,7 +203,7 @@ impl Verifier {
         // extensions.
         if decoded.header.crit.is_some() {
             return Err(TokenError::Refused(
-                "the token asks for extensions that this service does not know",
+                "the token requires extensions that this service does not support",
             ));
         }
         // RFC 7519: a single string. The library would accept a list that contains the issuer.
@@ -215,7 +213,7 @@ impl Verifier {
         match decoded.claims.0.get(&self.user_claim) {
             Some(Value::String(person)) => Ok(person.clone()),
             _ => Err(TokenError::Refused(
-                "the token does not say who it is for, as a string",
+                "the token does not name the user as a string",
             )),
         }
     }
@@ -224,7 +222,7 @@ impl Verifier {
     /// [`Verifier::person`] has accepted the token before; it is verified again here, because only
     /// coupons for a group need this.
     pub(crate) fn names_group(&self, token: &str, group: &Group) -> Option<bool> {
-        // It may have expired a moment ago.
+        // The token may have expired since then.
         let claims = self.decode(token).ok()?.claims;
         Some(match claims.0.get(&self.groups_claim) {
             Some(Value::String(name)) => name == group.as_str(),

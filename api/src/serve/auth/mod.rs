@@ -50,30 +50,28 @@ pub(crate) enum Identity {
     Jwt(Arc<Verifier>),
 }
 
-/// A user, and the source of their groups.
 #[derive(Clone)]
 pub(crate) struct Requester {
     pub(crate) user: UserId,
     pub(crate) groups: Groups,
 }
 
-/// The groups of a user. The token is read for them only if a coupon is for a group.
+/// The groups of a user, read from the token only if a coupon is for a group.
 #[derive(Clone)]
 pub(crate) struct Groups(Option<(Arc<Verifier>, HeaderValue)>);
 
 impl Groups {
-    /// Whether the user is in this group; `None` if that is not known: a gateway's header does not
-    /// give groups, and a token may have expired a moment ago.
+    /// Whether the user is in this group. `None` if unknown: a gateway names no groups, and the
+    /// token may have expired since it was verified.
     pub(crate) fn have(&self, group: &Group) -> Option<bool> {
         let (verifier, authorization) = self.0.as_ref()?;
         verifier.names_group(bearer_token(authorization)?, group)
     }
 }
 
-/// Why a request's user could not be identified.
 pub(crate) enum Unidentified {
     Refused(Problem),
-    /// The token is signed with a key of this name, which is not known, or not yet.
+    /// No key with this name is known. The issuer may have added it recently.
     UnknownKey(String),
 }
 
@@ -106,7 +104,7 @@ impl Identity {
         matches!(self, Self::Jwt(_))
     }
 
-    /// Whether anybody who reaches this process can choose the user id.
+    /// Whether any client of this process can choose the user id.
     pub(crate) fn believes_anybody(&self) -> bool {
         matches!(self, Self::TrustedHeader(gateway) if !gateway.has_secret())
     }
@@ -124,7 +122,7 @@ impl Identity {
         let (id, groups) = match self {
             Self::TrustedHeader(gateway) => (gateway.person(headers)?.into_owned(), None),
             Self::Jwt(verifier) => {
-                let missing = "say who this is for: send `Authorization: Bearer` with your token";
+                let missing = "the token is missing: send `Authorization: Bearer`";
                 let token = bearer(headers)?.ok_or_else(|| unauthorized(missing))?;
                 let id = verifier.person(token).map_err(|error| match error {
                     TokenError::Refused(why) => Unidentified::Refused(unauthorized(why)),
@@ -152,7 +150,7 @@ impl Identity {
         }
         found.map_err(|nobody| match nobody {
             Unidentified::Refused(problem) => problem,
-            // It may be a new key, or no key at all.
+            // Refusing the token would be wrong: it may be signed with a new key.
             Unidentified::UnknownKey(_)
                 if self.key_set().is_some_and(|keys| keys.problem().is_some()) =>
             {

@@ -84,8 +84,8 @@ impl CouponWithDrops {
         open.or_else(|| self.all().rev().find(|one| one.drop.opens_at <= now))
     }
 
-    /// The drops that a claim at `now` may be for; admission chooses among them by Redis's time.
-    /// The second is the neighbour at the nearer end of the first one's window, or the previous
+    /// The drops that a claim at `now` may be for; admission chooses between them by Redis's clock.
+    /// The second is the neighbour at the nearer end of the first drop's window, or the previous
     /// drop if the first has not opened.
     pub(crate) fn candidates(&self, now: DateTime<Utc>) -> Option<DropCandidates<'_>> {
         let first = self.for_claim(now)?;
@@ -99,8 +99,8 @@ impl CouponWithDrops {
             Some(at + 1)
         };
         // Holders of a slot in a sealed drop may retry their claims soon after it closed. If Redis
-        // has lost the drop, each of these claims is a query, so the crowd before the next opening
-        // does not ask.
+        // lost that drop, each such claim costs a query. Users who wait for the next opening must
+        // not cause these queries, so the sealed drop is left out when the opening is near.
         let is_asked = |one: &DropWithKeys<'_>| {
             let is_recent = one
                 .drop
@@ -120,7 +120,6 @@ impl CouponWithDrops {
     }
 }
 
-/// The drops that a claim may be for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DropCandidates<'a> {
     pub(crate) first: DropWithKeys<'a>,
@@ -139,7 +138,7 @@ impl<'a> DropCandidates<'a> {
         }
     }
 
-    /// Whether these are the same drops, in any order.
+    /// Whether both name the same drops, in any order.
     pub(crate) fn are(&self, others: &Self) -> bool {
         let has = |id| others.all().any(|one| one.drop.id == id);
         self.second.is_some() == others.second.is_some() && self.all().all(|one| has(one.drop.id))
@@ -151,8 +150,7 @@ pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
-/// Loads the data that this process keeps about coupons, including the number of rows in their
-/// sealed drops.
+/// Adds the number of rows of sealed drops to coupons read from MySQL.
 pub(super) async fn with_drops(
     db: &Db,
     redis: &Redis,
@@ -228,7 +226,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_claim_is_for_the_open_drop_else_the_next_else_the_last() {
+    async fn claim_is_for_the_open_drop_else_the_next_else_the_last() {
         let coupon_of_three = coupon(&[(10, 20), (30, 40), (50, 60)]);
         let ids = |choose: fn(&CouponWithDrops, DateTime<Utc>) -> Option<DropWithKeys<'_>>| {
             [0, 9, 10, 19, 20, 29, 30, 40, 49, 50, 99]
@@ -252,7 +250,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn the_second_candidate_is_the_neighbour_at_the_nearer_end_of_the_window() {
+    async fn second_candidate_is_the_neighbour_at_the_nearer_end_of_the_window() {
         let of_three = coupon(&[(10, 20), (20, 30), (50, 60)]);
         let asked = [0, 10, 14, 16, 20, 24, 26, 31, 49, 51, 59, 99].map(|minute| {
             let candidates = of_three.candidates(at(minute)).unwrap();
@@ -278,7 +276,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_sealed_drop_is_no_candidate_when_the_next_one_is_about_to_open() {
+    async fn sealed_drop_is_no_candidate_shortly_before_the_next_opening() {
         let mut of_two = coupon(&[(10, 20), (40, 50)]);
         of_two.drops[0].sealed_at = Some(at(21));
         let second = |coupon: &CouponWithDrops| {
@@ -290,6 +288,10 @@ pub(crate) mod tests {
         of_two.coupon.once_per = OncePer::Drop;
         assert_eq!(second(&of_two), [true, true, false, false, true]);
         of_two.coupon.once_per = OncePer::Coupon;
-        assert_eq!(second(&of_two), [false; 5], "the claimants know");
+        assert_eq!(
+            second(&of_two),
+            [false; 5],
+            "the coupon's claimants already name holders of other drops"
+        );
     }
 }

@@ -1,8 +1,7 @@
-//! A cache of the last responses to the list of coupons. Anybody may ask for the list, and it is
-//! the most expensive response that needs no identity. So one page is made at a time, followed by a
-//! pause nine times as long: all clients together cost at most a tenth of one processor. The bytes
-//! sent are limited, too. The pages that most clients ask for have a separate turn, so nobody can
-//! keep others from them.
+//! A cache of the last responses to the list of coupons, the most expensive response that needs no
+//! identity. One page is made at a time, followed by a pause nine times as long, so that all
+//! clients together cost at most a tenth of one processor. The bytes sent are limited, too. First
+//! pages have their own turn, so that requests for other pages cannot block them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,20 +21,18 @@ const FRESH_FOR: Duration = Duration::from_millis(200);
 /// Pages kept in memory; at most twice as many.
 const KEPT: usize = 8;
 
-/// The pause after making a page, as a multiple of the time that took, and the longest pause: a
-/// store that answered late used no processor in the meantime.
+/// The pause after making a page, as a multiple of the time taken. [`LONGEST_PAUSE`] limits it,
+/// because waiting for a slow store uses no processor.
 const PAUSE: u32 = 9;
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Maximum bytes a second of all long pages, with a burst of one second: a page of a thousand
-/// coupons is long, and a request for it short.
+/// Maximum bytes a second of all long pages, with a burst of one second, because a short request
+/// can ask for a page of a thousand coupons.
 const MOST_SENT: u32 = 64 << 20;
 
-/// Maximum number of different pages waited for in one turn; all requests for the same page wait
-/// together.
+/// Maximum number of different pages that requests wait for in one turn.
 const MOST_WAITING: usize = 32;
 
-/// The parameters of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PageKey {
     pub(crate) state: Option<DropState>,
@@ -48,7 +45,6 @@ pub(crate) struct PageKey {
 pub(crate) const DEFAULT_LIMIT: usize = 100;
 
 impl PageKey {
-    /// Whether it is the first page of a list.
     fn is_first(&self) -> bool {
         self.after == 0 && self.limit == DEFAULT_LIMIT
     }
@@ -76,7 +72,7 @@ pub(crate) struct ListedPages {
     kept: Mutex<BoundedCache<PageKey, Kept>>,
     first: Turn,
     others: Turn,
-    /// When everything sent so far fits the rate of [`MOST_SENT`].
+    /// When the bytes sent so far no longer exceed the rate of [`MOST_SENT`].
     sent_by: Mutex<Option<Instant>>,
 }
 
@@ -113,33 +109,6 @@ impl ListedPages {
         if key.is_long() && !self.may_send(Instant::now()) {
             return Err(too_many());
         }
-        self.kept_or_made(key, version, make).await
-    }
-
-    /// The generic cell rate algorithm, in bytes: counts the long pages reported to
-    /// [`Self::sends`].
-    fn may_send(&self, now: Instant) -> bool {
-        self.sent_by
-            .lock()
-            .is_none_or(|sent_by| sent_by < now + Duration::from_secs(1))
-    }
-
-    pub(crate) fn sends(&self, bytes: usize, now: Instant) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let takes = Duration::from_secs(1).mul_f64(f64::from(bytes) / f64::from(MOST_SENT));
-        let mut sent_by = self.sent_by.lock();
-        *sent_by = Some(sent_by.map_or(now, |sent_by| sent_by.max(now)) + takes);
-    }
-
-    async fn kept_or_made<Fut>(
-        &self,
-        key: PageKey,
-        version: u64,
-        make: impl FnOnce() -> Fut,
-    ) -> Result<ListedPage, Problem>
-    where
-        Fut: Future<Output = Result<ListedPage, Problem>>,
-    {
         if let Some(page) = self.fresh(&key, version) {
             return Ok(page);
         }
@@ -174,6 +143,21 @@ impl ListedPages {
         Ok(page)
     }
 
+    /// The generic cell rate algorithm, in bytes: counts the long pages reported to
+    /// [`Self::sends`].
+    fn may_send(&self, now: Instant) -> bool {
+        self.sent_by
+            .lock()
+            .is_none_or(|sent_by| sent_by < now + Duration::from_secs(1))
+    }
+
+    pub(crate) fn sends(&self, bytes: usize, now: Instant) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let takes = Duration::from_secs(1).mul_f64(f64::from(bytes) / f64::from(MOST_SENT));
+        let mut sent_by = self.sent_by.lock();
+        *sent_by = Some(sent_by.map_or(now, |sent_by| sent_by.max(now)) + takes);
+    }
+
     fn fresh(&self, key: &PageKey, version: u64) -> Option<ListedPage> {
         let mut kept = self.kept.lock();
         let found = kept
@@ -184,7 +168,7 @@ impl ListedPages {
 }
 
 fn too_many() -> Problem {
-    Problem::unavailable("too many ask for lists of coupons right now: try again")
+    Problem::unavailable("too many lists of coupons are requested right now; try again")
 }
 
 impl Turn {
@@ -216,7 +200,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A page being made; the pause begins when this is dropped, also if the client hangs up.
+/// A page being made. Dropping it begins the pause, even if the client hangs up.
 struct Making<'a> {
     begun: Instant,
     next: MutexGuard<'a, Option<Instant>>,
@@ -261,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_is_made_once_for_all_who_ask_while_it_is_new_and_the_catalogue_the_same() {
+    async fn makes_a_page_once_while_it_is_fresh_and_the_catalogue_unchanged() {
         let pages = ListedPages::default();
         let kept = |made, text: &'static str| {
             let page = ListedPage {
@@ -300,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn making_pages_takes_a_tenth_of_the_time_and_what_is_waited_for_is_bounded() {
+    async fn makes_pages_a_tenth_of_the_time_and_limits_the_waiting_requests() {
         let pages = ListedPages::default();
         let begun = Instant::now();
         for number in 1..12 {
@@ -311,7 +295,7 @@ mod tests {
             "{:?}",
             begun.elapsed()
         );
-        // A client that hangs up while a page is made leaves its pause behind: here the longest.
+        // If the client hangs up while its page is made, the pause still follows.
         let free = pages.others.next.lock().await.unwrap();
         tokio::time::sleep_until(free).await;
         let begun = Instant::now();
@@ -344,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_of_long_pages_per_second_are_bounded() {
+    async fn limits_bytes_of_long_pages_per_second() {
         let pages = ListedPages::default();
         let now = Instant::now();
         let mebibyte = 1 << 20;
@@ -361,11 +345,11 @@ mod tests {
         assert_eq!(
             sent(Duration::from_secs(60)),
             64,
-            "what was not sent is not saved for later"
+            "unused bytes do not add up"
         );
         assert!(
             send(1 << 30, Duration::from_secs(70)),
-            "however long one is"
+            "one page may exceed the limit"
         );
         assert!(!send(1, Duration::from_secs(80)));
 
@@ -375,14 +359,14 @@ mod tests {
             ..after(1)
         };
         let refused = pages
-            .of(long, 1, async || panic!("it is made and not sent"))
+            .of(long, 1, async || panic!("makes a page that cannot be sent"))
             .await;
         assert!(refused.is_err());
         assert_eq!(ask(&pages, after(1), 1, "short", 0).await, "short");
     }
 
     #[tokio::test]
-    async fn first_page_is_served_while_clients_request_many_other_pages() {
+    async fn serves_first_page_while_clients_request_many_other_pages() {
         let pages = ListedPages::default();
         let odd = futures_util::future::join_all(
             (1..30).map(|number| ask(&pages, after(number), 1, "odd", 1_000)),
@@ -392,7 +376,7 @@ mod tests {
             ask(&pages, KEY, 1, "plain", 0).await
         };
         let first = tokio::select! {
-            _ = odd => panic!("the odd ones came first"),
+            _ = odd => panic!("other pages came first"),
             plain = plain => plain,
         };
         assert_eq!(first, "plain");

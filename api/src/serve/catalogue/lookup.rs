@@ -1,9 +1,9 @@
-//! Lookup of coupons by number that are not in the snapshot: finished ones, new ones of other
-//! processes, and unknown numbers.
+//! Lookup of coupons that are not in the snapshot: finished ones, new ones of other processes, and
+//! unknown numbers.
 //!
-//! Concurrent lookups share one query, and there is a pause between two queries. So any number of
-//! requests for unknown coupons cost MySQL a few queries per second, and since each lookup begins
-//! after its requests, no 404 is wrong.
+//! Concurrent lookups share one query, and a pause separates two queries, so that any number of
+//! requests for unknown coupons costs MySQL a few queries per second. Each query begins after the
+//! requests it answers, so that no 404 is out of date.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,11 +19,10 @@ use tokio::time::Instant;
 use super::coupon_with_drops::{CouponWithDrops, with_drops};
 use crate::serve::bounded_cache::BoundedCache;
 
-/// Why a coupon was not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookupError {
     NoSuchCoupon(CouponId),
-    /// MySQL could not be asked.
+    /// MySQL did not answer.
     Unavailable,
 }
 
@@ -36,7 +35,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Maximum requests of one lookup, and maximum that wait for the next. Further ones get 503.
 const QUEUE: usize = 4_096;
 
-/// After this time a requested coupon is looked up again.
 const FRESH_FOR: Duration = Duration::from_secs(10);
 
 /// Coupons kept in memory; at most twice as many.
@@ -63,7 +61,7 @@ impl Lookup {
         }
     }
 
-    /// One coupon. While MySQL is unavailable, an old answer is better than none.
+    /// Returns an old answer while MySQL is unavailable.
     pub(super) async fn find(
         &self,
         id: CouponId,
@@ -81,7 +79,7 @@ impl Lookup {
         }
     }
 
-    /// The next request for this coupon looks it up.
+    /// Makes the next request for this coupon look it up.
     pub(super) fn forget(&self, id: CouponId) {
         self.found.lock().remove(&id);
     }
@@ -119,7 +117,7 @@ impl Lookup {
             let found: Option<HashMap<CouponId, Arc<CouponWithDrops>>> = match read.await {
                 Ok(found) => Some(found.into_iter().map(|one| (one.coupon.id, one)).collect()),
                 Err(error) => {
-                    tracing::debug!(%error, "coupons could not be looked up");
+                    tracing::debug!(%error, "coupons could not be looked up in MySQL");
                     None
                 }
             };
@@ -134,7 +132,7 @@ impl Lookup {
                         .ok_or(LookupError::NoSuchCoupon(request.id)),
                     _ => Err(LookupError::Unavailable),
                 };
-                // The client may be gone.
+                // Fails if the client hung up.
                 let _ = request.answer.send(answer);
             }
             tokio::time::sleep_until(begun + PAUSE).await;

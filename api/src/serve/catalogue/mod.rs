@@ -1,6 +1,6 @@
-//! Live coupons and their drops in memory, refreshed from MySQL; others are looked up by number.
-//! The cost depends on the number of live coupons, not on how many there ever were. While MySQL is
-//! unavailable the last snapshot stays in use, and claims continue.
+//! Live coupons and their drops in memory, refreshed from MySQL. Finished coupons are looked up by
+//! number, so the cost depends on the number of live coupons only. While MySQL is unavailable, the
+//! last snapshot stays in use and claims continue.
 
 pub(crate) mod coupon_with_drops;
 pub(crate) mod listed;
@@ -28,7 +28,6 @@ pub(crate) use self::lookup::LookupError;
 use self::lookup::{Lookup, TIMEOUT};
 use self::pages::PageCache;
 
-/// The live coupons, by number.
 pub(crate) type LiveCoupons = BTreeMap<CouponId, Arc<CouponWithDrops>>;
 
 /// Minimum pause between two refreshes.
@@ -48,7 +47,6 @@ pub(crate) struct Catalogue {
     wanted: Notify,
 }
 
-/// The result of the last refresh.
 struct Refresh {
     reconciled_at: Option<DateTime<Utc>>,
     /// The last ticket taken before this refresh began.
@@ -59,45 +57,37 @@ struct Refresh {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RefreshOutcome {
     Fresh,
-    /// MySQL answers, from rows that may be old: the copy in memory stays in use.
+    /// MySQL is read-only, so its rows may be old. The copy in memory stays in use.
     ReadOnly,
     Away,
 }
 
 impl Catalogue {
-    /// Reads the coupons for the first time.
     pub(crate) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
         let (live, reconciled_at) = read(&db, &redis, &LiveCoupons::new()).await?;
-        let first = Refresh {
-            reconciled_at,
-            served: 0,
-            outcome: RefreshOutcome::Fresh,
-        };
-        let live = ArcSwap::from_pointee(live);
-        let last = watch::Sender::new(first);
-        let lookup = Lookup::new();
-        let pages = PageCache::new();
-        let [version, tickets] = [const { AtomicU64::new(0) }; 2];
         Ok(Self {
             db,
             redis,
-            live,
-            version,
-            lookup,
-            pages,
-            last,
-            tickets,
+            live: ArcSwap::from_pointee(live),
+            version: AtomicU64::new(0),
+            lookup: Lookup::new(),
+            pages: PageCache::new(),
+            last: watch::Sender::new(Refresh {
+                reconciled_at,
+                served: 0,
+                outcome: RefreshOutcome::Fresh,
+            }),
+            tickets: AtomicU64::new(0),
             wanted: Notify::new(),
         })
     }
 
-    /// The live coupons.
     pub(crate) fn live(&self) -> Arc<LiveCoupons> {
         self.live.load_full()
     }
 
-    /// Changes with each refresh. Read it before [`Self::live`], so that old data is never taken
-    /// for new.
+    /// Changes with each refresh. Read it before [`Self::live`]; otherwise old data could get the
+    /// new version.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::SeqCst)
     }
@@ -107,7 +97,7 @@ impl Catalogue {
         self.last.borrow().outcome != RefreshOutcome::Away
     }
 
-    /// One coupon; looked up in MySQL if it is not live.
+    /// Looks the coupon up in MySQL if it is not live.
     pub(crate) async fn find(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         if let Some(found) = self.live.load().get(&id) {
             return Ok(Arc::clone(found));
@@ -118,7 +108,7 @@ impl Catalogue {
         self.lookup.find(id, self.mysql_up()).await
     }
 
-    /// One coupon from MySQL, at least as new as now: this process has just written it.
+    /// Reads a coupon that this process has just written.
     pub(crate) async fn reread(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         self.lookup.forget(id);
         self.pages.forget();
@@ -140,7 +130,7 @@ impl Catalogue {
             .collect())
     }
 
-    /// Returns after a refresh that begins from now on.
+    /// Waits for a refresh that begins after this call.
     async fn refreshed(&self) -> Result<(), LookupError> {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.wanted.notify_one();
@@ -189,7 +179,8 @@ impl Catalogue {
                     .keys()
                     .filter(|id| !live.contains_key(id))
                     .for_each(|id| self.lookup.forget(*id));
-                // Before `last`: a request that waits for this refresh must find its coupons.
+                // Store before sending `last`: requests that wait for this refresh read `live`
+                // next.
                 self.live.store(Arc::new(live));
                 self.version.fetch_add(1, Ordering::SeqCst);
                 gauge!("firstcome_catalogue_read_timestamp_seconds").set(unix_seconds(Utc::now()));
@@ -223,7 +214,7 @@ impl Catalogue {
         gauge!("firstcome_mysql_up").set(f64::from(u8::from(last.outcome != RefreshOutcome::Away)));
         gauge!("firstcome_pass_last_success_timestamp_seconds")
             .set(last.reconciled_at.map_or(0.0, unix_seconds));
-        // Infinite until the first one, so that an alert on silence also detects a reconciler that
+        // Infinite until the first pass, so that an alert on the age also detects a reconciler that
         // never ran.
         #[allow(clippy::cast_precision_loss)] // milliseconds of an age are far below 2^52
         let age = last.reconciled_at.map_or(f64::INFINITY, |at| {

@@ -32,8 +32,7 @@ impl PageCache {
         }
     }
 
-    /// The first `limit` coupons after a number. While MySQL is unavailable, an old page is better
-    /// than none.
+    /// The first `limit` coupons after a number. Returns an old page while MySQL is unavailable.
     pub(super) async fn of(
         &self,
         db: &Db,
@@ -74,7 +73,6 @@ impl PageCache {
             .map(|(_, page)| Arc::clone(page))
     }
 
-    /// After a change by this process.
     pub(super) fn forget(&self) {
         self.cached.lock().clear();
     }

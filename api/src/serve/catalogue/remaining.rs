@@ -1,4 +1,4 @@
-//! The remaining slots of each drop, for display. A short-lived cache: one round trip to Redis
+//! A short-lived cache of the remaining slots of each drop, for display. One round trip to Redis
 //! serves all requests of the next 200 ms.
 
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ pub(crate) struct RemainingCache {
 }
 
 impl RemainingCache {
-    /// The stock of each drop. A drop that admission does not know is missing in the result.
+    /// The stock of each drop, without those that Redis does not know.
     pub(crate) async fn of(
         &self,
         redis: &Redis,
@@ -53,7 +53,6 @@ impl RemainingCache {
         Ok(self.known(drops))
     }
 
-    /// Invalidates drops that have just been changed.
     pub(crate) fn forget(&self, drops: impl Iterator<Item = DropId>) {
         let mut cached = self.cached.lock();
         for drop in drops {

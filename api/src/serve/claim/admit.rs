@@ -1,4 +1,5 @@
-//! Admission of one claim. Nothing here is retried: a client's retry gets `already_claimed`.
+//! Admission of one claim. A failed call is not retried: the client retries and, if the first call
+//! gave it a slot, gets `already_claimed`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,9 +23,8 @@ use crate::serve::bulkheads::Bulkheads;
 use crate::serve::catalogue::Catalogue;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
 
-/// What a claim needs.
 pub(crate) struct ClaimService {
-    /// Only for questions: no other claim depends on MySQL.
+    /// Reads of the status of claims. Claims on open drops do not depend on MySQL.
     pub(super) questions: Db,
     /// For revocations by operators.
     pub(super) operators: Db,
@@ -33,16 +33,16 @@ pub(crate) struct ClaimService {
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) durability: Arc<Durability>,
     batches: Arc<MicroBatches>,
-    /// Looked up once: nearly every claim of a crowd is counted here.
+    /// Looked up once, because most claims of a crowd increment it.
     sold_out: Counter,
     refused: LineLimit,
 }
 
-/// Maximum questions in flight. While MySQL does not answer, each waits for its timeout (0.4 s).
+/// Maximum reads in flight. While MySQL does not answer, each waits for its timeout (0.4 s).
 const MAX_QUESTIONS: usize = 512;
 
 impl ClaimService {
-    /// `redis_timeout`: a claim that waited for longer than one call may take is refused.
+    /// Claims that waited longer than `redis_timeout` are refused.
     pub(crate) fn new(
         mysql: &Bulkheads,
         redis: Redis,
@@ -52,27 +52,22 @@ impl ClaimService {
         redis_timeout: Duration,
     ) -> Self {
         let durability = Arc::new(durability);
-        let shared_limit = Arc::clone(in_flight);
-        let question_limit = in_flight.for_questions(MAX_QUESTIONS);
         let batches = MicroBatches::new(
             redis.clone(),
             Arc::clone(&durability),
-            shared_limit,
+            Arc::clone(in_flight),
             redis_timeout,
         );
-        let sold_out = ClaimOutcome::SoldOut.counter();
-        let batches = Arc::new(batches);
-        let refused = LineLimit::default();
         Self {
             questions: mysql.questions.clone(),
             operators: mysql.operators.clone(),
-            question_limit,
+            question_limit: in_flight.for_questions(MAX_QUESTIONS),
             redis,
             catalogue,
             durability,
-            batches,
-            sold_out,
-            refused,
+            batches: Arc::new(batches),
+            sold_out: ClaimOutcome::SoldOut.counter(),
+            refused: LineLimit::default(),
         }
     }
 
@@ -93,7 +88,8 @@ impl ClaimService {
             refusal
         })?;
         let mut answer = self.ask(&coupon, &requester).await;
-        // Redis was rebuilt, and this process has not read that yet. Nothing ran.
+        // Redis was rebuilt and this process has not read the new era yet. The script changed
+        // nothing.
         if is_of_another_era(&answer)
             && self.catalogue.mysql_up()
             && let Ok(now) = self.catalogue.reread(id).await
@@ -131,8 +127,8 @@ impl ClaimService {
     ) -> Result<ClaimAnswer, ClaimRefusal> {
         let mut candidates = coupon.candidates(Utc::now()).ok_or(ClaimRefusal::NoDrop)?;
         let mut reply = self.batches.ask(coupon, candidates, requester).await;
-        // None of these is open by Redis's time, so the call admitted nobody: this host's clock may
-        // have named the wrong ones.
+        // No candidate is open by Redis's clock, so the call admitted nobody. This host's clock may
+        // differ: choose the candidates again by Redis's clock.
         if let Ok(ClaimReply {
             open_drop: None,
             now_ms,
@@ -145,7 +141,7 @@ impl ClaimService {
             reply = self.batches.ask(coupon, candidates, requester).await;
         }
         let asked_in_mysql = match &reply {
-            // Nothing of a sealed drop is verified after a loss of Redis: nobody is admitted to it.
+            // After a loss of Redis, sealed drops are neither verified nor opened: ask MySQL.
             Err(ClaimRefusal::NotAnswered(error))
                 if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
             {
@@ -166,8 +162,8 @@ impl ClaimService {
         }
     }
 
-    /// A sealed drop's keys expire in Redis. The drop was verified exact, so MySQL alone knows the
-    /// holders of its slots.
+    /// Answers a claim on a sealed drop from MySQL: its keys in Redis expire, and a pass has
+    /// verified that its rows are complete.
     async fn ask_mysql(
         &self,
         coupon: &CouponWithDrops,
@@ -206,7 +202,7 @@ fn is_of_another_era(answer: &Result<ClaimAnswer, ClaimRefusal>) -> bool {
     matches!(answer, Err(ClaimRefusal::NotAnswered(error)) if matches!(**error, AdmissionError::AnotherEra))
 }
 
-/// A slot is acknowledged only if a second store holds it.
+/// Acknowledges a slot only if a second store holds the claim.
 fn answer(reply: &ClaimReply) -> Result<ClaimAnswer, ClaimRefusal> {
     match (reply.admission, reply.stored, reply.open_drop) {
         (Admission::Accepted(slot), Some(store), Some(drop_id)) => Ok(ClaimAnswer::Accepted {

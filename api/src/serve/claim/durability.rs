@@ -19,7 +19,6 @@ use super::publisher::{Outgoing, Publisher};
 use super::singleflight::{AdmissionId, Singleflight, WriteTurn, ended};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 
-/// The second store that holds a claim, in addition to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SecondStore {
     /// Kafka acknowledged the message.
@@ -38,7 +37,7 @@ pub(crate) struct Durability {
 
 /// A claim that has a slot in Redis.
 pub(super) struct AdmittedClaim {
-    /// Before Redis was asked.
+    /// Taken before the call to Redis.
     pub(super) asked_at: Instant,
     pub(super) drop_id: DropId,
     pub(super) slot: Slot,
@@ -56,18 +55,13 @@ impl AdmittedClaim {
     }
 
     fn outgoing(&self, coupon: &CouponWithDrops) -> Outgoing {
-        let claimed_at = instant(self.admitted_at_ms.unwrap_or(self.now_ms));
-        let coupon_id = coupon.coupon.id;
-        let drop_id = self.drop_id;
-        let slot = self.slot;
-        let user_id = self.user.clone();
         Outgoing {
             claim: ClaimEvent {
-                coupon_id,
-                drop_id,
-                slot,
-                user_id,
-                claimed_at,
+                coupon_id: coupon.coupon.id,
+                drop_id: self.drop_id,
+                slot: self.slot,
+                user_id: self.user.clone(),
+                claimed_at: instant(self.admitted_at_ms.unwrap_or(self.now_ms)),
             },
             trace: self.trace,
         }
@@ -75,19 +69,17 @@ impl AdmittedClaim {
 }
 
 impl Durability {
-    /// `longest_in_flight`: the earliest time after a loss of Redis at which the reconciler
-    /// rebuilds it from the second stores.
+    /// `longest_in_flight`: how long after a loss of Redis the reconciler waits before it rebuilds
+    /// Redis from the second stores.
     pub(crate) fn new(
         publisher: Publisher,
         fallback: Fallback,
         questions: Db,
         longest_in_flight: Duration,
     ) -> Self {
-        let writes = Singleflight::default();
-        let issued = IssuedClaims::new(questions);
         Self {
-            writes,
-            issued,
+            writes: Singleflight::default(),
+            issued: IssuedClaims::new(questions),
             publisher,
             fallback,
             longest_in_flight,
@@ -98,12 +90,12 @@ impl Durability {
         &self.publisher
     }
 
-    /// Makes sure that a second store holds the claims that one call admitted, and returns which
-    /// store, in the order of the claims. `None`: neither took the claim in time, so it must not be
+    /// Ensures that a second store holds the claims that one call admitted. Returns the store of
+    /// each claim, in order. `None`: neither store took the claim in time, so it must not be
     /// acknowledged. The admission remains, and a retry finds it.
     ///
-    /// A claim may be published twice, by two processes or after a restart; the consumer ignores
-    /// the second message.
+    /// Two processes may publish the same claim, as may one process after a restart. The consumer
+    /// ignores the second message.
     pub(super) async fn ensure_new(
         &self,
         coupon: &CouponWithDrops,
@@ -118,7 +110,7 @@ impl Durability {
         for (at, claim) in claims.iter().enumerate() {
             match self.writes.begin(claim.id(&self.writes)) {
                 WriteTurn::Durable => stored[at] = Some(SecondStore::Kafka),
-                // A retry came first: its call was answered earlier.
+                // The call of a retry returned first, and its task is writing the claim.
                 WriteTurn::Joined(result) => joined.push((at, result)),
                 WriteTurn::Ours(turn) => {
                     ours.push((at, turn));
@@ -139,8 +131,8 @@ impl Durability {
             .collect()
     }
 
-    /// The same for a claim that already had its slot in Redis: a retry. Returns Kafka if the claim
-    /// was written earlier.
+    /// [`Self::ensure_new`] for a retry, whose claim already had its slot in Redis. Returns `Kafka`
+    /// if the claim was written earlier.
     pub(super) async fn ensure(
         &self,
         coupon: &CouponWithDrops,
@@ -148,8 +140,8 @@ impl Durability {
     ) -> Option<SecondStore> {
         let drop = coupon.drop(claim.drop_id);
         let outgoing = claim.outgoing(coupon);
-        // A claim of a sealed drop has its row, unless it was admitted after sealing because a
-        // wrong clock opened the drop again. So the row decides.
+        // A claim of a sealed drop has a row, unless a wrong clock opened the drop again and it was
+        // admitted after sealing.
         let has_row = if drop.is_some_and(|drop| drop.sealed_at.is_none()) {
             Some(false)
         } else {
@@ -157,7 +149,7 @@ impl Durability {
         };
         let stored = match has_row {
             Some(true) => Some(SecondStore::Kafka),
-            // A dead letter would unseal its drop, which most likely has the row.
+            // Do not write a dead letter, which would unseal the drop: most likely the row exists.
             None => self
                 .publish(&[outgoing])
                 .await
@@ -176,16 +168,16 @@ impl Durability {
         self.in_time(&claim, stored)
     }
 
-    /// Each store has a separate deadline, but Redis's response may have taken long before that, or
-    /// this process may have been paused in between. A claim that a second store took later than
-    /// the reconciler waits may have been missing when a lost Redis was rebuilt.
+    /// Refuses a claim that a second store took after `longest_in_flight`: if Redis was lost, it
+    /// may have been rebuilt without the claim. The stores' own deadlines do not prevent this,
+    /// because Redis's response or a pause of this process may have taken long before them.
     fn in_time(&self, claim: &AdmittedClaim, stored: Option<SecondStore>) -> Option<SecondStore> {
         let is_late = claim.asked_at.elapsed() > self.longest_in_flight;
         if is_late && stored.is_some() {
             counter!("firstcome_claims_not_held_total").increment(1);
             let drop = claim.drop_id;
             let slot = claim.slot;
-            tracing::debug!(%drop, slot, "a second store took an admission too late, and it is not promised");
+            tracing::debug!(%drop, slot, "a second store took an admission too late to acknowledge it");
         }
         stored.filter(|_| !is_late)
     }
@@ -196,7 +188,6 @@ impl Durability {
         published
     }
 
-    /// Writes claims to a second store, and returns which store holds each.
     async fn write(&self, claims: &[Outgoing]) -> Vec<Option<SecondStore>> {
         if claims.is_empty() {
             return Vec::new();
@@ -217,12 +208,12 @@ impl Durability {
         crash_point(Point::ClaimKept);
         if !kept {
             counter!("firstcome_claims_not_held_total").increment(1);
-            tracing::debug!(drop = %claim.drop_id, slot = claim.slot, "an admission is held by Redis alone and is not promised");
+            tracing::debug!(drop = %claim.drop_id, slot = claim.slot, "only Redis holds an admission, which is not acknowledged");
         }
         kept.then_some(SecondStore::Fallback)
     }
 
-    /// Forgets which claims are durable, for all drops but the wanted ones.
+    /// Drops the durability records of all other drops.
     pub(crate) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
         self.writes.keep_only(wanted);
     }

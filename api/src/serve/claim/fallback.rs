@@ -1,4 +1,6 @@
-//! The fallback for claims that Kafka does not acknowledge: the table `failed_claims`.
+//! The fallback for claims that Kafka does not acknowledge: the table `failed_claims`. While Kafka
+//! answers, this module sends no queries to MySQL. While it does not, one statement writes all
+//! claims that have accumulated.
 
 use std::time::Duration;
 
@@ -16,9 +18,6 @@ const QUEUE: usize = 16_384;
 /// Maximum rows per statement.
 const MAX_ROWS: usize = 1_000;
 
-/// Writes claims that Kafka has not acknowledged to the table `failed_claims`. While Kafka answers,
-/// MySQL gets no queries from here. While it does not, one statement writes all claims that have
-/// accumulated.
 pub(crate) struct Fallback {
     queue: mpsc::Sender<UnpublishedClaim>,
     deadline: Duration,
@@ -37,7 +36,7 @@ impl Fallback {
         Self { queue, deadline }
     }
 
-    /// `false`: it is not certain within the deadline that the table has the claim.
+    /// Whether the table is known to have the claim within the deadline.
     pub(super) async fn keep(&self, claim: &ClaimEvent, trace: Option<TraceContext>) -> bool {
         let (kept, answer) = oneshot::channel();
         let claim = Unpublished {
@@ -78,13 +77,13 @@ async fn write(db: Db, mut pending: mpsc::Receiver<UnpublishedClaim>, deadline: 
         }
         failing = written.is_err();
         for one in batch.drain(..) {
-            // If nobody waits for the result, the row stays, and the reconciler issues it.
+            // If the request has ended, the row stays and the reconciler issues the coupon.
             let _ = one.kept.send(written.is_ok());
         }
     }
 }
 
-/// One statement, retried once if MySQL refused it: two processes that write the same claims can
+/// Retries the statement once if MySQL refuses it: two processes that write the same claims can
 /// deadlock.
 async fn insert(db: &Db, claims: Vec<Unpublished>, deadline: Duration) -> Result<(), DbError> {
     let begun = Instant::now();

@@ -1,7 +1,6 @@
-//! The in-flight limits: one for claims, one for questions about claims, so that neither takes the
-//! other's places. Above its limit this process sheds load (503), so that a slow store does not
-//! make it grow. Work runs in separate tasks: a client that hangs up does not stop it half-way, and
-//! shutdown waits for it.
+//! The in-flight limits: one for claims, and a separate one for reads of their status. Above its
+//! limit this process sheds load (503), so that a slow store does not exhaust its memory. Work runs
+//! in separate tasks: it continues if the client hangs up, and shutdown waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,10 +16,9 @@ pub(crate) struct InFlightLimit {
     tasks: TaskTracker,
 }
 
-/// Why work has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WorkError {
-    /// The limit is reached. Nothing was started.
+    /// The limit is reached, and the work was not started.
     TooMany,
     Panicked,
 }
@@ -28,30 +26,26 @@ pub(crate) enum WorkError {
 impl InFlightLimit {
     /// The limit on claims.
     pub(crate) fn new(limit: u32) -> Self {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let shed = counter!("firstcome_claims_shed_total");
         Self {
-            limit,
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
             in_flight: Arc::default(),
-            shed,
+            shed: counter!("firstcome_claims_shed_total"),
             tasks: TaskTracker::new(),
         }
     }
 
-    /// The limit on questions; shutdown waits for both kinds.
+    /// The limit on reads. [`Self::finish`] waits for both kinds of work.
     pub(crate) fn for_questions(&self, limit: usize) -> Self {
-        let shed = counter!("firstcome_questions_shed_total");
         Self {
             limit,
             in_flight: Arc::default(),
-            shed,
+            shed: counter!("firstcome_questions_shed_total"),
             tasks: self.tasks.clone(),
         }
     }
 
-    /// A place for one claim.
     pub(super) fn enter(&self) -> Result<InFlightPermit, WorkError> {
-        // Counted before the check, so that two can't take the last place.
+        // Count before the check; otherwise two claims could take the last place.
         let place = InFlightPermit(Arc::clone(&self.in_flight));
         if self.in_flight.fetch_add(1, Ordering::Relaxed) < self.limit {
             return Ok(place);
@@ -64,7 +58,8 @@ impl InFlightLimit {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Runs `work` to its end in a place, even if the caller is dropped. It begins at once.
+    /// Starts `work` at once, within the limit, and runs it to its end even if the caller is
+    /// dropped.
     pub(super) fn run<T, W>(
         &self,
         work: W,
@@ -102,7 +97,7 @@ impl InFlightLimit {
         }
     }
 
-    /// Runs `work` to its end; only shutdown waits for it.
+    /// Runs `work` in the background; shutdown waits for it.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(work);
     }
@@ -132,7 +127,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     #[tokio::test]
-    async fn one_too_many_is_refused_and_a_dropped_caller_does_not_stop_the_work() {
+    async fn refuses_work_above_the_limit_and_finishes_work_of_a_dropped_caller() {
         let limit = Arc::new(InFlightLimit::new(1));
         let (go, gate) = oneshot::channel::<()>();
         let (done, finished) = oneshot::channel::<()>();
@@ -158,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn questions_take_no_places_of_claims_and_shutdown_waits_for_both() {
+    async fn reads_and_claims_have_separate_limits_and_shutdown_waits_for_both() {
         let claims = InFlightLimit::new(1);
         let questions = claims.for_questions(1);
         let (go, gate) = oneshot::channel::<()>();
@@ -174,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_gives_its_place_back() {
+    async fn panicked_work_releases_its_place() {
         let limit = InFlightLimit::new(1);
         assert_eq!(
             limit.run(async { panic!("on purpose") }).await,

@@ -1,6 +1,6 @@
-//! Claims that already have their row: mostly those of earlier drops, which are sealed. Concurrent
-//! lookups share one query per drop, and results are remembered. So a winner who presses the button
-//! for days costs one query, and no message.
+//! Claims that already have a row, mostly of earlier, sealed drops. Concurrent lookups share one
+//! query per drop and results are cached, so that a winner who retries for days costs one query and
+//! no message.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,10 +15,10 @@ use crate::serve::bounded_cache::BoundedCache;
 /// Maximum lookups per round, and maximum that wait for the next.
 const QUEUE: usize = 1_000;
 
-/// Claims remembered; at most twice as many.
+/// Claims kept in memory; at most twice as many.
 const REMEMBERED: usize = 50_000;
 
-/// A claim of a slot: all that a row can confirm.
+/// The part of a claim that a row can confirm.
 type ClaimedSlot = (DropId, Slot, UserId);
 
 pub(super) struct IssuedClaims {
@@ -37,7 +37,7 @@ impl IssuedClaims {
         }
     }
 
-    /// Whether this claim has its row. `None`: MySQL could not be asked.
+    /// Whether this claim has a row; `None` if MySQL did not answer.
     pub(super) async fn has_row(&self, event: &ClaimEvent) -> Option<bool> {
         let claim = (event.drop_id, event.slot, event.user_id.clone());
         if self.remembered.lock().get(&claim).is_some() {
@@ -75,12 +75,12 @@ async fn look_up(questions: Db, mut pending: mpsc::Receiver<(ClaimedSlot, onesho
         match questions.run("find rows of claims", find).await {
             Ok(found) => {
                 for ((drop, slot, user), answer) in round.drain(..) {
-                    // The client may be gone.
+                    // Fails if the caller was dropped.
                     let _ = answer.send(found.get(&(drop, slot)) == Some(&user));
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, claims = round.len(), "whether claims have their rows is not known");
+                tracing::debug!(%error, claims = round.len(), "could not look up whether claims have rows");
                 round.clear();
             }
         }

@@ -1,11 +1,11 @@
 //! Micro-batches of admission: claims with the same candidate drops that arrive during a call to
 //! Redis go together in the next call.
 //!
-//! The first claim of an idle drop is sent at once. A busy drop has one call under way, and its
-//! claims share what a call costs: the round trip, the script's reading of the drop, one write of
-//! each key, one entry in the append-only file. Redis computes every answer after its claim
-//! arrived, so answers are linearizable: after one process has acknowledged a claim, the next claim
-//! at any process sees it (docs/decisions/0010-micro-batches.md).
+//! The first claim on an idle drop is sent at once. A busy drop has one call in progress, and the
+//! claims of the next call share its costs: the round trip, the script's reads of the drop, one
+//! write of each key, one entry in the append-only file. Redis computes every answer after its
+//! claim arrived, so answers are linearizable: after one process has acknowledged a claim, the next
+//! claim at any process sees it (docs/decisions/0010-micro-batches.md).
 
 mod traces;
 
@@ -45,11 +45,11 @@ pub(super) struct MicroBatches {
     batch_size: Histogram,
 }
 
-/// A claim that waits for its call and then for the second store. Its client may be gone.
+/// A claim that waits for its call and then for the second store, even after its client hung up.
 struct PendingClaim {
     coupon: Arc<CouponWithDrops>,
     user: UserId,
-    /// The coupon's group, as far as is known here, and whether the user is in it.
+    /// The coupon's group according to the catalogue, and whether the user is in it.
     group: Option<(Group, bool)>,
     arrived: Instant,
     /// The span of its request, if it has a trace.
@@ -59,7 +59,6 @@ struct PendingClaim {
     _place: InFlightPermit,
 }
 
-/// Admission's reply to one claim.
 pub(super) struct ClaimReply {
     pub(super) admission: Admission,
     pub(super) now_ms: i64,
@@ -67,7 +66,7 @@ pub(super) struct ClaimReply {
     pub(super) open_drop: Option<DropId>,
     /// For a slot: the second store that holds the claim. `None`: neither store took it in time.
     pub(super) stored: Option<SecondStore>,
-    /// The coupon's present group.
+    /// The coupon's group according to Redis.
     group: Option<Group>,
 }
 
@@ -78,16 +77,14 @@ impl MicroBatches {
         in_flight: Arc<InFlightLimit>,
         max_wait: Duration,
     ) -> Self {
-        let call_seconds = histogram!("firstcome_admission_seconds");
-        let batch_size = histogram!("firstcome_admission_batch_claims");
         Self {
             redis,
             durability,
             in_flight,
             max_wait,
             queues: Queues::default(),
-            call_seconds,
-            batch_size,
+            call_seconds: histogram!("firstcome_admission_seconds"),
+            batch_size: histogram!("firstcome_admission_batch_claims"),
         }
     }
 
@@ -104,8 +101,7 @@ impl MicroBatches {
         };
         let reply = self.ask_once(coupon, candidates, requester, known).await?;
         match reply.group {
-            // An operator has just changed the restriction, and this process does not know that
-            // yet.
+            // An operator has just changed the restriction, and the catalogue is older.
             Some(group) => {
                 self.ask_once(coupon, candidates, requester, Some(group))
                     .await
@@ -179,11 +175,12 @@ impl MicroBatches {
             match called {
                 Ok(replies) => {
                     self.deliver(candidates, asked_at, batch.into_iter().zip(replies));
-                    // Requests that wait on their sockets are read first, and join the next call.
+                    // Let requests that wait on their sockets join the next call.
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    // Claims queued behind an unanswered call would only wait for the same silence.
+                    // Redis did not answer, so refuse the queued claims too instead of letting each
+                    // wait for another timeout.
                     if matches!(error, AdmissionError::Redis(_)) {
                         batch.extend(caller.take_all());
                     }
@@ -201,7 +198,7 @@ impl MicroBatches {
         let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
         let begun = Instant::now();
         crash_point(Point::ClaimAsked);
-        // Copies of the coupon in one call may be of several eras; the newest counts.
+        // Claims of one call may hold copies of the coupon from several eras; the newest counts.
         let eras = batch.iter().map(|pending| pending.coupon.coupon.era);
         let era = eras.max().unwrap_or(0);
         let replies = self.redis.claim_all(candidates, era, &people).await;
@@ -214,7 +211,7 @@ impl MicroBatches {
             }
             Err(AdmissionError::Unexpected) => {
                 let drop = candidates.first.drop;
-                tracing::error!(%drop, "admission's answer could not be read");
+                tracing::error!(%drop, "the reply of the admission script could not be parsed");
             }
             Ok(_) | Err(_) => {}
         }
@@ -222,7 +219,7 @@ impl MicroBatches {
     }
 
     /// Replies at once to claims without a slot. Claims with a slot are made durable first, even if
-    /// their clients have gone: those that this call admitted together, and retries one by one.
+    /// their clients hung up: new admissions together, retries one by one.
     fn deliver(
         self: &Arc<Self>,
         candidates: Candidates<'_>,
@@ -232,10 +229,10 @@ impl MicroBatches {
         let mut admitted = Vec::new();
         let mut retries = Vec::new();
         for (pending, reply) in replies {
-            // One user's damaged entry in Redis does not affect other users' claims.
+            // A damaged entry of one user in Redis must not affect the claims of other users.
             let Some(reply) = reply else {
                 let drop = candidates.first.drop;
-                tracing::error!(%drop, "admission's answer to one person could not be read");
+                tracing::error!(%drop, "the admission script's reply to one claim could not be parsed");
                 refuse(vec![pending], &Arc::new(AdmissionError::Unexpected));
                 continue;
             };
@@ -261,7 +258,7 @@ impl MicroBatches {
                 _ => pending.answer(reply, None),
             }
         }
-        // One call admits to one drop, so these travel as one message.
+        // One call admits to one drop only, so these claims can share messages.
         if let Some((claim, (first, _))) = admitted.first() {
             let keys = candidates
                 .second
@@ -290,7 +287,7 @@ impl MicroBatches {
 
 impl PendingClaim {
     fn answer(self, reply: AdmissionReply, stored: Option<SecondStore>) {
-        // The client may be gone; its retry gets the same answer.
+        // Sending fails if the client hung up. Its retry gets the same answer.
         let AdmissionReply {
             admission,
             now_ms,
@@ -324,7 +321,7 @@ fn refuse(claims: Vec<PendingClaim>, error: &Arc<AdmissionError>) {
     }
 }
 
-/// The claims that may share calls: those with the same candidates.
+/// Identifies the claims that may share calls: those with the same candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct QueueId {
     first: DropId,
@@ -340,14 +337,14 @@ impl QueueId {
     }
 }
 
-/// Claims that wait for the next call, by candidates. An entry exists exactly while a call with its
-/// candidates is under way.
+/// Claims that wait for the next call, by candidates. An entry exists exactly while a task calls
+/// Redis for these candidates.
 struct Queues<T> {
     waiting: Mutex<HashMap<QueueId, VecDeque<T>>>,
 }
 
-/// The one task that makes the calls of a queue. When it is dropped the queue is idle again, and
-/// its waiting claims are dropped with it.
+/// The task that makes the calls of a queue. Dropping it drops the waiting claims and makes the
+/// queue idle again.
 struct Caller<'a, T> {
     queues: &'a Queues<T>,
     id: QueueId,
@@ -417,8 +414,7 @@ impl<T> Caller<'_, T> {
 impl<T> Drop for Caller<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
-            // After a panic. The claims are dropped outside the lock, which makes their requests
-            // fail.
+            // After a panic: drop the claims outside the lock. Their requests then fail.
             let left = self.queues.waiting.lock().remove(&self.id);
             drop(left);
         }
@@ -435,7 +431,7 @@ mod tests {
     };
 
     #[test]
-    fn the_first_makes_the_calls_and_those_who_come_meanwhile_go_together_in_their_order() {
+    fn claims_that_arrive_during_a_call_share_the_next_call_in_order() {
         let queues = Queues::default();
         assert!(queues.join(QUEUE, 1));
         let mut caller = queues.caller(QUEUE);
@@ -454,11 +450,11 @@ mod tests {
         );
         assert_eq!(caller.next(), Some(vec![2, 3]));
         assert_eq!(caller.next(), None);
-        assert!(queues.join(QUEUE, 4), "nobody asks any more");
+        assert!(queues.join(QUEUE, 4), "the queue is idle again");
     }
 
     #[test]
-    fn a_call_is_bounded_and_a_failed_one_takes_everybody() {
+    fn limits_a_call_to_the_maximum_batch_and_takes_all_after_a_failure() {
         let queues = Queues::default();
         let people = MAX_BATCH * 2 + 1;
         for number in 0..people {
@@ -471,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_panic_the_next_claim_is_the_first_again() {
+    fn queue_is_idle_again_after_a_panic() {
         let queues = Queues::default();
         assert!(queues.join(QUEUE, 1));
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -20,7 +20,6 @@ use super::refusal::ClaimRefusal;
 use crate::serve::auth::{Groups, Requester};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, instant};
 
-/// The status of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ClaimStatus {
@@ -67,12 +66,10 @@ impl MyClaim {
     };
 
     fn revoked(revocation: &Revocation) -> Self {
-        let drop_id = Some(DropId(revocation.drop_id));
-        let slot = revocation.slot;
         Self {
             status: ClaimStatus::Revoked,
-            drop_id,
-            slot,
+            drop_id: Some(DropId(revocation.drop_id)),
+            slot: revocation.slot,
             ..Self::NONE
         }
     }
@@ -132,8 +129,8 @@ impl ClaimService {
         let now = Utc::now();
         let shown = drop_to_show(coupon, now);
         let standing = self.standing_in(coupon, shown, user, now).await;
-        // By Redis's time another drop may be open than by this host's clock, and this user may
-        // have been admitted to it.
+        // If the clocks differ, another drop may be open by Redis's clock, and the user may have a
+        // slot in it.
         let Ok(found) = &standing else {
             return (shown, standing);
         };
@@ -158,16 +155,15 @@ impl ClaimService {
         if let Some(one) = shown.filter(|one| one.drop.sealed_at.is_none()) {
             return self.redis.standing(one.keys, coupon.coupon.era, user).await;
         }
-        // Redis forgets sealed drops, so missing facts about one prove nothing. It need not be
-        // asked, except for the time if another drop may have opened.
+        // The keys of sealed drops expire in Redis, so that their absence proves nothing. Read only
+        // the time, and only if another drop may have opened.
         let asked_ms = if coupon.next(now).is_some() {
             self.redis.time_ms().await.ok()
         } else {
             None
         };
-        let now_ms = asked_ms.unwrap_or(now.timestamp_millis());
         Ok(Standing {
-            now_ms,
+            now_ms: asked_ms.unwrap_or(now.timestamp_millis()),
             loaded: true,
             trusted: true,
             slot: None,
@@ -176,19 +172,23 @@ impl ClaimService {
         })
     }
 
-    /// Whether admission would accept them; `None` if the coupon is not restricted, and if it is
-    /// not known.
+    /// Whether the coupon's restriction admits the user; `None` if there is no restriction, or if
+    /// the answer is unknown.
     async fn may_claim(&self, coupon: &Coupon, user: &UserId, groups: &Groups) -> Option<bool> {
         match coupon.allow.as_ref()? {
             Allow::Group(group) => groups.have(group),
-            Allow::List => self.redis.is_allowed(coupon.id, user).await.unwrap_or_else(|error| {
-                tracing::debug!(%error, "whether a person is on an allow list could not be looked up");
-                None
-            }),
+            Allow::List => self
+                .redis
+                .is_allowed(coupon.id, user)
+                .await
+                .unwrap_or_else(|error| {
+                    tracing::debug!(%error, "could not look up a user on an allow list");
+                    None
+                }),
         }
     }
 
-    /// `accepted` acknowledges a claim here, too, so a second store must hold it first.
+    /// The status `accepted` acknowledges a claim, so a second store must hold it first.
     async fn ensure_durable(
         &self,
         coupon: &CouponWithDrops,
@@ -204,10 +204,10 @@ impl ClaimService {
             .admitted_person_at(&keys, drop_id, slot, &user)
             .await
             .map_err(|error| {
-                tracing::debug!(%error, "when a claim was admitted could not be looked up");
+                tracing::debug!(%error, "could not look up the time of an admission");
                 ClaimRefusal::StandingUnknown
             })?;
-        // Revoked or moved since it was looked up.
+        // The claim was revoked or moved since the lookup.
         let admitted_at_ms = admitted.ok_or(ClaimRefusal::StandingUnknown)?;
         let claim = AdmittedClaim {
             asked_at,
@@ -227,8 +227,8 @@ impl ClaimService {
 }
 
 /// The drop to show: the current one, or the first if none has opened (an operator may have added a
-/// claim by hand). If one coupon is allowed in total, any drop that Redis still knows shows the
-/// claims of all.
+/// claim to it manually). With `once_per` `coupon`, prefers a drop that is not sealed, because
+/// Redis then returns the user's claim in any drop.
 pub(super) fn drop_to_show(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,
@@ -243,8 +243,8 @@ pub(super) fn drop_to_show(
     coupon.all().rev().find(unsealed).or(current)
 }
 
-/// The certain status of the claim. `None`: a store that did not answer (`None`), or can't be
-/// trusted, may know more.
+/// The status of the claim. `None` if it is uncertain, because a store did not answer (its argument
+/// is `None`) or can't be trusted.
 fn judge(
     once_per: OncePer,
     drop: Option<DropId>,
@@ -258,14 +258,11 @@ fn judge(
         .rev()
         .find(|row| counts(DropId(row.drop_id)))
     {
-        let drop_id = Some(DropId(row.drop_id));
-        let slot = Some(row.slot);
-        let code = Some(row.code.clone());
         return Some(MyClaim {
             status: ClaimStatus::Issued,
-            drop_id,
-            slot,
-            code,
+            drop_id: Some(DropId(row.drop_id)),
+            slot: Some(row.slot),
+            code: Some(row.code.clone()),
             ..MyClaim::NONE
         });
     }
@@ -274,13 +271,14 @@ fn judge(
         .flat_map(|r| &r.revoked)
         .rev()
         .find(|one| counts(DropId(one.drop_id)));
-    // Redis may not have applied it yet.
+    // Checked before Redis, which may not have applied the revocation yet.
     if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
         return Some(MyClaim::revoked(open));
     }
     let standing = standing?;
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
-    // Only a pass can tell which is right: the claimants, or `users`, where the user is missing.
+    // The claimants name a slot of this drop but `users` does not. Only a pass can tell which is
+    // right.
     let is_of_this = |(of, _): (DropId, Slot)| Some(of) == drop;
     if standing.slot.is_none() && claimant.is_some_and(is_of_this) {
         return None;
@@ -290,41 +288,33 @@ fn judge(
         if !standing.trusted {
             return None;
         }
-        let drop_id = Some(drop_id);
-        let slot = Some(slot);
         return Some(MyClaim {
             status: ClaimStatus::Accepted,
-            drop_id,
-            slot,
+            drop_id: Some(drop_id),
+            slot: Some(slot),
             ..MyClaim::NONE
         });
     }
-    // Broken before waiting: a user whose promise was broken is on the waiting list because of
-    // that.
+    // Check `broken` before `waiting`: a broken promise puts the user on the waiting list.
     if let Some((drop_id, slot)) = record
         .iter()
         .flat_map(|r| &r.broken)
         .rev()
         .find(|(id, _)| counts(*id))
     {
-        let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
-        let drop_id = Some(*drop_id);
-        let position = standing.position;
         return Some(MyClaim {
             status: ClaimStatus::Broken,
-            drop_id,
-            slot,
-            position,
+            drop_id: Some(*drop_id),
+            slot: slot.and_then(|slot| Slot::try_from(slot).ok()),
+            position: standing.position,
             ..MyClaim::NONE
         });
     }
     if standing.position.is_some() {
-        let status = ClaimStatus::Waiting;
-        let position = standing.position;
         return Some(MyClaim {
-            status,
+            status: ClaimStatus::Waiting,
             drop_id: drop,
-            position,
+            position: standing.position,
             ..MyClaim::NONE
         });
     }
@@ -352,26 +342,22 @@ mod tests {
 
     fn row(drop_id: i64) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
-        let user_id = "u-1".into();
-        let code = "CODE".into();
-        let issued_by = "consumer".into();
         IssuedRow {
             drop_id,
             slot: 7,
             coupon_id: 1,
-            user_id,
-            code,
+            user_id: "u-1".into(),
+            code: "CODE".into(),
             claimed_at: at,
             issued_at: at,
-            issued_by,
+            issued_by: "consumer".into(),
         }
     }
 
     fn record(rows: &[i64], broken: &[i64]) -> PersonRecord {
-        let broken = broken.iter().map(|id| (DropId(*id), Some(9))).collect();
         PersonRecord {
             rows: rows.iter().copied().map(row).collect(),
-            broken,
+            broken: broken.iter().map(|id| (DropId(*id), Some(9))).collect(),
             revoked: Vec::new(),
         }
     }
@@ -386,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_says_issued_in_the_scope_of_one_each() {
+    fn row_in_the_scope_of_once_per_gives_issued() {
         assert_eq!(
             said(OncePer::Coupon, Some(record(&[1], &[])), Some(NOWHERE)),
             Some((ClaimStatus::Issued, 1))
@@ -407,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_says_accepted_or_waiting_also_without_mysql() {
+    fn status_is_accepted_or_waiting_without_mysql() {
         let holds = Standing {
             slot: Some(3),
             ..NOWHERE
@@ -439,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_comes_after_whatever_mends_it() {
+    fn slot_or_row_takes_precedence_over_a_broken_promise() {
         let holds = Standing {
             slot: Some(3),
             ..NOWHERE
@@ -463,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_only_when_every_store_was_heard_and_can_be_believed() {
+    fn status_is_none_only_if_all_stores_answer_and_are_trusted() {
         assert_eq!(
             said(OncePer::Coupon, Some(record(&[], &[])), Some(NOWHERE)),
             Some((ClaimStatus::None, 0))

@@ -1,4 +1,4 @@
-//! How claims end: what a person is answered, and what a metric counts.
+//! Outcomes of claims: the response to the user, and the label of the metric.
 
 use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
@@ -98,9 +98,9 @@ impl ClaimOutcome {
     }
 }
 
-/// Counts by every outcome from 0: one that first appears at 1 hides its first increase.
+/// Starts every outcome at 0; a counter that first appears at 1 hides its first increase.
 pub(in crate::serve) fn describe() {
-    describe_counter!("firstcome_claims_total", "Claims worked, by outcome");
+    describe_counter!("firstcome_claims_total", "Claims processed, by outcome");
     for outcome in ClaimOutcome::VARIANTS {
         outcome.counter().absolute(0);
     }

@@ -29,7 +29,7 @@ pub(crate) struct Publisher {
     kafka: KafkaSettings,
     settings: ClientConfig,
     producer: RwLock<FutureProducer>,
-    /// 0: not known, so the hash of the key chooses the partition.
+    /// 0 if unknown: then the hash of the key chooses the partition.
     partitions: AtomicU32,
     /// Whether every consumer and reconciler can read messages with several claims.
     writes_batches: AtomicBool,
@@ -46,8 +46,7 @@ const FIND_EVERY: Duration = Duration::from_secs(2);
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 impl Publisher {
-    /// A producer for the topic of claims, with its number of partitions; `None` if Kafka is
-    /// unavailable. It connects automatically.
+    /// `partitions` is `None` if Kafka is unavailable. The producer connects later.
     pub(crate) fn new(
         kafka: KafkaSettings,
         deadline: Duration,
@@ -62,16 +61,14 @@ impl Publisher {
         let problem = RwLock::new(
             partitions
                 .is_none()
-                .then(|| "it was away when this process started".to_owned()),
+                .then(|| "Kafka was unavailable when this process started".to_owned()),
         );
-        let partitions_known = AtomicU32::new(0);
-        let writes_batches = AtomicBool::new(false);
         let publisher = Self {
             kafka,
             settings,
             producer,
-            partitions: partitions_known,
-            writes_batches,
+            partitions: AtomicU32::new(0),
+            writes_batches: AtomicBool::new(false),
             deadline,
             problem,
         };
@@ -79,13 +76,13 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Sets whether all readers of the topic know messages with several claims.
+    /// Sets whether all readers of the topic can read messages with several claims.
     pub(crate) fn set_writes_batches(&self, all_read_them: bool) {
         if self.writes_batches.swap(all_read_them, Ordering::Relaxed) != all_read_them {
             let version = if all_read_them { 2 } else { 1 };
             tracing::info!(
                 version,
-                "messages are written in another version, as all readers of the topic know it"
+                "the format of messages changes to one that all readers of the topic support"
             );
         }
     }
@@ -95,8 +92,8 @@ impl Publisher {
             .store(u32::try_from(partitions).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Asks for the topic until Kafka has answered once, and from then on for its partitions: a
-    /// topic may get more.
+    /// Requests the topic until Kafka has answered once, then periodically its number of
+    /// partitions, which may grow.
     pub(crate) async fn watch_topic(&self) {
         self.find_topic().await;
         loop {
@@ -117,7 +114,7 @@ impl Publisher {
                         .len(),
                 )
             });
-            // Failures need not be logged here: claims report that Kafka is unavailable.
+            // Failures are not logged here, because each claim reports that Kafka is unavailable.
             if let Some(partitions) = asked
                 .await
                 .ok()
@@ -163,8 +160,8 @@ impl Publisher {
         self.producer.read().clone()
     }
 
-    /// Replaces a producer with a fatal error. An idempotent producer fails rather than risk a gap
-    /// or a duplicate, and refuses every message from then on. Here both are harmless.
+    /// Replaces a producer with a fatal error: an idempotent producer refuses all messages after it
+    /// cannot exclude a gap or a duplicate. Both are harmless here.
     pub(crate) fn renew_if_failed(&self) -> anyhow::Result<bool> {
         let Some((code, reason)) = self.producer().client().fatal_error() else {
             return Ok(false);
@@ -185,8 +182,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes admissions of one drop, and waits for Kafka's acknowledgements. `false`: its
-    /// message was not acknowledged before the deadline, and may or may not reach the topic.
+    /// Publishes admissions of one drop and waits for Kafka's acknowledgements. `false` for a claim
+    /// whose message was not acknowledged before the deadline; it may still reach the topic.
     pub(super) async fn publish(&self, claims: &[Outgoing]) -> Vec<bool> {
         let messages = messages_of(claims, self.writes_batches.load(Ordering::Relaxed));
         let sent = join_all(messages.iter().map(|message| self.publish_one(message))).await;
@@ -211,8 +208,8 @@ impl Publisher {
     }
 
     async fn send(&self, claims: &[Outgoing]) -> Result<(), String> {
-        // A single claim is also sent as a batch if batches are written, so the version may change
-        // in between.
+        // Batches may have been switched on or off since the claims were grouped. Several claims
+        // need a batch in any case.
         let is_batch = claims.len() > 1 || self.writes_batches.load(Ordering::Relaxed);
         let Some(message) = EncodedMessage::new(claims, is_batch) else {
             return Ok(());
@@ -288,8 +285,8 @@ impl Publisher {
         } else {
             None
         };
-        // If librdkafka's queue is full, Kafka is unavailable: do not wait, the fallback takes the
-        // claims.
+        // A full queue of librdkafka means that Kafka is unavailable. Do not wait: the fallback
+        // takes the claims.
         let sent = match self.producer().send_result(FutureRecord {
             partition,
             ..record
@@ -318,7 +315,7 @@ impl Publisher {
         let producer = self.producer();
         let flushed = tokio::task::spawn_blocking(move || {
             if let Err(error) = producer.flush(limit) {
-                tracing::warn!(%error, "some admissions are not acknowledged; the reconciler issues them if need be");
+                tracing::warn!(%error, "Kafka has not acknowledged some admissions; the reconciler issues those that are lost");
             }
             producer.in_flight_count()
         });
@@ -341,7 +338,6 @@ fn messages_of(claims: &[Outgoing], in_batches: bool) -> Vec<&[Outgoing]> {
         .collect()
 }
 
-/// An encoded message.
 struct EncodedMessage<'c> {
     /// The claim with the lowest slot, which determines the partition.
     first: &'c ClaimEvent,
@@ -378,44 +374,36 @@ mod tests {
     use super::*;
 
     fn publisher(brokers: &str) -> Publisher {
-        let topic = "coupon-claims".to_owned();
-        let group = "g".to_owned();
-        let deadline = Duration::from_secs(5);
-        let security = Security::default();
-        let signing = Signing::default();
         let kafka = KafkaSettings {
             brokers: brokers.into(),
-            topic,
-            group,
-            security,
-            signing,
+            topic: "coupon-claims".to_owned(),
+            group: "g".to_owned(),
+            security: Security::default(),
+            signing: Signing::default(),
         };
-        let mut made = Publisher::new(kafka, deadline, None).unwrap();
-        // librdkafka's mock broker is enough to see that messages are sent.
+        let mut made = Publisher::new(kafka, Duration::from_secs(5), None).unwrap();
+        // Renewed producers use librdkafka's mock broker.
         made.settings.set("test.mock.num.brokers", "1");
         made
     }
 
     fn claim(slot: u32, trace: Option<TraceContext>) -> Outgoing {
-        let coupon_id = CouponId(1);
-        let drop_id = DropId(1);
-        let claimed_at = DateTime::UNIX_EPOCH;
         let claim = ClaimEvent {
-            coupon_id,
-            drop_id,
+            coupon_id: CouponId(1),
+            drop_id: DropId(1),
             slot,
             user_id: "u-1".parse().unwrap(),
-            claimed_at,
+            claimed_at: DateTime::UNIX_EPOCH,
         };
         Outgoing { claim, trace }
     }
 
     #[tokio::test]
-    async fn a_new_producer_takes_over() {
+    async fn renewed_producer_sends_messages() {
         let publisher = publisher("127.0.0.1:1");
         assert!(
             !publisher.renew_if_failed().unwrap(),
-            "an unreachable broker is not a failure for good"
+            "an unreachable broker is not a fatal error"
         );
         publisher.renew().unwrap();
         assert_eq!(publisher.publish(&[claim(1, None)]).await, [true]);
@@ -448,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn largest_message_fits_into_what_a_producer_may_write() {
+    fn largest_message_fits_the_producer_limit() {
         let longest: Vec<Outgoing> = (0..u32::try_from(CLAIMS_A_MESSAGE).unwrap())
             .map(|n| {
                 let mut one = claim(u32::MAX - n, None);

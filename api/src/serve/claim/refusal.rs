@@ -1,4 +1,4 @@
-//! Why a question about a claim, or the claim itself, was refused. `routes/refusals.rs` has the
+//! Why a claim, or a read of its status, was refused. `routes/refusals.rs` maps refusals to
 //! responses.
 
 use std::sync::Arc;
@@ -19,39 +19,39 @@ pub(crate) enum ClaimRefusal {
     NotAnswered(Arc<AdmissionError>),
     /// Redis holds the claim and no second store does yet.
     NotDurable,
-    /// MySQL did not answer who holds a slot of a sealed drop.
+    /// MySQL, which alone knows the holders of a sealed drop, did not answer.
     SealedUnknown,
     /// There is nothing to give back or revoke.
     NothingHeld,
-    /// MySQL has the revocation; its slot may not be free yet.
+    /// MySQL has the revocation, but Redis may not have freed the slot yet.
     HalfRevoked,
-    /// The stores that answered do not know enough to determine the status of a claim.
+    /// The stores that answered cannot determine the status of the claim.
     StandingUnknown,
     Work(WorkError),
 }
 
 impl ClaimRefusal {
-    /// Why a claim gets 503, for the log; `None`: it gets another response.
+    /// For the log, why a claim gets 503; `None` if it gets another response.
     pub(super) fn why_unavailable(&self) -> Option<String> {
         Some(match self {
             Self::Coupon(LookupError::Unavailable) => {
-                "whether there is such a coupon is not known: see MySQL".into()
+                "MySQL did not answer whether the coupon exists".into()
             }
             Self::Refused(Admission::Unloaded(_)) => "Redis does not have the drop".into(),
             Self::Refused(Admission::Unverified) => {
                 "the drop's numbers in Redis do not add up".into()
             }
             Self::Refused(Admission::ForGroup) => {
-                "the group that the coupon is for changed twice meanwhile".into()
+                "the coupon's group changed twice during the claim".into()
             }
             Self::NotAnswered(error) => error.to_string(),
             Self::NotDurable => {
                 "neither Kafka nor the dead-letter table took the claim in time".into()
             }
-            Self::SealedUnknown => "MySQL did not say who holds a slot of a sealed drop".into(),
+            Self::SealedUnknown => "MySQL did not answer about a claim on a sealed drop".into(),
             Self::Work(WorkError::TooMany) => "too many claims are in progress".into(),
             Self::HalfRevoked | Self::StandingUnknown => {
-                "what the stores know is not enough to say".into()
+                "the stores cannot determine the status of the claim".into()
             }
             Self::Coupon(LookupError::NoSuchCoupon(_))
             | Self::NoDrop

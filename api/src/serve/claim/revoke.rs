@@ -1,6 +1,6 @@
-//! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, Redis, and if
-//! the user may claim again, both once more. Safe to repeat; a pass completes what a crash
-//! interrupted.
+//! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, then Redis,
+//! and both again if the user may claim again. The steps are idempotent; after a crash a pass
+//! completes them.
 
 use std::sync::Arc;
 
@@ -11,7 +11,6 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -40,7 +39,7 @@ pub(crate) struct Order {
     pub(crate) reason: String,
     pub(crate) by: String,
     pub(crate) may_claim_again: bool,
-    /// `None`: the user gives it back.
+    /// `None` if the user gives the coupon back.
     pub(crate) operator: Option<Operator>,
 }
 
@@ -63,7 +62,6 @@ impl ClaimService {
         }
         .clone();
         let revoking = async move { claims.revoke_in(&db, &coupon, user, order).await };
-        // Once begun, it continues even if the client disconnects.
         if is_operator {
             self.question_limit.run_unlimited(revoking).await?
         } else {
@@ -81,7 +79,7 @@ impl ClaimService {
         let shown = if let Some(id) = order.drop {
             drop_named(db, coupon, id).await?
         } else {
-            // This process's estimate of Redis's time lags behind: the next drop may have opened.
+            // By Redis's clock the next drop may already be open.
             let now_ms = self.redis.time_ms().await.map_err(unknown)?;
             drop_to_show(coupon, instant(now_ms)).map(|one| one.drop.clone())
         };
@@ -95,7 +93,7 @@ impl ClaimService {
             .map_err(unknown)?;
         let once_per = coupon.coupon.once_per;
         let held = held(once_per, &shown, &record, &standing)?;
-        // If one coupon is allowed in total, it may be of another drop.
+        // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
         if order.drop.is_some_and(|named| named != held.drop()) {
             return Err(ClaimRefusal::NothingHeld);
         }
@@ -133,7 +131,7 @@ impl ClaimService {
         self.finish(db, coupon, revocation).await
     }
 
-    /// The steps after MySQL has the revocation. Steps that were already done change nothing.
+    /// The steps after MySQL has the revocation. All are idempotent.
     async fn finish(
         &self,
         db: &Db,
@@ -170,7 +168,7 @@ impl ClaimService {
             .wake_if_anyone_waits(coupon.coupon.id, &[keys])
             .await
         {
-            tracing::debug!(%error, "the next scheduled pass promotes who waits");
+            tracing::debug!(%error, "could not wake the reconciler; the next scheduled pass promotes waiting users");
         }
         Ok(Revoked {
             status: "revoked",
@@ -180,7 +178,8 @@ impl ClaimService {
     }
 }
 
-/// A drop of the coupon; the catalogue does not contain those that were sealed before the last one.
+/// A drop of the coupon, from MySQL if the catalogue does not hold it: of the sealed drops it holds
+/// only the last.
 async fn drop_named(
     db: &Db,
     coupon: &CouponWithDrops,
@@ -204,30 +203,16 @@ async fn write(db: &Db, new: NewRevocation) -> Result<Revocation, ClaimRefusal> 
     db.revoke(new).await.map_err(unknown)
 }
 
-fn unknown(error: impl Into<Unavailable>) -> ClaimRefusal {
-    let Unavailable(error) = error.into();
-    tracing::warn!(error, "a claim could not be revoked");
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+fn unknown(error: impl std::error::Error) -> ClaimRefusal {
+    tracing::warn!(%error, "a claim could not be revoked");
     ClaimRefusal::StandingUnknown
-}
-
-struct Unavailable(String);
-
-impl From<DbError> for Unavailable {
-    fn from(error: DbError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl From<RedisError> for Unavailable {
-    fn from(error: RedisError) -> Self {
-        Self(error.to_string())
-    }
 }
 
 /// The claim that can be revoked.
 enum Held<'a> {
     Claim(DropId, Option<Slot>),
-    /// None: it was revoked before.
+    /// The claim was revoked before.
     Revoked(&'a Revocation),
 }
 
@@ -248,7 +233,7 @@ fn held<'a>(
 ) -> Result<Held<'a>, ClaimRefusal> {
     let counts = |drop: i64| once_per == OncePer::Coupon || drop == shown.id.0;
     let earlier = record.revoked.iter().rev().find(|one| counts(one.drop_id));
-    // While it is open, all claims of the user are void.
+    // An open revocation voids all claims of the user.
     if let Some(open) = earlier.filter(|one| one.again_from.is_none()) {
         return Ok(Held::Revoked(open));
     }
@@ -268,9 +253,9 @@ fn held<'a>(
     }
     match earlier {
         Some(earlier) => Ok(Held::Revoked(earlier)),
-        // Redis forgets sealed drops.
+        // The keys of a sealed drop may have expired, which is no loss.
         None if standing.trusted || shown.sealed_at.is_some() => Err(ClaimRefusal::NothingHeld),
-        // Facts missing in Redis may only be lost.
+        // Redis may have lost the claim.
         None => Err(ClaimRefusal::StandingUnknown),
     }
 }

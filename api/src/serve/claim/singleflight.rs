@@ -18,7 +18,7 @@ pub(super) struct AdmissionId {
 }
 
 impl AdmissionId {
-    /// The part of the fingerprint that is remembered; 0 means none.
+    /// The part of the fingerprint that is kept in memory, where 0 means none.
     #[allow(
         clippy::cast_possible_truncation,
         reason = "32 bits of a keyed hash are enough"
@@ -32,7 +32,6 @@ impl AdmissionId {
     }
 }
 
-/// The progress of a write.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WriteState {
     Running,
@@ -44,10 +43,10 @@ pub(super) type WriteResult = watch::Receiver<WriteState>;
 /// Singleflight for durable writes: a claim that is being written, or is known to be durable, is
 /// not written again.
 ///
-/// The memory is a fingerprint for each slot: of the user and of the time of admission. A repair
-/// may give a slot to another user, or to the same user a second time; then the fingerprint
-/// differs, and the claim is written again. The memory stays valid when Redis loses data, because
-/// it concerns Kafka and MySQL.
+/// For each slot it keeps a fingerprint of the user and the time of admission. If a repair gives
+/// the slot to another user, or to the same user a second time, the fingerprint differs and the
+/// claim is written again. The fingerprints stay valid when Redis loses data, because they describe
+/// Kafka and MySQL.
 #[derive(Default)]
 pub(super) struct Singleflight {
     durable: Mutex<HashMap<DropId, Vec<u32>>>,
@@ -77,7 +76,7 @@ impl Singleflight {
             return WriteTurn::Durable;
         }
         let mut running = self.running.lock();
-        // Checked again under the lock: a writer remembers its claim before it leaves `running`.
+        // Check again under the lock: a writer stores the fingerprint before it leaves `running`.
         if self.is_durable(id) {
             return WriteTurn::Durable;
         }
@@ -95,7 +94,6 @@ impl Singleflight {
         }
     }
 
-    /// Forgets all drops but the wanted ones.
     pub(super) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
         self.durable.lock().retain(|drop, _| wanted(*drop));
     }
@@ -121,16 +119,16 @@ impl Singleflight {
     }
 }
 
-/// The task that writes a claim.
+/// Which task writes a claim.
 pub(super) enum WriteTurn<'a> {
-    /// None: it is durable.
+    /// No task: the claim is durable.
     Durable,
     /// Another task.
     Joined(WriteResult),
     Ours(RunningWrite<'a>),
 }
 
-/// The result of another task's write. An error: it panicked, and the result is unknown.
+/// Waits for the write of another task. `None` also if that task panicked.
 pub(super) async fn ended(mut result: WriteResult) -> Option<SecondStore> {
     let state = result
         .wait_for(|state| matches!(state, WriteState::Ended(_)))
@@ -150,8 +148,7 @@ pub(super) struct RunningWrite<'a> {
 }
 
 impl RunningWrite<'_> {
-    /// Announces the store that holds the claim to all waiting tasks. `quantity` is the drop's and
-    /// bounds the memory.
+    /// Sends the result to all waiting tasks. The drop's `quantity` bounds the memory.
     pub(super) fn end(self, stored: Option<SecondStore>, quantity: Slot) -> Option<SecondStore> {
         if stored.is_some() {
             self.writes.remember(self.id, quantity);
@@ -199,13 +196,13 @@ mod tests {
         assert_eq!(run(writes, id, 100, async { stored }).await, stored);
     }
 
-    /// Whether a claim is known: then its write does not run.
+    /// Whether a claim is known to be durable, so that its write does not run.
     async fn is_known(writes: &Singleflight, id: AdmissionId) -> bool {
         run(writes, id, 100, async { None }).await.is_some()
     }
 
     #[tokio::test]
-    async fn what_is_durable_is_remembered_for_that_admission_only() {
+    async fn remembers_durable_claims_by_slot_user_and_time_of_admission() {
         let writes = Singleflight::default();
         let first = id(&writes, 7, "u-1", 1_000);
         write(&writes, first, None).await;
@@ -220,11 +217,11 @@ mod tests {
             assert!(!is_known(&writes, other).await, "{other:?}");
         }
         writes.keep_only(|drop| drop == DropId(2));
-        assert!(!is_known(&writes, first).await, "its drop is forgotten");
+        assert!(!is_known(&writes, first).await, "the drop was not kept");
     }
 
     #[tokio::test]
-    async fn a_slot_beyond_the_quantity_takes_no_memory() {
+    async fn slot_above_the_quantity_takes_no_memory() {
         let writes = Singleflight::default();
         let beyond = id(&writes, 4_000_000_000, "u-1", 1);
         write(&writes, beyond, Some(SecondStore::Kafka)).await;
@@ -254,7 +251,7 @@ mod tests {
         let mut retry = Box::pin(run(&writes, claim, 2, never()));
         assert!((&mut retry).now_or_never().is_none());
         drop(first);
-        assert_eq!(retry.await, None, "the writer is gone");
+        assert_eq!(retry.await, None, "the writer was dropped");
         assert!(!is_known(&writes, claim).await);
     }
 }

@@ -1,4 +1,4 @@
-//! The page's assets: a script, a style and an icon.
+//! The page's assets.
 
 use std::sync::LazyLock;
 

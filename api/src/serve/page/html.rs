@@ -1,5 +1,4 @@
-//! The page as HTML. Its texts come from an operator and from the table of words: askama escapes
-//! both.
+//! The page as HTML. Its texts come from operators and from [`WORDS`]; askama escapes both.
 
 use askama::Template;
 use axum::http::StatusCode;
@@ -17,7 +16,7 @@ struct Page<'a> {
     id: CouponId,
     name: &'a str,
     quantity: String,
-    /// The opening, for programs and for people; for a browser without scripts.
+    /// The opening as a timestamp and as text, for browsers without JavaScript.
     opens: Option<(String, String)>,
     wants_token: bool,
     words: Vec<(&'static str, &'static str)>,
@@ -36,7 +35,6 @@ struct NoticePage<'a> {
     icon: &'a str,
 }
 
-/// The text of a page without a coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PageNotice {
     Missing,
@@ -52,7 +50,7 @@ impl PageNotice {
     }
 }
 
-/// The page of a coupon. It contains what changes rarely; its script requests the rest.
+/// The page of a coupon, with the data that changes rarely. Its script requests the rest.
 pub(super) fn coupon(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,
@@ -91,19 +89,17 @@ pub(super) fn notice(notice: PageNotice, language: Language) -> askama::Result<S
         PageNotice::Missing => ("missing", "missing_why"),
         PageNotice::Unavailable => ("unavailable", "unavailable_why"),
     };
-    let title = language.word(title);
-    let sentence = language.word(sentence);
     NoticePage {
         language,
-        title,
-        sentence,
+        title: language.word(title),
+        sentence: language.word(sentence),
         style: &STYLE.name,
         icon: &ICON.name,
     }
     .render()
 }
 
-/// 1,000,000: the format of both languages.
+/// Groups digits as in `1,000,000`, the format of both languages.
 fn grouped(number: u32) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits
@@ -127,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_text_whatever_is_in_it() {
+    async fn escapes_the_name_of_the_coupon() {
         let html = page(
             "<script>alert(1)</script>\" onload='x' & {n} </main>",
             Language::English,
@@ -141,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_inline_or_from_elsewhere_and_all_of_it_is_small() {
+    async fn page_is_small_and_has_no_inline_or_foreign_content() {
         let html = page(&"<".repeat(200), Language::Korean);
         for forbidden in [
             "style=",
@@ -158,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_languages_have_every_word_that_the_page_uses() {
+    async fn both_languages_have_all_words_of_the_page() {
         for language in [Language::English, Language::Korean] {
             let html = page("Winter", language);
             assert!(
@@ -198,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn large_numbers_are_grouped() {
+    fn groups_digits_of_large_numbers() {
         assert_eq!(
             [0, 999, 1_000, 1_000_000].map(grouped),
             ["0", "999", "1,000", "1,000,000"]

@@ -1,4 +1,4 @@
-//! The page's two languages, with all of its texts, in one table.
+//! The page's texts in both languages.
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT_LANGUAGE;
@@ -41,7 +41,7 @@ impl Language {
         }
     }
 
-    /// The text for a key; empty for a key that is not in the table, which the tests refuse.
+    /// The text for a key; empty if the table lacks it. Tests check that it lacks none.
     pub(super) fn word(self, key: &str) -> &'static str {
         let row = WORDS.iter().find(|(known, ..)| *known == key);
         row.map_or("", |row| match self {
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_language_is_the_one_that_is_liked_best() {
+    fn chooses_the_accepted_language_with_the_highest_weight() {
         let of = |value: &'static str| {
             let headers = [(ACCEPT_LANGUAGE, HeaderValue::from_static(value))]
                 .into_iter()

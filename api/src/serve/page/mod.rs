@@ -1,6 +1,6 @@
-//! The coupon page: `GET /c/{id}`, its assets, and the state it polls. Everything comes from
-//! memory, except whether an open drop is sold out: one read of Redis serves all pages for 200 ms.
-//! The reasons for this design: docs/decisions/0015-coupon-page.md.
+//! The coupon page: `GET /c/{id}`, its assets, and the state it polls. All data comes from memory,
+//! except whether an open drop is sold out: one read of Redis serves all pages for 200 ms. See
+//! docs/decisions/0015-coupon-page.md.
 
 mod assets;
 mod html;
@@ -29,11 +29,11 @@ use super::routes::extract::CouponPath;
 use super::routes::{etag, view};
 use super::state::App;
 
-/// Seconds for which a cache may use a page without revalidation. Its name and times change as
-/// rarely.
+/// Caches may use a page without revalidation for ten seconds, because its name and times rarely
+/// change.
 const PAGE_FRESH_FOR: &str = "public, max-age=10";
 
-/// Nothing from other origins, nothing inline, and no framing.
+/// Forbids other origins, inline scripts and styles, and framing.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

@@ -1,5 +1,5 @@
-//! The state that an open page polls: the coupon's state, by the server's clock, and when to ask
-//! next.
+//! The state that an open page polls: the coupon's state by the server's clock, and the time of the
+//! next poll.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::DropState;
@@ -9,17 +9,17 @@ use serde::Serialize;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
-/// Poll interval while the page waits for the code; it grows after some quick polls.
+/// Poll interval while the page waits for the code. The page lengthens it after some polls.
 const ACCEPTED_AFTER_MS: u32 = 1_500;
 
 /// Poll interval of a page whose user is on the waiting list.
 const WAITING_AFTER_MS: u32 = 10_000;
 
-/// How long users rush to claim after an opening. Their claims tell them whether they already hold
-/// one.
+/// Duration of the rush after an opening. Pages do not look up claims in it: users claim, and the
+/// response says whether they already hold a coupon.
 const RUSH_MS: i64 = 10_000;
 
-/// A crowd gathers in the last minutes before an opening.
+/// Pages do not look up claims in the last minutes before an opening, when a crowd gathers.
 const CROWD_MS: i64 = 600_000;
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -37,8 +37,8 @@ pub(super) struct PageState {
     quantity: Slot,
     /// When to ask for this again; null if nothing will change.
     poll_after_ms: Option<u32>,
-    /// When a browser that has not claimed may ask, once, for the user's claim; null while a crowd
-    /// looks, and while nobody can hold one.
+    /// When a browser that has not claimed may look up the user's claim, once. Null around an
+    /// opening, because of the crowd, and before the first one, because nobody can hold a coupon.
     look_after_ms: Option<u32>,
     /// When to ask for the user's claim again, while it is `accepted` and while it is `waiting`.
     accepted_after_ms: u32,
@@ -77,13 +77,13 @@ impl PageState {
     }
 }
 
-/// Rarely when far from the opening, and never in the rush just after it: the page opens on its
-/// own, and the claim tells users everything.
+/// The interval is long if the opening is far away, and no poll falls into the rush after it: the
+/// page opens on its own, and the response to the claim gives the new state.
 fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
     match state {
         DropState::Scheduled => u32::try_from((until_opening / 4).clamp(5_000, 60_000)).ok(),
         DropState::Open => Some(60_000),
-        // A slot that comes back is shown soon.
+        // Show a released slot soon.
         DropState::SoldOut | DropState::Paused => Some(10_000),
         DropState::Closed | DropState::Sealed => None,
     }
@@ -95,7 +95,7 @@ fn look_after_ms(state: DropState, until_opening: i64, has_opened: bool) -> Opti
             u32::try_from((until_opening + RUSH_MS).max(0)).ok()
         }
         DropState::Scheduled if has_opened && until_opening > CROWD_MS => Some(0),
-        // Nobody rushes while it is closed or paused: the page asks at once.
+        // While the drop is closed or paused, the page looks up the claim without waiting for this.
         DropState::Scheduled | DropState::Paused | DropState::Closed | DropState::Sealed => None,
     }
 }
@@ -106,7 +106,7 @@ mod tests {
     use crate::serve::catalogue::coupon_with_drops::tests::{at, coupon};
 
     #[tokio::test]
-    async fn the_state_follows_the_clock_and_says_when_to_ask_again() {
+    async fn state_follows_the_clock_and_names_the_next_poll() {
         let coupon_of_two = coupon(&[(10, 20), (30, 40)]);
         let said = |minute| {
             let state = PageState::of(&coupon_of_two, at(minute), None);
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(
             [look(&far, 20), look(&far, 31), look(&far, 50)],
             [Some(0), None, None],
-            "a crowd gathers"
+            "no lookup shortly before an opening"
         );
         let none = PageState::of(&coupon(&[]), at(0), None);
         assert_eq!(
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sold_out_is_what_a_claim_would_get_and_only_while_the_drop_is_open() {
+    async fn open_drop_is_sold_out_if_a_claim_would_get_no_slot() {
         let full = Stock {
             quantity: 10,
             held: 10,
@@ -183,7 +183,7 @@ mod tests {
             said(Stock { held: 9, ..full }, 15),
             (DropState::Open, false, Some(60_000))
         );
-        // A slot that came back goes to the first in line.
+        // A released slot goes to the first user on the waiting list.
         assert_eq!(
             said(
                 Stock {

@@ -1,7 +1,7 @@
 //! The routes of a claim: `POST /v1/coupons/{id}/claims` and `GET /v1/coupons/{id}/claims/me`.
 //!
-//! The first has a fast path before the router, because axum's routing costs as much as the rest of
-//! a claim (docs/PERFORMANCE.md). Claims with a body go through the router; both ways give the same
+//! Claims take a fast path before the router, because axum's routing costs as much as the rest of a
+//! claim (docs/PERFORMANCE.md). Claims with a body go through the router. Both paths give the same
 //! responses.
 
 use std::convert::Infallible;
@@ -86,8 +86,8 @@ pub(crate) async fn mine(
     Ok(not_kept(app.claims.my_claim(id, requester).await?))
 }
 
-/// The router with the fast path before it. A hyper service, which is called by reference: nothing
-/// is cloned for a claim.
+/// The router with the fast path before it. Implements hyper's `Service`, which takes `&self`, so
+/// that a claim does not clone the router.
 #[derive(Clone)]
 pub(crate) struct FastPath {
     inner: Arc<Inner>,
@@ -98,11 +98,11 @@ struct Inner {
     app: App,
     routes: Router,
     guard: Arc<RequestGuard>,
-    /// Rendered once.
+    /// The body of the most frequent refusal, rendered once.
     sold_out: Bytes,
 }
 
-/// `sold_out`, or any other response.
+/// The body is the left variant for `sold_out`, the right one for other responses.
 type ClaimResponse = Response<Either<Full<Bytes>, Body>>;
 
 impl FastPath {
@@ -170,7 +170,7 @@ impl Service<Request<Incoming>> for FastPath {
 }
 
 impl Inner {
-    /// The coupon and the user of a claim that needs no router.
+    /// The coupon and the user, if the request can take the fast path.
     fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Requester)> {
         let headers = request.headers();
         let no_body = !headers.contains_key(header::TRANSFER_ENCODING)
@@ -185,7 +185,7 @@ impl Inner {
             .path()
             .strip_prefix("/v1/coupons/")?
             .strip_suffix("/claims")?;
-        Some((coupon_id(id)?, self.app.known_requester(headers)?))
+        Some((coupon_id(id)?, self.app.identity.person(headers).ok()?))
     }
 
     async fn claim(&self, id: CouponId, requester: Requester) -> ClaimResponse {

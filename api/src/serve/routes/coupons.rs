@@ -49,7 +49,6 @@ pub(crate) async fn one(
     Ok(show_one(&app, &coupon, StatusCode::OK).await)
 }
 
-/// Which coupons to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -92,7 +91,6 @@ pub(crate) async fn list(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(invalid(format!("limit must be between 1 and {MAX_LIMIT}")));
     }
-    // Numbers begin at 1.
     let after = asked.after.map_or(0, |after| after.max(0));
     let key = PageKey {
         state: asked.state,
@@ -143,19 +141,18 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
             .filter(|_| more)
             .map(|last| last.coupon.id)
     };
-    let next = last.and_then(|last| next_page(asked, limit, last));
     let body = serde_json::to_vec(&page).map_err(|error| {
         tracing::error!(%error, "a list of coupons can't be written");
         Problem::internal()
     })?;
     Ok(ListedPage {
         body: body.into(),
-        next,
+        next: last.and_then(|last| next_page(asked, limit, last)),
     })
 }
 
-/// The coupons examined for one page, and whether there may be more after them. A state other than
-/// `sealed` selects live coupons, which are in memory.
+/// The coupons examined for one page, and whether more may follow. All states but `sealed` select
+/// live coupons, which are in memory.
 async fn candidates(
     services: &Services,
     asked: &Listing,

@@ -55,7 +55,7 @@ pub(crate) struct NewCouponBody {
 }
 
 impl NewCouponBody {
-    /// The checks of `POST` and of the command line's preview, which knows no `identity`.
+    /// Validates the body, for `POST` and for the command line's preview, which has no `identity`.
     pub(crate) fn check(
         self,
         now: DateTime<Utc>,
@@ -117,7 +117,8 @@ pub(crate) async fn create(
         .into_response())
 }
 
-/// The request's key, with a hash of its content: equivalent bodies have the same hash.
+/// The request's key with a hash of the parsed body, so that the formatting of the JSON is
+/// irrelevant.
 fn idempotency_key(
     headers: &HeaderMap,
     body: &NewCouponBody,
@@ -162,7 +163,7 @@ async fn make_once(
     let away = |error: DbError| {
         mysql_unavailable(&error, "repeat the request with the same Idempotency-Key")
     };
-    // Before the body is checked: its window may be over by the time of a retry.
+    // Look for an earlier request before validating: the window may be over by the time of a retry.
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }
@@ -186,25 +187,25 @@ async fn repeated(
     match earlier {
         EarlierRequest::Made(id) => Ok(services.catalogue.find(id).await?),
         EarlierRequest::OtherBody => {
-            let detail = "this Idempotency-Key came with another body before; nothing was made";
+            let detail = "this Idempotency-Key was used with another body; nothing was created";
             Err(Problem::new(Code::IdempotencyKeyUsed, detail))
         }
     }
 }
 
-/// The numbers that Redis knows: a MySQL that lost its last coupons must not give them again.
-/// `None` if Redis is unavailable: then nobody knows which numbers were given.
+/// The numbers that Redis has seen, so that MySQL does not reuse numbers of coupons that it lost.
+/// `None` if Redis is unavailable.
 async fn ask_redis(services: &Services) -> Option<GivenNumbers> {
     match services.redis.given_numbers().await {
         Ok(given) => Some(given),
         Err(error) => {
-            tracing::warn!(%error, "Redis does not say which numbers were given: many are left out");
+            tracing::warn!(%error, "could not read the used numbers from Redis: many numbers are skipped");
             None
         }
     }
 }
 
-/// Makes a new coupon known to admission and to this process.
+/// Writes a new coupon to Redis and to this process's catalogue.
 async fn see_to(
     services: &Services,
     coupon: Coupon,
@@ -215,19 +216,18 @@ async fn see_to(
     if redis_answers {
         let newest = drops.iter().map(|drop| drop.id).max().unwrap_or(DropId(0));
         if let Err(error) = services.redis.note_numbers(coupon.id, newest).await {
-            tracing::warn!(%error, coupon = %coupon.id, "the numbers of a new coupon are not noted yet");
+            tracing::warn!(%error, coupon = %coupon.id, "the numbers of a new coupon are not in Redis yet");
         }
         if coupon.allow == Some(Allow::List) {
-            // An empty list must be written to Redis, too: while the list is unknown, nobody gets
+            // Write the empty list too: while the list is missing in Redis, no claim gets
             // `not_allowed`.
             super::allow_list::write(services, coupon.id).await;
         }
         if let Err(error) = load(services, &coupon, &drops).await {
-            tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
+            tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not in Redis yet; the reconciler writes it");
         }
     }
-    // The client may request the coupon from this process next; other processes look it up on
-    // demand.
+    // The client may request the coupon from this process next. Other processes look it up.
     let seen = services.catalogue.reread(coupon.id).await;
     seen.unwrap_or_else(|_| {
         Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| {
@@ -236,8 +236,7 @@ async fn see_to(
     })
 }
 
-/// Loads a new coupon's drops and opens it, in the era that it has in MySQL until a reconciler
-/// begins another.
+/// Loads a new coupon's drops into Redis and opens it, unless a reconciler has begun another era.
 async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::Result<()> {
     let redis = &services.redis;
     let gate = redis.gate().await?;
@@ -254,8 +253,8 @@ async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::R
             .load_drop(&keys, &fence, coupon.revision, &meta)
             .await?;
     }
-    // This process may have stood still until here. A reconciler that found the coupon meanwhile
-    // has taken another era: people may have been admitted in it, and Redis been emptied since.
+    // If this process was paused until here, a reconciler may have begun another era, users may
+    // have been admitted in it, and Redis may have been emptied since. Do not open the old era.
     let db = services.mysql.operators.of_primary();
     if db.era(coupon.id).await? == Some(coupon.era) && gate.is_open() {
         redis.open_coupons(&[(coupon.id, fence)]).await?;

@@ -1,5 +1,5 @@
-//! A coupon's revision as its `ETag`, and the conditions on it (RFC 9110). The revision is that of
-//! the coupon's settings: the number of coupons left in a drop is not covered.
+//! A coupon's revision as its `ETag`, and the conditions on it (RFC 9110). The revision covers the
+//! settings of the coupon, but not the remaining slots.
 
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -14,7 +14,7 @@ pub(in crate::serve) fn of(revision: u64) -> [(HeaderName, String); 1] {
     [(ETAG, format!("\"{revision}\""))]
 }
 
-/// The revision that a change is for; `None`: any.
+/// The revision that a change requires; `None` for any.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let bad = || invalid("If-Match must be one ETag as GET gives it, such as \"7\", or *");
     let Some(value) = only_value(headers, IF_MATCH).map_err(|GivenTwice| bad())? else {
@@ -27,7 +27,7 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     revision(text).ok_or_else(bad).map(Some)
 }
 
-/// Parses a strong tag as [`of`] writes it, and no other form of the number.
+/// Parses a strong tag exactly as [`of`] writes it.
 fn revision(tag: &str) -> Option<u64> {
     let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
     digits
@@ -36,7 +36,7 @@ fn revision(tag: &str) -> Option<u64> {
         .filter(|revision: &u64| revision.to_string() == digits)
 }
 
-/// 412, with the present revision.
+/// The 412 response, with the current revision.
 pub(super) fn changed_meanwhile(revision: u64) -> Response {
     let detail =
         "the coupon was changed since you read it; read it again, and nothing was changed here";
@@ -44,7 +44,7 @@ pub(super) fn changed_meanwhile(revision: u64) -> Response {
     (of(revision), problem.with("revision", revision)).into_response()
 }
 
-/// Whether the client already has this revision. As the standard requires, weak tags count, too.
+/// Whether the client already has this revision. Weak tags match, as the standard requires.
 pub(in crate::serve) fn is_known(headers: &HeaderMap, revision: u64) -> bool {
     let tags = headers
         .get_all(IF_NONE_MATCH)
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn if_match_is_one_strong_tag_or_a_star() {
+    fn if_match_accepts_one_strong_tag_or_a_star() {
         let good: [(&[&'static str], _); 4] = [
             (&["\"7\""], Ok(Some(7))),
             (&[" \"0\" "], Ok(Some(0))),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn if_none_match_names_any_of_several_tags() {
+    fn if_none_match_matches_any_of_several_tags() {
         for values in [
             &["\"7\""] as &[&'static str],
             &["W/\"7\""],

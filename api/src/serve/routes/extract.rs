@@ -1,5 +1,5 @@
-//! Extractors of the API: the coupon and the user of a request. An invalid part becomes a problem
-//! that names it. Extractors of both services are in `shared`.
+//! Extractors of the API: the coupon and the user of a request. A refusal names the invalid part.
+//! Extractors of both services are in `shared`.
 
 use axum::extract::{FromRequestParts, MatchedPath, Path};
 use axum::http::request::Parts;
@@ -15,18 +15,18 @@ use crate::serve::state::App;
 /// Maximum size of a request that changes an allow list.
 pub(crate) const MAX_LIST_BYTES: usize = 1024 * 1024;
 
-/// The coupon in a part of a path.
+/// Parses the coupon in a segment of a path.
 pub(crate) fn coupon_id(text: &str) -> Option<CouponId> {
     canonical_number(text).map(CouponId)
 }
 
-/// The coupon in a path. Other texts match no coupon, nor does a percent-encoded number: a rule by
-/// path in front of this service would not recognize it.
+/// The coupon in a path. A percent-encoded number matches no coupon, because path rules of a proxy
+/// in front would not recognize it.
 pub(crate) struct CouponPath(pub(crate) CouponId);
 
 impl CouponPath {
     fn of(parts: &Parts) -> Result<Self, Problem> {
-        // The part as it was sent: axum decodes the parts of a path.
+        // Read the segment from the URI as it was sent; axum's `Path` decodes it.
         let pattern = parts
             .extensions
             .get::<MatchedPath>()
@@ -58,8 +58,7 @@ impl FromRequestParts<App> for PersonPath {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let CouponPath(id) = CouponPath::of(parts)?;
         let path = Path::<(String, String)>::from_request_parts(parts, app).await;
-        let Path((_, user)) =
-            path.map_err(|_| invalid("user_id: this is no percent-encoded UTF-8"))?;
+        let Path((_, user)) = path.map_err(|_| invalid("user_id is not percent-encoded UTF-8"))?;
         let user = user
             .parse()
             .map_err(|error| invalid(format!("user_id: {error}")))?;
@@ -74,6 +73,6 @@ impl FromRequestParts<App> for Person {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        app.requester(&parts.headers).await.map(Self)
+        app.identity.find_person(&parts.headers).await.map(Self)
     }
 }

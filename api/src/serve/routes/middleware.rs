@@ -1,4 +1,4 @@
-//! Middleware of every request: a deadline, a response after a panic, metrics by route, and its
+//! Middleware of every request: a deadline, a response after a panic, metrics by route, and a
 //! trace.
 
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ pub(crate) struct RequestGuard {
     /// Maximum time until a response begins.
     timeout: Duration,
     late: LineLimit,
-    /// Each series is looked up in the registry once.
+    /// Handles of the series, because a lookup in the registry is slow.
     metrics: RwLock<HashMap<(&'static str, StatusCode), ByPath>>,
 }
 
@@ -41,9 +41,9 @@ impl RequestGuard {
         }
     }
 
-    /// Handles one request with `work`; 503 after the deadline, 500 after a panic. `path` is the
-    /// route's pattern: ids in paths would create a series each. `wrap` converts a problem's body
-    /// to the type of `work`'s.
+    /// Handles one request with `work`; 503 after the deadline, 500 after a panic. The path in
+    /// `route` is a pattern, because each id in a path would create a series. `wrap` converts the
+    /// body of a problem to the body type of `work`.
     pub(crate) async fn answer<B>(
         &self,
         route: Route<'_>,
@@ -56,7 +56,7 @@ impl RequestGuard {
         let mut response = match tokio::time::timeout_at(begun + self.timeout, work).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => {
-                // The panic itself is already on standard error.
+                // The panic's message is already on standard error.
                 tracing::error!("a request panicked");
                 Problem::internal().into_response().map(wrap)
             }
@@ -107,7 +107,6 @@ impl RequestGuard {
     }
 }
 
-/// The layer of the router.
 pub(crate) async fn guarded(
     State(guard): State<Arc<RequestGuard>>,
     request: Request,
@@ -124,7 +123,7 @@ pub(crate) async fn guarded(
     let path = request.extensions().get::<MatchedPath>().cloned();
     let path = path.as_ref().map_or("other", MatchedPath::as_str);
     let work = async {
-        // Before any of the body is read.
+        // Refuse before reading the body.
         let most = if path.starts_with(allow_list::PATH) {
             MAX_LIST_BYTES
         } else {

@@ -52,7 +52,7 @@ pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<Reques
         .layer(from_fn_with_state(guard, guarded))
 }
 
-/// Expensive routes for machines: only at METRICS_ADDR if that is set.
+/// Expensive routes for machines, served only at METRICS_ADDR if that is set.
 pub(crate) fn for_machines(
     token: OpsToken,
     identity: &Identity,
@@ -73,7 +73,7 @@ pub(crate) fn for_machines(
         .merge(health::metrics_route(prometheus))
 }
 
-/// The routes of the contract, with their description.
+/// The public routes with their OpenAPI document.
 fn contract(token: OpsToken) -> OpenApiRouter<App> {
     let for_operators = OpenApiRouter::new()
         .routes(routes!(create::create))
@@ -109,7 +109,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
         let stopping = stopping.is_cancelled();
         async move {
             if stopping {
-                Err("this process stops".to_owned())
+                Err("this process is stopping".to_owned())
             } else {
                 Ok(())
             }
@@ -118,7 +118,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     vec![("redis", gate), ("process", running)]
 }
 
-/// Stores without which claims continue, for information.
+/// Stores without which claims continue; `/readyz` reports them as notes.
 pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
     let kafka = health::check(move || {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_has_every_route_of_the_contract_and_no_other() {
+    fn document_lists_exactly_the_public_routes() {
         let json = document();
         let paths = json["paths"].as_object().unwrap();
         let listed: BTreeSet<String> = paths
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_routes_ask_for_their_token_and_every_reference_resolves() {
+    fn operator_routes_require_the_token_and_all_references_resolve() {
         let json = document();
         for (path, method) in [
             ("/v1/coupons", "post"),
@@ -230,13 +230,13 @@ mod tests {
             let pointer = reference.split('"').next().unwrap();
             assert!(
                 json.pointer(pointer).is_some(),
-                "{pointer} is referred to and not there"
+                "{pointer} does not resolve"
             );
         }
     }
 
     #[test]
-    fn every_problem_of_the_contract_s_routes_has_its_form() {
+    fn all_error_responses_refer_to_the_problem_schema() {
         let json = document();
         let problem = "/content/application~1problem+json/schema/$ref";
         let mut problems = 0;

@@ -1,4 +1,4 @@
-//! `/openapi.json` is generated from the handlers. This module adds the rest.
+//! The parts of `/openapi.json` that are not generated from the handlers.
 
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::openapi::{self, bearer};
@@ -40,7 +40,7 @@ impl Modify for SecuritySchemes {
     }
 }
 
-/// If tokens identify users, the gateway's headers are ignored.
+/// The document for tokens: without the gateway's headers, which are ignored then.
 pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     for item in document.paths.paths.values_mut() {
         let operations = [
@@ -61,7 +61,7 @@ pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// If a gateway identifies users, they have no tokens.
+/// The document for a gateway: users are identified by its header instead of a token.
 pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
     let header = ApiKeyValue::with_description("X-User-Id", "The user, as named by the gateway");

@@ -1,4 +1,4 @@
-//! Recovery before a change of a coupon: settings that MySQL has lost are recovered from Redis
+//! Before a change of a coupon, recovers settings that MySQL has lost from Redis
 //! (docs/decisions/0026-mysql-gone-back.md).
 
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::serve::state::Services;
 /// Maximum wait for Redis when looking for settings that MySQL has lost.
 const ASKED_FOR: Duration = Duration::from_secs(1);
 
-/// Must precede a change, which must neither reuse a revision that MySQL has lost nor undo lost
-/// settings. If Redis does not answer, changes of settings that Redis does not store are delayed
-/// only briefly.
+/// Call before a change, which must neither reuse a revision that MySQL has lost nor undo lost
+/// settings. The wait for Redis is short, because changes that do not concern Redis must succeed
+/// without it.
 pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<(), Problem> {
     let why = match timeout(ASKED_FOR, services.redis.revision(id)).await {
         Ok(Ok(_)) => match recover(&services.mysql.operators, &services.redis, id).await {
@@ -33,6 +33,6 @@ pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<()
         Ok(Err(error)) => error.to_string(),
         Err(elapsed) => elapsed.to_string(),
     };
-    tracing::warn!(why, coupon = %id, "Redis could not be asked what MySQL has lost");
+    tracing::warn!(why, coupon = %id, "could not check in Redis whether MySQL has lost settings");
     Ok(())
 }

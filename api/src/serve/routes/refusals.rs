@@ -1,4 +1,4 @@
-//! The answers to refused requests.
+//! The responses to refused requests.
 
 use chrono::SecondsFormat;
 use firstcome_shared::domain::CouponId;
@@ -31,22 +31,22 @@ impl From<ClaimRefusal> for Problem {
                 AdmissionError::Redis(_) => {
                     "whether this claim went through is not known yet; try again"
                 }
-                AdmissionError::Unexpected => "this claim could not be worked; try again",
+                AdmissionError::Unexpected => "this claim could not be processed; try again",
             },
             ClaimRefusal::NotDurable => {
-                "a place is kept for you, but cannot be promised right now; try again"
+                "a slot is reserved for you, but cannot be confirmed right now; try again"
             }
             ClaimRefusal::SealedUnknown => {
-                "this coupon is closed; whether you hold one is not known right now, try again"
+                "this coupon is closed, and it is unknown right now whether you hold one; try again"
             }
             ClaimRefusal::NothingHeld => {
                 return Self::not_found("there is no claim of this person to give back or revoke");
             }
             ClaimRefusal::HalfRevoked => {
-                "it is revoked; whether its slot is free yet is not known, repeat this to be certain"
+                "the claim is revoked, but its slot may not be free yet; repeat the request to be certain"
             }
             ClaimRefusal::StandingUnknown => {
-                "the status of this claim is not known right now; try again"
+                "the status of this claim is unknown right now; try again"
             }
         };
         Self::unavailable(detail)
@@ -57,13 +57,10 @@ pub(crate) fn refused(admission: Admission) -> Problem {
     let time = |ms| instant(ms).to_rfc3339_opts(SecondsFormat::Millis, true);
     match admission {
         Admission::SoldOut => Problem::new(Code::SoldOut, "all are given out"),
-        Admission::Paused => Problem::new(
-            Code::Paused,
-            "this coupon is stopped for the moment; try again later",
-        ),
+        Admission::Paused => Problem::new(Code::Paused, "this coupon is paused; try again later"),
         Admission::Revoked => Problem::new(
             Code::Revoked,
-            "what you had was given back or revoked, and you cannot have another",
+            "your coupon was given back or revoked, and you cannot get another",
         ),
         Admission::NotAllowed => {
             let detail = "this coupon is for certain people, and you are not among them";
@@ -75,8 +72,8 @@ pub(crate) fn refused(admission: Admission) -> Problem {
         Admission::Closed(at) => {
             Problem::new(Code::Closed, "this coupon is closed").with("closed_at", time(at))
         }
-        // Unloaded, unverified, and a group that changed twice meanwhile; the admissions never come
-        // here.
+        // `Unloaded`, `Unverified` and `ForGroup` (the group changed twice during the claim).
+        // Admissions are no refusals and never reach this arm.
         _ => Problem::unavailable("this coupon is being checked; try again"),
     }
 }
@@ -96,9 +93,9 @@ impl From<LookupError> for Problem {
     fn from(error: LookupError) -> Self {
         match error {
             LookupError::NoSuchCoupon(id) => no_such_coupon(id),
-            LookupError::Unavailable => Self::unavailable(
-                "whether there is such a coupon is not known right now; try again",
-            ),
+            LookupError::Unavailable => {
+                Self::unavailable("it is unknown right now whether the coupon exists; try again")
+            }
         }
     }
 }
@@ -107,10 +104,10 @@ pub(crate) fn no_such_coupon(id: CouponId) -> Problem {
     Problem::not_found(format!("there is no coupon {id}"))
 }
 
-/// 503 for an operator's request. `doubt` says what may have happened all the same.
+/// 503 for an operator's request. `doubt` says what may have happened, or what to do.
 pub(crate) fn mysql_unavailable(error: &DbError, doubt: &str) -> Problem {
-    tracing::warn!(%error, "an operator's request could not be worked");
-    Problem::unavailable(format!("MySQL could not be asked; {doubt}"))
+    tracing::warn!(%error, "an operator's request could not be processed");
+    Problem::unavailable(format!("MySQL did not answer; {doubt}"))
 }
 
 #[cfg(test)]
@@ -121,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_of_admission_has_its_status_and_code() {
+    fn refusals_of_admission_map_to_status_and_code() {
         for (admission, status, code) in [
             (Admission::SoldOut, 409, "sold_out"),
             (Admission::Paused, 409, "paused"),

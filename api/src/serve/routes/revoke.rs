@@ -34,7 +34,6 @@ pub(crate) struct RevokeBody {
     may_claim_again: bool,
 }
 
-/// The drop in which a person gives a coupon back.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -62,13 +61,10 @@ pub(crate) async fn give_back(
     CouponPath(id): CouponPath,
     StrictQuery(asked): StrictQuery<GiveBackQuery>,
 ) -> Result<NotKept<Revoked>, Problem> {
-    let drop = asked.drop_id.map(DropId);
-    let reason = "given back".to_owned();
-    let by = user.to_string();
     let order = Order {
-        drop,
-        reason,
-        by,
+        drop: asked.drop_id.map(DropId),
+        reason: "given back".to_owned(),
+        by: user.to_string(),
         may_claim_again: false,
         operator: None,
     };
@@ -97,15 +93,11 @@ pub(crate) async fn revoke(
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<RevokeBody>,
 ) -> Result<Json<Revoked>, Problem> {
-    let reason = validate::text("reason", MAX_REASON_CHARS, &body.reason)?;
-    let by = validate::text("by", MAX_BY_CHARS, &body.by)?;
-    let drop = body.drop_id.map(DropId);
-    let may_claim_again = body.may_claim_again;
     let order = Order {
-        drop,
-        reason,
-        by,
-        may_claim_again,
+        drop: body.drop_id.map(DropId),
+        reason: validate::text("reason", MAX_REASON_CHARS, &body.reason)?,
+        by: validate::text("by", MAX_BY_CHARS, &body.by)?,
+        may_claim_again: body.may_claim_again,
         operator: Some(operator),
     };
     Ok(Json(app.claims.revoke(id, user, order).await?))

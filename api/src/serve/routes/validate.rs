@@ -16,12 +16,11 @@ pub(crate) const MAX_WAITING: u32 = 1_000_000;
 /// Maximum length of a name, in characters.
 const MAX_NAME_CHARS: usize = 200;
 
-/// A name, trimmed.
 pub(crate) fn name(name: &str) -> Result<String, Problem> {
     text("name", MAX_NAME_CHARS, name)
 }
 
-/// A line of text, trimmed.
+/// Trims and checks a line of text.
 pub(crate) fn text(field: &str, most: usize, text: &str) -> Result<String, Problem> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > most {
@@ -45,8 +44,8 @@ pub(crate) fn waiting_list(number: i64) -> Result<u32, Problem> {
     within("waiting_list", number, 0..=MAX_WAITING)
 }
 
-/// The restriction of a coupon. A gateway's header names no groups, so with it nobody would ever be
-/// admitted to a coupon for a group. `identity` is `None` if it is not known here how the API
+/// Parses the restriction of a coupon. Refuses groups if a gateway identifies users, because it
+/// names no groups and nobody would be admitted. `identity` is `None` if it is unknown how the API
 /// identifies users.
 pub(crate) fn allow(text: &str, identity: Option<&Identity>) -> Result<Allow, Problem> {
     let allow = text
@@ -78,7 +77,7 @@ mod tests {
     use crate::serve::auth::gateway::Gateway;
 
     #[test]
-    fn names_are_trimmed_and_can_break_neither_a_mail_nor_a_terminal() {
+    fn trims_names_and_refuses_control_and_invisible_characters() {
         assert_eq!(
             name("  Winter coupon · 겨울 ").unwrap(),
             "Winter coupon · 겨울"
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coupon_of_a_group_needs_tokens() {
+    fn refuses_group_if_a_gateway_identifies_users() {
         let header = Identity::TrustedHeader(Gateway::default());
         assert_eq!(allow("list", Some(&header)).unwrap(), Allow::List);
         assert!(allow("group:vip", None).is_ok());
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_bounds() {
+    fn refuses_numbers_out_of_bounds() {
         assert_eq!(
             (quantity(1).unwrap(), quantity(10_000_000).unwrap()),
             (1, 10_000_000)

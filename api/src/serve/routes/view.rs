@@ -77,17 +77,17 @@ impl CouponView {
     }
 }
 
-/// Maximum wait for Redis. After it `remaining` is null: such a response is better than none.
+/// Maximum wait for Redis, after which `remaining` is null.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Coupons in their present state.
+/// The current state of coupons.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
     let now = Utc::now();
     let shown = coupons
         .iter()
         .flat_map(|coupon| [coupon.current(now), coupon.next(now)])
         .flatten();
-    // Redis has forgotten sealed drops; the catalogue has their rows, read from MySQL.
+    // Redis may have expired sealed drops. The catalogue has the number of their rows.
     let live: Vec<_> = shown
         .filter(|one| one.drop.sealed_at.is_none())
         .map(|one| (one.drop.id, one.keys))
@@ -114,7 +114,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     coupons.iter().map(view).collect()
 }
 
-/// The stocks of drops, for display; drops whose stock is not known are left out.
+/// The stocks of drops, for display, without those whose stock is unknown.
 pub(crate) async fn stocks(
     services: &Services,
     drops: &[(DropId, &DropKeys)],
@@ -122,22 +122,25 @@ pub(crate) async fn stocks(
     match tokio::time::timeout(REDIS_TIMEOUT, services.remaining.of(&services.redis, drops)).await {
         Ok(Ok(stocks)) => stocks,
         unknown => {
-            tracing::debug!(?unknown, "what is left of drops is shown as unknown");
+            tracing::debug!(
+                ?unknown,
+                "the remaining slots of drops are shown as unknown"
+            );
             HashMap::new()
         }
     }
 }
 
-/// A response about a person, which no cache may store: a gateway's header does not tell the cache
-/// whose response it is.
+/// A response about one user, which caches must not store: they cannot tell users apart by a
+/// gateway's header.
 pub(crate) type NotKept<T> = ([(HeaderName, &'static str); 1], Json<T>);
 
 pub(crate) fn not_kept<T>(body: T) -> NotKept<T> {
     ([(CACHE_CONTROL, "no-store")], Json(body))
 }
 
-/// One coupon in its present state, with its `ETag`. Not cacheable: a browser that revalidates by
-/// the tag would keep showing an old `remaining`.
+/// The current state of one coupon, with its `ETag`. Not cacheable, because a browser that
+/// revalidates by the tag would keep showing an old `remaining`.
 pub(crate) async fn show_one(
     services: &Services,
     coupon: &CouponWithDrops,
@@ -166,7 +169,7 @@ fn drop_view(
         (Some(_), _) => chosen
             .sealed_rows
             .map(|rows| drop.quantity.saturating_sub(rows)),
-        // While a change of quantity is under way, the smaller of the two is certain.
+        // During a change of the quantity the stores differ; only the smaller one is certain.
         (None, Some(stock)) => Some(drop.quantity.min(stock.quantity).saturating_sub(stock.held)),
         (None, None) => None,
     };
@@ -214,12 +217,12 @@ mod tests {
         assert_eq!(
             shown(stock(8, 3), 15),
             (Some(5), DropState::Open),
-            "Redis has been lowered already"
+            "quantity is lowered in Redis but not yet in MySQL"
         );
         assert_eq!(
             shown(stock(12, 3), 15),
             (Some(7), DropState::Open),
-            "MySQL has not been raised yet"
+            "quantity is higher in Redis than in MySQL"
         );
         assert_eq!(
             shown(

@@ -1,6 +1,6 @@
-//! The issuer's public keys (a JWK Set, RFC 7517), from a file or an address. They are read again
-//! periodically, and when a token names an unknown key: a new key is known at once, and an old one
-//! disappears with the next reading.
+//! The issuer's public keys (a JWK Set, RFC 7517), from a file or a URL. They are read again
+//! periodically, and when a token names an unknown key, so that a new key is accepted at once. A
+//! removed key is refused after the next read.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use super::keys;
 
-/// Minimum interval between two readings caused by tokens: made-up names of keys cost the issuer no
-/// more. No name is remembered.
+/// Minimum interval between two reads caused by tokens, so that made-up key names cannot flood the
+/// issuer. Unknown names are not stored.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
 /// Maximum time until the next attempt after a failed one.
@@ -36,9 +36,9 @@ pub(crate) struct KeySet {
     algorithm: Algorithm,
     refresh: Duration,
     keys: ArcSwap<Vec<NamedKey>>,
-    /// When a token last caused a reading. Locked while the set is read.
+    /// When a token last caused a read. Locked while the set is read.
     reading: tokio::sync::Mutex<Option<Instant>>,
-    /// When and why reading began to fail, so that the keys are old.
+    /// When reads began to fail, and the last error.
     failing: Mutex<Option<(Instant, String)>>,
 }
 
@@ -69,16 +69,13 @@ impl fmt::Display for KeySet {
 impl KeySet {
     /// A set without any key yet.
     pub(super) fn new(source: KeySource, algorithm: Algorithm, refresh: Duration) -> Self {
-        let keys = ArcSwap::default();
-        let reading = tokio::sync::Mutex::default();
-        let failing = Mutex::default();
         Self {
             source,
             algorithm,
             refresh,
-            keys,
-            reading,
-            failing,
+            keys: ArcSwap::default(),
+            reading: tokio::sync::Mutex::default(),
+            failing: Mutex::default(),
         }
     }
 
@@ -100,14 +97,14 @@ impl KeySet {
         self.read_now().await
     }
 
-    /// Reads the keys again for a token that names an unknown one, unless that was done a moment
-    /// ago. The reading is completed even if nobody waits for it.
+    /// Reads the keys again for a token that names an unknown one, at most once per
+    /// [`ASKED_EVERY`]. The read completes even if the caller is cancelled.
     pub(crate) async fn read_for(self: &Arc<Self>, name: &str) {
         let set = Arc::clone(self);
         let name = name.to_owned();
         let work = tokio::spawn(async move {
             let mut last = set.reading.lock().await;
-            // Another reading may have found it while this one waited.
+            // Another read may have found the key while this one waited for the lock.
             let is_known = set.find(Some(&name)).is_some();
             if !is_known && last.is_none_or(|last| last.elapsed() >= ASKED_EVERY) {
                 *last = Some(Instant::now());
@@ -133,14 +130,14 @@ impl KeySet {
         }
     }
 
-    /// Why the keys are old.
+    /// Since when and why the keys cannot be read; `None` if the last read succeeded.
     pub(crate) fn problem(&self) -> Option<String> {
         let failing = self.failing.lock();
         let (since, why) = failing.as_ref()?;
         let count = if self.keys.load().is_empty() {
-            "no key counts"
+            "no key is valid"
         } else {
-            "those of before count"
+            "known keys stay valid"
         };
         Some(format!(
             "the keys of tokens can't be read for {} s; {count}: {why}",
@@ -159,7 +156,7 @@ impl KeySet {
             Ok(_) => {}
             Err(error) => {
                 if failing.is_none() {
-                    tracing::warn!(%error, "{self}: the keys of tokens can't be read; those that are known count");
+                    tracing::warn!(%error, "{self}: the keys of tokens can't be read; known keys stay valid");
                 }
                 let since = failing
                     .as_ref()

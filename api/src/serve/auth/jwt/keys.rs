@@ -56,7 +56,7 @@ pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKe
     let key = match algorithm.family() {
         AlgorithmFamily::Ec => DecodingKey::from_ec_pem(&pem),
         AlgorithmFamily::Ed => DecodingKey::from_ed_pem(&pem),
-        // From its numbers: the size is that of the modulus.
+        // Rebuilt from modulus and exponent, so that `unfit_size` can read the size.
         _ => DecodingKey::from_rsa_pem(&pem)
             .and_then(|key| DecodingKey::from_jwk(&Jwk::from_decoding_key(&key, Some(algorithm))?)),
     };
@@ -74,10 +74,8 @@ pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKe
     }
 }
 
-/// The key of a JWK; `None` if it is for another purpose than verifying this algorithm.
-///
-/// # Errors
-/// Why a key that is meant for it can't be used.
+/// The key of a JWK; `None` if its purpose is not to verify this algorithm. The error says why a
+/// key with that purpose can't be used.
 pub(super) fn of_jwk(algorithm: Algorithm, jwk: &Jwk) -> Result<Option<DecodingKey>, String> {
     let common = &jwk.common;
     let is_of_kind = match (&jwk.algorithm, algorithm) {
@@ -118,12 +116,12 @@ pub(super) fn of_jwk(algorithm: Algorithm, jwk: &Jwk) -> Result<Option<DecodingK
     }
 }
 
-/// One trial detects a key that only looks valid.
+/// Detects malformed keys by verifying once.
 fn fits(algorithm: Algorithm, key: &DecodingKey) -> bool {
     jsonwebtoken::crypto::verify("", b"", key, algorithm).is_ok()
 }
 
-/// Each curve has one size; the modulus of RSA any.
+/// Why the size of an RSA key is refused. Keys of other kinds have only one size.
 fn unfit_size(key: &DecodingKey) -> Option<String> {
     let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind() else {
         return None;

@@ -58,7 +58,7 @@ fn accepts(args: &JwtArgs, token: &str) -> bool {
 }
 
 #[test]
-fn the_person_is_the_subject_of_a_token_signed_as_set_or_another_claim() {
+fn user_is_the_subject_of_the_token_or_the_configured_claim() {
     assert_eq!(
         Verifier::new(&hs256()).unwrap().person(&hs_token(&good())),
         Ok("u-37".into())
@@ -87,12 +87,12 @@ fn the_person_is_the_subject_of_a_token_signed_as_set_or_another_claim() {
     assert_eq!(
         Verifier::new(&empty).unwrap().person(&hs_token(&good())),
         Ok("u-37".into()),
-        "an empty setting is none"
+        "an empty setting counts as not set"
     );
 }
 
 #[test]
-fn a_claim_that_is_given_twice_is_refused() {
+fn refuses_token_with_duplicate_claim() {
     let claims = good().to_string();
     let twice = claims.replacen("\"sub\":\"u-37\"", "\"sub\":\"u-37\",\"sub\":\"u-38\"", 1);
     assert_ne!(claims, twice);
@@ -111,7 +111,7 @@ fn a_claim_that_is_given_twice_is_refused() {
 }
 
 #[test]
-fn a_token_that_proves_nothing_is_refused() {
+fn refuses_unsigned_expired_and_foreign_tokens() {
     let now = Utc::now().timestamp();
     let whole = hs_token(&good());
     let (head_and_claims, signature) = whole.rsplit_once('.').unwrap();
@@ -136,8 +136,8 @@ fn a_token_that_proves_nothing_is_refused() {
         ("expired", hs_token(&with("exp", now - 3_600))),
         ("never expires", hs_token(&without("exp"))),
         ("not valid yet", hs_token(&with("nbf", now + 3_600))),
-        ("nobody's", hs_token(&without("sub"))),
-        ("a number for a person", hs_token(&with("sub", 37))),
+        ("no user", hs_token(&without("sub"))),
+        ("user is a number", hs_token(&with("sub", 37))),
         ("no token", "x".into()),
     ];
     for (why, token) in refused {
@@ -146,7 +146,7 @@ fn a_token_that_proves_nothing_is_refused() {
 }
 
 #[test]
-fn issuer_and_audience_are_asked_for() {
+fn requires_issuer_and_audience() {
     assert!(accepts(
         &hs256(),
         &hs_token(&with("aud", json!(["mail", "coupons"])))
@@ -180,7 +180,7 @@ fn with_key(algorithm: Algorithm, path: PathBuf) -> JwtArgs {
 }
 
 #[test]
-fn public_keys_check_tokens_and_are_never_taken_for_shared_secrets() {
+fn public_key_verifies_tokens_but_never_as_an_hmac_secret() {
     let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let signers = [
@@ -202,7 +202,7 @@ fn public_keys_check_tokens_and_are_never_taken_for_shared_secrets() {
             accepts(&args, &token(algorithm, &signer, &good())),
             "{algorithm:?}"
         );
-        // The classic confusion: the public key, which anybody has, used as an HMAC secret.
+        // Algorithm confusion: a token signed with the public key as an HMAC secret.
         let forged = EncodingKey::from_secret(pair.public_key_pem().as_bytes());
         assert!(
             !accepts(&args, &token(Algorithm::HS256, &forged, &good())),
@@ -232,7 +232,7 @@ AgMBAAE=
 
 #[test]
 #[allow(clippy::too_many_lines, reason = "one table of cases")]
-fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
+fn refuses_wrong_settings_in_one_sentence_without_the_secret() {
     let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let (_public, public) = key_file(&ec.public_key_pem());
     let (_private, private) = key_file(&ec.serialize_pem());
@@ -345,7 +345,7 @@ fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
 }
 
 #[test]
-fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
+fn reads_groups_from_a_string_or_a_list_of_strings_only() {
     let named = |args: &JwtArgs, claims: &Value| {
         Verifier::new(args)
             .unwrap()
@@ -381,10 +381,7 @@ fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
     let known = Verifier::new(&hs256())
         .unwrap()
         .names_group(&ended, &"vip".parse().unwrap());
-    assert_eq!(
-        known, None,
-        "of a token that ended meanwhile nothing is known"
-    );
+    assert_eq!(known, None, "groups of an expired token are unknown");
     let renamed = JwtArgs {
         jwt_groups_claim: Some("roles".into()),
         ..hs256()
@@ -396,16 +393,16 @@ fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
     };
     assert!(
         named(&empty, &with("groups", "vip")),
-        "an empty setting is none"
+        "an empty setting counts as not set"
     );
 }
 
 proptest::proptest! {
     #[test]
-    fn any_text_that_was_not_signed_here_is_nobody(text in ".{0,300}", at in 0_usize..200, byte in proptest::prelude::any::<u8>()) {
+    fn refuses_any_text_that_was_not_signed_here(text in ".{0,300}", at in 0_usize..200, byte in proptest::prelude::any::<u8>()) {
         let verifier = Verifier::new(&hs256()).unwrap();
         proptest::prop_assert!(verifier.person(&text).is_err());
-        // One byte of a good token is changed. The last one of a part may have unused bits.
+        // Change one byte of a valid token, except the last of a part, which may have unused bits.
         let good = hs_token(&good());
         let mut changed = good.clone().into_bytes();
         let at = at % changed.len();

@@ -1,4 +1,4 @@
-//! Traces of a call: a span for each sampled claim, and the stored trace that a repair can find.
+//! Traces of a call: a span for each sampled claim, and the trace context stored for repairs.
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::AdmissionKey;
@@ -8,7 +8,7 @@ use firstcome_shared::trace::{self, SpanEnd, SpanKind, TraceSpan, key};
 
 use super::{AdmittedClaim, MicroBatches, PendingClaim};
 
-/// The spans of a call.
+/// Exports the spans of a call.
 pub(super) fn admissions(
     drop: DropId,
     batch: &[PendingClaim],
@@ -62,8 +62,8 @@ pub(super) fn admissions(
     }
 }
 
-/// Stores the traces of new admissions, so that a repair finds the trace of a claim whose message
-/// is lost. Nothing waits for it.
+/// Stores the trace contexts of new admissions in the background, so that a repair can continue
+/// the trace of a claim whose message is lost.
 pub(super) fn keep<'c>(
     batches: &MicroBatches,
     keys: &DropKeys,

@@ -1,7 +1,7 @@
 //! `/v1/coupons/{id}/allow-list`: the allow list of a coupon (docs/decisions/0019-allow-list.md).
 //!
-//! A change is written to MySQL first, then to Redis. If Redis can't apply it, because the previous
-//! change has not arrived yet or Redis has lost the list, the whole list is written.
+//! A change is written to MySQL first, then to Redis. If Redis lacks the previous change or has
+//! lost the list, the whole list is written instead.
 
 mod people;
 
@@ -38,8 +38,8 @@ pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
 
 const DEFAULT_LIMIT: usize = 1_000;
 
-/// How often, and at which interval, Redis is checked for the previous change: another process may
-/// be about to write it.
+/// How often, and after which pause, a change is tried again if Redis lacks the previous change,
+/// which another process may be about to write.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -52,7 +52,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .layer(DefaultBodyLimit::max(MAX_LIST_BYTES))
 }
 
-/// Result of a change of an allow list.
+/// Result of a change to an allow list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AllowListChanged {
     /// Users added or removed; the others already were.
@@ -63,7 +63,7 @@ pub(crate) struct AllowListChanged {
     revision: u64,
 }
 
-/// Ids of people, as /openapi.json describes them.
+/// The OpenAPI schema of a list of user ids.
 pub(crate) struct ListedPeople;
 
 impl PartialSchema for ListedPeople {
@@ -170,7 +170,6 @@ async fn change(
     by: Operator,
 ) -> Result<Json<AllowListChanged>, Problem> {
     let services = Arc::clone(&app);
-    // Once begun, it continues even if the client disconnects.
     let changed = app
         .in_flight
         .run_unlimited(async move { apply(&services, id, people, how, by).await })
@@ -224,7 +223,7 @@ async fn apply_empty(
         .map_err(|error| mysql_unavailable(&error, AGAIN))?
         .ok_or_else(|| no_such_coupon(id))?;
     tracing::info!(coupon = %id, changed = changed.changed, "an allow list was emptied");
-    // An empty list is one small write as a whole, and does not depend on an earlier list.
+    // Write the whole list: it is empty, and the write does not depend on the previous change.
     if write(services, id).await {
         Ok(changed)
     } else {
@@ -263,7 +262,7 @@ async fn reach_redis(
     people: &[UserId],
 ) -> bool {
     for attempt in 0..ATTEMPTS {
-        // A repeated change has nothing to do, unless it never reached Redis.
+        // MySQL already had the change. Redis may lack it, so compare the whole list.
         if changed == 0 {
             break;
         }
@@ -283,7 +282,8 @@ async fn reach_redis(
     write(services, id).await
 }
 
-/// Writes the whole list to Redis if Redis has another. `false`: the reconciler has to do it.
+/// Writes the whole list to Redis if Redis has another revision. `false`: the reconciler has to
+/// write it.
 pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     match follow(
         &services.mysql.operators,
@@ -302,7 +302,7 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     }
 }
 
-/// The page of the list.
+/// Selects a page of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -370,12 +370,10 @@ pub(crate) async fn read(
         .last()
         .filter(|_| has_more)
         .map(|last| next_page(id, last, limit));
-    let people = coupon.allow_list.people;
-    let revision = coupon.allow_list.revision;
     Ok(not_kept(AllowListPage {
         allow: coupon.allow,
-        people,
-        revision,
+        people: coupon.allow_list.people,
+        revision: coupon.allow_list.revision,
         ids,
         next,
     }))
@@ -430,7 +428,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_page_is_a_path_whatever_the_id() {
+    fn next_page_escapes_the_user_id() {
         let next = next_page(CouponId(7), &"a+b=c|d:e@f".parse().unwrap(), 5);
         assert_eq!(
             next,

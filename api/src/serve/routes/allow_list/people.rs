@@ -11,11 +11,11 @@ use firstcome_shared::http::Problem;
 use crate::serve::routes::extract::{MAX_LIST_BYTES, invalid, too_large};
 use crate::serve::state::App;
 
-/// Maximum number of people in one request. Redis processes them in one script: some milliseconds
-/// in which it does nothing else.
+/// Maximum users in one request. One script processes them, and blocks Redis for some
+/// milliseconds.
 pub(super) const MAX_PEOPLE: usize = 10_000;
 
-/// Without duplicates.
+/// User ids without duplicates.
 pub(crate) struct PeopleBody(pub(super) Vec<UserId>);
 
 impl FromRequest<App> for PeopleBody {
@@ -42,12 +42,12 @@ impl FromRequest<App> for PeopleBody {
     }
 }
 
-/// One id a line, or a JSON array: no id begins with `[`. A body declared as JSON must be an array:
-/// otherwise `null` would be an id of four letters.
+/// Parses one id a line, or a JSON array (no id begins with `[`). A body declared as JSON must be
+/// an array; otherwise `null` would be an id of four letters.
 fn people(bytes: &[u8], is_json: bool) -> Result<Vec<UserId>, String> {
     let is_json = is_json || bytes.trim_ascii_start().starts_with(b"[");
     let (ids, place): (Vec<String>, _) = if is_json {
-        // Without the parser's own message, which repeats a value.
+        // Leave out the parser's message, which repeats values of the body.
         let ids = serde_json::from_slice(bytes).map_err(|error| {
             format!(
                 "the body is no JSON array of strings: line {}, column {}",
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_come_one_a_line_or_as_a_json_array() {
+    fn reads_ids_one_a_line_or_from_a_json_array() {
         for body in [
             "a\nb",
             "a\nb\n",
@@ -156,7 +156,7 @@ mod tests {
         let secret = bytes(b"a\nalice@example.com secret\n");
         assert!(
             !secret.contains("alice"),
-            "an answer repeats no id: {secret}"
+            "the error repeats an id: {secret}"
         );
     }
 
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_has_ten_thousand_ids_at_most() {
+    fn limits_a_request_to_ten_thousand_ids() {
         let body = |people: usize| {
             (0..people)
                 .map(|n| format!("u-{n}\n"))

@@ -19,7 +19,7 @@ use crate::serve::state::Services;
 
 pub(super) struct ChangeAttempt<'a> {
     services: &'a Services,
-    /// As it was when the revision was taken.
+    /// The coupon when the revision was taken.
     pub(super) coupon: Coupon,
     /// All its drops at that time.
     pub(super) all: Vec<Drop>,
@@ -34,7 +34,7 @@ pub(super) struct ChangeAttempt<'a> {
 type ChangedDrops<'a> = Vec<&'a (Drop, DropKeys)>;
 
 impl<'a> ChangeAttempt<'a> {
-    /// `now` is Redis's time, not ahead of it.
+    /// `now` must not be ahead of Redis's clock.
     pub(super) fn new(
         services: &'a Services,
         coupon: Coupon,
@@ -61,8 +61,8 @@ impl<'a> ChangeAttempt<'a> {
         })
     }
 
-    /// Returns the changed coupon and its drops. `None`: another operator has changed the coupon
-    /// since, and nothing was changed.
+    /// Returns the changed coupon and its drops. `None` if another operator has changed the coupon
+    /// since; then nothing was changed.
     pub(super) async fn run(
         &mut self,
         by: Operator,
@@ -101,9 +101,9 @@ impl<'a> ChangeAttempt<'a> {
         }
     }
 
-    /// Lowers quantities, and keeps drops that are moved or deleted from opening, in Redis before
-    /// MySQL. Returns the drops that it changed, and those that are in use and stay as they are.
-    /// `None`: others have changed the coupon since.
+    /// Makes the changes that Redis needs before MySQL: lowers quantities, and prevents drops that
+    /// will be moved or deleted from opening. Returns the drops that it changed, and the drops that
+    /// are in use and must not move. `None` if another operator has changed the coupon since.
     async fn change_redis(
         &self,
         plan: &WindowPlan,
@@ -137,7 +137,7 @@ impl<'a> ChangeAttempt<'a> {
                 Ok(Withheld::Outdated) => None,
                 Ok(Withheld::Unloaded) => Some(being_checked(change.id)),
                 Err(error) => {
-                    // It may have been withheld.
+                    // The call may have succeeded without an answer.
                     changed.push(one);
                     Some(redis_away(&error))
                 }
@@ -148,8 +148,8 @@ impl<'a> ChangeAttempt<'a> {
         Ok(Some((changed, in_use)))
     }
 
-    /// The drops whose quantity is lowered, none of which has given more than the new one. All are
-    /// checked before any is changed, so that a conflict changes nothing.
+    /// The drops whose quantity is lowered. An error if one of them has given out more than the new
+    /// quantity. All are checked before any is changed, so that a conflict changes nothing.
     pub(super) async fn check_quantity(&self) -> Result<ChangedDrops<'_>, Problem> {
         let Some(new) = self.wanted.quantity else {
             return Ok(ChangedDrops::new());
@@ -175,8 +175,8 @@ impl<'a> ChangeAttempt<'a> {
         Ok(lowered)
     }
 
-    /// Lowers the quantity in Redis, before MySQL: from here on no slot above the new quantity is
-    /// given. `false`: others have changed the coupon since.
+    /// Lowers the quantity in Redis, which then gives out no slot above it. `false` if another
+    /// operator has changed the coupon since.
     async fn lower(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<bool, Problem> {
         let read = CouponRead {
             era: self.coupon.era,
@@ -197,8 +197,8 @@ impl<'a> ChangeAttempt<'a> {
         Ok(true)
     }
 
-    /// Restores settings in Redis if MySQL certainly does not have this change. Redis refuses it
-    /// after a write of a later revision.
+    /// Restores the settings in Redis. Call it only if MySQL certainly lacks the change. Redis
+    /// refuses this write if it has seen a later revision.
     async fn restore(&self, changed: &[&(Drop, DropKeys)]) {
         for (drop, keys) in changed {
             let meta = DropMeta::of(&self.coupon, drop);
@@ -208,7 +208,7 @@ impl<'a> ChangeAttempt<'a> {
                 .write_meta(keys, self.coupon.revision, &meta)
                 .await
             {
-                tracing::warn!(%error, drop = %drop.id, "settings differ in Redis; the reconciler puts them right");
+                tracing::warn!(%error, drop = %drop.id, "settings in Redis differ from MySQL; the reconciler corrects them");
             }
         }
     }
@@ -223,7 +223,7 @@ impl<'a> ChangeAttempt<'a> {
             let detail = "rows above that quantity are issued already; nothing was changed";
             return Problem::new(Code::BelowGivenOut, detail);
         }
-        // Otherwise MySQL may have the change, and a quantity raised in Redis could give slots that
+        // MySQL may have the change. Restoring a higher quantity in Redis could give out slots that
         // MySQL refuses.
         mysql_unavailable(
             error,
@@ -244,7 +244,7 @@ fn being_checked(drop: DropId) -> Problem {
 }
 
 fn redis_away(error: &RedisError) -> Problem {
-    tracing::warn!(%error, "an operator's request could not be worked");
-    let detail = "Redis could not be asked, and lowering a quantity or moving drops needs it; nothing was changed in MySQL";
+    tracing::warn!(%error, "an operator's request could not be processed");
+    let detail = "Redis did not answer, and lowering a quantity or moving drops needs it; nothing was changed in MySQL";
     Problem::unavailable(detail)
 }

@@ -1,6 +1,6 @@
 //! The body of a change.
 
-#![allow(clippy::option_option)] // a field that is not named, null, or a value
+#![allow(clippy::option_option)] // a field that is missing, null, or a value
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use firstcome_shared::coupon::Allow;
@@ -57,14 +57,14 @@ struct WallClock(#[serde(with = "schedule::wall_clock")] NaiveTime);
 #[derive(Debug, Deserialize)]
 struct Instant(#[serde(deserialize_with = "schedule::instants::one")] DateTime<Utc>);
 
-/// A field that is present, null or not.
+/// Distinguishes `null` from a missing field.
 fn or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     d: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(d).map(Some)
 }
 
-/// A change whose fields are valid, each by itself.
+/// A change whose fields are valid individually.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WantedChange {
     pub(super) name: Option<String>,
@@ -75,7 +75,6 @@ pub(super) struct WantedChange {
     pub(super) windows: Windows,
 }
 
-/// The wanted windows of drops.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Windows {
     pub(super) closes_at: Option<Option<DateTime<Utc>>>,
@@ -96,7 +95,7 @@ impl Windows {
 }
 
 impl WantedChange {
-    /// Whether Redis must follow; it does not store the name.
+    /// Whether the change concerns Redis, which does not store the name.
     pub(super) fn is_in_redis(&self) -> bool {
         self.quantity.is_some()
             || self.paused.is_some()

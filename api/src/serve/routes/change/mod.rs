@@ -1,10 +1,11 @@
 //! `PATCH /v1/coupons/{id}`
 //!
-//! MySQL decides; the reconciler makes Redis follow it. Changes that take something away (a lower
-//! quantity, a drop that is moved or deleted) are written to Redis first, all others to MySQL
-//! first, so that a crash between two steps leaves nothing promised that MySQL would refuse. Each
-//! attempt first takes a revision of the coupon, a fencing token: neither Redis nor MySQL accepts
-//! its writes after those of a later revision (docs/decisions/0012-revisions.md).
+//! MySQL is authoritative; the reconciler applies its settings to Redis. Changes that take
+//! something away (a lower quantity, a drop that is moved or deleted) are written to Redis first,
+//! all others to MySQL first, so that Redis promises nothing that MySQL would refuse if a crash
+//! separates the two steps. Each attempt first takes a revision of the coupon, a fencing token:
+//! neither Redis nor MySQL accepts its writes after those of a later revision
+//! (docs/decisions/0012-revisions.md).
 
 mod attempt;
 mod body;
@@ -82,14 +83,14 @@ pub(crate) async fn change(
 
 enum Changed {
     Yes(Arc<CouponWithDrops>),
-    /// The coupon has this revision instead of the requested one.
+    /// The coupon has this revision, and not the requested one.
     Another(u64),
 }
 
-/// Attempts until no other operator's change interferes.
+/// Maximum attempts, each of which fails if another operator's change interferes.
 const ATTEMPTS: usize = 5;
 
-/// `only`: change nothing if the coupon has another revision.
+/// Changes nothing if the coupon has another revision than `only`.
 async fn apply(
     services: &Services,
     id: CouponId,
@@ -100,8 +101,8 @@ async fn apply(
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     if wanted.windows != Windows::NONE || wanted.quantity.is_some() {
-        // Invalid changes are refused before a revision is taken: the corrected request can use the
-        // same `If-Match`.
+        // Refuse invalid changes before taking a revision, so that the corrected request can use
+        // the same `If-Match`.
         let found = services.mysql.operators.coupon(id).await;
         let found = found.map_err(|error| mysql_unavailable(&error, "nothing was changed"))?;
         let (coupon, drops) = found.ok_or_else(|| no_such_coupon(id))?;
@@ -115,8 +116,8 @@ async fn apply(
     }
     for _ in 0..ATTEMPTS {
         let now = time(services, &wanted).await;
-        // Redis does not store the name. For other fields no revision is taken while MySQL has lost
-        // one.
+        // A change of the name alone does not concern Redis. For other changes, Redis may know
+        // revisions that MySQL has lost.
         let seen = if wanted.is_in_redis() {
             seen_revision(services, id).await
         } else {
@@ -137,7 +138,7 @@ async fn apply(
                 }
                 Revision::NoCoupon => return Err(no_such_coupon(id)),
             };
-        // The requested revision is now this one.
+        // The coupon had the requested revision; later attempts must expect the one just taken.
         only = only.map(|_| coupon.revision);
         let mut attempt = ChangeAttempt::new(services, coupon, drops, &wanted, now)?;
         if let Some(made) = attempt.run(by.clone()).await? {
@@ -148,7 +149,7 @@ async fn apply(
         }
     }
     Err(Problem::unavailable(
-        "others are changing this coupon at the same time; nothing was changed, try again",
+        "other operators are changing this coupon; nothing was changed, try again",
     ))
 }
 
@@ -171,23 +172,23 @@ async fn finish(
             .expire_drop(&services.redis.keys(id, drop.id), FORGET_AFTER)
             .await
         {
-            tracing::warn!(%error, drop = %drop.id, "the keys of a drop that is gone stay in Redis");
+            tracing::warn!(%error, drop = %drop.id, "the keys of a deleted drop stay in Redis");
         }
     }
-    // A coupon that becomes restricted to a list needs the list in Redis before admission reads it.
-    // No other change waits for a list.
+    // If the coupon becomes restricted to a list, write the list to Redis before admission needs
+    // it.
     let has_list = wanted.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
     if wanted.is_in_redis() && !(has_list && follow(services, made.0.clone(), made.1.clone()).await)
     {
         let detail = "MySQL has the change; admission follows within a minute, or when you repeat the request";
         return Err(Problem::unavailable(detail));
     }
-    // Creates the days that only the new schedule has. If this fails, the next round creates them.
+    // Create the drops that only the new schedule has. If this fails, the next round creates them.
     let db = &services.mysql.operators;
     if let Err(error) =
         make_ahead(db, &services.redis, &made.0, &made.1, services.now().await).await
     {
-        tracing::warn!(%error, coupon = %id, "drops are made ahead within a minute");
+        tracing::warn!(%error, coupon = %id, "drops could not be made ahead; tried again within a minute");
     }
     if wanted.quantity.is_some() || wanted.paused == Some(false) {
         wake_reconciler(services, id, &attempt.all).await;
@@ -206,11 +207,11 @@ async fn finish(
     }))
 }
 
-/// For claims sent before this process knew that a drop is deleted.
+/// Keys of deleted drops stay this long for claims by processes that do not know of the deletion.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// Redis's time, or a moment earlier if Redis can't be asked. A closing time must never lie ahead
-/// of it: until then users would be admitted.
+/// Redis's time, or an earlier one if Redis does not answer. `close_now` must not choose a closing
+/// time ahead of Redis's clock, because users would be admitted until then.
 async fn time(services: &Services, wanted: &WantedChange) -> DateTime<Utc> {
     if !wanted.windows.close_now {
         return services.now().await;
@@ -219,7 +220,7 @@ async fn time(services: &Services, wanted: &WantedChange) -> DateTime<Utc> {
     asked.map_or_else(|_| Utc::now() - TimeDelta::seconds(1), instant)
 }
 
-/// Without this hint, users on the waiting list would get the slots left only in the next scheduled
+/// Wakes the reconciler, so that users on the waiting list get free slots before the next scheduled
 /// pass.
 async fn wake_reconciler(services: &Services, id: CouponId, drops: &[Drop]) {
     let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
@@ -227,11 +228,11 @@ async fn wake_reconciler(services: &Services, id: CouponId, drops: &[Drop]) {
         .map(|drop| services.redis.keys(id, drop.id))
         .collect();
     if let Err(error) = services.redis.wake_if_anyone_waits(id, &keys).await {
-        tracing::warn!(%error, coupon = %id, "people who wait are promoted by the next scheduled pass");
+        tracing::warn!(%error, coupon = %id, "could not wake the reconciler; the next scheduled pass promotes waiting users");
     }
 }
 
-/// The highest revision in Redis, 0 if it can't be read.
+/// The highest revision in Redis, or 0 if Redis does not answer.
 async fn seen_revision(services: &Services, id: CouponId) -> u64 {
     services.redis.revision(id).await.unwrap_or_else(|error| {
         tracing::warn!(%error, coupon = %id, "Redis is unavailable while a coupon is changed");
@@ -239,12 +240,12 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
     })
 }
 
-/// Writes MySQL's settings to Redis, for every drop that is not sealed. `false`: the reconciler has
-/// to do it.
+/// Writes MySQL's settings of every drop that is not sealed to Redis. `false`: the reconciler has
+/// to write them.
 ///
-/// Another operator with a later revision may have written only one field or one drop. A refused
-/// write therefore does not prove that Redis has this change, so everything is written again with a
-/// new revision.
+/// A write is refused if another operator has written a later revision, perhaps of only one field
+/// or one drop. This does not prove that Redis has this change, so everything is written again with
+/// a new revision.
 async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -> bool {
     for _ in 0..ATTEMPTS {
         match write_all(services, &coupon, &drops).await {
@@ -273,7 +274,7 @@ async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -
             }
         }
     }
-    tracing::warn!(coupon = %coupon.id, "others kept changing this coupon; the reconciler makes Redis follow");
+    tracing::warn!(coupon = %coupon.id, "this coupon was changed repeatedly; the reconciler updates Redis");
     false
 }
 
@@ -292,8 +293,8 @@ async fn write_all(
         {
             Done::Applied(()) => {}
             Done::Changed => return Ok(false),
-            // A drop that is not loaded admits nobody. The reconciler loads it from MySQL, with the
-            // change.
+            // A drop that is not loaded admits nobody. When the reconciler loads it from MySQL, the
+            // change is included.
             Done::Stale => {
                 tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop");
             }

@@ -1,5 +1,5 @@
-//! Plans which drops a change of a coupon's windows moves, removes or closes: a pure function of
-//! the coupon, its drops and the time.
+//! Plans which drops a change of windows moves, removes or closes: a pure function of the coupon,
+//! its drops and the time.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ pub(super) struct WindowPlan {
     pub(super) drops: Vec<DropChange>,
 }
 
-/// `now` is Redis's time, not ahead of it.
+/// `now` must not be ahead of Redis's clock.
 pub(super) fn plan(
     coupon: &Coupon,
     drops: &[Drop],
@@ -48,8 +48,8 @@ pub(super) fn plan(
     Ok(plan)
 }
 
-/// If two drops are open at once, admission uses the later one: nobody would get anything from the
-/// earlier one, and users who retry would take a second coupon.
+/// Refuses two drops that are open at once: admission would use only the later one, and users who
+/// retry a claim on the earlier one would get a second coupon.
 fn check_one_open_at_a_time(
     drops: &[Drop],
     plan: &WindowPlan,
@@ -62,7 +62,7 @@ fn check_one_open_at_a_time(
         .iter()
         .filter_map(|change| change.to)
         .map(|to| (to.opens_at, to.closes_at));
-    // Days that only the new schedule has.
+    // Drops that exist only in the new schedule.
     let is_new = |day: &PlannedDrop| {
         drops
             .iter()
@@ -95,7 +95,6 @@ fn check_one_open_at_a_time(
     Ok(())
 }
 
-/// 422. The detail says what to do.
 fn impossible(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Code::NotPossible, detail)
 }
@@ -108,7 +107,7 @@ fn close_at(
 ) -> Result<WindowPlan, Problem> {
     let Some(Schedule::Once { opens_at, .. }) = coupon.schedule else {
         return Err(impossible(
-            "closes_at is of coupons that open once; a daily one has closes and last_day",
+            "closes_at applies to coupons that open once; daily coupons have closes and last_day",
         ));
     };
     let schedule = Schedule::Once {
@@ -124,7 +123,7 @@ fn close_at(
         .and_then(|drop| drop.closes_at);
     if closes_at.is_some_and(|at| at <= now) {
         return Err(impossible(
-            "closes_at is over; to close at once, send close_now",
+            "closes_at is in the past; to close at once, send close_now",
         ));
     }
     let not_closed: Vec<_> = drops
@@ -133,7 +132,7 @@ fn close_at(
         .collect();
     if not_closed.is_empty() {
         return Err(impossible(
-            "it is closed already, and does not open again; make a new coupon",
+            "the coupon is closed and does not open again; create a new coupon",
         ));
     }
     if not_closed
@@ -160,7 +159,7 @@ fn close_at(
     })
 }
 
-/// Only drops that have not opened. One whose window was set manually keeps it.
+/// Moves or removes drops that have not opened. A drop whose window was set manually keeps it.
 fn move_daily(
     coupon: &Coupon,
     drops: &[Drop],
@@ -178,7 +177,7 @@ fn move_daily(
     ) = &coupon.schedule
     else {
         return Err(impossible(
-            "opens, closes and last_day are of daily coupons; one that opens once has closes_at",
+            "opens, closes and last_day apply to daily coupons; coupons that open once have closes_at",
         ));
     };
     let new = Schedule::Daily {
@@ -267,7 +266,6 @@ fn close_now(
     Ok(())
 }
 
-/// Neither sealed nor closed.
 pub(super) fn is_not_closed(drop: &Drop, now: DateTime<Utc>) -> bool {
     drop.sealed_at.is_none() && drop.closes_at.is_none_or(|closes| closes > now)
 }

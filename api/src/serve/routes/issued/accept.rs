@@ -18,13 +18,13 @@ pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
     }
     let [json, csv] = ["application/json", "text/csv"].map(|kind| quality(&ranges, kind));
     if json <= 0.0 && csv <= 0.0 {
-        let detail = "this is application/json or text/csv; accept one of them";
+        let detail = "the response is application/json or text/csv; accept one of them";
         return Err(Problem::new(Code::NotAcceptable, detail));
     }
     Ok(csv > json)
 }
 
-/// The quality of a type, from the range that matches it best.
+/// The quality of a media type, from the most specific range that matches it.
 fn quality(ranges: &str, kind: &str) -> f32 {
     let any_of_its_sort = kind
         .split('/')
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn csv_is_for_those_who_ask_for_it() {
+    fn chooses_csv_only_if_the_client_prefers_it() {
         for (accept, expected) in [
             (None, Some(false)),
             (Some(""), Some(false)),

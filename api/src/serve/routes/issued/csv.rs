@@ -1,5 +1,5 @@
-//! All rows as one CSV (RFC 4180), sent page by page: the next page is read when the client has
-//! received the previous one, and no MySQL connection is held in the meantime.
+//! All rows as one CSV (RFC 4180), sent page by page. Each page is read after the client has
+//! received the previous one, and no MySQL connection is held in between.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -19,12 +19,12 @@ use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::read::page;
+use super::page;
 use crate::serve::state::{App, Services};
 
 const HEADER: &str = "drop_id,slot,user_id,code,claimed_at,issued_at,issued_by\r\n";
 
-/// Rows read at a time: some 200 kB.
+/// Rows per page, about 200 kB.
 const PAGE: usize = 2_000;
 
 /// Maximum time for a client to receive a page.
@@ -38,10 +38,10 @@ pub(super) async fn answer(
 ) -> Result<Response, Problem> {
     let permit = Arc::clone(app.exports.of(allowed)).try_acquire_owned();
     let permit = permit.map_err(|_| {
-        Problem::unavailable("enough of these lists are being sent; try again later")
+        Problem::unavailable("too many of these lists are being sent; try again later")
     })?;
     let left = limit.unwrap_or(usize::MAX);
-    // Before the status is sent: a refusal must be a problem.
+    // Read the first page before the status is sent, so that an error becomes a problem response.
     let first = page(&app, which, PAGE.min(left)).await?;
     let name = format!(
         "attachment; filename=\"coupon-{}-issued.csv\"",
@@ -83,7 +83,7 @@ struct Export {
 }
 
 impl Export {
-    /// An error breaks the connection, so that nobody takes a part for the whole.
+    /// An error breaks the connection, so that the client notices that rows are missing.
     async fn next(&mut self, is_first: bool) -> Result<Option<Bytes>, &'static str> {
         if self.given_at.elapsed() > PATIENCE {
             return Err("the client reads too slowly");
@@ -114,8 +114,8 @@ async fn read(
     match services.mysql.operators.holders(which, limit).await {
         Ok(page) => Ok(page.unwrap_or_default()),
         Err(error) => {
-            tracing::warn!(%error, coupon = %which.coupon, "a list of holders ends in the middle");
-            Err("MySQL went away")
+            tracing::warn!(%error, coupon = %which.coupon, "a CSV of holders was broken off");
+            Err("MySQL does not answer")
         }
     }
 }
@@ -134,7 +134,8 @@ fn line(text: &mut String, row: &IssuedRow) {
     );
 }
 
-/// A spreadsheet takes a field with such a beginning for a formula, quoted or not.
+/// Escapes a field. Spreadsheets read a field that begins with one of these characters as a
+/// formula, even if it is quoted, so a `'` precedes it.
 fn field(text: &str) -> Cow<'_, str> {
     if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         Cow::Owned(format!("\"'{}\"", text.replace('"', "\"\"")))
@@ -150,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_field_is_a_formula_or_breaks_a_line() {
+    fn escapes_formulas_and_line_breaks_in_fields() {
         for (text, written) in [
             ("u-37", "u-37"),
             ("a=b@c", "a=b@c"),

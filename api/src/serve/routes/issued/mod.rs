@@ -1,9 +1,8 @@
-//! `GET /v1/coupons/{id}/issued`: the issued coupons. The codes are valuable, so neither caches nor
-//! logs store them.
+//! `GET /v1/coupons/{id}/issued`: the issued coupons. The codes are valuable, so caches and logs
+//! must not store them.
 
 mod accept;
 mod csv;
-mod read;
 
 use std::sync::Arc;
 
@@ -22,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{CouponPath, StrictQuery, invalid};
-use crate::serve::state::App;
+use super::refusals::mysql_unavailable;
+use crate::serve::state::{App, Services};
 
-/// The range of rows.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -53,7 +52,6 @@ pub(crate) struct IssuedPage {
     next: Option<String>,
 }
 
-/// An issued coupon.
 #[derive(Debug, Serialize, ToSchema)]
 struct IssuedCoupon {
     drop_id: i64,
@@ -133,7 +131,7 @@ pub(crate) async fn issued(
     let answer = if wants_csv {
         csv::answer(Arc::clone(&app), which, asked.limit, allowed).await?
     } else {
-        let page = read::page(&app, which, limit).await?;
+        let page = page(&app, which, limit).await?;
         let next = next(&asked, id, limit, &page);
         let link = next
             .iter()
@@ -147,6 +145,16 @@ pub(crate) async fn issued(
             .into_response()
     };
     Ok(([(CACHE_CONTROL, "no-store"), (VARY, "Accept")], answer).into_response())
+}
+
+async fn page(
+    services: &Services,
+    which: HolderRange,
+    limit: usize,
+) -> Result<HoldersPage, Problem> {
+    let found = services.mysql.operators.holders(which, limit).await;
+    let found = found.map_err(|error| mysql_unavailable(&error, "try again"))?;
+    found.ok_or_else(|| Problem::not_found("this coupon has no such drop"))
 }
 
 fn next(asked: &IssuedQuery, coupon: CouponId, limit: usize, page: &HoldersPage) -> Option<String> {

@@ -13,7 +13,6 @@ use super::super::tests::{good, meant};
 use super::super::{JwtArgs, TokenError, Verifier};
 use super::*;
 
-/// A key of the issuer, and its name.
 struct IssuerKey {
     name: &'static str,
     pair: KeyPair,
@@ -115,7 +114,7 @@ fn found(person: &Result<String, TokenError>) -> bool {
 }
 
 #[tokio::test]
-async fn keys_are_rotated_in_a_file_while_the_process_runs() {
+async fn rotates_the_keys_of_a_file_at_run_time() {
     let [old, new] = ["old", "new"].map(IssuerKey::new);
     let file = tempfile::NamedTempFile::new().unwrap();
     let write = |keys: &[&IssuerKey]| std::fs::write(file.path(), set_of(keys)).unwrap();
@@ -128,7 +127,7 @@ async fn keys_are_rotated_in_a_file_while_the_process_runs() {
     keys.read().await.unwrap();
     assert!(found(&tokens.person(&old.token())));
     assert_eq!(tokens.person(&new.token()), unknown("new"));
-    // Both are valid while tokens of both are in use; the new one at once.
+    // Both keys are valid while tokens signed by either are in use. The new one is valid at once.
     write(&[&old, &new]);
     keys.read_for("new").await;
     assert!(found(&tokens.person(&old.token())) && found(&tokens.person(&new.token())));
@@ -147,7 +146,7 @@ async fn keys_are_rotated_in_a_file_while_the_process_runs() {
 }
 
 #[tokio::test]
-async fn names_that_somebody_makes_up_cost_the_issuer_one_question_in_ten_seconds() {
+async fn unknown_key_names_cause_one_request_to_the_issuer_in_ten_seconds() {
     let [known, new] = ["known", "new"].map(IssuerKey::new);
     let issuer = Issuer::start(set_of(&[&known])).await;
     let tokens = issuer.verifier();
@@ -168,7 +167,7 @@ async fn names_that_somebody_makes_up_cost_the_issuer_one_question_in_ten_second
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_away_or_wrong_leaves_the_keys_as_they_were() {
+async fn keys_stay_valid_for_a_day_if_the_issuer_is_down_or_sends_no_keys() {
     let key = IssuerKey::new("key");
     let issuer = Issuer::start(set_of(&[&key])).await;
     let tokens = issuer.verifier();
@@ -212,7 +211,7 @@ async fn an_issuer_that_is_away_or_wrong_leaves_the_keys_as_they_were() {
     *keys.failing.lock() = Some((since, "it answered 502 Bad Gateway".into()));
     keys.read().await.unwrap_err();
     assert_eq!(tokens.person(&key.token()), unknown("key"));
-    assert!(keys.problem().unwrap().contains("no key counts"));
+    assert!(keys.problem().unwrap().contains("no key is valid"));
     issuer.says(ok, set_of(&[&key]));
     keys.read().await.unwrap();
     assert!(found(&tokens.person(&key.token())));
@@ -231,7 +230,7 @@ async fn an_issuer_that_is_away_or_wrong_leaves_the_keys_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_token_without_a_key_s_name_needs_a_set_of_one_key() {
+async fn token_without_key_id_needs_a_set_of_one_key() {
     let [one, other] = ["one", "other"].map(IssuerKey::new);
     let issuer = Issuer::start(set_of(&[&one])).await;
     let tokens = issuer.verifier();
@@ -252,7 +251,7 @@ async fn a_token_without_a_key_s_name_needs_a_set_of_one_key() {
 }
 
 #[test]
-fn only_keys_that_are_meant_for_tokens_and_strong_enough_are_used() {
+fn uses_only_strong_keys_that_are_meant_for_tokens() {
     let good = IssuerKey::new("good");
     let with = |name: &str, value: Value| {
         let mut jwk = good.jwk();
