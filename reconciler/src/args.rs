@@ -95,8 +95,8 @@ pub struct ReconcileArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Reconciling")]
 pub struct PolicyArgs {
-    /// A message that waits on the topic for longer, in milliseconds, is issued by the reconciler
-    #[arg(long, env = "RECONCILE_OVERDUE_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
+    /// The reconciler issues a claim whose message waits on the topic for longer than this.
+    #[arg(skip = Tuning::ReconcileOverdueMs.or(60_000_u32))]
     pub reconcile_overdue_ms: u32,
     /// Retention in days. For this time (default: a year) records are kept: runs with their
     /// findings, resolved promises and operators' actions; but ended alerts for at most 90 days,
