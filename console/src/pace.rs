@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_without_a_row_is_in_one_line_of_the_chart_and_counts_as_a_miss() {
+    fn user_without_a_row_is_in_one_line_of_the_chart_and_counts_as_late() {
         let mut steps = vec![step(1, 0, 10), step(2, 100, 110)];
         steps[1].issued_at = None;
         let one = of_drop(&steps, 2).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_row_is_in_the_chart_in_the_table_and_in_words() {
+    fn slowest_row_is_shown_in_chart_table_and_text() {
         let mut steps: Vec<SlotTimes> = (1..=100)
             .map(|n| step(n, i64::from(n) * 10, i64::from(n) * 10 + 30))
             .collect();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_sample_has_no_chart_and_a_clock_that_went_back_does_no_harm() {
+    fn empty_sample_has_no_chart_and_backward_clock_is_tolerated() {
         assert!(of_drop(&[], 9).is_none());
         let one = of_drop(&[step(7, 5_000, 4_000)], 9).unwrap();
         assert_eq!(one.lines[0].row, "0.0 s");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_all_only_if_it_is() {
+    fn share_is_never_rounded_up_to_100_percent() {
         assert_eq!(share(9_999, 10_000), "99.9 % of 10,000 looked at");
         assert_eq!(share(10, 10), "100.0 % of 10 looked at");
         assert_eq!(share(0, 0), "0.0 % of 0 looked at");

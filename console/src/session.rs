@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_lasts_while_its_time_and_its_token_do_and_is_as_it_was_signed() {
+    fn session_is_valid_until_it_or_its_token_expires() {
         let now = Utc::now();
         let [old, new, view] = ["o", "n", "v"].map(|letter| letter.repeat(32));
         let tokens = |all: &str| {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_that_was_changed_or_made_up_is_no_session() {
+    fn altered_or_forged_cookie_is_rejected() {
         let now = Utc::now();
         let tokens = OpsToken::new("o".repeat(32).into()).unwrap();
         let signer = tokens.signer(&"o".repeat(32)).unwrap();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_out_of_reach_for_scripts_and_other_sites_and_secure_over_https() {
+    fn cookie_is_http_only_same_site_and_secure_over_https() {
         let [plain, secure] = [false, true].map(|is_https| cookie("1f", is_https));
         for cookie in [&plain, &secure] {
             assert!(

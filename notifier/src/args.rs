@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn several_recipients_come_by_commas() {
+    fn recipients_are_separated_by_commas() {
         let args = args(&[
             "--alert-from",
             "F <f@x.org>",
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_refused_with_what_to_change() {
+    fn contradictory_settings_are_refused_with_advice() {
         for (given, says) in [
             (&["--smtp-url", "smtp://h"][..], "ALERT_FROM"),
             (
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_in_no_message() {
+    fn no_message_contains_the_password() {
         for wrong in [
             "smtp://u:hunter2@h",
             "http://u:hunter2@h",

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_that_has_ended_is_shown_as_zero() {
+    fn kind_without_firing_alerts_is_shown_as_zero() {
         let mut shown = BTreeMap::new();
         show(&mut shown, vec![("braked".to_owned(), 2)]);
         show(&mut shown, vec![("stalled".to_owned(), 1)]);

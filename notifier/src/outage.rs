@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_wakes_nobody_and_an_outage_does_once_a_cooldown() {
+    fn restart_sends_no_mail_and_outage_sends_one_per_cooldown() {
         let outage = OutageNotifier::default();
         let failed =
             |seconds| failed(&outage, seconds).map(|notice| (notice.is_new, notice.mails.len()));
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_that_all_recipients_are_refused_is_sent_again() {
+    fn mail_that_is_refused_for_all_recipients_is_sent_again() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_that_nobody_could_be_mailed_about_is_not_mailed() {
+    fn end_of_an_outage_is_not_mailed_if_its_start_never_was() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_about_an_outage_that_is_over_waits_for_no_other() {
+    fn mail_about_an_outage_that_has_ended_is_not_retried() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();

@@ -333,7 +333,7 @@ mod tests {
 
     /// Even if a string was not reduced to one line before.
     #[test]
-    fn a_subject_never_makes_a_header() {
+    fn subject_never_adds_a_header() {
         let from = "f@example.com".parse().unwrap();
         let to = "a@example.org".parse().unwrap();
         for subject in [

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_ends_with_what_is_left_in_its_drop() {
+    fn drift_series_ends_when_its_drop_has_no_drift_left() {
         let drift = DriftSeries::default();
         let seen = |partial, deep, drops: &[_]| {
             drift.after(&run(partial, drops, deep));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_ends_with_a_later_run_of_another_process_and_with_no_dry_run() {
+    fn later_run_of_another_process_ends_a_drift_series_but_dry_run_does_not() {
         let drift = DriftSeries::default();
         let seen = run(false, &[(7, 1, false, false), (9, 1, false, true)], true);
         drift.after(&seen);

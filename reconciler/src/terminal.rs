@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_wrapped_under_its_own_beginning_and_stays_whole_in_a_pipe() {
+    fn text_wraps_with_a_hanging_indent_and_stays_on_one_line_in_a_pipe() {
         assert_eq!(
             hanging("  applied  ", None, "slot 5: no row came"),
             "  applied  slot 5: no row came"

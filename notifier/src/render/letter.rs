@@ -498,7 +498,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_wrapped_at_spaces_and_never_within_a_word() {
+    fn text_wraps_at_spaces_and_never_within_a_word() {
         let long = "x".repeat(WIDTH + 9);
         assert_eq!(
             wrap(

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_is_away_is_named_with_what_it_does() {
+    fn unavailable_store_is_named_with_its_role() {
         use FailureCause::{Kafka, Mysql, Other, Redis};
         for (cause, error, plain) in [
             (

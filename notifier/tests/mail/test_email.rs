@@ -89,7 +89,7 @@ async fn usual_mail_errors_are_explained() {
 }
 
 #[tokio::test]
-async fn without_a_server_there_is_nothing_to_try() {
+async fn test_email_fails_without_a_mail_server() {
     let error = test_email(&args(None, A), |_| {})
         .await
         .unwrap_err()

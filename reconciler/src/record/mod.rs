@@ -216,7 +216,7 @@ mod tests {
     use crate::report::{Status, Trigger};
 
     #[test]
-    fn only_a_pass_that_compared_everything_says_what_is_not_there_any_more() {
+    fn only_a_complete_pass_ends_earlier_findings() {
         let begun = blank(&Request::new(Trigger::Cron), "1");
         assert!(begun.partial, "nothing is compared yet");
         for (what, status, partial, is_beside_passes, expected) in [

@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_that_is_reported_too_early_is_not_believed() {
+    fn premature_end_of_partition_is_ignored() {
         // (next; the leader's end at each report; the report at which reading is over)
         for (next, highs, over) in [
             (10, vec![10], Some(0)),

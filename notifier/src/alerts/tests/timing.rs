@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
+fn acknowledged_alert_is_not_mailed_until_it_changes_or_ends() {
     let mut duty = Duty::default();
     duty.sees(0, &one_left());
     duty.acknowledge(5);
@@ -24,7 +24,7 @@ fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
 }
 
 #[test]
-fn a_clock_that_was_set_back_silences_nothing() {
+fn clock_that_is_set_back_silences_no_alert() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(7_200, &one_left()), "failed_claim New");
     let two = run(
@@ -37,7 +37,7 @@ fn a_clock_that_was_set_back_silences_nothing() {
 }
 
 #[test]
-fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
+fn alert_of_a_silenced_drop_is_stored_and_mailed_when_the_silence_ends() {
     let mut duty = Duty::default();
     duty.silence(60);
     assert_eq!(duty.sees(0, &one_left()), "");
@@ -61,7 +61,7 @@ fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
 }
 
 #[test]
-fn a_silence_hides_no_critical_finding_of_its_drop() {
+fn critical_finding_is_mailed_in_spite_of_a_silence() {
     let mut duty = Duty::default();
     duty.silence(60);
     let lost = run(
@@ -82,7 +82,7 @@ fn a_silence_hides_no_critical_finding_of_its_drop() {
 }
 
 #[test]
-fn an_alert_of_a_drop_that_is_gone_is_over_whatever_became_of_the_pass() {
+fn alert_of_a_deleted_drop_ends_even_if_the_pass_fails() {
     for after in [
         general(Status::Clean, Vec::new()),
         failed(FailureCause::Redis, "Redis cannot be reached: refused"),
@@ -113,7 +113,7 @@ fn alert_mailed_before_a_silence_is_mailed_again_when_it_ends() {
 }
 
 #[test]
-fn alert_resolved_within_a_silence_is_mailed_after_it_if_it_was_mailed() {
+fn alert_resolved_during_a_silence_is_mailed_after_it_if_mailed_before() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     duty.silence(90);
@@ -130,7 +130,7 @@ fn alert_resolved_within_a_silence_is_mailed_after_it_if_it_was_mailed() {
 }
 
 #[test]
-fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
+fn restart_of_a_store_is_not_mailed_but_repeated_failures_are() {
     let mut duty = Duty {
         patience: TimeDelta::minutes(2),
         ..Duty::default()
@@ -161,7 +161,7 @@ fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
 }
 
 #[test]
-fn another_text_of_the_same_failure_does_not_take_away_the_acknowledgement() {
+fn acknowledgement_survives_another_wording_of_the_same_failure() {
     let mut duty = Duty::default();
     let redis = |error| failed(FailureCause::Redis, error);
     assert_eq!(
@@ -174,7 +174,7 @@ fn another_text_of_the_same_failure_does_not_take_away_the_acknowledgement() {
 }
 
 #[test]
-fn two_processes_that_word_a_failure_differently_or_lost_different_stores_mail_once() {
+fn processes_with_different_failure_texts_or_lost_stores_mail_once_each() {
     let mut duty = Duty::default();
     let runs = [
         failed(
@@ -212,7 +212,7 @@ fn two_processes_that_word_a_failure_differently_or_lost_different_stores_mail_o
 }
 
 #[test]
-fn an_alert_does_not_depend_on_any_wording() {
+fn alert_identity_does_not_depend_on_wording() {
     let mut duty = Duty::default();
     let seen = |detail: &str| {
         let case = |case, kind| Finding {
@@ -248,7 +248,7 @@ fn an_alert_does_not_depend_on_any_wording() {
 }
 
 #[test]
-fn a_stall_is_over_only_when_no_pass_has_seen_it_for_a_while() {
+fn stall_ends_only_when_no_pass_has_seen_it_for_a_while() {
     let mut duty = Duty {
         patience: TimeDelta::minutes(1),
         ..Duty::default()
@@ -268,7 +268,7 @@ fn a_stall_is_over_only_when_no_pass_has_seen_it_for_a_while() {
 }
 
 #[test]
-fn a_flapping_alert_does_not_mail_with_every_pass() {
+fn flapping_alert_is_not_mailed_by_every_pass() {
     let mut duty = Duty::default();
     let mut mails = 0;
     for minute in 0..240 {
@@ -281,7 +281,7 @@ fn a_flapping_alert_does_not_mail_with_every_pass() {
 }
 
 #[test]
-fn alert_that_changes_with_every_pass_is_not_mailed_each_time_and_no_change_is_lost() {
+fn alert_that_changes_in_every_pass_is_mailed_rarely_and_loses_no_change() {
     let mut duty = Duty::default();
     let growing = |n: i64| {
         run(
@@ -298,7 +298,7 @@ fn alert_that_changes_with_every_pass_is_not_mailed_each_time_and_no_change_is_l
 }
 
 #[test]
-fn repairs_with_every_pass_are_mailed_together_less_and_less_often() {
+fn repairs_of_every_pass_are_batched_into_fewer_and_fewer_mails() {
     let mut duty = Duty::default();
     let repaired = run(
         Status::Repaired,

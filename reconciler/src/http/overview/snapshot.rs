@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_add_up_where_nothing_is_to_be_done() {
+    fn numbers_add_up_when_nothing_needs_repair() {
         for (count, numbers, expected) in [
             (None, [0, 0, 0, 0], true),
             (Some(0), [0, 0, 0, 0], true),
