@@ -183,7 +183,7 @@ pub(super) async fn list(
     )
 }
 
-/// At night there are hundreds of passes without findings, and perhaps one with.
+/// Groups consecutive passes without findings: a night has hundreds of them.
 fn groups(runs: &[RunLine]) -> Vec<&[RunLine]> {
     let is_quiet = |run: &RunLine| run.tone == "quiet";
     runs.chunk_by(|one, next| is_quiet(one) && is_quiet(next) && one.how == next.how)

@@ -20,9 +20,8 @@ const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 /// lifetime plus this is not accepted.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
 
-/// How long the end of a session is remembered. The session's remaining time would not be enough:
-/// by a slower replica's clock the session lasts longer than by the clock of the replica that ended
-/// it.
+/// How long the end of a session is remembered. The session's remaining time is too short: on a
+/// replica with a slower clock the session lasts longer than on the replica that ended it.
 pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 
 /// The cookie's name. With the prefix a browser accepts it over https only, and from no other host.
@@ -214,7 +213,7 @@ mod tests {
             &format!("{id}.{ends}.Lee.{signature}"),
             // The token of a form is not a cookie.
             &format!("{text}.{}", signer.sign(OF_FORMS, text)),
-            // Signed, but of another form: another release may have such cookies.
+            // Correctly signed, but in another format: another release may issue such cookies.
             &signed(id),
             &signed(&format!("{id}.soon.Kim")),
             &signed(&format!("{id}.{ends}.")),

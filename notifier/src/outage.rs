@@ -1,6 +1,6 @@
-//! The state that a process remembers while MySQL can't be used, or admission is closed. It is in
-//! memory: after a restart a mail may be repeated before its cooldown ends, and each process sends
-//! its own.
+//! The state that a process keeps in memory while MySQL can't be used, or admission is closed.
+//! Because it is not stored, a restart may repeat a mail before its cooldown ends, and each process
+//! sends separate mails.
 
 use std::collections::VecDeque;
 
@@ -177,7 +177,7 @@ impl Outage {
         }
     }
 
-    /// Whether anybody has a mail about it, or may get one soon.
+    /// Whether anybody has received a mail about the outage, or may receive one soon.
     pub(super) fn is_mailed(&self) -> bool {
         self.handed_out > 0
     }
@@ -307,7 +307,7 @@ pub(super) struct AdmissionSeen {
     pub(super) closed_since: Option<DateTime<Utc>>,
     /// The last period in which it was closed.
     pub(super) before: Option<(DateTime<Utc>, DateTime<Utc>)>,
-    /// Whether it was mailed, according to the tables, as far as this process knows.
+    /// Whether the tables say that it was mailed, when this process last read them.
     pub(super) is_mailed: Option<bool>,
     /// When this process last read the tables.
     pub(super) asked_at: Option<DateTime<Utc>>,

@@ -91,7 +91,7 @@ async fn finish(rest: impl Future<Output = ()>) {
     }
 }
 
-/// A delivery that is not recorded goes out twice, so this retries as long as the lease lasts.
+/// An unrecorded delivery would be repeated, so this retries as long as the lease lasts.
 pub(super) async fn record(
     outbox: &impl Outbox,
     id: i64,

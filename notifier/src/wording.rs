@@ -1,8 +1,8 @@
 //! The wording of mails and lists: a noun for each kind, a label for each action; and other
 //! people's texts (names of coupons, errors of stores, payloads) sanitized to fit one line.
 //!
-//! User ids are masked where they are inserted ([`person`]), never by a search in a sentence: an id
-//! may be a number or a word of the sentence. The detail of a finding contains none.
+//! User ids are masked when they are inserted ([`person`]), never by a search in a sentence: an id
+//! may be a number or a word of the sentence. The detail of a finding contains no ids.
 
 mod errors;
 
@@ -205,7 +205,7 @@ fn masked_word(word: &str, people: &HashSet<&str>) -> String {
     }
 }
 
-/// Neither a number nor a possible word of a sentence.
+/// True for an id that is neither a number nor a possible word of a sentence.
 fn is_unmistakable(id: &str) -> bool {
     id.len() > 3
         && !id.bytes().all(|c| c.is_ascii_digit())

@@ -16,7 +16,7 @@ pub(crate) fn width() -> Option<usize> {
     })
 }
 
-/// `head` and `text`, with further lines of the text indented to its beginning.
+/// Joins `head` and `text`; further lines of the text are indented to its beginning.
 pub(crate) fn hanging(head: &str, width: Option<usize>, text: &str) -> String {
     let indent = head.chars().count();
     let Some(room) = width.map(|width| width.saturating_sub(indent).max(LEAST_ROOM)) else {

@@ -354,7 +354,7 @@ pub(super) fn subject(pass: &PassMail<'_>) -> (MailKind, String) {
     if !verdict.problems.is_empty() {
         return (MailKind::Action, problems(pass));
     }
-    // The news that nobody has to act is worth more than the list of repairs.
+    // "Nobody has to act" is more useful in a subject than a list of repairs.
     if !verdict.resolved.is_empty() {
         return (MailKind::Resolved, resolved(pass));
     }
@@ -389,7 +389,7 @@ fn problems(pass: &PassMail<'_>) -> String {
     let also = also_repaired(pass)
         .map(|done| format!("; repaired: {done}"))
         .unwrap_or_default();
-    // A problem of the whole system says more than one drop.
+    // A problem of the whole system takes precedence over a problem of one drop.
     let general = of_no_drop
         .filter(|notice| matches!(notice.observation.about, About::RunFailed | About::Stalled));
     match (general, problems.first(), place(pass, &drops)) {

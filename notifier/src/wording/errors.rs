@@ -2,7 +2,7 @@
 
 use crate::report::FailureCause;
 
-/// The meaning of a client's error, by a part of its text: clients give no more.
+/// The meaning of a client's error, by a part of its text: clients have no error codes for these.
 const MEANINGS: [(&[&str], &str); 5] = [
     (&["Connection refused"], "refuses connections"),
     (

@@ -1,5 +1,5 @@
-//! Mails about admission: that it is closed, or unreachable for every reconciler, and that it is
-//! open again.
+//! Mails about admission when it is closed, when no reconciler can reach Redis, and when it is open
+//! again.
 
 use chrono::TimeDelta;
 use firstcome_notifier::{Clock as _, Notifier, SeenGate};

@@ -130,7 +130,7 @@ async fn recipients_get_one_outage_mail_if_mail_server_refuses_all_at_first() {
         .unwrap();
     mysql.proxy.set(ProxyFault::Cut).await.unwrap();
     let fails = async || {
-        // A hundred of these are shorter than the cooldown.
+        // A hundred of these steps stay within the cooldown.
         let now = desk.clock.turn(TimeDelta::seconds(20));
         notifier.after_pass(&clean("r1"), now).await.unwrap_err();
     };

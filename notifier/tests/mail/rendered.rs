@@ -28,7 +28,7 @@ fn linked() -> Links {
     }
 }
 
-/// The page knows no API, and has no form that changes a coupon.
+/// Links if the operations page has no `API_URL`, and therefore no form that changes a coupon.
 fn without_forms() -> Links {
     Links {
         page_changes_coupons: false,
@@ -111,7 +111,7 @@ fn keep(name: &str, mail: &Rendered) {
     }
 }
 
-/// People read four words a second, even when woken.
+/// A reader who has just been woken reads about four words a second.
 const WORDS_IN_20_SECONDS: usize = 80;
 
 /// The number of words up to the end of the instruction, or, without one, to the end of what

@@ -229,7 +229,7 @@ impl Planner<'_> {
     }
 }
 
-/// Why a message's claim is not issued, although there may be a slot for it.
+/// Why a claim is not issued, although a slot may be free.
 fn not_of_drop(fault: ClaimFault) -> &'static str {
     match fault {
         ClaimFault::SealedDrop => "the drop is sealed, and Redis does not know its user",

@@ -73,7 +73,7 @@ pub async fn finish(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
 /// `max_allowed_packet`. All findings are stored anyway.
 const REPORTS_AT_MOST: usize = 10_000;
 
-/// The drop has findings, changed, or is under way.
+/// Whether the drop has findings, has changed, or is in progress.
 fn is_kept(drop: &DropReport) -> bool {
     !drop.findings.is_empty() || !drop.exact || drop.sealed || drop.before != drop.after
 }

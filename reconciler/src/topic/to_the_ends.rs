@@ -37,9 +37,9 @@ impl Reading {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ReadLimit {
     At(Instant),
-    /// After this long without a message. As long as messages arrive, the end comes nearer, and a
-    /// pass that gave up would have to begin again: after a loss of Redis, everything stays closed
-    /// until the whole tail was read.
+    /// Time without a message. While messages arrive, the end comes nearer, and a pass that gave up
+    /// would have to start over: after a loss of Redis, everything stays closed until the whole
+    /// tail is read.
     WithoutMessage(Duration),
 }
 

@@ -326,7 +326,7 @@ fn subjects_are_never_cut_within_a_word() {
     );
 }
 
-/// A line that ends in a backslash wraps at 390 pixels and leaves it alone on the next.
+/// On a screen of 390 pixels, the backslash at the end of a line would wrap to the next line.
 #[test]
 fn html_commands_have_no_line_continuations() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &without_forms()).unwrap();

@@ -181,8 +181,7 @@ fn earliest_users_above_the_quantity_get_free_slots_and_others_wait() {
 }
 
 #[test]
-fn broken_promise_is_first_in_line_and_keeps_a_closed_drop_unsealed()
-{
+fn broken_promise_is_first_in_line_and_keeps_a_closed_drop_unsealed() {
     let mut world = DropWorld {
         closed: true,
         ..DropWorld::exact(12, 12)
