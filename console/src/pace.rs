@@ -120,7 +120,7 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
 fn share(part: u64, whole: u64) -> String {
     let tenths = (part * 1_000).checked_div(whole).unwrap_or(0);
     format!(
-        "{}.{} % of {} looked at",
+        "{}.{} % of {} sampled",
         tenths / 10,
         tenths % 10,
         grouped(whole)
@@ -219,7 +219,7 @@ mod tests {
             (one.lines[0].row.as_str(), one.lines[1].row.as_str()),
             ("0.0 s", "–")
         );
-        assert_eq!(one.share, "50.0 % of 2 looked at");
+        assert_eq!(one.share, "50.0 % of 2 sampled");
         steps[0].issued_at = None;
         let none = of_drop(&steps, 2).unwrap();
         assert_eq!(
@@ -258,7 +258,7 @@ mod tests {
             "{}",
             one.chart.issued
         );
-        assert_eq!(one.share, "99.0 % of 100 looked at");
+        assert_eq!(one.share, "99.0 % of 100 sampled");
     }
 
     #[test]
@@ -287,8 +287,8 @@ mod tests {
 
     #[test]
     fn share_is_never_rounded_up_to_100_percent() {
-        assert_eq!(share(9_999, 10_000), "99.9 % of 10,000 looked at");
-        assert_eq!(share(10, 10), "100.0 % of 10 looked at");
-        assert_eq!(share(0, 0), "0.0 % of 0 looked at");
+        assert_eq!(share(9_999, 10_000), "99.9 % of 10,000 sampled");
+        assert_eq!(share(10, 10), "100.0 % of 10 sampled");
+        assert_eq!(share(0, 0), "0.0 % of 0 sampled");
     }
 }

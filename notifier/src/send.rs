@@ -182,7 +182,7 @@ impl Sender {
     async fn has_another_recipient(&self, mail: &LeasedMail) -> bool {
         let taken = outbox::was_taken(&self.db, mail.id).await;
         taken.unwrap_or_else(|error| {
-            tracing::debug!(%error, mail.id, "whether another recipient has a mail is not known; it is tried again");
+            tracing::debug!(%error, mail.id, "cannot tell whether another recipient has the mail; retrying");
             false
         })
     }

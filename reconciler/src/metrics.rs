@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(
             seen(false, false, &[(8, 1, true, true)]),
             [""; 0],
-            "one is not looked at, one closed below its quantity"
+            "one is not examined, one closed below its quantity"
         );
         assert_eq!(
             seen(false, true, &[(9, 1, false, true)]),

@@ -101,7 +101,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
     }
     if day.open.is_empty() && day.broken == 0 && day.lost_mails.is_empty() {
         let nothing = if nobody_looked {
-            "No problem is recorded, but nobody looked."
+            "No problem is recorded, but no pass ran."
         } else {
             "Nothing needs a person."
         };

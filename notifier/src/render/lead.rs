@@ -59,7 +59,7 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
     };
     let is_compared = |report: &DropReport| report.exact && !report.unconfirmed;
     if pass.run.status == Status::Failed {
-        "The pass ended before it was through. The next one goes on, and a mail says if something is left."
+        "The pass stopped early. The next one continues, and a mail says if anything is left."
     } else if !reports().all(is_compared) {
         "The next pass compares again, and a mail says if something is left."
     } else if rebuilt(pass).any(|(_, known)| known.is_none()) {

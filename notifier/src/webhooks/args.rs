@@ -12,8 +12,8 @@ use firstcome_shared::tuning::Tuning;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
+use super::Receivers;
 use super::post::PostTarget;
-use super::receivers::Receivers;
 use super::sign::SigningSecret;
 
 /// Maximum number of addresses: each has its own task and connection.

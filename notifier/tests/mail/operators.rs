@@ -87,7 +87,7 @@ async fn acknowledged_alert_is_not_mailed_again_but_its_end_is() {
 }
 
 #[tokio::test]
-async fn silence_covers_one_drop_and_ends_by_time_or_by_request() {
+async fn silence_lasts_until_an_operator_ends_it() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
     desk.pass(&drift("r1", &[3])).await;

@@ -36,7 +36,7 @@ async fn test_email_reports_each_step_and_each_recipient() {
         !ok && said.contains("FAILED name the recipient") && said.contains("check ALERT_TO"),
         "{said}"
     );
-    assert_eq!(sink.mails().len(), 3, "the other gets it all the same");
+    assert_eq!(sink.mails().len(), 3, "the other recipient gets the mail");
 }
 
 #[tokio::test]

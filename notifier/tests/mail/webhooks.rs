@@ -380,7 +380,11 @@ async fn receiver_that_answers_410_gets_nothing_until_restart_and_is_mailed() {
     for notifier in [&one, &two, &one, &two] {
         notifier.flush(SOON).await.unwrap();
     }
-    assert_eq!(receiver.received().len(), 2, "each process was told once");
+    assert_eq!(
+        receiver.received().len(),
+        2,
+        "each process gets the 410 once"
+    );
     let off = desk
         .subjects(A)
         .into_iter()

@@ -206,7 +206,7 @@ impl CronSchedule {
                 .filter(|at| *at <= now && *at > self.last)
                 .inspect(|at| self.ran(*at)),
             Err(error) => {
-                tracing::debug!(%error, schedule = self.event.setting(), "when it last ran cannot be read");
+                tracing::debug!(%error, schedule = self.event.setting(), "the time of the last run cannot be read");
                 None
             }
         }
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(
             schedule.unmailed(ended),
             Some(Missed { due, because: None }),
-            "nobody looked while it was due"
+            "nobody checked while it was due"
         );
         schedule.mailed(ended);
         assert_eq!(schedule.unmailed(ended), None);

@@ -45,7 +45,7 @@ impl Versions {
                     self.highest.retain(|coupon, _| listed.contains(coupon));
                     self.open = open;
                 }
-                Err(error) => tracing::debug!(%error, "which coupons are open is not known anew"),
+                Err(error) => tracing::debug!(%error, "the open coupons cannot be read"),
             }
         }
         let found = match stores.redis.coupon_versions(&self.open).await {
@@ -67,7 +67,7 @@ impl Versions {
             }
             match execute::close_coupon(&stores.redis, *coupon, &now).await {
                 Ok(true) => {
-                    tracing::error!(%coupon, "an older state was put into Redis: the coupon is closed");
+                    tracing::error!(%coupon, "Redis has an older state: the coupon is closed");
                     any = true;
                 }
                 // Retried after the next read.

@@ -377,13 +377,13 @@ pub(crate) async fn make_ahead(
         match drops::make_ahead(&stores.db, &stores.redis, coupon, own, Utc::now()).await {
             Ok(0) => {}
             Ok(made) => {
-                tracing::info!(coupon_id = coupon.id.0, made, "drops made ahead");
+                tracing::info!(coupon_id = coupon.id.0, made, "upcoming drops created");
                 if let Some((_, fresh)) = stores.db.coupon(coupon.id).await? {
                     *own = fresh;
                 }
             }
             Err(error) => {
-                tracing::warn!(coupon_id = coupon.id.0, %error, "drops could not be made ahead");
+                tracing::warn!(coupon_id = coupon.id.0, %error, "upcoming drops could not be created");
             }
         }
     }

@@ -166,7 +166,7 @@ fn find_unreadable(
             Ok(LookResult::Message(_) | LookResult::End(_)) => {}
             Err(error) => {
                 // Kafka is unavailable: reading has a separate limit.
-                tracing::debug!(%error, partition, "a fresh client could not look at a partition");
+                tracing::debug!(%error, partition, "a fresh client could not check a partition");
                 break;
             }
         }

@@ -72,7 +72,7 @@ fn only_a_complete_pass_says_that_all_users_are_restored() {
     assert!(text(&whole).contains(all), "{}", text(&whole));
     let stopped = text(&stopped);
     assert!(
-        !stopped.contains("all whom") && stopped.contains("The next one goes on"),
+        !stopped.contains("all whom") && stopped.contains("The next one continues"),
         "{stopped}"
     );
 }

@@ -115,7 +115,7 @@ proptest! {
         prop_assert_eq!(people.len(), mended.rows.len());
         prop_assert!(mended.rows.values().all(|who| !mended.elsewhere.contains(who)));
         for (slot, who) in &world.rows {
-            prop_assert_eq!(mended.rows.get(slot), Some(who), "a row was taken away");
+            prop_assert_eq!(mended.rows.get(slot), Some(who), "a row was deleted");
         }
     }
 

@@ -450,7 +450,10 @@ fn repair_limit_holds_back_many_repairs_but_no_promised_rows() {
     let mut emptied = DropWorld::exact(300, 300);
     emptied.users.retain(|_, slot| *slot > 100);
     emptied.rows.retain(|slot, _| *slot > 100);
-    assert!(emptied.plan().over_limit, "a hundred slots would come free");
+    assert!(
+        emptied.plan().over_limit,
+        "a hundred slots would become free"
+    );
 }
 
 #[test]
@@ -462,7 +465,7 @@ fn closed_gate_limits_only_repairs_that_take_slots_from_users() {
     for n in 1..=100 {
         older.users.remove(&user(n));
     }
-    assert!(!older.plan().over_limit, "they are put back");
+    assert!(!older.plan().over_limit, "they are restored");
     for n in 101..=180 {
         let next = if n == 180 { 101 } else { n + 1 };
         older.users.insert(user(n), i64::from(next));

@@ -604,7 +604,7 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
         .text(&format!("/coupons/{}/drops/{}", coupon.id, coupon.drop))
         .await;
     assert!(
-        page.contains("Admissions that had their row within a second: 90.0 % of 10 looked at."),
+        page.contains("Admissions that had their row within a second: 90.0 % of 10 sampled."),
         "{page}"
     );
     assert!(
@@ -612,7 +612,7 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
         "{page}"
     );
     let days = lee.text("/days").await;
-    assert!(days.contains("90.0 % of 10 looked at"), "{days}");
+    assert!(days.contains("90.0 % of 10 sampled"), "{days}");
     let broken = format!(
         "({}, 'u-late', {}, 20, 'by hand', 'none')",
         coupon.drop, coupon.id
@@ -626,7 +626,7 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
         .await;
     let days = lee.text("/days").await;
     assert!(
-        days.contains("81.8 % of 11 looked at"),
+        days.contains("81.8 % of 11 sampled"),
         "a broken promise is a miss: {days}"
     );
     // The chart also includes admissions without a row.
@@ -638,7 +638,7 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
         .text(&format!("/coupons/{}/drops/{}", coupon.id, coupon.drop))
         .await;
     assert!(
-        page.contains("within a second: 80.0 % of 10 looked at."),
+        page.contains("within a second: 80.0 % of 10 sampled."),
         "{page}"
     );
     assert!(
