@@ -178,7 +178,7 @@ fn alert_line(listed: &ListedAlert, now: DateTime<Utc>) -> AlertLine {
             .filter(|until| *until > now)
             .map(|until| {
                 format!(
-                    "No mails on this drop until {}, silenced{}",
+                    "No mails about this drop until {}, silenced{}",
                     instant(until),
                     by(listed.silenced_by.as_deref())
                 )

@@ -66,11 +66,11 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
         "How many people there were before the loss is not recorded, so it was not compared. Those who run the coupons may want \
          to tell the people who waited."
     } else if rebuilt(pass).next().is_some() {
-        "Nothing is to be done tonight; those who run the coupons may want to tell the people who waited."
+        "Nothing needs to be done tonight; those who run the coupons may want to tell the people who waited."
     } else if withdrawn(pass) > 0 {
-        "Tell these people that they keep the one that they had: nothing else is to be done."
+        "Tell these people that they keep their first coupon: nothing else needs to be done."
     } else if pass.verdict.earlier.is_empty() {
-        "Nothing is to be done."
+        "Nothing needs to be done."
     } else {
         "It can wait until morning: find out today what makes repairs necessary again and again."
     }
@@ -163,7 +163,7 @@ fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
     // A pass that failed may not have reached all drops.
     let compared = match missing.filter(|_| !is_failed) {
         None => String::new(),
-        Some(0) => ", all whom the last run before the loss knew".to_owned(),
+        Some(0) => ", everybody known to the last run before the loss".to_owned(),
         Some(missing) => format!(
             ", {} fewer than the last run before the loss knew",
             wording::grouped(missing)
@@ -196,8 +196,8 @@ fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
         .sum();
     let people = wording::count(
         n,
-        "person who already holds one was",
-        "people who already hold one were",
+        "person who already holds a coupon was",
+        "people who already hold a coupon were",
     );
     let free = wording::count(
         usize::try_from(free).unwrap_or(usize::MAX),
@@ -300,7 +300,7 @@ fn of_kind(
         }
         About::Left(Kind::RedisLost) => (
             format!("Redis lost data and could not be verified: {summary}."),
-            "Claims to what is closed get 503; nobody loses a coupon.",
+            "Claims to closed coupons get 503; nobody loses a coupon.",
         ),
         About::Left(Kind::UnsafeSetting) => (whole, "Nothing is lost yet."),
         About::Left(_) if is_one_sentence(seen) => (

@@ -589,7 +589,7 @@ fn commands_can_be_pasted() {
     let lines = mail
         .text
         .lines()
-        .skip_while(|line| !line.contains("Acknowledge: you are on it"))
+        .skip_while(|line| !line.contains("Acknowledge: no more mails"))
         .skip(1);
     let command = lines
         .take_while(|line| !line.is_empty())

@@ -239,7 +239,7 @@ fn rebuild_that_restores_fewer_users_pages_and_claims_no_success() {
 
     let unknown = flat(&of_one(&one(Status::Repaired, vec![rebuilt(None)])));
     assert!(
-        unknown.contains("so it was not compared") && !unknown.contains("Nothing is to be done"),
+        unknown.contains("so it was not compared") && !unknown.contains("Nothing needs to be done"),
         "{unknown}"
     );
 }
@@ -278,7 +278,7 @@ fn mail_names_users_whose_second_coupon_was_withdrawn() {
     let mail = of_one(&run);
     keep("withdrawn", &mail);
     assert!(
-        !mail.text.contains("Nothing is to be done"),
+        !mail.text.contains("Nothing needs to be done"),
         "{}",
         mail.text
     );

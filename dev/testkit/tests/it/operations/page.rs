@@ -454,7 +454,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     assert_eq!(kim.post(&silence, &kim.base, &of_kim).await, 303);
     let page = kim.text("/alerts").await;
     assert!(
-        page.contains("Taken on by Kim at ") && page.contains("No mails on this drop until "),
+        page.contains("Taken on by Kim at ") && page.contains("No mails about this drop until "),
         "{page}"
     );
     let drop = coupon.drop;
