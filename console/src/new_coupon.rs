@@ -45,8 +45,7 @@ struct NewCouponScreen<'a> {
 pub(super) struct Typed {
     pub(super) name: String,
     pub(super) quantity: String,
-    /// `drop` if each person gets one coupon per day of a daily coupon; otherwise one in all days
-    /// together.
+    /// `drop` if each person gets one coupon per day of a daily coupon; otherwise one in total.
     pub(super) once_per: String,
     pub(super) waiting_list: String,
     /// The restriction; empty: everybody may claim.

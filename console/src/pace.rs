@@ -54,7 +54,8 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
         .map(|step| step.issued_at.unwrap_or(step.claimed_at))
         .max()?;
     let opened = drop.opens_at;
-    // If users come long after the opening, the chart would be one line at the edge.
+    // If the first users come long after the opening, the chart would otherwise be one line at its
+    // edge.
     let (begin, since_what) = if first - opened > end - first {
         (first, "the first admission")
     } else {

@@ -173,8 +173,8 @@ impl DriftSeries {
     }
 
     /// Another process has examined everything that a scheduled pass examines, and has the series
-    /// of the remaining drift. This process's series would stay as long as the other makes the
-    /// runs.
+    /// of the remaining drift. This process's series would otherwise stay as long as the other
+    /// process runs the passes.
     pub(crate) fn made_elsewhere(&self, ended: DateTime<Utc>, is_deep: bool) {
         self.0
             .lock()

@@ -347,8 +347,7 @@ fn over(
 /// The mail when a receiver refuses further webhooks.
 pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
     let target = wording::line(target, 100);
-    let todo =
-        "Remove the address from WEBHOOK_URLS, or repair the receiver; then restart the reconciler.";
+    let todo = "Remove the address from WEBHOOK_URLS, or repair the receiver; then restart the reconciler.";
     let blocks = vec![
         Block::Todo(todo.to_owned()),
         Block::List(vec![format!("Receiver: {target}"), format!("Seen: {}", time(now))]),

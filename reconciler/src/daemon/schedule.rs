@@ -18,7 +18,7 @@ use tokio_cron_scheduler::{Job, JobScheduler};
 use crate::notify::LAST_DIGEST;
 use crate::record;
 
-/// The jobs of schedules.
+/// The scheduled jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ScheduledJob {
     /// A pass that includes sealed drops.
@@ -222,7 +222,7 @@ impl CronSchedule {
     }
 
     /// Records the outcome of an attempt of this process. If the process was paused during the
-    /// pass, it ends late, maybe before anybody checked the time.
+    /// pass, the pass may end late before the delay was noticed.
     pub fn note(&mut self, attempt: RunAttempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
             RunAttempt::Ran => {

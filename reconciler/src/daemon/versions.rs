@@ -59,7 +59,7 @@ impl Versions {
         for (coupon, now) in self.open.iter().zip(found) {
             let went_back = |before: &CouponVersion| now.went_back(before);
             if !self.highest.get(coupon).is_some_and(went_back) {
-                // Without an era it is closed, and an older state may be restored after that.
+                // A coupon without an era is closed; an older state may be restored after that.
                 if now.has_era() {
                     self.highest.insert(*coupon, now);
                 }

@@ -314,7 +314,7 @@ impl Executor<'_> {
     }
 }
 
-/// Somebody has changed by hand the row that has the code.
+/// The row with this code was changed manually.
 const OTHER_CODE: &str =
     "another row has the code that its person was shown, so it got a new one: tell the person";
 

@@ -102,7 +102,7 @@ pub(super) struct FindingLedger {
     unnamed: HashMap<(Kind, ActionKind, Outcome), usize>,
     /// Repairs were carried out page by page.
     pub(super) has_repaired_pages: bool,
-    /// Repairs were carried out page by page.
+    /// Repairs were attempted, and no later comparison has shown their result yet.
     pub(super) is_unconfirmed: bool,
 }
 

@@ -156,8 +156,7 @@ impl Planner<'_> {
     }
 
     /// A dead letter may be the only copy of a promise, and a drop that is loaded without its user
-    /// gives the slot to somebody else. If the user has a message, it was already restored from
-    /// that.
+    /// gives the slot to somebody else. A user who has a message was already restored from it.
     fn rebuild_with(&mut self, page: &SlotRange, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
             // The same time as in the user's row.
