@@ -128,7 +128,7 @@ fn done_text(done: &str, listed: &ListedAlert, now: DateTime<Utc>) -> String {
     match (done, listed.alert.acknowledged_by.as_deref()) {
         ("acknowledged", Some(by)) => format!("Acknowledged by {}.", line(by, LONGEST)),
         ("silenced", _) if is_silent => "Silenced: no mails on this drop until then.".to_owned(),
-        ("heard", _) if !is_silent => "Mails on this drop are sent again.".to_owned(),
+        ("heard", _) if !is_silent => "Mails about this drop are sent again.".to_owned(),
         _ => String::new(),
     }
 }
@@ -178,7 +178,7 @@ fn alert_line(listed: &ListedAlert, now: DateTime<Utc>) -> AlertLine {
             .filter(|until| *until > now)
             .map(|until| {
                 format!(
-                    "No mails on this drop until {}, silenced{}",
+                    "No mails about this drop until {}, silenced{}",
                     instant(until),
                     by(listed.silenced_by.as_deref())
                 )

@@ -95,7 +95,7 @@ pub(super) struct BoardLine {
 /// Whether users can claim, or why not.
 pub(super) struct AdmissionLine {
     pub(super) text: String,
-    /// They should be able to, but cannot.
+    /// Users should be able to claim, but cannot.
     pub(super) is_wrong: bool,
 }
 
@@ -173,7 +173,7 @@ impl Board {
     }
 }
 
-/// The result of a pass that is older than this says nothing about now, however rarely passes are
+/// Maximum age of a pass whose result still describes the present, however rarely passes are
 /// scheduled.
 const STALE_HOURS: i64 = 2;
 

@@ -30,7 +30,7 @@ pub(super) struct OfCoupon {
     how: String,
     #[serde(default)]
     quantity: String,
-    /// The quantity once more: a slip of the finger could promise ten times as many.
+    /// The quantity, typed again: a typing error could promise ten times as many coupons.
     #[serde(default)]
     again: String,
     #[serde(default)]
@@ -133,8 +133,8 @@ fn coupon_path(found: &DropDetails) -> String {
     format!("/v1/coupons/{}", found.coupon.id)
 }
 
-/// The API applies it to the coupon and every drop that is not closed: it must not lower any of
-/// them.
+/// The API applies the quantity to the coupon and to every drop that is not closed: it must not
+/// lower any of them.
 fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, FormRefusal> {
     let most = found.largest_quantity;
     let quantity = asked.quantity.trim().parse::<u32>().ok();

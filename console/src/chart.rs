@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_axes_end_at_round_numbers_that_hold_all_of_it() {
+    fn axes_end_at_round_numbers_and_cover_all_points() {
         let drawn = |ms: i64, quantity: u32| {
             let at = [TimeDelta::milliseconds(ms)];
             let one = chart(&at, &at, quantity, 1);

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_has_only_what_is_given_and_every_sign_arrives() {
+    fn query_omits_empty_parameters_and_encodes_all_characters() {
         assert_eq!(query(&[("page", ""), ("reason", "")]), "");
         assert_eq!(
             query(&[("page", "2"), ("drop_id", ""), ("reason", "few & odd")]),

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_comes_from_the_page_itself() {
+    fn change_requires_the_pages_own_origin() {
         let host = ("host", "ops.example.com:8081");
         let own = ("origin", "http://ops.example.com:8081");
         let foreign = ("origin", "https://evil.example");
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn log_in_leads_to_no_other_site() {
+    fn login_never_redirects_to_another_site() {
         for path in [
             "/",
             "/runs?before=1",

@@ -185,7 +185,7 @@ impl RefusedForm {
         self.status
     }
 
-    /// The reason, if its form is none of these: otherwise the screen would not show it.
+    /// The reason, if the refused form is none of these: otherwise the screen would not show it.
     pub(super) fn unless_shown(&self, shown: &[(&str, bool)]) -> &str {
         let is_shown = shown
             .iter()

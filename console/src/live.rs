@@ -34,7 +34,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Maximum number of operators with a live screen, and of viewers; others must reload.
 const LIVE_AT_ONCE: usize = 64;
 
-/// A browser that lost its connection reconnects after this time.
+/// Time after which a browser that lost its connection reconnects.
 const RETRY: Duration = Duration::from_secs(3);
 
 /// One update: the time of day, and the rest as HTML, which changes less often.

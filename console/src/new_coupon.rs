@@ -45,8 +45,7 @@ struct NewCouponScreen<'a> {
 pub(super) struct Typed {
     pub(super) name: String,
     pub(super) quantity: String,
-    /// `drop` if each person gets one coupon per day of a daily coupon; otherwise one in all days
-    /// together.
+    /// `drop` if each person gets one coupon per day of a daily coupon; otherwise one in total.
     pub(super) once_per: String,
     pub(super) waiting_list: String,
     /// The restriction; empty: everybody may claim.
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daily_coupon_is_shown_in_local_time_and_utc() {
+    fn daily_coupon_is_shown_in_local_time_and_utc() {
         let (body, openings) = plan(&typed()).unwrap();
         assert_eq!(openings.len(), 10);
         assert_eq!(openings[0].local, "Fri 2130-12-01 15:00 +09:00");
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn once_is_one_window_in_utc() {
+    fn one_off_coupon_has_one_window_in_utc() {
         let (body, openings) = plan(&Typed {
             repeats: "once".to_owned(),
             ..typed()
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn once_may_last_for_days_or_stay_open() {
+    fn one_off_coupon_may_last_days_or_stay_open() {
         let once = |closes: &str, last: &str| {
             let closes = closes.to_owned();
             let last_day = last.to_owned();

@@ -54,7 +54,8 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
         .map(|step| step.issued_at.unwrap_or(step.claimed_at))
         .max()?;
     let opened = drop.opens_at;
-    // If users come long after the opening, the chart would be one line at the edge.
+    // If the first users come long after the opening, the chart would otherwise be one line at its
+    // edge.
     let (begin, since_what) = if first - opened > end - first {
         (first, "the first admission")
     } else {
@@ -120,7 +121,7 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
 fn share(part: u64, whole: u64) -> String {
     let tenths = (part * 1_000).checked_div(whole).unwrap_or(0);
     format!(
-        "{}.{} % of {} looked at",
+        "{}.{} % of {} sampled",
         tenths / 10,
         tenths % 10,
         grouped(whole)
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_without_a_row_is_in_one_line_of_the_chart_and_counts_as_a_miss() {
+    fn user_without_a_row_is_in_one_line_of_the_chart_and_counts_as_late() {
         let mut steps = vec![step(1, 0, 10), step(2, 100, 110)];
         steps[1].issued_at = None;
         let one = of_drop(&steps, 2).unwrap();
@@ -219,7 +220,7 @@ mod tests {
             (one.lines[0].row.as_str(), one.lines[1].row.as_str()),
             ("0.0 s", "–")
         );
-        assert_eq!(one.share, "50.0 % of 2 looked at");
+        assert_eq!(one.share, "50.0 % of 2 sampled");
         steps[0].issued_at = None;
         let none = of_drop(&steps, 2).unwrap();
         assert_eq!(
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_row_is_in_the_chart_in_the_table_and_in_words() {
+    fn slowest_row_is_shown_in_chart_table_and_text() {
         let mut steps: Vec<SlotTimes> = (1..=100)
             .map(|n| step(n, i64::from(n) * 10, i64::from(n) * 10 + 30))
             .collect();
@@ -258,11 +259,11 @@ mod tests {
             "{}",
             one.chart.issued
         );
-        assert_eq!(one.share, "99.0 % of 100 looked at");
+        assert_eq!(one.share, "99.0 % of 100 sampled");
     }
 
     #[test]
-    fn an_empty_sample_has_no_chart_and_a_clock_that_went_back_does_no_harm() {
+    fn empty_sample_has_no_chart_and_backward_clock_is_tolerated() {
         assert!(of_drop(&[], 9).is_none());
         let one = of_drop(&[step(7, 5_000, 4_000)], 9).unwrap();
         assert_eq!(one.lines[0].row, "0.0 s");
@@ -286,9 +287,9 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_all_only_if_it_is() {
-        assert_eq!(share(9_999, 10_000), "99.9 % of 10,000 looked at");
-        assert_eq!(share(10, 10), "100.0 % of 10 looked at");
-        assert_eq!(share(0, 0), "0.0 % of 0 looked at");
+    fn share_is_never_rounded_up_to_100_percent() {
+        assert_eq!(share(9_999, 10_000), "99.9 % of 10,000 sampled");
+        assert_eq!(share(10, 10), "100.0 % of 10 sampled");
+        assert_eq!(share(0, 0), "0.0 % of 0 sampled");
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Search {
     /// A number or a name; empty: every coupon.
     #[serde(default)]
     pub(super) coupon: String,
-    /// Empty: any drop; for a slot, the last drop that has opened.
+    /// If empty: any drop; for a slot, the last drop that has opened.
     #[serde(default)]
     pub(super) drop: String,
     /// An id, or `slot 7`.

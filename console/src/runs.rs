@@ -183,7 +183,7 @@ pub(super) async fn list(
     )
 }
 
-/// At night there are hundreds of passes without findings, and perhaps one with.
+/// Groups consecutive passes without findings: a night has hundreds of them.
 fn groups(runs: &[RunLine]) -> Vec<&[RunLine]> {
     let is_quiet = |run: &RunLine| run.tone == "quiet";
     runs.chunk_by(|one, next| is_quiet(one) && is_quiet(next) && one.how == next.how)
@@ -455,7 +455,7 @@ mod tests {
     use firstcome_shared::report::{Examined, Kind, Numbers, Trigger};
 
     #[test]
-    fn passes_in_a_row_that_found_nothing_are_one_group() {
+    fn consecutive_passes_without_findings_form_one_group() {
         let run = |tone, how: &str| RunLine {
             id: String::new(),
             at: String::new(),
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_named_nowhere_until_revealed_and_odd_texts_stay_texts() {
+    fn user_ids_are_masked_until_revealed_and_texts_are_escaped() {
         let user = "customer-4711@example.com";
         let finding = Finding {
             coupon_id: Some(CouponId(3)),

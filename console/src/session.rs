@@ -20,9 +20,8 @@ const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 /// lifetime plus this is not accepted.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
 
-/// How long the end of a session is remembered. The session's remaining time would not be enough:
-/// by a slower replica's clock the session lasts longer than by the clock of the replica that ended
-/// it.
+/// How long the end of a session is remembered. The session's remaining time is too short: on a
+/// replica with a slower clock the session lasts longer than on the replica that ended it.
 pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 
 /// The cookie's name. With the prefix a browser accepts it over https only, and from no other host.
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_lasts_while_its_time_and_its_token_do_and_is_as_it_was_signed() {
+    fn session_is_valid_until_it_or_its_token_expires() {
         let now = Utc::now();
         let [old, new, view] = ["o", "n", "v"].map(|letter| letter.repeat(32));
         let tokens = |all: &str| {
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_that_was_changed_or_made_up_is_no_session() {
+    fn altered_or_forged_cookie_is_rejected() {
         let now = Utc::now();
         let tokens = OpsToken::new("o".repeat(32).into()).unwrap();
         let signer = tokens.signer(&"o".repeat(32)).unwrap();
@@ -214,7 +213,7 @@ mod tests {
             &format!("{id}.{ends}.Lee.{signature}"),
             // The token of a form is not a cookie.
             &format!("{text}.{}", signer.sign(OF_FORMS, text)),
-            // Signed, but of another form: another release may have such cookies.
+            // Correctly signed, but in another format: another release may issue such cookies.
             &signed(id),
             &signed(&format!("{id}.soon.Kim")),
             &signed(&format!("{id}.{ends}.")),
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_out_of_reach_for_scripts_and_other_sites_and_secure_over_https() {
+    fn cookie_is_http_only_same_site_and_secure_over_https() {
         let [plain, secure] = [false, true].map(|is_https| cookie("1f", is_https));
         for cookie in [&plain, &secure] {
             assert!(

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_of_a_daily_coupon_are_in_its_zone_with_utc_beside_them() {
+    fn times_of_a_daily_coupon_are_shown_in_its_zone_and_in_utc() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         let opens = at("2026-12-01T06:00:00Z");
         let closes = Some(at("2026-12-01T09:00:00Z"));

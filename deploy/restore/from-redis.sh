@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What Redis knows and MySQL does not, where it was restored from an older dump or a replica took over that lagged: settings, coupons made
-# since with their drops, and revocations. Prints SQL and changes nothing (docs/OPERATIONS.md, "MySQL fails over" and "Restore MySQL from
-# a dump"). Needs redis-cli and REDIS_URL, and REDIS_KEY_PREFIX where it is not fc.
+# Prints SQL that copies from Redis to MySQL what MySQL lost, after a restore from an older dump or a failover to a lagging replica:
+# settings, newer coupons with their drops, and revocations. Changes nothing itself (docs/OPERATIONS.md, "MySQL fails over" and "Restore
+# MySQL from a dump"). Needs redis-cli and REDIS_URL, and REDIS_KEY_PREFIX if it is not fc.
 set -euo pipefail
 
 prefix=${REDIS_KEY_PREFIX:-fc}
@@ -13,42 +13,43 @@ text() { echo "'${1//[\'\\]/}'"; }
 
 cat << 'SQL'
 SET time_zone = '+00:00';
-CREATE TEMPORARY TABLE told_drops (drop_id BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, quantity INT UNSIGNED NOT NULL, opens_ms BIGINT NOT NULL,
+CREATE TEMPORARY TABLE redis_drops (drop_id BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, quantity INT UNSIGNED NOT NULL, opens_ms BIGINT NOT NULL,
     closes_ms BIGINT, paused BOOLEAN, once_per VARCHAR(6) NOT NULL, waiting_list INT UNSIGNED, closed_early BOOLEAN, allow_rule VARCHAR(70));
-CREATE TEMPORARY TABLE told_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(90) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
+CREATE TEMPORARY TABLE redis_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(90) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
 SQL
 
 fields=(quantity opens_at_ms closes_at_ms paused once_per waiting_list closed_early allow)
 keys 'drop:*:meta' | while read -r key; do
     drop=${key%:meta}
     mapfile -t of < <(redis HMGET "$key" "${fields[@]}")
-    echo "INSERT INTO told_drops VALUES ($(number "${drop##*:}"), $(number "$(coupon_of "$key")"), $(number "${of[0]}"), $(number "${of[1]}")," \
+    echo "INSERT INTO redis_drops VALUES ($(number "${drop##*:}"), $(number "$(coupon_of "$key")"), $(number "${of[0]}"), $(number "${of[1]}")," \
         "$(number "${of[2]}"), $(number "${of[3]}"), $(text "${of[4]}"), $(number "${of[5]}"), $(number "${of[6]}"), NULLIF($(text "${of[7]}"), ''));"
 done
 
-# Person (behind `DROP:` where one each is allowed in each drop) and `NUMBER`, or `NUMBER:INSTANT` where they may have claimed again since.
+# Each field is a user id (after `DROP:` if one per drop is allowed). The value is `NUMBER`, or `NUMBER:INSTANT` if the user may have
+# claimed again since.
 keys revoked | while read -r key; do
     redis HGETALL "$key" | while read -r field && read -r value; do
         over=${value#"${value%%:*}"}
-        echo "INSERT INTO told_revocations VALUES ($(number "${value%%:*}"), $(number "$(coupon_of "$key")"), $(text "$field"), $(number "${over#:}"));"
+        echo "INSERT INTO redis_revocations VALUES ($(number "${value%%:*}"), $(number "$(coupon_of "$key")"), $(text "$field"), $(number "${over#:}"));"
     done
 done
 
 cat << 'SQL'
 START TRANSACTION;
--- Coupons made since the dump. What they were called, and on which days they open again, Redis does not know.
+-- Coupons created since the dump. Redis does not store their names and later days.
 INSERT INTO coupons (id, name, quantity, once_per)
-    SELECT coupon_id, CONCAT('Coupon ', coupon_id, ' (restored)'), MAX(quantity), MAX(once_per) FROM told_drops
+    SELECT coupon_id, CONCAT('Coupon ', coupon_id, ' (restored)'), MAX(quantity), MAX(once_per) FROM redis_drops
     WHERE coupon_id NOT IN (SELECT id FROM coupons) GROUP BY coupon_id;
 INSERT INTO drops (id, coupon_id, opens_at, closes_at, quantity)
     SELECT t.drop_id, t.coupon_id, FROM_UNIXTIME(t.opens_ms / 1000), FROM_UNIXTIME(t.closes_ms / 1000), t.quantity
-    FROM told_drops t JOIN coupons c ON c.id = t.coupon_id
+    FROM redis_drops t JOIN coupons c ON c.id = t.coupon_id
     WHERE c.schedule IS NULL AND t.drop_id NOT IN (SELECT id FROM drops);
--- Revocations, with the numbers that Redis knows, unless others have them by now; the rows that they void go into them.
+-- Revocations, with their numbers in Redis unless others use these by now. They include the rows that they void.
 CREATE TEMPORARY TABLE void_claims AS
     SELECT t.number, c.id AS coupon_id, t.over_ms, IF(c.once_per = 'drop', SUBSTRING_INDEX(t.field, ':', 1), NULL) AS drop_id,
         IF(c.once_per = 'drop', SUBSTRING(t.field, LOCATE(':', t.field) + 1), t.field) AS user_id
-    FROM told_revocations t JOIN coupons c ON c.id = t.coupon_id;
+    FROM redis_revocations t JOIN coupons c ON c.id = t.coupon_id;
 UPDATE void_claims v JOIN revoked_coupons r ON r.id = v.number SET v.number = NULL WHERE r.coupon_id <> v.coupon_id OR r.user_id <> v.user_id;
 INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claimed_at, issued_at, issued_by, reason, revoked_by, may_claim_again, again_from)
     SELECT v.number, v.coupon_id, COALESCE(i.drop_id, v.drop_id, (SELECT MIN(d.id) FROM drops d WHERE d.coupon_id = v.coupon_id)), v.user_id, i.slot,
@@ -59,16 +60,16 @@ INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claime
     ON DUPLICATE KEY UPDATE again_from = COALESCE(revoked_coupons.again_from, FROM_UNIXTIME(v.over_ms / 1000));
 DELETE i FROM issued_coupons i JOIN void_claims v ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
     WHERE (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000));
--- Settings: those of a coupon are in all its drops.
-UPDATE drops d JOIN told_drops t ON t.drop_id = d.id AND t.coupon_id = d.coupon_id
+-- Settings. Each drop has its coupon's settings.
+UPDATE drops d JOIN redis_drops t ON t.drop_id = d.id AND t.coupon_id = d.coupon_id
     SET d.quantity = GREATEST(t.quantity, COALESCE((SELECT MAX(i.slot) FROM issued_coupons i WHERE i.drop_id = d.id), 0)),
         d.opens_at = FROM_UNIXTIME(t.opens_ms / 1000), d.closes_at = FROM_UNIXTIME(t.closes_ms / 1000),
         d.closed_early = COALESCE(t.closed_early, FALSE)
     WHERE d.sealed_at IS NULL;
-UPDATE coupons c JOIN (SELECT *, ROW_NUMBER() OVER (PARTITION BY coupon_id ORDER BY opens_ms DESC) AS place FROM told_drops) t
+UPDATE coupons c JOIN (SELECT *, ROW_NUMBER() OVER (PARTITION BY coupon_id ORDER BY opens_ms DESC) AS place FROM redis_drops) t
         ON t.coupon_id = c.id AND t.place = 1
     SET c.quantity = t.quantity, c.paused = COALESCE(t.paused, FALSE), c.waiting_list = COALESCE(t.waiting_list, 0), c.allow_rule = t.allow_rule;
 COMMIT;
-SELECT t.coupon_id, t.drop_id AS 'drop that the restored schedule has not', FROM_UNIXTIME(t.opens_ms / 1000) AS opens_at FROM told_drops t
+SELECT t.coupon_id, t.drop_id AS 'drop missing in the restored schedule', FROM_UNIXTIME(t.opens_ms / 1000) AS opens_at FROM redis_drops t
     WHERE t.drop_id NOT IN (SELECT id FROM drops);
 SQL

@@ -1,5 +1,5 @@
-//! Mails about admission while it is closed: the pass that opens it mails its repairs only
-//! afterwards, and sends nothing if nothing was lost.
+//! Mails about closed admission. The pass that opens it cannot send them: it mails its repairs only
+//! afterwards, and nothing if no data was lost.
 
 use std::sync::Arc;
 
@@ -11,11 +11,12 @@ use super::record::StandaloneMail;
 use super::webhooks::{EventKind, WebhookEvent};
 use super::{Notifier, record, render};
 
-/// A restart of Redis closes admission for seconds: that is not mailed.
+/// Admission must stay closed this long before it is mailed: a restart of Redis closes it only for
+/// seconds.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
-/// How often a process checks whether another mail is due while admission stays closed: after the
-/// cooldown, or because nobody got the last one.
+/// How often a process checks whether another mail is due while admission stays closed: the
+/// cooldown may have ended, or nobody may have received the last mail.
 const ASK_EVERY: TimeDelta = TimeDelta::seconds(60);
 
 /// How often a process records that it sees admission open; well within the patience.
@@ -81,8 +82,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// The last record of any process that sees admission open. While a daemon works, it changes
-    /// every few seconds, whatever its passes find and however rare they are.
+    /// When a process last recorded that it sees admission open. A working daemon updates this
+    /// every few seconds, independently of its passes.
     pub async fn last_note(&self) -> Result<Option<String>, DbError> {
         self.db.state(SEEN_OPEN).await
     }
@@ -199,8 +200,8 @@ impl Notifier {
 const CLOSED: &str = "closed";
 const UNREACHABLE: &str = "unreachable";
 
-/// The mail without its end, if any: whether admission was seen closed, since when, and when the
-/// mail was sent.
+/// The mail whose end has not been mailed yet, if any: whether admission was closed (or Redis
+/// unreachable), since when, and when the mail was sent.
 fn mailed(fact: &str) -> Option<(bool, DateTime<Utc>, DateTime<Utc>)> {
     let (word, times) = fact
         .split_once(' ')

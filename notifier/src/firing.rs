@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 /// Interval of updates. Prometheus scrapes about as often.
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// Updates the gauge until `shutdown`. Every reconciler does so, so that all report the same,
-/// whichever of them runs the passes. While MySQL is unavailable, the last values stay.
+/// Updates the gauge until `shutdown`. Every reconciler does this, so that all report the same
+/// values, no matter which of them runs the passes. While MySQL is unavailable, the last values
+/// stay.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     // A rule can only compare a series that exists.
     let mut shown: BTreeMap<String, i64> = Kind::VARIANTS
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_that_has_ended_is_shown_as_zero() {
+    fn kind_without_firing_alerts_is_shown_as_zero() {
         let mut shown = BTreeMap::new();
         show(&mut shown, vec![("braked".to_owned(), 2)]);
         show(&mut shown, vec![("stalled".to_owned(), 1)]);

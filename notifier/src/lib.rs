@@ -161,9 +161,9 @@ impl Notifier {
     /// however it ended, even if it could not be recorded.
     ///
     /// # Errors
-    /// Of MySQL. If it is called again with the same run, nothing is mailed twice.
+    /// If MySQL fails. A second call with the same run mails nothing twice.
     pub async fn after_pass(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
-        // With MySQL's precision, so that values read back compare equal.
+        // Truncated to MySQL's precision, so that values compare equal when read back.
         let now = now.trunc_subsecs(3);
         if let Err(error) = self.record(run, now).await {
             let is_away = self.db.ping().await.is_err();
@@ -186,7 +186,8 @@ impl Notifier {
                 Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
                     tracing::error!(run_id = earlier.run_id, %source, "the alerts of an earlier run can't be recorded");
                 }
-                // It must not delay this pass, whose own error shows whether MySQL is unavailable.
+                // A failure must not delay this pass: its own error shows whether MySQL is
+                // unavailable.
                 Err(error) => {
                     tracing::debug!(run_id = earlier.run_id, %error, "the alerts of an earlier run can't be recorded yet");
                     self.unsent.put_back(earlier, at);

@@ -1,6 +1,6 @@
-//! The state that a process remembers while MySQL can't be used, or admission is closed. It is in
-//! memory: after a restart a mail may be repeated before its cooldown ends, and each process sends
-//! its own.
+//! The state that a process keeps in memory while MySQL can't be used, or admission is closed.
+//! Because it is not stored, a restart may repeat a mail before its cooldown ends, and each process
+//! sends separate mails.
 
 use std::collections::VecDeque;
 
@@ -177,7 +177,7 @@ impl Outage {
         }
     }
 
-    /// Whether anybody has a mail about it, or may get one soon.
+    /// Whether anybody has received a mail about the outage, or may receive one soon.
     pub(super) fn is_mailed(&self) -> bool {
         self.handed_out > 0
     }
@@ -307,7 +307,7 @@ pub(super) struct AdmissionSeen {
     pub(super) closed_since: Option<DateTime<Utc>>,
     /// The last period in which it was closed.
     pub(super) before: Option<(DateTime<Utc>, DateTime<Utc>)>,
-    /// Whether it was mailed, according to the tables, as far as this process knows.
+    /// Whether the tables say that it was mailed, when this process last read them.
     pub(super) is_mailed: Option<bool>,
     /// When this process last read the tables.
     pub(super) asked_at: Option<DateTime<Utc>>,
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_wakes_nobody_and_an_outage_does_once_a_cooldown() {
+    fn restart_sends_no_mail_and_outage_sends_one_per_cooldown() {
         let outage = OutageNotifier::default();
         let failed =
             |seconds| failed(&outage, seconds).map(|notice| (notice.is_new, notice.mails.len()));
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_that_all_recipients_are_refused_is_sent_again() {
+    fn mail_that_is_refused_for_all_recipients_is_sent_again() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_that_nobody_could_be_mailed_about_is_not_mailed() {
+    fn end_of_an_outage_is_not_mailed_if_its_start_never_was() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_about_an_outage_that_is_over_waits_for_no_other() {
+    fn mail_about_an_outage_that_has_ended_is_not_retried() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();

@@ -1,5 +1,5 @@
-//! Records a pass in one transaction: the new alerts, and the mail about what changed. So no
-//! restart makes a mail come twice or not at all.
+//! Records a pass in one transaction: the new alerts, and the mail about what changed. A restart
+//! therefore neither repeats nor loses a mail.
 
 use std::sync::Arc;
 use std::time::Duration;

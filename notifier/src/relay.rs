@@ -91,7 +91,7 @@ async fn finish(rest: impl Future<Output = ()>) {
     }
 }
 
-/// A delivery that is not recorded goes out twice, so this retries as long as the lease lasts.
+/// An unrecorded delivery would be repeated, so this retries as long as the lease lasts.
 pub(super) async fn record(
     outbox: &impl Outbox,
     id: i64,
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_to_wait_is_kept_to_and_never_beyond_the_longest_pause() {
+    fn retry_after_is_respected_up_to_the_maximum_pause() {
         for (asked, seconds) in [
             (None, 24..=36),
             (Some(5), 24..=36),

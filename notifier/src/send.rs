@@ -40,8 +40,7 @@ pub(super) struct Sender {
     pub(super) from: Mailbox,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) wake: Arc<Notify>,
-    /// Whether this process has already given up mails that nobody could send for days before it
-    /// began.
+    /// Whether this process has already given up mails that had waited for days when it started.
     pub(super) has_given_up_old: Arc<AtomicBool>,
     pub(super) under_way: MailsUnderWay,
 }
@@ -137,8 +136,8 @@ impl Sender {
         Ok(())
     }
 
-    /// `SMTP_URL` was set only now: mails that are months old would look as if the events had just
-    /// happened.
+    /// Without this, mails that waited for months until `SMTP_URL` was set would look as if their
+    /// events had just happened.
     async fn give_up_old(&self, now: DateTime<Utc>) -> Result<(), DbError> {
         let given_up =
             outbox::give_up_untried(&self.db, now - TimeDelta::days(GIVE_UP_DAYS), now).await?;
@@ -177,13 +176,13 @@ impl Sender {
         relay::record(self, mail.id, outcome, now).await;
     }
 
-    /// A server that refuses a mail to everybody has a temporary fault (a relay rule, a policy):
-    /// then nobody has the mail, so it is retried. Once somebody has it, the refusal of another
-    /// address concerns that address.
+    /// If a server refuses a mail for every recipient, it probably has a temporary fault (a relay
+    /// rule, a policy), so the mail is retried. Once a recipient has the mail, a refusal concerns
+    /// only the refused address.
     async fn has_another_recipient(&self, mail: &LeasedMail) -> bool {
         let taken = outbox::was_taken(&self.db, mail.id).await;
         taken.unwrap_or_else(|error| {
-            tracing::debug!(%error, mail.id, "whether another recipient has a mail is not known; it is tried again");
+            tracing::debug!(%error, mail.id, "cannot tell whether another recipient has the mail; retrying");
             false
         })
     }
@@ -331,9 +330,9 @@ fn bracketed(id: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Even if a string was not reduced to one line before.
+    /// This protects even callers that did not reduce the string to one line.
     #[test]
-    fn a_subject_never_makes_a_header() {
+    fn subject_never_adds_a_header() {
         let from = "f@example.com".parse().unwrap();
         let to = "a@example.org".parse().unwrap();
         for subject in [

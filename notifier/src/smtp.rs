@@ -362,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_a_certificate_is_refused() {
+    fn file_without_a_certificate_is_refused() {
         let server = |pem: &[u8]| SmtpServer::new(&"smtps://h".to_owned().into(), pem);
         assert!(server(b"").is_ok());
         assert!(server(b"nothing").unwrap_err().contains("SSL_CERT_FILE"));
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_read_as_lettre_reads_it() {
+    fn smtp_url_is_parsed_like_lettre_parses_it() {
         for url in [
             "smtp://mail.example.com",
             "smtp://mail.example.com:2525",

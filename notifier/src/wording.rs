@@ -1,8 +1,8 @@
 //! The wording of mails and lists: a noun for each kind, a label for each action; and other
 //! people's texts (names of coupons, errors of stores, payloads) sanitized to fit one line.
 //!
-//! User ids are masked where they are inserted ([`person`]), never by a search in a sentence: an id
-//! may be a number or a word of the sentence. The detail of a finding contains none.
+//! User ids are masked when they are inserted ([`person`]), never by a search in a sentence: an id
+//! may be a number or a word of the sentence. The detail of a finding contains no ids.
 
 mod errors;
 
@@ -205,7 +205,7 @@ fn masked_word(word: &str, people: &HashSet<&str>) -> String {
     }
 }
 
-/// Neither a number nor a possible word of a sentence.
+/// True for an id that is neither a number nor a possible word of a sentence.
 fn is_unmistakable(id: &str) -> bool {
     id.len() > 3
         && !id.bytes().all(|c| c.is_ascii_digit())
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_becomes_one_visible_line() {
+    fn name_is_reduced_to_one_visible_line() {
         for (text, expected) in [
             ("Winter coupon", "Winter coupon"),
             ("a\r\nBcc: x@example.com", "a Bcc: x@example.com"),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_cut_where_it_can_be_seen() {
+    fn long_name_is_cut_visibly() {
         assert_eq!(line(&"x".repeat(61), 60), format!("{}…", "x".repeat(59)));
         assert_eq!(line(&"가".repeat(60), 60).chars().count(), 60);
         assert_eq!(
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_in_stored_texts_are_masked_unless_they_could_be_its_words() {
+    fn ids_in_stored_texts_are_masked_unless_they_could_be_words() {
         let people = HashSet::from(["customer-4711", "u-37", "1", "slot", "a"]);
         let masked = |text| detail(text, &people);
         assert_eq!(

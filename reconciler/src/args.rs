@@ -25,22 +25,19 @@ use crate::topic::TopicReader;
 /// The daemon's default `LISTEN_ADDR`.
 const LISTEN_ADDR: &str = "127.0.0.1:8081";
 
-/// Compares every promise with every row, repairs what drifted, and alerts a person.
+/// Compares every promise with every row, repairs the differences, and alerts people.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-reconciler", version, about, max_term_width = 120)]
 pub struct Cli {
-    /// Logging.
     #[command(flatten)]
     pub logs: LogArgs,
-    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs for good: passes by schedule and on demand, opening the admission gate, mails
+    /// Runs until stopped: scheduled and requested passes, reopening of admission, mails
     Daemon(Box<DaemonArgs>),
     /// Runs one pass now; exits 0 clean or repaired, 1 drift left, 2 could not run
     Once(Box<OnceArgs>),
@@ -50,7 +47,7 @@ pub enum Command {
     TestWebhook(Box<WebhookArgs>),
     /// Prints one user's whole story: claim, message, row, repairs, and the present state
     Explain(Box<ExplainArgs>),
-    /// Asks the daemon of this container whether it runs; exits 0 if so
+    /// Checks whether the daemon of this container runs; exits 0 if it does
     Health(DaemonHealthArgs),
     /// Erases a user: a pseudonym replaces their id, once their coupons are over
     Erase(Box<EraseArgs>),
@@ -59,7 +56,6 @@ pub enum Command {
 /// Settings of `health`.
 #[derive(Debug, Args)]
 pub struct DaemonHealthArgs {
-    /// The probe.
     #[command(flatten)]
     pub probe: ProbeArgs,
     /// Where the daemon listens
@@ -67,7 +63,6 @@ pub struct DaemonHealthArgs {
     pub listen_addr: SocketAddr,
 }
 
-/// The stores.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
     #[command(flatten)]
@@ -78,7 +73,6 @@ pub struct StoreArgs {
     pub kafka: KafkaArgs,
 }
 
-/// Stores and policy.
 #[derive(Debug, Clone, Args)]
 pub struct ReconcileArgs {
     #[command(flatten)]
@@ -86,7 +80,6 @@ pub struct ReconcileArgs {
     /// How long an admission may take to reach Kafka.
     #[command(flatten)]
     pub publish: PublishArgs,
-    /// The policy of repairs.
     #[command(flatten)]
     pub policy: PolicyArgs,
 }
@@ -95,8 +88,8 @@ pub struct ReconcileArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Reconciling")]
 pub struct PolicyArgs {
-    /// A message that waits on the topic for longer, in milliseconds, is issued by the reconciler
-    #[arg(long, env = "RECONCILE_OVERDUE_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
+    /// The reconciler issues a claim whose message waits on the topic for longer than this.
+    #[arg(skip = Tuning::ReconcileOverdueMs.or(60_000_u32))]
     pub reconcile_overdue_ms: u32,
     /// Retention in days. For this time (default: a year) records are kept: runs with their
     /// findings, resolved promises and operators' actions; but ended alerts for at most 90 days,
@@ -118,7 +111,7 @@ pub struct PolicyArgs {
     /// How long the keys of sealed drops stay in Redis.
     #[arg(skip = Tuning::SealedKeysTtlSeconds.or(604_800_u64))]
     pub sealed_keys_ttl_seconds: u64,
-    /// A consumer that makes no progress for longer although messages wait is reported.
+    /// A pass reports a consumer that makes no progress for longer than this while messages wait.
     #[arg(skip = Tuning::ConsumerStallSeconds.or(60_u64))]
     pub consumer_stall_seconds: u64,
 }
@@ -193,19 +186,14 @@ impl ReconcileArgs {
 /// Settings of `daemon`.
 #[derive(Debug, Clone, Args)]
 pub struct DaemonArgs {
-    /// Stores and policy.
     #[command(flatten)]
     pub reconcile: ReconcileArgs,
-    /// Schedules.
     #[command(flatten)]
     pub schedules: ScheduleArgs,
-    /// HTTP.
     #[command(flatten)]
     pub http: DaemonHttpArgs,
-    /// Mail.
     #[command(flatten)]
     pub notify: NotifyArgs,
-    /// Webhooks.
     #[command(flatten)]
     pub webhooks: WebhookArgs,
 }
@@ -225,12 +213,11 @@ pub struct ScheduleArgs {
     /// The daily digest
     #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = crate::daemon::schedule::six_fields)]
     pub digest_cron: String,
-    /// A scheduled run that is later than this is mailed as missed.
+    /// Delay after which a scheduled run is mailed as missed.
     #[arg(skip = Tuning::MissedAfterSeconds.or(300_u32))]
     pub missed_after_seconds: u32,
 }
 
-/// HTTP.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct DaemonHttpArgs {
@@ -313,20 +300,17 @@ pub struct OnceArgs {
     /// Maximum wait for a pass that is running elsewhere, in seconds
     #[arg(long, default_value_t = 60)]
     pub wait_seconds: u64,
-    /// Stores and policy.
     #[command(flatten)]
     pub reconcile: ReconcileArgs,
-    /// Mail.
     #[command(flatten)]
     pub notify: NotifyArgs,
-    /// Webhooks.
     #[command(flatten)]
     pub webhooks: WebhookArgs,
 }
 
 /// Settings of `erase`.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Whom")]
+#[command(next_help_heading = "User")]
 pub struct EraseArgs {
     /// The user
     #[arg(long, value_name = "ID")]
@@ -340,7 +324,7 @@ pub struct EraseArgs {
 
 /// Settings of `explain`.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Whose story")]
+#[command(next_help_heading = "Story")]
 pub struct ExplainArgs {
     /// The coupon
     #[arg(long, value_name = "ID")]
@@ -351,7 +335,7 @@ pub struct ExplainArgs {
     /// Every user known on this slot, instead of one user
     #[arg(long, value_name = "NUMBER", conflicts_with = "user")]
     pub slot: Option<i64>,
-    /// The drop; by default the last one in which anything is known of the user
+    /// The drop; by default the last one in which the user is known
     #[arg(long, value_name = "ID")]
     pub drop: Option<i64>,
     /// Print the story as JSON

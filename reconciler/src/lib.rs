@@ -1,4 +1,4 @@
-//! The reconciler of Firstcome: compares every promise with every row, repairs what drifted, and
+//! The reconciler of Firstcome: compares every promise with every row, repairs differences, and
 //! mails a person.
 //!
 //! A pass goes through `collect` (reads), `plan` (decides), `execute` (writes), a second

@@ -173,8 +173,8 @@ impl DriftSeries {
     }
 
     /// Another process has examined everything that a scheduled pass examines, and has the series
-    /// of the remaining drift. This process's series would stay as long as the other makes the
-    /// runs.
+    /// of the remaining drift. This process's series would otherwise stay as long as the other
+    /// process runs the passes.
     pub(crate) fn made_elsewhere(&self, ended: DateTime<Utc>, is_deep: bool) {
         self.0
             .lock()
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_ends_with_what_is_left_in_its_drop() {
+    fn drift_series_ends_when_its_drop_has_no_drift_left() {
         let drift = DriftSeries::default();
         let seen = |partial, deep, drops: &[_]| {
             drift.after(&run(partial, drops, deep));
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(
             seen(false, false, &[(8, 1, true, true)]),
             [""; 0],
-            "one is not looked at, one closed below its quantity"
+            "one is not examined, one closed below its quantity"
         );
         assert_eq!(
             seen(false, true, &[(9, 1, false, true)]),
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_ends_with_a_later_run_of_another_process_and_with_no_dry_run() {
+    fn later_run_of_another_process_ends_a_drift_series_but_dry_run_does_not() {
         let drift = DriftSeries::default();
         let seen = run(false, &[(7, 1, false, false), (9, 1, false, true)], true);
         drift.after(&seen);

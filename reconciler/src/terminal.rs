@@ -16,7 +16,7 @@ pub(crate) fn width() -> Option<usize> {
     })
 }
 
-/// `head` and `text`, with further lines of the text indented to its beginning.
+/// Joins `head` and `text`; further lines of the text are indented to its beginning.
 pub(crate) fn hanging(head: &str, width: Option<usize>, text: &str) -> String {
     let indent = head.chars().count();
     let Some(room) = width.map(|width| width.saturating_sub(indent).max(LEAST_ROOM)) else {
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_wrapped_under_its_own_beginning_and_stays_whole_in_a_pipe() {
+    fn text_wraps_with_a_hanging_indent_and_stays_on_one_line_in_a_pipe() {
         assert_eq!(
             hanging("  applied  ", None, "slot 5: no row came"),
             "  applied  slot 5: no row came"

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_export_a_pass_has_no_trace() {
+    fn pass_has_no_trace_without_export() {
         assert_eq!(of_pass(&crate::pass::new_run_id()), None);
     }
 }

@@ -35,10 +35,9 @@ pub struct TuningArgs {
     /// Address for `/healthz`, `/readyz` and `/metrics`; port 0 takes a free one
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
-    /// Maximum claims in one transaction
-    // 5,000 rows of eight values stay below the 65,535 values that one prepared statement of MySQL
-    // takes.
-    #[arg(long, env = "CONSUME_BATCH_MAX", default_value_t = 1_000, value_parser = value_parser!(u16).range(1..=5_000), help_heading = "Share of MySQL")]
+    /// Maximum claims in one transaction. A claim binds eight values, and a prepared statement of
+    /// MySQL takes at most 65,535.
+    #[arg(skip = Tuning::ConsumeBatchMax.or(1_000_u16))]
     pub consume_batch_max: u16,
     /// Maximum rows that this process writes per second, if other programs need the database; 0: no
     /// limit

@@ -87,7 +87,7 @@ fn alert(summary: &str, by: Option<&str>) -> ListedAlert {
 }
 
 #[test]
-fn the_first_line_says_whether_everything_is_all_right_and_on_what_that_rests() {
+fn first_line_states_the_verdict_and_its_basis() {
     let fine = board(&overview(vec![seen(100, 97)]));
     assert_eq!(
         (fine.tone, fine.title.as_str(), fine.tab().as_str()),
@@ -139,7 +139,7 @@ fn the_first_line_says_whether_everything_is_all_right_and_on_what_that_rests() 
 }
 
 #[test]
-fn numbers_that_stay_wrong_are_shown_with_what_to_do() {
+fn numbers_that_stay_inconsistent_are_shown_with_advice() {
     let stuck = |count: i64, [users, rows, free, waiting]: [u64; 4]| {
         let one = DropOverview {
             stuck: true,
@@ -188,7 +188,7 @@ fn numbers_that_stay_wrong_are_shown_with_what_to_do() {
 }
 
 #[test]
-fn in_flight_is_what_still_moves_and_a_row_that_does_not_come_is_missing() {
+fn overdue_row_counts_as_missing_and_not_as_in_flight() {
     let shown = |users, rows, stuck| {
         let board = board(&overview(vec![DropOverview {
             stuck,
@@ -280,7 +280,7 @@ fn unavailable_stores_and_closed_gates_are_shown_by_their_effect_on_users() {
 }
 
 #[test]
-fn alerts_come_with_their_advice_and_those_nobody_has_taken_on_first() {
+fn alerts_have_advice_and_unacknowledged_ones_come_first() {
     let mut overview = overview(vec![DropOverview {
         stuck: true,
         ..seen(100, 97)
@@ -338,7 +338,7 @@ fn of_drop(drop: Option<i64>, listed: ListedAlert) -> ListedAlert {
 }
 
 #[test]
-fn drop_screen_is_headed_by_its_state_and_only_counts_problems_elsewhere() {
+fn drop_screen_starts_with_its_state_and_counts_problems_elsewhere() {
     let others = || {
         let [other, general] =
             [Some(8), None].map(|drop| of_drop(drop, alert("3 broken promises", None)));
@@ -387,7 +387,7 @@ fn drop_screen_is_headed_by_its_state_and_only_counts_problems_elsewhere() {
 }
 
 #[test]
-fn broken_promises_wait_for_the_next_pass_after_the_quantity_was_raised() {
+fn broken_promises_wait_for_the_next_pass_after_a_raise() {
     let todo = |change: fn(&mut DropOverview)| {
         let mut one = seen(100, 100);
         change(&mut one);

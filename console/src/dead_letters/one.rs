@@ -49,7 +49,7 @@ pub(crate) async fn correct(
                 ("person", &typed.person),
                 ("name", &typed.name),
             ];
-            // The form is on the revealed screen, and showing that is recorded once more.
+            // The form is on the revealed screen, which is recorded each time it is shown.
             refused(
                 &page,
                 &session,

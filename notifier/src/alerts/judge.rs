@@ -53,7 +53,7 @@ pub struct EarlierRepairs {
     pub since: DateTime<Utc>,
 }
 
-/// The conclusions from a pass.
+/// The mails and alerts that follow from a pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AlertVerdict {
     /// The alerts to store.
@@ -190,7 +190,8 @@ impl Judge<'_> {
                 ..known.clone()
             };
         }
-        // It is new, or it came back. One that was resolved recently keeps its count of mails.
+        // The alert is new or has returned. If it was resolved recently, its count of mails
+        // continues.
         let recent = known.filter(|known| {
             known
                 .resolved_at

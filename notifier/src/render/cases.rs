@@ -192,7 +192,7 @@ pub fn what_to_do(about: About) -> &'static str {
              (Redis was restored from an old copy, say), list the repairs and confirm them."
         }
         About::BrokenPromise => {
-            "Raise the quantity before the drop closes: the next pass gives each of them a coupon. (Of a daily coupon this raises \
+            "Raise the quantity before the drop closes: the next pass gives each of them a coupon. (For a daily coupon, this raises \
              every drop that is not closed.) If you can't, tell each of them, and note it in their story on the operations page; \
              the last one ends this alert."
         }
@@ -201,17 +201,17 @@ pub fn what_to_do(about: About) -> &'static str {
              reason is that no slot is left. Discard a claim only if nobody was promised anything."
         }
         About::Left(Kind::RedisLost) => {
-            "See what else is wrong with this coupon, and mend that. Then run a pass over all live drops, which opens what it \
+            "See what else is wrong with this coupon, and correct it. Then run a pass over all live drops, which opens what it \
              can verify; the next scheduled pass does the same."
         }
         About::Left(Kind::UnsafeSetting) => {
-            "Change the setting as the sentence says, in the running server and in its file. A mail says when it is right."
+            "Change the setting as the sentence says, in the running server and in its file. A mail says when it is correct."
         }
         About::Left(_) => {
             "See the reason of each: OPERATIONS.md says under the name of this kind what to do about it. Do not raise the \
              quantity. The next scheduled pass tries again."
         }
-        About::ClosedBelowQuantity => "Nothing is to be done.",
+        About::ClosedBelowQuantity => "Nothing needs to be done.",
     }
 }
 

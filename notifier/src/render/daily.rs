@@ -101,7 +101,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
     }
     if day.open.is_empty() && day.broken == 0 && day.lost_mails.is_empty() {
         let nothing = if nobody_looked {
-            "No problem is recorded, but nobody looked."
+            "No problem is recorded, but no pass ran."
         } else {
             "Nothing needs a person."
         };
@@ -140,7 +140,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
     }
 }
 
-/// First of all: the reader is the only one who can inform the others.
+/// Comes first: only the reader can inform the recipients that mails do not reach.
 fn lost_mails(day: &DailyDigest) -> Vec<Block> {
     if day.lost_mails.is_empty() {
         return Vec::new();

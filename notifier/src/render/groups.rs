@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn each_unreadable_position_is_named() {
+    fn every_unreadable_position_is_listed() {
         let details = ["offset 43 of partition 2", "offset 16 of partition 4"];
         let found = details.map(|detail| Finding {
             case: FindingCase::Unreadable,
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn findings_that_differ_in_numbers_only_are_one_line() {
+    fn findings_that_differ_only_in_numbers_share_a_line() {
         let mut findings = vec![finding("customer-9", 9, "no message")];
         findings.extend([3, 1, 2, 7].map(|n| {
             finding(
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn traces_are_named_and_keep_nothing_apart() {
+    fn traces_are_listed_and_do_not_split_groups() {
         let traced = |slot: i64| Finding {
             trace_id: Some(format!("{}{slot}", "ab12".repeat(7) + "abc")),
             ..finding("customer-1", slot, "no row")
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_an_end() {
+    fn long_list_is_truncated() {
         let words = [
             "ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij", "jk", "kl",
         ];

@@ -59,18 +59,18 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
     };
     let is_compared = |report: &DropReport| report.exact && !report.unconfirmed;
     if pass.run.status == Status::Failed {
-        "The pass ended before it was through. The next one goes on, and a mail says if something is left."
+        "The pass stopped early. The next one continues, and a mail says if anything is left."
     } else if !reports().all(is_compared) {
         "The next pass compares again, and a mail says if something is left."
     } else if rebuilt(pass).any(|(_, known)| known.is_none()) {
         "How many people there were before the loss is not recorded, so it was not compared. Those who run the coupons may want \
          to tell the people who waited."
     } else if rebuilt(pass).next().is_some() {
-        "Nothing is to be done tonight; those who run the coupons may want to tell the people who waited."
+        "Nothing needs to be done tonight; those who run the coupons may want to tell the people who waited."
     } else if withdrawn(pass) > 0 {
-        "Tell these people that they keep the one that they had: nothing else is to be done."
+        "Tell these people that they keep their first coupon: nothing else needs to be done."
     } else if pass.verdict.earlier.is_empty() {
-        "Nothing is to be done."
+        "Nothing needs to be done."
     } else {
         "It can wait until morning: find out today what makes repairs necessary again and again."
     }
@@ -163,7 +163,7 @@ fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
     // A pass that failed may not have reached all drops.
     let compared = match missing.filter(|_| !is_failed) {
         None => String::new(),
-        Some(0) => ", all whom the last run before the loss knew".to_owned(),
+        Some(0) => ", everybody known to the last run before the loss".to_owned(),
         Some(missing) => format!(
             ", {} fewer than the last run before the loss knew",
             wording::grouped(missing)
@@ -196,8 +196,8 @@ fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
         .sum();
     let people = wording::count(
         n,
-        "person who already holds one was",
-        "people who already hold one were",
+        "person who already holds a coupon was",
+        "people who already hold a coupon were",
     );
     let free = wording::count(
         usize::try_from(free).unwrap_or(usize::MAX),
@@ -300,7 +300,7 @@ fn of_kind(
         }
         About::Left(Kind::RedisLost) => (
             format!("Redis lost data and could not be verified: {summary}."),
-            "Claims to what is closed get 503; nobody loses a coupon.",
+            "Claims to closed coupons get 503; nobody loses a coupon.",
         ),
         About::Left(Kind::UnsafeSetting) => (whole, "Nothing is lost yet."),
         About::Left(_) if is_one_sentence(seen) => (
@@ -354,7 +354,7 @@ pub(super) fn subject(pass: &PassMail<'_>) -> (MailKind, String) {
     if !verdict.problems.is_empty() {
         return (MailKind::Action, problems(pass));
     }
-    // The news that nobody has to act is worth more than the list of repairs.
+    // "Nobody has to act" is more useful in a subject than a list of repairs.
     if !verdict.resolved.is_empty() {
         return (MailKind::Resolved, resolved(pass));
     }
@@ -389,7 +389,7 @@ fn problems(pass: &PassMail<'_>) -> String {
     let also = also_repaired(pass)
         .map(|done| format!("; repaired: {done}"))
         .unwrap_or_default();
-    // A problem of the whole system says more than one drop.
+    // A problem of the whole system takes precedence over a problem of one drop.
     let general = of_no_drop
         .filter(|notice| matches!(notice.observation.about, About::RunFailed | About::Stalled));
     match (general, problems.first(), place(pass, &drops)) {

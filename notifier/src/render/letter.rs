@@ -427,7 +427,7 @@ impl Links {
 
     /// Acknowledges alerts: no repeated mails until they change.
     pub(super) fn acknowledge(&self, alerts: &[i64]) -> Block {
-        let what = "Acknowledge: you are on it, and no more mails come until it changes";
+        let what = "Acknowledge: no more mails come until the alert changes";
         self.for_each(what, alerts, r#"-d "{\"by\":\"$USER\"}""#, "acknowledge")
     }
 
@@ -439,7 +439,7 @@ impl Links {
         } else {
             "this drop"
         };
-        let what = format!("No mails on {drops} until {}", until.format("%H:%M UTC"));
+        let what = format!("No mails about {drops} until {}", until.format("%H:%M UTC"));
         let until = until.to_rfc3339_opts(SecondsFormat::Secs, true);
         self.for_each(
             &what,
@@ -498,7 +498,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_wrapped_at_spaces_and_never_within_a_word() {
+    fn text_wraps_at_spaces_and_never_within_a_word() {
         let long = "x".repeat(WIDTH + 9);
         assert_eq!(
             wrap(

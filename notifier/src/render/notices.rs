@@ -35,13 +35,13 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let (todo, lead) = if let Some(because) = &missed.because {
         lines.push(format!("Now: {}", wording::line(because, wording::LONGEST)));
         (
-            "See what is in its way, below, as host:number of the process. If that pass does not end within half an hour, end \
+            "See which process blocks it, below, as host:number. If that pass does not end within half an hour, end \
              its process: the next pass does its work.",
             "It starts when the running pass ends. Nothing is lost; until then, drops outside that pass are not verified.",
         )
     } else {
         (
-            "Find out why the reconciler did not run then: stopped, restarted, or its host asleep.",
+            "Find out why the reconciler did not run then: it was stopped or restarted, or its host was asleep.",
             "It runs now. Nothing is lost, but in the meantime nothing was verified, and after a restart of Redis nobody could claim.",
         )
     };
@@ -58,7 +58,7 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     })
 }
 
-const NOTHING: &str = "Nothing is to be done.";
+const NOTHING: &str = "Nothing needs to be done.";
 
 pub(super) const WHY: &str =
     "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
@@ -237,7 +237,7 @@ pub fn redis_unreachable(
 ) -> anyhow::Result<Rendered> {
     let lasts = duration(now - since);
     let todo =
-        "Check that Redis answers. If it does, look for what is between it and the reconciler.";
+        "Check that Redis answers. If it does, check the connection between it and the reconciler.";
     let title = format!(
         "The reconciler has not reached Redis for {lasts}. If the APIs cannot reach it either, claims get 503."
     );
@@ -347,13 +347,12 @@ fn over(
 /// The mail when a receiver refuses further webhooks.
 pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
     let target = wording::line(target, 100);
-    let todo =
-        "Take the address out of WEBHOOK_URLS, or mend the receiver; then restart the reconciler.";
+    let todo = "Remove the address from WEBHOOK_URLS, or repair the receiver; then restart the reconciler.";
     let blocks = vec![
         Block::Todo(todo.to_owned()),
         Block::List(vec![format!("Receiver: {target}"), format!("Seen: {}", time(now))]),
         Block::Paragraph(
-            "Events from now on wait, for three days at most, and are posted after the restart. The one that was answered so is \
+            "Events from now on wait, for three days at most, and are posted after the restart. The refused event is \
              given up: send it again by hand."
                 .to_owned(),
         ),
@@ -372,7 +371,7 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered
         subject,
         at: now,
         title: &title,
-        lead: "Passes, mails and other receivers are not concerned.",
+        lead: "Passes, mails and other receivers are not affected.",
         blocks,
     })
 }

@@ -12,8 +12,8 @@ use firstcome_shared::tuning::Tuning;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
+use super::Receivers;
 use super::post::PostTarget;
-use super::receivers::Receivers;
 use super::sign::SigningSecret;
 
 /// Maximum number of addresses: each has its own task and connection.
@@ -83,10 +83,12 @@ impl Default for WebhookArgs {
 }
 
 fn list(setting: Option<&SecretString>) -> Vec<&str> {
-    let parts = setting
-        .into_iter()
-        .flat_map(|text| text.expose_secret().split(','));
-    parts
+    let parts = setting.map(|text| parts(text.expose_secret()));
+    parts.unwrap_or_default()
+}
+
+fn parts(text: &str) -> Vec<&str> {
+    text.split(',')
         .map(str::trim)
         .filter(|part| !part.is_empty())
         .collect()
@@ -97,11 +99,7 @@ fn webhook_urls(text: &str) -> Result<(), String> {
 }
 
 fn urls(text: &str) -> Result<(), String> {
-    let all: Vec<&str> = text
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .collect();
+    let all = parts(text);
     if all.len() > ADDRESSES {
         return Err(format!(
             "there are {} addresses, and {ADDRESSES} are allowed",
@@ -124,11 +122,7 @@ fn urls(text: &str) -> Result<(), String> {
 }
 
 fn webhook_secrets(text: &str) -> Result<(), String> {
-    let all: Vec<&str> = text
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .collect();
+    let all = parts(text);
     if all.len() > 2 {
         return Err("give one secret, or two by a comma while you replace one".into());
     }
@@ -161,41 +155,24 @@ mod tests {
 
     #[test]
     fn invalid_webhook_settings_are_refused_with_advice_and_without_secrets() {
+        let with_secret = |url: &str| format!("--webhook-urls {url} --webhook-secret {SECRET}");
         let many = ["https://hunter2.example.com/a"; ADDRESSES + 1].join(",");
         let three = [SECRET; 3].join(",");
         for (given, says) in [
-            (&["--webhook-urls", "https://h/hunter2"][..], "openssl rand"),
             (
-                &["--webhook-urls", "h/hunter2", "--webhook-secret", SECRET],
-                "https://host/path",
+                "--webhook-urls https://h/hunter2".to_owned(),
+                "openssl rand",
             ),
-            (
-                &[
-                    "--webhook-urls",
-                    "ftp://h/hunter2",
-                    "--webhook-secret",
-                    SECRET,
-                ],
-                "https://host/path",
-            ),
-            (
-                &[
-                    "--webhook-urls",
-                    "https://h/#hunter2",
-                    "--webhook-secret",
-                    SECRET,
-                ],
-                "address 1",
-            ),
-            (
-                &["--webhook-urls", many.as_str(), "--webhook-secret", SECRET],
-                "16 are allowed",
-            ),
-            (&["--webhook-secret", "hunter2"], "whsec_"),
-            (&["--webhook-secret", "whsec_aHVudGVyMg=="], "24 to 64"),
-            (&["--webhook-secret", three.as_str()], "two by a comma"),
+            (with_secret("h/hunter2"), "https://host/path"),
+            (with_secret("ftp://h/hunter2"), "https://host/path"),
+            (with_secret("https://h/#hunter2"), "address 1"),
+            (with_secret(&many), "16 are allowed"),
+            ("--webhook-secret hunter2".to_owned(), "whsec_"),
+            ("--webhook-secret whsec_aHVudGVyMg==".to_owned(), "24 to 64"),
+            (format!("--webhook-secret {three}"), "two by a comma"),
         ] {
-            let error = receivers(given).err().unwrap();
+            let given: Vec<&str> = given.split(' ').collect();
+            let error = receivers(&given).err().unwrap();
             assert!(error.contains(says), "{given:?}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -6,10 +6,12 @@
 mod args;
 mod event;
 mod post;
-mod receivers;
 mod sender;
 mod sign;
 mod test;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use diesel::result::QueryResult;
@@ -17,15 +19,25 @@ use firstcome_shared::mysql::Conn;
 use firstcome_shared::mysql::webhooks::{self, NewWebhook};
 
 use crate::report::{DropReport, Numbers, Run};
+use post::PostTarget;
+use sign::SigningSecret;
 
 pub use args::WebhookArgs;
 pub(crate) use event::{EventKind, WebhookEvent, of_pass};
-pub(crate) use receivers::Receivers;
 pub(crate) use sender::Relay;
 pub use test::test_webhook;
 
 /// Maximum number of drops of one pass with events; the next pass continues.
 const DROPS: usize = 1_000;
+
+/// The targets of events.
+#[derive(Debug)]
+pub(crate) struct Receivers {
+    targets: Vec<PostTarget>,
+    secrets: Arc<Vec<SigningSecret>>,
+    /// Timeout for one POST.
+    limit: Duration,
+}
 
 /// The targets for which events are enqueued.
 #[derive(Debug, Clone)]
@@ -34,6 +46,13 @@ pub(crate) struct Subscriptions {
 }
 
 impl Receivers {
+    /// Logs how events are sent.
+    pub(crate) fn announce(&self) {
+        if !self.targets.is_empty() {
+            tracing::info!(targets = ?self.targets, secrets = self.secrets.len(), "webhooks will be posted");
+        }
+    }
+
     pub(crate) fn subscriptions(&self) -> Subscriptions {
         let targets = self
             .targets

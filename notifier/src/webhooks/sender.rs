@@ -13,10 +13,9 @@ use firstcome_shared::mysql::{Db, DbError};
 use hyper::StatusCode;
 use tokio::sync::Notify;
 
-use super::WebhookEvent;
 use super::post::{NoAnswer, PostAnswer, PostTarget};
-use super::receivers::Receivers;
 use super::sign::{SigningSecret, signatures};
+use super::{Receivers, WebhookEvent};
 use crate::clock::{Clock, elapsed};
 use crate::record::{self, StandaloneMail};
 use crate::relay::{self, DeliveryFailure, Outbox, RECORDING};
@@ -185,7 +184,7 @@ impl Relay {
         if let Err(error) =
             record::enqueue_once(&self.db, self.settings.clone(), now, fact, decide).await
         {
-            tracing::error!(%error, "the mail that webhooks are off could not be enqueued");
+            tracing::error!(%error, "the mail about disabled webhooks could not be enqueued");
         }
     }
 

@@ -76,7 +76,7 @@ mod tests {
 
     /// The example of the specification's own libraries.
     #[test]
-    fn a_signature_is_that_of_the_reference_libraries() {
+    fn signature_equals_that_of_the_reference_libraries() {
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let signed = signatures(
             &[secret],
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_of_another_form_is_refused_without_being_shown() {
+    fn malformed_secret_is_refused_and_not_shown() {
         for (text, says) in [
             ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_"),
             ("whsec_not base64", "base64"),

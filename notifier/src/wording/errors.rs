@@ -2,7 +2,7 @@
 
 use crate::report::FailureCause;
 
-/// The meaning of a client's error, by a part of its text: clients give no more.
+/// The meaning of a client's error, by a part of its text: clients have no error codes for these.
 const MEANINGS: [(&[&str], &str); 5] = [
     (&["Connection refused"], "refuses connections"),
     (
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_is_away_is_named_with_what_it_does() {
+    fn unavailable_store_is_named_with_its_role() {
         use FailureCause::{Kafka, Mysql, Other, Redis};
         for (cause, error, plain) in [
             (

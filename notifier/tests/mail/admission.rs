@@ -1,5 +1,5 @@
-//! Mails about admission: that it is closed, or unreachable for every reconciler, and that it is
-//! open again.
+//! Mails about admission when it is closed, when no reconciler can reach Redis, and when it is open
+//! again.
 
 use chrono::TimeDelta;
 use firstcome_notifier::{Clock as _, Notifier, SeenGate};
@@ -10,7 +10,7 @@ use crate::mailed::repaired;
 use crate::world::general;
 
 #[tokio::test]
-async fn admission_that_stays_closed_is_mailed_by_one_process_and_its_end_too() {
+async fn one_process_mails_that_admission_stays_closed_and_that_it_reopened() {
     let desk = Desk::new(A).await;
     let daemons = [desk.notifier(), desk.notifier()];
     let looks = async |gate: SeenGate, seconds: i64| {
@@ -62,7 +62,7 @@ async fn admission_that_stays_closed_is_mailed_again_after_the_cooldown() {
 }
 
 #[tokio::test]
-async fn a_repair_says_for_how_long_admission_was_closed() {
+async fn repair_mail_says_how_long_admission_was_closed() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
     let from = desk.clock.now();
@@ -97,7 +97,7 @@ async fn seen(desk: &Desk, seconds: i64, gates: &[(&Notifier, SeenGate)]) {
 }
 
 #[tokio::test]
-async fn a_daemon_that_alone_has_lost_its_way_to_redis_mails_nothing() {
+async fn daemon_that_alone_cannot_reach_redis_sends_no_mail() {
     let desk = Desk::new(A).await;
     let cut_off = desk.notifier();
     let other = desk.notifier();
@@ -149,7 +149,7 @@ async fn a_daemon_that_alone_has_lost_its_way_to_redis_mails_nothing() {
 }
 
 #[tokio::test]
-async fn a_daemon_without_another_mails_in_half_a_minute_that_it_does_not_reach_redis() {
+async fn only_daemon_mails_within_half_a_minute_that_redis_is_unreachable() {
     let desk = Desk::new(A).await;
     let daemon = desk.notifier();
     seen(&desk, 20, &[(&daemon, SeenGate::Open)]).await;
@@ -162,7 +162,7 @@ async fn a_daemon_without_another_mails_in_half_a_minute_that_it_does_not_reach_
 }
 
 #[tokio::test]
-async fn alert_of_a_cut_off_daemon_ends_once_another_sees_admission_open() {
+async fn alert_of_a_disconnected_daemon_ends_when_another_sees_admission_open() {
     let desk = Desk::new(A).await;
     let cut_off = desk.notifier();
     seen(&desk, 31, &[(&cut_off, SeenGate::Unreachable)]).await;

@@ -42,10 +42,10 @@ pub(crate) fn clean(id: &str) -> Run {
 }
 
 #[tokio::test]
-async fn a_repair_is_mailed_once_to_each_and_a_clean_pass_to_nobody() {
+async fn repair_is_mailed_once_to_each_recipient_and_clean_pass_is_not() {
     let desk = Desk::new(&format!("{A}, Ops <{B}>")).await;
     desk.pass(&repaired("r1")).await;
-    desk.pass(&repaired("r1")).await; // the same run, notice again after a timeout
+    desk.pass(&repaired("r1")).await; // The same run again, as after a timeout.
     desk.pass(&clean("r2")).await;
     desk.pass(&Run {
         dry_run: true,
@@ -76,7 +76,7 @@ async fn a_repair_is_mailed_once_to_each_and_a_clean_pass_to_nobody() {
     assert!(mail.body_html(0).unwrap().contains("slot 37 · c•••37"));
     assert!(
         mail.in_reply_to().is_empty() && mail.references().is_empty(),
-        "a repair is no thread"
+        "a repair starts no thread"
     );
     assert!(mails[0].raw.is_ascii());
     let [row] = &desk
@@ -90,7 +90,7 @@ async fn a_repair_is_mailed_once_to_each_and_a_clean_pass_to_nobody() {
 }
 
 #[tokio::test]
-async fn one_drift_is_one_thread_from_first_mail_to_last_across_restarts() {
+async fn all_mails_of_one_drift_share_a_thread_across_restarts() {
     let desk = Desk::new(A).await;
     desk.pass(&drift("r1", &[3])).await;
     for n in 2..6 {
@@ -144,24 +144,7 @@ async fn one_drift_is_one_thread_from_first_mail_to_last_across_restarts() {
 }
 
 #[tokio::test]
-async fn alert_of_a_silenced_drop_is_recorded_and_mailed_when_the_silence_ends() {
-    let desk = Desk::new(A).await;
-    desk.winter_coupon().await;
-    desk.run("UPDATE drops SET silenced_until = '2026-12-01 07:00:00' WHERE id = 7")
-        .await;
-    desk.pass(&drift("r1", &[3])).await;
-    assert!(desk.sink.mails().is_empty());
-    assert_eq!(
-        desk.query("SELECT status, mails FROM alerts").await,
-        [["firing", "0"]]
-    );
-    desk.clock.turn(TimeDelta::hours(1));
-    desk.pass(&drift("r2", &[3])).await;
-    assert_eq!(desk.subjects(A).len(), 1);
-}
-
-#[tokio::test]
-async fn an_alert_of_a_drop_that_is_gone_is_over_and_its_end_is_mailed_once() {
+async fn end_of_a_deleted_drops_alert_is_mailed_once() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
     desk.pass(&drift("r1", &[3])).await;
@@ -181,7 +164,7 @@ async fn an_alert_of_a_drop_that_is_gone_is_over_and_its_end_is_mailed_once() {
 }
 
 #[tokio::test]
-async fn a_broken_promise_stands_until_it_is_mended_and_no_silence_of_its_drop_hides_it() {
+async fn broken_promise_fires_until_resolved_and_ignores_silences() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
     desk.run("UPDATE drops SET silenced_until = '2026-12-30' WHERE id = 7")
@@ -206,7 +189,7 @@ async fn a_broken_promise_stands_until_it_is_mended_and_no_silence_of_its_drop_h
 }
 
 #[tokio::test]
-async fn repairs_with_every_pass_are_mailed_together_and_none_is_left_out() {
+async fn repairs_of_every_pass_are_mailed_together_without_omission() {
     let desk = Desk::new(A).await;
     for n in 0..40 {
         desk.clock.turn(TimeDelta::seconds(30));
@@ -234,7 +217,7 @@ async fn repairs_with_every_pass_are_mailed_together_and_none_is_left_out() {
 }
 
 #[tokio::test]
-async fn two_processes_that_saw_the_same_drift_mail_it_once() {
+async fn two_processes_that_see_the_same_drift_mail_it_once() {
     let desk = Desk::new(A).await;
     let now = desk.clock.now();
     let one = desk.notifier();
@@ -249,31 +232,13 @@ async fn two_processes_that_saw_the_same_drift_mail_it_once() {
 }
 
 #[tokio::test]
-async fn ten_thousand_findings_are_one_mail_within_seconds() {
+async fn ten_thousand_findings_are_mailed_in_one_mail_within_seconds() {
     let desk = Desk::new(A).await;
     let slots: Vec<i64> = (1..=10_000).collect();
     let begun = std::time::Instant::now();
     desk.pass(&drift("r1", &slots)).await;
     assert_eq!(desk.subjects(A).len(), 1);
     assert!(begun.elapsed() < std::time::Duration::from_secs(10));
-}
-
-#[tokio::test]
-async fn a_name_makes_no_header() {
-    let desk = Desk::new(A).await;
-    let mut run = repaired("r1");
-    run.drops[0].coupon_name = "a\r\nBcc: victim@example.com\r\n\r\n<script>".to_owned();
-    desk.pass(&run).await;
-    let mails = desk.sink.mails();
-    assert_eq!((mails.len(), &mails[0].to), (1, &vec![A.to_owned()]));
-    let mail = parsed(&mails[0]);
-    assert!(mail.bcc().is_none());
-    assert!(
-        mail.subject()
-            .unwrap()
-            .contains("a Bcc: victim@example.com <script>")
-    );
-    assert!(!mail.body_html(0).unwrap().contains("<script>"));
 }
 
 fn missed(
@@ -290,7 +255,7 @@ fn missed(
 }
 
 #[tokio::test]
-async fn a_pass_that_is_always_late_because_of_another_is_mailed_once_a_cooldown() {
+async fn pass_that_another_pass_always_delays_is_mailed_once_per_cooldown() {
     let desk = Desk::new(A).await;
     for _ in 0..30 {
         let now = desk.clock.turn(TimeDelta::minutes(30));
@@ -308,7 +273,7 @@ async fn a_pass_that_is_always_late_because_of_another_is_mailed_once_a_cooldown
 }
 
 #[tokio::test]
-async fn a_digest_that_could_not_be_queued_can_be_tried_again_and_is_mailed_once_a_day() {
+async fn digest_is_retried_if_enqueueing_fails_and_is_mailed_once_a_day() {
     let desk = Desk::new(A).await;
     let now = desk.clock.now();
     desk.run("RENAME TABLE mail_outbox TO away").await;
@@ -330,7 +295,7 @@ async fn a_digest_that_could_not_be_queued_can_be_tried_again_and_is_mailed_once
 }
 
 #[tokio::test]
-async fn missed_runs_and_the_day_are_mailed() {
+async fn missed_runs_and_the_daily_digest_are_mailed() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
     desk.run("UPDATE drops SET sealed_at = '2026-12-01 05:00:00', sealed_rows = 100")
@@ -399,7 +364,7 @@ async fn without_a_mail_server_mails_wait_in_the_outbox() {
 }
 
 #[tokio::test]
-async fn mail_server_set_after_months_gets_only_recent_mails_and_the_digest_says_so() {
+async fn mail_server_configured_late_gets_recent_mails_and_digest_says_so() {
     let desk = Desk::new(A).await;
     let silent = desk.notifier_with(&desk.db, &args(None, A));
     silent

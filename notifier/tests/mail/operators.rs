@@ -58,7 +58,7 @@ async fn alerts_are_listed_by_page_and_status() {
 }
 
 #[tokio::test]
-async fn acknowledged_alert_is_not_repeated_and_its_end_is_mailed() {
+async fn acknowledged_alert_is_not_mailed_again_but_its_end_is() {
     let desk = Desk::new(A).await;
     desk.pass(&drift("r1", &[3])).await;
     let taken = acknowledge(
@@ -87,7 +87,7 @@ async fn acknowledged_alert_is_not_repeated_and_its_end_is_mailed() {
 }
 
 #[tokio::test]
-async fn a_silence_is_the_drops_and_ends_by_itself_or_by_hand() {
+async fn silence_lasts_until_an_operator_ends_it() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
     desk.pass(&drift("r1", &[3])).await;

@@ -42,7 +42,7 @@ impl FarMysql {
 }
 
 #[tokio::test]
-async fn mysql_is_reported_unusable_only_if_it_is() {
+async fn mysql_is_reported_unavailable_only_if_it_is() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
     desk.run("RENAME TABLE alerts TO away").await;
@@ -73,7 +73,7 @@ async fn mysql_is_reported_unusable_only_if_it_is() {
 }
 
 #[tokio::test]
-async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
+async fn outage_of_mysql_and_its_end_are_mailed() {
     let desk = Desk::new(A).await;
     let mysql = FarMysql::of(&desk).await;
     let notifier = desk.notifier_with(&mysql.db, &desk.args);
@@ -120,7 +120,7 @@ async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn each_gets_the_mail_about_mysql_once_though_the_mail_server_refused_all_at_first() {
+async fn recipients_get_one_outage_mail_if_mail_server_refuses_all_at_first() {
     let desk = Desk::new(&format!("{A},{B}")).await;
     let mysql = FarMysql::of(&desk).await;
     let notifier = desk.notifier_with(&mysql.db, &desk.args);
@@ -130,7 +130,7 @@ async fn each_gets_the_mail_about_mysql_once_though_the_mail_server_refused_all_
         .unwrap();
     mysql.proxy.set(ProxyFault::Cut).await.unwrap();
     let fails = async || {
-        // A hundred of these are shorter than the cooldown.
+        // A hundred of these steps stay within the cooldown.
         let now = desk.clock.turn(TimeDelta::seconds(20));
         notifier.after_pass(&clean("r1"), now).await.unwrap_err();
     };
@@ -172,7 +172,7 @@ async fn each_gets_the_mail_about_mysql_once_though_the_mail_server_refused_all_
 }
 
 #[tokio::test]
-async fn the_end_of_an_outage_is_mailed_though_its_first_mail_cannot_be_queued() {
+async fn end_of_an_outage_is_mailed_if_the_first_attempt_to_enqueue_it_fails() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
     desk.run("RENAME TABLE alerts TO away").await;
@@ -203,7 +203,7 @@ async fn the_end_of_an_outage_is_mailed_though_its_first_mail_cannot_be_queued()
 }
 
 #[tokio::test]
-async fn findings_of_a_sealed_drop_are_mailed_once_alerts_can_be_recorded() {
+async fn findings_of_a_sealed_drop_are_mailed_when_alerts_can_be_recorded() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
     notifier

@@ -28,7 +28,7 @@ fn linked() -> Links {
     }
 }
 
-/// The page knows no API, and has no form that changes a coupon.
+/// Links if the operations page has no `API_URL`, and therefore no form that changes a coupon.
 fn without_forms() -> Links {
     Links {
         page_changes_coupons: false,
@@ -111,7 +111,7 @@ fn keep(name: &str, mail: &Rendered) {
     }
 }
 
-/// People read four words a second, even when woken.
+/// A reader who has just been woken reads about four words a second.
 const WORDS_IN_20_SECONDS: usize = 80;
 
 /// The number of words up to the end of the instruction, or, without one, to the end of what
@@ -223,7 +223,7 @@ fn clean() -> Run {
 }
 
 #[test]
-fn repaired_by_itself() {
+fn renders_a_repair() {
     let mail = mail(&[(at(1), &repaired())], &[], &linked()).unwrap();
     assert_eq!(
         mail.subject,
@@ -233,7 +233,7 @@ fn repaired_by_itself() {
 }
 
 #[test]
-fn repaired_again_and_again() {
+fn renders_repeated_repairs() {
     let runs: Vec<Run> = (0..12)
         .map(|n| Run {
             run_id: format!("0193a1f2-{n}"),
@@ -249,7 +249,7 @@ fn repaired_again_and_again() {
 }
 
 #[test]
-fn needing_a_person() {
+fn renders_a_problem_that_needs_a_person() {
     let run = failed_claims();
     keep(
         "action_needed",
@@ -275,7 +275,7 @@ fn needing_a_person() {
 }
 
 #[test]
-fn over() {
+fn renders_a_resolved_problem() {
     let mail = mail(
         &[(at(1), &failed_claims()), (at(5_400), &clean())],
         &[],
@@ -286,7 +286,7 @@ fn over() {
 }
 
 #[test]
-fn held_back_by_the_repair_limit() {
+fn renders_repairs_that_the_limit_holds_back() {
     let held = (1..=64)
         .map(|slot| {
             finding(
@@ -376,7 +376,7 @@ fn broken_promises() {
 }
 
 #[test]
-fn failed_runs_and_stalls() {
+fn renders_failed_runs_and_stalls() {
     let error = "MySQL cannot be reached: Input/output error: Connection refused (os error 111)";
     let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
     let failed = Run {
@@ -409,7 +409,7 @@ fn failed_runs_and_stalls() {
 }
 
 #[test]
-fn mails_about_no_drop() {
+fn renders_problems_without_a_drop() {
     let of_none = |kind, detail, coupon| {
         let action = if coupon {
             ActionKind::OpenGate
@@ -471,7 +471,7 @@ fn mails_about_no_drop() {
 }
 
 #[test]
-fn all_kinds_over_many_drops() {
+fn renders_all_kinds_over_many_drops() {
     let drops = (1..=23).map(|drop| {
         let mut findings = vec![
             applied(
@@ -516,7 +516,7 @@ fn all_kinds_over_many_drops() {
 }
 
 #[test]
-fn a_flushed_redis_over_many_coupons_is_a_short_mail() {
+fn mail_about_a_flushed_redis_with_many_coupons_is_short() {
     let lost = "Redis does not have this drop; 97 people are known from rows, messages and failed claims; 97 people put back";
     let rebuilt = |drop| {
         let finding = general(Kind::RedisLost, ActionKind::Rebuild, Outcome::Applied, lost);
@@ -549,7 +549,7 @@ fn a_flushed_redis_over_many_coupons_is_a_short_mail() {
 }
 
 #[test]
-fn however_many_problems_there_are_the_mail_has_an_end_and_says_where_the_rest_is() {
+fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
     let drop = |drop| {
         let findings = (0..300).map(|n: usize| {
             left(
@@ -589,7 +589,7 @@ fn commands_can_be_pasted() {
     let lines = mail
         .text
         .lines()
-        .skip_while(|line| !line.contains("Acknowledge: you are on it"))
+        .skip_while(|line| !line.contains("Acknowledge: no more mails"))
         .skip(1);
     let command = lines
         .take_while(|line| !line.is_empty())
@@ -609,7 +609,7 @@ fn commands_can_be_pasted() {
 }
 
 #[test]
-fn closed_below_the_quantity() {
+fn renders_a_drop_that_closed_below_its_quantity() {
     let detail = "closed with 10 of 100 slots left, and nobody waits";
     let mut drop = drop_report(
         1,
@@ -639,7 +639,7 @@ fn closed_below_the_quantity() {
 }
 
 #[test]
-fn a_missed_run_and_mysql_gone() {
+fn renders_a_missed_run_and_an_outage_of_mysql() {
     let schedule = "RECONCILE_CRON".to_owned();
     let run = MissedRun {
         schedule,
@@ -721,7 +721,7 @@ fn quiet_day() -> DailyDigest {
 }
 
 #[test]
-fn the_day() {
+fn renders_the_daily_digest() {
     keep("daily_quiet", &daily(&quiet_day(), &linked()).unwrap());
     let open = OpenAlert {
         id: 41,

@@ -36,7 +36,7 @@ async fn test_email_reports_each_step_and_each_recipient() {
         !ok && said.contains("FAILED name the recipient") && said.contains("check ALERT_TO"),
         "{said}"
     );
-    assert_eq!(sink.mails().len(), 3, "the other gets it all the same");
+    assert_eq!(sink.mails().len(), 3, "the other recipient gets the mail");
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn usual_mail_errors_are_explained() {
 }
 
 #[tokio::test]
-async fn without_a_server_there_is_nothing_to_try() {
+async fn test_email_fails_without_a_mail_server() {
     let error = test_email(&args(None, A), |_| {})
         .await
         .unwrap_err()

@@ -53,7 +53,7 @@ const OPEN: &str =
     "SELECT COUNT(*) FROM webhook_outbox WHERE sent_at IS NULL AND given_up_at IS NULL";
 
 #[tokio::test]
-async fn an_event_is_posted_where_a_mail_is_sent_and_signed_as_the_specification_says() {
+async fn every_mail_has_an_event_signed_as_the_specification_says() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
     let passes = [
@@ -151,7 +151,7 @@ async fn an_event_is_posted_where_a_mail_is_sent_and_signed_as_the_specification
 }
 
 #[tokio::test]
-async fn a_broken_promise_and_what_is_of_no_pass_are_posted_too() {
+async fn broken_promises_and_events_outside_passes_are_posted() {
     let all = Receiver::start().await;
     let desk = desk_with(&[&all]).await;
     let everything = desk.notifier();
@@ -264,7 +264,7 @@ async fn undelivered_event_is_retried_with_the_same_id_and_a_new_signature() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_asks_to_wait_is_left_alone_for_so_long_and_at_most_an_hour() {
+async fn webhook_waits_as_long_as_the_receiver_asks_up_to_one_hour() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
     desk.notifier()
@@ -282,7 +282,7 @@ async fn a_receiver_that_asks_to_wait_is_left_alone_for_so_long_and_at_most_an_h
 }
 
 #[tokio::test]
-async fn a_silent_receiver_holds_up_no_pass_no_mail_and_no_other_receiver() {
+async fn silent_receiver_delays_no_pass_mail_or_other_receiver() {
     let silent = Receiver::start().await;
     let other = Receiver::start().await;
     let mut desk = desk_with(&[&silent, &other]).await;
@@ -339,7 +339,7 @@ async fn two_daemons_post_each_event_once() {
 }
 
 #[tokio::test]
-async fn while_a_secret_is_replaced_both_sign() {
+async fn both_secrets_sign_while_one_is_replaced() {
     let receiver = Receiver::start().await;
     let mut desk = desk_with(&[&receiver]).await;
     for (n, secret) in (1..).zip([
@@ -361,7 +361,7 @@ async fn while_a_secret_is_replaced_both_sign() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_gone_gets_nothing_until_a_restart_and_a_mail_says_so_once() {
+async fn receiver_that_answers_410_gets_nothing_until_restart_and_is_mailed() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
     receiver.set(CannedReply::Endless(410));
@@ -380,7 +380,11 @@ async fn a_receiver_that_is_gone_gets_nothing_until_a_restart_and_a_mail_says_so
     for notifier in [&one, &two, &one, &two] {
         notifier.flush(SOON).await.unwrap();
     }
-    assert_eq!(receiver.received().len(), 2, "each process was told once");
+    assert_eq!(
+        receiver.received().len(),
+        2,
+        "each process gets the 410 once"
+    );
     let off = desk
         .subjects(A)
         .into_iter()
@@ -529,7 +533,7 @@ async fn rows_are_reported_once_per_pass_and_sold_out_once_per_drop_and_quantity
 }
 
 #[tokio::test]
-async fn however_much_a_pass_finds_what_is_posted_has_an_end() {
+async fn events_of_a_pass_with_many_findings_are_bounded() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
     let drops = (1..=103).map(|drop| {
@@ -564,7 +568,7 @@ async fn tried(args: &WebhookArgs) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn test_webhook_says_what_is_wrong() {
+async fn test_webhook_explains_failures() {
     let receiver = Receiver::start().await;
     let mut args = posting_to(&[&receiver]);
     let (ok, said) = tried(&args).await;
@@ -598,7 +602,7 @@ async fn test_webhook_says_what_is_wrong() {
 
 /// A server that speaks TLS, though not HTTP: only the trust in its certificate matters.
 #[tokio::test]
-async fn tls_needs_a_certificate_that_is_trusted() {
+async fn tls_requires_a_trusted_certificate() {
     let mut desk = Desk::with_tls(A, SinkEncryption::Implicit).await;
     desk.trust();
     let mut args = posting_to(&[]);

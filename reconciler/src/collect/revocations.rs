@@ -11,15 +11,15 @@ use super::error::CollectError;
 use super::snapshot::{DropFacts, DropRevocations, HalfRevoked};
 use crate::stores::Stores;
 
-/// An API that has just begun to revoke is about to do the other steps.
+/// Grace period: an API that has just started a revocation completes the other steps itself.
 const UNDER_WAY_MS: i64 = 500;
 
 /// Maximum revocations that one round of a pass completes; the next one continues.
 const MOST_HALF: usize = 10_000;
 
 /// Revocations with a missing step, page by page, and the number that is too young to judge. Rows
-/// are read before Redis: a claim that Redis still has, and that was revoked when MySQL was read,
-/// is not a later one.
+/// are read before Redis. If MySQL shows a claim as revoked and Redis still has it, it is therefore
+/// the revoked claim and not a later one.
 pub(super) async fn half(
     stores: &Stores,
     facts: &DropFacts,

@@ -18,7 +18,7 @@ use tokio_cron_scheduler::{Job, JobScheduler};
 use crate::notify::LAST_DIGEST;
 use crate::record;
 
-/// The jobs of schedules.
+/// The scheduled jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ScheduledJob {
     /// A pass that includes sealed drops.
@@ -206,7 +206,7 @@ impl CronSchedule {
                 .filter(|at| *at <= now && *at > self.last)
                 .inspect(|at| self.ran(*at)),
             Err(error) => {
-                tracing::debug!(%error, schedule = self.event.setting(), "when it last ran cannot be read");
+                tracing::debug!(%error, schedule = self.event.setting(), "the time of the last run cannot be read");
                 None
             }
         }
@@ -222,7 +222,7 @@ impl CronSchedule {
     }
 
     /// Records the outcome of an attempt of this process. If the process was paused during the
-    /// pass, it ends late, maybe before anybody checked the time.
+    /// pass, the pass may end late before the delay was noticed.
     pub fn note(&mut self, attempt: RunAttempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
             RunAttempt::Ran => {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn only_six_fields_that_come_to_pass_are_taken() {
+    fn only_six_field_schedules_with_a_future_run_are_accepted() {
         assert!(six_fields("*/30 * * * * *").is_ok());
         assert!(six_fields("* * * * *").unwrap_err().contains("5 fields"));
         assert!(six_fields("0 0 0 31 2 *").unwrap_err().contains("never"));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_missed_once_it_is_later_than_tolerated() {
+    fn run_is_missed_when_it_is_later_than_tolerated() {
         let missed = |now| deep().missed_since(at(now));
         assert_eq!(missed("2026-01-01T23:00:00Z"), None);
         assert_eq!(missed("2026-01-02T03:04:00Z"), None);
@@ -302,7 +302,7 @@ mod tests {
 
     /// The day's deep pass, due at three, while an operator's pass holds the lock.
     #[test]
-    fn what_could_not_begin_or_failed_is_due_until_it_has_run() {
+    fn run_that_could_not_start_or_failed_stays_due() {
         let mut schedule = deep();
         let due = Some(at("2026-01-02T03:00:00Z"));
         let first = at("2026-01-02T03:00:00Z");
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frequent_pass_that_fails_is_not_late_and_one_that_hangs_is() {
+    fn failing_frequent_pass_is_not_late_but_hanging_one_is() {
         let mut schedule = schedule(
             "*/10 * * * * *",
             ScheduledJob::Reconcile,
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_ended_too_late_is_mailed_once() {
+    fn run_that_ends_too_late_is_mailed_once() {
         let mut schedule = deep();
         let due = at("2026-01-02T03:00:00Z");
         let began = due;
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(
             schedule.unmailed(ended),
             Some(Missed { due, because: None }),
-            "nobody looked while it was due"
+            "nobody checked while it was due"
         );
         schedule.mailed(ended);
         assert_eq!(schedule.unmailed(ended), None);
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_silences_nothing() {
+    fn clock_that_is_set_back_silences_no_schedule() {
         let mut schedule = schedule(
             "*/30 * * * * *",
             ScheduledJob::Reconcile,

@@ -1,7 +1,7 @@
-//! Watches the versions of open coupons. An older state that is put into a running Redis
-//! (`RESTORE`, `SWAPDB`) brings the gate along, so admission goes on, and gives slots out again
-//! that are held. The version goes back with it: the coupon is closed at once, and rebuilt in a new
-//! era.
+//! Watches the versions of open coupons. If an older state is restored into a running Redis
+//! (`RESTORE`, `SWAPDB`), the open gate is restored with it, so admission would continue and give
+//! held slots to other users. The coupon's version decreases, too: this watch then closes the
+//! coupon at once, and a pass rebuilds it in a new era.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -29,8 +29,8 @@ pub(super) struct Versions {
 }
 
 impl Versions {
-    /// Closes the coupons whose data went back since it was read last, and says whether there were
-    /// any. A store that does not answer says nothing.
+    /// Closes the coupons whose version has decreased since the last read; returns whether there
+    /// were any. If a store does not respond, nothing is closed.
     pub(super) async fn close_what_went_back(&mut self, stores: &Stores) -> bool {
         let is_due = |at: Option<Instant>, every| at.is_none_or(|at| at.elapsed() >= every);
         if !is_due(self.read_at, EVERY) {
@@ -45,7 +45,7 @@ impl Versions {
                     self.highest.retain(|coupon, _| listed.contains(coupon));
                     self.open = open;
                 }
-                Err(error) => tracing::debug!(%error, "which coupons are open is not known anew"),
+                Err(error) => tracing::debug!(%error, "the open coupons cannot be read"),
             }
         }
         let found = match stores.redis.coupon_versions(&self.open).await {
@@ -59,7 +59,7 @@ impl Versions {
         for (coupon, now) in self.open.iter().zip(found) {
             let went_back = |before: &CouponVersion| now.went_back(before);
             if !self.highest.get(coupon).is_some_and(went_back) {
-                // Without an era it is closed, and an older state may be restored after that.
+                // A coupon without an era is closed; an older state may be restored after that.
                 if now.has_era() {
                     self.highest.insert(*coupon, now);
                 }
@@ -67,10 +67,10 @@ impl Versions {
             }
             match execute::close_coupon(&stores.redis, *coupon, &now).await {
                 Ok(true) => {
-                    tracing::error!(%coupon, "an older state was put into Redis: the coupon is closed");
+                    tracing::error!(%coupon, "Redis has an older state: the coupon is closed");
                     any = true;
                 }
-                // It is tried again.
+                // Retried after the next read.
                 Ok(false) => {}
                 Err(error) => tracing::error!(%coupon, %error, "the coupon cannot be closed"),
             }

@@ -26,7 +26,7 @@ pub(crate) async fn lost_settings(
     Ok(recover::lost_settings(&stores.db, &stores.redis, coupon).await?)
 }
 
-/// The same, and writes them back to MySQL.
+/// Returns the same settings, and writes them back to MySQL.
 pub(crate) async fn recover_settings(
     stores: &Stores,
     coupon: CouponId,

@@ -314,7 +314,7 @@ impl Executor<'_> {
     }
 }
 
-/// Somebody has changed by hand the row that has the code.
+/// The row with this code was changed manually.
 const OTHER_CODE: &str =
     "another row has the code that its person was shown, so it got a new one: tell the person";
 
@@ -377,13 +377,13 @@ pub(crate) async fn make_ahead(
         match drops::make_ahead(&stores.db, &stores.redis, coupon, own, Utc::now()).await {
             Ok(0) => {}
             Ok(made) => {
-                tracing::info!(coupon_id = coupon.id.0, made, "drops made ahead");
+                tracing::info!(coupon_id = coupon.id.0, made, "upcoming drops created");
                 if let Some((_, fresh)) = stores.db.coupon(coupon.id).await? {
                     *own = fresh;
                 }
             }
             Err(error) => {
-                tracing::warn!(coupon_id = coupon.id.0, %error, "drops could not be made ahead");
+                tracing::warn!(coupon_id = coupon.id.0, %error, "upcoming drops could not be created");
             }
         }
     }

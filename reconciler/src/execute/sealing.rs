@@ -46,7 +46,7 @@ pub(crate) async fn seal(
 
 /// Lets keys of sealed drops, and of coupons that are over, expire in Redis if they have no expiry:
 /// a process may have died between sealing and this, and an operator's change may end a coupon
-/// without a drop that is sealed after it. `live` are coupons that are surely not over.
+/// without a drop that is sealed after it. `live`: the coupons that are certainly not over.
 pub(crate) async fn let_expire(
     stores: &Stores,
     sealed: &[(CouponId, DropId)],
@@ -93,8 +93,8 @@ pub(crate) async fn let_expire(
     Ok(())
 }
 
-/// An operator may have given the coupon more days in the meantime. From here on loading their
-/// drops keeps its keys.
+/// An operator may have added days to the coupon in the meantime. From here on, loading their drops
+/// keeps its keys.
 async fn keep_if_live(
     stores: &Stores,
     coupon: CouponId,

@@ -41,7 +41,7 @@ impl Executor<'_> {
             .traces(&self.keys, &admissions)
             .await
             .unwrap_or_else(|error| {
-                tracing::debug!(%error, "traces of claims are not known");
+                tracing::debug!(%error, "the traces of claims cannot be read");
                 vec![None; run.len()]
             })
     }

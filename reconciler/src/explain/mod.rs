@@ -1,5 +1,5 @@
-//! One user's whole story with one coupon, in order of time, and the present state. It answers "it
-//! said yes and I have nothing", and says which part is no longer known instead of guessing.
+//! One user's whole history with one coupon, in order of time, and the present state. It answers
+//! "it said yes and I have nothing", and names facts that are no longer known instead of guessing.
 
 mod gather;
 mod story;

@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unreachable_store_is_never_taken_for_an_empty_one() {
+    fn unreachable_store_is_never_treated_as_empty() {
         let word = |known: PersonFacts| verdict(&known, Question::default()).0;
         assert_eq!(word(PersonFacts::default()), Holds::None);
         assert_eq!(
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_the_last_pass_could_not_write_is_not_promised_for_the_next() {
+    fn row_that_the_last_pass_could_not_write_is_not_announced_for_the_next() {
         let admitted = PersonFacts {
             admitted: vec![(DropId(1), 4)],
             ..PersonFacts::default()
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn row_of_an_earlier_drop_counts_only_if_a_user_may_have_one_in_the_coupon() {
+    fn row_of_an_earlier_drop_counts_only_for_once_per_coupon() {
         let row = IssuedRow {
             drop_id: 1,
             slot: 7,

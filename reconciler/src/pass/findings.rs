@@ -102,7 +102,7 @@ pub(super) struct FindingLedger {
     unnamed: HashMap<(Kind, ActionKind, Outcome), usize>,
     /// Repairs were carried out page by page.
     pub(super) has_repaired_pages: bool,
-    /// Repairs were carried out page by page.
+    /// Repairs were attempted, and no later comparison has shown their result yet.
     pub(super) is_unconfirmed: bool,
 }
 
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_mysql_refuses_is_left_with_the_reason() {
+    fn row_that_mysql_refuses_is_reported_with_the_reason() {
         let mut ledger = FindingLedger::default();
         let items = [issue(4), issue(5)];
         let why = "the table `slot_limits` has no limit of this drop";
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_coupon_gives_the_first_reason_of_its_own() {
+    fn closed_coupon_reports_its_own_first_reason() {
         let report = |coupon, findings| DropReport {
             coupon_id: CouponId(coupon),
             coupon_name: String::new(),

@@ -81,7 +81,8 @@ impl Pass<'_> {
         self.memory.progress.begin(drops.len());
         let ended = self.all_portions(drops, &mut reports).await;
         let counted = std::mem::take(&mut reports.counted);
-        // Also if the pass ends early: no later pass finds what this one has repaired.
+        // This runs even if the pass ends early, because no later pass finds what this pass has
+        // repaired.
         self.run.drops = reports.into_drops();
         self.run.partial = ended.is_err() || !self.request.covers_everything();
         if ended.is_ok() && !self.request.dry_run {
@@ -199,7 +200,7 @@ impl Pass<'_> {
         Ok(again)
     }
 
-    /// An error of Redis names no key: if one has a wrong type, that is the reason.
+    /// Errors of Redis name no key. If a key has the wrong type, that is the reason.
     async fn with_the_key(&self, coupon: &Coupon, drop: &Drop, why: Obstacle) -> Obstacle {
         let Obstacle::Redis(said) = why else {
             return why;
@@ -527,7 +528,8 @@ impl Pass<'_> {
             .buffered(AHEAD)
     }
 
-    /// By Redis's clock and by this host's: if either is wrong, users may still be admitted.
+    /// Checked by Redis's clock and by this host's: if either is wrong, users may still be
+    /// admitted.
     fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
         let closed = header.facts.drop.closes_at.map(|at| at.timestamp_millis());
         let now_ms = header
@@ -558,7 +560,6 @@ struct Next {
     /// The next comparison shows whether the repairs took effect, or what is left after an
     /// operator's change.
     compare_again: bool,
-    /// An admission is too young to judge, and somebody waits for the answer: this is how long it
-    /// may take.
+    /// An admission is too young to judge, and a caller waits for the result: the maximum wait.
     wait: Duration,
 }

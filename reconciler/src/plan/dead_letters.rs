@@ -115,7 +115,7 @@ impl Planner<'_> {
         self.push_dead_letter(letter, Some(i64::from(slot)), action, name(letter));
     }
 
-    /// Why a message's claim is not issued, although there may be a slot for it.
+    /// Why a claim is not issued, although a slot may be free.
     pub(super) fn fault(&self, letter: &DeadLetter) -> Option<ClaimFault> {
         let window = self.facts.drop.window();
         window
@@ -124,8 +124,7 @@ impl Planner<'_> {
     }
 
     /// A dead letter may be the only copy of a promise, and a drop that is loaded without its user
-    /// gives the slot to somebody else. If the user has a message, it was already restored from
-    /// that.
+    /// gives the slot to somebody else. A user who has a message was already restored from it.
     fn rebuild_with(&mut self, page: &SlotRange, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
             // The same time as in the user's row.

@@ -73,7 +73,7 @@ pub async fn finish(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
 /// `max_allowed_packet`. All findings are stored anyway.
 const REPORTS_AT_MOST: usize = 10_000;
 
-/// The drop has findings, changed, or is under way.
+/// Whether the drop has findings, has changed, or is in progress.
 fn is_kept(drop: &DropReport) -> bool {
     !drop.findings.is_empty() || !drop.exact || drop.sealed || drop.before != drop.after
 }
@@ -216,7 +216,7 @@ mod tests {
     use crate::report::{Status, Trigger};
 
     #[test]
-    fn only_a_pass_that_compared_everything_says_what_is_not_there_any_more() {
+    fn only_a_complete_pass_ends_earlier_findings() {
         let begun = blank(&Request::new(Trigger::Cron), "1");
         assert!(begun.partial, "nothing is compared yet");
         for (what, status, partial, is_beside_passes, expected) in [

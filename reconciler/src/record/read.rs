@@ -95,8 +95,8 @@ pub async fn read(
 }
 
 fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
-    // Parses one of this program's words; an unknown word, written by another release, reads as the
-    // mildest.
+    // Parses a word of this program. An unknown word, from another release, is read as the least
+    // severe one.
     fn word<T: std::str::FromStr>(text: &str, otherwise: T) -> T {
         text.parse().unwrap_or(otherwise)
     }

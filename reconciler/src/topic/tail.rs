@@ -215,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_page_finds_the_messages_of_its_slots(
+        fn page_finds_the_messages_of_its_slots(
             sent in prop::collection::vec((1..3_i64, 1..4_i64, 1..40_u32, "[a-z]{1,9}"), 0..600),
             (from, to) in (0..45_u32, 0..45_u32),
         ) {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_on_one_slot_keeps_no_other_slot_back() {
+    fn flood_of_messages_on_one_slot_hides_no_other_slot() {
         let mut writer = TailWriter::new(usize::MAX);
         let mut push = |slot, user: &str| {
             writer
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_beyond_the_bound_are_refused_also_when_each_names_another_drop() {
+    fn messages_beyond_the_bound_are_refused_even_for_different_drops() {
         assert_eq!(size_of::<Entry>(), 20);
         let filled = |drop: fn(i64) -> i64| {
             let mut writer = TailWriter::new(100_000);

@@ -37,9 +37,9 @@ impl Reading {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ReadLimit {
     At(Instant),
-    /// After this long without a message. As long as messages arrive, the end comes nearer, and a
-    /// pass that gave up would have to begin again: after a loss of Redis, everything stays closed
-    /// until the whole tail was read.
+    /// Time without a message. While messages arrive, the end comes nearer, and a pass that gave up
+    /// would have to start over: after a loss of Redis, everything stays closed until the whole
+    /// tail is read.
     WithoutMessage(Duration),
 }
 
@@ -166,7 +166,7 @@ fn find_unreadable(
             Ok(LookResult::Message(_) | LookResult::End(_)) => {}
             Err(error) => {
                 // Kafka is unavailable: reading has a separate limit.
-                tracing::debug!(%error, partition, "a fresh client could not look at a partition");
+                tracing::debug!(%error, partition, "a fresh client could not check a partition");
                 break;
             }
         }
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_that_is_reported_too_early_is_not_believed() {
+    fn premature_end_of_partition_is_ignored() {
         // (next; the leader's end at each report; the report at which reading is over)
         for (next, highs, over) in [
             (10, vec![10], Some(0)),

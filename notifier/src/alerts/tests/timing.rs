@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
+fn acknowledged_alert_is_not_mailed_until_it_changes_or_ends() {
     let mut duty = Duty::default();
     duty.sees(0, &one_left());
     duty.acknowledge(5);
@@ -16,7 +16,7 @@ fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
     assert_eq!(
         duty.only().acknowledged_at,
         None,
-        "the person took on something else"
+        "the operator acknowledged other findings"
     );
     duty.acknowledge(602);
     assert_eq!(duty.sees(2_000, &two), "");
@@ -24,7 +24,7 @@ fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
 }
 
 #[test]
-fn a_clock_that_was_set_back_silences_nothing() {
+fn clock_that_is_set_back_silences_no_alert() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(7_200, &one_left()), "failed_claim New");
     let two = run(
@@ -37,7 +37,7 @@ fn a_clock_that_was_set_back_silences_nothing() {
 }
 
 #[test]
-fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
+fn alert_of_a_silenced_drop_is_stored_and_mailed_when_the_silence_ends() {
     let mut duty = Duty::default();
     duty.silence(60);
     assert_eq!(duty.sees(0, &one_left()), "");
@@ -55,13 +55,13 @@ fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
     assert_eq!(
         duty.sees(2, &both),
         "stalled New",
-        "what is of no drop is not silenced"
+        "problems without a drop are not silenced"
     );
     assert_eq!(duty.sees(60, &both), "failed_claim New");
 }
 
 #[test]
-fn a_silence_hides_no_critical_finding_of_its_drop() {
+fn critical_finding_is_mailed_in_spite_of_a_silence() {
     let mut duty = Duty::default();
     duty.silence(60);
     let lost = run(
@@ -82,7 +82,7 @@ fn a_silence_hides_no_critical_finding_of_its_drop() {
 }
 
 #[test]
-fn an_alert_of_a_drop_that_is_gone_is_over_whatever_became_of_the_pass() {
+fn alert_of_a_deleted_drop_ends_even_if_the_pass_fails() {
     for after in [
         general(Status::Clean, Vec::new()),
         failed(FailureCause::Redis, "Redis cannot be reached: refused"),
@@ -95,7 +95,7 @@ fn an_alert_of_a_drop_that_is_gone_is_over_whatever_became_of_the_pass() {
         };
         assert!(
             !duty.sees(1, &after).contains("failed_claim"),
-            "no pass looked at it"
+            "no pass examined it"
         );
         duty.memory.gone.insert(DropId(7));
         assert!(duty.sees(2, &after).contains("failed_claim resolved"));
@@ -113,7 +113,7 @@ fn alert_mailed_before_a_silence_is_mailed_again_when_it_ends() {
 }
 
 #[test]
-fn alert_resolved_within_a_silence_is_mailed_after_it_if_it_was_mailed() {
+fn alert_resolved_during_a_silence_is_mailed_after_it_if_mailed_before() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     duty.silence(90);
@@ -126,18 +126,26 @@ fn alert_resolved_within_a_silence_is_mailed_after_it_if_it_was_mailed() {
     duty.silence(90);
     assert_eq!(duty.sees(0, &one_left()), "");
     assert_eq!(duty.sees(1, &clean()), "");
-    assert_eq!(duty.sees(91, &clean()), "", "nobody was told that it fired");
+    assert_eq!(
+        duty.sees(91, &clean()),
+        "",
+        "nobody was notified when it fired"
+    );
 }
 
 #[test]
-fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
+fn restart_of_a_store_is_not_mailed_but_repeated_failures_are() {
     let mut duty = Duty {
         patience: TimeDelta::minutes(2),
         ..Duty::default()
     };
     let refused = failed(FailureCause::Redis, "Redis cannot be reached: refused");
     assert_eq!(duty.sees(0, &refused), "");
-    assert_eq!(duty.sees(1, &clean()), "", "nobody was told that it failed");
+    assert_eq!(
+        duty.sees(1, &clean()),
+        "",
+        "nobody was notified of the failure"
+    );
     assert_eq!(duty.sees(30, &refused), "");
     assert_eq!(duty.sees(31, &refused), "");
     assert_eq!(duty.sees(32, &refused), "run_failed New");
@@ -161,20 +169,7 @@ fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
 }
 
 #[test]
-fn another_text_of_the_same_failure_does_not_take_away_the_acknowledgement() {
-    let mut duty = Duty::default();
-    let redis = |error| failed(FailureCause::Redis, error);
-    assert_eq!(
-        duty.sees(0, &redis("Redis cannot be reached: Connection refused")),
-        "run_failed New"
-    );
-    duty.acknowledge(1);
-    assert_eq!(duty.sees(2, &redis("Redis timed out")), "");
-    assert_eq!(duty.only().acknowledged_by.as_deref(), Some("kim"));
-}
-
-#[test]
-fn two_processes_that_word_a_failure_differently_or_lost_different_stores_mail_once() {
+fn processes_with_different_failure_texts_or_lost_stores_mail_once_each() {
     let mut duty = Duty::default();
     let runs = [
         failed(
@@ -212,7 +207,7 @@ fn two_processes_that_word_a_failure_differently_or_lost_different_stores_mail_o
 }
 
 #[test]
-fn an_alert_does_not_depend_on_any_wording() {
+fn alert_identity_does_not_depend_on_wording() {
     let mut duty = Duty::default();
     let seen = |detail: &str| {
         let case = |case, kind| Finding {
@@ -248,7 +243,7 @@ fn an_alert_does_not_depend_on_any_wording() {
 }
 
 #[test]
-fn a_stall_is_over_only_when_no_pass_has_seen_it_for_a_while() {
+fn stall_ends_only_when_no_pass_has_seen_it_for_a_while() {
     let mut duty = Duty {
         patience: TimeDelta::minutes(1),
         ..Duty::default()
@@ -268,7 +263,7 @@ fn a_stall_is_over_only_when_no_pass_has_seen_it_for_a_while() {
 }
 
 #[test]
-fn a_flapping_alert_does_not_mail_with_every_pass() {
+fn flapping_alert_is_not_mailed_by_every_pass() {
     let mut duty = Duty::default();
     let mut mails = 0;
     for minute in 0..240 {
@@ -281,7 +276,7 @@ fn a_flapping_alert_does_not_mail_with_every_pass() {
 }
 
 #[test]
-fn alert_that_changes_with_every_pass_is_not_mailed_each_time_and_no_change_is_lost() {
+fn alert_that_changes_in_every_pass_is_mailed_rarely_and_loses_no_change() {
     let mut duty = Duty::default();
     let growing = |n: i64| {
         run(
@@ -298,7 +293,7 @@ fn alert_that_changes_with_every_pass_is_not_mailed_each_time_and_no_change_is_l
 }
 
 #[test]
-fn repairs_with_every_pass_are_mailed_together_less_and_less_often() {
+fn repairs_of_every_pass_are_batched_into_fewer_and_fewer_mails() {
     let mut duty = Duty::default();
     let repaired = run(
         Status::Repaired,
@@ -329,7 +324,7 @@ fn repairs_with_every_pass_are_mailed_together_less_and_less_often() {
     assert_eq!(
         quiet.len(),
         1,
-        "what was held back is told once, then nothing: {quiet:?}"
+        "held-back repairs are mailed once, then nothing: {quiet:?}"
     );
     let told = |said: &String| {
         let earlier = said
@@ -342,6 +337,6 @@ fn repairs_with_every_pass_are_mailed_together_less_and_less_often() {
     assert_eq!(
         duty.sees(2_000, &repaired),
         "repaired Some(7)",
-        "after a quiet time it is told at once again"
+        "repairs are mailed at once again after a quiet period"
     );
 }

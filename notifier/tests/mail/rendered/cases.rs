@@ -21,7 +21,7 @@ fn flat(mail: &Rendered) -> String {
 }
 
 #[test]
-fn rows_that_mysql_refuses_are_not_answered_by_a_raise() {
+fn mail_about_rows_that_mysql_refuses_does_not_suggest_a_raise() {
     let why = "the table `slot_limits` has no limit of this drop";
     let detail = format!("failed claim 4 (unknown_drop); MySQL refused the row: {why}");
     let refused = |slot| {
@@ -43,7 +43,7 @@ fn rows_that_mysql_refuses_are_not_answered_by_a_raise() {
 }
 
 #[test]
-fn only_claims_without_a_slot_count_for_a_raise() {
+fn suggested_raise_counts_only_claims_without_a_slot() {
     let of = |case, slot, why| cased(case, left(Kind::FailedClaim, slot, why));
     let both = vec![
         of(
@@ -73,7 +73,7 @@ fn only_claims_without_a_slot_count_for_a_raise() {
 }
 
 #[test]
-fn a_message_that_cannot_be_read_is_a_matter_of_its_writer() {
+fn mail_about_an_unreadable_message_points_to_its_writer() {
     let loose = Finding {
         result: Outcome::Skipped,
         ..general(
@@ -115,7 +115,7 @@ fn a_message_that_cannot_be_read_is_a_matter_of_its_writer() {
 }
 
 #[test]
-fn a_key_of_the_wrong_type_is_named_with_the_command_that_removes_it() {
+fn key_of_the_wrong_type_is_named_with_the_command_that_removes_it() {
     let wrong = WrongKey {
         key: "fc:{1}:drop:7:free".to_owned(),
         found: "a list",
@@ -161,7 +161,7 @@ fn a_key_of_the_wrong_type_is_named_with_the_command_that_removes_it() {
 }
 
 #[test]
-fn a_name_that_is_no_user_id_keeps_nobody_waiting() {
+fn invalid_user_id_does_not_count_as_a_waiting_user() {
     let odd = left(
         Kind::Unissued,
         4,
@@ -187,7 +187,7 @@ fn a_name_that_is_no_user_id_keeps_nobody_waiting() {
 }
 
 #[test]
-fn offsets_beyond_the_end_are_no_slow_consumers() {
+fn offsets_beyond_the_end_are_not_reported_as_slow_consumers() {
     let detail = "Kafka has lost messages: partition 0 of the topic ends at offset 0, and the consumers have read up to offset \
                   1000; 2 more partitions end too early";
     let lost = Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
@@ -210,7 +210,7 @@ fn offsets_beyond_the_end_are_no_slow_consumers() {
 }
 
 #[test]
-fn fewer_people_after_a_rebuild_page_and_are_never_called_kept() {
+fn rebuild_that_restores_fewer_users_pages_and_claims_no_success() {
     let rebuilt = |known| {
         let finding = general(
             Kind::RedisLost,
@@ -239,13 +239,13 @@ fn fewer_people_after_a_rebuild_page_and_are_never_called_kept() {
 
     let unknown = flat(&of_one(&one(Status::Repaired, vec![rebuilt(None)])));
     assert!(
-        unknown.contains("so it was not compared") && !unknown.contains("Nothing is to be done"),
+        unknown.contains("so it was not compared") && !unknown.contains("Nothing needs to be done"),
         "{unknown}"
     );
 }
 
 #[test]
-fn a_loss_of_people_stands_until_they_are_back_or_somebody_accepts_it() {
+fn loss_of_users_fires_until_they_are_restored_or_it_is_accepted() {
     let missing = Finding::general(
         Kind::RedisLost,
         ActionKind::Report,
@@ -278,7 +278,7 @@ fn mail_names_users_whose_second_coupon_was_withdrawn() {
     let mail = of_one(&run);
     keep("withdrawn", &mail);
     assert!(
-        !mail.text.contains("Nothing is to be done"),
+        !mail.text.contains("Nothing needs to be done"),
         "{}",
         mail.text
     );
@@ -307,7 +307,7 @@ fn mail_about_repairs_held_back_says_whether_users_can_claim() {
 }
 
 #[test]
-fn no_subject_is_cut_within_a_word() {
+fn subjects_are_never_cut_within_a_word() {
     let detail = "4120 messages wait on partition 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 of the topic and the consumer has not \
                   moved for 95 seconds by the clock";
     let stalled = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, detail);
@@ -326,9 +326,9 @@ fn no_subject_is_cut_within_a_word() {
     );
 }
 
-/// A line that ends in a backslash wraps at 390 pixels and leaves it alone on the next.
+/// On a screen of 390 pixels, the backslash at the end of a line would wrap to the next line.
 #[test]
-fn commands_of_the_page_have_no_backslash_to_leave_alone() {
+fn html_commands_have_no_line_continuations() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &without_forms()).unwrap();
     assert!(
         mail.html.contains("/v1/alerts/41/silence")
@@ -337,7 +337,7 @@ fn commands_of_the_page_have_no_backslash_to_leave_alone() {
 }
 
 #[test]
-fn numeric_ids_long_names_and_trouble_in_other_coupons_stay_readable() {
+fn mail_with_numeric_ids_and_long_names_stays_readable() {
     let long =
         "Anniversary coupon for everybody who has been with us since the very first day, 20% off";
     let numbered = |finding: Finding, id: u32| Finding {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_name_can_do_no_harm() {
+fn coupon_name_cannot_inject_markup() {
     let names = [
         "a\r\nBcc: victim@example.com",
         "<img src=x onerror=alert(1)><b>&amp;\"'",
@@ -39,7 +39,7 @@ fn a_name_can_do_no_harm() {
 
 /// The pass was stopped after the first drops: the others were not examined.
 #[test]
-fn only_a_pass_that_came_to_its_end_says_that_all_are_back() {
+fn only_a_complete_pass_says_that_all_users_are_restored() {
     let rebuilt = general(
         Kind::RedisLost,
         ActionKind::Rebuild,
@@ -68,17 +68,17 @@ fn only_a_pass_that_came_to_its_end_says_that_all_are_back() {
         let text = mail(&[(at(1), run)], &[], &linked()).unwrap().text;
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    let all = "97 people, all whom the last run before the loss knew";
+    let all = "97 people, everybody known to the last run before the loss";
     assert!(text(&whole).contains(all), "{}", text(&whole));
     let stopped = text(&stopped);
     assert!(
-        !stopped.contains("all whom") && stopped.contains("The next one goes on"),
+        !stopped.contains("everybody known") && stopped.contains("The next one continues"),
         "{stopped}"
     );
 }
 
 #[test]
-fn a_long_name_leaves_room_for_what_happened() {
+fn long_name_leaves_room_for_the_problem_in_the_subject() {
     let mut run = repaired();
     run.drops[0].coupon_name = "한정판 ".repeat(50);
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
@@ -90,7 +90,7 @@ fn a_long_name_leaves_room_for_what_happened() {
 }
 
 #[test]
-fn ten_thousand_findings_make_a_mail_of_readable_length() {
+fn mail_about_ten_thousand_findings_has_a_readable_length() {
     let issued = (1..=10_000)
         .map(|slot| {
             applied(
@@ -124,7 +124,7 @@ fn ten_thousand_findings_make_a_mail_of_readable_length() {
 /// GitHub's anchors are the headings in lower case with dashes for spaces; each heading for a
 /// mail's word is the word itself.
 #[test]
-fn every_section_that_a_mail_names_is_there() {
+fn every_section_that_a_mail_names_exists() {
     let operations = include_str!("../../../../docs/OPERATIONS.md");
     let kinds = [
         "unissued",

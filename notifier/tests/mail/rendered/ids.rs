@@ -110,7 +110,7 @@ fn ids() -> Vec<String> {
 }
 
 #[test]
-fn numbers_and_words_of_a_mail_do_not_depend_on_the_ids() {
+fn user_ids_change_no_other_text_of_a_mail() {
     let customers = [4711, 4712, 4713, 4714].map(|n| format!("customer-{n}"));
     let plain = without_masks(&with_ids(&customers));
     assert!(plain.iter().any(|word| word == HIDDEN), "{plain:?}");
@@ -125,7 +125,7 @@ fn numbers_and_words_of_a_mail_do_not_depend_on_the_ids() {
 }
 
 #[test]
-fn a_short_id_is_not_shown_and_a_long_one_not_in_full() {
+fn short_id_is_hidden_and_long_id_is_masked() {
     for id in ids() {
         let shown = wording::person(&id);
         let seen: String = shown.split(HIDDEN).collect();

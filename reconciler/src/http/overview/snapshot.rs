@@ -342,8 +342,8 @@ impl Reader {
         age >= if moves { large } else { COUNT_AGAIN.max(large) }
     }
 
-    /// Tracks numbers that do not add up. They do not add up in a rush either, but then they
-    /// change. The keys of sealed drops expire.
+    /// Tracks numbers that do not add up. Under load they do not add up either, but then they keep
+    /// changing. The keys of sealed drops expire.
     fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropNumbers>) {
         for (_, drop) in shown {
             let numbers = numbers.get(&drop.id);
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_add_up_where_nothing_is_to_be_done() {
+    fn numbers_add_up_when_nothing_needs_repair() {
         for (count, numbers, expected) in [
             (None, [0, 0, 0, 0], true),
             (Some(0), [0, 0, 0, 0], true),

@@ -116,7 +116,7 @@ fn spoil(page: &mut SlotRange, how: u32, at: usize) {
 }
 
 #[test]
-fn a_page_in_order_is_known_by_its_ends() {
+fn consistent_page_is_recognised_by_its_ends() {
     for (from, people, to, count, quantity, expected) in [
         (1, 5, Some(5), 5, 5, true),
         (-9, 5, None, 5, 100, true),
@@ -139,7 +139,7 @@ fn a_page_in_order_is_known_by_its_ends() {
 
 proptest! {
     #[test]
-    fn what_is_in_order_is_what_calls_for_nothing_slot_by_slot(
+    fn shortcut_agrees_with_the_comparison_of_each_slot(
         from in prop::sample::select(vec![-9_i64, 1, 6]),
         people in 0_i64..6,
         ends in any::<bool>(),

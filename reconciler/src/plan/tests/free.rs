@@ -5,7 +5,7 @@ use super::*;
 use crate::report::ActionKind;
 
 #[test]
-fn a_slot_that_nobody_holds_and_nothing_speaks_for_is_free() {
+fn slot_without_a_holder_or_any_trace_is_free() {
     let mut world = DropWorld::exact(12, 10);
     world.users.remove(&user(4));
     world.rows.remove(&4);
@@ -14,7 +14,7 @@ fn a_slot_that_nobody_holds_and_nothing_speaks_for_is_free() {
 }
 
 #[test]
-fn a_slot_that_nobody_holds_is_not_free_while_its_claim_may_be_on_its_way() {
+fn slot_without_a_holder_is_not_free_while_its_claim_may_be_in_flight() {
     let mut world = DropWorld::exact(12, 9);
     world.users.remove(&user(9));
     world.rows.remove(&9);
@@ -35,7 +35,7 @@ fn a_slot_that_nobody_holds_is_not_free_while_its_claim_may_be_on_its_way() {
 }
 
 #[test]
-fn no_slot_comes_free_by_another_s_repair_while_its_claim_may_be_on_its_way() {
+fn repair_of_another_slot_frees_no_slot_whose_claim_may_be_in_flight() {
     let mut deleted = DropWorld::exact(12, 9);
     deleted
         .users
@@ -73,7 +73,7 @@ fn no_slot_comes_free_by_another_s_repair_while_its_claim_may_be_on_its_way() {
 
 /// Setting the counter gives slots without a holder to the next claims.
 #[test]
-fn whom_a_dead_letter_knows_is_put_back_before_the_counter_is_set() {
+fn user_of_a_dead_letter_is_restored_before_the_counter_is_set() {
     let mut world = DropWorld::exact(12, 9);
     world
         .users
@@ -104,7 +104,7 @@ fn whom_a_dead_letter_knows_is_put_back_before_the_counter_is_set() {
 }
 
 #[test]
-fn whom_two_sources_put_back_onto_a_slot_is_counted_once() {
+fn user_that_two_sources_restore_is_counted_once() {
     let mut world = DropWorld::exact(4, 3);
     world.users.remove(&user(3));
     world.rows.remove(&3);
@@ -128,7 +128,7 @@ fn whom_two_sources_put_back_onto_a_slot_is_counted_once() {
 }
 
 #[test]
-fn a_dead_letter_waits_with_its_person_who_is_to_be_moved() {
+fn dead_letter_waits_until_its_user_can_be_moved() {
     // Two users on slot 9, which is on another page than a dead letter without a slot; and slot 1
     // was given a moment ago.
     let mut world = DropWorld::exact(9, 0);
@@ -153,7 +153,7 @@ fn a_dead_letter_waits_with_its_person_who_is_to_be_moved() {
 
 /// An earlier conflict has moved the first of them, and the consumer lags behind.
 #[test]
-fn of_two_messages_on_a_slot_that_one_counts_whose_person_holds_no_other() {
+fn message_of_the_user_without_another_slot_wins_the_slot() {
     let mut world = DropWorld::exact(12, 9);
     world.users.remove(&user(4));
     world.rows.remove(&4);

@@ -26,7 +26,7 @@ fn for_late_comer(
 }
 
 #[test]
-fn a_message_that_contradicts_its_drop_puts_nobody_on_a_slot() {
+fn message_that_contradicts_its_drop_restores_nobody() {
     use ActionKind::{Issue, PutBack, Report};
     let in_time = at(NOW_MS - 60_000);
     let too_late = at(NOW_MS) + TimeDelta::days(30);

@@ -93,21 +93,21 @@ proptest! {
 
     /// Details are public text: mails mask the user of a finding, but nothing in its detail.
     #[test]
-    fn no_detail_holds_a_user_id(world in worlds()) {
+    fn no_detail_contains_a_user_id(world in worlds()) {
         for item in world.plan().items {
             prop_assert!(!item.detail.contains("u-"), "{}", item.detail);
         }
     }
 
     #[test]
-    fn repairs_come_to_an_end_and_a_second_pass_finds_nothing(world in worlds(), topic_away in prop::bool::weighted(0.2)) {
+    fn repairs_terminate_and_a_second_pass_finds_nothing(world in worlds(), topic_away in prop::bool::weighted(0.2)) {
         let mut mended = DropWorld { topic_away, ..world };
         let has_ended = repair(&mut mended);
         prop_assert!(has_ended, "left: {:#?}\nof {mended:#?}", mended.plan().items);
     }
 
     #[test]
-    fn no_row_is_one_too_many_no_person_has_two_and_rows_stay(world in worlds()) {
+    fn rows_are_never_surplus_duplicated_or_deleted(world in worlds()) {
         let mut mended = world.clone();
         repair(&mut mended);
         prop_assert!(mended.rows.keys().all(|slot| (1..=world.quantity).contains(slot)));
@@ -115,12 +115,12 @@ proptest! {
         prop_assert_eq!(people.len(), mended.rows.len());
         prop_assert!(mended.rows.values().all(|who| !mended.elsewhere.contains(who)));
         for (slot, who) in &world.rows {
-            prop_assert_eq!(mended.rows.get(slot), Some(who), "a row was taken away");
+            prop_assert_eq!(mended.rows.get(slot), Some(who), "a row was deleted");
         }
     }
 
     #[test]
-    fn every_promise_is_kept_where_it_could_be_and_else_listed(world in worlds()) {
+    fn every_promise_is_kept_if_possible_and_otherwise_listed(world in worlds()) {
         let mut mended = world.clone();
         repair(&mut mended);
         for who in world.users.keys() {
@@ -135,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn redis_adds_up_afterwards_and_is_filled_while_people_wait(world in worlds()) {
+    fn redis_adds_up_after_repairs_and_has_no_free_slot_while_users_wait(world in worlds()) {
         let mut mended = world;
         repair(&mut mended);
         // No claim is in flight from here on.

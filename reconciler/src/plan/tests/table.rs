@@ -21,7 +21,7 @@ pub(super) fn mended(mut world: DropWorld) -> DropWorld {
 }
 
 #[test]
-fn an_exact_drop_calls_for_nothing_and_says_how_much_was_looked_at() {
+fn exact_drop_needs_no_repair_and_reports_what_was_compared() {
     let plan = DropWorld::exact(12, 12).plan();
     assert!(plan.items.is_empty() && plan.exact && !plan.sealable);
     assert_eq!((plan.examined.users, plan.examined.rows), (12, 12));
@@ -36,7 +36,7 @@ fn an_exact_drop_calls_for_nothing_and_says_how_much_was_looked_at() {
 }
 
 #[test]
-fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
+fn promise_without_a_row_is_issued_when_it_can_no_longer_be_in_flight() {
     let mut world = DropWorld::exact(12, 12);
     world.rows.remove(&7);
     assert_eq!(
@@ -93,7 +93,7 @@ fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
 }
 
 #[test]
-fn a_row_whose_person_redis_forgot_goes_back() {
+fn user_of_a_row_that_redis_lost_is_restored() {
     let mut world = DropWorld::exact(12, 12);
     world.users.remove(&user(3));
     world.users.remove(&user(12));
@@ -108,7 +108,7 @@ fn a_row_whose_person_redis_forgot_goes_back() {
 }
 
 #[test]
-fn a_person_on_another_slot_than_their_row_goes_back_to_it() {
+fn user_on_another_slot_moves_to_the_slot_of_their_row() {
     let mut world = DropWorld::exact(12, 10);
     world.users.insert(user(3), 11);
     world.count = Some(11);
@@ -118,7 +118,7 @@ fn a_person_on_another_slot_than_their_row_goes_back_to_it() {
 }
 
 #[test]
-fn a_counter_that_does_not_add_up_is_set_right() {
+fn inconsistent_counter_is_corrected() {
     for count in [0, 3, 11, 500] {
         let mut world = DropWorld::exact(12, 10);
         world.count = Some(count);
@@ -136,7 +136,7 @@ fn a_counter_that_does_not_add_up_is_set_right() {
 }
 
 #[test]
-fn of_two_people_on_a_slot_the_row_s_keeps_it_and_the_other_gets_a_free_one() {
+fn of_two_users_on_a_slot_the_row_holder_stays_and_the_other_moves() {
     let mut world = DropWorld::exact(12, 10);
     world.users.insert(user(99), 4);
     assert_eq!(world.findings(), [found(Kind::SlotConflict, 4, 99)]);
@@ -170,7 +170,7 @@ fn user_of_two_dead_letters_gets_the_slot_that_one_of_them_names() {
 }
 
 #[test]
-fn without_a_free_slot_the_other_waits_first_and_is_listed_as_broken() {
+fn second_user_on_a_slot_waits_first_in_line_if_no_slot_is_free() {
     let mut world = DropWorld::exact(12, 12);
     world.waiting = vec![user(50)];
     world.users.insert(user(99), 4);
@@ -180,7 +180,7 @@ fn without_a_free_slot_the_other_waits_first_and_is_listed_as_broken() {
 }
 
 #[test]
-fn above_the_quantity_the_earliest_get_what_is_free_and_the_rest_wait() {
+fn earliest_users_above_the_quantity_get_free_slots_and_others_wait() {
     let mut world = DropWorld::exact(12, 12);
     world.users.remove(&user(5));
     world.rows.remove(&5);
@@ -205,8 +205,7 @@ fn above_the_quantity_the_earliest_get_what_is_free_and_the_rest_wait() {
 }
 
 #[test]
-fn a_broken_promise_is_first_in_line_whatever_became_of_the_line_and_keeps_a_closed_drop_unsealed()
-{
+fn broken_promise_is_first_in_line_and_keeps_a_closed_drop_unsealed() {
     let mut world = DropWorld {
         closed: true,
         ..DropWorld::exact(12, 12)
@@ -224,7 +223,7 @@ fn a_broken_promise_is_first_in_line_whatever_became_of_the_line_and_keeps_a_clo
 }
 
 #[test]
-fn who_holds_one_of_the_coupon_already_gives_the_second_back() {
+fn user_with_two_slots_in_a_coupon_loses_the_second() {
     let mut world = DropWorld {
         once_per: OncePer::Coupon,
         ..DropWorld::exact(12, 10)
@@ -236,7 +235,7 @@ fn who_holds_one_of_the_coupon_already_gives_the_second_back() {
 }
 
 #[test]
-fn what_is_left_goes_to_who_waits_in_order_also_after_closing() {
+fn free_slots_go_to_waiting_users_in_order_even_after_closing() {
     for closed in [false, true] {
         let mut world = DropWorld {
             closed,
@@ -257,7 +256,7 @@ fn what_is_left_goes_to_who_waits_in_order_also_after_closing() {
 }
 
 #[test]
-fn closed_while_paused_with_people_waiting_is_left_for_a_person() {
+fn drop_closed_while_paused_with_users_waiting_needs_a_person() {
     let world = DropWorld {
         closed: true,
         paused: true,
@@ -278,7 +277,7 @@ fn closed_while_paused_with_people_waiting_is_left_for_a_person() {
 }
 
 #[test]
-fn closed_below_the_quantity_is_told_and_sealed() {
+fn drop_closed_below_its_quantity_is_reported_and_sealed() {
     let plan = DropWorld {
         closed: true,
         ..DropWorld::exact(12, 11)
@@ -290,7 +289,7 @@ fn closed_below_the_quantity_is_told_and_sealed() {
 }
 
 #[test]
-fn a_lost_drop_is_made_anew_from_rows_and_messages() {
+fn lost_drop_is_rebuilt_from_rows_and_messages() {
     let mut world = DropWorld::exact(12, 9);
     world.rows.remove(&9);
     world.in_flight = vec![(9, user(9))];
@@ -304,7 +303,7 @@ fn a_lost_drop_is_made_anew_from_rows_and_messages() {
 }
 
 #[test]
-fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_it() {
+fn unreadable_topic_stops_assignment_of_slots_to_new_users() {
     let reports = |world: &DropWorld| {
         let plan = world.plan();
         assert!(!plan.exact && !plan.sealable, "{plan:#?}");
@@ -364,7 +363,7 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
 }
 
 #[test]
-fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
+fn lost_drop_is_rebuilt_with_users_that_only_dead_letters_name() {
     let mut world = DropWorld::exact(12, 9);
     world.meta = None;
     world.count = None;
@@ -407,7 +406,7 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
 }
 
 #[test]
-fn a_redis_gone_back_gets_what_it_forgot_beyond_its_counter_too() {
+fn redis_from_an_old_copy_regains_admissions_beyond_its_counter() {
     let mut world = DropWorld {
         gate_closed: true,
         ..DropWorld::exact(12, 9)
@@ -430,7 +429,7 @@ fn a_redis_gone_back_gets_what_it_forgot_beyond_its_counter_too() {
 }
 
 #[test]
-fn failed_claims_are_issued_readmitted_resolved_or_left() {
+fn dead_letters_are_issued_readmitted_resolved_or_left() {
     let mut world = DropWorld::exact(12, 8);
     world.rows.remove(&8);
     world.failed = vec![
@@ -461,7 +460,7 @@ fn failed_claims_are_issued_readmitted_resolved_or_left() {
 }
 
 #[test]
-fn the_repair_limit_holds_many_repairs_but_never_what_was_promised() {
+fn repair_limit_holds_back_many_repairs_but_no_promised_rows() {
     let mut forgotten = DropWorld::exact(300, 300);
     for n in 1..=61 {
         forgotten.users.remove(&user(n));
@@ -475,11 +474,14 @@ fn the_repair_limit_holds_many_repairs_but_never_what_was_promised() {
     let mut emptied = DropWorld::exact(300, 300);
     emptied.users.retain(|_, slot| *slot > 100);
     emptied.rows.retain(|slot, _| *slot > 100);
-    assert!(emptied.plan().over_limit, "a hundred slots would come free");
+    assert!(
+        emptied.plan().over_limit,
+        "a hundred slots would become free"
+    );
 }
 
 #[test]
-fn while_the_gate_is_closed_only_what_is_taken_from_users_counts_and_waits() {
+fn closed_gate_limits_only_repairs_that_take_slots_from_users() {
     let mut older = DropWorld {
         gate_closed: true,
         ..DropWorld::exact(300, 300)
@@ -487,7 +489,7 @@ fn while_the_gate_is_closed_only_what_is_taken_from_users_counts_and_waits() {
     for n in 1..=100 {
         older.users.remove(&user(n));
     }
-    assert!(!older.plan().over_limit, "they are put back");
+    assert!(!older.plan().over_limit, "they are restored");
     for n in 101..=180 {
         let next = if n == 180 { 101 } else { n + 1 };
         older.users.insert(user(n), i64::from(next));
@@ -505,7 +507,7 @@ fn while_the_gate_is_closed_only_what_is_taken_from_users_counts_and_waits() {
 }
 
 #[test]
-fn a_plan_of_as_many_other_repairs_has_another_fingerprint() {
+fn plan_with_the_same_number_of_other_repairs_has_another_fingerprint() {
     let without = |people: std::ops::RangeInclusive<u32>| {
         let mut world = DropWorld::exact(300, 300);
         for n in people {
@@ -530,7 +532,7 @@ fn a_plan_of_as_many_other_repairs_has_another_fingerprint() {
 }
 
 #[test]
-fn an_operator_s_change_that_did_not_reach_redis_does_now() {
+fn operators_change_that_did_not_reach_redis_is_written_again() {
     let world = DropWorld {
         meta: Some(false),
         ..DropWorld::exact(12, 5)
@@ -539,7 +541,7 @@ fn an_operator_s_change_that_did_not_reach_redis_does_now() {
 }
 
 #[test]
-fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_are_few() {
+fn few_dead_letters_that_need_a_person_are_listed_individually() {
     let mut world = DropWorld::exact(12, 12);
     world.failed = (1..=25)
         .map(|id| (id, Some(3), Some(user(100 + u32::try_from(id).unwrap()))))
@@ -566,7 +568,7 @@ fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_ar
 }
 
 #[test]
-fn of_one_person_s_dead_letters_that_only_counted_are_left_none_is_a_duplicate() {
+fn dead_letters_that_stay_open_make_no_other_a_duplicate() {
     let mut world = DropWorld::exact(12, 12);
     world.failed = (1..=25)
         .map(|id| (id, Some(412), Some(user(100))))
@@ -581,7 +583,7 @@ fn of_one_person_s_dead_letters_that_only_counted_are_left_none_is_a_duplicate()
 }
 
 #[test]
-fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_revoked_one() {
+fn dead_letter_keeps_its_slot_if_old_redis_has_its_user_on_a_revoked_slot() {
     // They had slot 4, it was revoked, and they were promised slot 11. Then Redis went back in
     // time.
     let mut world = DropWorld::exact(20, 10);
@@ -609,7 +611,7 @@ fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_r
 }
 
 #[test]
-fn duplicate_dead_letter_of_a_lost_drop_waits_for_the_topic_beyond_what_is_kept() {
+fn duplicate_dead_letter_of_a_lost_drop_waits_for_the_topic() {
     let mut world = DropWorld {
         meta: None,
         topic_away: true,

@@ -153,7 +153,7 @@ async fn a_claim_overdue_after_the_last_repairs_is_not_a_failure() {
         })
         .await;
         world
-            .once_with(&[], &[("RECONCILE_OVERDUE_MS", "1000")])
+            .once_with(&[], &[("FIRSTCOME_TEST_RECONCILE_OVERDUE_MS", "1000")])
             .await
     };
     let once = tokio::select! {

@@ -218,7 +218,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let drop = coupon.drop;
     let shown = [
         "Taken on by Kim at ",
-        "No mails on this drop until ",
+        "No mails about this drop until ",
         &format!("href=\"/coupons/{}/drops/{drop}\"", coupon.id),
         &format!("Silence mails about drop {drop}"),
         &format!("Send mails about drop {drop} again"),

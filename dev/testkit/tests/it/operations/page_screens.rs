@@ -177,11 +177,11 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
     let lee = Visitor::logged_in(&daemon, "Lee", OPS_TOKEN).await;
     let drop = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
     let shown = [
-        "Admissions that had their row within a second: 90.0 % of 10 looked at.",
+        "Admissions that had their row within a second: 90.0 % of 10 sampled.",
         "data-label=\"Row after its claim\">7.0 s<",
     ];
     assert_has(&lee.text(&drop).await, &shown);
-    assert_has(&lee.text("/days").await, &["90.0 % of 10 looked at"]);
+    assert_has(&lee.text("/days").await, &["90.0 % of 10 sampled"]);
     let insert = format!(
         "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
          VALUES ({}, 'u-late', {}, 20, 'by hand', 'none')",
@@ -189,11 +189,11 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
     );
     sql.query(&insert).await;
     // A broken promise is a miss.
-    assert_has(&lee.text("/days").await, &["81.8 % of 11 looked at"]);
+    assert_has(&lee.text("/days").await, &["81.8 % of 11 sampled"]);
     // The chart also includes admissions without a row.
     sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
     let shown = [
-        "within a second: 80.0 % of 10 looked at.",
+        "within a second: 80.0 % of 10 sampled.",
         "data-label=\"Row after its claim\">–<",
     ];
     assert_has(&lee.text(&drop).await, &shown);

@@ -54,9 +54,8 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
     }
 }
 
-/// The highest number of settings that an installation may have to consider. The goal was 60; two
-/// more set the share of MySQL that an event may use (docs/decisions/0035-what-goes.md).
-const SETTINGS: usize = 62;
+/// Maximum number of settings of all programs together (docs/decisions/0035-what-goes.md).
+const SETTINGS: usize = 60;
 
 /// Programs, their commands, and words of the help: flags, and defaults of settings.
 const HELP: [(&str, &str, &str); 12] = [

@@ -20,7 +20,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     // Messages waiting on the topic are overdue at once.
     let env = [
         ("FIRSTCOME_TEST_CONSUMER_STALL_SECONDS", "1"),
-        ("RECONCILE_OVERDUE_MS", "1"),
+        ("FIRSTCOME_TEST_RECONCILE_OVERDUE_MS", "1"),
     ];
     let daemon = f.world.daemon_with(&env).await;
     let phone = Phone::of_duty(&f.world).await;
