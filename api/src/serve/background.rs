@@ -52,7 +52,7 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
                     .set_writes_batches(all),
                 // Keep the format: a reader that starts now cannot reach MySQL either.
                 Err(error) => {
-                    tracing::debug!(%error, "could not read which formats readers support")
+                    tracing::debug!(%error, "could not read which formats readers support");
                 }
             }
         }
