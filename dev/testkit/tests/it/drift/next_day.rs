@@ -1,5 +1,5 @@
-//! Daily coupons whose earlier days are sealed: after Redis restarts or goes back in time, nobody wins
-//! a second time.
+//! Daily coupons whose earlier days are sealed: after Redis restarts or goes back in time, nobody
+//! wins a second time.
 
 use chrono::{NaiveDate, TimeDelta};
 use firstcome_reconciler::report::{Kind, Outcome, Status};

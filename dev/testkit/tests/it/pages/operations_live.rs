@@ -1,5 +1,5 @@
-//! The live first screen of the operations page in a browser: drift appears, alerts are acknowledged,
-//! and a lost connection is shown.
+//! The live first screen of the operations page in a browser: drift appears, alerts are
+//! acknowledged, and a lost connection is shown.
 
 use std::time::{Duration, Instant};
 
