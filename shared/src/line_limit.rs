@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_gets_a_line_a_second_which_says_how_many_were_left_out() {
+    fn logs_one_line_per_reason_and_second_with_the_suppressed_count() {
         let limit = LineLimit::default();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);

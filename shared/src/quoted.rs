@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_in_quotes_are_left_out_and_words_stay() {
+    fn quoted_values_are_removed_and_words_stay() {
         for (text, expected) in [
             (
                 "Duplicate entry '1-u-37-0' for key 'one'",
@@ -92,7 +92,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_quoted_id_comes_through(id in "[A-Za-z0-9._@+|:=-]{1,64}", slot in 0_u32..1_000) {
+        fn quoted_ids_are_always_removed(id in "[A-Za-z0-9._@+|:=-]{1,64}", slot in 0_u32..1_000) {
             let errors = [
                 format!("Duplicate entry '{slot}-{id}-0' for key 'one_each'"),
                 format!("can't be read: \"{id}\" at 5"),

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn all_settings_that_redis_has_are_taken_from_it() {
+    fn recovery_uses_every_setting_stored_in_redis() {
         let once = Schedule::Once {
             opens_at: instant(Some(5)).unwrap(),
             closes_at: None,
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn paused_or_resized_drop_changes_neither_other_drops_nor_later_days() {
+    fn pausing_or_resizing_a_drop_leaves_others_and_later_days_unchanged() {
         let coupon = coupon_of(10, None);
         let drops = vec![drop_of(1, 30, 5), drop_of(2, 10, 6)];
         let known = [

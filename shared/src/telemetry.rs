@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_that_repeat_themselves_stay_quiet_unless_they_are_named() {
+    fn noisy_libraries_are_silenced_unless_the_filter_names_them() {
         let shown = |directives| log_filter(directives).unwrap().to_string();
         for usual in ["info", "debug,firstcome::access=debug"] {
             assert!(shown(usual).contains("librdkafka=warn"), "{usual}");

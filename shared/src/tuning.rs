@@ -124,13 +124,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_tuning_has_a_variable_for_itself() {
+    fn tuning_variables_are_distinct() {
         let names: HashSet<_> = Tuning::ALL.iter().map(|one| one.variable()).collect();
         assert_eq!(names.len(), Tuning::ALL.len());
     }
 
     #[test]
-    fn a_constant_stays_unless_a_test_sets_it() {
+    fn tuning_keeps_its_default_unless_a_test_sets_it() {
         let cooldown = || Tuning::AlertCooldownSeconds.or(14_400_u64);
         let shortened = vec![(Tuning::AlertCooldownSeconds, "1".to_owned())];
         assert_eq!(scope::with(shortened, cooldown), 1);

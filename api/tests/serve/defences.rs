@@ -129,7 +129,7 @@ async fn heads_and_bodies_have_size_limits() {
     assert_eq!(&timeout(LIMIT, sending).await.unwrap(), b"HTTP/1.1 413");
 }
 
-/// `connections_that_are_held_keep_no_probe_out`, a test of the server that all programs share,
+/// `probe_is_served_when_idle_connections_fill_the_pool`, a test of the server that all programs share,
 /// covers every other way to hold a connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_limited_and_idle_ones_make_room() {

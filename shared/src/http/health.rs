@@ -1,4 +1,4 @@
-//! `/healthz` (this process runs), `/readyz` (it can do its work), `/metrics`.
+//! `/healthz` (the process runs), `/readyz` (its dependencies are available), `/metrics`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::redis::Redis;
 
-/// A named check of one thing that this process needs; `Err` describes the fault.
+/// A check of one dependency; `Err` describes the fault.
 pub type HealthCheck =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
@@ -29,7 +29,7 @@ where
     Arc::new(move || Box::pin(ask()))
 }
 
-/// Maximum duration of one check; a store that does not answer in this time is not ready.
+/// Maximum duration of one check. A slower store counts as not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The three routes that every service has.
@@ -40,8 +40,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
     routes_of_loop(check(async || Ok(())), checks, metrics)
 }
 
-/// `/healthz` and `/readyz` alone, with notes: further checks whose results are shown, but do not
-/// make the service unready.
+/// `/healthz` and `/readyz` alone. Notes are checks whose results are shown, but which do not make
+/// the service unready.
 pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
@@ -99,8 +99,7 @@ pub fn routes_with<S: Clone + Send + Sync + 'static>(
     )
 }
 
-/// The `/readyz` note that Redis's durability is not checked (`REDIS_DURABILITY=managed`); `None`
-/// if it is checked.
+/// A `/readyz` note for `REDIS_DURABILITY=managed`: nothing checks that Redis is durable.
 pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
     let note = "nothing checks that Redis is durable (REDIS_DURABILITY=managed)";
     redis.is_managed().then(|| {
@@ -145,13 +144,14 @@ fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
     )
 }
 
-/// How long a response of `/readyz` is reused: anybody may ask, and each check reads the stores.
+/// How long a response of `/readyz` is reused. Anybody may request it, and each check reads the
+/// stores.
 const READY_FOR: Duration = Duration::from_millis(200);
 
 struct Readiness {
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
-    /// One request runs the checks; the others wait for its result.
+    /// One request runs the checks; concurrent requests wait for its result.
     last: Mutex<Option<(Instant, StatusCode, Value)>>,
 }
 
@@ -193,7 +193,7 @@ async fn healthy(alive: &HealthCheck) -> Response {
     }
 }
 
-/// `ok` or the fault, by check, and whether all succeeded.
+/// The result of each check (`ok` or the fault), and whether all succeeded.
 async fn ask(checks: &[(&'static str, HealthCheck)]) -> (Map<String, Value>, bool) {
     let answers = futures_util::future::join_all(checks.iter().map(|(name, check)| async move {
         let answer = tokio::time::timeout(PATIENCE, check()).await;

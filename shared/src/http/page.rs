@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_kept_for_good_under_its_own_hash_only() {
+    fn asset_is_cached_forever_only_under_its_own_hash() {
         assert_eq!(hash(b"abc"), 0xba78_16bf_8f01_cfea);
         let script = Asset::new("page", "js", "1");
         let style = Asset::new("page", "css", "a {}");

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_taken_so_many_hops_from_the_right() {
+    fn client_address_is_read_as_many_hops_from_the_right_as_configured() {
         let peer = "10.0.0.1";
         for (trusted, values, address) in [
             // Without a trusted proxy the header is the client's own claim.

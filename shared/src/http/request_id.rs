@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_well_formed_id_is_taken_and_any_other_is_replaced() {
+    fn valid_request_id_is_kept_and_any_other_is_replaced() {
         let longest = "x".repeat(LONGEST);
         for good in [
             "1",

@@ -64,7 +64,7 @@ mod tests {
     use crate::http::ops::OpsToken;
 
     #[test]
-    fn a_signature_counts_for_one_token_one_purpose_and_one_text() {
+    fn signature_is_valid_for_one_token_purpose_and_text() {
         let [a, b, c] = ["a", "b", "c"].map(|letter| letter.repeat(32));
         let two = OpsToken::new(format!("{a},{b}").into())
             .unwrap()

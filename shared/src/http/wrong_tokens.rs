@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrong_tokens_are_bounded_by_network_and_the_networks_too() {
+    fn wrong_tokens_per_network_and_tracked_networks_are_limited() {
         let tokens = WrongTokens::default();
         let now = Instant::now();
         let address = |n: u32| IpAddr::from(n.to_be_bytes());

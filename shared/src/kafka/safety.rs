@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_that_may_lose_an_acknowledged_claim_is_refused_with_what_to_change() {
+    fn topic_that_may_lose_acknowledged_claims_is_refused_with_a_remedy() {
         let safe = ("delete", "false", "2");
         for (replicas, (policy, unclean, in_sync), advice) in [
             (3, safe, None),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn topic_is_refused_for_its_batches_and_not_for_its_compression() {
+    fn topic_is_refused_for_its_batch_size_but_not_its_compression() {
         let with = |setting: &'static str, value: &'static str| {
             let value = move |name: &str| (name == setting).then_some(value);
             what_loses("claims", 1, value).or_else(|| what_expands("claims", value))

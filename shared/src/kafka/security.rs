@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_the_client_are_passed_on_by_their_own_names() {
+    fn client_settings_keep_their_librdkafka_names() {
         let mut config = ClientConfig::new();
         with("KAFKA_CONFIG_CLIENT_ID", "coupons")
             .unwrap()
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn kafka_settings_that_would_break_a_promise_are_refused_by_name() {
+    fn kafka_settings_that_would_break_a_guarantee_are_refused_by_name() {
         for (name, value) in [
             ("ENABLE_AUTO_COMMIT", "true"),
             ("ENABLE_AUTO_OFFSET_STORE", "true"),
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn member_properties_reach_only_the_consumers_of_the_group() {
+    fn group_member_properties_reach_only_group_consumers() {
         let named = with("KAFKA_CONFIG_GROUP_INSTANCE_ID", "consumer-1").unwrap();
         let mut config = ClientConfig::new();
         named.apply(&mut config);
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_settings_and_values_that_do_not_fit_are_refused_without_the_value() {
+    fn unknown_settings_and_invalid_values_are_refused_without_the_value() {
         let said = with("KAFKA_CONFIG_NO_SUCH_THING", "hunter2").unwrap_err();
         assert!(
             said.contains("no setting `no.such.thing`") && !said.contains("hunter2"),
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_whole_or_refused_and_its_password_is_not_shown() {
+    fn incomplete_login_is_refused_and_the_password_is_not_shown() {
         let given = |protocol, mechanism, username: Option<&str>, password: Option<&str>| {
             SecuritySettings {
                 protocol,
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_built_with_all_that_is_offered() {
+    fn client_supports_every_offered_security_option() {
         for feature in ["ssl", "sasl_plain", "sasl_scram"] {
             needs(feature).unwrap();
         }

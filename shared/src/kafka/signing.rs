@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn message_with_any_change_is_not_believed() {
+    fn altered_message_is_refused() {
         let signing = signing(KEYS[0], Unsigned::Accept);
         let signature = signing.sign("claims", b"{}").unwrap();
         let check = |topic, payload, signature: &str| {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn two_keys_are_valid_at_once_and_the_first_signs() {
+    fn two_keys_are_accepted_and_the_first_signs() {
         let [old, new] = KEYS.map(|key| signing(key, Unsigned::Reject));
         let both = signing(&KEYS.join(","), Unsigned::Reject);
         let signature = both.sign("t", b"x").unwrap();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn message_without_a_signature_is_believed_only_if_that_is_accepted() {
+    fn unsigned_message_is_trusted_only_if_configured() {
         assert!(
             signing(KEYS[0], Unsigned::Accept)
                 .check("t", b"x", None)
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn rejecting_without_a_key_and_short_keys_are_refused_with_what_to_do() {
+    fn short_or_missing_signing_key_is_refused_with_a_remedy() {
         let error = Signing::new(None, Unsigned::Reject).unwrap_err();
         assert!(error.contains("needs KAFKA_SIGNING_KEY"), "{error}");
         let error = Signing::new(Some(&SecretString::from("short")), Unsigned::Accept).unwrap_err();

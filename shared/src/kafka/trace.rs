@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_that_makes_the_client_panic_is_left_out() {
+    fn header_that_would_panic_the_client_is_omitted() {
         let odd = vec![0xff];
         assert_eq!(unless_it_panics(|| Some(1)), Some(1));
         assert_eq!(

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_a_range_is_found_with_few_looks() {
+    fn end_of_unreadable_range_is_found_with_few_reads() {
         for length in [1, 2, 3, 40, 400, 100_000] {
             let (next, looks) = found(|at| at < 100 + length, None);
             assert_eq!(next, 100 + length);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn good_batch_between_two_bad_ones_is_kept_unless_a_gallop_jumps_over_it() {
+    fn readable_batch_between_two_unreadable_ones_is_kept_unless_skipped() {
         assert_eq!(
             found(|at| at < 110 || (200..300).contains(&at), None).0,
             110
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn search_that_takes_too_long_ends_with_what_it_has_found() {
+    fn search_returns_its_result_so_far_at_the_deadline() {
         let next = behind(100, None, 1_000_000, || false, |_| Ok(true));
         assert_eq!(next.unwrap(), 101);
     }

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_have_the_form_and_do_not_repeat() {
+    fn codes_are_well_formed_and_unique() {
         let derived = (1..=5_000).map(|slot| code(slot, "u-1", 0));
         let codes: HashSet<String> = derived
             .chain((0..5_000).map(|_| random_code(DropId(2), 7)))
@@ -215,7 +215,7 @@ mod tests {
     /// The last four groups were computed with Python's `hmac`. A different code here means a
     /// different code for everybody.
     #[test]
-    fn a_claim_has_the_same_code_in_every_version_and_to_the_millisecond() {
+    fn code_of_a_claim_stays_the_same_across_versions() {
         assert_eq!(
             code(37, "u-37", 1_796_104_800_123_000),
             "12-215-1DV5-630B-SAGH-X9QK"
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_from_before_the_upgrade_keeps_the_code_that_its_person_was_shown() {
+    fn claim_from_before_the_upgrade_keeps_its_code() {
         let key = CodeKey::new(&[7; 32], Some(at(1_796_104_800_123_000))).unwrap();
         let code = |micros| key.code(&claim(37, "u-37"), at(micros));
         assert_eq!(code(1_796_104_800_122_499).len(), 19);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn code_depends_on_slot_user_and_instant_of_the_claim() {
+    fn code_depends_on_slot_user_and_claim_time() {
         let one = code(37, "u-37", 0);
         for other in [
             code(37, "u-37", 1_000),
@@ -271,7 +271,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn codes_are_in_the_order_of_drops_and_slots(
+        fn codes_sort_by_drop_and_slot(
             drops in [any_number(62), any_number(62)],
             slots in [any_number(31), any_number(31)],
             is_same_drop in any::<bool>(),

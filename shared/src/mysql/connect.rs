@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_used_as_given() {
+    fn database_address_is_used_unchanged() {
         assert_eq!(
             as_given("mysql://h/d".into()),
             "mysql://h/d?prefer_socket=false"

@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_crowd_that_waits_for_a_silent_mysql_does_not_connect_again_and_again() {
+    async fn waiting_callers_do_not_reconnect_repeatedly_to_a_silent_mysql() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("mysql://root@{}/x", silent.local_addr().unwrap());
         let connections = tokio::spawn(async move {

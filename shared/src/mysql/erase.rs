@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn erasing_in_an_action_replaces_only_the_user_and_the_reasons() {
+    fn erasure_in_an_action_replaces_only_the_user_and_the_reasons() {
         let mut detail = json!({
             "user_id": "7", "slot": 7, "7": "8", "by": "77", "body": {"by": "7", "reason": "7 is a script"}, "list": ["7", 7],
         });

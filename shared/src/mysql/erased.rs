@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn id_that_only_begins_like_a_pseudonym_is_a_person() {
+    fn id_with_only_a_pseudonym_prefix_is_a_user() {
         assert!(is_pseudonym("erased-0123456789abcdef0123"));
         for person in [
             "erased-joe",

@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn insert_statement_holds_each_claim_field_and_the_trace_if_any() {
+    fn insert_statement_contains_every_field_and_an_optional_trace() {
         let limits = SlotLimits::default();
         let now = DateTime::UNIX_EPOCH;
         let claims = [claim("u-37".parse().unwrap())];
@@ -493,7 +493,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_user_id_ends_its_own_literal(text in ".{0,80}", signs in "['\"`\\\\;#-]{0,9}") {
+        fn user_id_cannot_terminate_its_sql_literal(text in ".{0,80}", signs in "['\"`\\\\;#-]{0,9}") {
             for text in [text.clone(), signs.clone(), format!("{text}{signs}"), format!("u{signs}")] {
                 let mut sql = String::new();
                 push_text(&mut sql, &text);

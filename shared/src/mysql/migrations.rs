@@ -140,7 +140,7 @@ mod tests {
 
     /// Claims continue while tables are changed (docs/OPERATIONS.md, "Upgrade").
     #[test]
-    fn a_change_of_a_table_says_that_nobody_waits_for_it() {
+    fn schema_change_declares_that_it_does_not_block() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
         let all = std::fs::read_dir(folder)
             .unwrap()

@@ -397,7 +397,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
 
     #[tokio::test]
-    async fn a_lock_that_is_lost_on_a_connection_that_lives_is_noticed() {
+    async fn lost_lock_is_detected_on_a_live_connection() {
         let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
         let settings = DbSettings {
             url: server.database_url("firstcome").into(),

@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_is_open_only_on_its_server_in_its_era() {
+    fn gate_is_open_only_on_its_server_in_its_era() {
         let coupon = CouponId(1);
         let life = |server: &str| Life(vec![(vec![(0, 16_383)], server.to_owned())]);
         let gate = |text: &str| CouponGate {

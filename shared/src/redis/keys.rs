@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_the_contract_s() {
+    fn keys_match_the_documented_names() {
         let keys = DropKeys::new(DEFAULT_PREFIX, CouponId(7), DropId(9));
         assert_eq!(keys.meta, "fc:{7}:drop:9:meta");
         assert_eq!(
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_keys_are_parsed_back() {
         for closes_at_ms in [None, Some(9)] {
             let meta = DropMeta {
                 quantity: 3,

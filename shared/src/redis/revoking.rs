@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_may_have_one_in_each_drop_is_banned_in_one() {
+    fn user_of_a_once_per_drop_coupon_is_banned_from_one_drop() {
         assert_eq!(field(OncePer::Coupon, DropId(3), "ann"), "ann");
         assert_eq!(field(OncePer::Drop, DropId(3), "ann"), "3:ann");
     }

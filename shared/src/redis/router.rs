@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_goes_by_its_first_key() {
+    fn command_is_routed_by_its_first_key() {
         let cmd = |words: &[&str]| {
             words[1..]
                 .iter()

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_of_another_kind_is_refused_with_the_setting() {
+    fn server_of_the_wrong_mode_is_refused_with_the_setting_to_change() {
         let told = |mode, is_cluster| fits(&[("redis_mode", mode)].into(), is_cluster);
         assert_eq!(
             (told("standalone", false), told("cluster", true)),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redis_with_replicas_must_need_one_of_them_to_write() {
+    fn redis_with_replicas_must_require_one_for_writes() {
         assert_eq!(fenced(0, false, None), Ok(()));
         assert_eq!(fenced(2, true, Some(10)), Ok(()));
         for (needs_one, lag, why) in [
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_operator_vouches_only_what_redis_says_by_itself_counts() {
+    fn managed_durability_skips_checks_that_need_config_access() {
         let judged = |is_master, info: &[(&'static str, &'static str)]| {
             let facts = ServerFacts {
                 run_id: "r".into(),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_settings_are_refused_with_what_to_change() {
+    fn unsafe_settings_are_refused_with_the_setting_to_change() {
         assert_eq!(judged("7.0.15", true, "1", "noeviction"), Ok(()));
         assert!(
             judged("6.2.1", true, "1", "noeviction")

@@ -457,7 +457,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_s_slot_is_redis_s() {
+    fn key_slot_matches_redis() {
         // The results of `CLUSTER KEYSLOT` of Redis 7.0.
         for (key, slot) in [
             ("123456789", 12_739),
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn several_addresses_share_the_first_one_s_login() {
+    fn addresses_share_the_login_of_the_first() {
         let all =
             addresses("redis://user:secret@one:7001/0, two:7002,redis://three,[::1]:9").unwrap();
         let told: Vec<String> = all.iter().map(|info| info.addr().to_string()).collect();
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_s_slots_are_read_by_primary() {
+    fn cluster_slots_are_parsed_by_primary() {
         let text = |text: &str| Value::BulkString(text.into());
         let node = |host: Value, port| Value::Array(vec![host, Value::Int(port), text("id")]);
         let range =
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_master_is_read_out_of_sentinel_s_answer() {
+    fn master_address_is_parsed_from_the_sentinel_reply() {
         let told = [
             "name",
             "mymaster",

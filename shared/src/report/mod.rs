@@ -520,7 +520,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_that_only_grows_older_stays_the_same() {
+    fn finding_stays_the_same_when_only_its_age_changes() {
         let first = Finding {
             slot: Some(3),
             user_id: Some("u-1".to_owned()),
@@ -553,7 +553,7 @@ mod tests {
 
     /// The tables, metrics and JSON of other releases use these words.
     #[test]
-    fn words_are_the_same_in_json_and_in_the_tables_and_can_be_read_back() {
+    fn enum_words_match_in_json_and_tables_and_parse_back() {
         let words = "issue readmit move promote withdraw put_back resolve_duplicate revoke rebuild set_count write_meta \
                      grant_licence report";
         for word in words.split(' ') {

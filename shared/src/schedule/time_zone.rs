@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_zone_is_refused_with_the_closest_name() {
+    fn unknown_zone_is_refused_with_the_closest_name() {
         for (typed, meant) in [
             ("Asia/Seul", "Asia/Seoul"),
             ("asia/seoul", "Asia/Seoul"),

@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_a_store_is_shows_no_secret() {
+    fn store_location_contains_no_secret() {
         for (url, expected) in [
             (
                 "mysql://root:hunter2@db.example.com:3306/firstcome?x=hunter2",
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_certificate_and_files_of_the_wrong_kind_are_refused_by_name() {
+    fn mismatched_key_and_wrong_file_types_are_refused_by_name() {
         let files = CertificateFolder::make().unwrap();
         let tls = |cert: &str, key: &str| {
             let cert = Some(files.path(cert).into());

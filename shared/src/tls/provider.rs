@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_is_called_by_the_name_of_another_form_is_read() {
+    fn private_key_with_the_wrong_pem_label_is_accepted() {
         let files = firstcome_stack::CertificateFolder::make().unwrap();
         let key = PrivateKeyDer::from_pem_slice(&std::fs::read(files.path("client.key")).unwrap())
             .unwrap();

@@ -125,7 +125,7 @@ mod tests {
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn the_standard_s_example_is_read_and_written_to_the_letter() {
+    fn w3c_example_round_trips_byte_for_byte() {
         let context = TraceContext::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(
             context.trace_id.to_string(),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_traceparents_are_ignored_and_later_versions_are_read_in_part() {
+    fn invalid_traceparent_is_ignored_and_later_version_is_partly_read() {
         for bad in [
             "",
             "00",
@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused_and_what_is_written_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
+        fn parses_or_refuses_any_bytes_and_round_trips_its_output(bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
             let _ = TraceContext::parse(&bytes);
             let made = TraceContext::root();
             prop_assert_eq!(TraceContext::parse(made.to_string().as_bytes()), Some(made));

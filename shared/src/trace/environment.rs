@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_values_are_refused_by_the_variable_s_name() {
+    fn invalid_value_is_refused_with_the_variable_name() {
         let endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT";
         for bad in [
             "collector:4318",

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_sampler_decides_as_its_name_says() {
+    fn each_sampler_decides_by_its_documented_rule() {
         let asked = TraceContext::root();
         let not_asked = TraceContext {
             sampled: false,
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn each_trace_is_decided_as_opentelemetry_s_sdk_decides_it() {
+    fn sampling_decisions_match_the_opentelemetry_sdk() {
         use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample as _};
         let kind = &opentelemetry::trace::SpanKind::Server;
         for ratio in [0.0, 0.05, 0.3, 0.9, 1.0] {

@@ -8,7 +8,7 @@ use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
-async fn the_admission_instants_of_successive_holders_are_not_confused() {
+async fn admission_times_of_successive_holders_stay_distinct() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()

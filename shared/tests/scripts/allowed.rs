@@ -56,7 +56,7 @@ async fn members(server: &RedisServer, world: &ScriptWorld) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn not_allowed_is_answered_after_the_window_check_and_before_sold_out() {
+async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
     let server = server().await;
     for (coupon, once_per) in [(1, OncePer::Coupon), (2, OncePer::Drop)] {
         let start = Start {
@@ -105,7 +105,7 @@ async fn not_allowed_is_answered_after_the_window_check_and_before_sold_out() {
 }
 
 #[tokio::test]
-async fn a_lost_or_incomplete_list_refuses_nobody() {
+async fn lost_or_incomplete_allow_list_refuses_no_claim() {
     let server = server().await;
     let start = Start {
         quantity: 9,
@@ -184,7 +184,7 @@ async fn a_lost_or_incomplete_list_refuses_nobody() {
 }
 
 #[tokio::test]
-async fn a_coupon_for_a_group_uses_the_given_groups_and_asks_if_there_are_none() {
+async fn group_coupon_uses_the_given_groups_or_requests_them() {
     let server = server().await;
     let start = Start {
         quantity: 2,
@@ -246,7 +246,7 @@ async fn a_coupon_for_a_group_uses_the_given_groups_and_asks_if_there_are_none()
 }
 
 #[tokio::test]
-async fn changes_of_a_list_apply_in_order_and_only_to_their_list() {
+async fn allow_list_changes_apply_in_order_and_only_to_their_list() {
     let server = server().await;
     let start = Start {
         quantity: 1,
@@ -343,7 +343,7 @@ async fn changes_of_a_list_apply_in_order_and_only_to_their_list() {
 }
 
 #[tokio::test]
-async fn one_change_can_add_ten_thousand_users() {
+async fn allow_list_change_can_add_ten_thousand_users() {
     let server = server().await;
     let start = Start {
         quantity: 1,
@@ -404,7 +404,7 @@ async fn one_change_can_add_ten_thousand_users() {
 }
 
 #[tokio::test]
-async fn a_coupon_for_everybody_needs_no_additional_command() {
+async fn unrestricted_coupon_needs_no_additional_command() {
     let server = server().await;
     let start = Start {
         quantity: 9,

@@ -127,7 +127,7 @@ fn opens_at(admission: Admission) -> i64 {
 }
 
 #[tokio::test]
-async fn the_drop_that_is_open_admits_and_its_neighbour_keeps_its_keys() {
+async fn open_drop_admits_and_its_neighbour_keeps_its_keys() {
     let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
     let dump = async |keys: &DropKeys| {
         let mut all = Vec::new();
@@ -149,7 +149,7 @@ async fn the_drop_that_is_open_admits_and_its_neighbour_keeps_its_keys() {
 /// An operator has moved the windows, or this process's clock is wrong: the caller's guess says
 /// nothing.
 #[tokio::test]
-async fn between_windows_holders_get_their_slot_and_others_when_the_next_drop_opens() {
+async fn between_windows_holders_get_their_slot_and_others_the_next_opening() {
     let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
     days.holds("a", 1, 90_000).await;
     let (answers, open) = days.claim("ab").await;
@@ -167,7 +167,7 @@ async fn between_windows_holders_get_their_slot_and_others_when_the_next_drop_op
 }
 
 #[tokio::test]
-async fn a_retry_just_after_midnight_finds_the_claim_and_other_holders_get_a_new_slot() {
+async fn retry_after_midnight_finds_its_claim_and_other_holders_get_a_new_slot() {
     let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
     days.holds("a", 1, 5_000).await;
     days.holds("b", 2, 30_000).await;
@@ -189,7 +189,7 @@ async fn a_retry_just_after_midnight_finds_the_claim_and_other_holders_get_a_new
 }
 
 #[tokio::test]
-async fn a_claim_whose_instant_is_unknown_is_no_retry() {
+async fn claim_with_unknown_time_is_not_a_retry() {
     let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
     days.holds("a", 1, 5_000).await;
     ask::<i64>(&days.server, &["DEL", &days.world.keys.times]).await;
@@ -198,7 +198,7 @@ async fn a_claim_whose_instant_is_unknown_is_no_retry() {
 }
 
 #[tokio::test]
-async fn a_candidate_without_meta_is_never_answered_for_by_its_neighbour() {
+async fn candidate_without_meta_gets_no_answer_from_its_neighbour() {
     let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
     days.holds("a", 1, 5_000).await;
     days.forget(&days.world.keys).await;
@@ -218,7 +218,7 @@ async fn a_candidate_without_meta_is_never_answered_for_by_its_neighbour() {
 }
 
 #[tokio::test]
-async fn a_pause_and_a_restriction_count_only_in_the_chosen_drop() {
+async fn pause_and_restriction_apply_only_to_the_chosen_drop() {
     let days = TwoDays::open(OncePer::Drop, LONG_AFTER_MIDNIGHT).await;
     let first = &days.world.keys;
     let set = ["HSET", &first.meta, "paused", "1", "allow", "list"];
@@ -231,7 +231,7 @@ async fn a_pause_and_a_restriction_count_only_in_the_chosen_drop() {
 }
 
 #[tokio::test]
-async fn with_one_coupon_each_in_all_drops_claimants_name_the_holders() {
+async fn once_per_coupon_claimants_record_the_holders() {
     let days = TwoDays::open(OncePer::Coupon, FIRST_IS_OPEN).await;
     let accepted = vec![Admission::Accepted(1)];
     assert_eq!(days.claim("a").await, (accepted, Some(DROP)));

@@ -201,7 +201,7 @@ async fn answered(world: &ScriptWorld) -> Result<AdmissionReply, AdmissionError>
 }
 
 #[tokio::test]
-async fn only_what_loses_nothing_leaves_the_gate_open() {
+async fn gate_stays_open_only_after_events_that_lose_nothing() {
     let start = Start {
         quantity: 2,
         waiting_list: 0,
@@ -240,7 +240,7 @@ async fn only_what_loses_nothing_leaves_the_gate_open() {
 }
 
 #[tokio::test]
-async fn a_gate_that_has_changed_is_neither_closed_nor_given_an_era() {
+async fn changed_gate_is_neither_closed_nor_given_an_era() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()

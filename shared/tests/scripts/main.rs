@@ -28,7 +28,7 @@ use model::Model;
 use world::{ScriptWorld, change};
 
 #[test]
-fn the_scripts_match_their_model() {
+fn scripts_match_their_model() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -209,7 +209,7 @@ impl Coverage {
 }
 
 #[tokio::test]
-async fn the_end_of_a_revocation_voids_only_earlier_admissions() {
+async fn end_of_a_revocation_voids_only_earlier_admissions() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -265,7 +265,7 @@ async fn the_end_of_a_revocation_voids_only_earlier_admissions() {
 }
 
 #[tokio::test]
-async fn correcting_the_counter_costs_no_more_than_the_quantity() {
+async fn counter_repair_takes_at_most_quantity_steps() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -298,7 +298,7 @@ async fn correcting_the_counter_costs_no_more_than_the_quantity() {
 }
 
 #[tokio::test]
-async fn slot_that_a_repair_takes_is_held_until_the_counter_is_repaired() {
+async fn slot_taken_by_a_repair_is_reserved_until_the_counter_is_repaired() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -336,7 +336,7 @@ async fn slot_that_a_repair_takes_is_held_until_the_counter_is_repaired() {
 }
 
 #[tokio::test]
-async fn each_change_of_slots_is_checked_against_every_key_and_counted() {
+async fn slot_changes_are_checked_against_every_key_and_counted() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()

@@ -39,7 +39,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn every_concurrent_read_has_a_counter_that_adds_up() {
+async fn concurrent_reads_return_consistent_counters() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
