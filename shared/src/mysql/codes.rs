@@ -1,6 +1,6 @@
-//! Codes, derived from a claim and a key of the installation: a row that is written again has the
-//! code that its user was shown. A code begins with drop and slot, so that the unique index on
-//! codes is written near the entries of the open drop (docs/decisions/0021-codes.md).
+//! Derives codes from a claim and a key of the installation, so that a rewritten row gets the code
+//! that its user was shown. A code begins with drop and slot, so that writes to the unique index on
+//! codes stay near the entries of the open drop (docs/decisions/0021-codes.md).
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use sha2::Sha256;
 use super::claim::Claim;
 use crate::domain::{DropId, Slot};
 
-/// The key from which codes are derived. One per installation.
+/// The key from which an installation's codes are derived.
 #[derive(Clone)]
 pub struct CodeKey {
-    /// Shared, because it is large and futures hold the key.
+    /// Shared, because the state is large and many futures hold the key.
     hmac: Arc<Hmac<Sha256>>,
-    /// Earlier claims have codes without drop and slot, because their users were shown those.
+    /// Claims before this time have codes without drop and slot: their users were shown those.
     prefixed_from: Option<DateTime<Utc>>,
 }
 
@@ -65,7 +65,7 @@ impl CodeKey {
     }
 }
 
-/// The time as its column stores it: a pass may have it from there.
+/// Rounds a time as its column does, because passes read it from there.
 fn as_kept(claimed_at: DateTime<Utc>) -> DateTime<Utc> {
     claimed_at.round_subsecs(3)
 }
@@ -89,7 +89,7 @@ pub(super) fn secret_part_of(code: &str) -> Option<&str> {
     (secret.split('-').all(is_group) && (prefix.is_empty() || has_prefix(prefix))).then_some(secret)
 }
 
-/// Drop and slot, encoded so that texts sort like the numbers.
+/// Encodes drop and slot so that the text sorts in their numeric order.
 fn prefix(drop: DropId, slot: Slot) -> String {
     format!(
         "{}-{}-",
@@ -98,8 +98,8 @@ fn prefix(drop: DropId, slot: Slot) -> String {
     )
 }
 
-/// The number of digits, as a digit, then the digits: 37 is `215`. So a longer number, which is
-/// larger, sorts after a shorter one.
+/// One digit for the number of digits, followed by the digits: 37 is `215`. Longer, and therefore
+/// larger, numbers sort after shorter ones.
 fn number(mut value: u64) -> String {
     let mut digits = Vec::new();
     while value > 0 {
@@ -130,7 +130,7 @@ fn digit(bits: u128) -> char {
 /// Length of four groups of four with a separator between them.
 const SECRET_LEN: usize = 19;
 
-/// Letters and digits that can't be mistaken for one another (Crockford's base 32).
+/// Letters and digits that cannot be confused (Crockford's base 32).
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// The lowest 80 bits as text.
@@ -212,8 +212,8 @@ mod tests {
         }
     }
 
-    /// The last four groups were computed with Python's `hmac`. A different code here means a
-    /// different code for everybody.
+    /// Expected values were computed independently with Python's `hmac`. A different result here
+    /// would change the code of every claim.
     #[test]
     fn code_of_a_claim_stays_the_same_across_versions() {
         assert_eq!(
@@ -231,7 +231,7 @@ mod tests {
         let key = CodeKey::new(&[7; 32], Some(at(1_796_104_800_123_000))).unwrap();
         let code = |micros| key.code(&claim(37, "u-37"), at(micros));
         assert_eq!(code(1_796_104_800_122_499).len(), 19);
-        // To the millisecond that MySQL keeps.
+        // Times are rounded to MySQL's milliseconds.
         assert_eq!(code(1_796_104_800_122_500), "12-215-1DV5-630B-SAGH-X9QK");
         assert_eq!(code(1_796_104_800_123_000), "12-215-1DV5-630B-SAGH-X9QK");
     }
