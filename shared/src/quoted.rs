@@ -1,5 +1,5 @@
-//! Stores' errors quote stored values, including user ids. Logs, findings and mails get the errors
-//! without the quoted values.
+//! Removes quoted values from stores' error messages before they reach logs, findings and mails,
+//! because the values may be user ids.
 
 use std::fmt::Display;
 
@@ -43,7 +43,7 @@ fn opening(text: &str) -> Option<(&str, char, &str)> {
     Some((&text[..at], sign.chars().next()?, &text[at + sign.len()..]))
 }
 
-/// Where the text continues after a value. A mark within a word belongs to the value.
+/// The index after a value's closing mark. A mark within a word belongs to the value.
 fn end_of(text: &str, sign: char) -> Option<usize> {
     let ends = |end: &usize| {
         text[*end..]
