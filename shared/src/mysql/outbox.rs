@@ -137,7 +137,6 @@ pub struct NewMail<'a> {
 /// A mail leased to this sender until the lease expires.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = mail_outbox)]
-#[allow(missing_docs)] // see NewMail
 pub struct LeasedMail {
     pub id: i64,
     pub created_at: NaiveDateTime,

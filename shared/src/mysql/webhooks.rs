@@ -40,7 +40,6 @@ pub struct NewWebhook<'a> {
 /// An event leased to this sender until the lease expires.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = webhook_outbox)]
-#[allow(missing_docs)] // see NewWebhook
 pub struct LeasedWebhook {
     pub id: i64,
     pub created_at: NaiveDateTime,
