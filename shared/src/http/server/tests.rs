@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 use super::super::activity::millis;
 use super::*;
 
-/// More than the buffers of a connection can hold.
+/// Larger than all buffers of a connection.
 static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
 
-/// A server with these limits, until the token is dropped.
+/// A server with these limits that runs until the guard is dropped.
 async fn server(limits: Limits) -> (SocketAddr, Arc<Notify>, tokio_util::sync::DropGuard) {
     let go_on = Arc::new(Notify::new());
     let stop = CancellationToken::new();
@@ -79,8 +79,9 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probe_is_served_when_idle_connections_fill_the_pool() {
-    // Pipelining clients take all available processor time, and each that waits is accepted before
-    // a probe: ten connections show the same as more would, and a busy machine responds in time.
+    // Pipelining clients use all available processor time, and each waiting client is accepted
+    // before a probe. Ten connections are enough to show this, and a busy machine still responds in
+    // time.
     const CAP: usize = 10;
     let limits = Limits {
         connections: CAP,

@@ -247,8 +247,8 @@ for i = 1, people do
                 if place then place = place + 1 end
             end
             if not place and waiting < math.max(places_to_wait, quantity - users) then
-                -- Whatever its length, the list has room for as many users as there are slots left: those slots are not sold out,
-                -- but not given yet.
+                -- Whatever its length, the list has room for as many users as there are slots left: those slots are not sold
+                -- out, only not given yet.
                 -- Above 2^53, adding one changes nothing, and later users would be sorted by id.
                 last_place = last_place or math.max(0, tonumber(
                     call('ZREVRANGEBYSCORE', chosen.waiting, '(9007199254740991', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0))

@@ -11,7 +11,7 @@
 --             is closed, Redis may have lost given slots.  lowered | unloaded | unverified | below_given_out | outdated
 --   withhold  prevents a drop that has not opened and has no users from opening, before MySQL moves or removes it: the drop is
 --             paused until `write`.  withheld | in_use | unloaded | outdated
--- Reply {word, count}. `loaded`, `ok`, `lowered` and `withheld` change the drop; `unloaded` of `write` changes only the revision.
+-- Reply {word, count}. `loaded`, `ok`, `lowered` and `withheld` change the drop; `unloaded` of `write` only the revision.
 local how, revision = ARGV[1], tonumber(ARGV[2])
 -- `write` needs no count, whatever its type.
 local found = redis[how == 'write' and 'pcall' or 'call']('GET', KEYS[2])
