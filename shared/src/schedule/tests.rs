@@ -88,7 +88,7 @@ fn skipped_local_time_moves_forward_and_repeated_one_means_the_first() {
 
 #[test]
 fn window_with_a_moved_closing_time_ends_when_the_next_day_opens() {
-    // Until 02:59, which is skipped on 2026-03-08 and would be 03:59, after the next opening.
+    // 02:59 is skipped on 2026-03-08 and moves to 03:59, after the next opening.
     let schedule = daily(
         "America/New_York",
         "03:00"..="02:59",
@@ -181,7 +181,7 @@ fn preview_starts_with_the_current_window_and_refuses_past_ones() {
 }
 
 proptest! {
-    /// Compared with another implementation that has its own copy of the zone database.
+    /// Compares with another implementation that has its own copy of the time zone database.
     #[test]
     fn instants_match_an_independent_time_zone_library(
         zone in prop::sample::select(vec![

@@ -92,7 +92,7 @@ async fn a_pass_killed_anywhere_in_its_repairs_is_completed_by_the_next() {
         // Two each: readmitted, conflicting, over admitted, promoted.
         assert_settled(&fixture.world, &coupon, 60, 38, &answers).await;
     }
-    let killed = "SELECT COUNT(*) FROM reconcile_runs WHERE error LIKE '%ended in the middle%'";
+    let killed = "SELECT COUNT(*) FROM reconcile_runs WHERE error LIKE '%ended during the run%'";
     let killed = u64::try_from(fixture.world.sql.number(killed).await).unwrap();
     assert!(
         2 * killed >= rounds(),
