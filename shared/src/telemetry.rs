@@ -15,9 +15,9 @@ use crate::http::{request_id, wrong_tokens};
 /// The log filter if `RUST_LOG` is not set.
 pub const DEFAULT_LOGS: &str = "info";
 
-/// Filter for libraries that log repeatedly. `rdkafka::client` repeats librdkafka's messages
-/// hundreds of times while no broker answers. The filter applies if `RUST_LOG` starts with a level
-/// of info or below; a directive in it for the same library overrides this.
+/// Filter for libraries that log repeatedly. `rdkafka::client` repeats librdkafka's messages,
+/// hundreds of times while no broker answers. The filter applies if `RUST_LOG` starts with `info`,
+/// `debug` or `trace`; a directive in it for the same library takes precedence.
 const QUIET: &str = "tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
 /// Starts logging to standard error, filtered by `RUST_LOG`. Further calls in a process (tests)

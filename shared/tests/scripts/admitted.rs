@@ -1,4 +1,4 @@
-//! The instant at which a user was admitted to the slot that they hold.
+//! Reads of the time at which a user was admitted to a slot.
 
 use firstcome_shared::domain::OncePer;
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -36,7 +36,7 @@ async fn admission_times_of_successive_holders_stay_distinct() {
                 .unwrap()
         };
         assert!(at("a").await.flatten().is_some());
-        // It was revoked, and now belongs to somebody else.
+        // The slot was revoked and given to another user.
         ask::<()>(&server, &["ZREM", &keys.users, "a"]).await;
         ask::<()>(&server, &["HDEL", &keys.claimants, "a"]).await;
         ask::<()>(&server, &["ZADD", &keys.users, "1", "b"]).await;

@@ -41,7 +41,7 @@ async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
     ask::<i64>(server, &["HSET", &world.keys.meta, "allow", allow]).await;
 }
 
-/// The users, each with their answers to a call for all of them.
+/// Each user with the result of one call for all of them.
 async fn claim(world: &mut ScriptWorld, people: &str) -> String {
     world
         .apply(&ScriptCommand::Claim(people.chars().collect()))
@@ -78,7 +78,7 @@ async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
             claim(&mut world, "cxdy").await,
             "[Waiting(1), NotAllowed, SoldOut, NotAllowed]"
         );
-        // Promises and places are kept, whatever the list now says.
+        // Holders and waiting users keep their slots and places, whatever the list contains.
         assert_eq!(
             write(&world.redis, coupon, 6, &["d"]).await,
             ListReplaced::Yes
@@ -152,7 +152,7 @@ async fn lost_or_incomplete_allow_list_refuses_no_claim() {
             "{spoil:?}"
         );
     }
-    // A revision that no coupon can have neither keeps a list out nor becomes a coupon's.
+    // A revision that no coupon can have must not block a list, nor become the coupon's revision.
     ask::<String>(&server, &["SET", &state, "9007199254740993:2"]).await;
     assert_eq!(
         world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(),
@@ -227,7 +227,7 @@ async fn group_coupon_uses_the_given_groups_or_requests_them() {
     ];
     assert_eq!(found[..2], expected);
     assert!(found[2..].iter().all(|one| *one == ask_again), "{found:?}");
-    // Holders get that answer, whatever their groups. A coupon for everybody ignores groups.
+    // Holders get that result whatever their groups. An unrestricted coupon ignores groups.
     assert_eq!(
         said([Some((&vip, false)); 5]).await[0].0,
         Admission::Already(DROP, 1)

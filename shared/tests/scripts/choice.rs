@@ -1,4 +1,4 @@
-//! Which of two candidate drops a claim is for, by Redis's time and the windows in `meta`.
+//! Choice between two candidate drops, by Redis's time and the windows in `meta`.
 
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::redis::admission::{Admission, Candidates};
@@ -58,7 +58,7 @@ impl TwoDays {
         seconds * 1_000 + micros / 1_000
     }
 
-    /// Windows in milliseconds from now.
+    /// Sets the windows, in milliseconds from now.
     async fn move_to(&self, windows: [[i64; 2]; 2]) {
         let now = self.now_ms().await;
         for (keys, window) in [&self.world.keys, &self.next].into_iter().zip(windows) {
@@ -79,7 +79,7 @@ impl TwoDays {
         ask::<i64>(&self.server, &["DEL", &keys.meta]).await;
     }
 
-    /// A user holds a slot of the first drop, admitted this many milliseconds ago.
+    /// Gives a user a slot of the first drop, with an admission this many milliseconds ago.
     async fn holds(&self, user: &str, slot: u32, ago: i64) {
         let slot = slot.to_string();
         let keys = &self.world.keys;
@@ -89,7 +89,8 @@ impl TwoDays {
         ask::<()>(&self.server, &["SET", &keys.count, &slot]).await;
     }
 
-    /// The answers, which must not depend on the order of the candidates; and the open drop.
+    /// Returns the results and the open drop. Checks that the order of the candidates does not
+    /// matter.
     async fn claim(&self, people: &str) -> (Vec<Admission>, Option<DropId>) {
         let keys = &self.world.keys;
         let [one, other] =
@@ -146,8 +147,8 @@ async fn open_drop_admits_and_its_neighbour_keeps_its_keys() {
     assert_eq!(dump(&days.world.keys).await, before);
 }
 
-/// An operator has moved the windows, or this process's clock is wrong: the caller's guess says
-/// nothing.
+/// The caller's guess may be wrong, because an operator moved the windows or the caller's clock is
+/// wrong.
 #[tokio::test]
 async fn between_windows_holders_get_their_slot_and_others_the_next_opening() {
     let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
@@ -204,7 +205,7 @@ async fn candidate_without_meta_gets_no_answer_from_its_neighbour() {
     days.forget(&days.world.keys).await;
     let unloaded = vec![Admission::Unloaded(DROP); 2];
     assert_eq!(days.claim("ab").await, (unloaded, None), "it may be open");
-    // By its own window the neighbour is open.
+    // The neighbour is open by its own window.
     days.move_to(LONG_AFTER_MIDNIGHT).await;
     days.forget(&days.world.keys).await;
     let accepted = vec![Admission::Accepted(1)];
