@@ -58,7 +58,10 @@ pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
 
 /// `/metrics` alone.
 pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle) -> Router<S> {
-    metrics_of(rendered(metrics))
+    metrics_of(Arc::new(move || {
+        metrics.run_upkeep();
+        metrics.render()
+    }))
 }
 
 /// Renders the response of `/metrics`.
@@ -71,15 +74,12 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
-    all_routes(
-        alive,
-        Readiness {
-            checks,
-            notes: Vec::new(),
-            last: Mutex::default(),
-        },
-        rendered(metrics),
-    )
+    let readiness = Readiness {
+        checks,
+        notes: Vec::new(),
+        last: Mutex::default(),
+    };
+    probes(alive, readiness).merge(metrics_route(metrics))
 }
 
 /// [`routes`] and notes, for a service that renders its `/metrics` itself.
@@ -88,15 +88,7 @@ pub fn routes_with<S: Clone + Send + Sync + 'static>(
     notes: Vec<(&'static str, HealthCheck)>,
     metrics: Render,
 ) -> Router<S> {
-    all_routes(
-        check(async || Ok(())),
-        Readiness {
-            checks,
-            notes,
-            last: Mutex::default(),
-        },
-        metrics,
-    )
+    routes_without_metrics(checks, notes).merge(metrics_of(metrics))
 }
 
 /// A `/readyz` note for `REDIS_DURABILITY=managed`: nothing checks that Redis is durable.
@@ -108,21 +100,6 @@ pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
             check(move || async move { Err(note.to_owned()) }),
         )
     })
-}
-
-fn rendered(metrics: PrometheusHandle) -> Render {
-    Arc::new(move || {
-        metrics.run_upkeep();
-        metrics.render()
-    })
-}
-
-fn all_routes<S: Clone + Send + Sync + 'static>(
-    alive: HealthCheck,
-    readiness: Readiness,
-    metrics: Render,
-) -> Router<S> {
-    probes(alive, readiness).merge(metrics_of(metrics))
 }
 
 fn probes<S: Clone + Send + Sync + 'static>(alive: HealthCheck, readiness: Readiness) -> Router<S> {

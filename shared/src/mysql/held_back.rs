@@ -51,12 +51,6 @@ impl Db {
         .await
     }
 
-    /// The number of repairs last recorded.
-    pub async fn held_back(&self, drop: DropId) -> Result<Option<u32>, DbError> {
-        let shown = self.shown_repairs(drop).await?;
-        Ok(shown.map(|shown| shown.number))
-    }
-
     /// The repairs last recorded.
     pub async fn shown_repairs(&self, drop: DropId) -> Result<Option<ShownRepairs>, DbError> {
         self.run("repairs held back", async move |conn| {
