@@ -6,6 +6,7 @@ use tracing_subscriber::EnvFilter;
 use super::removed;
 use crate::telemetry::{self, DEFAULT_LOGS};
 
+/// Settings of logging.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
