@@ -1,6 +1,6 @@
-//! Copies a coupon's allow list from MySQL to Redis (docs/decisions/0019-allow-list.md): after a
-//! change that did not reach Redis, after a loss, or after a manual change. The API does so if a
-//! change finds another list than the one before it, the reconciler if a pass finds one.
+//! Copies a coupon's allow list from MySQL to Redis (docs/decisions/0019-allow-list.md). The API
+//! does this when a change follows one that did not reach Redis, the reconciler when a pass finds a
+//! difference, for example after data loss or a manual change.
 
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
@@ -11,7 +11,7 @@ use crate::redis::{Redis, RedisError};
 /// People read per statement, and compared per command.
 const PAGE: i64 = 5_000;
 
-/// Attempts to write a list that nobody changes in the meantime.
+/// Maximum attempts to write a list while others change it.
 const ATTEMPTS: usize = 5;
 
 /// Why a list could not be compared or written.
@@ -30,7 +30,7 @@ pub enum Followed {
     Same,
     /// The list was written, with this many people.
     Written(u32),
-    /// Others kept changing it; their lists are as good.
+    /// Every attempt was overtaken by another change, whose author writes that list.
     Changing,
     NoCoupon,
 }
@@ -64,8 +64,8 @@ pub async fn follow(
         if which == Which::Different && seen.is(list) {
             return Ok(Followed::Same);
         }
-        // Redis refuses a list that is older than its own. MySQL has an older one after a restore
-        // from a backup.
+        // Redis refuses a list with a lower revision than its own. After a restore from a backup,
+        // MySQL has such a list.
         if seen.revision() > list.revision {
             let above = redis.highest_revision(id).await?;
             let Some(renewed) = db.renew_allow_list(id, above).await? else {
@@ -79,16 +79,16 @@ pub async fn follow(
             tracing::info!(coupon = %id, people = list.people, revision = list.revision, "an allow list was written to Redis");
             return Ok(Followed::Written(list.people));
         }
-        // Otherwise it would use memory until it expires.
+        // An unfinished list would use memory until it expires.
         if let Err(error) = redis.drop_gathered(&new).await {
-            tracing::debug!(%error, coupon = %id, "an allow list that was not finished expires by itself");
+            tracing::debug!(%error, coupon = %id, "an unfinished allow list could not be deleted and will expire");
         }
         written?;
     }
     Ok(Followed::Changing)
 }
 
-/// Gathers a list and replaces Redis's with it; `false` if MySQL has another list at the end.
+/// Gathers a list and replaces the one in Redis. Returns `false` if MySQL's list changed meanwhile.
 async fn gather(
     db: &Db,
     redis: &Redis,
@@ -112,7 +112,7 @@ async fn gather(
         after = last.to_string();
     }
     if people != list.people {
-        // Somebody has changed the table manually: count it again.
+        // Somebody changed the table manually, so the stored count is wrong: count again.
         db.renew_allow_list(id, seen_revision).await?;
         return Ok(false);
     }
@@ -133,9 +133,9 @@ pub struct Difference {
     pub surplus: u64,
 }
 
-/// Compares a list person by person, page by page; `None` if it was changed in the meantime, so
-/// that the result would be meaningless. If Redis has everybody and the same number, it has nobody
-/// else.
+/// Compares a list person by person, page by page; `None` if it changed meanwhile, because the
+/// result would be meaningless. If Redis has every person on the list and the same number of
+/// people, it has no others.
 pub async fn difference(
     db: &Db,
     redis: &Redis,

@@ -1,4 +1,4 @@
-//! A coupon and its drops, as shared by all processes.
+//! Coupons and drops, as all processes share them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,11 +10,9 @@ use utoipa::ToSchema;
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::Schedule;
 
-/// A coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coupon {
     pub id: CouponId,
-    /// Its name.
     pub name: String,
     /// Quantity of future drops.
     pub quantity: Slot,
@@ -22,19 +20,18 @@ pub struct Coupon {
     pub once_per: OncePer,
     /// Places on the waiting list of a sold-out drop.
     pub waiting_list: u32,
-    /// Nobody is admitted while this is set.
+    /// No claim is admitted while this is set.
     pub paused: bool,
-    /// Counts its changes: the fencing token of a write of its settings to Redis
-    /// (`fc:{C}:revision`).
+    /// Number of changes: the fencing token for writing the settings to Redis (`fc:{C}:revision`).
     pub revision: u64,
-    /// Counted up whenever it may have lost something in Redis and is about to be rebuilt there
+    /// Incremented before Redis is rebuilt after a possible loss of this coupon's data
     /// (`fc:{C}:gate`); 0 until then.
     pub era: u64,
-    /// When it opens; `None` for a coupon whose drops are created manually.
+    /// Opening times; `None` for a coupon whose drops are created manually.
     pub schedule: Option<Schedule>,
-    /// Whom it is for; `None`: everybody.
+    /// Who may claim; `None` means everybody.
     pub allow: Option<Allow>,
-    /// Its allow list, which may exist before it takes effect.
+    /// The allow list, which may exist before it takes effect.
     pub allow_list: AllowList,
 }
 
@@ -55,7 +52,7 @@ pub struct Group(String);
 /// Identifies the state of an allow list: it changes with every change of the list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AllowList {
-    /// The coupon's revision when the list was last changed; 0: never.
+    /// The coupon's revision when the list was last changed; 0 if there never was a list.
     pub revision: u64,
     pub people: u32,
 }
@@ -117,9 +114,8 @@ impl From<Allow> for String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drop {
     pub id: DropId,
-    /// The coupon it opens.
     pub coupon_id: CouponId,
-    /// The day in the coupon's zone.
+    /// The day in the coupon's time zone.
     pub local_date: Option<NaiveDate>,
     /// First instant at which a claim is admitted.
     pub opens_at: DateTime<Utc>,
@@ -132,7 +128,7 @@ pub struct Drop {
     pub sealed_at: Option<DateTime<Utc>>,
 }
 
-/// The facts that decide whether a message can add a row to a drop.
+/// The facts that decide whether a message may add a row to a drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropWindow {
     pub opens_at: DateTime<Utc>,
@@ -143,14 +139,14 @@ pub struct DropWindow {
 /// Why a message adds no row to its drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimFault {
-    /// The drop was verified exact: everybody who was promised a coupon of it has a row.
+    /// The drop was verified as exact: every user with a promised coupon has a row.
     SealedDrop,
     /// The drop was not open at the instant of the claim.
     OutsideWindow,
 }
 
 impl ClaimFault {
-    /// The reason of its dead letter.
+    /// The reason of the dead letter.
     pub fn reason(self) -> &'static str {
         match self {
             Self::SealedDrop => "sealed_drop",
@@ -158,7 +154,7 @@ impl ClaimFault {
         }
     }
 
-    /// An explanation for a person; without user ids.
+    /// An explanation for operators, without user ids.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::SealedDrop => "the drop is sealed, and nobody in it has this claim",
@@ -172,8 +168,8 @@ impl DropWindow {
     /// an operator's change reaches MySQL first.
     const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
-    /// The fault in a message's claim that was admitted at this time. An unknown time contradicts
-    /// no window.
+    /// The reason why a claim that was admitted at this time adds no row. A claim with an unknown
+    /// time fits every window.
     pub fn fault(&self, claimed_at: Option<DateTime<Utc>>) -> Option<ClaimFault> {
         let is_outside = |at: DateTime<Utc>| {
             at < self.opens_at - Self::TOLERANCE
@@ -197,15 +193,15 @@ impl DropWindow {
 pub enum DropState {
     /// Opens later.
     Scheduled,
-    /// Gives out slots.
+    /// Slots are available.
     Open,
-    /// Every slot is given.
+    /// All slots are taken.
     SoldOut,
-    /// Stopped for now by an operator.
+    /// An operator paused it.
     Paused,
-    /// Its window is over.
+    /// Its window has ended.
     Closed,
-    /// Its window is over and it was verified exact.
+    /// Its window has ended and the drop was verified as exact.
     Sealed,
 }
 
@@ -266,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn restriction_survives_a_round_trip_and_invalid_ones_are_refused() {
+    fn restriction_survives_round_trip_and_invalid_text_is_refused() {
         for good in [
             "list",
             "group:vip",
@@ -296,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_adds_a_row_only_near_the_window_of_a_drop_that_is_not_sealed() {
+    fn message_adds_a_row_only_to_an_unsealed_drop_near_its_window() {
         let d = drop(1, 10..=20);
         let endless = Drop {
             closes_at: None,
@@ -335,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_follows_the_window_then_the_pause_then_what_remains() {
+    fn drop_state_depends_on_window_then_pause_then_remaining_slots() {
         let d = drop(1, 10..=20);
         assert_eq!(d.state(at(9), true, 0), DropState::Scheduled);
         assert_eq!(d.state(at(10), false, 1), DropState::Open);

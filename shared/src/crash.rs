@@ -1,11 +1,11 @@
-//! Crash points: the durable steps at which a test can kill a process, to check that each step may
-//! be repeated.
+//! Crash points: durable steps at which tests kill a process to check that the step can be
+//! repeated.
 //!
-//! `FIRSTCOME_CRASH_AT=rows_committed` kills the process the first time it gets there,
-//! `rows_committed:3` the third time. Before that it prints a line to stderr (`crash point
-//! rows_committed`). `FIRSTCOME_STALL_AT=offsets_committed:1:8000` instead blocks the thread that
-//! gets there for that number of milliseconds, or forever without the last number. In release
-//! builds a point is nothing at all, unless the feature `crash-points` is on.
+//! `FIRSTCOME_CRASH_AT=rows_committed` kills the process when it first reaches that point,
+//! `rows_committed:3` the third time. The process first prints a line to stderr (`crash point
+//! rows_committed`). `FIRSTCOME_STALL_AT=offsets_committed:1:8000` instead blocks the thread at
+//! that point for that number of milliseconds, or forever if the last number is missing. Release
+//! builds contain no crash points, unless the feature `crash-points` is on.
 
 macro_rules! points {
     ($($variant:ident $name:literal $doc:literal),+ $(,)?) => {
@@ -33,12 +33,12 @@ points! {
     ClaimAsked "claim_asked" "API: before the admission script.",
     ClaimAdmitted "claim_admitted" "API: Redis gave a slot; nothing is published.",
     ClaimSent "claim_sent" "API: the message is handed to the producer; no delivery report yet.",
-    ClaimPublished "claim_published" "API: the delivery report came, or did not in time; nothing is answered yet.",
-    ClaimKept "claim_kept" "API: a claim without acknowledgement is a dead letter; nothing is answered yet.",
-    RevocationWritten "revocation_written" "API: MySQL has a revocation, Redis still has its claim.",
-    RevocationReleased "revocation_released" "API: the claim of a revocation is out of Redis; nothing is answered yet.",
-    ListWritten "list_written" "API: MySQL has a change of an allow list, Redis has the list before.",
-    ListFollowed "list_followed" "API: Redis has the allow list too; nothing is answered yet.",
+    ClaimPublished "claim_published" "API: the delivery report has arrived or timed out; no response is sent yet.",
+    ClaimKept "claim_kept" "API: a claim without acknowledgement is a dead letter; no response is sent yet.",
+    RevocationWritten "revocation_written" "API: MySQL has a revocation; Redis still has the claim.",
+    RevocationReleased "revocation_released" "API: Redis has deleted the revoked claim; no response is sent yet.",
+    ListWritten "list_written" "API: MySQL has a changed allow list; Redis has the previous one.",
+    ListFollowed "list_followed" "API: Redis has the allow list too; no response is sent yet.",
     RowsBegun "rows_begun" "Consumer: before the transaction of a batch.",
     RowsInserted "rows_inserted" "Consumer: rows are inserted, the transaction is open.",
     BackupInserted "backup_inserted" "Consumer: dead letters are written too, the transaction is open.",
@@ -46,25 +46,25 @@ points! {
     OffsetsCommitted "offsets_committed" "Consumer: offsets are committed.",
     RunBegun "run_begun" "Reconciler: the run is recorded, nothing is read.",
     RepairBegun "repair_begun" "Reconciler: before a repair, or a batch of one kind.",
-    RepairDone "repair_done" "Reconciler: after it; the drop is not compared again yet.",
-    PeopleRebuilt "people_rebuilt" "Reconciler: people are back in a lost drop, which is not loaded.",
+    RepairDone "repair_done" "Reconciler: after a repair; the drop is not compared again yet.",
+    PeopleRebuilt "people_rebuilt" "Reconciler: the claims of a lost drop are restored; the drop is not loaded.",
     DropLoaded "drop_loaded" "Reconciler: the lost drop is loaded, its counter is not set.",
-    PersonMoved "person_moved" "Reconciler: somebody has another slot, and no row for it.",
+    PersonMoved "person_moved" "Reconciler: a user has another slot, and no row for it.",
     PersonPromoted "person_promoted" "Reconciler: people from the waiting list have slots, and no rows.",
-    BrokenListed "broken_listed" "Reconciler: a promise is listed as broken, its slot is not taken back.",
+    BrokenListed "broken_listed" "Reconciler: a promise is listed as broken; its slot is not freed.",
     RowReissued "row_reissued" "Reconciler: a dead letter has its row and is not resolved.",
-    GateDue "gate_due" "Reconciler: every drop was verified, the gate is not open.",
+    GateDue "gate_due" "Reconciler: every drop was verified; the gate is still closed.",
     GateOpened "gate_opened" "Reconciler: admission is open, the run is not recorded.",
     RunDone "run_done" "Reconciler: the pass is over, the run is not recorded.",
     RunRecorded "run_recorded" "Reconciler: the run is recorded, no mail is prepared.",
-    MailDue "mail_due" "Sender: a mail is leased and not handed over.",
-    MailSent "mail_sent" "Sender: the mail server took it, and it is not marked as sent.",
-    WebhookDue "webhook_due" "Sender: a webhook is leased and not posted.",
-    WebhookSent "webhook_sent" "Sender: the receiver has answered, and it is not marked as sent.",
+    MailDue "mail_due" "Sender: a mail is leased, but not yet sent.",
+    MailSent "mail_sent" "Sender: the mail server accepted a mail that is not yet marked as sent.",
+    WebhookDue "webhook_due" "Sender: a webhook is leased, but not yet posted.",
+    WebhookSent "webhook_sent" "Sender: the receiver has responded; the webhook is not yet marked as sent.",
 }
 
-/// Aborts the process if `FIRSTCOME_CRASH_AT` names this point, blocks the thread if
-/// `FIRSTCOME_STALL_AT` does.
+/// Aborts the process if `FIRSTCOME_CRASH_AT` names this point; blocks the thread if
+/// `FIRSTCOME_STALL_AT` names it.
 #[cfg(any(debug_assertions, feature = "crash-points"))]
 pub fn crash_point(point: Point) {
     if wanted::CRASH.is_due(point) {
@@ -110,8 +110,8 @@ mod wanted {
             }
         }
 
-        /// Whether this is the `nth` time that the requested point is reached. Counts the call if
-        /// the name matches.
+        /// Whether this is the `nth` time that the requested point is reached. Only calls with a
+        /// matching name count.
         pub(super) fn is_due(&self, point: Point) -> bool {
             self.name.as_deref() == Some(point.name())
                 && self.times.fetch_add(1, Ordering::Relaxed) + 1 == self.nth
@@ -137,13 +137,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_point_has_a_name_of_its_own() {
+    fn crash_points_have_distinct_names() {
         let names: HashSet<_> = Point::ALL.iter().map(|point| point.name()).collect();
         assert_eq!(names.len(), Point::ALL.len());
     }
 
     #[test]
-    #[ignore = "the process that dies, started by the next test"]
+    #[ignore = "runs in the child process of the next test"]
     fn passes_two_points() {
         crash_point(Point::ClaimAdmitted);
         println!("once");

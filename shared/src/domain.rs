@@ -1,4 +1,4 @@
-//! Types that carry meaning: parsed at the edge, they can't be wrong inside.
+//! Domain types that validate their values when they are parsed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A number in its canonical form: `05` and `+5` are not 5, so that nobody evades a limit that a
-/// gateway sets by path.
+/// Parses a number in its canonical form only: `05` and `+5` are invalid, because they would bypass
+/// a gateway's limits by path.
 pub fn canonical_number(text: &str) -> Option<i64> {
     let has_one_form = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
     if has_one_form {
@@ -31,7 +31,7 @@ pub struct CouponId(pub i64);
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
-/// A drop of a coupon, as named by some store.
+/// A coupon and drop number read from a store; neither need exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamedDrop {
     pub coupon: CouponId,
@@ -55,7 +55,7 @@ impl fmt::Display for DropId {
 
 /// A user, as named by the gateway or the token: 1–64 characters of `A–Z a–z 0–9 . _ @ + - | : =`.
 ///
-/// `Debug` masks it, so that a log line can't leak one by accident; `Display` shows it in full, for
+/// `Debug` masks it, so that logs cannot reveal it by accident. `Display` shows it in full, for
 /// keys and rows.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -74,12 +74,13 @@ impl UserId {
     /// Maximum length of a user id, in characters.
     pub const MAX_LEN: usize = 64;
 
-    /// An id read from a store. An id written manually may be invalid; it is still a user.
+    /// Wraps an id read from a store without validation: an id written manually may be invalid, but
+    /// still identifies a user.
     pub fn from_store(text: String) -> Self {
         Self(text)
     }
 
-    /// Whether a string is a valid id. An id from [`UserId::from_store`] need not be.
+    /// Whether a string is a valid id. Ids from [`UserId::from_store`] may be invalid.
     pub fn has_form(text: &str) -> bool {
         !text.is_empty() && text.len() <= Self::MAX_LEN && text.chars().all(Self::fits)
     }
@@ -88,7 +89,7 @@ impl UserId {
         c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
     }
 
-    /// The id in full. Not for logs or mails: see [`UserId::masked`].
+    /// The id in full. In logs and mails, use [`UserId::masked`].
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -173,9 +174,9 @@ impl fmt::Debug for UserId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OncePer {
-    /// One in the coupon's whole life, whatever the number of drops.
+    /// One coupon in total, however many drops there are.
     Coupon,
-    /// One in each drop.
+    /// One coupon per drop.
     Drop,
 }
 
@@ -210,9 +211,9 @@ pub fn is_invisible(c: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffd}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The first character that a name must not contain. Names appear in mails' subjects, in terminals
-/// and on pages: no line breaks, nothing that reverses the text, and no two names that look alike.
-/// An emoji may have a joiner and a selector.
+/// The first character that a name must not contain. Names appear in mail subjects, terminals and
+/// pages, so line breaks, text-reversing characters and look-alike names are refused. Emoji may
+/// contain a joiner and a selector.
 pub fn unfit_in_a_name(text: &str) -> Option<char> {
     let is_unfit = |c: char| {
         let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');
@@ -228,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_has_one_name_in_a_path() {
+    fn number_in_a_path_has_one_valid_form() {
         assert_eq!(canonical_number("5"), Some(5));
         for other in [
             "",
@@ -249,7 +250,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_names_one_number_or_none_and_one_person_or_nobody(text in ".{0,70}", number in 1_i64..) {
+        fn any_text_parses_to_at_most_one_number_and_one_user(text in ".{0,70}", number in 1_i64..) {
             proptest::prop_assert!(canonical_number(&text).is_none_or(|number| number.to_string() == text));
             proptest::prop_assert_eq!(canonical_number(&number.to_string()), Some(number));
             if let Ok(user) = text.parse::<UserId>() {
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn user_ids_are_checked_at_the_edge() {
+    fn invalid_user_ids_are_refused() {
         for good in [
             "u",
             "u-37",
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_masked_id_does_not_give_the_person_away() {
+    fn masked_id_does_not_identify_the_user() {
         let masked = |id: &str| id.parse::<UserId>().unwrap().masked();
         assert_eq!(
             (masked("u1"), masked("u-37"), masked("customer-4711")),

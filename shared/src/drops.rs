@@ -1,6 +1,6 @@
-//! Making daily drops days ahead, and no number twice. Every API process and the reconciler do it,
-//! so that no single stopped process keeps a drop from opening; the schema keeps one drop a local
-//! date, however many do it at once.
+//! Creates daily drops days ahead, each with a new number. Every API process and the reconciler do
+//! this, so that one stopped process never prevents a drop from opening. The schema allows one drop
+//! per local date, so concurrent attempts create no duplicates.
 
 use chrono::{DateTime, Utc};
 
@@ -13,16 +13,18 @@ use crate::redis::keys::DropMeta;
 use crate::redis::{Redis, RedisError};
 use crate::schedule::Schedule;
 
-/// Why drops could not be made or loaded. Whatever was made stands; the next round does the rest.
+/// Why drops could not be created or loaded. Drops already created remain; the next round creates
+/// the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
     #[error(transparent)]
     Db(#[from] DbError),
-    /// None was made, or those that were are not known to admission; the reconciler does that too.
+    /// No drop was created, or new drops could not be loaded into Redis; the reconciler loads
+    /// those.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
-    /// MySQL has lost a drop of the coupon: made again, its day would be given out twice.
-    #[error("MySQL has lost drop {0} of the coupon: no drop is made until it is back")]
+    /// MySQL has lost a drop of the coupon. A replacement would give out the same day twice.
+    #[error("MySQL has lost drop {0} of the coupon: no drop is created until it is restored")]
     Lost(DropId),
 }
 
@@ -35,18 +37,19 @@ impl From<RecoverError> for MakeError {
     }
 }
 
-/// Before a coupon or a drop is made: a MySQL that lost its last ones must not give their numbers
-/// to others, who would get the claims of those too. Gives MySQL's highest.
+/// Advances MySQL's counters past the numbers known to Redis, and returns the highest ones. Call
+/// this before creating a coupon or drop: a MySQL that lost its last rows would otherwise reuse
+/// their numbers, and the new ones would inherit the claims of the lost ones.
 pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, RecoverError> {
     Ok(db.skip_numbers(Some(redis.given_numbers().await?)).await?)
 }
 
-/// Makes the drops that a daily coupon's schedule asks for and that are not among `drops`, loads
-/// them into Redis, and gives how many it made. `drops` must hold every drop whose window has not
-/// ended at `now`.
+/// Creates the drops that a daily coupon's schedule requires and that are missing from `drops`,
+/// loads them into Redis, and returns how many it created. `drops` must contain every drop whose
+/// window has not ended at `now`.
 ///
-/// A coupon without an era in Redis was lost there: who holds one is then not known, so its new
-/// drops are left for the reconciler to load after it has rebuilt that.
+/// If Redis has lost the coupon's era, its holders are unknown: the reconciler rebuilds them and
+/// then loads the new drops.
 pub async fn make_ahead(
     db: &Db,
     redis: &Redis,
@@ -66,8 +69,8 @@ pub async fn make_ahead(
     if missing.is_empty() {
         return Ok(0);
     }
-    // Read before anything is made: if Redis loses data from here on, loading finds another era and
-    // does nothing.
+    // Read the fence first: if Redis loses data afterwards, loading finds another era and does
+    // nothing.
     let fence = redis.fence(coupon.id).await?;
     let lost = lost_drops(db, redis, false).await?;
     if let Some(lost) = lost.iter().find(|lost| lost.coupon == coupon.id) {
@@ -79,7 +82,7 @@ pub async fn make_ahead(
     };
     if let Some(fence) = fence {
         for drop in &made {
-            // Refused where the coupon was changed since; the reconciler loads it then.
+            // Refused if the coupon has changed since; the reconciler then loads the drop.
             let keys = redis.keys(coupon.id, drop.id);
             let meta = DropMeta::of(&coupon, drop);
             redis

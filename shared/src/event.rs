@@ -1,5 +1,5 @@
-//! The messages of admissions on the topic: UTF-8 JSON in two versions. Version 1 is one claim,
-//! with the key `coupon:slot`. Version 2 contains the claims that one call admitted to a drop, with
+//! Messages of admissions on the topic: UTF-8 JSON in two versions. Version 1 holds one claim and
+//! has the key `coupon:slot`. Version 2 holds the claims that one call admitted to a drop and has
 //! the key `coupon:lowest slot`. `docs/asyncapi.json` describes both.
 
 use std::borrow::Cow;
@@ -17,19 +17,18 @@ const ONE: u64 = 1;
 /// The version of a message with the claims of one call.
 const BATCH: u64 = 2;
 
-/// The newest version that this build reads, which a process announces.
+/// The newest version that this build reads, as announced to other processes.
 pub const NEWEST_READ: i64 = 2;
 
 /// Number of consecutive slots that share a partition.
 const PARTITION_BLOCK: u32 = 64;
 
-/// One admission that is to become a row.
+/// An admission to store as a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimEvent {
     pub coupon_id: CouponId,
-    /// The drop the slot belongs to.
     pub drop_id: DropId,
-    /// The slot that Redis gave, 1..quantity.
+    /// The slot that Redis gave, from 1 to the drop's quantity.
     pub slot: Slot,
     pub user_id: UserId,
     /// The time of the admission by Redis's clock, to the millisecond.
@@ -77,7 +76,7 @@ struct ClaimsWire<'a> {
     claims: Vec<ClaimWire<'a>>,
 }
 
-/// The readable parts of a message that is not a claim, so that a person can see whose it was.
+/// The readable fields of an invalid message, which help to find out whose claim it was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fragments {
     /// The coupon, if the message names one.
@@ -98,21 +97,21 @@ pub struct Fragments {
 pub struct Undecodable {
     /// `undecodable`, `wrong_version` or `slot_out_of_range`: the reason of its dead letter.
     pub reason: &'static str,
-    /// The error, for a person.
+    /// A description of the fault for operators.
     pub error: String,
-    /// The parts that could be read nevertheless.
+    /// The fields that could be read.
     pub fragments: Fragments,
 }
 
 impl ClaimEvent {
-    /// The message's key. Order does not matter, because a slot is given once.
+    /// The message's key. Messages need no order, because each slot is given once.
     pub fn key(&self) -> String {
         format!("{}:{}", self.coupon_id, self.slot)
     }
 
-    /// The partition of `partitions` for this key. Neighbouring slots share one: they are admitted
-    /// at the same time, so their messages go in one request. One busy coupon still uses all
-    /// partitions.
+    /// The partition, out of `partitions`, for this claim. Neighbouring slots share a partition:
+    /// they are admitted at the same time, so their messages fit in one request. A single busy
+    /// coupon still uses all partitions.
     pub fn partition(&self, partitions: u32) -> u32 {
         let block = self.slot.saturating_sub(1) / PARTITION_BLOCK;
         // Fibonacci hashing: coupons start at different partitions.
@@ -137,7 +136,7 @@ impl ClaimEvent {
         serde_json::to_string(&wire).unwrap_or_default()
     }
 
-    /// A message of version 2. All claims must be of one drop.
+    /// A message of version 2. All claims must belong to one drop.
     pub fn encode_batch(claims: &[&Self]) -> String {
         let Some(first) = claims.first() else {
             return String::new();
@@ -165,8 +164,8 @@ impl ClaimEvent {
         }
     }
 
-    /// The claims of a message of any version, parsed separately: an invalid claim does not affect
-    /// the others. A message that cannot be read at all is one error.
+    /// Parses the claims of a message of any version separately, so that an invalid claim does not
+    /// affect the others. An unreadable message yields one error.
     pub fn decode(payload: &[u8]) -> Vec<Result<Self, Undecodable>> {
         let unreadable = |error: serde_json::Error| {
             let error = if payload.is_empty() {
@@ -271,8 +270,7 @@ fn of_batch(head: &HeadWire, wire: &ClaimWire<'_>) -> Result<ClaimEvent, Undecod
     wire.claim(head).map_err(told)
 }
 
-/// The claims of a batch with at least one that is not a valid claim; `None` if it has no list of
-/// claims.
+/// Parses the claims of a batch separately; `None` if it has no list of claims.
 fn one_by_one(head: &HeadWire, payload: &[u8]) -> Option<Vec<Result<ClaimEvent, Undecodable>>> {
     let message: Value = serde_json::from_slice(payload).ok()?;
     let claims = message.get("claims")?.as_array()?;
@@ -337,7 +335,7 @@ mod tests {
         }
     }
 
-    /// The examples of `docs/asyncapi.json`, by the name of the message.
+    /// An example message of `docs/asyncapi.json`, by the name of the message.
     fn example(name: &str) -> String {
         let document: Value =
             serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();
@@ -345,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contract_s_example_is_read_and_written_to_the_letter() {
+    fn documented_example_round_trips_byte_for_byte() {
         let event = good();
         assert_eq!((event.slot, event.key().as_str()), (37, "1:37"));
         assert_eq!(event.encode(), GOOD);
@@ -373,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_message_is_refused_with_a_reason_and_the_fields_that_were_read() {
+    fn invalid_message_is_refused_with_a_reason_and_its_readable_fields() {
         let cases: [(&str, &str); 11] = [
             ("", "undecodable"),
             ("not json", "undecodable"),
@@ -401,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn claim_that_is_wrong_spoils_no_other_of_its_batch() {
+    fn invalid_claim_does_not_affect_the_rest_of_its_batch() {
         let claims: Vec<ClaimEvent> = (1..=4).map(|slot| ClaimEvent { slot, ..good() }).collect();
         let batch = ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>());
         assert_eq!(
@@ -438,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn one_coupon_uses_every_partition_and_neighbours_share_one() {
+    fn coupon_uses_every_partition_and_neighbouring_slots_share_one() {
         let event = good();
         for coupon_id in [1, 2, i64::MAX, -1].map(CouponId) {
             let of = |slot| {
@@ -465,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_refused() {
+    fn invalid_utf8_is_refused() {
         assert!(
             matches!(&ClaimEvent::decode(&[0xff, 0xfe])[..], [Err(refused)] if refused.reason == "undecodable")
         );

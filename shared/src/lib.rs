@@ -1,8 +1,8 @@
-//! The code that the API and the reconciler of Firstcome share: domain types, the names of keys,
-//! tables and topics, the scripts that Redis runs, and what every process needs (settings, logs,
-//! shutdown, HTTP front).
+//! The code shared by Firstcome's API and reconciler: domain types, names of keys, tables and
+//! topics, Redis scripts, and the parts of every process (settings, logs, shutdown, HTTP front
+//! end).
 //!
-//! Only this crate knows key names, table names and the form of the event.
+//! Key names, table names and the format of events are defined only here.
 
 pub mod allow_list;
 pub mod config;

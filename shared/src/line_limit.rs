@@ -1,4 +1,4 @@
-//! A rate limit for log lines that a crowd would cause by the thousand.
+//! Rate limit for log lines that many clients can cause.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,15 +7,15 @@ use parking_lot::Mutex;
 
 const A_LINE_EACH: Duration = Duration::from_secs(1);
 
-/// One line per second for each reason.
+/// Allows one line per second for each reason.
 #[derive(Debug, Default)]
 pub struct LineLimit {
-    /// When the last line was written, and how many were suppressed since.
+    /// Time of the last line, and the number suppressed since.
     by_reason: Mutex<HashMap<&'static str, (Instant, u64)>>,
 }
 
 impl LineLimit {
-    /// `Some`: the line may be written, with the number suppressed since the previous one.
+    /// `Some` if a line may be written, with the number suppressed since the previous line.
     pub fn allow(&self, reason: &'static str, now: Instant) -> Option<u64> {
         let mut by_reason = self.by_reason.lock();
         let Some((last, left_out)) = by_reason.get_mut(reason) else {
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_gets_a_line_a_second_which_says_how_many_were_left_out() {
+    fn logs_one_line_per_reason_and_second_with_the_suppressed_count() {
         let limit = LineLimit::default();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);

@@ -1,5 +1,5 @@
-//! Stores' errors quote stored values, including user ids. Logs, findings and mails get the errors
-//! without the quoted values.
+//! Removes quoted values from stores' error messages before they reach logs, findings and mails,
+//! because the values may be user ids.
 
 use std::fmt::Display;
 
@@ -43,7 +43,7 @@ fn opening(text: &str) -> Option<(&str, char, &str)> {
     Some((&text[..at], sign.chars().next()?, &text[at + sign.len()..]))
 }
 
-/// Where the text continues after a value. A mark within a word belongs to the value.
+/// The index after a value's closing mark. A mark within a word belongs to the value.
 fn end_of(text: &str, sign: char) -> Option<usize> {
     let ends = |end: &usize| {
         text[*end..]
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_in_quotes_are_left_out_and_words_stay() {
+    fn quoted_values_are_removed_and_words_stay() {
         for (text, expected) in [
             (
                 "Duplicate entry '1-u-37-0' for key 'one'",
@@ -92,7 +92,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_quoted_id_comes_through(id in "[A-Za-z0-9._@+|:=-]{1,64}", slot in 0_u32..1_000) {
+        fn quoted_ids_are_always_removed(id in "[A-Za-z0-9._@+|:=-]{1,64}", slot in 0_u32..1_000) {
             let errors = [
                 format!("Duplicate entry '{slot}-{id}-0' for key 'one_each'"),
                 format!("can't be read: \"{id}\" at 5"),

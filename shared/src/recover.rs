@@ -1,7 +1,6 @@
-//! Recovery of a coupon's settings that MySQL has lost, because a replica that lagged took over or
-//! a backup was restored: they are taken from Redis. MySQL has a revision before anything is
-//! written to Redis with it, so a later one in Redis is one that MySQL has lost
-//! (docs/decisions/0026-mysql-gone-back.md).
+//! Restores a coupon's settings from Redis after MySQL has lost them, because a lagging replica
+//! took over or a backup was restored. Settings are written to MySQL before Redis, so a later
+//! revision in Redis is one that MySQL has lost (docs/decisions/0026-mysql-gone-back.md).
 
 use std::collections::HashMap;
 
@@ -26,21 +25,21 @@ pub enum RecoverError {
 /// A coupon's settings that MySQL has lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostSettings {
-    /// The coupon as it must be, with the revision that Redis has seen.
+    /// The restored coupon, with the revision from Redis.
     pub coupon: Coupon,
-    /// Its drops that are not sealed, as they must be.
+    /// The restored unsealed drops.
     pub drops: Vec<Drop>,
-    /// The differences from MySQL's state, for a person.
+    /// The differences from MySQL's state, for operators.
     pub changes: String,
 }
 
-/// A coupon's settings that MySQL has lost; `None`: nothing, as far as Redis knows.
+/// A coupon's settings that MySQL has lost; `None` if Redis shows no loss.
 pub async fn lost_settings(
     db: &Db,
     redis: &Redis,
     id: CouponId,
 ) -> Result<Option<LostSettings>, RecoverError> {
-    // Before MySQL: an operator's concurrent change is not a loss.
+    // Read Redis before MySQL, so that an operator's concurrent change does not look like a loss.
     let revision = redis.revision(id).await?;
     if revision == 0 {
         return Ok(None);
@@ -85,9 +84,9 @@ pub async fn recover(
     Ok(recovered.then_some(lost))
 }
 
-/// Drops that MySQL has lost: rows, limits or users in Redis refer to them. `everywhere` also
-/// searches all old rows and all keys; otherwise Redis is searched only if it knows of a later drop
-/// than MySQL.
+/// Drops that MySQL has lost: rows, limits or users in Redis refer to them. With `everywhere`,
+/// searches all old rows and all keys. Otherwise Redis is searched only if it has a later drop than
+/// MySQL.
 pub async fn lost_drops(
     db: &Db,
     redis: &Redis,
@@ -95,7 +94,7 @@ pub async fn lost_drops(
 ) -> Result<Vec<NamedDrop>, RecoverError> {
     let mut lost = db.lost_drops(everywhere).await?;
     if everywhere || redis.given_numbers().await?.drop > db.highest_drop().await? {
-        // Redis first: a drop is in MySQL before anybody holds a slot of it.
+        // Read Redis before MySQL: a drop is stored in MySQL before any of its slots are given.
         let held = redis.drops_with_users().await?;
         lost.extend(db.unknown_drops(held).await?);
         lost.sort_unstable();
@@ -124,7 +123,7 @@ pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<D
     })
 }
 
-/// The settings with those that Redis has. Redis has neither the name nor the days of a schedule.
+/// Overrides settings with those in Redis, which has neither the name nor a schedule's days.
 fn by_redis(
     before: &Coupon,
     drops: &[Drop],
@@ -156,7 +155,7 @@ fn by_redis(
         coupon.waiting_list = meta.waiting_list;
         coupon.allow.clone_from(&meta.allow);
     }
-    // A drop that is about to be moved is withheld: it alone looks paused.
+    // A drop that is about to be moved is withheld, and looks paused although the coupon is not.
     if !known.is_empty() {
         coupon.paused = known.values().all(|meta| meta.paused);
     }
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn all_settings_that_redis_has_are_taken_from_it() {
+    fn recovery_uses_every_setting_stored_in_redis() {
         let once = Schedule::Once {
             opens_at: instant(Some(5)).unwrap(),
             closes_at: None,
@@ -255,12 +254,12 @@ mod tests {
         assert_eq!(
             by_redis(&before.0, &before.1, &HashMap::new()),
             before,
-            "Redis knows nothing of its drops"
+            "Redis has none of its drops"
         );
     }
 
     #[test]
-    fn paused_or_resized_drop_changes_neither_other_drops_nor_later_days() {
+    fn pausing_or_resizing_a_drop_leaves_others_and_later_days_unchanged() {
         let coupon = coupon_of(10, None);
         let drops = vec![drop_of(1, 30, 5), drop_of(2, 10, 6)];
         let known = [

@@ -1,5 +1,5 @@
-//! When a coupon opens: once, or daily in an IANA time zone. Drops are UTC instants computed from
-//! the zone.
+//! When a coupon opens: once, or daily in an IANA time zone. Drop times are computed from the zone
+//! and stored in UTC.
 
 mod preview;
 pub mod time_zone;
@@ -54,11 +54,11 @@ pub enum Schedule {
 /// A drop that a schedule requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlannedDrop {
-    /// The day in the schedule's zone (in UTC for a one-off).
+    /// The day in the schedule's time zone (in UTC for a single drop).
     pub local_date: NaiveDate,
-    /// First instant of the window.
+    /// Start of the window, inclusive.
     pub opens_at: DateTime<Utc>,
-    /// First instant after the window.
+    /// End of the window, exclusive.
     pub closes_at: Option<DateTime<Utc>>,
 }
 
@@ -74,10 +74,10 @@ pub enum BadSchedule {
     /// A date outside the years 2000 to 2199.
     #[error("dates must lie between the years 2000 and 2199")]
     OutOfRange,
-    /// A one-off whose window has ended.
+    /// The window of a single drop has ended.
     #[error("closes_at is over, so it would never open")]
     WindowOver,
-    /// A daily one whose days have ended.
+    /// The days of a daily schedule have ended.
     #[error("last_day is over, so it would never open")]
     DaysOver,
 }
@@ -94,7 +94,7 @@ impl Schedule {
         }
     }
 
-    /// Checks constraints that the types can't express.
+    /// Checks constraints that the types cannot express.
     pub fn check(&self) -> Result<(), BadSchedule> {
         use chrono::Datelike as _;
         let in_range = |date: NaiveDate| (2000..2200).contains(&date.year());
@@ -131,7 +131,7 @@ impl Schedule {
         }
     }
 
-    /// Checks the schedule of a coupon to be created at `now`: it must still open.
+    /// Checks the schedule of a coupon that is created at `now`: it must open in the future.
     pub fn check_new(&self, now: DateTime<Utc>) -> Result<(), BadSchedule> {
         self.check()?;
         match self {
@@ -144,9 +144,8 @@ impl Schedule {
         }
     }
 
-    /// The drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in order;
-    /// and at least the next one, however far off it is, so that a coupon always shows when it
-    /// opens.
+    /// The drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in order.
+    /// Always includes the next drop, so that a coupon can show when it opens.
     pub fn drops_from(&self, now: DateTime<Utc>) -> Vec<PlannedDrop> {
         match self {
             Self::Once {
@@ -177,7 +176,7 @@ impl Schedule {
         }
     }
 
-    /// The drop of one local date; `None` if there is none that day.
+    /// The drop of a local date; `None` if there is none.
     pub fn drop_on(&self, day: NaiveDate) -> Option<PlannedDrop> {
         match self {
             Self::Once { .. } => self
@@ -219,7 +218,7 @@ impl Schedule {
             } => (time_zone, first_day),
         };
         let today = now.with_timezone(zone).date_naive();
-        // A zone skips a day at most once in a century.
+        // A time zone skips a day at most once in a century.
         let days = (today - TimeDelta::days(1))
             .max(*first_day)
             .iter_days()
@@ -231,8 +230,7 @@ impl Schedule {
     }
 }
 
-/// The drop of one local date; `None` if DST leaves nothing of the window (it lies inside the
-/// skipped hour).
+/// The drop of a local date; `None` if its window lies in the hour that a DST change skips.
 fn daily_drop(
     zone: Tz,
     day: NaiveDate,
@@ -241,8 +239,8 @@ fn daily_drop(
 ) -> Option<PlannedDrop> {
     let closing_day = if closes > opens { day } else { day.succ_opt()? };
     let opens_at = instant(zone, day.and_time(opens))?;
-    // At the latest when the next day's drop opens: a closing time that is skipped is moved,
-    // perhaps past that.
+    // The window ends at the latest when the next day's drop opens: a skipped closing time is moved
+    // forward, perhaps past that.
     let next_opens_at = instant(zone, day.succ_opt()?.and_time(opens))?;
     let closes_at = instant(zone, closing_day.and_time(closes))?.min(next_opens_at);
     (closes_at > opens_at).then_some(PlannedDrop {
@@ -252,14 +250,14 @@ fn daily_drop(
     })
 }
 
-/// The instant at which clocks in `zone` show `local`. A time that occurs twice means the first;
-/// one that is skipped is moved by the length of the gap (02:30 becomes 03:30), as in RFC 5545.
+/// The instant at which clocks in `zone` show `local`. A time that occurs twice means the first; a
+/// skipped time is moved forward by the length of the gap (02:30 becomes 03:30), as in RFC 5545.
 pub fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     if let Some(found) = zone.from_local_datetime(&local).earliest() {
         return Some(found.with_timezone(&Utc));
     }
-    // In a gap: read the time with the offset in force before it. No gap is longer than a day
-    // (Samoa skipped one whole).
+    // In a gap: interpret the time with the offset before it. The longest gap is a day (Samoa
+    // skipped one).
     let before = (1..=26).find_map(|hours| {
         zone.from_local_datetime(&(local - TimeDelta::hours(hours)))
             .latest()
@@ -268,12 +266,12 @@ pub fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     Some((before + offset).with_timezone(&Utc))
 }
 
-/// Timestamps as people write them; errors say what is missing.
+/// Parses timestamps; errors describe what is missing.
 pub mod instants {
     use chrono::{DateTime, NaiveDateTime, Timelike as _, Utc};
     use serde::{Deserialize as _, Deserializer, de::Error as _};
 
-    /// MySQL has no leap seconds: `23:59:60` is refused.
+    /// Leap seconds are refused (`23:59:60`), because MySQL does not support them.
     pub fn is_leap_second(at: &DateTime<Utc>) -> bool {
         at.nanosecond() >= 1_000_000_000
     }

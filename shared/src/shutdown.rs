@@ -1,4 +1,4 @@
-//! Clean shutdown: a token created in `main`, passed in, never global.
+//! Clean shutdown by a token that `main` creates and passes on.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        tracing::info!(signal = name, "stopping: finishing what is in hand");
+        tracing::info!(signal = name, "stopping after the work in progress");
         stop.cancel();
     });
     Ok(token)

@@ -12,16 +12,16 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::http::{request_id, wrong_tokens};
 
-/// What is logged unless `RUST_LOG` says otherwise.
+/// The log filter if `RUST_LOG` is not set.
 pub const DEFAULT_LOGS: &str = "info";
 
-/// Libraries that repeat themselves. `rdkafka::client` logs again what librdkafka logs, hundreds of
-/// times while no broker answers. They are quieter wherever `RUST_LOG` begins with a level from
-/// info on; its directive for the same library wins.
+/// Filter for libraries that log repeatedly. `rdkafka::client` repeats librdkafka's messages,
+/// hundreds of times while no broker answers. The filter applies if `RUST_LOG` starts with `info`,
+/// `debug` or `trace`; a directive in it for the same library takes precedence.
 const QUIET: &str = "tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
-/// Logs to standard error what `RUST_LOG` selects. A second call in one process (tests) changes
-/// nothing.
+/// Starts logging to standard error, filtered by `RUST_LOG`. Further calls in a process (tests)
+/// have no effect.
 pub fn init_logs() {
     let filter = std::env::var("RUST_LOG").unwrap_or_default();
     init_logs_as(if filter.is_empty() {
@@ -31,7 +31,7 @@ pub fn init_logs() {
     });
 }
 
-/// Logs to standard error what `filter` selects. A second call in one process changes nothing.
+/// Starts logging to standard error with this filter. Further calls in a process have no effect.
 pub fn init_logs_as(filter: &str) {
     let filter = log_filter(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
     let logs = tracing_subscriber::fmt()
@@ -56,8 +56,8 @@ fn log_filter(directives: &str) -> Result<EnvFilter, ParseError> {
     }
 }
 
-/// Lines with the id of the request that the task works on. Not by a span for each request: that
-/// costs an allocation and a lock for each, also where nothing is logged.
+/// Adds the id of the task's current request to lines. A span per request would cost an allocation
+/// and a lock each, even if nothing is logged.
 struct WithRequestId<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for WithRequestId<F>
@@ -82,17 +82,17 @@ where
     }
 }
 
-/// Buckets, in seconds, for durations that a user waits for: from a script call to a deadline.
+/// Buckets, in seconds, for durations that users wait for: from a script call to a deadline.
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// Buckets, in seconds, for passes and their stages: up to one over ten million claims.
+/// Buckets, in seconds, for passes and their stages, up to a pass over ten million claims.
 const PASS_SECONDS: &[f64] = &[
     0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
 ];
 
-/// Buckets for numbers of rows or claims handled at once.
+/// Buckets for numbers of rows or claims processed at once.
 const ROWS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
 ];
@@ -100,8 +100,8 @@ const ROWS: &[f64] = &[
 /// Interval at which timed calls are aggregated.
 const UPKEEP: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Installs the process's recorder and returns the handle that renders `/metrics`. If the process
-/// already has one (tests run several services in one), returns that.
+/// Installs the process's metrics recorder and returns the handle that renders `/metrics`. If there
+/// already is one (tests run several services in a process), returns its handle.
 pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     static HANDLE: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
     static MAKING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
@@ -122,8 +122,8 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
-/// Every timed call is kept until it is aggregated, so a process that nobody scrapes would grow
-/// with each claim.
+/// Aggregates timed calls regularly. Otherwise each call is stored until the next scrape, so a
+/// process that is not scraped would grow with each claim.
 fn keep_small(handle: PrometheusHandle) {
     let upkeep = move || {
         loop {
@@ -135,7 +135,7 @@ fn keep_small(handle: PrometheusHandle) {
         .name("metrics".into())
         .spawn(upkeep)
     {
-        tracing::warn!(%error, "figures are summed up only when they are asked for");
+        tracing::warn!(%error, "cannot start aggregating metrics; they are aggregated only by scrapes");
     }
 }
 
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_that_repeat_themselves_stay_quiet_unless_they_are_named() {
+    fn noisy_libraries_are_silenced_unless_the_filter_names_them() {
         let shown = |directives| log_filter(directives).unwrap().to_string();
         for usual in ["info", "debug,firstcome::access=debug"] {
             assert!(shown(usual).contains("librdkafka=warn"), "{usual}");

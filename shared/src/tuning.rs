@@ -1,7 +1,8 @@
-//! Constants that tests shorten. They are not settings: no runbook tells anybody to change them.
+//! Constants that tests override. They are not settings, and no runbook changes them.
 //!
-//! A debug build, or one with the feature `crash-points`, reads `FIRSTCOME_TEST_` and the name,
-//! such as `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. A release build always uses the constant.
+//! Debug builds, and builds with the feature `crash-points`, read the variable `FIRSTCOME_TEST_`
+//! plus the name, for example `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. Release builds always use
+//! the constant.
 
 use std::str::FromStr;
 
@@ -14,7 +15,7 @@ macro_rules! tunings {
         }
 
         impl Tuning {
-            /// All of them, so that a test cannot set one that nobody reads.
+            /// All constants, so that a test cannot set one that does not exist.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
             /// The constant with this name, without the prefix of the variable.
@@ -37,46 +38,46 @@ macro_rules! tunings {
 
 tunings! {
     AlertCooldownSeconds "ALERT_COOLDOWN_SECONDS" "Pause before a lasting problem is mailed again.",
-    AlertPatienceSeconds "ALERT_PATIENCE_SECONDS" "How long passes fail before that is mailed.",
+    AlertPatienceSeconds "ALERT_PATIENCE_SECONDS" "Time for which passes must fail before a mail is sent.",
     AlertsKeptSeconds "ALERTS_KEPT_SECONDS" "Retention of ended alerts.",
     BackupDeadlineMs "BACKUP_DEADLINE_MS" "Deadline of the dead-letter table for one claim.",
     CatalogueRefreshMs "CATALOGUE_REFRESH_MS" "Pause between two reads of the catalogue.",
     CleanRunsKeptSeconds "CLEAN_RUNS_KEPT_SECONDS" "Retention of runs that found nothing.",
-    ConsumeBatchMax "CONSUME_BATCH_MAX" "Most claims in one transaction.",
+    ConsumeBatchMax "CONSUME_BATCH_MAX" "Maximum claims in one transaction.",
     ConsumeStuckSeconds "CONSUME_STUCK_SECONDS" "Time without progress after which a consumer is stuck.",
-    ConsumerStallSeconds "CONSUMER_STALL_SECONDS" "Time without progress that a pass reports.",
-    DatabasePoolSize "DATABASE_POOL_SIZE" "Most connections of one process to MySQL.",
-    DatabaseTimeoutMs "DATABASE_TIMEOUT_MS" "Longest call to MySQL.",
+    ConsumerStallSeconds "CONSUMER_STALL_SECONDS" "Time without progress of the consumers after which a pass reports it.",
+    DatabasePoolSize "DATABASE_POOL_SIZE" "Maximum connections of one process to MySQL.",
+    DatabaseTimeoutMs "DATABASE_TIMEOUT_MS" "Maximum duration of a call to MySQL.",
     FailedClaimsKeptSeconds "FAILED_CLAIMS_KEPT_SECONDS" "Retention of resolved dead letters.",
     KeysRefreshSeconds "JWT_JWKS_REFRESH_SECONDS" "Pause between two reads of a JWK Set.",
-    HeaderReadTimeoutMs "HEADER_READ_TIMEOUT_MS" "Longest wait for the head of a request.",
+    HeaderReadTimeoutMs "HEADER_READ_TIMEOUT_MS" "Maximum wait for the head of a request.",
     MailsKeptSeconds "MAILS_KEPT_SECONDS" "Retention of mails.",
-    MaxClaimsInHand "MAX_CLAIMS_IN_HAND" "Most claims of one API at a time.",
-    MaxConnections "MAX_CONNECTIONS" "Most connections of one API at a time.",
-    MaxConnectionsPerAddress "MAX_CONNECTIONS_PER_ADDRESS" "Most connections of one address; 0: no limit.",
+    MaxClaimsInHand "MAX_CLAIMS_IN_HAND" "Maximum concurrent claims of one API.",
+    MaxConnections "MAX_CONNECTIONS" "Maximum concurrent connections of one API.",
+    MaxConnectionsPerAddress "MAX_CONNECTIONS_PER_ADDRESS" "Maximum connections of one address; 0 means no limit.",
     MendedPromisesKeptSeconds "MENDED_PROMISES_KEPT_SECONDS" "Retention of mended promises.",
     MissedAfterSeconds "MISSED_AFTER_SECONDS" "Delay after which a scheduled run counts as missed.",
     PeopleKeptSeconds "PEOPLE_KEPT_SECONDS" "Retention of user ids in rows.",
-    QuestionTimeoutMs "QUESTION_TIMEOUT_MS" "Longest wait of a read for MySQL.",
+    QuestionTimeoutMs "QUESTION_TIMEOUT_MS" "Maximum duration of a read from MySQL.",
     ReconcileOverdueMs "RECONCILE_OVERDUE_MS" "Time on the topic after which the reconciler issues a claim.",
     ReconcilePageSlots "RECONCILE_PAGE_SLOTS" "Slots of one page of a pass.",
     RepairLimitAtLeast "RECONCILE_BRAKE_AT_LEAST" "Repairs that the repair limit always allows.",
     RepairLimitPercent "RECONCILE_BRAKE_PERCENT" "Repair limit in percent of a drop.",
-    RequestTimeoutMs "REQUEST_TIMEOUT_MS" "Longest time for a response.",
+    RequestTimeoutMs "REQUEST_TIMEOUT_MS" "Maximum duration of a response.",
     RunsKeptSeconds "RUNS_KEPT_SECONDS" "Retention of runs with findings.",
     SealedKeysTtlSeconds "SEALED_KEYS_TTL_SECONDS" "Lifetime of a sealed drop's keys in Redis.",
-    SmtpTimeoutMs "SMTP_TIMEOUT_MS" "Longest time for one mail up to its content.",
-    WebhookTimeoutMs "WEBHOOK_TIMEOUT_MS" "Longest time for one webhook.",
-    StartupWaitSeconds "STARTUP_WAIT_SECONDS" "Longest wait for a store at start-up.",
+    SmtpTimeoutMs "SMTP_TIMEOUT_MS" "Maximum duration of sending one mail, up to its content.",
+    WebhookTimeoutMs "WEBHOOK_TIMEOUT_MS" "Maximum duration of one webhook.",
+    StartupWaitSeconds "STARTUP_WAIT_SECONDS" "Maximum wait for a store at start-up.",
 }
 
 impl Tuning {
-    /// The constant, unless a test has set another value.
+    /// The constant, unless a test has overridden it.
     pub fn or<N: FromStr>(self, constant: N) -> N {
         self.of_test().unwrap_or(constant)
     }
 
-    /// The value that a test has set.
+    /// The value set by a test.
     pub fn of_test<N: FromStr>(self) -> Option<N> {
         of_test(self)?.parse().ok()
     }
@@ -110,7 +111,7 @@ pub mod scope {
         })
     }
 
-    /// Runs `read`, which reads settings, with these values on this thread.
+    /// Runs `read`, which reads settings, with these values in the current thread.
     pub fn with<T>(values: Vec<(Tuning, String)>, read: impl FnOnce() -> T) -> T {
         VALUES.set(values);
         let done = read();
@@ -126,13 +127,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_tuning_has_a_variable_for_itself() {
+    fn tuning_variables_are_distinct() {
         let names: HashSet<_> = Tuning::ALL.iter().map(|one| one.variable()).collect();
         assert_eq!(names.len(), Tuning::ALL.len());
     }
 
     #[test]
-    fn a_constant_stays_unless_a_test_sets_it() {
+    fn tuning_keeps_its_default_unless_a_test_sets_it() {
         let cooldown = || Tuning::AlertCooldownSeconds.or(14_400_u64);
         let shortened = vec![(Tuning::AlertCooldownSeconds, "1".to_owned())];
         assert_eq!(scope::with(shortened, cooldown), 1);

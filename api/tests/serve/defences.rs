@@ -129,8 +129,8 @@ async fn limits_the_size_of_heads_and_bodies() {
     assert_eq!(&timeout(LIMIT, sending).await.unwrap(), b"HTTP/1.1 413");
 }
 
-/// `connections_that_are_held_keep_no_probe_out`, a test of the shared server, covers the other
-/// ways to hold a connection.
+/// `probe_is_served_when_idle_connections_fill_the_pool`, a test of the shared server, covers the
+/// other ways to hold a connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_connection_replaces_an_idle_one_at_the_limit() {
     let world = ServeWorld::new().await;

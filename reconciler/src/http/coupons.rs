@@ -174,7 +174,7 @@ async fn details(
     let largest_quantity = largest_quantity.unwrap_or(0).max(coupon.quantity);
     let overview = app.looks.one(coupon, drop).await;
     let held_back = if is_held_back(&overview, id) {
-        db.held_back(id).await?
+        db.shown_repairs(id).await?.map(|shown| shown.number)
     } else {
         None
     };

@@ -152,7 +152,7 @@ fn is_empty(secret: &SecretString) -> bool {
     secret.expose_secret().is_empty()
 }
 
-#[allow(clippy::unnecessary_wraps)] // as a secret's check is
+#[allow(clippy::unnecessary_wraps)] // matches `SecretCheck`
 fn any(_: &str) -> Result<(), String> {
     Ok(())
 }

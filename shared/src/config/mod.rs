@@ -44,12 +44,10 @@ pub struct PublishArgs {
 }
 
 impl PublishArgs {
-    /// The deadline.
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.publish_deadline_ms)
     }
 
-    /// The deadline of the dead-letter table.
     pub fn backup_deadline(&self) -> Duration {
         Duration::from_millis(self.backup_deadline_ms)
     }
@@ -87,12 +85,12 @@ pub fn ssl_cert_file() -> Option<PathBuf> {
 
 /// Parses a path, even an empty one, which clap's own parser refuses: a variable that is set but
 /// empty counts as not set.
-#[allow(clippy::unnecessary_wraps)] // as clap takes it
+#[allow(clippy::unnecessary_wraps)] // clap requires a `Result`
 pub fn path(text: &str) -> Result<PathBuf, Infallible> {
     Ok(text.into())
 }
 
-/// Parses an address to listen on: the standard library's error does not say what is missing.
+/// Parses an address to listen on. The standard library's error does not say what is missing.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let example = "127.0.0.1:8080, or 0.0.0.0:8080 for all networks";
     text.parse()
@@ -114,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_refused_is_named_and_not_shown() {
+    fn refused_secret_is_named_but_not_shown() {
         let refused = |mysql, redis| {
             Both::try_parse_from(["x", "--database-url", mysql, "--redis-url", redis])
                 .unwrap_err()
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_to_listen_on_is_an_ip_address_with_a_port() {
+    fn listen_address_requires_ip_and_port() {
         assert_eq!(listen_address("[::1]:0").unwrap().port(), 0);
         for wrong in ["localhost", "localhost:8080", "127.0.0.1", ":8080", ""] {
             assert!(
@@ -160,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_files_without_tls_or_without_their_pair_are_refused_by_name() {
+    fn refuses_tls_files_if_tls_is_off_or_the_pair_is_incomplete() {
         let refused = |more: &[&str]| {
             let given = [
                 "x",

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrong_addresses_are_refused_with_what_is_wanted() {
+    fn invalid_url_is_refused_with_the_expected_form() {
         assert!(mysql_url("mysql://root@127.0.0.1:3306/firstcome").is_ok());
         assert!(
             mysql_url("postgres://x/y")

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_settings_are_named_as_variables_too_and_other_arguments_are_not() {
+    fn error_names_variables_of_missing_settings_only() {
         let missing_of = |args: &[&str]| {
             let error = Line::try_parse_from([&["x"], args].concat()).unwrap_err();
             missing(&error, &Line::command())
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_short_help_leaves_rare_settings_to_the_long_one() {
+    fn short_help_hides_rare_settings() {
         let nested = || with_short_help(Command::new("y").subcommand(Line::command().name("x")));
         let short = nested()
             .find_subcommand_mut("x")

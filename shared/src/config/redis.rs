@@ -150,7 +150,7 @@ fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
 }
 
 fn is_encrypted(url: &str) -> bool {
-    // As the client parses it.
+    // The client also ignores leading spaces and case.
     let url = url.trim_start().to_ascii_lowercase();
     url.starts_with("rediss://") || url.starts_with("valkeys://")
 }
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrong_addresses_and_prefixes_are_refused() {
+    fn refuses_invalid_addresses_and_key_prefixes() {
         assert!(redis_url("redis://127.0.0.1:6379/3").is_ok());
         assert!(redis_url("rediss://user:password@127.0.0.1:6379/3").is_ok());
         assert!(

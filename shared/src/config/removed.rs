@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_removed_variable_that_is_set_is_named_with_its_successor() {
+    fn warning_names_removed_variable_and_its_successor() {
         let found: Vec<_> = still_set(|name| name == "REDIS_TIMEOUT_MS").collect();
         assert_eq!(found, [("REDIS_TIMEOUT_MS", "set STORE_TIMEOUT_MS")]);
         assert_eq!(still_set(|_| false).count(), 0);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 /// Why a process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The store answered, but its answer rules out working with it.
+    /// The store answered, but this process cannot work with it.
     #[error("{0}")]
     Refused(String),
     /// The store did not answer in time.

@@ -15,7 +15,7 @@ pub(super) struct Access {
     begun: Instant,
 }
 
-/// `None` if nothing is logged.
+/// Starts a log entry; `None` if the access log is off.
 pub(super) fn begin<B>(request: &Request<B>, peer: SocketAddr) -> Option<Access> {
     tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(|| {
         let method = request.method().clone();
@@ -42,7 +42,7 @@ impl Access {
     }
 }
 
-/// Words of routes.
+/// Path segments of known routes, which are safe to log.
 const PARTS: [&str; 36] = [
     "healthz",
     "readyz",
@@ -82,8 +82,8 @@ const PARTS: [&str; 36] = [
     "erase",
 ];
 
-/// The part of the path that cannot identify a user, whatever the response was: words of routes and
-/// numbers. Any other part may be a user id, and the part after `people` is one. The query is never
+/// The path without anything that could identify a user: only known segments and numbers remain.
+/// Any other segment may be a user id, and the segment after `people` always is. The query is never
 /// logged.
 fn without_people(path: &str) -> String {
     let mut is_person = false;
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_named() {
+    fn access_log_contains_no_user_ids() {
         assert_eq!(
             without_people("/v1/coupons/7/claims"),
             "/v1/coupons/7/claims"

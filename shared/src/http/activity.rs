@@ -1,4 +1,4 @@
-//! Whether the server or the client is at work on a connection: an atomic state that the
+//! Tracks whether the server or the client is active on a connection: an atomic state that the
 //! connection's task writes and the pool reads.
 //!
 //! ```text
@@ -6,8 +6,8 @@
 //!                                   └──── a write does not proceed: stalled ────┘
 //! ```
 //!
-//! A waiting connection may be closed to make room after [`IDLE_FOR`], a stalled one after
-//! [`STALLED_FOR`] and only if none waits. A working one is never closed.
+//! A waiting connection may be closed to make room after [`IDLE_FOR`]. A stalled connection may be
+//! closed after [`STALLED_FOR`], but only if none is waiting. A working connection is never closed.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -24,13 +24,14 @@ use tokio::sync::Notify;
 /// Maximum time for a new client's first bytes, and for a browser's next request after a response.
 pub(super) const IDLE_FOR: Duration = Duration::from_millis(250);
 
-/// A client on a slow link reads at least some bytes in this time.
+/// Maximum time without progress of a write: even a client on a slow link reads some bytes in this
+/// time.
 const STALLED_FOR: Duration = Duration::from_millis(500);
 
-/// Not a time: the server works.
+/// Instead of a time: the server is working on a request.
 const BUSY: u64 = u64::MAX;
 
-/// Not a time: the pool has asked the connection's task to close.
+/// Instead of a time: the pool has asked the connection's task to close it.
 const CLOSING: u64 = u64::MAX - 1;
 
 /// Added to the time of a stalled connection, so that it sorts after all waiting ones.
@@ -43,11 +44,11 @@ const FLUSHING: u8 = 2;
 /// The state of one connection.
 pub(super) struct Activity {
     pub(super) network: IpAddr,
-    /// When the server began. The times below are milliseconds after it.
+    /// When the server started. The times below are milliseconds since then.
     epoch: Instant,
-    /// A response after this time closes the connection.
+    /// The first response after this time closes the connection.
     pub(super) ends_at: u64,
-    /// The time from which it may be closed, or [`BUSY`] or [`CLOSING`].
+    /// The time from which the connection may be closed, or [`BUSY`] or [`CLOSING`].
     closable_at: AtomicU64,
     phase: AtomicU8,
     close: Notify,
@@ -66,13 +67,13 @@ impl Activity {
         }
     }
 
-    /// Its rank among those that may be closed at this time, lowest first.
+    /// The connection's rank if it may be closed now; the lowest rank is closed first.
     pub(super) fn closable(&self, now: u64) -> Option<u64> {
         let at = self.closable_at.load(Ordering::Relaxed);
         (at != BUSY && at != CLOSING && at & !STALLED <= now).then_some(at)
     }
 
-    /// Asks the connection's task to close, unless its state has changed since it had this rank.
+    /// Asks the connection's task to close it, unless its state has changed since it had this rank.
     pub(super) fn close(&self, rank: u64) -> bool {
         let closes = self
             .closable_at
@@ -84,8 +85,8 @@ impl Activity {
         closes
     }
 
-    /// Ends once the connection must close. Poll it after the connection itself: a request that
-    /// arrived in the meantime changes the state from [`CLOSING`].
+    /// Completes when the connection must close. Poll it after the connection itself: a request
+    /// that has just arrived changes the state from [`CLOSING`].
     pub(super) async fn closed(&self) {
         loop {
             self.close.notified().await;
@@ -95,14 +96,13 @@ impl Activity {
         }
     }
 
-    /// A request has arrived; its response is complete when the guard is dropped.
+    /// Marks the connection as working until the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Working {
         self.phase.store(WORKING, Ordering::Relaxed);
         self.closable_at.store(BUSY, Ordering::Relaxed);
         Working(Arc::clone(self))
     }
 
-    /// Everything has been written.
     fn flushed(&self) {
         if self.phase.load(Ordering::Relaxed) == FLUSHING {
             self.phase.store(WAITING, Ordering::Relaxed);
@@ -140,7 +140,7 @@ impl Drop for Working {
     }
 }
 
-/// A body whose end completes its request.
+/// A response body that keeps its connection marked as working until it is dropped.
 pub(super) struct WorkingBody<B> {
     pub(super) body: B,
     pub(super) _working: Working,

@@ -1,5 +1,5 @@
-//! The connection pool of a server. A full pool closes the connection that has waited longest for
-//! its client, so that an idle connection never keeps a new one out.
+//! The connection pool of a server. A full pool closes the connection whose client has been idle
+//! longest, so that idle connections never keep out new ones.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,10 +18,11 @@ use super::server::Limits;
 const TOO_MANY: &str = "firstcome_http_connections_refused_total";
 const DISPLACED: &str = "firstcome_http_connections_displaced_total";
 
-/// While a new connection waits for room, interval at which the pool looks for one to close.
+/// Interval at which the pool looks for a connection to close while a new one waits for room.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// A response on an older connection closes it, so that clients spread over new processes.
+/// Maximum age: the next response closes an older connection, so that clients spread over new
+/// processes.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// Added at random to [`LONGEST`], so that connections that began together do not end together.
@@ -31,7 +32,8 @@ pub(super) struct ConnectionPool {
     epoch: Instant,
     most_of_network: Option<usize>,
     slots: Arc<Semaphore>,
-    /// A connection waits for room and none is idle, so each response closes its connection.
+    /// A new connection waits for room and no connection is idle, so each response closes its
+    /// connection.
     is_wanted: AtomicBool,
     open: Arc<Mutex<Open>>,
 }
@@ -41,8 +43,7 @@ struct Open {
     next_id: u64,
     len: usize,
     by_network: HashMap<IpAddr, OfNetwork>,
-    /// Found by one scan; the last one is closed next. The rank shows whether an entry is still
-    /// valid.
+    /// Results of one scan, popped from the end. The rank shows whether an entry is still valid.
     to_close: Vec<(u64, Arc<Activity>)>,
     scanned_at: u64,
 }
@@ -83,8 +84,8 @@ impl ConnectionPool {
         }
     }
 
-    /// Accepts a connection, after closing another if there is no room. `None`: its network has too
-    /// many, all with requests in progress.
+    /// Accepts a connection, and closes another if there is no room. `None` if its network has
+    /// reached its limit and all its connections have requests in progress.
     pub(super) async fn admit(&self, peer: SocketAddr) -> Option<OpenConnection> {
         let network = network(peer.ip());
         if !self.has_room_for(network) {
@@ -150,7 +151,7 @@ impl ConnectionPool {
 }
 
 impl Open {
-    /// Closes the connection with the lowest rank. `false`: none may be closed.
+    /// Closes the connection with the lowest rank. Returns `false` if none may be closed.
     fn close_one(&mut self, now: u64) -> bool {
         if self.to_close.is_empty() && may_scan(&mut self.scanned_at, self.len, now) {
             let all = self
@@ -172,8 +173,8 @@ impl Open {
         false
     }
 
-    /// Closes one of a network's connections, however briefly they have waited: a network
-    /// at its limit makes its own clients lose connections, but not the newest one.
+    /// Closes one of a network's idle connections, however recent. A network at its limit loses its
+    /// own connections, but not the newest one.
     fn close_one_of(&mut self, network: IpAddr, now: u64) -> bool {
         let Some(own) = self.by_network.get_mut(&network) else {
             return false;
@@ -196,9 +197,9 @@ impl Open {
     }
 }
 
-/// A scan of 1,000 connections takes some 50 µs: at most one per millisecond, so that a flood of
-/// new connections cannot keep a core busy with scans. Each network has its own clock: a network at
-/// its limit uses up no scan of another.
+/// A scan of 1,000 connections takes about 50 µs, so at most one runs per millisecond: otherwise, a
+/// flood of new connections could keep a core busy with scans. Each network has its own clock, so
+/// that a network at its limit does not delay scans of others.
 fn may_scan(scanned_at: &mut u64, connections: usize, now: u64) -> bool {
     let may = now >= *scanned_at + connections as u64 / 1_000;
     if may {
@@ -225,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_at_its_limit_uses_up_no_scan_of_another() {
+    fn network_at_its_limit_does_not_delay_scans_of_others() {
         let mut open = Open::default();
         let epoch = Instant::now();
         let networks = [7, 8].map(|last| IpAddr::from([192, 0, 2, last]));

@@ -1,5 +1,4 @@
-//! Extractors of both services: strict parsing of requests. An invalid part becomes a problem that
-//! names it.
+//! Strict request extractors for both services. An invalid part becomes a problem that names it.
 
 use std::borrow::Cow;
 
@@ -12,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::problem::Code;
 use super::{Problem, json};
 
-/// Maximum size of a body, in bytes. Only operators' requests have a body that is read.
+/// Maximum size of a body, in bytes. Only operators' requests have bodies.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 
 /// The bytes of a body.
@@ -95,7 +94,7 @@ mod tests {
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code)] // only whether it can be read matters
+    #[allow(dead_code)] // only parsing is tested
     struct Page {
         limit: Option<u32>,
         after: Option<i64>,
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_query_is_refused_in_words_that_people_write() {
+    async fn query_error_names_the_field_and_accepted_values() {
         assert_eq!(
             refusal("/page?limit=3&state=open&deep=true", "").await.0,
             200
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bodies_and_paths_are_refused_as_problems() {
+    async fn invalid_bodies_and_paths_become_problems() {
         assert_eq!(
             refusal("/body", "[null,null]").await.2,
             "the body must be a JSON object"

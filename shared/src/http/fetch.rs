@@ -43,12 +43,11 @@ impl HttpSource {
         Ok(Self { origin, path })
     }
 
-    /// Whether the response is protected against changes in transit.
+    /// Whether TLS protects the response against changes in transit.
     pub fn is_encrypted(&self) -> bool {
         self.origin.is_encrypted()
     }
 
-    /// Reads the response.
     pub async fn get(&self) -> Result<Bytes, FetchError> {
         let answer = timeout(LIMIT, self.exchange()).await;
         answer.unwrap_or_else(|_| Err(FetchError::Away(format!("no answer within {LIMIT:?}"))))
@@ -129,7 +128,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_server_whose_certificate_can_be_verified_is_believed() {
+    async fn response_is_accepted_only_with_a_valid_certificate() {
         let files = CertificateFolder::make().unwrap();
         let get = async |port: u16, ca: &str| {
             let ca = (!ca.is_empty()).then(|| PathBuf::from(files.path(ca)));
@@ -154,7 +153,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn wrong_addresses_are_refused_by_the_setting_s_name() {
+    fn error_about_an_invalid_address_names_the_setting() {
         let source =
             |url: &str, ca: Option<&str>| HttpSource::new(Store::Jwks, url, ca.map(PathBuf::from));
         let fine = source("http://127.0.0.1:8443/keys?a=b", None).ok().unwrap();

@@ -3,12 +3,12 @@
 use axum::http::header::AsHeaderName;
 use axum::http::{HeaderMap, HeaderValue};
 
-/// A header occurred more than once: a proxy in front may have used another value than this
-/// process.
+/// A header occurred more than once: a proxy in front may have used a different value than this
+/// process would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GivenTwice;
 
-/// The one value of a header; `None` without one.
+/// The only value of a header; `None` if the header is absent.
 pub fn only_value(
     headers: &HeaderMap,
     name: impl AsHeaderName,

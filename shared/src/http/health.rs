@@ -1,4 +1,4 @@
-//! `/healthz` (this process runs), `/readyz` (it can do its work), `/metrics`.
+//! `/healthz` (the process runs), `/readyz` (its dependencies are available), `/metrics`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::redis::Redis;
 
-/// A named check of one thing that this process needs; `Err` describes the fault.
+/// A check of one dependency; `Err` describes the fault.
 pub type HealthCheck =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
@@ -29,7 +29,7 @@ where
     Arc::new(move || Box::pin(ask()))
 }
 
-/// Maximum duration of one check; a store that does not answer in this time is not ready.
+/// Maximum duration of one check. A slower store counts as not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The three routes that every service has.
@@ -40,8 +40,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
     routes_of_loop(check(async || Ok(())), checks, metrics)
 }
 
-/// `/healthz` and `/readyz` alone, with notes: further checks whose results are shown, but do not
-/// make the service unready.
+/// `/healthz` and `/readyz` alone. Notes are checks whose results are shown, but which do not make
+/// the service unready.
 pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
@@ -58,7 +58,10 @@ pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
 
 /// `/metrics` alone.
 pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle) -> Router<S> {
-    metrics_of(rendered(metrics))
+    metrics_of(Arc::new(move || {
+        metrics.run_upkeep();
+        metrics.render()
+    }))
 }
 
 /// Renders the response of `/metrics`.
@@ -71,15 +74,12 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
-    all_routes(
-        alive,
-        Readiness {
-            checks,
-            notes: Vec::new(),
-            last: Mutex::default(),
-        },
-        rendered(metrics),
-    )
+    let readiness = Readiness {
+        checks,
+        notes: Vec::new(),
+        last: Mutex::default(),
+    };
+    probes(alive, readiness).merge(metrics_route(metrics))
 }
 
 /// [`routes`] and notes, for a service that renders its `/metrics` itself.
@@ -88,19 +88,10 @@ pub fn routes_with<S: Clone + Send + Sync + 'static>(
     notes: Vec<(&'static str, HealthCheck)>,
     metrics: Render,
 ) -> Router<S> {
-    all_routes(
-        check(async || Ok(())),
-        Readiness {
-            checks,
-            notes,
-            last: Mutex::default(),
-        },
-        metrics,
-    )
+    routes_without_metrics(checks, notes).merge(metrics_of(metrics))
 }
 
-/// The `/readyz` note that Redis's durability is not checked (`REDIS_DURABILITY=managed`); `None`
-/// if it is checked.
+/// A `/readyz` note for `REDIS_DURABILITY=managed`: nothing checks that Redis is durable.
 pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
     let note = "nothing checks that Redis is durable (REDIS_DURABILITY=managed)";
     redis.is_managed().then(|| {
@@ -109,21 +100,6 @@ pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
             check(move || async move { Err(note.to_owned()) }),
         )
     })
-}
-
-fn rendered(metrics: PrometheusHandle) -> Render {
-    Arc::new(move || {
-        metrics.run_upkeep();
-        metrics.render()
-    })
-}
-
-fn all_routes<S: Clone + Send + Sync + 'static>(
-    alive: HealthCheck,
-    readiness: Readiness,
-    metrics: Render,
-) -> Router<S> {
-    probes(alive, readiness).merge(metrics_of(metrics))
 }
 
 fn probes<S: Clone + Send + Sync + 'static>(alive: HealthCheck, readiness: Readiness) -> Router<S> {
@@ -145,13 +121,14 @@ fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
     )
 }
 
-/// How long a response of `/readyz` is reused: anybody may ask, and each check reads the stores.
+/// How long a response of `/readyz` is reused. Anybody may request it, and each check reads the
+/// stores.
 const READY_FOR: Duration = Duration::from_millis(200);
 
 struct Readiness {
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
-    /// One request runs the checks; the others wait for its result.
+    /// One request runs the checks; concurrent requests wait for its result.
     last: Mutex<Option<(Instant, StatusCode, Value)>>,
 }
 
@@ -193,7 +170,7 @@ async fn healthy(alive: &HealthCheck) -> Response {
     }
 }
 
-/// `ok` or the fault, by check, and whether all succeeded.
+/// The result of each check (`ok` or the fault), and whether all succeeded.
 async fn ask(checks: &[(&'static str, HealthCheck)]) -> (Map<String, Value>, bool) {
     let answers = futures_util::future::join_all(checks.iter().map(|(name, check)| async move {
         let answer = tokio::time::timeout(PATIENCE, check()).await;

@@ -1,4 +1,5 @@
-//! Strict parsing of a JSON body, with errors for people: serde's are about Rust's types.
+//! Strict parsing of JSON bodies. Errors are written for API users, because serde's name Rust
+//! types.
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
@@ -21,7 +22,7 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     Ok(value)
 }
 
-/// The sentence about an invalid query string, from axum's error.
+/// Rewrites axum's error about an invalid query string.
 pub(super) fn of_query(text: &str) -> String {
     let text = text
         .strip_prefix("Failed to deserialize query string: ")
@@ -92,7 +93,7 @@ fn of_field(path: &str, text: &str) -> String {
     }
 }
 
-/// The expected kind of value, if a query has a string instead of a number or a boolean.
+/// The expected kind of value, if a query parameter is not a number or a boolean.
 fn of_text(text: &str) -> Option<&'static str> {
     match text {
         "invalid digit found in string" | "cannot parse integer from empty string" => {
@@ -149,7 +150,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code)] // only whether it can be read matters
+    #[allow(dead_code)] // only parsing is tested
     struct Sample {
         quantity: i64,
         #[serde(default)]
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_field_and_what_it_takes() {
+    fn body_error_names_the_field_and_accepted_values() {
         assert_eq!(read::<Sample>(br#" {"quantity": 3} "#).unwrap().quantity, 3);
         for (body, says) in [
             ("", "the body must be a JSON object"),

@@ -1,6 +1,6 @@
-//! The HTTP front that both services share: the server itself, errors as problem+json, bodies, the
-//! operators' token, health, request ids, the access log, common parts of /openapi.json, common
-//! parts of pages, and the reconciler's responses that its console shows.
+//! The HTTP front end that both services share: server, problem+json errors, bodies, operators'
+//! tokens, health, request ids, access log, common parts of /openapi.json and of pages, and the
+//! reconciler's response types that the console shows.
 
 pub(crate) mod access;
 mod activity;

@@ -1,9 +1,9 @@
-//! The network of an address, by which clients are counted and limited.
+//! The network of an address, which is the unit for counting and limiting clients.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address itself, or the /64 network of an IPv6 address: one customer has a whole /64. An
-/// IPv4-mapped IPv6 address counts as the IPv4 address.
+/// The address itself, or for IPv6 its /64 network, because one customer typically has a whole /64.
+/// An IPv4-mapped IPv6 address counts as the IPv4 address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_of_ipv6_stands_for_its_network() {
+    fn ipv6_address_counts_as_its_network() {
         let same = |a: &str, b: &str| network(a.parse().unwrap()) == network(b.parse().unwrap());
         assert!(same("2001:db8::1", "2001:db8::ffff:1"));
         assert!(!same("2001:db8::1", "2001:db8:0:1::1"));

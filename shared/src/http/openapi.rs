@@ -6,7 +6,7 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Required, Response};
 
-// Served by `health` and the routers; these only describe it.
+// `health` and the routers serve these routes; the functions here only describe them.
 
 /// Whether the process runs
 #[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200, description = "It runs")))]
@@ -30,8 +30,8 @@ pub fn bearer(description: &str) -> SecurityScheme {
     )
 }
 
-/// Adds to every route what its handler need not repeat: common headers, common refusals, and the
-/// form of refusals.
+/// Adds the parts that every route shares, so that handlers need not repeat them: common headers,
+/// common refusals, and the form of refusals.
 #[must_use]
 pub fn with_problems(mut openapi: OpenApi) -> OpenApi {
     for (_, item) in openapi
@@ -51,9 +51,8 @@ pub fn with_problems(mut openapi: OpenApi) -> OpenApi {
     openapi
 }
 
-/// Patterns of headers.
 const USER_ID: &str = "^[A-Za-z0-9._@+|:=-]{1,64}$";
-/// Ignored if no secret is set.
+/// The empty pattern: the header is ignored unless a secret is set.
 const ANYTHING: &str = "";
 const NAME: &str = "^(?=.*[!-~])[ -~]{1,100}$";
 

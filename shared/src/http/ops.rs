@@ -26,13 +26,13 @@ use crate::mysql::ops_actions::Operator;
 /// Minimum length of a token, in characters.
 pub const MIN_TOKEN_CHARS: usize = 32;
 
-/// A secret that requests send; while it is being replaced, the old and the new one.
+/// A secret that requests must send. During a rotation, both the old and the new one are valid.
 #[derive(Clone, Default)]
 pub struct Tokens(Arc<[SecretString]>);
 
 impl Tokens {
-    /// Accepts a secret of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two
-    /// separated by a comma. `name` is the setting's.
+    /// Parses one secret of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two
+    /// separated by a comma. `name` is the setting's name.
     ///
     /// # Errors
     /// A description of the fault, never with the secret.
@@ -61,7 +61,7 @@ impl Tokens {
         self.0.iter()
     }
 
-    /// Each is compared, so that the time does not reveal which one was close.
+    /// Compares every token, so that the response time does not reveal which one was close.
     pub fn has(&self, given: &[u8]) -> bool {
         let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given);
         self.0
@@ -72,8 +72,8 @@ impl Tokens {
     }
 }
 
-/// Maximum number of concurrent requests of viewers. The other connections to MySQL are reserved
-/// for operators.
+/// Maximum number of concurrent viewer requests. The remaining MySQL connections are reserved for
+/// operators.
 const VIEWERS_AT_ONCE: usize = 2;
 
 /// Maximum wait of a viewer's request for its turn.
@@ -90,15 +90,15 @@ pub struct Peer(pub SocketAddr);
 #[derive(Clone)]
 pub struct OpsToken {
     all: Tokens,
-    /// These tokens may only read.
+    /// Read-only tokens.
     view: Tokens,
-    /// Number of trusted proxies in front, for the client's address.
+    /// Number of trusted proxies in front, needed to find the client's address.
     proxies: u8,
     wrong: Arc<WrongTokens>,
     viewers: Arc<Semaphore>,
 }
 
-/// A token that allows nothing.
+/// An invalid token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrongToken {
     /// Set if too many wrong tokens came from its network: the time until another one gets 401
@@ -114,8 +114,8 @@ pub enum Allowed {
 }
 
 impl OpsToken {
-    /// Accepts a token of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two separated
-    /// by a comma.
+    /// Parses one token of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two
+    /// separated by a comma.
     ///
     /// # Errors
     /// A description of the fault, never with the token.
@@ -135,7 +135,7 @@ impl OpsToken {
         })
     }
 
-    /// Adds tokens that may only read.
+    /// Adds read-only tokens.
     pub fn with_view(self, token: Option<&SecretString>) -> Result<Self, String> {
         let Some(token) = token else { return Ok(self) };
         let view = Tokens::read("OPS_VIEW_TOKEN", token)?;
@@ -157,7 +157,7 @@ impl OpsToken {
         Self { proxies, ..self }
     }
 
-    /// The client's address, as it is recorded.
+    /// The client's address, for the record of operators' actions.
     pub fn address(&self, request: &Request) -> Option<IpAddr> {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         proxies::client(peer, request.headers(), self.proxies)
@@ -175,7 +175,7 @@ impl OpsToken {
         }
     }
 
-    /// The signer of a token that logs in at a page; `None` for an invalid token.
+    /// The signer for a session that starts with this token; `None` if the token is invalid.
     pub fn signer(&self, token: &str) -> Option<TokenSigner> {
         TokenSigner::new(token, self.allows(token)?)
     }
@@ -195,20 +195,20 @@ impl OpsToken {
         all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), allowed))
     }
 
-    /// The permission of a token sent from this address. Wrong tokens are counted and logged.
+    /// The permission of a token sent from this address. Counts and logs wrong tokens.
     fn check(&self, token: &str, from: Option<IpAddr>) -> Result<Allowed, WrongToken> {
         self.allows(token).ok_or_else(|| WrongToken {
             retry_after: self.wrong.note(from),
         })
     }
 
-    /// The signer of a token with which somebody logs in at a page.
+    /// Checks a token entered on the login page, and returns the signer for its session.
     pub fn log_in(&self, token: &str, from: Option<IpAddr>) -> Result<TokenSigner, WrongToken> {
         let allowed = self.check(token, from)?;
         TokenSigner::new(token, allowed).ok_or(WrongToken { retry_after: None })
     }
 
-    /// Waits for a viewer's turn; `None` if too many of them ask.
+    /// Waits for a viewer's turn; `None` if too many viewers are waiting.
     async fn viewer_turn(&self) -> Option<OwnedSemaphorePermit> {
         timeout(VIEWER_PATIENCE, Arc::clone(&self.viewers).acquire_owned())
             .await
@@ -216,7 +216,7 @@ impl OpsToken {
             .ok()
     }
 
-    /// The operator and the permission, if the request is allowed.
+    /// Authorizes a request, and returns the operator and the permission.
     fn judge(
         &self,
         method: &Method,
@@ -251,8 +251,8 @@ impl OpsToken {
     }
 }
 
-/// The token of a request. Two headers are refused: a proxy in front may have checked the other
-/// one.
+/// The token of a request. Duplicate headers are refused: a proxy in front may have checked the
+/// other one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let value = only_value(headers, header::AUTHORIZATION);
     let value =
@@ -330,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_tokens_are_refused_without_telling_them() {
+    fn short_tokens_are_refused_without_being_shown() {
         let refused = OpsToken::new("secret".to_owned().into()).err().unwrap();
         assert!(refused.contains("32") && !refused.contains("secret"));
         assert!(OpsToken::new("x y".repeat(20).into()).is_err());
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_s_name_shows_as_it_is() {
+    fn operator_name_is_accepted_only_if_it_is_printable() {
         assert_eq!(operator_name(" 김 Kim ").as_deref(), Some("김 Kim"));
         for unfit in [
             "",
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_token_allows_anything() {
+    fn only_a_complete_token_grants_permission() {
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|letter| letter.repeat(32));
         let one = OpsToken::new(a.clone().into()).unwrap();
         assert_eq!(one.allows(&a), Some(Allowed::All));
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_tokens_hold_no_connection_and_the_right_one_always_gets_in() {
+    fn wrong_tokens_are_refused_at_once_and_the_right_one_is_accepted() {
         let right = "a".repeat(32);
         let token = OpsToken::new(right.clone().into()).unwrap();
         let ask_at_once = |given, from| {
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn viewers_who_fill_their_places_keep_no_operator_out() {
+    async fn operator_is_served_when_all_viewer_places_are_taken() {
         let [all, view] = ["a", "b"].map(|letter| letter.repeat(32));
         let token = OpsToken::new(all.clone().into())
             .unwrap()

@@ -1,8 +1,9 @@
-//! The HTTP client: one server, and one connection for each request. No pool, no proxy, no
-//! redirect; TLS if the address says https. The caller limits the time and the body.
+//! The HTTP client: one server, and one connection per request. It has no pool, uses no proxy and
+//! follows no redirects; it uses TLS if the address is https. The caller limits the duration and
+//! the body.
 //!
-//! Not reqwest: it follows the URL standard, which removes `..`, a valid user id, even if it is
-//! percent-encoded (docs/decisions/0035-what-goes.md).
+//! reqwest is unsuitable: it follows the URL standard, which removes `..`, a valid user id, even if
+//! it is percent-encoded (docs/decisions/0035-what-goes.md).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,7 +25,6 @@ use crate::tls::{Paths, Store, Tls, cause};
 /// Maximum bytes read of the head of a response.
 const HEAD: usize = 16 * 1024;
 
-/// A server.
 #[derive(Clone)]
 pub struct Origin {
     host: String,
@@ -34,30 +34,30 @@ pub struct Origin {
     tls: Option<Tls>,
 }
 
-/// Why there is no response.
+/// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// Nobody answered; the next attempt may succeed.
+    /// No server answered; a later attempt may succeed.
     #[error("{0}")]
     Away(String),
-    /// Waiting does not help.
+    /// Retrying does not help.
     #[error("{0}")]
     Refused(String),
 }
 
 impl FetchError {
-    #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+    #[allow(clippy::needless_pass_by_value)] // the signature that map_err requires
     pub(super) fn away(error: impl fmt::Display) -> Self {
         Self::Away(error.to_string())
     }
 }
 
-/// How far a request got.
+/// The step that a request has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HttpStep {
     Connect,
     Tls,
-    /// The request is sent; waiting for the head of the response.
+    /// The request was sent; waiting for the head of the response.
     Answer,
 }
 
@@ -83,8 +83,8 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
-    /// An origin from an address of the form `shape`, and a file of further certificate
-    /// authorities. Returns the address's path, too.
+    /// Parses an address of the form `shape`, with a file of further certificate authorities. Also
+    /// returns the path of the address.
     ///
     /// # Errors
     /// One sentence with the setting to change.
@@ -119,13 +119,13 @@ impl Origin {
         Ok((origin, path.to_owned()))
     }
 
-    /// Whether requests are protected against reading and changes in transit.
+    /// Whether TLS protects requests against eavesdropping and changes.
     pub fn is_encrypted(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Sends a request whose address is a path, and returns once the head of the response has
-    /// arrived. `step` tells how far it got.
+    /// Sends a request whose URI is a path, and returns when the head of the response has arrived.
+    /// `step` reports the progress.
     pub async fn send(
         &self,
         mut request: Request<Bytes>,
@@ -150,7 +150,7 @@ impl Origin {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(FetchError::away)?;
-        // Ends with the response, or when the caller gives up.
+        // The task ends with the response, or when the caller gives up.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an HTTP connection ended early");

@@ -1,5 +1,5 @@
-//! The parts that the pages of both services share: their files, and headers that restrict browsers
-//! to the page's own origin.
+//! Parts that the pages of both services share: asset files, and headers that restrict browsers to
+//! the page's own origin.
 
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::Problem;
 
-/// A file inside the program. The hash of its content is in its name, so that browsers can keep it
-/// forever and never use an old one.
+/// A file in the program. Its name contains a hash of its content, so that browsers can cache it
+/// forever and never use an old version.
 pub struct Asset {
     /// `page-0123456789abcdef.css`
     pub name: String,
@@ -34,9 +34,8 @@ impl Asset {
         }
     }
 
-    /// The file with this name, and how long it may be cached. During an upgrade the page may come
-    /// from one process and its files from another: then the existing version is returned, and not
-    /// cached.
+    /// The file with this name, and its cache policy. During an upgrade, a page may come from one
+    /// process and its files from another: then this process returns its own version, uncacheable.
     fn named<'a>(all: &[&'a Self], file: &str) -> Option<(&'a Self, &'static str)> {
         let wanted = stem_and_extension(file)?;
         let asset = all
@@ -77,7 +76,7 @@ pub fn hash(bytes: &[u8]) -> u64 {
         .fold(0, |hash, byte| (hash << 8) | u64::from(*byte))
 }
 
-/// Sets the headers of a page. `content` is the content security policy.
+/// Sets the security headers of a page. `content` is the content security policy.
 pub fn secure(response: &mut Response, content: &'static str, referrer: &'static str) {
     let headers: [(HeaderName, &'static str); 3] = [
         (CONTENT_SECURITY_POLICY, content),
@@ -94,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_kept_for_good_under_its_own_hash_only() {
+    fn asset_is_cached_forever_only_under_its_own_hash() {
         assert_eq!(hash(b"abc"), 0xba78_16bf_8f01_cfea);
         let script = Asset::new("page", "js", "1");
         let style = Asset::new("page", "css", "a {}");

@@ -1,5 +1,4 @@
-//! `health`: asks the process of this container whether it runs. An image without a shell or curl
-//! has no other probe.
+//! `health`: probes the process in this container. The image has no shell or curl that could do so.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -14,8 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Shorter than the timeouts of probes, which are 3 s in docker-compose.yml, so that the error can
-/// be read.
+/// Shorter than the timeout of probes (3 s in docker-compose.yml), so that the error is shown.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Maximum bytes read of a response.
@@ -30,10 +28,10 @@ pub struct ProbeArgs {
 }
 
 impl ProbeArgs {
-    /// Asks the process that listens on `address`.
+    /// Probes the process that listens on `address`.
     ///
     /// # Errors
-    /// A sentence with its response, or that it did not respond within two seconds.
+    /// A sentence with its response, or a report that it did not respond within two seconds.
     pub async fn ask(&self, address: SocketAddr) -> Result<(), String> {
         let path = if self.ready { "/readyz" } else { "/healthz" };
         let at = SocketAddr::new(reachable(address.ip()), address.port());
@@ -48,7 +46,7 @@ impl ProbeArgs {
     }
 }
 
-/// The address at which a process that listens on all addresses can be reached.
+/// The address of a process that listens on all addresses.
 fn reachable(listening: IpAddr) -> IpAddr {
     match listening {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -60,7 +58,7 @@ fn reachable(listening: IpAddr) -> IpAddr {
 async fn get(at: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
     let stream = TcpStream::connect(at).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // An error of the connection also fails the request.
+    // A connection error also fails the request, which reports it.
     tokio::spawn(connection);
     let request = Request::get(path)
         .header(HOST, at.to_string())

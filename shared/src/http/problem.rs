@@ -113,7 +113,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with its stable code and a sentence for a person.
+    /// A problem with a stable code and a sentence for people.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let status = code.status();
         Self {
@@ -134,7 +134,7 @@ impl Problem {
         self
     }
 
-    /// With `Retry-After`: the wait in whole seconds, plus one to three random seconds.
+    /// Adds `Retry-After`: the wait in whole seconds, plus one to three random seconds.
     #[must_use]
     pub fn retry_after(mut self, wait: std::time::Duration) -> Self {
         let seconds = u32::try_from(wait.as_secs())
@@ -144,8 +144,9 @@ impl Problem {
         self
     }
 
-    /// 503 with `Retry-After`: the same request may succeed later. One to three seconds at random,
-    /// so that clients refused together do not come back together.
+    /// 503 with `Retry-After`: the same request may succeed later. The wait is one to three
+    /// seconds, chosen at random, so that clients that were refused together do not return
+    /// together.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Unavailable, detail).retry_after(std::time::Duration::ZERO)
     }
@@ -162,7 +163,6 @@ impl Problem {
         )
     }
 
-    /// The sentence for a person.
     pub fn detail(&self) -> &str {
         &self.detail
     }
@@ -171,7 +171,6 @@ impl Problem {
         self.code.status()
     }
 
-    /// The stable code.
     pub fn code(&self) -> &'static str {
         self.code.into()
     }
@@ -200,13 +199,13 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Answer for a route that does not exist.
+/// The response for a route that does not exist.
 #[allow(clippy::unused_async)] // a handler
 pub async fn no_such_route() -> Problem {
     Problem::not_found("no such route; /openapi.json lists them")
 }
 
-/// Answer for a route that exists with another method.
+/// The response for a route that does not accept the method.
 #[allow(clippy::unused_async)] // a handler
 pub async fn no_such_method() -> Problem {
     Problem::new(

@@ -1,18 +1,18 @@
 //! The client's address behind proxies that append to `X-Forwarded-For`. Each proxy appends the
-//! address of its client, so only as many entries from the right as there are trusted proxies
-//! are reliable; the client can write anything to their left.
+//! address of its client, so only the last entries are reliable, one per trusted proxy; the client
+//! controls everything to their left.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
 
-/// The client as seen by the first of `trusted` proxies; otherwise the other end of the connection.
+/// The client as seen by the outermost of `trusted` proxies; otherwise the peer of the connection.
 pub fn client(peer: Option<IpAddr>, headers: &HeaderMap, trusted: u8) -> Option<IpAddr> {
     let Some(hop) = usize::from(trusted).checked_sub(1) else {
         return peer;
     };
     let values = headers.get_all("x-forwarded-for").iter();
-    // As one list, in order of arrival.
+    // Join all headers into one list, in order of arrival.
     let entries: Vec<&[u8]> = values
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .collect();
@@ -22,7 +22,7 @@ pub fn client(peer: Option<IpAddr>, headers: &HeaderMap, trusted: u8) -> Option<
         .or(peer)
 }
 
-/// Parses an address, also with a port or in brackets, as some proxies write it.
+/// Parses an address, optionally with a port or in brackets, as some proxies write it.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     text.parse()
@@ -55,19 +55,19 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_taken_so_many_hops_from_the_right() {
+    fn client_address_is_read_as_many_hops_from_the_right_as_configured() {
         let peer = "10.0.0.1";
         for (trusted, values, address) in [
-            // Without a trusted proxy the header is the client's own claim.
+            // Without trusted proxies, the client controls the header.
             (0, &["203.0.113.9"][..], peer),
             (1, &[], peer),
             (1, &["203.0.113.9"], "203.0.113.9"),
-            // Forged entries are at the left: the proxy has appended the true one.
+            // Forged entries are on the left: the proxy appended the real one.
             (1, &["127.0.0.1, 198.51.100.1, 203.0.113.9"], "203.0.113.9"),
             (1, &["127.0.0.1", "203.0.113.9"], "203.0.113.9"),
             (2, &["127.0.0.1, 203.0.113.9, 192.0.2.7"], "203.0.113.9"),
             (2, &["127.0.0.1,203.0.113.9", "192.0.2.7"], "203.0.113.9"),
-            // The request bypassed one of the proxies, so the header can't be verified.
+            // The request bypassed one of the proxies, so the header is unreliable.
             (2, &["203.0.113.9"], peer),
             (1, &["unknown"], peer),
             (1, &["203.0.113.9, "], peer),

@@ -1,4 +1,5 @@
-//! Request ids: in the `x-request-id` of each response, and in each log line about the request.
+//! Request ids: returned in the `x-request-id` of each response, and logged with each line about
+//! the request.
 
 use std::fmt;
 
@@ -15,20 +16,20 @@ tokio::task_local! {
     static CURRENT: RequestId;
 }
 
-/// An id: letters, digits and a few characters without a meaning in text or JSON.
+/// A request id: letters, digits, and characters without a special meaning in text or JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestId {
     text: [u8; LONGEST],
     length: u8,
 }
 
-/// The id of the request that this task handles.
+/// The id of the request that the current task handles.
 pub fn current() -> Option<RequestId> {
     CURRENT.try_with(|id| *id).ok()
 }
 
 impl RequestId {
-    /// The request's own id, if it has exactly one and that is well-formed; otherwise a new one.
+    /// The request's own id if it has exactly one and that is valid; otherwise a new id.
     pub fn of(headers: &HeaderMap) -> Self {
         let only = only_value(headers, REQUEST_ID).ok().flatten();
         only.and_then(|given| Self::parse(given.as_bytes()))
@@ -67,7 +68,7 @@ impl RequestId {
         std::str::from_utf8(text).unwrap_or_default()
     }
 
-    /// Runs `work` with this as [`current`].
+    /// Runs `work` with this id as [`current`].
     pub(super) fn within<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, work)
     }
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_well_formed_id_is_taken_and_any_other_is_replaced() {
+    fn valid_request_id_is_kept_and_any_other_is_replaced() {
         let longest = "x".repeat(LONGEST);
         for good in [
             "1",

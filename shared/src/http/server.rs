@@ -1,5 +1,5 @@
-//! A server on hyper-util, because `axum::serve` has no header-read timeout and no connection cap:
-//! slow clients would hold sockets forever.
+//! A server based on hyper-util: `axum::serve` has no header-read timeout and no connection limit,
+//! so slow clients could hold sockets forever.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -28,21 +28,21 @@ use super::request_id::RequestId;
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 
-/// Limits of what clients may use.
+/// Limits on clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Maximum concurrent connections. A new one replaces the one that has waited longest for its
-    /// client; while all have requests in progress, it waits in the operating system's queue.
+    /// Maximum concurrent connections. A new one replaces the connection that has been idle
+    /// longest; while all have requests in progress, it waits in the operating system's queue.
     pub connections: usize,
-    /// Maximum concurrent connections of one address (of a /64 IPv6 network). A new one replaces
-    /// one of the same address that waits for its client; otherwise it is closed.
+    /// Maximum concurrent connections per address (per /64 network with IPv6). A new one replaces
+    /// an idle one of the same address; if there is none, the new one is closed.
     pub connections_of_address: Option<usize>,
-    /// Time to send a request's head, also between two requests of one connection, and time to read
-    /// part of a response.
+    /// Time limit for sending a request's head, for the wait between two requests of a connection,
+    /// and for reading a part of a response.
     pub header_read: Duration,
     /// Maximum size of a head, in bytes.
     pub header_bytes: usize,
-    /// Time for requests under way once shutdown has begun.
+    /// Time limit for requests in progress after shutdown has begun.
     pub drain: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Limits {
         drain: Duration::from_secs(10),
     };
 
-    /// For a listener used only by supervisors and scrapers.
+    /// For a listener that only supervisors and scrapers use.
     pub const FOR_MACHINES: Self = Self {
         connections: 100,
         connections_of_address: Some(50),
@@ -64,7 +64,7 @@ impl Limits {
     };
 }
 
-/// Serves `router` until `shutdown`, then finishes the requests under way and closes.
+/// Serves `router` until `shutdown`, then finishes the requests in progress and closes.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -82,7 +82,8 @@ pub async fn serve(
     serve_by(listener, with_peer, limits, shutdown).await;
 }
 
-/// [`serve`], for services that answer some requests before any router, one service per connection.
+/// [`serve`] for services that handle some requests before the router, with one service per
+/// connection.
 pub async fn serve_by<S, B>(
     listener: TcpListener,
     service_for: impl Fn(SocketAddr) -> S,
@@ -107,7 +108,7 @@ pub async fn serve_by<S, B>(
     let pool = Arc::new(ConnectionPool::new(&limits));
     let graceful = GracefulShutdown::new();
     loop {
-        // First the connection, then room for it: only an existing one may displace another.
+        // Accept first, then make room: only an accepted connection may displace another.
         let admitted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
@@ -119,7 +120,7 @@ pub async fn serve_by<S, B>(
         let Some((stream, peer, open)) = admitted else {
             continue;
         };
-        // A client that reads nothing keeps hyper from reading its next head, so none of hyper's
+        // While a client does not read, hyper does not read its next request, so none of hyper's
         // timers runs.
         let mut stream = Box::pin(TimeoutStream::new(stream));
         stream
@@ -153,11 +154,11 @@ pub async fn serve_by<S, B>(
         .await
         .is_err()
     {
-        tracing::warn!(after = ?limits.drain, "connections were still busy at shutdown and are cut");
+        tracing::warn!(after = ?limits.drain, "closed connections that were still busy at shutdown");
     }
 }
 
-/// Wraps every request: its id, its line in the access log, and whether its connection stays open.
+/// Wraps every request: sets its id, logs it, and decides whether its connection stays open.
 fn answered<S, B>(
     service: &S,
     peer: SocketAddr,
@@ -201,14 +202,14 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
         Ok((stream, peer)) => {
             if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "no TCP_NODELAY on a connection");
+                tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
             }
             Some((stream, peer))
         }
         Err(error) => {
-            // Usually because file descriptors ran out: a short pause keeps the loop from spinning
-            // until others close.
-            tracing::warn!(%error, "a connection could not be accepted");
+            // Usually the process has run out of file descriptors. Pause, so that the loop does not
+            // spin until other connections close.
+            tracing::warn!(%error, "cannot accept a connection");
             tokio::time::sleep(Duration::from_millis(50)).await;
             None
         }

@@ -1,4 +1,4 @@
-//! Signatures on behalf of an operators' token, for sessions and forms of pages.
+//! Signatures derived from an operators' token, for sessions and forms of pages.
 
 use axum::http::HeaderValue;
 use hmac::{Hmac, Mac as _};
@@ -7,12 +7,12 @@ use subtle::ConstantTimeEq as _;
 
 use super::ops::Allowed;
 
-/// The purpose of a signature.
+/// What a signature is for.
 #[derive(Debug, Clone, Copy)]
 pub struct Purpose(pub &'static str);
 
-/// Signs on behalf of one operators' token: its signatures are valid until that token is withdrawn,
-/// in every process that has the token.
+/// Signs with an operators' token. Signatures are valid in every process that has the token, until
+/// the token is withdrawn.
 pub struct TokenSigner {
     key: Hmac<Sha256>,
     pub allowed: Allowed,
@@ -21,7 +21,8 @@ pub struct TokenSigner {
 }
 
 impl TokenSigner {
-    /// The key is derived, so that no signature is one of the token itself.
+    /// Derives the signing key from the token, so that signatures cannot be confused with others
+    /// made with the token.
     pub(super) fn new(token: &str, allowed: Allowed) -> Option<Self> {
         // HMAC accepts keys of any length.
         let derived = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
@@ -64,7 +65,7 @@ mod tests {
     use crate::http::ops::OpsToken;
 
     #[test]
-    fn a_signature_counts_for_one_token_one_purpose_and_one_text() {
+    fn signature_is_valid_for_one_token_purpose_and_text() {
         let [a, b, c] = ["a", "b", "c"].map(|letter| letter.repeat(32));
         let two = OpsToken::new(format!("{a},{b}").into())
             .unwrap()

@@ -1,5 +1,5 @@
-//! Responses while start-up waits for a store: this process runs, but does no work yet. In the
-//! meantime a load balancer sends it no requests, and a supervisor has no reason to end it.
+//! Responses while start-up waits for a store: the process is alive but not ready. A load balancer
+//! sends it no requests, and a supervisor does not restart it.
 
 use std::future::{Future, ready};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Limits, Problem, health, serve};
 
-/// Maximum wait for the last of these responses.
+/// Time limit for the last responses.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Runs `start`, and answers requests on these sockets until it ends. The server that takes them
-/// over misses no connection: new ones wait in the operating system's queue.
+/// Runs `start`, and answers requests on these sockets until it returns. The server that takes the
+/// sockets over misses no connection, because new ones wait in the operating system's queue.
 pub async fn answer_during<T>(
     sockets: Vec<std::net::TcpListener>,
     limits: Limits,
@@ -56,7 +56,7 @@ fn routes() -> Router {
             Problem::unavailable("this server starts, and can't answer this yet: try again")
         })
         .layer(map_response(async |mut answer: Response| {
-            // The server that follows opens separate connections.
+            // The next server opens separate connections.
             answer
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -1,5 +1,5 @@
-//! Responses of the reconciler's routes that its console shows: the reconciler writes them, and the
-//! console and other programs read them.
+//! Response types of the reconciler's routes that the console shows. The reconciler serializes
+//! them; the console and other programs parse them.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};

@@ -1,10 +1,10 @@
-//! A count of wrong operators' tokens, by network.
+//! Counts wrong operators' tokens by network.
 //!
-//! Nothing is delayed and nobody is locked out. A token has at least 32 characters of randomness,
-//! so no speed of guessing finds it. A delay would hold a connection for each guess, and a lock-out
-//! would let anybody behind the operators' gateway lock the operators out. So the right token is
-//! always accepted, and wrong ones are counted and logged. A network that keeps sending them gets
-//! 429, which tells a misconfigured program to slow down.
+//! Wrong tokens cause no delay and no lock-out. A token has at least 32 random characters, so it
+//! cannot be guessed at any speed. A delay would hold a connection per guess, and a lock-out would
+//! let anybody behind the operators' gateway lock the operators out. So the right token is always
+//! accepted; wrong ones are counted and logged. A network that keeps sending them gets 429, which
+//! tells a misconfigured program to slow down.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,17 +18,17 @@ use crate::line_limit::LineLimit;
 
 const NAME: &str = "firstcome_wrong_tokens_total";
 
-/// Wrong tokens of one network within [`WINDOW`] that get 401. Further ones get 429.
+/// Number of wrong tokens of a network within [`WINDOW`] that get 401; further ones get 429.
 const AT_MOST: u32 = 10;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Maximum networks remembered. If there are more, the oldest is forgotten.
+/// Maximum number of networks tracked; beyond it, the oldest is dropped.
 const NETWORKS: usize = 1_024;
 
 #[derive(Default)]
 pub(super) struct WrongTokens {
-    /// When the first wrong token of a window came, and how many there were.
+    /// Start of the window, and number of wrong tokens in it.
     by_network: Mutex<HashMap<IpAddr, (Instant, u32)>>,
     lines: LineLimit,
 }
@@ -40,13 +40,13 @@ pub(crate) fn describe() {
 }
 
 impl WrongTokens {
-    /// Counts a wrong token, and logs it without the token. If there were too many from its
-    /// network before, returns how long until their window ends.
+    /// Counts a wrong token, and logs it without the token. If its network has exceeded the limit,
+    /// returns the time until the window ends.
     pub(super) fn note(&self, from: Option<IpAddr>) -> Option<Duration> {
         counter!(NAME).increment(1);
         let now = Instant::now();
         if let Some(left_out) = self.lines.allow("wrong_token", now) {
-            tracing::warn!(?from, left_out, "a wrong operators' token");
+            tracing::warn!(?from, left_out, "wrong operators' token");
         }
         from.and_then(|from| self.count(from, now))
     }
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrong_tokens_are_bounded_by_network_and_the_networks_too() {
+    fn wrong_tokens_per_network_and_tracked_networks_are_limited() {
         let tokens = WrongTokens::default();
         let now = Instant::now();
         let address = |n: u32| IpAddr::from(n.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Why the topic can't be used.
+//! Why the topic cannot be used.
 
 use super::KafkaSettings;
 
@@ -10,7 +10,7 @@ pub enum TopicError {
         brokers: String,
         reason: String,
     },
-    /// Waiting does not help. The sentence says what to change.
+    /// Retrying does not help. The message names what to change.
     #[error("{0}")]
     Setting(String),
     #[error(

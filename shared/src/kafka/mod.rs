@@ -24,18 +24,17 @@ pub use unreadable::{
     LookResult, UnreadableAt, UnreadableCause, UnreadableRange, look, unreadable_range,
 };
 
-/// Milliseconds between two checks whether more must be fetched in advance. The default is a
-/// second: a busy consumer used up the fetched messages in a quarter of it, and waited for the
-/// rest.
+/// Milliseconds between checks whether to prefetch more messages. With the default of one second, a
+/// busy consumer processed its messages in a quarter of that time and then waited.
 const FETCH_AGAIN_MS: &str = "10";
 
-/// Maximum bytes of a batch of messages, as stored: the topic's `max.message.bytes`, and the limit
-/// of one fetch. It bounds memory: 64 KiB decompress to 66 MiB at most (gzip), and a larger batch,
-/// from before the topic had this limit, is fetched alone.
+/// Maximum bytes of a batch of messages as stored: the topic's `max.message.bytes`, and the limit
+/// of one fetch. This bounds memory: 64 KiB decompress to at most 66 MiB (gzip). A larger batch
+/// from before the topic had this limit is fetched alone.
 pub const LARGEST_BATCH: usize = 65_536;
 
-/// Maximum bytes of a batch that a producer writes. The rest of [`LARGEST_BATCH`] is for Kafka's
-/// overhead.
+/// Maximum bytes of a batch that a producer writes. The difference to [`LARGEST_BATCH`] leaves room
+/// for Kafka's overhead.
 const WRITTEN_AT_ONCE: usize = 61_440;
 
 /// Maximum bytes of one response, and of a batch after decompression with zstd.
@@ -48,7 +47,7 @@ pub struct KafkaSettings {
     pub topic: String,
     /// The consumer group that writes rows.
     pub group: String,
-    /// The security of connections, and further settings of an operator.
+    /// Security of connections, and further client settings.
     pub security: Security,
     /// Signs and verifies messages.
     pub signing: Signing,
@@ -65,26 +64,27 @@ impl KafkaSettings {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("socket.keepalive.enable", "true")
-            // A broker that does not answer is given up after this time. The default is a minute.
+            // Time after which an unresponsive broker is given up. The default is a minute.
             .set("socket.timeout.ms", "3000")
             .set("socket.connection.setup.timeout.ms", "3000")
-            // The default goes up to 10 s: too long for a claim that waits for its acknowledgement.
+            // The default grows to 10 s, which is too long for a claim that waits for its
+            // acknowledgement.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
-            // New partitions are noticed within seconds. The default is five minutes.
+            // Detect new partitions within seconds; the default is five minutes.
             .set("topic.metadata.refresh.interval.ms", "2000");
         self.security.apply(&mut config);
         config
     }
 
     /// A producer that neither loses nor duplicates messages: idempotent, acknowledged by all
-    /// replicas. A message that is not acknowledged within `deadline` is given up (librdkafka's
-    /// default is five minutes), and the reconciler issues its claim.
+    /// replicas. It gives up a message that is not acknowledged within `deadline` (librdkafka's
+    /// default is five minutes), and the reconciler issues the claim.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config
             .set("enable.idempotence", "true")
-            // Without reports of successful writes no claim would ever be acknowledged.
+            // Without reports of successful writes, no claim would be acknowledged.
             .set("delivery.report.only.error", "false")
             .set("acks", "all")
             .set("delivery.timeout.ms", deadline.as_millis().to_string())
@@ -99,45 +99,45 @@ impl KafkaSettings {
             .set("linger.ms", "1")
             .set("batch.size", WRITTEN_AT_ONCE.to_string())
             .set("message.max.bytes", WRITTEN_AT_ONCE.to_string())
-            // Bounded, so that memory does not grow while Kafka is unavailable; claims then get
-            // `queued: false`.
+            // Bounds memory while Kafka is unavailable; claims then get `queued: false`.
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536");
         config
     }
 
-    /// A consumer of the group. A new group starts at the first message (by default it would skip
-    /// existing ones), and a dead consumer's partitions are taken over within ten seconds.
+    /// A consumer of the group. A new group starts at the first message, whereas librdkafka's
+    /// default skips existing messages. If a consumer dies, others take over its partitions within
+    /// ten seconds.
     pub fn group_consumer(&self) -> ClientConfig {
         let mut config = self.fetching();
         config
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1500")
             .set("max.poll.interval.ms", "60000")
-            // A message ends the wait; an idle consumer polls ten times a second.
+            // A new message ends the wait; an idle consumer polls ten times a second.
             .set("fetch.wait.max.ms", "100")
             .set("fetch.error.backoff.ms", "50")
             .set("queued.min.messages", "5000")
             .set("queued.max.messages.kbytes", "16384")
-            // A consumer that joins or leaves pauses only the partitions that change hands.
+            // When a consumer joins or leaves, only the partitions that move are paused.
             .set("partition.assignment.strategy", "cooperative-sticky");
         config
     }
 
-    /// A reader outside the group: it sees the group's offsets and any message, and never causes a
-    /// rebalance as long as it assigns partitions itself and does not subscribe.
+    /// A reader outside the group: it can read the group's offsets and all messages. It never
+    /// causes a rebalance if it assigns partitions itself and does not subscribe.
     pub fn reader(&self) -> ClientConfig {
         let mut config = self.fetching();
         config
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "5")
-            // A fetched message takes several times its bytes: some 10 MB in all.
+            // A fetched message takes several times its size in memory: about 10 MB in total.
             .set("queued.max.messages.kbytes", "2048");
         config
     }
 
-    /// Settings of all consumers: nothing is committed or stored unless the code says so, and
-    /// fetched data fits into memory.
+    /// Settings of all consumers: offsets are committed and stored only explicitly, and fetched
+    /// data fits into memory.
     fn fetching(&self) -> ClientConfig {
         let largest = LARGEST_BATCH.to_string();
         let mut config = self.base();
@@ -146,12 +146,12 @@ impl KafkaSettings {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
-            // Otherwise a foreign transaction that stays open would hide the messages after it, and
-            // the end of the topic: after a loss of Redis their slots would be given away.
+            // Otherwise an unfinished transaction of another program would hide later messages and
+            // the end of the topic: after a loss of Redis data, their slots would be given again.
             .set("isolation.level", "read_uncommitted")
-            // Without it, a batch that the broker's disk has corrupted is read as other claims.
+            // Otherwise a batch corrupted on a broker's disk could be read as other claims.
             .set("check.crcs", "true")
-            // librdkafka raises `fetch.max.bytes` to `message.max.bytes`.
+            // librdkafka raises `fetch.max.bytes` to `message.max.bytes`, so limit both.
             .set("message.max.bytes", &largest)
             .set("fetch.max.bytes", &largest)
             .set("fetch.message.max.bytes", &largest)
@@ -164,7 +164,7 @@ impl KafkaSettings {
         self.base()
     }
 
-    /// Whether one of the clients sets this property itself.
+    /// Whether one of the clients sets this property.
     fn sets_itself(property: &str) -> bool {
         let brokers = String::new();
         let topic = String::new();

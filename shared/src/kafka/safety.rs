@@ -1,15 +1,15 @@
-//! Unsafe settings of the topic: under them a message is lost that Kafka has acknowledged, or needs
-//! more memory than its readers have.
+//! Detects unsafe settings of the topic: those under which Kafka can lose acknowledged messages,
+//! and those under which messages need more memory than readers have.
 
 use super::LARGEST_BATCH;
 
-/// Minimum number of replicas that must have a message before it is acknowledged, if the topic has
+/// Minimum number of replicas that must store a message before it is acknowledged, if the topic has
 /// that many.
 pub(super) const IN_SYNC: usize = 2;
 
 pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 
-/// The change needed in a topic that allows larger batches than its readers can decompress.
+/// The change needed if the topic allows larger batches than readers can decompress.
 pub(super) fn what_expands<'a>(
     topic: &str,
     value: impl Fn(&str) -> Option<&'a str>,
@@ -30,8 +30,8 @@ fn change(topic: &str, setting: &str) -> String {
     )
 }
 
-/// The change needed in a topic with this number of replicas, whose settings `value` returns;
-/// `None` if it is safe.
+/// The change needed if the topic, with this number of replicas, can lose acknowledged messages;
+/// `None` if it is safe. `value` returns its settings.
 pub(super) fn what_loses<'a>(
     topic: &str,
     replicas: usize,
@@ -54,7 +54,7 @@ pub(super) fn what_loses<'a>(
             change(&format!("min.insync.replicas={}", replicas.min(IN_SYNC)))
         ));
     }
-    // With one replica there is no other to fall back on.
+    // With one replica, no other could take over.
     if replicas < IN_SYNC {
         return None;
     }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_that_may_lose_an_acknowledged_claim_is_refused_with_what_to_change() {
+    fn topic_that_may_lose_acknowledged_claims_is_refused_with_a_remedy() {
         let safe = ("delete", "false", "2");
         for (replicas, (policy, unclean, in_sync), advice) in [
             (3, safe, None),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn topic_is_refused_for_its_batches_and_not_for_its_compression() {
+    fn topic_is_refused_for_its_batch_size_but_not_its_compression() {
         let with = |setting: &'static str, value: &'static str| {
             let value = move |name: &str| (name == setting).then_some(value);
             what_loses("claims", 1, value).or_else(|| what_expands("claims", value))

@@ -1,6 +1,5 @@
-//! The security of connections to Kafka, and any other client setting an operator wants. Both
-//! become properties of librdkafka; settings that would break a promise are refused with their
-//! name.
+//! Security of connections to Kafka, and any other client setting of an operator. Both become
+//! librdkafka properties. Settings that would break a guarantee are refused by name.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -75,7 +74,7 @@ impl Mechanism {
         }
     }
 
-    /// The feature that librdkafka must have been built with.
+    /// The feature that librdkafka must be built with.
     fn feature(self) -> &'static str {
         match self {
             Self::Plain => "sasl_plain",
@@ -86,7 +85,7 @@ impl Mechanism {
 
 /// A property of librdkafka set by an operator.
 pub(crate) struct ClientSetting {
-    /// As the operator wrote it, for messages.
+    /// The setting as the operator wrote it, for messages.
     label: String,
     name: String,
     value: SecretString,
@@ -103,7 +102,7 @@ impl ClientSetting {
         })
     }
 
-    /// Reads each variable `KAFKA_CONFIG_…`; an empty one counts as not set.
+    /// Reads each variable `KAFKA_CONFIG_…`; an empty variable counts as not set.
     pub(crate) fn of_environment(
         variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> impl Iterator<Item = Self> {
@@ -134,14 +133,14 @@ pub(crate) struct SecuritySettings {
     pub(crate) others: Vec<ClientSetting>,
 }
 
-/// Properties of librdkafka, checked. The default is plain text.
+/// Validated librdkafka properties. The default is plain text.
 #[derive(Clone, Default)]
 pub struct Security {
     properties: BTreeMap<String, SecretString>,
     tls: Option<Tls>,
 }
 
-/// Prints no values: passwords are among them.
+/// Prints no values, because they include passwords.
 impl fmt::Debug for Security {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.properties.keys()).finish()
@@ -158,8 +157,8 @@ impl Security {
         if given.protocol.is_encrypted() {
             needs("ssl")?;
             this.tls = Some(Tls::new(Store::Kafka, &given.paths)?);
-            // OpenSSL is built without a directory of authorities; `probe` searches the usual
-            // places.
+            // OpenSSL is built without a default directory of authorities; `probe` searches the
+            // usual locations.
             let ca = given
                 .paths
                 .ca
@@ -205,7 +204,7 @@ impl Security {
         }
     }
 
-    /// The operator's value of one of `OF_MEMBERS`.
+    /// The operator's value of a property in `OF_MEMBERS`.
     pub fn of_member(&self, property: &str) -> Option<&str> {
         let value = self.properties.get(property)?;
         OF_MEMBERS
@@ -219,8 +218,8 @@ impl Security {
 }
 
 impl SecuritySettings {
-    /// Refuses a login without its password, or certificates with plain text: operators would
-    /// believe that connections are secured.
+    /// Refuses a login without a password, and certificates with plain text, because operators
+    /// would believe that connections are secure.
     fn fit_together(&self) -> Result<(), String> {
         let protocol = self.protocol.name();
         if let (false, Some(name)) = (self.protocol.is_encrypted(), self.paths.first()) {
@@ -248,25 +247,23 @@ impl SecuritySettings {
     }
 }
 
-/// librdkafka is built from source here; another build may lack a requested feature, and would say
-/// so only in a log.
+/// librdkafka is built from source; another build may lack a feature, and would only log that.
 fn needs(feature: &str) -> Result<(), String> {
     let built_with = ClientConfig::new()
         .create_native_config()
         .and_then(|config| config.get("builtin.features"));
     let built_with = built_with
-        .map_err(|error| format!("the Kafka client does not tell what it can: {error}"))?;
+        .map_err(|error| format!("cannot read the features of the Kafka client: {error}"))?;
     if built_with.split(',').any(|one| one.trim() == feature) {
         Ok(())
     } else {
         Err(format!(
-            "KAFKA_SECURITY_PROTOCOL can't be had: the Kafka client was built without `{feature}` ({built_with})"
+            "KAFKA_SECURITY_PROTOCOL is not supported: the Kafka client was built without `{feature}` ({built_with})"
         ))
     }
 }
 
-/// Properties that only the consumers of the group use: other clients of a process would log that
-/// they ignore them.
+/// Properties that only the group's consumers use. Other clients would log that they ignore them.
 const OF_MEMBERS: [&str; 2] = ["group.instance.id", "session.timeout.ms"];
 
 /// Properties that have their own setting, under all their names.
@@ -289,8 +286,9 @@ const HAVE_A_SETTING: [(&str, &str); 16] = [
     ("ssl.key.pem", "KAFKA_KEY_FILE"),
 ];
 
-/// Properties on which a promise rests, in addition to those that the clients set
-/// ([`KafkaSettings`]): that no claim is lost, skipped or written twice, and which broker answers.
+/// Properties on which guarantees rest, in addition to those that the clients set
+/// ([`KafkaSettings`]): no claim is lost, skipped or written twice, and only the configured brokers
+/// are used.
 const CARRY_PROMISES: [&str; 21] = [
     "allow.auto.create.topics",
     "auto.commit.enable",
@@ -322,7 +320,7 @@ fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
             "{label} can't be set: `{name}` is what {instead} is for"
         ));
     }
-    // A mock broker, in memory, would acknowledge messages that nobody stores.
+    // An in-memory mock broker would acknowledge messages without storing them.
     let is_mock = name.starts_with("test.mock.");
     let is_own = KafkaSettings::sets_itself(name) && !OF_MEMBERS.contains(&name.as_str());
     if is_mock || CARRY_PROMISES.contains(&name.as_str()) || is_own {
@@ -335,7 +333,7 @@ fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
             "{label}: give up to 249 letters, digits, dots, underscores and hyphens"
         ));
     }
-    // The message omits the value: it may be a secret.
+    // Omit the value, because it may be a secret.
     match ClientConfig::new()
         .set(name, value.expose_secret())
         .create_native_config()
@@ -350,7 +348,7 @@ fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
     }
 }
 
-/// Whether brokers accept the text as the name of a static member.
+/// Whether brokers accept the text as a static member's name.
 fn is_instance_id(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
     text.len() <= 249 && text.chars().all(fits) && ![".", ".."].contains(&text)
@@ -370,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_the_client_are_passed_on_by_their_own_names() {
+    fn client_settings_keep_their_librdkafka_names() {
         let mut config = ClientConfig::new();
         with("KAFKA_CONFIG_CLIENT_ID", "coupons")
             .unwrap()
@@ -386,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn kafka_settings_that_would_break_a_promise_are_refused_by_name() {
+    fn kafka_settings_that_would_break_a_guarantee_are_refused_by_name() {
         for (name, value) in [
             ("ENABLE_AUTO_COMMIT", "true"),
             ("ENABLE_AUTO_OFFSET_STORE", "true"),
@@ -416,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn member_properties_reach_only_the_consumers_of_the_group() {
+    fn group_member_properties_reach_only_group_consumers() {
         let named = with("KAFKA_CONFIG_GROUP_INSTANCE_ID", "consumer-1").unwrap();
         let mut config = ClientConfig::new();
         named.apply(&mut config);
@@ -432,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_settings_and_values_that_do_not_fit_are_refused_without_the_value() {
+    fn unknown_settings_and_invalid_values_are_refused_without_the_value() {
         let said = with("KAFKA_CONFIG_NO_SUCH_THING", "hunter2").unwrap_err();
         assert!(
             said.contains("no setting `no.such.thing`") && !said.contains("hunter2"),
@@ -446,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_whole_or_refused_and_its_password_is_not_shown() {
+    fn incomplete_login_is_refused_and_the_password_is_not_shown() {
         let given = |protocol, mechanism, username: Option<&str>, password: Option<&str>| {
             SecuritySettings {
                 protocol,
@@ -509,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_built_with_all_that_is_offered() {
+    fn client_supports_every_offered_security_option() {
         for feature in ["ssl", "sasl_plain", "sasl_scram"] {
             needs(feature).unwrap();
         }

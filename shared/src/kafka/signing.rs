@@ -1,5 +1,5 @@
-//! Signatures of messages: an HMAC-SHA256 over the topic and the message's bytes, so that consumers
-//! and passes can distinguish an API's messages from others on the topic
+//! Signatures of messages: HMAC-SHA256 over the topic and the message's bytes. Consumers and passes
+//! use them to recognize messages that an API wrote
 //! (docs/decisions/0032-batches-and-signatures.md).
 
 use base64::Engine as _;
@@ -14,7 +14,7 @@ use super::trace::header_of;
 use crate::event::{ClaimEvent, Fragments, Undecodable};
 use crate::http::ops::Tokens;
 
-/// The header with a message's signature, in base64 without padding.
+/// The header with the signature, in base64 without padding.
 pub const SIGNATURE: &str = "firstcome-signature";
 
 /// The reason of a dead letter whose message was not written by an API of this installation.
@@ -33,7 +33,7 @@ pub enum Unsigned {
 /// Signs and verifies messages.
 #[derive(Clone, Default)]
 pub struct Signing {
-    /// The first one signs; each of them verifies. Empty: nothing is signed or verified.
+    /// The first key signs; all verify. If empty, nothing is signed or verified.
     keys: Vec<Hmac<Sha256>>,
     unsigned: Unsigned,
 }
@@ -69,7 +69,7 @@ impl Signing {
         Ok(Self { keys, unsigned })
     }
 
-    /// The signature of a message on a topic; `None` without a key.
+    /// The signature of a message on a topic; `None` if there is no key.
     pub fn sign(&self, topic: &str, payload: &[u8]) -> Option<String> {
         let mac = authenticated(self.keys.first()?, topic, payload);
         Some(BASE64_STANDARD_NO_PAD.encode(mac.finalize().into_bytes()))
@@ -108,7 +108,7 @@ impl Signing {
     }
 }
 
-/// The topic is included, so that a message of another topic with the same key is invalid.
+/// Includes the topic, so that a message from another topic with the same key is invalid.
 fn authenticated(key: &Hmac<Sha256>, topic: &str, payload: &[u8]) -> Hmac<Sha256> {
     let mut mac = key.clone();
     for part in [b"firstcome-claims", topic.as_bytes(), payload] {
@@ -119,8 +119,8 @@ fn authenticated(key: &Hmac<Sha256>, topic: &str, payload: &[u8]) -> Hmac<Sha256
 }
 
 impl KafkaSettings {
-    /// The claims of a message, one by one. An unverified message is a single refusal, and nothing
-    /// is read from it: it must not show a slot, a drop or a user to anybody.
+    /// The claims of a message, parsed separately. An unverified message yields a single refusal
+    /// without any of its fields, so that it cannot affect a slot, drop or user.
     pub fn claims_of(&self, message: &BorrowedMessage<'_>) -> Vec<Result<ClaimEvent, Undecodable>> {
         let payload = message.payload().unwrap_or_default();
         let signature = header_of(message.headers(), SIGNATURE);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn message_with_any_change_is_not_believed() {
+    fn altered_message_is_refused() {
         let signing = signing(KEYS[0], Unsigned::Accept);
         let signature = signing.sign("claims", b"{}").unwrap();
         let check = |topic, payload, signature: &str| {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn two_keys_are_valid_at_once_and_the_first_signs() {
+    fn two_keys_are_accepted_and_the_first_signs() {
         let [old, new] = KEYS.map(|key| signing(key, Unsigned::Reject));
         let both = signing(&KEYS.join(","), Unsigned::Reject);
         let signature = both.sign("t", b"x").unwrap();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn message_without_a_signature_is_believed_only_if_that_is_accepted() {
+    fn unsigned_message_is_trusted_only_if_configured() {
         assert!(
             signing(KEYS[0], Unsigned::Accept)
                 .check("t", b"x", None)
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn rejecting_without_a_key_and_short_keys_are_refused_with_what_to_do() {
+    fn short_or_missing_signing_key_is_refused_with_a_remedy() {
         let error = Signing::new(None, Unsigned::Reject).unwrap_err();
         assert!(error.contains("needs KAFKA_SIGNING_KEY"), "{error}");
         let error = Signing::new(Some(&SecretString::from("short")), Unsigned::Accept).unwrap_err();

@@ -18,17 +18,18 @@ use super::safety::{BATCH_SETTING, IN_SYNC, what_expands, what_loses};
 use super::why_not::{Failures, NoMetadata};
 use super::{KafkaSettings, LARGEST_BATCH};
 
-/// The first wait for a response; each further one is twice as long. Between them, check whether
-/// the brokers refused, which a waiting call reports only when its time is up.
+/// The first wait for a response; each further wait is twice as long. In between, check whether
+/// brokers have refused, which the call itself reports only at its deadline.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
-/// Interval of checks whether a broker knows a new setting.
+/// Interval of checks whether a broker has applied a new setting.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// Maximum events processed between two waits.
 const EVENTS: usize = 50;
 
-/// The number of partitions of the topic, whose settings must not lose acknowledged messages.
+/// Checks that the topic's settings cannot lose acknowledged messages. Returns its number of
+/// partitions.
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
     let (partitions, replicas) = match tokio::task::spawn_blocking(move || ask(&owned, limit)).await
@@ -65,14 +66,14 @@ enum TopicState {
         replicas: usize,
     },
     Missing,
-    /// This user is not allowed to see it.
+    /// This user has no permission to read it.
     Hidden,
 }
 
 fn ask(settings: &KafkaSettings, limit: Duration) -> Result<TopicState, NoMetadata> {
     let client = settings.reader().create_with_context(Failures::default())?;
     let answer = ask_by(&client, settings, limit);
-    // Dropping it takes a tenth of a second.
+    // Drop the client in the background, because that takes a tenth of a second.
     tokio::task::spawn_blocking(move || drop(client));
     answer
 }
@@ -82,7 +83,7 @@ fn ask_by(
     settings: &KafkaSettings,
     limit: Duration,
 ) -> Result<TopicState, NoMetadata> {
-    // A broker that refuses may be the only misconfigured one, while another answers.
+    // A refusing broker may be the only misconfigured one: others may still answer.
     let brokers: BTreeSet<&str> = settings.addresses().collect();
     let until = Instant::now() + limit;
     let mut wait = FIRST_WAIT;
@@ -131,7 +132,7 @@ fn ask_by(
     }
 }
 
-/// A broker may not support describing a topic's settings, or not permit this user to.
+/// Errors of a broker that does not support describing a topic's settings, or does not permit it.
 const KEPT_BACK: [RDKafkaErrorCode; 4] = [
     RDKafkaErrorCode::TopicAuthorizationFailed,
     RDKafkaErrorCode::ClusterAuthorizationFailed,
@@ -140,14 +141,14 @@ const KEPT_BACK: [RDKafkaErrorCode; 4] = [
 ];
 
 impl KafkaSettings {
-    /// The topic's settings; `None` if they can't be read.
+    /// The topic's settings; `None` if they cannot be read.
     async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;
         let options = AdminOptions::new().request_timeout(Some(limit));
         let asked = admin
             .describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options)
             .await;
-        // Its thread takes a tenth of a second to end.
+        // Drop it in the background: its thread takes a tenth of a second to end.
         tokio::task::spawn_blocking(move || drop(admin));
         let code = match asked.map(|results| results.into_iter().next()) {
             Ok(Some(Ok(config))) => return Ok(Some(config)),
@@ -168,7 +169,7 @@ impl KafkaSettings {
     }
 
     /// Lowers the topic's maximum batch size, and returns whether it did. Kafka's request replaces
-    /// all settings of a topic, so this also sends the others with their present values.
+    /// all settings of a topic, so the others are sent with their current values.
     async fn limit_batches(&self, limit: Duration) -> Result<bool, TopicError> {
         let allows_large = |config: &ConfigResource| {
             what_expands(&self.topic, |name| config.get(name)?.value.as_deref()).is_some()
@@ -184,7 +185,7 @@ impl KafkaSettings {
             .iter()
             .filter(|entry| entry.source == ConfigSource::DynamicTopic);
         for entry in own.filter(|entry| entry.name != BATCH_SETTING) {
-            // Kafka hides the value from this user, so it would be lost.
+            // Kafka hides this value from the user, so the request would delete it.
             let Some(value) = &entry.value else {
                 return Ok(false);
             };
@@ -210,7 +211,7 @@ impl KafkaSettings {
             );
             return Ok(false);
         }
-        // Not every broker knows it at once.
+        // Brokers apply the setting at different times.
         let until = Instant::now() + limit;
         while self
             .config_of_topic(limit)
@@ -235,8 +236,8 @@ impl KafkaSettings {
     }
 }
 
-/// Creates the topic if it is missing; returns `true` if this call created it. An existing topic
-/// gets the limit of [`LARGEST_BATCH`].
+/// Creates the topic if it is missing; returns `true` if this call created it. Limits batches of an
+/// existing topic to [`LARGEST_BATCH`].
 pub async fn ensure_topic(
     settings: &KafkaSettings,
     partitions: i32,
@@ -255,7 +256,7 @@ pub async fn ensure_topic(
         .min(usize::try_from(replication).unwrap_or(IN_SYNC))
         .to_string();
     let largest_batch = LARGEST_BATCH.to_string();
-    // Whatever the brokers' own defaults are.
+    // Override the brokers' defaults.
     let topic = NewTopic::new(
         &settings.topic,
         partitions,
@@ -274,7 +275,7 @@ pub async fn ensure_topic(
         .map_err(|e| settings.unreachable(e.to_string()))?;
     match results.into_iter().next() {
         Some(Ok(_)) => Ok(true),
-        // Another `migrate` was quicker.
+        // A concurrent `migrate` created it.
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
         Some(Err((topic, code))) => Err(TopicError::Refused {
             topic,

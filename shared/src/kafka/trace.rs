@@ -1,4 +1,4 @@
-//! The headers of a message, and its trace.
+//! Reads headers and the trace of a message.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,14 +11,13 @@ pub fn trace_of(headers: &BorrowedHeaders) -> Option<TraceContext> {
     TraceContext::parse(header_of(Some(headers), TRACEPARENT)?)
 }
 
-/// The value of a header.
 pub(super) fn header_of<'m>(headers: Option<&'m BorrowedHeaders>, name: &str) -> Option<&'m [u8]> {
     let headers = headers?;
     unless_it_panics(|| headers.iter().find(|header| header.key == name)?.value)
 }
 
-/// rdkafka panics on a header whose name is not UTF-8, and anybody who can write to the topic can
-/// send one: that may cost the message's headers, but not the consumer.
+/// rdkafka panics on a header whose name is not UTF-8, which anybody with write access to the topic
+/// can send. That may cost the message's headers, but must not stop the consumer.
 fn unless_it_panics<T>(read: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_unwind(AssertUnwindSafe(read)).ok().flatten()
 }
@@ -28,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_that_makes_the_client_panic_is_left_out() {
+    fn header_that_would_panic_the_client_is_omitted() {
         let odd = vec![0xff];
         assert_eq!(unless_it_panics(|| Some(1)), Some(1));
         assert_eq!(

@@ -1,13 +1,13 @@
-//! Messages on the topic that no client can read: corrupted on a broker's disk, compressed in a way
-//! that librdkafka can't decompress, or malformed. librdkafka reports neither partition nor offset
-//! with such an error, and sometimes no error at all, so fresh clients look for them.
+//! Finds messages that no client can read: corrupted on a broker's disk, compressed in a way that
+//! librdkafka cannot decompress, or malformed. librdkafka reports neither partition nor offset with
+//! such errors, and sometimes no error at all, so fresh clients search for them.
 //!
-//! librdkafka 2.12 (`rdkafka_msgset_reader.c`) reacts in three ways. If decompression fails, it
-//! stays at the batch and tries again forever. If a record cannot be parsed, it does the same
-//! without an error, because it takes the batch for a truncated response. If the checksum is wrong,
-//! it skips to a wrong place in the response (`rd_kafka_buf_skip_to` with a length), takes the data
-//! there for a batch and its first bytes for the next offset: mostly far beyond the end, so it
-//! begins again at the first message.
+//! librdkafka 2.12 (`rdkafka_msgset_reader.c`) fails in three ways. If decompression fails, it
+//! retries the batch forever. If a record cannot be parsed, it also retries forever, without an
+//! error, because it takes the batch for a truncated response. If the checksum is wrong, it skips
+//! to a wrong place in the response (`rd_kafka_buf_skip_to` with a length) and interprets the bytes
+//! there as a batch with an offset, mostly far beyond the end, so it starts again at the first
+//! message.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -20,19 +20,20 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::KafkaSettings;
 use super::why_not::Failures;
 
-/// Why messages can't be read. Retrying with the same client does not help.
+/// Why messages cannot be read. Retrying with the same client does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnreadableCause {
     Garbled,
     Decompression,
     UnknownFormat,
     TooLarge,
-    /// The client gets nothing, although it reaches the end of the partition.
+    /// The client returns nothing, although it reaches the end of the partition.
     Silent,
 }
 
 impl UnreadableCause {
-    /// `None`: another error, from which librdkafka recovers automatically.
+    /// The cause of an error; `None` for other errors, from which librdkafka recovers
+    /// automatically.
     pub fn of(error: &KafkaError) -> Option<Self> {
         let KafkaError::MessageConsumption(code) = error else {
             return None;
@@ -63,7 +64,7 @@ impl fmt::Display for UnreadableCause {
     }
 }
 
-/// The position at which reading a partition ends because the message there can't be read.
+/// The first unreadable position of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnreadableAt {
     pub partition: i32,
@@ -85,11 +86,11 @@ impl fmt::Display for UnreadableAt {
     }
 }
 
-/// Offsets of a partition that can't be read.
+/// A range of unreadable offsets of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableRange {
     pub first: UnreadableAt,
-    /// The first offset after them.
+    /// The first offset after the range.
     pub next: i64,
 }
 
@@ -112,13 +113,13 @@ impl fmt::Display for UnreadableRange {
     }
 }
 
-/// The result of a look by a fresh client at an offset.
+/// The result of a fresh client's read at an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookResult {
     /// The next message is at this offset.
     Message(i64),
-    /// There is no message up to this offset, the end of the partition. Markers of transactions
-    /// occupy offsets, but are not messages.
+    /// There is no message up to this offset, the end of the partition. Transaction markers occupy
+    /// offsets, but are not messages.
     End(i64),
     Unreadable {
         at: UnreadableAt,
@@ -130,16 +131,16 @@ pub enum LookResult {
 /// Maximum wait for one response, and for a message.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// First wait for a message. Each malformed record costs it several times.
+/// First wait for a message. The client uses a multiple of this time for each malformed record.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// Maximum duration of the search for the end of a range. The rest becomes another range.
+/// Time limit of the search for the end of a range. The rest becomes another range.
 const SEARCH: Duration = Duration::from_secs(20);
 
-/// Looks with a fresh client at an offset, or at the first one if the topic no longer has it.
-/// Blocks for a few seconds at most.
+/// Reads at an offset with a fresh client, or at the first available offset if the topic no longer
+/// has it. Blocks for a few seconds at most.
 pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResult<LookResult> {
-    // The client must not begin elsewhere.
+    // The client must not start at another offset.
     let mut config = settings.reader();
     config.set("auto.offset.reset", "error");
     let client: BaseConsumer<Failures> = config.create_with_context(Failures::default())?;
@@ -149,16 +150,16 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
         partition,
     };
     let found = place.look(offset);
-    // A client fetches a malformed batch again and again until it is closed, and closing takes a
-    // tenth of a second, or much longer if a broker is silent.
+    // A client fetches a malformed batch repeatedly until it is closed. Closing takes a tenth of a
+    // second, or much longer if a broker does not respond.
     if let Err(error) = client.unassign() {
-        tracing::debug!(%error, "a client that has looked at a partition keeps fetching it");
+        tracing::debug!(%error, "cannot stop a client from fetching an unreadable partition");
     }
     std::thread::spawn(move || drop(client));
     found
 }
 
-/// The client did not answer in time, which says nothing of the partition.
+/// The client did not answer in time, which proves nothing about the partition.
 fn inconclusive() -> KafkaError {
     KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)
 }
@@ -174,7 +175,7 @@ impl Place<'_> {
         let (low, end) = self
             .client
             .fetch_watermarks(self.topic, self.partition, ANSWER)?;
-        // Kafka has lost the messages there, and the consumers begin again.
+        // Kafka has lost the messages there, and consumers start again.
         let offset = if offset > end { low } else { offset.max(low) };
         if offset == end {
             return Ok(LookResult::End(end));
@@ -187,7 +188,8 @@ impl Place<'_> {
             },
             end,
         };
-        // First, since after another fetch the end of the partition may be that one's.
+        // Fetch this offset first: after another fetch, the reported end of the partition may
+        // belong to that fetch.
         let begun = Instant::now();
         let waited = match self.fetch(offset, FIRST)? {
             Some(Fetched::Message(next)) => return Ok(LookResult::Message(next)),
@@ -195,7 +197,8 @@ impl Place<'_> {
             Some(Fetched::Failed(cause)) => return Ok(unreadable(cause)),
             None => begun.elapsed(),
         };
-        // Whether this client can fetch from this partition at all, and how soon it gets an answer.
+        // Check whether this client can fetch from the partition at all, and how long a response
+        // takes.
         let begun = Instant::now();
         let Some(Fetched::Message(_) | Fetched::End) = self.fetch(end, ANSWER)? else {
             return Err(inconclusive());
@@ -212,7 +215,7 @@ impl Place<'_> {
         }
     }
 
-    /// Fetches the first message from an offset on; `None` if none arrives in time. librdkafka
+    /// Fetches the first message at or after an offset; `None` if none arrives in time. librdkafka
     /// recovers from other errors automatically.
     fn fetch(&self, offset: i64, patience: Duration) -> KafkaResult<Option<Fetched>> {
         let mut assignment = TopicPartitionList::with_capacity(1);
@@ -246,8 +249,8 @@ enum Fetched {
     Failed(UnreadableCause),
 }
 
-/// The unreadable range that begins with an unreadable message, up to `end`; at most the range
-/// found before.
+/// The unreadable range that starts at an unreadable message and ends at `end` at the latest, or at
+/// the end of the range found before.
 pub fn unreadable_range(
     settings: &KafkaSettings,
     at: UnreadableAt,
@@ -270,7 +273,8 @@ pub fn unreadable_range(
 }
 
 /// The first readable offset after `from`. Only librdkafka knows the last offset of a batch, so
-/// this gallops and then bisects. It may jump over good batches between two bad ones.
+/// this uses an exponential and then a binary search. It may skip readable batches between two
+/// unreadable ones.
 fn behind(
     from: i64,
     before: Option<i64>,
@@ -280,7 +284,7 @@ fn behind(
 ) -> KafkaResult<i64> {
     let mut bad = from;
     let mut good = before.unwrap_or(end).min(end);
-    // The last offset of the range found before, if any.
+    // Start with the last offset of the range found before, if any.
     let mut step = before.map_or(1, |next| next - 1 - from);
     let mut gallops = true;
     while good - bad > 1 && goes_on() {
@@ -304,7 +308,7 @@ fn behind(
 mod tests {
     use super::*;
 
-    /// The offset found after 100 if some offsets can't be read, and the number of looks.
+    /// The offset found after 100 if some offsets are unreadable, and the number of reads.
     fn found(is_unreadable: impl Fn(i64) -> bool, before: Option<i64>) -> (i64, u32) {
         let mut looks = 0;
         let look = |offset| {
@@ -316,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_a_range_is_found_with_few_looks() {
+    fn end_of_unreadable_range_is_found_with_few_reads() {
         for length in [1, 2, 3, 40, 400, 100_000] {
             let (next, looks) = found(|at| at < 100 + length, None);
             assert_eq!(next, 100 + length);
@@ -326,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn good_batch_between_two_bad_ones_is_kept_unless_a_gallop_jumps_over_it() {
+    fn readable_batch_between_two_unreadable_ones_is_kept_unless_skipped() {
         assert_eq!(
             found(|at| at < 110 || (200..300).contains(&at), None).0,
             110
@@ -346,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn search_that_takes_too_long_ends_with_what_it_has_found() {
+    fn search_returns_its_result_so_far_at_the_deadline() {
         let next = behind(100, None, 1_000_000, || false, |_| Ok(true));
         assert_eq!(next.unwrap(), 101);
     }

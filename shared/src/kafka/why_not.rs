@@ -1,5 +1,5 @@
-//! Explains why no broker answers, if a setting is the reason. librdkafka reports this in events,
-//! and about a certificate only that it could not be verified.
+//! Finds out which setting causes a failed connection to brokers. librdkafka reports causes in
+//! events, and certificate problems without details.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::KafkaSettings;
 use super::error::TopicError;
 use crate::tls::{HandshakeAnswer, Store, Tls};
 
-/// Stores for each broker the first failure to connect that may be caused by a setting.
+/// For each broker, the first connection failure that a setting may have caused.
 #[derive(Debug, Default)]
 pub(super) struct Failures(Mutex<BTreeMap<String, BrokerFailure>>);
 
@@ -22,7 +22,8 @@ pub(super) struct NoMetadata {
     /// The error of the call.
     pub(super) error: KafkaError,
     pub(super) failure: Option<BrokerFailure>,
-    /// Every broker failed in this way. Otherwise one that is merely unavailable may still answer.
+    /// Whether all brokers failed like this. Otherwise, a broker that is only unavailable may still
+    /// answer.
     pub(super) everywhere: bool,
 }
 
@@ -36,17 +37,17 @@ impl From<KafkaError> for NoMetadata {
     }
 }
 
-/// Each with librdkafka's own message.
+/// A failure with librdkafka's message.
 #[derive(Debug, Clone)]
 pub(super) enum BrokerFailure {
     /// A broker refused the login.
     Login(String),
-    /// One side speaks TLS, and the other does not, or does not trust it.
+    /// Only one side uses TLS, or one side does not trust the other's certificate.
     Tls(String),
 }
 
 impl Failures {
-    /// One of the failures, and the number of these brokers with a failure.
+    /// One of the failures, and the number of these brokers that have failed.
     pub(super) fn so_far(&self, brokers: &BTreeSet<&str>) -> (Option<BrokerFailure>, usize) {
         let failures = self.0.lock();
         let refusing = brokers
@@ -71,8 +72,8 @@ impl ClientContext for Failures {
 
 impl ConsumerContext for Failures {}
 
-/// librdkafka's message begins with `protocol://host:port/node: `, or with another name of the
-/// broker.
+/// Extracts the broker's address. librdkafka's message starts with `protocol://host:port/node: `,
+/// or with another name of the broker.
 fn address(reason: &str) -> &str {
     let broker = reason.split_once(": ").map_or("", |(broker, _)| broker);
     let broker = broker
@@ -93,7 +94,7 @@ impl BrokerFailure {
                     | RDKafkaErrorCode::UnsupportedSASLMechanism
             )
         );
-        // librdkafka reports a broker that stopped during the login as having refused it.
+        // librdkafka also reports a refused login if a broker stopped during the login.
         let is_gone = reason.contains("mechanisms: (n/a)");
         if is_gone {
             None
@@ -130,7 +131,8 @@ impl KafkaSettings {
             );
             return self.refused(sentence, everywhere);
         }
-        // A TLS port closes plain-text connections, and librdkafka says only that nobody answers.
+        // A TLS port closes plain-text connections, and librdkafka only reports that no broker
+        // answers.
         if (failure.is_some() || self.security.tls().is_none())
             && let Some((sentence, everywhere)) = self.ask_each().await
         {
@@ -140,7 +142,7 @@ impl KafkaSettings {
             Some(BrokerFailure::Tls(reason)) if reason.contains("certificate verify failed") => {
                 self.refused(format!("Kafka: {reason}; see KAFKA_CA_FILE"), everywhere)
             }
-            // A broker that stops also interrupts a handshake, so this one is waited for.
+            // A stopping broker also interrupts handshakes, so keep retrying.
             Some(BrokerFailure::Tls(reason)) if reason.contains("PLAINTEXT broker") => self.unreachable(
                 "it breaks the TLS handshake off, as a port for plain text does: see KAFKA_SECURITY_PROTOCOL".into(),
             ),
@@ -149,7 +151,7 @@ impl KafkaSettings {
         }
     }
 
-    /// If only some brokers are misconfigured, the others are waited for.
+    /// If only some brokers are misconfigured, wait for the others.
     fn refused(&self, sentence: String, everywhere: bool) -> TopicError {
         if everywhere {
             TopicError::Setting(sentence)
@@ -158,8 +160,8 @@ impl KafkaSettings {
         }
     }
 
-    /// Tries a handshake with each broker: returns what to change according to the first failure,
-    /// and whether all fail.
+    /// Tries a handshake with each broker. Returns what to change according to the first failure,
+    /// and whether all failed.
     async fn ask_each(&self) -> Option<(String, bool)> {
         let encrypted = self.security.tls();
         let tls = encrypted

@@ -1,4 +1,4 @@
-//! The table `alerts`: what was reported to the people on duty, one row per drift, across restarts.
+//! The table `alerts`: reported problems, one row per drift, kept across restarts.
 
 use std::collections::{HashMap, HashSet};
 
@@ -82,14 +82,14 @@ pub struct Alert {
 }
 
 impl Alert {
-    /// Whether a mail was sent since it began to fire this time.
+    /// Whether a mail was sent since it last started firing.
     pub fn was_mailed(&self) -> bool {
         self.last_mailed_at
             .is_some_and(|at| at >= self.first_seen_at)
     }
 
-    /// Whether it was resolved while mails were silenced: operators still believe that it fires.
-    /// [`open_or_seen`] has the same rule in SQL.
+    /// Whether it was resolved while mails were silenced, so that operators still believe it fires.
+    /// [`open_or_seen`] implements the same rule in SQL.
     pub fn owes_notice(&self) -> bool {
         self.state == AlertState::Resolved
             && self.was_mailed()
@@ -97,7 +97,7 @@ impl Alert {
     }
 }
 
-/// A promise that could not be kept and has not been resolved.
+/// A promise that could not be kept and is unresolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenPromise {
     pub coupon_id: CouponId,
@@ -125,7 +125,7 @@ pub struct ListedAlert {
     pub silenced_by: Option<String>,
 }
 
-/// The kind of a row that counts the repairs of a drop and their mails. Such a row never fires.
+/// The kind of a row that counts a drop's repairs and their mails. Such a row never fires.
 pub const REPAIRED: &str = "repaired";
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
@@ -197,9 +197,10 @@ impl From<&Alert> for AlertRow {
     }
 }
 
-/// Locks a row until the end of the transaction: two processes must not decide from the same rows.
+/// Locks a row until the end of the transaction, so that two processes do not decide from the same
+/// rows.
 pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
-    // Not INSERT IGNORE: its shared lock would let two transactions in and then deadlock them.
+    // INSERT IGNORE would take a shared lock, which two transactions could hold and then deadlock.
     diesel::insert_into(reconciler_state::table)
         .values((
             reconciler_state::name.eq("notify"),
@@ -213,7 +214,7 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// A fact of `reconciler_state`, within a transaction.
+/// A fact of `reconciler_state`, read within a transaction.
 pub async fn fact(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
     reconciler_state::table
         .find(name)
@@ -223,7 +224,7 @@ pub async fn fact(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
         .optional()
 }
 
-/// Inserts an alert, or replaces the one with its fingerprint.
+/// Inserts an alert, or replaces the one with the same fingerprint.
 pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
     let row = AlertRow::from(alert);
     diesel::insert_into(alerts::table)
@@ -236,7 +237,7 @@ pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// Alerts that fire, that need a notice, or that have one of these fingerprints.
+/// Alerts that are firing, owe a notice, or have one of these fingerprints.
 pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResult<Vec<Alert>> {
     let owes_notice = alerts::status
         .eq(AlertState::Resolved.as_str())
@@ -265,7 +266,7 @@ pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResu
     Ok(found.into_values().collect())
 }
 
-/// The numbers of alerts, by fingerprint.
+/// The ids of alerts by fingerprint.
 pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<String, i64>> {
     let mut found = HashMap::new();
     for some in fingerprints.chunks(MOST_VALUES) {
@@ -277,7 +278,7 @@ pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<
     Ok(found)
 }
 
-/// When the silences of these drops' mails end or ended.
+/// When the silence of each drop's mails ends or ended.
 pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId, DateTime<Utc>>> {
     let mut found = HashMap::new();
     for some in of.chunks(MOST_VALUES) {
@@ -296,7 +297,7 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
     Ok(found)
 }
 
-/// The drops among these that are deleted, or whose coupon is: no pass examines them again.
+/// Those of these drops that were deleted, or whose coupon was: no pass examines them again.
 pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
     let mut gone: HashSet<DropId> = of.iter().copied().map(DropId).collect();
     for some in of.chunks(MOST_VALUES) {
@@ -311,7 +312,7 @@ pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
     Ok(gone)
 }
 
-/// The broken promises of these drops.
+/// The unresolved broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
     let mut rows: Vec<(i64, i64, String, Option<i64>, String)> = Vec::new();
     for some in of.chunks(MOST_VALUES) {
@@ -366,7 +367,7 @@ impl From<ListedRow> for ListedAlert {
     }
 }
 
-/// Alerts, newest first: at most `limit`, with a number below `before`, in the given state.
+/// Alerts, newest first: at most `limit`, with an id below `before`, in the given state.
 pub async fn list(
     db: &Db,
     state: Option<String>,
@@ -405,8 +406,8 @@ pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
 }
 
 impl Db {
-    /// The number of firing problems by kind; only those that were mailed, so silenced ones are not
-    /// counted.
+    /// The number of firing alerts by kind. Only mailed alerts count, so silenced ones are
+    /// excluded.
     pub async fn firing_by_kind(&self) -> Result<Vec<(String, i64)>, DbError> {
         self.run("count firing alerts", async |conn| {
             let is_mailed = alerts::last_mailed_at.ge(alerts::first_seen_at.nullable());
@@ -421,7 +422,7 @@ impl Db {
         .await
     }
 
-    /// Drops with an alert that fires or needs a notice, or with a broken promise: the next pass
+    /// Drops that have an alert that is firing or owes a notice, or a broken promise: the next pass
     /// that examines them has something to report.
     pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {
         self.run("drops of open alerts", async |conn| {
@@ -443,7 +444,7 @@ impl Db {
     }
 }
 
-/// Acknowledges an alert, if it fires.
+/// Acknowledges an alert that is firing.
 pub async fn acknowledge(
     db: &Db,
     id: i64,

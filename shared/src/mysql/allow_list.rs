@@ -1,4 +1,4 @@
-//! Allow lists of coupons: MySQL is the source of truth (docs/decisions/0019-allow-list.md).
+//! Allow lists of coupons. MySQL is the source of truth (docs/decisions/0019-allow-list.md).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 use crate::redis::allow_list::OnList;
 
-/// Limit of a statement over a whole list of a million people.
+/// Time limit for a statement over a list of a million users.
 const LONG: Duration = Duration::from_secs(60);
 
-/// People deleted in one transaction.
+/// Users deleted in one transaction.
 const DELETED_AT_ONCE: i64 = 10_000;
 
 /// The result of a change.
@@ -28,7 +28,7 @@ const DELETED_AT_ONCE: i64 = 10_000;
 pub struct ListChanged {
     /// The revision of the list before the change.
     pub before: u64,
-    /// The list now; the same as before if nothing changed.
+    /// The list after the change; the same as before if nothing changed.
     pub now: AllowList,
     /// How many people were added or removed.
     pub changed: u32,
@@ -40,10 +40,10 @@ pub type ListWithAge = (CouponId, AllowList, Option<i64>);
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
-    /// Adds people to a coupon's list or removes them, in one transaction and at a new revision of
-    /// the coupon, which is also above `seen`; `None` if the coupon does not exist. Returns the
-    /// list unchanged if everybody is already in the wanted state. The caller passes at most a few
-    /// thousand people per call.
+    /// Adds users to a coupon's list or removes them, in one transaction and at a new revision of
+    /// the coupon that is also above `seen`; `None` if the coupon does not exist. Returns the list
+    /// unchanged if all users already are in the wanted state. Pass at most a few thousand users
+    /// per call.
     pub async fn change_allow_list(
         &self,
         id: CouponId,
@@ -86,7 +86,7 @@ impl Db {
         .await
     }
 
-    /// Removes everybody from a coupon's list, in one transaction, as a change of the whole list.
+    /// Removes all users from a coupon's list in one transaction, as a change of the whole list.
     pub async fn empty_allow_list(
         &self,
         id: CouponId,
@@ -101,7 +101,7 @@ impl Db {
                 let all = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
                 let changed =
                     u32::try_from(diesel::delete(all).execute(conn).await?).unwrap_or(u32::MAX);
-                // Somebody may have removed rows manually without updating the count.
+                // Rows may have been removed manually without updating the count.
                 if changed == 0 && list.people == 0 {
                     return Ok(Some(ListChanged {
                         before: list.revision,
@@ -122,7 +122,7 @@ impl Db {
         .await
     }
 
-    /// Gives a coupon's list a new revision, also above `seen`, and counts its members.
+    /// Gives a coupon's list a new revision, also above `seen`, and recounts its users.
     pub async fn renew_allow_list(
         &self,
         id: CouponId,
@@ -176,7 +176,7 @@ impl Db {
         .await
     }
 
-    /// People on a coupon's list whose ids come after `after`, in order of ids.
+    /// Users on a coupon's list with ids above `after`, in order of id.
     pub async fn allowed_after(
         &self,
         id: CouponId,
@@ -205,7 +205,7 @@ impl Db {
     pub async fn allow_lists_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
         let user = user.to_string();
         self.run_within(LONG, "allow lists of a person", async move |conn| {
-            // By the primary key: one lookup for each coupon with a list.
+            // Uses the primary key: one lookup per coupon with a list.
             let found: Vec<Found> = diesel::sql_query(
                 "SELECT l.coupon_id AS id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
                  ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id",
@@ -218,9 +218,9 @@ impl Db {
         .await
     }
 
-    /// Some coupons whose list was not changed for `kept`, and whose drops were all sealed as long
-    /// ago, each with its revision. An operator who gives such a coupon more days uploads its list
-    /// first.
+    /// Some coupons whose list has not changed for `kept` and whose drops were all sealed at least
+    /// as long ago, each with its revision. An operator who adds days to such a coupon uploads the
+    /// list first.
     pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
         let Some(before) = before(kept) else {
             return Ok(Vec::new());
@@ -240,8 +240,8 @@ impl Db {
         .await
     }
 
-    /// Deletes part of a coupon's list if the coupon has this revision; returns the new revision,
-    /// and whether more is left. `None`: somebody has changed the coupon.
+    /// Deletes part of a coupon's list if the coupon has this revision. Returns the new revision,
+    /// and whether more is left; `None` if the coupon was changed.
     pub async fn delete_some_of_allow_list(
         &self,
         id: CouponId,
@@ -262,7 +262,7 @@ impl Db {
                         .bind::<BigInt, _>(DELETED_AT_ONCE)
                         .execute(conn)
                         .await?;
-                // Counted only at the end: somebody may have changed the table manually.
+                // Count only at the end, because the table may have been changed manually.
                 let has_more = i64::try_from(deleted) == Ok(DELETED_AT_ONCE);
                 let left = if has_more {
                     people
@@ -271,7 +271,7 @@ impl Db {
                 } else {
                     u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX)
                 };
-                // The time of the change stays, so that an interrupted deletion continues.
+                // Keep the time of the change, so that an interrupted deletion continues.
                 let revision = revision + 1;
                 let set = diesel::update(coupons::table.find(id.0)).set((
                     coupons::revision.eq(revision),
@@ -301,7 +301,7 @@ struct Old {
     revision: u64,
 }
 
-/// A coupon's list, locked until the transaction ends.
+/// Locks a coupon's list until the transaction ends.
 async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>> {
     let lists = coupons::table
         .find(id.0)
@@ -310,9 +310,9 @@ async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>>
     Ok(found.map(|(revision, people)| AllowList { revision, people }))
 }
 
-/// Sets the coupon's next revision, which is also its list's, and the list's size.
+/// Sets the coupon's next revision, which is also the list's, and the size of the list.
 async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> QueryResult<AllowList> {
-    // MySQL assigns from left to right: the list gets the revision that the coupon got just before.
+    // MySQL assigns from left to right: the list gets the revision that was just set.
     diesel::sql_query(
         "UPDATE coupons SET revision = GREATEST(revision, ?) + 1, allow_list_revision = revision, \
          allow_list_people = ?, allow_list_changed_at = UTC_TIMESTAMP(3) WHERE id = ?",
@@ -343,7 +343,7 @@ async fn record(conn: &mut Conn, id: CouponId, detail: Value, by: &Operator) -> 
     .await
 }
 
-/// The caller holds the lock on the coupon's row, so nobody else adds these people in the meantime.
+/// The caller holds the lock on the coupon's row, so these users cannot be added concurrently.
 async fn insert(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult<usize> {
     let mut inserted = 0;
     for some in people.chunks(MOST_VALUES) {

@@ -37,8 +37,8 @@ struct CouponRow {
 
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
-        // The schema permits only the two words. A schedule written manually that can't be read
-        // creates no drops, and an unreadable restriction admits only users on a list.
+        // The schema permits only the two words. A manually written schedule that cannot be parsed
+        // creates no drops; an unreadable restriction admits only users on the list.
         Self {
             id: CouponId(row.id),
             name: row.name,
@@ -95,11 +95,11 @@ impl From<DropRow> for Drop {
 pub struct NewCoupon {
     pub name: String,
     pub quantity: Slot,
-    /// The scope in which one person may hold one.
+    /// The scope in which a user may hold one coupon.
     pub once_per: OncePer,
     pub waiting_list: u32,
     pub schedule: Schedule,
-    /// The restriction; `None`: everybody may claim.
+    /// Who may claim; `None` means everybody.
     pub allow: Option<Allow>,
 }
 
@@ -135,9 +135,9 @@ impl Db {
         .await
     }
 
-    /// The live coupons, in order of their numbers: those with a drop that is not sealed, and daily
-    /// ones that are not over. Each has its unsealed drops and, if none has been open for a while,
-    /// the last that has opened, in order of opening. The cost depends on the number of live
+    /// The live coupons in order of id: daily coupons that have not ended, and coupons with an
+    /// unsealed drop. Each comes with its unsealed drops in order of opening, and with the last
+    /// opened drop if no drop has been open for a while. The cost depends on the number of live
     /// coupons.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read catalogue", async |conn| {
@@ -146,7 +146,7 @@ impl Db {
         .await
     }
 
-    /// The existing ones among these coupons, in the form of [`Db::catalogue`].
+    /// Those of these coupons that exist, in the form of [`Db::catalogue`].
     pub async fn coupons_by_id(
         &self,
         ids: Vec<CouponId>,
@@ -157,7 +157,7 @@ impl Db {
         .await
     }
 
-    /// The first coupons with numbers above `after`, at most `limit`, in order of their numbers.
+    /// At most `limit` coupons with ids above `after`, in order of id.
     pub async fn coupons_after(
         &self,
         after: CouponId,
@@ -204,9 +204,9 @@ impl Db {
         .await
     }
 
-    /// [`Db::take_revision`] for many coupons, each in the form of [`Db::catalogue`]. A coupon that
-    /// another transaction is changing is skipped, so that it does not delay others, and so is one
-    /// of which MySQL has lost revisions.
+    /// [`Db::take_revision`] for many coupons, each in the form of [`Db::catalogue`]. Skips coupons
+    /// that another transaction is changing, because waiting would delay the others, and coupons of
+    /// which MySQL has lost revisions.
     pub async fn take_revisions(
         &self,
         seen: Vec<(CouponId, u64)>,
@@ -232,9 +232,9 @@ impl Db {
         .await
     }
 
-    /// Creates missing drops that a coupon's schedule requires; returns the coupon as it is in that
-    /// transaction, with those it created. Any number of processes may do so concurrently: the
-    /// schema permits one per local date.
+    /// Creates the missing drops that a coupon's schedule requires. Returns the coupon as read in
+    /// that transaction, with the new drops. Concurrent calls are safe, because the schema permits
+    /// one drop per local date.
     pub async fn make_drops(
         &self,
         id: CouponId,
@@ -242,8 +242,8 @@ impl Db {
     ) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("make drops", async move |conn| {
             conn.transaction(async |conn| {
-                // The settings in force, not those the caller saw: an operator may be changing them
-                // right now.
+                // Read the current settings rather than the caller's: an operator may be changing
+                // them.
                 let found: Option<CouponRow> = coupons::table
                     .find(id.0)
                     .select(CouponRow::as_select())
@@ -254,8 +254,8 @@ impl Db {
                 let Some(coupon) = found.map(Coupon::from) else {
                     return Ok(None);
                 };
-                // The same applies to the days: a caller may have read the coupon before them, and
-                // its drops after.
+                // Check the days again too: the caller may have read the coupon before a change and
+                // its drops after it.
                 let is_planned = |drop: &&PlannedDrop| {
                     coupon
                         .schedule
@@ -279,7 +279,6 @@ impl Db {
         .await
     }
 
-    /// Whether there is such a drop.
     pub async fn has_drop(&self, id: DropId) -> Result<bool, DbError> {
         let count = self.run("find drop", async move |conn| {
             drops::table
@@ -292,7 +291,7 @@ impl Db {
     }
 }
 
-/// Coupons as queries. A day's margin for time zones.
+/// Selects the ids of live coupons. One day is added because of time zones.
 const LIVE: &str = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL \
      UNION SELECT id FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
 /// The parameter is a JSON array of numbers.
@@ -300,7 +299,7 @@ pub(super) const LISTED: &str =
     "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
 const UNSEALED: &str = "SELECT id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early FROM drops WHERE sealed_at IS NULL";
 
-/// No more than is read: the virtual columns would be worked out anew for each row.
+/// Selects only the columns that are read: MySQL would compute the virtual columns for each row.
 const COUPON: &str = "c.id, c.name, c.quantity, c.once_per, c.waiting_list, c.paused, c.schedule, c.revision, \
      c.era, c.allow_rule, c.allow_list_revision, c.allow_list_people";
 
@@ -314,7 +313,7 @@ async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon,
     .await
 }
 
-/// A query with its parameter of ids, if it has one.
+/// A query, with its parameter of ids if it has one.
 fn about(query: impl Into<String>, ids: Option<&str>) -> BoxedSqlQuery<'_, Mysql, SqlQuery> {
     let query = diesel::sql_query(query).into_boxed();
     match ids {
@@ -323,9 +322,9 @@ fn about(query: impl Into<String>, ids: Option<&str>) -> BoxedSqlQuery<'_, Mysql
     }
 }
 
-/// Coupons with their drops. `which` gives their ids and `unsealed` their unsealed drops.
-///
-/// Coupons are read first: a drop of a missing coupon belongs to one created since.
+/// Reads coupons with their drops. `which` selects the coupons' ids, `unsealed` their unsealed
+/// drops. Coupons are read first: a drop without its coupon then belongs to a coupon created in
+/// between.
 async fn select_coupons(
     conn: &mut Conn,
     which: &str,
@@ -347,17 +346,18 @@ async fn select_coupons(
     Ok(put_together(found, drops))
 }
 
-/// A drop that has been open for this long is the last that matters: users look no further back.
+/// After a drop has been open for this long, users no longer need earlier drops.
 const SETTLED: TimeDelta = TimeDelta::minutes(1);
 
-/// The last opened drop of each coupon that has had none open for a while, if it is sealed. One
-/// that has just opened is skipped: a claim may be a retry of one in the previous drop.
+/// The last opened drop of each coupon whose drops all opened a while ago, if it is sealed. A drop
+/// that has just opened is skipped, because a claim may be a retry of one in the previous drop.
 async fn last_opened(
     conn: &mut Conn,
     coupons: &[CouponRow],
     unsealed: &[DropRow],
 ) -> QueryResult<Vec<DropRow>> {
-    // Not this host's clock: if it were ahead, the last drop would be missed until the next opens.
+    // Use MySQL's clock: if this host's were ahead, the last drop would be missed until the next
+    // one opens.
     let now: NaiveDateTime = diesel::select(sql::<Datetime>("UTC_TIMESTAMP(3)"))
         .get_result(conn)
         .await?;
@@ -411,12 +411,12 @@ fn put_together(coupons: Vec<CouponRow>, drops: Vec<DropRow>) -> Vec<(Coupon, Ve
 pub struct DropRules {
     pub coupon_id: CouponId,
     pub quantity: Slot,
-    /// The scope in which one person may hold one.
+    /// The scope in which a user may hold one coupon.
     pub once_per: OncePer,
     pub window: DropWindow,
 }
 
-/// The rules of the existing ones among these drops.
+/// The rules of those of these drops that exist.
 pub async fn rules_of_drops(
     conn: &mut Conn,
     ids: &[DropId],
@@ -517,7 +517,7 @@ async fn insert_drops(
             .execute(conn)
             .await;
         match inserted {
-            // Another process was quicker: the drop exists, which is all that was wanted.
+            // Another process has created this drop in the meantime.
             Err(error) if super::refusal(&error) == Some(super::Refusal::Duplicate) => {}
             other => {
                 other?;

@@ -18,11 +18,11 @@ use crate::schedule::Schedule;
 pub struct CouponChange {
     pub name: Option<String>,
     pub paused: Option<bool>,
-    /// Quantity of every drop that is not closed, and of those made from now on.
+    /// Quantity of every drop that is not closed, and of future drops.
     pub quantity: Option<Slot>,
     pub waiting_list: Option<u32>,
     pub schedule: Option<Schedule>,
-    /// The restriction; `Some(None)`: everybody may claim.
+    /// Who may claim; `Some(None)` means everybody.
     #[allow(clippy::option_option)]
     pub allow: Option<Option<Allow>>,
     pub drops: Vec<DropChange>,
@@ -32,9 +32,9 @@ pub struct CouponChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropChange {
     pub id: DropId,
-    /// `None`: the drop is deleted.
+    /// The new window; `None` deletes the drop.
     pub to: Option<Window>,
-    /// Leave the drop unchanged if it has claims, which may have been inserted manually.
+    /// Leaves the drop unchanged if it has claims, which may have been inserted manually.
     pub unless_claimed: bool,
 }
 
@@ -51,9 +51,9 @@ pub struct Window {
 pub enum Revision {
     /// The coupon with the new revision, and its drops.
     Taken(Coupon, Vec<Drop>),
-    /// The coupon has this revision; none was taken.
+    /// The coupon has another revision, this one; nothing was changed.
     Another(u64),
-    /// MySQL has lost revisions (docs/decisions/0026-mysql-gone-back.md); none was taken.
+    /// MySQL has lost revisions (docs/decisions/0026-mysql-gone-back.md); nothing was changed.
     Behind,
     NoCoupon,
 }
@@ -61,8 +61,8 @@ pub enum Revision {
 impl Db {
     /// Takes the coupon's next revision, unless Redis has `seen` a later one, and returns the
     /// coupon and its drops at that revision. A revision is a fencing token: its owner may write
-    /// the coupon's settings to Redis until somebody takes a later one. Then neither that write nor
-    /// the commit of a change ([`Db::change_coupon`]) takes effect.
+    /// the coupon's settings to Redis, or commit a change ([`Db::change_coupon`]), until somebody
+    /// takes a later revision.
     pub async fn take_revision(
         &self,
         id: CouponId,
@@ -110,15 +110,14 @@ impl Db {
         .await
     }
 
-    /// Changes a coupon and those of its drops that are not closed at `now`, and returns their new
-    /// state, with the new revision. `revision` comes from [`Db::take_revision`], and `expected`
-    /// are those drops, in order of their numbers. If they differ now (another operator or a repair
-    /// took a later revision, or a drop was created in the meantime), nothing changes and the
-    /// result is `None`.
+    /// Changes a coupon and those of its drops that are not closed at `now`. Returns their new
+    /// state with the new revision. `revision` comes from [`Db::take_revision`]; `expected` holds
+    /// those drops in order of id. If anything differs now (another operator or a repair took a
+    /// later revision, or a drop was created), nothing changes and the result is `None`.
     ///
     /// # Errors
-    /// [`DbError`]. A [`super::Refusal::BadData`] means that a slot above the quantity is issued,
-    /// and nothing was changed; after any other error the change may have taken effect.
+    /// [`DbError`]. [`super::Refusal::BadData`] means that a slot above the new quantity is issued;
+    /// then nothing was changed. After any other error, the change may have taken effect.
     pub async fn change_coupon(
         &self,
         id: CouponId,
@@ -196,8 +195,8 @@ impl Db {
 }
 
 impl Db {
-    /// Restores settings that MySQL has lost, with their revision. `false`: MySQL has that
-    /// revision, or a later one.
+    /// Restores settings that MySQL has lost, with their revision. Returns `false` if MySQL has
+    /// that revision or a later one.
     ///
     /// # Errors
     /// [`DbError`]; nothing was changed.

@@ -1,18 +1,17 @@
-//! A claim that is to become a row.
+//! A claim to be stored as a row.
 
 use chrono::{DateTime, Utc};
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::trace::TraceContext;
 
-/// A claim that is to become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub coupon_id: CouponId,
     pub drop_id: DropId,
     pub slot: Slot,
     pub user_id: UserId,
-    /// When the user was admitted, if known; otherwise the row gets the present time.
+    /// When the user was admitted, if known; otherwise the row gets the current time.
     pub claimed_at: Option<DateTime<Utc>>,
     /// The span of the claim, if it has a trace.
     pub trace: Option<TraceContext>,

@@ -14,25 +14,25 @@ use super::schema::{code_key, issued_coupons};
 use super::{Conn, Db, DbError, Refusal, refusal};
 use crate::domain::{CouponId, DropId, UserId};
 
-/// Rows read at each end of the table; some of them are compared with the key.
+/// Rows read at each end of the table, from which some are compared with the key.
 const SAMPLE: i64 = 100;
 
-/// Number of rows compared, those issued first. Some rows may have been edited manually; if the key
-/// yields none of these codes, it is not the key they were derived from.
+/// Number of rows compared, in order of issue. Some may have been edited manually; only if the key
+/// yields none of their codes is it the wrong key.
 const COMPARED: usize = 5;
 
-/// `since` of a key that was generated to replace a lost one. The rows that show the loss may be
-/// deleted by retention before anybody looks.
+/// `since` of a key that was generated to replace a lost one. It persists when retention deletes
+/// the rows that would reveal the loss.
 const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31)
     .unwrap()
     .and_time(NaiveTime::MIN)
     .and_utc();
 
-/// Why a row that is written again would get another code than its user was shown.
+/// Why rewriting a row would give its user a different code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeKeyFault {
     Lost,
-    /// Generated to replace a lost key, and no operator has accepted that.
+    /// Generated to replace a lost key, and not yet accepted by an operator.
     Replaced,
     /// The key does not yield the codes of the rows that were issued first.
     Other,
@@ -92,7 +92,7 @@ impl Db {
     }
 }
 
-/// Whatever prefix the code has: a consumer of an older release writes none.
+/// Ignores the prefix of the code, because consumers of older releases write none.
 fn makes_code_of(key: &CodeKey, row: &IssuedRow) -> bool {
     let claim = Claim {
         coupon_id: CouponId(row.coupon_id),
@@ -106,7 +106,7 @@ fn makes_code_of(key: &CodeKey, row: &IssuedRow) -> bool {
     secret_part_of(&row.code) == Some(&*secret)
 }
 
-/// The key, and since when rows have its codes.
+/// The key, and the time since which rows have codes derived from it.
 async fn stored(conn: &mut Conn) -> QueryResult<Option<(CodeKey, NaiveDateTime)>> {
     let columns =
         code_key::table.select((code_key::secret, code_key::prefixed_from, code_key::since));
@@ -129,7 +129,7 @@ async fn has_rows(conn: &mut Conn) -> QueryResult<bool> {
     Ok(any.is_some())
 }
 
-/// The key, generated if there is none: new claims need codes, whatever happened to an older key.
+/// Reads the key, or generates one: new claims need codes even if an older key was lost.
 async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
     if let Some((key, _)) = stored(conn).await? {
         return Ok(key);
@@ -150,7 +150,7 @@ async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
         .ok_or(diesel::result::Error::NotFound)
 }
 
-/// If two processes generate a key at the same time, one wins, and both read that key.
+/// If two processes generate a key at the same time, both use the key that was stored first.
 async fn draw(conn: &mut Conn, since: DateTime<Utc>) -> QueryResult<()> {
     let drawn: [u8; 32] = rand::rng().random();
     let row = (

@@ -1,6 +1,6 @@
-//! Codes, derived from a claim and a key of the installation: a row that is written again has the
-//! code that its user was shown. A code begins with drop and slot, so that the unique index on
-//! codes is written near the entries of the open drop (docs/decisions/0021-codes.md).
+//! Derives codes from a claim and a key of the installation, so that a rewritten row gets the code
+//! that its user was shown. A code begins with drop and slot, so that writes to the unique index on
+//! codes stay near the entries of the open drop (docs/decisions/0021-codes.md).
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use sha2::Sha256;
 use super::claim::Claim;
 use crate::domain::{DropId, Slot};
 
-/// The key from which codes are derived. One per installation.
+/// The key from which an installation's codes are derived.
 #[derive(Clone)]
 pub struct CodeKey {
-    /// Shared, because it is large and futures hold the key.
+    /// Shared, because the state is large and many futures hold the key.
     hmac: Arc<Hmac<Sha256>>,
-    /// Earlier claims have codes without drop and slot, because their users were shown those.
+    /// Claims before this time have codes without drop and slot: their users were shown those.
     prefixed_from: Option<DateTime<Utc>>,
 }
 
@@ -65,7 +65,7 @@ impl CodeKey {
     }
 }
 
-/// The time as its column stores it: a pass may have it from there.
+/// Rounds a time as its column does, because passes read it from there.
 fn as_kept(claimed_at: DateTime<Utc>) -> DateTime<Utc> {
     claimed_at.round_subsecs(3)
 }
@@ -89,7 +89,7 @@ pub(super) fn secret_part_of(code: &str) -> Option<&str> {
     (secret.split('-').all(is_group) && (prefix.is_empty() || has_prefix(prefix))).then_some(secret)
 }
 
-/// Drop and slot, encoded so that texts sort like the numbers.
+/// Encodes drop and slot so that the text sorts in their numeric order.
 fn prefix(drop: DropId, slot: Slot) -> String {
     format!(
         "{}-{}-",
@@ -98,8 +98,8 @@ fn prefix(drop: DropId, slot: Slot) -> String {
     )
 }
 
-/// The number of digits, as a digit, then the digits: 37 is `215`. So a longer number, which is
-/// larger, sorts after a shorter one.
+/// One digit for the number of digits, followed by the digits: 37 is `215`. Longer, and therefore
+/// larger, numbers sort after shorter ones.
 fn number(mut value: u64) -> String {
     let mut digits = Vec::new();
     while value > 0 {
@@ -130,7 +130,7 @@ fn digit(bits: u128) -> char {
 /// Length of four groups of four with a separator between them.
 const SECRET_LEN: usize = 19;
 
-/// Letters and digits that can't be mistaken for one another (Crockford's base 32).
+/// Letters and digits that cannot be confused (Crockford's base 32).
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// The lowest 80 bits as text.
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_have_the_form_and_do_not_repeat() {
+    fn codes_are_well_formed_and_unique() {
         let derived = (1..=5_000).map(|slot| code(slot, "u-1", 0));
         let codes: HashSet<String> = derived
             .chain((0..5_000).map(|_| random_code(DropId(2), 7)))
@@ -212,10 +212,10 @@ mod tests {
         }
     }
 
-    /// The last four groups were computed with Python's `hmac`. A different code here means a
-    /// different code for everybody.
+    /// Expected values were computed independently with Python's `hmac`. A different result here
+    /// would change the code of every claim.
     #[test]
-    fn a_claim_has_the_same_code_in_every_version_and_to_the_millisecond() {
+    fn code_of_a_claim_stays_the_same_across_versions() {
         assert_eq!(
             code(37, "u-37", 1_796_104_800_123_000),
             "12-215-1DV5-630B-SAGH-X9QK"
@@ -227,17 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_from_before_the_upgrade_keeps_the_code_that_its_person_was_shown() {
+    fn claim_from_before_the_upgrade_keeps_its_code() {
         let key = CodeKey::new(&[7; 32], Some(at(1_796_104_800_123_000))).unwrap();
         let code = |micros| key.code(&claim(37, "u-37"), at(micros));
         assert_eq!(code(1_796_104_800_122_499).len(), 19);
-        // To the millisecond that MySQL keeps.
+        // Times are rounded to MySQL's milliseconds.
         assert_eq!(code(1_796_104_800_122_500), "12-215-1DV5-630B-SAGH-X9QK");
         assert_eq!(code(1_796_104_800_123_000), "12-215-1DV5-630B-SAGH-X9QK");
     }
 
     #[test]
-    fn code_depends_on_slot_user_and_instant_of_the_claim() {
+    fn code_depends_on_slot_user_and_claim_time() {
         let one = code(37, "u-37", 0);
         for other in [
             code(37, "u-37", 1_000),
@@ -271,7 +271,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn codes_are_in_the_order_of_drops_and_slots(
+        fn codes_sort_by_drop_and_slot(
             drops in [any_number(62), any_number(62)],
             slots in [any_number(31), any_number(31)],
             is_same_drop in any::<bool>(),

@@ -1,6 +1,6 @@
-//! Connections to MySQL: how they are made, and when one is discarded. A pooled connection checks
-//! once a second whether its server takes writes. A demoted primary keeps its connections open and
-//! answers queries from rows that grow old, while the address may already lead to another server.
+//! Creates MySQL connections and discards unusable ones. Each pooled connection checks once a
+//! second whether its server accepts writes: a demoted primary keeps connections open and returns
+//! stale rows, although the address may already lead to another server.
 
 use std::time::Duration;
 
@@ -20,37 +20,37 @@ use crate::tls::{self, StoreAddress, Tls};
 /// The connection that queries run on.
 pub type Conn = AsyncMysqlConnection;
 
-/// A connection that was not checked for this long is checked before use.
+/// A connection is checked before use if its last check is older than this.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
-/// Maximum duration of that check. If the host died without closing its connections, a caller waits
-/// only this long, not for the whole time limit; other connections that have been silent as long
+/// Maximum duration of that check. If the host died without closing its connections, the caller
+/// waits this long instead of the whole time limit; other connections that have been silent as long
 /// are discarded without a check.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A check that is given up sooner proves nothing: its caller may have gone.
+/// A check abandoned sooner proves nothing, because its caller may have been cancelled.
 const LISTENED: Duration = Duration::from_millis(200);
 
-/// Pause after a failed attempt to connect. While MySQL does not answer, many calls time out one
-/// after the other, and each would begin a connection just before it does.
+/// Pause after a failed attempt to connect. While MySQL does not answer, many calls time out in
+/// turn, and each would open a connection shortly before its timeout.
 const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 
 /// Creates and checks the connections of a pool.
 pub(super) struct Connecting {
     address: StoreAddress,
     failed_at: Mutex<Option<Instant>>,
-    /// Since when a connection has not answered: connections that were silent since then may lead
-    /// to the same unreachable host.
+    /// The time since which a connection has not answered. Other connections without an answer
+    /// since then may lead to the same unreachable host.
     silent_since: Mutex<Option<Instant>>,
 }
 
 /// A connection of a pool.
 pub(super) struct Pooled {
     pub(super) conn: Conn,
-    /// When the server was last checked for taking writes. A fresh connection counts as checked: if
-    /// the address leads to a read-only server, there is no other.
+    /// When the server was last checked for accepting writes. A new connection counts as checked:
+    /// if the address leads to a read-only server, there is no other to try.
     asked_at: Instant,
-    /// When it last answered.
+    /// When the server last answered.
     heard_at: Instant,
 }
 
@@ -134,7 +134,7 @@ impl Connecting {
     }
 }
 
-/// Records the silence when dropped, even if the caller's time is up before an answer.
+/// Records the silence when it is dropped, even if the caller times out first.
 struct Asking<'a> {
     connecting: &'a Connecting,
     began: Instant,
@@ -163,7 +163,7 @@ impl Pooled {
     }
 }
 
-/// Whether a server takes writes: Aurora uses the second variable.
+/// True if the server accepts writes. Aurora uses the second variable.
 pub(super) const IS_PRIMARY: &str = "(@@global.read_only = 0 AND @@global.innodb_read_only = 0)";
 
 /// [`IS_PRIMARY`] as a statement that is prepared once per connection.
@@ -183,7 +183,7 @@ impl QueryFragment<Mysql> for IsPrimary {
     }
 }
 
-/// Records a failure when dropped, even if the caller's time is up.
+/// Records a failure when it is dropped, even if the caller times out first.
 struct ConnectAttempt<'a> {
     connecting: &'a Connecting,
     failed: bool,
@@ -197,18 +197,22 @@ impl Drop for ConnectAttempt<'_> {
     }
 }
 
-/// Strict: invalid data is refused, never truncated. READ COMMITTED: no gap locks, so consumers
-/// don't block each other. wait_timeout: a process that is paused, or whose host died without
-/// closing its connections, holds the locks of its transaction and its GET_LOCK until MySQL ends
-/// its connection. The default is eight hours. innodb_lock_wait_timeout: less than a statement's
-/// time limit, to distinguish a lock from an unreachable server. lc_messages: diesel passes on an
-/// error's text but not its number, and [`super::refusal`] reads the text.
+/// `sql_mode`: strict, so that MySQL refuses invalid data instead of truncating it.
+/// READ COMMITTED: no gap locks, so that consumers do not block each other.
+/// `wait_timeout` (default: eight hours): if a process is paused, or its host died without closing
+/// its connections, MySQL ends the connection after this time and releases its locks, also those of
+/// GET_LOCK.
+/// `innodb_lock_wait_timeout`: shorter than a statement's time limit, to distinguish a lock from an
+/// unreachable server.
+/// `lc_messages`: diesel returns an error's text but not its number, and [`super::refusal`] reads
+/// the English text.
 const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
      SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION wait_timeout = 10, \
      SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
 
 /// A connection outside the pool with the same settings, for locks that live as long as their
-/// connection. Made without diesel, which hides the kind of error; with its options.
+/// connection. Opened with mysql_async, because diesel hides the kind of error, but with diesel's
+/// options.
 pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
     let url = as_given(address.url().to_owned());
     let opts = Opts::from_url(&url)
@@ -223,7 +227,7 @@ pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> 
     Conn::try_from(conn.map_err(|error| why_not(error, opts.db_name(), tls))?).await
 }
 
-/// Access to the database denied, access denied, access denied without a password.
+/// Access denied: to the database, for the user, without a password.
 const DOES_NOT_LET_IN: [u16; 3] = [1044, 1045, 1698];
 
 const UNKNOWN_DATABASE: u16 = 1049;
@@ -231,8 +235,8 @@ const UNKNOWN_DATABASE: u16 = 1049;
 /// `require_secure_transport` is on.
 const WANTS_TLS: u16 = 3159;
 
-/// Distinguishes a wrong user, password, database or certificate, which are wrong settings, from a
-/// server that is busy or shutting down.
+/// Distinguishes wrong settings (user, password, database, certificate) from a server that is busy
+/// or shutting down.
 fn why_not(
     error: mysql_async::Error,
     database: Option<&str>,
@@ -259,7 +263,7 @@ fn why_not(
             let certificate = if may_need_certificate { "; a user may also need DATABASE_CERT_FILE" } else { "" };
             ConnectionError::InvalidConnectionUrl(format!("{error}; see DATABASE_URL{certificate}"))
         }
-        // MySQL asks unknown users for a password by any of its plugins.
+        // MySQL asks unknown users for a password with any of its plugins.
         mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. }) => {
             ConnectionError::InvalidConnectionUrl(format!(
                 "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password; see DATABASE_URL"
@@ -269,9 +273,9 @@ fn why_not(
     }
 }
 
-/// By default mysql_async asks a server at a loopback address for its socket file and connects
-/// through that, which need not be the same server: behind a tunnel or a proxy it is another one,
-/// or none. The URL must be taken literally.
+/// Makes mysql_async connect to the address of the URL. By default it asks a server at a loopback
+/// address for its socket file and connects to that, which behind a tunnel or proxy may belong to
+/// another server or not exist.
 fn as_given(mut url: String) -> String {
     if !url.contains("prefer_socket=") {
         url.push(if url.contains('?') { '&' } else { '?' });
@@ -285,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_used_as_given() {
+    fn database_address_is_used_unchanged() {
         assert_eq!(
             as_given("mysql://h/d".into()),
             "mysql://h/d?prefer_socket=false"

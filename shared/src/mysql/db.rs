@@ -1,7 +1,7 @@
-//! A cancelled MySQL query is poison: when its future is dropped mid-flight, the reply stays on the
-//! connection and the next query reads the rows of another (seen with diesel-async 0.9.2 and
-//! mysql_async 0.36; the system tests show it). So every call runs in a separate task that the
-//! caller only awaits, and a connection that timed out is thrown away.
+//! Runs MySQL calls in separate tasks, so that cancellation cannot corrupt a connection. If a
+//! query's future is dropped before completion, the reply stays on the connection, and the next
+//! query reads the wrong rows (seen with diesel-async 0.9.2 and mysql_async 0.36; a system test
+//! reproduces it). Callers only await the task, and a connection that timed out is closed.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use super::connect::{Conn, Connecting, establish};
 use super::refusal::{in_logs, is_lock_wait, refusal, why_refused};
 use crate::tls::StoreAddress;
 
-/// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
-/// has the same trait, but private.)
+/// An async closure whose future is `Send`, so that [`Db::run`] accepts `async |conn| …`.
+/// diesel-async's equivalent trait is private.
 pub trait AsyncFunc<T, R>:
     AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut
 {
@@ -42,7 +42,7 @@ pub enum DbError {
     /// No connection could be established in time.
     #[error("MySQL cannot be reached: {0}")]
     Unreachable(String),
-    /// MySQL answered and refuses this process. Waiting does not help.
+    /// MySQL refused the login or the connection. Retrying does not help.
     #[error("MySQL does not let this process in: {0}")]
     Refused(String),
     /// The call took longer than the limit; its connection was closed. It may have taken effect.
@@ -54,8 +54,8 @@ pub enum DbError {
         what: &'static str,
         source: diesel::result::Error,
     },
-    /// The server may be a primary that was demoted, and its rows old ([`Db::of_primary`]). A write
-    /// may have taken effect.
+    /// The server is read-only, perhaps a demoted primary with stale rows ([`Db::of_primary`]). A
+    /// write may have taken effect.
     #[error(
         "MySQL: {what}: this server is read-only; DATABASE_URL must lead to the one that takes writes"
     )]
@@ -79,12 +79,12 @@ impl DbError {
         }
     }
 
-    /// Another transaction has locked a row for too long.
+    /// Another transaction held a lock on a row for too long.
     pub fn is_lock_wait(&self) -> bool {
         matches!(self, Self::Query { source, .. } if is_lock_wait(source))
     }
 
-    /// The error concerns the data of this call, not MySQL: other rows can be read and written.
+    /// The error concerns only the data of this call: other rows can still be read and written.
     pub fn is_about_data(&self) -> bool {
         use diesel::result::Error::{DeserializationError, SerializationError};
         let unreadable = |e: &_| matches!(e, DeserializationError(_) | SerializationError(_));
@@ -104,7 +104,7 @@ pub struct DbSettings {
     pub limit: Duration,
 }
 
-/// A pool of connections to MySQL, and the only way to run a query.
+/// A pool of MySQL connections, through which all queries run.
 #[derive(Clone)]
 pub struct Db {
     pool: Pool<Connecting>,
@@ -127,9 +127,9 @@ impl Db {
         })
     }
 
-    /// The same, but every answer comes from a primary: a call on a server that is read-only when
-    /// the call ends fails with [`DbError::ReadOnly`]. For passes, which must not mistake old rows
-    /// for the present state.
+    /// A pool whose results all come from a primary: if the server is read-only at the end of a
+    /// call, the call fails with [`DbError::ReadOnly`]. Passes use it, because they must not treat
+    /// stale rows as current.
     #[must_use]
     pub fn of_primary(&self) -> Self {
         Self {
@@ -138,8 +138,8 @@ impl Db {
         }
     }
 
-    /// Runs `op` on a connection of the pool, in a separate task: if the caller is dropped, the
-    /// call still runs to its end. `what` names the call in errors.
+    /// Runs `op` on a pooled connection in a separate task, which continues if the caller is
+    /// dropped. `what` names the call in errors.
     ///
     /// # Errors
     /// [`DbError`]; after an error that may have left a reply on the connection, the connection is
@@ -155,7 +155,7 @@ impl Db {
         self.run_within(self.limit, what, op).await
     }
 
-    /// [`Db::run`] with another limit, for calls that are known to be long.
+    /// [`Db::run`] with another time limit, for long calls.
     pub async fn run_within<T, F>(
         &self,
         limit: Duration,
@@ -186,11 +186,10 @@ impl Db {
     }
 }
 
-/// The result of a call, whatever its type.
 type AnyValue = Box<dyn Any + Send>;
 
-/// A call, type-erased, so that all calls share one kind of task: tokio's and deadpool's code
-/// around it is compiled once, not once per query.
+/// A type-erased call, so that all calls share one task type: the code of tokio and deadpool around
+/// it is compiled once, not once per query.
 type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<AnyValue>> + Send>;
 
 async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
@@ -206,7 +205,7 @@ async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<
     };
     let answer = async {
         let value = op(&mut pooled.conn).await?;
-        // Checked afterwards: rows read from a server that takes writes now were not old.
+        // Check afterwards: if the server accepts writes now, the rows it returned were current.
         let is_believed = !db.of_primary || pooled.takes_writes().await?;
         Ok((value, is_believed))
     };
@@ -238,8 +237,8 @@ fn no_connection(error: &ConnectionError) -> DbError {
     }
 }
 
-/// Errors after which the connection certainly expects the next command. Any other may be an I/O
-/// error in disguise.
+/// Errors after which the connection is certainly ready for the next command. Any other error may
+/// hide an I/O error.
 fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
     matches!(error, diesel::result::Error::NotFound) || refusal(error).is_some()
 }
@@ -250,8 +249,8 @@ struct LockAnswer {
     answer: Option<i64>,
 }
 
-/// Takes a lock that is held as long as its connection lives; returns whether it was free within
-/// `seconds`. Locks are per server, so the database's name completes the lock's.
+/// Takes a lock that lasts as long as its connection; returns whether it was obtained within
+/// `seconds`. Locks are per server, so the lock's name includes the database's.
 pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
     let sql = "SELECT CAST(GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?) AS SIGNED) AS answer";
     let asked = diesel::sql_query(sql)
@@ -282,7 +281,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_crowd_that_waits_for_a_silent_mysql_does_not_connect_again_and_again() {
+    async fn waiting_callers_do_not_reconnect_repeatedly_to_a_silent_mysql() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("mysql://root@{}/x", silent.local_addr().unwrap());
         let connections = tokio::spawn(async move {

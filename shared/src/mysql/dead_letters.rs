@@ -56,16 +56,16 @@ pub struct DeadLetterRow {
 }
 
 impl DeadLetterRow {
-    /// Whether it rests only on a message, which anybody who can write to the topic could have
-    /// sent. All others were written by an API or an operator.
+    /// True if it rests only on a message, which anybody with write access to the topic could have
+    /// sent. All other dead letters were written by an API or an operator.
     pub fn is_of_message(&self) -> bool {
         self.source_partition.is_some() && self.reason != CORRECTED
     }
 }
 
 impl Db {
-    /// The number of unresolved dead letters of each drop that name no coupon other than the
-    /// drop's; drops without one are left out.
+    /// The number of unresolved dead letters of each drop, except those that name another coupon.
+    /// Drops without dead letters are left out.
     pub async fn count_dead_letters(
         &self,
         drops: Vec<DropId>,
@@ -89,9 +89,10 @@ impl Db {
         .await
     }
 
-    /// The unresolved dead letters of a drop in a range of slots, in order of slots. For each slot
-    /// only the oldest hundred: at most one is issued there, so a flood of them delays no other
-    /// slot's. Dead letters that rest only on a message come last, so that they hide no others.
+    /// The unresolved dead letters of a drop in a range of slots, in order of slot. At most the
+    /// oldest hundred per slot are read, because at most one of them is issued and a flood must not
+    /// delay other slots. Dead letters that rest only on a message come last, so that they cannot
+    /// displace others.
     pub async fn dead_letters_on_slots(
         &self,
         coupon: CouponId,
@@ -114,7 +115,7 @@ impl Db {
                 );
                 next = last + 1;
             } else {
-                // The last slot may have more: it is read again, as the first of the next page.
+                // The last slot may have more: read it again at the start of the next page.
                 some.retain(|letter| letter.slot != Some(last));
                 next = last;
             }
@@ -129,8 +130,7 @@ impl Db {
         Ok(found)
     }
 
-    /// The first dead letters in order of slots; all kinds, or without those that rest only on a
-    /// message.
+    /// The first dead letters in order of slot, with or without those that rest only on a message.
     async fn some_dead_letters(
         &self,
         coupon: CouponId,
@@ -169,7 +169,7 @@ impl Db {
     }
 
     /// Unresolved dead letters of a drop that name none of its slots: at most a thousand with a
-    /// user, and a few without.
+    /// user, and a few without one.
     pub async fn dead_letters_beside_slots(
         &self,
         coupon: CouponId,
@@ -194,9 +194,9 @@ impl Db {
         .await
     }
 
-    /// The unresolved dead letters that name no drop in which a pass could issue them, of one
-    /// coupon or drop if given; counted by reason, each with a few examples. If they are few, the
-    /// examples are all of them.
+    /// Unresolved dead letters that name no drop in which a pass could issue them, optionally of
+    /// one coupon or drop. Counted by reason, each with a few examples, which are complete if they
+    /// are few.
     pub async fn loose_dead_letters(
         &self,
         coupon: Option<CouponId>,
@@ -225,8 +225,8 @@ impl Db {
         .await
     }
 
-    /// Deletes dead letters, including payloads, that were resolved longer than `kept` ago, in
-    /// small statements; returns their number. Unresolved ones stay forever.
+    /// Deletes dead letters that were resolved longer than `kept` ago, including payloads, in small
+    /// statements. Returns their number. Unresolved ones are kept indefinitely.
     pub async fn delete_resolved_dead_letters(&self, kept: Duration) -> Result<usize, DbError> {
         const STATEMENTS: usize = 20;
         let mut deleted = 0;
@@ -248,8 +248,8 @@ impl Db {
         Ok(deleted)
     }
 
-    /// A user's dead letters of one coupon, including resolved ones, oldest first; a thousand at
-    /// most.
+    /// A user's dead letters of one coupon, including resolved ones, oldest first; at most a
+    /// thousand.
     pub async fn dead_letters_of_person(
         &self,
         coupon: CouponId,
@@ -272,7 +272,7 @@ impl Db {
         .await
     }
 
-    /// Users with dead letters on a slot of a drop; from a hundred dead letters at most.
+    /// Users with a dead letter on a slot of a drop; reads at most a hundred dead letters.
     pub async fn people_of_dead_letters_on(
         &self,
         drop: DropId,
@@ -298,7 +298,7 @@ impl Db {
         .await
     }
 
-    /// Marks dead letters as resolved by a run; an earlier resolution stays.
+    /// Marks dead letters as resolved by a run. Earlier resolutions are kept.
     pub async fn resolve_dead_letters(
         &self,
         resolutions: Vec<Resolution>,
@@ -312,7 +312,7 @@ impl Db {
     }
 }
 
-/// Maximum duration of counting everything that is unresolved, from the index.
+/// Maximum duration of counting all unresolved dead letters from the index.
 const LONG: Duration = Duration::from_secs(30);
 
 /// Drops per statement.
@@ -331,8 +331,8 @@ const EXAMPLES: usize = 10;
 const COLUMNS: &str = "f.id, f.coupon_id, f.drop_id, f.slot, f.user_id, f.claimed_at, f.reason, f.error, f.failed_at, \
                        f.resolved_at, f.resolution, f.resolution_detail, f.source_partition, f.source_offset, f.traceparent";
 
-/// Grouped by coupon and drop before the drops are looked up: three million dead letters may name
-/// only a few.
+/// Groups by coupon and drop before looking up drops, because millions of dead letters may name
+/// only a few drops.
 const LOOSE: &str = "SELECT CASE WHEN g.drop_id IS NULL THEN 'no drop' \
          WHEN d.id IS NULL THEN 'a drop that does not exist' \
          WHEN g.coupon_id <> d.coupon_id THEN 'a drop of another coupon' \
@@ -364,7 +364,7 @@ struct LooseGroup {
 /// Dead letters that no pass can resolve.
 #[derive(Debug, Clone)]
 pub struct LooseDeadLetters {
-    /// The thing named instead of a drop that passes compare.
+    /// What they name instead of a drop that passes compare.
     pub why: String,
     pub number: u64,
     pub examples: Vec<DeadLetterRow>,
@@ -379,7 +379,7 @@ pub struct Resolution {
     pub detail: String,
 }
 
-/// Resolves many in one statement, by their ids.
+/// Resolves many dead letters in one statement.
 pub(super) async fn resolve(
     conn: &mut Conn,
     resolutions: &[Resolution],

@@ -14,16 +14,15 @@ use super::schema::{
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 
-/// Lines per list; the mail gives the number of further ones.
+/// Maximum lines per list; the mail adds the number of further ones.
 const LINES: i64 = 20;
 
-/// With a pass every second, a day has some 86,000 rows.
+/// Limit of each query: with a pass every second, a day has about 86,000 rows.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// An alert that is open at the end of the period.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenAlert {
-    /// Its number.
     pub id: i64,
     /// One line about it.
     pub summary: String,
@@ -37,7 +36,7 @@ pub struct OpenAlert {
     pub acknowledged_by: Option<String>,
 }
 
-/// A drop that was verified exact after closing.
+/// A drop that was verified as exact after it closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DigestDrop {
     pub coupon_id: CouponId,
@@ -49,7 +48,7 @@ pub struct DigestDrop {
     pub rows: u32,
 }
 
-/// An address whose mails were given up.
+/// An address for which mails were given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostMails {
     /// As written in a header.
@@ -59,34 +58,35 @@ pub struct LostMails {
     pub sent: u64,
 }
 
-/// The daily digest: everything of a period.
+/// The daily digest of a period.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DailyDigest {
     /// Start, inclusive.
     pub from: DateTime<Utc>,
     /// End, exclusive.
     pub to: DateTime<Utc>,
-    /// The first of the alerts that need a person, oldest first.
+    /// The first alerts that need an operator, oldest first.
     pub open: Vec<OpenAlert>,
     pub open_total: u64,
-    /// Promises that could not be kept and have not been resolved.
+    /// Broken promises that have not been resolved.
     pub broken: u64,
-    /// Runs that ended, by status.
+    /// Number of runs that ended, by status.
     pub runs: Vec<(String, u64)>,
     /// When the last clean or repaired run ended.
     pub last_success_at: Option<DateTime<Utc>>,
-    /// Findings by kind: how many, and of those how many repaired.
+    /// Findings by kind: total and repaired.
     pub findings: Vec<(String, u64, u64)>,
-    /// The first of the drops that were verified exact.
+    /// The first drops that were verified as exact.
     pub sealed: Vec<DigestDrop>,
     pub sealed_total: u64,
     /// Users, rows and failed claims that runs examined.
     pub examined: [u64; 3],
     /// Mails sent, waiting, given up, and given up because no mail server was configured for days.
     pub mails: [u64; 4],
-    /// Mails given up by address, except those that had no mail server.
+    /// Mails given up by address, except those given up for lack of a mail server.
     pub lost_mails: Vec<LostMails>,
-    /// The operator asserts that Redis is configured safely, and nothing checks it.
+    /// The operator asserts that Redis is durable (`REDIS_DURABILITY=managed`), and nothing checks
+    /// it.
     pub redis_is_managed: bool,
 }
 

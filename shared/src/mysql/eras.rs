@@ -9,25 +9,25 @@ use super::schema::{coupons, drops};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::CouponId;
 
-/// What Redis says of a coupon's era.
+/// A coupon's era as read from Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenEra {
     pub coupon: CouponId,
-    /// The highest that its gate names; a new one is above it.
+    /// The highest era in its gate; a new era is higher.
     pub era: u64,
-    /// The era was begun on the server that stands. It is kept unless MySQL has a later one; a
-    /// MySQL that has an earlier one went back, and gets it.
+    /// The era began on the current server. It is kept unless MySQL has a later one. If MySQL has
+    /// an earlier one because it went back, it gets this era.
     pub is_kept: bool,
 }
 
-/// The highest era that is believed of Redis. Numbers above it were written manually; the next ones
-/// would soon have more digits than are read.
+/// The highest era that is accepted from Redis. Higher numbers were written manually, and the eras
+/// after them would soon exceed the digits that are read.
 const HIGHEST: u64 = 1_000_000_000_000;
 
 impl Db {
-    /// Gives each coupon an era above the one that MySQL has and the one that Redis has, unless the
-    /// one in Redis is kept. Coupons that another transaction is changing are left out: waiting for
-    /// one would delay all others.
+    /// Gives each coupon an era above those of MySQL and Redis, unless the one in Redis is kept.
+    /// Coupons that another transaction is changing are skipped, because waiting for one would
+    /// delay all others.
     pub async fn take_eras(&self, seen: Vec<SeenEra>) -> Result<HashMap<CouponId, u64>, DbError> {
         let mut taken = HashMap::new();
         for some in seen.chunks(MOST_VALUES) {
@@ -40,13 +40,16 @@ impl Db {
         for one in &seen {
             if !taken.contains_key(&one.coupon) {
                 let coupon_id = one.coupon.0;
-                tracing::warn!(coupon_id, "the coupon is being changed: it opens later");
+                tracing::warn!(
+                    coupon_id,
+                    "skipped a coupon that is being changed; it opens later"
+                );
             }
         }
         Ok(taken)
     }
 
-    /// Coupons with a drop that has opened, or will within a minute, and is not sealed.
+    /// Coupons with an unsealed drop that has opened, or opens within a minute.
     pub async fn open_coupons_now(&self) -> Result<Vec<CouponId>, DbError> {
         self.run("read open coupons", async |conn| {
             let soon = diesel::dsl::sql::<diesel::sql_types::Datetime>(
@@ -62,7 +65,7 @@ impl Db {
         .await
     }
 
-    /// The era of a coupon, on the primary.
+    /// The era of a coupon, read from the primary.
     pub async fn era(&self, coupon: CouponId) -> Result<Option<u64>, DbError> {
         self.run("read era", async move |conn| {
             coupons::table

@@ -1,5 +1,5 @@
-//! Erasing a user: a pseudonym replaces the id in every table, random texts replace the codes, and
-//! free texts in those rows are deleted. The rows stay, so that totals stay exact.
+//! Erases a user: replaces the id in every table by a pseudonym and the codes by random text, and
+//! deletes free text in those rows. The rows remain, so that totals stay exact.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, UserId};
 
-/// Findings and operators' actions have no index on users.
+/// Time limit: findings and operators' actions have no index on users.
 const LONG: Duration = Duration::from_secs(120);
 
 /// Replaces a string that may contain a user id.
 pub(super) const GONE: &str = "erased";
 
-/// A random text for each row, instead of an id or a code: a code is derived from the id, so
-/// anybody with the key could try ids until one yields this code.
+/// SQL for a random text per row that replaces an id or code. A code is derived from the id, so
+/// anybody with the key could try ids until one matches.
 pub(super) const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 
-/// Rows by table.
+/// Number of rows by table.
 pub type RowsByTable = Vec<(&'static str, usize)>;
 
 #[derive(QueryableByName)]
@@ -45,7 +45,7 @@ impl Db {
     pub async fn coupons_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
         let user = user.to_string();
         self.run_within(LONG, "coupons of a person", async move |conn| {
-            // By the unique key of each table: one lookup per coupon.
+            // Uses the unique key of each table: one lookup per coupon.
             let of = |table: &str| {
                 format!(
                     "SELECT t.coupon_id AS id FROM coupons c STRAIGHT_JOIN {table} t \
@@ -75,9 +75,8 @@ impl Db {
         .await
     }
 
-    /// Replaces a user's id by the pseudonym in the rows of these coupons. All of it, or nothing:
-    /// `None` if one of their drops is no longer sealed, or a dead letter or promise of the user is
-    /// open.
+    /// Replaces a user's id by the pseudonym in the rows of these coupons, atomically. `None` if
+    /// one of the drops is no longer sealed, or the user has an open dead letter or promise.
     pub async fn erase(
         &self,
         user: UserId,
@@ -89,7 +88,7 @@ impl Db {
             conn.transaction(async |conn| {
                 let ids = list(coupons.iter().map(|coupon| coupon.0));
                 if !coupons.is_empty() {
-                    // Locked, so that nobody unseals one in the meantime.
+                    // Lock the drops, so that nobody unseals one in the meantime.
                     let lock = format!(
                         "SELECT CAST(COALESCE(SUM(sealed_at IS NULL), 0) AS SIGNED) AS id FROM \
                          (SELECT sealed_at FROM drops WHERE coupon_id IN ({ids}) FOR SHARE) d"
@@ -111,7 +110,7 @@ impl Db {
                         ("revoked_coupons", &*revoked_code),
                         ("broken_promises", ", reason = 'erased'"),
                     ] {
-                        // By the unique key, which begins with the coupon.
+                        // Uses the unique key, which begins with the coupon.
                         let which = format!("coupon_id IN ({ids}) AND");
                         rows.push((table, rename(conn, table, texts, &which, &user, &pseudonym).await?));
                     }
@@ -133,25 +132,24 @@ impl Db {
         .await
     }
 
-    /// Replaces the id in findings of passes and actions of operators. May be repeated.
+    /// Replaces the id in findings of passes and actions of operators. Safe to repeat.
     pub async fn erase_records(
         &self,
         user: UserId,
         pseudonym: String,
     ) -> Result<RowsByTable, DbError> {
         self.run_within(LONG, "erase a person in records", async move |conn| {
-            // `content` identifies findings by a hash that includes the id: anybody who guesses an
-            // id could compute it.
+            // `content` is a hash that includes the id: anybody who guesses the id could verify it.
             let texts = ", detail = 'erased', content = NULL, trace_id = NULL";
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
             if findings > 0 {
-                // The hash is also in alerts, although they name nobody: an alert that fires is
+                // Alerts also store the hash, although they contain no ids: a firing alert is
                 // mailed once more.
                 diesel::sql_query("UPDATE alerts SET content_hash = ''")
                     .execute(conn)
                     .await?;
             }
-            // For JSON_SEARCH, `_` and `%` are wildcards.
+            // JSON_SEARCH treats `_` and `%` as wildcards.
             let pattern = user.as_str().replace('_', "\\_");
             let named = "SELECT id, CAST(detail AS CHAR) AS detail FROM ops_actions \
                          WHERE JSON_SEARCH(detail, 'one', ?) IS NOT NULL";
@@ -206,7 +204,7 @@ async fn rename(
         .await
 }
 
-/// Replaces strings that equal the user's id, and the free texts beside them.
+/// Replaces strings that equal the user's id, and erases the free texts next to them.
 fn replace(value: &mut Value, user: &str, pseudonym: &str) {
     match value {
         Value::String(text) if text == user => pseudonym.clone_into(text),
@@ -232,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn erasing_in_an_action_replaces_only_the_user_and_the_reasons() {
+    fn erasure_in_an_action_replaces_only_the_user_and_the_reasons() {
         let mut detail = json!({
             "user_id": "7", "slot": 7, "7": "8", "by": "77", "body": {"by": "7", "reason": "7 is a script"}, "list": ["7", 7],
         });

@@ -1,6 +1,6 @@
-//! Claims of erased users. A message that is read again after an erasure contains the full user id;
-//! the erased claim's drop, slot and time identify it. The consumer's `classify` compares rows;
-//! these are the claims without a row.
+//! Identifies claims of erased users that have no row. A message that is read again after an
+//! erasure still contains the user id; its drop, slot and time show that it belongs to an erased
+//! claim. The consumer's `classify` handles claims that have a row.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -19,8 +19,8 @@ use crate::domain::{CouponId, DropId, Slot};
 /// Prefix of every pseudonym.
 const PSEUDONYMS: &str = "erased-";
 
-/// SQL for dead letters of erased users: an erasure removes the payload of a resolved one. If a
-/// user's own id begins like a pseudonym, the dead letter has its payload, or is open.
+/// SQL that selects dead letters of erased users: erasure removes the payload of resolved ones. If
+/// a user's real id begins like a pseudonym, the dead letter still has its payload or is open.
 pub(super) const ERASED_LETTER: &str =
     "user_id LIKE 'erased-%' AND resolved_at IS NOT NULL AND payload IS NULL";
 
@@ -33,12 +33,12 @@ pub fn is_pseudonym(user: &str) -> bool {
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// The time with the precision of its column.
+/// The time, rounded to the precision of its column.
 pub fn as_stored(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().round_subsecs(3)
 }
 
-/// The known facts of one such claim besides its drop and slot.
+/// An erased claim on a known drop and slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
 struct ErasedClaim {
     #[diesel(sql_type = BigInt)]
@@ -47,7 +47,7 @@ struct ErasedClaim {
     slot: i64,
     #[diesel(sql_type = Nullable<Datetime>)]
     claimed_at: Option<NaiveDateTime>,
-    /// The time of a revocation that came before its row: later claims do not count.
+    /// When the claim was revoked before it had a row; later claims do not match.
     #[diesel(sql_type = Nullable<Datetime>)]
     revoked_at: Option<NaiveDateTime>,
 }
@@ -57,7 +57,7 @@ struct ErasedClaim {
 pub struct ErasedClaims(HashMap<(DropId, i64), Vec<ErasedClaim>>);
 
 impl ErasedClaims {
-    /// Whether a claim on this slot, admitted at this time, is one of them.
+    /// Whether it contains a claim on this slot that was admitted at this time.
     pub fn contain(&self, drop: DropId, slot: Slot, claimed_at: DateTime<Utc>) -> bool {
         let at = as_stored(claimed_at);
         let is_it = |one: &ErasedClaim| match one.claimed_at {
@@ -69,7 +69,7 @@ impl ErasedClaims {
             .is_some_and(|on_slot| on_slot.iter().any(is_it))
     }
 
-    /// The claims on a range of slots of drops, each given with its coupon.
+    /// Reads the claims on a range of slots of drops, each given with its coupon.
     pub(super) async fn read(
         conn: &mut Conn,
         drops: &[(CouponId, DropId)],
@@ -100,7 +100,7 @@ impl ErasedClaims {
         Ok(claims)
     }
 
-    /// The claims among these that are of erased users.
+    /// Selects those of these claims that belong to erased users.
     pub(super) async fn among<'c>(
         conn: &mut Conn,
         claims: &[&'c Claim],
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn id_that_only_begins_like_a_pseudonym_is_a_person() {
+    fn id_with_only_a_pseudonym_prefix_is_a_user() {
         assert!(is_pseudonym("erased-0123456789abcdef0123"));
         for person in [
             "erased-joe",

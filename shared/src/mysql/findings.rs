@@ -1,6 +1,6 @@
-//! Findings of runs. A finding that persists is one row, however many passes see it: passes over
-//! everything are numbered, and a row says from which number, and up to which number (exclusive),
-//! it was seen. Repairs, and the findings of other runs, belong to their run alone.
+//! Findings of runs. A finding that persists is one row, regardless of how many passes see it: full
+//! passes are numbered, and the row stores the first number that saw it and the first that no
+//! longer did. Repairs, and findings of other runs, belong to one run.
 
 use std::collections::HashMap;
 
@@ -43,19 +43,19 @@ struct NewFinding {
 /// The findings of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
-    /// Findings of this run alone.
+    /// Findings that belong to this run only.
     pub own: Vec<FindingRow>,
-    /// Findings that a pass over everything left unresolved, each with its identity, by which they
-    /// are compared with those of the previous such pass. `None` for other runs.
+    /// Findings that a full pass left unresolved, each with an identity for comparison with those
+    /// of the previous full pass. `None` for other runs.
     pub left: Option<Vec<(i64, FindingRow)>>,
 }
 
 /// How the findings of a run were stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeptFindings {
-    /// The run's number among the passes over everything.
+    /// The run's number among the full passes.
     pub(super) number: Option<u64>,
-    /// No finding appeared or disappeared, and none belongs to this run alone.
+    /// No finding appeared or disappeared, and none belongs to this run only.
     pub(super) nothing_new: bool,
 }
 
@@ -66,8 +66,8 @@ const AT_ONCE: usize = 500;
 const READ_AT_ONCE: i64 = 5_000;
 
 impl Db {
-    /// Writes the findings of a run that has no row yet, or is under way, in small statements. The
-    /// call may be repeated after an error.
+    /// Writes the findings of a run that has no row yet or is in progress, in small statements.
+    /// Safe to repeat after an error.
     pub(super) async fn keep_findings(
         &self,
         run_id: &str,
@@ -169,7 +169,7 @@ impl Db {
         Ok(last.await?.unwrap_or(0) + 1)
     }
 
-    /// The findings that the last pass over everything left unresolved: content and ids.
+    /// The findings that the last full pass left unresolved: ids by content.
     async fn open_findings(&self) -> Result<HashMap<i64, Vec<i64>>, DbError> {
         let mut open: HashMap<i64, Vec<i64>> = HashMap::new();
         let mut after = 0;
@@ -202,7 +202,7 @@ impl Db {
         }
     }
 
-    /// At most `limit` findings of a run after the finding `after`, each with its number.
+    /// At most `limit` findings of a run with ids above `after`.
     pub(super) async fn findings_of(
         &self,
         run_id: String,
@@ -240,14 +240,14 @@ impl Db {
         .await
     }
 
-    /// The last pass's reason for leaving a dead letter, and the time.
+    /// Why the last pass left a dead letter unresolved, and when.
     pub async fn why_left(
         &self,
         letter: i64,
         drop: Option<i64>,
     ) -> Result<Option<(String, NaiveDateTime)>, DbError> {
         self.run("why a dead letter stays", async move |conn| {
-            // Uses the index of a drop's findings and their results.
+            // The condition matches the index on drop and result.
             let of_drop =
                 diesel::dsl::sql::<Bool>("drop_id <=> ").bind::<Nullable<BigInt>, _>(drop);
             let left = reconcile_findings::result.eq("skipped");
@@ -266,8 +266,7 @@ impl Db {
         .await
     }
 
-    /// The first thousand findings about a user and a coupon, each with the time at which it was
-    /// recorded.
+    /// The first thousand findings about a user and a coupon, each with the time of its record.
     pub async fn findings_about(
         &self,
         coupon: CouponId,

@@ -1,4 +1,4 @@
-//! The repairs of a drop that the repair limit held back: a person confirms these and no others.
+//! The repairs of a drop that the repair limit held back. An operator confirms exactly these.
 
 use std::collections::HashSet;
 
@@ -9,17 +9,17 @@ use super::schema::held_back;
 use super::{Db, DbError};
 use crate::domain::DropId;
 
-/// Repairs of a drop that were shown to a person.
+/// Repairs of a drop that an operator was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct ShownRepairs {
     pub number: u32,
-    /// A hash of them; `None` if an earlier release recorded them.
+    /// A hash of the repairs; `None` if an earlier release recorded them.
     pub fingerprint: Option<u64>,
 }
 
 impl Db {
-    /// Records the repairs that are held back. Unless a person was looking, those recorded before
-    /// stay, because nobody may have read about the new ones.
+    /// Records the repairs that are held back. Unless an operator is watching, an earlier record
+    /// stays, because nobody may have read about the new repairs.
     pub async fn hold_back(
         &self,
         drop: DropId,
@@ -51,12 +51,6 @@ impl Db {
         .await
     }
 
-    /// The number last recorded.
-    pub async fn held_back(&self, drop: DropId) -> Result<Option<u32>, DbError> {
-        let shown = self.shown_repairs(drop).await?;
-        Ok(shown.map(|shown| shown.number))
-    }
-
     /// The repairs last recorded.
     pub async fn shown_repairs(&self, drop: DropId) -> Result<Option<ShownRepairs>, DbError> {
         self.run("repairs held back", async move |conn| {
@@ -70,7 +64,7 @@ impl Db {
         .await
     }
 
-    /// The drops that have any.
+    /// The drops with repairs held back.
     pub async fn drops_held_back(&self) -> Result<HashSet<DropId>, DbError> {
         let drops = self.run("drops held back", async |conn| {
             held_back::table
@@ -81,7 +75,7 @@ impl Db {
         Ok(drops.await?.into_iter().map(DropId).collect())
     }
 
-    /// Deletes the record for a drop that is within the limit: a confirmation of it is void.
+    /// Deletes the record of a drop that is within the limit, which voids a confirmation.
     pub async fn forget_held_back(&self, drop: DropId) -> Result<(), DbError> {
         self.run("forget repairs held back", async move |conn| {
             diesel::delete(held_back::table.find(drop.0))

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a repeated request to create a coupon creates no second one.
+//! `Idempotency-Key`: a repeated request creates no second coupon.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -63,7 +63,7 @@ impl Db {
         self.run("create coupon", async move |conn| {
             let made = conn.transaction(async |conn| {
                 let made = insert_coupon(conn, &new, now, &by).await?;
-                // A concurrent identical request waits here for the other's commit.
+                // A concurrent identical request waits here until this one commits.
                 diesel::insert_into(idempotency_keys::table)
                     .values((
                         idempotency_keys::idempotency_key.eq(&key.key),
@@ -84,8 +84,8 @@ impl Db {
         .await
     }
 
-    /// Deletes keys that are a week old, a limited number per call: nobody repeats a request after
-    /// that. By MySQL's clock, which dated them, because this host's may be ahead.
+    /// Deletes keys that are a week old, because clients no longer retry; a limited number per
+    /// call. Uses MySQL's clock, which dated the keys, because this host's may be ahead.
     pub async fn delete_old_idempotency_keys(&self) -> Result<usize, DbError> {
         self.run("delete old idempotency keys", async |conn| {
             let old = "created_at < UTC_TIMESTAMP(3) - INTERVAL 7 DAY";

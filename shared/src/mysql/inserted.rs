@@ -1,5 +1,5 @@
 //! Checks claims right after their rows were inserted, in the same transaction, and deletes rows
-//! that must not stay. One statement for nearly every batch.
+//! that must not stay. Nearly every batch needs only one statement.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ use super::void::void_among;
 use crate::coupon::{ClaimFault, DropWindow};
 use crate::domain::{DropId, Slot};
 
-/// Claims whose rows were deleted again.
+/// Claims whose rows were deleted after insertion.
 #[derive(Debug, Default)]
 pub(super) struct TakenOut {
     /// Number of void claims.
@@ -27,7 +27,7 @@ pub(super) struct TakenOut {
     pub(super) faults: Vec<(DropId, Slot, ClaimFault)>,
 }
 
-/// A drop; or, without an id, the fact that a coupon has revocations or dead letters of erased
+/// A drop. Without an id, the row means that a coupon has revocations or dead letters of erased
 /// users.
 #[derive(QueryableByName)]
 struct Seen {
@@ -39,7 +39,7 @@ struct Seen {
     closes_at: Option<NaiveDateTime>,
     #[diesel(sql_type = Nullable<Datetime>)]
     sealed_at: Option<NaiveDateTime>,
-    /// Whether the drop is closed, or will be soon.
+    /// Whether the drop is closed, or closes soon.
     #[diesel(sql_type = BigInt)]
     may_be_sealed: i64,
 }
@@ -56,11 +56,11 @@ impl Seen {
     }
 }
 
-/// Seconds before a drop closes, by MySQL's clock.
+/// Seconds before a drop closes, by MySQL's clock, from which batches lock it.
 const LOCKED_BEFORE: u32 = 60;
 
-/// Deletes the rows of void claims and, for claims from messages, of those that are impossible in
-/// their drop.
+/// Deletes the rows of void claims, and rows of claims in messages that are impossible in their
+/// drop.
 pub(super) async fn take_out(
     conn: &mut Conn,
     claims: &[Claim],
@@ -90,9 +90,9 @@ pub(super) async fn take_out(
     Ok(taken)
 }
 
-/// Nearly always no coupon has a revocation, and then this locks nothing. It runs after the insert,
-/// and with a locking read: a revocation inserts its own row before it looks for a claim's row, so
-/// one of the two waits for the other and sees it.
+/// Reads the drops and relevant revocations. Coupons rarely have revocations, so this usually locks
+/// nothing. It runs after the insert and uses a locking read: a revocation inserts its own row
+/// before it looks for a claim's row, so one transaction waits for the other and sees its row.
 async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Vec<Seen>> {
     let distinct = |ids: &mut dyn Iterator<Item = i64>| {
         let mut ids: Vec<i64> = ids.collect();
@@ -119,11 +119,10 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
     diesel::sql_query(sql).load(conn).await
 }
 
-/// A closed drop may be sealed right now, by a pass that does not see these rows yet. Lock it:
-/// either the pass has already sealed it, or it waits for this transaction and counts its rows.
-/// Passes use other clocks, and this transaction may outlast the closing, so locking begins
-/// [`LOCKED_BEFORE`]. Other drops are not about to be sealed, and are not locked: that would delay
-/// an operator's change.
+/// A pass that cannot see these rows yet may be sealing a closed drop. Lock it: either the pass has
+/// already sealed it, or the pass waits for this transaction and counts its rows. Clocks differ,
+/// and this transaction may outlast the closing, so locking begins [`LOCKED_BEFORE`]. Other drops
+/// stay unlocked, to avoid delaying an operator's change.
 async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
     let unsure = |one: &Seen| one.may_be_sealed != 0 && one.sealed_at.is_none();
     let ids: Vec<i64> = seen

@@ -60,19 +60,19 @@ pub struct IssuedRow {
 pub struct InsertedRows {
     /// Number of rows that now exist.
     pub rows: usize,
-    /// Claims in messages that are impossible in their drop; they got no row. All other claims
+    /// Claims in messages that are impossible in their drop, and so got no row. All other claims
     /// without a row are void.
     pub faults: Vec<(DropId, Slot, ClaimFault)>,
-    /// Rows with a new code, because another row has the code derived from their claim.
+    /// Rows with a new code, because another row already has the code derived from their claim.
     pub other_codes: Vec<(DropId, Slot)>,
 }
 
-/// Inserts claims as one multi-row statement: all of them, or none. Then deletes the rows that must
-/// not stay. Must be called in a transaction.
+/// Inserts claims with one multi-row statement, atomically, then deletes the rows that must not
+/// stay. Must be called in a transaction.
 ///
-/// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters,
-/// MySQL describes each of them in a separate packet before the values are even sent, and the
-/// statement is used once (docs/PERFORMANCE.md has the figures).
+/// The statement is text, not prepared: for a thousand rows a prepared statement has eight thousand
+/// parameters, each of which MySQL describes in a separate packet before the values are sent,
+/// although the statement is used once (docs/PERFORMANCE.md has the measurements).
 pub async fn insert(
     conn: &mut Conn,
     claims: &[Claim],
@@ -93,8 +93,8 @@ pub async fn insert(
         .batch_execute(&statement(claims, &codes, limits, by, now))
         .await
     {
-        // Another row has one of these codes, through a manual edit. A user without a row is worse
-        // off than one with another code.
+        // A manual edit gave one of these codes to another row. A new code is better for the user
+        // than no row.
         Err(error) if is_code_taken(&error) => {
             let taken = replace_taken(conn, claims, &mut codes).await?;
             inserted.other_codes = taken
@@ -112,7 +112,7 @@ pub async fn insert(
     Ok(inserted)
 }
 
-/// Draws new codes for claims whose code a row already has; returns their indexes.
+/// Generates new codes for claims whose code is taken; returns their indexes.
 async fn replace_taken(
     conn: &mut Conn,
     claims: &[Claim],
@@ -127,7 +127,7 @@ async fn replace_taken(
         .collect();
     tracing::warn!(
         codes = taken.len(),
-        "rows of others have the codes of claims: these get other codes"
+        "the codes of some claims are taken by other rows; these claims get new codes"
     );
     let places: Vec<usize> = (0..codes.len())
         .filter(|at| taken.contains(&codes[*at]))
@@ -138,8 +138,8 @@ async fn replace_taken(
     Ok(places)
 }
 
-/// Every value is a number, a timestamp, or a string of letters, digits and characters without a
-/// meaning in SQL; see [`push_text`].
+/// Values are numbers, timestamps, and strings without characters that have a meaning in SQL; see
+/// [`push_text`].
 fn statement(
     claims: &[Claim],
     codes: &[String],
@@ -148,7 +148,7 @@ fn statement(
     now: DateTime<Utc>,
 ) -> String {
     let issued_at = instant(now);
-    // Each value costs MySQL time, even a NULL, and most installations trace nothing.
+    // Each value costs MySQL time, even NULL, and most installations do not trace.
     let is_traced = claims.iter().any(|claim| claim.trace.is_some());
     let mut sql = String::with_capacity(256 + claims.len() * 180);
     // Writing to a `String` does not fail.
@@ -185,7 +185,7 @@ fn statement(
     sql
 }
 
-/// MySQL reads at most microseconds; it rounds to the precision of its column.
+/// MySQL reads at most microseconds, and rounds them to the precision of its column.
 fn instant(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().trunc_subsecs(6)
 }
@@ -213,7 +213,7 @@ pub async fn of_people(
     coupon: CouponId,
     users: &[&str],
 ) -> QueryResult<Vec<IssuedRow>> {
-    // MySQL refuses to compare its column with other characters, and no row has them.
+    // MySQL refuses to compare its ASCII column with other characters, and no row has them.
     let mut users: Vec<&str> = users
         .iter()
         .copied()
@@ -245,11 +245,11 @@ pub async fn of_people(
     .await
 }
 
-/// For a longer list MySQL only estimates the number of rows (`eq_range_index_dive_limit`), and if
-/// its statistics lag behind, it reads the whole table for each.
+/// Maximum number of values in a list. For a longer list MySQL only estimates the number of rows
+/// (`eq_range_index_dive_limit`), and with stale statistics it may scan the whole table.
 const LIST_AT_MOST: usize = 100;
 
-/// About 50 ms of MySQL's time.
+/// Slots counted per statement, which takes MySQL about 50 ms.
 const SLOTS_COUNTED_AT_ONCE: i64 = 200_000;
 
 fn slot(number: i64) -> Slot {
@@ -270,7 +270,7 @@ impl Db {
         .await
     }
 
-    /// The number of rows of a drop. Counted in parts, so that statements take no longer for a
+    /// The number of rows of a drop, counted in ranges, so that no statement takes longer for a
     /// larger drop.
     pub async fn count_rows(&self, drop: DropId, upper: i64) -> Result<u64, DbError> {
         let mut rows = 0;
@@ -361,7 +361,7 @@ impl Db {
         .await
     }
 
-    /// The trace of the row on a slot, if it has one.
+    /// The trace of a slot's row, if it has one.
     pub async fn trace_on_slot(
         &self,
         drop: DropId,
@@ -400,8 +400,9 @@ impl Db {
         Ok(found)
     }
 
-    /// Writes the rows of repairs, and resolves their dead letters: all of it, or nothing, even if
-    /// only one claim is void. Returns the rows whose code is not the one derived from their claim.
+    /// Writes the rows of repairs and resolves their dead letters, atomically: if one claim is
+    /// void, nothing is written. Returns the rows whose code is not the one derived from their
+    /// claim.
     pub async fn reissue(
         &self,
         mut claims: Vec<Claim>,
@@ -410,8 +411,8 @@ impl Db {
     ) -> Result<Vec<(DropId, Slot)>, DbError> {
         let run_id = run_id.to_owned();
         let key = self.code_key().await?;
-        // In the order of the primary key, like the consumer: the two then wait for each other
-        // instead of deadlocking.
+        // Insert in the order of the primary key, like the consumer: then the two wait for each
+        // other instead of deadlocking.
         claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
         self.run("issue rows", async move |conn| {
             let limits = SlotLimits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
@@ -429,7 +430,7 @@ impl Db {
     }
 }
 
-/// The schema's error for inserting such a row alone.
+/// The error that the schema returns if such a row is inserted alone.
 fn revoked_meanwhile() -> diesel::result::Error {
     let message = "firstcome: revoked: a claim was given back or revoked meanwhile".to_owned();
     diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message))
@@ -454,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn insert_statement_holds_each_claim_field_and_the_trace_if_any() {
+    fn insert_statement_contains_every_field_and_an_optional_trace() {
         let limits = SlotLimits::default();
         let now = DateTime::UNIX_EPOCH;
         let claims = [claim("u-37".parse().unwrap())];
@@ -493,7 +494,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_user_id_ends_its_own_literal(text in ".{0,80}", signs in "['\"`\\\\;#-]{0,9}") {
+        fn user_id_cannot_terminate_its_sql_literal(text in ".{0,80}", signs in "['\"`\\\\;#-]{0,9}") {
             for text in [text.clone(), signs.clone(), format!("{text}{signs}"), format!("u{signs}")] {
                 let mut sql = String::new();
                 push_text(&mut sql, &text);

@@ -1,4 +1,4 @@
-//! The number of users that each drop had when a pass last compared it, or before Redis lost it.
+//! The number of users of each drop when a pass last compared it, or before Redis lost it.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,10 @@ use crate::domain::DropId;
 /// A pass's observation of a drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct KnownAdmissions {
-    /// Users in Redis, and users whose claims were revoked before.
+    /// Users in Redis, plus users whose claims were revoked earlier.
     pub users: u64,
     pub seen_at: NaiveDateTime,
-    /// When a loss of the drop in Redis was found; set until all users are restored.
+    /// When Redis was found to have lost the drop; set until all users are restored.
     pub lost_at: Option<NaiveDateTime>,
 }
 
@@ -53,7 +53,7 @@ impl Db {
         .await
     }
 
-    /// Records that Redis has lost a drop: its number stays until its users are restored.
+    /// Records that Redis has lost a drop. The number is kept until its users are restored.
     pub async fn note_loss(&self, drop: DropId) -> Result<(), DbError> {
         self.run("note a loss", async move |conn| {
             diesel::sql_query(
@@ -67,7 +67,7 @@ impl Db {
         .await
     }
 
-    /// Records the present number of users of these drops.
+    /// Records the current number of users of these drops.
     pub async fn note_admissions(
         &self,
         seen: Vec<(DropId, u64)>,

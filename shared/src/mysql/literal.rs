@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use crate::domain::UserId;
 
-/// Appends a user id as a literal. An id that was written into a store manually may contain
-/// anything, even a quote: an invalid id is written in hexadecimal, so that no text can end its own
-/// literal.
+/// Appends a user id as a literal. Ids written manually may contain anything, even quotes, so
+/// invalid ids are written in hexadecimal and cannot terminate the literal.
 pub(super) fn push_text(sql: &mut String, text: &str) {
     if UserId::has_form(text) {
         sql.push('\'');

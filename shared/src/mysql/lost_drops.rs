@@ -1,5 +1,5 @@
-//! Drops whose row in `drops` or whose limits are lost although other tables still refer to them: a
-//! table was restored alone, or a row was deleted manually.
+//! Finds drops whose row in `drops` or whose limits are missing although other tables refer to
+//! them, because a table was restored alone or a row was deleted manually.
 
 use std::collections::HashSet;
 
@@ -30,20 +30,20 @@ impl From<NamedRow> for NamedDrop {
     }
 }
 
-/// Limits without their drop. Costs one lookup per drop.
+/// Limits without a drop. Costs one lookup per drop.
 const BY_LIMITS: &str = "SELECT DISTINCT l.coupon_id, l.drop_id FROM slot_limits l \
      LEFT JOIN drops d ON d.id = l.drop_id WHERE d.id IS NULL LIMIT 1000";
 
-/// Rows of drops that were created after the last one that MySQL knows.
+/// Rows of drops with ids above the highest in `drops`.
 const BY_LATER_ROWS: &str = "SELECT DISTINCT i.coupon_id, i.drop_id FROM issued_coupons i \
      WHERE i.drop_id > (SELECT COALESCE(MAX(id), 0) FROM drops) LIMIT 1000";
 
-/// Rows of any missing drop: reads the number of each drop once, from the index.
+/// Rows of any missing drop. Reads each drop id once, from the index.
 const BY_ROWS: &str = "SELECT (SELECT i.coupon_id FROM issued_coupons i WHERE i.drop_id = n.drop_id LIMIT 1) AS coupon_id, \
      n.drop_id FROM (SELECT DISTINCT drop_id FROM issued_coupons) n \
      LEFT JOIN drops d ON d.id = n.drop_id WHERE d.id IS NULL LIMIT 1000";
 
-/// Drops without the limit of their quantity, without which none of their rows can be written.
+/// Drops without a limit equal to their quantity, without which their rows cannot be written.
 const WITHOUT_LIMIT: &str = "SELECT d.coupon_id, d.id AS drop_id FROM drops d WHERE NOT EXISTS \
      (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = d.quantity)";
 
@@ -52,8 +52,8 @@ const WITHOUT_LIMIT: &str = "SELECT d.coupon_id, d.id AS drop_id FROM drops d WH
 const LIMITS_EVERY: Slot = 65_536;
 
 impl Db {
-    /// Drops without a row in `drops` that other tables refer to. `everywhere` also finds old drops
-    /// that have lost their limits, too.
+    /// Drops without a row in `drops` that other tables refer to. With `everywhere`, also old drops
+    /// that have lost their limits as well.
     pub async fn lost_drops(&self, everywhere: bool) -> Result<Vec<NamedDrop>, DbError> {
         self.run("drops that are lost", async move |conn| {
             let mut lost = named(conn, BY_LIMITS).await?;
@@ -66,7 +66,7 @@ impl Db {
         .await
     }
 
-    /// The drops among these that have no row in `drops`.
+    /// Those of these drops that have no row in `drops`.
     pub async fn unknown_drops(&self, named: Vec<NamedDrop>) -> Result<Vec<NamedDrop>, DbError> {
         self.run("unknown drops", async move |conn| {
             let ids: Vec<i64> = named.iter().map(|one| one.drop.0).collect();
@@ -84,7 +84,7 @@ impl Db {
         .await
     }
 
-    /// The highest number of a drop; 0 if there is none.
+    /// The highest id of a drop; 0 if there is none.
     pub async fn highest_drop(&self) -> Result<i64, DbError> {
         self.run("highest drop", async |conn| {
             let highest: Option<i64> = drops::table
@@ -96,8 +96,8 @@ impl Db {
         .await
     }
 
-    /// Restores the row of a lost drop; `false` if the schema refuses it: its coupon is lost, too,
-    /// or another drop has its day.
+    /// Restores the row of a lost drop. Returns `false` if the schema refuses it because its coupon
+    /// is lost too, or because another drop has the same date.
     pub async fn restore_drop(&self, drop: Drop) -> Result<bool, DbError> {
         self.run("restore drop", async move |conn| {
             let inserted = diesel::insert_into(drops::table)
@@ -123,7 +123,7 @@ impl Db {
         .await
     }
 
-    /// Drops without the limit of their quantity; sealed ones only with `everywhere`.
+    /// Drops without a limit equal to their quantity. Includes sealed drops if `everywhere` is set.
     pub async fn drops_without_limit(&self, everywhere: bool) -> Result<Vec<NamedDrop>, DbError> {
         self.run("drops without a limit", async move |conn| {
             let unsealed = if everywhere {
@@ -136,7 +136,7 @@ impl Db {
         .await
     }
 
-    /// Writes the limits of a drop that has lost them.
+    /// Restores the missing limits of a drop.
     pub async fn restore_limits(&self, drop: DropId) -> Result<(), DbError> {
         self.run("restore limits", async move |conn| {
             let quantity: Option<Slot> = drops::table
@@ -150,8 +150,8 @@ impl Db {
             };
             let below = (1..=quantity / LIMITS_EVERY).map(|n| n * LIMITS_EVERY);
             for limit in below.filter(|limit| *limit < quantity).chain([quantity]) {
-                // An existing limit stays; the trigger finds the scope, and refuses a limit above a
-                // quantity that was lowered since.
+                // Existing limits stay. The trigger finds the scope, and refuses a limit above the
+                // current quantity.
                 diesel::sql_query(
                     "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
                      SELECT d.id, ?, d.coupon_id, 0 FROM drops d WHERE d.id = ? AND NOT EXISTS \

@@ -1,5 +1,5 @@
-//! Creating the tables. Safe if two processes start at once: one waits for the other, then finds
-//! nothing left to do.
+//! Runs database migrations. If two processes start at the same time, the second waits for the
+//! first and then finds nothing to do.
 
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,9 @@ const LOCK_WAIT_SECONDS: i32 = 300;
 /// The migration that creates the table of the key for codes.
 const CODE_KEY_TABLE: &str = "20261122000017";
 
-/// An ALTER waits for every transaction that has used its table, and everybody who comes after it
-/// waits behind it: rows, claims, questions. So it gives up after a second, lets them through, and
-/// is retried. MySQL's default is a year.
+/// Statement that limits how long an ALTER waits for transactions that use its table, because every
+/// later query waits behind the ALTER. After a second it gives up, lets the queries run, and is
+/// retried. MySQL's default is a year.
 const LOCK_WAIT: &str = "SET SESSION lock_wait_timeout = 1";
 const FIND_IT: &str = "SELECT * FROM information_schema.innodb_trx ORDER BY trx_started";
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -37,28 +37,28 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
         ..settings.clone()
     };
     let mut conn = Db::dedicated(&patient).await?;
-    // It is released with the connection, whatever happens below.
+    // MySQL releases the lock when the connection closes, even after an error.
     let got = get_lock(&mut conn, "firstcome-migrate:", LOCK_WAIT_SECONDS).await;
-    if !got.context("the lock for migrating could not be asked for")? {
+    if !got.context("cannot request the migration lock")? {
         bail!(
-            "another process has been migrating this database for {LOCK_WAIT_SECONDS} s; see what it waits for"
+            "another process has been migrating this database for {LOCK_WAIT_SECONDS} s; check what it is waiting for"
         );
     }
     diesel::sql_query(LOCK_WAIT)
         .execute(&mut conn)
         .await
-        .context("lock_wait_timeout could not be set")?;
+        .context("cannot set lock_wait_timeout")?;
     let done = tokio::task::spawn_blocking(move || run_pending(conn)).await??;
-    // Before the first row, so that every backup with rows contains it.
+    // Generate the key before the first row exists, so that every backup with rows contains it.
     let db = Db::new(&patient)?;
     if done.iter().any(|version| version == CODE_KEY_TABLE) {
         db.draw_first_code_key()
             .await
-            .context("the key of the codes could not be drawn")?;
+            .context("cannot generate the key of the codes")?;
     }
     db.code_key()
         .await
-        .context("the key of the codes could not be read")?;
+        .context("cannot read the key of the codes")?;
     Ok(done)
 }
 
@@ -79,11 +79,11 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
             Err(error) if error.to_string().contains(LOCK_WAIT_OVER) => {
                 if begun.elapsed() > GIVEN_UP_AFTER {
                     bail!(
-                        "a transaction has kept a table that is to be changed for {GIVEN_UP_AFTER:?}: {FIND_IT}"
+                        "for {GIVEN_UP_AFTER:?} a transaction has locked a table that a migration must change: {FIND_IT}"
                     );
                 }
                 tracing::warn!(
-                    "a transaction keeps a table that is to be changed, trying again: {FIND_IT}"
+                    "a transaction locks a table that a migration must change; retrying: {FIND_IT}"
                 );
                 std::thread::sleep(AGAIN_AFTER);
             }
@@ -92,8 +92,8 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
     }
 }
 
-/// Checks that every migration that this build knows has run. It only reads: the services' user
-/// need not be allowed to create tables, which diesel's own check attempts.
+/// Checks that all of this build's migrations have run. It only reads: diesel's own check tries to
+/// create a table, which the services' user need not be allowed to do.
 pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     let db = Db::new(settings)?;
     let ran = db.run("read which migrations ran", async |conn| {
@@ -135,12 +135,12 @@ struct Ran {
 mod tests {
     use std::path::Path;
 
-    /// The first migration that must follow this rule.
+    /// The first migration to which this rule applies.
     const SINCE: &str = "2026-11-22-000020";
 
-    /// Claims continue while tables are changed (docs/OPERATIONS.md, "Upgrade").
+    /// Claims must continue during schema changes (docs/OPERATIONS.md, "Upgrade").
     #[test]
-    fn a_change_of_a_table_says_that_nobody_waits_for_it() {
+    fn schema_change_declares_that_it_does_not_block() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
         let all = std::fs::read_dir(folder)
             .unwrap()
@@ -170,8 +170,8 @@ mod tests {
         );
     }
 
-    /// The statements that change a table without an algorithm that lets rows be read and written
-    /// in the meantime.
+    /// The statements that change a table without an algorithm that allows concurrent reads and
+    /// writes.
     fn blocking_changes(sql: &str) -> Vec<String> {
         let lines: Vec<&str> = sql
             .lines()

@@ -1,5 +1,5 @@
-//! Numbers of coupons and drops that MySQL must not assign again, although it has lost the rows
-//! that had them ([`crate::redis::given`]).
+//! Keeps MySQL from reusing ids of coupons and drops whose rows it has lost
+//! ([`crate::redis::given`]).
 
 use std::ops::RangeInclusive;
 
@@ -14,14 +14,14 @@ use super::{Conn, Db, DbError};
 use crate::domain::CouponId;
 use crate::redis::given::GivenNumbers;
 
-/// Name of the range of numbers that includes those of lost coupons: `FIRST-LAST`.
+/// State name of the range of ids that contains those of lost coupons: `FIRST-LAST`.
 const LOST_COUPONS: &str = "lost_coupons";
 
-/// Maximum numbers examined, at each end of the range: lost coupons were the last ones assigned, or
-/// directly follow the remaining ones.
+/// Maximum number of ids examined at each end of the range: lost coupons were created last, or
+/// directly after the remaining ones.
 const AT_MOST: usize = 10_000;
 
-/// Numbers skipped if nobody knows which were assigned: more than a replica lags.
+/// Ids skipped if the assigned ones are unknown: more than a replica can lag behind.
 const LEFT_OUT: i64 = 1_000;
 
 #[derive(QueryableByName)]
@@ -32,17 +32,17 @@ struct Highest {
     drop_id: i64,
 }
 
-/// Assigned numbers that MySQL did not know.
+/// Assigned ids that MySQL did not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NumbersInDoubt {
     kept: String,
-    /// Those without a coupon in MySQL.
+    /// The ids that have no coupon in MySQL.
     pub without_coupon: Vec<CouponId>,
 }
 
 impl Db {
-    /// From here on MySQL assigns higher numbers than these; `None`: nobody knows which were
-    /// assigned. Unknown numbers of coupons are remembered. Returns MySQL's highest numbers.
+    /// Makes MySQL assign only higher ids than these; `None` means that the assigned ids are
+    /// unknown. Remembers unknown coupon ids. Returns MySQL's highest ids.
     pub async fn skip_numbers(&self, given: Option<GivenNumbers>) -> Result<GivenNumbers, DbError> {
         self.run("skip numbers", async move |conn| {
             let highest = diesel::sql_query(
@@ -65,7 +65,7 @@ impl Db {
                 coupon: coupon.max(given.coupon),
                 drop: given.drop,
             };
-            // A number in an insert counts as assigned, even if the insert is rolled back.
+            // An insert uses up its id even if it is rolled back.
             match conn
                 .transaction(async |conn| insert(conn, behind).await)
                 .await
@@ -73,7 +73,8 @@ impl Db {
                 Ok(()) | Err(RollbackTransaction) => {}
                 Err(error) => return Err(error),
             }
-            // If no later coupon was assigned, an operator may have deleted the last drops.
+            // If no later coupon id was assigned, an operator may simply have deleted the last
+            // drops.
             if coupon < given.coupon {
                 keep_in_mind(conn, coupon + 1..=given.coupon).await?;
             }
@@ -82,7 +83,7 @@ impl Db {
         .await
     }
 
-    /// The remembered numbers.
+    /// The remembered ids.
     pub async fn numbers_in_doubt(&self) -> Result<Option<NumbersInDoubt>, DbError> {
         self.run("numbers in doubt", async |conn| {
             let Some(numbers) = in_mind(conn).await? else {
@@ -114,8 +115,7 @@ impl Db {
         .await
     }
 
-    /// Settles the numbers in doubt: only these, in order, are of lost coupons, and stay
-    /// remembered.
+    /// Settles the ids in doubt: only these, in order, belong to lost coupons and stay remembered.
     pub async fn settle_numbers(
         &self,
         seen: NumbersInDoubt,
@@ -129,7 +129,7 @@ impl Db {
             return Ok(());
         }
         self.run("settle numbers", async move |conn| {
-            // If others were added in the meantime, the next pass does it.
+            // If ids were added in the meantime, the next pass settles them.
             let kept = reconciler_state::table
                 .find(LOST_COUPONS)
                 .filter(reconciler_state::value.eq(seen.kept));
@@ -149,8 +149,8 @@ impl Db {
 }
 
 async fn insert(conn: &mut Conn, GivenNumbers { coupon, drop }: GivenNumbers) -> QueryResult<()> {
-    // One at a time, through a lock on a row that always exists: several transactions that wait for
-    // a row which is then rolled back, or that lock the end of an empty table, would deadlock.
+    // Serialize inserts with a lock on a row that always exists. Transactions that wait for a row
+    // that is then rolled back, or that lock the end of an empty table, would deadlock.
     code_key::table
         .select(code_key::id)
         .for_update()
@@ -166,7 +166,7 @@ async fn insert(conn: &mut Conn, GivenNumbers { coupon, drop }: GivenNumbers) ->
         "INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES (?, ?, UTC_TIMESTAMP(3), 1) \
          ON DUPLICATE KEY UPDATE id = id",
     )
-    // 0 would mean the next number.
+    // MySQL would take 0 as the next id.
     .bind::<BigInt, _>(drop.max(1))
     .bind::<BigInt, _>(coupon)
     .execute(conn)
@@ -204,7 +204,7 @@ async fn keep_in_mind(conn: &mut Conn, numbers: RangeInclusive<i64>) -> QueryRes
     tracing::warn!(
         first,
         last,
-        "MySQL may have lost coupons: these numbers are given to no others"
+        "MySQL may have lost coupons: their numbers will not be reused"
     );
     set_state(conn, LOST_COUPONS, &text_of(&(first..=last))).await
 }

@@ -1,5 +1,5 @@
-//! The log of operators' actions: who, when, from where. Each row is written in the transaction of
-//! its action, so that neither exists without the other.
+//! The log of operators' actions: who, when, from where. Each row is written in the same
+//! transaction as its action, so that both exist or neither.
 
 use std::net::IpAddr;
 
@@ -11,14 +11,14 @@ use super::schema::ops_actions;
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 
-/// The operator of a request, as far as the request shows it.
+/// The operator of a request, as identified by the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Operator {
     /// The name in the request.
     pub name: Option<String>,
-    /// Fingerprint of the token: tokens are shared, and one may have been replaced since.
+    /// Fingerprint of the token, because operators share tokens and tokens are rotated.
     pub token: String,
-    /// The other end of the connection, or the address given by trusted proxies.
+    /// The peer's address, or the client's address as given by trusted proxies.
     pub from: Option<IpAddr>,
 }
 

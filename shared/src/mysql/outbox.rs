@@ -1,5 +1,5 @@
-//! The table `mail_outbox`: mails to send, one row per recipient. A sender leases a row before it
-//! sends it, so that two never send the same; an expired lease belongs to a sender that died.
+//! The table `mail_outbox`: mails to send, one row per recipient. A sender leases a row before
+//! sending it, so that two senders never send the same mail; a lease expires if its sender dies.
 
 use std::collections::HashSet;
 
@@ -13,11 +13,11 @@ use super::{Conn, Db, DbError, alerts};
 /// Rows read per round.
 const ROUND: i64 = 64;
 
-/// Rows that are neither sent nor given up, are due, and are not leased. A macro, like the next
-/// one, because diesel has a different type for each outbox.
+/// Condition for rows that are due, not leased, and neither sent nor given up. A macro, because
+/// each outbox table has a different diesel type.
 macro_rules! is_due {
     ($table:ident, $now:expr) => {{
-        // No attempt and no lease is that far ahead: the clock that set it has been set back since.
+        // No attempt or lease is set that far ahead: if one is, its clock was set back since.
         let never = ($now + TimeDelta::minutes(75)).naive_utc();
         let now = $now.naive_utc();
         let is_open = $table::sent_at.is_null().and($table::given_up_at.is_null());
@@ -33,7 +33,7 @@ macro_rules! is_due {
     }};
 }
 
-/// Recording the outcome of deliveries, and counting rows that wait.
+/// Functions that record delivery outcomes and count waiting rows.
 macro_rules! deliveries {
     ($table:ident) => {
         /// Records the outcome of an attempt, and releases the lease.
@@ -90,7 +90,7 @@ macro_rules! deliveries {
             .map(|_| ())
         }
 
-        /// Number of rows that wait to be sent.
+        /// Number of unsent rows.
         pub async fn waiting(db: &Db) -> Result<i64, DbError> {
             db.run("count what waits in an outbox", async |conn| {
                 count_waiting(conn).await
@@ -115,7 +115,7 @@ deliveries!(mail_outbox);
 pub struct NewMail<'a> {
     /// Now.
     pub created_at: NaiveDateTime,
-    /// When it is first attempted.
+    /// Time of the first attempt.
     pub next_attempt_at: NaiveDateTime,
     /// The kind of mail, as one word.
     pub kind: &'a str,
@@ -125,9 +125,9 @@ pub struct NewMail<'a> {
     pub recipient: &'a str,
     /// One line.
     pub subject: &'a str,
-    /// Without angle brackets.
+    /// Message-ID without angle brackets.
     pub message_id: String,
-    /// Ids of the mails that it replies to, separated by spaces.
+    /// Message-IDs of the mails that it replies to, separated by spaces.
     pub thread_refs: Option<&'a str>,
     /// Plain text.
     pub body_text: &'a str,
@@ -137,7 +137,6 @@ pub struct NewMail<'a> {
 /// A mail leased to this sender until the lease expires.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = mail_outbox)]
-#[allow(missing_docs)] // as in NewMail
 pub struct LeasedMail {
     pub id: i64,
     pub created_at: NaiveDateTime,
@@ -156,13 +155,13 @@ pub struct LeasedMail {
 pub enum DeliveryOutcome {
     /// The server accepted it.
     Sent,
-    /// The attempt failed, and is retried at this time.
+    /// The attempt failed; the next one is at this time.
     Retry(DateTime<Utc>, String),
-    /// The attempt failed, and is never retried.
+    /// The attempt failed, and no other follows.
     GivenUp(String),
 }
 
-/// Puts mails in the outbox. Returns how many.
+/// Adds mails to the outbox. Returns how many.
 pub async fn enqueue(conn: &mut Conn, mails: Vec<NewMail<'_>>) -> QueryResult<usize> {
     if mails.is_empty() {
         return Ok(0);
@@ -183,7 +182,8 @@ pub async fn has_run(conn: &mut Conn, run_id: &str) -> QueryResult<bool> {
     Ok(rows > 0)
 }
 
-/// Leases the oldest due mail of each recipient, so that an unreachable one never delays another.
+/// Leases the oldest due mail of each recipient, so that an unreachable recipient does not delay
+/// others.
 pub async fn lease(
     db: &Db,
     now: DateTime<Utc>,
@@ -191,7 +191,7 @@ pub async fn lease(
 ) -> Result<Vec<LeasedMail>, DbError> {
     db.run("lease mails", async move |conn| {
         conn.transaction(async |conn| {
-            // Rows of another sender are skipped, not waited for.
+            // Skip rows that another sender has locked instead of waiting.
             let due: Vec<(i64, String)> = mail_outbox::table
                 .filter(is_due!(mail_outbox, now))
                 .order(mail_outbox::id)
@@ -224,7 +224,7 @@ pub async fn lease(
     .await
 }
 
-/// Renews the lease of a mail that is still being handed over.
+/// Renews the lease of a mail that is still being sent.
 pub async fn renew(db: &Db, id: i64, until: DateTime<Utc>) -> Result<(), DbError> {
     db.run("renew the lease of a mail", async move |conn| {
         let open = mail_outbox::sent_at
@@ -240,7 +240,7 @@ pub async fn renew(db: &Db, id: i64, until: DateTime<Utc>) -> Result<(), DbError
     .await
 }
 
-/// Whether a server has accepted this mail for any of its recipients.
+/// Whether a server has accepted this mail for any recipient.
 pub async fn was_taken(db: &Db, id: i64) -> Result<bool, DbError> {
     db.run("look for other recipients of a mail", async move |conn| {
         let Some(mail) = MailRows::of(conn, id).await? else {
@@ -251,10 +251,10 @@ pub async fn was_taken(db: &Db, id: i64) -> Result<bool, DbError> {
     .await
 }
 
-/// One mail with all its rows, one for each recipient: their Message-IDs share a prefix.
+/// A mail with the rows of all its recipients, whose Message-IDs share a prefix.
 struct MailRows {
     created_at: NaiveDateTime,
-    /// Pattern of its Message-IDs.
+    /// LIKE pattern of its Message-IDs.
     ids: String,
 }
 
@@ -264,7 +264,7 @@ impl MailRows {
             .find(id)
             .select((mail_outbox::created_at, mail_outbox::message_id));
         let row: Option<(NaiveDateTime, String)> = row.first(conn).await.optional()?;
-        // A UUID, a full stop, the number of the recipient.
+        // Format: UUID, full stop, number of the recipient.
         let ids = |message_id: &str| {
             message_id
                 .split_once('.')
@@ -279,7 +279,7 @@ impl MailRows {
     }
 
     async fn was_taken(&self, conn: &mut Conn) -> QueryResult<bool> {
-        // Uses the index. The clock of another process may be behind.
+        // The condition uses the index; the margin allows for another process's clock being behind.
         let sent = mail_outbox::sent_at.ge(self.created_at - TimeDelta::days(1));
         let rows = mail_outbox::table.filter(sent.and(mail_outbox::message_id.like(&self.ids)));
         Ok(rows.count().get_result::<i64>(conn).await? > 0)
@@ -294,13 +294,13 @@ impl MailRows {
     }
 }
 
-/// Gives up a mail to one recipient. If no recipient has it or may still get it, nobody was
-/// notified: its alerts count as not mailed, so that the next pass that sees them mails them again.
+/// Gives up a mail to one recipient. If no recipient has received it or still may, its alerts count
+/// as not mailed, and the next pass that sees them mails them again.
 pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Result<(), DbError> {
     db.run("give up a mail", async move |conn| {
         conn.transaction(async |conn| {
-            // Locks the alerts, so that two recipients of one mail are given up one after the
-            // other, and no pass judges by old alerts in the meantime.
+            // Lock the alerts, so that two recipients of a mail are given up in turn and no pass
+            // uses outdated alerts meanwhile.
             alerts::lock(conn).await?;
             note_outcome(conn, id, DeliveryOutcome::GivenUp(error), now).await?;
             let Some(mail) = MailRows::of(conn, id).await? else {
@@ -316,8 +316,8 @@ pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Res
     .await
 }
 
-/// Nobody got the mails that were queued at these times: their notices are due again. Alerts store
-/// when their last mail was queued; facts of other mails (`reconciler_state`) end with it.
+/// Makes notices due again whose mails, queued at these times, reached nobody. Alerts store when
+/// their last mail was queued; facts in `reconciler_state` end with that time.
 async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult<()> {
     diesel::update(alerts_table::table.filter(alerts_table::last_mailed_at.eq_any(queued_at)))
         .set(alerts_table::last_mailed_at.eq(None::<NaiveDateTime>))
@@ -333,10 +333,10 @@ async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult
     Ok(())
 }
 
-/// The error of mails that [`give_up_untried`] gave up.
+/// The error of mails that [`give_up_untried`] gives up.
 pub(super) const UNTRIED: &str = "no mail server was set for days";
 
-/// Gives up mails from before this time that were never attempted. Returns how many.
+/// Gives up mails that were queued before this time and never attempted. Returns how many.
 pub async fn give_up_untried(
     db: &Db,
     before: DateTime<Utc>,

@@ -1,5 +1,5 @@
-//! How soon admitted users had their rows, from a sample of slots: the cost is the same for a
-//! hundred slots and for ten million.
+//! Measures how soon admitted users got their rows, from a sample of slots: the cost does not grow
+//! with the size of the drop.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use diesel_async::RunQueryDsl;
 use super::{Db, DbError};
 use crate::domain::{DropId, Slot};
 
-/// Slots in the sample of one drop; all of them if there are no more.
+/// Sample size for one drop.
 const SLOTS: u32 = 100;
 
-/// Sample size per drop for a day's share. Drops: this many of the newest unsealed ones, and this
-/// many of those sealed last.
+/// Sample sizes for statistics by day: slots per drop, and drops. The drops are the newest unsealed
+/// ones and those sealed last, this many of each.
 const SLOTS_OF_DAY: u32 = 200;
 const DROPS: u32 = 250;
 
-/// A day's share reads up to 100,000 rows.
+/// Limit for statistics by day, which read up to 100,000 rows.
 const LONG: Duration = Duration::from_secs(10);
 
-/// A slot, when it was given, and when its row was written, if it exists (UTC).
+/// A slot, its admission time, and the time of its row if it exists (UTC).
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct SlotPace {
     #[diesel(sql_type = Unsigned<Integer>)]
@@ -33,7 +33,7 @@ pub struct SlotPace {
     pub issued_at: Option<NaiveDateTime>,
 }
 
-/// The rows of one day (UTC), and the promises that a pass found broken on that day.
+/// The rows of one day (UTC), and the promises that passes found broken on that day.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct DayPace {
     #[diesel(sql_type = Date)]
@@ -48,7 +48,7 @@ pub struct DayPace {
     pub within_a_second: i64,
 }
 
-/// The slots of a sample, spread evenly over a drop: `n` is a number of a series that begins at 0.
+/// SQL that selects a sample of slots, spread evenly over a drop; `n` is a series that starts at 0.
 fn sample(most: u32) -> String {
     format!(
         "JOIN series ON series.n < LEAST({most}, d.quantity) \
@@ -73,7 +73,7 @@ fn series(numbers: u32) -> String {
 }
 
 impl Db {
-    /// A sample of a drop's rows, by slot: the order of admission.
+    /// A sample of a drop's rows in order of slot, which is the order of admission.
     pub async fn pace(&self, drop: DropId) -> Result<Vec<SlotPace>, DbError> {
         self.run("read a drop's pace", async move |conn| {
             let series = series(SLOTS);
@@ -88,9 +88,9 @@ impl Db {
         .await
     }
 
-    /// How soon rows were written, day by day; newest first. A broken promise that is not resolved
-    /// counts as a miss. As only a sample of a large drop's rows is read, its broken promises are
-    /// scaled down accordingly, and rounded up.
+    /// How soon rows were written, by day, newest first. An unresolved broken promise counts as a
+    /// miss. Because only a sample of a large drop's rows is read, its broken promises are scaled
+    /// down accordingly, and rounded up.
     pub async fn pace_by_day(&self, days: u32) -> Result<Vec<DayPace>, DbError> {
         self.run_within(LONG, "read the pace by day", async move |conn| {
             let series = series(SLOTS_OF_DAY);

@@ -1,7 +1,8 @@
-//! The registry of processes, with the settings on which programs that share data must agree; and
+//! The registry of processes with the settings on which programs that share data must agree, and
 //! the locks between them. Only one pass, and one reopening of the admission gate, runs at a time
-//! in the whole system. The lock is MySQL's `GET_LOCK` on a dedicated connection: in a pool the
-//! lock would outlive the pass. If the connection dies, the pass ends, because the lock is gone.
+//! in the whole system. Each lock is MySQL's `GET_LOCK` on a dedicated connection, because on a
+//! pooled connection it would outlive the pass. If the connection dies, the pass ends, because the
+//! lock is gone.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 /// Interval at which a process renews its row.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// A process that has not renewed its row for longer does not count as running.
+/// A process that has not renewed its row for this long counts as stopped.
 const RUNNING_SECONDS: i64 = 60;
 
 /// The settings of one process.
@@ -43,13 +44,13 @@ pub struct ProcessRow {
     pub fallback_deadline_ms: i64,
 }
 
-/// The longest deadlines of all processes of the last day, in milliseconds: a claim of a process
+/// The longest deadlines of all processes of the last day, in milliseconds: claims of a process
 /// that died may still be in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct Deadlines {
     #[diesel(sql_type = BigInt)]
     pub publish_ms: i64,
-    /// The total until a second store has the claim.
+    /// Time until a second store has the claim.
     #[diesel(sql_type = BigInt)]
     pub in_flight_ms: i64,
 }
@@ -62,19 +63,19 @@ struct OldestReader {
     has_consumer: Option<i64>,
 }
 
-/// This process: host and process id.
+/// Identifies this process by host and process id.
 pub fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), std::process::id())
 }
 
 impl ProcessRow {
-    /// The settings that prevent this process and `other` from working on the same data; `None` if
+    /// Describes the settings that prevent this process and `other` from sharing data; `None` if
     /// they agree.
     pub fn disagreement(&self, other: &Self) -> Option<String> {
         let prefix = |row: &Self| row.redis_prefix.clone();
         let both_prefixes = prefix(self).zip(prefix(other));
-        // The API does not use the group.
+        // The API does not use the consumer group.
         let group = [&self.role, &other.role]
             .iter()
             .all(|role| *role != "serve");
@@ -136,8 +137,8 @@ impl Db {
     }
 
     /// Whether all consumers and reconcilers of the last day can read messages with several claims.
-    /// One that can't would make one dead letter of all of them. False if there is no consumer,
-    /// since then it is not known.
+    /// One that cannot would write a single dead letter for all claims of a message. Returns
+    /// `false` if no consumer is known.
     pub async fn all_read_batches(&self) -> Result<bool, DbError> {
         self.run("read which messages are read", async move |conn| {
             let read: OldestReader = diesel::sql_query(
@@ -166,8 +167,8 @@ impl Db {
     }
 }
 
-/// Announces this process, and renews the announcement until `shutdown`. Settings that disagree are
-/// logged; the reconciler then refuses to work.
+/// Announces this process, and renews the announcement until `shutdown`. Logs settings that
+/// disagree; the reconciler then refuses to work.
 pub async fn announce(db: Db, own: ProcessRow, shutdown: CancellationToken) {
     let id = format!("{:032x}", rand::random::<u128>());
     say(&db, &id, &own).await;
@@ -177,7 +178,7 @@ pub async fn announce(db: Db, own: ProcessRow, shutdown: CancellationToken) {
                 tracing::error!("{sentence}");
             }
         }
-        Err(error) => tracing::warn!(%error, "the settings of other processes are not known"),
+        Err(error) => tracing::warn!(%error, "cannot read the settings of other processes"),
     }
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(EVERY);
@@ -194,7 +195,7 @@ pub async fn announce(db: Db, own: ProcessRow, shutdown: CancellationToken) {
 
 async fn say(db: &Db, id: &str, own: &ProcessRow) {
     if let Err(error) = db.announce(id, own).await {
-        tracing::warn!(%error, "that this process runs could not be noted");
+        tracing::warn!(%error, "cannot announce this process in MySQL");
     }
 }
 
@@ -259,7 +260,7 @@ impl PassLock {
         }))
     }
 
-    /// Cancelled if the lock is lost: work under it must stop.
+    /// Cancelled if the lock is lost; work that needs it must stop.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }
@@ -393,11 +394,11 @@ mod tests {
 
     use super::*;
 
-    /// Longer than many beats.
+    /// Longer than several beats.
     const LIMIT: Duration = Duration::from_secs(20);
 
     #[tokio::test]
-    async fn a_lock_that_is_lost_on_a_connection_that_lives_is_noticed() {
+    async fn lost_lock_is_detected_on_a_live_connection() {
         let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
         let settings = DbSettings {
             url: server.database_url("firstcome").into(),

@@ -1,4 +1,4 @@
-//! Promises to users: the rows that keep them, and those that could not be kept so far
+//! Promises to users: the rows that keep them, and the promises that could not be kept yet
 //! (`broken_promises`).
 
 use std::collections::HashSet;
@@ -15,13 +15,12 @@ use super::schema::{broken_promises, drops};
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, NamedDrop, UserId};
 
-/// One user's rows, and the promises to that user that could not be kept so far.
+/// A user's rows, and the promises to that user that could not be kept yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PersonRecord {
     /// The user's rows, oldest drop first.
     pub rows: Vec<IssuedRow>,
-    /// Drops in which a promise to the user is broken and not resolved, oldest first, with the
-    /// promised slot.
+    /// Drops with an unresolved broken promise to the user, oldest first, with the promised slot.
     pub broken: Vec<(DropId, Option<i64>)>,
     /// The user's revocations, oldest first.
     pub revoked: Vec<Revocation>,
@@ -39,8 +38,7 @@ pub struct BrokenPromiseRow {
 }
 
 impl Db {
-    /// Lists a user whose promise could not be kept; a promise that was resolved before is broken
-    /// again.
+    /// Records a broken promise. If it was recorded and resolved before, it is open again.
     pub async fn list_broken_promise(
         &self,
         run_id: &str,
@@ -74,7 +72,7 @@ impl Db {
         .await
     }
 
-    /// Marks users' broken promises, if any, as resolved: they got rows after all.
+    /// Marks users' broken promises as resolved, because the users now have rows.
     pub async fn mend_broken_promises(
         &self,
         drop: DropId,
@@ -99,8 +97,8 @@ impl Db {
         Ok(())
     }
 
-    /// Records that a user was informed that promises can't be kept, and closes all of the drop's.
-    /// Returns how many there were.
+    /// Closes all broken promises of a drop: an operator confirms that users were informed. Returns
+    /// how many there were.
     pub async fn give_up_promises(
         &self,
         NamedDrop { coupon, drop }: NamedDrop,
@@ -154,8 +152,8 @@ impl Db {
         .await
     }
 
-    /// Unresolved broken promises of a drop, a page of users whose ids come after `after`, in order
-    /// of ids. An unknown slot sorts after all others.
+    /// A page of a drop's unresolved broken promises: users with ids above `after`, in order of id.
+    /// An unknown slot sorts last.
     pub async fn open_promises(
         &self,
         drop: DropId,

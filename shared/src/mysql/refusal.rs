@@ -1,29 +1,28 @@
-//! The meaning of MySQL's errors: diesel passes on little more than their text. Only this file
-//! looks at it. The texts are English whatever the server's `lc_messages`, on a connection that
-//! `establish` set up.
+//! Interprets MySQL's errors by their text, because diesel passes on little else. No other file
+//! does so. `establish` sets `lc_messages`, so that the text is English on every server.
 
 use diesel::result::DatabaseErrorKind;
 use diesel::result::Error::{self, DatabaseError};
 
 use crate::quoted::without_values;
 
-/// A statement that MySQL understood and refused because of its data. Retrying does not help.
+/// A statement that MySQL refused because of its data. Retrying does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// A unique key: the slot is taken, the user has a slot, or the code exists.
+    /// Violates a unique key: the slot is taken, the user has a slot, or the code exists.
     Duplicate,
-    /// No such drop, or a drop of another coupon.
+    /// The drop does not exist, or belongs to another coupon.
     UnknownDrop,
     /// The slot is outside 1..quantity.
     SlotOutOfRange,
     /// The claim was given back or revoked.
     Revoked,
-    /// Anything else about the data: too long, not null, a check.
+    /// Other invalid data: too long, null, or violating a check.
     BadData,
 }
 
-/// How MySQL's messages about bad data begin. The last two: text with characters that the column
-/// can't store.
+/// Beginnings of MySQL's messages about invalid data. The last two concern text with characters
+/// that the column cannot store.
 const BAD_DATA: [&str; 6] = [
     "Data too long",
     "Incorrect ",
@@ -33,10 +32,10 @@ const BAD_DATA: [&str; 6] = [
     "Conversion from coll",
 ];
 
-/// How the error of a lock begins that another transaction did not release in time.
+/// Beginning of MySQL's message about a lock that was not released in time.
 pub(super) const LOCK_WAIT_OVER: &str = "Lock wait timeout exceeded";
 
-/// Whether an error is a refusal. `None` means that the call may be retried: MySQL is unavailable,
+/// Why a statement was refused. `None` means that the call may be retried: MySQL is unavailable,
 /// read-only, locked, or full.
 pub fn refusal(error: &Error) -> Option<Refusal> {
     let DatabaseError(kind, info) = error else {
@@ -64,7 +63,7 @@ pub fn refusal(error: &Error) -> Option<Refusal> {
     }
 }
 
-/// Why the schema refused a row, in a sentence without the values of the row.
+/// Why the schema refused a row, as a sentence without the row's values.
 pub(super) fn why_refused(error: &Error) -> Option<String> {
     let said = without_values(error);
     Some(match refusal(error)? {
@@ -78,13 +77,13 @@ pub(super) fn why_refused(error: &Error) -> Option<String> {
     })
 }
 
-/// Another transaction has locked a row for too long.
+/// Another transaction held a lock on a row for too long.
 pub(super) fn is_lock_wait(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().starts_with(LOCK_WAIT_OVER))
 }
 
-/// Another row has the code. The end of the message tells: a user id that it quotes may contain
-/// anything.
+/// Another row has the code. Only the end of the message is compared, because a quoted user id may
+/// contain anything.
 pub(super) fn is_code_taken(error: &Error) -> bool {
     matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().ends_with("issued_coupons_code'"))
 }
@@ -93,7 +92,7 @@ pub(super) fn is_missing_table(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().ends_with("doesn't exist"))
 }
 
-/// A refusal quotes the refused row, and so its user.
+/// An error for logs, without the row's values: a refusal quotes the row, including its user.
 pub(super) fn in_logs(error: &Error) -> String {
     if refusal(error).is_some() {
         without_values(error)

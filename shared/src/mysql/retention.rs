@@ -1,4 +1,4 @@
-//! Retention of user ids: holders of a coupon that is long over are not named forever.
+//! Retention of user ids: replaces them by pseudonyms some time after a coupon has ended.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::erase::{GONE, RANDOM};
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, Slot};
 
-/// Slots renamed per statement.
+/// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Rows and revocations that still identify a user. The code of an erased row does, if an earlier
-/// release left it.
+/// Condition for rows and revocations that still identify a user. An erased row may do so by its
+/// code, if an earlier release kept it.
 const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
 
 /// A drop that was sealed long ago and still contains user ids.
@@ -24,7 +24,7 @@ pub struct OldDrop {
     id: i64,
     #[diesel(sql_type = BigInt)]
     coupon_id: i64,
-    /// Whether one user may hold one in each drop.
+    /// Whether a user may hold one coupon per drop.
     #[diesel(sql_type = Bool)]
     pub once_per_drop: bool,
 }
@@ -64,8 +64,8 @@ impl Db {
         .await
     }
 
-    /// Replaces the user ids in rows of a sealed drop by pseudonyms, a different one in each row,
-    /// so that nobody can tell which rows belonged to the same user; returns how many.
+    /// Replaces the user ids in a sealed drop's rows by pseudonyms. Each row gets a different one,
+    /// so that rows of the same user cannot be linked. Returns how many rows changed.
     pub async fn erase_holders(&self, drop: DropId) -> Result<usize, DbError> {
         let last = self.run("last slot of a drop", async move |conn| {
             let query =
@@ -80,7 +80,7 @@ impl Db {
         for from in (0..last).step_by(SLOTS_AT_ONCE as usize) {
             erased += self
                 .run("erase holders", async move |conn| {
-                    // A drop that is no longer sealed is compared with Redis, so it is skipped.
+                    // Skip a drop that is no longer sealed, because passes compare it with Redis.
                     diesel::sql_query(format!(
                         "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
                          SET i.user_id = {RANDOM}, i.code = {RANDOM}, i.traceparent = NULL \
@@ -98,8 +98,8 @@ impl Db {
         Ok(erased)
     }
 
-    /// Erases the ids in its resolved broken promises and, if the coupon is over, its revocations.
-    /// After that the drop contains no user ids.
+    /// Erases the ids in a drop's resolved broken promises and, if the coupon has ended, in its
+    /// revocations. Afterwards the drop contains no user ids.
     pub async fn erase_others(&self, drop: DropId, coupon_is_over: bool) -> Result<usize, DbError> {
         self.run("erase people of a drop", async move |conn| {
             conn.transaction(async |conn| {

@@ -1,5 +1,5 @@
-//! Revocations (docs/decisions/0013-revoking.md): claims that were given back or revoked, and so
-//! are void wherever a copy of them still exists.
+//! Revocations (docs/decisions/0013-revoking.md): claims that were given back or revoked, and that
+//! are void wherever a copy still exists.
 
 use std::collections::HashMap;
 
@@ -22,14 +22,15 @@ pub struct Revocation {
     pub id: i64,
     pub coupon_id: i64,
     pub drop_id: i64,
-    /// `None`: the user had none, or none is known.
+    /// The user's slot; `None` if there was none or it is unknown.
     pub slot: Option<Slot>,
     pub user_id: String,
     pub reason: String,
     pub revoked_by: String,
     pub may_claim_again: bool,
     pub revoked_at: NaiveDateTime,
-    /// Claims admitted after this time, by Redis's clock, are valid again; `None`: none is.
+    /// Claims admitted after this time, by Redis's clock, are valid again; `None` means that no
+    /// claim is.
     pub again_from: Option<NaiveDateTime>,
 }
 
@@ -39,14 +40,13 @@ impl Revocation {
         self.again_from.map(|at| at.and_utc().timestamp_millis())
     }
 
-    /// Whether it voids a claim of its user that was admitted at this time; `None` if the time is
-    /// not known.
+    /// Whether it voids its user's claim that was admitted at this time; `None` is an unknown time.
     pub fn voids(&self, admitted_at_ms: Option<i64>) -> bool {
         self.again_from_ms()
             .is_none_or(|from| admitted_at_ms.is_some_and(|at| at <= from))
     }
 
-    /// Whether its step in Redis, or the following one, has not been recorded.
+    /// Whether the user may claim again, but the revocation has not ended yet.
     pub fn is_to_be_ended(&self) -> bool {
         self.may_claim_again && self.again_from.is_none()
     }
@@ -56,7 +56,7 @@ impl Revocation {
 #[derive(Debug, Clone)]
 pub struct NewRevocation {
     pub coupon: CouponId,
-    /// The drop of the claim, according to Redis.
+    /// The drop of the claim, as stored in Redis.
     pub drop: DropId,
     pub slot: Option<Slot>,
     pub user: UserId,
@@ -64,9 +64,9 @@ pub struct NewRevocation {
     pub by: String,
     pub may_claim_again: bool,
     pub once_per: OncePer,
-    /// The operator, for the record; `None`: the user gave it back.
+    /// The operator; `None` if the user gave the claim back.
     pub operator: Option<Operator>,
-    /// The id of the user's last revocation, according to Redis.
+    /// The id of the user's last revocation in Redis.
     pub after: i64,
 }
 
@@ -84,10 +84,10 @@ fn person_scope(once_per: OncePer, drop: i64) -> i64 {
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
-    /// Writes a revocation that voids every claim of its user in its scope, and moves their row
-    /// into it; returns the open revocation if there already is one. All of it, or nothing.
+    /// Writes a revocation that voids all claims of its user in its scope, and moves the user's row
+    /// into it, atomically. Returns the open revocation if there already is one.
     ///
-    /// The revocation comes first and the row after it: see `is_any_revoked` in `issued.rs`.
+    /// The revocation is inserted before the row is read: see `look` in `inserted.rs`.
     pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, DbError> {
         self.run("revoke", async move |conn| {
             conn.transaction(async |conn| revoke_in(conn, &new).await)
@@ -96,7 +96,7 @@ impl Db {
         .await
     }
 
-    /// Moves the row of a claim that a revocation voids into the revocation, if there is one.
+    /// Moves the row of a claim that the revocation voids into it, if the row exists.
     pub async fn take_out_row(
         &self,
         revocation: Revocation,
@@ -112,8 +112,8 @@ impl Db {
     }
 
     /// Ends a revocation that lets its user claim again: admissions after this time, by Redis's
-    /// clock, are valid. Returns the recorded time: another process may have ended the revocation
-    /// already.
+    /// clock, are valid. Returns the recorded time, because another process may have ended the
+    /// revocation already.
     pub async fn end_revocation(
         &self,
         revocation: &Revocation,
@@ -135,7 +135,7 @@ impl Db {
             let stands = stands.select((Revocation::as_select(), sql::<BigInt>("person_scope")));
             let (stands, scope): (Revocation, i64) = stands.first(conn).await?;
             if ends > 0 {
-                // Closes a promise that a pass has listed since the revocation was written.
+                // Close a promise that a pass recorded as broken after the revocation was written.
                 close_promises(conn, &stands, scope).await?;
             }
             Ok(stands.again_from_ms().unwrap_or(again_from_ms))
@@ -176,8 +176,8 @@ impl Db {
     /// Revocations read per statement.
     pub const REVOCATIONS_AT_ONCE: i64 = 1_000;
 
-    /// A page of revocations of a coupon, or of one of its drops, after the one with number
-    /// `after`; each with its age in milliseconds by MySQL's clock.
+    /// A page of revocations of a coupon or drop with ids above `after`, each with its age in
+    /// milliseconds by MySQL's clock.
     pub async fn revocations_after(
         &self,
         coupon: CouponId,
@@ -206,8 +206,8 @@ impl Db {
 
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     let is_new = open_one(conn, new, false).await?.is_none();
-    // Redis compares the numbers of a user's revocations, and a MySQL that lost the highest would
-    // reuse a lower one.
+    // Redis compares the ids of a user's revocations, and a MySQL that lost the highest would reuse
+    // a lower one.
     let highest: Option<i64> = revoked_coupons::table
         .select(max(revoked_coupons::id))
         .first(conn)
@@ -261,8 +261,8 @@ async fn open_one(
         .find(|one| new.once_per == OncePer::Coupon || one.drop_id == new.drop.0))
 }
 
-/// The drop now lacks a row, and somebody may be waiting for the slot. Sealing locks the drop
-/// before it counts revocations: it either sees this one, or has already sealed the drop.
+/// Unseals the drop: it now lacks a row, and users may be waiting for the slot. Sealing locks the
+/// drop before it counts revocations, so it either counts this one or has already sealed the drop.
 async fn unseal(conn: &mut Conn, drop: i64) -> QueryResult<()> {
     let locked = drops::table.find(drop).select(drops::sealed_at).for_share();
     if locked.first::<Option<NaiveDateTime>>(conn).await?.is_some() {
@@ -298,7 +298,7 @@ fn act(revocation: &Revocation) -> OperatorAct {
     }
 }
 
-/// Moves the user's row into the revocation, if that voids it.
+/// Moves the user's row into the revocation, if the revocation voids it.
 async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> QueryResult<()> {
     type Row = (i64, Slot, String, NaiveDateTime, NaiveDateTime, String);
     let of_person = issued_coupons::coupon_id
@@ -342,7 +342,7 @@ async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> Q
         .map(|_| ())
 }
 
-/// A revocation also ends a broken promise.
+/// Closes broken promises that the revocation voids.
 async fn close_promises(conn: &mut Conn, revocation: &Revocation, scope: i64) -> QueryResult<()> {
     diesel::sql_query(
         "UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3) \
@@ -362,7 +362,7 @@ pub(super) async fn of_people(
     coupon: CouponId,
     people: &[UserId],
 ) -> QueryResult<Vec<Revocation>> {
-    // MySQL refuses to compare its column with other characters, and no revocation has them.
+    // MySQL refuses to compare its ASCII column with other characters, and no revocation has them.
     let names = people
         .iter()
         .map(UserId::as_str)
@@ -379,12 +379,12 @@ pub(super) async fn of_people(
         .await
 }
 
-/// The revocations in one coupon, by user: they tell which claims are void.
+/// The revocations in one coupon by user, to find out which claims are void.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revocations(HashMap<String, Vec<Revocation>>);
 
 impl Revocations {
-    /// Filters by scope: only those of `drop` if one coupon per drop is allowed.
+    /// Keeps only the revocations in scope: those of `drop` if one coupon per drop is allowed.
     pub fn new(all: Vec<Revocation>, once_per: OncePer, drop: DropId) -> Self {
         let mut by_person: HashMap<String, Vec<Revocation>> = HashMap::new();
         for one in all

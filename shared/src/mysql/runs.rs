@@ -1,9 +1,9 @@
-//! Runs of the reconciler, one row each, with their findings; and small facts that survive a
+//! Runs of the reconciler, one row each, with their findings; and facts that must survive a
 //! restart.
 //!
-//! Retention: rows that passes and mails leave in the tables are deleted when they are old enough,
-//! a bounded number after each pass. Open rows (unresolved findings, firing alerts, unsent mails,
-//! broken promises) stay, however old.
+//! Retention: rows that passes and mails leave behind are deleted when they are old enough, a
+//! limited number after each pass. Open rows (unresolved findings, firing alerts, unsent mails,
+//! broken promises) are kept indefinitely.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{reconcile_runs, reconciler_state};
 use super::{Conn, Db, DbError};
 
-/// Name of the time (RFC 3339) at which a pass of the reconciler last succeeded.
+/// State name of the time (RFC 3339) of the last successful pass.
 pub const LAST_SUCCESS_AT: &str = "last_success_at";
 
 /// The status of a run that has not ended.
@@ -46,20 +46,20 @@ pub struct RunRow {
     pub skipped: u32,
     pub failed: u32,
     pub error: Option<String>,
-    /// Reports of drops, as JSON; `None` if another run has the same.
+    /// Drop reports as JSON; `None` if `drops_run` stores the same ones.
     pub drops: Option<String>,
-    /// Its number among the passes over everything.
+    /// The run's number among the full passes.
     pub number: Option<u64>,
     pub drops_hash: Option<i64>,
-    /// The run with the same reports.
+    /// The run that stores the same reports.
     pub drops_run: Option<String>,
-    /// Clean, or the same as the pass before.
+    /// Clean, or the same result as the previous pass.
     pub nothing_new: bool,
-    /// The operator who asked for it.
+    /// The operator who requested it.
     pub asked_by: Option<String>,
 }
 
-/// A run as lists show it: without the reports of its drops, which can be megabytes.
+/// A run for lists: without the drop reports, which may take megabytes.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = reconcile_runs)]
 pub struct RunListRow {
@@ -82,12 +82,12 @@ pub struct RunListRow {
     pub asked_by: Option<String>,
 }
 
-/// Reports of drops that are shorter than this, in bytes, are written with each run.
+/// Drop reports shorter than this, in bytes, are stored with each run.
 const SHORT: usize = 1_000;
 
 impl Db {
-    /// Records the beginning of a run. The caller holds the pass lock, so any other run that is
-    /// still "running" died.
+    /// Records the start of a run. The caller holds the pass lock, so any other run with status
+    /// `running` has died.
     pub async fn begin_run(
         &self,
         run: RunRow,
@@ -99,7 +99,7 @@ impl Db {
                     .set((
                         reconcile_runs::status.eq("failed"),
                         reconcile_runs::finished_at.eq(Utc::now().naive_utc()),
-                        reconcile_runs::error.eq("the process that ran it ended in the middle"),
+                        reconcile_runs::error.eq("the process ended during the run"),
                     ))
                     .execute(conn)
                     .await?;
@@ -117,12 +117,12 @@ impl Db {
         .await
     }
 
-    /// Records the end of a run, with its findings, even if its beginning could not be recorded.
-    /// `succeeded` is the time that counts as the last success. The findings are written first, in
-    /// small statements, and the run's row last, so that nobody waits for its lock in the meantime.
+    /// Records the end of a run with its findings, even if its start could not be recorded.
+    /// `succeeded` is the time that counts as the last success. Findings are written first, in
+    /// small statements, and the run's row last, to keep its lock short.
     ///
     /// # Errors
-    /// [`DbError`]; the run is still under way, and the call may be repeated.
+    /// [`DbError`]; the run is still in progress, and the call may be repeated.
     pub async fn finish_run(
         &self,
         mut run: RunRow,
@@ -155,7 +155,7 @@ impl Db {
         .await
     }
 
-    /// Moves the end of a finished run. Returns whether there is such a run.
+    /// Moves the end time of a finished run. Returns whether the run exists.
     pub async fn prolong_run(&self, run: String, until: NaiveDateTime) -> Result<bool, DbError> {
         let prolonged = self.run("prolong run", async move |conn| {
             let ended = reconcile_runs::table
@@ -179,7 +179,7 @@ impl Db {
         Ok(ended.await? > 0)
     }
 
-    /// The run that has not ended, in any process.
+    /// The run in progress, in any process.
     pub async fn running_run(&self) -> Result<Option<String>, DbError> {
         self.run("running run", async move |conn| {
             reconcile_runs::table
@@ -193,7 +193,7 @@ impl Db {
         .await
     }
 
-    /// The last pass over everything that did not fail.
+    /// The last full pass that did not fail.
     pub async fn last_full_run(&self) -> Result<Option<String>, DbError> {
         self.run("last pass over everything", async |conn| {
             let numbered = reconcile_runs::table.filter(reconcile_runs::number.is_not_null());
@@ -208,7 +208,7 @@ impl Db {
         .await
     }
 
-    /// Runs, newest first; with `before`, only older ones.
+    /// Runs, newest first; only those older than `before` if given.
     pub async fn runs(
         &self,
         limit: u32,
@@ -227,7 +227,7 @@ impl Db {
         .await
     }
 
-    /// A run with at most `limit` findings after the finding `after`, each with its number.
+    /// A run with at most `limit` findings with ids above `after`.
     pub async fn run_with_findings(
         &self,
         id: String,
@@ -259,7 +259,7 @@ impl Db {
         Ok(Some((row, findings)))
     }
 
-    /// The fact with this name, if there is one.
+    /// The fact with this name.
     pub async fn state(&self, name: &'static str) -> Result<Option<String>, DbError> {
         self.run("read state", async move |conn| {
             reconciler_state::table
@@ -280,7 +280,7 @@ impl Db {
     }
 }
 
-/// If the previous pass had the same drop reports, the run refers to the run that stores them.
+/// Refers to the run that stores the same drop reports, if the previous pass had the same.
 async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResult<()> {
     let (Some(number), Some(drops)) = (
         run.number,
@@ -338,30 +338,31 @@ pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<
 /// Retention by kind of record.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// Runs that found nothing new.
+    /// Runs with nothing new.
     pub clean_runs: Duration,
-    /// Other runs, findings that are over, and operators' actions.
+    /// Other runs, ended findings, and operators' actions.
     pub runs: Duration,
-    /// Alerts that are over.
+    /// Ended alerts.
     pub alerts: Duration,
     /// Mails and webhook events that were sent or given up.
     pub mails: Duration,
-    /// Broken promises, after they were resolved.
+    /// Broken promises, counted from their resolution.
     pub mended_promises: Duration,
 }
 
-/// Longer than a sender tries to deliver an event.
+/// Exceeds the time during which a sender retries an event.
 const ORPHANED_AFTER: TimeDelta = TimeDelta::days(4);
 
-/// Rows deleted per statement: locks stay short, and millions of rows are gone within a day.
+/// Rows deleted per statement, so that locks stay short. Millions of rows still disappear within a
+/// day.
 const AT_ONCE: u32 = 1_000;
 
-/// The retention of one kind.
+/// Selects one retention.
 type Time = fn(&Retention) -> Duration;
 
-/// Rows that are deleted by their age alone, in the order of an index. `{before}`: see [`before`].
+/// Rows deleted by age alone, in the order of an index. `{before}`: see [`before`].
 const BY_AGE: &[(&str, Time)] = &[
-    // A finding that is over and that no run refers to: see `delete_old_findings`.
+    // Findings without numbers; `delete_old_findings` deletes numbered ones.
     (
         "reconcile_findings WHERE seen_from IS NULL AND created_at < {before} ORDER BY created_at",
         |kept| kept.runs,
@@ -390,13 +391,13 @@ const BY_AGE: &[(&str, Time)] = &[
         "webhook_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at",
         |kept| kept.mails,
     ),
-    // There may still be news about a drop that is not sealed.
+    // Events about an unsealed drop may still follow.
     (
         "webhook_drops WHERE updated_at < {before} AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.id = webhook_drops.drop_id \
          AND d.sealed_at IS NULL) ORDER BY updated_at",
         |kept| kept.runs,
     ),
-    // Held-back repairs are looked up by drop; without this row the next pass shows them once more.
+    // If this row is deleted, the next pass reports the held-back repairs again.
     (
         "held_back WHERE planned_at < {before} ORDER BY planned_at",
         |kept| kept.runs,
@@ -415,7 +416,7 @@ const BY_AGE: &[(&str, Time)] = &[
 ];
 
 impl Db {
-    /// Deletes a bounded number of rows that are past their retention.
+    /// Deletes a limited number of rows past their retention.
     pub async fn delete_old(&self, kept: Retention) -> Result<(), DbError> {
         self.delete_old_runs(kept.clean_runs, true).await?;
         self.delete_old_runs(kept.runs, false).await?;
@@ -437,8 +438,7 @@ impl Db {
         Ok(())
     }
 
-    /// The last clean run stays however long the trouble lasts, and so does a run whose reports
-    /// another one refers to.
+    /// Deletes old runs, except the last clean run and runs whose reports another run refers to.
     async fn delete_old_runs(&self, kept: Duration, nothing_new: bool) -> Result<(), DbError> {
         let Some(before) = before(kept) else {
             return Ok(());
@@ -463,7 +463,7 @@ impl Db {
         .await
     }
 
-    /// Numbered findings that were over before the oldest numbered run that exists.
+    /// Deletes numbered findings that ended before the oldest remaining numbered run.
     async fn delete_old_findings(&self) -> Result<(), DbError> {
         self.run("delete old findings", async move |conn| {
             let sql = format!(
@@ -476,9 +476,9 @@ impl Db {
     }
 }
 
-/// The time before which records with this retention are old, as SQL, by MySQL's clock: a process
-/// whose own clock is ahead would delete young rows. `None`: the retention exceeds a hundred years,
-/// so nothing is old.
+/// SQL for the time before which records with this retention are old. Uses MySQL's clock: a process
+/// whose clock is ahead would delete recent rows. `None` if the retention exceeds a hundred years,
+/// so that nothing is old.
 pub(super) fn before(kept: Duration) -> Option<String> {
     let seconds = Some(kept.as_secs()).filter(|seconds| *seconds <= 100 * 366 * 86_400)?;
     Some(format!("UTC_TIMESTAMP(3) - INTERVAL {seconds} SECOND"))

@@ -1,4 +1,4 @@
-//! The tables, as `migrations/` makes them. Meaning and invariants of each column stand there.
+//! The tables that `migrations/` creates, which document the meaning and invariants of each column.
 
 diesel::table! {
     coupons (id) {

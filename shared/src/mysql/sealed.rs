@@ -1,4 +1,4 @@
-//! Sealed drops: closed, verified exact, and skipped by later passes; and counts of revocations,
+//! Sealed drops: closed, verified as exact, and skipped by later passes. Also counts revocations,
 //! which can prevent sealing.
 
 use std::collections::HashMap;
@@ -24,17 +24,17 @@ pub struct SealedDrop {
     pub sealed_rows: Option<u32>,
 }
 
-/// Facts about a coupon that Redis may need in addition to the drops that a pass compares.
+/// What Redis may need for a coupon besides the drops that a pass compares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct CouponHistory {
     #[diesel(sql_type = BigInt)]
     pub id: i64,
-    /// Number of drops that have opened, or will within the hour, sealed or not.
+    /// Number of drops that have opened or will open within the hour, sealed or not.
     #[diesel(sql_type = BigInt)]
     pub opened: i64,
     #[diesel(sql_type = BigInt)]
     pub revocations: i64,
-    /// The drop sealed last, and when, in Unix milliseconds by the reconciler's clock.
+    /// The drop sealed last, and the time, by the reconciler's clock.
     #[diesel(sql_type = Nullable<BigInt>)]
     pub last_sealed: Option<i64>,
     #[diesel(sql_type = Nullable<Datetime>)]
@@ -48,15 +48,16 @@ impl CouponHistory {
     }
 }
 
-/// Maximum duration of counting the rows of one drop.
+/// Time limit for counting the rows of one drop.
 const LONG: Duration = Duration::from_secs(120);
 
-/// Coupons per statement: each needs counts from two indexes, perhaps of thousands of entries.
+/// Coupons per statement. Each requires counts from two indexes, which may have thousands of
+/// entries.
 const HISTORIES_AT_ONCE: usize = 200;
 
 impl Db {
-    /// The history of coupons that a loss of Redis has closed: how much there is to restore besides
-    /// the drops that are compared.
+    /// The history of coupons that were closed by a loss of Redis data: how much must be restored
+    /// besides the drops that are compared.
     pub async fn histories(
         &self,
         coupons: Vec<CouponId>,
@@ -108,13 +109,13 @@ impl Db {
         .await
     }
 
-    /// Seals a drop with the verified number of rows. `false`: its closing time is not the one that
-    /// the caller saw, because an operator has changed it; or its rows or revocations are not those
-    /// that were verified; or it is already sealed.
+    /// Seals a drop with the verified number of rows. Returns `false` if an operator has changed
+    /// its closing time since the caller read it, if its rows or revocations differ from those
+    /// verified, or if it is already sealed.
     ///
-    /// A revocation locks its drop after inserting its row: it is either committed before the drop
-    /// is locked here, and counted, or it unseals the drop afterwards. A consumer locks a closed
-    /// drop after inserting rows: they are counted, or it finds the drop sealed.
+    /// A revocation locks its drop after inserting its row: either it is committed before this lock
+    /// and gets counted, or it unseals the drop afterwards. A consumer locks a closed drop after
+    /// inserting rows: either they are counted, or it finds the drop sealed.
     pub async fn seal_drop(
         &self,
         id: DropId,
@@ -147,7 +148,7 @@ impl Db {
                 if written.get_result::<i64>(conn).await? != i64::from(rows) {
                     return Ok(false);
                 }
-                // A drop that was unsealed may contain user ids again.
+                // A drop that was unsealed in between may contain user ids again.
                 let named = drops::codes_erased_at.eq(None::<NaiveDateTime>);
                 let sealed = (
                     drops::sealed_at.eq(Utc::now().naive_utc()),
@@ -165,7 +166,7 @@ impl Db {
         .await
     }
 
-    /// The number of revocations of each of these drops; drops without one are left out.
+    /// The number of revocations of each drop; drops without revocations are left out.
     pub async fn count_revocations(
         &self,
         drops: Vec<DropId>,
@@ -205,8 +206,8 @@ impl Db {
         .await
     }
 
-    /// Unseals the drops in which an unresolved dead letter could be issued: a promise may be open
-    /// there after all. Returns their number.
+    /// Unseals the drops in which an unresolved dead letter could still be issued, because a
+    /// promise may be open. Returns their number.
     pub async fn unseal_drops_of_dead_letters(&self) -> Result<usize, DbError> {
         const AT_ONCE: usize = 5_000;
         let mut unsealed = 0;
@@ -242,7 +243,7 @@ impl Db {
         }
     }
 
-    /// Up to `limit` sealed drops with ids above `after`, of one coupon or drop if given.
+    /// At most `limit` sealed drops with ids above `after`, optionally of one coupon or drop.
     pub async fn sealed_drops(
         &self,
         after: i64,
@@ -268,7 +269,7 @@ impl Db {
         .await
     }
 
-    /// The number of rows with which each of these sealed drops was sealed.
+    /// The number of rows that each of these drops had when it was sealed.
     pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
         self.run("read sealed drops", async move |conn| {
             let mut found: Vec<(i64, Option<u32>)> = Vec::new();
@@ -291,10 +292,10 @@ impl Db {
     }
 }
 
-/// Unseals those of these drops that have a dead letter with a user, on one of their slots or on
-/// none, for which there is a slot: the drop was sealed with slots left, or has lost the row on
-/// that slot. Messages do not unseal a drop: every user who was promised one of its coupons had a
-/// row when it was sealed.
+/// Unseals those of these drops that have a free slot for a dead letter with a user, on one of
+/// their slots or without a slot: the drop was sealed with slots left, or has lost the row on that
+/// slot. Dead letters of messages do not unseal a drop, because every user with a promised coupon
+/// had a row when it was sealed.
 async fn unseal(conn: &mut Conn, named: &[i64]) -> QueryResult<usize> {
     diesel::sql_query(format!(
         "UPDATE drops d SET d.sealed_at = NULL, d.sealed_rows = NULL WHERE d.id IN ({}) AND d.sealed_at IS NOT NULL \

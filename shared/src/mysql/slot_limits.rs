@@ -1,4 +1,4 @@
-//! The slot limits of rows, read for a whole batch.
+//! Reads the slot limits of a whole batch of rows.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,13 @@ use super::claim::Claim;
 use super::schema::slot_limits;
 use crate::domain::Slot;
 
-/// From this number of rows on, one query for their limits costs less than the schema's query for
-/// each row.
+/// Minimum number of rows at which one query for their limits costs less than the schema's query
+/// per row.
 const LIMITS_FROM: usize = 4;
 
-/// The slot limits of some drops (`migrations/2026-11-21-000005_slot_limits`). By default none is
-/// known, and the schema finds each row's. If limits have changed since they were read, the
-/// schema's foreign key refuses the row.
+/// The slot limits of some drops (`migrations/2026-11-21-000005_slot_limits`). If a drop's limits
+/// are not loaded, the schema finds each row's limit. If limits have changed since they were read,
+/// the schema's foreign key refuses the row.
 #[derive(Debug, Default)]
 pub struct SlotLimits(HashMap<i64, Vec<SlotLimit>>);
 
@@ -31,9 +31,9 @@ impl SlotLimits {
     /// Maximum number of drops in one query.
     const CHUNK: usize = 500;
 
-    /// Reads the limits for these claims. Not in the transaction of their rows: a plain read would
-    /// begin its snapshot, without the rows written in the meantime, and a locking one would make
-    /// new drops wait for it.
+    /// Reads the limits for these claims. Call it outside the transaction that inserts the rows: a
+    /// plain read would start the transaction's snapshot too early, and a locking read would make
+    /// new drops wait.
     pub async fn read(conn: &mut Conn, claims: &[&Claim]) -> QueryResult<Self> {
         let mut limits = Self::default();
         if claims.len() < LIMITS_FROM {
@@ -63,7 +63,7 @@ impl SlotLimits {
         Ok(limits)
     }
 
-    /// The lowest limit that is not below the slot. `None`: the schema reports the fault.
+    /// The lowest limit that is not below the slot; `None` lets the schema report the fault.
     pub(super) fn of(&self, claim: &Claim) -> Option<&SlotLimit> {
         let limits = self.0.get(&claim.drop_id.0)?;
         limits[limits.partition_point(|limit| limit.slot_limit < claim.slot)..]

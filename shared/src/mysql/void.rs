@@ -1,5 +1,5 @@
-//! Claims that never become rows: those that a revocation voids (docs/decisions/0013-revoking.md),
-//! and those of users who were erased since.
+//! Claims that must never become rows: those that a revocation voids
+//! (docs/decisions/0013-revoking.md), and those of erased users.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -36,7 +36,7 @@ impl VoidFor {
     }
 }
 
-/// The void claims among these. Locks the revocations that it reads until the transaction ends.
+/// Those of these claims that are void. Locks the revocations it reads until the transaction ends.
 pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
     let mut void = ErasedClaims::among(conn, claims).await?;
     for claims in claims.chunks(MOST_VALUES) {

@@ -1,5 +1,5 @@
-//! The tables of webhooks: `webhook_outbox`, events to post, one row per event and target, leased
-//! like mails; and `webhook_drops`, the last event data about each drop.
+//! The tables of webhooks: `webhook_outbox`, with one row per event and target, leased like mails;
+//! and `webhook_drops`, the data of the last events about each drop.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -26,21 +26,20 @@ const AT_ONCE: usize = 100;
 pub struct NewWebhook<'a> {
     /// Now.
     pub created_at: NaiveDateTime,
-    /// When it is first attempted.
+    /// Time of the first attempt.
     pub next_attempt_at: NaiveDateTime,
     /// Identical for all targets.
     pub event_id: &'a str,
     /// The kind of event, as one word.
     pub kind: &'a str,
     pub target: &'a str,
-    /// JSON, exactly as signed.
+    /// JSON, exactly the bytes that are signed.
     pub body: String,
 }
 
 /// An event leased to this sender until the lease expires.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = webhook_outbox)]
-#[allow(missing_docs)] // as in NewWebhook
 pub struct LeasedWebhook {
     pub id: i64,
     pub created_at: NaiveDateTime,
@@ -50,7 +49,7 @@ pub struct LeasedWebhook {
     pub attempts: u32,
 }
 
-/// Puts events in the outbox. An event that the outbox already has for a target stays unchanged.
+/// Adds events to the outbox. An event that is already queued for a target stays unchanged.
 pub async fn enqueue(conn: &mut Conn, mut events: Vec<NewWebhook<'_>>) -> QueryResult<()> {
     while !events.is_empty() {
         let rest = events.split_off(events.len().min(AT_ONCE));
@@ -65,7 +64,7 @@ pub async fn enqueue(conn: &mut Conn, mut events: Vec<NewWebhook<'_>>) -> QueryR
     Ok(())
 }
 
-/// Leases the oldest event that is due at this target.
+/// Leases the oldest due event of this target.
 pub async fn lease(
     db: &Db,
     target: String,
@@ -80,9 +79,9 @@ pub async fn lease(
                     .and(is_due!(webhook_outbox, now)),
             )
         };
-        // Not FOR UPDATE SKIP LOCKED: that also locks the rows of other targets that it reads, and
-        // their senders would skip them. No transaction, because then every read would see the
-        // snapshot of the first.
+        // FOR UPDATE SKIP LOCKED would also lock rows of other targets that it reads, and their
+        // senders would skip them. In a transaction, every read would see the snapshot of the
+        // first.
         loop {
             let oldest = due()
                 .order(webhook_outbox::id)
@@ -108,11 +107,11 @@ pub async fn lease(
     .await
 }
 
-/// The error of events that [`give_up_orphans`] gave up without an attempt.
+/// The error of events that [`give_up_orphans`] gives up.
 const ORPHAN: &str = "no reconciler had this target in WEBHOOK_URLS for days";
 
-/// Gives up events from before this time: a sender gives up its own undeliverable events, so nobody
-/// sends these. Returns how many; a bounded number per call.
+/// Gives up events from before this time whose target no process serves any more; senders give up
+/// their own undeliverable events earlier. Returns how many; a limited number per call.
 pub async fn give_up_orphans(
     db: &Db,
     before: DateTime<Utc>,
@@ -129,7 +128,7 @@ pub async fn give_up_orphans(
                 .bind::<Datetime, _>(now.naive_utc())
                 .bind::<Text, _>(ORPHAN);
             let update = update.bind::<Datetime, _>(before.naive_utc());
-            // Skips events whose next attempt was due less than an hour ago: an operator may have
+            // Skip events whose next attempt was due less than an hour ago: an operator may have
             // just rescheduled them.
             update
                 .bind::<Datetime, _>((now - TimeDelta::hours(1)).naive_utc())
@@ -141,22 +140,22 @@ pub async fn give_up_orphans(
     .await
 }
 
-/// The last event data about a drop.
+/// Data of the last events about a drop.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = webhook_drops)]
 pub struct SaidOfDrop {
     pub drop_id: i64,
-    /// The run that saw it; ids of runs sort by time.
+    /// The run that observed it; run ids sort by time.
     pub run_id: String,
     /// Number of rows.
     pub issued: i64,
     pub highest_slot: i64,
-    /// The quantity that was last reported as sold out, or 0.
+    /// The quantity last reported as sold out, or 0.
     pub sold_out_quantity: u32,
     pub updated_at: NaiveDateTime,
 }
 
-/// The last event data about these drops.
+/// Data of the last events about these drops.
 pub async fn said_of(conn: &mut Conn, drops: &[i64]) -> QueryResult<HashMap<DropId, SaidOfDrop>> {
     let mut said = HashMap::new();
     for some in drops.chunks(super::MOST_VALUES) {
@@ -169,7 +168,7 @@ pub async fn said_of(conn: &mut Conn, drops: &[i64]) -> QueryResult<HashMap<Drop
     Ok(said)
 }
 
-/// Stores the event data about a drop.
+/// Stores the data of the last events about a drop.
 pub async fn say_of(conn: &mut Conn, said: &SaidOfDrop) -> QueryResult<()> {
     let insert = diesel::insert_into(webhook_drops::table).values(said);
     insert

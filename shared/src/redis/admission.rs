@@ -1,4 +1,4 @@
-//! Admission: who gets a slot. It is closed where the admission gate ([`super::gate`]) is.
+//! Admission: decides who gets a slot. It is closed while the admission gate ([`super::gate`]) is.
 
 use std::sync::LazyLock;
 
@@ -13,17 +13,17 @@ use crate::domain::{DropId, Slot, UserId};
 static CLAIM: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/claim.lua")));
 
-/// Most people in one micro-batch. The script holds up everything else in Redis while it runs: so
-/// many take half a millisecond.
+/// Maximum users in one micro-batch. The script blocks Redis while it runs; this many take half a
+/// millisecond.
 pub const MAX_BATCH: usize = 128;
 
-/// The drops of one coupon that a claim may be for. The script chooses among them by Redis's time
-/// and the windows in `meta`, after it has looked for the user in both.
+/// The drops of one coupon that a claim may be for. The script looks for the user in both, then
+/// chooses by Redis's time and the windows in `meta`.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
-    /// The best guess.
+    /// The drop that most likely is open.
     pub first: &'a DropKeys,
-    /// Its neighbour in time.
+    /// The drop before or after it.
     pub second: Option<&'a DropKeys>,
 }
 
@@ -40,8 +40,8 @@ impl<'a> From<&'a DropKeys> for Candidates<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {
     pub user: &'a UserId,
-    /// The coupon's group, as far as the caller knows, and whether the user is in it. Only the
-    /// script knows the coupon's present group.
+    /// The coupon's group as far as the caller knows, and whether the user is a member. Only the
+    /// script knows the coupon's current group.
     pub group: Option<(&'a Group, bool)>,
 }
 
@@ -51,50 +51,53 @@ impl<'a> From<&'a UserId> for Claimant<'a> {
     }
 }
 
-/// Admission's answer, with its time by Redis's clock.
+/// The result of a claim, with its time by Redis's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdmissionReply {
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
-    /// The candidate that was open then, and that admitted the user if the claim was accepted.
+    /// The candidate that was open at that time; it admitted the user if the claim was accepted.
     pub open_drop: Option<DropId>,
-    /// When the holder of the slot was admitted, Unix milliseconds by the same clock; `None` where
-    /// that is not known.
+    /// When the holder of the slot was admitted, in Unix milliseconds by the same clock; `None` if
+    /// unknown.
     pub admitted_at_ms: Option<i64>,
-    /// The coupon's group, if the caller has to say whether this user is in it.
+    /// The coupon's group, if the caller must find out whether the user is a member.
     pub group: Option<Group>,
 }
 
-/// The answers of the admission script.
+/// Results of the admission script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     Accepted(Slot),
     /// This user already holds a slot, perhaps in another drop of the coupon.
     Already(DropId, Slot),
-    /// A place on the waiting list, 1 is next.
+    /// A place on the waiting list; 1 is next.
     Waiting(u32),
-    /// No slot left, and no room to wait.
+    /// No slot is left, and the waiting list is full.
     SoldOut,
-    /// The window opens at this instant, Unix milliseconds.
+    /// The window opens at this time, in Unix milliseconds.
     NotOpen(i64),
-    /// The window closed at this instant, Unix milliseconds.
+    /// The window closed at this time, in Unix milliseconds.
     Closed(i64),
     Paused,
-    /// This user's claim was given back or revoked, and they may not have another.
+    /// This user's claim was given back or revoked, and the user may not claim again.
     Revoked,
-    /// The coupon is for others: people on its allow list, or of a group.
+    /// The coupon is restricted to users on its allow list or in a group, and this user is not
+    /// among them.
     NotAllowed,
-    /// The coupon is for a group that the caller did not mention: [`AdmissionReply::group`].
+    /// The coupon is restricted to a group that the caller did not state:
+    /// [`AdmissionReply::group`].
     ForGroup,
-    /// Redis does not know this candidate, never loaded or lost, and no other one is open.
+    /// Redis does not have this candidate, which was never loaded or was lost, and no other
+    /// candidate is open.
     Unloaded(DropId),
-    /// The drop's numbers do not add up; the reconciler has to repair it first.
+    /// The drop's counters disagree; the reconciler must repair it first.
     Unverified,
 }
 
 impl Admission {
-    /// The word for it in metrics and traces.
+    /// The word in metrics and traces.
     pub fn word(self) -> &'static str {
         match self {
             Self::Accepted(_) => "accepted",
@@ -113,7 +116,7 @@ impl Admission {
 }
 
 impl AdmissionError {
-    /// The word for it in metrics and traces.
+    /// The word in metrics and traces.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Closed | Self::AnotherEra => "no_licence",
@@ -127,27 +130,27 @@ impl AdmissionError {
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
     /// The gate is closed: Redis restarted, failed over or was emptied, and the coupon has not been
-    /// verified since. Nothing ran.
+    /// verified since. The script did nothing.
     #[error("admission is closed until the reconciler has verified Redis")]
     Closed,
-    /// The gate names another era than the caller passed, which has an old copy of the coupon or
-    /// will get a newer one. Nothing ran.
+    /// The gate's era differs from the caller's, because the caller's copy of the coupon is
+    /// outdated or about to be. The script did nothing.
     #[error("admission is closed: Redis is in another era than this copy of the coupon")]
     AnotherEra,
-    /// Redis could not be reached or did not answer in time. The script may have run.
+    /// Redis was unreachable or did not answer in time. The script may have run.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
-    /// Not asked, because earlier calls took too long. Nothing ran.
+    /// Not sent, because earlier calls took too long. The script did not run.
     #[error("Redis was too slow to be asked")]
     Unanswered,
-    /// The script can't give this reply.
+    /// The reply is not one of the script's.
     #[error("Redis answered admission with something unexpected")]
     Unexpected,
 }
 
 impl Redis {
-    /// Runs admission for one person; `era` is the coupon's in MySQL. A retry is the caller's, and
-    /// finds [`Admission::Already`].
+    /// Runs admission for one user; `era` is the coupon's era in MySQL. The caller may retry, and
+    /// then gets [`Admission::Already`].
     pub async fn claim(
         &self,
         keys: &DropKeys,
@@ -161,10 +164,10 @@ impl Redis {
             .ok_or(AdmissionError::Unexpected)
     }
 
-    /// Runs admission for several people in one call, as if they had come one after the other; as
-    /// many replies, in their order, `None` where one person's can't be read. At most [`MAX_BATCH`]
-    /// people. Sent again only if nothing ran: Redis did not have the script, or an older release
-    /// had verified the coupon.
+    /// Runs admission for several users in one call, as if they came one after the other. Returns
+    /// one reply per user in the same order, `None` if a reply cannot be parsed. Accepts at most
+    /// [`MAX_BATCH`] users. Resends only if nothing ran: Redis did not have the script, or an older
+    /// release had verified the coupon.
     pub async fn claim_all(
         &self,
         candidates: Candidates<'_>,
@@ -240,8 +243,8 @@ fn groups(people: &[Claimant<'_>]) -> String {
     people.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
-/// One reply per user, `None` for one that the script can't give; `None` for the whole if this is
-/// not a reply of the script.
+/// One reply per user, `None` for an invalid one. `None` for the whole if it is not a reply of the
+/// script.
 fn read_replies(value: &Value, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
     let Value::Array(items) = value else {
         return None;

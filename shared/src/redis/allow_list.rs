@@ -1,5 +1,5 @@
-//! Allow lists in Redis (docs/decisions/0019-allow-list.md): the members of a coupon's list, and
-//! the list's revision. The admission script reads them.
+//! Allow lists in Redis (docs/decisions/0019-allow-list.md): the users on a coupon's list, and the
+//! list's revision. The admission script reads them.
 
 use std::sync::LazyLock;
 
@@ -15,13 +15,12 @@ use crate::domain::{CouponId, UserId};
 static ALLOW_LIST: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/allow_list.lua")));
 
-/// Expiry of a list that is being gathered, if nobody continues it. In seconds.
+/// Expiry of an unfinished list, in seconds.
 const GATHERED_FOR: u64 = 600;
 
-/// Ids added per command: a larger command would delay everything else in Redis.
+/// Ids added per command. A larger command would delay all other commands.
 const ADDED_AT_ONCE: usize = 1_000;
 
-/// The two changes of an allow list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnList {
     Add,
@@ -38,7 +37,7 @@ pub struct SeenList {
 }
 
 impl SeenList {
-    /// Whether it is this list, judged by its revision and size.
+    /// Whether this is the given list, compared by revision and size.
     pub fn is(&self, list: AllowList) -> bool {
         self.list == Some(list) && self.people == Some(u64::from(list.people))
     }
@@ -54,7 +53,7 @@ impl SeenList {
 pub enum ListFollowed {
     /// The list has the change.
     Yes,
-    /// Redis has another list than the one before the change, or an incomplete one.
+    /// Redis has a different list than the one before the change, or an incomplete one.
     Other,
 }
 
@@ -68,7 +67,7 @@ pub enum ListReplaced {
     Incomplete,
 }
 
-/// A list that is being gathered under a temporary key.
+/// A list that is being collected under a temporary key.
 #[derive(Debug, Clone)]
 pub struct Gathering {
     coupon: CouponId,
@@ -76,7 +75,7 @@ pub struct Gathering {
 }
 
 impl Redis {
-    /// Applies one change to a coupon's list, from the revision before it.
+    /// Applies one change to a coupon's list, if Redis has the revision before it.
     pub async fn change_allow_list(
         &self,
         coupon: CouponId,
@@ -107,7 +106,7 @@ impl Redis {
         })
     }
 
-    /// Begins to gather a new list.
+    /// Starts collecting a new list.
     pub fn gather_allow_list(&self, coupon: CouponId) -> Gathering {
         let key = format!(
             "{}:{:016x}",
@@ -117,7 +116,7 @@ impl Redis {
         Gathering { coupon, key }
     }
 
-    /// Adds people to the gathered list.
+    /// Adds users to the new list.
     pub async fn add_gathered(
         &self,
         gathering: &Gathering,
@@ -126,7 +125,7 @@ impl Redis {
         for some in people.chunks(ADDED_AT_ONCE) {
             let names: Vec<&str> = some.iter().map(UserId::as_str).collect();
             let mut pipe = redis::pipe();
-            // In one transaction: without the expiry the key would stay forever.
+            // Use one transaction: a key without an expiry would stay forever.
             pipe.atomic()
                 .cmd("SADD")
                 .arg(&gathering.key)
@@ -149,7 +148,7 @@ impl Redis {
             .await
     }
 
-    /// Removes a user from the list of a coupon that is over, whatever the list's revision.
+    /// Removes a user from the list of an ended coupon, whatever the list's revision.
     pub async fn forget_allowed(&self, coupon: CouponId, user: &UserId) -> Result<(), RedisError> {
         let allowed = keys::allowed(&self.prefix, coupon);
         redis::cmd("SREM")
@@ -159,7 +158,7 @@ impl Redis {
             .await
     }
 
-    /// Replaces the coupon's list with the gathered one, as `list`, unless Redis has a later one.
+    /// Replaces the coupon's list with the new one, as `list`, unless Redis has a later one.
     pub async fn replace_allow_list(
         &self,
         new: &Gathering,
@@ -220,7 +219,7 @@ impl Redis {
             .fold(revision, u64::max))
     }
 
-    /// Which of these users are on a coupon's list, in the order asked.
+    /// Whether each of these users is on a coupon's list, in the same order.
     pub async fn are_allowed(
         &self,
         coupon: CouponId,
@@ -237,7 +236,7 @@ impl Redis {
             .await
     }
 
-    /// Whether a user is on the coupon's list; `None` if Redis does not have the whole list.
+    /// Whether a user is on the coupon's list; `None` if Redis does not have the complete list.
     pub async fn is_allowed(
         &self,
         coupon: CouponId,
@@ -262,8 +261,8 @@ impl Redis {
     }
 }
 
-/// `REVISION:PEOPLE`. A longer revision (a manual edit) counts as none: the coupon's next revision
-/// would exceed it, and the scripts could not compare that.
+/// Parses `REVISION:PEOPLE`. A revision with too many digits (manual edit) counts as missing: the
+/// coupon's next revision would exceed it, and scripts could not compare it.
 fn parse(text: &str) -> Option<AllowList> {
     let (revision, people) = text.split_once(':')?;
     Some(AllowList {

@@ -1,10 +1,11 @@
-//! Bridge to programs of releases up to 0eab1da9, whose admission rests on `fc:epoch`, `verified`
-//! and `generation`. While such a release's life of Redis stands, what one side has verified is
-//! open to both, so programs may be replaced in any order under load. This release begins no such
-//! life: it ends with the next loss, and older APIs are closed from then on.
+//! Bridge to programs of releases up to 0eab1da9, whose admission relies on `fc:epoch`, `verified`
+//! and `generation`. While such an epoch is valid, a coupon that either side has verified is open
+//! to both, so programs can be upgraded in any order under load. This release starts no such epoch:
+//! the next loss ends it, and older APIs stay closed from then on.
 //!
 //! Delete this file, `scripts/bridge.lua`, the keys `epoch`, `verified` and `generation`, and the
-//! uses of [`ServerGate::older`](super::gate) once no release before 0.2.0 is upgraded from.
+//! uses of [`ServerGate::older`](super::gate) when upgrades from releases before 0.2.0 are no
+//! longer supported.
 
 use std::sync::{Arc, LazyLock};
 
@@ -19,8 +20,8 @@ use crate::domain::CouponId;
 static BRIDGE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/bridge.lua")));
 
-/// The epoch of an older release's life, if it was opened and is of the server that `is_this`
-/// accepts. `text` is the value of `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.
+/// The epoch of an older release, if it is open and belongs to the server that `is_this` accepts.
+/// `text` is the value of `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.
 pub(super) fn older_epoch(text: &str, is_this: impl Fn(&str) -> bool) -> Option<String> {
     match text.split(' ').collect::<Vec<_>>()[..] {
         [epoch, of, "open"] if is_this(of) && !epoch.is_empty() => Some(epoch.to_owned()),
@@ -29,8 +30,8 @@ pub(super) fn older_epoch(text: &str, is_this: impl Fn(&str) -> bool) -> Option<
 }
 
 impl Redis {
-    /// Opens a coupon to this release if an older one has verified it, and to the older one if it
-    /// is open here. `true`: it is open to both.
+    /// Opens a coupon in this release if an older one has verified it, and in the older one if it
+    /// is open here. Returns whether it is open in both.
     pub async fn bridge(&self, coupon: CouponId, era: u64) -> Result<bool, RedisError> {
         let shard = self
             .conn
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_older_life_counts_only_if_it_is_open_and_of_this_server() {
+    fn older_life_is_accepted_only_if_open_and_on_this_server() {
         let life = |text: &str| older_epoch(text, |of| of == "0a:0b");
         assert_eq!(
             life("0123456789abcdef 0a:0b open").unwrap(),

@@ -1,4 +1,4 @@
-//! The claimants of a coupon: everybody who holds a slot of any of its drops.
+//! The claimants of a coupon: all users who hold a slot in any of its drops.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -12,11 +12,12 @@ use super::reads::DROPS_AT_ONCE;
 use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, UserId};
 
-/// Field of `meta`: users hold a coupon of an earlier drop, so the coupon has claimants.
+/// Field of `meta`: users hold coupons of an earlier drop, so the key of claimants must exist.
 pub(super) const EARLIER_HOLDERS: &str = "claimants";
 
 impl Redis {
-    /// The users among these whom the coupon's claimants lack, or have on another slot.
+    /// Those of these users who are missing from the coupon's claimants, or have another slot
+    /// there.
     pub async fn missing_claimants(
         &self,
         coupon: CouponId,

@@ -1,5 +1,5 @@
-//! One installation's Redis, and the scripts' texts and hashes. Each script stands in a `.lua` file
-//! of its own with its KEYS, ARGV, replies and invariant.
+//! One installation's Redis, with the scripts and their hashes. Each script is in its own `.lua`
+//! file, which documents its KEYS, ARGV, replies and invariant.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::tls::{StoreAddress, Tls};
 
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
-    /// `redis://[[user]:password@]host:port[/database]`, or `rediss://…` and how it is encrypted;
-    /// several nodes are separated by commas.
+    /// `redis://[[user]:password@]host:port[/database]`, or `rediss://…` with TLS settings; several
+    /// nodes are separated by commas.
     pub url: StoreAddress,
     /// Prefix of every key; `fc` unless several installations share one Redis.
     pub prefix: String,
@@ -40,8 +40,8 @@ pub enum RedisDurability {
     Managed,
 }
 
-/// One installation's Redis: a connection shared by all callers that reconnects automatically, with
-/// the matching names and scripts. No command is retried automatically.
+/// One installation's Redis: a shared connection that reconnects automatically, with the key names
+/// and scripts. Commands are not retried.
 #[derive(Clone)]
 pub struct Redis {
     pub(super) conn: SharedConnection,
@@ -81,9 +81,8 @@ impl Redis {
         self.conn.clone()
     }
 
-    /// The same with dedicated connections, to the present server processes and no others: it does
-    /// not reconnect. A pass uses one, so that what it reads and where it writes belong to the same
-    /// life.
+    /// The same with dedicated connections to the current server processes, which never reconnect.
+    /// A pass uses it, so that its reads and writes reach the same server process.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         Ok(Self {
             conn: self.conn.pinned().await?,
@@ -91,13 +90,12 @@ impl Redis {
         })
     }
 
-    /// The names of a drop's keys.
     pub fn keys(&self, coupon: CouponId, drop: DropId) -> DropKeys {
         DropKeys::new(&self.prefix, coupon, drop)
     }
 
-    /// The name of a key that each server has. In a cluster it is in the first of the server's hash
-    /// slots.
+    /// The name of a key that each server has. In a cluster, the key is in the server's first hash
+    /// slot.
     pub(super) fn server_key(&self, key: String, shard: &Shard) -> String {
         if self.seeds.is_cluster() {
             format!("{key}:{{{}}}", shard.tag())
@@ -106,7 +104,7 @@ impl Redis {
         }
     }
 
-    /// Whether the operator vouches that this Redis keeps its promises.
+    /// Whether the operator asserts that Redis is durable, so that nothing is checked.
     pub fn is_managed(&self) -> bool {
         self.durability == RedisDurability::Managed
     }
@@ -115,8 +113,8 @@ impl Redis {
         &self.prefix
     }
 
-    /// Redis's own time, Unix milliseconds. With several servers, the earliest of the clocks that
-    /// answer: nothing looks older by it than it is.
+    /// Redis's time in Unix milliseconds. With several servers, it is the earliest of the clocks
+    /// that answer, so that nothing appears older than it is.
     pub async fn time_ms(&self) -> Result<i64, RedisError> {
         let time = async |shard: &Arc<Shard>| {
             let (seconds, micros): (i64, i64) = redis::cmd("TIME")
@@ -132,7 +130,7 @@ impl Redis {
             .copied();
         let error = || told.into_iter().find_map(Result::err);
         earliest.ok_or_else(|| {
-            error().unwrap_or_else(|| (ErrorKind::Io, "no server of Redis is known").into())
+            error().unwrap_or_else(|| (ErrorKind::Io, "no Redis server is known").into())
         })
     }
 
@@ -175,7 +173,7 @@ impl Script {
         Self::of(text.into())
     }
 
-    /// One that asks which server it runs on.
+    /// A script that can identify its server.
     pub(super) fn with_identity(text: &str) -> Self {
         Self::of(format!("{}{text}", include_str!("scripts/identity.lua")).into())
     }
@@ -185,7 +183,7 @@ impl Script {
         Self { text, hash }
     }
 
-    /// Runs it by hash, or by text if this Redis has not seen it yet. Sending it twice is safe:
+    /// Runs it by hash, or by text if Redis does not have it yet. Sending it twice is safe, because
     /// `NOSCRIPT` means that it did not run.
     pub(super) async fn run<T: FromRedisValue>(
         &self,

@@ -1,5 +1,5 @@
-//! Connections to the servers that hold the data. Each command goes to the server that has its key,
-//! once: no command is retried automatically.
+//! Connections to the servers that hold the data. Each command is sent once, to the server that has
+//! its key; no command is retried automatically.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use super::router::{Router, Shard};
 use super::servers::Seeds;
 
 /// A connection that all callers share. It reconnects automatically, even if a host died without
-/// closing its connections or was demoted: redis-rs takes a time-out and `READONLY` for answers,
-/// and goes on asking the same server.
+/// closing its connections or was demoted; redis-rs alone would treat timeouts and `READONLY` as
+/// replies and keep using the same server.
 #[derive(Clone)]
 pub struct SharedConnection {
     router: Arc<Router>,
@@ -39,7 +39,7 @@ impl SharedConnection {
         })
     }
 
-    /// The servers that hold data; if they can change, the answer is at most a second old.
+    /// The servers that hold data. If they can change, the list is at most a second old.
     pub(super) async fn shards(&self) -> Result<Arc<[Arc<Shard>]>, RedisError> {
         match &self.only {
             Some(only) => Ok([Arc::clone(only)].into()),
@@ -68,8 +68,8 @@ impl SharedConnection {
         self.router.ask_soon();
     }
 
-    /// Disconnects from a server that is not a master: its address may lead to another server in
-    /// the meantime, or another one may be primary.
+    /// Disconnects from a server that is not a master: its address may now lead to another server,
+    /// or another server may be primary.
     pub(super) fn leave(&self, shard: &Shard) {
         shard.server.reconnect();
         self.router.ask_soon();

@@ -1,5 +1,5 @@
-//! Operators' sessions that were ended early: a denylist with expiry. Their cookies are signed, so
-//! nothing else shows that a session is over. Losing the list undoes log-outs, nothing else.
+//! A denylist of operators' sessions that were ended early, with expiry. Session cookies are
+//! signed, so nothing else marks a session as ended. Losing the list only undoes log-outs.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::Redis;
 use super::keys;
 
 impl Redis {
-    /// Ends a session, and remembers that for the given time.
+    /// Ends a session, and keeps the entry for the given time.
     pub async fn end_session(&self, session: &str, remembered: Duration) -> Result<(), RedisError> {
         let mut cmd = redis::cmd("SET");
         cmd.arg(keys::ended_session(&self.prefix, session))

@@ -1,4 +1,4 @@
-//! Keys of what is over expire.
+//! Sets expiries on the keys of ended drops and coupons.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::Redis;
 use super::keys::DropKeys;
 
 impl Redis {
-    /// Lets a drop's own keys expire.
+    /// Sets the expiry of a drop's own keys.
     pub async fn expire_drop(&self, keys: &DropKeys, after: Duration) -> Result<(), RedisError> {
         let mut pipe = redis::pipe();
         for key in keys.own() {
@@ -17,9 +17,9 @@ impl Redis {
         pipe.query_async(&mut self.conn.clone()).await
     }
 
-    /// Lets what a coupon has besides its drops expire, or with `None` stay after all. Its
-    /// gate goes first: a coupon without one counts as lost, whatever else is left. A drop
-    /// that is loaded later keeps all of it.
+    /// Sets the expiry of a coupon's keys outside its drops, or removes it if `None`. The gate's
+    /// key expires first, because a coupon without a gate counts as lost even if other keys remain.
+    /// Loading a drop later removes the expiry.
     pub async fn expire_coupon(
         &self,
         keys: &DropKeys,
@@ -35,8 +35,8 @@ impl Redis {
         pipe.query_async(&mut self.conn.clone()).await
     }
 
-    /// Lets the keys of drops and of coupons that are over expire, where they would last: those
-    /// that expire already keep their time.
+    /// Sets the expiry of the keys of ended drops and coupons. Keys that already have an expiry
+    /// keep it.
     pub async fn expire_what_lasts(
         &self,
         drops: &[DropKeys],

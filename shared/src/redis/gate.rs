@@ -1,21 +1,21 @@
-//! The admission gate. Each coupon has its own: the key `gate`, which holds `SERVER ERA open` or
+//! The admission gate. Each coupon has one: the key `gate` with the value `SERVER ERA open` or
 //! `SERVER ERA closed`.
 //!
-//! `SERVER` is the identity of a server of Redis, one process from one promotion to the next. `ERA`
-//! is a number that MySQL counts up whenever a coupon may have lost something and is about to be
-//! rebuilt. The admission script compares the gate with the server that it runs on and with the era
-//! that its caller read from MySQL, so a gate from an older server or era opens nothing. A missing
-//! or unreadable key means closed.
+//! `SERVER` identifies a Redis server process between two promotions. `ERA` is a number that MySQL
+//! increments whenever a coupon may have lost data and is about to be rebuilt. The admission script
+//! compares the gate with the server it runs on and with the era that its caller read from MySQL,
+//! so that a gate from an earlier server or era admits nobody. A missing or unreadable gate is
+//! closed.
 //!
 //! [`Fence`] is `SERVER ERA`: the fencing token of all changes to a coupon except admission and
-//! settings. A writer reads it before anything else; the scripts do nothing once it has changed.
+//! settings. A writer reads it first; the scripts do nothing if it has changed since.
 //!
 //! `version` counts the changes of a coupon in its era. The reconciler's watch remembers the
-//! highest: a lower one shows that an older state was restored into a running Redis (`RESTORE`,
-//! `SWAPDB`).
+//! highest value. A lower one shows that an older state was restored into a running Redis
+//! (`RESTORE`, `SWAPDB`).
 //!
-//! `fc:compared` names the server whose coupons a reconciler has compared. It only indicates when
-//! to compare again, and has no effect on admission.
+//! `fc:compared` names the server whose coupons a reconciler has compared. It only determines when
+//! to compare again, and does not affect admission.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -37,7 +37,7 @@ use crate::domain::CouponId;
 static GATE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/gate.lua")));
 
-/// A coupon's era on one server. The default is no era, which no script accepts.
+/// A coupon's era on one server. The default value is no era, and every script refuses it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Fence {
     server: String,
@@ -59,7 +59,7 @@ impl fmt::Display for Fence {
     }
 }
 
-/// The value of a coupon's `gate`, and the highest revision whose settings were written here.
+/// The value of a coupon's `gate`, and the highest revision whose settings were written to Redis.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CouponGate {
     text: String,
@@ -68,18 +68,18 @@ pub struct CouponGate {
 }
 
 impl CouponGate {
-    /// The era, on any server.
+    /// The era, whatever the server.
     pub fn era(&self) -> Option<u64> {
         parsed(&self.text).map(|(_, era, _)| era)
     }
 
-    /// The fence, if the era was begun on the server that holds the coupon in this life.
+    /// The fence, if the era began on the server that now holds the coupon.
     pub fn fence(&self, life: &Life, coupon: CouponId) -> Option<Fence> {
         let (server, era, _) = parsed(&self.text)?;
         (life.of(coupon) == Some(server)).then(|| Fence::new(server, era))
     }
 
-    /// Whether the coupon is open in this life to callers that pass `era`.
+    /// Whether the coupon admits callers that pass `era`.
     pub fn is_open(&self, life: &Life, coupon: CouponId, era: u64) -> bool {
         let open = |server| (server, era, "open");
         life.of(coupon).map(open) == parsed(&self.text)
@@ -98,8 +98,8 @@ impl CouponVersion {
         parsed(&self.gate).is_some()
     }
 
-    /// Whether the data is older than `before`. An era that was begun on another server proves
-    /// nothing: the gate is closed there.
+    /// Whether the data is older than `before`. An era that began on another server proves nothing,
+    /// because the gate is closed there.
     pub fn went_back(&self, before: &Self) -> bool {
         match (parsed(&before.gate), parsed(&self.gate)) {
             (Some((of, era, _)), Some((server, now, _))) if of == server => {
@@ -110,7 +110,7 @@ impl CouponVersion {
     }
 }
 
-/// `SERVER ERA STATE`.
+/// Parses `SERVER ERA STATE`.
 fn parsed(text: &str) -> Option<(&str, u64, &str)> {
     let mut words = text.split(' ');
     let server = words.next()?;
@@ -121,13 +121,13 @@ fn parsed(text: &str) -> Option<(&str, u64, &str)> {
     Some((server, era, state))
 }
 
-/// One server at the moment of the reading.
+/// A server's state when it was read.
 #[derive(Debug, Clone)]
 pub(super) struct ServerGate {
     hash_slots: Vec<HashSlots>,
     pub(super) server: ServerFacts,
     is_compared: bool,
-    /// The epoch of an older release's life, if it is in force (`bridge.rs`).
+    /// The epoch of an older release, if it is valid (`bridge.rs`).
     pub(super) older: Option<String>,
 }
 
@@ -137,31 +137,31 @@ impl ServerGate {
     }
 }
 
-/// The state of admission over all servers that hold data.
+/// The state of admission across all servers that hold data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Openness {
-    /// To all coupons that were compared
+    /// Open for all coupons that were compared
     Open,
-    /// To those of some servers; others are closed or do not respond
+    /// Open for the coupons of some servers; other servers are closed or do not respond
     InPart,
-    /// To none
+    /// Closed for all coupons
     Closed,
 }
 
-/// Why nobody is admitted.
+/// Why no claim is admitted.
 pub const CLOSED: &str = "admission is closed until the reconciler has verified Redis";
 
-/// Every server that holds data, in the order of the hash slots.
+/// The state of every server that holds data, in order of hash slot.
 #[derive(Debug, Clone)]
 pub struct GateReading(Vec<ServerGate>);
 
 impl GateReading {
-    /// Whether the coupons of every server were compared.
+    /// Whether the coupons of all servers were compared.
     pub fn is_open(&self) -> bool {
         self.0.iter().all(ServerGate::is_open)
     }
 
-    /// The servers whose coupons were compared, by their index.
+    /// The indexes of the servers whose coupons were compared.
     pub fn open_servers(&self) -> BTreeSet<usize> {
         self.0
             .iter()
@@ -171,7 +171,7 @@ impl GateReading {
             .collect()
     }
 
-    /// Whether an older release's life is in force on a server (`bridge.rs`).
+    /// Whether an older release's epoch is valid on a server (`bridge.rs`).
     pub fn has_older(&self) -> bool {
         self.0.iter().any(|gate| gate.older.is_some())
     }
@@ -187,8 +187,8 @@ impl GateReading {
 }
 
 impl Redis {
-    /// Reads the servers. A connection to a server that is not a master is replaced: the address
-    /// may lead to the new master.
+    /// Reads all servers. Replaces the connection to a server that is not a master, because its
+    /// address may lead to the new master.
     pub async fn gate(&self) -> Result<GateReading, RedisError> {
         let shards = self.conn.shards().await?;
         try_join_all(shards.iter().map(|shard| self.gate_of(shard)))
@@ -213,10 +213,10 @@ impl Redis {
         })
     }
 
-    /// Whether this process may admit people, according to the servers that respond.
+    /// Whether this process may admit users, according to the servers that respond.
     ///
     /// # Errors
-    /// If none responds.
+    /// If no server responds.
     pub async fn openness(&self) -> Result<Openness, RedisError> {
         let shards = self.conn.shards().await?;
         let read = join_all(shards.iter().map(|shard| self.gate_of(shard))).await;
@@ -240,8 +240,8 @@ impl Redis {
         Ok(self.gate().await?.is_open())
     }
 
-    /// Begins an era of a coupon, which closes it. `None`: the gate is no longer `seen`, or the
-    /// server has been replaced.
+    /// Begins an era of a coupon, which closes the coupon. `None` if the gate is no longer `seen`,
+    /// or the server has been replaced.
     pub async fn begin_era(
         &self,
         coupon: CouponId,
@@ -285,7 +285,7 @@ impl Redis {
             .all(|opened| *opened))
     }
 
-    /// The versions of coupons' data, in the order asked.
+    /// The versions of coupons' data, in the same order.
     pub async fn coupon_versions(
         &self,
         coupons: &[CouponId],
@@ -307,8 +307,8 @@ impl Redis {
         Ok(versions)
     }
 
-    /// Closes a coupon whose data went back: the next pass finds it without an era, and rebuilds
-    /// it.
+    /// Closes a coupon whose data went back to an older state, so that the next pass finds no era
+    /// and rebuilds it.
     pub async fn close_coupon(
         &self,
         coupon: CouponId,
@@ -318,7 +318,7 @@ impl Redis {
         self.change_gate(coupon, &args).await
     }
 
-    /// Notes that the coupons of these servers of the life were compared. `false`: a server has
+    /// Records that the coupons of these servers were compared. Returns `false` if a server has
     /// been replaced.
     pub async fn note_compared(
         &self,
@@ -335,7 +335,7 @@ impl Redis {
             if shard.hash_slots != *hash_slots || self.facts(&mut conn).await?.id() != *server {
                 return Ok(false);
             }
-            // If the server is replaced or emptied, this key names the wrong server or is gone.
+            // If the server is replaced or emptied, this key names another server or is missing.
             redis::cmd("SET")
                 .arg(self.compared_key(shard))
                 .arg(server)
@@ -353,7 +353,7 @@ impl Redis {
         self.server_key(keys::epoch(&self.prefix), shard)
     }
 
-    /// The gates of coupons, in the order asked. A key of the wrong type counts as missing.
+    /// The gates of coupons, in the same order. A key of the wrong type counts as missing.
     pub async fn coupon_gates(&self, coupons: &[CouponId]) -> Result<Vec<CouponGate>, RedisError> {
         let mut gates = Vec::with_capacity(coupons.len());
         for some in coupons.chunks(500) {
@@ -382,14 +382,14 @@ impl Redis {
         Ok(gates)
     }
 
-    /// The coupon's era on the server that holds it now, if it has one.
+    /// The coupon's era, if it is one of the server that holds the coupon now.
     pub async fn fence(&self, coupon: CouponId) -> Result<Option<Fence>, RedisError> {
         let life = self.gate().await?.life();
         let gates = self.coupon_gates(&[coupon]).await?;
         Ok(gates.first().and_then(|gate| gate.fence(&life, coupon)))
     }
 
-    /// The highest revision of the coupon whose settings were written here; 0 if none is known.
+    /// The coupon's highest revision whose settings were written to Redis; 0 if unknown.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let key = keys::revision(&self.prefix, coupon);
         Ok(text_of(&mut self.connection(), &key)
@@ -399,8 +399,7 @@ impl Redis {
     }
 }
 
-/// A key that holds a text. A value that Firstcome did not write counts as missing, as in the
-/// scripts.
+/// Reads a key that holds text. Like in the scripts, a key of the wrong type counts as missing.
 async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<String>, RedisError> {
     match redis::cmd("GET").arg(key).query_async(conn).await {
         Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
@@ -408,7 +407,7 @@ async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<Str
     }
 }
 
-/// Parsed like in the scripts; Rust's own parser also accepts a sign.
+/// Parses a revision like the scripts do; Rust's own parser would also accept a sign.
 pub(super) fn seen_revision(text: &str) -> Option<u64> {
     let is_one = text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_one)
@@ -439,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_is_open_only_on_its_server_in_its_era() {
+    fn gate_is_open_only_on_its_server_in_its_era() {
         let coupon = CouponId(1);
         let life = |server: &str| Life(vec![(vec![(0, 16_383)], server.to_owned())]);
         let gate = |text: &str| CouponGate {

@@ -1,9 +1,9 @@
-//! The highest numbers assigned to coupons and drops. MySQL assigns them; but a MySQL that lost its
-//! last transactions (a replica that lagged took over, a backup was restored) would assign some
-//! again, and Redis and the topic still hold claims of the coupon that had them.
+//! The highest ids assigned to coupons and drops. MySQL assigns them, but a MySQL that lost its
+//! last transactions (a lagging replica took over, a backup was restored) would reuse some, while
+//! Redis and the topic still hold claims of the coupons that had them.
 //!
-//! Each server of a cluster records the numbers of its coupons, so that numbers and keys are only
-//! lost together. A pass records MySQL's highest on all servers.
+//! Each server of a cluster records the ids of its coupons, so that ids and keys can only be lost
+//! together. A pass records MySQL's highest ids on all servers.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::wrong_key::is_about_data;
 use super::{Redis, keys};
 use crate::domain::{CouponId, DropId};
 
-/// 0 if none is known.
+/// The highest ids; 0 if none is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GivenNumbers {
     pub coupon: i64,
@@ -24,7 +24,7 @@ pub struct GivenNumbers {
 }
 
 impl Redis {
-    /// The highest numbers that any server knows.
+    /// The highest ids on any server.
     pub async fn given_numbers(&self) -> Result<GivenNumbers, RedisError> {
         let shards = self.conn.shards().await?;
         let known = try_join_all(shards.iter().map(|shard| self.given_numbers_on(shard))).await?;
@@ -35,7 +35,7 @@ impl Redis {
         })
     }
 
-    /// Must precede all other writes of a coupon or a drop here.
+    /// Records the ids of a coupon and a drop. Call this before any other write about them.
     pub async fn note_numbers(&self, coupon: CouponId, drop: DropId) -> Result<(), RedisError> {
         let shard = self
             .conn
@@ -51,7 +51,7 @@ impl Redis {
         .await
     }
 
-    /// On every server, because one that was emptied has none.
+    /// Records ids on every server, because a server that was emptied has none.
     pub async fn note_numbers_everywhere(&self, given: GivenNumbers) -> Result<(), RedisError> {
         let shards = self.conn.shards().await?;
         try_join_all(
@@ -63,7 +63,7 @@ impl Redis {
         .map(drop)
     }
 
-    /// Values that Firstcome did not write count as missing.
+    /// Reads a server's ids. Values that Firstcome did not write count as missing.
     async fn given_numbers_on(&self, shard: &Arc<Shard>) -> Result<GivenNumbers, RedisError> {
         let mut asked = redis::cmd("ZMSCORE");
         asked
@@ -96,7 +96,7 @@ impl Redis {
             .arg(given.drop)
             .arg("drop");
         match raise.query_async(&mut self.conn.to(shard)).await {
-            // Garbage in this key does not prevent loading a drop.
+            // An invalid value in this key must not prevent loading a drop.
             Err(error) if is_about_data(&error) => Ok(()),
             noted => noted,
         }

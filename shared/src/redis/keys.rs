@@ -1,49 +1,49 @@
-//! Every key Firstcome has in Redis, with its type and meaning, in one place. All keys of a coupon
-//! share the hash tag `{C}`, so that a script over them runs on Redis Cluster too.
+//! All keys in Redis, with their types and meanings. A coupon's keys share the hash tag `{C}`, so
+//! that scripts can use them together on Redis Cluster.
 //!
 //! | Key | Type | Holds |
 //! |---|---|---|
 //! | `fc:{C}:drop:D:meta` | hash | settings of the drop |
-//! | `…:count` | string | highest slot given out |
+//! | `…:count` | string | highest slot given |
 //! | `…:users` | sorted set | member user id, score slot |
-//! | `…:free` | sorted set | slots given back, member and score the slot |
-//! | `…:waiting` | sorted set | member user id, score order of arrival |
-//! | `…:times` | hash | slot → instant of admission in ms by Redis's clock |
-//! | `…:traces` | hash | `SLOT:INSTANT` of an admission → its `traceparent`, a day |
+//! | `…:free` | sorted set | returned slots; member and score are the slot |
+//! | `…:waiting` | sorted set | member user id, score arrival order |
+//! | `…:times` | hash | slot → time of admission in ms by Redis's clock |
+//! | `…:traces` | hash | `SLOT:TIME` of an admission → its `traceparent`; kept for a day |
 //! | `fc:{C}:claimants` | hash | user id → `D:slot` of any claim (`once_per` coupon) |
-//! | `fc:{C}:revoked` | hash | user id → number of their last revocation |
+//! | `fc:{C}:revoked` | hash | user id → id of the user's last revocation |
 //! | `fc:{C}:allowed` | set | user ids on the coupon's allow list |
-//! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: which list `allowed` is, and its size |
+//! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: revision and size of `allowed` |
 //! | `fc:{C}:gate` | string | `SERVER ERA open` or `… closed`: admission gate, fencing token |
-//! | `fc:{C}:revision` | string | highest revision whose settings are here: a fencing token |
-//! | `fc:{C}:version` | string | counts changes in an era; a lower one shows an older state |
+//! | `fc:{C}:revision` | string | highest revision of settings written here: fencing token |
+//! | `fc:{C}:version` | string | number of changes in the era; detects older states |
 //! | `fc:compared` | string | `SERVER` whose coupons a reconciler has compared |
 //! | `fc:compared:{T}` | string | the same on one server of a cluster; `T`: its first hash slot |
-//! | `fc:ended:{S}` | string | an operator's session that was ended early; expires with it |
-//! | `fc:wake` | set | coupons that an operator changed while people waited |
-//! | `fc:given` | sorted set | `coupon` and `drop`, score the highest number that one was given |
+//! | `fc:ended:{S}` | string | operator's session ended early; expires with it |
+//! | `fc:wake` | set | coupons with waiting users that an operator changed |
+//! | `fc:given` | sorted set | members `coupon` and `drop`, score the highest assigned id |
 //! | `fc:given:{T}` | sorted set | the same on one server of a cluster |
 //! | `fc:{C}:generation`, `…:verified`, `fc:epoch` | string | of older releases: `bridge.rs` |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
 //!   `once_per`, `waiting_list` and `allow` (empty: everybody; `list`; `group:NAME`).
-//! - Not all slots have `times`: one that was put in by hand, or rebuilt, has none.
-//! - `revoked` has `D:` before the id with `once_per` drop. If they may claim again, `:` and the
-//!   instant in ms after which they may follow the number.
-//! - Without `allow_list`, who is allowed is not known.
-//! - `SERVER` is `run_id:master_replid2` of a server, `ERA` a number from MySQL (`coupons.era`). A
-//!   coupon is open only if its `gate` names both as they are now. The key is gone once Redis was
-//!   emptied.
-//! - The reconciler compares the coupons of `wake` at once.
+//! - `times` lacks slots that were added manually or rebuilt.
+//! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again, the
+//!   value is followed by `:` and the time in ms after which claims are valid.
+//! - Without `allow_list`, it is unknown who is allowed.
+//! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
+//!   coupon is open only if its `gate` names the current values of both. The key is missing if
+//!   Redis was emptied.
+//! - The reconciler compares the coupons in `wake` at once.
 //!
-//! Always: count = |users| + |free|.
+//! Invariant: count = |users| + |free|.
 
 use std::collections::HashMap;
 
 use crate::coupon::{Allow, Coupon, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 
-/// Default prefix of every key, without `REDIS_KEY_PREFIX`.
+/// Prefix of every key if `REDIS_KEY_PREFIX` is not set.
 pub const DEFAULT_PREFIX: &str = "fc";
 
 /// The keys of one drop and its coupon.
@@ -106,7 +106,7 @@ impl DropKeys {
         ]
     }
 
-    /// The keys that admission requires, with Redis's names of their types.
+    /// The keys that admission requires, with Redis's names for their types.
     pub fn types(&self) -> [(&str, &'static str); 9] {
         [
             (&self.meta, "hash"),
@@ -121,8 +121,8 @@ impl DropKeys {
         ]
     }
 
-    /// The keys of its coupon that end with the coupon. The gate first: a coupon without one
-    /// counts as lost, whatever else is left.
+    /// The keys that are deleted with the coupon. The gate comes first, because a coupon without a
+    /// gate counts as lost even if other keys remain.
     pub fn of_coupon(&self) -> [&str; 9] {
         let Self {
             gate,
@@ -142,7 +142,7 @@ impl DropKeys {
     }
 }
 
-/// The coupon's hash of holders of any claim.
+/// The coupon's hash of all users who hold a slot in any drop.
 pub fn claimants(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:claimants")
 }
@@ -162,12 +162,12 @@ pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:allow_list")
 }
 
-/// Whether the coupon is open, and in which era.
+/// The admission gate: the coupon's era, and whether it is open.
 pub fn gate(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:gate")
 }
 
-/// Counts changes of the coupon in its era.
+/// The number of changes of the coupon in its era.
 pub fn version(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:version")
 }
@@ -177,37 +177,37 @@ pub fn compared(prefix: &str) -> String {
     format!("{prefix}:compared")
 }
 
-/// Of older releases: the life of this installation's Redis.
+/// The epoch of older releases.
 pub(super) fn epoch(prefix: &str) -> String {
     format!("{prefix}:epoch")
 }
 
-/// Of older releases: the epoch in which the coupon was verified.
+/// The epoch in which an older release verified the coupon.
 pub(super) fn verified(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:verified")
 }
 
-/// Of older releases: a random value that is lost with the coupon's keys.
+/// A random value of older releases that is lost together with the coupon's keys.
 pub(super) fn generation(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:generation")
 }
 
-/// The highest numbers that coupons and drops were given.
+/// The highest ids assigned to coupons and drops.
 pub fn given(prefix: &str) -> String {
     format!("{prefix}:given")
 }
 
-/// Whether an operator's session was ended early.
+/// The key of an operator's session that was ended early.
 pub fn ended_session(prefix: &str, session: &str) -> String {
     format!("{prefix}:ended:{session}")
 }
 
-/// Coupons that the reconciler should compare at once.
+/// Coupons that the reconciler must compare at once.
 pub fn wake(prefix: &str) -> String {
     format!("{prefix}:wake")
 }
 
-/// The highest revision of the coupon that was written here.
+/// The coupon's highest revision that was written to Redis.
 pub fn revision(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:revision")
 }
@@ -216,24 +216,24 @@ pub fn revision(prefix: &str, coupon: CouponId) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropMeta {
     pub quantity: Slot,
-    /// First instant of the window, Unix milliseconds.
+    /// Start of the window, inclusive, in Unix milliseconds.
     pub opens_at_ms: i64,
-    /// First instant after it; `None` stays open.
+    /// End of the window, exclusive; `None` if it stays open.
     pub closes_at_ms: Option<i64>,
-    /// Nobody is admitted while this is set.
+    /// No claim is admitted while this is set.
     pub paused: bool,
-    /// The scope in which one person may hold one.
+    /// The scope in which a user may hold one coupon.
     pub once_per: OncePer,
     pub waiting_list: u32,
-    /// An operator closed it before its time: nobody is promoted any more but those with a broken
-    /// promise.
+    /// An operator closed it early: from the waiting list, only users with a broken promise are
+    /// promoted.
     pub closed_early: bool,
-    /// The restriction; `None`: everybody may claim.
+    /// Who may claim; `None` means everybody.
     pub allow: Option<Allow>,
 }
 
 impl DropMeta {
-    /// The fields according to MySQL.
+    /// The fields as stored in MySQL.
     pub fn of(coupon: &Coupon, drop: &Drop) -> Self {
         Self {
             quantity: drop.quantity,
@@ -247,7 +247,7 @@ impl DropMeta {
         }
     }
 
-    /// Field and value, flat, as `HSET` takes them.
+    /// Alternating fields and values, as `HSET` expects them.
     pub fn fields(&self) -> Vec<String> {
         let closes = self
             .closes_at_ms
@@ -274,11 +274,11 @@ impl DropMeta {
         .collect()
     }
 
-    /// Parses the hash; `None` if it is missing or a field can't be read, both of which admission
-    /// treats as not loaded.
+    /// Parses the hash; `None` if it is missing or a field is invalid. Admission treats both as not
+    /// loaded.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
         let closes = fields.get("closes_at_ms").map_or("", String::as_str);
-        // A drop loaded by an older release has none.
+        // Drops loaded by older releases lack this field.
         let allow = fields.get("allow").map_or("", String::as_str);
         Some(Self {
             quantity: fields.get("quantity")?.parse().ok()?,
@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_the_contract_s() {
+    fn keys_match_the_documented_names() {
         let keys = DropKeys::new(DEFAULT_PREFIX, CouponId(7), DropId(9));
         assert_eq!(keys.meta, "fc:{7}:drop:9:meta");
         assert_eq!(
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_keys_are_parsed_back() {
         for closes_at_ms in [None, Some(9)] {
             let meta = DropMeta {
                 quantity: 3,

@@ -1,4 +1,4 @@
-//! The servers of Redis that hold data, each from one promotion to the next
+//! The Redis servers that hold data, each identified from one promotion to the next
 //! (docs/decisions/0003-admission-gate.md).
 
 use std::collections::BTreeSet;
@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use super::servers::{HashSlots, has_hash_slot, hash_slot};
 use crate::domain::CouponId;
 
-/// A life of Redis: the identity of each server that holds data, in the order of their hash slots.
+/// The identities of all servers that hold data, in order of hash slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life(pub(super) Vec<(Vec<HashSlots>, String)>);
 
 impl Life {
-    /// The servers that hold these coupons, by their order.
+    /// The indexes of the servers that hold these coupons.
     pub fn servers_of(&self, coupons: &[CouponId]) -> BTreeSet<usize> {
         coupons
             .iter()
@@ -19,7 +19,7 @@ impl Life {
             .collect()
     }
 
-    /// All servers, by their order.
+    /// The indexes of all servers.
     pub fn servers(&self) -> BTreeSet<usize> {
         (0..self.0.len()).collect()
     }
@@ -33,7 +33,7 @@ impl Life {
         if self.0.len() == 1 {
             return Some(0);
         }
-        // The hash tag of all its keys.
+        // The coupon's id is the hash tag of all its keys.
         let slot = hash_slot(coupon.to_string().as_bytes());
         self.0
             .iter()

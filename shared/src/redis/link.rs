@@ -1,6 +1,6 @@
 //! The connection to one server. It reconnects automatically, even if a host died without closing
-//! its connections or was demoted: redis-rs takes a time-out and `READONLY` for answers, and goes
-//! on asking the same server. No command is retried automatically.
+//! its connections or was demoted; redis-rs alone would treat timeouts and `READONLY` as replies
+//! and keep using the same server. No command is retried automatically.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use arc_swap::ArcSwap;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::{Client, Cmd, Pipeline, RedisError, Value};
 
-/// Errors of a server that is no master, or not one yet: the address may lead to another by now.
+/// Errors of a server that is not a master, or not yet: the address may lead to another server by
+/// now.
 pub(super) const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
-/// Minimum interval between two replacements, so that a server that keeps refusing is not flooded
-/// with connections.
+/// Minimum interval between two replacements of a connection, so that a server that keeps refusing
+/// is not flooded with connections.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// A server with its connection.
@@ -27,7 +28,7 @@ pub(super) struct ServerLink {
 
 enum Link {
     Lasting(Box<Lasting>),
-    /// To one server process; it ends with that.
+    /// A connection to one server process, which ends with that process.
     Pinned(MultiplexedConnection),
 }
 
@@ -42,7 +43,7 @@ struct Lasting {
 struct Current {
     manager: ConnectionManager,
     made_at: Instant,
-    /// When the last reply came, in milliseconds since [`Lasting::begun`].
+    /// When the last reply arrived, in milliseconds since [`Lasting::begun`].
     heard_at_ms: AtomicU64,
 }
 
@@ -68,7 +69,7 @@ impl ServerLink {
         Ok(Self { address, link })
     }
 
-    /// The same with a dedicated connection to its present process only.
+    /// The same with a dedicated connection to the current server process.
     pub(super) async fn pinned(&self, timeout: Duration) -> Result<Self, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(timeout))
@@ -149,8 +150,8 @@ impl Lasting {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Reacts to the result of a command. An error without a code comes from the client itself: it
-    /// detects a lost connection, but not a silent one.
+    /// Reacts to the result of a command. Errors without a code come from the client itself, which
+    /// detects a lost connection but not a silent one.
     fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, answer: Result<&[Value], &RedisError>) {
         let wrong = |code: &str| WRONG_SERVER.contains(&code);
         let (came, server_is_wrong) = match answer {
@@ -179,10 +180,10 @@ impl Lasting {
             Ok(fresh) => {
                 let before = self.current.compare_and_swap(used, Arc::new(fresh));
                 if Arc::ptr_eq(&before, used) {
-                    tracing::warn!("Redis is silent or no master: reconnecting");
+                    tracing::warn!("Redis does not answer or is not a master; reconnecting");
                 }
             }
-            Err(error) => tracing::error!(%error, "no new connection to Redis can be made"),
+            Err(error) => tracing::error!(%error, "cannot open a new connection to Redis"),
         }
     }
 }

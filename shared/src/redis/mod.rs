@@ -1,6 +1,6 @@
-//! Redis: key names ([`keys`]), admission ([`admission`]), its gate and fencing tokens ([`gate`]),
-//! the scripts repairs are made of ([`repair`]), reads (for passes [`reads`], of one person
-//! [`standing`], for the public [`stock`]), and the checks that refuse a Redis that could forget
+//! Redis: key names ([`keys`]), admission ([`admission`]), the admission gate with its fencing
+//! tokens ([`gate`]), scripts for repairs ([`repair`]), reads (for passes [`reads`], of one user
+//! [`standing`], for the public [`stock`]), and checks that refuse a Redis that is not durable
 //! ([`safety`]).
 
 pub mod admission;

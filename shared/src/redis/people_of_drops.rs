@@ -1,5 +1,5 @@
-//! Drops in which anybody holds a slot, from the names of keys: including drops that MySQL does not
-//! know.
+//! Finds all drops in which users hold slots by scanning key names, including drops that MySQL has
+//! lost.
 
 use redis::RedisError;
 
@@ -10,7 +10,7 @@ use crate::domain::{CouponId, DropId, NamedDrop};
 const AT_ONCE: usize = 1_000;
 
 impl Redis {
-    /// Every drop that has users here. Reads the names of all keys on all servers.
+    /// Every drop that has users in Redis. Reads all key names on all servers.
     pub async fn drops_with_users(&self) -> Result<Vec<NamedDrop>, RedisError> {
         let begin = format!("{}:{{", self.prefix);
         let pattern = format!("{}*}}:drop:*:users", escaped(&begin));
@@ -48,7 +48,7 @@ fn drop_of(key: &str, begin: &str) -> Option<NamedDrop> {
     })
 }
 
-/// The text as a glob pattern that matches only itself.
+/// Escapes text so that, as a glob pattern, it matches only itself.
 fn escaped(text: &str) -> String {
     let mut glob = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_users_names_its_drop() {
+    fn users_key_names_its_drop() {
         let of = |key| drop_of(key, "fc:{").map(|one| (one.coupon.0, one.drop.0));
         assert_eq!(of("fc:{7}:drop:9:users"), Some((7, 9)));
         for other in [

@@ -1,4 +1,4 @@
-//! Reads: the data of drops that a pass compares.
+//! Reads the data of drops that a pass compares.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::domain::{OncePer, UserId};
 
 #[derive(Debug, Clone, Default)]
 pub struct DropNumbers {
-    /// The settings; `None` where they are missing or can't be read.
+    /// The settings; `None` if they are missing or invalid.
     pub meta: Option<DropMeta>,
     /// The counter; `None` if the key is missing or not a number.
     pub count: Option<i64>,
@@ -25,7 +25,7 @@ pub struct DropNumbers {
 }
 
 impl DropNumbers {
-    /// True if admission could not work with these keys.
+    /// Whether the drop's keys are missing or unusable for admission.
     pub fn are_lost(&self) -> bool {
         self.meta.is_none()
             || self.count.is_none()
@@ -36,20 +36,20 @@ impl DropNumbers {
     }
 }
 
-/// A range of slots at one moment.
+/// A consistent view of a range of slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotPage {
-    /// Highest slot given out; `None` where the key is missing or no number.
+    /// The highest slot given; `None` if the key is missing or not a number.
     pub count: Option<i64>,
-    /// Slot and user, in order of slots.
+    /// Slot and user, in order of slot.
     pub users: Vec<(i64, String)>,
     pub free: Vec<i64>,
-    /// There are more on these slots than are read at once.
+    /// These slots have more users or free slots than are read at once.
     pub is_cut: bool,
 }
 
-/// Maximum users, and free slots, read at once: more than a page has slots. A manual edit can put
-/// any number onto one slot, or beyond the last.
+/// Maximum number of users, and of free slots, read at once; more than a page has slots, because
+/// manual edits can put any number on one slot or beyond the last.
 const ON_PAGE_AT_MOST: usize = 200_000;
 
 type RawNumbers = (
@@ -65,8 +65,8 @@ type RawNumbers = (
 /// Drops requested at the same time.
 pub(super) const DROPS_AT_ONCE: usize = 200;
 
-/// Stands for every score that is not a whole number, or too large to be exact: no slot of any
-/// drop. `set_slots.lua` knows it.
+/// Replaces every score that is not an integer, or is too large to be exact: never a slot of a
+/// drop. `set_slots.lua` uses the same value.
 const NO_SLOT: i64 = -1;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
@@ -80,7 +80,7 @@ pub(super) fn slot_of(score: f64) -> i64 {
 }
 
 impl Redis {
-    /// The numbers of many drops, in the order asked. One that can't be read does not affect the
+    /// The counters of many drops, in the same order. An unreadable drop does not affect the
     /// others.
     pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Vec<Result<DropNumbers, RedisError>> {
         let mut numbers = Vec::with_capacity(drops.len());
@@ -90,7 +90,7 @@ impl Redis {
         numbers
     }
 
-    /// In one transaction: a claim between two of these reads would look like a wrong counter.
+    /// Uses one transaction: a claim between two of these reads would look like a wrong counter.
     async fn numbers_of(&self, keys: &DropKeys) -> Result<DropNumbers, RedisError> {
         let mut pipe = redis::pipe();
         pipe.atomic()
@@ -116,8 +116,8 @@ impl Redis {
         ))
     }
 
-    /// The time, by Redis's clock, when a drop's keys were given the expiry `ttl`; `None` if they
-    /// have none.
+    /// When a drop's keys were given the expiry `ttl`, by Redis's clock; `None` if they have no
+    /// expiry.
     pub async fn expire_since(
         &self,
         keys: &DropKeys,
@@ -133,7 +133,7 @@ impl Redis {
         Ok(since.and_then(|at| at.checked_sub_signed(TimeDelta::from_std(ttl).ok()?)))
     }
 
-    /// Which of these drops Redis has, in the order asked.
+    /// Whether Redis has each of these drops, in the same order.
     pub async fn are_loaded(&self, drops: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());
@@ -145,7 +145,7 @@ impl Redis {
         pipe.query_async(&mut self.connection()).await
     }
 
-    /// Which of these coupons still have any key in Redis, in the order asked.
+    /// Whether Redis has any key of each of these coupons, in the same order.
     pub async fn are_remembered(&self, coupons: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
         if coupons.is_empty() {
             return Ok(Vec::new());
@@ -163,7 +163,7 @@ impl Redis {
         Ok(found.into_iter().map(|number| number > 0).collect())
     }
 
-    /// Whether Redis has any user of these drops, or of their coupons.
+    /// Whether Redis has any user of these drops or their coupons.
     pub async fn any_people(&self, drops: &[DropKeys]) -> Result<bool, RedisError> {
         for some in drops.chunks(1_000) {
             let mut pipe = redis::pipe();
@@ -182,7 +182,7 @@ impl Redis {
         Ok(false)
     }
 
-    /// Whether Redis has any user who holds a slot of a drop, or waits in it.
+    /// Whether any user holds a slot of a drop or waits for one.
     pub async fn has_people(&self, drop: &DropKeys) -> Result<bool, RedisError> {
         let mut cmd = redis::cmd("EXISTS");
         let found: u64 = cmd
@@ -193,8 +193,8 @@ impl Redis {
         Ok(found > 0)
     }
 
-    /// The first names on a drop's waiting list, in order, at most `limit`. Names added by hand
-    /// need not be text.
+    /// The first names on a drop's waiting list, in order, at most `limit`. Names added manually
+    /// may not be valid text.
     pub async fn first_waiting(
         &self,
         keys: &DropKeys,
@@ -214,10 +214,10 @@ impl Redis {
         Ok(names.iter().map(text).map(UserId::from_store).collect())
     }
 
-    /// The slots `from..=to` at one moment; without `to`, all from `from` on.
+    /// A consistent view of the slots `from..=to`; of all slots from `from` on if `to` is `None`.
     ///
-    /// A transaction, not a script: Lua would convert every name and slot to a separate value and
-    /// back, which cost Redis more than the reading did (docs/PERFORMANCE.md).
+    /// This is a transaction and not a script, because Lua would convert every name and slot to a
+    /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).
     pub async fn slot_page(
         &self,
         keys: &DropKeys,
@@ -225,8 +225,8 @@ impl Redis {
         to: Option<i64>,
     ) -> Result<SlotPage, RedisError> {
         type Seen = (Option<String>, Vec<(String, f64)>, Vec<String>);
-        // Begins above the last slot of the previous page: a score between two slots belongs to the
-        // later one's page.
+        // Start just above the last slot of the previous page, so that a score between two slots
+        // belongs to the next page.
         let first = if from < 1 {
             "-inf".to_owned()
         } else {
@@ -290,8 +290,8 @@ impl Redis {
         Ok(found.collect())
     }
 
-    /// Which of these users, who were promised a slot, neither hold one nor are at the head of the
-    /// waiting list, in the order asked.
+    /// For users with a promised slot: whether each neither holds a slot nor is at the head of the
+    /// waiting list, in the same order.
     pub async fn out_of_line(
         &self,
         keys: &DropKeys,
@@ -312,7 +312,7 @@ impl Redis {
             .arg(&names);
         pipe.cmd("HMGET").arg(&keys.claimants).arg(&names);
         let (places, slots, claims): Replies = pipe.query_async(&mut self.connection()).await?;
-        // Users who join the waiting list get scores from 1 on; scores at its head are lower.
+        // Arriving users get scores from 1 on; the head of the list has lower scores.
         let out = |((place, slot), claim): ((Option<f64>, Option<f64>), Option<String>)| {
             let holds = slot.is_some() || once_per == OncePer::Coupon && claim.is_some();
             !holds && place.is_none_or(|score| score >= 1.0)
@@ -320,7 +320,7 @@ impl Redis {
         Ok(places.into_iter().zip(slots).zip(claims).map(out).collect())
     }
 
-    /// When these slots were given, Unix milliseconds, if known.
+    /// When these slots were given, in Unix milliseconds, if known.
     pub async fn admission_times(
         &self,
         keys: &DropKeys,

@@ -1,7 +1,7 @@
-//! All changes of a drop in Redis except admission: loading, operators' changes, and the
-//! reconciler's repairs. Each is one atomic script that checks its caller's precondition and does
-//! nothing if that has changed, so all of them are safe to run twice, by two reconcilers at once,
-//! and concurrently with live traffic.
+//! All changes of a drop in Redis except admission: loading, operators' changes, and repairs. Each
+//! is an atomic script that checks its caller's precondition and does nothing if it no longer
+//! holds. All are therefore safe to repeat, to run from two reconcilers at once, and to run during
+//! live traffic.
 
 use std::sync::LazyLock;
 
@@ -25,22 +25,22 @@ static PROMOTE: LazyLock<Script> =
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done<T> {
-    /// It took effect, or what it wanted was so already.
+    /// It took effect, or the wanted state already existed.
     Applied(T),
-    /// The caller's precondition has changed; nothing was done.
+    /// The caller's precondition no longer holds; nothing was done.
     Changed,
-    /// Redis was emptied since; nothing was done.
+    /// Redis was emptied in the meantime; nothing was done.
     Stale,
 }
 
 /// The outcome of [`Redis::lower`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lowered {
-    /// The quantity is no larger than asked.
+    /// The quantity is now no larger than requested.
     Yes,
     /// This many slots are already given; nothing was changed.
     GivenOut(Slot),
-    /// A newer revision of the coupon was seen; nothing was changed.
+    /// Redis has a newer revision of the coupon; nothing was changed.
     Outdated,
     Unloaded,
     /// Redis may have forgotten given slots, and the coupon has not been verified since.
@@ -50,42 +50,44 @@ pub enum Lowered {
 /// The outcome of [`Redis::withhold`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Withheld {
-    /// It stands still until its settings are written again.
+    /// It cannot open until its settings are written again.
     Yes,
-    /// It has opened, or a user holds a slot or waits; nothing was changed.
+    /// It has opened, or a user holds a slot or is waiting; nothing was changed.
     InUse,
-    /// A newer revision of the coupon was seen; nothing was changed.
+    /// Redis has a newer revision of the coupon; nothing was changed.
     Outdated,
     Unloaded,
 }
 
-/// What a user is to hold.
+/// The slot that a user must hold after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// This slot. If a row says so, the user gets it even if another holds it, who is moved then.
+    /// This slot. If a row confirms it, the user gets it even if another user holds it, who is
+    /// moved afterwards.
     Slot {
         slot: Slot,
-        /// Since when, Unix milliseconds, if known.
+        /// When it was given, in Unix milliseconds, if known.
         at_ms: Option<i64>,
         has_row: bool,
     },
-    /// The lowest free slot, else the next number.
+    /// The lowest free slot, or else the next slot number.
     Any,
     /// No slot.
     Nothing,
-    /// No slot: the head of the waiting list, in the order of the slots that were promised.
+    /// No slot, but the head of the waiting list, ordered by the slots that were promised.
     Front(i64),
 }
 
-/// The slot that a user was seen on.
+/// The slot that a user held when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenSlot {
     pub slot: i64,
-    /// Since when, Unix milliseconds, if known: another admission to the same slot is not it.
+    /// When it was given, in Unix milliseconds, if known, to distinguish it from another admission
+    /// to the same slot.
     pub at_ms: Option<i64>,
 }
 
-/// A difference between what Redis holds of a user and what it should hold.
+/// A difference between the slot that a user holds in Redis and the slot the user must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotChange {
     pub user: UserId,
@@ -94,7 +96,7 @@ pub struct SlotChange {
 }
 
 impl SlotChange {
-    /// Puts a user whom Redis lacks on a slot that no row confirms.
+    /// Restores a user whom Redis has lost to a slot that no row confirms.
     pub fn put_back(user: UserId, slot: Slot, at_ms: Option<i64>) -> Self {
         let has_row = false;
         Self {
@@ -108,7 +110,7 @@ impl SlotChange {
         }
     }
 
-    /// The slot that the user is to hold, if it is a certain one.
+    /// The particular slot that the user must hold, if any.
     pub fn wanted_slot(&self) -> Option<i64> {
         match self.wanted {
             Wanted::Slot { slot, .. } => Some(i64::from(slot)),
@@ -116,13 +118,13 @@ impl SlotChange {
         }
     }
 
-    /// Whether the user loses a slot that they hold.
+    /// Whether the user loses their current slot.
     pub fn takes(&self) -> bool {
         self.seen
             .is_some_and(|seen| Some(seen.slot) != self.wanted_slot())
     }
 
-    /// Whether it takes no slot and gives none: only the claimants or the waiting list follow.
+    /// Whether the slot stays the same, so that only the claimants or the waiting list change.
     pub fn is_kept(&self) -> bool {
         match self.wanted {
             Wanted::Slot { slot, .. } => self.seen.is_some_and(|seen| seen.slot == i64::from(slot)),
@@ -132,26 +134,26 @@ impl SlotChange {
     }
 }
 
-/// The drop of slot changes, as its plan saw it.
+/// The drop of slot changes, as read by the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropOfChanges {
     pub drop: DropId,
     pub once_per: OncePer,
-    /// [`Wanted::Any`] only if this is the drop's quantity: a plan for another quantity may be
-    /// wrong now.
+    /// [`Wanted::Any`] applies only if the drop still has this quantity, because a plan for another
+    /// quantity may be wrong.
     pub quantity: Option<Slot>,
 }
 
-/// The outcome of one change in [`Redis::set_slots`]. Only `Applied` changed anything.
+/// The outcome of one change in [`Redis::set_slots`]. Only `Applied` means that something changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotSet {
-    /// With the slot that the user holds now, if any.
+    /// Done; contains the user's slot, if any.
     Applied(Option<GivenSlot>),
-    /// It was so already.
+    /// The wanted state already existed.
     Same,
     /// Another user holds the slot.
     Taken,
-    /// The user is not where the caller saw them.
+    /// The user is not on the slot that the caller read.
     Changed,
     /// The claim was given back or revoked.
     Revoked,
@@ -159,26 +161,28 @@ pub enum SlotSet {
     Full,
 }
 
-/// A slot that was given a moment ago.
+/// A newly given slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GivenSlot {
     pub slot: Slot,
-    /// By Redis's clock, Unix milliseconds.
+    /// When it was given, by Redis's clock, in Unix milliseconds.
     pub at_ms: i64,
 }
 
-/// The outcome for the head of a waiting list.
+/// The outcome of promoting users from a waiting list.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Promoted {
     /// Users and their slots, in order.
     pub people: Vec<(UserId, GivenSlot)>,
-    /// How many left the list without one: they hold one, are revoked, or no person has the name.
+    /// Number of users who left the list without a slot: they already hold one, are revoked, or
+    /// have an invalid id.
     pub left_without: u32,
-    /// The number of invalid user ids among these.
+    /// How many of them have an invalid id.
     pub no_user_ids: u32,
 }
 
-/// A coupon's era and revision as the caller read them. If Redis has others, a change is refused.
+/// A coupon's era and revision as read by the caller. If Redis has different ones, changes are
+/// refused.
 #[derive(Debug, Clone, Copy)]
 pub struct CouponRead {
     pub era: u64,
@@ -186,8 +190,8 @@ pub struct CouponRead {
 }
 
 impl Redis {
-    /// Loads a drop for admission unless it is loaded; `Applied(false)` if it was. `Changed`: a
-    /// newer revision was seen.
+    /// Loads a drop for admission. `Applied(false)` if it was already loaded; `Changed` if Redis
+    /// has a newer revision.
     pub async fn load_drop(
         &self,
         keys: &DropKeys,
@@ -232,8 +236,8 @@ impl Redis {
         Ok((word, Slot::try_from(count).unwrap_or_default()))
     }
 
-    /// Overwrites a loaded drop's `meta` with the settings of one revision of its coupon.
-    /// `Changed`: a newer revision was seen; `Stale`: the drop is not loaded. Both leave `meta`
+    /// Overwrites a loaded drop's `meta` with the settings of one revision of its coupon. `Changed`
+    /// if Redis has a newer revision; `Stale` if the drop is not loaded. In both cases `meta` is
     /// unchanged.
     pub async fn write_meta(
         &self,
@@ -251,8 +255,8 @@ impl Redis {
         })
     }
 
-    /// Records in a loaded drop's `meta` whether users hold a coupon of an earlier drop: if so,
-    /// admission to it is closed while there are no claimants.
+    /// Records in a loaded drop's `meta` whether users hold coupons of an earlier drop. If so,
+    /// admission to the drop is closed while the key of claimants is missing.
     pub async fn note_earlier_holders(
         &self,
         keys: &DropKeys,
@@ -269,8 +273,8 @@ impl Redis {
         Ok(())
     }
 
-    /// Lowers a loaded and verified drop's quantity before MySQL does, so that no slot above it is
-    /// given from then on.
+    /// Lowers the quantity of a loaded and verified drop in Redis before MySQL, so that no slot
+    /// above it is given from then on.
     pub async fn lower(
         &self,
         keys: &DropKeys,
@@ -293,7 +297,7 @@ impl Redis {
         })
     }
 
-    /// Keeps a drop that has not opened, and has no users, from opening, before MySQL changes it.
+    /// Prevents a drop without users from opening, before MySQL changes the drop.
     pub async fn withhold(&self, keys: &DropKeys, revision: u64) -> Result<Withheld, RedisError> {
         let args = vec![revision.to_string(), String::new()];
         let (word, _) = self.settings("withhold", keys, args).await?;
@@ -305,10 +309,10 @@ impl Redis {
         })
     }
 
-    /// Gives users the slots that their evidence shows, one reply each, in order.
+    /// Gives users the slots that the evidence supports. Returns one result per change, in order.
     ///
     /// # Errors
-    /// If Redis can't be reached; some may have been changed.
+    /// If Redis cannot be reached; some slots may have been changed.
     pub async fn set_slots(
         &self,
         keys: &DropKeys,
@@ -365,8 +369,8 @@ impl Redis {
         Ok(Done::Applied(pairs.map(became).collect()))
     }
 
-    /// Restores count = |users| + |free|, walking the slots in pages; returns the number of slots
-    /// freed. `Changed` if that is impossible: two users are on one slot.
+    /// Restores count = |users| + |free|, page by page. Returns the number of slots freed;
+    /// `Changed` if two users are on one slot, which makes it impossible.
     pub async fn repair_count(
         &self,
         keys: &DropKeys,
@@ -392,7 +396,7 @@ impl Redis {
             freed += freed_here;
             match word.as_str() {
                 "stale" => return Ok(Done::Stale),
-                // A right sum proves nothing before the last page: a gap here and a free slot there
+                // A correct sum proves nothing before the last page: a missing slot and a free slot
                 // that is held cancel out.
                 _ if to < end => from = to + 1,
                 "done" => return Ok(Done::Applied(freed)),
@@ -401,10 +405,10 @@ impl Redis {
         }
     }
 
-    /// Gives free slots to the first users on the waiting list, at most `limit` of them.
+    /// Gives free slots to the first users on the waiting list, at most `limit`.
     ///
     /// # Errors
-    /// If Redis can't be reached; some may have been promoted.
+    /// If Redis cannot be reached; some users may have been promoted.
     pub async fn promote(
         &self,
         keys: &DropKeys,
@@ -448,7 +452,8 @@ impl Redis {
         }))
     }
 
-    /// Adds users to a coupon's claimants, or only those who are missing: user, drop and slot.
+    /// Adds users to a coupon's claimants, with drop and slot, optionally only those who are
+    /// missing.
     pub async fn set_claimants(
         &self,
         coupon: CouponId,

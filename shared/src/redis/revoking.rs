@@ -1,5 +1,5 @@
-//! Revocations in Redis (docs/decisions/0013-revoking.md): banning users of a coupon, and releasing
-//! what they held.
+//! Revocations in Redis (docs/decisions/0013-revoking.md): banning users from a coupon, and
+//! releasing their slots.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -16,16 +16,16 @@ use crate::mysql::revoked::Revocation;
 static REVOKE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/revoke.lua")));
 
-/// Redis's knowledge about the user of a revocation.
+/// What Redis has about the user of a revocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Banned {
-    /// It knows this revocation, as far as it has come, or a later one.
+    /// It has this revocation in its current state, or a later one.
     pub is_known: bool,
-    /// The user's slot, and when it was given, Unix milliseconds, if known.
+    /// The user's slot, and when it was given in Unix milliseconds, if known.
     pub slot: Option<(i64, Option<i64>)>,
-    /// Its person is on the drop's waiting list.
+    /// The user is on the drop's waiting list.
     pub waits: bool,
-    /// The coupon's claimants have this drop for the user, who is on no slot of it.
+    /// The coupon's claimants name this drop for the user, who has no slot in it.
     pub is_named: bool,
 }
 
@@ -38,9 +38,9 @@ fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
 }
 
 impl Redis {
-    /// Bans the user and releases what the revocation voids in a drop; returns the time until which
-    /// the user's claims are void, in Unix milliseconds. May be repeated at any time. With an
-    /// `again_from`, the revocation is over.
+    /// Bans the user and releases what the revocation voids in a drop. Returns the time until which
+    /// the user's claims are void, in Unix milliseconds. Safe to repeat at any time. If
+    /// `again_from` is set, the revocation has ended.
     pub async fn revoke(
         &self,
         keys: &DropKeys,
@@ -73,7 +73,7 @@ impl Redis {
         Ok(until)
     }
 
-    /// The number of a user's last revocation that is known here; 0 if there is none.
+    /// The id of a user's last revocation in Redis; 0 if there is none.
     pub async fn last_revocation(
         &self,
         keys: &DropKeys,
@@ -90,7 +90,7 @@ impl Redis {
         Ok(text.map_or(0, |text| number_of(&text).0.unwrap_or(0)))
     }
 
-    /// Restores revocations of a coupon in Redis; returns how many were missing.
+    /// Restores a coupon's revocations in Redis; returns how many were missing.
     pub async fn restore_revoked(
         &self,
         coupon: CouponId,
@@ -118,7 +118,7 @@ impl Redis {
         Ok(news)
     }
 
-    /// Redis's knowledge about the users of these revocations of a drop, in the order asked.
+    /// What Redis has about the users of these revocations of a drop, in the same order.
     pub async fn banned(
         &self,
         keys: &DropKeys,
@@ -140,7 +140,7 @@ impl Redis {
             .collect();
         let people: Vec<&str> = all.iter().map(|one| one.user_id.as_str()).collect();
         let mut pipe = redis::pipe();
-        // Claimants first: a user admitted in between is then found on a slot.
+        // Read the claimants first: a user who is admitted in between is then found on a slot.
         pipe.cmd("HMGET")
             .arg(&keys.revoked)
             .arg(&fields)
@@ -178,8 +178,8 @@ impl Redis {
         Ok(found)
     }
 
-    /// Removes users from a coupon's claimants, each if the entry is of this drop. The coupon is
-    /// closed: nobody becomes a claimant in the meantime.
+    /// Removes those of these users from a coupon's claimants whose entry names this drop. The
+    /// coupon is closed, so no user becomes a claimant meanwhile.
     pub async fn forget_claimants(
         &self,
         coupon: CouponId,
@@ -205,14 +205,14 @@ impl Redis {
     }
 }
 
-/// Whether an entry of the claimants is of this drop.
+/// Whether a claimant's entry names this drop.
 fn names(entry: Option<&str>, drop: i64) -> bool {
     entry
         .and_then(|entry| entry.split_once(':'))
         .is_some_and(|(of, _)| of.parse() == Ok(drop))
 }
 
-/// Splits an entry of the revoked: the number, and the time until which claims are void.
+/// Splits an entry of `revoked` into the id and the time until which claims are void.
 fn number_of(entry: &str) -> (Option<i64>, Option<&str>) {
     let (id, over) = entry
         .split_once(':')
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_may_have_one_in_each_drop_is_banned_in_one() {
+    fn user_of_a_once_per_drop_coupon_is_banned_from_one_drop() {
         assert_eq!(field(OncePer::Coupon, DropId(3), "ann"), "ann");
         assert_eq!(field(OncePer::Drop, DropId(3), "ann"), "3:ann");
     }

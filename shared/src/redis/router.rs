@@ -1,4 +1,4 @@
-//! Routing: each command goes to the server that has its key, once.
+//! Routes each command to the server that has its key, without retries.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +12,14 @@ use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, Value};
 use super::link::{ServerLink, WRONG_SERVER};
 use super::servers::{HASH_SLOTS, HashSlots, Primary, Seeds, has_hash_slot, hash_slot};
 
-/// Errors after which the primaries are looked up again: a hash slot moved, or another server is
-/// about to take over.
+/// Errors that trigger a new lookup of the primaries: a hash slot moved, or another server is about
+/// to take over.
 const MOVED: [&str; 5] = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS"];
 
 /// Minimum interval between two lookups of the primaries.
 const ASKED_EVERY: Duration = Duration::from_millis(200);
 
-/// For this long, known primaries are not looked up again without a reason.
+/// How long known primaries stay valid without a new lookup.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 
 /// A server that holds data, with its hash slots in order.
@@ -42,14 +42,14 @@ impl Shard {
         })
     }
 
-    /// A hash tag of its first hash slot.
+    /// A hash tag that maps to its first hash slot.
     pub(super) fn tag(&self) -> u32 {
         let first = self.hash_slots.first().map_or(0, |(first, _)| *first);
         *self.tag.get_or_init(|| tag_in(first).unwrap_or(0))
     }
 }
 
-/// A hash tag in a hash slot: a number, because the first million numbers cover all hash slots.
+/// Finds a hash tag for a hash slot. The first million numbers cover all hash slots.
 fn tag_in(slot: u16) -> Option<u32> {
     (0..1_000_000).find(|tag| hash_slot(tag.to_string().as_bytes()) == slot)
 }
@@ -64,7 +64,7 @@ pub(super) struct Router {
     asked_at: tokio::sync::Mutex<Option<Instant>>,
     told_at: ArcSwapOption<Instant>,
     is_asking: AtomicBool,
-    /// Connected to particular server processes; ends with them.
+    /// Connected to particular server processes; unusable once they end.
     is_pinned: bool,
 }
 
@@ -129,7 +129,7 @@ impl Router {
         }
     }
 
-    /// All servers; if they can change, the answer is at most a second old.
+    /// All servers. If they can change, the list is at most a second old.
     pub(super) async fn fresh(self: &Arc<Self>) -> Result<Shards, RedisError> {
         let is_old = || {
             self.told_at
@@ -158,15 +158,15 @@ impl Router {
                 self.ask_soon();
                 (
                     ErrorKind::Io,
-                    "no server of the cluster has this hash slot",
+                    "no server of the cluster serves this hash slot",
                     slot.to_string(),
                 )
                     .into()
             })
     }
 
-    /// Looks up the primaries, one caller at a time; callers that waited share the answer. If
-    /// nobody answers, the known primaries stay.
+    /// Looks up the primaries, one caller at a time; waiting callers share the result. If no server
+    /// answers, the known primaries stay.
     async fn ask(self: &Arc<Self>) -> Result<Shards, RedisError> {
         let mut asked_at = self.asked_at.lock().await;
         let known = self.shards.load_full().map(|known| Shards::clone(&known));
@@ -196,13 +196,13 @@ impl Router {
         let addresses: Vec<&str> = shards.iter().map(|shard| &*shard.server.address).collect();
         tracing::info!(
             servers = addresses.join(","),
-            "these servers of Redis hold the data"
+            "found the Redis servers that hold the data"
         );
         self.shards.store(Some(Arc::new(Arc::clone(&shards))));
         Ok(shards)
     }
 
-    /// Keeps the connection to a server that is still a primary.
+    /// Reuses the connection to a server that is still a primary.
     fn shard(&self, told: Primary, before: &[Arc<Shard>]) -> Result<Arc<Shard>, RedisError> {
         let address = told.address();
         let server = match before.iter().find(|shard| shard.server.address == address) {
@@ -230,15 +230,15 @@ impl Router {
         });
     }
 
-    /// Reacts to a server's answer.
+    /// Looks up the primaries again if a reply suggests that they have changed.
     fn heed(self: &Arc<Self>, answer: Result<&[Value], &RedisError>) {
         let moved = |code: &str| MOVED.contains(&code) || WRONG_SERVER.contains(&code);
         let must_ask = match answer {
             Ok(replies) => replies
                 .iter()
                 .any(|r| matches!(r, Value::ServerError(e) if moved(e.code()))),
-            // An error without a code comes from the client itself: the connection is lost or
-            // silent.
+            // Errors without a code come from the client itself: the connection is lost or does not
+            // answer.
             Err(error) => error.code().is_none_or(moved),
         };
         if must_ask {
@@ -271,7 +271,7 @@ impl Router {
         result
     }
 
-    /// The server for a command.
+    /// The server that must receive a command.
     pub(super) async fn of_command(self: &Arc<Self>, cmd: &Cmd) -> Result<Arc<Shard>, RedisError> {
         match key_of(cmd) {
             Some(key) => self.shard_of(key).await,
@@ -279,15 +279,15 @@ impl Router {
                 [only] => Ok(Arc::clone(only)),
                 _ => Err((
                     ErrorKind::Client,
-                    "a command without a key is for one server, which must be named",
+                    "a command without a key must name its server",
                 )
                     .into()),
             },
         }
     }
 
-    /// Sends a pipeline to the servers of its commands, concurrently. A transaction goes to the
-    /// server of its first key, and so do commands without a key.
+    /// Sends a pipeline's commands concurrently, each to its server. Transactions, and commands
+    /// without a key, go to the server of the first key.
     pub(super) async fn send_anywhere(
         self: &Arc<Self>,
         pipeline: &Pipeline,
@@ -331,7 +331,7 @@ impl Router {
     }
 }
 
-/// The first key of one of Firstcome's commands.
+/// The first key of a command.
 fn key_of(cmd: &Cmd) -> Option<&[u8]> {
     let mut words = cmd.args_iter().map(|arg| match arg {
         Arg::Simple(word) => word,
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_goes_by_its_first_key() {
+    fn command_is_routed_by_its_first_key() {
         let cmd = |words: &[&str]| {
             words[1..]
                 .iter()

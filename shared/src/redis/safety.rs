@@ -1,5 +1,5 @@
-//! Settings under which a promise can be lost, refused at start-up with a sentence that says what
-//! to change.
+//! Refuses Redis settings under which an admission could be lost, with a message that names the
+//! setting to change.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -11,7 +11,8 @@ use super::client::Script;
 use super::server::{ServerFacts, fields};
 use super::{Redis, SharedConnection};
 
-/// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `INFO` takes several sections.
+/// Oldest supported Redis: since 7.0, `INFO` accepts several sections, which the gate's scripts
+/// use.
 const OLDEST: (u32, u32) = (7, 0);
 
 static IDENTITY: LazyLock<Script> =
@@ -26,9 +27,9 @@ pub enum Unsafe {
 }
 
 impl Redis {
-    /// Refuses a Redis that may forget what it promised: no AOF, an eviction policy, a replica,
-    /// replicas of which none need follow, or too old. `INFO` tells all but one of it, since
-    /// managed servers don't allow `CONFIG`.
+    /// Refuses a Redis that may lose admissions: no AOF, an eviction policy, a replica, replicas
+    /// that writes do not wait for, or a version that is too old. All facts but one come from
+    /// `INFO`, because managed servers do not permit `CONFIG`.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let shards = self.conn.shards().await?;
         for shard in &*shards {
@@ -57,7 +58,7 @@ impl Redis {
             self.conn.ask_soon();
             let why = (
                 ErrorKind::Io,
-                "the server that was named as the master is a replica now",
+                "the server that was reported as master is now a replica",
             );
             return Err(Unsafe::Unreachable(why.into()));
         }
@@ -79,7 +80,7 @@ impl Redis {
     }
 }
 
-/// Whether the server is of the kind that `REDIS_MODE` says.
+/// Checks that the server matches `REDIS_MODE`.
 fn fits(info: &HashMap<&str, &str>, is_cluster: bool) -> Result<(), String> {
     match (info.get("redis_mode").copied(), is_cluster) {
         (Some("cluster"), false) => {
@@ -94,7 +95,7 @@ fn fits(info: &HashMap<&str, &str>, is_cluster: bool) -> Result<(), String> {
     }
 }
 
-/// The gate rests on what scripts read of `INFO`.
+/// Checks that scripts can read the fields of `INFO` on which the gate relies.
 async fn scripts_know(facts: &ServerFacts, conn: &mut SharedConnection) -> Result<(), Unsafe> {
     let said = match IDENTITY.run::<String>(conn, &[], &[]).await {
         Err(error) if error.code().is_some() => error.to_string(),
@@ -109,7 +110,7 @@ async fn scripts_know(facts: &ServerFacts, conn: &mut SharedConnection) -> Resul
     )))
 }
 
-/// `min-replicas-max-lag` in seconds; `None` where `CONFIG` is not allowed.
+/// `min-replicas-max-lag` in seconds; `None` if `CONFIG` is not permitted.
 async fn longest_lag(conn: &mut impl ConnectionLike) -> Result<Option<u32>, RedisError> {
     let name = "min-replicas-max-lag";
     let asked = redis::cmd("CONFIG")
@@ -126,12 +127,12 @@ async fn longest_lag(conn: &mut impl ConnectionLike) -> Result<Option<u32>, Redi
     }
 }
 
-/// Longest that a master may go on writing after its replicas were cut off, in seconds: less than
-/// any fail-over waits.
+/// Maximum time in seconds during which a master may continue writing after it lost contact with
+/// its replicas. Every fail-over must take longer than this.
 const LONGEST_LAG: u32 = 10;
 
-/// How many replicas there are, and whether writes need one: `INFO` counts the good ones only where
-/// both settings are set.
+/// The number of replicas, and whether writes require one. `INFO` counts good replicas only if both
+/// settings are set.
 fn replicas(info: &HashMap<&str, &str>) -> (u32, bool) {
     let count = info
         .get("connected_slaves")
@@ -142,8 +143,8 @@ fn replicas(info: &HashMap<&str, &str>) -> (u32, bool) {
     )
 }
 
-/// Replicas are there for fail-over. A master that is cut off from them must stop admitting before
-/// one of them takes its place (docs/decisions/0009-replicas.md).
+/// A master that is cut off from its replicas must stop admitting before one of them replaces it
+/// (docs/decisions/0009-replicas.md).
 fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String> {
     if replicas == 0 || needs_one && lag.is_some_and(|lag| lag <= LONGEST_LAG) {
         return Ok(());
@@ -159,8 +160,9 @@ fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String
     ))
 }
 
-/// Where the operator vouches for Redis, only what it says by itself counts against it: an
-/// append-only file may be what a provider has in its place, but who evicts says so.
+/// Judges a server's settings. If the operator asserts durability, only facts that Redis reports
+/// about itself count: a provider may have a substitute for the append-only file, but an eviction
+/// policy always loses data.
 fn verdict(
     facts: &ServerFacts,
     info: &HashMap<&str, &str>,
@@ -200,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_of_another_kind_is_refused_with_the_setting() {
+    fn server_of_the_wrong_mode_is_refused_with_the_setting_to_change() {
         let told = |mode, is_cluster| fits(&[("redis_mode", mode)].into(), is_cluster);
         assert_eq!(
             (told("standalone", false), told("cluster", true)),
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redis_with_replicas_must_need_one_of_them_to_write() {
+    fn redis_with_replicas_must_require_one_for_writes() {
         assert_eq!(fenced(0, false, None), Ok(()));
         assert_eq!(fenced(2, true, Some(10)), Ok(()));
         for (needs_one, lag, why) in [
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_operator_vouches_only_what_redis_says_by_itself_counts() {
+    fn managed_durability_skips_checks_that_need_config_access() {
         let judged = |is_master, info: &[(&'static str, &'static str)]| {
             let facts = ServerFacts {
                 run_id: "r".into(),
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_settings_are_refused_with_what_to_change() {
+    fn unsafe_settings_are_refused_with_the_setting_to_change() {
         assert_eq!(judged("7.0.15", true, "1", "noeviction"), Ok(()));
         assert!(
             judged("6.2.1", true, "1", "noeviction")

@@ -2,22 +2,21 @@
 
 use std::collections::HashMap;
 
-/// Facts that a Redis server reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFacts {
     /// Changes with every start of the process.
     pub run_id: String,
     /// `master_replid2`: identifies the data that the server had when it was promoted; zeros if it
-    /// never was. Not `master_replid`, which also changes when the first replica connects.
+    /// was never promoted. `master_replid` is unsuitable, because it also changes when the first
+    /// replica connects.
     pub promoted_from: String,
     /// `redis_version`.
     pub version: String,
-    /// Whether it is a master.
     pub is_master: bool,
 }
 
 impl ServerFacts {
-    /// From `INFO server` and `INFO replication`.
+    /// Parses `INFO server` and `INFO replication`.
     pub(super) fn of(info: &str) -> Self {
         let fields = fields(info);
         let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
@@ -35,7 +34,7 @@ impl ServerFacts {
     }
 }
 
-/// The fields of `INFO`, by name.
+/// Parses `INFO` into fields by name.
 pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
     info.lines()
         .filter_map(|line| line.split_once(':'))

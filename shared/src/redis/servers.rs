@@ -1,5 +1,5 @@
-//! Discovery of the servers that hold the data: the one in the address, the master according to
-//! Sentinel, or the primaries of a Redis Cluster, each with its hash slots
+//! Discovers the servers that hold the data: the one in the address, the master named by Sentinel,
+//! or the primaries of a Redis Cluster with their hash slots
 //! (docs/decisions/0024-redis-cluster.md).
 
 use std::time::Duration;
@@ -17,40 +17,39 @@ use tokio::time::{Instant, timeout_at};
 use super::server::fields;
 use crate::tls::Tls;
 
-/// The kind of Redis deployment.
 #[derive(Debug, Clone, Default)]
 pub enum RedisMode {
     /// One server, whose address never leads to another without its keys
     #[default]
     Single,
-    /// The addresses are Sentinels, which know the master.
+    /// The addresses are Sentinels, which report the master.
     Sentinel(SentinelSettings),
-    /// The addresses are nodes of a cluster, which know the others.
+    /// The addresses are nodes of a cluster, which report the others.
     Cluster,
 }
 
-/// Settings for asking Sentinels.
+/// Settings for Sentinels.
 #[derive(Debug, Clone)]
 pub struct SentinelSettings {
-    /// The name under which they watch the master.
+    /// The name under which Sentinels watch the master.
     pub master: String,
-    /// User and password of the Sentinels; the address contains the master's.
+    /// Login for the Sentinels; the address contains the login for the master.
     pub username: Option<String>,
     pub password: Option<secrecy::SecretString>,
 }
 
-/// After this time the kernel gives up a host that acknowledges nothing. Its default is a quarter
+/// Time after which the kernel gives up a host that acknowledges nothing; its default is a quarter
 /// of an hour.
 const SILENT: Duration = Duration::from_secs(3);
 
-/// Maximum wait for further answers once one node has answered.
+/// Maximum wait for further replies after the first node has replied.
 const OTHERS: Duration = Duration::from_millis(200);
 
 /// Hash slots of a cluster.
 pub(super) const HASH_SLOTS: u16 = 16_384;
 
-/// The hash slot of a key: of the text between its first braces, if there is any (redis.io, "Redis
-/// cluster specification", "Hash tags").
+/// The hash slot of a key, computed from the text between its first braces if there is any
+/// (redis.io, "Redis cluster specification", "Hash tags").
 pub(super) fn hash_slot(key: &[u8]) -> u16 {
     const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
@@ -70,7 +69,7 @@ pub(super) fn has_hash_slot(ranges: &[HashSlots], slot: u16) -> bool {
         .any(|(first, last)| (*first..=*last).contains(&slot))
 }
 
-/// One server with data: its address, and its hash slots in order.
+/// A server that holds data: its address, and its hash slots in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Primary {
     pub(super) host: String,
@@ -85,7 +84,7 @@ impl Primary {
     }
 }
 
-/// The given addresses, and how to ask them for the primaries.
+/// The configured addresses, and how to discover the primaries through them.
 pub(super) struct Seeds {
     addresses: Vec<ConnectionInfo>,
     mode: RedisMode,
@@ -110,7 +109,7 @@ impl Seeds {
         })
     }
 
-    /// All their addresses, without user and password.
+    /// All addresses, without user and password.
     pub(super) fn hosts_and_ports(&self) -> String {
         self.addresses
             .iter()
@@ -119,7 +118,7 @@ impl Seeds {
             .join(",")
     }
 
-    /// The first address, which is examined to explain why it does not answer.
+    /// The first address, which is examined to find out why it does not answer.
     pub(super) fn first(&self) -> &ConnectionAddr {
         self.addresses[0].addr()
     }
@@ -128,7 +127,7 @@ impl Seeds {
         self.addresses[0].redis_settings().db()
     }
 
-    /// Whether the primaries can change.
+    /// Whether other servers can become primaries.
     pub(super) fn may_change(&self) -> bool {
         !matches!(self.mode, RedisMode::Single)
     }
@@ -137,12 +136,12 @@ impl Seeds {
         matches!(self.mode, RedisMode::Cluster)
     }
 
-    /// The client of the one server, if no discovery is needed.
+    /// The client of the only server, if no discovery is needed.
     pub(super) fn single(&self) -> Option<Result<Client, RedisError>> {
         matches!(self.mode, RedisMode::Single).then(|| self.client(self.addresses[0].clone()))
     }
 
-    /// A client of a server with data, with the login of the first address.
+    /// A client of a server that holds data, with the login of the first address.
     pub(super) fn client_of(&self, primary: &Primary) -> Result<Client, RedisError> {
         self.client(with_address(
             &self.addresses[0],
@@ -168,8 +167,8 @@ impl Seeds {
         }
     }
 
-    /// Asks which servers hold the data: all seeds and `known` servers at once, because a server
-    /// that is cut off returns an old answer. The newest answer decides, by its epoch.
+    /// Asks all seeds and all `known` servers at once which servers hold the data, because a server
+    /// that is cut off returns outdated information. The reply with the highest epoch decides.
     pub(super) async fn primaries(&self, known: &[String]) -> Result<Vec<Primary>, RedisError> {
         let mut asked = self.addresses.clone();
         if self.is_cluster() {
@@ -190,7 +189,7 @@ impl Seeds {
         loop {
             let next = match others_until {
                 None => answers.next().await,
-                // An unreachable host delays nobody.
+                // An unreachable host must not delay discovery.
                 Some(until) => timeout_at(until, answers.next()).await.ok().flatten(),
             };
             match next {
@@ -215,7 +214,7 @@ impl Seeds {
         }
     }
 
-    /// One server's answer, with its epoch: newer answers have a higher one.
+    /// A server's reply with its epoch; newer replies have higher epochs.
     async fn ask(&self, info: ConnectionInfo) -> Result<(u64, Vec<Primary>), RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.timeout))
@@ -298,7 +297,7 @@ fn host_and_port(address: &ConnectionAddr) -> (String, u16) {
     }
 }
 
-/// An error that waiting does not resolve.
+/// An error that a retry cannot resolve.
 pub(super) fn config_error(what: &'static str, detail: String) -> RedisError {
     (ErrorKind::InvalidClientConfig, what, detail).into()
 }
@@ -344,8 +343,8 @@ fn of_cluster(error: RedisError) -> RedisError {
     error
 }
 
-/// Parses addresses separated by commas. One without a scheme gets the scheme, login and database
-/// of the first.
+/// Parses addresses separated by commas. An address without a scheme gets the scheme, login and
+/// database of the first.
 pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
     const EXAMPLE: &str =
         "it must look like redis://host:6379/0, several nodes like redis://first:6379,second:6379";
@@ -381,7 +380,7 @@ pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
     Ok(all)
 }
 
-/// Parses `SENTINEL MASTER`: a flat list of names and values.
+/// Parses the reply to `SENTINEL MASTER`: a flat list of names and values.
 fn master_told(told: &[String]) -> Option<(u64, Vec<Primary>)> {
     let field = |name: &str| {
         told.chunks_exact(2)
@@ -403,7 +402,7 @@ fn master_told(told: &[String]) -> Option<(u64, Vec<Primary>)> {
     ))
 }
 
-/// Parses `CLUSTER SLOTS`, answered by `asked`: a range, its primary, then replicas.
+/// Parses the reply of `asked` to `CLUSTER SLOTS`: a range, its primary, then replicas.
 fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
     let Value::Array(ranges) = slots else {
         return None;
@@ -423,7 +422,7 @@ fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
             Value::BulkString(host) if !host.is_empty() && host != b"?" => {
                 String::from_utf8(host.clone()).ok()?
             }
-            // It does not know its own address: use the one at which it was asked.
+            // The node does not know its own address: use the one at which it was asked.
             Value::Nil | Value::BulkString(_) => asked.to_owned(),
             _ => return None,
         };
@@ -457,8 +456,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_s_slot_is_redis_s() {
-        // The results of `CLUSTER KEYSLOT` of Redis 7.0.
+    fn key_slot_matches_redis() {
+        // Results of `CLUSTER KEYSLOT` in Redis 7.0.
         for (key, slot) in [
             ("123456789", 12_739),
             ("foo", 12_182),
@@ -477,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn several_addresses_share_the_first_one_s_login() {
+    fn addresses_share_the_login_of_the_first() {
         let all =
             addresses("redis://user:secret@one:7001/0, two:7002,redis://three,[::1]:9").unwrap();
         let told: Vec<String> = all.iter().map(|info| info.addr().to_string()).collect();
@@ -497,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_s_slots_are_read_by_primary() {
+    fn cluster_slots_are_parsed_by_primary() {
         let text = |text: &str| Value::BulkString(text.into());
         let node = |host: Value, port| Value::Array(vec![host, Value::Int(port), text("id")]);
         let range =
@@ -534,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_master_is_read_out_of_sentinel_s_answer() {
+    fn master_address_is_parsed_from_the_sentinel_reply() {
         let told = [
             "name",
             "mymaster",

@@ -1,4 +1,4 @@
-//! Reads about one user: the status in a drop, and the time of admission.
+//! Reads one user's status in a drop and time of admission.
 
 use redis::RedisError;
 
@@ -10,22 +10,22 @@ use crate::domain::{DropId, Slot, UserId};
 /// One user's status in a drop, and in its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Redis's clock, Unix milliseconds.
+    /// Redis's time, in Unix milliseconds.
     pub now_ms: i64,
     pub loaded: bool,
-    /// Whether Redis has the drop and its gate is open. Otherwise facts missing below may only be
+    /// Whether Redis has the drop and its gate is open. If not, missing facts below may have been
     /// lost.
     pub trusted: bool,
     /// The slot held in this drop.
     pub slot: Option<Slot>,
-    /// The place on this drop's waiting list, 1 is next.
+    /// The place on this drop's waiting list; 1 is next.
     pub position: Option<u32>,
     /// The claim held anywhere in the coupon, if one coupon is allowed in total.
     pub claimant: Option<(DropId, Slot)>,
 }
 
 impl Redis {
-    /// Where `user` stands; `era` is the coupon's in MySQL.
+    /// Reads the status of `user`; `era` is the coupon's era in MySQL.
     pub async fn standing(
         &self,
         keys: &DropKeys,
@@ -48,13 +48,13 @@ impl Redis {
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        // Last: what was read before it is of this server, if this is.
+        // Read this last: if it names this server, so do the replies before it.
         pipe.cmd("INFO").arg("server").arg("replication");
         let ((seconds, micros), gate, known, score, rank, claimant, info): Replies =
             pipe.query_async(&mut self.conn.to(&shard)).await?;
         let server = ServerFacts::of(&info);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        // A score is a slot; other scores are refused.
+        // A valid score is a slot number; ignore others.
         let slot = score
             .filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX))
             .map(|s| s as Slot);
@@ -73,8 +73,8 @@ impl Redis {
     }
 
     /// When this user was admitted to this slot, if known; the outer `None` if the user does not
-    /// hold it. One consistent read: the next holder of a revoked slot has another time, by which
-    /// the old claim would not be void.
+    /// hold it. One consistent read: after a revocation, the slot's next holder has another time,
+    /// which would not void the old claim.
     pub async fn admitted_person_at(
         &self,
         keys: &DropKeys,
@@ -96,8 +96,7 @@ impl Redis {
         Ok(is_theirs.then_some(at))
     }
 
-    /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` if
-    /// unknown.
+    /// When a slot's holder was admitted, in Unix milliseconds by Redis's clock; `None` if unknown.
     pub async fn admitted_at(
         &self,
         keys: &DropKeys,
@@ -110,7 +109,7 @@ impl Redis {
             .await
     }
 
-    /// The same for several slots, in the order asked.
+    /// The same for several slots, in the same order.
     pub async fn admitted_at_each(
         &self,
         keys: &DropKeys,
@@ -126,7 +125,7 @@ impl Redis {
             .await
     }
 
-    /// Whether Redis knows this user in one of these drops of a coupon: with a slot, or waiting.
+    /// Whether this user holds a slot or waits in one of these drops of a coupon.
     pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> Result<bool, RedisError> {
         if drops.is_empty() {
             return Ok(false);

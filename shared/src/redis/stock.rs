@@ -1,4 +1,4 @@
-//! The stock of drops, as admission knows it.
+//! The stock of drops, as stored in Redis.
 
 use redis::{FromRedisValue as _, RedisError, Value};
 
@@ -6,10 +6,9 @@ use super::Redis;
 use super::keys::DropKeys;
 use crate::domain::Slot;
 
-/// The stock of a drop that admission knows.
+/// The stock of a loaded drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stock {
-    /// The quantity, according to admission.
     pub quantity: Slot,
     pub held: u32,
     pub paused: bool,
@@ -18,7 +17,7 @@ pub struct Stock {
     pub waiting_list: u32,
 }
 
-/// The prospect of a user who claims now, as `claim.lua` decides.
+/// What a user who claims now would get, as `claim.lua` decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
     Slot,
@@ -28,10 +27,10 @@ pub enum Prospect {
 }
 
 impl Stock {
-    /// For display only: the next claim may change it.
+    /// For display only, because the next claim may change it.
     pub fn prospect(&self) -> Prospect {
         let left = self.quantity.saturating_sub(self.held);
-        // Freed slots go to the users who already wait.
+        // Freed slots go to users who already wait.
         if self.waiting == 0 && left > 0 {
             Prospect::Slot
         } else if self.waiting < self.waiting_list.max(left) {
@@ -43,7 +42,7 @@ impl Stock {
 }
 
 impl Redis {
-    /// The stock of each drop, in the order asked; `None` for a drop that admission does not know.
+    /// The stock of each drop, in the same order; `None` for a drop that is not loaded.
     pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());
@@ -72,7 +71,7 @@ impl Redis {
                 held: u32::from_redis_value_ref(users).ok()?,
                 paused: paused.is_some_and(|p| p == "1"),
                 waiting: u32::from_redis_value_ref(waiting).ok()?,
-                // As `claim.lua` reads it: no list if the field is missing or not a number.
+                // Parsed like in `claim.lua`: 0 if the field is missing or not a number.
                 waiting_list: waiting_list
                     .and_then(|places| places.parse().ok())
                     .unwrap_or(0),
@@ -81,8 +80,8 @@ impl Redis {
         Ok(replies.chunks(3).map(read).collect())
     }
 
-    /// The highest slot given in each drop, in the order asked; `None` for a drop that admission
-    /// does not know.
+    /// The highest slot given in each drop, in the same order; `None` for a drop that is not
+    /// loaded.
     pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());

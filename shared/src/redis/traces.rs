@@ -1,5 +1,5 @@
-//! Traces of admissions, for sampled claims: the repair of a claim whose message is lost finds its
-//! trace here. No promise depends on them.
+//! Traces of sampled admissions, so that the repair of a claim whose message was lost finds its
+//! trace. No guarantee depends on them.
 
 use redis::RedisError;
 
@@ -8,12 +8,11 @@ use super::keys::DropKeys;
 use crate::domain::Slot;
 use crate::trace::TraceContext;
 
-/// Expiry after the last one, in seconds. By that time each claim has its row, which contains the
-/// trace.
+/// Expiry in seconds after the last write. By then, each claim has a row, which contains the trace.
 const KEPT: u64 = 24 * 60 * 60;
 
-/// An admission: its slot, and its time by Redis's clock in ms. A slot that was freed and given
-/// again is another admission.
+/// Identifies an admission by its slot and its time by Redis's clock in ms, because a freed slot
+/// may be given again.
 #[derive(Debug, Clone, Copy)]
 pub struct AdmissionKey {
     pub slot: Slot,
@@ -40,7 +39,7 @@ impl Redis {
         pipe.query_async(&mut self.connection()).await
     }
 
-    /// The traces of admissions, in the order asked, if known.
+    /// The traces of admissions, if known, in the same order.
     pub async fn traces(
         &self,
         keys: &DropKeys,

@@ -1,4 +1,4 @@
-//! A hint from the API to the reconciler: compare this coupon at once. Losing it only costs time,
+//! A hint from the API to the reconciler to compare a coupon at once. Losing it only costs time,
 //! because the next scheduled pass compares everything.
 
 use redis::RedisError;
@@ -11,7 +11,7 @@ use crate::domain::CouponId;
 const AT_ONCE: usize = 100;
 
 impl Redis {
-    /// Requests a pass over a coupon, if anybody waits in one of its given drops.
+    /// Requests a pass over a coupon if any user waits in one of the given drops.
     pub async fn wake_if_anyone_waits(
         &self,
         coupon: CouponId,

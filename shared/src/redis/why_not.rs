@@ -1,4 +1,4 @@
-//! Explains why Redis does not answer at start-up, if a setting is the reason.
+//! Finds out which setting prevents Redis from answering at start-up.
 
 use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 
@@ -7,7 +7,7 @@ use super::safety::Unsafe;
 use crate::tls::{HandshakeAnswer, Store, Tls, speaks_plain_redis};
 
 impl Redis {
-    /// [`Redis::check_settings`] for start-up: if waiting cannot help, the error names a setting.
+    /// [`Redis::check_settings`] for start-up. If retrying cannot help, the error names a setting.
     pub async fn check_at_start(&self) -> Result<(), Unsafe> {
         metrics::gauge!("firstcome_redis_managed").set(f64::from(u8::from(self.is_managed())));
         match self.check_settings().await {
@@ -60,7 +60,7 @@ impl Redis {
     }
 }
 
-/// Wrong user or password, a missing login, or a user without the necessary permissions.
+/// Wrong user or password, missing login, or insufficient permissions.
 fn does_not_let_in(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)

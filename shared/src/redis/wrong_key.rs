@@ -1,11 +1,11 @@
-//! Keys whose content is not Firstcome's: errors about them, and the search for their names.
+//! Keys whose content Firstcome did not write: recognizes errors about them, and finds their names.
 
 use redis::{ErrorKind, RedisError};
 
 use super::Redis;
 use super::keys::DropKeys;
 
-/// Whether an error concerns the content of a key, not Redis itself: other keys can be read.
+/// Whether an error concerns only the content of a key, so that other keys can be read.
 pub fn is_about_data(error: &RedisError) -> bool {
     let of_a_key = |code: &str, detail: &str| {
         code == "WRONGTYPE"
@@ -24,17 +24,17 @@ pub fn is_about_data(error: &RedisError) -> bool {
     })
 }
 
-/// A key that has another type than Firstcome gives it.
+/// A key of another type than Firstcome expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongKey {
     pub key: String,
-    /// The type it has.
+    /// Its actual type.
     pub found: &'static str,
-    /// The type it should have.
+    /// The expected type.
     pub wanted: &'static str,
 }
 
-/// Redis's name of a type, and a readable one.
+/// Redis's name of a type, with a readable form.
 const TYPES: [(&str, &str); 6] = [
     ("string", "a string"),
     ("list", "a list"),
@@ -52,7 +52,7 @@ fn type_in_words(word: &str) -> &'static str {
 }
 
 impl Redis {
-    /// The first key of a drop or its coupon that has another type than Firstcome gives it.
+    /// The first key of a drop or its coupon that has an unexpected type.
     pub async fn wrong_key(&self, keys: &DropKeys) -> Result<Option<WrongKey>, RedisError> {
         let wanted = keys.types();
         let mut pipe = redis::pipe();

@@ -238,8 +238,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A hash of everything that stays the same while the finding persists: not of its detail,
-    /// which may name ages and lags.
+    /// A hash of everything that stays the same while the finding persists. It excludes the detail,
+    /// which may contain ages and lags.
     pub fn identity(&self) -> i64 {
         let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
         let what = (self.kind, &self.case, self.dead_letter);
@@ -248,12 +248,12 @@ impl Finding {
         i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
     }
 
-    /// It concerns no single slot or user.
+    /// Whether it concerns no single slot or user.
     pub fn is_whole(&self) -> bool {
         self.slot.is_none() && self.user_id.is_none()
     }
 
-    /// The cause of the failure of its run, if it is that.
+    /// The cause of the failure of its run, if it reports that.
     pub fn cause(&self) -> Option<FailureCause> {
         match self.case {
             FindingCase::RunFailed(cause) => Some(cause),
@@ -269,7 +269,7 @@ impl Finding {
         }
     }
 
-    /// A finding that concerns no particular drop and needs a person.
+    /// A finding that concerns no particular drop and needs an operator.
     pub fn general(kind: Kind, action: ActionKind, detail: String) -> Self {
         Self {
             kind,
@@ -352,8 +352,8 @@ pub struct DropReport {
 }
 
 impl DropReport {
-    /// Whether the drop is exact, in words. A failed claim whose user is unknown to Redis is not
-    /// known to be a promise: it does not make the drop inexact, but it is mentioned.
+    /// Whether the drop is exact, in words. A failed claim whose user is unknown to Redis may not
+    /// be a promise: it does not make the drop inexact, but is mentioned.
     pub fn exactness(&self) -> String {
         match (self.exact, self.after.failed_claims) {
             (false, _) => "not exact".to_owned(),
@@ -366,7 +366,7 @@ impl DropReport {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -429,7 +429,7 @@ pub struct Run {
     pub unlisted: Unlisted,
 }
 
-/// Milliseconds, as in the table of runs, so that a run reads the same everywhere.
+/// Rounds to milliseconds, as in the table of runs, so that a run looks the same everywhere.
 fn millis<S: Serializer>(at: &DateTime<Utc>, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(&at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
@@ -455,7 +455,7 @@ macro_rules! words {
 words!(Trigger, Status, Kind, FailureCause, ActionKind, Outcome);
 
 impl Run {
-    /// A run that begins.
+    /// A run that has just started.
     pub fn begun(run_id: &str, trigger: Trigger, started_at: DateTime<Utc>) -> Self {
         Self {
             run_id: run_id.to_owned(),
@@ -476,8 +476,8 @@ impl Run {
         }
     }
 
-    /// Whether it examined everything and no repair failed. Findings that wait for a person do not
-    /// count, because that person has got a mail: this is about passes doing their work.
+    /// Whether it examined everything and no repair failed. Findings that wait for an operator do
+    /// not count against it, because they have been mailed: this shows whether passes work.
     pub fn ended_well(&self) -> bool {
         let is_done = !matches!(self.status, Status::Running | Status::Failed);
         is_done
@@ -486,12 +486,12 @@ impl Run {
             && self.all_findings().all(|f| f.result != Outcome::Failed)
     }
 
-    /// The cause of its failure. Not known of a stored run, like the cases of its findings.
+    /// The cause of its failure. Unknown for stored runs, which lack the cases of findings.
     pub fn cause(&self) -> Option<FailureCause> {
         self.findings.iter().rev().find_map(Finding::cause)
     }
 
-    /// The id under which the run can be read.
+    /// The id under which the run is stored.
     pub fn kept_as(&self) -> &str {
         self.goes_on_as.as_ref().unwrap_or(&self.run_id)
     }
@@ -520,7 +520,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_that_only_grows_older_stays_the_same() {
+    fn finding_stays_the_same_when_only_its_age_changes() {
         let first = Finding {
             slot: Some(3),
             user_id: Some("u-1".to_owned()),
@@ -553,7 +553,7 @@ mod tests {
 
     /// The tables, metrics and JSON of other releases use these words.
     #[test]
-    fn words_are_the_same_in_json_and_in_the_tables_and_can_be_read_back() {
+    fn enum_words_match_in_json_and_tables_and_parse_back() {
         let words = "issue readmit move promote withdraw put_back resolve_duplicate revoke rebuild set_count write_meta \
                      grant_licence report";
         for word in words.split(' ') {

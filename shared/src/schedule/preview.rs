@@ -1,5 +1,5 @@
-//! A preview of a schedule: the windows that a coupon created now would have, in words. The command
-//! line and the operations page show the same.
+//! A preview of a schedule: the windows of a coupon created now, in words. The command line and the
+//! operations page show the same.
 
 use std::fmt::Display;
 
@@ -10,13 +10,12 @@ use super::{BadSchedule, PlannedDrop, Schedule};
 /// Number of windows shown.
 const SHOWN: usize = 10;
 
-/// The note on a window that has begun.
+/// The note on a window that has already begun.
 pub const AT_ONCE: &str = "opens at once";
 
 /// One window in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
-    /// The window itself.
     pub drop: PlannedDrop,
     /// When it opens, in local time.
     pub local: String,
@@ -29,7 +28,7 @@ pub struct Opening {
 }
 
 impl Schedule {
-    /// The windows of a coupon created at `now`, including one that has begun.
+    /// The windows of a coupon created at `now`, including a current one.
     pub fn preview<Z: TimeZone<Offset: Display>>(
         &self,
         now: DateTime<Utc>,

@@ -20,7 +20,7 @@ fn daily(zone: &str, hours: RangeInclusive<&str>, days: RangeInclusive<&str>) ->
 }
 
 #[test]
-fn the_contract_s_schedules_are_read_and_written_alike() {
+fn documented_schedules_round_trip() {
     for json in [
         r#"{"type":"once","opens_at":"2026-12-01T06:00:00Z","closes_at":"2026-12-01T09:00:00Z"}"#,
         r#"{"type":"once","opens_at":"2026-12-01T06:00:00Z"}"#,
@@ -33,7 +33,7 @@ fn the_contract_s_schedules_are_read_and_written_alike() {
 }
 
 #[test]
-fn wrong_schedules_are_refused_with_what_is_wrong() {
+fn invalid_schedule_is_refused_with_the_fault() {
     let refused = |json: &str| match serde_json::from_str::<Schedule>(json) {
         Ok(schedule) => schedule.check().unwrap_err().to_string(),
         Err(error) => error.to_string(),
@@ -52,7 +52,7 @@ fn wrong_schedules_are_refused_with_what_is_wrong() {
 }
 
 #[test]
-fn a_daily_drop_keeps_its_local_hour_over_a_dst_change() {
+fn daily_drop_keeps_its_local_hour_across_dst_changes() {
     // Clocks in New York change from UTC-5 to UTC-4 on 2026-03-08 at 02:00.
     let schedule = daily(
         "America/New_York",
@@ -76,7 +76,7 @@ fn a_daily_drop_keeps_its_local_hour_over_a_dst_change() {
 }
 
 #[test]
-fn a_skipped_time_moves_on_and_a_doubled_one_means_the_first() {
+fn skipped_local_time_moves_forward_and_repeated_one_means_the_first() {
     let one = |day: &str, opens: &str| {
         daily("America/New_York", opens..="12:00", day..=day)
             .drops_from(utc("2026-01-01T00:00:00Z"))[0]
@@ -87,8 +87,8 @@ fn a_skipped_time_moves_on_and_a_doubled_one_means_the_first() {
 }
 
 #[test]
-fn a_window_whose_closing_is_moved_on_ends_where_the_next_day_opens() {
-    // Until 02:59, which is skipped on 2026-03-08 and would be 03:59, after the next opening.
+fn window_with_a_moved_closing_time_ends_when_the_next_day_opens() {
+    // 02:59 is skipped on 2026-03-08 and moves to 03:59, after the next opening.
     let schedule = daily(
         "America/New_York",
         "03:00"..="02:59",
@@ -109,7 +109,7 @@ fn a_window_whose_closing_is_moved_on_ends_where_the_next_day_opens() {
 }
 
 #[test]
-fn a_window_may_pass_midnight() {
+fn window_may_cross_midnight() {
     let drops = daily("Asia/Seoul", "23:00"..="01:00", "2026-12-01"..="2026-12-01")
         .drops_from(utc("2026-12-01T15:30:00Z"));
     assert_eq!(drops[0].opens_at, utc("2026-12-01T14:00:00Z"));
@@ -117,7 +117,7 @@ fn a_window_may_pass_midnight() {
 }
 
 #[test]
-fn drops_are_made_days_ahead_and_not_for_the_past() {
+fn drops_are_created_days_ahead_but_not_for_the_past() {
     let schedule = daily("Asia/Seoul", "15:00"..="18:00", "2026-12-01"..="2026-12-30");
     let drops = schedule.drops_from(utc("2026-12-10T12:00:00Z"));
     assert_eq!(drops.first().unwrap().local_date.to_string(), "2026-12-11");
@@ -131,7 +131,7 @@ fn drops_are_made_days_ahead_and_not_for_the_past() {
 }
 
 #[test]
-fn a_preview_shows_a_window_that_has_begun_first_and_refuses_what_is_over() {
+fn preview_starts_with_the_current_window_and_refuses_past_ones() {
     let now = utc("2026-12-03T06:00:01Z");
     let schedule = daily("Asia/Seoul", "15:00"..="18:00", "2026-12-01"..="2026-12-30");
     let openings = schedule.preview(now, &chrono_tz::Asia::Seoul).unwrap();
@@ -181,9 +181,9 @@ fn a_preview_shows_a_window_that_has_begun_first_and_refuses_what_is_over() {
 }
 
 proptest! {
-    /// Compared with another implementation that has its own copy of the zone database.
+    /// Compares with another implementation that has its own copy of the time zone database.
     #[test]
-    fn instants_agree_with_an_independent_zone_library(
+    fn instants_match_an_independent_time_zone_library(
         zone in prop::sample::select(vec![
             "Asia/Seoul", "America/New_York", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "America/Sao_Paulo",
             "Africa/Casablanca", "Asia/Kathmandu", "Pacific/Chatham", "America/St_Johns", "UTC", "Atlantic/Azores",
@@ -200,7 +200,7 @@ proptest! {
     }
 
     #[test]
-    fn windows_of_one_schedule_never_run_backwards_and_come_in_order(
+    fn windows_of_a_schedule_are_valid_and_ordered(
         zone in prop::sample::select(vec!["Europe/Berlin", "America/New_York", "Pacific/Apia", "Australia/Lord_Howe"]),
         days in 0_i64..9_000,
         opens in 0_u32..1_440,

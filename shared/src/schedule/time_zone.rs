@@ -3,11 +3,11 @@
 use chrono_tz::{TZ_VARIANTS, Tz};
 use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-/// Similarity (Jaro-Winkler, 0 to 1) from which a name is suggested: typing errors score above it,
-/// other words below.
+/// Similarity (Jaro-Winkler, 0 to 1) from which a name is suggested. Typing errors score higher,
+/// other words lower.
 const ALIKE: f64 = 0.88;
 
-/// No zone has a longer name, and comparing a long text takes seconds.
+/// Longer than every zone's name. Comparing a long text would take seconds.
 const LONGEST: usize = 60;
 
 pub fn read(text: &str) -> Result<Tz, String> {
@@ -27,7 +27,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     TZ_VARIANTS.iter().map(|zone| zone.name())
 }
 
-/// The zone whose name, or whose city alone, is most similar to the text.
+/// The zone whose name, or city alone, is most similar to the text.
 fn closest(text: &str) -> Option<Tz> {
     if text.len() > LONGEST {
         return None;
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_zone_is_refused_with_the_closest_name() {
+    fn unknown_zone_is_refused_with_the_closest_name() {
         for (typed, meant) in [
             ("Asia/Seul", "Asia/Seoul"),
             ("asia/seoul", "Asia/Seoul"),

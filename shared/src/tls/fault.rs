@@ -7,12 +7,12 @@ use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
 
 use super::{Store, Tls};
 
-/// The TLS error, somewhere in the chain of a client's error.
+/// Finds the TLS error in the chain of a client's error.
 pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(found) = error.downcast_ref() {
         return Some(found);
     }
-    // An I/O error does not return the error it contains as its source.
+    // An I/O error does not report the error it contains as its source.
     let held = error
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref);
@@ -21,7 +21,7 @@ pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::
 }
 
 impl Tls {
-    /// Why this process does not trust a server, or the server does not trust this process.
+    /// Describes why one side of a connection does not trust the other.
     pub(crate) fn sentence(&self, error: &rustls::Error) -> String {
         use CertificateError::{
             BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
@@ -65,7 +65,7 @@ impl Tls {
         }
     }
 
-    /// The server refuses the certificate of this process, or requires one.
+    /// The server refuses this process's certificate, or requires one.
     fn not_believed(&self, alert: &str) -> String {
         let prefix = self.store.prefix();
         let kafka = if self.store == Store::Kafka {

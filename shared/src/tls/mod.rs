@@ -1,6 +1,6 @@
-//! TLS to the stores, and to the issuer of tokens: trusted authorities, this process's certificate,
-//! and explanations of failed handshakes. Redis and MySQL use this implementation; librdkafka uses
-//! OpenSSL, and is examined here only to explain why it cannot connect
+//! TLS to the stores and to the issuer of tokens: trusted authorities, this process's certificate,
+//! and explanations of failed handshakes. Redis and MySQL use this implementation. librdkafka uses
+//! OpenSSL; its settings are examined here only to explain failed connections
 //! (docs/decisions/0020-tls.md).
 
 mod fault;
@@ -21,13 +21,13 @@ use self::files::{Certificates, PrivateKey};
 pub(crate) use fault::cause;
 pub(crate) use probe::{HandshakeAnswer, speaks_plain_redis};
 
-/// The peers reached over TLS; they determine the names of settings.
+/// Servers reached over TLS, which determine the names of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Redis,
     Mysql,
     Kafka,
-    /// The keys that verify tokens, at their issuer.
+    /// The issuer of tokens, for the keys that verify them.
     Jwks,
     /// The API, for operators' programs.
     Api,
@@ -58,8 +58,8 @@ impl Store {
         }
     }
 
-    /// Whether the public authorities are trusted in addition to that file. A store has one
-    /// certificate, issued by one authority; the others are servers anywhere.
+    /// Whether public authorities are trusted in addition to that file. A store has one certificate
+    /// from one authority; the others may be any servers.
     fn trusts_public(self) -> bool {
         matches!(self, Self::Jwks | Self::Api | Self::Webhook)
     }
@@ -77,7 +77,7 @@ impl Store {
     }
 }
 
-/// The files of one store, as given: all may be missing.
+/// TLS files of one store; all are optional.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Paths {
     pub(crate) ca: Option<PathBuf>,
@@ -86,7 +86,7 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    /// A variable that is set but empty, as docker-compose sets them, counts as not set.
+    /// A variable that is set but empty, as in docker-compose, counts as not set.
     pub(crate) fn new(ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Self {
         let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
         Self {
@@ -96,7 +96,7 @@ impl Paths {
         }
     }
 
-    /// The end of the first given setting's name.
+    /// The suffix of the first setting that is given.
     pub(crate) fn first(&self) -> Option<&'static str> {
         [
             (&self.ca, "CA_FILE"),
@@ -108,8 +108,7 @@ impl Paths {
     }
 }
 
-/// The authorities that this process trusts, and its own certificate. The files are read once, at
-/// start-up.
+/// The trusted authorities and this process's certificate, which are read once, at start-up.
 #[derive(Debug, Clone)]
 pub struct Tls {
     store: Store,
@@ -119,7 +118,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files. The error names the setting to change.
+    /// Reads the files. Errors name the setting to change.
     pub(crate) fn new(store: Store, paths: &Paths) -> Result<Self, String> {
         let prefix = store.prefix();
         let ca = paths
@@ -153,7 +152,7 @@ impl Tls {
         Ok(tls)
     }
 
-    /// With the public authorities and without a client certificate.
+    /// Trusts the public authorities, and has no client certificate.
     pub(crate) fn public(store: Store) -> Self {
         Self {
             store,
@@ -204,7 +203,7 @@ impl Tls {
         }
     }
 
-    /// The settings for the MySQL client. Name and authority are always verified.
+    /// The settings for the MySQL client, which always verifies name and authority.
     pub(crate) fn for_mysql(&self) -> SslOpts {
         provider::install();
         let identity = self.identity.as_ref().map(|(cert, key)| {
@@ -224,8 +223,7 @@ impl Tls {
     }
 }
 
-/// The address of a store, and how connections to it are encrypted. An address parsed from text
-/// alone is not encrypted.
+/// The address of a store with its TLS settings. An address parsed from text is not encrypted.
 #[derive(Debug, Clone)]
 pub struct StoreAddress {
     url: SecretString,
@@ -277,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_a_store_is_shows_no_secret() {
+    fn store_location_contains_no_secret() {
         for (url, expected) in [
             (
                 "mysql://root:hunter2@db.example.com:3306/firstcome?x=hunter2",
@@ -292,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_certificate_and_files_of_the_wrong_kind_are_refused_by_name() {
+    fn mismatched_key_and_wrong_file_types_are_refused_by_name() {
         let files = CertificateFolder::make().unwrap();
         let tls = |cert: &str, key: &str| {
             let cert = Some(files.path(cert).into());

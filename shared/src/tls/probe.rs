@@ -1,5 +1,5 @@
-//! One handshake with an address, to find out why a client cannot connect: clients report that a
-//! connection was closed, not that a password was sent to a port with another protocol.
+//! One handshake with an address, to find out why a client cannot connect: clients only report that
+//! a connection was closed, for example if the port uses another protocol.
 
 use std::io;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use super::{Tls, cause};
 /// Maximum duration of a handshake.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// With TLS 1.3 a server verifies its client's certificate after the handshake; it has this long to
-/// refuse it.
+/// With TLS 1.3, a server verifies the client's certificate after the handshake. This is the time
+/// it gets to refuse the certificate.
 const VERDICT: Duration = Duration::from_millis(500);
 
 /// The result of a handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeAnswer {
     Fine,
-    /// The server speaks TLS, and one side does not trust the other. The sentence says why.
+    /// The server uses TLS, but one side does not trust the other, as the sentence explains.
     Fault(String),
     /// The server answered, but not in TLS.
     PlainText,
@@ -57,7 +57,7 @@ impl Tls {
     }
 }
 
-/// Whether a server answers a line of plain text like Redis.
+/// Whether a server answers plain text like Redis.
 pub(crate) async fn speaks_plain_redis(host: &str, port: u16) -> bool {
     let ask = async {
         let mut connection = TcpStream::connect((host, port)).await?;

@@ -1,4 +1,4 @@
-//! The cryptography of every client of this process: ring.
+//! The cryptography provider of all clients in this process: ring.
 
 use std::sync::{Arc, LazyLock};
 
@@ -18,19 +18,19 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// Installs it as the default for the clients of Redis and MySQL. If the process already has one,
-/// that stays.
+/// Installs the provider as the default for the Redis and MySQL clients, unless there already is
+/// one.
 pub(super) fn install() {
     if CryptoProvider::get_default().is_none()
         && CryptoProvider::clone(&PROVIDER).install_default().is_err()
     {
-        tracing::debug!("another thread was quicker to choose the cryptography");
+        tracing::debug!("another thread has already installed a cryptography provider");
     }
 }
 
-/// Reads a key in any format. mysql_async declares every key as PKCS #1, and ring believes it: with
-/// elliptic curves, and with the format that most tools write today, logging in to MySQL would
-/// fail.
+/// Reads a key in any format. mysql_async labels every key as PKCS #1, and ring trusts the label,
+/// so MySQL logins would fail with elliptic-curve keys and with the PKCS #8 format that most tools
+/// write.
 #[derive(Debug)]
 struct AnyForm;
 
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_is_called_by_the_name_of_another_form_is_read() {
+    fn private_key_with_the_wrong_pem_label_is_accepted() {
         let files = firstcome_stack::CertificateFolder::make().unwrap();
         let key = PrivateKeyDer::from_pem_slice(&std::fs::read(files.path("client.key")).unwrap())
             .unwrap();

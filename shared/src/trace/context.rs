@@ -1,18 +1,18 @@
-//! Trace contexts as W3C `traceparent`.
+//! Trace contexts in the W3C `traceparent` format.
 
 use std::fmt;
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-/// The header of a request, of a response and of a message.
+/// The header of requests, responses and messages.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// A span of a trace: the next span becomes its child.
+/// A span of a trace; the next span becomes its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
     pub trace_id: TraceId,
     pub span_id: SpanId,
-    /// Its spans are exported.
+    /// Whether its spans are exported.
     pub sampled: bool,
 }
 
@@ -22,7 +22,7 @@ impl TraceContext {
         Self::root_of(rand::random())
     }
 
-    /// A new trace, with this lower half of its id.
+    /// A new trace whose id has this lower half.
     pub(super) fn root_of(lower: u64) -> Self {
         // An id of zeros is invalid.
         let upper = rand::random::<u64>().max(1);
@@ -49,7 +49,7 @@ impl TraceContext {
         }
     }
 
-    /// Parses a `traceparent`; for an unknown version, the known parts.
+    /// Parses a `traceparent`. Of an unknown version, it reads the known parts.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (known, rest) = text.split_at_checked(55)?;
         let [a, b, b'-', trace @ .., b'-', flag_a, flag_b] = known else {
@@ -87,7 +87,7 @@ impl TraceContext {
     }
 }
 
-/// The `traceparent`.
+/// Writes the `traceparent`.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -104,7 +104,7 @@ fn span_id(number: u64) -> SpanId {
     SpanId::from_bytes(number.max(1).to_be_bytes())
 }
 
-/// Only lower-case digits, at most 16, as the standard requires.
+/// Accepts only lower-case digits, at most 16, as the standard requires.
 fn number(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, |number: u64, digit| {
         let digit = match digit {
@@ -125,7 +125,7 @@ mod tests {
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn the_standard_s_example_is_read_and_written_to_the_letter() {
+    fn w3c_example_round_trips_byte_for_byte() {
         let context = TraceContext::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(
             context.trace_id.to_string(),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_traceparents_are_ignored_and_later_versions_are_read_in_part() {
+    fn invalid_traceparent_is_ignored_and_later_version_is_partly_read() {
         for bad in [
             "",
             "00",
@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused_and_what_is_written_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
+        fn parses_or_refuses_any_bytes_and_round_trips_its_output(bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
             let _ = TraceContext::parse(&bytes);
             let made = TraceContext::root();
             prop_assert_eq!(TraceContext::parse(made.to_string().as_bytes()), Some(made));

@@ -1,5 +1,5 @@
-//! OpenTelemetry's own variables: the SDK's specification defines them, so they are not settings of
-//! Firstcome. The SDK itself reads the others (`OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_…`).
+//! OpenTelemetry's own variables. The SDK's specification defines them, so they are not settings of
+//! Firstcome. The SDK reads the others (`OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_…`) itself.
 
 use anyhow::{Context as _, anyhow};
 use axum::http::Uri;
@@ -42,7 +42,7 @@ fn read(
 }
 
 fn collector(text: &str) -> anyhow::Result<String> {
-    // A user and a password would end up in a log.
+    // Refuse user and password, because they would appear in logs.
     let is_plain = |uri: &Uri| {
         uri.authority()
             .is_some_and(|authority| !authority.as_str().contains('@'))
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_values_are_refused_by_the_variable_s_name() {
+    fn invalid_value_is_refused_with_the_variable_name() {
         let endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT";
         for bad in [
             "collector:4318",

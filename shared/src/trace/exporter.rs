@@ -1,5 +1,5 @@
-//! Export by OTLP over HTTP, from a separate thread. There is one exporter per process, as for
-//! metrics.
+//! Exports spans by OTLP over HTTP, from a separate thread. Like for metrics, there is one exporter
+//! per process.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,10 +22,9 @@ use tokio::runtime::Handle;
 
 use super::sampling::{SamplerName, Sampling};
 
-/// Maximum wait for unsent spans at the end of the process.
+/// Maximum wait for unsent spans when the process ends.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 
-/// Settings of the export.
 #[derive(Debug, Clone)]
 pub(super) struct TraceExport {
     /// The collector's address, as `http://host:port`.
@@ -43,8 +42,8 @@ struct Pipeline {
 
 static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
 
-/// Starts exporting spans. Must be called in a runtime, which sends them. A second call in one
-/// process (tests) changes nothing.
+/// Starts exporting spans. Call it in a runtime, which then sends the spans. Further calls in a
+/// process (tests) have no effect.
 pub(super) fn start(export: &TraceExport) -> anyhow::Result<()> {
     if is_on() {
         return Ok(());
@@ -80,26 +79,25 @@ pub(super) fn start(export: &TraceExport) -> anyhow::Result<()> {
         })
         .is_ok()
     {
-        tracing::info!(to = export.endpoint, sampler = ?export.sampler, ratio = export.ratio, "traces are exported");
+        tracing::info!(to = export.endpoint, sampler = ?export.sampler, ratio = export.ratio, "exporting traces");
     }
     Ok(())
 }
 
-/// Sends the remaining spans. Blocks, and needs the runtime of `start` to be running.
+/// Sends the remaining spans. Blocks, and requires the runtime of `start` to be running.
 pub fn stop() {
     if let Some(pipeline) = PIPELINE.get()
         && let Err(error) = pipeline.processor.shutdown_with_timeout(LAST_EXPORT)
     {
-        tracing::warn!(%error, "the last spans could not be exported");
+        tracing::warn!(%error, "cannot export the last spans");
     }
 }
 
-/// Whether spans are exported.
 pub fn is_on() -> bool {
     PIPELINE.get().is_some()
 }
 
-/// Whether work that no request started may begin a trace.
+/// Whether work that no request caused may start a trace.
 pub fn may_begin() -> bool {
     PIPELINE
         .get()
@@ -123,7 +121,7 @@ pub(super) fn take(span: SpanData) {
     }
 }
 
-/// The exporter's thread waits for it; the runtime does the work.
+/// Sends spans in the runtime while the exporter's thread waits.
 struct OtlpSender {
     client: Client<HttpConnector, Full<Bytes>>,
     runtime: Handle,

@@ -2,8 +2,8 @@
 //! (docs/decisions/0028-traces.md).
 //!
 //! A [`TraceContext`] accompanies a claim from the request through Kafka's header to its row or
-//! dead letter, even if nothing is exported. Spans are created only for sampled ones, as a whole
-//! when they end, and only while [`is_on`]: for all others spans cost nothing.
+//! dead letter, even if nothing is exported. A span is created when it ends, and only for sampled
+//! traces while [`is_on`], so that other traces cost nothing.
 
 mod context;
 mod environment;

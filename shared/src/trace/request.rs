@@ -1,4 +1,5 @@
-//! The trace of a request: begun by its header or by the sampler, and returned in the response's.
+//! The trace of a request: continued from its header or started by the sampler, and returned in the
+//! response's header.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ tokio::task_local! {
     static CURRENT: Option<TraceContext>;
 }
 
-/// The trace of the request that this task handles.
+/// The trace of the request that the current task handles.
 pub fn current() -> Option<TraceContext> {
     CURRENT.try_with(|context| *context).ok().flatten()
 }
@@ -43,13 +44,13 @@ impl RequestTrace {
         }
     }
 
-    /// Runs `work` with this as [`current`].
+    /// Runs `work` with this trace as [`current`].
     pub fn within<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self.context, work)
     }
 
-    /// Ends the request: exports its span, and sets the header of its response. `route` is the
-    /// pattern of its path.
+    /// Ends the request: exports its span, and sets the response's header. `route` contains the
+    /// pattern of the path.
     pub fn end(
         self,
         Route { method, path }: Route<'_>,

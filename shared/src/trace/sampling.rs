@@ -1,4 +1,4 @@
-//! Decides which traces are exported: OpenTelemetry's samplers, by their names.
+//! Decides which traces are exported, with OpenTelemetry's samplers.
 
 use clap::ValueEnum;
 
@@ -27,9 +27,9 @@ pub(super) enum SamplerName {
     ParentBasedTraceIdRatio,
 }
 
-/// The decision for each request, made once: later steps follow it. It is the same as in
-/// OpenTelemetry's SDK, from the same part of the trace's id, so that every process of a trace
-/// decides alike; an id is only created for sampled requests.
+/// Makes the sampling decision once per request; later steps follow it. Like OpenTelemetry's SDK,
+/// it uses the lower half of the trace's id, so that all processes decide alike. New ids are
+/// created only for sampled requests.
 #[derive(Debug)]
 pub(super) struct Sampling {
     obeys_parent: bool,
@@ -62,7 +62,7 @@ impl Sampling {
         lower >> 1 < self.bound
     }
 
-    /// The span of a request; `None`: it has no trace.
+    /// The span of a request; `None` if it has no trace.
     pub(super) fn begin(&self, parent: Option<TraceContext>) -> Option<TraceContext> {
         match parent {
             Some(parent) if self.obeys_parent => Some(if parent.sampled {
@@ -86,7 +86,7 @@ impl Sampling {
     }
 }
 
-/// The ratio as a part of 2^63.
+/// The ratio as a fraction of 2^63.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -101,14 +101,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_sampler_decides_as_its_name_says() {
+    fn each_sampler_decides_by_its_documented_rule() {
         let asked = TraceContext::root();
         let not_asked = TraceContext {
             sampled: false,
             ..asked
         };
         for (name, ratio, expected) in [
-            // (no traceparent, one that is sampled, one that is not)
+            // (no traceparent, a sampled one, an unsampled one)
             ("always_on", 0.0, [Some(true), Some(true), Some(true)]),
             ("always_off", 1.0, [None, Some(false), Some(false)]),
             ("traceidratio", 1.0, [Some(true), Some(true), Some(true)]),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn each_trace_is_decided_as_opentelemetry_s_sdk_decides_it() {
+    fn sampling_decisions_match_the_opentelemetry_sdk() {
         use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample as _};
         let kind = &opentelemetry::trace::SpanKind::Server;
         for ratio in [0.0, 0.05, 0.3, 0.9, 1.0] {

@@ -1,4 +1,4 @@
-//! A span, created when it ends.
+//! Spans, which are created when they end.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use super::TraceContext;
 use super::exporter::{is_on, scope, take};
 
-/// Names of attributes: OpenTelemetry's, and our own for the rest.
+/// Names of attributes: OpenTelemetry's, and Firstcome's own.
 pub mod key {
     pub use opentelemetry_semantic_conventions::attribute::{
         DB_COLLECTION_NAME, DB_OPERATION_BATCH_SIZE, DB_OPERATION_NAME, DB_QUERY_SUMMARY,
@@ -36,11 +36,11 @@ pub mod key {
     pub const REPAIRS: &str = "firstcome.repairs";
 }
 
-/// How a span ends.
+/// The result of a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanEnd {
     Fine,
-    /// With an error of this type: a word, or a status.
+    /// Ended with an error of this type: a word, or a status.
     Failed(&'static str),
 }
 
@@ -50,7 +50,7 @@ pub struct TraceSpan {
 }
 
 impl TraceSpan {
-    /// A span that began `took` ago; `None` if spans are not exported.
+    /// A span that started `took` ago and ends now; `None` if spans are not exported.
     pub fn ended_now(
         context: TraceContext,
         name: impl Into<Cow<'static, str>>,
@@ -109,7 +109,8 @@ impl TraceSpan {
         self
     }
 
-    /// Hands it to the exporter. If its queue is full, the span is dropped: nothing waits.
+    /// Passes the span to the exporter. If its queue is full, the span is dropped, so that nothing
+    /// waits.
     pub fn export(mut self, end: SpanEnd) {
         if let SpanEnd::Failed(error) = end {
             self.data.status = Status::error("");

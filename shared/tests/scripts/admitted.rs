@@ -1,4 +1,4 @@
-//! The instant at which a user was admitted to the slot that they hold.
+//! Reads of the time at which a user was admitted to a slot.
 
 use firstcome_shared::domain::OncePer;
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -8,7 +8,7 @@ use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
-async fn the_admission_instants_of_successive_holders_are_not_confused() {
+async fn admission_times_of_successive_holders_stay_distinct() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -36,7 +36,7 @@ async fn the_admission_instants_of_successive_holders_are_not_confused() {
                 .unwrap()
         };
         assert!(at("a").await.flatten().is_some());
-        // It was revoked, and now belongs to somebody else.
+        // The slot was revoked and given to another user.
         ask::<()>(&server, &["ZREM", &keys.users, "a"]).await;
         ask::<()>(&server, &["HDEL", &keys.claimants, "a"]).await;
         ask::<()>(&server, &["ZADD", &keys.users, "1", "b"]).await;

@@ -41,7 +41,7 @@ async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
     ask::<i64>(server, &["HSET", &world.keys.meta, "allow", allow]).await;
 }
 
-/// The users, each with their answers to a call for all of them.
+/// Each user with the result of one call for all of them.
 async fn claim(world: &mut ScriptWorld, people: &str) -> String {
     world
         .apply(&ScriptCommand::Claim(people.chars().collect()))
@@ -56,7 +56,7 @@ async fn members(server: &RedisServer, world: &ScriptWorld) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn not_allowed_is_answered_after_the_window_check_and_before_sold_out() {
+async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
     let server = server().await;
     for (coupon, once_per) in [(1, OncePer::Coupon), (2, OncePer::Drop)] {
         let start = Start {
@@ -78,7 +78,7 @@ async fn not_allowed_is_answered_after_the_window_check_and_before_sold_out() {
             claim(&mut world, "cxdy").await,
             "[Waiting(1), NotAllowed, SoldOut, NotAllowed]"
         );
-        // Promises and places are kept, whatever the list now says.
+        // Holders and waiting users keep their slots and places, whatever the list contains.
         assert_eq!(
             write(&world.redis, coupon, 6, &["d"]).await,
             ListReplaced::Yes
@@ -105,7 +105,7 @@ async fn not_allowed_is_answered_after_the_window_check_and_before_sold_out() {
 }
 
 #[tokio::test]
-async fn a_lost_or_incomplete_list_refuses_nobody() {
+async fn lost_or_incomplete_allow_list_refuses_no_claim() {
     let server = server().await;
     let start = Start {
         quantity: 9,
@@ -152,7 +152,7 @@ async fn a_lost_or_incomplete_list_refuses_nobody() {
             "{spoil:?}"
         );
     }
-    // A revision that no coupon can have neither keeps a list out nor becomes a coupon's.
+    // A revision that no coupon can have must not block a list, nor become the coupon's revision.
     ask::<String>(&server, &["SET", &state, "9007199254740993:2"]).await;
     assert_eq!(
         world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(),
@@ -184,7 +184,7 @@ async fn a_lost_or_incomplete_list_refuses_nobody() {
 }
 
 #[tokio::test]
-async fn a_coupon_for_a_group_uses_the_given_groups_and_asks_if_there_are_none() {
+async fn group_coupon_uses_the_given_groups_or_requests_them() {
     let server = server().await;
     let start = Start {
         quantity: 2,
@@ -227,7 +227,7 @@ async fn a_coupon_for_a_group_uses_the_given_groups_and_asks_if_there_are_none()
     ];
     assert_eq!(found[..2], expected);
     assert!(found[2..].iter().all(|one| *one == ask_again), "{found:?}");
-    // Holders get that answer, whatever their groups. A coupon for everybody ignores groups.
+    // Holders get that result whatever their groups. An unrestricted coupon ignores groups.
     assert_eq!(
         said([Some((&vip, false)); 5]).await[0].0,
         Admission::Already(DROP, 1)
@@ -246,7 +246,7 @@ async fn a_coupon_for_a_group_uses_the_given_groups_and_asks_if_there_are_none()
 }
 
 #[tokio::test]
-async fn changes_of_a_list_apply_in_order_and_only_to_their_list() {
+async fn allow_list_changes_apply_in_order_and_only_to_their_list() {
     let server = server().await;
     let start = Start {
         quantity: 1,
@@ -343,7 +343,7 @@ async fn changes_of_a_list_apply_in_order_and_only_to_their_list() {
 }
 
 #[tokio::test]
-async fn one_change_can_add_ten_thousand_users() {
+async fn allow_list_change_can_add_ten_thousand_users() {
     let server = server().await;
     let start = Start {
         quantity: 1,
@@ -404,7 +404,7 @@ async fn one_change_can_add_ten_thousand_users() {
 }
 
 #[tokio::test]
-async fn a_coupon_for_everybody_needs_no_additional_command() {
+async fn unrestricted_coupon_needs_no_additional_command() {
     let server = server().await;
     let start = Start {
         quantity: 9,

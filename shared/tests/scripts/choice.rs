@@ -1,4 +1,4 @@
-//! Which of two candidate drops a claim is for, by Redis's time and the windows in `meta`.
+//! Choice between two candidate drops, by Redis's time and the windows in `meta`.
 
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::redis::admission::{Admission, Candidates};
@@ -58,7 +58,7 @@ impl TwoDays {
         seconds * 1_000 + micros / 1_000
     }
 
-    /// Windows in milliseconds from now.
+    /// Sets the windows, in milliseconds from now.
     async fn move_to(&self, windows: [[i64; 2]; 2]) {
         let now = self.now_ms().await;
         for (keys, window) in [&self.world.keys, &self.next].into_iter().zip(windows) {
@@ -79,7 +79,7 @@ impl TwoDays {
         ask::<i64>(&self.server, &["DEL", &keys.meta]).await;
     }
 
-    /// A user holds a slot of the first drop, admitted this many milliseconds ago.
+    /// Gives a user a slot of the first drop, with an admission this many milliseconds ago.
     async fn holds(&self, user: &str, slot: u32, ago: i64) {
         let slot = slot.to_string();
         let keys = &self.world.keys;
@@ -89,7 +89,8 @@ impl TwoDays {
         ask::<()>(&self.server, &["SET", &keys.count, &slot]).await;
     }
 
-    /// The answers, which must not depend on the order of the candidates; and the open drop.
+    /// Returns the results and the open drop. Checks that the order of the candidates does not
+    /// matter.
     async fn claim(&self, people: &str) -> (Vec<Admission>, Option<DropId>) {
         let keys = &self.world.keys;
         let [one, other] =
@@ -127,7 +128,7 @@ fn opens_at(admission: Admission) -> i64 {
 }
 
 #[tokio::test]
-async fn the_drop_that_is_open_admits_and_its_neighbour_keeps_its_keys() {
+async fn open_drop_admits_and_its_neighbour_keeps_its_keys() {
     let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
     let dump = async |keys: &DropKeys| {
         let mut all = Vec::new();
@@ -146,10 +147,10 @@ async fn the_drop_that_is_open_admits_and_its_neighbour_keeps_its_keys() {
     assert_eq!(dump(&days.world.keys).await, before);
 }
 
-/// An operator has moved the windows, or this process's clock is wrong: the caller's guess says
-/// nothing.
+/// The caller's guess may be wrong, because an operator moved the windows or the caller's clock is
+/// wrong.
 #[tokio::test]
-async fn between_windows_holders_get_their_slot_and_others_when_the_next_drop_opens() {
+async fn between_windows_holders_get_their_slot_and_others_the_next_opening() {
     let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
     days.holds("a", 1, 90_000).await;
     let (answers, open) = days.claim("ab").await;
@@ -167,7 +168,7 @@ async fn between_windows_holders_get_their_slot_and_others_when_the_next_drop_op
 }
 
 #[tokio::test]
-async fn a_retry_just_after_midnight_finds_the_claim_and_other_holders_get_a_new_slot() {
+async fn retry_after_midnight_finds_its_claim_and_other_holders_get_a_new_slot() {
     let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
     days.holds("a", 1, 5_000).await;
     days.holds("b", 2, 30_000).await;
@@ -189,7 +190,7 @@ async fn a_retry_just_after_midnight_finds_the_claim_and_other_holders_get_a_new
 }
 
 #[tokio::test]
-async fn a_claim_whose_instant_is_unknown_is_no_retry() {
+async fn claim_with_unknown_time_is_not_a_retry() {
     let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
     days.holds("a", 1, 5_000).await;
     ask::<i64>(&days.server, &["DEL", &days.world.keys.times]).await;
@@ -198,13 +199,13 @@ async fn a_claim_whose_instant_is_unknown_is_no_retry() {
 }
 
 #[tokio::test]
-async fn a_candidate_without_meta_is_never_answered_for_by_its_neighbour() {
+async fn candidate_without_meta_gets_no_answer_from_its_neighbour() {
     let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
     days.holds("a", 1, 5_000).await;
     days.forget(&days.world.keys).await;
     let unloaded = vec![Admission::Unloaded(DROP); 2];
     assert_eq!(days.claim("ab").await, (unloaded, None), "it may be open");
-    // By its own window the neighbour is open.
+    // The neighbour is open by its own window.
     days.move_to(LONG_AFTER_MIDNIGHT).await;
     days.forget(&days.world.keys).await;
     let accepted = vec![Admission::Accepted(1)];
@@ -218,7 +219,7 @@ async fn a_candidate_without_meta_is_never_answered_for_by_its_neighbour() {
 }
 
 #[tokio::test]
-async fn a_pause_and_a_restriction_count_only_in_the_chosen_drop() {
+async fn pause_and_restriction_apply_only_to_the_chosen_drop() {
     let days = TwoDays::open(OncePer::Drop, LONG_AFTER_MIDNIGHT).await;
     let first = &days.world.keys;
     let set = ["HSET", &first.meta, "paused", "1", "allow", "list"];
@@ -231,7 +232,7 @@ async fn a_pause_and_a_restriction_count_only_in_the_chosen_drop() {
 }
 
 #[tokio::test]
-async fn with_one_coupon_each_in_all_drops_claimants_name_the_holders() {
+async fn once_per_coupon_claimants_record_the_holders() {
     let days = TwoDays::open(OncePer::Coupon, FIRST_IS_OPEN).await;
     let accepted = vec![Admission::Accepted(1)];
     assert_eq!(days.claim("a").await, (accepted, Some(DROP)));

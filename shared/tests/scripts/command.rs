@@ -1,9 +1,9 @@
-//! The possible events of a drop.
+//! Commands that a test applies to a drop.
 
 use firstcome_shared::domain::OncePer;
 use proptest::prelude::*;
 
-/// Users have one letter, so that a masked id still identifies them.
+/// Users' ids have one letter, so that a masked id still identifies them.
 pub(crate) type PersonLetter = char;
 
 #[derive(Debug, Clone)]
@@ -15,33 +15,33 @@ pub(crate) struct Start {
 
 #[derive(Debug, Clone)]
 pub(crate) enum ScriptCommand {
-    /// In one call, in this order; a user may be in it twice.
+    /// One call with these users in order; a user may occur twice.
     Claim(Vec<PersonLetter>),
-    /// With a revision, like the two below.
+    /// With a revision, like the next two.
     Load(u64),
     WriteMeta(u64, u32, bool),
     Lower(u64, u32),
-    /// With its number, and whether it has ended. Not fenced.
+    /// With its id, and whether it has ended. Not fenced.
     Revoke(PersonLetter, i64, bool),
     Repair(ScriptRepair),
-    /// A repair in an era that is over.
+    /// A repair in an era that has ended.
     Stale(ScriptRepair),
     Tamper(Tamper),
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum ScriptRepair {
-    /// From the slot that they were seen on.
+    /// With the slot that the caller read.
     PutBack(Vec<(PersonLetter, Option<i64>, u32, bool)>),
     Count,
-    /// With the quantity for which it was planned.
+    /// With the quantity for which the move was planned.
     Move(PersonLetter, Option<i64>, Option<u32>),
     Withdraw(PersonLetter, Option<i64>, bool),
     ToFront(Vec<(PersonLetter, i64)>),
     Promote(u32),
 }
 
-/// Manual changes, and states of a Redis that went back in time.
+/// Manual changes, and states of a Redis that was set back.
 #[derive(Debug, Clone)]
 pub(crate) enum Tamper {
     DropMeta,
@@ -54,7 +54,7 @@ pub(crate) enum Tamper {
     RemoveUser(PersonLetter),
     AddFree(i64),
     ClaimedElsewhere(PersonLetter),
-    /// Everything goes, the gate too, and a new era begins.
+    /// Deletes everything including the gate, and begins a new era.
     Empty,
 }
 

@@ -1,5 +1,5 @@
-//! The admission gate on real servers: each event happens to a server on which a coupon is open and
-//! one of its two slots is given.
+//! The admission gate on real servers. Each event happens on a server with an open coupon and one
+//! of its two slots given.
 
 use std::time::Duration;
 
@@ -46,9 +46,9 @@ async fn says(server: &RedisServer, line: &str) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gate {
     Open,
-    /// To everybody, and to repairs in the era before.
+    /// For all claims, and for repairs of the previous era.
     Closed,
-    /// To callers with another era of the coupon than Redis.
+    /// For callers whose era of the coupon differs from Redis's.
     AnotherEra,
 }
 
@@ -125,7 +125,7 @@ async fn replica_of(master: &RedisServer) -> RedisServer {
     replica
 }
 
-/// A server that has all of this one's data, and takes nothing more from it.
+/// A server that has all data of this one, and no longer replicates from it.
 async fn left_behind(master: &RedisServer) -> RedisServer {
     let replica = replica_of(master).await;
     ask::<()>(&replica, &["REPLICAOF", "NO", "ONE"]).await;
@@ -136,7 +136,8 @@ async fn demote(master: &RedisServer, port: u16) {
     ask::<()>(master, &["REPLICAOF", "127.0.0.1", &port.to_string()]).await;
 }
 
-/// Lets it happen. Gives another server that is asked from here on, and one that must live on.
+/// Triggers the event. Returns another server to query from then on, and servers that must stay
+/// alive.
 async fn happens(
     event: Event,
     server: &RedisServer,
@@ -186,7 +187,7 @@ async fn happens(
     (None, None)
 }
 
-/// Asks again while the connection is the one that broke with the server process.
+/// Retries while the connection is the one that broke with the server process.
 async fn answered(world: &ScriptWorld) -> Result<AdmissionReply, AdmissionError> {
     let asked = async {
         loop {
@@ -201,7 +202,7 @@ async fn answered(world: &ScriptWorld) -> Result<AdmissionReply, AdmissionError>
 }
 
 #[tokio::test]
-async fn only_what_loses_nothing_leaves_the_gate_open() {
+async fn gate_stays_open_only_after_events_that_lose_nothing() {
     let start = Start {
         quantity: 2,
         waiting_list: 0,
@@ -240,7 +241,7 @@ async fn only_what_loses_nothing_leaves_the_gate_open() {
 }
 
 #[tokio::test]
-async fn a_gate_that_has_changed_is_neither_closed_nor_given_an_era() {
+async fn changed_gate_is_neither_closed_nor_given_an_era() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()

@@ -1,6 +1,6 @@
-//! The real scripts on a real Redis, compared with a model of their contracts. For any sequence of
-//! claims, repairs, operators' changes and tampering, every answer and every key matches the model,
-//! and the invariants hold as well.
+//! Compares the scripts on a real Redis with a model of their contracts. For any sequence of
+//! claims, repairs, operators' changes and tampering, every result and every key matches the model,
+//! and the invariants hold.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admitted;
@@ -28,12 +28,12 @@ use model::Model;
 use world::{ScriptWorld, change};
 
 #[test]
-fn the_scripts_match_their_model() {
+fn scripts_match_their_model() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    // Durability is not tested here, and a flush per command would cost minutes.
+    // Durability is not tested here, and a flush per command would take minutes.
     let options = RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -98,7 +98,7 @@ async fn play(
             );
         }
         if let ScriptCommand::Claim(people) = command {
-            // Each is judged by the state that the earlier ones of the same call have left.
+            // Check each result against the state that the earlier ones of the same call have left.
             let mut now = before.clone();
             for (person, admission) in people.iter().zip(&admissions) {
                 admitted_rightly(&now, *admission)?;
@@ -113,9 +113,9 @@ async fn play(
     Ok(seen)
 }
 
-/// Invariants of every claim, independent of the model: nothing is given while the numbers do not
-/// add up, no slot is given twice or beyond the quantity, and nobody is answered `sold_out` while
-/// more slots are left than users wait.
+/// Checks invariants of each claim, independent of the model: no slot is given while the counters
+/// disagree, or given twice, or above the quantity; and `sold_out` is returned only if no more
+/// slots are left than users wait.
 fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCaseError> {
     let quantity = before.quantity().unwrap_or(0);
     match admission {
@@ -154,7 +154,7 @@ fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCase
     Ok(())
 }
 
-/// Statistics of the histories, so that a test of nothing does not pass.
+/// Statistics of the histories, which ensure that the test covers enough cases.
 #[derive(Default)]
 struct Coverage {
     answers: u32,
@@ -209,7 +209,7 @@ impl Coverage {
 }
 
 #[tokio::test]
-async fn the_end_of_a_revocation_voids_only_earlier_admissions() {
+async fn end_of_a_revocation_voids_only_earlier_admissions() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -229,7 +229,7 @@ async fn the_end_of_a_revocation_voids_only_earlier_admissions() {
         "[Accepted(1)]",
         "it has ended"
     );
-    // The release of the same revocation arrives late, twice.
+    // The release of the same revocation arrives twice, late.
     world.revoke('a', 1, None).await;
     world.revoke('a', 1, Some(long_ago)).await;
     assert_eq!(
@@ -237,7 +237,7 @@ async fn the_end_of_a_revocation_voids_only_earlier_admissions() {
         [(1, "a".to_owned())].into(),
         "a newer claim is not released"
     );
-    // One that ends in the future: existing claims are older.
+    // A revocation that ends in the future: all present claims are older.
     world.revoke('a', 2, Some(long_ago + 3_600_000)).await;
     assert!(world.look().await.users.is_empty());
     assert_eq!(
@@ -250,7 +250,7 @@ async fn the_end_of_a_revocation_voids_only_earlier_admissions() {
         world.apply(&ScriptCommand::Claim(vec!['a', 'b'])).await.0,
         "[Revoked, Accepted(1)]"
     );
-    // Redis's clock was wrong when this one was admitted.
+    // Redis's clock was wrong when this claim was admitted.
     assert_eq!(
         world.apply(&ScriptCommand::Claim(vec!['c'])).await.0,
         "[Accepted(2)]"
@@ -265,7 +265,7 @@ async fn the_end_of_a_revocation_voids_only_earlier_admissions() {
 }
 
 #[tokio::test]
-async fn correcting_the_counter_costs_no_more_than_the_quantity() {
+async fn counter_repair_takes_at_most_quantity_steps() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -298,7 +298,7 @@ async fn correcting_the_counter_costs_no_more_than_the_quantity() {
 }
 
 #[tokio::test]
-async fn slot_that_a_repair_takes_is_held_until_the_counter_is_repaired() {
+async fn slot_taken_by_a_repair_is_reserved_until_the_counter_is_repaired() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -313,7 +313,8 @@ async fn slot_that_a_repair_takes_is_held_until_the_counter_is_repaired() {
     let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
     let claim = |person| ScriptCommand::Claim(vec![person]);
     world.apply(&claim('a')).await;
-    // The user came again: the slot is the same, the admission is not the one that was seen.
+    // The user was admitted again: the slot is the same, but the admission differs from the one
+    // that was read.
     world.given_at(1, 2_000).await;
     let seen = |at_ms| SlotChange {
         seen: Some(SeenSlot {
@@ -336,7 +337,7 @@ async fn slot_that_a_repair_takes_is_held_until_the_counter_is_repaired() {
 }
 
 #[tokio::test]
-async fn each_change_of_slots_is_checked_against_every_key_and_counted() {
+async fn slot_changes_are_checked_against_every_key_and_counted() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()

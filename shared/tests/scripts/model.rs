@@ -1,4 +1,4 @@
-//! The contract of each script, restated in Rust.
+//! The contract of each script, modelled in Rust.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +17,13 @@ pub(crate) struct Model {
     count: Option<i64>,
     users: BTreeMap<PersonLetter, i64>,
     free: BTreeSet<i64>,
-    /// In order. Broken promises, with their former slot, come before all others.
+    /// In order. Users with a broken promise come first, with their former slot.
     waiting: Vec<(Option<i64>, PersonLetter)>,
     claimants: BTreeMap<PersonLetter, (i64, i64)>,
-    /// Number of the last revocation, and whether it has ended.
+    /// Id of the last revocation, and whether it has ended.
     revoked: BTreeMap<PersonLetter, (i64, bool)>,
     era: u64,
-    /// The highest one written.
+    /// The highest revision written.
     revision: u64,
 }
 
@@ -122,7 +122,7 @@ impl Model {
 
     pub(crate) fn apply(&mut self, command: &ScriptCommand, era: u64) -> String {
         match command {
-            // As if they had come one after the other.
+            // Process users in order, as if each made a separate call.
             ScriptCommand::Claim(people) => words(
                 &people
                     .iter()
@@ -182,7 +182,7 @@ impl Model {
         self.revoked.get(&person).is_some_and(|(_, ended)| !ended)
     }
 
-    /// A later state is kept. An ended revocation voids nothing here: its instant precedes all
+    /// Later states are kept. An ended revocation voids nothing here, because its time precedes all
     /// claims.
     fn revoke(&mut self, person: PersonLetter, number: i64, ended: bool) -> &'static str {
         let known = self.revoked.get(&person).copied();
@@ -240,7 +240,7 @@ impl Model {
             .get(&person)
             .filter(|_| self.once_per_coupon());
         if let Some((drop, slot)) = elsewhere {
-            // If it belonged to this drop, `users` would have them.
+            // A claimant of this drop would be in `users`.
             if *drop == DROP {
                 return Admission::Unverified;
             }
@@ -266,7 +266,7 @@ impl Model {
             return Admission::Accepted(narrow(slot));
         }
         let place = self.waiting.iter().position(|(_, waits)| *waits == person);
-        // There is always room for as many users as there are slots left.
+        // There is always room for as many waiting users as slots are left.
         if place.is_none() && self.waiting() >= i64::from(self.start.1).max(self.left()) {
             return Admission::SoldOut;
         }
@@ -277,14 +277,14 @@ impl Model {
         Admission::Waiting(u32::try_from(place).unwrap() + 1)
     }
 
-    /// The lowest free slot was never given out, so it cannot have been returned.
+    /// Whether the lowest free slot was never given, so that it cannot have been returned.
     fn has_free_above_count(&self) -> bool {
         self.free
             .first()
             .is_some_and(|lowest| Some(*lowest) > self.count)
     }
 
-    /// The lowest free slot, otherwise the next number.
+    /// The lowest free slot, or else the next number.
     fn next(&self, quantity: i64) -> Option<i64> {
         let next = self.count.unwrap_or(0) + 1;
         Some(self.free.first().copied().unwrap_or(next)).filter(|slot| *slot <= quantity)
@@ -342,7 +342,7 @@ impl Model {
         if before.is_some() && before != seen && before != Some(slot) {
             return "Changed".into();
         }
-        // The test world passes an instant only for claims that have a row.
+        // The test world passes a time only for claims with a row.
         let is_doubtful = self.revoked.contains_key(&person) && !has_row && before != Some(slot);
         if self.is_banned(person) || is_doubtful {
             return "Revoked".into();
@@ -363,7 +363,7 @@ impl Model {
                 return "Changed".into();
             }
         }
-        // The slot before is held until the counter is repaired.
+        // The previous slot stays reserved until the counter is repaired.
         self.give(person, slot);
         format!("Applied(Some({slot}))")
     }
@@ -465,8 +465,7 @@ impl Model {
                 break;
             };
             if !self.holds(person) && !self.is_banned(person) {
-                // As in admission: a slot that somebody holds is never given, whatever the count
-                // says.
+                // As in admission: a held slot is never given, whatever the counter says.
                 let next = self
                     .next(quantity)
                     .filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());

@@ -1,4 +1,4 @@
-//! Manual changes of a drop's keys whose numbers still add up.
+//! Manual changes of a drop's keys whose counters still match.
 
 use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::redis::repair::Done;
@@ -10,7 +10,7 @@ use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
-async fn invalid_slots_and_places_are_never_returned_and_take_none() {
+async fn invalid_slots_and_places_are_never_returned_and_occupy_none() {
     let options = RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -76,7 +76,7 @@ async fn invalid_slots_and_places_are_never_returned_and_take_none() {
 }
 
 #[tokio::test]
-async fn a_key_of_the_wrong_type_is_reported_with_the_expected_type() {
+async fn key_of_the_wrong_type_is_reported_with_the_expected_type() {
     let (server, world) = opened(3).await;
     let redis = &world.redis;
     let keys = &world.keys;
@@ -116,7 +116,7 @@ async fn opened(quantity: u32) -> (RedisServer, ScriptWorld) {
 }
 
 #[tokio::test]
-async fn an_invalid_user_id_leaves_the_waiting_list_and_the_next_is_promoted() {
+async fn invalid_user_id_is_removed_from_the_waiting_list_and_the_next_is_promoted() {
     let (_server, world) = opened(300).await;
     let redis = &world.redis;
     let keys = &world.keys;
@@ -144,7 +144,7 @@ async fn an_invalid_user_id_leaves_the_waiting_list_and_the_next_is_promoted() {
     );
 
     let mut promoted = Vec::new();
-    // The last of these is fewer than allowed, and nobody is left.
+    // The last call promotes fewer than allowed, because nobody is left.
     for (limit, at_most) in [(1, 1), (20, 20), (300, 300)] {
         let Done::Applied(some) = redis
             .promote(keys, &world.fence, DROP, limit)
@@ -161,7 +161,7 @@ async fn an_invalid_user_id_leaves_the_waiting_list_and_the_next_is_promoted() {
 }
 
 #[tokio::test]
-async fn holders_at_the_head_of_the_line_are_skipped() {
+async fn holders_at_the_head_of_the_waiting_list_are_skipped() {
     let (_server, world) = opened(1).await;
     let redis = &world.redis;
     let keys = &world.keys;

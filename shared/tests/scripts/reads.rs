@@ -1,4 +1,4 @@
-//! A pass reads a drop at one consistent moment, whatever happens concurrently.
+//! Passes read a drop consistently during concurrent changes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,12 +10,12 @@ use firstcome_stack::{RedisOptions, RedisServer};
 use crate::command::Start;
 use crate::world::{DROP, ScriptWorld, connect};
 
-/// Drops per request. Redis reads 16 kB of a connection at a time and then serves the others, so
-/// requests for this many drops arrive in parts.
+/// Drops per request. Redis reads 16 kB of a connection at a time and then serves other
+/// connections, so requests for this many drops arrive in parts.
 const TOGETHER: usize = 200;
 const READS: usize = 100;
 
-/// Users claim, and every other slot is freed again.
+/// Claims slots, and frees every other one again.
 async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &AtomicBool) {
     let mut number = 0_u64;
     while !done.load(Ordering::Relaxed) {
@@ -39,7 +39,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn every_concurrent_read_has_a_counter_that_adds_up() {
+async fn concurrent_reads_return_consistent_counters() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()

@@ -1,4 +1,4 @@
-//! One drop on the real Redis.
+//! One drop on a real Redis.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -19,10 +19,10 @@ use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
 
 pub(crate) const DROP: DropId = DropId(3);
 
-/// Before every claim, including those that are restored.
+/// A time before every claim, including restored ones.
 pub(crate) const ENDED_AT_MS: i64 = 3;
 
-/// A drop in words, from Redis or from the model.
+/// The readable state of a drop, from Redis or from the model.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shown {
     pub(crate) quantity_and_pause: Option<(String, String)>,
@@ -43,7 +43,7 @@ pub(crate) struct ScriptWorld {
     meta: DropMeta,
 }
 
-/// Drops instants, which the model cannot predict.
+/// Removes times, which the model cannot predict.
 fn map<T, R>(done: Done<T>, of: impl Fn(T) -> R) -> Done<R> {
     match done {
         Done::Applied(value) => Done::Applied(of(value)),
@@ -123,13 +123,13 @@ impl ScriptWorld {
         self.fence = opened(&self.redis, self.coupon, self.era).await;
     }
 
-    /// Admission's answer to one person.
+    /// Admission's result for one user.
     pub(crate) async fn claim(&self, person: &str) -> Result<AdmissionReply, AdmissionError> {
         let user = person.parse().unwrap();
         self.redis.claim(&self.keys, self.era, &user).await
     }
 
-    /// Admission's replies to several users, each named by a letter.
+    /// Admission's results for several users, each named by a letter.
     pub(crate) async fn claim_among(
         &self,
         candidates: Candidates<'_>,
@@ -145,7 +145,7 @@ impl ScriptWorld {
         replies.into_iter().map(Option::unwrap).collect()
     }
 
-    /// The answer in words, and the admission of each user.
+    /// The result in words, and the admission of each user.
     pub(crate) async fn apply(&mut self, command: &ScriptCommand) -> (String, Vec<Admission>) {
         let redis = &self.redis;
         let keys = &self.keys;
@@ -226,7 +226,7 @@ impl ScriptWorld {
             .unwrap()
     }
 
-    /// Sets the instant at which a slot was given.
+    /// Sets the time at which a slot was given.
     pub(crate) async fn given_at(&self, slot: Slot, at_ms: i64) {
         let mut cmd = redis::cmd("HSET");
         cmd.arg(&self.keys.times).arg(slot).arg(at_ms);

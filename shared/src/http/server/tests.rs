@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 use super::super::activity::millis;
 use super::*;
 
-/// More than the buffers of a connection can hold.
+/// Larger than all buffers of a connection.
 static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
 
-/// A server with these limits, until the token is dropped.
+/// A server with these limits that runs until the guard is dropped.
 async fn server(limits: Limits) -> (SocketAddr, Arc<Notify>, tokio_util::sync::DropGuard) {
     let go_on = Arc::new(Notify::new());
     let stop = CancellationToken::new();
@@ -78,9 +78,10 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_held_keep_no_probe_out() {
-    // Pipelining clients take all available processor time, and each that waits is accepted before
-    // a probe: ten connections show the same as more would, and a busy machine responds in time.
+async fn probe_is_served_when_idle_connections_fill_the_pool() {
+    // Pipelining clients use all available processor time, and each waiting client is accepted
+    // before a probe. Ten connections are enough to show this, and a busy machine still responds in
+    // time.
     const CAP: usize = 10;
     let limits = Limits {
         connections: CAP,
@@ -106,7 +107,7 @@ async fn connections_that_are_held_keep_no_probe_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_in_progress_is_never_cut_to_make_room() {
+async fn request_in_progress_is_never_aborted_to_make_room() {
     let (address, go_on, _stop) = server(Limits {
         connections: 16,
         ..Limits::DEFAULT
@@ -143,7 +144,7 @@ async fn a_request_in_progress_is_never_cut_to_make_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_whose_requests_are_all_in_progress_gets_no_more_connections() {
+async fn address_gets_no_connection_beyond_its_limit_if_all_are_busy() {
     let limits = Limits {
         connections: 10,
         connections_of_address: Some(2),
@@ -176,7 +177,7 @@ async fn an_address_whose_requests_are_all_in_progress_gets_no_more_connections(
 }
 
 #[tokio::test]
-async fn an_answer_on_an_old_connection_is_its_last_one() {
+async fn response_on_an_old_connection_closes_it() {
     let pool = ConnectionPool::new(&Limits::DEFAULT);
     let epoch = std::time::Instant::now();
     let address = IpAddr::from([192, 0, 2, 7]);

@@ -12,8 +12,8 @@ use crate::mysql::erased::as_stored;
 use crate::mysql::schema::failed_claims;
 use crate::trace::TraceContext;
 
-/// The origin of a message. Its hash gives a message that is read twice only one row, and
-/// distinguishes it from another message at the same offset of a topic that was recreated.
+/// The origin of a message. Its hash ensures that a message read twice gets one row, and
+/// distinguishes it from a message at the same offset of a recreated topic.
 #[derive(Debug, Clone)]
 pub struct MessageOrigin {
     pub topic: String,
@@ -69,8 +69,8 @@ impl FailedClaim {
 /// Dead letters written per statement: a message may have some kilobytes.
 const AT_ONCE: usize = 200;
 
-/// Stores failed claims. For one that is already stored, another attempt is counted; one of an
-/// erased user changes nothing.
+/// Stores failed claims. If a claim is already stored, its attempts are incremented; if it is of an
+/// erased user, nothing changes.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     for some in failed.chunks(AT_ONCE) {
         let some = without_erased(conn, some).await?;
@@ -104,7 +104,7 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     Ok(())
 }
 
-/// The word for messages that no client of Kafka can read.
+/// The reason of messages that no Kafka client can read.
 pub const UNREADABLE: &str = "unreadable";
 /// The fields of a dead letter that an erasure leaves.
 type Remains = (
@@ -115,8 +115,8 @@ type Remains = (
     Option<NaiveDateTime>,
 );
 
-/// The claims without a dead letter of an erased user. An erasure removes the hash of the message,
-/// but leaves the message's position and its other fields.
+/// Drops the claims that already have a dead letter of an erased user. An erasure removes the
+/// message's hash, but keeps its position and its other fields.
 async fn without_erased<'c>(
     conn: &mut Conn,
     failed: &'c [FailedClaim],
@@ -163,10 +163,10 @@ async fn without_erased<'c>(
     Ok(failed.iter().filter(|claim| !is_erased(claim)).collect())
 }
 
-/// The word for the claim of a message that an operator has corrected and confirmed.
+/// The reason of a claim that an operator has corrected and confirmed.
 pub const CORRECTED: &str = "corrected";
 
-/// The word for an admission that Kafka has not acknowledged in time.
+/// The reason of an admission that Kafka did not acknowledge in time.
 pub const UNPUBLISHED: &str = "unpublished";
 
 /// An admission that Kafka has not acknowledged.
@@ -177,11 +177,11 @@ pub struct Unpublished {
     pub trace: Option<TraceContext>,
 }
 
-/// Stores admissions that Kafka has not acknowledged, in one statement; for one that is already
-/// stored, another attempt is counted.
+/// Stores admissions that Kafka has not acknowledged, in one statement. If one is already stored,
+/// its attempts are incremented.
 ///
 /// # Errors
-/// An error of the connection; then none is stored.
+/// An error of the connection; then nothing was stored.
 pub async fn keep_unpublished(conn: &mut Conn, claims: &[Unpublished]) -> QueryResult<()> {
     let rows = claims.iter().map(|Unpublished { claim, trace }| {
         let payload = claim.encode().into_bytes();

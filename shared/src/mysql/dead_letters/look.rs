@@ -1,5 +1,4 @@
-//! Dead letters for operators: reading them by page or one by one, and correcting or discarding
-//! one.
+//! Dead letters for operators: list, read, correct, discard.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -23,7 +22,7 @@ const PAYLOAD: usize = 4_096;
 /// Limit of a query with a filter by reason, which reads every open dead letter.
 pub(super) const LONG_LOOK: Duration = Duration::from_secs(10);
 
-/// MySQL itself ends a query that takes longer.
+/// Makes MySQL end longer queries.
 pub(super) const LIMITED: &str = "/*+ MAX_EXECUTION_TIME(10000) */";
 
 /// The claim of a dead letter as corrected by an operator.
@@ -38,7 +37,7 @@ pub struct Correction {
 /// The filter of a list of dead letters.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterQuery {
-    /// Resolved ones, newest first; otherwise open ones, by drop and slot.
+    /// True selects resolved ones, newest first; false selects open ones, by drop and slot.
     pub resolved: bool,
     pub drop: Option<DropId>,
     pub reason: Option<String>,
@@ -73,7 +72,7 @@ impl Db {
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         self.run_within(LONG_LOOK, "list dead letters", async move |conn| {
             let sql = wanted.select(&format!("{LIMITED} {COLUMNS}"));
-            // In the order of the index: millions must not be sorted.
+            // Use the order of the index, to avoid sorting millions of rows.
             let order = if wanted.resolved {
                 "f.resolved_at DESC"
             } else {
@@ -102,8 +101,8 @@ impl Db {
         .await
     }
 
-    /// Corrects the claim that a dead letter stands for, so that the next pass issues it; false if
-    /// it is not open.
+    /// Corrects the claim of a dead letter, so that the next pass issues it. Returns `false` if the
+    /// dead letter is not open.
     pub async fn correct_dead_letter(
         &self,
         id: i64,
@@ -140,8 +139,8 @@ impl Db {
         .await
     }
 
-    /// Discards a dead letter, so that the reconciler ignores it, with a reason; false if it is not
-    /// open.
+    /// Discards a dead letter with a reason, so that the reconciler ignores it. Returns `false` if
+    /// it is not open.
     pub async fn discard_dead_letter(
         &self,
         id: i64,
@@ -158,8 +157,8 @@ impl Db {
                     action: "discard_dead_letter",
                     coupon: letter.coupon_id.map(CouponId),
                     drop: letter.drop_id.map(DropId),
-                    // The reason is stored only with the dead letter, so that erasing a user
-                    // removes it.
+                    // Store the reason only with the dead letter, so that erasing the user removes
+                    // it.
                     detail: json!({"dead_letter": id, "slot": letter.slot}),
                 };
                 by.did(conn, act).await.map(|()| true)
@@ -170,7 +169,7 @@ impl Db {
     }
 }
 
-/// Discards the open ones among these; returns how many.
+/// Discards those of these dead letters that are open; returns how many.
 pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> QueryResult<usize> {
     let open = failed_claims::id
         .eq_any(ids)
@@ -185,7 +184,7 @@ pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> Que
         .await
 }
 
-/// A dead letter, locked; `None` if it is not open.
+/// Locks a dead letter; `None` if it is not open.
 async fn lock_open(conn: &mut Conn, id: i64) -> QueryResult<Option<DeadLetterRow>> {
     let open = failed_claims::table
         .find(id)

@@ -1,4 +1,4 @@
-//! Many dead letters at once: their reasons, and discarding everything that matches a filter.
+//! Bulk operations on dead letters: count reasons, discard everything that matches a filter.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
@@ -9,13 +9,13 @@ use super::look::{DeadLetterQuery, LIMITED, LONG_LOOK, discard_open};
 use crate::mysql::ops_actions::{Operator, OperatorAct};
 use crate::mysql::{Db, DbError};
 
-/// Maximum dead letters counted by reason: the cost stays the same for a flood of them.
+/// Maximum number of dead letters counted by reason, which bounds the cost during a flood.
 pub const COUNTED: u32 = 100_000;
 
 /// Maximum reasons listed.
 const REASONS: u32 = 50;
 
-/// Maximum discarded at once, in one transaction.
+/// Maximum number discarded in one transaction.
 pub const DISCARDED_AT_ONCE: u32 = 10_000;
 
 /// Rows per statement.
@@ -30,12 +30,12 @@ pub struct ReasonCount {
     pub letters: i64,
 }
 
-/// The dead letters that match a filter now: at most [`DISCARDED_AT_ONCE`].
+/// The dead letters that match a filter, up to [`DISCARDED_AT_ONCE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
 pub struct Matching {
     #[diesel(sql_type = BigInt)]
     pub letters: i64,
-    /// Later ones have a higher id.
+    /// The highest id, to exclude dead letters that arrive later.
     #[diesel(sql_type = BigInt)]
     pub highest: i64,
 }
@@ -87,8 +87,8 @@ impl Db {
         .await
     }
 
-    /// Discards the dead letters that an operator has seen: open ones that match the filter, at
-    /// most the displayed number, and none that came later. Returns how many.
+    /// Discards the dead letters that an operator was shown: open ones that match the filter, at
+    /// most the displayed number, and none that arrived later. Returns how many.
     pub async fn discard_dead_letters(
         &self,
         wanted: DeadLetterQuery,
@@ -117,7 +117,7 @@ impl Db {
                     let act = OperatorAct {
                         action: "discard_dead_letters",
                         drop: wanted.drop,
-                        // The text is stored only with the dead letters, so that erasing a user
+                        // Store the reason only with the dead letters, so that erasing a user
                         // removes it.
                         detail: json!({
                             "dead_letters": discarded, "reason": wanted.reason, "highest": seen.highest,

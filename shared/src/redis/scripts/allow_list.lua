@@ -2,15 +2,15 @@
 -- KEYS  1 allowed  2 allow_list  3 the new list, gathered under another name (replace)  4 name for the old one (replace)
 -- ARGV  1 how: replace, add or remove  2 revision of the list after it  3 people on the list after it
 --       4 revision of the list before (add, remove)  5.. user ids (add, remove)
---   replace      puts the gathered list in the place of the one that is there, unless that is of a later revision. The old one
---                is freed beside admission: a large one would hold it up.
---                ok | outdated | incomplete (what was gathered is not all: Redis was emptied meanwhile, say)
---   add, remove  The revisions are a chain: a change is made only to the list that it was made to in MySQL, so changes that
---                overtake each other are never mixed up.
---                ok | known (the list has this change already) | other (it is another list than the one before, or not whole:
+--   replace      replaces the list with the gathered one, unless the present one has a later revision. Redis frees the old
+--                list in the background, because freeing a large one would delay admission.
+--                ok | outdated | incomplete (the gathered list is not complete, for example because Redis was emptied)
+--   add, remove  Revisions form a chain: a change applies only to the list that it changed in MySQL, so that concurrent
+--                changes cannot be applied out of order.
+--                ok | known (the list already has this change) | other (the list has another revision or is incomplete:
 --                it must be written again)
--- Only `ok` changes anything, unless the size is wrong after a change: then `other`, and admission sees that, too.
--- What Firstcome did not write counts as no list, whatever its type or length.
+-- Only `ok` changes anything. Exception: if the size is wrong after a change, the reply is `other`; admission detects that too.
+-- A value that Firstcome did not write counts as missing, whatever its type or length.
 local how, new, people = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local text = redis.pcall('GET', KEYS[2])
 local revision, size = string.match(type(text) == 'string' and text or '', '^(%d+):(%d+)$')
@@ -38,7 +38,7 @@ end
 local now = redis.pcall('SCARD', KEYS[1])
 if now == size and revision >= new then return 'known' end
 if now ~= size or revision ~= tonumber(ARGV[4]) then return 'other' end
--- Lua can pass fewer at once than may come.
+-- Lua limits the number of arguments per call.
 for i = 5, #ARGV, 1000 do
     redis.call(how == 'add' and 'SADD' or 'SREM', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
 end

@@ -1,8 +1,8 @@
--- Opens a coupon to this release if an older one has verified it in the life of Redis that stands, and the other way round.
+-- Opens a coupon in this release if an older one has verified it in the valid epoch, and in the older one if it is open here.
 -- KEYS  1 gate  2 verified  3 generation
--- ARGV  1 identity of the server  2 era of the coupon in MySQL  3 epoch of the older releases' life  4 a fresh generation
--- Reply 1 the coupon is open to both | 0 it is closed, or this is another server
--- An era that was begun on this server is never opened here: the reconciler that began it compares the coupon first.
+-- ARGV  1 identity of the server  2 era of the coupon in MySQL  3 epoch of the older releases  4 a new generation
+-- Reply 1 the coupon is open in both | 0 it is closed, or this is another server
+-- Never opens an era that began on this server: the reconciler that began it must compare the coupon first.
 if identity() ~= ARGV[1] then return 0 end
 local open = ARGV[1] .. ' ' .. ARGV[2] .. ' open'
 local gate, is_verified = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2]) == ARGV[3]

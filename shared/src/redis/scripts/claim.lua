@@ -1,33 +1,34 @@
--- Admission, as a micro-batch: gives each of several people a slot, a place on the waiting list, or a reason why not, as if
--- they had come one after the other. A coupon is open only if its gate names this server and the era that the caller passes:
--- what an earlier server or era left behind opens nothing. A replica answers nothing: a script that writes nothing would run
--- there too, on old data.
+-- Admission, as a micro-batch: gives each of several users a slot, a place on the waiting list, or a reason for refusal, as if
+-- they had claimed one after the other. A coupon is open only if its gate names this server and the era that the caller passes,
+-- so that a gate of an earlier server or era admits nobody. A replica always refuses: scripts that write nothing also run
+-- there, on old data.
 -- The caller names the drops that are candidates, and the script chooses among them by Redis's time and the windows in their
 -- `meta`. Users are admitted to the chosen drop only.
 -- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 gate  9 revoked  10 allowed  11 allow_list
 --       12 version, then, if there is a second candidate, its meta, count, users, free, waiting, times
--- ARGV  1 drop id  2 drop id of the second candidate, or ''  3 era of the coupon in MySQL  4 what is known of people's groups
---       ('' of nobody), one word a person by commas: NAME is in that group, !NAME is not, empty: not known  5.. user ids
+-- ARGV  1 drop id  2 drop id of the second candidate, or ''  3 era of the coupon in MySQL  4 users' groups
+--       ('' if none is known), one word per user, separated by commas: NAME (a member), !NAME (not one), empty (unknown)
+--       5.. user ids
 -- Reply 'closed' if the gate is closed, 'another_era' if it names an era that the caller did not pass;
--- else {Redis's time in ms, id of the open candidate or 0, answer, answer, …}, one answer a person, in order; without answers
--- if it is sold out for all of them:
+-- else {Redis's time in ms, id of the open candidate or 0, answer, answer, …}, one answer per user, in order; no answers if
+-- the drop is sold out for all users:
 --   slot                            accepted
 --   0                               sold out
---   {'already', drop, slot, at}     holds one; at: instant of admission in ms, 0 if it is not known
+--   {'already', drop, slot, at}     holds a slot; at: time of admission in ms, 0 if unknown
 --   {'waiting', position}
 --   {'not_open', opens_at_ms}  {'closed', closes_at_ms}
 --   'paused'
---   'revoked'                       what they had was revoked, and they may not have another
---   'not_allowed'                   the coupon is for others: people on its allow list, or of a group
---   {'group', name}                 the coupon is for that group, and nothing was said of it: ask again
---   {'unloaded', drop}              no candidate is open, and this one is unknown here
---   'unverified'                    numbers do not add up: the reconciler has work
--- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
--- before the first write, because Redis has no rollback. Only `times` is not read: it is written first.
--- A score that is no slot (edited manually) is never returned or given: a reply would truncate it to another user's slot.
+--   'revoked'                       the user's claim was revoked, and the user may not claim again
+--   'not_allowed'                   the coupon is restricted to its allow list or a group, without this user
+--   {'group', name}                 the coupon is restricted to this group, and the user's membership is unknown
+--   {'unloaded', drop}              no candidate is open, and this one is not loaded
+--   'unverified'                    the drop's counters disagree: the reconciler must repair it
+-- Invariant: count = |users| + |free|, and no slot above the quantity is given. The script reads every key, which checks its
+-- type, before the first write, because Redis has no rollback. `times` is not read; it is written first.
+-- Never return or give a score that is not a slot (manual edit): the reply would truncate it to another user's slot.
 local call, before = redis.call, 4 -- arguments before the user ids
 local people = #ARGV - before
--- For this long after an admission, a claim of the same user counts as its retry, even if the next drop has opened since.
+-- For this long after an admission, a claim of the same user counts as a retry, even if the next drop has opened since.
 local RETRY_MS = 15000
 local function is_slot(number) return number >= 1 and number % 1 == 0 end
 local server, gate = identity(), redis.pcall('GET', KEYS[8])
@@ -50,7 +51,7 @@ local function candidate(drop, meta, count, users, free, waiting, times)
         is_open = is_whole and now >= opens and not (closes and now >= closes),
     }
 end
--- Whether `one` decides: the open drop; else one without `meta`, which may be the open one; else the next to open; else the
+-- Whether to choose `one`. Order of preference: the open drop; a drop without `meta`, which may be open; the next to open; the
 -- last that opened.
 local function is_better(one, other)
     if not one.is_open ~= not other.is_open then return one.is_open end
@@ -59,7 +60,7 @@ local function is_better(one, other)
     return one.opens > other.opens
 end
 local chosen, neighbour = candidate(ARGV[1], KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7]), nil
--- Once a drop has been open for longer than that, its neighbour no longer matters.
+-- Once a drop has been open for longer than RETRY_MS, its neighbour no longer matters.
 if ARGV[2] ~= '' and not (chosen.is_open and now - chosen.opens > RETRY_MS) then
     neighbour = candidate(ARGV[2], unpack(KEYS, #KEYS - 5))
     if not is_better(chosen, neighbour) then chosen, neighbour = neighbour, chosen end
@@ -68,9 +69,9 @@ local drop, meta, opens, closes = chosen.drop, chosen.meta, chosen.opens, chosen
 local quantity = tonumber(meta[1])
 local reply = {now, chosen.is_open and tonumber(drop) or 0}
 
--- Answers of users who hold a slot of the neighbour. While no candidate is open, all of them: a retry finds its claim after
--- closing. Just after the neighbour closed, only those who may be retrying. If one coupon is allowed in total, `claimants` names
--- the holders instead.
+-- Answers for users who hold a slot of the neighbour. While no candidate is open, these are all holders, so that a retry after
+-- closing finds its claim; just after the neighbour closed, only those who may be retrying. If a user may hold one coupon in
+-- total, `claimants` names the holders instead.
 local elsewhere = {}
 local function find_elsewhere()
     local scores = call('ZMSCORE', neighbour.users, unpack(ARGV, before + 1))
@@ -105,8 +106,7 @@ end
 local scores = call('ZMSCORE', chosen.users, unpack(ARGV, before + 1))
 local per_coupon = meta[5] == 'coupon'
 local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, before + 1))
--- Their revocations: `NUMBER` while everything of theirs is void, `NUMBER:INSTANT` where what is
--- admitted after it counts.
+-- The users' revocations: `NUMBER` if all their claims are void, `NUMBER:TIME` if claims admitted after that time are valid.
 local bans = false
 if call('EXISTS', KEYS[9]) == 1 then
     local fields = {}
@@ -116,18 +116,18 @@ end
 local count, free = tonumber(call('GET', chosen.count) or ''), call('ZCARD', chosen.free)
 local users, waiting = call('ZCARD', chosen.users), call('ZCARD', chosen.waiting)
 
--- The reason why nobody new is admitted, if any.
+-- The reason for refusing all new users, if any.
 local refusal = nil
 if now < opens then refusal = {'not_open', opens}
 elseif closes and now >= closes then refusal = {'closed', closes}
 elseif meta[4] == '1' then refusal = 'paused'
 elseif count ~= users + free then refusal = 'unverified'
 -- If revocations or claimants are lost, users must not win a second time: `meta` records whether there are revocations, and
--- whether users hold a coupon of an earlier drop.
+-- whether users hold coupons of an earlier drop.
 elseif meta[9] == '1' and not bans then refusal = 'unverified'
 elseif per_coupon and call('HLEN', KEYS[6]) < math.max(users, meta[8] == '1' and 1 or 0) then refusal = 'unverified' end
 
--- Users whom the coupon's restriction excludes, with their answers. Users who already wait keep their place.
+-- Answers for users whom the coupon's restriction excludes. Users who already wait keep their place.
 local barred = {}
 if meta[7] and meta[7] ~= '' and not refusal then
     local group, listed, words = string.match(meta[7], '^group:(.+)$'), nil, {}
@@ -136,12 +136,12 @@ if meta[7] and meta[7] ~= '' and not refusal then
     elseif meta[7] == 'list' then
         local text = redis.pcall('GET', KEYS[11])
         local size = string.match(type(text) == 'string' and text or '', '^%d+:(%d+)$')
-        -- A list that is lost, incomplete, or of another type must not exclude the users on it.
+        -- A lost, incomplete or invalid list must not exclude the users on it.
         if size and tonumber(size) == redis.pcall('SCARD', KEYS[10]) then
             listed = call('SMISMEMBER', KEYS[10], unpack(ARGV, before + 1))
         end
     end
-    -- The list is unknown, or the restriction is not one that Firstcome writes.
+    -- The list is unknown, or Firstcome did not write the restriction.
     if not group and not listed then refusal = 'unverified' end
     for i = 1, people do
         local answer = nil
@@ -159,14 +159,14 @@ end
 local lowest = {}
 if not refusal and waiting == 0 and free > 0 then lowest = call('ZRANGE', chosen.free, 0, people - 1) end
 local next_number, last_number = count and count + 1, quantity
--- Whether one of the next numbers is held: a counter set back by hand can add up and still point at held slots.
+-- Whether one of the next numbers is held: a counter set back manually may match the sum and still point at held slots.
 local doubt = false
 if not refusal and waiting == 0 and next_number <= quantity then
     doubt = call('ZCOUNT', chosen.users, next_number, math.min(next_number + people - 1, quantity)) > 0
 end
 local taken = 0 -- of `lowest`
 local places_to_wait = tonumber(meta[6]) or 0
--- In this case no user of this call changes anything.
+-- If true, no user of this call changes anything.
 local nothing_left = not refusal and waiting == 0 and free == 0 and next_number > quantity
     and math.max(places_to_wait, quantity - users) <= 0
 local sold_out = 0 -- number of users with that answer
@@ -176,7 +176,7 @@ local function next_slot()
     local slot = nil
     if taken < free then
         slot = tonumber(lowest[taken + 1])
-        -- Free slots were given before, so none is above the counter.
+        -- Free slots were given before, so a valid one is not above the counter.
         if not slot or slot > count or not is_slot(slot) then return 'unverified' end
         if slot > quantity then return nil end
         if call('ZCOUNT', chosen.users, slot, slot) > 0 then return 'unverified' end
@@ -201,7 +201,7 @@ for i = 1, people do
     if ban and not ended then
         answer = 'revoked'
     elseif ended and now <= ended then
-        -- The clock was set back: this claim would look older than the revocation, and be void.
+        -- The clock was set back: a new claim would look older than the revocation, and so be void.
         answer = 'unverified'
     elseif score then
         -- Holders get their slot at any time, even after closing: a retry is always safe. If two users are on one slot
@@ -247,9 +247,9 @@ for i = 1, people do
                 if place then place = place + 1 end
             end
             if not place and waiting < math.max(places_to_wait, quantity - users) then
-                -- The list has room for as many users as there are slots left, whatever its length: those slots are not sold
+                -- Whatever its length, the list has room for as many users as there are slots left: those slots are not sold
                 -- out, only not given yet.
-                -- Beyond 2^53 adding one changes nothing, and later users would be sorted by name.
+                -- Above 2^53, adding one changes nothing, and later users would be sorted by id.
                 last_place = last_place or math.max(0, tonumber(
                     call('ZREVRANGEBYSCORE', chosen.waiting, '(9007199254740991', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0))
                 last_place = last_place + 1
@@ -275,7 +275,7 @@ end
 if #new_users > 0 then
     local written = redis.pcall('HSET', chosen.times, unpack(new_times))
     if type(written) == 'table' then
-        -- Only the age of a claim depends on it, so a foreign value is replaced.
+        -- Only the age of claims depends on it, so replace a key of another type.
         if string.find(written.err, 'WRONGTYPE', 1, true) then call('DEL', chosen.times) end
         call('HSET', chosen.times, unpack(new_times))
     end

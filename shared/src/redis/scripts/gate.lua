@@ -1,12 +1,12 @@
--- Begins an era of a coupon, opens the coupon or closes it.
+-- Begins an era of a coupon, opens the coupon, or closes it.
 -- KEYS  1 gate  2 verified (bridge.rs: programs of older releases admit by it)  3 version
 -- ARGV  1 how (below)  2 what the caller saw under `gate` ('' for nothing)  3 `SERVER ERA` of the new era (begin)
---   begin  closes the coupon, too: the reconciler rebuilds it next, or an API has just made it.
---   open   after the coupon was compared in the era `SERVER ERA` of ARGV 2, as read before the topic was. Refuses if the keys
---          were lost since then.
---   close  takes the gate away, because the version went back: the reconciler finds the coupon without an era and rebuilds it.
+--   begin  also closes the coupon: the reconciler is about to rebuild it, or an API has just created it.
+--   open   after the coupon was compared in the era `SERVER ERA` of ARGV 2, which the caller read before the topic. Refuses if
+--          the keys were lost since then.
+--   close  deletes the gate, because the version went back: the reconciler finds the coupon without an era and rebuilds it.
 -- Reply 1 done | 0 the gate has changed, or this is another server
--- A value that Firstcome did not write counts as nothing, whatever its type.
+-- A value that Firstcome did not write counts as missing, whatever its type.
 local how, seen, fence = ARGV[1], ARGV[2], ARGV[3]
 if how == 'open' then
     if not is_in_era(KEYS[1], seen) then return 0 end

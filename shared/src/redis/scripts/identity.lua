@@ -1,4 +1,4 @@
--- Stands before every script that asks which server it runs on, or counts what it changes.
+-- Prepended to every script that identifies its server or counts changes.
 -- The identity of this server: one process from one promotion to the next. nil on a replica, whose data may be old.
 local function identity()
     local info = redis.call('INFO', 'server', 'replication')
@@ -12,8 +12,8 @@ local function is_in_era(gate, fence)
     if not server or string.sub(fence, 1, #server + 1) ~= server .. ' ' then return false end
     return found == fence .. ' open' or found == fence .. ' closed'
 end
--- Counts a change of a coupon. The reconciler sees by a lower number that an older state was put into this Redis.
+-- Counts a change of a coupon. A lower number shows the reconciler that an older state was restored into this Redis.
 local function count_change(version)
-    -- A value that is no number is deleted, which looks like an older state.
+    -- Delete a value that is not a number, which then looks like an older state.
     if type(redis.pcall('INCR', version)) == 'table' then redis.call('DEL', version) end
 end

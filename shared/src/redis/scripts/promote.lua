@@ -1,13 +1,12 @@
--- Repair: gives free slots, then numbers not given out yet, to the people first on the waiting
--- list, in order.
+-- Repair: gives free slots, then new slot numbers, to the first users on the waiting list, in order.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 gate  8 waiting  9 revoked  10 version
--- ARGV  1 era as `SERVER ERA`  2 drop id  3 at most so many
--- Reply {stale} | {ok, now, left, odd, user, slot, user, slot, …}; now: Redis's time in ms; left: how
---       many left the list without a slot, 1,000 at most; odd: of these, names that are no user id
--- A person who holds one already (in this drop, or in the coupon where one each is allowed), or who
--- is revoked, leaves the list without a slot, and so does a name that is no user id (`UserId` in
--- Rust). Nobody is promoted while the coupon is paused, and of a drop that was closed early only
--- people whose promise is broken: `set_slots.lua` gives them scores up to 0.
+-- ARGV  1 era as `SERVER ERA`  2 drop id  3 maximum number of slots
+-- Reply {stale} | {ok, now, left, odd, user, slot, user, slot, …}; now: Redis's time in ms; left: number
+--       of entries removed without a slot, 1,000 at most; odd: number of these that are invalid user ids
+-- Users who already hold a slot (of this drop, or of the coupon if one is allowed in total), users who
+-- are revoked, and invalid user ids (`UserId` in Rust) leave the list without a slot. Nobody is promoted
+-- while the coupon is paused. If the drop was closed early, only users with a broken promise are
+-- promoted: `set_slots.lua` gives them scores up to 0.
 if not is_in_era(KEYS[7], ARGV[1]) then return {'stale'} end
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per', 'paused', 'closed_early')
 local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')
@@ -33,8 +32,7 @@ while #reply < 4 + 2 * tonumber(ARGV[3]) and reply[3] < 1000 do
         local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1] or '')
         if lowest and lowest > count then break end
         if lowest and lowest <= quantity then slot = lowest elseif count < quantity then slot = count + 1 end
-        -- As in admission: what was changed by hand can add up and still point at a slot that
-        -- somebody holds.
+        -- As in admission: after a manual change, the counters may match and still point at a held slot.
         if not slot or redis.call('ZCOUNT', KEYS[3], slot, slot) > 0 then break end
         redis.call('ZREM', KEYS[8], user)
         redis.call('ZREM', KEYS[4], slot)

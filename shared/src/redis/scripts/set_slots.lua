@@ -1,20 +1,20 @@
--- Repair: changes which slots users of a drop hold, each from what the caller saw to what is wanted.
+-- Repair: changes the slots that users of a drop hold, each from the slot that the caller read to the wanted one.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 gate  8 waiting  9 revoked  10 version
--- ARGV  1 era as `SERVER ERA`  2 drop id  3 once_per  4 quantity that the caller went by ('' for any)
---       5.. sixes: user, seen slot ('' none; -1 any score that is not a slot), its instant of admission ('' unknown),
---       wanted (a slot | any | none | front:SLOT), instant of the wanted admission ('' unknown), certain (1: a row says so)
+-- ARGV  1 era as `SERVER ERA`  2 drop id  3 once_per  4 quantity that the caller read ('' for any)
+--       5.. groups of six: user, seen slot ('' none; -1 any score that is not a slot), its time of admission ('' unknown),
+--       wanted (a slot | any | none | front:SLOT), time of the wanted admission ('' unknown), certain (1: a row confirms it)
 -- Reply {stale} or {ok, Redis's time in ms, word, slot, word, slot, …}, a pair for each change:
---   applied   slot: the one that the user holds now, else 0
---   same      nothing was to be done
---   taken     another user holds the wanted slot, and no row says that it is this user's
---   changed   the user is on another slot than the caller saw, holds another drop of a coupon that allows one claim, or the
---             quantity is another
+--   applied   slot: the one that the user holds now, or 0
+--   same      the user already has the wanted slot
+--   taken     another user holds the wanted slot, and no row confirms that it is this user's
+--   changed   the user is not on the slot that the caller read, holds a slot in another drop of a once-per-coupon coupon, or
+--             the quantity differs
 --   revoked   the wanted claim is void
 --   full      wanted is `any`, and no slot is left
 -- Only `applied` changes anything.
--- A slot that loses its holder goes to neither set: it is held until `repair_count.lua` has seen all pages. Until then
--- count ~= |users| + |free|, so admission to the drop is closed. The same is true of slots that are skipped when a slot above
--- the counter is set, and of two users on one slot, which a row may cause.
+-- A slot that loses its holder is added to neither set: it stays reserved until `repair_count.lua` has processed all pages.
+-- Until then count ~= |users| + |free|, so admission to the drop is closed. The same applies to slots that are skipped when a
+-- slot above the counter is set, and to two users on one slot, which a row may cause.
 -- `front` puts users at the head of the waiting list, in the order of the slots that they were promised.
 if not is_in_era(KEYS[7], ARGV[1]) then return {'stale'} end
 local drop, per_coupon = ARGV[2], ARGV[3] == 'coupon'
@@ -23,7 +23,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function is_held(slot) return redis.call('ZCOUNT', KEYS[3], slot, slot) > 0 end
 
--- The user's revocation: whether there is one, and until when it voids claims (nil: all).
+-- The user's revocation: whether there is one, and the time until which it voids claims (nil: all).
 local function ban_of(user)
     local ban = redis.call('HGET', KEYS[9], per_coupon and user or drop .. ':' .. user)
     return ban, ban and tonumber(string.match(ban, '^%d+:(%d+)$') or '')
@@ -41,8 +41,8 @@ local function leave(slot)
     if not is_held(slot) then redis.call('HDEL', KEYS[5], string.format('%.0f', slot)) end
 end
 
--- The lowest free slot within the quantity, else the next number. The counter and the free slots may be wrong at this point of
--- a repair: a slot that somebody holds is never given.
+-- The lowest free slot within the quantity, or else the next number. Skips held slots, because the counter and the free slots
+-- may be wrong at this point of a repair.
 local function slot_left(quantity, count)
     local seen = 0
     repeat
@@ -60,7 +60,7 @@ end
 local function set_slot(user, current, slot, at, certain)
     local ban, ended = ban_of(user)
     local claim = per_coupon and redis.call('HGET', KEYS[6], user)
-    -- A claim of unknown instant may be the one that was revoked.
+    -- A claim with an unknown time may be the revoked one.
     if ban and (not ended or (at == '' and current ~= slot) or (at ~= '' and tonumber(at) <= ended)) then return 'revoked' end
     if current == slot then
         if not per_coupon or claim == drop .. ':' .. slot then return 'same' end
@@ -102,7 +102,7 @@ local function set_none(user, current, front)
     elseif claim and string.match(claim, '^(%d+):') == drop then
         redis.call('HDEL', KEYS[6], user)
     end
-    -- Before everybody else: 2^40 is above every arrival's number.
+    -- Places the user before all others: arrival numbers are below 2^40.
     if front then redis.call('ZADD', KEYS[8], math.min(front, 1099511627776) - 1099511627776, user) end
     return 'applied', 0
 end
@@ -113,7 +113,7 @@ for i = 5, #ARGV, 6 do
     local current = tonumber(redis.call('ZSCORE', KEYS[3], user) or '')
     local slot, front = tonumber(wanted), tonumber(string.match(wanted, '^front:(-?%d+)$') or '')
     local is_seen = current == seen or (seen == -1 and current and (current % 1 ~= 0 or math.abs(current) >= 2 ^ 52))
-    -- Another admission of the same user to the same slot is not what the caller saw.
+    -- A later admission of the same user to the same slot is not the one that the caller read.
     local seen_at = is_seen and current and ARGV[i + 2] ~= '' and redis.call('HGET', KEYS[5], string.format('%.0f', current))
     if seen_at and seen_at ~= ARGV[i + 2] then is_seen = false end
     local word, now_on = 'changed', 0

@@ -1,23 +1,23 @@
--- Writes a drop's settings as one revision of its coupon has them. The revision is a fencing token: one that is older than any
--- seen before changes nothing, so a write that was held up cannot undo a later one. The token is kept for the coupon and not in
--- `meta`, so that it also keeps an old writer from loading a drop that was not loaded when a newer one came by.
+-- Writes a drop's settings from one revision of its coupon. The revision is a fencing token: a write with a revision older than
+-- the highest seen changes nothing, so that a delayed write cannot undo a later one. The token is stored per coupon and not in
+-- `meta`, so that it also prevents an old writer from loading a drop that was not yet loaded when a newer writer ran.
 -- KEYS  1 meta  2 count  3 gate  4 revision  5 claimants  6 revoked  7 allowed  8 allow_list  9 version  10 users  11 waiting
 -- ARGV  1 how (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)  4.. field, value pairs of meta
---   load      makes the drop known to admission, unless it is. The era is the one that the caller read before it looked at
---             anything else: Redis may have lost data since, and what the caller believes of the drop may be wrong.
+--   load      loads the drop for admission, unless it is loaded. The caller must have read the era before anything else: if
+--             Redis has lost data since, the caller's information about the drop may be wrong.
 --             loaded | present | stale | outdated
 --   write     overwrites the fields of a loaded drop.  ok | unloaded | outdated
---   lower     lowers the quantity ahead of MySQL, never below what is given out, and only while the coupon is open: a closed
---             Redis may have forgotten what is given out.  lowered | unloaded | unverified | below_given_out | outdated
---   withhold  keeps a drop that has not opened and has no users from opening, ahead of MySQL, which is about to move or remove
---             it: it is paused until `write`.  withheld | in_use | unloaded | outdated
--- Reply {word, count}. `loaded`, `ok`, `lowered` and `withheld` change something; `unloaded` of `write` the revision.
+--   lower     lowers the quantity ahead of MySQL, never below the slots already given, and only while the coupon is open: if it
+--             is closed, Redis may have lost given slots.  lowered | unloaded | unverified | below_given_out | outdated
+--   withhold  prevents a drop that has not opened and has no users from opening, before MySQL moves or removes it: the drop is
+--             paused until `write`.  withheld | in_use | unloaded | outdated
+-- Reply {word, count}. `loaded`, `ok`, `lowered` and `withheld` change the drop; `unloaded` of `write` only the revision.
 local how, revision = ARGV[1], tonumber(ARGV[2])
 -- `write` needs no count, whatever its type.
 local found = redis[how == 'write' and 'pcall' or 'call']('GET', KEYS[2])
 local count = type(found) == 'string' and tonumber(found) or nil
 local function answer(word) return {word, count or 0} end
--- A value that Firstcome did not write counts as never seen, whatever its type.
+-- A value that Firstcome did not write counts as missing, whatever its type.
 local text = redis.pcall('GET', KEYS[4])
 local seen = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or 0
 local is_loaded = redis.call('EXISTS', KEYS[1]) == 1
@@ -28,7 +28,7 @@ if how == 'load' then
 end
 if revision < seen then return answer('outdated') end
 if how == 'load' then
-    -- The coupon may have been over, and its own keys about to expire.
+    -- The coupon may have ended before, with an expiry on its keys.
     for i = 3, 9 do redis.call('PERSIST', KEYS[i]) end
     redis.call('SET', KEYS[4], ARGV[2])
     redis.call('SET', KEYS[2], 0, 'NX')

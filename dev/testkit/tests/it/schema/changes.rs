@@ -23,7 +23,7 @@ async fn a_migration_that_waits_for_a_transaction_delays_no_rows_and_resumes() {
     let mut open = HeldTransaction::begin(&world.sql).await;
     open.run("SELECT COUNT(*) FROM drops").await;
     let migrate = world.start("firstcome-api", &["migrate"], &[]);
-    let waits = "a transaction keeps a table that is to be changed";
+    let waits = "a transaction locks a table that a migration must change";
     eventually("migrate says that it waits", LIMIT, async || {
         migrate.log().contains(waits)
     })
