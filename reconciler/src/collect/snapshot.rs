@@ -80,7 +80,7 @@ pub struct DropFacts {
 pub struct Promises {
     /// Promises whose users have no row.
     pub open: u64,
-    /// People who have their row by now, or whose claim is revoked: nothing is owed any more.
+    /// People who have their row by now, or whose claim is revoked.
     pub kept: Vec<UserId>,
     /// Among the open ones: users who neither hold a slot nor are at the head of the waiting list,
     /// with the promised slot.

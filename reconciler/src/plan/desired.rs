@@ -10,8 +10,8 @@ use crate::topic::InFlight;
 
 /// The desired state of a slot.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Desired<'p> {
-    Owner(&'p UserId, Proof<'p>),
+pub(super) enum DesiredSlot<'p> {
+    Owner(&'p UserId, OwnerProof<'p>),
     /// Nobody holds it, and it can be given again.
     Free,
     /// Nobody holds it, but it was given a moment ago: the claim may be in flight.
@@ -20,7 +20,7 @@ pub(super) enum Desired<'p> {
 
 /// What shows that a slot was promised to a user, strongest first.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Proof<'p> {
+pub(super) enum OwnerProof<'p> {
     Row(&'p RowFacts),
     /// Redis has the user on the slot. A message of another user may be older: the user of the
     /// message was moved since, and the consumer lags behind.
@@ -34,26 +34,26 @@ pub(super) enum Proof<'p> {
 /// become free once the users on them are moved.
 #[derive(Debug, Default)]
 pub(super) struct DesiredSlots<'p> {
-    slots: BTreeMap<i64, Desired<'p>>,
+    slots: BTreeMap<i64, DesiredSlot<'p>>,
     /// Users who own a slot that Redis does not have them on, unless they have a row.
     restored: HashSet<&'p UserId>,
 }
 
 impl<'p> DesiredSlots<'p> {
-    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, Desired<'p>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, DesiredSlot<'p>)> {
         self.slots.iter().map(|(slot, desired)| (*slot, *desired))
     }
 
     pub(super) fn owner(&self, slot: i64) -> Option<&'p UserId> {
         match self.slots.get(&slot)? {
-            Desired::Owner(user, _) => Some(user),
-            Desired::Free | Desired::Held => None,
+            DesiredSlot::Owner(user, _) => Some(user),
+            DesiredSlot::Free | DesiredSlot::Held => None,
         }
     }
 
     pub(super) fn row(&self, slot: i64) -> Option<&'p RowFacts> {
         match self.slots.get(&slot)? {
-            Desired::Owner(_, Proof::Row(row)) => Some(row),
+            DesiredSlot::Owner(_, OwnerProof::Row(row)) => Some(row),
             _ => None,
         }
     }
@@ -63,9 +63,9 @@ impl<'p> DesiredSlots<'p> {
         self.restored.contains(user) && slot.and_then(|slot| self.owner(slot)) != Some(user)
     }
 
-    fn restore(&mut self, slot: i64, user: &'p UserId, proof: Proof<'p>) {
+    fn restore(&mut self, slot: i64, user: &'p UserId, proof: OwnerProof<'p>) {
         if !self.slots.contains_key(&slot) && self.restored.insert(user) {
-            self.slots.insert(slot, Desired::Owner(user, proof));
+            self.slots.insert(slot, DesiredSlot::Owner(user, proof));
         }
     }
 }
@@ -129,12 +129,12 @@ impl Planner<'_> {
     pub(super) fn desired<'p>(&self, page: &'p SlotRange, sorted: &Sorted<'p>) -> DesiredSlots<'p> {
         let mut desired = DesiredSlots::default();
         for row in &page.rows {
-            let owner = Desired::Owner(&row.user, Proof::Row(row));
+            let owner = DesiredSlot::Owner(&row.user, OwnerProof::Row(row));
             desired.slots.insert(i64::from(row.slot), owner);
         }
         for slot in sorted.owners.keys() {
             if let Some(user) = self.keeper(page, sorted, *slot) {
-                let owner = Desired::Owner(user, Proof::Redis);
+                let owner = DesiredSlot::Owner(user, OwnerProof::Redis);
                 desired.slots.entry(*slot).or_insert(owner);
             }
         }
@@ -178,7 +178,7 @@ impl Planner<'_> {
                 page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
             let is_held = sorted.valid_owners(slot).next().is_some();
             if is_likely && !is_elsewhere && !is_held {
-                desired.restore(slot, user, Proof::Message(message));
+                desired.restore(slot, user, OwnerProof::Message(message));
             }
         }
     }
@@ -202,7 +202,7 @@ impl Planner<'_> {
                 && self.fault(letter).is_none()
                 && !page.revoked.voids_at(user, letter.claimed_at);
             if is_likely && !is_elsewhere && !is_held {
-                desired.restore(slot, user, Proof::DeadLetter);
+                desired.restore(slot, user, OwnerProof::DeadLetter);
             }
         }
     }
@@ -221,7 +221,7 @@ impl Planner<'_> {
                 && UserId::has_form(user.as_str())
                 && sorted.messages(*slot).is_empty();
             if is_likely && !is_elsewhere {
-                desired.restore(*slot, user, Proof::Claimants);
+                desired.restore(*slot, user, OwnerProof::Claimants);
             }
         }
     }
@@ -243,9 +243,9 @@ impl Planner<'_> {
             let is_young =
                 given.is_some_and(|at| self.is_young(*at, page, self.policy.in_flight_ms));
             let state = if is_young {
-                Desired::Held
+                DesiredSlot::Held
             } else {
-                Desired::Free
+                DesiredSlot::Free
             };
             desired.slots.entry(slot).or_insert(state);
         }

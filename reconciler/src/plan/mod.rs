@@ -280,8 +280,8 @@ impl Plan {
 /// the page, less the users and free slots that Redis has now. Independently of the sum there must
 /// be no `gaps`: slots up to the counter that are neither held nor free, and free slots that are
 /// held. (One of each would cancel out.) Otherwise the repair is [`DropRepair::Count`]. It waits
-/// while slots are [`Desired::Held`](desired::Desired), and so does everything that needs the
-/// counter.
+/// while slots are [`DesiredSlot::Held`](desired::DesiredSlot), and so does everything that needs
+/// the counter.
 #[derive(Debug)]
 pub struct Planner<'a> {
     policy: RepairPolicy,
@@ -303,7 +303,7 @@ pub struct Planner<'a> {
     /// Restoring a user raises the counter to their slot.
     highest_returning: i64,
     gaps: u64,
-    /// Slots that are [`Desired::Held`](desired::Desired).
+    /// Slots that are [`DesiredSlot::Held`](desired::DesiredSlot).
     absent: u64,
     /// Highest slot of the drop that is held or free; only reported.
     highest: i64,

@@ -5,7 +5,7 @@ use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::repair::{SeenSlot, SlotChange, Wanted};
 
-use super::desired::{Desired, DesiredSlots, Proof, Sorted};
+use super::desired::{DesiredSlot, DesiredSlots, OwnerProof, Sorted};
 use super::{Action, DropRepair, Planner, RowChange};
 use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::{FindingCase, Kind};
@@ -54,7 +54,7 @@ impl Planner<'_> {
         let sorted = Sorted::new(page);
         let desired = self.desired(page, &sorted);
         for (slot, state) in desired.iter() {
-            if let Desired::Owner(user, proof) = state {
+            if let DesiredSlot::Owner(user, proof) = state {
                 self.owner(page, &sorted, slot, user, proof);
             }
         }
@@ -71,28 +71,35 @@ impl Planner<'_> {
     }
 
     /// The owner of a slot may be missing in Redis, in the coupon's claimants, or in MySQL.
-    fn owner(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64, user: &UserId, proof: Proof) {
+    fn owner(
+        &mut self,
+        page: &SlotRange,
+        sorted: &Sorted,
+        slot: i64,
+        user: &UserId,
+        proof: OwnerProof,
+    ) {
         self.highest = self.highest.max(slot);
         let is_on_slot = sorted.owners(slot).contains(&user);
         if is_on_slot && page.claimants_wrong.contains(user) {
             self.missing_claimant(slot, user);
         }
         match proof {
-            Proof::Redis => self.without_row(page, sorted, slot, user),
-            Proof::Row(_) if is_on_slot || page.now_on_slot.get(user) == Some(&slot) => {}
-            Proof::Row(row) => {
+            OwnerProof::Redis => self.without_row(page, sorted, slot, user),
+            OwnerProof::Row(_) if is_on_slot || page.now_on_slot.get(user) == Some(&slot) => {}
+            OwnerProof::Row(row) => {
                 self.highest_returning = self.highest_returning.max(slot);
                 self.row_without_admission(page, row);
             }
-            Proof::Message(message) => {
+            OwnerProof::Message(message) => {
                 self.highest_returning = self.highest_returning.max(slot);
                 let at_ms = Some(message.claimed_at.timestamp_millis());
                 let change = SlotChange::put_back(user.clone(), message.slot, at_ms);
                 self.put_back(change, "has a message on the topic");
             }
             // The repair of the dead letter puts its user back.
-            Proof::DeadLetter => self.highest_returning = self.highest_returning.max(slot),
-            Proof::Claimants => {
+            OwnerProof::DeadLetter => self.highest_returning = self.highest_returning.max(slot),
+            OwnerProof::Claimants => {
                 self.highest_returning = self.highest_returning.max(slot);
                 let Some(number) = self.facts.slot(slot) else {
                     return;
@@ -359,18 +366,18 @@ impl Planner<'_> {
         let mut settled: usize = 0;
         for (_, state) in desired.iter() {
             match state {
-                Desired::Owner(..) => {
+                DesiredSlot::Owner(..) => {
                     held += 1;
                     settled += 1;
                 }
-                Desired::Held => {
+                DesiredSlot::Held => {
                     held += 1;
                     settled += 1;
                     self.absent += 1;
                     self.young += 1;
                     self.people_without_row += 1;
                 }
-                Desired::Free => self.gaps += 1,
+                DesiredSlot::Free => self.gaps += 1,
             }
         }
         let counted = 1..=self.facts.count.unwrap_or(0);

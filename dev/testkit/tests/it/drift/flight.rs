@@ -73,7 +73,11 @@ async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed(
         status_of(world, &dead).await.as_deref() == Some("failed")
     })
     .await;
-    assert!(error_of(world, &dead).await.contains("ended during the run"));
+    assert!(
+        error_of(world, &dead)
+            .await
+            .contains("ended during the run")
+    );
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
     eventually("the other daemon has repaired", LIMIT, async || {
         world.sql.number(repaired).await > 0
