@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::kafka::{Beginning, KafkaSettings};
 use firstcome_shared::mysql::{Db, DbError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use super::watch::report::{self, Health};
 use super::watch::traces;
 use super::watch::watchdog::{LivenessLimits, Watchdog};
 use super::write::pacing::{Backoff, Throttle};
-use super::write::{ROW_LOCKED, Written, write, write_by_drop};
+use super::write::{Batch, ROW_LOCKED, Written, write, write_by_drop};
 
 /// Maximum sleep of the loop, so that it notices a stop soon.
 const IDLE: Duration = Duration::from_millis(100);
@@ -37,6 +37,11 @@ const PREFETCH_POLL: Duration = Duration::from_millis(1);
 const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group after that.
 const LEAVE: Duration = Duration::from_secs(5);
+
+/// Pause after an error before positions are read again.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+/// Interval of comparing positions while no message arrives.
+const CHECK_POSITIONS: Duration = Duration::from_secs(5);
 
 /// After this many attempts that met a lock, two seconds each, claims whose rows are locked are
 /// skipped.
@@ -88,6 +93,10 @@ pub(crate) struct Worker {
     wait: Duration,
     /// When to give up the batch in flight; set after a stop.
     deadline: Option<Instant>,
+    /// When partitions may begin.
+    begin_at: Instant,
+    /// When positions were last compared without a batch.
+    checked_at: Instant,
 }
 
 /// Reads, writes and commits until it is stopped. Blocks its thread. `joined` is called at each
@@ -128,6 +137,8 @@ pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
         locked_at: None,
         wait,
         deadline: None,
+        begin_at: Instant::now(),
+        checked_at: Instant::now(),
     };
     let ended = worker.run();
     drop(watchdog);
@@ -140,6 +151,7 @@ impl Worker {
         let mut committed_at = Instant::now();
         while !self.setup.stop.is_cancelled() {
             self.setup.health.iterated();
+            self.begin_partitions()?;
             let batch = self.gather()?;
             self.wait = next_wait(self.wait, self.setup.limits.wait, batch.len());
             if !batch.is_empty() {
@@ -153,9 +165,118 @@ impl Worker {
             }
             // Also without a new batch, to retry a commit that Kafka refused.
             committed_at = Instant::now();
+            self.check_positions()?;
             self.commit();
         }
         Ok(())
+    }
+
+    /// Starts newly assigned partitions at their positions. They are paused until then.
+    fn begin_partitions(&mut self) -> anyhow::Result<()> {
+        let partitions = self.source.group().not_begun();
+        if partitions.is_empty() || Instant::now() < self.begin_at {
+            return Ok(());
+        }
+        // Before a retry: MySQL, Kafka, or the client, which refuses to seek while it still asks for
+        // the committed offset.
+        self.begin_at = Instant::now() + POLL_EVERY;
+        let db = self.setup.db.clone();
+        let topic = self.setup.kafka.topic.clone();
+        let Some(stored) = self.of_mysql(async move { db.topic_positions(&topic).await })? else {
+            return Ok(());
+        };
+        let own = partitions.keys().copied();
+        let beginnings = match self.source.beginnings(own, &stored) {
+            Ok(beginnings) => beginnings,
+            Err(error) => {
+                let why = format!("Kafka does not tell what the topic has: {error}");
+                self.setup.health.kafka(Some(why));
+                self.begin_at = Instant::now() + BEGIN_AGAIN;
+                return Ok(());
+            }
+        };
+        let is_new = |(partition, beginning): &&(i32, Beginning)| {
+            beginning.fault.is_some() || !stored.contains_key(partition)
+        };
+        let new: Vec<_> = beginnings.iter().filter(is_new).copied().collect();
+        if !new.is_empty() {
+            let db = self.setup.db.clone();
+            let topic = self.setup.kafka.topic.clone();
+            if self
+                .of_mysql(async move { db.begin_reading(&topic, new).await })?
+                .is_none()
+            {
+                return Ok(());
+            }
+        }
+        for (partition, beginning) in &beginnings {
+            if let Some(fault) = beginning.fault {
+                let fault = fault.as_str();
+                tracing::error!(
+                    partition,
+                    fault,
+                    "the topic is not the one that was read; everything in it is read again"
+                );
+            }
+            self.source
+                .begin(*partition, partitions[partition], beginning)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the positions with how far partitions have been read, although no message arrives:
+    /// MySQL may have been restored, and markers of transactions have no rows.
+    fn check_positions(&mut self) -> anyhow::Result<()> {
+        let ranges = self.source.standing();
+        let is_due = ranges.iter().any(|range| !range.offsets.is_empty())
+            || self.checked_at.elapsed() > CHECK_POSITIONS;
+        if !is_due || ranges.is_empty() || self.next_batch.len() > 0 {
+            return Ok(());
+        }
+        self.checked_at = Instant::now();
+        let db = self.setup.db.clone();
+        let topic = self.setup.kafka.topic.clone();
+        let own = ranges.clone();
+        let gaps = self.of_mysql(async move { db.advance_positions(&topic, own).await })?;
+        if let Some(gaps) = gaps {
+            self.source.group().passed(&ranges);
+            self.fill_gaps(&gaps)?;
+        }
+        Ok(())
+    }
+
+    /// Reads partitions again from their positions.
+    fn fill_gaps(&mut self, partitions: &[i32]) -> anyhow::Result<()> {
+        for partition in partitions {
+            tracing::error!(
+                partition,
+                "messages before those that were read have no rows, as after a restore of MySQL; they are read again"
+            );
+            self.source.begin_again(*partition)?;
+        }
+        Ok(())
+    }
+
+    /// The result of a call to MySQL; `None` after an error, or at the deadline of a stop.
+    fn of_mysql<T>(
+        &mut self,
+        call: impl Future<Output = Result<T, DbError>>,
+    ) -> anyhow::Result<Option<T>> {
+        match self.wait_for(call)? {
+            None => Ok(None),
+            Some(Ok(value)) => {
+                self.setup.health.mysql(None);
+                Ok(Some(value))
+            }
+            Some(Err(error)) => {
+                if self.backoff.is_due_for_log(Instant::now()) {
+                    tracing::warn!(%error, "positions could not be read or moved; this is retried");
+                }
+                self.setup.health.mysql(Some(error.to_string()));
+                self.begin_at = Instant::now() + BEGIN_AGAIN;
+                Ok(None)
+            }
+        }
     }
 
     fn commit(&self) {
@@ -222,7 +343,7 @@ impl Worker {
                     let took = begun.elapsed();
                     report::count_batch(&part, took.as_secs_f64(), written);
                     traces::batch(&self.setup.kafka, &part, took, written);
-                    self.on_written(&part, written);
+                    self.on_written(&part, written)?;
                     rest.drain(..allowed);
                 }
                 Err(error) => {
@@ -250,7 +371,11 @@ impl Worker {
     ) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
         let (result, mut outcome) = watch::channel(None);
         let db = self.setup.db.clone();
-        let own = batch.clone();
+        let own = Batch {
+            ranges: self.source.group().ranges(&batch),
+            topic: self.setup.kafka.topic.clone(),
+            records: batch.clone(),
+        };
         let by_drop = self.meets_locks();
         self.setup.runtime.spawn(async move {
             let written = if by_drop {
@@ -304,9 +429,10 @@ impl Worker {
         self.lock_waits >= LOCK_WAITS || self.locked_at.is_some_and(|at| at.elapsed() < LOCKED_FOR)
     }
 
-    fn on_written(&mut self, part: &[Arc<Record>], written: &Written) {
+    fn on_written(&mut self, part: &[Arc<Record>], written: &Written) -> anyhow::Result<()> {
         self.throttle.spend(part.len());
         self.source.group().written(part);
+        self.fill_gaps(&written.gaps)?;
         self.setup.health.mysql(None);
         self.lock_waits = 0;
         if written.refused.contains_key(ROW_LOCKED) {
@@ -327,6 +453,7 @@ impl Worker {
             );
         }
         self.size = (self.size * 2).min(self.setup.limits.max);
+        Ok(())
     }
 
     /// Returns the pause before the next attempt.

@@ -1,15 +1,16 @@
-//! The consumer group: which partitions are assigned to this process, and how far they are
-//! committed. Offsets are never committed before the rows are, not even when a rebalance takes
-//! partitions away.
+//! The consumer group: which partitions are assigned to this process, and how far their messages
+//! have rows. Reading begins at the positions in MySQL (`firstcome_shared::mysql::positions`).
+//! Offsets are still committed to Kafka, for tools that show the lag and for a return to an earlier
+//! release, and never before the rows.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::positions::ReadRange;
 use metrics::counter;
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
@@ -36,24 +37,29 @@ pub(crate) struct InFlightBatch {
     pub(crate) outcome: WriteOutcome,
 }
 
-/// How far the group has read a partition.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Measured {
-    /// The committed offset, or that of the first existing message.
-    pub(crate) next: i64,
-    pub(crate) end: i64,
-}
-
 #[derive(Default)]
 struct Assignment {
     /// A fencing token: a message read before its partition was revoked and assigned again must not
     /// count as a new one.
     count: u64,
     owned: HashMap<i32, u64>,
-    /// Kafka's last answer about partitions.
-    measured: BTreeMap<i32, Measured>,
+    /// The offsets after the messages that have rows or dead letters. A partition without one has not
+    /// begun: its position is not known yet.
+    done: BTreeMap<i32, i64>,
+    /// The ends of the partitions at the last measurement.
+    ends: BTreeMap<i32, i64>,
     offsets: Offsets,
     in_flight: Option<InFlightBatch>,
+}
+
+impl Assignment {
+    /// Everything before this offset has rows or dead letters.
+    fn done_to(&mut self, partition: i32, next: i64) {
+        if let Some(done) = self.done.get_mut(&partition) {
+            *done = next.max(*done);
+            self.offsets.written(partition, next - 1);
+        }
+    }
 }
 
 /// Kafka's callbacks, and what they share with the loop. They run on the loop's thread, inside
@@ -107,45 +113,106 @@ impl GroupContext {
         self.assignment.lock().owned.keys().copied().collect()
     }
 
-    pub(crate) fn measured(&self, measured: BTreeMap<i32, Measured>) {
-        self.assignment.lock().measured = measured;
+    /// Records the ends of partitions; returns the number of messages without rows. It is unknown
+    /// for a partition that has not begun.
+    pub(crate) fn measured(&self, ends: BTreeMap<i32, i64>) -> i64 {
+        let mut guard = self.assignment.lock();
+        let unread = |(partition, done): (&i32, &i64)| {
+            ends.get(partition).map_or(0, |end| (end - done).max(0))
+        };
+        let lag = guard.done.iter().map(unread).sum();
+        guard.ends = ends;
+        lag
+    }
+
+    /// The partitions that have not begun, with their assignments.
+    pub(crate) fn not_begun(&self) -> BTreeMap<i32, u64> {
+        let guard = self.assignment.lock();
+        guard
+            .owned
+            .iter()
+            .filter(|(partition, _)| !guard.done.contains_key(partition))
+            .map(|(partition, assignment)| (*partition, *assignment))
+            .collect()
+    }
+
+    /// The offset after the messages of a partition that have rows; `None`: it has not begun.
+    pub(super) fn done(&self, partition: i32) -> Option<i64> {
+        self.assignment.lock().done.get(&partition).copied()
+    }
+
+    /// Reading a partition begins here.
+    pub(super) fn begins(&self, partition: i32, position: i64) {
+        let mut guard = self.assignment.lock();
+        guard.done.insert(partition, position);
+        guard.offsets.written(partition, position - 1);
+    }
+
+    /// Makes a partition begin again, as if it had just been assigned. Returns whether it is
+    /// assigned.
+    pub(super) fn reassign(&self, partition: i32) -> bool {
+        let mut guard = self.assignment.lock();
+        let assignment = &mut *guard;
+        let Some(own) = assignment.owned.get_mut(&partition) else {
+            return false;
+        };
+        assignment.count += 1;
+        *own = assignment.count;
+        assignment.done.remove(&partition);
+        assignment.offsets.forget(partition);
+        true
+    }
+
+    /// What these records complete, if they follow what is done. Records are written in the order
+    /// in which they are read.
+    pub(crate) fn ranges(&self, records: &[Arc<Record>]) -> Vec<ReadRange> {
+        let guard = self.assignment.lock();
+        let mut ranges = BTreeMap::new();
+        for record in records {
+            let partition = record.source.partition;
+            let Some(done) = guard.done.get(&partition).copied() else {
+                continue;
+            };
+            let range = ranges.entry(partition).or_insert(ReadRange {
+                partition,
+                offsets: done..done,
+                last: None,
+            });
+            let next = record.last_offset + 1;
+            if next > range.offsets.end {
+                range.offsets.end = next;
+                range.last = record.print;
+            }
+        }
+        ranges.into_values().collect()
     }
 
     /// How far the partitions of this process are read. `next` returns the offset after the last
-    /// message read in an assignment.
+    /// message read in an assignment, or where reading begins.
     pub(super) fn readings(&self, next: impl Fn(i32, u64) -> Option<i64>) -> Readings {
         let guard = self.assignment.lock();
         let reading = |(partition, assignment): (&i32, &u64)| {
-            let measured = guard.measured.get(partition);
-            let next = next(*partition, *assignment).or(measured.map(|at| at.next));
             (
                 *partition,
                 PartitionPosition {
                     assignment: *assignment,
-                    next,
-                    end: measured.map(|at| at.end),
+                    next: next(*partition, *assignment),
+                    end: guard.ends.get(partition).copied(),
                 },
             )
         };
         guard.owned.iter().map(reading).collect()
     }
 
-    /// Records that there is no message at these offsets, once everything before them is committed.
-    /// Returns whether it is.
-    pub(super) fn passes(&self, partition: i32, assignment: u64, offsets: Range<i64>) -> bool {
+    /// Records that everything in these ranges is read, and that messages in them have rows.
+    pub(crate) fn passed(&self, ranges: &[ReadRange]) {
         let mut guard = self.assignment.lock();
-        let passes = guard.owned.get(&partition) == Some(&assignment)
-            && guard
-                .measured
-                .get(&partition)
-                .is_some_and(|measured| measured.next >= offsets.start);
-        if passes {
-            guard.offsets.written(partition, offsets.end - 1);
+        for range in ranges {
+            guard.done_to(range.partition, range.offsets.end);
         }
-        passes
     }
 
-    /// `true`: newly assigned partitions are paused at once.
+    /// `true`: no partition is fetched.
     pub(crate) fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
     }
@@ -181,9 +248,7 @@ impl GroupContext {
         let assignment = &mut *guard;
         for record in batch {
             if assignment.owned.get(&record.source.partition) == Some(&record.assignment) {
-                assignment
-                    .offsets
-                    .written(record.source.partition, record.last_offset);
+                assignment.done_to(record.source.partition, record.last_offset + 1);
             }
         }
     }
@@ -202,25 +267,19 @@ impl GroupContext {
         let assignment = &mut *guard;
         assignment.count += 1;
         let count = assignment.count;
-        assignment
-            .owned
-            .extend(partitions.elements().iter().map(|p| (p.partition(), count)));
+        for partition in partitions.elements() {
+            assignment.owned.insert(partition.partition(), count);
+            assignment.done.remove(&partition.partition());
+        }
         drop(guard);
         tracing::info!(
             partitions = partitions.count(),
             "the group gave this process partitions"
         );
         counter!(report::REBALANCES).increment(1);
-        // librdkafka keeps a partition paused when it is revoked and assigned again, so `resume` is
-        // needed, too.
-        let paused = self.is_paused();
-        let result = if paused {
-            consumer.pause(partitions)
-        } else {
-            consumer.resume(partitions)
-        };
-        if let Err(error) = result {
-            tracing::warn!(%error, paused, "new partitions could not be paused or resumed");
+        // Until their positions are known. Messages that arrive earlier are ignored.
+        if let Err(error) = consumer.pause(partitions) {
+            tracing::warn!(%error, "new partitions could not be paused");
         }
         self.health.kafka(None);
         (self.joined)();
@@ -241,9 +300,11 @@ impl GroupContext {
         }
         let mut guard = self.assignment.lock();
         for partition in partitions.elements() {
-            guard.owned.remove(&partition.partition());
-            guard.measured.remove(&partition.partition());
-            guard.offsets.forget(partition.partition());
+            let partition = partition.partition();
+            guard.owned.remove(&partition);
+            guard.done.remove(&partition);
+            guard.ends.remove(&partition);
+            guard.offsets.forget(partition);
         }
         drop(guard);
         if partitions.count() > 0 {

@@ -227,7 +227,7 @@ fn an_alert_does_not_depend_on_any_wording() {
         };
         let found = [
             case(FindingCase::ConsumerStands, Kind::Stalled),
-            case(FindingCase::MessagesLost(vec![1]), Kind::Stalled),
+            case(FindingCase::ReadAgain(vec![1]), Kind::Stalled),
             unsafe_part(UnsafePart::Redis),
             loose(1),
         ];
