@@ -1,6 +1,5 @@
-//! The loop: gather, write, commit, on one thread that owns the Kafka consumer. While MySQL writes
-//! a batch, the thread commits the offsets of the batch before and prefetches the next, so that
-//! neither adds to the time of a batch.
+//! The loop: gather and write, on one thread that owns the Kafka consumer. While MySQL writes a
+//! batch, the thread prefetches the next.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +37,8 @@ const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group after that.
 const LEAVE: Duration = Duration::from_secs(5);
 
+/// Interval of commits to Kafka, which only tools and earlier releases read.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// Pause after an error before positions are read again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// Interval of comparing positions while no message arrives.
@@ -99,7 +100,7 @@ pub(crate) struct Worker {
     checked_at: Instant,
 }
 
-/// Reads, writes and commits until it is stopped. Blocks its thread. `joined` is called at each
+/// Reads and writes until it is stopped. Blocks its thread. `joined` is called at each
 /// assignment of partitions.
 pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
     let group = GroupContext::new(
@@ -156,17 +157,12 @@ impl Worker {
             self.wait = next_wait(self.wait, self.setup.limits.wait, batch.len());
             if !batch.is_empty() {
                 self.write_out(batch)?;
-                // If the next batch is ready, these offsets are committed while it is written.
-                if self.next_batch.is_ready(self.limits(), Instant::now()) {
-                    continue;
-                }
-            } else if committed_at.elapsed() < Duration::from_secs(1) {
-                continue;
             }
-            // Also without a new batch, to retry a commit that Kafka refused.
-            committed_at = Instant::now();
-            self.check_positions()?;
-            self.commit();
+            if committed_at.elapsed() > COMMIT_EVERY {
+                committed_at = Instant::now();
+                self.check_positions()?;
+                self.source.group().commit(self.source.consumer());
+            }
         }
         Ok(())
     }
@@ -210,12 +206,15 @@ impl Worker {
             }
         }
         for (partition, beginning) in &beginnings {
-            if let Some(fault) = beginning.fault {
+            if let Some((fault, offset)) = beginning.fault {
+                let from = beginning.from;
                 let fault = fault.as_str();
                 tracing::error!(
                     partition,
+                    from,
+                    offset,
                     fault,
-                    "the topic is not the one that was read; everything in it is read again"
+                    "a partition is read again from an earlier offset"
                 );
             }
             self.source
@@ -277,10 +276,6 @@ impl Worker {
                 Ok(None)
             }
         }
-    }
-
-    fn commit(&self) {
-        self.source.group().commit(self.source.consumer().as_ref());
     }
 
     fn limits(&self) -> BatchLimits {
@@ -404,10 +399,8 @@ impl Worker {
         Ok(waited?.map(|outcome| outcome.unwrap_or_else(lost)))
     }
 
-    /// While a batch is written: commits the offsets of the previous batches, and prefetches the
-    /// next.
+    /// Reads messages of the next batch while one is written.
     fn prefetch(&mut self, outcome: &WriteOutcome) -> anyhow::Result<()> {
-        self.commit();
         let begun = Instant::now();
         let most = self.limits().max;
         let is_writing = || outcome.borrow().is_none() && outcome.has_changed().is_ok();

@@ -303,8 +303,8 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
             "Find the transaction that holds the lock and end it. The next pass repairs what waits for it."
         }
         FindingCase::ReadAgain(_) => {
-            "Find out what changed: the topic, the data of the brokers, or MySQL. Reading a claim twice does no harm. This ends an hour \
-             after the consumers began again."
+            "Find out what changed: the topic, the data of the brokers, MySQL, or offsets. Reading a claim twice does no harm. This ends \
+             an hour after the consumers began again."
         }
         FindingCase::DropLost => {
             "Put its row in `drops` back, from a backup or with the settings that the people who run the coupon know, then run a deep pass."

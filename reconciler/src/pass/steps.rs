@@ -442,9 +442,10 @@ fn read_again(partitions: &[WentBack]) -> Option<Finding> {
         offset,
     } = partitions.first()?;
     let why = match fault {
-        PositionFault::Gap => {
-            format!("messages before offset {offset} have no rows, as after a restore of MySQL")
-        }
+        PositionFault::Gap => format!(
+            "it had been read up to offset {offset}, which MySQL does not know; MySQL was restored, offsets were moved, or an \
+             earlier release has read it"
+        ),
         PositionFault::OtherLog => format!(
             "the message before offset {offset} is another one, as after the topic was recreated"
         ),

@@ -41,7 +41,7 @@ pub struct Tail {
 pub struct WentBack {
     pub partition: i32,
     pub fault: PositionFault,
-    /// The position before; after a gap, where a consumer had gone on.
+    /// The offset that reading had reached.
     pub offset: i64,
 }
 
@@ -203,7 +203,7 @@ impl TopicReader {
         let others = self.read_from(consumer, &partitions, &mut tail, &mut writer)?;
         let mut again = Vec::new();
         for of in partitions.iter_mut().filter(|of| others.contains(&of.id)) {
-            of.beginning = Beginning::of_other_log(&of.log);
+            of.beginning = of.beginning.in_another_log(&of.log);
             again.push(of.clone());
         }
         self.read_from(consumer, &again, &mut tail, &mut writer)?;
@@ -302,7 +302,7 @@ impl TopicReader {
             self.moves();
             let (low, end) = consumer.fetch_watermarks(&self.settings.topic, id, answer)?;
             let log = low..end;
-            let beginning = Beginning::of(stored.get(&id), &log);
+            let beginning = Beginning::of(stored.get(&id), None, &log);
             partitions.push(Partition { id, log, beginning });
         }
         if partitions.is_empty() {
@@ -314,9 +314,8 @@ impl TopicReader {
 
 /// Why reading a partition went back: now, or within the last hour.
 fn went_back(of: &Partition, stored: &StoredPositions) -> Option<WentBack> {
-    let position = stored.get(&of.id)?;
-    let now = of.beginning.fault.map(|fault| (fault, position.next));
-    let (fault, offset) = now.or(position.fault)?;
+    let recorded = || stored.get(&of.id)?.fault;
+    let (fault, offset) = of.beginning.fault.or_else(recorded)?;
     Some(WentBack {
         partition: of.id,
         fault,

@@ -28,11 +28,11 @@ impl MessagePrint {
     }
 }
 
-/// Why reading a partition went back.
+/// Why a partition is read again from an earlier offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PositionFault {
-    /// A consumer had read on from above the position: MySQL has lost transactions, or somebody has
-    /// changed the row.
+    /// It was read further than the position: MySQL has lost transactions, somebody has moved the
+    /// position or Kafka's offsets, or an earlier release has read it.
     Gap,
     /// The message before the position is another one: the topic was recreated.
     OtherLog,
@@ -67,7 +67,7 @@ pub struct StoredPosition {
     pub next: i64,
     /// The message at the offset before.
     pub before: Option<MessagePrint>,
-    /// Why reading went back within the last hour, and from what offset.
+    /// Why reading went back within the last hour, and the offset it had reached.
     pub fault: Option<(PositionFault, i64)>,
 }
 
@@ -80,42 +80,50 @@ pub struct Beginning {
     pub from: i64,
     /// The message at the offset before, if it must be there.
     pub before: Option<MessagePrint>,
-    /// Why reading does not begin at the stored position.
-    pub fault: Option<PositionFault>,
+    /// Why reading went back, and the offset it had reached.
+    pub fault: Option<(PositionFault, i64)>,
 }
 
 impl Beginning {
-    /// Compares a position with the offsets that the partition has. A partition without a position
-    /// is read from its beginning, never from its end.
-    pub fn of(position: Option<&StoredPosition>, log: &Range<i64>) -> Self {
-        let at_the_first_message = |fault| Self {
+    /// Compares a position with the offsets that the partition has, and with the one committed to
+    /// Kafka: consumers commit only after they have moved the position. A partition without a
+    /// position is read from its beginning, never from its end.
+    pub fn of(position: Option<&StoredPosition>, committed: Option<i64>, log: &Range<i64>) -> Self {
+        let first = Self {
             from: log.start,
             before: None,
-            fault,
+            fault: None,
         };
-        match position {
-            None => at_the_first_message(None),
-            Some(position) if position.next > log.end => {
-                at_the_first_message(Some(PositionFault::BeyondEnd))
-            }
-            Some(position) if position.next < log.start => {
-                at_the_first_message(Some(PositionFault::Expired))
-            }
-            Some(position) => Self {
-                from: position.next,
-                // An expired message proves nothing.
-                before: position.before.filter(|_| position.next > log.start),
-                fault: None,
-            },
+        let Some(position) = position else {
+            return first;
+        };
+        let at_the_first_message = |fault| Self {
+            fault: Some((fault, position.next)),
+            ..first
+        };
+        if position.next > log.end {
+            return at_the_first_message(PositionFault::BeyondEnd);
+        }
+        if position.next < log.start {
+            return at_the_first_message(PositionFault::Expired);
+        }
+        Self {
+            from: position.next,
+            // An expired message proves nothing.
+            before: position.before.filter(|_| position.next > log.start),
+            fault: committed
+                .filter(|committed| *committed > position.next)
+                .map(|committed| (PositionFault::Gap, committed)),
         }
     }
 
-    /// The message before the position is another one.
-    pub fn of_other_log(log: &Range<i64>) -> Self {
+    /// The message before is another one.
+    #[must_use]
+    pub fn in_another_log(self, log: &Range<i64>) -> Self {
         Self {
             from: log.start,
             before: None,
-            fault: Some(PositionFault::OtherLog),
+            fault: Some((PositionFault::OtherLog, self.from)),
         }
     }
 
@@ -137,18 +145,18 @@ mod tests {
             before: BEFORE,
             fault: None,
         };
-        Beginning::of(Some(&position), &log)
+        Beginning::of(Some(&position), Some(next), &log)
     }
 
     #[test]
     fn position_outside_the_log_leaves_everything_unread() {
         use PositionFault::{BeyondEnd, Expired};
         for (next, from, before, fault) in [
-            (2, 3, None, Some(Expired)),
+            (2, 3, None, Some((Expired, 2))),
             (3, 3, None, None),
             (4, 4, BEFORE, None),
             (9, 9, BEFORE, None),
-            (10, 3, None, Some(BeyondEnd)),
+            (10, 3, None, Some((BeyondEnd, 10))),
         ] {
             let expected = Beginning {
                 from,
@@ -167,8 +175,32 @@ mod tests {
 
     #[test]
     fn partition_without_a_position_is_read_from_its_first_message() {
-        let begun = Beginning::of(None, &(3..9));
+        let begun = Beginning::of(None, Some(6), &(3..9));
         assert_eq!((begun.from, begun.before, begun.fault), (3, None, None));
+    }
+
+    #[test]
+    fn offset_committed_above_the_position_is_a_gap_and_moves_nothing() {
+        let position = StoredPosition {
+            next: 6,
+            before: BEFORE,
+            fault: None,
+        };
+        for (committed, fault) in [
+            (None, None),
+            (Some(0), None),
+            (Some(6), None),
+            (Some(7), Some((PositionFault::Gap, 7))),
+            (Some(1_000), Some((PositionFault::Gap, 1_000))),
+        ] {
+            let expected = Beginning {
+                from: 6,
+                before: BEFORE,
+                fault,
+            };
+            let begun = Beginning::of(Some(&position), committed, &(3..9));
+            assert_eq!(begun, expected);
+        }
     }
 
     #[test]

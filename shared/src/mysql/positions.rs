@@ -55,8 +55,8 @@ const POSITIONS: &str = "SELECT partition_id, next_offset, before_print, fault_o
      IF(fault_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, fault, NULL) AS recent_fault \
      FROM topic_positions WHERE topic = ?";
 
-async fn load(conn: &mut Conn, topic: &str, suffix: &str) -> QueryResult<StoredPositions> {
-    let rows: Vec<Row> = sql_query(format!("{POSITIONS}{suffix}"))
+async fn load(conn: &mut Conn, topic: &str, filter: &str) -> QueryResult<StoredPositions> {
+    let rows: Vec<Row> = sql_query(format!("{POSITIONS}{filter}"))
         .bind::<Text, _>(topic)
         .load(conn)
         .await?;
@@ -112,27 +112,32 @@ async fn begin(
     partition: i32,
     beginning: &Beginning,
 ) -> QueryResult<usize> {
-    let Some(fault) = beginning.fault else {
-        return sql_query(
-            "INSERT IGNORE INTO topic_positions (topic, partition_id, next_offset) VALUES (?, ?, ?)",
-        )
-        .bind::<Text, _>(topic)
-        .bind::<Integer, _>(partition)
-        .bind::<BigInt, _>(beginning.from)
-        .execute(conn)
-        .await;
-    };
-    // MySQL assigns from left to right.
-    sql_query(
-        "UPDATE topic_positions SET fault = ?, fault_at = UTC_TIMESTAMP(3), fault_offset = next_offset, \
-         next_offset = ?, before_print = NULL WHERE topic = ? AND partition_id = ?",
-    )
-    .bind::<Text, _>(fault.as_str())
-    .bind::<BigInt, _>(beginning.from)
-    .bind::<Text, _>(topic)
-    .bind::<Integer, _>(partition)
-    .execute(conn)
-    .await
+    match beginning.fault {
+        None => {
+            sql_query(
+                "INSERT IGNORE INTO topic_positions (topic, partition_id, next_offset) VALUES (?, ?, ?)",
+            )
+            .bind::<Text, _>(topic)
+            .bind::<Integer, _>(partition)
+            .bind::<BigInt, _>(beginning.from)
+            .execute(conn)
+            .await
+        }
+        Some((PositionFault::Gap, offset)) => note_gap(conn, topic, partition, offset).await,
+        Some((fault, offset)) => {
+            sql_query(
+                "UPDATE topic_positions SET next_offset = ?, before_print = NULL, fault = ?, \
+                 fault_at = UTC_TIMESTAMP(3), fault_offset = ? WHERE topic = ? AND partition_id = ?",
+            )
+            .bind::<BigInt, _>(beginning.from)
+            .bind::<Text, _>(fault.as_str())
+            .bind::<BigInt, _>(offset)
+            .bind::<Text, _>(topic)
+            .bind::<Integer, _>(partition)
+            .execute(conn)
+            .await
+        }
+    }
 }
 
 /// Moves positions over what was read, in the transaction of its rows and after them. Returns the
@@ -141,13 +146,16 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> Quer
     if ranges.is_empty() || moved(conn, topic, ranges).await? == ranges.len() {
         return Ok(Vec::new());
     }
-    let positions = load(conn, topic, " FOR SHARE").await?;
+    let own: Vec<String> = ranges.iter().map(|it| it.partition.to_string()).collect();
+    // Only these: consumers that lock each other's rows would deadlock.
+    let filter = format!(" AND partition_id IN ({}) FOR SHARE", own.join(", "));
+    let positions = load(conn, topic, &filter).await?;
     let gaps = ranges
         .iter()
         .filter(|range| is_gap(positions.get(&range.partition), range));
     let mut partitions = Vec::new();
     for range in gaps {
-        note_gap(conn, topic, range).await?;
+        note_gap(conn, topic, range.partition, range.offsets.start).await?;
         partitions.push(range.partition);
     }
     Ok(partitions)
@@ -184,16 +192,17 @@ fn is_gap(position: Option<&StoredPosition>, range: &ReadRange) -> bool {
     position.is_none_or(|position| range.offsets.start > position.next)
 }
 
-async fn note_gap(conn: &mut Conn, topic: &str, range: &ReadRange) -> QueryResult<usize> {
+/// Records that a partition was read up to an offset above its position.
+async fn note_gap(conn: &mut Conn, topic: &str, partition: i32, offset: i64) -> QueryResult<usize> {
     sql_query(
         "INSERT INTO topic_positions (topic, partition_id, next_offset, fault, fault_at, fault_offset) \
          VALUES (?, ?, 0, ?, UTC_TIMESTAMP(3), ?) ON DUPLICATE KEY UPDATE \
          fault = VALUES(fault), fault_at = VALUES(fault_at), fault_offset = VALUES(fault_offset)",
     )
     .bind::<Text, _>(topic)
-    .bind::<Integer, _>(range.partition)
+    .bind::<Integer, _>(partition)
     .bind::<Text, _>(PositionFault::Gap.as_str())
-    .bind::<BigInt, _>(range.offsets.start)
+    .bind::<BigInt, _>(offset)
     .execute(conn)
     .await
 }

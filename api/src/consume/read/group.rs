@@ -1,7 +1,7 @@
 //! The consumer group: which partitions are assigned to this process, and how far their messages
 //! have rows. Reading begins at the positions in MySQL (`firstcome_shared::mysql::positions`).
-//! Offsets are still committed to Kafka, for tools that show the lag and for a return to an earlier
-//! release, and never before the rows.
+//! Offsets are still committed to Kafka, after the rows, for tools that show the lag and for a
+//! return to an earlier release.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -46,9 +46,12 @@ struct Assignment {
     /// The offsets after the messages that have rows or dead letters. A partition without one has not
     /// begun: its position is not known yet.
     done: BTreeMap<i32, i64>,
+    /// What Kafka has accepted of that.
+    committed: BTreeMap<i32, i64>,
+    /// Whether Kafka refused the last commit.
+    is_refused: bool,
     /// The ends of the partitions at the last measurement.
     ends: BTreeMap<i32, i64>,
-    offsets: Offsets,
     in_flight: Option<InFlightBatch>,
 }
 
@@ -57,7 +60,6 @@ impl Assignment {
     fn done_to(&mut self, partition: i32, next: i64) {
         if let Some(done) = self.done.get_mut(&partition) {
             *done = next.max(*done);
-            self.offsets.written(partition, next - 1);
         }
     }
 }
@@ -143,9 +145,7 @@ impl GroupContext {
 
     /// Reading a partition begins here.
     pub(super) fn begins(&self, partition: i32, position: i64) {
-        let mut guard = self.assignment.lock();
-        guard.done.insert(partition, position);
-        guard.offsets.written(partition, position - 1);
+        self.assignment.lock().done.insert(partition, position);
     }
 
     /// Makes a partition begin again, as if it had just been assigned. Returns whether it is
@@ -159,7 +159,6 @@ impl GroupContext {
         assignment.count += 1;
         *own = assignment.count;
         assignment.done.remove(&partition);
-        assignment.offsets.forget(partition);
         true
     }
 
@@ -241,8 +240,8 @@ impl GroupContext {
         self.assignment.lock().in_flight.is_some()
     }
 
-    /// Records that messages are written. Messages of partitions that are no longer assigned are
-    /// committed by the new owner.
+    /// Records that messages are written. Messages of partitions that are no longer assigned
+    /// concern the new owner.
     pub(crate) fn written(&self, batch: &[Arc<Record>]) {
         let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
@@ -253,13 +252,38 @@ impl GroupContext {
         }
     }
 
-    /// Commits the offsets of written messages.
-    pub(crate) fn commit(&self, client: &impl CommitClient) {
+    /// Commits to Kafka how far messages have rows. Nothing depends on it: reading begins at the
+    /// positions in MySQL.
+    pub(crate) fn commit(&self, consumer: &BaseConsumer<Self>) {
         // Without the lock during the request to Kafka, so that `/readyz` and the lag watcher are
         // not blocked.
-        let mut offsets = std::mem::take(&mut self.assignment.lock().offsets);
-        offsets.commit(&self.topic, client);
-        self.assignment.lock().offsets = offsets;
+        let guard = self.assignment.lock();
+        let done = guard.done.clone();
+        if done.is_empty() || done == guard.committed {
+            return;
+        }
+        drop(guard);
+        let committed = offsets(&self.topic, &done)
+            .and_then(|offsets| consumer.commit(&offsets, CommitMode::Sync));
+        let mut guard = self.assignment.lock();
+        let was_refused = std::mem::replace(&mut guard.is_refused, committed.is_err());
+        match committed {
+            Ok(()) => {
+                guard.committed = done;
+                drop(guard);
+                crash_point(Point::OffsetsCommitted);
+                if was_refused {
+                    tracing::info!("offsets are committed again");
+                }
+            }
+            Err(error) => {
+                counter!(report::COMMIT_FAILURES).increment(1);
+                // Log it once, not for each of many attempts.
+                if !was_refused {
+                    tracing::warn!(%error, "offsets could not be committed; the positions in MySQL are right");
+                }
+            }
+        }
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
@@ -304,7 +328,6 @@ impl GroupContext {
             guard.owned.remove(&partition);
             guard.done.remove(&partition);
             guard.ends.remove(&partition);
-            guard.offsets.forget(partition);
         }
         drop(guard);
         if partitions.count() > 0 {
@@ -329,67 +352,12 @@ impl GroupContext {
     }
 }
 
-/// Commits offsets: Kafka's consumer, or a double that refuses in tests.
-pub(crate) trait CommitClient {
-    /// Commits the offset of the next message to read, by partition, and waits for the broker.
-    /// After an error nothing may count as committed.
-    fn commit(&self, topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<()>;
-}
-
-impl<C: ConsumerContext> CommitClient for BaseConsumer<C> {
-    fn commit(&self, topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<()> {
-        let mut offsets = TopicPartitionList::with_capacity(next.len());
-        for (partition, offset) in next {
-            offsets.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
-        }
-        rdkafka::consumer::Consumer::commit(self, &offsets, CommitMode::Sync)
+fn offsets(topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<TopicPartitionList> {
+    let mut offsets = TopicPartitionList::with_capacity(next.len());
+    for (partition, offset) in next {
+        offsets.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
     }
-}
-
-/// Offsets whose rows are in MySQL but which are not committed to Kafka yet.
-#[derive(Debug, Default)]
-pub(crate) struct Offsets {
-    next: BTreeMap<i32, i64>,
-    failing: bool,
-}
-
-impl Offsets {
-    /// Records that a message and all before it in its partition are written.
-    pub(crate) fn written(&mut self, partition: i32, offset: i64) {
-        let next = self.next.entry(partition).or_insert(0);
-        *next = (*next).max(offset + 1);
-    }
-
-    /// Drops a partition that is now assigned to another consumer.
-    pub(crate) fn forget(&mut self, partition: i32) {
-        self.next.remove(&partition);
-    }
-
-    /// Commits the offsets of written messages. If Kafka refuses, they stay for the next commit.
-    /// That is harmless: writing a claim again changes nothing.
-    pub(crate) fn commit(&mut self, topic: &str, client: &impl CommitClient) {
-        if self.next.is_empty() {
-            return;
-        }
-        match client.commit(topic, &self.next) {
-            Ok(()) => {
-                crash_point(Point::OffsetsCommitted);
-                self.next.clear();
-                if std::mem::take(&mut self.failing) {
-                    tracing::info!("offsets are committed again");
-                }
-            }
-            Err(error) => self.note(&error),
-        }
-    }
-
-    fn note(&mut self, error: &KafkaError) {
-        counter!(report::COMMIT_FAILURES).increment(1);
-        // Log it once, not for each of many batches.
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(%error, "offsets could not be committed; the rows are, and what is read again changes nothing");
-        }
-    }
+    Ok(offsets)
 }
 
 impl ConsumerContext for GroupContext {
@@ -414,6 +382,3 @@ impl ClientContext for GroupContext {
         tracing::debug!(%error, reason, "librdkafka reports an error");
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -182,17 +182,29 @@ impl Source {
         partitions: impl Iterator<Item = i32>,
         stored: &StoredPositions,
     ) -> KafkaResult<Vec<(i32, Beginning)>> {
-        let beginning = |partition| {
-            let topic = &self.settings.topic;
+        let topic = &self.settings.topic;
+        let mut own = TopicPartitionList::new();
+        for partition in partitions {
+            own.add_partition(topic, partition);
+        }
+        let committed = self.consumer.committed_offsets(own, ANSWER)?;
+        let beginning = |element: TopicPartitionListElem<'_>| {
+            let partition = element.partition();
             let (low, end) = self.consumer.fetch_watermarks(topic, partition, ANSWER)?;
-            let beginning = if self.other_logs.contains(&partition) {
-                Beginning::of_other_log(&(low..end))
-            } else {
-                Beginning::of(stored.get(&partition), &(low..end))
+            let log = low..end;
+            let committed = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
             };
-            Ok((partition, beginning))
+            let beginning = Beginning::of(stored.get(&partition), committed, &log);
+            let is_other = beginning.before.is_some() && self.other_logs.contains(&partition);
+            Ok(if is_other {
+                (partition, beginning.in_another_log(&log))
+            } else {
+                (partition, beginning)
+            })
         };
-        partitions.map(beginning).collect()
+        committed.elements().into_iter().map(beginning).collect()
     }
 
     /// Begins to read a partition. If the client does not follow yet, it stays one that has not

@@ -4,6 +4,6 @@ mod batches;
 mod flood;
 mod members;
 pub(crate) mod messages;
-mod positions;
+pub(crate) mod positions;
 mod stuck;
 pub(crate) mod versions;

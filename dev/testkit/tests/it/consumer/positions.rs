@@ -31,19 +31,31 @@ async fn with_unread(fixture: &Fixture) -> (MadeCoupon, Vec<PromisedAnswer>) {
     (coupon, answers)
 }
 
+/// Runs a pass, whatever it finds.
+pub(crate) async fn any_pass(world: &World) -> Run {
+    world.once_with(&[], &[]).await.run()
+}
+
 /// The findings about partitions that are read again.
-fn read_again(run: &Run) -> Vec<&str> {
+pub(crate) fn read_again(run: &Run) -> Vec<&str> {
     let of_topic = run.findings.iter().filter(|it| it.kind == Kind::Stalled);
     of_topic.map(|it| it.detail.as_str()).collect()
 }
 
-/// Empties Redis; the remaining slots go to others, and nobody loses a coupon.
+/// Lets an hour pass since the consumers began again.
+pub(crate) async fn an_hour_later(world: &World) {
+    let passed = "UPDATE topic_positions SET fault_at = fault_at - INTERVAL 61 MINUTE";
+    world.sql.query(passed).await;
+}
+
+/// Empties Redis; the remaining slots go to others, and nobody loses a coupon. Returns what is
+/// found once a consumer runs.
 async fn survives_a_loss_of_redis(
     world: &World,
     api: &firstcome_testkit::ApiClient,
     coupon: &MadeCoupon,
     mut answers: Vec<PromisedAnswer>,
-) {
+) -> Run {
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let run = world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
@@ -59,11 +71,14 @@ async fn survives_a_loss_of_redis(
     let _consumer = world.consume().await;
     all_issued(world, coupon.drop, 40).await;
     assert_exact(world, coupon, 40, &answers).await;
+    let found = any_pass(world).await;
+    an_hour_later(world).await;
     assert_nothing_found(&world.pass().await);
+    found
 }
 
 #[tokio::test]
-async fn offsets_moved_in_kafka_and_a_loss_of_redis_break_no_promise() {
+async fn offsets_moved_in_kafka_are_a_finding_and_break_no_promise_after_a_loss_of_redis() {
     let (_redis, fixture) = fixture("pos-moved").await;
     let (coupon, answers) = with_unread(&fixture).await;
     for moved in [|low, _| low, |_, end| end + 1_000, |_, end| end] {
@@ -72,7 +87,23 @@ async fn offsets_moved_in_kafka_and_a_loss_of_redis_break_no_promise() {
         assert_eq!(run.drops[0].before.in_flight, 20, "{run:#?}");
         assert!(read_again(&run).is_empty(), "{run:#?}");
     }
-    survives_a_loss_of_redis(&fixture.world, &fixture.api, &coupon, answers).await;
+    let found = survives_a_loss_of_redis(&fixture.world, &fixture.api, &coupon, answers).await;
+    assert_eq!(read_again(&found).len(), 1, "{found:#?}");
+}
+
+#[tokio::test]
+async fn consumer_that_dies_before_its_commit_leaves_its_messages_unread() {
+    let (_redis, fixture) = fixture("pos-killed").await;
+    let world = &fixture.world;
+    let (coupon, answers) = with_unread(&fixture).await;
+    for point in ["rows_begun", "rows_inserted"] {
+        let crash = [("FIRSTCOME_CRASH_AT", point)];
+        let consumer = world.start("firstcome-api", &["consume"], &crash);
+        consumer.ended(HEALED).await;
+        assert!(consumer.log().contains("crash point"));
+    }
+    let found = survives_a_loss_of_redis(world, &fixture.api, &coupon, answers).await;
+    assert!(read_again(&found).is_empty(), "{found:#?}");
 }
 
 #[tokio::test]
@@ -87,7 +118,7 @@ async fn position_moved_ahead_in_mysql_is_a_finding_and_breaks_no_promise() {
                 "UPDATE topic_positions SET next_offset = next_offset + {moved} WHERE before_print IS NOT NULL"
             ))
             .await;
-        let run = world.pass().await;
+        let run = any_pass(world).await;
         let again = read_again(&run);
         assert!(again.len() == 1 && again[0].contains(found), "{run:#?}");
     }
@@ -95,7 +126,7 @@ async fn position_moved_ahead_in_mysql_is_a_finding_and_breaks_no_promise() {
     let _consumer = world.consume().await;
     all_issued(world, coupon.drop, UNREAD.end).await;
     eventually("admission opens", HEALED, async || {
-        world.pass().await;
+        any_pass(world).await;
         holders(world, &coupon).await == i64::try_from(UNREAD.end).unwrap()
     })
     .await;
@@ -117,16 +148,13 @@ async fn recreated_topic_is_read_from_its_beginning_and_reported_for_an_hour() {
     world.migrate().await;
     let api = world.serve().await;
     answers.extend(rush(&[&api], coupon.id, &people(26)[20..], 6).await);
-    let run = world.pass().await;
-    assert_eq!(run.drops[0].before.in_flight, 6, "{run:#?}");
-    assert_eq!(read_again(&run).len(), 1, "{run:#?}");
+    let before = any_pass(world).await;
+    assert_eq!(before.drops[0].before.in_flight, 6, "{before:#?}");
+    assert_eq!(read_again(&before).len(), 1, "{before:#?}");
     let _consumer = world.consume().await;
     all_issued(world, coupon.drop, 26).await;
-    assert_eq!(read_again(&world.pass().await).len(), 1);
-    world
-        .sql
-        .query("UPDATE topic_positions SET fault_at = fault_at - INTERVAL 61 MINUTE")
-        .await;
+    assert_eq!(read_again(&any_pass(world).await).len(), 1);
+    an_hour_later(world).await;
     assert_nothing_found(&world.pass().await);
     let rest: Vec<String> = (0..14).map(|n| format!("rest-{n}")).collect();
     answers.extend(rush(&[&api], coupon.id, &rest, 7).await);
@@ -149,7 +177,8 @@ async fn added_partitions_are_read_from_their_beginning() {
     assert!(offsets[before..].iter().any(|(_, end)| *end > 0));
     let run = world.pass().await;
     assert_eq!(run.drops[0].before.in_flight, 20, "{run:#?}");
-    survives_a_loss_of_redis(world, &api, &coupon, answers).await;
+    let found = survives_a_loss_of_redis(world, &api, &coupon, answers).await;
+    assert!(read_again(&found).is_empty(), "{found:#?}");
 }
 
 #[tokio::test]
@@ -171,5 +200,6 @@ async fn restored_mysql_reads_again_what_it_has_lost_although_redis_is_emptied_t
     ] {
         world.sql.query(restore).await;
     }
-    survives_a_loss_of_redis(world, &fixture.api, &coupon, answers).await;
+    let found = survives_a_loss_of_redis(world, &fixture.api, &coupon, answers).await;
+    assert_eq!(read_again(&found).len(), 1, "{found:#?}");
 }
