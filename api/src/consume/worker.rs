@@ -173,8 +173,8 @@ impl Worker {
         if partitions.is_empty() || Instant::now() < self.begin_at {
             return Ok(());
         }
-        // Before a retry: MySQL, Kafka, or the client, which refuses to seek while it still asks for
-        // the committed offset.
+        // Before a retry: MySQL, Kafka, or the client, which refuses to seek while it still asks
+        // for the committed offset.
         self.begin_at = Instant::now() + POLL_EVERY;
         let db = self.setup.db.clone();
         let topic = self.setup.kafka.topic.clone();

@@ -1,11 +1,11 @@
 //! Read-only: turns Redis, the topic's unread tail, MySQL and its dead letters into snapshots.
 //!
 //! The order makes it safe under live traffic. Redis's clock is read first, then the positions in
-//! MySQL, the tail after them, then everything else. An admission older than the publishing deadline
-//! at that time was already on the topic, or never will be. If it was, then either it is in the
-//! tail, or before a position, and its row (or its dead letter) exists when those are read. A row whose user seems to
-//! be missing in Redis may be younger than the first read of Redis, so that user is looked up in
-//! Redis once more.
+//! MySQL, the tail after them, then everything else. An admission older than the publishing
+//! deadline at that time was already on the topic, or never will be. If it was, then either it is
+//! in the tail, or before a position, and its row (or its dead letter) exists when those are read.
+//! A row whose user seems to be missing in Redis may be younger than the first read of Redis, so
+//! that user is looked up in Redis once more.
 
 pub mod allow_lists;
 mod error;

@@ -1,5 +1,5 @@
-//! Where reading a partition begins: at its position in MySQL ([`crate::mysql::positions`]), as long
-//! as Kafka still has the log that was read. Kafka's committed offsets decide nothing.
+//! Where reading a partition begins: at its position in MySQL ([`crate::mysql::positions`]), as
+//! long as Kafka still has the log that was read. Kafka's committed offsets decide nothing.
 //!
 //! Reading begins with the message before the position, which proves that the log is the same:
 //! after a topic was recreated, another message is there, or none. The topic's id would prove it,

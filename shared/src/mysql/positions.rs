@@ -2,9 +2,9 @@
 //! transaction of its rows.
 //!
 //! A position moves only if the range that was read begins at it or below it. So a consumer that
-//! began above it, for whatever reason, never makes unread messages look read: its rows are written,
-//! the position stays, and a [`Gap`](PositionFault::Gap) is recorded. A range that is read twice
-//! moves nothing back.
+//! began above it, for whatever reason, never makes unread messages look read: its rows are
+//! written, the position stays, and a [`Gap`](PositionFault::Gap) is recorded. A range that is read
+//! twice moves nothing back.
 
 use std::ops::Range;
 

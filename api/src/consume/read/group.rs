@@ -43,8 +43,8 @@ struct Assignment {
     /// count as a new one.
     count: u64,
     owned: HashMap<i32, u64>,
-    /// The offsets after the messages that have rows or dead letters. A partition without one has not
-    /// begun: its position is not known yet.
+    /// The offsets after the messages that have rows or dead letters. A partition without one has
+    /// not begun: its position is not known yet.
     done: BTreeMap<i32, i64>,
     /// What Kafka has accepted of that.
     committed: BTreeMap<i32, i64>,
@@ -115,14 +115,13 @@ impl GroupContext {
         self.assignment.lock().owned.keys().copied().collect()
     }
 
-    /// Records the ends of partitions; returns the number of messages without rows. It is unknown
-    /// for a partition that has not begun.
-    pub(crate) fn measured(&self, ends: BTreeMap<i32, i64>) -> i64 {
+    /// Records the ends of partitions; returns the number of messages without rows. `None`: a
+    /// partition has not begun.
+    pub(crate) fn measured(&self, ends: BTreeMap<i32, i64>) -> Option<i64> {
         let mut guard = self.assignment.lock();
-        let unread = |(partition, done): (&i32, &i64)| {
-            ends.get(partition).map_or(0, |end| (end - done).max(0))
-        };
-        let lag = guard.done.iter().map(unread).sum();
+        let unread =
+            |partition: &i32| Some((ends.get(partition)? - guard.done.get(partition)?).max(0));
+        let lag = guard.owned.keys().map(unread).sum();
         guard.ends = ends;
         lag
     }

@@ -60,11 +60,12 @@ fn report(
 ) {
     match measured {
         Ok(ends) => {
-            let lag = consumer.context().measured(ends);
-            #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
-            metrics::gauge!(report::LAG).set(lag as f64);
             health.kafka(None);
-            health.set_backlog(lag > 0 && !consumer.context().is_writing());
+            if let Some(lag) = consumer.context().measured(ends) {
+                #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
+                metrics::gauge!(report::LAG).set(lag as f64);
+                health.set_backlog(lag > 0 && !consumer.context().is_writing());
+            }
         }
         Err(error) => health.kafka(Some(format!("Kafka does not answer: {error}"))),
     }
@@ -72,8 +73,8 @@ fn report(
 
 /// The ends of the assigned partitions.
 ///
-/// The group's coordinator is asked, too. librdkafka waits a minute for the response to a request to
-/// join, but gives up an unreachable host at the first request that times out.
+/// The group's coordinator is asked, too. librdkafka waits a minute for the response to a request
+/// to join, but gives up an unreachable host at the first request that times out.
 fn measure(consumer: &BaseConsumer<GroupContext>, topic: &str) -> KafkaResult<BTreeMap<i32, i64>> {
     let partitions = consumer.context().partitions();
     let mut asked = TopicPartitionList::with_capacity(1);
