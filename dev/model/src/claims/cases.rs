@@ -72,6 +72,8 @@ pub fn right() -> Vec<(&'static str, Protocol)> {
                 moved: 1,
                 restored: 1,
                 flushes: 1,
+                repeats: 1,
+                restarts: 1,
                 ..NONE
             },
         ),

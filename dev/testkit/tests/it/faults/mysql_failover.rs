@@ -209,8 +209,19 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
         all_issued(world, other.drop, 3).await;
     }
     assert!(rows(world, lost.drop).await.is_empty());
+    // The consumer reads its messages again, and keeps their users by name.
+    eventually("its claims are dead letters", HEALED, async || {
+        let kept = "SELECT COUNT(*) FROM failed_claims";
+        world.sql.number(kept).await == 7
+    })
+    .await;
 
     // Every pass reports it until the coupon is back.
+    let mut expected = vec![
+        (Kind::Unissued, Some(lost.id), true),
+        (Kind::Stalled, None, true),
+    ];
+    expected.extend([(Kind::FailedClaim, Some(lost.id), true); 7]);
     for args in [&["--dry-run"][..], &[]] {
         let once = world.once_with(args, &[]).await;
         let found: Vec<_> = once
@@ -220,7 +231,7 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
             .collect();
         assert_eq!(
             (once.code, found),
-            (1, vec![(Kind::Unissued, Some(lost.id), true)]),
+            (1, expected.clone()),
             "{}",
             once.log
         );
@@ -230,7 +241,9 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
     shell.set("DATABASE", world.database());
     shell.set("MYSQL_TCP_PORT", &pair.replica.port().to_string());
     let [put_back] = <[String; 1]>::try_from(commands_of("MySQL fails over")).unwrap();
+    an_hour_later(world).await;
     shell.run(&put_back).await;
+    any_pass(world).await;
     assert_kept(world, &lost, &answers, &[&gave_back]).await;
     assert_eq!(api.coupon(id).await["quantity"], 10);
     assert_nothing_found(&world.pass().await);
