@@ -73,7 +73,6 @@ pub fn right() -> Vec<(&'static str, Protocol)> {
                 restored: 1,
                 flushes: 1,
                 repeats: 1,
-                restarts: 1,
                 ..NONE
             },
         ),
