@@ -72,7 +72,6 @@ pub fn right() -> Vec<(&'static str, Protocol)> {
                 moved: 1,
                 restored: 1,
                 flushes: 1,
-                repeats: 1,
                 ..NONE
             },
         ),
