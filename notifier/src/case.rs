@@ -33,9 +33,9 @@ pub(crate) fn summary(case: &FindingCase, n: usize) -> Option<String> {
         ),
         FindingCase::KeyOfWrongType { .. } => "a key in Redis has the wrong type".to_owned(),
         FindingCase::RowsLocked => "another client of MySQL has locked rows".to_owned(),
-        FindingCase::MessagesLost(partitions) => {
+        FindingCase::ReadAgain(partitions) => {
             format!(
-                "Kafka has lost messages of {}",
+                "the topic is read again on {}",
                 count(partitions.len(), "partition", "partitions")
             )
         }

@@ -1,15 +1,15 @@
 //! `firstcome-api consume`: turns messages into rows, at least once and idempotently.
 //!
 //! ```text
-//! Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write ─▶ group ─▶ Kafka
-//!          poll      map       gather   one tx   commit
+//! Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write
+//!          poll      map       gather   one tx: rows, then positions
 //!                                        │ refused: classify ─▶ rows or dead letters, same tx
 //!                                        └ MySQL away: the same batch again, paused, with backoff
 //! ```
 //!
-//! The invariant: an offset is committed only after every message before it has a row or a dead
-//! letter (`failed_claims`). A crash in between is harmless, because a message that is read again
-//! changes nothing.
+//! The invariant: every message before a partition's position in MySQL has a row or a dead letter
+//! (`failed_claims`). Reading begins at the positions, and a message that is read again changes
+//! nothing.
 //!
 //! One thread (`worker`) owns the Kafka consumer, whose calls block. MySQL runs on the async
 //! runtime.

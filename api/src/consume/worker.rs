@@ -1,11 +1,10 @@
-//! The loop: gather, write, commit, on one thread that owns the Kafka consumer. While MySQL writes
-//! a batch, the thread commits the offsets of the batch before and prefetches the next, so that
-//! neither adds to the time of a batch.
+//! The loop: gather and write, on one thread that owns the Kafka consumer. While MySQL writes a
+//! batch, the thread prefetches the next.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::kafka::{Beginning, KafkaSettings};
 use firstcome_shared::mysql::{Db, DbError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -21,7 +20,7 @@ use super::watch::report::{self, Health};
 use super::watch::traces;
 use super::watch::watchdog::{LivenessLimits, Watchdog};
 use super::write::pacing::{Backoff, Throttle};
-use super::write::{ROW_LOCKED, Written, write, write_by_drop};
+use super::write::{Batch, ROW_LOCKED, Written, write, write_by_drop};
 
 /// Maximum sleep of the loop, so that it notices a stop soon.
 const IDLE: Duration = Duration::from_millis(100);
@@ -37,6 +36,13 @@ const PREFETCH_POLL: Duration = Duration::from_millis(1);
 const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group after the last batch.
 const LEAVE: Duration = Duration::from_secs(5);
+
+/// Interval of commits to Kafka, which only tools and earlier releases read.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// Pause after an error before positions are read again.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+/// Interval of comparing positions while no message arrives.
+const CHECK_POSITIONS: Duration = Duration::from_secs(5);
 
 /// After this many attempts that met a lock, two seconds each, claims whose rows are locked are
 /// skipped.
@@ -88,9 +94,13 @@ pub(crate) struct Worker {
     wait: Duration,
     /// When to give up the batch in flight; set after a stop.
     deadline: Option<Instant>,
+    /// When partitions may begin.
+    begin_at: Instant,
+    /// When positions were last compared without a batch.
+    checked_at: Instant,
 }
 
-/// Reads, writes and commits until it is stopped. Blocks its thread. `joined` is called at each
+/// Reads and writes until it is stopped. Blocks its thread. `joined` is called at each
 /// assignment of partitions.
 pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
     let group = GroupContext::new(
@@ -128,6 +138,8 @@ pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
         locked_at: None,
         wait,
         deadline: None,
+        begin_at: Instant::now(),
+        checked_at: Instant::now(),
     };
     let ended = worker.run();
     drop(watchdog);
@@ -140,26 +152,130 @@ impl Worker {
         let mut committed_at = Instant::now();
         while !self.setup.stop.is_cancelled() {
             self.setup.health.iterated();
+            self.begin_partitions()?;
             let batch = self.gather()?;
             self.wait = next_wait(self.wait, self.setup.limits.wait, batch.len());
             if !batch.is_empty() {
                 self.write_out(batch)?;
-                // If the next batch is ready, these offsets are committed while it is written.
-                if self.next_batch.is_ready(self.limits(), Instant::now()) {
-                    continue;
-                }
-            } else if committed_at.elapsed() < Duration::from_secs(1) {
-                continue;
             }
-            // Also without a new batch, to retry a commit that Kafka refused.
-            committed_at = Instant::now();
-            self.commit();
+            if committed_at.elapsed() > COMMIT_EVERY {
+                committed_at = Instant::now();
+                self.check_positions()?;
+                self.source.group().commit(self.source.consumer());
+            }
         }
         Ok(())
     }
 
-    fn commit(&self) {
-        self.source.group().commit(self.source.consumer().as_ref());
+    /// Starts newly assigned partitions at their positions. They are paused until then.
+    fn begin_partitions(&mut self) -> anyhow::Result<()> {
+        let partitions = self.source.group().not_begun();
+        if partitions.is_empty() || Instant::now() < self.begin_at {
+            return Ok(());
+        }
+        // Before a retry: MySQL, Kafka, or the client, which refuses to seek while it still asks
+        // for the committed offset.
+        self.begin_at = Instant::now() + POLL_EVERY;
+        let db = self.setup.db.clone();
+        let topic = self.setup.kafka.topic.clone();
+        let Some(stored) = self.of_mysql(async move { db.topic_positions(&topic).await })? else {
+            return Ok(());
+        };
+        let own = partitions.keys().copied();
+        let beginnings = match self.source.beginnings(own, &stored) {
+            Ok(beginnings) => beginnings,
+            Err(error) => {
+                let why = format!("Kafka does not tell what the topic has: {error}");
+                self.setup.health.kafka(Some(why));
+                self.begin_at = Instant::now() + BEGIN_AGAIN;
+                return Ok(());
+            }
+        };
+        let is_new = |(partition, beginning): &&(i32, Beginning)| {
+            beginning.fault.is_some() || !stored.contains_key(partition)
+        };
+        let new: Vec<_> = beginnings.iter().filter(is_new).copied().collect();
+        if !new.is_empty() {
+            let db = self.setup.db.clone();
+            let topic = self.setup.kafka.topic.clone();
+            if self
+                .of_mysql(async move { db.begin_reading(&topic, new).await })?
+                .is_none()
+            {
+                return Ok(());
+            }
+        }
+        for (partition, beginning) in &beginnings {
+            if let Some((fault, offset)) = beginning.fault {
+                let from = beginning.from;
+                let fault = fault.as_str();
+                tracing::error!(
+                    partition,
+                    from,
+                    offset,
+                    fault,
+                    "a partition is read again from an earlier offset"
+                );
+            }
+            self.source
+                .begin(*partition, partitions[partition], beginning)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the positions with how far partitions have been read, although no message arrives:
+    /// MySQL may have been restored, and markers of transactions have no rows.
+    fn check_positions(&mut self) -> anyhow::Result<()> {
+        let ranges = self.source.standing();
+        let is_due = ranges.iter().any(|range| !range.offsets.is_empty())
+            || self.checked_at.elapsed() > CHECK_POSITIONS;
+        if !is_due || ranges.is_empty() || self.next_batch.len() > 0 {
+            return Ok(());
+        }
+        self.checked_at = Instant::now();
+        let db = self.setup.db.clone();
+        let topic = self.setup.kafka.topic.clone();
+        let own = ranges.clone();
+        let gaps = self.of_mysql(async move { db.advance_positions(&topic, own).await })?;
+        if let Some(gaps) = gaps {
+            self.source.group().passed(&ranges);
+            self.fill_gaps(&gaps)?;
+        }
+        Ok(())
+    }
+
+    /// Reads partitions again from their positions.
+    fn fill_gaps(&mut self, partitions: &[i32]) -> anyhow::Result<()> {
+        for partition in partitions {
+            tracing::error!(
+                partition,
+                "messages before those that were read have no rows, as after a restore of MySQL; they are read again"
+            );
+            self.source.begin_again(*partition)?;
+        }
+        Ok(())
+    }
+
+    /// The result of a call to MySQL; `None` after an error, or at the deadline of a stop.
+    fn of_mysql<T>(
+        &mut self,
+        call: impl Future<Output = Result<T, DbError>>,
+    ) -> anyhow::Result<Option<T>> {
+        match self.wait_for(call)? {
+            None => Ok(None),
+            Some(Ok(value)) => {
+                self.setup.health.mysql(None);
+                Ok(Some(value))
+            }
+            Some(Err(error)) => {
+                if self.backoff.is_due_for_log(Instant::now()) {
+                    tracing::warn!(%error, "positions could not be read or moved; this is retried");
+                }
+                self.setup.health.mysql(Some(error.to_string()));
+                self.begin_at = Instant::now() + BEGIN_AGAIN;
+                Ok(None)
+            }
+        }
     }
 
     fn limits(&self) -> BatchLimits {
@@ -222,7 +338,7 @@ impl Worker {
                     let took = begun.elapsed();
                     report::count_batch(&part, took.as_secs_f64(), written);
                     traces::batch(&self.setup.kafka, &part, took, written);
-                    self.on_written(&part, written);
+                    self.on_written(&part, written)?;
                     rest.drain(..allowed);
                 }
                 Err(error) => {
@@ -250,7 +366,11 @@ impl Worker {
     ) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
         let (result, mut outcome) = watch::channel(None);
         let db = self.setup.db.clone();
-        let own = batch.clone();
+        let own = Batch {
+            ranges: self.source.group().ranges(&batch),
+            topic: self.setup.kafka.topic.clone(),
+            records: batch.clone(),
+        };
         let by_drop = self.meets_locks();
         self.setup.runtime.spawn(async move {
             let written = if by_drop {
@@ -279,10 +399,8 @@ impl Worker {
         Ok(waited?.map(|outcome| outcome.unwrap_or_else(lost)))
     }
 
-    /// While a batch is written: commits the offsets of the previous batches, and prefetches the
-    /// next.
+    /// Reads messages of the next batch while one is written.
     fn prefetch(&mut self, outcome: &WriteOutcome) -> anyhow::Result<()> {
-        self.commit();
         let begun = Instant::now();
         let most = self.limits().max;
         let is_writing = || outcome.borrow().is_none() && outcome.has_changed().is_ok();
@@ -304,9 +422,10 @@ impl Worker {
         self.lock_waits >= LOCK_WAITS || self.locked_at.is_some_and(|at| at.elapsed() < LOCKED_FOR)
     }
 
-    fn on_written(&mut self, part: &[Arc<Record>], written: &Written) {
+    fn on_written(&mut self, part: &[Arc<Record>], written: &Written) -> anyhow::Result<()> {
         self.throttle.spend(part.len());
         self.source.group().written(part);
+        self.fill_gaps(&written.gaps)?;
         self.setup.health.mysql(None);
         self.lock_waits = 0;
         if written.refused.contains_key(ROW_LOCKED) {
@@ -327,6 +446,7 @@ impl Worker {
             );
         }
         self.size = (self.size * 2).min(self.setup.limits.max);
+        Ok(())
     }
 
     /// Returns the pause before the next attempt.

@@ -68,12 +68,17 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
         .replace("{\"slot\":10,", "{");
     send(&world, &[(None, good.clone())]).await;
     world
-        .consume_until("the first message is read", async || world.committed() == 1)
+        .consume_until("the first message is read", async || {
+            world.read_up_to().await == 1
+        })
         .await;
     // A transaction has at most two claims, so a message needs several.
     let consumer = world.consumer(&["--consume-batch-max=2"]);
     send(&world, &[(None, good), (None, mixed)]).await;
-    until("all messages are read", async || world.committed() == 3).await;
+    until("all messages are read", async || {
+        world.read_up_to().await == 3
+    })
+    .await;
     consumer.stop().await;
 
     assert_eq!(world.rows().await, 7);
@@ -83,10 +88,10 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
         ("undecodable", 1),
     ]);
     assert_eq!(world.refusals().await, expected);
-    // A message that is read again does not count any claim twice.
-    world.set_offsets(0).await;
+    // A message that is read again counts no claim twice.
+    world.read_again().await;
     world
-        .consume_until("all is read again", async || world.committed() == 3)
+        .consume_until("all is read again", async || world.read_up_to().await == 3)
         .await;
     assert_eq!((world.rows().await, world.refusals().await), (7, expected));
     let kept = world
@@ -107,9 +112,14 @@ async fn a_consumer_stopped_inside_a_message_skips_no_claim() {
     until("some claims are written", async || world.rows().await > 0).await;
     slow.stop().await;
     let written = world.rows().await;
-    assert!(written < 100 && world.committed() == 0, "{written} rows");
+    assert!(
+        written < 100 && world.read_up_to().await == 0,
+        "{written} rows"
+    );
     world
-        .consume_until("all messages are read", async || world.committed() == 1)
+        .consume_until("all messages are read", async || {
+            world.read_up_to().await == 1
+        })
         .await;
     world.assert_exact(100).await;
 }
@@ -149,7 +159,7 @@ async fn message_without_a_valid_signature_takes_no_slot() {
     let unsigned = "--kafka-unsigned=reject";
     let consumer = world.consumer(&[&key, unsigned]);
     until("all messages are read", async || {
-        world.committed() == 10_002
+        world.read_up_to().await == 10_002
     })
     .await;
     consumer.stop().await;

@@ -39,7 +39,7 @@ async fn set(world: &ConsumeWorld, drop: DropId, fields: &str) {
 
 async fn read_all(world: &ConsumeWorld, messages: i64) {
     world
-        .consume_until("all is read", async || world.committed() == messages)
+        .consume_until("all is read", async || world.read_up_to().await == messages)
         .await;
 }
 
@@ -129,7 +129,7 @@ async fn is_read_again(
         "closes_at = NULL",
     ] {
         set(world, drop.drop, state).await;
-        world.set_offsets(0).await;
+        world.read_again().await;
         world.send(resent.to_vec()).await;
         sent += i64::try_from(resent.len()).unwrap();
         read_all(world, sent).await;

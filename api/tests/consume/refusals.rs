@@ -116,7 +116,7 @@ async fn poison_of_every_kind_is_stored_once_and_later_messages_are_issued() {
     );
 
     // After reading again, each is still stored once, with two attempts.
-    world.set_offsets(0).await;
+    world.read_again().await;
     let twice = async || {
         world.count("failed_claims WHERE attempts = 2").await == expected.values().sum::<u64>()
     };
@@ -155,7 +155,7 @@ async fn poison_scattered_over_many_batches_costs_no_good_claim() {
             .map(|(reason, count)| (reason.to_owned(), count))
             .into()
     );
-    assert_eq!(world.committed(), 900);
+    assert_eq!(world.read_up_to().await, 900);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,6 +92,7 @@ impl ConsumeWorld {
             consumer.stop().await;
         }
         self.assert_exact(rows).await;
+        assert_eq!(u64::try_from(self.read_up_to().await).unwrap(), rows);
         assert_eq!(u64::try_from(self.committed()).unwrap(), rows);
     }
 
@@ -196,10 +197,11 @@ impl ConsumeWorld {
             .unwrap()
     }
 
-    /// Runs one statement, in which `issued_coupons` and `failed_claims` are those of this test.
+    /// Runs one statement, in which `issued_coupons`, `failed_claims` and `topic_positions` are
+    /// those of this test.
     pub(crate) async fn query(&self, sql: &str) -> Vec<Vec<String>> {
         let mut sql = sql.to_owned();
-        for table in ["issued_coupons", "failed_claims"] {
+        for table in ["issued_coupons", "failed_claims", "topic_positions"] {
             sql = sql.replace(table, &format!("{}.{table}", self.database));
         }
         self.mysql.query(&sql).await.unwrap()
@@ -224,6 +226,12 @@ impl ConsumeWorld {
             .collect()
     }
 
+    /// The sum of the positions in MySQL.
+    pub(crate) async fn read_up_to(&self) -> i64 {
+        let sum = "SELECT COALESCE(SUM(next_offset), 0) FROM topic_positions";
+        self.query(sum).await[0][0].parse().unwrap()
+    }
+
     /// The sum of the group's committed offsets. A partition without one counts as 0.
     pub(crate) fn committed(&self) -> i64 {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
@@ -242,17 +250,23 @@ impl ConsumeWorld {
             .sum()
     }
 
-    /// Sets the group's offsets to a number, the same in each partition. Requires that nobody
+    /// Commits an offset to Kafka, as a tool does, the same in each partition. Requires that nobody
     /// consumes.
-    pub(crate) async fn set_offsets(&self, offset: i64) {
+    pub(crate) async fn commit_to_kafka(&self, offset: i64) {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let mut offsets = self.partitions();
         offsets.set_all_offsets(Offset::Offset(offset)).unwrap();
         // A killed member stays in the group until its session ends.
-        until("offsets set", async || {
+        until("offsets committed", async || {
             reader.commit(&offsets, CommitMode::Sync).is_ok()
         })
         .await;
+    }
+
+    /// Moves the positions to the beginning. Requires that nobody consumes.
+    pub(crate) async fn read_again(&self) {
+        self.query("UPDATE topic_positions SET next_offset = 0, before_print = NULL")
+            .await;
     }
 
     fn partitions(&self) -> TopicPartitionList {

@@ -20,7 +20,7 @@ fn explore(cases: impl Iterator<Item = Case>) {
         let name = case.name.clone();
         let right = case.is_right;
         let least = if name.starts_with("claims") {
-            10_000
+            5_000
         } else {
             500
         };

@@ -1,6 +1,6 @@
 //! The topic of one world: raw messages and offsets.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
@@ -214,6 +214,25 @@ impl TestTopic {
         assert!(done[0].is_ok(), "{done:?}");
     }
 
+    /// Deletes the topic, and waits until it no longer exists.
+    pub async fn delete(&self) {
+        let admin: AdminClient<_> = self.config().create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let done = admin.delete_topics(&[&self.name], &options).await.unwrap();
+        assert!(done[0].is_ok(), "{done:?}");
+        let this = self.clone();
+        let config = self.config();
+        let is_gone = move || {
+            let reader: BaseConsumer = config.create().unwrap();
+            let metadata = reader.fetch_metadata(None, PATIENCE).unwrap();
+            metadata.topics().iter().all(|it| it.name() != this.name)
+        };
+        let until = Instant::now() + PATIENCE;
+        while !tokio::task::spawn_blocking(is_gone.clone()).await.unwrap() {
+            assert!(Instant::now() < until, "the topic is still there");
+        }
+    }
+
     /// A setting of the topic, as it is in force.
     pub async fn topic_setting(&self, name: &str) -> String {
         let admin: AdminClient<_> = self.config().create().unwrap();
@@ -333,8 +352,9 @@ impl TestTopic {
         .unwrap()
     }
 
-    /// Commits the ends, as if the group had read everything. Requires that no member is running.
-    pub async fn skip_all(&self) {
+    /// Commits an offset to Kafka for each partition, computed from its first offset and its end.
+    /// Requires that no member of the group is running.
+    pub async fn commit_from(&self, offset: fn(i64, i64) -> i64) {
         let this = self.clone();
         let config = self.config();
         let committed = tokio::task::spawn_blocking(move || {
@@ -351,11 +371,11 @@ impl TestTopic {
                 .map(TopicPartitionListElem::partition)
                 .collect();
             for partition in partitions {
-                let end = reader
+                let (low, end) = reader
                     .fetch_watermarks(&this.name, partition, PATIENCE)
-                    .unwrap()
-                    .1;
-                ends.set_partition_offset(&this.name, partition, Offset::Offset(end))
+                    .unwrap();
+                let offset = Offset::Offset(offset(low, end));
+                ends.set_partition_offset(&this.name, partition, offset)
                     .unwrap();
             }
             reader.commit(&ends, CommitMode::Sync).unwrap();

@@ -196,7 +196,8 @@ impl World {
         world
     }
 
-    async fn migrate(&self) {
+    /// Creates missing tables and the topic.
+    pub async fn migrate(&self) {
         let replication = format!("--replication={}", self.replication);
         let args = ["migrate", "--partitions=3", &replication];
         let migrate = self.start("firstcome-api", &args, &[]);
@@ -239,6 +240,19 @@ impl World {
     /// Selects the release of the processes started from now on.
     pub fn use_release(&self, release: Release) {
         *self.release.lock() = release;
+    }
+
+    /// Makes everything on the topic count as read. Requires that no consumer is running.
+    pub async fn skip_all(&self) {
+        for (partition, (_, end)) in self.topic.offsets().await.into_iter().enumerate() {
+            let topic = self.topic.name();
+            self.sql
+                .query(&format!(
+                    "REPLACE INTO topic_positions (topic, partition_id, next_offset) VALUES ('{topic}', {partition}, {end})"
+                ))
+                .await;
+        }
+        self.topic.commit_from(|_, end| end).await;
     }
 
     pub fn database(&self) -> &str {

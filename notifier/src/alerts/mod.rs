@@ -133,7 +133,7 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
         }
         if let Some(about) = about(finding) {
             let reason = match &finding.case {
-                FindingCase::MessagesLost(_) => "messages lost".to_owned(),
+                FindingCase::ReadAgain(_) => "read again".to_owned(),
                 FindingCase::UsersMissing(_) => "users missing".to_owned(),
                 case if about == About::Stalled => case.identity(),
                 _ => String::new(),

@@ -84,7 +84,7 @@ pub(super) fn of_case(
             of_name,
             "Nobody loses a coupon, but people get their codes late.".to_owned(),
         ],
-        FindingCase::MessagesLost(_) => {
+        FindingCase::ReadAgain(_) => {
             let is_exact = pass.run.drops.iter().all(|report| report.exact);
             let rows = if is_exact {
                 "The rows are complete: everybody in Redis has one."
@@ -302,9 +302,9 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
         FindingCase::RowsLocked => {
             "Find the transaction that holds the lock and end it. The next pass repairs what waits for it."
         }
-        FindingCase::MessagesLost(_) => {
-            "Find out what happened to the data of the brokers, or who moved the offsets. This ends with the next message on each \
-             partition, or when you reset the offsets."
+        FindingCase::ReadAgain(_) => {
+            "Find out what changed: the topic, the data of the brokers, MySQL, or offsets. Reading a claim twice does no harm. This ends \
+             an hour after the consumers began again."
         }
         FindingCase::DropLost => {
             "Put its row in `drops` back, from a backup or with the settings that the people who run the coupon know, then run a deep pass."
@@ -376,7 +376,7 @@ pub(super) fn commands(
                 .collect()
         }
         (_, Some(FindingCase::RowsLocked)) => vec![locks(), once("Once it has ended", coupon, "")],
-        (_, Some(FindingCase::MessagesLost(_))) => reset_offsets(),
+        (_, Some(FindingCase::ReadAgain(_))) => positions(),
         (_, Some(FindingCase::UsersMissing(_))) => pause().into_iter().collect(),
         // Only a pass over everything can reopen admission.
         (About::Left(Kind::RedisLost), _) => vec![once("Try again now", None, "")],
@@ -463,19 +463,10 @@ fn remove_name(coupon: CouponId, drop: DropId, findings: &[Finding]) -> Vec<Bloc
     ]
 }
 
-fn reset_offsets() -> Vec<Block> {
-    let group = "kafka-consumer-groups.sh --bootstrap-server \"$KAFKA_BROKERS\" --group \"${KAFKA_GROUP:-firstcome-issuer}\"";
-    let topic = "--topic \"${KAFKA_TOPIC:-coupon-claims}\"";
-    [
-        ("How far the consumers are", format!("{group} --describe")),
-        (
-            "Reset the offsets, while no consumer runs (a claim that is read twice does no harm)",
-            format!("{group} {topic} --reset-offsets --to-earliest --execute"),
-        ),
-    ]
-    .map(|(what, line)| Block::Command {
-        what: what.to_owned(),
-        line,
-    })
-    .into()
+fn positions() -> Vec<Block> {
+    vec![Block::Command {
+        what: "How far the consumers are, in MySQL".to_owned(),
+        line: "SELECT partition_id, next_offset, fault, fault_at, fault_offset\nFROM topic_positions\nORDER BY partition_id;"
+            .to_owned(),
+    }]
 }

@@ -1,11 +1,11 @@
 //! Read-only: turns Redis, the topic's unread tail, MySQL and its dead letters into snapshots.
 //!
-//! The order makes it safe under live traffic. Redis's clock is read first, then the tail, then
-//! everything else. An admission older than the publishing deadline at that time was already on the
-//! topic, or never will be. If it was, then either it is in the tail, or the consumer committed it
-//! before, and its row (or its dead letter) exists when those are read. A row whose user seems to
-//! be missing in Redis may be younger than the first read of Redis, so that user is looked up in
-//! Redis once more.
+//! The order makes it safe under live traffic. Redis's clock is read first, then the positions in
+//! MySQL, the tail after them, then everything else. An admission older than the publishing
+//! deadline at that time was already on the topic, or never will be. If it was, then either it is
+//! in the tail, or before a position, and its row (or its dead letter) exists when those are read.
+//! A row whose user seems to be missing in Redis may be younger than the first read of Redis, so
+//! that user is looked up in Redis once more.
 
 pub mod allow_lists;
 mod error;
@@ -67,7 +67,8 @@ pub async fn context(
     stores: &Stores,
 ) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
     let read_at_ms = stores.redis.time_ms().await?;
-    let (tail, problem) = match stores.topic.read().await {
+    let positions = stores.db.topic_positions(stores.topic.name()).await?;
+    let (tail, problem) = match stores.topic.read(positions).await {
         Ok(tail) => (Some(Arc::new(tail)), None),
         Err(error) => (None, Some(error)),
     };

@@ -113,7 +113,7 @@ pub(super) async fn gather(
             .no_longer_known
             .push(format!("Redis cannot be asked right now: {error}"));
     }
-    topic(stores, coupon, drops, user, &mut known).await;
+    topic(stores, coupon, drops, user, &mut known).await?;
     Ok(known)
 }
 
@@ -371,7 +371,7 @@ async fn topic(
     drops: &[Drop],
     user: &UserId,
     known: &mut PersonFacts,
-) {
+) -> anyhow::Result<()> {
     let first = drops
         .iter()
         .map(|d| d.opens_at)
@@ -385,7 +385,12 @@ async fn topic(
         .unwrap_or(first)
         .min(Utc::now())
         - TimeDelta::minutes(10);
-    match stores.topic.messages_of(coupon.id, user, since).await {
+    let positions = stores.db.topic_positions(stores.topic.name()).await?;
+    let found = stores
+        .topic
+        .messages_of(coupon.id, user, since, positions)
+        .await;
+    match found {
         Err(error) => known
             .no_longer_known
             .push(format!("Kafka cannot be asked right now: {error:#}")),
@@ -409,6 +414,7 @@ async fn topic(
                 .extend(found.unknown.into_iter().map(|u| format!("Kafka: {u}")));
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -37,8 +37,7 @@ pub struct Memory {
     pub losses: LossClock,
     /// Shared with the terminal.
     pub progress: Arc<Progress>,
-    /// The consumer's committed offset by partition with unread messages, and since when it has
-    /// been there.
+    /// The position of each partition with unread messages, and since when it has been there.
     consumer: HashMap<i32, (i64, Instant)>,
     /// Runs that could not be recorded yet, because MySQL was unavailable; and how each was
     /// requested.

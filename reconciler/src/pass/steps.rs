@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::kafka::UnreadableAt;
+use firstcome_shared::kafka::{PositionFault, UnreadableAt};
 use firstcome_shared::mysql::code_key::CodeKeyFault;
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::gate::Fence;
@@ -24,7 +24,7 @@ use crate::execute::{self, CouponFence};
 use crate::plan;
 use crate::report::{ActionKind, FailureCause, Finding, FindingCase, Kind, Run, UnsafePart};
 use crate::stores::Stores;
-use crate::topic::PastTheEnd;
+use crate::topic::WentBack;
 
 /// Most that clocks of hosts differ by: after a fail-over a drop may have been open by the clock of
 /// the server before, and not yet by that of the one that stands.
@@ -304,7 +304,7 @@ impl<'a> Pass<'a> {
         let Some(tail) = &self.context.tail else {
             return;
         };
-        let lost = messages_lost(&tail.past_the_end);
+        let went_back = read_again(&tail.went_back);
         let unreadable: Vec<Finding> = tail.unreadable.iter().map(unreadable).collect();
         let limit = self.settings.stall_after;
         let (stuck, longest) =
@@ -330,7 +330,9 @@ impl<'a> Pass<'a> {
                 ..stands
             });
         }
-        self.run.findings.extend(unreadable.into_iter().chain(lost));
+        self.run
+            .findings
+            .extend(unreadable.into_iter().chain(went_back));
     }
 
     /// Settings that start-up refuses, changed since then: a replica was added that nothing fences,
@@ -432,23 +434,31 @@ fn unreadable(at: &UnreadableAt) -> Finding {
     }
 }
 
-/// One finding for all partitions that end before what the consumer has committed.
-fn messages_lost(past_the_end: &[PastTheEnd]) -> Option<Finding> {
-    let PastTheEnd {
+/// One finding for all partitions that are read again from an earlier offset.
+fn read_again(partitions: &[WentBack]) -> Option<Finding> {
+    let WentBack {
         partition,
-        committed,
-        end,
-    } = past_the_end.first()?;
-    let more = match past_the_end.len() - 1 {
-        0 => String::new(),
-        1 => "; 1 more partition ends too early".to_owned(),
-        more => format!("; {more} more partitions end too early"),
+        fault,
+        offset,
+    } = partitions.first()?;
+    let why = match fault {
+        PositionFault::Gap => format!(
+            "it had been read up to offset {offset}, which MySQL does not know; MySQL was restored, offsets were moved, or an \
+             earlier release has read it"
+        ),
+        PositionFault::OtherLog => format!(
+            "the message before offset {offset} is another one, as after the topic was recreated"
+        ),
+        PositionFault::BeyondEnd => format!("it ends before offset {offset}, where reading was"),
+        PositionFault::Expired => format!("unread messages from offset {offset} on were deleted"),
     };
-    let detail = format!(
-        "Kafka has lost messages: partition {partition} of the topic ends at offset {end}, and the consumers have read up \
-         to offset {committed}{more}"
-    );
-    let case = FindingCase::MessagesLost(past_the_end.iter().map(|at| at.partition).collect());
+    let more = match partitions.len() - 1 {
+        0 => String::new(),
+        1 => "; 1 more partition is read again".to_owned(),
+        more => format!("; {more} more partitions are read again"),
+    };
+    let detail = format!("partition {partition} of the topic is read again: {why}{more}");
+    let case = FindingCase::ReadAgain(partitions.iter().map(|at| at.partition).collect());
     Some(Finding {
         case,
         ..Finding::general(Kind::Stalled, ActionKind::Report, detail)

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::trace_of;
+use firstcome_shared::kafka::{StoredPositions, trace_of};
 use firstcome_shared::trace::TraceContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
@@ -50,10 +50,11 @@ impl TopicReader {
         coupon: CouponId,
         user: &UserId,
         since: DateTime<Utc>,
+        stored: StoredPositions,
     ) -> anyhow::Result<PersonMessages> {
         let reader = self.clone();
         let user = user.clone();
-        tokio::task::spawn_blocking(move || reader.messages_blocking(coupon, &user, since))
+        tokio::task::spawn_blocking(move || reader.messages_blocking(coupon, &user, since, &stored))
             .await
             .context("reading the topic panicked")?
     }
@@ -63,16 +64,17 @@ impl TopicReader {
         coupon: CouponId,
         user: &UserId,
         since: DateTime<Utc>,
+        stored: &StoredPositions,
     ) -> anyhow::Result<PersonMessages> {
         // A separate client, so that `explain` does not delay a pass.
         let consumer: BaseConsumer = self.settings.reader().create()?;
         let mut found = PersonMessages::default();
-        let (ranges, _) = self.ranges(&consumer, ANSWER)?;
-        let committed = ranges
-            .iter()
-            .map(|range| (range.partition, range.from))
+        let read_to: HashMap<i32, i64> = self
+            .partitions(&consumer, stored, ANSWER)?
+            .into_iter()
+            .map(|of| (of.id, of.beginning.from))
             .collect();
-        let ends = self.assign_since(&consumer, &committed, since, &mut found.unknown)?;
+        let ends = self.assign_since(&consumer, &read_to, since, &mut found.unknown)?;
         let TailRead { left, unreadable } = read_to_the_ends(
             &consumer,
             &self.settings,
@@ -94,7 +96,7 @@ impl TopicReader {
                             .and_then(DateTime::from_timestamp_millis),
                         event,
                         trace: message.headers().and_then(trace_of),
-                        read: committed
+                        read: read_to
                             .get(&message.partition())
                             .is_some_and(|from| message.offset() < *from),
                     });

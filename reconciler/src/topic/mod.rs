@@ -7,6 +7,6 @@ mod tail;
 mod to_the_ends;
 
 pub use messages::{PersonMessage, PersonMessages};
-pub use reader::{PastTheEnd, Tail, TopicReader, Unread};
+pub use reader::{Tail, TopicReader, Unread, WentBack};
 pub use tail::InFlight;
 pub(crate) use tail::{Extent, Messages};

@@ -1,21 +1,27 @@
-//! The topic's unread tail: every message between the group's committed offsets and the end.
+//! The topic's unread tail: every message between the positions in MySQL and the end.
 //! Partitions are assigned, never subscribed, so reading causes no rebalance.
 
 use parking_lot::Mutex;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use firstcome_shared::kafka::{KafkaSettings, TopicError, UnreadableAt, check_topic};
+use firstcome_shared::kafka::{
+    Beginning, KafkaSettings, MessagePrint, PositionFault, StoredPositions, TopicError,
+    UnreadableAt, check_topic,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::tail::{MOST_BYTES, Messages, TailWriter};
 use super::to_the_ends::{ReadLimit, TailRead, read_to_the_ends};
 
-/// The messages that the consumer has not committed.
+/// The messages that have no rows yet.
 #[derive(Debug, Default)]
 pub struct Tail {
     /// Messages that are not claims are left to the consumer, which makes dead letters of them.
@@ -26,25 +32,42 @@ pub struct Tail {
     /// Where reading partitions stopped because no client can read what is there. Until the
     /// consumer has skipped it, the message of any admission may be in it or behind it.
     pub unreadable: Vec<UnreadableAt>,
-    /// Partitions whose end is below the committed offset.
-    pub past_the_end: Vec<PastTheEnd>,
+    /// Partitions that are read again from an earlier offset, now or within the last hour.
+    pub went_back: Vec<WentBack>,
 }
 
-/// A partition that ends below the offset that the consumer has committed: it lost messages, or
-/// somebody moved the offset.
+/// A partition whose reading went back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PastTheEnd {
+pub struct WentBack {
     pub partition: i32,
-    pub committed: i64,
-    pub end: i64,
+    pub fault: PositionFault,
+    /// The offset that reading had reached.
+    pub offset: i64,
+}
+
+/// A partition with the offsets that Kafka has of it, and where reading it begins.
+#[derive(Debug, Clone)]
+pub(super) struct Partition {
+    pub(super) id: i32,
+    pub(super) log: Range<i64>,
+    pub(super) beginning: Beginning,
+}
+
+impl Partition {
+    fn unread(&self) -> Unread {
+        Unread {
+            partition: self.id,
+            from: self.beginning.from,
+            end: self.log.end,
+        }
+    }
 }
 
 /// The part of a partition that the consumer has not processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unread {
     pub partition: i32,
-    /// The group's committed offset, or else the first message that exists: a working consumer
-    /// moves it.
+    /// The position, or else the first message that exists: a working consumer moves it.
     pub from: i64,
     pub end: i64,
 }
@@ -99,9 +122,14 @@ impl TopicReader {
         }
     }
 
-    /// Reads everything between the group's offsets and the present end.
-    pub async fn read(&self) -> anyhow::Result<Tail> {
-        self.watched(Self::with_consumer).await
+    pub fn name(&self) -> &str {
+        &self.settings.topic
+    }
+
+    /// Reads everything between these positions and the present end.
+    pub async fn read(&self, stored: StoredPositions) -> anyhow::Result<Tail> {
+        self.watched(move |reader| reader.with_consumer(&stored))
+            .await
     }
 
     /// Reads on a separate thread, which is abandoned if it makes no progress.
@@ -133,10 +161,11 @@ impl TopicReader {
         }
     }
 
-    fn with_consumer(&self) -> anyhow::Result<Tail> {
+    fn with_consumer(&self, stored: &StoredPositions) -> anyhow::Result<Tail> {
         let kept = self.consumer.lock().take();
-        let (consumer, ranges) = match kept.map(|kept| (self.ranges(&kept, ANSWER_OF_KEPT), kept)) {
-            Some((Ok(ranges), kept)) => (kept, ranges),
+        let asked = kept.map(|kept| (self.partitions(&kept, stored, ANSWER_OF_KEPT), kept));
+        let (consumer, partitions) = match asked {
+            Some((Ok(partitions), kept)) => (kept, partitions),
             kept => {
                 if let Some((why, silent)) = kept {
                     tracing::debug!(why = ?why.err(), "Kafka is asked by a new client");
@@ -144,17 +173,16 @@ impl TopicReader {
                     std::thread::spawn(move || drop(silent));
                 }
                 let fresh = self.settings.reader().create()?;
-                match self.ranges(&fresh, ANSWER) {
-                    Ok(ranges) => (fresh, ranges),
+                match self.partitions(&fresh, stored, ANSWER) {
+                    Ok(partitions) => (fresh, partitions),
                     Err(error) => {
                         *self.consumer.lock() = Some(fresh);
-                        return Err(error.context("Kafka did not tell how far the consumer is"));
+                        return Err(error.context("Kafka did not tell what the topic has"));
                     }
                 }
             }
         };
-        let (ranges, past_the_end) = ranges;
-        let read = self.read_blocking(&consumer, ranges, past_the_end);
+        let read = self.read_blocking(&consumer, partitions, stored);
         // A client that met something unreadable may continue anywhere.
         if read.as_ref().is_ok_and(|tail| !tail.unreadable.is_empty()) {
             std::thread::spawn(move || drop(consumer));
@@ -167,36 +195,74 @@ impl TopicReader {
     fn read_blocking(
         &self,
         consumer: &BaseConsumer,
-        ranges: Vec<Unread>,
-        past_the_end: Vec<PastTheEnd>,
+        mut partitions: Vec<Partition>,
+        stored: &StoredPositions,
     ) -> anyhow::Result<Tail> {
-        let unread: Vec<_> = ranges.iter().copied().filter(|r| r.from < r.end).collect();
-        let mut tail = Tail {
-            partitions: ranges,
-            past_the_end,
-            ..Tail::default()
-        };
-        if unread.is_empty() {
-            return Ok(tail);
-        }
-        let mut assignment = TopicPartitionList::new();
-        for range in &unread {
-            assignment.add_partition_offset(
-                &self.settings.topic,
-                range.partition,
-                Offset::Offset(range.from),
-            )?;
-        }
-        consumer.assign(&assignment)?;
+        let mut tail = Tail::default();
         let mut writer = TailWriter::new(MOST_BYTES);
+        let others = self.read_from(consumer, &partitions, &mut tail, &mut writer)?;
+        let mut again = Vec::new();
+        for of in partitions.iter_mut().filter(|of| others.contains(&of.id)) {
+            of.beginning = of.beginning.in_another_log(&of.log);
+            again.push(of.clone());
+        }
+        self.read_from(consumer, &again, &mut tail, &mut writer)?;
+        tail.messages = Arc::new(writer.finish());
+        tail.partitions = partitions.iter().map(Partition::unread).collect();
+        tail.went_back = partitions
+            .iter()
+            .filter_map(|of| went_back(of, stored))
+            .collect();
+        Ok(tail)
+    }
+
+    /// Reads partitions from their beginnings. Returns those whose message before is another one.
+    fn read_from(
+        &self,
+        consumer: &BaseConsumer,
+        partitions: &[Partition],
+        tail: &mut Tail,
+        writer: &mut TailWriter,
+    ) -> anyhow::Result<Vec<i32>> {
+        let mut ranges = Vec::new();
+        let mut assignment = TopicPartitionList::new();
+        for of in partitions {
+            let from = of.beginning.fetched_from();
+            if from < of.log.end {
+                assignment.add_partition_offset(
+                    &self.settings.topic,
+                    of.id,
+                    Offset::Offset(from),
+                )?;
+                ranges.push(Unread {
+                    from,
+                    ..of.unread()
+                });
+            }
+        }
+        if ranges.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut before: BTreeMap<i32, (i64, MessagePrint)> = partitions
+            .iter()
+            .filter_map(|of| Some((of.id, (of.beginning.from - 1, of.beginning.before?))))
+            .collect();
+        consumer.assign(&assignment)?;
         let mut kept = Ok(());
         let read = read_to_the_ends(
             consumer,
             &self.settings,
-            unread,
+            ranges,
             ReadLimit::WithoutMessage(self.limit),
             || self.moves(),
             |message| {
+                let partition = message.partition();
+                if let Some(expected) = before.get(&partition) {
+                    if (message.offset(), MessagePrint::of(message)) == *expected {
+                        before.remove(&partition);
+                    }
+                    return ControlFlow::Continue(());
+                }
                 tail.unread += 1;
                 for event in self.settings.claims_of(message).into_iter().flatten() {
                     kept = writer.push(&event);
@@ -209,68 +275,52 @@ impl TopicReader {
         );
         consumer.unassign()?;
         kept?;
-        tail.messages = Arc::new(writer.finish());
         let TailRead { left, unreadable } = read?;
         if left > 0 {
             bail!(
                 "the topic's unread messages could not be read in time; {left} partitions are left"
             );
         }
-        tail.unreadable = unreadable;
-        Ok(tail)
+        for at in &unreadable {
+            before.remove(&at.partition);
+        }
+        tail.unreadable.extend(unreadable);
+        Ok(before.into_keys().collect())
     }
 
-    /// The unread ranges, and the partitions that end below the committed offset.
-    pub(super) fn ranges(
+    /// The topic's partitions, and where reading each begins.
+    pub(super) fn partitions(
         &self,
         consumer: &BaseConsumer,
+        stored: &StoredPositions,
         answer: Duration,
-    ) -> anyhow::Result<(Vec<Unread>, Vec<PastTheEnd>)> {
+    ) -> anyhow::Result<Vec<Partition>> {
         let metadata = consumer.fetch_metadata(Some(&self.settings.topic), answer)?;
         let topic = metadata.topics().first().context("no such topic")?;
-        let mut wanted = TopicPartitionList::new();
-        for partition in topic.partitions() {
-            wanted.add_partition(&self.settings.topic, partition.id());
+        let mut partitions = Vec::new();
+        for id in topic.partitions().iter().map(MetadataPartition::id) {
+            self.moves();
+            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, id, answer)?;
+            let log = low..end;
+            let beginning = Beginning::of(stored.get(&id), None, &log);
+            partitions.push(Partition { id, log, beginning });
         }
-        if wanted.count() == 0 {
+        if partitions.is_empty() {
             bail!("the topic {:?} does not exist", self.settings.topic);
         }
-        let committed = consumer.committed_offsets(wanted, answer)?;
-        let mut ranges = Vec::new();
-        let mut past_the_end = Vec::new();
-        for element in committed.elements() {
-            self.moves();
-            let partition = element.partition();
-            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, partition, answer)?;
-            let committed = if let Offset::Offset(offset) = element.offset() {
-                Some(offset)
-            } else {
-                None
-            };
-            let from = unread_from(committed, low..=end);
-            let too_far = committed.filter(|offset| *offset > end);
-            past_the_end.extend(too_far.map(|committed| PastTheEnd {
-                partition,
-                committed,
-                end,
-            }));
-            ranges.push(Unread {
-                partition,
-                from,
-                end,
-            });
-        }
-        Ok((ranges, past_the_end))
+        Ok(partitions)
     }
 }
 
-/// The first unread offset of a partition. If the committed offset is beyond the end, the consumer
-/// begins again: nobody has processed the messages there.
-fn unread_from(committed: Option<i64>, kept: RangeInclusive<i64>) -> i64 {
-    let (low, end) = kept.into_inner();
-    committed
-        .filter(|offset| *offset <= end)
-        .map_or(low, |offset| offset.max(low))
+/// Why reading a partition went back: now, or within the last hour.
+fn went_back(of: &Partition, stored: &StoredPositions) -> Option<WentBack> {
+    let recorded = || stored.get(&of.id)?.fault;
+    let (fault, offset) = of.beginning.fault.or_else(recorded)?;
+    Some(WentBack {
+        partition: of.id,
+        fault,
+        offset,
+    })
 }
 
 #[cfg(test)]
@@ -280,15 +330,6 @@ mod tests {
     use firstcome_shared::kafka::{Security, Signing};
 
     use super::*;
-
-    #[test]
-    fn offset_beyond_the_end_leaves_everything_unread() {
-        assert_eq!(unread_from(None, 3..=9), 3);
-        assert_eq!(unread_from(Some(5), 3..=9), 5);
-        assert_eq!(unread_from(Some(1), 3..=9), 3);
-        assert_eq!(unread_from(Some(9), 3..=9), 9);
-        assert_eq!(unread_from(Some(120), 0..=40), 0);
-    }
 
     #[tokio::test]
     async fn a_read_that_stands_still_is_given_up_and_the_next_is_not_held_up_by_it() {
@@ -317,8 +358,11 @@ mod tests {
             patience: STANDS_STILL,
             ..reader
         };
-        let error = format!("{:#}", patient.read().await.unwrap_err());
-        assert!(error.contains("did not tell how far"), "{error}");
+        let error = format!(
+            "{:#}",
+            patient.read(StoredPositions::new()).await.unwrap_err()
+        );
+        assert!(error.contains("did not tell what the topic has"), "{error}");
         assert!(patient.consumer.lock().is_some());
         drop(end);
     }

@@ -2,6 +2,7 @@
 //! here.
 
 mod error;
+mod position;
 mod safety;
 mod security;
 mod signing;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 
 pub use error::TopicError;
+pub use position::{Beginning, MessagePrint, PositionFault, StoredPosition, StoredPositions};
 pub(crate) use security::{ClientSetting, SecuritySettings};
 pub use security::{Mechanism, Security, SecurityProtocol};
 pub use signing::{FORGED, SIGNATURE, Signing, Unsigned};

@@ -29,6 +29,7 @@ pub mod numbers;
 pub mod ops_actions;
 pub mod outbox;
 pub mod pace;
+pub mod positions;
 pub mod processes;
 pub mod promises;
 mod refusal;

@@ -44,8 +44,8 @@ pub enum FindingCase {
     DropLost,
     /// The error with which a run failed, as a finding.
     RunFailed(FailureCause),
-    /// The offsets of the consumers are beyond the end of these partitions.
-    MessagesLost(Vec<i32>),
+    /// These partitions are read again from an earlier offset.
+    ReadAgain(Vec<i32>),
     /// A drop that was rebuilt: how many users were restored, and how many the last run before the
     /// loss knew.
     Rebuilt { back: u64, known: Option<u64> },
@@ -96,7 +96,7 @@ impl FindingCase {
                 return format!("key of wrong type {}", wrong.key);
             }
             Self::RowsLocked => "rows locked",
-            Self::MessagesLost(partitions) => return format!("messages lost {partitions:?}"),
+            Self::ReadAgain(partitions) => return format!("read again {partitions:?}"),
             Self::Rebuilt { .. } => "rebuilt",
             Self::ConsumerStands => "consumer stands",
             Self::Unsafe(UnsafePart::Redis) => "unsafe Redis",

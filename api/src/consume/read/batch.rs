@@ -53,14 +53,6 @@ impl<T> NextBatch<T> {
         self.messages.len()
     }
 
-    /// Whether they may be written without waiting for more.
-    pub(crate) fn is_ready(&self, limits: BatchLimits, now: Instant) -> bool {
-        self.len() >= limits.max
-            || self
-                .deadline(limits)
-                .is_some_and(|deadline| now >= deadline)
-    }
-
     /// When it is ready although it is not full; `None`: it is empty.
     fn deadline(&self, limits: BatchLimits) -> Option<Instant> {
         self.arrived
@@ -173,21 +165,14 @@ mod tests {
             gap: Duration::from_millis(3),
         };
         let mut ahead = NextBatch::default();
-        assert!(
-            !ahead.is_ready(limits, after(9_000)),
-            "no message, nothing to write"
-        );
+        assert_eq!(ahead.deadline(limits), None, "no message, nothing to write");
         for message in 0..6 {
             ahead.push(message, after(2 * message));
-            assert!(
-                !ahead.is_ready(limits, after((2 * message + 2).min(11))),
-                "more come"
-            );
+            let ready = after((2 * message + 3).min(12));
+            assert_eq!(ahead.deadline(limits), Some(ready));
         }
-        assert!(ahead.is_ready(limits, after(12)), "its time is over");
         let mut ahead = NextBatch::default();
         ahead.push(1, start);
-        assert!(ahead.is_ready(limits, after(3)), "no more come");
         ahead.push(2, after(3));
         let mut waits = Vec::new();
         let clock = Cell::new(after(4));
@@ -212,7 +197,6 @@ mod tests {
         for message in 1..=3 {
             full.push(message, start);
         }
-        assert!(full.is_ready(limits, start));
         assert_eq!(
             full.gather(limits, IDLE, || start, |_| panic!("it is full")),
             [1, 2, 3]

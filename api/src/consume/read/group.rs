@@ -1,15 +1,16 @@
-//! The consumer group: which partitions are assigned to this process, and how far they are
-//! committed. Offsets are never committed before the rows are, not even when a rebalance takes
-//! partitions away.
+//! The consumer group: which partitions are assigned to this process, and how far their messages
+//! have rows. Reading begins at the positions in MySQL (`firstcome_shared::mysql::positions`).
+//! Offsets are still committed to Kafka, after the rows, for tools that show the lag and for a
+//! return to an earlier release.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::positions::ReadRange;
 use metrics::counter;
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
@@ -36,24 +37,31 @@ pub(crate) struct InFlightBatch {
     pub(crate) outcome: WriteOutcome,
 }
 
-/// How far the group has read a partition.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Measured {
-    /// The committed offset, or that of the first existing message.
-    pub(crate) next: i64,
-    pub(crate) end: i64,
-}
-
 #[derive(Default)]
 struct Assignment {
     /// Counts assignments as a fencing token: a message that was read before its partition was
     /// revoked and assigned again must not be written or committed.
     count: u64,
     owned: HashMap<i32, u64>,
-    /// Kafka's last answer about partitions.
-    measured: BTreeMap<i32, Measured>,
-    offsets: Offsets,
+    /// The offsets after the messages that have rows or dead letters. A partition without one has
+    /// not begun: its position is not known yet.
+    done: BTreeMap<i32, i64>,
+    /// What Kafka has accepted of that.
+    committed: BTreeMap<i32, i64>,
+    /// Whether Kafka refused the last commit.
+    is_refused: bool,
+    /// The ends of the partitions at the last measurement.
+    ends: BTreeMap<i32, i64>,
     in_flight: Option<InFlightBatch>,
+}
+
+impl Assignment {
+    /// Everything before this offset has rows or dead letters.
+    fn done_to(&mut self, partition: i32, next: i64) {
+        if let Some(done) = self.done.get_mut(&partition) {
+            *done = next.max(*done);
+        }
+    }
 }
 
 /// Kafka's callbacks, and what they share with the loop. They run on the loop's thread, inside
@@ -107,45 +115,102 @@ impl GroupContext {
         self.assignment.lock().owned.keys().copied().collect()
     }
 
-    pub(crate) fn measured(&self, measured: BTreeMap<i32, Measured>) {
-        self.assignment.lock().measured = measured;
+    /// Records the ends of partitions; returns the number of messages without rows. `None`: a
+    /// partition has not begun.
+    pub(crate) fn measured(&self, ends: BTreeMap<i32, i64>) -> Option<i64> {
+        let mut guard = self.assignment.lock();
+        let unread =
+            |partition: &i32| Some((ends.get(partition)? - guard.done.get(partition)?).max(0));
+        let lag = guard.owned.keys().map(unread).sum();
+        guard.ends = ends;
+        lag
+    }
+
+    /// The partitions that have not begun, with their assignments.
+    pub(crate) fn not_begun(&self) -> BTreeMap<i32, u64> {
+        let guard = self.assignment.lock();
+        guard
+            .owned
+            .iter()
+            .filter(|(partition, _)| !guard.done.contains_key(partition))
+            .map(|(partition, assignment)| (*partition, *assignment))
+            .collect()
+    }
+
+    /// The offset after the messages of a partition that have rows; `None`: it has not begun.
+    pub(super) fn done(&self, partition: i32) -> Option<i64> {
+        self.assignment.lock().done.get(&partition).copied()
+    }
+
+    /// Reading a partition begins here.
+    pub(super) fn begins(&self, partition: i32, position: i64) {
+        self.assignment.lock().done.insert(partition, position);
+    }
+
+    /// Makes a partition begin again, as if it had just been assigned. Returns whether it is
+    /// assigned.
+    pub(super) fn reassign(&self, partition: i32) -> bool {
+        let mut guard = self.assignment.lock();
+        let assignment = &mut *guard;
+        let Some(own) = assignment.owned.get_mut(&partition) else {
+            return false;
+        };
+        assignment.count += 1;
+        *own = assignment.count;
+        assignment.done.remove(&partition);
+        true
+    }
+
+    /// What these records complete, if they follow what is done. Records are written in the order
+    /// in which they are read.
+    pub(crate) fn ranges(&self, records: &[Arc<Record>]) -> Vec<ReadRange> {
+        let guard = self.assignment.lock();
+        let mut ranges = BTreeMap::new();
+        for record in records {
+            let partition = record.source.partition;
+            let Some(done) = guard.done.get(&partition).copied() else {
+                continue;
+            };
+            let range = ranges.entry(partition).or_insert(ReadRange {
+                partition,
+                offsets: done..done,
+                last: None,
+            });
+            let next = record.last_offset + 1;
+            if next > range.offsets.end {
+                range.offsets.end = next;
+                range.last = record.print;
+            }
+        }
+        ranges.into_values().collect()
     }
 
     /// How far the partitions of this process are read. `next` returns the offset after the last
-    /// message read in an assignment.
+    /// message read in an assignment, or where reading begins.
     pub(super) fn readings(&self, next: impl Fn(i32, u64) -> Option<i64>) -> Readings {
         let guard = self.assignment.lock();
         let reading = |(partition, assignment): (&i32, &u64)| {
-            let measured = guard.measured.get(partition);
-            let next = next(*partition, *assignment).or(measured.map(|at| at.next));
             (
                 *partition,
                 PartitionPosition {
                     assignment: *assignment,
-                    next,
-                    end: measured.map(|at| at.end),
+                    next: next(*partition, *assignment),
+                    end: guard.ends.get(partition).copied(),
                 },
             )
         };
         guard.owned.iter().map(reading).collect()
     }
 
-    /// Records that there is no message at these offsets, once everything before them is committed.
-    /// Returns whether it is.
-    pub(super) fn passes(&self, partition: i32, assignment: u64, offsets: Range<i64>) -> bool {
+    /// Records that everything in these ranges is read, and that messages in them have rows.
+    pub(crate) fn passed(&self, ranges: &[ReadRange]) {
         let mut guard = self.assignment.lock();
-        let passes = guard.owned.get(&partition) == Some(&assignment)
-            && guard
-                .measured
-                .get(&partition)
-                .is_some_and(|measured| measured.next >= offsets.start);
-        if passes {
-            guard.offsets.written(partition, offsets.end - 1);
+        for range in ranges {
+            guard.done_to(range.partition, range.offsets.end);
         }
-        passes
     }
 
-    /// `true`: newly assigned partitions are paused at once.
+    /// `true`: no partition is fetched.
     pub(crate) fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
     }
@@ -173,27 +238,50 @@ impl GroupContext {
         self.assignment.lock().in_flight.is_some()
     }
 
-    /// Records that messages are written. Messages of partitions that are no longer assigned are
-    /// committed by the new owner.
+    /// Records that messages are written. Messages of partitions that are no longer assigned
+    /// concern the new owner.
     pub(crate) fn written(&self, batch: &[Arc<Record>]) {
         let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
         for record in batch {
             if assignment.owned.get(&record.source.partition) == Some(&record.assignment) {
-                assignment
-                    .offsets
-                    .written(record.source.partition, record.last_offset);
+                assignment.done_to(record.source.partition, record.last_offset + 1);
             }
         }
     }
 
-    /// Commits the offsets of written messages.
-    pub(crate) fn commit(&self, client: &impl CommitClient) {
+    /// Commits to Kafka how far messages have rows. Nothing depends on it: reading begins at the
+    /// positions in MySQL.
+    pub(crate) fn commit(&self, consumer: &BaseConsumer<Self>) {
         // Without the lock during the request to Kafka, so that `/readyz` and the lag watcher are
         // not blocked.
-        let mut offsets = std::mem::take(&mut self.assignment.lock().offsets);
-        offsets.commit(&self.topic, client);
-        self.assignment.lock().offsets = offsets;
+        let guard = self.assignment.lock();
+        let done = guard.done.clone();
+        if done.is_empty() || done == guard.committed {
+            return;
+        }
+        drop(guard);
+        let committed = offsets(&self.topic, &done)
+            .and_then(|offsets| consumer.commit(&offsets, CommitMode::Sync));
+        let mut guard = self.assignment.lock();
+        let was_refused = std::mem::replace(&mut guard.is_refused, committed.is_err());
+        match committed {
+            Ok(()) => {
+                guard.committed = done;
+                drop(guard);
+                crash_point(Point::OffsetsCommitted);
+                if was_refused {
+                    tracing::info!("offsets are committed again");
+                }
+            }
+            Err(error) => {
+                counter!(report::COMMIT_FAILURES).increment(1);
+                // Log it once, not for each of many attempts.
+                if !was_refused {
+                    tracing::warn!(%error, "offsets could not be committed; the positions in MySQL are right");
+                }
+            }
+        }
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
@@ -201,25 +289,19 @@ impl GroupContext {
         let assignment = &mut *guard;
         assignment.count += 1;
         let count = assignment.count;
-        assignment
-            .owned
-            .extend(partitions.elements().iter().map(|p| (p.partition(), count)));
+        for partition in partitions.elements() {
+            assignment.owned.insert(partition.partition(), count);
+            assignment.done.remove(&partition.partition());
+        }
         drop(guard);
         tracing::info!(
             partitions = partitions.count(),
             "the group gave this process partitions"
         );
         counter!(report::REBALANCES).increment(1);
-        // librdkafka keeps a partition paused when it is revoked and assigned again, so `resume` is
-        // needed, too.
-        let paused = self.is_paused();
-        let result = if paused {
-            consumer.pause(partitions)
-        } else {
-            consumer.resume(partitions)
-        };
-        if let Err(error) = result {
-            tracing::warn!(%error, paused, "new partitions could not be paused or resumed");
+        // Until their positions are known. Messages that arrive earlier are ignored.
+        if let Err(error) = consumer.pause(partitions) {
+            tracing::warn!(%error, "new partitions could not be paused");
         }
         self.health.kafka(None);
         (self.joined)();
@@ -240,9 +322,10 @@ impl GroupContext {
         }
         let mut guard = self.assignment.lock();
         for partition in partitions.elements() {
-            guard.owned.remove(&partition.partition());
-            guard.measured.remove(&partition.partition());
-            guard.offsets.forget(partition.partition());
+            let partition = partition.partition();
+            guard.owned.remove(&partition);
+            guard.done.remove(&partition);
+            guard.ends.remove(&partition);
         }
         drop(guard);
         if partitions.count() > 0 {
@@ -267,67 +350,12 @@ impl GroupContext {
     }
 }
 
-/// Commits offsets: Kafka's consumer, or a double that refuses in tests.
-pub(crate) trait CommitClient {
-    /// Commits the offset of the next message to read, by partition, and waits for the broker.
-    /// After an error nothing may count as committed.
-    fn commit(&self, topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<()>;
-}
-
-impl<C: ConsumerContext> CommitClient for BaseConsumer<C> {
-    fn commit(&self, topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<()> {
-        let mut offsets = TopicPartitionList::with_capacity(next.len());
-        for (partition, offset) in next {
-            offsets.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
-        }
-        rdkafka::consumer::Consumer::commit(self, &offsets, CommitMode::Sync)
+fn offsets(topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<TopicPartitionList> {
+    let mut offsets = TopicPartitionList::with_capacity(next.len());
+    for (partition, offset) in next {
+        offsets.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
     }
-}
-
-/// Offsets whose rows are in MySQL but which are not committed to Kafka yet.
-#[derive(Debug, Default)]
-pub(crate) struct Offsets {
-    next: BTreeMap<i32, i64>,
-    failing: bool,
-}
-
-impl Offsets {
-    /// Records that a message and all before it in its partition are written.
-    pub(crate) fn written(&mut self, partition: i32, offset: i64) {
-        let next = self.next.entry(partition).or_insert(0);
-        *next = (*next).max(offset + 1);
-    }
-
-    /// Drops a partition that is now assigned to another consumer.
-    pub(crate) fn forget(&mut self, partition: i32) {
-        self.next.remove(&partition);
-    }
-
-    /// Commits the offsets of written messages. If Kafka refuses, they stay for the next commit.
-    /// That is harmless: writing a claim again changes nothing.
-    pub(crate) fn commit(&mut self, topic: &str, client: &impl CommitClient) {
-        if self.next.is_empty() {
-            return;
-        }
-        match client.commit(topic, &self.next) {
-            Ok(()) => {
-                crash_point(Point::OffsetsCommitted);
-                self.next.clear();
-                if std::mem::take(&mut self.failing) {
-                    tracing::info!("offsets are committed again");
-                }
-            }
-            Err(error) => self.note(&error),
-        }
-    }
-
-    fn note(&mut self, error: &KafkaError) {
-        counter!(report::COMMIT_FAILURES).increment(1);
-        // Log it once, not for each of many batches.
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(%error, "offsets could not be committed; the rows are, and what is read again changes nothing");
-        }
-    }
+    Ok(offsets)
 }
 
 impl ConsumerContext for GroupContext {
@@ -352,6 +380,3 @@ impl ClientContext for GroupContext {
         tracing::debug!(%error, reason, "librdkafka reports an error");
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,7 +3,7 @@
 use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
-use firstcome_shared::kafka::{UnreadableAt, UnreadableRange};
+use firstcome_shared::kafka::{MessagePrint, UnreadableAt, UnreadableRange};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use firstcome_shared::trace::TraceContext;
@@ -27,6 +27,8 @@ pub(crate) struct Record {
     /// The last offset that is completed with this record. For a claim that is not the last one of
     /// its message, the offset before the message.
     pub(crate) last_offset: i64,
+    /// The message at `last_offset`; `None` if it is not this one, or unreadable.
+    pub(crate) print: Option<MessagePrint>,
     /// The assignment of its partition during which it was read (`Group::owns`).
     pub(crate) assignment: u64,
     /// The first bytes of the message, because a batch of messages may decompress to more than
@@ -60,6 +62,7 @@ impl Record {
         Self {
             source,
             last_offset: range.next - 1,
+            print: None,
             assignment,
             payload: Vec::new(),
             claim,

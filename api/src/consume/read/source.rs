@@ -1,18 +1,21 @@
 //! The Kafka consumer, with decoding. One thread polls it; it is paused while a batch can't be
 //! written, and closes without hanging.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chrono::Datelike as _;
 use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
-use firstcome_shared::kafka::{KafkaSettings, UnreadableCause, trace_of};
+use firstcome_shared::kafka::{
+    Beginning, KafkaSettings, MessagePrint, StoredPositions, UnreadableCause, trace_of,
+};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::MessageOrigin;
+use firstcome_shared::mysql::positions::ReadRange;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
@@ -33,6 +36,9 @@ const SERVE: Duration = Duration::from_millis(5);
 /// Maximum wait until librdkafka's own thread has applied a new position.
 const SEEK: Duration = Duration::from_secs(5);
 
+/// Maximum wait for the offsets that Kafka has of a partition.
+const ANSWER: Duration = Duration::from_secs(2);
+
 pub(crate) struct Source {
     settings: KafkaSettings,
     consumer: Arc<BaseConsumer<GroupContext>>,
@@ -40,12 +46,24 @@ pub(crate) struct Source {
     /// Records that were read but not requested yet: claims of a message with several, and
     /// messages that arrived although fetching was paused.
     carried: VecDeque<Record>,
-    /// By partition: its assignment and the offset after the last record.
-    read: BTreeMap<i32, (u64, i64)>,
+    /// How far partitions have been read. One without an entry has not begun.
+    read: BTreeMap<i32, Reading>,
+    /// Partitions whose message before the position is another one.
+    other_logs: BTreeSet<i32>,
     unreadable: UnreadableWatch,
     checked_at: Instant,
     /// When each error was last logged.
     logged: BTreeMap<String, Instant>,
+}
+
+/// How far a partition has been read in an assignment.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    assignment: u64,
+    /// The offset after the last record.
+    next: i64,
+    /// The message that has to come first, because it is the one before the position.
+    before: Option<MessagePrint>,
 }
 
 impl Source {
@@ -71,6 +89,7 @@ impl Source {
             membership,
             carried: VecDeque::new(),
             read: BTreeMap::new(),
+            other_logs: BTreeSet::new(),
             unreadable: UnreadableWatch::new(liveness.stuck),
             checked_at: Instant::now(),
             logged: BTreeMap::new(),
@@ -123,26 +142,130 @@ impl Source {
         let Some(assignment) = self.group().assignment_of(partition) else {
             return Ok(());
         };
-        if !self.unreadable.takes(
-            partition,
-            assignment,
-            self.next_of(partition, assignment),
-            offset,
-        ) {
+        let Some(reading) = self.reading(partition, assignment) else {
+            return Ok(());
+        };
+        let next = Some(reading.next);
+        if !self.unreadable.takes(partition, assignment, next, offset) {
             self.consumer.pause(&self.only(partition))?;
             return Ok(());
         }
-        self.read.insert(partition, (assignment, offset + 1));
-        self.carried.extend(self.records(message, assignment));
+        if let Some(before) = reading.before {
+            if offset != reading.next || MessagePrint::of(message) != before {
+                self.other_logs.insert(partition);
+                return self.begin_again(partition);
+            }
+        } else {
+            self.carried.extend(self.records(message, assignment));
+        }
+        self.read_to(partition, assignment, offset + 1);
         Ok(())
     }
 
-    /// The offset after the last message of a partition; `None`: none was read in this assignment.
-    fn next_of(&self, partition: i32, assignment: u64) -> Option<i64> {
-        self.read
-            .get(&partition)
-            .filter(|(of, _)| *of == assignment)
-            .map(|(_, next)| *next)
+    fn reading(&self, partition: i32, assignment: u64) -> Option<Reading> {
+        let reading = self.read.get(&partition).copied();
+        reading.filter(|reading| reading.assignment == assignment)
+    }
+
+    fn read_to(&mut self, partition: i32, assignment: u64, next: i64) {
+        let reading = Reading {
+            assignment,
+            next,
+            before: None,
+        };
+        self.read.insert(partition, reading);
+    }
+
+    /// Where partitions that have not begun begin, by their positions and what Kafka has of them.
+    pub(crate) fn beginnings(
+        &self,
+        partitions: impl Iterator<Item = i32>,
+        stored: &StoredPositions,
+    ) -> KafkaResult<Vec<(i32, Beginning)>> {
+        let topic = &self.settings.topic;
+        let mut own = TopicPartitionList::new();
+        for partition in partitions {
+            own.add_partition(topic, partition);
+        }
+        let committed = self.consumer.committed_offsets(own, ANSWER)?;
+        let beginning = |element: TopicPartitionListElem<'_>| {
+            let partition = element.partition();
+            let (low, end) = self.consumer.fetch_watermarks(topic, partition, ANSWER)?;
+            let log = low..end;
+            let committed = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            let beginning = Beginning::of(stored.get(&partition), committed, &log);
+            let is_other = beginning.before.is_some() && self.other_logs.contains(&partition);
+            Ok(if is_other {
+                (partition, beginning.in_another_log(&log))
+            } else {
+                (partition, beginning)
+            })
+        };
+        committed.elements().into_iter().map(beginning).collect()
+    }
+
+    /// Begins to read a partition. If the client does not follow yet, it stays one that has not
+    /// begun.
+    pub(crate) fn begin(
+        &mut self,
+        partition: i32,
+        assignment: u64,
+        beginning: &Beginning,
+    ) -> anyhow::Result<()> {
+        if self.group().assignment_of(partition) != Some(assignment) {
+            return Ok(());
+        }
+        let next = beginning.fetched_from();
+        let topic = &self.settings.topic;
+        let begins = Offset::Offset(next);
+        if let Err(error) = self.consumer.seek(topic, partition, begins, SEEK) {
+            tracing::debug!(%error, partition, next, "the client does not seek yet");
+            return Ok(());
+        }
+        let before = beginning.before;
+        let reading = Reading {
+            assignment,
+            next,
+            before,
+        };
+        self.read.insert(partition, reading);
+        self.other_logs.remove(&partition);
+        self.group().begins(partition, beginning.from);
+        if !self.group().is_paused() {
+            self.consumer.resume(&self.only(partition))?;
+        }
+        Ok(())
+    }
+
+    /// Reads a partition again from its position. Records of it that are not written are skipped.
+    pub(crate) fn begin_again(&mut self, partition: i32) -> anyhow::Result<()> {
+        if self.group().reassign(partition) {
+            self.consumer.pause(&self.only(partition))?;
+        }
+        Ok(())
+    }
+
+    /// How far each partition has been read, while no record is left to be written: markers of
+    /// transactions follow the last one. Empty while records are left.
+    pub(crate) fn standing(&self) -> Vec<ReadRange> {
+        let standing = |(partition, reading): (&i32, &Reading)| {
+            let group = self.group();
+            let is_own = group.assignment_of(*partition) == Some(reading.assignment);
+            let done = group.done(*partition).filter(|_| is_own)?;
+            Some(ReadRange {
+                partition: *partition,
+                offsets: done..reading.next.max(done),
+                last: None,
+            })
+        };
+        if self.carried.is_empty() {
+            self.read.iter().filter_map(standing).collect()
+        } else {
+            Vec::new()
+        }
     }
 
     fn only(&self, partition: i32) -> TopicPartitionList {
@@ -160,7 +283,10 @@ impl Source {
         }
         self.checked_at = now;
         let group = Arc::clone(self.group());
-        let readings = group.readings(|partition, assignment| self.next_of(partition, assignment));
+        let readings = group.readings(|partition, assignment| {
+            self.reading(partition, assignment)
+                .map(|reading| reading.next)
+        });
         let held = self.unreadable.held();
         let steps = self.unreadable.steps(now, &readings);
         for step in steps {
@@ -176,12 +302,16 @@ impl Source {
                     assignment,
                     offsets,
                 } => {
-                    let next = offsets.end;
-                    if group.passes(partition, assignment, offsets) {
-                        self.read.insert(partition, (assignment, next));
+                    let reading = self.reading(partition, assignment);
+                    if reading.is_some_and(|reading| reading.before.is_some()) {
+                        self.other_logs.insert(partition);
+                        self.begin_again(partition)?;
+                    } else {
+                        self.read_to(partition, assignment, offsets.end);
                     }
                 }
                 WatchStep::LeaveOut { assignment, range } => {
+                    self.read_to(range.first.partition, assignment, range.next);
                     self.carried.push_back(Record::unreadable(
                         &self.settings.topic,
                         assignment,
@@ -207,7 +337,10 @@ impl Source {
 
     /// Reads a held partition from here on. The seek comes first: librdkafka resumes there.
     fn go_on(&mut self, partition: i32, assignment: u64, next: i64) -> anyhow::Result<()> {
-        self.read.insert(partition, (assignment, next));
+        match self.read.get_mut(&partition) {
+            Some(reading) if reading.assignment == assignment => reading.next = next,
+            _ => return Ok(()),
+        }
         if let Err(error) =
             self.consumer
                 .seek(&self.settings.topic, partition, Offset::Offset(next), SEEK)
@@ -229,6 +362,7 @@ impl Source {
             part: None,
         };
         let trace = message.headers().and_then(trace_of);
+        let print = Some(MessagePrint::of(message));
         let decode = || self.settings.claims_of(message);
         let records = Record::of_message(
             &origin,
@@ -237,10 +371,11 @@ impl Source {
             message.payload(),
             decode,
         );
-        records
-            .into_iter()
-            .map(|record| record.of_trace(trace))
-            .collect()
+        let record = |record: Record| Record {
+            print: print.filter(|_| record.last_offset == message.offset()),
+            ..record.of_trace(trace)
+        };
+        records.into_iter().map(record).collect()
     }
 
     /// librdkafka recovers automatically from almost every error: unavailable brokers, missing
@@ -298,7 +433,8 @@ impl Source {
                 .iter()
                 .map(TopicPartitionListElem::partition)
             {
-                if !self.unreadable.is_held(partition) {
+                let has_begun = self.group().done(partition).is_some();
+                if has_begun && !self.unreadable.is_held(partition) {
                     fetched.add_partition(&self.settings.topic, partition);
                 }
             }
@@ -377,6 +513,7 @@ impl Record {
             };
             Self {
                 last_offset,
+                print: None,
                 source,
                 assignment,
                 claim,

@@ -51,7 +51,7 @@ const LONGEST_LOOK: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PartitionPosition {
     pub(super) assignment: u64,
-    /// The offset after the last message; before the first one, the committed offset.
+    /// The offset after the last message; before the first one, where reading begins.
     pub(super) next: Option<i64>,
     /// The end of the partition at the last measurement.
     pub(super) end: Option<i64>,

@@ -7,12 +7,12 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::report::{self, Health};
-use crate::consume::read::group::{GroupContext, Measured};
+use crate::consume::read::group::GroupContext;
 
 const EVERY: Duration = Duration::from_secs(1);
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,50 +55,35 @@ impl LagWatch {
 
 fn report(
     consumer: &BaseConsumer<GroupContext>,
-    measured: KafkaResult<BTreeMap<i32, Measured>>,
+    measured: KafkaResult<BTreeMap<i32, i64>>,
     health: &Health,
 ) {
     match measured {
-        Ok(measured) => {
-            let lag: i64 = measured.values().map(|at| (at.end - at.next).max(0)).sum();
-            #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
-            metrics::gauge!(report::LAG).set(lag as f64);
+        Ok(ends) => {
             health.kafka(None);
-            health.set_backlog(lag > 0 && !consumer.context().is_writing());
-            consumer.context().measured(measured);
+            if let Some(lag) = consumer.context().measured(ends) {
+                #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
+                metrics::gauge!(report::LAG).set(lag as f64);
+                health.set_backlog(lag > 0 && !consumer.context().is_writing());
+            }
         }
         Err(error) => health.kafka(Some(format!("Kafka does not answer: {error}"))),
     }
 }
 
-/// How far the group has read the assigned partitions.
+/// The ends of the assigned partitions.
 ///
-/// Without any, the group's coordinator is asked nevertheless. librdkafka waits a minute for the
-/// response to a request to join, but gives up an unreachable host at the first request that times
-/// out.
-fn measure(
-    consumer: &BaseConsumer<GroupContext>,
-    topic: &str,
-) -> KafkaResult<BTreeMap<i32, Measured>> {
+/// The group's coordinator is asked, too. librdkafka waits a minute for the response to a request
+/// to join, but gives up an unreachable host at the first request that times out.
+fn measure(consumer: &BaseConsumer<GroupContext>, topic: &str) -> KafkaResult<BTreeMap<i32, i64>> {
     let partitions = consumer.context().partitions();
-    let mut asked = TopicPartitionList::with_capacity(partitions.len().max(1));
-    if partitions.is_empty() {
-        asked.add_partition(topic, 0);
-        return consumer
-            .committed_offsets(asked, KAFKA_TIMEOUT)
-            .map(|_| BTreeMap::new());
-    }
+    let mut asked = TopicPartitionList::with_capacity(1);
+    asked.add_partition(topic, partitions.first().copied().unwrap_or_default());
+    consumer.committed_offsets(asked, KAFKA_TIMEOUT)?;
+    let mut ends = BTreeMap::new();
     for partition in partitions {
-        asked.add_partition(topic, partition);
+        let (_, end) = consumer.fetch_watermarks(topic, partition, KAFKA_TIMEOUT)?;
+        ends.insert(partition, end);
     }
-    let mut measured = BTreeMap::new();
-    for committed in consumer.committed_offsets(asked, KAFKA_TIMEOUT)?.elements() {
-        let (low, end) = consumer.fetch_watermarks(topic, committed.partition(), KAFKA_TIMEOUT)?;
-        let next = match committed.offset() {
-            Offset::Offset(next) => next.max(low),
-            _ => low,
-        };
-        measured.insert(committed.partition(), Measured { next, end });
-    }
-    Ok(measured)
+    Ok(ends)
 }

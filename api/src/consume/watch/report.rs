@@ -162,7 +162,7 @@ const REFUSED: &str = "firstcome_consumer_refused_total";
 pub(crate) fn describe_metrics() {
     describe_gauge!(
         LAG,
-        "Messages of the partitions this process reads that are not committed yet"
+        "Messages of the partitions this process reads that have no rows yet"
     );
     describe_gauge!(
         HELD,

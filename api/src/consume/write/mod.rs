@@ -15,6 +15,7 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
 use firstcome_shared::mysql::issued::{IssuedBy, IssuedRow, insert, of_people, on_slots};
+use firstcome_shared::mysql::positions::{ReadRange, advance};
 use firstcome_shared::mysql::slot_limits::SlotLimits;
 use firstcome_shared::mysql::void::void_among;
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
@@ -34,6 +35,15 @@ pub(crate) struct Written {
     pub(crate) refused: BTreeMap<&'static str, u64>,
     /// For messages with exported traces: why they became dead letters, by partition and offset.
     pub(crate) refused_traces: BTreeMap<(i32, i64), &'static str>,
+    /// Partitions with unread messages between their positions and this batch.
+    pub(crate) gaps: Vec<i32>,
+}
+
+/// Messages to write, and the positions to move over them.
+pub(crate) struct Batch {
+    pub(crate) topic: String,
+    pub(crate) ranges: Vec<ReadRange>,
+    pub(crate) records: Vec<Arc<Record>>,
 }
 
 impl Written {
@@ -54,30 +64,39 @@ pub(crate) const ROW_LOCKED: &str = "row_locked";
 /// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error
 /// nothing is written, or everything is and MySQL's response was lost; writing the batch again is
 /// right in both cases.
-pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
+pub(crate) async fn write(db: &Db, batch: Batch) -> Result<Written, DbError> {
     crash_point(Point::RowsBegun);
     let key = db.code_key().await?;
     let written = db
         .run("write a batch", async move |conn| {
-            let claims: Vec<&Claim> = batch
+            let Batch {
+                topic,
+                ranges,
+                records,
+            } = &batch;
+            let claims: Vec<&Claim> = records
                 .iter()
                 .filter_map(|record| record.claim.as_ref().ok())
                 .collect();
             let limits = SlotLimits::read(conn, &claims).await?;
-            conn.transaction(async |conn| write_in(conn, &batch, &limits, &key).await)
-                .await
+            conn.transaction(async |conn| {
+                let mut written = write_in(conn, records, &limits, &key).await?;
+                written.gaps = advance(conn, topic, ranges).await?;
+                Ok(written)
+            })
+            .await
         })
         .await?;
     crash_point(Point::RowsCommitted);
     Ok(written)
 }
 
-/// [`write`], with a separate transaction for each drop. A drop whose rows another client of MySQL
-/// has locked does not delay other drops: its messages become dead letters, and the reconciler
-/// issues them once it can.
-pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
+/// [`write`], with a separate transaction for each drop, and the positions after all of them. A
+/// drop whose rows another client of MySQL has locked does not delay other drops: its messages
+/// become dead letters, and the reconciler issues them once it can.
+pub(crate) async fn write_by_drop(db: &Db, batch: Batch) -> Result<Written, DbError> {
     let mut by_drop: BTreeMap<Option<DropId>, Vec<Arc<Record>>> = BTreeMap::new();
-    for record in batch {
+    for record in batch.records {
         by_drop
             .entry(record.claim.as_ref().ok().map(|claim| claim.drop_id))
             .or_default()
@@ -86,7 +105,12 @@ pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Wr
     let mut done = Written::default();
     let mut failed = None;
     for of_drop in by_drop.into_values() {
-        let written = match write(db, of_drop.clone()).await {
+        let rows = Batch {
+            topic: batch.topic.clone(),
+            ranges: Vec::new(),
+            records: of_drop.clone(),
+        };
+        let written = match write(db, rows).await {
             Err(error) if error.is_lock_wait() => keep_locked(db, of_drop, error.to_string()).await,
             written => written,
         };
@@ -96,7 +120,11 @@ pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Wr
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    failed.map_or(Ok(done), Err)
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    done.gaps = db.advance_positions(&batch.topic, batch.ranges).await?;
+    Ok(done)
 }
 
 async fn keep_locked(db: &Db, batch: Vec<Arc<Record>>, error: String) -> Result<Written, DbError> {

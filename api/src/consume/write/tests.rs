@@ -17,9 +17,14 @@ use super::*;
 use crate::consume::read::source::tests::record;
 
 async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
+    let batch = || Batch {
+        topic: "t".into(),
+        ranges: Vec::new(),
+        records: batch.to_vec(),
+    };
     loop {
         // Usually a deadlock. The loop retries, too.
-        if let Ok(written) = write(db, batch.to_vec()).await {
+        if let Ok(written) = write(db, batch()).await {
             return written;
         }
     }

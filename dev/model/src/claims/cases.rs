@@ -10,6 +10,8 @@ const NONE: Faults = Faults {
     restarts: 0,
     gone_back: 0,
     flushes: 0,
+    restored: 0,
+    moved: 0,
 };
 
 /// The correct protocol. In each of the last four cases, one fault leaves the only copy of an
@@ -62,6 +64,16 @@ pub fn right() -> Vec<(&'static str, Protocol)> {
             "two reconcilers, Redis is emptied twice",
             2,
             Faults { flushes: 2, ..NONE },
+        ),
+        (
+            "offsets are moved, MySQL is restored, Redis is emptied",
+            1,
+            Faults {
+                moved: 1,
+                restored: 1,
+                flushes: 1,
+                ..NONE
+            },
         ),
         (
             "Redis is emptied and goes back in time",
@@ -143,10 +155,31 @@ pub fn wrong() -> Vec<(Wrong, Protocol)> {
             },
         ),
         (
-            Wrong::CommitFirst,
+            Wrong::PositionFirst,
             Faults {
                 crashes: 1,
                 ..gone_back
+            },
+        ),
+        (
+            Wrong::OverGap,
+            Faults {
+                restored: 1,
+                ..NONE
+            },
+        ),
+        (
+            Wrong::OffsetInKafka,
+            Faults {
+                restored: 1,
+                ..emptied
+            },
+        ),
+        (
+            Wrong::OffsetInKafka,
+            Faults {
+                moved: 1,
+                ..emptied
             },
         ),
         (Wrong::LoadUnchecked, emptied),

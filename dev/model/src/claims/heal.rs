@@ -51,7 +51,7 @@ fn one_round(protocol: &Protocol, state: &mut State) {
             state,
             &mut steps,
         );
-        let consumer = [Step::Fetch, Step::WriteRow, Step::Commit];
+        let consumer = [Step::Fetch, Step::Write];
         let Some(next) = steps.into_iter().find(|step| consumer.contains(step)) else {
             break;
         };

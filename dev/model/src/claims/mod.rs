@@ -36,7 +36,7 @@ pub type Slot = u8;
 pub struct Faults {
     /// An API process, the consumer or a reconciler dies between two of its steps.
     pub crashes: u8,
-    /// Committed messages are delivered once more.
+    /// A position goes back: a message is read once more.
     pub repeats: u8,
     /// A message is not acknowledged in time: it reaches the topic or not, and the dead-letter
     /// table stores the claim or is unavailable too.
@@ -47,6 +47,10 @@ pub struct Faults {
     pub gone_back: u8,
     /// Redis is flushed in the same process, so its script cache stays.
     pub flushes: u8,
+    /// MySQL returns with its data of an earlier moment, while no reconciler runs.
+    pub restored: u8,
+    /// Somebody commits the end of the topic to Kafka.
+    pub moved: u8,
 }
 
 /// A rule that a wrong protocol leaves out.
@@ -62,8 +66,12 @@ pub enum Wrong {
     /// A pass continues with another process of Redis than the one it read, and opens admission
     /// there.
     ConnectionComesBack,
-    /// The consumer commits offsets before the rows.
-    CommitFirst,
+    /// The consumer moves the position before it writes the rows.
+    PositionFirst,
+    /// The position moves over messages that the consumer has not written.
+    OverGap,
+    /// Reading begins at the offset committed to Kafka, not at the position in MySQL.
+    OffsetInKafka,
     /// A drop is loaded without looking at the era.
     LoadUnchecked,
     /// A lost drop is loaded and settled before its people are restored.

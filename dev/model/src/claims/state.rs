@@ -6,12 +6,12 @@ use super::{Faults, Person, Protocol, SLOTS, Slot};
 /// A person and a slot: an admission, a message, a promise.
 pub type Claim = (Person, Slot);
 
-/// The message that a consumer has read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct InHand {
-    pub offset: u8,
-    /// Whether the first of the two steps for it (row, offset) is done.
-    pub half_done: bool,
+/// MySQL's data at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Dump {
+    pub rows: [Option<Person>; SLOTS as usize],
+    pub failed: Vec<Claim>,
+    pub position: u8,
 }
 
 /// The progress of a reconciler.
@@ -79,12 +79,15 @@ pub struct State {
     /// Claims that processes know to be in a second store.
     pub held: Vec<Claim>,
     pub topic: Vec<Claim>,
-    /// The group's committed offset.
-    pub committed: u8,
-    pub in_hand: Option<InHand>,
+    /// Where reading begins.
+    pub position: u8,
+    /// The offset of the message that the consumer has read.
+    pub in_hand: Option<u8>,
     /// `issued_coupons`, by slot. Its keys are unique, as in the schema.
     pub rows: [Option<Person>; SLOTS as usize],
     pub failed: Vec<Claim>,
+    /// MySQL's data at the time of the dump.
+    pub dump: Option<Dump>,
     pub reconcilers: Vec<Reconciler>,
     /// Remaining faults.
     pub faults: Faults,
@@ -116,10 +119,11 @@ impl State {
             again: Vec::new(),
             held: Vec::new(),
             topic: Vec::new(),
-            committed: 0,
+            position: 0,
             in_hand: None,
             rows: [None; SLOTS as usize],
             failed: Vec::new(),
+            dump: None,
             reconcilers: vec![Reconciler::Idle; protocol.reconcilers],
             faults: protocol.faults,
             promises: Vec::new(),
@@ -151,6 +155,17 @@ impl State {
         if self.faults.gone_back == 0 {
             self.copy = None;
         }
+        if self.faults.restored == 0 {
+            self.dump = None;
+        }
+    }
+
+    pub(super) fn to_dump(&self) -> Dump {
+        Dump {
+            rows: self.rows,
+            failed: self.failed.clone(),
+            position: self.position,
+        }
     }
 
     pub fn row_of(&self, person: Person) -> Option<Slot> {
@@ -176,7 +191,7 @@ impl State {
 
     /// The unread tail of the topic.
     pub fn tail(&self) -> &[Claim] {
-        &self.topic[usize::from(self.committed)..]
+        &self.topic[usize::from(self.position)..]
     }
 
     /// Promises that are not listed as broken.

@@ -1,7 +1,7 @@
 //! The possible steps.
 
 use super::redis::{Admission, Redis};
-use super::state::{InHand, Reconciler, State};
+use super::state::{Reconciler, State};
 use super::{PEOPLE, Person, Protocol, Wrong};
 
 /// An atomic step of a participant, or a fault.
@@ -20,10 +20,9 @@ pub enum Step {
     },
     /// The consumer takes the next message.
     Fetch,
-    /// The consumer writes the row, or stores the claim in the dead-letter table.
-    WriteRow,
-    /// The consumer commits the offset.
-    Commit,
+    /// The consumer writes the row, or stores the claim in the dead-letter table, and moves the
+    /// position.
+    Write,
     /// A process that has read the era long ago loads the drop, at last.
     LoadLate,
     /// A reconciler begins a pass: reads the gate, the clock and the topic's unread tail.
@@ -45,6 +44,12 @@ pub enum Step {
     Restart,
     /// Fault: Redis is flushed.
     Flush,
+    /// MySQL's data is copied.
+    Dump,
+    /// Fault: MySQL returns with the copy.
+    Restore,
+    /// Fault: somebody commits the end of the topic to Kafka.
+    MoveOffset,
 }
 
 /// The outcome of a claim in flight to a second store.
@@ -75,7 +80,7 @@ pub enum End {
 /// All steps that are possible now.
 pub fn possible(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
     people(state, steps);
-    consumer(protocol, state, steps);
+    consumer(state, steps);
     for (at, reconciler) in state.reconcilers.iter().enumerate() {
         // Idle ones are interchangeable: one of them is enough.
         let first = at == 0 || state.reconcilers[at - 1] != *reconciler;
@@ -90,6 +95,7 @@ pub fn possible(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
         }
     }
     redis(state, steps);
+    mysql(state, steps);
 }
 
 fn people(state: &State, steps: &mut Vec<Step>) {
@@ -123,20 +129,34 @@ fn people(state: &State, steps: &mut Vec<Step>) {
     }
 }
 
-fn consumer(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
-    match state.in_hand {
-        None if usize::from(state.committed) < state.topic.len() => steps.push(Step::Fetch),
-        None => {}
-        Some(InHand { half_done, .. }) if half_done == protocol.is(Wrong::CommitFirst) => {
-            steps.push(Step::WriteRow);
-        }
-        Some(_) => steps.push(Step::Commit),
+fn consumer(state: &State, steps: &mut Vec<Step>) {
+    if state.in_hand.is_some() {
+        steps.push(Step::Write);
+    } else if !state.tail().is_empty() {
+        steps.push(Step::Fetch);
     }
     if state.in_hand.is_some() && state.faults.crashes > 0 {
         steps.push(Step::ConsumerDies);
     }
-    if state.committed > 0 && state.faults.repeats > 0 {
+    if state.position > 0 && state.faults.repeats > 0 {
         steps.push(Step::Repeat);
+    }
+    if state.faults.moved > 0 && !state.tail().is_empty() {
+        steps.push(Step::MoveOffset);
+    }
+}
+
+fn mysql(state: &State, steps: &mut Vec<Step>) {
+    if state.faults.restored == 0 {
+        return;
+    }
+    let is_idle = |it: &Reconciler| *it == Reconciler::Idle;
+    match &state.dump {
+        None => steps.push(Step::Dump),
+        Some(dump) if *dump != state.to_dump() && state.reconcilers.iter().all(is_idle) => {
+            steps.push(Step::Restore);
+        }
+        Some(_) => {}
     }
 }
 
@@ -165,21 +185,10 @@ pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
         Step::Ask(person) => ask(protocol, state, person),
         Step::Publish { again, at, end } => publish(protocol, state, again, at, end),
         Step::Fetch => {
-            state.in_hand = Some(InHand {
-                offset: state.committed,
-                half_done: false,
-            });
+            state.in_hand = Some(state.position);
+            state.position += u8::from(protocol.is(Wrong::PositionFirst));
         }
-        Step::WriteRow => {
-            write_row(state);
-            half(state, protocol.is(Wrong::CommitFirst));
-        }
-        Step::Commit => {
-            state.committed = state
-                .in_hand
-                .map_or(state.committed, |hand| hand.offset + 1);
-            half(state, !protocol.is(Wrong::CommitFirst));
-        }
+        Step::Write => write(protocol, state),
         Step::LoadLate => {
             if let Some(era) = state.loader.take() {
                 state.redis.load(era, !protocol.is(Wrong::LoadUnchecked));
@@ -205,7 +214,7 @@ fn happen(protocol: &Protocol, state: &mut State, fault: Step) {
         }
         Step::Repeat => {
             faults.repeats -= 1;
-            state.committed -= 1;
+            state.position -= 1;
             state.in_hand = None;
         }
         Step::Copy => state.copy = Some(state.redis),
@@ -223,6 +232,23 @@ fn happen(protocol: &Protocol, state: &mut State, fault: Step) {
         Step::Flush => {
             faults.flushes -= 1;
             state.redis = Redis::default();
+        }
+        Step::Dump => state.dump = Some(state.to_dump()),
+        Step::Restore => {
+            faults.restored -= 1;
+            if let Some(dump) = state.dump.take() {
+                state.rows = dump.rows;
+                state.failed = dump.failed;
+                if !protocol.is(Wrong::OffsetInKafka) {
+                    state.position = dump.position;
+                }
+            }
+        }
+        Step::MoveOffset => {
+            faults.moved -= 1;
+            if protocol.is(Wrong::OffsetInKafka) {
+                state.position = u8::try_from(state.topic.len()).unwrap_or(u8::MAX);
+            }
         }
         _ => {}
     }
@@ -282,17 +308,16 @@ pub(crate) fn publish(protocol: &Protocol, state: &mut State, again: bool, at: u
     }
 }
 
-pub(crate) fn write_row(state: &mut State) {
-    let Some(hand) = state.in_hand else { return };
-    let claim = state.topic[usize::from(hand.offset)];
+/// One transaction.
+fn write(protocol: &Protocol, state: &mut State) {
+    let Some(offset) = state.in_hand.take() else {
+        return;
+    };
+    let claim = state.topic[usize::from(offset)];
     if !state.insert(claim) {
         state.failed.push(claim);
     }
-}
-
-fn half(state: &mut State, last: bool) {
-    state.in_hand = state.in_hand.filter(|_| !last).map(|hand| InHand {
-        half_done: true,
-        ..hand
-    });
+    if offset <= state.position || protocol.is(Wrong::OverGap) {
+        state.position = state.position.max(offset + 1);
+    }
 }

@@ -222,7 +222,7 @@ fn alert_identity_does_not_depend_on_wording() {
         };
         let found = [
             case(FindingCase::ConsumerStands, Kind::Stalled),
-            case(FindingCase::MessagesLost(vec![1]), Kind::Stalled),
+            case(FindingCase::ReadAgain(vec![1]), Kind::Stalled),
             unsafe_part(UnsafePart::Redis),
             loose(1),
         ];

@@ -187,20 +187,20 @@ fn invalid_user_id_does_not_count_as_a_waiting_user() {
 }
 
 #[test]
-fn offsets_beyond_the_end_are_not_reported_as_slow_consumers() {
-    let detail = "Kafka has lost messages: partition 0 of the topic ends at offset 0, and the consumers have read up to offset \
-                  1000; 2 more partitions end too early";
-    let lost = Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
-    let lost = cased(FindingCase::MessagesLost(vec![0, 1, 2]), lost);
+fn partitions_that_are_read_again_do_not_name_slow_consumers() {
+    let detail = "partition 0 of the topic is read again: it ends before offset 1000, where reading was; 2 more partitions are read \
+                  again";
+    let again = Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
+    let again = cased(FindingCase::ReadAgain(vec![0, 1, 2]), again);
     let mail = of_one(&Run {
-        findings: vec![lost],
+        findings: vec![again],
         status: Status::Drift,
         ..clean()
     });
-    keep("messages_lost", &mail);
+    keep("read_again", &mail);
     assert_eq!(
         mail.subject,
-        "[firstcome] action needed: Kafka has lost messages of 3 partitions"
+        "[firstcome] action needed: the topic is read again on 3 partitions"
     );
     assert!(
         !mail.text.contains("Check that the consumers run"),

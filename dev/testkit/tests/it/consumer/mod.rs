@@ -4,5 +4,6 @@ mod batches;
 mod flood;
 mod members;
 pub(crate) mod messages;
+pub(crate) mod positions;
 mod stuck;
 pub(crate) mod versions;

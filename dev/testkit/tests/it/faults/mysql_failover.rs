@@ -13,6 +13,7 @@ use firstcome_testkit::{
 use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient, until_promised};
+use crate::consumer::positions::{an_hour_later, any_pass, read_again};
 
 async fn stores(pair: &MysqlPair) -> WorldStores {
     WorldStores::shared()
@@ -143,6 +144,36 @@ async fn api_has_left(fixture: &Fixture, coupon: &MadeCoupon) {
 }
 
 #[tokio::test]
+async fn rows_missing_on_an_asynchronous_replica_are_rewritten_with_their_codes() {
+    let (pair, fixture) = asynchronous("asynchronous").await;
+    let world = &fixture.world;
+    let api = &fixture.api;
+    let (coupon, mut answers) = fixture.held("Winter", 40, 15).await;
+    pair.stop_replication().await.unwrap();
+    answers.extend(rush(&[&**api], coupon.id, &people(40)[15..], 20).await);
+    all_issued(world, coupon.drop, 40).await;
+    let codes = format!(
+        "SELECT slot, user_id, code, claimed_at FROM issued_coupons WHERE drop_id = {}",
+        coupon.drop
+    );
+    let before = world.sql.query(&codes).await;
+
+    fail_over(&pair).await;
+    // The consumer's positions have gone back with the rows.
+    all_issued(world, coupon.drop, 40).await;
+    let run = any_pass(world).await;
+    assert_eq!(read_again(&run).len(), 1, "{run:#?}");
+    assert_eq!(
+        world.sql.query(&codes).await,
+        before,
+        "the same rows, with the codes that users were shown"
+    );
+    assert_exact(world, &coupon, 40, &answers).await;
+    an_hour_later(world).await;
+    assert_clean(&world.pass().await, &coupon);
+}
+
+#[tokio::test]
 async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
     let (pair, fixture) = asynchronous("lost-coupon").await;
     let world = &fixture.world;
@@ -169,8 +200,19 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
         all_issued(world, other.drop, 3).await;
     }
     assert!(rows(world, lost.drop).await.is_empty());
+    // The consumer reads its messages again, and keeps their users by name.
+    eventually("its claims are dead letters", HEALED, async || {
+        let kept = "SELECT COUNT(*) FROM failed_claims";
+        world.sql.number(kept).await == 7
+    })
+    .await;
 
     // Every pass reports it until the coupon is back.
+    let mut expected = vec![
+        (Kind::Unissued, Some(lost.id), true),
+        (Kind::Stalled, None, true),
+    ];
+    expected.extend([(Kind::FailedClaim, Some(lost.id), true); 7]);
     for args in [&["--dry-run"][..], &[]] {
         let once = world.once_with(args, &[]).await;
         let found: Vec<_> = once
@@ -180,7 +222,7 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
             .collect();
         assert_eq!(
             (once.code, found),
-            (1, vec![(Kind::Unissued, Some(lost.id), true)]),
+            (1, expected.clone()),
             "{}",
             once.log
         );
@@ -190,7 +232,9 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
     shell.set("DATABASE", world.database());
     shell.set("MYSQL_TCP_PORT", &pair.replica.port().to_string());
     let [put_back] = <[String; 1]>::try_from(commands_of("MySQL fails over")).unwrap();
+    an_hour_later(world).await;
     shell.run(&put_back).await;
+    any_pass(world).await;
     assert_kept(world, &lost, &answers, &[&gave_back]).await;
     assert_eq!(api.coupon(id).await["quantity"], 10);
     assert_nothing_found(&world.pass().await);
@@ -232,6 +276,7 @@ async fn settings_missing_on_the_replica_are_recovered_from_redis_first() {
         answers.extend(rush(&[&**api], coupon.id, &people(20)[10..], 10).await);
         all_issued(world, coupon.drop, 20).await;
     }
+    fixture.consumer.process.stop().await;
 
     fail_over(&pair).await;
     // A change of a setting that Redis does not store, before any pass.
@@ -245,14 +290,18 @@ async fn settings_missing_on_the_replica_are_recovered_from_redis_first() {
     );
     let dry = world.once_with(&["--dry-run"], &[]).await.run();
     let run = world.pass().await;
-    let expected = BTreeMap::from([(Kind::CountMismatch, 3), (Kind::Unissued, 20)]);
+    let expected = BTreeMap::from([(Kind::CountMismatch, 3)]);
     assert_eq!(
         [kinds(&dry), kinds(&run)],
         [expected.clone(), expected],
         "{run:#?}"
     );
-    assert_exact(world, &raised, 20, &answers).await;
-    assert_exact(world, &renamed, 20, &also).await;
+    let _consumer = world.consume().await;
+    for (coupon, answers) in [(&raised, &answers), (&renamed, &also)] {
+        all_issued(world, coupon.drop, 20).await;
+        assert_exact(world, coupon, 20, answers).await;
+    }
+    an_hour_later(world).await;
     assert_eq!(quantity(&fixture, &lowered).await, 15);
     assert!(api.claim(paused.id, "late").await.is("paused"));
     assert_nothing_found(&world.pass().await);
@@ -278,6 +327,7 @@ async fn a_revocation_missing_on_the_replica_is_reported_and_can_be_repeated() {
     let next = api.claim(coupon.id, "next").await;
     assert_eq!(next.promised(), Some((coupon.drop, slot)));
     all_issued(world, coupon.drop, 10).await;
+    fixture.consumer.process.stop().await;
 
     fail_over(&pair).await;
     let once = world.once_with(&[], &[]).await;
@@ -296,8 +346,11 @@ async fn a_revocation_missing_on_the_replica_is_reported_and_can_be_repeated() {
     assert_eq!(api.me(coupon.id, "next").await["status"], "broken");
 
     api.revoke(coupon.id, &user, &order).await.unwrap();
-    world.pass().await;
+    let _consumer = world.consume().await;
+    all_issued(world, coupon.drop, 10).await;
+    any_pass(world).await;
     answers.push(("next".into(), next));
     assert_kept(world, &coupon, &answers, &[&user]).await;
+    an_hour_later(world).await;
     assert_nothing_found(&world.pass().await);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_reconciler::report::{Finding, Kind, Run, Status};
 use firstcome_reconciler::topic::TopicReader;
+use firstcome_shared::kafka::StoredPositions;
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
@@ -575,9 +576,15 @@ async fn a_tail_that_takes_longer_than_the_limit_is_read_to_its_end() {
         .settings();
     let began = std::time::Instant::now();
     let reader = TopicReader::new(kafka.clone(), LIMIT).unwrap();
-    assert_eq!(reader.read().await.unwrap().unread, u64::from(MANY));
+    assert_eq!(
+        reader.read(StoredPositions::new()).await.unwrap().unread,
+        u64::from(MANY)
+    );
     // Far less than the whole takes, and much for a single message.
     let reader =
         TopicReader::new(kafka, (began.elapsed() / 2).max(Duration::from_millis(500))).unwrap();
-    assert_eq!(reader.read().await.unwrap().unread, u64::from(MANY));
+    assert_eq!(
+        reader.read(StoredPositions::new()).await.unwrap().unread,
+        u64::from(MANY)
+    );
 }

@@ -252,7 +252,7 @@ async fn a_lost_claim_is_followed_from_its_answer_to_its_repair() {
     let other = claim(&api, "u-2", &coupon, &new_trace(false).0).await;
     assert!(header(&other, "traceparent").ends_with("-00"));
     // Both messages are lost: nobody has read them, and nobody will.
-    world.topic.skip_all().await;
+    world.skip_all().await;
 
     let run = eventually_repaired(&world).await;
     let repair = span(&collector, &trace, "repair unissued").await;
@@ -488,7 +488,7 @@ async fn a_mail_that_names_traces_names_nobody() {
     let (world, _collector, api) = traced("mailed-trace").await;
     let coupon = api.open_coupon(5).await;
     claim(&api, "somebody-whole", &coupon, &new_trace(true).0).await;
-    world.topic.skip_all().await;
+    world.skip_all().await;
     eventually_repaired(&world).await;
     mailed(&world, &["repaired"]).await;
     assert!(

@@ -100,20 +100,19 @@ impl Lost {
         &mut self,
         has_redis: bool,
     ) -> (Running<Http>, Running<ReconcilerClient>) {
-        let [_, server, redis, topic, _] = commands();
+        let [_, server, redis, _] = commands();
         self.shell
             .set("MYSQL_TCP_PORT", &self.restored.port().to_string());
         self.shell.run(&server).await;
         if has_redis {
             self.shell.run(&redis).await;
         }
-        self.shell.run(&topic).await;
         self.address.set_upstream(self.restored.port());
         self.shell.run("firstcome-api migrate").await;
         let world = &self.fixture.world;
         let consumer = world.consume().await;
         eventually("all messages are read again", HEALED, async || {
-            world.topic.lag().await == 0
+            consumer.metric("firstcome_consumer_lag", &[]).await == Some(0.0)
         })
         .await;
         (consumer, world.daemon().await)
@@ -121,7 +120,7 @@ impl Lost {
 
     /// The users who still lack their row, by coupon, as the last step of the runbook lists them.
     pub(super) async fn left_by_name(&self) -> BTreeSet<(i64, String)> {
-        let shown = self.shell.run(&commands()[4]).await;
+        let shown = self.shell.run(&commands()[3]).await;
         let people = shown
             .lines()
             .map(|line| line.split('\t').collect::<Vec<_>>());
@@ -142,7 +141,7 @@ impl Lost {
     }
 }
 
-fn commands() -> [String; 5] {
+fn commands() -> [String; 4] {
     commands_of("Restore MySQL from a dump")
         .try_into()
         .expect("the number of blocks that this test expects")

@@ -1,0 +1,205 @@
+//! Offsets are moved, the topic changes, and MySQL is restored: reading begins at the positions in
+//! MySQL, so no promise is lost.
+
+use firstcome_reconciler::report::{Kind, Run, Status};
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{
+    Fixture, MadeCoupon, PromisedAnswer, World, WorldStores, all_issued, assert_exact,
+    assert_nothing_found, eventually, holders, people, rush,
+};
+
+use crate::faults::waves::HEALED;
+
+/// Users who are admitted while no consumer runs.
+const UNREAD: std::ops::Range<usize> = 10..30;
+
+/// A fixture with a Redis that the test may empty.
+async fn fixture(name: &str) -> (RedisServer, Fixture) {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&redis);
+    let fixture = Fixture::on(stores, name).await;
+    (redis, fixture)
+}
+
+/// Ten users have rows; 20 more are admitted, and no consumer runs.
+async fn with_unread(fixture: &Fixture) -> (MadeCoupon, Vec<PromisedAnswer>) {
+    let (coupon, mut answers) = fixture.held("Positions", 40, UNREAD.start).await;
+    fixture.consumer.process.stop().await;
+    let more = &people(UNREAD.end)[UNREAD];
+    answers.extend(rush(&[&fixture.api], coupon.id, more, 20).await);
+    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()));
+    (coupon, answers)
+}
+
+/// Runs a pass, whatever it finds.
+pub(crate) async fn any_pass(world: &World) -> Run {
+    world.once_with(&[], &[]).await.run()
+}
+
+/// The findings about partitions that are read again.
+pub(crate) fn read_again(run: &Run) -> Vec<&str> {
+    let of_topic = run.findings.iter().filter(|it| it.kind == Kind::Stalled);
+    of_topic.map(|it| it.detail.as_str()).collect()
+}
+
+/// Lets an hour pass since the consumers began again.
+pub(crate) async fn an_hour_later(world: &World) {
+    let passed = "UPDATE topic_positions SET fault_at = fault_at - INTERVAL 61 MINUTE";
+    world.sql.query(passed).await;
+}
+
+/// Empties Redis; the remaining slots go to others, and nobody loses a coupon. Returns what is
+/// found once a consumer runs.
+async fn survives_a_loss_of_redis(
+    world: &World,
+    api: &firstcome_testkit::ApiClient,
+    coupon: &MadeCoupon,
+    mut answers: Vec<PromisedAnswer>,
+) -> Run {
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_eq!(
+        holders(world, coupon).await,
+        i64::try_from(UNREAD.end).unwrap()
+    );
+    let others: Vec<String> = (0..30).map(|n| format!("other-{n}")).collect();
+    let later = rush(&[api], coupon.id, &others, 10).await;
+    let accepted = later.iter().filter(|(_, answer)| answer.is_accepted());
+    assert_eq!(accepted.count(), 40 - UNREAD.end);
+    answers.extend(later);
+    let _consumer = world.consume().await;
+    all_issued(world, coupon.drop, 40).await;
+    assert_exact(world, coupon, 40, &answers).await;
+    let found = any_pass(world).await;
+    an_hour_later(world).await;
+    assert_nothing_found(&world.pass().await);
+    found
+}
+
+#[tokio::test]
+async fn offsets_moved_in_kafka_are_a_finding_and_break_no_promise_after_a_loss_of_redis() {
+    let (_redis, fixture) = fixture("pos-moved").await;
+    let (coupon, answers) = with_unread(&fixture).await;
+    for moved in [|low, _| low, |_, end| end + 1_000, |_, end| end] {
+        fixture.world.topic.commit_from(moved).await;
+        let run = fixture.world.pass().await;
+        assert_eq!(run.drops[0].before.in_flight, 20, "{run:#?}");
+        assert!(read_again(&run).is_empty(), "{run:#?}");
+    }
+    let found = survives_a_loss_of_redis(&fixture.world, &fixture.api, &coupon, answers).await;
+    assert_eq!(read_again(&found).len(), 1, "{found:#?}");
+}
+
+#[tokio::test]
+async fn consumer_that_dies_before_its_commit_leaves_its_messages_unread() {
+    let (_redis, fixture) = fixture("pos-killed").await;
+    let world = &fixture.world;
+    let (coupon, answers) = with_unread(&fixture).await;
+    for point in ["rows_begun", "rows_inserted"] {
+        let crash = [("FIRSTCOME_CRASH_AT", point)];
+        let consumer = world.start("firstcome-api", &["consume"], &crash);
+        consumer.ended(HEALED).await;
+        assert!(consumer.log().contains("crash point"));
+    }
+    let found = survives_a_loss_of_redis(world, &fixture.api, &coupon, answers).await;
+    assert!(read_again(&found).is_empty(), "{found:#?}");
+}
+
+#[tokio::test]
+async fn position_moved_ahead_in_mysql_is_a_finding_and_breaks_no_promise() {
+    let (_redis, fixture) = fixture("pos-ahead").await;
+    let world = &fixture.world;
+    let (coupon, answers) = with_unread(&fixture).await;
+    for (moved, found) in [(1, "before offset"), (1_000, "it ends before offset")] {
+        world
+            .sql
+            .query(&format!(
+                "UPDATE topic_positions SET next_offset = next_offset + {moved} WHERE before_print IS NOT NULL"
+            ))
+            .await;
+        let run = any_pass(world).await;
+        let again = read_again(&run);
+        assert!(again.len() == 1 && again[0].contains(found), "{run:#?}");
+    }
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    let _consumer = world.consume().await;
+    all_issued(world, coupon.drop, UNREAD.end).await;
+    eventually("admission opens", HEALED, async || {
+        any_pass(world).await;
+        holders(world, &coupon).await == i64::try_from(UNREAD.end).unwrap()
+    })
+    .await;
+    assert_exact(world, &coupon, 30, &answers).await;
+}
+
+#[tokio::test]
+async fn recreated_topic_is_read_from_its_beginning_and_reported_for_an_hour() {
+    let (_redis, fixture) = fixture("pos-again").await;
+    let Fixture {
+        world,
+        api,
+        consumer,
+    } = &fixture;
+    let (coupon, mut answers) = fixture.held("Again", 40, 20).await;
+    consumer.process.stop().await;
+    api.process.stop().await;
+    world.topic.delete().await;
+    world.migrate().await;
+    let api = world.serve().await;
+    answers.extend(rush(&[&api], coupon.id, &people(26)[20..], 6).await);
+    let before = any_pass(world).await;
+    assert_eq!(before.drops[0].before.in_flight, 6, "{before:#?}");
+    assert_eq!(read_again(&before).len(), 1, "{before:#?}");
+    let _consumer = world.consume().await;
+    all_issued(world, coupon.drop, 26).await;
+    assert_eq!(read_again(&any_pass(world).await).len(), 1);
+    an_hour_later(world).await;
+    assert_nothing_found(&world.pass().await);
+    let rest: Vec<String> = (0..14).map(|n| format!("rest-{n}")).collect();
+    answers.extend(rush(&[&api], coupon.id, &rest, 7).await);
+    all_issued(world, coupon.drop, 40).await;
+    assert_exact(world, &coupon, 40, &answers).await;
+}
+
+#[tokio::test]
+async fn added_partitions_are_read_from_their_beginning() {
+    let (_redis, fixture) = fixture("pos-added").await;
+    let world = &fixture.world;
+    let (coupon, mut answers) = fixture.held("Added", 40, UNREAD.start).await;
+    fixture.consumer.process.stop().await;
+    let before = world.topic.offsets().await.len();
+    world.topic.grow(before + 3).await;
+    // A new API sends to the new partitions at once.
+    let api = world.serve().await;
+    answers.extend(rush(&[&api], coupon.id, &people(UNREAD.end)[UNREAD], 20).await);
+    let offsets = world.topic.offsets().await;
+    assert!(offsets[before..].iter().any(|(_, end)| *end > 0));
+    let run = world.pass().await;
+    assert_eq!(run.drops[0].before.in_flight, 20, "{run:#?}");
+    let found = survives_a_loss_of_redis(world, &api, &coupon, answers).await;
+    assert!(read_again(&found).is_empty(), "{found:#?}");
+}
+
+#[tokio::test]
+async fn restored_mysql_reads_again_what_it_has_lost_although_redis_is_emptied_too() {
+    let (_redis, fixture) = fixture("pos-older").await;
+    let world = &fixture.world;
+    let (coupon, mut answers) = fixture.held("Older", 40, UNREAD.start).await;
+    world
+        .sql
+        .query("CREATE TABLE dumped AS SELECT * FROM topic_positions")
+        .await;
+    answers.extend(rush(&[&fixture.api], coupon.id, &people(UNREAD.end)[UNREAD], 20).await);
+    all_issued(world, coupon.drop, UNREAD.end).await;
+    fixture.consumer.process.stop().await;
+    for restore in [
+        "DELETE FROM issued_coupons WHERE slot > 10",
+        "REPLACE INTO topic_positions SELECT * FROM dumped",
+        "DROP TABLE dumped",
+    ] {
+        world.sql.query(restore).await;
+    }
+    let found = survives_a_loss_of_redis(world, &fixture.api, &coupon, answers).await;
+    assert_eq!(read_again(&found).len(), 1, "{found:#?}");
+}

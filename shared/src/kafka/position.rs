@@ -1,0 +1,213 @@
+//! Where reading a partition begins: at its position in MySQL ([`crate::mysql::positions`]), as
+//! long as Kafka still has the log that was read. Kafka's committed offsets decide nothing.
+//!
+//! Reading begins with the message before the position, which proves that the log is the same:
+//! after a topic was recreated, another message is there, or none. The topic's id would prove it,
+//! too, but Kafka's client does not return it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crc::{CRC_64_XZ, Crc};
+use rdkafka::message::{BorrowedMessage, Message as _};
+
+const CRC: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
+
+/// A checksum of a message's timestamp, key and value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessagePrint(pub i64);
+
+impl MessagePrint {
+    pub fn of(message: &BorrowedMessage<'_>) -> Self {
+        let mut digest = CRC.digest();
+        let timestamp_ms = message.timestamp().to_millis().unwrap_or_default();
+        digest.update(&timestamp_ms.to_be_bytes());
+        digest.update(message.key().unwrap_or_default());
+        digest.update(message.payload().unwrap_or_default());
+        Self(digest.finalize().cast_signed())
+    }
+}
+
+/// Why a partition is read again from an earlier offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PositionFault {
+    /// It was read further than the position: MySQL has lost transactions, somebody has moved the
+    /// position or Kafka's offsets, or an earlier release has read it.
+    Gap,
+    /// The message before the position is another one: the topic was recreated.
+    OtherLog,
+    /// The partition ends below the position: Kafka has lost messages, or the topic was recreated.
+    BeyondEnd,
+    /// The partition begins above the position: messages were deleted before they were read.
+    Expired,
+}
+
+impl PositionFault {
+    const ALL: [Self; 4] = [Self::Gap, Self::OtherLog, Self::BeyondEnd, Self::Expired];
+
+    /// Its value in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gap => "gap",
+            Self::OtherLog => "other_log",
+            Self::BeyondEnd => "beyond_end",
+            Self::Expired => "expired",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.as_str() == text)
+    }
+}
+
+/// The position of a partition in MySQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredPosition {
+    /// The offset after the last message that has its rows.
+    pub next: i64,
+    /// The message at the offset before.
+    pub before: Option<MessagePrint>,
+    /// Why reading went back within the last hour, and the offset it had reached.
+    pub fault: Option<(PositionFault, i64)>,
+}
+
+/// The positions of a topic by partition.
+pub type StoredPositions = BTreeMap<i32, StoredPosition>;
+
+/// Where reading a partition begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    pub from: i64,
+    /// The message at the offset before, if it must be there.
+    pub before: Option<MessagePrint>,
+    /// Why reading went back, and the offset it had reached.
+    pub fault: Option<(PositionFault, i64)>,
+}
+
+impl Beginning {
+    /// Compares a position with the offsets that the partition has, and with the one committed to
+    /// Kafka: consumers commit only after they have moved the position. A partition without a
+    /// position is read from its beginning, never from its end.
+    pub fn of(position: Option<&StoredPosition>, committed: Option<i64>, log: &Range<i64>) -> Self {
+        let first = Self {
+            from: log.start,
+            before: None,
+            fault: None,
+        };
+        let Some(position) = position else {
+            return first;
+        };
+        let at_the_first_message = |fault| Self {
+            fault: Some((fault, position.next)),
+            ..first
+        };
+        if position.next > log.end {
+            return at_the_first_message(PositionFault::BeyondEnd);
+        }
+        if position.next < log.start {
+            return at_the_first_message(PositionFault::Expired);
+        }
+        Self {
+            from: position.next,
+            // An expired message proves nothing.
+            before: position.before.filter(|_| position.next > log.start),
+            fault: committed
+                .filter(|committed| *committed > position.next)
+                .map(|committed| (PositionFault::Gap, committed)),
+        }
+    }
+
+    /// The message before is another one.
+    #[must_use]
+    pub fn in_another_log(self, log: &Range<i64>) -> Self {
+        Self {
+            from: log.start,
+            before: None,
+            fault: Some((PositionFault::OtherLog, self.from)),
+        }
+    }
+
+    /// The first offset to fetch.
+    pub fn fetched_from(&self) -> i64 {
+        self.from - i64::from(self.before.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: Option<MessagePrint> = Some(MessagePrint(7));
+
+    fn beginning(next: i64, log: Range<i64>) -> Beginning {
+        let position = StoredPosition {
+            next,
+            before: BEFORE,
+            fault: None,
+        };
+        Beginning::of(Some(&position), Some(next), &log)
+    }
+
+    #[test]
+    fn position_outside_the_log_leaves_everything_unread() {
+        use PositionFault::{BeyondEnd, Expired};
+        for (next, from, before, fault) in [
+            (2, 3, None, Some((Expired, 2))),
+            (3, 3, None, None),
+            (4, 4, BEFORE, None),
+            (9, 9, BEFORE, None),
+            (10, 3, None, Some((BeyondEnd, 10))),
+        ] {
+            let expected = Beginning {
+                from,
+                before,
+                fault,
+            };
+            assert_eq!(beginning(next, 3..9), expected, "{next}");
+        }
+    }
+
+    #[test]
+    fn reading_begins_with_the_message_before_the_position() {
+        assert_eq!(beginning(6, 3..9).fetched_from(), 5);
+        assert_eq!(beginning(3, 3..9).fetched_from(), 3);
+    }
+
+    #[test]
+    fn partition_without_a_position_is_read_from_its_first_message() {
+        let begun = Beginning::of(None, Some(6), &(3..9));
+        assert_eq!((begun.from, begun.before, begun.fault), (3, None, None));
+    }
+
+    #[test]
+    fn offset_committed_above_the_position_is_a_gap_and_moves_nothing() {
+        let position = StoredPosition {
+            next: 6,
+            before: BEFORE,
+            fault: None,
+        };
+        for (committed, fault) in [
+            (None, None),
+            (Some(0), None),
+            (Some(6), None),
+            (Some(7), Some((PositionFault::Gap, 7))),
+            (Some(1_000), Some((PositionFault::Gap, 1_000))),
+        ] {
+            let expected = Beginning {
+                from: 6,
+                before: BEFORE,
+                fault,
+            };
+            let begun = Beginning::of(Some(&position), committed, &(3..9));
+            assert_eq!(begun, expected);
+        }
+    }
+
+    #[test]
+    fn faults_are_read_as_they_are_written() {
+        for fault in PositionFault::ALL {
+            assert_eq!(PositionFault::parse(fault.as_str()), Some(fault));
+            assert!(fault.as_str().len() <= 16);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! How far the topic is read: a position for each partition, which a consumer moves in the
+//! transaction of its rows.
+//!
+//! A position moves only if the range that was read begins at it or below it. So a consumer that
+//! began above it, for whatever reason, never makes unread messages look read: its rows are
+//! written, the position stays, and a [`Gap`](PositionFault::Gap) is recorded. A range that is read
+//! twice moves nothing back.
+
+use std::ops::Range;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Integer, Nullable, Text};
+use diesel::{QueryResult, sql_query};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+
+use super::{Conn, Db, DbError};
+use crate::kafka::{Beginning, MessagePrint, PositionFault, StoredPosition, StoredPositions};
+
+/// Offsets of a partition whose messages have rows or dead letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadRange {
+    pub partition: i32,
+    pub offsets: Range<i64>,
+    /// The message at the last offset. `None`: it can't be read, or is not a message.
+    pub last: Option<MessagePrint>,
+}
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Integer)]
+    partition_id: i32,
+    #[diesel(sql_type = BigInt)]
+    next_offset: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    before_print: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    recent_fault: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    fault_offset: Option<i64>,
+}
+
+impl Row {
+    fn position(&self) -> StoredPosition {
+        let fault = self.recent_fault.as_deref().and_then(PositionFault::parse);
+        StoredPosition {
+            next: self.next_offset,
+            before: self.before_print.map(MessagePrint),
+            fault: fault.zip(self.fault_offset),
+        }
+    }
+}
+
+/// A fault is reported for an hour, so that a pass sees it although consumers continue at once.
+const POSITIONS: &str = "SELECT partition_id, next_offset, before_print, fault_offset, \
+     IF(fault_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, fault, NULL) AS recent_fault \
+     FROM topic_positions WHERE topic = ?";
+
+async fn load(conn: &mut Conn, topic: &str, filter: &str) -> QueryResult<StoredPositions> {
+    let rows: Vec<Row> = sql_query(format!("{POSITIONS}{filter}"))
+        .bind::<Text, _>(topic)
+        .load(conn)
+        .await?;
+    let position = |row: Row| (row.partition_id, row.position());
+    Ok(rows.into_iter().map(position).collect())
+}
+
+impl Db {
+    /// The positions of a topic.
+    pub async fn topic_positions(&self, topic: &str) -> Result<StoredPositions, DbError> {
+        let topic = topic.to_owned();
+        self.run("read positions", async move |conn| {
+            load(conn, &topic, "").await
+        })
+        .await
+    }
+
+    /// Writes where partitions begin that have no position, or one with a fault.
+    pub async fn begin_reading(
+        &self,
+        topic: &str,
+        beginnings: Vec<(i32, Beginning)>,
+    ) -> Result<(), DbError> {
+        let topic = topic.to_owned();
+        self.run("write where reading begins", async move |conn| {
+            for (partition, beginning) in &beginnings {
+                begin(conn, &topic, *partition, beginning).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Moves positions in a transaction without rows; see [`advance`].
+    pub async fn advance_positions(
+        &self,
+        topic: &str,
+        ranges: Vec<ReadRange>,
+    ) -> Result<Vec<i32>, DbError> {
+        let topic = topic.to_owned();
+        self.run("move positions", async move |conn| {
+            conn.transaction(async |conn| advance(conn, &topic, &ranges).await)
+                .await
+        })
+        .await
+    }
+}
+
+/// Going back is always safe: it only has messages read again.
+async fn begin(
+    conn: &mut Conn,
+    topic: &str,
+    partition: i32,
+    beginning: &Beginning,
+) -> QueryResult<usize> {
+    match beginning.fault {
+        None => {
+            sql_query(
+                "INSERT IGNORE INTO topic_positions (topic, partition_id, next_offset) VALUES (?, ?, ?)",
+            )
+            .bind::<Text, _>(topic)
+            .bind::<Integer, _>(partition)
+            .bind::<BigInt, _>(beginning.from)
+            .execute(conn)
+            .await
+        }
+        Some((PositionFault::Gap, offset)) => note_gap(conn, topic, partition, offset).await,
+        Some((fault, offset)) => {
+            sql_query(
+                "UPDATE topic_positions SET next_offset = ?, before_print = NULL, fault = ?, \
+                 fault_at = UTC_TIMESTAMP(3), fault_offset = ? WHERE topic = ? AND partition_id = ?",
+            )
+            .bind::<BigInt, _>(beginning.from)
+            .bind::<Text, _>(fault.as_str())
+            .bind::<BigInt, _>(offset)
+            .bind::<Text, _>(topic)
+            .bind::<Integer, _>(partition)
+            .execute(conn)
+            .await
+        }
+    }
+}
+
+/// Moves positions over what was read, in the transaction of its rows and after them. Returns the
+/// partitions with a gap: their consumer must begin again at the positions.
+pub async fn advance(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> QueryResult<Vec<i32>> {
+    if ranges.is_empty() || moved(conn, topic, ranges).await? == ranges.len() {
+        return Ok(Vec::new());
+    }
+    let own: Vec<String> = ranges.iter().map(|it| it.partition.to_string()).collect();
+    // Only these: consumers that lock each other's rows would deadlock.
+    let filter = format!(" AND partition_id IN ({}) FOR SHARE", own.join(", "));
+    let positions = load(conn, topic, &filter).await?;
+    let gaps = ranges
+        .iter()
+        .filter(|range| is_gap(positions.get(&range.partition), range));
+    let mut partitions = Vec::new();
+    for range in gaps {
+        note_gap(conn, topic, range.partition, range.offsets.start).await?;
+        partitions.push(range.partition);
+    }
+    Ok(partitions)
+}
+
+/// Moves the positions at which a range begins, or in which it ends higher; returns how many.
+/// `STRAIGHT_JOIN`, so that only the rows of these partitions are locked, in the ranges' order.
+async fn moved(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> QueryResult<usize> {
+    let rows: Vec<String> = ranges
+        .iter()
+        .map(|range| {
+            let print = range
+                .last
+                .map_or_else(|| "NULL".to_owned(), |print| print.0.to_string());
+            let Range { start, end } = range.offsets;
+            format!("ROW({}, {start}, {end}, {print})", range.partition)
+        })
+        .collect();
+    sql_query(format!(
+        "UPDATE (VALUES {}) AS r (partition_id, begins, ends, print) \
+         STRAIGHT_JOIN topic_positions AS p ON p.topic = ? AND p.partition_id = r.partition_id \
+         SET p.next_offset = r.ends, p.before_print = r.print \
+         WHERE r.begins <= p.next_offset AND p.next_offset < r.ends",
+        rows.join(", ")
+    ))
+    .bind::<Text, _>(topic)
+    .execute(conn)
+    .await
+}
+
+/// Whether unread messages lie between the position and the range. Without a position, MySQL went
+/// back to before the partition was first read.
+fn is_gap(position: Option<&StoredPosition>, range: &ReadRange) -> bool {
+    position.is_none_or(|position| range.offsets.start > position.next)
+}
+
+/// Records that a partition was read up to an offset above its position.
+async fn note_gap(conn: &mut Conn, topic: &str, partition: i32, offset: i64) -> QueryResult<usize> {
+    sql_query(
+        "INSERT INTO topic_positions (topic, partition_id, next_offset, fault, fault_at, fault_offset) \
+         VALUES (?, ?, 0, ?, UTC_TIMESTAMP(3), ?) ON DUPLICATE KEY UPDATE \
+         fault = VALUES(fault), fault_at = VALUES(fault_at), fault_offset = VALUES(fault_offset)",
+    )
+    .bind::<Text, _>(topic)
+    .bind::<Integer, _>(partition)
+    .bind::<Text, _>(PositionFault::Gap.as_str())
+    .bind::<BigInt, _>(offset)
+    .execute(conn)
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn range_above_the_position_leaves_a_gap() {
+        for (position, read, expected) in [
+            (Some(5), 5..9, false),
+            (Some(5), 2..9, false),
+            (Some(5), 2..4, false),
+            (Some(5), 5..5, false),
+            (Some(5), 6..9, true),
+            (Some(5), 6..6, true),
+            (None, 0..4, true),
+        ] {
+            let stored = position.map(|next| StoredPosition {
+                next,
+                before: None,
+                fault: None,
+            });
+            let range = ReadRange {
+                partition: 0,
+                offsets: read.clone(),
+                last: None,
+            };
+            assert_eq!(
+                is_gap(stored.as_ref(), &range),
+                expected,
+                "{position:?} {read:?}"
+            );
+        }
+    }
+}
