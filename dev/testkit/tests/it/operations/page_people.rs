@@ -190,7 +190,7 @@ async fn a_promise_that_cannot_be_kept_is_closed_at_the_story_and_its_alert_ends
         assert_has(&refused.text, &["name=\"name\" value=\"Winter\""]);
         assert_eq!(give_up("Winter coupon").await.status, 303);
         let page = kim.text("/people?done=given-up").await;
-        assert_has(&page, &["Noted. PersonSearch for them again to see it."]);
+        assert_has(&page, &["Noted. Search for them again to see it."]);
         let (status, story) = search(&kim, whom).await;
         assert_eq!(status, 200);
         assert_lacks(&story, &[offer]);
