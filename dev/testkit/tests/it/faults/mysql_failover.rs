@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{MysqlPair, Replication};
 use firstcome_testkit::{
-    Fixture, MadeCoupon, OperatorsShell, WorldStores, all_issued, assert_exact, assert_kept,
-    assert_nothing_found, commands_of, coupon_body, eventually, eventually_some, kinds, people,
-    rows, rush, tally,
+    Fixture, MadeCoupon, OperatorsShell, WorldStores, all_issued, assert_clean, assert_exact,
+    assert_kept, assert_nothing_found, commands_of, coupon_body, eventually, eventually_some,
+    kinds, people, rows, rush, tally,
 };
 use serde_json::json;
 
@@ -220,12 +220,7 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
             .all_findings()
             .map(|f| (f.kind, f.coupon_id.map(|c| c.0), f.needs_person))
             .collect();
-        assert_eq!(
-            (once.code, found),
-            (1, expected.clone()),
-            "{}",
-            once.log
-        );
+        assert_eq!((once.code, found), (1, expected.clone()), "{}", once.log);
     }
     let id = lost.id;
     let mut shell = OperatorsShell::of(world).await;
