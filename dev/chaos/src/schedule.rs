@@ -286,9 +286,8 @@ fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
     Some(Timed { at_ms, fault })
 }
 
-/// One piece of data that is lost or older than the rest, or an operator's mistake, in six of
-/// eleven seeds. Uses a separate
-/// generator, as above.
+/// One piece of data that is lost or older than the rest, or an operator's mistake, in most seeds.
+/// Uses a separate generator, as above.
 fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0115_71ec_e000_0000);
     let at_ms = rng.random_range(window_ms);
