@@ -117,9 +117,9 @@ pub struct Drop {
     pub coupon_id: CouponId,
     /// The day in the coupon's time zone.
     pub local_date: Option<NaiveDate>,
-    /// First instant at which a claim is admitted.
+    /// Claims are admitted from this time.
     pub opens_at: DateTime<Utc>,
-    /// First instant at which claims are no longer admitted; `None` if it stays open.
+    /// Claims are rejected from this time; `None` if the drop stays open.
     pub closes_at: Option<DateTime<Utc>>,
     pub quantity: Slot,
     /// An operator closed it early: nobody is promoted from its waiting list.

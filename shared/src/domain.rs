@@ -17,14 +17,14 @@ pub fn canonical_number(text: &str) -> Option<i64> {
     }
 }
 
-/// Number of a coupon.
+/// Coupon ID.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
 )]
 #[serde(transparent)]
 pub struct CouponId(pub i64);
 
-/// Number of a drop, unique across coupons.
+/// Drop ID, unique across coupons.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
 )]

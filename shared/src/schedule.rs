@@ -19,10 +19,10 @@ pub use self::preview::{AT_ONCE, Opening};
 pub enum Schedule {
     /// One drop.
     Once {
-        /// First instant at which claims are admitted.
+        /// Claims are admitted from this time.
         #[serde(deserialize_with = "instants::one")]
         opens_at: DateTime<Utc>,
-        /// First instant at which claims are refused; without it the drop stays open.
+        /// Claims are rejected from this time; without it the drop stays open.
         #[serde(
             default,
             deserialize_with = "instants::or_none",

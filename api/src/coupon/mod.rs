@@ -59,7 +59,7 @@ enum CouponCommand {
         #[command(flatten)]
         what: EditArgs,
     },
-    /// Close the open drop, at once and for good
+    /// Close the open drop immediately and permanently
     Close {
         #[command(flatten)]
         id: Id,
@@ -115,7 +115,7 @@ struct AllowArgs {
 
 #[derive(Debug, Clone, Copy, Args)]
 struct Id {
-    /// Number of the coupon
+    /// Coupon ID
     #[arg(value_name = "COUPON")]
     id: i64,
 }

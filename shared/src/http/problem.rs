@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
-/// Stable words for programs, the same in both services. Each has one meaning and one status.
+/// Stable error codes, the same in both services. Each has one meaning and one status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -98,10 +98,10 @@ pub struct Problem {
     /// The HTTP status.
     #[schema(example = 409)]
     status: u16,
-    /// Stable word for programs.
+    /// Stable error code.
     #[schema(example = "sold_out")]
     code: Code,
-    /// What is wrong and what to do, for people.
+    /// Human-readable: what is wrong and what to do.
     #[schema(example = "all are given out")]
     detail: Cow<'static, str>,
     /// Further members, by code: `opens_at`, `run_id`, …
@@ -113,7 +113,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with a stable code and a sentence for people.
+    /// Creates a problem with a stable code and a human-readable message.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let status = code.status();
         Self {

@@ -53,7 +53,7 @@ pub struct Alert {
     pub drop_id: Option<DropId>,
     #[serde(rename = "status")]
     pub state: AlertState,
-    /// One line for people.
+    /// One human-readable line.
     #[schema(example = "3 people hold a slot and have no row")]
     pub summary: String,
     /// A hash of the last mail's content.

@@ -63,7 +63,7 @@ pub enum Status {
     Clean,
     /// Everything found was repaired, and the next check confirmed it.
     Repaired,
-    /// A person must act, or a dry run found something.
+    /// An operator must act, or a dry run found something.
     Drift,
     /// The repairs exceed the repair limit: none is made until a person confirms them.
     Braked,
@@ -219,10 +219,10 @@ pub struct Finding {
     pub user_id: Option<String>,
     pub action: ActionKind,
     pub result: Outcome,
-    /// For people. It has no user id.
+    /// Human-readable, without user ids.
     #[schema(example = "admitted, and no row came")]
     pub detail: String,
-    /// A person must act: no pass will repair it.
+    /// Only an operator can resolve it: no pass will repair it.
     #[serde(default)]
     pub needs_person: bool,
     /// The failed claim that it concerns, if any.

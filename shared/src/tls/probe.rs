@@ -24,7 +24,7 @@ const VERDICT: Duration = Duration::from_millis(500);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeAnswer {
     Fine,
-    /// The server uses TLS, but one side does not trust the other, as the sentence explains.
+    /// The server uses TLS, but one side does not trust the other, as the message explains.
     Fault(String),
     /// The server answered, but not in TLS.
     PlainText,

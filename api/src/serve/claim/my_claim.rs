@@ -49,7 +49,7 @@ pub(crate) struct MyClaim {
     code: Option<String>,
     /// Place on the waiting list; 1 is next.
     position: Option<u32>,
-    /// Whether the user may claim; null with a claim, for a coupon for everybody, and while
+    /// Whether the user may claim; null with a claim, for an unrestricted coupon, and while
     /// unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed: Option<bool>,

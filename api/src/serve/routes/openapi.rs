@@ -12,9 +12,9 @@ use utoipa::openapi::{Components, OpenApi};
     info(
         title = "Firstcome API",
         description = "Gives out a limited number of coupons, first come, first served. Errors are \
-            `application/problem+json` (RFC 9457) with a stable `code` and a sentence for people. A request that is \
-            refused (4xx) changes nothing. After a 503 a change may already have been applied: repeat it; to create \
-            a coupon, with the same `Idempotency-Key`."
+            `application/problem+json` (RFC 9457) with a stable `code` and a human-readable message. A request that \
+            is rejected (4xx) changes nothing. After a 503, a change may already have been applied, so repeat the \
+            request. When creating a coupon, repeat it with the same `Idempotency-Key`."
     ),
     tags(
         (name = "claims", description = "For users"),

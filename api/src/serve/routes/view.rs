@@ -52,9 +52,9 @@ pub(crate) struct CouponView {
 #[schema(as = Drop)]
 pub(crate) struct DropView {
     id: DropId,
-    /// First instant at which claims are admitted.
+    /// Claims are admitted from this time.
     opens_at: DateTime<Utc>,
-    /// First instant at which claims are refused; null: it stays open.
+    /// Claims are rejected from this time; null: it stays open.
     closes_at: Option<DateTime<Utc>>,
     quantity: Slot,
     /// How many are left; null while unknown (Redis is unavailable, or being verified).

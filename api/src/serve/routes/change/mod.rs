@@ -42,12 +42,12 @@ use crate::serve::state::{App, Services};
 
 /// Change a coupon
 ///
-/// Safe to repeat. After a 503, part of the change may be made; the sentence says which. Repeat it
-/// without `If-Match`, since the revision may have changed.
+/// Safe to repeat. After a 503, part of the change may have been applied; the message says which.
+/// Repeat it without `If-Match`, since the revision may have changed.
 #[utoipa::path(
     patch, path = "/v1/coupons/{id}", tag = "operators", request_body = ChangeBody,
     params(
-        ("id" = i64, Path, description = "Number of the coupon", example = 7),
+        ("id" = i64, Path, description = "Coupon ID", example = 7),
         ("If-Match" = Option<String>, Header, description = "The coupon's `ETag`, or `*`: change it only if it still matches",
             example = "\"7\""),
     ),
@@ -57,7 +57,7 @@ use crate::serve::state::{App, Services};
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`below_given_out`, with `given_out`: more is given out already"),
         (status = 412, description = "`changed_meanwhile`, with `revision`, also as `ETag`: `If-Match` does not match"),
-        (status = 422, description = "`not_possible`: the sentence says what to do"),
+        (status = 422, description = "`not_possible`: the message says what to do"),
     ),
     security(("ops" = []))
 )]
