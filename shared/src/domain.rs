@@ -31,14 +31,14 @@ pub struct CouponId(pub i64);
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
-/// A coupon and drop number read from a store; neither need exist.
+/// A coupon ID and a drop ID read from a store; neither need exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamedDrop {
     pub coupon: CouponId,
     pub drop: DropId,
 }
 
-/// The number that a claim owns: from 1 to the drop's quantity, given once.
+/// The slot number of a claim: from 1 to the drop's quantity, given once.
 pub type Slot = u32;
 
 impl fmt::Display for CouponId {
@@ -94,10 +94,10 @@ impl UserId {
         &self.0
     }
 
-    /// Enough to distinguish known users, too little to identify them: the first character, and the
-    /// last one or two. An id of up to three characters shows nothing, so different ids may look
-    /// alike. An e-mail address shows these characters of its name, and the first character of its
-    /// host.
+    /// Masks the id: it distinguishes known users but does not identify them. Shows the first
+    /// character, and the last one or two. An id of up to three characters shows nothing, so
+    /// different ids may look alike. An e-mail address shows these characters of its name, and the
+    /// first character of its host.
     pub fn masked(&self) -> String {
         const SHORT: usize = 3;
         if self.0.chars().count() <= SHORT {
@@ -212,7 +212,7 @@ pub fn is_invisible(c: char) -> bool {
 }
 
 /// The first character that a name must not contain. Names appear in mail subjects, terminals and
-/// pages, so line breaks, text-reversing characters and look-alike names are refused. Emoji may
+/// pages, so line breaks, text-reversing characters and look-alike names are invalid. Emoji may
 /// contain a joiner and a selector.
 pub fn unfit_in_a_name(text: &str) -> Option<char> {
     let is_unfit = |c: char| {

@@ -1,4 +1,4 @@
-//! Constants that tests override. They are not settings, and no runbook changes them.
+//! Constants that tests can override. They are not settings: no runbook changes them.
 //!
 //! Debug builds, and builds with the feature `crash-points`, read the variable `FIRSTCOME_TEST_`
 //! plus the name, for example `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. Release builds always use
@@ -72,7 +72,7 @@ tunings! {
 }
 
 impl Tuning {
-    /// The constant, unless a test has overridden it.
+    /// Returns the constant, unless a test has overridden it.
     pub fn or<N: FromStr>(self, constant: N) -> N {
         self.of_test().unwrap_or(constant)
     }
@@ -93,7 +93,7 @@ fn of_test(_: Tuning) -> Option<String> {
     None
 }
 
-/// For tests that run a service in their own process, where variables cannot be set.
+/// Overrides for tests that run a service in their own process, where variables cannot be set.
 #[cfg(any(debug_assertions, feature = "crash-points"))]
 pub mod scope {
     use std::cell::RefCell;

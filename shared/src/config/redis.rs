@@ -113,7 +113,7 @@ impl RedisArgs {
 }
 
 fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
-    // The addresses were already parsed once.
+    // clap has already validated the addresses.
     let nodes = addresses(given.redis_url.expose_secret())?;
     let mode = given.redis_mode;
     let of_sentinel = [

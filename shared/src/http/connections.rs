@@ -32,8 +32,7 @@ pub(super) struct ConnectionPool {
     epoch: Instant,
     most_of_network: Option<usize>,
     slots: Arc<Semaphore>,
-    /// A new connection waits for room and no connection is idle, so each response closes its
-    /// connection.
+    /// Set while a new connection waits and none is idle: each response then closes its connection.
     is_wanted: AtomicBool,
     open: Arc<Mutex<Open>>,
 }
@@ -43,19 +42,20 @@ struct Open {
     next_id: u64,
     len: usize,
     by_network: HashMap<IpAddr, OfNetwork>,
-    /// Results of one scan, popped from the end. The rank shows whether an entry is still valid.
+    /// Connections to close, from one scan, popped from the end. The rank shows whether an entry is
+    /// still valid.
     to_close: Vec<(u64, Arc<Activity>)>,
     scanned_at: u64,
 }
 
-/// The open connections of one network.
+/// The open connections from one network.
 #[derive(Default)]
 struct OfNetwork {
     all: HashMap<u64, Arc<Activity>>,
     scanned_at: u64,
 }
 
-/// Counts as open until it is dropped.
+/// A connection that counts as open until this is dropped.
 pub(super) struct OpenConnection {
     pub(super) activity: Arc<Activity>,
     id: u64,

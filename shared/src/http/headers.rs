@@ -1,4 +1,4 @@
-//! Headers that may occur only once.
+//! Reads headers that may occur only once.
 
 use axum::http::header::AsHeaderName;
 use axum::http::{HeaderMap, HeaderValue};

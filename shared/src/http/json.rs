@@ -7,7 +7,7 @@ use serde_json::error::Category;
 /// Parses one JSON object and nothing after it.
 ///
 /// # Errors
-/// A sentence that names the field and the values it accepts.
+/// Returns a message that names the field and the values it accepts.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     // serde would parse an array into a struct, field by field.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
@@ -93,7 +93,7 @@ fn of_field(path: &str, text: &str) -> String {
     }
 }
 
-/// The expected kind of value, if a query parameter is not a number or a boolean.
+/// Returns the expected kind of value, if a query parameter is not a number or a boolean.
 fn of_text(text: &str) -> Option<&'static str> {
     match text {
         "invalid digit found in string" | "cannot parse integer from empty string" => {
@@ -106,7 +106,7 @@ fn of_text(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether it is chrono's error for an invalid timestamp.
+/// Whether this is chrono's error for an invalid timestamp.
 fn chrono(text: &str) -> bool {
     [
         "premature end of input",

@@ -22,7 +22,7 @@ pub enum Code {
     Unauthorized,
     /// The token may only read.
     ReadOnly,
-    /// The coupon is restricted to others.
+    /// The coupon is restricted to other users.
     NotAllowed,
     NotFound,
     MethodNotAllowed,
@@ -31,7 +31,7 @@ pub enum Code {
     Paused,
     NotOpen,
     Revoked,
-    /// More are already given.
+    /// More slots are already given out.
     BelowGivenOut,
     PassRunning,
     /// The alert is over.
@@ -49,7 +49,7 @@ pub enum Code {
     TooLarge,
     IdempotencyKeyUsed,
     NotPossible,
-    /// By one person, or from one address; also too many wrong tokens.
+    /// Too many requests of one user or address, or too many wrong tokens.
     TooManyRequests,
     Internal,
     Unavailable,
@@ -144,9 +144,9 @@ impl Problem {
         self
     }
 
-    /// 503 with `Retry-After`: the same request may succeed later. The wait is one to three
-    /// seconds, chosen at random, so that clients that were refused together do not return
-    /// together.
+    /// Creates a 503 with `Retry-After`: the same request may succeed later. The wait is one to
+    /// three seconds, chosen at random, so that clients that got it at the same time do not return
+    /// at the same time.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Unavailable, detail).retry_after(std::time::Duration::ZERO)
     }
@@ -155,7 +155,7 @@ impl Problem {
         Self::new(Code::NotFound, detail)
     }
 
-    /// 500; the reason is in the log, not in the response.
+    /// Creates a 500; the reason is in the log, not in the response.
     pub fn internal() -> Self {
         Self::new(
             Code::Internal,

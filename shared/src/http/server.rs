@@ -55,7 +55,7 @@ impl Limits {
         drain: Duration::from_secs(10),
     };
 
-    /// For a listener that only supervisors and scrapers use.
+    /// Limits for a listener that only supervisors and scrapers use.
     pub const FOR_MACHINES: Self = Self {
         connections: 100,
         connections_of_address: Some(50),

@@ -24,8 +24,8 @@ pub use unreadable::{
     LookResult, UnreadableAt, UnreadableCause, UnreadableRange, look, unreadable_range,
 };
 
-/// Milliseconds between checks whether to prefetch more messages. With the default of one second, a
-/// busy consumer processed its messages in a quarter of that time and then waited.
+/// Interval in milliseconds between checks whether to prefetch more messages. With the default of
+/// one second, a busy consumer processed its messages in a quarter of that time and then waited.
 const FETCH_AGAIN_MS: &str = "10";
 
 /// Maximum bytes of a batch of messages as stored: the topic's `max.message.bytes`, and the limit
@@ -64,7 +64,7 @@ impl KafkaSettings {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("socket.keepalive.enable", "true")
-            // Time after which an unresponsive broker is given up. The default is a minute.
+            // Give up an unresponsive broker after this time. The default is a minute.
             .set("socket.timeout.ms", "3000")
             .set("socket.connection.setup.timeout.ms", "3000")
             // The default grows to 10 s, which is too long for a claim that waits for its

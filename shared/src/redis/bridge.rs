@@ -30,8 +30,8 @@ pub(super) fn older_epoch(text: &str, is_this: impl Fn(&str) -> bool) -> Option<
 }
 
 impl Redis {
-    /// Opens a coupon in this release if an older one has verified it, and in the older one if it
-    /// is open here. Returns whether it is open in both.
+    /// Opens a coupon in this release if an older release has verified it, and in the older release
+    /// if it is open here. Returns whether it is open in both.
     pub async fn bridge(&self, coupon: CouponId, era: u64) -> Result<bool, RedisError> {
         let shard = self
             .conn

@@ -37,7 +37,7 @@ use crate::domain::CouponId;
 static GATE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/gate.lua")));
 
-/// A coupon's era on one server. The default value is no era, and every script refuses it.
+/// A coupon's era on one server. The default value names no era, and every script refuses it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Fence {
     server: String,
@@ -68,7 +68,7 @@ pub struct CouponGate {
 }
 
 impl CouponGate {
-    /// The era, whatever the server.
+    /// Returns the era, regardless of the server.
     pub fn era(&self) -> Option<u64> {
         parsed(&self.text).map(|(_, era, _)| era)
     }
@@ -307,7 +307,7 @@ impl Redis {
         Ok(versions)
     }
 
-    /// Closes a coupon whose data went back to an older state, so that the next pass finds no era
+    /// Closes a coupon whose data was reset to an older state, so that the next pass finds no era
     /// and rebuilds it.
     pub async fn close_coupon(
         &self,
@@ -382,7 +382,7 @@ impl Redis {
         Ok(gates)
     }
 
-    /// The coupon's era, if it is one of the server that holds the coupon now.
+    /// Returns the coupon's era, if it began on the server that holds the coupon now.
     pub async fn fence(&self, coupon: CouponId) -> Result<Option<Fence>, RedisError> {
         let life = self.gate().await?.life();
         let gates = self.coupon_gates(&[coupon]).await?;

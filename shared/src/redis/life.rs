@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::servers::{HashSlots, has_hash_slot, hash_slot};
 use crate::domain::CouponId;
 
-/// The identities of all servers that hold data, in order of hash slot.
+/// The identities of all servers that hold data, ordered by hash slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life(pub(super) Vec<(Vec<HashSlots>, String)>);
 

@@ -69,7 +69,7 @@ impl ServerLink {
         Ok(Self { address, link })
     }
 
-    /// The same with a dedicated connection to the current server process.
+    /// Returns a link with a dedicated connection to the current server process.
     pub(super) async fn pinned(&self, timeout: Duration) -> Result<Self, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(timeout))

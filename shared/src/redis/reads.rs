@@ -65,8 +65,8 @@ type RawNumbers = (
 /// Drops requested at the same time.
 pub(super) const DROPS_AT_ONCE: usize = 200;
 
-/// Replaces every score that is not an integer, or is too large to be exact: never a slot of a
-/// drop. `set_slots.lua` uses the same value.
+/// Replaces every score that is not an integer, or is too large to be exact: it is never a slot of
+/// a drop. `set_slots.lua` uses the same value.
 const NO_SLOT: i64 = -1;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
@@ -214,7 +214,8 @@ impl Redis {
         Ok(names.iter().map(text).map(UserId::from_store).collect())
     }
 
-    /// A consistent view of the slots `from..=to`; of all slots from `from` on if `to` is `None`.
+    /// Reads a consistent view of the slots `from..=to`, or of all slots from `from` on if `to` is
+    /// `None`.
     ///
     /// This is a transaction and not a script, because Lua would convert every name and slot to a
     /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).

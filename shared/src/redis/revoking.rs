@@ -16,10 +16,10 @@ use crate::mysql::revoked::Revocation;
 static REVOKE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/revoke.lua")));
 
-/// What Redis has about the user of a revocation.
+/// What Redis stores about the user of a revocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Banned {
-    /// It has this revocation in its current state, or a later one.
+    /// Redis has this revocation in its current state, or a later one.
     pub is_known: bool,
     /// The user's slot, and when it was given in Unix milliseconds, if known.
     pub slot: Option<(i64, Option<i64>)>,
@@ -118,7 +118,7 @@ impl Redis {
         Ok(news)
     }
 
-    /// What Redis has about the users of these revocations of a drop, in the same order.
+    /// Reads what Redis stores about the users of these revocations of a drop, in the same order.
     pub async fn banned(
         &self,
         keys: &DropKeys,

@@ -64,7 +64,7 @@ pub(super) struct Router {
     asked_at: tokio::sync::Mutex<Option<Instant>>,
     told_at: ArcSwapOption<Instant>,
     is_asking: AtomicBool,
-    /// Connected to particular server processes; unusable once they end.
+    /// Whether the router is bound to particular server processes; it is unusable once they end.
     is_pinned: bool,
 }
 

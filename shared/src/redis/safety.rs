@@ -160,7 +160,7 @@ fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String
     ))
 }
 
-/// Judges a server's settings. If the operator asserts durability, only facts that Redis reports
+/// Checks a server's settings. If the operator asserts durability, only facts that Redis reports
 /// about itself count: a provider may have a substitute for the append-only file, but an eviction
 /// policy always loses data.
 fn verdict(

@@ -118,7 +118,7 @@ impl Seeds {
             .join(",")
     }
 
-    /// The first address, which is examined to find out why it does not answer.
+    /// The first address, which is probed to find out why it does not answer.
     pub(super) fn first(&self) -> &ConnectionAddr {
         self.addresses[0].addr()
     }
@@ -167,8 +167,9 @@ impl Seeds {
         }
     }
 
-    /// Asks all seeds and all `known` servers at once which servers hold the data, because a server
-    /// that is cut off returns outdated information. The reply with the highest epoch decides.
+    /// Asks all seeds and all `known` servers concurrently which servers hold the data, because a
+    /// server that is cut off returns outdated information. The reply with the highest epoch
+    /// decides.
     pub(super) async fn primaries(&self, known: &[String]) -> Result<Vec<Primary>, RedisError> {
         let mut asked = self.addresses.clone();
         if self.is_cluster() {

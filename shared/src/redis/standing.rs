@@ -48,7 +48,7 @@ impl Redis {
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        // Read this last: if it names this server, so do the replies before it.
+        // Read INFO last: if it comes from the expected server, so do all earlier replies.
         pipe.cmd("INFO").arg("server").arg("replication");
         let ((seconds, micros), gate, known, score, rank, claimant, info): Replies =
             pipe.query_async(&mut self.conn.to(&shard)).await?;

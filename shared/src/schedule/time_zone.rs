@@ -1,4 +1,4 @@
-//! Parsing of IANA time zones; the error for an unknown name suggests the closest one.
+//! Parses IANA time zones; the error for an unknown name suggests the closest one.
 
 use chrono_tz::{TZ_VARIANTS, Tz};
 use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
@@ -7,7 +7,8 @@ use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 /// other words lower.
 const ALIKE: f64 = 0.88;
 
-/// Longer than every zone's name. Comparing a long text would take seconds.
+/// Maximum length of a text to compare, above that of any zone's name. Comparing a long text would
+/// take seconds.
 const LONGEST: usize = 60;
 
 pub fn read(text: &str) -> Result<Tz, String> {

@@ -58,8 +58,8 @@ impl Store {
         }
     }
 
-    /// Whether public authorities are trusted in addition to that file. A store has one certificate
-    /// from one authority; the others may be any servers.
+    /// Whether public authorities are trusted in addition to that file. A store's certificate comes
+    /// from one known authority; the other servers may use any.
     fn trusts_public(self) -> bool {
         matches!(self, Self::Jwks | Self::Api | Self::Webhook)
     }
@@ -96,7 +96,7 @@ impl Paths {
         }
     }
 
-    /// The suffix of the first setting that is given.
+    /// Returns the suffix of the first setting that is given.
     pub(crate) fn first(&self) -> Option<&'static str> {
         [
             (&self.ca, "CA_FILE"),

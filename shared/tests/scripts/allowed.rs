@@ -330,7 +330,7 @@ async fn allow_list_changes_apply_in_order_and_only_to_their_list() {
         "the list, and an abandoned partial one: {names:?}"
     );
     assert_eq!(ask::<i64>(&server, &["TTL", &world.keys.allowed]).await, -1);
-    // A lost list is not a list at all.
+    // If Redis has lost the allow list, a change to it is answered `Other`.
     ask::<i64>(
         &server,
         &["DEL", &world.keys.allowed, &world.keys.allow_list],

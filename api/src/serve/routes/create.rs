@@ -193,13 +193,13 @@ async fn repeated(
     }
 }
 
-/// The numbers that Redis has seen, so that MySQL does not reuse numbers of coupons that it lost.
-/// `None` if Redis is unavailable.
+/// The highest coupon and drop IDs that Redis has recorded, so that MySQL does not reuse the IDs of
+/// rows that MySQL has lost. `None` if Redis is unavailable.
 async fn ask_redis(services: &Services) -> Option<GivenNumbers> {
     match services.redis.given_numbers().await {
         Ok(given) => Some(given),
         Err(error) => {
-            tracing::warn!(%error, "could not read the used numbers from Redis: many numbers are skipped");
+            tracing::warn!(%error, "could not read the used IDs from Redis: many IDs are skipped");
             None
         }
     }

@@ -154,12 +154,13 @@ if meta[7] and meta[7] ~= '' and not refusal then
     end
 end
 
--- The slots that may be given now, lowest first: free ones, then the next numbers. Users already waiting go first: the
--- reconciler gives them freed slots.
+-- The slots that may be given now, lowest first: free ones, then new ones. Users already waiting go
+-- first: the reconciler gives them freed slots.
 local lowest = {}
 if not refusal and waiting == 0 and free > 0 then lowest = call('ZRANGE', chosen.free, 0, people - 1) end
 local next_number, last_number = count and count + 1, quantity
--- Whether one of the next numbers is held: a counter set back manually may match the sum and still point at held slots.
+-- Whether one of the next slots is held: a counter lowered manually may match the sum and still
+-- point at held slots.
 local doubt = false
 if not refusal and waiting == 0 and next_number <= quantity then
     doubt = call('ZCOUNT', chosen.users, next_number, math.min(next_number + people - 1, quantity)) > 0
@@ -275,7 +276,7 @@ end
 if #new_users > 0 then
     local written = redis.pcall('HSET', chosen.times, unpack(new_times))
     if type(written) == 'table' then
-        -- Only the age of claims depends on it, so replace a key of another type.
+        -- Only the age of claims depends on this key, so replace it if it has another type.
         if string.find(written.err, 'WRONGTYPE', 1, true) then call('DEL', chosen.times) end
         call('HSET', chosen.times, unpack(new_times))
     end
