@@ -377,7 +377,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_grows_with_the_rate_only() {
+    fn wait_grows_only_with_the_message_rate() {
         let set = Duration::from_millis(10);
         let waits = [63, 64, 500, 1_000, 1_000, 1, 0]
             .iter()

@@ -99,7 +99,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_stopped_inside_a_message_skips_no_claim() {
+async fn consumer_stopped_within_a_message_skips_no_claim() {
     let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
     // One claim per second, so that the consumer stops inside the message.
     let slow = world.consumer(&["--consume-max-rows-per-second=1"]);

@@ -44,7 +44,7 @@ async fn read_all(world: &ConsumeWorld, messages: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_letter() {
+async fn sealed_drop_takes_no_row_and_claim_outside_its_window_is_a_dead_letter() {
     let (world, drop) = ConsumeWorld::with_coupon(20, OncePer::Coupon).await;
     let open = world.coupon(20, OncePer::Coupon).await;
     let now = Utc::now();

@@ -39,7 +39,7 @@ struct Seen {
     closes_at: Option<NaiveDateTime>,
     #[diesel(sql_type = Nullable<Datetime>)]
     sealed_at: Option<NaiveDateTime>,
-    /// Whether the drop is closed, or closes soon.
+    /// Whether the drop has closed or closes soon.
     #[diesel(sql_type = BigInt)]
     may_be_sealed: i64,
 }
@@ -56,7 +56,7 @@ impl Seen {
     }
 }
 
-/// Seconds before a drop closes, by MySQL's clock, from which batches lock it.
+/// Batches lock a drop from this many seconds before it closes, by MySQL's clock.
 const LOCKED_BEFORE: u32 = 60;
 
 /// Deletes the rows of void claims, and rows of claims in messages that are impossible in their

@@ -123,7 +123,7 @@ impl Db {
         .await
     }
 
-    /// The running processes.
+    /// Reads the running processes.
     pub async fn processes(&self) -> Result<Vec<ProcessRow>, DbError> {
         self.run("list processes", async move |conn| {
             diesel::sql_query(
@@ -152,7 +152,7 @@ impl Db {
         .await
     }
 
-    /// The longest deadlines of the API's processes.
+    /// Reads the longest deadlines of the API's processes.
     pub async fn longest_deadlines(&self) -> Result<Deadlines, DbError> {
         self.run("read deadlines", async move |conn| {
             diesel::sql_query(

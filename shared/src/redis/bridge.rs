@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn older_life_is_accepted_only_if_open_and_on_this_server() {
+    fn older_epoch_is_valid_only_if_open_and_on_this_server() {
         let life = |text: &str| older_epoch(text, |of| of == "0a:0b");
         assert_eq!(
             life("0123456789abcdef 0a:0b open").unwrap(),

@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn range_is_left_out_after_three_looks_of_fresh_clients() {
+    fn range_is_skipped_after_three_fresh_clients_fail_to_read_it() {
         let mut watch = UnreadableWatch::new(STUCK);
         let found = |_, look| Found::Unreadable(range(1, 2..=if look == 1 { 3 } else { 9 }));
         // No messages wait on partition 0.
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn next_range_of_a_partition_is_left_out_after_one_look() {
+    fn next_range_of_a_partition_is_skipped_after_one_failed_read() {
         let mut watch = UnreadableWatch::new(STUCK);
         watch.left_out.insert(1, Instant::now());
         let found = |partition, _| Found::Unreadable(range(partition, 2..=9));
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn consumer_that_does_not_read_what_fresh_clients_read_seeks_again() {
+    fn consumer_seeks_again_if_only_fresh_clients_can_read() {
         let mut watch = UnreadableWatch::new(STUCK);
         let seen = steps(&mut watch, 12, &readings(&[(3, 7, 9)]), |_, _| {
             Found::Message(7)
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_that_a_fresh_client_can_read_goes_on_and_markers_are_passed() {
+    fn partition_resumes_if_a_fresh_client_can_read_it_and_skips_markers() {
         let mut watch = UnreadableWatch::new(STUCK);
         let silent = readings(&[(0, 7, 9), (1, 7, 9)]);
         let seen = steps(&mut watch, 6, &silent, |partition, _| match partition {
@@ -579,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn client_that_is_silent_after_an_error_goes_on_where_a_fresh_one_can_read() {
+    fn client_silent_after_an_error_resumes_where_a_fresh_client_can_read() {
         let mut watch = UnreadableWatch::new(STUCK);
         watch.error(Instant::now());
         let seen = steps(&mut watch, 6, &readings(&[(0, 7, 9)]), |_, _| {
@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn message_after_an_error_holds_its_partition_until_a_fresh_client_has_looked() {
+    fn message_after_an_error_holds_its_partition_until_a_fresh_client_read_it() {
         let mut watch = UnreadableWatch::new(STUCK);
         assert!(watch.takes(0, 1, Some(7), 9), "as behind a transaction");
         watch.error(Instant::now());
@@ -628,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_that_moves_on_or_goes_away_is_not_suspected() {
+    fn partition_that_advances_or_is_revoked_is_not_suspected() {
         let mut watch = UnreadableWatch::new(STUCK);
         let now = Instant::now();
         for next in 0..100 {
@@ -642,7 +642,7 @@ mod tests {
     }
 
     #[test]
-    fn time_without_polls_counts_little() {
+    fn time_without_polls_counts_as_two_checks_at_most() {
         let mut watch = UnreadableWatch::new(STUCK);
         let silent = readings(&[(0, 7, 9)]);
         for passed in [CHECK_EVERY, STUCK, Duration::ZERO, Duration::ZERO] {

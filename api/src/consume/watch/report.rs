@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_that_stands_still_is_not_alive_until_it_goes_on() {
+    fn stalled_loop_is_not_alive_until_it_resumes() {
         let health = Health::new();
         let now = Instant::now();
         assert_eq!(health.alive_at(now + Duration::from_secs(29)), Ok(()));
