@@ -14,7 +14,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::state::{App, Services};
 
-/// Daily drops are made days ahead, so a minute is soon enough.
+/// Daily drops are created days ahead, so an interval of a minute is short enough.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
 /// How soon the API stops writing batches after a consumer or reconciler starts that cannot read
@@ -50,7 +50,7 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
                     .durability()
                     .publisher()
                     .set_writes_batches(all),
-                // Keep the format: a reader that starts now cannot reach MySQL either.
+                // Keep the current format: a reader that starts now cannot reach MySQL either.
                 Err(error) => {
                     tracing::debug!(%error, "could not read which formats readers support");
                 }

@@ -1,4 +1,4 @@
-//! Start-up: checks the stores concurrently and builds the shared state of requests.
+//! Checks the stores concurrently at start-up and builds the state that requests share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::stores::{StoreWait, unless_stopped};
 const EXPORTS: usize = 4;
 const EXPORTS_TO_VIEWERS: usize = 2;
 
-/// `None` if `shutdown` came while waiting for a store.
+/// Builds the shared state. Returns `None` if `shutdown` came while waiting for a store.
 pub(super) async fn services(
     args: &ServeArgs,
     shutdown: &CancellationToken,

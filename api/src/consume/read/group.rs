@@ -87,7 +87,7 @@ impl GroupContext {
         }
     }
 
-    /// The number of a partition's assignment; `None` if it is not assigned.
+    /// Returns the number of a partition's assignment; `None` if it is not assigned.
     pub(crate) fn assignment_of(&self, partition: i32) -> Option<u64> {
         self.assignment.lock().owned.get(&partition).copied()
     }
@@ -111,8 +111,8 @@ impl GroupContext {
         self.assignment.lock().measured = measured;
     }
 
-    /// How far the partitions of this process are read. `next` returns the offset after the last
-    /// message read in an assignment.
+    /// Returns how far the partitions of this process are read. `next` returns the offset after the
+    /// last message read in an assignment.
     pub(super) fn readings(&self, next: impl Fn(i32, u64) -> Option<i64>) -> Readings {
         let guard = self.assignment.lock();
         let reading = |(partition, assignment): (&i32, &u64)| {
@@ -145,7 +145,7 @@ impl GroupContext {
         passes
     }
 
-    /// `true`: newly assigned partitions are paused at once.
+    /// Sets whether newly assigned partitions are paused immediately.
     pub(crate) fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
     }

@@ -20,21 +20,22 @@ use std::time::{Duration, Instant};
 use firstcome_shared::kafka::{KafkaSettings, LookResult, UnreadableRange, look, unreadable_range};
 use rdkafka::error::KafkaResult;
 
-/// Messages wait and none arrives for this long; less if the loop counts as stuck earlier.
+/// A partition is suspected if messages wait and none arrives for this long; sooner if the loop
+/// would count as stuck earlier.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// For this long after a range was skipped, its partition is suspected sooner, and one look
-/// decides. Such messages seldom come alone, and rows and reopening wait for each range.
+/// decides. Unreadable messages rarely occur alone, and rows and reopening wait for each range.
 const REPEATED_FOR: Duration = Duration::from_secs(60);
 
-/// [`SILENCE`] of such a partition.
+/// Replaces [`SILENCE`] for such a partition.
 const REPEATED_SILENCE: Duration = Duration::from_millis(400);
 
-/// Time between finding a range and confirming it. It rules out a momentary fault.
+/// Time between finding a range and confirming it, which rules out a transient fault.
 const CONFIRM_AFTER: Duration = Duration::from_secs(3);
 
-/// Interval between two checks of all partitions. One check counts as two periods at most, so that
-/// no partition is suspected after the process was suspended.
+/// Interval between two checks of all partitions. A check counts as two periods at most, so that no
+/// partition is suspected because the process was suspended.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// After a wrong checksum librdkafka may continue at any offset. For this long after an error, only
@@ -98,7 +99,7 @@ struct Looking {
 #[derive(Debug)]
 pub(super) struct DueLook {
     at: Position,
-    /// Whether to find the range, too, or only to confirm the one found before.
+    /// Whether to find the range as well, or only to confirm the one found before.
     finds_range: bool,
     before: Option<UnreadableRange>,
 }
@@ -224,7 +225,7 @@ impl UnreadableWatch {
         self.erred_at.is_some_and(|at| now < at + DOUBTED_FOR)
     }
 
-    /// The steps that follow from finished looks.
+    /// Returns the steps that follow from finished looks.
     pub(super) fn steps(&mut self, now: Instant, readings: &Readings) -> Vec<WatchStep> {
         // Drops partitions that are no longer assigned, or were assigned again.
         self.held.retain(|partition, held| {
@@ -339,7 +340,7 @@ impl UnreadableWatch {
         }
     }
 
-    /// The looks that are due, `passed` of polling after the last check.
+    /// Returns the looks that are due, after `passed` of polling since the last check.
     pub(super) fn due(
         &mut self,
         now: Instant,
@@ -402,7 +403,7 @@ impl UnreadableWatch {
         due
     }
 
-    /// Starts a look on a thread.
+    /// Starts a look on a separate thread.
     pub(super) fn look(&mut self, settings: &KafkaSettings, due: DueLook) -> std::io::Result<()> {
         let (tell, found) = channel();
         self.looking.push(Looking {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use crate::consume::read::record::Record;
 use crate::consume::write::Written;
 
-/// A loop without an iteration for this long is not alive. It also iterates while it waits for
+/// The loop is not alive if it has no iteration for this long. It also iterates while it waits for
 /// MySQL or for messages.
 const STUCK: Duration = Duration::from_secs(30);
 

@@ -1,5 +1,5 @@
-//! Decides which claims of a refused batch become rows: a pure function of the claims, the rows on
-//! the same slots or of the same users, and the rules of the drops.
+//! Decides which claims of a refused batch become rows: a pure function of the claims, the rows of
+//! the same slots or users, and the rules of the drops.
 
 use std::collections::HashMap;
 
@@ -376,8 +376,8 @@ mod tests {
     }
 
     proptest! {
-          /// The schema accepts all issued rows besides the existing ones, and a second read issues
-          /// nothing.
+          /// Checks that the schema accepts all issued rows in addition to the existing ones, and
+          /// that a second read issues nothing.
         #[test]
         fn issued_rows_fit_the_schema_and_a_second_read_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
             let rules = rules();

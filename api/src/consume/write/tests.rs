@@ -25,7 +25,7 @@ async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
     }
 }
 
-/// With a separate database on the server that these tests share.
+/// Starts with a separate database on the server that these tests share.
 async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, CouponId, DropId) {
     static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
     let start = async || {
@@ -135,15 +135,15 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
     }
 }
 
-/// Simulates a partition that moves while its old owner still writes: data read before is outdated
-/// at once.
+/// Simulates a partition that moves while its old owner still writes, so that data read earlier is
+/// outdated immediately.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_writers_turn_each_claim_into_one_row_or_one_refusal() {
     let (mysql, db, coupon_id, drop_id) = shop("batches", 300).await;
     let claimed_at = Utc::now();
 
-    // Each writer overlaps with half of the slots before it; some have other users, some users
-    // other slots.
+    // Each writer shares half of its slots with the previous one; some slots have other users, and
+    // some users have other slots.
     let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
         .map(|writer| {
             let claims = (1..=100_u32).map(|i| {
@@ -251,7 +251,7 @@ async fn row_for_a_drop_being_sealed_waits_for_the_seal_and_is_refused() {
     );
 }
 
-/// A row may arrive after a pass has verified the drop and before it seals it.
+/// A row may arrive after a pass has verified the drop and before the pass seals it.
 #[tokio::test(flavor = "multi_thread")]
 async fn drop_is_sealed_only_if_the_verified_row_count_is_current() {
     let (mysql, db, coupon_id, drop_id) = shop("counting", 5).await;

@@ -37,7 +37,7 @@ const MOST_WAITING: usize = 32;
 pub(crate) struct PageKey {
     pub(crate) state: Option<DropState>,
     pub(crate) limit: usize,
-    /// Zero: from the first coupon.
+    /// Zero selects from the first coupon on.
     pub(crate) after: i64,
 }
 
@@ -96,7 +96,7 @@ impl Default for ListedPages {
 }
 
 impl ListedPages {
-    /// The page; calls `make` if there is no recent page of this version of the catalogue.
+    /// Returns the page; calls `make` if there is no recent page of this version of the catalogue.
     pub(crate) async fn of<Fut>(
         &self,
         key: PageKey,
@@ -143,7 +143,7 @@ impl ListedPages {
         Ok(page)
     }
 
-    /// The generic cell rate algorithm, in bytes: counts the long pages reported to
+    /// Applies the generic cell rate algorithm to bytes: counts the long pages reported to
     /// [`Self::sends`].
     fn may_send(&self, now: Instant) -> bool {
         self.sent_by

@@ -23,17 +23,17 @@ use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ClaimStatus {
-    /// The slot is theirs; the coupon will be issued.
+    /// The user has a slot; the coupon will be issued.
     Accepted,
-    /// The coupon is theirs; `code` redeems it.
+    /// The user has the coupon; `code` redeems it.
     Issued,
-    /// On the waiting list.
+    /// The user is on the waiting list.
     Waiting,
-    /// It had been promised and could not be kept.
+    /// The coupon was promised, but the promise could not be kept.
     Broken,
-    /// It was given back or revoked.
+    /// The claim was given back or revoked.
     Revoked,
-    /// No claim.
+    /// The user has no claim.
     None,
 }
 
@@ -120,7 +120,7 @@ impl ClaimService {
         Ok(claim)
     }
 
-    /// The drop to show, and the user's status in it according to Redis.
+    /// Returns the drop to show, and the user's status in it according to Redis.
     async fn standing_shown<'a>(
         &self,
         coupon: &'a CouponWithDrops,
@@ -271,7 +271,7 @@ fn judge(
         .flat_map(|r| &r.revoked)
         .rev()
         .find(|one| counts(DropId(one.drop_id)));
-    // Checked before Redis, which may not have applied the revocation yet.
+    // Check this before Redis, which may not have applied the revocation yet.
     if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
         return Some(MyClaim::revoked(open));
     }

@@ -46,7 +46,7 @@ pub(super) struct PageState {
 }
 
 impl PageState {
-    /// `stock`: of the drop that a claim is for, if known.
+    /// Computes the state. `stock` is that of the drop that a claim is for, if known.
     pub(super) fn of(coupon: &CouponWithDrops, now: DateTime<Utc>, stock: Option<Stock>) -> Self {
         let drop = coupon.for_claim(now).map(|one| one.drop);
         let prospect = stock.map_or(Prospect::Slot, |stock| stock.prospect());
@@ -77,13 +77,14 @@ impl PageState {
     }
 }
 
-/// The interval is long if the opening is far away, and no poll falls into the rush after it: the
-/// page opens on its own, and the response to the claim gives the new state.
+/// Returns the poll interval. It is long if the opening is far away, and no poll falls into the
+/// rush after the opening: the page opens on its own, and the response to the claim gives the new
+/// state.
 fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
     match state {
         DropState::Scheduled => u32::try_from((until_opening / 4).clamp(5_000, 60_000)).ok(),
         DropState::Open => Some(60_000),
-        // Show a released slot soon.
+        // Poll often enough to show a released slot soon.
         DropState::SoldOut | DropState::Paused => Some(10_000),
         DropState::Closed | DropState::Sealed => None,
     }

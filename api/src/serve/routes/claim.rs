@@ -98,7 +98,7 @@ struct Inner {
     app: App,
     routes: Router,
     guard: Arc<RequestGuard>,
-    /// The body of the most frequent refusal, rendered once.
+    /// The body of the most frequent error response, rendered once.
     sold_out: Bytes,
 }
 
@@ -121,7 +121,7 @@ impl FastPath {
         }
     }
 
-    /// The service of one connection.
+    /// Returns the service of one connection.
     pub(crate) fn of(&self, peer: SocketAddr) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
@@ -170,7 +170,7 @@ impl Service<Request<Incoming>> for FastPath {
 }
 
 impl Inner {
-    /// The coupon and the user, if the request can take the fast path.
+    /// Returns the coupon and the user, if the request can take the fast path.
     fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Requester)> {
         let headers = request.headers();
         let no_body = !headers.contains_key(header::TRANSFER_ENCODING)

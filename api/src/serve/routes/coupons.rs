@@ -151,8 +151,8 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
     })
 }
 
-/// The coupons examined for one page, and whether more may follow. All states but `sealed` select
-/// live coupons, which are in memory.
+/// Returns the coupons to examine for one page, and whether more may follow. All states but
+/// `sealed` select live coupons, which are in memory.
 async fn candidates(
     services: &Services,
     asked: &Listing,

@@ -117,7 +117,7 @@ pub(crate) async fn create(
         .into_response())
 }
 
-/// The request's key with a hash of the parsed body, so that the formatting of the JSON is
+/// Returns the request's key with a hash of the parsed body, so that the formatting of the JSON is
 /// irrelevant.
 fn idempotency_key(
     headers: &HeaderMap,
@@ -163,7 +163,8 @@ async fn make_once(
     let away = |error: DbError| {
         mysql_unavailable(&error, "repeat the request with the same Idempotency-Key")
     };
-    // Look for an earlier request before validating: the window may be over by the time of a retry.
+    // Look for an earlier request before validating: at the time of a retry, the window may be
+    // over.
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }

@@ -40,7 +40,7 @@ impl Modify for SecuritySchemes {
     }
 }
 
-/// The document for tokens: without the gateway's headers, which are ignored then.
+/// Adapts the document for tokens: removes the gateway's headers, which are then ignored.
 pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     for item in document.paths.paths.values_mut() {
         let operations = [
@@ -61,7 +61,7 @@ pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// The document for a gateway: users are identified by its header instead of a token.
+/// Adapts the document for a gateway: users are identified by its header instead of a token.
 pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
     let header = ApiKeyValue::with_description("X-User-Id", "The user, as named by the gateway");

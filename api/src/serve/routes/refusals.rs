@@ -1,4 +1,4 @@
-//! The responses to refused requests.
+//! Builds the error responses to refused requests.
 
 use chrono::SecondsFormat;
 use firstcome_shared::domain::CouponId;
@@ -104,7 +104,7 @@ pub(crate) fn no_such_coupon(id: CouponId) -> Problem {
     Problem::not_found(format!("there is no coupon {id}"))
 }
 
-/// 503 for an operator's request. `doubt` says what may have happened, or what to do.
+/// Builds a 503 for an operator's request. `doubt` says what may have happened, or what to do.
 pub(crate) fn mysql_unavailable(error: &DbError, doubt: &str) -> Problem {
     tracing::warn!(%error, "an operator's request could not be processed");
     Problem::unavailable(format!("MySQL did not answer; {doubt}"))

@@ -282,8 +282,8 @@ async fn reach_redis(
     write(services, id).await
 }
 
-/// Writes the whole list to Redis if Redis has another revision. `false`: the reconciler has to
-/// write it.
+/// Writes the whole list to Redis if Redis has another revision. Returns `false` if the reconciler
+/// has to write it.
 pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     match follow(
         &services.mysql.operators,

@@ -90,7 +90,7 @@ enum Changed {
 /// Maximum attempts, each of which fails if another operator's change interferes.
 const ATTEMPTS: usize = 5;
 
-/// Changes nothing if the coupon has another revision than `only`.
+/// Applies the change, unless the coupon has another revision than `only`.
 async fn apply(
     services: &Services,
     id: CouponId,
@@ -210,8 +210,8 @@ async fn finish(
 /// Keys of deleted drops stay this long for claims by processes that do not know of the deletion.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// Redis's time, or an earlier one if Redis does not answer. `close_now` must not choose a closing
-/// time ahead of Redis's clock, because users would be admitted until then.
+/// Returns Redis's time, or an earlier one if Redis does not answer. `close_now` must not choose a
+/// closing time ahead of Redis's clock, because users would be admitted until then.
 async fn time(services: &Services, wanted: &WantedChange) -> DateTime<Utc> {
     if !wanted.windows.close_now {
         return services.now().await;
@@ -232,7 +232,7 @@ async fn wake_reconciler(services: &Services, id: CouponId, drops: &[Drop]) {
     }
 }
 
-/// The highest revision in Redis, or 0 if Redis does not answer.
+/// Returns the highest revision in Redis, or 0 if Redis does not answer.
 async fn seen_revision(services: &Services, id: CouponId) -> u64 {
     services.redis.revision(id).await.unwrap_or_else(|error| {
         tracing::warn!(%error, coupon = %id, "Redis is unavailable while a coupon is changed");
@@ -240,8 +240,8 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
     })
 }
 
-/// Writes MySQL's settings of every drop that is not sealed to Redis. `false`: the reconciler has
-/// to write them.
+/// Writes MySQL's settings of every drop that is not sealed to Redis. Returns `false` if the
+/// reconciler has to write them.
 ///
 /// A write is refused if another operator has written a later revision, perhaps of only one field
 /// or one drop. This does not prove that Redis has this change, so everything is written again with
@@ -278,7 +278,7 @@ async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -
     false
 }
 
-/// `false` if Redis has seen a later revision.
+/// Writes all settings once. Returns `false` if Redis has seen a later revision.
 async fn write_all(
     services: &Services,
     coupon: &Coupon,
