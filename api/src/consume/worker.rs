@@ -151,7 +151,7 @@ impl Worker {
             } else if committed_at.elapsed() < Duration::from_secs(1) {
                 continue;
             }
-            // Commit even without a new batch, to retry a commit that Kafka refused.
+            // Also without a new batch, to retry a commit that Kafka refused.
             committed_at = Instant::now();
             self.commit();
         }

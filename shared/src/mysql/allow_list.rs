@@ -151,7 +151,7 @@ impl Db {
             .map(|(_, list, _)| list))
     }
 
-    /// Reads the revisions and sizes of these coupons' lists.
+    /// The revisions and sizes of these coupons' lists.
     pub async fn allow_lists(&self, ids: Vec<CouponId>) -> Result<Vec<ListWithAge>, DbError> {
         self.run("read allow lists", async move |conn| {
             let mut found = Vec::with_capacity(ids.len());

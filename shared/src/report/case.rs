@@ -46,8 +46,8 @@ pub enum FindingCase {
     RunFailed(FailureCause),
     /// The offsets of the consumers are beyond the end of these partitions.
     MessagesLost(Vec<i32>),
-    /// A rebuilt drop: how many users were restored, and how many the last run before the loss
-    /// knew.
+    /// A drop that was rebuilt: how many users were restored, and how many the last run before the
+    /// loss knew.
     Rebuilt { back: u64, known: Option<u64> },
     /// The consumers' offsets do not move although messages wait.
     ConsumerStands,

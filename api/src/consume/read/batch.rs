@@ -53,7 +53,7 @@ impl<T> NextBatch<T> {
         self.messages.len()
     }
 
-    /// Whether the messages may be written without waiting for more.
+    /// Whether they may be written without waiting for more.
     pub(crate) fn is_ready(&self, limits: BatchLimits, now: Instant) -> bool {
         self.len() >= limits.max
             || self
@@ -61,7 +61,7 @@ impl<T> NextBatch<T> {
                 .is_some_and(|deadline| now >= deadline)
     }
 
-    /// Returns when the batch is ready although it is not full; `None` if it is empty.
+    /// When it is ready although it is not full; `None`: it is empty.
     fn deadline(&self, limits: BatchLimits) -> Option<Instant> {
         self.arrived
             .map(|(first, last)| (first + limits.wait).min(last + limits.gap))

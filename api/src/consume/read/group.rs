@@ -111,8 +111,8 @@ impl GroupContext {
         self.assignment.lock().measured = measured;
     }
 
-    /// Returns how far the partitions of this process are read. `next` returns the offset after the
-    /// last message read in an assignment.
+    /// How far the partitions of this process are read. `next` returns the offset after the last
+    /// message read in an assignment.
     pub(super) fn readings(&self, next: impl Fn(i32, u64) -> Option<i64>) -> Readings {
         let guard = self.assignment.lock();
         let reading = |(partition, assignment): (&i32, &u64)| {
@@ -145,7 +145,7 @@ impl GroupContext {
         passes
     }
 
-    /// Sets whether newly assigned partitions are paused immediately.
+    /// `true`: newly assigned partitions are paused at once.
     pub(crate) fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
     }
