@@ -146,7 +146,7 @@ pub enum ClaimFault {
 }
 
 impl ClaimFault {
-    /// The reason of the dead letter.
+    /// Returns the reason of the dead letter.
     pub fn reason(self) -> &'static str {
         match self {
             Self::SealedDrop => "sealed_drop",
@@ -154,7 +154,7 @@ impl ClaimFault {
         }
     }
 
-    /// An explanation for operators, without user ids.
+    /// Returns an explanation for operators, without user ids.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::SealedDrop => "the drop is sealed, and nobody in it has this claim",

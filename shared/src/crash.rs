@@ -19,7 +19,7 @@ macro_rules! points {
             /// All points, for tests that iterate over them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The name in `FIRSTCOME_CRASH_AT`.
+            /// Returns the name in `FIRSTCOME_CRASH_AT`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+

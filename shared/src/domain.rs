@@ -89,7 +89,7 @@ impl UserId {
         c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
     }
 
-    /// The id in full. In logs and mails, use [`UserId::masked`].
+    /// Returns the id in full. In logs and mails, use [`UserId::masked`].
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -211,9 +211,9 @@ pub fn is_invisible(c: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffd}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The first character that a name must not contain. Names appear in mail subjects, terminals and
-/// pages, so line breaks, text-reversing characters and look-alike names are invalid. Emoji may
-/// contain a joiner and a selector.
+/// Returns the first character of a text that a name must not contain. Names appear in mail
+/// subjects, terminals and pages, so line breaks, text-reversing characters and look-alike names
+/// are invalid. Emoji may contain a joiner and a selector.
 pub fn unfit_in_a_name(text: &str) -> Option<char> {
     let is_unfit = |c: char| {
         let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');

@@ -86,7 +86,7 @@ pub enum BadSchedule {
 pub const DAYS_AHEAD: i64 = 7;
 
 impl Schedule {
-    /// The time zone of a daily coupon.
+    /// Returns the time zone of a daily coupon.
     pub fn time_zone(&self) -> Option<Tz> {
         match self {
             Self::Once { .. } => None,
@@ -200,7 +200,7 @@ impl Schedule {
         }
     }
 
-    /// The next openings from `now` on, at most `at_most`, in order.
+    /// Returns the next openings from `now` on, at most `at_most`, in order.
     pub fn openings(&self, now: DateTime<Utc>, at_most: usize) -> Vec<PlannedDrop> {
         let (zone, first_day) = match self {
             Self::Once { .. } => {

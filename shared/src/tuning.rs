@@ -18,7 +18,7 @@ macro_rules! tunings {
             /// All constants, so that a test cannot set one that does not exist.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The constant with this name, without the prefix of the variable.
+            /// Returns the constant with this name, without the prefix of the variable.
             pub fn named(name: &str) -> Option<Self> {
                 match name {
                     $($name => Some(Self::$variant),)+
@@ -26,7 +26,7 @@ macro_rules! tunings {
                 }
             }
 
-            /// The variable that a test sets.
+            /// Returns the variable that a test sets.
             pub const fn variable(self) -> &'static str {
                 match self {
                     $(Self::$variant => concat!("FIRSTCOME_TEST_", $name),)+
@@ -77,7 +77,7 @@ impl Tuning {
         self.of_test().unwrap_or(constant)
     }
 
-    /// The value set by a test.
+    /// Returns the value set by a test.
     pub fn of_test<N: FromStr>(self) -> Option<N> {
         of_test(self)?.parse().ok()
     }

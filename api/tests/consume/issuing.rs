@@ -30,8 +30,8 @@ async fn messages_read_again_change_nothing() {
         .await;
     let all = "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
     let before = world.query(all).await;
-    // 0: rows were committed but no offset. Beyond the end: the topic lost messages or was
-    // recreated.
+    // Offset 0 simulates rows that were committed without an offset; an offset beyond the end, a
+    // topic that lost messages or was recreated.
     for offset in [0, 1_000_000] {
         world.set_offsets(offset).await;
         world
@@ -98,8 +98,8 @@ async fn rows_per_second_stay_within_the_limit_in_every_second() {
         .iter()
         .map(|row| row[0].parse().unwrap())
         .collect();
-    // The rows of one second, of a full bucket (a tenth of that) at its beginning, and of a batch
-    // that was allowed before it.
+    // The limit allows the rows of one second, of a full bucket (a tenth of that) at its beginning,
+    // and of a batch that was allowed before it.
     let most = RATE + 2 * (RATE / 10);
     for (early, late) in issued.iter().zip(&issued[most..]) {
         assert!(

@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer};
 
 use crate::world::{ConsumeWorld, claim_event};
 
-/// One message for each reason of refusal.
+/// Builds one message for each reason of refusal.
 fn poison(
     NamedDrop { coupon, drop }: NamedDrop,
     other: CouponId,
@@ -115,7 +115,7 @@ async fn poison_messages_are_stored_once_and_later_messages_are_issued() {
         "the message is stored unchanged"
     );
 
-    // After reading again, each is still stored once, with two attempts.
+    // After a second read, each is still stored once, with two attempts.
     world.set_offsets(0).await;
     let twice = async || {
         world.count("failed_claims WHERE attempts = 2").await == expected.values().sum::<u64>()

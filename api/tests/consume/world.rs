@@ -66,9 +66,9 @@ impl ConsumeWorld {
         (world, drop)
     }
 
-    /// A world with one coupon and a proxy in front of MySQL. Returns the setting that makes a
-    /// consumer use the proxy; without it, the driver would switch from loopback to the server's
-    /// socket.
+    /// Creates a world with one coupon and a proxy in front of MySQL. Returns the setting that
+    /// makes a consumer use the proxy; without it, the driver would switch from loopback to the
+    /// server's socket.
     pub(crate) async fn behind_proxy(quantity: Slot) -> (Self, NamedDrop, FaultProxy, String) {
         let (world, drop) = Self::with_coupon(quantity, OncePer::Coupon).await;
         let proxy = world.mysql.proxy().await.unwrap();
@@ -214,7 +214,7 @@ impl ConsumeWorld {
         assert_eq!(self.rows().await, rows);
     }
 
-    /// The number of dead letters by reason.
+    /// Returns the number of dead letters by reason.
     pub(crate) async fn refusals(&self) -> BTreeMap<String, u64> {
         let rows = self
             .query("SELECT reason, COUNT(*) FROM failed_claims GROUP BY reason")
@@ -224,7 +224,7 @@ impl ConsumeWorld {
             .collect()
     }
 
-    /// The sum of the group's committed offsets. A partition without one counts as 0.
+    /// Returns the sum of the group's committed offsets. A partition without one counts as 0.
     pub(crate) fn committed(&self) -> i64 {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let committed = reader.committed_offsets(self.partitions(), LIMIT).unwrap();
@@ -242,8 +242,8 @@ impl ConsumeWorld {
             .sum()
     }
 
-    /// Sets the group's offsets to a number, the same in each partition. Requires that nobody
-    /// consumes.
+    /// Sets the group's offsets to a number, the same in each partition. Requires that no consumer
+    /// runs.
     pub(crate) async fn set_offsets(&self, offset: i64) {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let mut offsets = self.partitions();

@@ -67,7 +67,7 @@ impl Activity {
         }
     }
 
-    /// The connection's rank if it may be closed now; the lowest rank is closed first.
+    /// Returns the connection's rank if it may be closed now; the lowest rank is closed first.
     pub(super) fn closable(&self, now: u64) -> Option<u64> {
         let at = self.closable_at.load(Ordering::Relaxed);
         (at != BUSY && at != CLOSING && at & !STALLED <= now).then_some(at)

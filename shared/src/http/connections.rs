@@ -197,9 +197,9 @@ impl Open {
     }
 }
 
-/// A scan of 1,000 connections takes about 50 µs, so at most one runs per millisecond: otherwise, a
-/// flood of new connections could keep a core busy with scans. Each network has its own clock, so
-/// that a network at its limit does not delay scans of others.
+/// Allows at most one scan per millisecond. A scan of 1,000 connections takes about 50 µs, so a
+/// flood of new connections could otherwise keep a core busy with scans. Each network has its own
+/// clock, so that a network at its limit does not delay scans of others.
 fn may_scan(scanned_at: &mut u64, connections: usize, now: u64) -> bool {
     let may = now >= *scanned_at + connections as u64 / 1_000;
     if may {

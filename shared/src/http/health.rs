@@ -67,8 +67,8 @@ pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle
 /// Renders the response of `/metrics`.
 pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// [`routes`] for a service whose work is a loop: `/healthz` returns 503 if `alive` reports that
-/// the loop makes no progress, so that the supervisor restarts it.
+/// Builds [`routes`] for a service whose work is a loop: `/healthz` returns 503 if `alive` reports
+/// that the loop makes no progress, so that the supervisor restarts it.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     alive: HealthCheck,
     checks: Vec<(&'static str, HealthCheck)>,
@@ -82,7 +82,7 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     probes(alive, readiness).merge(metrics_route(metrics))
 }
 
-/// [`routes`] and notes, for a service that renders its `/metrics` itself.
+/// Builds [`routes`] and notes, for a service that renders its `/metrics` itself.
 pub fn routes_with<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,

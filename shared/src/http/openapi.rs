@@ -20,7 +20,7 @@ pub const fn metrics() {}
 #[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "This document")))]
 pub const fn openapi_json() {}
 
-/// A token in `Authorization: Bearer`.
+/// Describes a token in `Authorization: Bearer`.
 pub fn bearer(description: &str) -> SecurityScheme {
     SecurityScheme::Http(
         HttpBuilder::new()

@@ -175,12 +175,13 @@ impl OpsToken {
         }
     }
 
-    /// The signer for a session that starts with this token; `None` if the token is invalid.
+    /// Returns the signer for a session that starts with this token; `None` if the token is
+    /// invalid.
     pub fn signer(&self, token: &str) -> Option<TokenSigner> {
         TokenSigner::new(token, self.allows(token)?)
     }
 
-    /// The signers of all valid tokens.
+    /// Returns the signers of all valid tokens.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
         let of = |tokens: &Tokens, allowed| {
             tokens

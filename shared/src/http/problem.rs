@@ -199,13 +199,13 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The response for a route that does not exist.
+/// Returns the response for a route that does not exist.
 #[allow(clippy::unused_async)] // a handler
 pub async fn no_such_route() -> Problem {
     Problem::not_found("no such route; /openapi.json lists them")
 }
 
-/// The response for a route that does not accept the method.
+/// Returns the response for a route that does not accept the method.
 #[allow(clippy::unused_async)] // a handler
 pub async fn no_such_method() -> Problem {
     Problem::new(

@@ -23,7 +23,7 @@ pub struct RequestId {
     length: u8,
 }
 
-/// The id of the request that the current task handles.
+/// Returns the id of the request that the current task handles.
 pub fn current() -> Option<RequestId> {
     CURRENT.try_with(|id| *id).ok()
 }

@@ -82,7 +82,7 @@ pub async fn serve(
     serve_by(listener, with_peer, limits, shutdown).await;
 }
 
-/// [`serve`] for services that handle some requests before the router, with one service per
+/// Like [`serve`], for services that handle some requests before the router, with one service per
 /// connection.
 pub async fn serve_by<S, B>(
     listener: TcpListener,

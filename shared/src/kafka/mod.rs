@@ -54,7 +54,7 @@ pub struct KafkaSettings {
 }
 
 impl KafkaSettings {
-    /// Each address of `KAFKA_BROKERS`.
+    /// Lists the addresses in `KAFKA_BROKERS`.
     fn addresses(&self) -> impl Iterator<Item = &str> {
         self.brokers.split(',').map(str::trim)
     }
@@ -77,9 +77,9 @@ impl KafkaSettings {
         config
     }
 
-    /// A producer that neither loses nor duplicates messages: idempotent, acknowledged by all
-    /// replicas. It gives up a message that is not acknowledged within `deadline` (librdkafka's
-    /// default is five minutes), and the reconciler issues the claim.
+    /// Configures a producer that neither loses nor duplicates messages: idempotent, acknowledged
+    /// by all replicas. It gives up a message that is not acknowledged within `deadline`
+    /// (librdkafka's default is five minutes), and the reconciler issues the claim.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config
@@ -105,9 +105,9 @@ impl KafkaSettings {
         config
     }
 
-    /// A consumer of the group. A new group starts at the first message, whereas librdkafka's
-    /// default skips existing messages. If a consumer dies, others take over its partitions within
-    /// ten seconds.
+    /// Configures a consumer of the group. A new group starts at the first message, whereas
+    /// librdkafka's default skips existing messages. If a consumer dies, others take over its
+    /// partitions within ten seconds.
     pub fn group_consumer(&self) -> ClientConfig {
         let mut config = self.fetching();
         config
@@ -124,8 +124,8 @@ impl KafkaSettings {
         config
     }
 
-    /// A reader outside the group: it can read the group's offsets and all messages. It never
-    /// causes a rebalance if it assigns partitions itself and does not subscribe.
+    /// Configures a reader outside the group: it can read the group's offsets and all messages. It
+    /// never causes a rebalance if it assigns partitions itself and does not subscribe.
     pub fn reader(&self) -> ClientConfig {
         let mut config = self.fetching();
         config

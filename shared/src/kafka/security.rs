@@ -74,7 +74,7 @@ impl Mechanism {
         }
     }
 
-    /// The feature that librdkafka must be built with.
+    /// Returns the feature that librdkafka must be built with.
     fn feature(self) -> &'static str {
         match self {
             Self::Plain => "sasl_plain",
@@ -204,7 +204,7 @@ impl Security {
         }
     }
 
-    /// The operator's value of a property in `OF_MEMBERS`.
+    /// Returns the operator's value of a property in `OF_MEMBERS`.
     pub fn of_member(&self, property: &str) -> Option<&str> {
         let value = self.properties.get(property)?;
         OF_MEMBERS

@@ -343,7 +343,8 @@ async fn record(conn: &mut Conn, id: CouponId, detail: Value, by: &Operator) -> 
     .await
 }
 
-/// The caller holds the lock on the coupon's row, so these users cannot be added concurrently.
+/// Inserts users. The caller holds the lock on the coupon's row, so these users cannot be added
+/// concurrently.
 async fn insert(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult<usize> {
     let mut inserted = 0;
     for some in people.chunks(MOST_VALUES) {

@@ -107,7 +107,7 @@ fn makes_code_of(key: &CodeKey, row: &IssuedRow) -> bool {
     secret_part_of(&row.code) == Some(&*secret)
 }
 
-/// The key, and the time since which rows have codes derived from it.
+/// Reads the key, and the time since which rows have codes derived from it.
 async fn stored(conn: &mut Conn) -> QueryResult<Option<(CodeKey, NaiveDateTime)>> {
     let columns =
         code_key::table.select((code_key::secret, code_key::prefixed_from, code_key::since));

@@ -119,10 +119,10 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
     diesel::sql_query(sql).load(conn).await
 }
 
-/// A pass that cannot see these rows yet may be sealing a closed drop. Lock it: either the pass has
-/// already sealed it, or the pass waits for this transaction and counts its rows. Clocks differ,
-/// and this transaction may outlast the closing, so locking begins [`LOCKED_BEFORE`]. Other drops
-/// stay unlocked, to avoid delaying an operator's change.
+/// Locks closed drops, because a pass that cannot see these rows yet may be sealing one: either the
+/// pass has already sealed it, or the pass waits for this transaction and counts its rows. Clocks
+/// differ, and this transaction may outlast the closing, so locking begins [`LOCKED_BEFORE`]. Other
+/// drops stay unlocked, to avoid delaying an operator's change.
 async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
     let unsure = |one: &Seen| one.may_be_sealed != 0 && one.sealed_at.is_none();
     let ids: Vec<i64> = seen

@@ -213,7 +213,7 @@ pub enum Work {
 }
 
 impl Work {
-    /// The lock's name, without the database's.
+    /// Returns the lock's name, without the database's.
     fn prefix(self) -> &'static str {
         match self {
             Self::Pass => "firstcome-pass:",
@@ -318,7 +318,7 @@ impl fmt::Display for PassHolder {
 }
 
 impl Db {
-    /// The holder of the pass lock, in any process.
+    /// Reads the holder of the pass lock, in any process.
     pub async fn pass_holder(&self) -> Result<Option<PassHolder>, DbError> {
         self.run("holder of the pass lock", async |conn| {
             diesel::sql_query(

@@ -77,7 +77,7 @@ impl NewRevocation {
     }
 }
 
-/// The value of the column `person_scope`.
+/// Returns the value of the column `person_scope`.
 fn person_scope(once_per: OncePer, drop: i64) -> i64 {
     if once_per == OncePer::Drop { drop } else { 0 }
 }

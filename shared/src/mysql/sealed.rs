@@ -56,8 +56,8 @@ const LONG: Duration = Duration::from_secs(120);
 const HISTORIES_AT_ONCE: usize = 200;
 
 impl Db {
-    /// The history of coupons that were closed by a loss of Redis data: how much must be restored
-    /// besides the drops that are compared.
+    /// Reads the history of coupons that were closed by a loss of Redis data: how much must be
+    /// restored besides the drops that are compared.
     pub async fn histories(
         &self,
         coupons: Vec<CouponId>,

@@ -20,8 +20,8 @@ use crate::domain::CouponId;
 static BRIDGE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/bridge.lua")));
 
-/// The epoch of an older release, if it is open and belongs to the server that `is_this` accepts.
-/// `text` is the value of `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.
+/// Returns the epoch of an older release, if it is open and belongs to the server that `is_this`
+/// accepts. `text` is the value of `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.
 pub(super) fn older_epoch(text: &str, is_this: impl Fn(&str) -> bool) -> Option<String> {
     match text.split(' ').collect::<Vec<_>>()[..] {
         [epoch, of, "open"] if is_this(of) && !epoch.is_empty() => Some(epoch.to_owned()),

@@ -71,12 +71,12 @@ impl Redis {
         })
     }
 
-    /// The address, without user and password.
+    /// Returns the address, without user and password.
     pub fn host_and_port(&self) -> String {
         self.seeds.hosts_and_ports()
     }
 
-    /// The shared connection, for commands with a key.
+    /// Returns the shared connection, for commands with a key.
     pub fn connection(&self) -> SharedConnection {
         self.conn.clone()
     }
@@ -94,8 +94,8 @@ impl Redis {
         DropKeys::new(&self.prefix, coupon, drop)
     }
 
-    /// The name of a key that each server has. In a cluster, the key is in the server's first hash
-    /// slot.
+    /// Returns the name of a key that each server has. In a cluster, the key is in the server's
+    /// first hash slot.
     pub(super) fn server_key(&self, key: String, shard: &Shard) -> String {
         if self.seeds.is_cluster() {
             format!("{key}:{{{}}}", shard.tag())

@@ -73,7 +73,7 @@ impl CouponGate {
         parsed(&self.text).map(|(_, era, _)| era)
     }
 
-    /// The fence, if the era began on the server that now holds the coupon.
+    /// Returns the fence, if the era began on the server that now holds the coupon.
     pub fn fence(&self, life: &Life, coupon: CouponId) -> Option<Fence> {
         let (server, era, _) = parsed(&self.text)?;
         (life.of(coupon) == Some(server)).then(|| Fence::new(server, era))
@@ -161,7 +161,7 @@ impl GateReading {
         self.0.iter().all(ServerGate::is_open)
     }
 
-    /// The indexes of the servers whose coupons were compared.
+    /// Returns the indexes of the servers whose coupons were compared.
     pub fn open_servers(&self) -> BTreeSet<usize> {
         self.0
             .iter()
@@ -285,7 +285,7 @@ impl Redis {
             .all(|opened| *opened))
     }
 
-    /// The versions of coupons' data, in the same order.
+    /// Reads the versions of coupons' data, in the same order.
     pub async fn coupon_versions(
         &self,
         coupons: &[CouponId],
@@ -353,7 +353,7 @@ impl Redis {
         self.server_key(keys::epoch(&self.prefix), shard)
     }
 
-    /// The gates of coupons, in the same order. A key of the wrong type counts as missing.
+    /// Reads the gates of coupons, in the same order. A key of the wrong type counts as missing.
     pub async fn coupon_gates(&self, coupons: &[CouponId]) -> Result<Vec<CouponGate>, RedisError> {
         let mut gates = Vec::with_capacity(coupons.len());
         for some in coupons.chunks(500) {
@@ -389,7 +389,7 @@ impl Redis {
         Ok(gates.first().and_then(|gate| gate.fence(&life, coupon)))
     }
 
-    /// The coupon's highest revision whose settings were written to Redis; 0 if unknown.
+    /// Reads the coupon's highest revision whose settings were written to Redis; 0 if unknown.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let key = keys::revision(&self.prefix, coupon);
         Ok(text_of(&mut self.connection(), &key)

@@ -80,7 +80,7 @@ pub(super) fn slot_of(score: f64) -> i64 {
 }
 
 impl Redis {
-    /// The counters of many drops, in the same order. An unreadable drop does not affect the
+    /// Reads the counters of many drops, in the same order. An unreadable drop does not affect the
     /// others.
     pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Vec<Result<DropNumbers, RedisError>> {
         let mut numbers = Vec::with_capacity(drops.len());
@@ -116,8 +116,8 @@ impl Redis {
         ))
     }
 
-    /// When a drop's keys were given the expiry `ttl`, by Redis's clock; `None` if they have no
-    /// expiry.
+    /// Returns when a drop's keys were given the expiry `ttl`, by Redis's clock; `None` if they
+    /// have no expiry.
     pub async fn expire_since(
         &self,
         keys: &DropKeys,
@@ -193,8 +193,8 @@ impl Redis {
         Ok(found > 0)
     }
 
-    /// The first names on a drop's waiting list, in order, at most `limit`. Names added manually
-    /// may not be valid text.
+    /// Reads the first names on a drop's waiting list, in order, at most `limit`. Names added
+    /// manually may not be valid text.
     pub async fn first_waiting(
         &self,
         keys: &DropKeys,
@@ -269,7 +269,7 @@ impl Redis {
         })
     }
 
-    /// The slots of these users in a drop; users without a slot are left out.
+    /// Reads the slots of these users in a drop; users without a slot are left out.
     pub async fn slots_of(
         &self,
         keys: &DropKeys,
@@ -321,7 +321,7 @@ impl Redis {
         Ok(places.into_iter().zip(slots).zip(claims).map(out).collect())
     }
 
-    /// When these slots were given, in Unix milliseconds, if known.
+    /// Reads when these slots were given, in Unix milliseconds, if known.
     pub async fn admission_times(
         &self,
         keys: &DropKeys,

@@ -110,7 +110,7 @@ impl SlotChange {
         }
     }
 
-    /// The particular slot that the user must hold, if any.
+    /// Returns the particular slot that the user must hold, if any.
     pub fn wanted_slot(&self) -> Option<i64> {
         match self.wanted {
             Wanted::Slot { slot, .. } => Some(i64::from(slot)),

@@ -29,7 +29,7 @@ pub struct Banned {
     pub is_named: bool,
 }
 
-/// The user's field in the coupon's hash.
+/// Returns the user's field in the coupon's hash.
 fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
     match once_per {
         OncePer::Coupon => user.to_owned(),
@@ -73,7 +73,7 @@ impl Redis {
         Ok(until)
     }
 
-    /// The id of a user's last revocation in Redis; 0 if there is none.
+    /// Reads the id of a user's last revocation in Redis; 0 if there is none.
     pub async fn last_revocation(
         &self,
         keys: &DropKeys,

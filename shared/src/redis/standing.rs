@@ -72,9 +72,9 @@ impl Redis {
         })
     }
 
-    /// When this user was admitted to this slot, if known; the outer `None` if the user does not
-    /// hold it. One consistent read: after a revocation, the slot's next holder has another time,
-    /// which would not void the old claim.
+    /// Reads when this user was admitted to this slot, if known; the outer `None` if the user does
+    /// not hold it. One consistent read: after a revocation, the slot's next holder has another
+    /// time, which would not void the old claim.
     pub async fn admitted_person_at(
         &self,
         keys: &DropKeys,
@@ -96,7 +96,8 @@ impl Redis {
         Ok(is_theirs.then_some(at))
     }
 
-    /// When a slot's holder was admitted, in Unix milliseconds by Redis's clock; `None` if unknown.
+    /// Reads when a slot's holder was admitted, in Unix milliseconds by Redis's clock; `None` if
+    /// unknown.
     pub async fn admitted_at(
         &self,
         keys: &DropKeys,
@@ -109,7 +110,7 @@ impl Redis {
             .await
     }
 
-    /// The same for several slots, in the same order.
+    /// Like [`Self::admitted_at`], for several slots, in the same order.
     pub async fn admitted_at_each(
         &self,
         keys: &DropKeys,

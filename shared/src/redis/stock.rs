@@ -42,7 +42,7 @@ impl Stock {
 }
 
 impl Redis {
-    /// The stock of each drop, in the same order; `None` for a drop that is not loaded.
+    /// Reads the stock of each drop, in the same order; `None` for a drop that is not loaded.
     pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());
@@ -80,7 +80,7 @@ impl Redis {
         Ok(replies.chunks(3).map(read).collect())
     }
 
-    /// The highest slot given in each drop, in the same order; `None` for a drop that is not
+    /// Reads the highest slot given in each drop, in the same order; `None` for a drop that is not
     /// loaded.
     pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
         if drops.is_empty() {

@@ -7,7 +7,8 @@ use super::safety::Unsafe;
 use crate::tls::{HandshakeAnswer, Store, Tls, speaks_plain_redis};
 
 impl Redis {
-    /// [`Redis::check_settings`] for start-up. If retrying cannot help, the error names a setting.
+    /// Calls [`Redis::check_settings`] at start-up. If retrying cannot help, the error names a
+    /// setting.
     pub async fn check_at_start(&self) -> Result<(), Unsafe> {
         metrics::gauge!("firstcome_redis_managed").set(f64::from(u8::from(self.is_managed())));
         match self.check_settings().await {

@@ -52,7 +52,7 @@ fn type_in_words(word: &str) -> &'static str {
 }
 
 impl Redis {
-    /// The first key of a drop or its coupon that has an unexpected type.
+    /// Finds the first key of a drop or its coupon that has an unexpected type.
     pub async fn wrong_key(&self, keys: &DropKeys) -> Result<Option<WrongKey>, RedisError> {
         let wanted = keys.types();
         let mut pipe = redis::pipe();

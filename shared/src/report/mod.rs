@@ -238,8 +238,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A hash of everything that stays the same while the finding persists. It excludes the detail,
-    /// which may contain ages and lags.
+    /// Returns a hash of everything that stays the same while the finding persists. It excludes the
+    /// detail, which may contain ages and lags.
     pub fn identity(&self) -> i64 {
         let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
         let what = (self.kind, &self.case, self.dead_letter);
@@ -269,7 +269,7 @@ impl Finding {
         }
     }
 
-    /// A finding that concerns no particular drop and needs an operator.
+    /// Creates a finding that concerns no particular drop and needs an operator.
     pub fn general(kind: Kind, action: ActionKind, detail: String) -> Self {
         Self {
             kind,
@@ -492,19 +492,19 @@ impl Run {
         self.findings.iter().rev().find_map(Finding::cause)
     }
 
-    /// The id under which the run is stored.
+    /// Returns the id under which the run is stored.
     pub fn kept_as(&self) -> &str {
         self.goes_on_as.as_ref().unwrap_or(&self.run_id)
     }
 
-    /// Every finding of the run; those that concern no drop come first.
+    /// Returns every finding of the run; those that concern no drop come first.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings
             .iter()
             .chain(self.drops.iter().flat_map(|drop| &drop.findings))
     }
 
-    /// The number of drops examined, and how much was examined in them.
+    /// Returns the number of drops examined, and how much was examined in them.
     pub fn examined(&self) -> (u64, Examined) {
         let listed = self.drops.iter().map(|drop| drop.examined);
         let examined = listed.fold(self.unlisted.examined, |all, one| Examined {

@@ -23,12 +23,12 @@ pub fn read(text: &str) -> Result<Tz, String> {
     })
 }
 
-/// The names of all zones.
+/// Returns the names of all zones.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TZ_VARIANTS.iter().map(|zone| zone.name())
 }
 
-/// The zone whose name, or city alone, is most similar to the text.
+/// Returns the zone whose name, or city alone, is most similar to the text.
 fn closest(text: &str) -> Option<Tz> {
     if text.len() > LONGEST {
         return None;

@@ -65,7 +65,7 @@ impl Tls {
         }
     }
 
-    /// The server refuses this process's certificate, or requires one.
+    /// Explains that the server refuses this process's certificate, or requires one.
     fn not_believed(&self, alert: &str) -> String {
         let prefix = self.store.prefix();
         let kafka = if self.store == Store::Kafka {

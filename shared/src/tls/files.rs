@@ -17,7 +17,7 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// `name` is the setting of the path.
+    /// Reads a file. `name` is the setting of its path.
     pub(super) fn read(name: &str, path: &Path) -> Result<Self, String> {
         let pem = read(name, path)?;
         let der: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();

@@ -34,7 +34,7 @@ impl TraceContext {
         }
     }
 
-    /// The lower half of the trace's id.
+    /// Returns the lower half of the trace's id.
     #[allow(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
     pub(super) fn lower(self) -> u64 {
         u128::from_be_bytes(self.trace_id.to_bytes()) as u64

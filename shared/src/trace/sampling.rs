@@ -86,7 +86,7 @@ impl Sampling {
     }
 }
 
-/// The ratio as a fraction of 2^63.
+/// Returns the ratio as a fraction of 2^63.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

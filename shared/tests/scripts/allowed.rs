@@ -41,7 +41,7 @@ async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
     ask::<i64>(server, &["HSET", &world.keys.meta, "allow", allow]).await;
 }
 
-/// Each user with the result of one call for all of them.
+/// Claims for all users in one call, and returns each user with the result.
 async fn claim(world: &mut ScriptWorld, people: &str) -> String {
     world
         .apply(&ScriptCommand::Claim(people.chars().collect()))

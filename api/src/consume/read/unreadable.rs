@@ -174,7 +174,7 @@ impl UnreadableWatch {
         }
     }
 
-    /// The client reported an error while reading.
+    /// Records that the client reported an error while reading.
     pub(super) fn error(&mut self, now: Instant) {
         self.erred_at = Some(now);
     }

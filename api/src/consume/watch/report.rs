@@ -120,7 +120,7 @@ impl Health {
         check(move || std::future::ready(health.alive_at(Instant::now())))
     }
 
-    /// The checks for `/readyz`. MySQL is queried only if the last batch was written.
+    /// Returns the checks for `/readyz`. MySQL is queried only if the last batch was written.
     pub(crate) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, HealthCheck)> {
         let of_mysql = Arc::clone(self);
         let of_kafka = Arc::clone(self);

@@ -110,7 +110,7 @@ impl Identity {
         matches!(self, Self::TrustedHeader(gateway) if !gateway.has_secret())
     }
 
-    /// The key set, if keys are read repeatedly while this process runs.
+    /// Returns the key set, if keys are read repeatedly while this process runs.
     pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match self {
             Self::TrustedHeader(_) => None,

@@ -54,7 +54,7 @@ impl CouponWithDrops {
         }
     }
 
-    /// All drops, in order of opening.
+    /// Returns all drops, in order of opening.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = DropWithKeys<'_>> {
         self.drops
             .iter()

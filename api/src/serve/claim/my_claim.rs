@@ -76,7 +76,7 @@ impl MyClaim {
 }
 
 impl ClaimService {
-    /// The status of a user's claim.
+    /// Returns the status of a user's claim.
     pub(crate) async fn my_claim(
         self: &Arc<Self>,
         id: CouponId,
@@ -188,7 +188,7 @@ impl ClaimService {
         }
     }
 
-    /// The status `accepted` acknowledges a claim, so a second store must hold it first.
+    /// Ensures that a second store holds the claim before the status `accepted` acknowledges it.
     async fn ensure_durable(
         &self,
         coupon: &CouponWithDrops,
@@ -226,9 +226,9 @@ impl ClaimService {
     }
 }
 
-/// The drop to show: the current one, or the first if none has opened (an operator may have added a
-/// claim to it manually). With `once_per` `coupon`, prefers a drop that is not sealed, because
-/// Redis then returns the user's claim in any drop.
+/// Returns the drop to show: the current one, or the first if none has opened (an operator may have
+/// added a claim to it manually). With `once_per` `coupon`, prefers a drop that is not sealed,
+/// because Redis then returns the user's claim in any drop.
 pub(super) fn drop_to_show(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,
@@ -243,8 +243,8 @@ pub(super) fn drop_to_show(
     coupon.all().rev().find(unsealed).or(current)
 }
 
-/// The status of the claim. `None` if it is uncertain, because a store did not answer (its argument
-/// is `None`) or can't be trusted.
+/// Returns the status of the claim. `None` if it is uncertain, because a store did not answer (its
+/// argument is `None`) or can't be trusted.
 fn judge(
     once_per: OncePer,
     drop: Option<DropId>,

@@ -46,7 +46,7 @@ const FIND_EVERY: Duration = Duration::from_secs(2);
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 impl Publisher {
-    /// `partitions` is `None` if Kafka is unavailable. The producer connects later.
+    /// Creates the producer, which connects later. `partitions` is `None` if Kafka is unavailable.
     pub(crate) fn new(
         kafka: KafkaSettings,
         deadline: Duration,

@@ -131,7 +131,7 @@ impl ClaimService {
         self.finish(db, coupon, revocation).await
     }
 
-    /// The steps after MySQL has the revocation. All are idempotent.
+    /// Runs the steps that follow once MySQL has the revocation. All are idempotent.
     async fn finish(
         &self,
         db: &Db,

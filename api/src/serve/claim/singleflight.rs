@@ -18,7 +18,7 @@ pub(super) struct AdmissionId {
 }
 
 impl AdmissionId {
-    /// The part of the fingerprint that is kept in memory, where 0 means none.
+    /// Returns the part of the fingerprint that is kept in memory, where 0 means none.
     #[allow(
         clippy::cast_possible_truncation,
         reason = "32 bits of a keyed hash are enough"

@@ -194,8 +194,8 @@ async fn repeated(
     }
 }
 
-/// The highest coupon and drop IDs that Redis has recorded, so that MySQL does not reuse the IDs of
-/// rows that MySQL has lost. `None` if Redis is unavailable.
+/// Reads the highest coupon and drop IDs that Redis has recorded, so that MySQL does not reuse the
+/// IDs of rows that MySQL has lost. `None` if Redis is unavailable.
 async fn ask_redis(services: &Services) -> Option<GivenNumbers> {
     match services.redis.given_numbers().await {
         Ok(given) => Some(given),

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// `/openapi.json`.
+    /// Returns the document of `/openapi.json`.
     fn document() -> serde_json::Value {
         let token = OpsToken::new("t".repeat(32).into()).unwrap();
         serde_json::to_value(with_problems(contract(token).split_for_parts().1)).unwrap()
