@@ -30,8 +30,8 @@ async fn messages_read_again_change_nothing() {
         .await;
     let all = "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
     let before = world.query(all).await;
-    // Offset 0 simulates rows that were committed without an offset; an offset beyond the end, a
-    // topic that lost messages or was recreated.
+    // 0: rows were committed but no offset. Beyond the end: the topic lost messages or was
+    // recreated.
     for offset in [0, 1_000_000] {
         world.set_offsets(offset).await;
         world

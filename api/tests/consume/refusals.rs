@@ -115,7 +115,7 @@ async fn poison_messages_are_stored_once_and_later_messages_are_issued() {
         "the message is stored unchanged"
     );
 
-    // After a second read, each is still stored once, with two attempts.
+    // After reading again, each is still stored once, with two attempts.
     world.set_offsets(0).await;
     let twice = async || {
         world.count("failed_claims WHERE attempts = 2").await == expected.values().sum::<u64>()

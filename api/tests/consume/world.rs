@@ -224,7 +224,7 @@ impl ConsumeWorld {
             .collect()
     }
 
-    /// Returns the sum of the group's committed offsets. A partition without one counts as 0.
+    /// The sum of the group's committed offsets. A partition without one counts as 0.
     pub(crate) fn committed(&self) -> i64 {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let committed = reader.committed_offsets(self.partitions(), LIMIT).unwrap();
@@ -242,8 +242,8 @@ impl ConsumeWorld {
             .sum()
     }
 
-    /// Sets the group's offsets to a number, the same in each partition. Requires that no consumer
-    /// runs.
+    /// Sets the group's offsets to a number, the same in each partition. Requires that nobody
+    /// consumes.
     pub(crate) async fn set_offsets(&self, offset: i64) {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let mut offsets = self.partitions();

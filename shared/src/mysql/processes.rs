@@ -213,7 +213,7 @@ pub enum Work {
 }
 
 impl Work {
-    /// Returns the lock's name, without the database's.
+    /// The lock's name, without the database's.
     fn prefix(self) -> &'static str {
         match self {
             Self::Pass => "firstcome-pass:",

@@ -71,7 +71,7 @@ fn report(
     }
 }
 
-/// Measures how far the group has read the assigned partitions.
+/// How far the group has read the assigned partitions.
 ///
 /// Without any, the group's coordinator is asked nevertheless. librdkafka waits a minute for the
 /// response to a request to join, but gives up an unreachable host at the first request that times

@@ -72,9 +72,9 @@ pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, D
     Ok(written)
 }
 
-/// Like [`write`], with a separate transaction for each drop. A drop whose rows another client of
-/// MySQL has locked does not delay other drops: its messages become dead letters, and the
-/// reconciler issues them once it can.
+/// [`write`], with a separate transaction for each drop. A drop whose rows another client of MySQL
+/// has locked does not delay other drops: its messages become dead letters, and the reconciler
+/// issues them once it can.
 pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
     let mut by_drop: BTreeMap<Option<DropId>, Vec<Arc<Record>>> = BTreeMap::new();
     for record in batch {
