@@ -17,7 +17,7 @@ const ONE: u64 = 1;
 /// The version of a message with the claims of one call.
 const BATCH: u64 = 2;
 
-/// The newest version that this build reads, as announced to other processes.
+/// The newest message version that this build reads; announced to other processes.
 pub const NEWEST_READ: i64 = 2;
 
 /// Number of consecutive slots that share a partition.

@@ -109,12 +109,12 @@ async fn make_drops(services: &Services) {
             Ok(some) => made += some,
             Err(error) => {
                 counter!("firstcome_drop_making_failures_total").increment(1);
-                tracing::warn!(%error, coupon = %entry.coupon.id, "drops could not be made ahead; tried again in a minute");
+                tracing::warn!(%error, coupon = %entry.coupon.id, "could not create drops ahead; retrying in a minute");
             }
         }
     }
     if made > 0 {
-        tracing::info!(made, "drops were made ahead");
+        tracing::info!(made, "drops were created ahead");
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn services(
     let Some(((), (), partitions, ())) = unless_stopped(checked)? else {
         return Ok(None);
     };
-    tracing::info!(partitions, "the stores that answer are set up safely");
+    tracing::info!(partitions, "the stores that answer have safe settings");
 
     announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
 

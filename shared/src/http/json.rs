@@ -40,10 +40,10 @@ fn sentence(path: &str, error: &serde_json::Error) -> String {
         .unwrap_or(&text);
     match error.classify() {
         Category::Eof => {
-            format!("the body is no JSON: it ends too early (line {line}, column {column})")
+            format!("the body is not valid JSON: it ends too early (line {line}, column {column})")
         }
         Category::Syntax | Category::Io => {
-            format!("the body is no JSON: {text} (line {line}, column {column})")
+            format!("the body is not valid JSON: {text} (line {line}, column {column})")
         }
         Category::Data => of_field(path, text),
     }
@@ -181,15 +181,15 @@ mod tests {
             ("[3]", "the body must be a JSON object"),
             (
                 "{",
-                "the body is no JSON: it ends too early (line 1, column 1)",
+                "the body is not valid JSON: it ends too early (line 1, column 1)",
             ),
             (
                 r#"{"quantity" 3}"#,
-                "the body is no JSON: expected `:` (line 1, column 13)",
+                "the body is not valid JSON: expected `:` (line 1, column 13)",
             ),
             (
                 r#"{"quantity": 3} x"#,
-                "the body is no JSON: trailing characters (line 1, column 17)",
+                "the body is not valid JSON: trailing characters (line 1, column 17)",
             ),
             ("{}", "quantity is missing"),
             (

@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(
             what_loses("claims", 3, |_| None),
             None,
-            "what a broker does not tell is not guessed"
+            "settings that a broker does not report are not guessed"
         );
     }
 

@@ -13,7 +13,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, UserId};
 
-/// Time limit: findings and operators' actions have no index on users.
+/// Time limit, which is long because findings and operators' actions have no index on users.
 const LONG: Duration = Duration::from_secs(120);
 
 /// Replaces a string that may contain a user id.

@@ -72,7 +72,7 @@ pub struct InsertedRows {
 ///
 /// The statement is text, not prepared: for a thousand rows a prepared statement has eight thousand
 /// parameters, each of which MySQL describes in a separate packet before the values are sent,
-/// although the statement is used once (docs/PERFORMANCE.md has the measurements).
+/// although the statement is used only once (measurements: docs/PERFORMANCE.md).
 pub async fn insert(
     conn: &mut Conn,
     claims: &[Claim],

@@ -204,7 +204,7 @@ async fn keep_in_mind(conn: &mut Conn, numbers: RangeInclusive<i64>) -> QueryRes
     tracing::warn!(
         first,
         last,
-        "MySQL may have lost coupons: their numbers will not be reused"
+        "MySQL may have lost coupons: their IDs will not be reused"
     );
     set_state(conn, LOST_COUPONS, &text_of(&(first..=last))).await
 }

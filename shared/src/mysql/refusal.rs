@@ -67,7 +67,7 @@ pub fn refusal(error: &Error) -> Option<Refusal> {
 pub(super) fn why_refused(error: &Error) -> Option<String> {
     let said = without_values(error);
     Some(match refusal(error)? {
-        Refusal::Duplicate => "another row has this slot, this person or this code".to_owned(),
+        Refusal::Duplicate => "another row has this slot, this user or this code".to_owned(),
         Refusal::UnknownDrop if said.contains("issued_coupons_limit") => {
             "the table `slot_limits` has no limit of this drop".to_owned()
         }

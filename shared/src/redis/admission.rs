@@ -72,7 +72,7 @@ pub enum Admission {
     Accepted(Slot),
     /// This user already holds a slot, perhaps in another drop of the coupon.
     Already(DropId, Slot),
-    /// A place on the waiting list; 1 is next.
+    /// A position in the waiting list; 1 is next.
     Waiting(u32),
     /// No slot is left, and the waiting list is full.
     SoldOut,

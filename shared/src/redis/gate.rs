@@ -4,7 +4,7 @@
 //! `SERVER` identifies a Redis server process between two promotions. `ERA` is a number that MySQL
 //! increments whenever a coupon may have lost data and is about to be rebuilt. The admission script
 //! compares the gate with the server it runs on and with the era that its caller read from MySQL,
-//! so that a gate from an earlier server or era admits nobody. A missing or unreadable gate is
+//! so that a gate from an earlier server or era admits no user. A missing or unreadable gate is
 //! closed.
 //!
 //! [`Fence`] is `SERVER ERA`: the fencing token of all changes to a coupon except admission and

@@ -1,6 +1,6 @@
-//! The highest ids assigned to coupons and drops. MySQL assigns them, but a MySQL that lost its
-//! last transactions (a lagging replica took over, a backup was restored) would reuse some, while
-//! Redis and the topic still hold claims of the coupons that had them.
+//! The highest ids assigned to coupons and drops. MySQL assigns them, but if MySQL loses its last
+//! transactions (a lagging replica took over, a backup was restored), it would reuse some, while
+//! Redis and the topic still hold claims of the coupons that had these ids.
 //!
 //! Each server of a cluster records the ids of its coupons, so that ids and keys can only be lost
 //! together. A pass records MySQL's highest ids on all servers.

@@ -1,4 +1,4 @@
-//! All changes of a drop in Redis except admission: loading, operators' changes, and repairs. Each
+//! Every change of a drop in Redis except admission: loading, operators' changes, and repairs. Each
 //! is an atomic script that checks its caller's precondition and does nothing if it no longer
 //! holds. All are therefore safe to repeat, to run from two reconcilers at once, and to run during
 //! live traffic.

@@ -21,7 +21,7 @@ pub struct Stock {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
     Slot,
-    /// A place on the waiting list.
+    /// A position in the waiting list.
     Place,
     Nothing,
 }

@@ -17,9 +17,7 @@ impl Redis {
                 None => Unsafe::Unreachable(error),
             }),
             Ok(()) if self.is_managed() => {
-                tracing::warn!(
-                    "REDIS_DURABILITY=managed: whether Redis keeps what it promised is not checked"
-                );
+                tracing::warn!("REDIS_DURABILITY=managed: the durability of Redis is not checked");
                 Ok(())
             }
             other => other,

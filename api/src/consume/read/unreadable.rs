@@ -4,13 +4,13 @@
 //! `unissued`.
 //!
 //! Kafka's client names neither partition nor offset with an error, and reports no error at all
-//! about a malformed record. So a partition is suspected if messages wait there and none arrives
-//! for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads a message,
-//! the consumer is only busy; if none arrives for another [`SILENCE`], the consumer seeks the
-//! position again, since an earlier seek may have failed. If it reaches the end, the offsets are
-//! transaction markers and are passed. Otherwise fetching pauses, a second look finds the end of
-//! the range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range of that partition
-//! was skipped recently, one look decides.
+//! about a malformed record. Therefore, a partition is suspected if messages wait there and none
+//! arrives for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads a
+//! message, the consumer is only busy; if none arrives for another [`SILENCE`], the consumer seeks
+//! the position again, since an earlier seek may have failed. If it reaches the end, the offsets
+//! are transaction markers and are passed. Otherwise fetching pauses, a second look finds the end
+//! of the range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range of that
+//! partition was skipped recently, one look decides.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

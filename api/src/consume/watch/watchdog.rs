@@ -88,7 +88,7 @@ fn report(health: &Health, limits: LivenessLimits, what: &'static str, time: Dur
     if time >= limits.exit() {
         tracing::error!(
             seconds,
-            "{what}: this consumer ends itself, so that it is started again"
+            "{what}: this consumer exits, so that its supervisor restarts it"
         );
         std::process::exit(1);
     }

@@ -118,7 +118,7 @@ impl<'a> Holders<'a> {
         if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
             return refused(
                 "already_has_one",
-                format!("this person holds slot {slot} of drop {drop}"),
+                format!("this user holds slot {slot} of drop {drop}"),
             );
         }
         if let Some(fault) = rule.window.fault(claim.claimed_at) {
@@ -358,7 +358,7 @@ mod tests {
         let [ClaimVerdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else {
             panic!("not refused")
         };
-        assert_eq!(error, "this person holds slot 1 of drop 10");
+        assert_eq!(error, "this user holds slot 1 of drop 10");
     }
 
     fn any_claim() -> impl Strategy<Value = Claim> {

@@ -1,7 +1,7 @@
-//! A cache of the last responses to the list of coupons, the most expensive response that needs no
-//! identity. One page is made at a time, followed by a pause nine times as long, so that all
-//! clients together cost at most a tenth of one processor. The bytes sent are limited, too. First
-//! pages have their own turn, so that requests for other pages cannot block them.
+//! Caches the last pages of the list of coupons, the most expensive response that needs no
+//! authentication. One page is rendered at a time, followed by a pause nine times as long, so that
+//! all clients together cost at most a tenth of one processor. The bytes sent are limited, too.
+//! First pages have a separate turn, so that requests for other pages cannot block them.
 
 use std::collections::HashMap;
 use std::time::Duration;

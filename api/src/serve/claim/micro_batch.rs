@@ -1,8 +1,8 @@
 //! Micro-batches of admission: claims with the same candidate drops that arrive during a call to
 //! Redis go together in the next call.
 //!
-//! The first claim on an idle drop is sent at once. A busy drop has one call in progress, and the
-//! claims of the next call share its costs: the round trip, the script's reads of the drop, one
+//! The first claim on an idle drop is sent immediately. A busy drop has one call in progress, and
+//! the claims of the next call share its costs: the round trip, the script's reads of the drop, one
 //! write of each key, one entry in the append-only file. Redis computes every answer after its
 //! claim arrived, so answers are linearizable: after one process has acknowledged a claim, the next
 //! claim at any process sees it (docs/decisions/0010-micro-batches.md).
@@ -154,7 +154,7 @@ impl MicroBatches {
             });
         }
         let Ok(reply) = replied.await else {
-            tracing::error!(drop = %queue.first, "a claim was dropped before its answer");
+            tracing::error!(drop = %queue.first, "a claim was dropped before it was answered");
             return Err(WorkError::Panicked.into());
         };
         reply.map_err(ClaimRefusal::NotAnswered)

@@ -47,7 +47,7 @@ pub(crate) struct MyClaim {
     /// Redeems the coupon; null until it is issued.
     #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: Option<String>,
-    /// Place on the waiting list; 1 is next.
+    /// Position in the waiting list; 1 is next.
     position: Option<u32>,
     /// Whether the user may claim; null with a claim, for an unrestricted coupon, and while
     /// unknown.

@@ -56,7 +56,7 @@ impl Publisher {
         let producer = RwLock::new(
             settings
                 .create()
-                .context("the Kafka producer could not be made")?,
+                .context("the Kafka producer could not be created")?,
         );
         let problem = RwLock::new(
             partitions
@@ -166,7 +166,7 @@ impl Publisher {
         let Some((code, reason)) = self.producer().client().fatal_error() else {
             return Ok(false);
         };
-        tracing::error!(%code, reason, "the Kafka producer failed for good and is replaced");
+        tracing::error!(%code, reason, "the Kafka producer failed permanently and is replaced");
         self.renew()?;
         Ok(true)
     }
@@ -175,7 +175,7 @@ impl Publisher {
         let fresh = self
             .settings
             .create()
-            .context("the Kafka producer could not be made again")?;
+            .context("the Kafka producer could not be created again")?;
         let old = std::mem::replace(&mut *self.producer.write(), fresh);
         // Dropping a producer blocks until its thread has ended.
         tokio::task::spawn_blocking(move || drop(old));

@@ -28,7 +28,7 @@ pub(crate) struct Revoked {
     #[schema(example = "revoked")]
     status: &'static str,
     drop_id: DropId,
-    /// Null for a place on the waiting list.
+    /// Null for a position in the waiting list.
     slot: Option<Slot>,
 }
 

@@ -19,7 +19,7 @@ const LOOK_MS = 2_000; // how long the button waits for the check for an existin
 
 let server = null; // the last state that the server sent
 let readAt = 0; // when that state was read, by performance.now()
-let mine = null; // this person's claim
+let mine = null; // this user's claim
 let work = null; // "loading", "claiming" or "trying" while a request is under way
 let note = null, noteDrop = null; // why the last claim was refused, and in which drop
 let unsure = false; // whether a response to this claim was lost: it may have been accepted
@@ -148,7 +148,7 @@ function refreshIn(ms) {
   if (ms) poll = setTimeout(() => mayRefresh() && refresh(), spread(ms));
 }
 
-// ---- this person's claim
+// ---- this user's claim
 
 // If each drop gives one, a claim of the previous drop is shown until ten minutes before the next opens.
 const isEarlier = () => server.one_per_drop && mine.drop_id !== server.drop_id && server.opens_at_ms - now() < 600_000;

@@ -26,7 +26,7 @@ const CROWD_MS: i64 = 600_000;
 pub(super) struct PageState {
     /// `sold_out` is for display: claims still go to Redis. `open` if Redis does not answer.
     state: DropState,
-    /// Whether a claim would get a place on the waiting list.
+    /// Whether a claim would get a position in the waiting list.
     can_wait: bool,
     drop_id: Option<DropId>,
     /// Whether a holder of an earlier drop's coupon may have one of this drop.

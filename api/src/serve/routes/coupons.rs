@@ -142,7 +142,7 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
             .map(|last| last.coupon.id)
     };
     let body = serde_json::to_vec(&page).map_err(|error| {
-        tracing::error!(%error, "a list of coupons can't be written");
+        tracing::error!(%error, "a list of coupons could not be serialized");
         Problem::internal()
     })?;
     Ok(ListedPage {

@@ -213,11 +213,11 @@ async fn see_to(
     drops: Vec<Drop>,
     redis_answers: bool,
 ) -> Arc<CouponWithDrops> {
-    tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was made");
+    tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was created");
     if redis_answers {
         let newest = drops.iter().map(|drop| drop.id).max().unwrap_or(DropId(0));
         if let Err(error) = services.redis.note_numbers(coupon.id, newest).await {
-            tracing::warn!(%error, coupon = %coupon.id, "the numbers of a new coupon are not in Redis yet");
+            tracing::warn!(%error, coupon = %coupon.id, "the IDs of a new coupon are not in Redis yet");
         }
         if coupon.allow == Some(Allow::List) {
             // Write the empty list too: while the list is missing in Redis, no claim gets

@@ -40,7 +40,7 @@ impl From<ClaimRefusal> for Problem {
                 "this coupon is closed, and it is unknown right now whether you hold one; try again"
             }
             ClaimRefusal::NothingHeld => {
-                return Self::not_found("there is no claim of this person to give back or revoke");
+                return Self::not_found("there is no claim of this user to give back or revoke");
             }
             ClaimRefusal::HalfRevoked => {
                 "the claim is revoked, but its slot may not be free yet; repeat the request to be certain"

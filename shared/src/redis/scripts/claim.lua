@@ -1,10 +1,11 @@
--- Admission, as a micro-batch: gives each of several users a slot, a place on the waiting list, or a reason for refusal, as if
--- they had claimed one after the other. A coupon is open only if its gate names this server and the era that the caller passes,
--- so that a gate of an earlier server or era admits nobody. A replica always refuses: scripts that write nothing also run
--- there, on old data.
--- The caller names the drops that are candidates, and the script chooses among them by Redis's time and the windows in their
--- `meta`. Users are admitted to the chosen drop only.
--- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 gate  9 revoked  10 allowed  11 allow_list
+-- Admission, as a micro-batch: gives each of several users a slot, a place on the waiting list, or
+-- a reason for refusal, as if they had claimed one after the other. A coupon is open only if its
+-- gate names this server and the era that the caller passes, so that a gate of an earlier server or
+-- era admits no user. A replica always refuses: scripts that write nothing also run there, on old
+-- data. The caller names the drops that are candidates, and the script chooses among them by
+-- Redis's time and the windows in their `meta`. Users are admitted to the chosen drop only. KEYS 1
+-- meta 2 count 3 users 4 free 5 waiting 6 claimants 7 times 8 gate 9 revoked 10 allowed 11
+-- allow_list
 --       12 version, then, if there is a second candidate, its meta, count, users, free, waiting, times
 -- ARGV  1 drop id  2 drop id of the second candidate, or ''  3 era of the coupon in MySQL  4 users' groups
 --       ('' if none is known), one word per user, separated by commas: NAME (a member), !NAME (not one), empty (unknown)

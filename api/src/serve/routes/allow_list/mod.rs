@@ -274,7 +274,7 @@ async fn reach_redis(
             Ok(ListFollowed::Yes) => return true,
             Ok(ListFollowed::Other) => tokio::time::sleep(PAUSE * attempt).await,
             Err(error) => {
-                tracing::warn!(%error, coupon = %id, "Redis did not follow an allow list; the reconciler sees to it");
+                tracing::warn!(%error, coupon = %id, "could not write an allow list to Redis; the reconciler will");
                 return false;
             }
         }
@@ -296,7 +296,7 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
         Ok(Followed::Same | Followed::Written(_)) => true,
         Ok(Followed::Changing | Followed::NoCoupon) => false,
         Err(error) => {
-            tracing::warn!(%error, coupon = %id, "Redis did not follow an allow list; the reconciler sees to it");
+            tracing::warn!(%error, coupon = %id, "could not write an allow list to Redis; the reconciler will");
             false
         }
     }

@@ -188,7 +188,7 @@ async fn finish(
     if let Err(error) =
         make_ahead(db, &services.redis, &made.0, &made.1, services.now().await).await
     {
-        tracing::warn!(%error, coupon = %id, "drops could not be made ahead; tried again within a minute");
+        tracing::warn!(%error, coupon = %id, "could not create drops ahead; retrying within a minute");
     }
     if wanted.quantity.is_some() || wanted.paused == Some(false) {
         wake_reconciler(services, id, &attempt.all).await;
@@ -252,7 +252,7 @@ async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -
             Ok(true) => return true,
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(%error, coupon = %coupon.id, "Redis did not follow a change; the reconciler sees to it");
+                tracing::warn!(%error, coupon = %coupon.id, "could not write a change to Redis; the reconciler will");
                 return false;
             }
         }
@@ -269,7 +269,7 @@ async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -
             }
             Ok(None) => return false,
             Err(error) => {
-                tracing::warn!(%error, coupon = %coupon.id, "Redis did not follow a change; the reconciler sees to it");
+                tracing::warn!(%error, coupon = %coupon.id, "could not write a change to Redis; the reconciler will");
                 return false;
             }
         }

@@ -115,7 +115,7 @@ async fn read(
     match services.mysql.operators.holders(which, limit).await {
         Ok(page) => Ok(page.unwrap_or_default()),
         Err(error) => {
-            tracing::warn!(%error, coupon = %which.coupon, "a CSV of holders was broken off");
+            tracing::warn!(%error, coupon = %which.coupon, "a CSV of holders was aborted");
             Err("MySQL does not answer")
         }
     }
