@@ -65,7 +65,7 @@ pub async fn follow(
             return Ok(Followed::Same);
         }
         // Redis refuses a list with a lower revision than its own. After a restore from a backup,
-        // MySQL has such a list.
+        // MySQL's list has a lower revision.
         if seen.revision() > list.revision {
             let above = redis.highest_revision(id).await?;
             let Some(renewed) = db.renew_allow_list(id, above).await? else {

@@ -239,8 +239,8 @@ fn daily_drop(
 ) -> Option<PlannedDrop> {
     let closing_day = if closes > opens { day } else { day.succ_opt()? };
     let opens_at = instant(zone, day.and_time(opens))?;
-    // The window ends at the latest when the next day's drop opens: a skipped closing time is moved
-    // forward, perhaps past that.
+    // End the window at the latest when the next day's drop opens: a skipped closing time is moved
+    // forward, perhaps beyond that opening.
     let next_opens_at = instant(zone, day.succ_opt()?.and_time(opens))?;
     let closes_at = instant(zone, closing_day.and_time(closes))?.min(next_opens_at);
     (closes_at > opens_at).then_some(PlannedDrop {

@@ -92,7 +92,7 @@ const PASS_SECONDS: &[f64] = &[
     0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
 ];
 
-/// Buckets for numbers of rows or claims processed at once.
+/// Buckets for the number of rows or claims that are processed together.
 const ROWS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
 ];

@@ -111,7 +111,7 @@ async fn claims_succeed_during_polls_and_late_claims_while_mysql_hangs() {
     }
     drop_all(claims).await;
 
-    // More polls than places: those without a place are refused at once, the others wait.
+    // More polls than places: those without a place are refused immediately, the others wait.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..20 {
         let answer = api.claim(id, &format!("a-{number}")).await;

@@ -45,7 +45,7 @@ pub fn parse<Cli: Parser>(command: Command) -> Cli {
     };
     read.unwrap_or_else(|error| {
         if let Some(variables) = missing(&error, &command) {
-            // If standard error is closed, nobody can read it.
+            // Ignore a failure: standard error may be closed.
             let _ = error.print();
             eprintln!(
                 "\nor set {variables} in the environment; those of a running `make run`: set -a; . target/run/env"

@@ -24,7 +24,7 @@ pub struct GivenNumbers {
 }
 
 impl Redis {
-    /// Reads the highest ids on any server.
+    /// Reads the highest ids that any server has.
     pub async fn given_numbers(&self) -> Result<GivenNumbers, RedisError> {
         let shards = self.conn.shards().await?;
         let known = try_join_all(shards.iter().map(|shard| self.given_numbers_on(shard))).await?;

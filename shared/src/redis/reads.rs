@@ -44,12 +44,12 @@ pub struct SlotPage {
     /// Slot and user, in order of slot.
     pub users: Vec<(i64, String)>,
     pub free: Vec<i64>,
-    /// These slots have more users or free slots than are read at once.
+    /// Set if these slots have more users or free slots than one read returns.
     pub is_cut: bool,
 }
 
-/// Maximum number of users, and of free slots, read at once; more than a page has slots, because
-/// manual edits can put any number on one slot or beyond the last.
+/// Maximum number of users, and of free slots, read at once; more than the slots of a page, because
+/// manual edits can put any number of users on one slot or beyond the last one.
 const ON_PAGE_AT_MOST: usize = 200_000;
 
 type RawNumbers = (

@@ -423,7 +423,8 @@ fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
             Value::BulkString(host) if !host.is_empty() && host != b"?" => {
                 String::from_utf8(host.clone()).ok()?
             }
-            // The node does not know its own address: use the one at which it was asked.
+            // The node does not know its own address: use the address to which the request was
+            // sent.
             Value::Nil | Value::BulkString(_) => asked.to_owned(),
             _ => return None,
         };
@@ -458,7 +459,7 @@ mod tests {
 
     #[test]
     fn key_slot_matches_redis() {
-        // Results of `CLUSTER KEYSLOT` in Redis 7.0.
+        // These are results of `CLUSTER KEYSLOT` in Redis 7.0.
         for (key, slot) in [
             ("123456789", 12_739),
             ("foo", 12_182),

@@ -1,4 +1,4 @@
-//! Reads one user's status in a drop and time of admission.
+//! Reads one user's status in a drop, and when the user was admitted.
 
 use redis::RedisError;
 
@@ -13,12 +13,12 @@ pub struct Standing {
     /// Redis's time, in Unix milliseconds.
     pub now_ms: i64,
     pub loaded: bool,
-    /// Whether Redis has the drop and its gate is open. If not, missing facts below may have been
-    /// lost.
+    /// Whether Redis has the drop and its gate is open. If not, facts that are missing below may
+    /// have been lost.
     pub trusted: bool,
     /// The slot held in this drop.
     pub slot: Option<Slot>,
-    /// The place on this drop's waiting list; 1 is next.
+    /// The position in this drop's waiting list; 1 is next.
     pub position: Option<u32>,
     /// The claim held anywhere in the coupon, if one coupon is allowed in total.
     pub claimant: Option<(DropId, Slot)>,

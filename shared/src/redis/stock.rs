@@ -17,7 +17,7 @@ pub struct Stock {
     pub waiting_list: u32,
 }
 
-/// What a user who claims now would get, as `claim.lua` decides.
+/// The result that a user who claims now would get, as `claim.lua` decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
     Slot,
@@ -27,7 +27,7 @@ pub enum Prospect {
 }
 
 impl Stock {
-    /// For display only, because the next claim may change it.
+    /// Returns the result of a claim, for display only, because the next claim may change it.
     pub fn prospect(&self) -> Prospect {
         let left = self.quantity.saturating_sub(self.held);
         // Freed slots go to users who already wait.
@@ -71,7 +71,7 @@ impl Redis {
                 held: u32::from_redis_value_ref(users).ok()?,
                 paused: paused.is_some_and(|p| p == "1"),
                 waiting: u32::from_redis_value_ref(waiting).ok()?,
-                // Parsed like in `claim.lua`: 0 if the field is missing or not a number.
+                // Parse it as `claim.lua` does: 0 if the field is missing or not a number.
                 waiting_list: waiting_list
                     .and_then(|places| places.parse().ok())
                     .unwrap_or(0),

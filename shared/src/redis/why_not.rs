@@ -59,7 +59,7 @@ impl Redis {
     }
 }
 
-/// Wrong user or password, missing login, or insufficient permissions.
+/// Whether Redis denies access: wrong user or password, missing login, or insufficient permissions.
 fn does_not_let_in(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)

@@ -78,7 +78,7 @@ async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
             claim(&mut world, "cxdy").await,
             "[Waiting(1), NotAllowed, SoldOut, NotAllowed]"
         );
-        // Holders and waiting users keep their slots and places, whatever the list contains.
+        // Holders and waiting users keep their slots and positions, regardless of the list.
         assert_eq!(
             write(&world.redis, coupon, 6, &["d"]).await,
             ListReplaced::Yes
@@ -227,7 +227,7 @@ async fn group_coupon_uses_the_given_groups_or_requests_them() {
     ];
     assert_eq!(found[..2], expected);
     assert!(found[2..].iter().all(|one| *one == ask_again), "{found:?}");
-    // Holders get that result whatever their groups. An unrestricted coupon ignores groups.
+    // Holders get that result regardless of their groups. An unrestricted coupon ignores groups.
     assert_eq!(
         said([Some((&vip, false)); 5]).await[0].0,
         Admission::Already(DROP, 1)

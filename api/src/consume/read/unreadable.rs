@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// decides. Unreadable messages rarely occur alone, and rows and reopening wait for each range.
 const REPEATED_FOR: Duration = Duration::from_secs(60);
 
-/// Replaces [`SILENCE`] for such a partition.
+/// Replaces [`SILENCE`] for a partition of which a range was skipped recently.
 const REPEATED_SILENCE: Duration = Duration::from_millis(400);
 
 /// Time between finding a range and confirming it, which rules out a transient fault.
@@ -473,8 +473,8 @@ mod tests {
     }
 
     /// Checks the partitions for some seconds; returns the steps with their milliseconds. Each look
-    /// ends at once with the result of `find`, which gets the partition and the number of previous
-    /// looks.
+    /// ends immediately with the result of `find`, which gets the partition and the number of
+    /// previous looks.
     fn steps(
         watch: &mut UnreadableWatch,
         seconds: u64,

@@ -127,8 +127,8 @@ impl ClaimService {
     ) -> Result<ClaimAnswer, ClaimRefusal> {
         let mut candidates = coupon.candidates(Utc::now()).ok_or(ClaimRefusal::NoDrop)?;
         let mut reply = self.batches.ask(coupon, candidates, requester).await;
-        // No candidate is open by Redis's clock, so the call admitted nobody. This host's clock may
-        // differ: choose the candidates again by Redis's clock.
+        // No candidate is open by Redis's clock, so the call admitted no user. This host's clock
+        // may differ: choose the candidates again by Redis's clock.
         if let Ok(ClaimReply {
             open_drop: None,
             now_ms,

@@ -38,7 +38,8 @@ pub(super) struct PageState {
     /// When to ask for this again; null if nothing will change.
     poll_after_ms: Option<u32>,
     /// When a browser that has not claimed may look up the user's claim, once. Null around an
-    /// opening, because of the crowd, and before the first one, because nobody can hold a coupon.
+    /// opening, because of the crowd, and before the first one, because no user can hold a coupon
+    /// yet.
     look_after_ms: Option<u32>,
     /// When to ask for the user's claim again, while it is `accepted` and while it is `waiting`.
     accepted_after_ms: u32,

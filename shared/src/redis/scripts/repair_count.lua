@@ -16,7 +16,7 @@ for i = 2, #pairs_in_page, 2 do
     used[tonumber(pairs_in_page[i])] = true
     redis.call('ZREM', KEYS[4], pairs_in_page[i])
 end
--- Delete free slots below 1, which nobody could get.
+-- Delete free slots below 1, which could never be given.
 if from == 1 then redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(1') end
 local free_in_page = redis.call('ZRANGEBYSCORE', KEYS[4], '(' .. from - 1, to, 'WITHSCORES')
 for i = 1, #free_in_page, 2 do

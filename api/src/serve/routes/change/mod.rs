@@ -293,8 +293,8 @@ async fn write_all(
         {
             Done::Applied(()) => {}
             Done::Changed => return Ok(false),
-            // A drop that is not loaded admits nobody. When the reconciler loads it from MySQL, the
-            // change is included.
+            // A drop that is not loaded admits no user. When the reconciler loads it from MySQL,
+            // the change is included.
             Done::Stale => {
                 tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop");
             }
