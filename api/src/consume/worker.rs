@@ -30,8 +30,8 @@ const IDLE: Duration = Duration::from_millis(100);
 const MAX_UNPOLLED: Duration = Duration::from_millis(250);
 /// Poll interval of longer waits.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// Maximum wait for a message while a batch is being written, and thus until the end of the write
-/// is noticed.
+/// Maximum wait for a message while a batch is being written, which is also the maximum delay until
+/// the end of the write is noticed.
 const PREFETCH_POLL: Duration = Duration::from_millis(1);
 /// Time to finish the batch in flight after shutdown begins.
 const LAST_BATCH: Duration = Duration::from_secs(5);

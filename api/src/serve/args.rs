@@ -76,7 +76,8 @@ pub struct HttpArgs {
     /// Maximum time for the head of a request, also between two requests of one connection.
     #[arg(skip = Tuning::HeaderReadTimeoutMs.or(10_000_u64))]
     pub header_read_timeout_ms: u64,
-    /// Maximum time for a response with its body; then 503. A claim still runs to its end.
+    /// Maximum time for a response with its body; after it, the response is 503. A claim still runs
+    /// to its end.
     #[arg(skip = Tuning::RequestTimeoutMs.or(15_000_u64))]
     pub request_timeout_ms: u64,
     /// Maximum wait of a read (`claims/me`, a claim on a finished coupon) for MySQL. After it Redis

@@ -1,4 +1,4 @@
-//! Background tasks: refresh the catalogue and the keys of tokens, make daily drops ahead, watch
+//! Background tasks: refresh the catalogue and the keys of tokens, create daily drops ahead, watch
 //! Redis and the producer. If a task ends, which is a bug, the process stops.
 
 use std::collections::HashSet;

@@ -117,7 +117,7 @@ impl TryFrom<KafkaGiven> for KafkaArgs {
 }
 
 impl KafkaArgs {
-    /// Settings for the clients.
+    /// Returns the settings for the clients.
     pub fn settings(&self) -> KafkaSettings {
         KafkaSettings {
             brokers: self.kafka_brokers.clone(),

@@ -100,7 +100,7 @@ impl TryFrom<RedisGiven> for RedisArgs {
 }
 
 impl RedisArgs {
-    /// Settings for the client. `timeout` is the maximum wait for one response.
+    /// Returns the settings for the client. `timeout` is the maximum wait for one response.
     pub fn settings(&self, timeout: Duration) -> RedisSettings {
         RedisSettings {
             url: self.redis_url.clone(),

@@ -33,7 +33,7 @@ macro_rules! is_due {
     }};
 }
 
-/// Functions that record delivery outcomes and count waiting rows.
+/// Defines functions that record delivery outcomes and count waiting rows.
 macro_rules! deliveries {
     ($table:ident) => {
         /// Records the outcome of an attempt, and releases the lease.

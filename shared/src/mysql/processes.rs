@@ -337,7 +337,8 @@ impl Db {
 
 /// Checks repeatedly whether this connection still holds the lock, until it is released or lost. It
 /// can be lost with the connection, or alone, behind a proxy that gave the session another
-/// connection. On a demoted primary it is worthless: others take the lock on the new one.
+/// connection. On a demoted primary, the lock has no effect: other processes take it on the new
+/// primary.
 async fn keep(
     mut conn: Conn,
     work: Work,

@@ -280,7 +280,8 @@ impl Db {
     }
 }
 
-/// Refers to the run that stores the same drop reports, if the previous pass had the same.
+/// Refers to the run that stores the same drop reports, if those of the previous pass were the
+/// same.
 async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResult<()> {
     let (Some(number), Some(drops)) = (
         run.number,

@@ -1,4 +1,4 @@
-//! A message of the topic, decoded (by `source`), and its form in the dead-letter table.
+//! A message of the topic, decoded by `source`, and its row in the dead-letter table.
 
 use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};

@@ -227,7 +227,7 @@ pub(crate) fn count_batch(batch: &[Arc<Record>], seconds: f64, written: &Written
         .iter()
         .filter_map(|record| record.claim.as_ref().ok()?.claimed_at)
     {
-        // Negative if this host's clock is behind that of Redis.
+        // The delay is negative if this host's clock is behind Redis's clock.
         delay.record(
             (now - claimed_at)
                 .to_std()

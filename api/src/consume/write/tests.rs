@@ -1,4 +1,4 @@
-//! Batches on a real MySQL.
+//! Tests batches on a real MySQL.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::consume::read::source::tests::record;
 
 async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
     loop {
-        // Usually a deadlock. The loop retries, too.
+        // A failure is usually a deadlock. The loop retries in production, too.
         if let Ok(written) = write(db, batch.to_vec()).await {
             return written;
         }

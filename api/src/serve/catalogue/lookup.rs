@@ -1,5 +1,5 @@
-//! Lookup of coupons that are not in the snapshot: finished ones, new ones from other processes,
-//! and unknown IDs.
+//! Looks up coupons that are not in the snapshot: finished ones, new ones from other processes, and
+//! unknown IDs.
 //!
 //! Concurrent lookups share one query, and a pause separates two queries, so that any number of
 //! requests for unknown coupons costs MySQL a few queries per second. Each query begins after the
