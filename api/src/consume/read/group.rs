@@ -131,7 +131,7 @@ impl GroupContext {
     }
 
     /// Records that there is no message at these offsets, once everything before them is committed.
-    /// Returns whether everything before them is committed.
+    /// Returns whether it is.
     pub(super) fn passes(&self, partition: i32, assignment: u64, offsets: Range<i64>) -> bool {
         let mut guard = self.assignment.lock();
         let passes = guard.owned.get(&partition) == Some(&assignment)

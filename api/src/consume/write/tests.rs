@@ -18,7 +18,7 @@ use crate::consume::read::source::tests::record;
 
 async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
     loop {
-        // A failure is usually a deadlock. The loop retries in production, too.
+        // Usually a deadlock. The loop retries, too.
         if let Ok(written) = write(db, batch.to_vec()).await {
             return written;
         }
