@@ -72,7 +72,7 @@ impl HealthArgs {
     }
 }
 
-/// Maximum wait for blocked threads at the end of the process.
+/// Maximum wait for blocked threads when the process ends.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs the command. This function is not async, because every program that awaits an async body

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Needs fewer cycles per claim than the system's allocator, and keeps memory use stable
+/// mimalloc needs fewer cycles per claim than the system's allocator, and keeps memory use stable
 /// (docs/PERFORMANCE.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

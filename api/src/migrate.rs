@@ -1,5 +1,5 @@
-//! `firstcome-api migrate`: creates the tables, then the topic. Idempotent, even if two run
-//! concurrently.
+//! `firstcome-api migrate`: creates the tables, then the topic. Idempotent, even if two processes
+//! run it concurrently.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Percent-encoding.
+//! Percent-encodes values for paths and queries.
 
 /// Encodes a value for a path or a query, because an id may contain `+`, `=`, `|` or `:`. Dots are
 /// encoded, too, because programs that normalize paths remove `..`.

@@ -41,8 +41,8 @@ impl<'a> StoreWait<'a> {
             .await
     }
 
-    /// Checks the topic if Kafka answers. `None` if Kafka is unavailable, since claims continue
-    /// without it.
+    /// Checks the topic if Kafka answers. Returns `None` if Kafka is unavailable, because claims
+    /// continue without it.
     pub(crate) async fn topic_or_away(
         &self,
         kafka: &KafkaSettings,
@@ -125,7 +125,7 @@ impl<'a> StoreWait<'a> {
     }
 }
 
-/// `None` if `shutdown` came first.
+/// Converts the result of a wait: `None` if `shutdown` came first.
 pub(crate) fn unless_stopped<T>(waited: Result<T, StartError>) -> Result<Option<T>, StartError> {
     match waited {
         Err(StartError::Stopped(store)) => {

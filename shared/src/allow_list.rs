@@ -8,7 +8,7 @@ use crate::mysql::{Db, DbError};
 use crate::redis::allow_list::{Gathering, ListReplaced};
 use crate::redis::{Redis, RedisError};
 
-/// People read per statement, and compared per command.
+/// Users read per statement, and compared per command.
 const PAGE: i64 = 5_000;
 
 /// Maximum attempts to write a list while others change it.
@@ -28,9 +28,9 @@ pub enum ListError {
 pub enum Followed {
     /// Redis already had the list, judged by its revision and size.
     Same,
-    /// The list was written, with this many people.
+    /// The list was written, with this many users.
     Written(u32),
-    /// Every attempt was overtaken by another change, whose author writes that list.
+    /// Another change interrupted every attempt; the process that made it writes the list.
     Changing,
     NoCoupon,
 }
@@ -40,13 +40,13 @@ pub enum Followed {
 pub enum Which {
     /// Only lists whose revision or size differs.
     Different,
-    /// Also lists of the same revision and size: their people differ.
+    /// Also lists of the same revision and size, because their users differ.
     Any,
 }
 
 /// Writes a coupon's list to Redis if it differs. The list is gathered page by page under a
-/// temporary key, which then replaces the old list in one step: Redis never has half a list. The
-/// list is of one revision: if MySQL has another one at the end, gathering begins again.
+/// temporary key, which then replaces the old list in one step: Redis never has an incomplete list.
+/// The list is of one revision: if MySQL has another revision at the end, gathering begins again.
 ///
 /// # Errors
 /// [`ListError`]; Redis still has the old list.
@@ -65,7 +65,7 @@ pub async fn follow(
             return Ok(Followed::Same);
         }
         // Redis refuses a list with a lower revision than its own. After a restore from a backup,
-        // MySQL has such a list.
+        // MySQL's list has a lower revision.
         if seen.revision() > list.revision {
             let above = redis.highest_revision(id).await?;
             let Some(renewed) = db.renew_allow_list(id, above).await? else {
@@ -112,7 +112,7 @@ async fn gather(
         after = last.to_string();
     }
     if people != list.people {
-        // Somebody changed the table manually, so the stored count is wrong: count again.
+        // The table was changed manually, so the stored count is wrong: count again.
         db.renew_allow_list(id, seen_revision).await?;
         return Ok(false);
     }
@@ -124,7 +124,7 @@ fn is_full(page: &[UserId]) -> bool {
     i64::try_from(page.len()) == Ok(PAGE)
 }
 
-/// The difference between the people on a list in Redis and in MySQL.
+/// The difference between the users on a list in Redis and in MySQL.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Difference {
     /// On the list, but not in Redis.
@@ -133,9 +133,9 @@ pub struct Difference {
     pub surplus: u64,
 }
 
-/// Compares a list person by person, page by page; `None` if it changed meanwhile, because the
-/// result would be meaningless. If Redis has every person on the list and the same number of
-/// people, it has no others.
+/// Compares a list user by user, page by page; `None` if the list changed meanwhile, because the
+/// result would be meaningless. If Redis has every user on the list and the same number of users,
+/// it has no others.
 pub async fn difference(
     db: &Db,
     redis: &Redis,

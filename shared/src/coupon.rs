@@ -1,4 +1,4 @@
-//! Coupons and drops, as all processes share them.
+//! Coupons and drops: the types that all processes share.
 
 use std::fmt;
 use std::str::FromStr;
@@ -39,13 +39,13 @@ pub struct Coupon {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Allow {
-    /// People on the coupon's allow list.
+    /// Users on the coupon's allow list.
     List,
-    /// People whose token names this group.
+    /// Users whose token names this group.
     Group(Group),
 }
 
-/// A group of people, by its name in tokens: 1–64 characters of `A–Z a–z 0–9 . _ -`.
+/// A group of users, by its name in tokens: 1–64 characters of `A–Z a–z 0–9 . _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Group(String);
 
@@ -117,12 +117,12 @@ pub struct Drop {
     pub coupon_id: CouponId,
     /// The day in the coupon's time zone.
     pub local_date: Option<NaiveDate>,
-    /// First instant at which a claim is admitted.
+    /// Claims are admitted from this time.
     pub opens_at: DateTime<Utc>,
-    /// First instant at which claims are no longer admitted; `None` if it stays open.
+    /// Claims are rejected from this time; `None` if the drop stays open.
     pub closes_at: Option<DateTime<Utc>>,
     pub quantity: Slot,
-    /// An operator closed it early: nobody is promoted from its waiting list.
+    /// An operator closed it early: no user is promoted from its waiting list.
     pub closed_early: bool,
     /// When it was verified exact after closing.
     pub sealed_at: Option<DateTime<Utc>>,
@@ -139,14 +139,14 @@ pub struct DropWindow {
 /// Why a message adds no row to its drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimFault {
-    /// The drop was verified as exact: every user with a promised coupon has a row.
+    /// The drop was verified exact: every user with a promised coupon has a row.
     SealedDrop,
-    /// The drop was not open at the instant of the claim.
+    /// The drop was not open at the time of the claim.
     OutsideWindow,
 }
 
 impl ClaimFault {
-    /// The reason of the dead letter.
+    /// Returns the reason of the dead letter.
     pub fn reason(self) -> &'static str {
         match self {
             Self::SealedDrop => "sealed_drop",
@@ -154,7 +154,7 @@ impl ClaimFault {
         }
     }
 
-    /// An explanation for operators, without user ids.
+    /// Returns an explanation for operators, without user ids.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::SealedDrop => "the drop is sealed, and nobody in it has this claim",
@@ -164,12 +164,12 @@ impl ClaimFault {
 }
 
 impl DropWindow {
-    /// How far an admission may lie outside the window. Redis admits by its copy of the window, and
+    /// How far outside the window an admission may be. Redis admits by its copy of the window, and
     /// an operator's change reaches MySQL first.
     const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
-    /// The reason why a claim that was admitted at this time adds no row. A claim with an unknown
-    /// time fits every window.
+    /// Returns why a claim that was admitted at this time adds no row. A claim with an unknown time
+    /// fits every window.
     pub fn fault(&self, claimed_at: Option<DateTime<Utc>>) -> Option<ClaimFault> {
         let is_outside = |at: DateTime<Utc>| {
             at < self.opens_at - Self::TOLERANCE
@@ -201,12 +201,12 @@ pub enum DropState {
     Paused,
     /// Its window has ended.
     Closed,
-    /// Its window has ended and the drop was verified as exact.
+    /// Its window has ended, and the drop was verified exact.
     Sealed,
 }
 
 impl Drop {
-    /// The drop's state at `now`, given how many slots can still be given out.
+    /// Returns the drop's state at `now`, given how many slots can still be given out.
     pub fn state(&self, now: DateTime<Utc>, paused: bool, remaining: u32) -> DropState {
         if self.sealed_at.is_some() {
             DropState::Sealed

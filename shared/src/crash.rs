@@ -16,10 +16,10 @@ macro_rules! points {
         }
 
         impl Point {
-            /// All of them, for tests that iterate over every one.
+            /// All points, for tests that iterate over them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The name in `FIRSTCOME_CRASH_AT`.
+            /// Returns the name in `FIRSTCOME_CRASH_AT`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+
@@ -117,7 +117,7 @@ mod wanted {
                 && self.times.fetch_add(1, Ordering::Relaxed) + 1 == self.nth
         }
 
-        /// How long to block.
+        /// Returns how long to block.
         pub(super) fn time(&self) -> Duration {
             self.millis.map_or(Duration::MAX, Duration::from_millis)
         }

@@ -17,28 +17,28 @@ pub fn canonical_number(text: &str) -> Option<i64> {
     }
 }
 
-/// Number of a coupon.
+/// Coupon ID.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
 )]
 #[serde(transparent)]
 pub struct CouponId(pub i64);
 
-/// Number of a drop, unique across coupons.
+/// Drop ID, unique across coupons.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
 )]
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
-/// A coupon and drop number read from a store; neither need exist.
+/// A coupon ID and a drop ID read from a store; neither need exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamedDrop {
     pub coupon: CouponId,
     pub drop: DropId,
 }
 
-/// The number that a claim owns: from 1 to the drop's quantity, given once.
+/// The slot number of a claim: from 1 to the drop's quantity, given once.
 pub type Slot = u32;
 
 impl fmt::Display for CouponId {
@@ -89,15 +89,15 @@ impl UserId {
         c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
     }
 
-    /// The id in full. In logs and mails, use [`UserId::masked`].
+    /// Returns the id in full. In logs and mails, use [`UserId::masked`].
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Enough to distinguish known users, too little to identify them: the first character, and the
-    /// last one or two. An id of up to three characters shows nothing, so different ids may look
-    /// alike. An e-mail address shows these characters of its name, and the first character of its
-    /// host.
+    /// Masks the id: it distinguishes known users but does not identify them. Shows the first
+    /// character, and the last one or two. An id of up to three characters shows nothing, so
+    /// different ids may look alike. An e-mail address shows these characters of its name, and the
+    /// first character of its host.
     pub fn masked(&self) -> String {
         const SHORT: usize = 3;
         if self.0.chars().count() <= SHORT {
@@ -211,9 +211,9 @@ pub fn is_invisible(c: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffd}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The first character that a name must not contain. Names appear in mail subjects, terminals and
-/// pages, so line breaks, text-reversing characters and look-alike names are refused. Emoji may
-/// contain a joiner and a selector.
+/// Returns the first character of a text that a name must not contain. Names appear in mail
+/// subjects, terminals and pages, so line breaks, text-reversing characters and look-alike names
+/// are invalid. Emoji may contain a joiner and a selector.
 pub fn unfit_in_a_name(text: &str) -> Option<char> {
     let is_unfit = |c: char| {
         let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');

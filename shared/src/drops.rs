@@ -1,4 +1,4 @@
-//! Creates daily drops days ahead, each with a new number. Every API process and the reconciler do
+//! Creates daily drops days ahead, each with a new ID. Every API process and the reconciler do
 //! this, so that one stopped process never prevents a drop from opening. The schema allows one drop
 //! per local date, so concurrent attempts create no duplicates.
 
@@ -37,9 +37,9 @@ impl From<RecoverError> for MakeError {
     }
 }
 
-/// Advances MySQL's counters past the numbers known to Redis, and returns the highest ones. Call
-/// this before creating a coupon or drop: a MySQL that lost its last rows would otherwise reuse
-/// their numbers, and the new ones would inherit the claims of the lost ones.
+/// Advances MySQL's counters past the IDs known to Redis, and returns the highest ones. Call this
+/// before creating a coupon or drop: if MySQL has lost its last rows, it would otherwise reuse
+/// their IDs, and the new coupons would inherit the claims of the lost ones.
 pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, RecoverError> {
     Ok(db.skip_numbers(Some(redis.given_numbers().await?)).await?)
 }
@@ -82,7 +82,8 @@ pub async fn make_ahead(
     };
     if let Some(fence) = fence {
         for drop in &made {
-            // Refused if the coupon has changed since; the reconciler then loads the drop.
+            // Redis refuses this if the coupon has changed since; the reconciler then loads the
+            // drop.
             let keys = redis.keys(coupon.id, drop.id);
             let meta = DropMeta::of(&coupon, drop);
             redis

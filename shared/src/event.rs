@@ -17,7 +17,7 @@ const ONE: u64 = 1;
 /// The version of a message with the claims of one call.
 const BATCH: u64 = 2;
 
-/// The newest version that this build reads, as announced to other processes.
+/// The newest message version that this build reads; announced to other processes.
 pub const NEWEST_READ: i64 = 2;
 
 /// Number of consecutive slots that share a partition.
@@ -76,7 +76,7 @@ struct ClaimsWire<'a> {
     claims: Vec<ClaimWire<'a>>,
 }
 
-/// The readable fields of an invalid message, which help to find out whose claim it was.
+/// The readable fields of an invalid message, which help to find the user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fragments {
     /// The coupon, if the message names one.
@@ -104,14 +104,14 @@ pub struct Undecodable {
 }
 
 impl ClaimEvent {
-    /// The message's key. Messages need no order, because each slot is given once.
+    /// Returns the message's key. Messages need no order, because each slot is given once.
     pub fn key(&self) -> String {
         format!("{}:{}", self.coupon_id, self.slot)
     }
 
-    /// The partition, out of `partitions`, for this claim. Neighbouring slots share a partition:
-    /// they are admitted at the same time, so their messages fit in one request. A single busy
-    /// coupon still uses all partitions.
+    /// Returns the partition, out of `partitions`, for this claim. Neighbouring slots share a
+    /// partition: they are admitted at the same time, so their messages fit in one request. A
+    /// single busy coupon still uses all partitions.
     pub fn partition(&self, partitions: u32) -> u32 {
         let block = self.slot.saturating_sub(1) / PARTITION_BLOCK;
         // Fibonacci hashing: coupons start at different partitions.
@@ -124,7 +124,7 @@ impl ClaimEvent {
         u32::try_from((coupon + u64::from(block)) % u64::from(partitions.max(1))).unwrap_or(0)
     }
 
-    /// A message of version 1.
+    /// Encodes a message of version 1.
     pub fn encode(&self) -> String {
         let claim = self.wire();
         let wire = OneWire {
@@ -136,7 +136,7 @@ impl ClaimEvent {
         serde_json::to_string(&wire).unwrap_or_default()
     }
 
-    /// A message of version 2. All claims must belong to one drop.
+    /// Encodes a message of version 2. All claims must belong to one drop.
     pub fn encode_batch(claims: &[&Self]) -> String {
         let Some(first) = claims.first() else {
             return String::new();
@@ -335,7 +335,7 @@ mod tests {
         }
     }
 
-    /// An example message of `docs/asyncapi.json`, by the name of the message.
+    /// Returns an example message of `docs/asyncapi.json`, by the name of the message.
     fn example(name: &str) -> String {
         let document: Value =
             serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();

@@ -1,4 +1,4 @@
-//! Rate limit for log lines that many clients can cause.
+//! Limits the rate of log lines that clients can cause.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,12 +10,13 @@ const A_LINE_EACH: Duration = Duration::from_secs(1);
 /// Allows one line per second for each reason.
 #[derive(Debug, Default)]
 pub struct LineLimit {
-    /// Time of the last line, and the number suppressed since.
+    /// Time of the last line, and the number of lines suppressed since.
     by_reason: Mutex<HashMap<&'static str, (Instant, u64)>>,
 }
 
 impl LineLimit {
-    /// `Some` if a line may be written, with the number suppressed since the previous line.
+    /// Returns `Some` if a line may be written, with the number of lines suppressed since the
+    /// previous one.
     pub fn allow(&self, reason: &'static str, now: Instant) -> Option<u64> {
         let mut by_reason = self.by_reason.lock();
         let Some((last, left_out)) = by_reason.get_mut(reason) else {

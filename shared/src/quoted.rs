@@ -6,7 +6,7 @@ use std::fmt::Display;
 /// The words after which redis-rs quotes a whole reply.
 const REPLY: &str = "response was";
 
-/// An error's text without the values in quotes, and without a quoted reply.
+/// Returns an error's text without the values in quotes, and without a quoted reply.
 pub fn without_values(error: impl Display) -> String {
     let text = error.to_string();
     let (text, is_cut) = match text.find(REPLY) {
@@ -30,8 +30,8 @@ pub fn without_values(error: impl Display) -> String {
     out
 }
 
-/// The text before the next value, its quotation mark, and the text after that mark. An apostrophe
-/// within a word does not open a quote.
+/// Returns the text before the next value, its quotation mark, and the text after that mark. An
+/// apostrophe within a word does not open a quote.
 fn opening(text: &str) -> Option<(&str, char, &str)> {
     let opens = |at: usize| {
         text[..at]
@@ -43,7 +43,7 @@ fn opening(text: &str) -> Option<(&str, char, &str)> {
     Some((&text[..at], sign.chars().next()?, &text[at + sign.len()..]))
 }
 
-/// The index after a value's closing mark. A mark within a word belongs to the value.
+/// Returns the index after a value's closing mark. A mark within a word belongs to the value.
 fn end_of(text: &str, sign: char) -> Option<usize> {
     let ends = |end: &usize| {
         text[*end..]

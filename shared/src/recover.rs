@@ -33,7 +33,7 @@ pub struct LostSettings {
     pub changes: String,
 }
 
-/// A coupon's settings that MySQL has lost; `None` if Redis shows no loss.
+/// Finds a coupon's settings that MySQL has lost; `None` if Redis shows no loss.
 pub async fn lost_settings(
     db: &Db,
     redis: &Redis,
@@ -84,9 +84,9 @@ pub async fn recover(
     Ok(recovered.then_some(lost))
 }
 
-/// Drops that MySQL has lost: rows, limits or users in Redis refer to them. With `everywhere`,
-/// searches all old rows and all keys. Otherwise Redis is searched only if it has a later drop than
-/// MySQL.
+/// Finds drops that MySQL has lost, although rows, limits or users in Redis refer to them. With
+/// `everywhere`, searches all old rows and all keys. Otherwise, searches Redis only if it has a
+/// later drop than MySQL.
 pub async fn lost_drops(
     db: &Db,
     redis: &Redis,
@@ -103,7 +103,8 @@ pub async fn lost_drops(
     Ok(lost)
 }
 
-/// A drop whose row MySQL has lost, with the settings from Redis; `None` if its times are invalid.
+/// Reconstructs a drop whose row MySQL has lost, with the settings from Redis; `None` if its times
+/// are invalid.
 pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<Drop> {
     let opens_at = instant(Some(meta.opens_at_ms))?;
     let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
@@ -123,7 +124,7 @@ pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<D
     })
 }
 
-/// Overrides settings with those in Redis, which has neither the name nor a schedule's days.
+/// Overrides settings with those in Redis, which stores neither the name nor a schedule's days.
 fn by_redis(
     before: &Coupon,
     drops: &[Drop],

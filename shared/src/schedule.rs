@@ -19,10 +19,10 @@ pub use self::preview::{AT_ONCE, Opening};
 pub enum Schedule {
     /// One drop.
     Once {
-        /// First instant at which claims are admitted.
+        /// Claims are admitted from this time.
         #[serde(deserialize_with = "instants::one")]
         opens_at: DateTime<Utc>,
-        /// First instant at which claims are refused; without it the drop stays open.
+        /// Claims are rejected from this time; without it the drop stays open.
         #[serde(
             default,
             deserialize_with = "instants::or_none",
@@ -62,7 +62,7 @@ pub struct PlannedDrop {
     pub closes_at: Option<DateTime<Utc>>,
 }
 
-/// Why a schedule is invalid, for its author.
+/// Why a schedule is invalid, in words for its author.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadSchedule {
     /// The window is empty or runs backwards.
@@ -86,7 +86,7 @@ pub enum BadSchedule {
 pub const DAYS_AHEAD: i64 = 7;
 
 impl Schedule {
-    /// The time zone of a daily coupon.
+    /// Returns the time zone of a daily coupon.
     pub fn time_zone(&self) -> Option<Tz> {
         match self {
             Self::Once { .. } => None,
@@ -144,8 +144,8 @@ impl Schedule {
         }
     }
 
-    /// The drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in order.
-    /// Always includes the next drop, so that a coupon can show when it opens.
+    /// Returns the drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in
+    /// order. Always includes the next drop, so that a coupon can show when it opens.
     pub fn drops_from(&self, now: DateTime<Utc>) -> Vec<PlannedDrop> {
         match self {
             Self::Once {
@@ -176,7 +176,7 @@ impl Schedule {
         }
     }
 
-    /// The drop of a local date; `None` if there is none.
+    /// Returns the drop of a local date; `None` if there is none.
     pub fn drop_on(&self, day: NaiveDate) -> Option<PlannedDrop> {
         match self {
             Self::Once { .. } => self
@@ -200,7 +200,7 @@ impl Schedule {
         }
     }
 
-    /// The next openings from `now` on, at most `at_most`, in order.
+    /// Returns the next openings from `now` on, at most `at_most`, in order.
     pub fn openings(&self, now: DateTime<Utc>, at_most: usize) -> Vec<PlannedDrop> {
         let (zone, first_day) = match self {
             Self::Once { .. } => {
@@ -230,7 +230,7 @@ impl Schedule {
     }
 }
 
-/// The drop of a local date; `None` if its window lies in the hour that a DST change skips.
+/// Returns the drop of a local date; `None` if its window lies in the hour that a DST change skips.
 fn daily_drop(
     zone: Tz,
     day: NaiveDate,
@@ -239,8 +239,8 @@ fn daily_drop(
 ) -> Option<PlannedDrop> {
     let closing_day = if closes > opens { day } else { day.succ_opt()? };
     let opens_at = instant(zone, day.and_time(opens))?;
-    // The window ends at the latest when the next day's drop opens: a skipped closing time is moved
-    // forward, perhaps past that.
+    // End the window at the latest when the next day's drop opens: a skipped closing time is moved
+    // forward, perhaps beyond that opening.
     let next_opens_at = instant(zone, day.succ_opt()?.and_time(opens))?;
     let closes_at = instant(zone, closing_day.and_time(closes))?.min(next_opens_at);
     (closes_at > opens_at).then_some(PlannedDrop {
@@ -250,8 +250,9 @@ fn daily_drop(
     })
 }
 
-/// The instant at which clocks in `zone` show `local`. A time that occurs twice means the first; a
-/// skipped time is moved forward by the length of the gap (02:30 becomes 03:30), as in RFC 5545.
+/// Returns the instant at which clocks in `zone` show `local`. A time that occurs twice means the
+/// first occurrence; a skipped time is moved forward by the length of the gap (02:30 becomes
+/// 03:30), as in RFC 5545.
 pub fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     if let Some(found) = zone.from_local_datetime(&local).earliest() {
         return Some(found.with_timezone(&Utc));
@@ -271,7 +272,7 @@ pub mod instants {
     use chrono::{DateTime, NaiveDateTime, Timelike as _, Utc};
     use serde::{Deserialize as _, Deserializer, de::Error as _};
 
-    /// Leap seconds are refused (`23:59:60`), because MySQL does not support them.
+    /// Whether this is a leap second (`23:59:60`), which MySQL does not support.
     pub fn is_leap_second(at: &DateTime<Utc>) -> bool {
         at.nanosecond() >= 1_000_000_000
     }

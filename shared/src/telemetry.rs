@@ -56,8 +56,8 @@ fn log_filter(directives: &str) -> Result<EnvFilter, ParseError> {
     }
 }
 
-/// Adds the id of the task's current request to lines. A span per request would cost an allocation
-/// and a lock each, even if nothing is logged.
+/// Adds the id of the task's current request to log lines. A span per request would cost an
+/// allocation and a lock each, even if nothing is logged.
 struct WithRequestId<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for WithRequestId<F>
@@ -82,7 +82,7 @@ where
     }
 }
 
-/// Buckets, in seconds, for durations that users wait for: from a script call to a deadline.
+/// Buckets, in seconds, for waits that users notice: from a script call to a deadline.
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -92,7 +92,7 @@ const PASS_SECONDS: &[f64] = &[
     0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
 ];
 
-/// Buckets for numbers of rows or claims processed at once.
+/// Buckets for the number of rows or claims that are processed together.
 const ROWS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
 ];
@@ -122,8 +122,8 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
-/// Aggregates timed calls regularly. Otherwise each call is stored until the next scrape, so a
-/// process that is not scraped would grow with each claim.
+/// Aggregates timed calls regularly. Otherwise each call is stored until the next scrape, so the
+/// memory of a process that is not scraped would grow with each claim.
 fn keep_small(handle: PrometheusHandle) {
     let upkeep = move || {
         loop {

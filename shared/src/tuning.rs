@@ -1,4 +1,4 @@
-//! Constants that tests override. They are not settings, and no runbook changes them.
+//! Constants that tests can override. They are not settings: no runbook changes them.
 //!
 //! Debug builds, and builds with the feature `crash-points`, read the variable `FIRSTCOME_TEST_`
 //! plus the name, for example `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. Release builds always use
@@ -18,7 +18,7 @@ macro_rules! tunings {
             /// All constants, so that a test cannot set one that does not exist.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The constant with this name, without the prefix of the variable.
+            /// Returns the constant with this name, without the prefix of the variable.
             pub fn named(name: &str) -> Option<Self> {
                 match name {
                     $($name => Some(Self::$variant),)+
@@ -26,7 +26,7 @@ macro_rules! tunings {
                 }
             }
 
-            /// The variable that a test sets.
+            /// Returns the variable that a test sets.
             pub const fn variable(self) -> &'static str {
                 match self {
                     $(Self::$variant => concat!("FIRSTCOME_TEST_", $name),)+
@@ -72,12 +72,12 @@ tunings! {
 }
 
 impl Tuning {
-    /// The constant, unless a test has overridden it.
+    /// Returns the constant, unless a test has overridden it.
     pub fn or<N: FromStr>(self, constant: N) -> N {
         self.of_test().unwrap_or(constant)
     }
 
-    /// The value set by a test.
+    /// Returns the value set by a test.
     pub fn of_test<N: FromStr>(self) -> Option<N> {
         of_test(self)?.parse().ok()
     }
@@ -93,7 +93,7 @@ fn of_test(_: Tuning) -> Option<String> {
     None
 }
 
-/// For tests that run a service in their own process, where variables cannot be set.
+/// Overrides for tests that run a service in their own process, where variables cannot be set.
 #[cfg(any(debug_assertions, feature = "crash-points"))]
 pub mod scope {
     use std::cell::RefCell;

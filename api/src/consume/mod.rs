@@ -98,8 +98,8 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     ended
 }
 
-/// Returns when a stop takes too long. librdkafka's commit has no time limit: if a broker does not
-/// answer, it retries forever and blocks the loop's thread.
+/// Returns when shutdown takes too long. librdkafka's commit has no time limit: if a broker does
+/// not answer, it retries forever and blocks the loop's thread.
 async fn overdue(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     tokio::time::sleep(LONGEST_STOP).await;

@@ -22,17 +22,17 @@ use super::watch::watchdog::{LivenessLimits, Watchdog};
 use super::write::pacing::{Backoff, Throttle};
 use super::write::{Batch, ROW_LOCKED, Written, write, write_by_drop};
 
-/// Maximum sleep of the loop, so that it notices a stop soon.
+/// Maximum sleep of the loop, so that it notices a shutdown soon.
 const IDLE: Duration = Duration::from_millis(100);
 /// Maximum wait without a poll. Polling while paused discards prefetched messages, so short waits
 /// do not poll.
 const MAX_UNPOLLED: Duration = Duration::from_millis(250);
 /// Poll interval of longer waits.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// Maximum wait for a message while a batch is being written, and thus until the end of the write
-/// is noticed.
+/// Maximum wait for a message while a batch is being written, which is also the maximum delay until
+/// the end of the write is noticed.
 const PREFETCH_POLL: Duration = Duration::from_millis(1);
-/// Time to finish the batch in flight after a stop.
+/// Time to finish the batch in flight after shutdown begins.
 const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group after the last batch.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ pub(crate) struct Worker {
     source: Source,
     throttle: Throttle,
     backoff: Backoff,
-    /// Prefetched while the previous batch was written.
+    /// The batch that is prefetched while the previous one is written.
     next_batch: NextBatch<Arc<Record>>,
     /// Current maximum of messages per transaction. Halved if MySQL takes too long.
     size: usize,
@@ -92,7 +92,7 @@ pub(crate) struct Worker {
     /// How long the first message of the next batch waits for others. It grows while batches are
     /// large, because rows cost less in large transactions.
     wait: Duration,
-    /// When to give up the batch in flight; set after a stop.
+    /// When to give up the batch in flight; set when shutdown begins.
     deadline: Option<Instant>,
     /// When partitions may begin.
     begin_at: Instant,
@@ -464,7 +464,7 @@ impl Worker {
         self.backoff.next()
     }
 
-    /// Whether the time for the batch in flight is over after a stop.
+    /// Whether shutdown has begun and the time for the batch in flight is over.
     fn out_of_time(&mut self) -> bool {
         let now = Instant::now();
         self.setup.stop.is_cancelled() && now > *self.deadline.get_or_insert(now + LAST_BATCH)
@@ -497,7 +497,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_grows_with_the_rate_only() {
+    fn wait_grows_only_with_the_message_rate() {
         let set = Duration::from_millis(10);
         let waits = [63, 64, 500, 1_000, 1_000, 1, 0]
             .iter()

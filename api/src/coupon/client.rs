@@ -1,4 +1,4 @@
-//! The client of the API. Errors say in one sentence what to do.
+//! The client of the API. Error messages say what to do.
 
 use std::time::Duration;
 
@@ -40,11 +40,11 @@ pub(super) struct ApiArgs {
 }
 
 pub(super) enum CommandFailure {
-    /// The API refused.
+    /// The API refused the request.
     Refused(String),
     /// The request was not sent, or the API could not be reached or was unavailable.
     NotAsked(String),
-    /// The reader of the output has closed it.
+    /// The reader of the output has closed the pipe.
     OutputClosed,
 }
 
@@ -64,7 +64,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 impl Client {
     pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
         let base = args.api_url.trim_end_matches('/').to_owned();
-        // The setting has two tokens while one replaces the other.
+        // During a rotation, the setting has two tokens.
         let first = |token: &SecretString| {
             token
                 .expose_secret()
@@ -100,7 +100,7 @@ impl Client {
         self.page(|| Ok(request(Method::GET, path))).await
     }
 
-    /// [`Self::get`] with the operators' token.
+    /// Like [`Self::get`], with the operators' token.
     pub(super) async fn get_ops(
         &self,
         path: &str,
@@ -210,7 +210,7 @@ impl Client {
         Ok(text)
     }
 
-    /// The next bytes of a response.
+    /// Returns the next bytes of a response.
     async fn part(
         &self,
         response: &mut Response<Incoming>,
@@ -231,7 +231,7 @@ impl Client {
         self.succeeded(self.exchange(request).await?).await
     }
 
-    /// Returns the response with any status.
+    /// Sends a request, and returns the response with any status.
     async fn exchange(
         &self,
         request: Request<Bytes>,
@@ -293,7 +293,7 @@ fn unfit(error: axum::http::Error) -> CommandFailure {
     ))
 }
 
-/// The `Retry-After` of a 503.
+/// Returns the `Retry-After` of a 503.
 fn wait_asked_for<B>(response: &Response<B>) -> Option<Duration> {
     let seconds = response
         .headers()

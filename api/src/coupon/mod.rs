@@ -45,7 +45,7 @@ enum CouponCommand {
     Pause(Id),
     /// Resume admission
     Resume(Id),
-    /// Give out more: another quantity for the drops that are not closed, and for later ones
+    /// Raise the quantity of the drops that are not closed, and of later ones
     Raise {
         #[command(flatten)]
         id: Id,
@@ -59,7 +59,7 @@ enum CouponCommand {
         #[command(flatten)]
         what: EditArgs,
     },
-    /// Close the open drop, at once and for good
+    /// Close the open drop immediately and permanently
     Close {
         #[command(flatten)]
         id: Id,
@@ -115,7 +115,7 @@ struct AllowArgs {
 
 #[derive(Debug, Clone, Copy, Args)]
 struct Id {
-    /// Number of the coupon
+    /// Coupon ID
     #[arg(value_name = "COUPON")]
     id: i64,
 }
@@ -155,7 +155,7 @@ struct CreateArgs {
     /// claim
     #[arg(long, value_name = "WHOM")]
     allow: Option<String>,
-    /// A repeated command with the same key makes no second coupon
+    /// A repeated command with the same key creates no second coupon
     #[arg(long)]
     idempotency_key: Option<String>,
     /// Only show the next ten openings, without creating the coupon or calling the API
@@ -308,7 +308,7 @@ fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), CommandFa
     print(&(table::coupon(coupon) + &openings))
 }
 
-/// Refuses a lower quantity, because given slots are promised.
+/// Refuses a lower quantity, because slots that were given are promised.
 async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(), CommandFailure> {
     let (coupon, _) = client.get(&path(id)).await?;
     let now = coupon["quantity"].as_u64().unwrap_or_default();

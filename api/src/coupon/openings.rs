@@ -1,4 +1,4 @@
-//! A preview of a schedule: its next openings in local time and UTC.
+//! Previews a schedule: its next openings in local time and UTC.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::serve::NewCouponBody;
 
-/// The next ten openings of a coupon that does not exist yet. Refuses the same input as the API.
+/// Lists the next ten openings of a coupon that does not exist yet. Refuses the same input as the
+/// API.
 pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
     let body: NewCouponBody = json::read(body.to_string().as_bytes())?;
     let planned = body
@@ -30,7 +31,7 @@ pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<St
     Ok(format!("{}\n", openings.collect::<Value>()))
 }
 
-/// The next ten openings as a table, or a sentence if there are none.
+/// Formats the next ten openings as a table, or says that there are none.
 pub(super) fn next_ten(schedule: &Value, now: DateTime<Utc>) -> String {
     let Ok(schedule) = serde_json::from_value::<Schedule>(schedule.clone()) else {
         return "\nno schedule: its drops were created manually\n".to_owned();

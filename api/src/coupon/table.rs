@@ -1,11 +1,11 @@
-//! Coupons and holders as text of at most 80 columns.
+//! Formats coupons and holders as text of at most 80 columns.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 use unicode_width::UnicodeWidthChar as _;
 
-/// One coupon with its drops.
+/// Formats one coupon with its drops.
 pub(super) fn coupon(coupon: &Value) -> String {
     let mut text = format!(
         "coupon {}: {}\n",
@@ -52,7 +52,7 @@ pub(super) fn coupon(coupon: &Value) -> String {
     text
 }
 
-/// One line per coupon.
+/// Formats one line per coupon.
 pub(super) fn coupons(coupons: &[Value]) -> String {
     if coupons.is_empty() {
         return "there is no such coupon\n".to_owned();
@@ -84,7 +84,7 @@ pub(super) fn coupons(coupons: &[Value]) -> String {
     text
 }
 
-/// One line per holder. `of` is the drop of the previous line.
+/// Formats one line per holder. `of` is the drop of the previous line.
 pub(super) fn winners(rows: &[Value], of: &mut Option<i64>) -> String {
     let mut text = String::new();
     for row in rows {
@@ -119,12 +119,12 @@ pub(super) fn left(drop: &Value) -> String {
     }
 }
 
-/// `2026-12-01T06:00:00Z` as `2026-12-01 06:00`.
+/// Formats `2026-12-01T06:00:00Z` as `2026-12-01 06:00`.
 fn minute(instant: &str) -> String {
     instant.get(..16).unwrap_or(instant).replace('T', " ")
 }
 
-/// Columns in a terminal: East Asian letters and emoji take two.
+/// Returns the columns of a character in a terminal: East Asian letters and emoji take two.
 fn columns(c: char) -> usize {
     c.width().unwrap_or(0)
 }

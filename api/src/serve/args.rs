@@ -36,8 +36,8 @@ pub struct ServeArgs {
     pub publish: PublishArgs,
     #[command(flatten)]
     pub start: StartArgs,
-    /// Interval of reading coupons and drops from MySQL: changes of another process are visible
-    /// here after this time at the latest.
+    /// Interval at which coupons and drops are read from MySQL: changes by another process are
+    /// visible here after this time at the latest.
     #[arg(skip = Tuning::CatalogueRefreshMs.or(1_000_u64))]
     pub catalogue_refresh_ms: u64,
 }
@@ -76,14 +76,15 @@ pub struct HttpArgs {
     /// Maximum time for the head of a request, also between two requests of one connection.
     #[arg(skip = Tuning::HeaderReadTimeoutMs.or(10_000_u64))]
     pub header_read_timeout_ms: u64,
-    /// Maximum time for a response with its body; then 503. A claim still runs to its end.
+    /// Maximum time for a response with its body; after it, the response is 503. A claim still runs
+    /// to its end.
     #[arg(skip = Tuning::RequestTimeoutMs.or(15_000_u64))]
     pub request_timeout_ms: u64,
     /// Maximum wait of a read (`claims/me`, a claim on a finished coupon) for MySQL. After it Redis
     /// alone answers, or the response is 503.
     #[arg(skip = Tuning::QuestionTimeoutMs.or(400_u64))]
     pub question_timeout_ms: u64,
-    /// Maximum claims in progress; further ones get 503 at once.
+    /// Maximum claims in progress; further ones get 503 immediately.
     #[arg(skip = Tuning::MaxClaimsInHand.or(20_000_u32))]
     pub max_claims_in_hand: u32,
     /// Whether each coupon has a page at `/c/{id}`, where users see and claim it
@@ -91,8 +92,8 @@ pub struct HttpArgs {
     pub coupon_page: CouponPage,
 }
 
-/// A proxy in front that is not set as trusted, or a company's NAT, has no more connections to one
-/// process: by default proxies keep at most a few hundred per server.
+/// A proxy that is not configured as trusted, or a company's NAT, needs no more connections to one
+/// process: by default, proxies keep at most a few hundred per server.
 const ADDRESS_AT_LEAST: u32 = 2_048;
 
 impl ServeArgs {

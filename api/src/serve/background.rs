@@ -1,4 +1,4 @@
-//! Background tasks: refresh the catalogue and the keys of tokens, make daily drops ahead, watch
+//! Background tasks: refresh the catalogue and the keys of tokens, create daily drops ahead, watch
 //! Redis and the producer. If a task ends, which is a bug, the process stops.
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::state::{App, Services};
 
-/// Daily drops are made days ahead, so a minute is soon enough.
+/// Daily drops are created days ahead, so an interval of a minute is short enough.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
 /// How soon the API stops writing batches after a consumer or reconciler starts that cannot read
@@ -50,7 +50,7 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
                     .durability()
                     .publisher()
                     .set_writes_batches(all),
-                // Keep the format: a reader that starts now cannot reach MySQL either.
+                // Keep the current format: a reader that starts now cannot reach MySQL either.
                 Err(error) => {
                     tracing::debug!(%error, "could not read which formats readers support");
                 }
@@ -109,12 +109,12 @@ async fn make_drops(services: &Services) {
             Ok(some) => made += some,
             Err(error) => {
                 counter!("firstcome_drop_making_failures_total").increment(1);
-                tracing::warn!(%error, coupon = %entry.coupon.id, "drops could not be made ahead; tried again in a minute");
+                tracing::warn!(%error, coupon = %entry.coupon.id, "could not create drops ahead; retrying in a minute");
             }
         }
     }
     if made > 0 {
-        tracing::info!(made, "drops were made ahead");
+        tracing::info!(made, "drops were created ahead");
     }
 }
 

@@ -36,7 +36,8 @@ impl Bulkheads {
     }
 }
 
-/// The share of `total` connections for each part, in the order of the fields: at least one.
+/// Returns the share of `total` connections for each part, in the order of the fields: at least
+/// one.
 fn shares(total: usize) -> [usize; 4] {
     let quarter = (total / 4).max(1);
     [

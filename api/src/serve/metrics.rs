@@ -34,7 +34,7 @@ pub(super) fn describe() {
         ),
         (
             "firstcome_drop_making_failures_total",
-            "Times daily drops could not be made ahead",
+            "Times daily drops could not be created ahead",
         ),
     ] {
         describe_counter!(name, meaning);

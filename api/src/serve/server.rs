@@ -20,7 +20,7 @@ use super::routes::{for_machines, notes, readiness, router};
 use super::state::App;
 use super::{background, fd_limit, metrics, start};
 
-/// A server that has passed every check of start-up and accepts connections.
+/// A server that has passed all start-up checks and accepts connections.
 pub struct ApiServer {
     app: App,
     listener: TcpListener,
@@ -35,8 +35,8 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Listens, then waits for the stores and checks them. Until then it responds that it is
-    /// starting. `None` if `shutdown` came first.
+    /// Listens, then waits for the stores and checks them. Until then, it responds that it is
+    /// starting. Returns `None` if `shutdown` came first.
     pub async fn bind(
         args: ServeArgs,
         shutdown: &CancellationToken,

@@ -1,4 +1,4 @@
-//! Start-up: checks the stores concurrently and builds the shared state of requests.
+//! Checks the stores concurrently at start-up and builds the state that requests share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +23,12 @@ use super::claim::publisher::Publisher;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Maximum concurrent CSVs of holders, for operators and for viewers. A CSV lasts as long as its
+/// Maximum concurrent CSVs of holders, for operators and for viewers. A CSV takes as long as its
 /// client reads.
 const EXPORTS: usize = 4;
 const EXPORTS_TO_VIEWERS: usize = 2;
 
-/// `None` if `shutdown` came while waiting for a store.
+/// Builds the shared state. Returns `None` if `shutdown` came while waiting for a store.
 pub(super) async fn services(
     args: &ServeArgs,
     shutdown: &CancellationToken,
@@ -57,7 +57,7 @@ pub(super) async fn services(
     let Some(((), (), partitions, ())) = unless_stopped(checked)? else {
         return Ok(None);
     };
-    tracing::info!(partitions, "the stores that answer are set up safely");
+    tracing::info!(partitions, "the stores that answer have safe settings");
 
     announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
 

@@ -43,8 +43,8 @@ pub(crate) type App = Arc<Services>;
 const TIME_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Services {
-    /// Redis's time, by which drops open and close, or this host's if Redis does not answer in
-    /// time.
+    /// Returns Redis's time, by which drops open and close, or this host's time if Redis does not
+    /// answer soon enough.
     pub(crate) async fn now(&self) -> DateTime<Utc> {
         match tokio::time::timeout(TIME_TIMEOUT, self.redis.time_ms()).await {
             Ok(Ok(ms)) => instant(ms),

@@ -15,7 +15,7 @@ const KEY: &str = "signed-0123456789abcdef0123456789";
 
 type Message = (Option<String>, String);
 
-/// One message with claims of these slots, slot N by `u-N`.
+/// Builds one message with claims of these slots, slot N by `u-N`.
 fn batch(drop: NamedDrop, slots: impl IntoIterator<Item = Slot>) -> String {
     let claims = slots
         .into_iter()
@@ -60,7 +60,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
     let good = batch(drop, 1..=6);
     let mixed = batch(drop, [7, 8, 9, 21, 10])
         .replace("\"slot\":8,", "\"slot\":0,")
-        // Slot 1 and its user are taken.
+        // Slot 1 is taken, and its user has it.
         .replace(
             "\"slot\":9,\"user_id\":\"u-9\"",
             "\"slot\":1,\"user_id\":\"other\"",
@@ -104,7 +104,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_stopped_inside_a_message_skips_no_claim() {
+async fn consumer_stopped_within_a_message_skips_no_claim() {
     let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
     // One claim per second, so that the consumer stops inside the message.
     let slow = world.consumer(&["--consume-max-rows-per-second=1"]);

@@ -7,7 +7,7 @@ use firstcome_stack::ProxyFault;
 use crate::world::{ConsumeWorld, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
+async fn write_with_a_lost_response_is_found_by_the_next_attempt() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(300).await;
     let consumer = world.consumer(&[&through, "--database-timeout-ms=500"]);
     world.claim(drop, 1..=100).await;
@@ -28,7 +28,7 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
 /// The first consumer waits for a MySQL that does not answer. It must poll in the meantime, so that
 /// another consumer gets partitions, and must not write or commit for partitions that it lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_waiting_for_mysql_hands_its_partitions_to_another() {
+async fn consumer_waiting_for_mysql_hands_its_partitions_to_another() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(400).await;
     let stuck = world.consumer(&[&through, "--database-timeout-ms=1000"]);
     world.claim(drop, 1..=4).await;
@@ -69,7 +69,7 @@ async fn rebalances_during_slow_writes_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_stopped_without_mysql_exits_fast_and_commits_nothing_unwritten() {
+async fn consumer_stopped_without_mysql_exits_fast_and_commits_nothing_unwritten() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(200).await;
     let consumer = world.consumer(&[&through]);
     world.claim(drop, 1..=100).await;

@@ -7,7 +7,7 @@ use firstcome_shared::domain::OncePer;
 use crate::world::{ConsumeWorld, PARTITIONS};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committed() {
+async fn every_message_becomes_a_row_and_every_offset_is_committed() {
     let (world, drop) = ConsumeWorld::with_coupon(1_000, OncePer::Coupon).await;
     world.claim(drop, 1..=1_000).await;
     let consumer = world.consumer(&[]);
@@ -39,7 +39,7 @@ async fn messages_read_again_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_of_old_and_new_messages_issues_the_new_ones() {
+async fn batch_of_old_and_new_messages_issues_only_the_new_ones() {
     let (world, drop) = ConsumeWorld::with_coupon(300, OncePer::Coupon).await;
     world.claim(drop, 1..=100).await;
     world
@@ -68,7 +68,7 @@ async fn consumers_that_join_and_leave_share_the_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_consumers_than_partitions_do_no_harm() {
+async fn consumers_without_a_partition_do_no_harm() {
     let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
     let consumers: Vec<_> = (0..=PARTITIONS).map(|_| world.consumer(&[])).collect();
     world.claim(drop, 1..=200).await;
@@ -80,7 +80,7 @@ async fn more_consumers_than_partitions_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_limit_of_rows_per_second_holds_in_every_second() {
+async fn rows_per_second_stay_within_the_limit_in_every_second() {
     const RATE: usize = 200;
     let (world, drop) = ConsumeWorld::with_coupon(700, OncePer::Coupon).await;
     world.claim(drop, 1..=700).await;
@@ -94,8 +94,8 @@ async fn the_limit_of_rows_per_second_holds_in_every_second() {
         .iter()
         .map(|row| row[0].parse().unwrap())
         .collect();
-    // The rows of one second, of a full bucket (a tenth of that) at its beginning, and of a batch
-    // that was allowed before it.
+    // The limit allows the rows of one second, of a full bucket (a tenth of that) at its beginning,
+    // and of a batch that was allowed before it.
     let most = RATE + 2 * (RATE / 10);
     for (early, late) in issued.iter().zip(&issued[most..]) {
         assert!(
@@ -108,7 +108,7 @@ async fn the_limit_of_rows_per_second_holds_in_every_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_waits_for_a_store_can_be_stopped() {
+async fn consumer_waiting_for_a_store_can_be_stopped() {
     let world = ConsumeWorld::new().await;
     let consumer = world.consumer(&["--kafka-brokers=127.0.0.1:1", "--startup-wait-seconds=3600"]);
     consumer.stop.cancel();

@@ -8,7 +8,7 @@ use firstcome_shared::mysql::revoked::NewRevocation;
 
 use crate::world::{ConsumeWorld, PARTITIONS, claim_event};
 
-/// A message of a claim admitted at this instant.
+/// Builds a message of a claim admitted at this time.
 fn message(
     drop: NamedDrop,
     slot: Slot,
@@ -44,7 +44,7 @@ async fn read_all(world: &ConsumeWorld, messages: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_letter() {
+async fn sealed_drop_takes_no_row_and_claim_outside_its_window_is_a_dead_letter() {
     let (world, drop) = ConsumeWorld::with_coupon(20, OncePer::Coupon).await;
     let open = world.coupon(20, OncePer::Coupon).await;
     let now = Utc::now();
@@ -82,7 +82,7 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
         world.send(vec![one.clone()]).await;
     }
     read_all(&world, 9).await;
-    // A claim of a holder of another slot in the sealed drop, and an exact repetition.
+    // Add a claim by the holder of another slot in the sealed drop, and an exact repetition.
     let mut more = vec![message(drop, 6, "u-1", now), message(drop, 2, "u-2", now)];
     more.extend((1..=8).map(|slot| message(open, slot, &format!("o-{slot}"), now)));
     more.extend(bad);
@@ -146,7 +146,7 @@ async fn messages_read_again_after_erasing_a_user_change_nothing() {
         .map(|slot| message(drop, slot, &format!("u-{slot}"), now))
         .collect();
     messages.push(message(drop, 1, "u-9", now + TimeDelta::seconds(1)));
-    // A dead letter of an older consumer, which refused keys.
+    // This becomes a dead letter of an older consumer, which refused such keys.
     messages.push((0, Some("odd".into()), message(drop, 8, "u-9", now).2));
     world.send(messages.clone()).await;
     read_all(&world, 6).await;
@@ -227,7 +227,7 @@ async fn messages_read_again_after_erasing_a_drop_change_nothing() {
         "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
     )
     .await;
-    // A row as left by an earlier release.
+    // This row is as an earlier release left it.
     world
         .query("UPDATE issued_coupons SET user_id = 'erased-00000000000000000b0e' WHERE slot = 3")
         .await;
@@ -238,7 +238,7 @@ async fn messages_read_again_after_erasing_a_drop_change_nothing() {
     is_read_again(&world, drop, 4, &messages[2..]).await;
 }
 
-/// A pseudonym in the form that erasing produces.
+/// Builds a pseudonym in the format that erasing produces.
 fn pseudonym(name: &str) -> String {
     let number = name.bytes().fold(0_u64, |number, byte| {
         number.wrapping_mul(31).wrapping_add(byte.into())

@@ -1,4 +1,4 @@
-//! The program itself: its output and its routes.
+//! Tests the program itself: its output and its routes.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use firstcome_stack::{HogKind, Hogs, Janitor, Program, ProxyFault};
 
 use crate::world::{ConsumeWorld, LIMIT, until};
 
-/// Status and body of a GET.
+/// Sends a GET, and returns status and body.
 async fn get(address: &str, path: &str) -> (u16, String) {
     let request = reqwest::Client::new()
         .get(format!("{address}{path}"))

@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer};
 
 use crate::world::{ConsumeWorld, claim_event};
 
-/// One message for each reason of refusal.
+/// Builds one message for each reason of refusal.
 fn poison(
     NamedDrop { coupon, drop }: NamedDrop,
     other: CouponId,
@@ -61,7 +61,7 @@ fn poison(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_of_every_kind_is_stored_once_and_later_messages_are_issued() {
+async fn poison_messages_are_stored_once_and_later_messages_are_issued() {
     let (world, drop) = ConsumeWorld::with_coupon(10, OncePer::Coupon).await;
     let other = world.coupon(10, OncePer::Coupon).await.coupon;
     let good =
@@ -125,7 +125,7 @@ async fn poison_of_every_kind_is_stored_once_and_later_messages_are_issued() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_scattered_over_many_batches_costs_no_good_claim() {
+async fn poison_messages_in_many_batches_cost_no_valid_claim() {
     let (world, drop) = ConsumeWorld::with_coupon(500, OncePer::Drop).await;
     let mut messages = Vec::new();
     for slot in 1..=500_u32 {
@@ -159,7 +159,7 @@ async fn poison_scattered_over_many_batches_costs_no_good_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_row_per_user_in_the_coupons_scope() {
+async fn user_gets_one_row_per_coupon_or_drop_as_once_per_says() {
     let world = ConsumeWorld::new().await;
     let first = world.coupon(5, OncePer::Coupon).await;
     let second = world.coupon(5, OncePer::Drop).await;

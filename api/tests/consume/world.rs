@@ -66,9 +66,9 @@ impl ConsumeWorld {
         (world, drop)
     }
 
-    /// A world with one coupon and a proxy in front of MySQL. Returns the setting that makes a
-    /// consumer use the proxy; without it, the driver would switch from loopback to the server's
-    /// socket.
+    /// Creates a world with one coupon and a proxy in front of MySQL. Returns the setting that
+    /// makes a consumer use the proxy; without it, the driver would switch from loopback to the
+    /// server's socket.
     pub(crate) async fn behind_proxy(quantity: Slot) -> (Self, NamedDrop, FaultProxy, String) {
         let (world, drop) = Self::with_coupon(quantity, OncePer::Coupon).await;
         let proxy = world.mysql.proxy().await.unwrap();
@@ -216,7 +216,7 @@ impl ConsumeWorld {
         assert_eq!(self.rows().await, rows);
     }
 
-    /// The number of dead letters by reason.
+    /// Returns the number of dead letters by reason.
     pub(crate) async fn refusals(&self) -> BTreeMap<String, u64> {
         let rows = self
             .query("SELECT reason, COUNT(*) FROM failed_claims GROUP BY reason")

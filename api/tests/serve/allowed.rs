@@ -489,7 +489,7 @@ async fn stale_catalogue_applies_the_current_restriction() {
     let jwt = world.with_tokens();
     let api = jwt.api().await;
     let (id, _) = api.make(open(9)).await;
-    // Its catalogue is refreshed once a minute.
+    // This API refreshes its catalogue only once a minute.
     let stale = jwt.with("catalogue-refresh-ms", 60_000).api().await;
     let path = format!("/v1/coupons/{id}/claims");
     let claim = async |api: &InProcessApi, user: &str, groups: Value| {

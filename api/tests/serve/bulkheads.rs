@@ -18,8 +18,8 @@ async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     (world.with("database-url", url), proxy)
 }
 
-/// Clients that repeat a request until they are dropped. Returns once half of them have had an
-/// answer.
+/// Starts clients that repeat a request until they are dropped. Returns once half of them have had
+/// a response.
 async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> JoinSet<()> {
     let answers = Arc::new(AtomicUsize::new(0));
     let mut crowd = JoinSet::new();
@@ -111,7 +111,7 @@ async fn claims_succeed_during_polls_and_late_claims_while_mysql_hangs() {
     }
     drop_all(claims).await;
 
-    // More polls than places: those without a place are refused at once, the others wait.
+    // More polls than places: those without a place are refused immediately, the others wait.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..20 {
         let answer = api.claim(id, &format!("a-{number}")).await;
@@ -134,7 +134,8 @@ async fn fallback_and_operators_work_during_polls_on_a_slow_mysql() {
         .with("kafka-brokers", kafka.bootstrap())
         .with("publish-deadline-ms", 300)
         .with("database-pool-size", 4)
-        // Long enough for a busy machine, but shorter than a claim would wait behind all polls.
+        // This is long enough for a busy machine, but shorter than a claim would wait behind all
+        // polls.
         .with("backup-deadline-ms", 5_000)
         .with("store-timeout-ms", 10_000)
         .with("database-timeout-ms", 10_000);

@@ -1,4 +1,4 @@
-//! Coupons that are not in the snapshot.
+//! Tests coupons that are not in the snapshot.
 
 use chrono::Utc;
 use serde_json::{Value, json};

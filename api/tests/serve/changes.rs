@@ -14,7 +14,7 @@ fn in_minutes(minutes: i64) -> String {
     (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// The drops in MySQL: number, local date, opening, closing, and whether each was closed early.
+/// Returns the drops in MySQL: ID, local date, opening, closing, and whether each was closed early.
 async fn drops(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let ms = |column: &str| format!("IFNULL(ROUND(UNIX_TIMESTAMP({column}) * 1000), '')");
     let columns = format!(

@@ -22,7 +22,7 @@ async fn fill(world: &ServeWorld, coupon: i64, drop: DropId, rows: u32) {
     world.sql(&format!("{insert} {numbers} {select}")).await;
 }
 
-/// The rows of all pages from `first` on.
+/// Returns the rows of all pages from `first` on.
 async fn walk(api: &InProcessApi, first: String) -> Vec<Value> {
     let mut next = Some(first);
     let mut all = Vec::new();

@@ -244,7 +244,7 @@ async fn refuses_quantity_below_the_number_given_out() {
     assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
 }
 
-/// Redis may lack holders that only dead letters or messages know.
+/// Redis may lack holders that only dead letters or messages name.
 #[tokio::test]
 async fn refuses_lower_quantity_until_redis_is_verified() {
     let (world, api) = ServeWorld::with_api().await;

@@ -106,7 +106,7 @@ async fn accepts_one_form_of_coupon_id_and_percent_encoded_user_ids() {
         for path in [format!("/c/{other}"), format!("/c/{other}/state")] {
             assert_eq!(api.get(&path).await.status, 404, "{path}");
         }
-        // The user id in the path equals the coupon's number and must not be read as such.
+        // The user id in the path equals the coupon's ID and must not be read as a coupon ID.
         let path = format!("/v1/coupons/{other}/people/{id}/revoke");
         assert_eq!(
             api.ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))

@@ -13,7 +13,7 @@ use crate::world::{
     HttpAnswer, InProcessApi, ServeWorld, breakable_kafka, open, stack, until, with,
 };
 
-/// A world whose Kafka can be stopped, with a proxy in front of MySQL.
+/// Creates a world whose Kafka can be stopped, with a proxy in front of MySQL.
 async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
@@ -133,10 +133,10 @@ async fn dead_letter_table_gets_only_claims_that_kafka_does_not_take() {
         ];
         assert!(rows.contains(&kept.to_vec()), "{kept:?} in {rows:?}");
     }
-    // This process knows that the claim is durable and writes nothing.
+    // This process has recorded that the claim is durable, and writes nothing.
     assert_eq!(api.claim(id, "u-4").await.code(), (200, "already_claimed"));
     assert_eq!(unpublished(&world).await, rows);
-    // Another process does not know it and writes it again; the table keeps one row.
+    // Another process has no such record and writes the claim again; the table keeps one row.
     assert_eq!(
         other.claim(id, "u-4").await.code(),
         (200, "already_claimed")
@@ -246,7 +246,7 @@ async fn retry_makes_a_claim_of_an_earlier_drop_durable() {
     );
 }
 
-/// A daily coupon with drops of today and tomorrow.
+/// Creates a daily coupon with drops of today and tomorrow.
 pub(crate) async fn two_days(
     world: &ServeWorld,
     api: &InProcessApi,
@@ -363,7 +363,7 @@ pub(crate) async fn move_window(
     drop: DropId,
     [opens, closes]: [i64; 2],
 ) {
-    // Use one instant for both stores; otherwise MySQL would open the drop before Redis.
+    // Use the same time for both stores; otherwise MySQL would open the drop before Redis.
     let now = Utc::now();
     let at = |ms| now + TimeDelta::milliseconds(ms);
     let text = |ms| {

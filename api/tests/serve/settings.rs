@@ -1,4 +1,4 @@
-//! Settings that prevent a start, and `migrate`.
+//! Tests settings that prevent start-up, and `migrate`.
 
 use std::process::{Command, Output};
 

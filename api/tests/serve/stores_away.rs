@@ -150,7 +150,7 @@ async fn without_redis_claims_and_uncertain_reads_get_503() {
     );
     assert!(
         made.json["id"].as_i64().unwrap() > id + 1_000,
-        "the used numbers are unknown"
+        "the used IDs are unknown"
     );
     assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 503);
     assert_eq!(

@@ -29,7 +29,7 @@ pub(crate) const ISSUER: &str = "shop";
 pub(crate) const AUDIENCE: &str = "coupons";
 const TOKEN_SECRET: &str = "a secret of more than thirty-two bytes";
 
-/// The claims of a user's token, with those of `more` added or overridden.
+/// Returns the claims of a user's token, with those of `more` added or overridden.
 pub(crate) fn claims(user: &str, more: &Value) -> Value {
     let mut claims =
         json!({"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": Utc::now().timestamp() + 3_600});
@@ -40,7 +40,7 @@ pub(crate) fn claims(user: &str, more: &Value) -> Value {
     claims
 }
 
-/// An `Authorization` header with a token of these claims.
+/// Builds an `Authorization` header with a token of these claims.
 pub(crate) fn bearer(user: &str, more: &Value) -> String {
     let key = EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
     format!(
@@ -61,21 +61,21 @@ pub(crate) struct ServeWorld {
 }
 
 impl ServeWorld {
-    /// A migrated world with admission open.
+    /// Creates a migrated world with admission open.
     pub(crate) async fn new() -> Self {
         let world = Self::closed().await;
         world.open_gate().await;
         world
     }
 
-    /// A migrated world with admission open and one API.
+    /// Creates a migrated world with admission open and one API.
     pub(crate) async fn with_api() -> (Self, InProcessApi) {
         let world = Self::new().await;
         let api = world.api().await;
         (world, api)
     }
 
-    /// A migrated world with admission closed.
+    /// Creates a migrated world with admission closed.
     pub(crate) async fn closed() -> Self {
         let stack = stack().await;
         let name = new_database(&stack.mysql).await;
@@ -126,7 +126,7 @@ impl ServeWorld {
         assert!(self.redis.note_compared(&life, &servers).await.unwrap());
     }
 
-    /// This world with a setting changed, by the name of its flag.
+    /// Returns this world with a setting changed, by the name of its flag.
     #[allow(clippy::needless_pass_by_value)] // reads better at every call
     pub(crate) fn with(&self, setting: &'static str, value: impl Display) -> Self {
         let mut world = self.clone();
@@ -134,7 +134,7 @@ impl ServeWorld {
         world
     }
 
-    /// This world with tokens for users.
+    /// Returns this world with tokens for users.
     pub(crate) fn with_tokens(&self) -> Self {
         let by_token = self
             .with("user-auth", "jwt")
@@ -179,8 +179,8 @@ impl ServeWorld {
             .unwrap_or_else(|e| panic!("{statement}: {e:#}"))
     }
 
-    /// Makes a coupon and moves its window to the past, because the API refuses to create a closed
-    /// one.
+    /// Creates a coupon and moves its window to the past, because the API refuses to create a
+    /// closed one.
     pub(crate) async fn make_over(&self, api: &InProcessApi, quantity: u32) -> (i64, i64) {
         let (id, drop) = api.make(open(quantity)).await;
         let then = "opens_at = UTC_TIMESTAMP(3) - INTERVAL 20 MINUTE, closes_at = UTC_TIMESTAMP(3) - INTERVAL 10 MINUTE";
@@ -211,7 +211,7 @@ impl ServeWorld {
         self.redis.keys(CouponId(coupon), drop)
     }
 
-    /// All keys of this test with their contents, to detect changes.
+    /// Returns all keys of this test with their contents, to detect changes.
     pub(crate) async fn dump(&self) -> BTreeMap<String, Vec<u8>> {
         let mut dump = BTreeMap::new();
         for name in self
@@ -245,7 +245,7 @@ impl ServeWorld {
         .await;
     }
 
-    /// The number of messages on the topic.
+    /// Returns the number of messages on the topic.
     pub(crate) async fn messages(&self) -> i64 {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
         let brokers = self.settings["kafka-brokers"].clone();
@@ -262,7 +262,7 @@ impl ServeWorld {
         tokio::task::spawn_blocking(count).await.unwrap()
     }
 
-    /// The payloads of the topic's messages.
+    /// Returns the payloads of the topic's messages.
     pub(crate) async fn payloads(&self) -> Vec<Value> {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
         use rdkafka::{Message as _, Offset, TopicPartitionList};
@@ -289,7 +289,7 @@ impl ServeWorld {
         tokio::task::spawn_blocking(read).await.unwrap()
     }
 
-    /// This world on another Redis, where admission is closed.
+    /// Returns this world on another Redis, where admission is closed.
     pub(crate) fn on_redis(&self, url: &str) -> Self {
         Self {
             redis: redis_client(url, self.name.clone()),
@@ -309,7 +309,7 @@ fn redis_client(url: &str, prefix: String) -> Redis {
     .unwrap()
 }
 
-/// A Kafka that tests may kill, and the guard that only one test at a time holds.
+/// Returns a Kafka that tests may kill, and the guard that only one test at a time holds.
 pub(crate) async fn breakable_kafka() -> (&'static KafkaServer, MutexGuard<'static, ()>) {
     static KAFKA: OnceCell<KafkaServer> = OnceCell::const_new();
     static TURN: Mutex<()> = Mutex::const_new(());
@@ -435,7 +435,7 @@ impl InProcessApi {
         )
     }
 
-    /// The value of a metric's series.
+    /// Returns the value of a metric's series.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
         let text = self.get("/metrics").await.json;
         let mut lines = text.as_str().unwrap_or_default().lines();
@@ -449,7 +449,7 @@ impl InProcessApi {
     }
 }
 
-/// A coupon with one drop, whose window is given in minutes from now.
+/// Builds a coupon with one drop, whose window is given in minutes from now.
 pub(crate) fn coupon(quantity: u32, minutes: RangeInclusive<i64>) -> Value {
     let (opens, closes) = minutes.into_inner();
     let at = |minutes| {
@@ -465,7 +465,7 @@ pub(crate) fn open(quantity: u32) -> Value {
     coupon(quantity, -1..=60)
 }
 
-/// This coupon with one field changed.
+/// Returns this coupon with one field changed.
 pub(crate) fn with(mut body: Value, field: &str, value: impl Into<Value>) -> Value {
     body[field] = value.into();
     body

@@ -52,7 +52,7 @@ struct KafkaGiven {
     /// PEM file of the private key of KAFKA_CERT_FILE
     #[arg(long, env = "KAFKA_KEY_FILE", value_name = "FILE", value_parser = path)]
     kafka_key_file: Option<PathBuf>,
-    /// Secret that signs messages of claims, so that others who can write to the topic get no slot:
+    /// Secret that signs messages of claims, so that other writers to the topic cannot take a slot:
     /// 32 characters or more, the same in all programs; two separated by a comma while it is
     /// replaced (the first one signs, both are accepted)
     #[arg(long, env = "KAFKA_SIGNING_KEY", hide_env_values = true, value_parser = secret(any))]
@@ -117,7 +117,7 @@ impl TryFrom<KafkaGiven> for KafkaArgs {
 }
 
 impl KafkaArgs {
-    /// Settings for the clients.
+    /// Returns the settings for the clients.
     pub fn settings(&self) -> KafkaSettings {
         KafkaSettings {
             brokers: self.kafka_brokers.clone(),

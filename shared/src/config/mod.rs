@@ -52,13 +52,13 @@ impl PublishArgs {
         Duration::from_millis(self.backup_deadline_ms)
     }
 
-    /// Maximum time that a claim is in flight between Redis and a second store.
+    /// Returns the maximum time that a claim is in flight between Redis and a second store.
     pub fn longest_in_flight(&self) -> Duration {
         self.deadline() + self.backup_deadline()
     }
 }
 
-/// Waiting for stores at start-up.
+/// How long to wait for stores at start-up.
 #[derive(Debug, Clone, Args)]
 pub struct StartArgs {
     /// Maximum wait at start-up for a store that does not answer; then the process logs its name

@@ -95,7 +95,7 @@ impl TryFrom<MysqlGiven> for MysqlArgs {
 }
 
 impl MysqlArgs {
-    /// Settings for the pool.
+    /// Returns the settings for the pool.
     pub fn settings(&self) -> DbSettings {
         DbSettings {
             url: self.database_url.clone(),

@@ -3,7 +3,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Error, Parser};
 
-/// The dozen settings that `-h` shows, which an installation sets first. `--help` shows all.
+/// The twelve settings that `-h` shows: those that an installation sets first. `--help` shows all.
 const SHORT_HELP: [&str; 12] = [
     "ALERT_FROM",
     "ALERT_TO",
@@ -45,7 +45,7 @@ pub fn parse<Cli: Parser>(command: Command) -> Cli {
     };
     read.unwrap_or_else(|error| {
         if let Some(variables) = missing(&error, &command) {
-            // If standard error is closed, nobody can read it.
+            // Ignore a failure: standard error may be closed.
             let _ = error.print();
             eprintln!(
                 "\nor set {variables} in the environment; those of a running `make run`: set -a; . target/run/env"
@@ -56,8 +56,8 @@ pub fn parse<Cli: Parser>(command: Command) -> Cli {
     })
 }
 
-/// The variables of missing settings. The error contains a setting's placeholder, which is the
-/// variable's name.
+/// Returns the variables of missing settings. The error contains a setting's placeholder, which is
+/// the variable's name.
 fn missing(error: &Error, command: &Command) -> Option<String> {
     let (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(missing))) =
         (error.kind(), error.get(ContextKind::InvalidArg))

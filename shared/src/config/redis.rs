@@ -100,7 +100,7 @@ impl TryFrom<RedisGiven> for RedisArgs {
 }
 
 impl RedisArgs {
-    /// Settings for the client. `timeout` is the maximum wait for one response.
+    /// Returns the settings for the client. `timeout` is the maximum wait for one response.
     pub fn settings(&self, timeout: Duration) -> RedisSettings {
         RedisSettings {
             url: self.redis_url.clone(),
@@ -113,7 +113,7 @@ impl RedisArgs {
 }
 
 fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
-    // The addresses were already parsed once.
+    // clap has already validated the addresses.
     let nodes = addresses(given.redis_url.expose_secret())?;
     let mode = given.redis_mode;
     let of_sentinel = [

@@ -1,5 +1,5 @@
-//! Secrets on the command line. clap prints values that it refuses, so a password in a mistyped URL
-//! would end up in a log.
+//! Parses secrets on the command line. clap prints values that it refuses, so it would log the
+//! password of a mistyped URL.
 
 use std::ffi::OsStr;
 
@@ -15,7 +15,7 @@ pub(super) type SecretCheck = fn(&str) -> Result<(), String>;
 #[derive(Clone)]
 pub struct SecretParser(SecretCheck);
 
-/// A parser for [`SecretString`] arguments.
+/// Creates a parser for [`SecretString`] arguments.
 pub fn secret(check: SecretCheck) -> SecretParser {
     SecretParser(check)
 }

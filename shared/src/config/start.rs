@@ -1,5 +1,5 @@
-//! Waiting for a store at start-up: containers start in any order, but a wrong setting must stop
-//! the process at once.
+//! Waits for a store at start-up: containers start in any order, but a wrong setting must stop the
+//! process immediately.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -29,8 +29,8 @@ pub enum StartError {
 }
 
 /// Calls `ask` until it returns a value, for at most `limit`. `retry` distinguishes temporary
-/// errors (nobody answers yet) from permanent ones (a wrong setting). `store` is the store's name
-/// and address.
+/// errors (the store does not answer yet) from permanent ones (a wrong setting). `store` is the
+/// store's name and address.
 pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
     store: &str,
     limit: Duration,

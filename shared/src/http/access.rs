@@ -82,9 +82,9 @@ const PARTS: [&str; 36] = [
     "erase",
 ];
 
-/// The path without anything that could identify a user: only known segments and numbers remain.
-/// Any other segment may be a user id, and the segment after `people` always is. The query is never
-/// logged.
+/// Returns the path without anything that could identify a user: only known segments and numbers
+/// remain. Any other segment may be a user id, and the segment after `people` always is. The query
+/// is never logged.
 fn without_people(path: &str) -> String {
     let mut is_person = false;
     let shown = path.split('/').map(|part| {

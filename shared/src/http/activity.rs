@@ -24,14 +24,14 @@ use tokio::sync::Notify;
 /// Maximum time for a new client's first bytes, and for a browser's next request after a response.
 pub(super) const IDLE_FOR: Duration = Duration::from_millis(250);
 
-/// Maximum time without progress of a write: even a client on a slow link reads some bytes in this
-/// time.
+/// Maximum time that a write may make no progress: even a client on a slow link reads some bytes in
+/// this time.
 const STALLED_FOR: Duration = Duration::from_millis(500);
 
-/// Instead of a time: the server is working on a request.
+/// Stored instead of a time while the server works on a request.
 const BUSY: u64 = u64::MAX;
 
-/// Instead of a time: the pool has asked the connection's task to close it.
+/// Stored instead of a time once the pool has asked the connection's task to close it.
 const CLOSING: u64 = u64::MAX - 1;
 
 /// Added to the time of a stalled connection, so that it sorts after all waiting ones.
@@ -67,7 +67,7 @@ impl Activity {
         }
     }
 
-    /// The connection's rank if it may be closed now; the lowest rank is closed first.
+    /// Returns the connection's rank if it may be closed now; the lowest rank is closed first.
     pub(super) fn closable(&self, now: u64) -> Option<u64> {
         let at = self.closable_at.load(Ordering::Relaxed);
         (at != BUSY && at != CLOSING && at & !STALLED <= now).then_some(at)

@@ -19,10 +19,10 @@ pub struct CouponApiClient {
 }
 
 impl CouponApiClient {
-    /// A client from `API_URL`, and a file of further certificate authorities.
+    /// Creates a client from `API_URL`, and a file of further certificate authorities.
     ///
     /// # Errors
-    /// One sentence with the setting to change.
+    /// Returns a message that names the setting to change.
     pub fn new(url: &str, authorities: Option<PathBuf>) -> Result<Self, String> {
         let shape = "http://host:port or https://host:port";
         let (origin, path) = Origin::new(url, Store::Api, shape, authorities)?;
@@ -32,7 +32,7 @@ impl CouponApiClient {
         })
     }
 
-    /// Sends a request to a path of the API. The caller limits the time.
+    /// Sends a request to a path of the API. The caller sets the deadline.
     pub async fn send(
         &self,
         mut request: Request<Bytes>,

@@ -32,8 +32,7 @@ pub(super) struct ConnectionPool {
     epoch: Instant,
     most_of_network: Option<usize>,
     slots: Arc<Semaphore>,
-    /// A new connection waits for room and no connection is idle, so each response closes its
-    /// connection.
+    /// Set while a new connection waits and none is idle: each response then closes its connection.
     is_wanted: AtomicBool,
     open: Arc<Mutex<Open>>,
 }
@@ -43,19 +42,20 @@ struct Open {
     next_id: u64,
     len: usize,
     by_network: HashMap<IpAddr, OfNetwork>,
-    /// Results of one scan, popped from the end. The rank shows whether an entry is still valid.
+    /// Connections to close, from one scan, popped from the end. The rank shows whether an entry is
+    /// still valid.
     to_close: Vec<(u64, Arc<Activity>)>,
     scanned_at: u64,
 }
 
-/// The open connections of one network.
+/// The open connections from one network.
 #[derive(Default)]
 struct OfNetwork {
     all: HashMap<u64, Arc<Activity>>,
     scanned_at: u64,
 }
 
-/// Counts as open until it is dropped.
+/// A connection that counts as open until this is dropped.
 pub(super) struct OpenConnection {
     pub(super) activity: Arc<Activity>,
     id: u64,
@@ -197,9 +197,9 @@ impl Open {
     }
 }
 
-/// A scan of 1,000 connections takes about 50 µs, so at most one runs per millisecond: otherwise, a
-/// flood of new connections could keep a core busy with scans. Each network has its own clock, so
-/// that a network at its limit does not delay scans of others.
+/// Allows at most one scan per millisecond. A scan of 1,000 connections takes about 50 µs, so a
+/// flood of new connections could otherwise keep a core busy with scans. Each network has its own
+/// clock, so that a network at its limit does not delay scans of others.
 fn may_scan(scanned_at: &mut u64, connections: usize, now: u64) -> bool {
     let may = now >= *scanned_at + connections as u64 / 1_000;
     if may {

@@ -57,7 +57,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for StrictQuery<T>
     }
 }
 
-/// The parameters of a path. Invalid percent-encoded UTF-8 matches nothing.
+/// The parameters of a path. A path that is not valid percent-encoded UTF-8 gets a 404.
 pub struct StrictPath<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictPath<T> {
@@ -70,12 +70,12 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictP
     }
 }
 
-/// 400. The detail names the field.
+/// Creates a 400 problem. The detail names the field.
 pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Code::Invalid, detail)
 }
 
-/// 413.
+/// Creates a 413 problem.
 pub fn too_large(most: usize) -> Problem {
     let detail = format!("a body may have at most {most} bytes");
     Problem::new(Code::TooLarge, detail)

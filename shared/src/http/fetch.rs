@@ -1,4 +1,4 @@
-//! One GET with a deadline, including the DNS lookup, and a bounded body.
+//! Sends one GET with a deadline, including the DNS lookup, and limits the body.
 
 use std::error::Error;
 use std::fmt;
@@ -34,10 +34,10 @@ impl fmt::Display for HttpSource {
 }
 
 impl HttpSource {
-    /// A source from an address, and a file of further certificate authorities.
+    /// Creates a source from an address, and a file of further certificate authorities.
     ///
     /// # Errors
-    /// One sentence with the setting to change.
+    /// Returns a message that names the setting to change.
     pub fn new(store: Store, url: &str, authorities: Option<PathBuf>) -> Result<Self, String> {
         let (origin, path) = Origin::new(url, store, "https://host/path", authorities)?;
         Ok(Self { origin, path })
@@ -97,7 +97,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A server with this certificate that responds with `{}`; returns its port.
+    /// Starts a server with this certificate that responds with `{}`; returns its port.
     pub(in crate::http) async fn https_server(files: &CertificateFolder, name: &str) -> u16 {
         let certificate =
             CertificateDer::from_pem_file(files.path(&format!("{name}.pem"))).unwrap();

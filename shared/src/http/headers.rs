@@ -1,4 +1,4 @@
-//! Headers that may occur only once.
+//! Reads headers that may occur only once.
 
 use axum::http::header::AsHeaderName;
 use axum::http::{HeaderMap, HeaderValue};
@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GivenTwice;
 
-/// The only value of a header; `None` if the header is absent.
+/// Returns the only value of a header; `None` if the header is absent.
 pub fn only_value(
     headers: &HeaderMap,
     name: impl AsHeaderName,

@@ -20,7 +20,7 @@ use crate::redis::Redis;
 pub type HealthCheck =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
-/// Makes a [`HealthCheck`] of an async closure.
+/// Makes a [`HealthCheck`] from an async closure.
 pub fn check<F, Fut>(ask: F) -> HealthCheck
 where
     F: Fn() -> Fut + Send + Sync + 'static,
@@ -32,7 +32,7 @@ where
 /// Maximum duration of one check. A slower store counts as not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The three routes that every service has.
+/// Builds the three routes that every service has.
 pub fn routes<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     metrics: PrometheusHandle,
@@ -40,8 +40,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
     routes_of_loop(check(async || Ok(())), checks, metrics)
 }
 
-/// `/healthz` and `/readyz` alone. Notes are checks whose results are shown, but which do not make
-/// the service unready.
+/// Builds `/healthz` and `/readyz` alone. Notes are checks whose results are shown, but which do
+/// not make the service unready.
 pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
@@ -56,7 +56,7 @@ pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
     )
 }
 
-/// `/metrics` alone.
+/// Builds `/metrics` alone.
 pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle) -> Router<S> {
     metrics_of(Arc::new(move || {
         metrics.run_upkeep();
@@ -67,8 +67,8 @@ pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle
 /// Renders the response of `/metrics`.
 pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// [`routes`] for a service whose work is a loop: `/healthz` returns 503 if `alive` reports that
-/// the loop makes no progress, so that the supervisor restarts it.
+/// Builds [`routes`] for a service whose work is a loop: `/healthz` returns 503 if `alive` reports
+/// that the loop makes no progress, so that the supervisor restarts it.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     alive: HealthCheck,
     checks: Vec<(&'static str, HealthCheck)>,
@@ -82,7 +82,7 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     probes(alive, readiness).merge(metrics_route(metrics))
 }
 
-/// [`routes`] and notes, for a service that renders its `/metrics` itself.
+/// Builds [`routes`] and notes, for a service that renders its `/metrics` itself.
 pub fn routes_with<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
@@ -91,7 +91,7 @@ pub fn routes_with<S: Clone + Send + Sync + 'static>(
     routes_without_metrics(checks, notes).merge(metrics_of(metrics))
 }
 
-/// A `/readyz` note for `REDIS_DURABILITY=managed`: nothing checks that Redis is durable.
+/// Returns a `/readyz` note if `REDIS_DURABILITY=managed`: nothing checks that Redis is durable.
 pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
     let note = "nothing checks that Redis is durable (REDIS_DURABILITY=managed)";
     redis.is_managed().then(|| {
@@ -121,7 +121,7 @@ fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
     )
 }
 
-/// How long a response of `/readyz` is reused. Anybody may request it, and each check reads the
+/// How long a response of `/readyz` is reused. The route is public, and each check reads the
 /// stores.
 const READY_FOR: Duration = Duration::from_millis(200);
 
@@ -170,7 +170,7 @@ async fn healthy(alive: &HealthCheck) -> Response {
     }
 }
 
-/// The result of each check (`ok` or the fault), and whether all succeeded.
+/// Runs the checks. Returns the result of each (`ok` or the fault), and whether all succeeded.
 async fn ask(checks: &[(&'static str, HealthCheck)]) -> (Map<String, Value>, bool) {
     let answers = futures_util::future::join_all(checks.iter().map(|(name, check)| async move {
         let answer = tokio::time::timeout(PATIENCE, check()).await;

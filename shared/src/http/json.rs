@@ -7,7 +7,7 @@ use serde_json::error::Category;
 /// Parses one JSON object and nothing after it.
 ///
 /// # Errors
-/// A sentence that names the field and the values it accepts.
+/// Returns a message that names the field and the values it accepts.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     // serde would parse an array into a struct, field by field.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
@@ -40,10 +40,10 @@ fn sentence(path: &str, error: &serde_json::Error) -> String {
         .unwrap_or(&text);
     match error.classify() {
         Category::Eof => {
-            format!("the body is no JSON: it ends too early (line {line}, column {column})")
+            format!("the body is not valid JSON: it ends too early (line {line}, column {column})")
         }
         Category::Syntax | Category::Io => {
-            format!("the body is no JSON: {text} (line {line}, column {column})")
+            format!("the body is not valid JSON: {text} (line {line}, column {column})")
         }
         Category::Data => of_field(path, text),
     }
@@ -93,7 +93,7 @@ fn of_field(path: &str, text: &str) -> String {
     }
 }
 
-/// The expected kind of value, if a query parameter is not a number or a boolean.
+/// Returns the expected kind of value, if a query parameter is not a number or a boolean.
 fn of_text(text: &str) -> Option<&'static str> {
     match text {
         "invalid digit found in string" | "cannot parse integer from empty string" => {
@@ -106,7 +106,7 @@ fn of_text(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether it is chrono's error for an invalid timestamp.
+/// Whether this is chrono's error for an invalid timestamp.
 fn chrono(text: &str) -> bool {
     [
         "premature end of input",
@@ -181,15 +181,15 @@ mod tests {
             ("[3]", "the body must be a JSON object"),
             (
                 "{",
-                "the body is no JSON: it ends too early (line 1, column 1)",
+                "the body is not valid JSON: it ends too early (line 1, column 1)",
             ),
             (
                 r#"{"quantity" 3}"#,
-                "the body is no JSON: expected `:` (line 1, column 13)",
+                "the body is not valid JSON: expected `:` (line 1, column 13)",
             ),
             (
                 r#"{"quantity": 3} x"#,
-                "the body is no JSON: trailing characters (line 1, column 17)",
+                "the body is not valid JSON: trailing characters (line 1, column 17)",
             ),
             ("{}", "quantity is missing"),
             (

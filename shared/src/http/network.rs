@@ -1,9 +1,9 @@
-//! The network of an address, which is the unit for counting and limiting clients.
+//! Derives the network of an address: the unit for counting and limiting clients.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address itself, or for IPv6 its /64 network, because one customer typically has a whole /64.
-/// An IPv4-mapped IPv6 address counts as the IPv4 address.
+/// Returns the address itself, or for IPv6 its /64 network, because one customer typically has a
+/// whole /64. An IPv4-mapped IPv6 address counts as the IPv4 address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

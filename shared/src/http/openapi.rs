@@ -20,7 +20,7 @@ pub const fn metrics() {}
 #[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "This document")))]
 pub const fn openapi_json() {}
 
-/// A token in `Authorization: Bearer`.
+/// Describes a token in `Authorization: Bearer`.
 pub fn bearer(description: &str) -> SecurityScheme {
     SecurityScheme::Http(
         HttpBuilder::new()
@@ -31,7 +31,7 @@ pub fn bearer(description: &str) -> SecurityScheme {
 }
 
 /// Adds the parts that every route shares, so that handlers need not repeat them: common headers,
-/// common refusals, and the form of refusals.
+/// common error responses, and the error schema.
 #[must_use]
 pub fn with_problems(mut openapi: OpenApi) -> OpenApi {
     for (_, item) in openapi
@@ -81,7 +81,7 @@ fn complete(operation: &mut Operation, changes: bool) {
         refusals.push(("401", "`unauthorized`"));
     }
     if security.contains("ops") {
-        refusals.push(("400", "`invalid`: the sentence says what is wrong"));
+        refusals.push(("400", "`invalid`: the message says what is wrong"));
         refusals.push(("401", "`unauthorized`"));
         refusals.push((
             "429",

@@ -35,7 +35,7 @@ impl Tokens {
     /// separated by a comma. `name` is the setting's name.
     ///
     /// # Errors
-    /// A description of the fault, never with the secret.
+    /// Returns a description of the fault, never with the secret.
     pub fn read(name: &str, secret: &SecretString) -> Result<Self, String> {
         let tokens: Vec<&str> = secret.expose_secret().split(',').collect();
         if tokens.len() > 2 {
@@ -61,7 +61,7 @@ impl Tokens {
         self.0.iter()
     }
 
-    /// Compares every token, so that the response time does not reveal which one was close.
+    /// Compares all tokens, so that the response time does not reveal which one was close.
     pub fn has(&self, given: &[u8]) -> bool {
         let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given);
         self.0
@@ -82,7 +82,7 @@ const VIEWER_PATIENCE: Duration = Duration::from_secs(5);
 /// Maximum length of `X-Operator`, in bytes.
 const MAX_NAME: usize = 100;
 
-/// The other end of a request's connection.
+/// The peer address of a request's connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
@@ -101,8 +101,8 @@ pub struct OpsToken {
 /// An invalid token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrongToken {
-    /// Set if too many wrong tokens came from its network: the time until another one gets 401
-    /// again.
+    /// Set if too many wrong tokens came from the client's network: the time until another one gets
+    /// 401 again.
     pub retry_after: Option<Duration>,
 }
 
@@ -118,7 +118,7 @@ impl OpsToken {
     /// separated by a comma.
     ///
     /// # Errors
-    /// A description of the fault, never with the token.
+    /// Returns a description of the fault, never with the token.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "a secret is given away, not lent"
@@ -157,7 +157,7 @@ impl OpsToken {
         Self { proxies, ..self }
     }
 
-    /// The client's address, for the record of operators' actions.
+    /// Returns the client's address, for the record of operators' actions.
     pub fn address(&self, request: &Request) -> Option<IpAddr> {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         proxies::client(peer, request.headers(), self.proxies)
@@ -175,12 +175,13 @@ impl OpsToken {
         }
     }
 
-    /// The signer for a session that starts with this token; `None` if the token is invalid.
+    /// Returns the signer for a session that starts with this token; `None` if the token is
+    /// invalid.
     pub fn signer(&self, token: &str) -> Option<TokenSigner> {
         TokenSigner::new(token, self.allows(token)?)
     }
 
-    /// The signers of all valid tokens.
+    /// Returns the signers of all valid tokens.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
         let of = |tokens: &Tokens, allowed| {
             tokens
@@ -195,7 +196,7 @@ impl OpsToken {
         all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), allowed))
     }
 
-    /// The permission of a token sent from this address. Counts and logs wrong tokens.
+    /// Returns the permission of a token sent from this address. Counts and logs wrong tokens.
     fn check(&self, token: &str, from: Option<IpAddr>) -> Result<Allowed, WrongToken> {
         self.allows(token).ok_or_else(|| WrongToken {
             retry_after: self.wrong.note(from),
@@ -251,8 +252,8 @@ impl OpsToken {
     }
 }
 
-/// The token of a request. Duplicate headers are refused: a proxy in front may have checked the
-/// other one.
+/// Returns the token of a request. Duplicate headers are an error: a proxy in front may have
+/// checked the other one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let value = only_value(headers, header::AUTHORIZATION);
     let value =
@@ -260,7 +261,7 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     Ok(value.and_then(bearer_token))
 }
 
-/// The token in a value of `Authorization`.
+/// Returns the token in a value of `Authorization`.
 pub fn bearer_token(value: &HeaderValue) -> Option<&str> {
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -282,7 +283,7 @@ fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         .map(Some)
 }
 
-/// The text as an operator's name, if it is valid.
+/// Returns the text as an operator's name, if it is valid.
 pub fn operator_name(text: &str) -> Option<String> {
     let is_fit = text.len() <= MAX_NAME && unfit_in_a_name(text).is_none();
     let name = text.trim();
@@ -400,7 +401,7 @@ mod tests {
         );
     }
 
-    /// Requests a route of operators with this token; returns the status, and `Retry-After` if
+    /// Requests an operators' route with this token; returns the status, and `Retry-After` if
     /// present.
     async fn ask(token: &OpsToken, given: &str, from: &str) -> (u16, Option<u64>) {
         let routes = Router::new()

@@ -2,8 +2,8 @@
 //! follows no redirects; it uses TLS if the address is https. The caller limits the duration and
 //! the body.
 //!
-//! reqwest is unsuitable: it follows the URL standard, which removes `..`, a valid user id, even if
-//! it is percent-encoded (docs/decisions/0035-what-goes.md).
+//! reqwest is unsuitable: it follows the URL standard, which removes `..`, even if percent-encoded,
+//! although `..` is a valid user id (docs/decisions/0035-what-goes.md).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -83,11 +83,11 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
-    /// Parses an address of the form `shape`, with a file of further certificate authorities. Also
-    /// returns the path of the address.
+    /// Parses an address of the pattern `shape`, with a file of further certificate authorities.
+    /// Also returns the path of the address.
     ///
     /// # Errors
-    /// One sentence with the setting to change.
+    /// Returns a message that names the setting to change.
     pub fn new(
         url: &str,
         store: Store,

@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::Problem;
 
-/// A file in the program. Its name contains a hash of its content, so that browsers can cache it
-/// forever and never use an old version.
+/// An asset file that is part of the program. Its name contains a hash of its content, so that
+/// browsers can cache it forever and never use an old version.
 pub struct Asset {
     /// `page-0123456789abcdef.css`
     pub name: String,
@@ -34,8 +34,9 @@ impl Asset {
         }
     }
 
-    /// The file with this name, and its cache policy. During an upgrade, a page may come from one
-    /// process and its files from another: then this process returns its own version, uncacheable.
+    /// Returns the file with this name, and its cache policy. During an upgrade, a page may come
+    /// from one process and its files from another: then this process returns its own version,
+    /// uncacheable.
     fn named<'a>(all: &[&'a Self], file: &str) -> Option<(&'a Self, &'static str)> {
         let wanted = stem_and_extension(file)?;
         let asset = all
@@ -51,7 +52,7 @@ impl Asset {
         ))
     }
 
-    /// The response to a request for a file.
+    /// Responds to a request for a file.
     pub fn serve(all: &[&Self], file: &str) -> Result<Response, Problem> {
         let (asset, caching) =
             Self::named(all, file).ok_or_else(|| Problem::not_found("there is no such file"))?;
@@ -67,7 +68,7 @@ fn stem_and_extension(name: &str) -> Option<(&str, &str)> {
     Some((name.split_once('-')?.0, name.rsplit_once('.')?.1))
 }
 
-/// The first 64 bits of the SHA-256.
+/// Returns the first 64 bits of the SHA-256 hash.
 pub fn hash(bytes: &[u8]) -> u64 {
     let digest = Sha256::digest(bytes);
     digest

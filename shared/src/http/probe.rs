@@ -1,4 +1,4 @@
-//! `health`: probes the process in this container. The image has no shell or curl that could do so.
+//! `health`: probes the process in this container. The image has no shell or curl for that.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl ProbeArgs {
     /// Probes the process that listens on `address`.
     ///
     /// # Errors
-    /// A sentence with its response, or a report that it did not respond within two seconds.
+    /// Returns a message with the response, or says that there was none within two seconds.
     pub async fn ask(&self, address: SocketAddr) -> Result<(), String> {
         let path = if self.ready { "/readyz" } else { "/healthz" };
         let at = SocketAddr::new(reachable(address.ip()), address.port());
@@ -46,7 +46,7 @@ impl ProbeArgs {
     }
 }
 
-/// The address of a process that listens on all addresses.
+/// Returns an address at which a process that listens on all addresses can be reached.
 fn reachable(listening: IpAddr) -> IpAddr {
     match listening {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

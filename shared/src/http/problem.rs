@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
-/// Stable words for programs, the same in both services. Each has one meaning and one status.
+/// Stable error codes, the same in both services. Each has one meaning and one status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -22,7 +22,7 @@ pub enum Code {
     Unauthorized,
     /// The token may only read.
     ReadOnly,
-    /// The coupon is restricted to others.
+    /// The coupon is restricted to other users.
     NotAllowed,
     NotFound,
     MethodNotAllowed,
@@ -31,7 +31,7 @@ pub enum Code {
     Paused,
     NotOpen,
     Revoked,
-    /// More are already given.
+    /// More slots are already given out.
     BelowGivenOut,
     PassRunning,
     /// The alert is over.
@@ -49,7 +49,7 @@ pub enum Code {
     TooLarge,
     IdempotencyKeyUsed,
     NotPossible,
-    /// By one person, or from one address; also too many wrong tokens.
+    /// Too many requests of one user or address, or too many wrong tokens.
     TooManyRequests,
     Internal,
     Unavailable,
@@ -98,10 +98,10 @@ pub struct Problem {
     /// The HTTP status.
     #[schema(example = 409)]
     status: u16,
-    /// Stable word for programs.
+    /// Stable error code.
     #[schema(example = "sold_out")]
     code: Code,
-    /// What is wrong and what to do, for people.
+    /// Human-readable: what is wrong and what to do.
     #[schema(example = "all are given out")]
     detail: Cow<'static, str>,
     /// Further members, by code: `opens_at`, `run_id`, …
@@ -113,7 +113,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with a stable code and a sentence for people.
+    /// Creates a problem with a stable code and a human-readable message.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let status = code.status();
         Self {
@@ -144,9 +144,9 @@ impl Problem {
         self
     }
 
-    /// 503 with `Retry-After`: the same request may succeed later. The wait is one to three
-    /// seconds, chosen at random, so that clients that were refused together do not return
-    /// together.
+    /// Creates a 503 with `Retry-After`: the same request may succeed later. The wait is one to
+    /// three seconds, chosen at random, so that clients that got it at the same time do not return
+    /// at the same time.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Unavailable, detail).retry_after(std::time::Duration::ZERO)
     }
@@ -155,7 +155,7 @@ impl Problem {
         Self::new(Code::NotFound, detail)
     }
 
-    /// 500; the reason is in the log, not in the response.
+    /// Creates a 500; the reason is in the log, not in the response.
     pub fn internal() -> Self {
         Self::new(
             Code::Internal,
@@ -199,13 +199,13 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The response for a route that does not exist.
+/// Returns the response for a route that does not exist.
 #[allow(clippy::unused_async)] // a handler
 pub async fn no_such_route() -> Problem {
     Problem::not_found("no such route; /openapi.json lists them")
 }
 
-/// The response for a route that does not accept the method.
+/// Returns the response for a route that does not accept the method.
 #[allow(clippy::unused_async)] // a handler
 pub async fn no_such_method() -> Problem {
     Problem::new(

@@ -23,13 +23,13 @@ pub struct RequestId {
     length: u8,
 }
 
-/// The id of the request that the current task handles.
+/// Returns the id of the request that the current task handles.
 pub fn current() -> Option<RequestId> {
     CURRENT.try_with(|id| *id).ok()
 }
 
 impl RequestId {
-    /// The request's own id if it has exactly one and that is valid; otherwise a new id.
+    /// Returns the request's own id if it has exactly one and the id is valid; otherwise a new one.
     pub fn of(headers: &HeaderMap) -> Self {
         let only = only_value(headers, REQUEST_ID).ok().flatten();
         only.and_then(|given| Self::parse(given.as_bytes()))

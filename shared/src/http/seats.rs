@@ -1,5 +1,5 @@
-//! Limits on concurrent expensive requests, separate for operators and viewers: more people have
-//! the viewers' token, and they must not block operators.
+//! Limits on concurrent expensive requests, separate for operators and viewers: more users have the
+//! viewers' token, and they must not block operators.
 
 use std::sync::Arc;
 

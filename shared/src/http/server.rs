@@ -55,7 +55,7 @@ impl Limits {
         drain: Duration::from_secs(10),
     };
 
-    /// For a listener that only supervisors and scrapers use.
+    /// Limits for a listener that only supervisors and scrapers use.
     pub const FOR_MACHINES: Self = Self {
         connections: 100,
         connections_of_address: Some(50),
@@ -82,7 +82,7 @@ pub async fn serve(
     serve_by(listener, with_peer, limits, shutdown).await;
 }
 
-/// [`serve`] for services that handle some requests before the router, with one service per
+/// Like [`serve`], for services that handle some requests before the router, with one service per
 /// connection.
 pub async fn serve_by<S, B>(
     listener: TcpListener,

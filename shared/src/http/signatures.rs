@@ -40,7 +40,7 @@ impl TokenSigner {
         })
     }
 
-    /// A signature of `text`, in hexadecimal; `purpose` separates different uses.
+    /// Returns a signature of `text`, in hexadecimal; `purpose` separates different uses.
     pub fn sign(&self, purpose: Purpose, text: &str) -> String {
         let mac = self
             .key

@@ -1,5 +1,5 @@
-//! Responses while start-up waits for a store: the process is alive but not ready. A load balancer
-//! sends it no requests, and a supervisor does not restart it.
+//! Answers requests while start-up waits for a store: the process is alive but not ready. A load
+//! balancer sends it no requests, and a supervisor does not restart it.
 
 use std::future::{Future, ready};
 use std::time::Duration;

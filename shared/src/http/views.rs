@@ -21,7 +21,8 @@ pub enum AdmissionState {
     Unknown,
 }
 
-/// The state of the installation: stores, alerts, and the drops that are live or need a person.
+/// The state of the installation: stores, alerts, and the drops that are live or need manual
+/// attention.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Overview {
     /// When the stores were read.
@@ -85,7 +86,7 @@ pub struct DropOverview {
     pub failed_claims: Option<u64>,
     /// The counts do not add up and have not changed for 10 seconds.
     pub stuck: bool,
-    /// What the last run over all drops found in this one, for people.
+    /// What the last run over all drops found in this one, human-readable.
     #[schema(example = "exact, after repairs")]
     pub last_run: String,
 }
@@ -162,7 +163,7 @@ pub struct ListedDrop {
     pub rows: Option<u64>,
 }
 
-/// A drop: its state, what needs a person, and when a sample of its slots was given out.
+/// A drop: its state, what needs manual attention, and when a sample of its slots was given out.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropDetails {
     pub coupon: CouponSettings,
@@ -301,7 +302,7 @@ pub struct Discarded {
 /// Result of a search.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FoundPeople {
-    /// If there are several, search again with the number of one.
+    /// If there are several, search again with the ID of one.
     pub coupons: Vec<NamedCoupon>,
     /// The drop of the slot.
     pub drop_id: Option<DropId>,
@@ -310,7 +311,7 @@ pub struct FoundPeople {
     pub user_ids: Vec<String>,
 }
 
-/// A coupon by number and name.
+/// A coupon by ID and name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NamedCoupon {
     pub id: CouponId,

@@ -2,9 +2,9 @@
 //!
 //! Wrong tokens cause no delay and no lock-out. A token has at least 32 random characters, so it
 //! cannot be guessed at any speed. A delay would hold a connection per guess, and a lock-out would
-//! let anybody behind the operators' gateway lock the operators out. So the right token is always
-//! accepted; wrong ones are counted and logged. A network that keeps sending them gets 429, which
-//! tells a misconfigured program to slow down.
+//! let any client behind the operators' gateway lock the operators out. Therefore, the right token
+//! is always accepted, and wrong ones are counted and logged. A network that keeps sending wrong
+//! tokens gets 429, which makes a misconfigured program slow down.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

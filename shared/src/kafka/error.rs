@@ -17,7 +17,7 @@ pub enum TopicError {
         "the topic {0:?} does not exist: run `firstcome-api migrate`, or make it with the number of partitions you need"
     )]
     Missing(String),
-    /// The brokers refused to create it.
+    /// The brokers refused to create the topic.
     #[error("the topic {topic:?} could not be made: {reason}")]
     Refused { topic: String, reason: String },
 }

@@ -26,8 +26,8 @@ pub use unreadable::{
     LookResult, UnreadableAt, UnreadableCause, UnreadableRange, look, unreadable_range,
 };
 
-/// Milliseconds between checks whether to prefetch more messages. With the default of one second, a
-/// busy consumer processed its messages in a quarter of that time and then waited.
+/// Interval in milliseconds between checks whether to prefetch more messages. With the default of
+/// one second, a busy consumer processed its messages in a quarter of that time and then waited.
 const FETCH_AGAIN_MS: &str = "10";
 
 /// Maximum bytes of a batch of messages as stored: the topic's `max.message.bytes`, and the limit
@@ -56,7 +56,7 @@ pub struct KafkaSettings {
 }
 
 impl KafkaSettings {
-    /// Each address of `KAFKA_BROKERS`.
+    /// Lists the addresses in `KAFKA_BROKERS`.
     fn addresses(&self) -> impl Iterator<Item = &str> {
         self.brokers.split(',').map(str::trim)
     }
@@ -66,7 +66,7 @@ impl KafkaSettings {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("socket.keepalive.enable", "true")
-            // Time after which an unresponsive broker is given up. The default is a minute.
+            // Give up an unresponsive broker after this time. The default is a minute.
             .set("socket.timeout.ms", "3000")
             .set("socket.connection.setup.timeout.ms", "3000")
             // The default grows to 10 s, which is too long for a claim that waits for its
@@ -79,9 +79,9 @@ impl KafkaSettings {
         config
     }
 
-    /// A producer that neither loses nor duplicates messages: idempotent, acknowledged by all
-    /// replicas. It gives up a message that is not acknowledged within `deadline` (librdkafka's
-    /// default is five minutes), and the reconciler issues the claim.
+    /// Configures a producer that neither loses nor duplicates messages: idempotent, acknowledged
+    /// by all replicas. It gives up a message that is not acknowledged within `deadline`
+    /// (librdkafka's default is five minutes), and the reconciler issues the claim.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config
@@ -107,9 +107,9 @@ impl KafkaSettings {
         config
     }
 
-    /// A consumer of the group. A new group starts at the first message, whereas librdkafka's
-    /// default skips existing messages. If a consumer dies, others take over its partitions within
-    /// ten seconds.
+    /// Configures a consumer of the group. A new group starts at the first message, whereas
+    /// librdkafka's default skips existing messages. If a consumer dies, others take over its
+    /// partitions within ten seconds.
     pub fn group_consumer(&self) -> ClientConfig {
         let mut config = self.fetching();
         config
@@ -126,8 +126,8 @@ impl KafkaSettings {
         config
     }
 
-    /// A reader outside the group: it can read the group's offsets and all messages. It never
-    /// causes a rebalance if it assigns partitions itself and does not subscribe.
+    /// Configures a reader outside the group: it can read the group's offsets and all messages. It
+    /// never causes a rebalance if it assigns partitions itself and does not subscribe.
     pub fn reader(&self) -> ClientConfig {
         let mut config = self.fetching();
         config

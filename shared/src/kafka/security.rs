@@ -74,7 +74,7 @@ impl Mechanism {
         }
     }
 
-    /// The feature that librdkafka must be built with.
+    /// Returns the feature that librdkafka must be built with.
     fn feature(self) -> &'static str {
         match self {
             Self::Plain => "sasl_plain",
@@ -85,7 +85,7 @@ impl Mechanism {
 
 /// A property of librdkafka set by an operator.
 pub(crate) struct ClientSetting {
-    /// The setting as the operator wrote it, for messages.
+    /// The setting as the operator wrote it, for error messages.
     label: String,
     name: String,
     value: SecretString,
@@ -204,7 +204,7 @@ impl Security {
         }
     }
 
-    /// The operator's value of a property in `OF_MEMBERS`.
+    /// Returns the operator's value of a property in `OF_MEMBERS`.
     pub fn of_member(&self, property: &str) -> Option<&str> {
         let value = self.properties.get(property)?;
         OF_MEMBERS
@@ -266,7 +266,7 @@ fn needs(feature: &str) -> Result<(), String> {
 /// Properties that only the group's consumers use. Other clients would log that they ignore them.
 const OF_MEMBERS: [&str; 2] = ["group.instance.id", "session.timeout.ms"];
 
-/// Properties that have their own setting, under all their names.
+/// Properties that have a separate setting, under all their names.
 const HAVE_A_SETTING: [(&str, &str); 16] = [
     ("bootstrap.servers", "KAFKA_BROKERS"),
     ("metadata.broker.list", "KAFKA_BROKERS"),
@@ -286,7 +286,7 @@ const HAVE_A_SETTING: [(&str, &str); 16] = [
     ("ssl.key.pem", "KAFKA_KEY_FILE"),
 ];
 
-/// Properties on which guarantees rest, in addition to those that the clients set
+/// Properties on which guarantees depend, in addition to those that the clients set
 /// ([`KafkaSettings`]): no claim is lost, skipped or written twice, and only the configured brokers
 /// are used.
 const CARRY_PROMISES: [&str; 21] = [

@@ -49,7 +49,7 @@ impl std::fmt::Debug for Signing {
 
 impl Signing {
     /// # Errors
-    /// A description of the fault in the settings, without the key.
+    /// Returns a description of the fault in the settings, without the key.
     pub fn new(secret: Option<&SecretString>, unsigned: Unsigned) -> Result<Self, String> {
         let Some(secret) = secret else {
             if unsigned == Unsigned::Reject {
@@ -69,14 +69,16 @@ impl Signing {
         Ok(Self { keys, unsigned })
     }
 
-    /// The signature of a message on a topic; `None` if there is no key.
+    /// Signs a message on a topic; `None` if there is no key.
     pub fn sign(&self, topic: &str, payload: &[u8]) -> Option<String> {
         let mac = authenticated(self.keys.first()?, topic, payload);
         Some(BASE64_STANDARD_NO_PAD.encode(mac.finalize().into_bytes()))
     }
 
+    /// Checks a message's signature.
+    ///
     /// # Errors
-    /// Why a message is not accepted.
+    /// Returns the reason if the message is rejected.
     pub fn check(
         &self,
         topic: &str,
@@ -119,8 +121,8 @@ fn authenticated(key: &Hmac<Sha256>, topic: &str, payload: &[u8]) -> Hmac<Sha256
 }
 
 impl KafkaSettings {
-    /// The claims of a message, parsed separately. An unverified message yields a single refusal
-    /// without any of its fields, so that it cannot affect a slot, drop or user.
+    /// Returns the claims of a message, parsed separately. An unverified message yields a single
+    /// error without any of its fields, so that it cannot affect a slot, drop or user.
     pub fn claims_of(&self, message: &BorrowedMessage<'_>) -> Vec<Result<ClaimEvent, Undecodable>> {
         let payload = message.payload().unwrap_or_default();
         let signature = header_of(message.headers(), SIGNATURE);

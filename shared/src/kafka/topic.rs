@@ -18,11 +18,11 @@ use super::safety::{BATCH_SETTING, IN_SYNC, what_expands, what_loses};
 use super::why_not::{Failures, NoMetadata};
 use super::{KafkaSettings, LARGEST_BATCH};
 
-/// The first wait for a response; each further wait is twice as long. In between, check whether
+/// The first wait for a response; each further wait is twice as long. Between waits, checks whether
 /// brokers have refused, which the call itself reports only at its deadline.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
-/// Interval of checks whether a broker has applied a new setting.
+/// Interval at which to check whether a broker has applied a new setting.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// Maximum events processed between two waits.
@@ -141,7 +141,7 @@ const KEPT_BACK: [RDKafkaErrorCode; 4] = [
 ];
 
 impl KafkaSettings {
-    /// The topic's settings; `None` if they cannot be read.
+    /// Reads the topic's settings; `None` if they cannot be read.
     async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;
         let options = AdminOptions::new().request_timeout(Some(limit));

@@ -6,7 +6,7 @@ use rdkafka::message::{BorrowedHeaders, Headers as _};
 
 use crate::trace::{TRACEPARENT, TraceContext};
 
-/// The span that sent a message, from its header.
+/// Reads the span that sent a message from its header.
 pub fn trace_of(headers: &BorrowedHeaders) -> Option<TraceContext> {
     TraceContext::parse(header_of(Some(headers), TRACEPARENT)?)
 }
@@ -16,8 +16,8 @@ pub(super) fn header_of<'m>(headers: Option<&'m BorrowedHeaders>, name: &str) ->
     unless_it_panics(|| headers.iter().find(|header| header.key == name)?.value)
 }
 
-/// rdkafka panics on a header whose name is not UTF-8, which anybody with write access to the topic
-/// can send. That may cost the message's headers, but must not stop the consumer.
+/// rdkafka panics on a header whose name is not UTF-8, which any client with write access to the
+/// topic can send. Losing the message's headers is acceptable; stopping the consumer is not.
 fn unless_it_panics<T>(read: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_unwind(AssertUnwindSafe(read)).ok().flatten()
 }

@@ -32,7 +32,7 @@ pub enum UnreadableCause {
 }
 
 impl UnreadableCause {
-    /// The cause of an error; `None` for other errors, from which librdkafka recovers
+    /// Returns the cause of an error; `None` for other errors, from which librdkafka recovers
     /// automatically.
     pub fn of(error: &KafkaError) -> Option<Self> {
         let KafkaError::MessageConsumption(code) = error else {
@@ -131,7 +131,7 @@ pub enum LookResult {
 /// Maximum wait for one response, and for a message.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// First wait for a message. The client uses a multiple of this time for each malformed record.
+/// The first wait for a message. The client uses a multiple of this time for each malformed record.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// Time limit of the search for the end of a range. The rest becomes another range.
@@ -159,7 +159,8 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
     found
 }
 
-/// The client did not answer in time, which proves nothing about the partition.
+/// Returns the error for a client that did not answer in time, which proves nothing about the
+/// partition.
 fn inconclusive() -> KafkaError {
     KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)
 }
@@ -249,8 +250,8 @@ enum Fetched {
     Failed(UnreadableCause),
 }
 
-/// The unreadable range that starts at an unreadable message and ends at `end` at the latest, or at
-/// the end of the range found before.
+/// Finds the unreadable range that starts at an unreadable message and ends at `end` at the latest,
+/// or at the end of the range found before.
 pub fn unreadable_range(
     settings: &KafkaSettings,
     at: UnreadableAt,
@@ -272,8 +273,8 @@ pub fn unreadable_range(
     Ok(UnreadableRange { first: at, next })
 }
 
-/// The first readable offset after `from`. Only librdkafka knows the last offset of a batch, so
-/// this uses an exponential and then a binary search. It may skip readable batches between two
+/// Finds the first readable offset after `from`. Only librdkafka knows the last offset of a batch,
+/// so this uses an exponential and then a binary search. It may skip readable batches between two
 /// unreadable ones.
 fn behind(
     from: i64,
@@ -308,7 +309,7 @@ fn behind(
 mod tests {
     use super::*;
 
-    /// The offset found after 100 if some offsets are unreadable, and the number of reads.
+    /// Returns the offset found after 100 if some offsets are unreadable, and the number of reads.
     fn found(is_unreadable: impl Fn(i64) -> bool, before: Option<i64>) -> (i64, u32) {
         let mut looks = 0;
         let look = |offset| {

@@ -22,8 +22,8 @@ pub(super) struct NoMetadata {
     /// The error of the call.
     pub(super) error: KafkaError,
     pub(super) failure: Option<BrokerFailure>,
-    /// Whether all brokers failed like this. Otherwise, a broker that is only unavailable may still
-    /// answer.
+    /// Whether every broker failed in this way. If not, a broker that is only temporarily
+    /// unavailable may still answer.
     pub(super) everywhere: bool,
 }
 
@@ -42,12 +42,12 @@ impl From<KafkaError> for NoMetadata {
 pub(super) enum BrokerFailure {
     /// A broker refused the login.
     Login(String),
-    /// Only one side uses TLS, or one side does not trust the other's certificate.
+    /// Only one side uses TLS, or one side does not trust the certificate of the other.
     Tls(String),
 }
 
 impl Failures {
-    /// One of the failures, and the number of these brokers that have failed.
+    /// Returns one of the failures, and the number of these brokers that have failed.
     pub(super) fn so_far(&self, brokers: &BTreeSet<&str>) -> (Option<BrokerFailure>, usize) {
         let failures = self.0.lock();
         let refusing = brokers

@@ -27,7 +27,7 @@ pub enum AlertState {
     Firing,
     /// A pass saw that the drift is gone.
     Resolved,
-    /// Information that is mailed once.
+    /// Information that is mailed only once.
     #[strum(serialize = "told")]
     #[serde(rename = "told")]
     Information,
@@ -53,7 +53,7 @@ pub struct Alert {
     pub drop_id: Option<DropId>,
     #[serde(rename = "status")]
     pub state: AlertState,
-    /// One line for people.
+    /// One human-readable line.
     #[schema(example = "3 people hold a slot and have no row")]
     pub summary: String,
     /// A hash of the last mail's content.
@@ -106,7 +106,7 @@ pub struct BrokenPromise {
     pub user_id: String,
     /// The user's slot, if known.
     pub slot: Option<i64>,
-    /// Why it could not be kept.
+    /// Why the promise could not be kept.
     pub reason: String,
 }
 
@@ -214,7 +214,7 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// A fact of `reconciler_state`, read within a transaction.
+/// Reads a fact of `reconciler_state` within a transaction.
 pub async fn fact(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
     reconciler_state::table
         .find(name)
@@ -237,7 +237,7 @@ pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// Alerts that are firing, owe a notice, or have one of these fingerprints.
+/// Reads the alerts that are firing, owe a notice, or have one of these fingerprints.
 pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResult<Vec<Alert>> {
     let owes_notice = alerts::status
         .eq(AlertState::Resolved.as_str())
@@ -266,7 +266,7 @@ pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResu
     Ok(found.into_values().collect())
 }
 
-/// The ids of alerts by fingerprint.
+/// Reads the ids of alerts by fingerprint.
 pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<String, i64>> {
     let mut found = HashMap::new();
     for some in fingerprints.chunks(MOST_VALUES) {
@@ -278,7 +278,7 @@ pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<
     Ok(found)
 }
 
-/// When the silence of each drop's mails ends or ended.
+/// Reads when the silence of each drop's mails ends or ended.
 pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId, DateTime<Utc>>> {
     let mut found = HashMap::new();
     for some in of.chunks(MOST_VALUES) {
@@ -297,7 +297,8 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
     Ok(found)
 }
 
-/// Those of these drops that were deleted, or whose coupon was: no pass examines them again.
+/// Finds which of these drops were deleted, alone or with their coupon: no pass examines them
+/// again.
 pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
     let mut gone: HashSet<DropId> = of.iter().copied().map(DropId).collect();
     for some in of.chunks(MOST_VALUES) {
@@ -312,7 +313,7 @@ pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
     Ok(gone)
 }
 
-/// The unresolved broken promises of these drops.
+/// Reads the unresolved broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
     let mut rows: Vec<(i64, i64, String, Option<i64>, String)> = Vec::new();
     for some in of.chunks(MOST_VALUES) {
@@ -367,7 +368,7 @@ impl From<ListedRow> for ListedAlert {
     }
 }
 
-/// Alerts, newest first: at most `limit`, with an id below `before`, in the given state.
+/// Lists alerts, newest first: at most `limit`, with an id below `before`, in the given state.
 pub async fn list(
     db: &Db,
     state: Option<String>,
@@ -406,8 +407,7 @@ pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
 }
 
 impl Db {
-    /// The number of firing alerts by kind. Only mailed alerts count, so silenced ones are
-    /// excluded.
+    /// Counts firing alerts by kind. Only mailed alerts count, so silenced ones are excluded.
     pub async fn firing_by_kind(&self) -> Result<Vec<(String, i64)>, DbError> {
         self.run("count firing alerts", async |conn| {
             let is_mailed = alerts::last_mailed_at.ge(alerts::first_seen_at.nullable());
@@ -422,8 +422,8 @@ impl Db {
         .await
     }
 
-    /// Drops that have an alert that is firing or owes a notice, or a broken promise: the next pass
-    /// that examines them has something to report.
+    /// Finds the drops that have a broken promise, or an alert that is firing or owes a notice: the
+    /// next pass that examines them has something to report.
     pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {
         self.run("drops of open alerts", async |conn| {
             let mut found: HashSet<DropId> = open_or_seen(conn, &[])

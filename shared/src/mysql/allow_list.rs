@@ -141,7 +141,7 @@ impl Db {
         .await
     }
 
-    /// The revision and size of a coupon's list.
+    /// Reads the revision and size of a coupon's list.
     pub async fn allow_list(&self, id: CouponId) -> Result<Option<AllowList>, DbError> {
         Ok(self
             .allow_lists(vec![id])
@@ -176,7 +176,7 @@ impl Db {
         .await
     }
 
-    /// Users on a coupon's list with ids above `after`, in order of id.
+    /// Reads users on a coupon's list with ids above `after`, in order of id.
     pub async fn allowed_after(
         &self,
         id: CouponId,
@@ -201,7 +201,7 @@ impl Db {
         .await
     }
 
-    /// The coupons whose lists contain a user.
+    /// Finds the coupons whose lists contain a user.
     pub async fn allow_lists_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
         let user = user.to_string();
         self.run_within(LONG, "allow lists of a person", async move |conn| {
@@ -218,9 +218,9 @@ impl Db {
         .await
     }
 
-    /// Some coupons whose list has not changed for `kept` and whose drops were all sealed at least
-    /// as long ago, each with its revision. An operator who adds days to such a coupon uploads the
-    /// list first.
+    /// Finds some coupons whose list has not changed for `kept` and whose drops were all sealed at
+    /// least as long ago, each with its revision. An operator who adds days to such a coupon must
+    /// upload the list again first.
     pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
         let Some(before) = before(kept) else {
             return Ok(Vec::new());
@@ -343,7 +343,8 @@ async fn record(conn: &mut Conn, id: CouponId, detail: Value, by: &Operator) -> 
     .await
 }
 
-/// The caller holds the lock on the coupon's row, so these users cannot be added concurrently.
+/// Inserts users. The caller holds the lock on the coupon's row, so these users cannot be added
+/// concurrently.
 async fn insert(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult<usize> {
     let mut inserted = 0;
     for some in people.chunks(MOST_VALUES) {

@@ -37,8 +37,8 @@ struct CouponRow {
 
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
-        // The schema permits only the two words. A manually written schedule that cannot be parsed
-        // creates no drops; an unreadable restriction admits only users on the list.
+        // The schema permits only these two words. A manually written schedule that cannot be
+        // parsed creates no drops; an unreadable restriction admits only users on the list.
         Self {
             id: CouponId(row.id),
             name: row.name,
@@ -124,7 +124,7 @@ impl Db {
         self.run("create coupon", create).await
     }
 
-    /// One coupon with its drops in order of opening; `None` if it does not exist.
+    /// Reads one coupon with its drops in order of opening; `None` if it does not exist.
     pub async fn coupon(&self, id: CouponId) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read coupon", async move |conn| {
             let Some(coupon) = coupon_row(conn, id.0).await? else {
@@ -135,8 +135,8 @@ impl Db {
         .await
     }
 
-    /// The live coupons in order of id: daily coupons that have not ended, and coupons with an
-    /// unsealed drop. Each comes with its unsealed drops in order of opening, and with the last
+    /// Reads the live coupons in order of id: daily coupons that have not ended, and coupons with
+    /// an unsealed drop. Each comes with its unsealed drops in order of opening, and with the last
     /// opened drop if no drop has been open for a while. The cost depends on the number of live
     /// coupons.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
@@ -146,7 +146,7 @@ impl Db {
         .await
     }
 
-    /// Those of these coupons that exist, in the form of [`Db::catalogue`].
+    /// Reads those of these coupons that exist, in the format of [`Db::catalogue`].
     pub async fn coupons_by_id(
         &self,
         ids: Vec<CouponId>,
@@ -157,7 +157,7 @@ impl Db {
         .await
     }
 
-    /// At most `limit` coupons with ids above `after`, in order of id.
+    /// Reads at most `limit` coupons with ids above `after`, in order of id.
     pub async fn coupons_after(
         &self,
         after: CouponId,
@@ -176,7 +176,7 @@ impl Db {
             .await
     }
 
-    /// Coupons whose names contain this text; only exact matches, if there are any.
+    /// Finds coupons whose names contain this text; only exact matches, if there are any.
     pub async fn coupons_named(&self, text: &str) -> Result<Vec<CouponId>, DbError> {
         let text = text.to_owned();
         self.run("coupons by name", async move |conn| {
@@ -204,9 +204,9 @@ impl Db {
         .await
     }
 
-    /// [`Db::take_revision`] for many coupons, each in the form of [`Db::catalogue`]. Skips coupons
-    /// that another transaction is changing, because waiting would delay the others, and coupons of
-    /// which MySQL has lost revisions.
+    /// Calls [`Db::take_revision`] for many coupons; returns them in the format of
+    /// [`Db::catalogue`]. Skips coupons that another transaction is changing, because waiting would
+    /// delay the others, and coupons of which MySQL has lost revisions.
     pub async fn take_revisions(
         &self,
         seen: Vec<(CouponId, u64)>,
@@ -313,7 +313,7 @@ async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon,
     .await
 }
 
-/// A query, with its parameter of ids if it has one.
+/// Builds a query, and binds the ids if it takes any.
 fn about(query: impl Into<String>, ids: Option<&str>) -> BoxedSqlQuery<'_, Mysql, SqlQuery> {
     let query = diesel::sql_query(query).into_boxed();
     match ids {
@@ -349,8 +349,9 @@ async fn select_coupons(
 /// After a drop has been open for this long, users no longer need earlier drops.
 const SETTLED: TimeDelta = TimeDelta::minutes(1);
 
-/// The last opened drop of each coupon whose drops all opened a while ago, if it is sealed. A drop
-/// that has just opened is skipped, because a claim may be a retry of one in the previous drop.
+/// Reads the last opened drop of each coupon whose drops all opened a while ago, if it is sealed. A
+/// drop that has just opened is skipped, because a claim may be a retry of one in the previous
+/// drop.
 async fn last_opened(
     conn: &mut Conn,
     coupons: &[CouponRow],
@@ -416,7 +417,7 @@ pub struct DropRules {
     pub window: DropWindow,
 }
 
-/// The rules of those of these drops that exist.
+/// Reads the rules of those of these drops that exist.
 pub async fn rules_of_drops(
     conn: &mut Conn,
     ids: &[DropId],

@@ -51,7 +51,7 @@ pub struct Window {
 pub enum Revision {
     /// The coupon with the new revision, and its drops.
     Taken(Coupon, Vec<Drop>),
-    /// The coupon has another revision, this one; nothing was changed.
+    /// The coupon has another revision, given here; nothing was changed.
     Another(u64),
     /// MySQL has lost revisions (docs/decisions/0026-mysql-gone-back.md); nothing was changed.
     Behind,
@@ -61,8 +61,8 @@ pub enum Revision {
 impl Db {
     /// Takes the coupon's next revision, unless Redis has `seen` a later one, and returns the
     /// coupon and its drops at that revision. A revision is a fencing token: its owner may write
-    /// the coupon's settings to Redis, or commit a change ([`Db::change_coupon`]), until somebody
-    /// takes a later revision.
+    /// the coupon's settings to Redis, or commit a change ([`Db::change_coupon`]), until another
+    /// process takes a later revision.
     pub async fn take_revision(
         &self,
         id: CouponId,
@@ -74,7 +74,7 @@ impl Db {
         })
     }
 
-    /// [`Db::take_revision`], but only if the coupon has revision `only`.
+    /// Like [`Db::take_revision`], but only if the coupon has revision `only`.
     pub async fn take_revision_if(
         &self,
         id: CouponId,
@@ -339,7 +339,7 @@ async fn settings(conn: &mut Conn, id: CouponId) -> QueryResult<Option<(Coupon, 
     Ok(Some((coupon, drops_of(conn, id.0).await?)))
 }
 
-/// The fields that differ, each with its old and new value.
+/// Lists the fields that differ, each with its old and new value.
 pub(crate) fn difference(
     before: Option<&(Coupon, Vec<Drop>)>,
     after: Option<&(Coupon, Vec<Drop>)>,

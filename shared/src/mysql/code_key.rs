@@ -21,31 +21,32 @@ const SAMPLE: i64 = 100;
 /// yields none of their codes is it the wrong key.
 const COMPARED: usize = 5;
 
-/// `since` of a key that was generated to replace a lost one. It persists when retention deletes
-/// the rows that would reveal the loss.
+/// The `since` of a key that was generated to replace a lost one. It persists when retention
+/// deletes the rows that would reveal the loss.
 const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31)
     .unwrap()
     .and_time(NaiveTime::MIN)
     .and_utc();
 
-/// Why rewriting a row would give its user a different code.
+/// Why a rewritten row would get a different code from the one its user was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeKeyFault {
     Lost,
-    /// Generated to replace a lost key, and not yet accepted by an operator.
+    /// The key was generated to replace a lost one, and no operator has accepted it yet.
     Replaced,
     /// The key does not yield the codes of the rows that were issued first.
     Other,
 }
 
 impl Db {
-    /// The installation's key, read once per pool.
+    /// Returns the installation's key, which is read once per pool.
     pub async fn code_key(&self) -> Result<CodeKey, DbError> {
         let read = || self.run("key of the codes", async |conn| read_or_draw(conn).await);
         self.code_key.get_or_try_init(read).await.cloned()
     }
 
-    /// Generates the key right after its table was created. Existing rows have random codes.
+    /// Generates the key right after its table was created. Rows from before that have random
+    /// codes.
     pub(super) async fn draw_first_code_key(&self) -> Result<(), DbError> {
         self.run("first key of the codes", async |conn| {
             let since = if has_rows(conn).await? {
@@ -106,7 +107,7 @@ fn makes_code_of(key: &CodeKey, row: &IssuedRow) -> bool {
     secret_part_of(&row.code) == Some(&*secret)
 }
 
-/// The key, and the time since which rows have codes derived from it.
+/// Reads the key, and the time since which rows have codes derived from it.
 async fn stored(conn: &mut Conn) -> QueryResult<Option<(CodeKey, NaiveDateTime)>> {
     let columns =
         code_key::table.select((code_key::secret, code_key::prefixed_from, code_key::since));

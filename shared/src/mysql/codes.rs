@@ -18,13 +18,14 @@ use crate::domain::{DropId, Slot};
 pub struct CodeKey {
     /// Shared, because the state is large and many futures hold the key.
     hmac: Arc<Hmac<Sha256>>,
-    /// Claims before this time have codes without drop and slot: their users were shown those.
+    /// Claims before this time have codes without drop and slot, because their users were shown
+    /// such codes.
     prefixed_from: Option<DateTime<Utc>>,
 }
 
 impl CodeKey {
     /// # Errors
-    /// Never: keys of any length are accepted.
+    /// Never returns an error: keys of any length are accepted.
     pub fn new(secret: &[u8], prefixed_from: Option<DateTime<Utc>>) -> Result<Self, InvalidLength> {
         Ok(Self {
             hmac: Arc::new(Hmac::new_from_slice(secret)?),
@@ -32,7 +33,7 @@ impl CodeKey {
         })
     }
 
-    /// The code of a claim made at this time, `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`.
+    /// Derives the code of a claim made at this time, `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`.
     pub(super) fn code(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let secret = self.secret_part(claim, claimed_at);
         let is_prefixed = self
@@ -45,7 +46,8 @@ impl CodeKey {
         }
     }
 
-    /// `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256, which nobody can guess without the key.
+    /// Derives `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256, which cannot be guessed without the
+    /// key.
     pub(super) fn secret_part(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let mut mac = Hmac::clone(&self.hmac);
         let claimed_at_ms = as_kept(claimed_at).timestamp_millis();
@@ -70,14 +72,14 @@ fn as_kept(claimed_at: DateTime<Utc>) -> DateTime<Utc> {
     claimed_at.round_subsecs(3)
 }
 
-/// A random code for a slot, not derived from any key: 80 bits from the operating system's
-/// generator.
+/// Generates a random code for a slot, not derived from any key: 80 bits from the operating
+/// system's generator.
 pub fn random_code(drop: DropId, slot: Slot) -> String {
     prefix(drop, slot) + &written(rand::rng().random())
 }
 
-/// The last four groups of a string in the form of generated codes, with or without drop and slot
-/// in front. Rows inserted manually have other codes.
+/// Returns the last four groups of a string in the format of generated codes, with or without drop
+/// and slot in front. Rows inserted manually have other codes.
 pub(super) fn secret_part_of(code: &str) -> Option<&str> {
     let secret = code.get(code.len().checked_sub(SECRET_LEN)?..)?;
     let is_group = |group: &str| group.len() == 4 && are_digits(group);
@@ -98,8 +100,8 @@ fn prefix(drop: DropId, slot: Slot) -> String {
     )
 }
 
-/// One digit for the number of digits, followed by the digits: 37 is `215`. Longer, and therefore
-/// larger, numbers sort after shorter ones.
+/// Encodes a number as one digit for the number of digits, followed by the digits: 37 is `215`.
+/// Longer, and therefore larger, numbers sort after shorter ones.
 fn number(mut value: u64) -> String {
     let mut digits = Vec::new();
     while value > 0 {
@@ -122,7 +124,7 @@ fn are_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|digit| ALPHABET.contains(&digit))
 }
 
-/// The digit for the lowest five bits.
+/// Returns the digit for the lowest five bits.
 fn digit(bits: u128) -> char {
     char::from(ALPHABET[usize::try_from(bits & 31).unwrap_or_default()])
 }
@@ -133,7 +135,7 @@ const SECRET_LEN: usize = 19;
 /// Letters and digits that cannot be confused (Crockford's base 32).
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// The lowest 80 bits as text.
+/// Formats the lowest 80 bits as text.
 fn written(bits: u128) -> String {
     let mut code = String::with_capacity(SECRET_LEN);
     for i in 0..16 {
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_code_fits_its_column() {
+    fn longest_code_fits_its_column() {
         assert_eq!(random_code(DropId(i64::MAX), Slot::MAX).len(), 43);
         assert_eq!(
             (number(0), number(1), number(31), number(32), number(37)),
@@ -263,7 +265,7 @@ mod tests {
         );
     }
 
-    /// Numbers of every size, including neighbours.
+    /// Generates numbers of every size, including neighbours.
     fn any_number(most: u32) -> impl Strategy<Value = i64> {
         (0..most, any::<i64>(), -2..=2_i64)
             .prop_map(|(bits, low, by)| ((1 << bits) | (low & ((1 << bits) - 1))) + by.max(0))

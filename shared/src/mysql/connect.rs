@@ -28,7 +28,7 @@ const ASK_AFTER: Duration = Duration::from_secs(1);
 /// are discarded without a check.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A check abandoned sooner proves nothing, because its caller may have been cancelled.
+/// A check that ended sooner proves nothing, because its caller may have been cancelled.
 const LISTENED: Duration = Duration::from_millis(200);
 
 /// Pause after a failed attempt to connect. While MySQL does not answer, many calls time out in
@@ -150,7 +150,7 @@ impl Drop for Asking<'_> {
 }
 
 impl Pooled {
-    /// Records an answer.
+    /// Records that the server answered.
     pub(super) fn is_heard(&mut self) {
         self.heard_at = Instant::now();
     }
@@ -210,7 +210,7 @@ const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,N
      SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION wait_timeout = 10, \
      SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
 
-/// A connection outside the pool with the same settings, for locks that live as long as their
+/// Opens a connection outside the pool with the same settings, for locks that live as long as their
 /// connection. Opened with mysql_async, because diesel hides the kind of error, but with diesel's
 /// options.
 pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
@@ -227,12 +227,12 @@ pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> 
     Conn::try_from(conn.map_err(|error| why_not(error, opts.db_name(), tls))?).await
 }
 
-/// Access denied: to the database, for the user, without a password.
+/// MySQL's errors for denied access: to the database, for the user, without a password.
 const DOES_NOT_LET_IN: [u16; 3] = [1044, 1045, 1698];
 
 const UNKNOWN_DATABASE: u16 = 1049;
 
-/// `require_secure_transport` is on.
+/// MySQL's error if `require_secure_transport` is on.
 const WANTS_TLS: u16 = 3159;
 
 /// Distinguishes wrong settings (user, password, database, certificate) from a server that is busy
@@ -273,9 +273,9 @@ fn why_not(
     }
 }
 
-/// Makes mysql_async connect to the address of the URL. By default it asks a server at a loopback
-/// address for its socket file and connects to that, which behind a tunnel or proxy may belong to
-/// another server or not exist.
+/// Makes mysql_async connect to the address of the URL. By default, it asks a server at a loopback
+/// address for its socket file and connects to that file, which behind a tunnel or proxy may belong
+/// to another server or not exist.
 fn as_given(mut url: String) -> String {
     if !url.contains("prefer_socket=") {
         url.push(if url.contains('?') { '&' } else { '?' });

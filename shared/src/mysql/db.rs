@@ -66,12 +66,13 @@ pub enum DbError {
 }
 
 impl DbError {
-    /// The schema refused the write. Nothing was written, and retrying does not help.
+    /// Whether the schema refused the write. If so, nothing was written, and retrying does not
+    /// help.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Query { source, .. } if refusal(source).is_some())
     }
 
-    /// Why the schema refused a row, in a sentence without the values of the row.
+    /// Says why the schema refused a row, without the values of the row.
     pub fn why_refused(&self) -> Option<String> {
         match self {
             Self::Query { source, .. } => why_refused(source),
@@ -79,12 +80,13 @@ impl DbError {
         }
     }
 
-    /// Another transaction held a lock on a row for too long.
+    /// Whether another transaction held a lock on a row for too long.
     pub fn is_lock_wait(&self) -> bool {
         matches!(self, Self::Query { source, .. } if is_lock_wait(source))
     }
 
-    /// The error concerns only the data of this call: other rows can still be read and written.
+    /// Whether the error concerns only the data of this call: other rows can still be read and
+    /// written.
     pub fn is_about_data(&self) -> bool {
         use diesel::result::Error::{DeserializationError, SerializationError};
         let unreadable = |e: &_| matches!(e, DeserializationError(_) | SerializationError(_));
@@ -114,7 +116,7 @@ pub struct Db {
 }
 
 impl Db {
-    /// A pool that connects on first use.
+    /// Creates a pool that connects on first use.
     pub fn new(settings: &DbSettings) -> anyhow::Result<Self> {
         let pool = Pool::builder(Connecting::new(settings.url.clone()))
             .max_size(settings.pool_size)
@@ -127,9 +129,9 @@ impl Db {
         })
     }
 
-    /// A pool whose results all come from a primary: if the server is read-only at the end of a
-    /// call, the call fails with [`DbError::ReadOnly`]. Passes use it, because they must not treat
-    /// stale rows as current.
+    /// Returns a pool whose results all come from a primary: if the server is read-only at the end
+    /// of a call, the call fails with [`DbError::ReadOnly`]. Passes use it, because they must not
+    /// treat stale rows as current.
     #[must_use]
     pub fn of_primary(&self) -> Self {
         Self {
@@ -155,7 +157,7 @@ impl Db {
         self.run_within(self.limit, what, op).await
     }
 
-    /// [`Db::run`] with another time limit, for long calls.
+    /// Like [`Db::run`], with another time limit, for long calls.
     pub async fn run_within<T, F>(
         &self,
         limit: Duration,
@@ -260,8 +262,8 @@ pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> Query
 }
 
 impl Db {
-    /// A dedicated connection outside the pool, for locks that live and die with their connection
-    /// (`GET_LOCK`).
+    /// Opens a dedicated connection outside the pool, for locks that last as long as their
+    /// connection (`GET_LOCK`).
     pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
         match tokio::time::timeout(settings.limit, establish(&settings.url)).await {
             Ok(Ok(conn)) => Ok(conn),

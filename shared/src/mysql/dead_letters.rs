@@ -1,6 +1,6 @@
 //! The dead-letter table `failed_claims`: claims that did not become a row, kept until the
-//! reconciler or a person has resolved them. It is also the fallback for claims that Kafka did not
-//! accept (reason [`UNPUBLISHED`]).
+//! reconciler or an operator has resolved them. It is also the fallback for claims that Kafka did
+//! not accept (reason [`UNPUBLISHED`]).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -56,15 +56,15 @@ pub struct DeadLetterRow {
 }
 
 impl DeadLetterRow {
-    /// True if it rests only on a message, which anybody with write access to the topic could have
-    /// sent. All other dead letters were written by an API or an operator.
+    /// Whether its only evidence is a message, which any client with write access to the topic
+    /// could have sent. All other dead letters were written by an API or an operator.
     pub fn is_of_message(&self) -> bool {
         self.source_partition.is_some() && self.reason != CORRECTED
     }
 }
 
 impl Db {
-    /// The number of unresolved dead letters of each drop, except those that name another coupon.
+    /// Counts the unresolved dead letters of each drop, except those that name another coupon.
     /// Drops without dead letters are left out.
     pub async fn count_dead_letters(
         &self,
@@ -89,10 +89,10 @@ impl Db {
         .await
     }
 
-    /// The unresolved dead letters of a drop in a range of slots, in order of slot. At most the
-    /// oldest hundred per slot are read, because at most one of them is issued and a flood must not
-    /// delay other slots. Dead letters that rest only on a message come last, so that they cannot
-    /// displace others.
+    /// Reads the unresolved dead letters of a drop in a range of slots, in order of slot. At most
+    /// the oldest hundred per slot are read, because at most one of them is issued and a flood must
+    /// not delay other slots. Dead letters whose only evidence is a message come last, so that they
+    /// cannot displace others.
     pub async fn dead_letters_on_slots(
         &self,
         coupon: CouponId,
@@ -130,7 +130,8 @@ impl Db {
         Ok(found)
     }
 
-    /// The first dead letters in order of slot, with or without those that rest only on a message.
+    /// Reads the first dead letters in order of slot, with or without those whose only evidence is
+    /// a message.
     async fn some_dead_letters(
         &self,
         coupon: CouponId,
@@ -168,8 +169,8 @@ impl Db {
         .await
     }
 
-    /// Unresolved dead letters of a drop that name none of its slots: at most a thousand with a
-    /// user, and a few without one.
+    /// Reads the unresolved dead letters of a drop that name none of its slots: at most a thousand
+    /// with a user, and a few without one.
     pub async fn dead_letters_beside_slots(
         &self,
         coupon: CouponId,
@@ -194,9 +195,9 @@ impl Db {
         .await
     }
 
-    /// Unresolved dead letters that name no drop in which a pass could issue them, optionally of
-    /// one coupon or drop. Counted by reason, each with a few examples, which are complete if they
-    /// are few.
+    /// Reads the unresolved dead letters that name no drop in which a pass could issue them,
+    /// optionally of one coupon or drop. They are counted by reason, each with a few examples; if
+    /// there are few dead letters, the examples are all of them.
     pub async fn loose_dead_letters(
         &self,
         coupon: Option<CouponId>,
@@ -248,7 +249,7 @@ impl Db {
         Ok(deleted)
     }
 
-    /// A user's dead letters of one coupon, including resolved ones, oldest first; at most a
+    /// Reads a user's dead letters of one coupon, including resolved ones, oldest first; at most a
     /// thousand.
     pub async fn dead_letters_of_person(
         &self,
@@ -272,7 +273,7 @@ impl Db {
         .await
     }
 
-    /// Users with a dead letter on a slot of a drop; reads at most a hundred dead letters.
+    /// Finds users with a dead letter on a slot of a drop; reads at most a hundred dead letters.
     pub async fn people_of_dead_letters_on(
         &self,
         drop: DropId,
@@ -364,7 +365,7 @@ struct LooseGroup {
 /// Dead letters that no pass can resolve.
 #[derive(Debug, Clone)]
 pub struct LooseDeadLetters {
-    /// What they name instead of a drop that passes compare.
+    /// What the dead letters name instead of a drop that passes compare.
     pub why: String,
     pub number: u64,
     pub examples: Vec<DeadLetterRow>,
@@ -406,7 +407,7 @@ pub(super) async fn resolve(
     conn.batch_execute(&sql).await
 }
 
-/// Numbers as an SQL list.
+/// Formats numbers as an SQL list.
 pub(super) fn list(numbers: impl Iterator<Item = i64>) -> String {
     numbers
         .map(|number| number.to_string())

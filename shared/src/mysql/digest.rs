@@ -1,4 +1,4 @@
-//! The data of the daily digest for a period, from all tables of the reconciler.
+//! Reads the data of the daily digest for a period from all tables of the reconciler.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub struct OpenAlert {
     pub acknowledged_by: Option<String>,
 }
 
-/// A drop that was verified as exact after it closed.
+/// A drop that was verified exact after it closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DigestDrop {
     pub coupon_id: CouponId,
@@ -51,7 +51,7 @@ pub struct DigestDrop {
 /// An address for which mails were given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostMails {
-    /// As written in a header.
+    /// The address as written in a header.
     pub recipient: String,
     pub given_up: u64,
     /// Mails to the same address that a server accepted.
@@ -76,7 +76,7 @@ pub struct DailyDigest {
     pub last_success_at: Option<DateTime<Utc>>,
     /// Findings by kind: total and repaired.
     pub findings: Vec<(String, u64, u64)>,
-    /// The first drops that were verified as exact.
+    /// The first drops that were verified exact.
     pub sealed: Vec<DigestDrop>,
     pub sealed_total: u64,
     /// Users, rows and failed claims that runs examined.

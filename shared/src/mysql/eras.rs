@@ -16,7 +16,7 @@ pub struct SeenEra {
     /// The highest era in its gate; a new era is higher.
     pub era: u64,
     /// The era began on the current server. It is kept unless MySQL has a later one. If MySQL has
-    /// an earlier one because it went back, it gets this era.
+    /// an earlier one because it lost data, it gets this era.
     pub is_kept: bool,
 }
 
@@ -49,7 +49,7 @@ impl Db {
         Ok(taken)
     }
 
-    /// Coupons with an unsealed drop that has opened, or opens within a minute.
+    /// Reads the coupons with an unsealed drop that has opened, or opens within a minute.
     pub async fn open_coupons_now(&self) -> Result<Vec<CouponId>, DbError> {
         self.run("read open coupons", async |conn| {
             let soon = diesel::dsl::sql::<diesel::sql_types::Datetime>(
@@ -65,7 +65,7 @@ impl Db {
         .await
     }
 
-    /// The era of a coupon, read from the primary.
+    /// Reads the era of a coupon from the primary.
     pub async fn era(&self, coupon: CouponId) -> Result<Option<u64>, DbError> {
         self.run("read era", async move |conn| {
             coupons::table

@@ -13,14 +13,14 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, UserId};
 
-/// Time limit: findings and operators' actions have no index on users.
+/// Time limit, which is long because findings and operators' actions have no index on users.
 const LONG: Duration = Duration::from_secs(120);
 
 /// Replaces a string that may contain a user id.
 pub(super) const GONE: &str = "erased";
 
-/// SQL for a random text per row that replaces an id or code. A code is derived from the id, so
-/// anybody with the key could try ids until one matches.
+/// SQL for a random text per row that replaces an id or code. A code is derived from the id, so an
+/// attacker with the key could try ids until one matches.
 pub(super) const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 
 /// Number of rows by table.
@@ -41,7 +41,7 @@ struct FoundAct {
 }
 
 impl Db {
-    /// The coupons in which a user has a row, a revocation, or a broken promise.
+    /// Finds the coupons in which a user has a row, a revocation, or a broken promise.
     pub async fn coupons_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
         let user = user.to_string();
         self.run_within(LONG, "coupons of a person", async move |conn| {
@@ -66,7 +66,7 @@ impl Db {
         .await
     }
 
-    /// The number of open dead letters and promises of a user.
+    /// Counts the open dead letters and promises of a user.
     pub async fn open_of_person(&self, user: &UserId) -> Result<i64, DbError> {
         let user = user.clone();
         self.run_within(LONG, "what is open of a person", async move |conn| {
@@ -88,7 +88,7 @@ impl Db {
             conn.transaction(async |conn| {
                 let ids = list(coupons.iter().map(|coupon| coupon.0));
                 if !coupons.is_empty() {
-                    // Lock the drops, so that nobody unseals one in the meantime.
+                    // Lock the drops, so that none is unsealed in the meantime.
                     let lock = format!(
                         "SELECT CAST(COALESCE(SUM(sealed_at IS NULL), 0) AS SIGNED) AS id FROM \
                          (SELECT sealed_at FROM drops WHERE coupon_id IN ({ids}) FOR SHARE) d"
@@ -139,7 +139,8 @@ impl Db {
         pseudonym: String,
     ) -> Result<RowsByTable, DbError> {
         self.run_within(LONG, "erase a person in records", async move |conn| {
-            // `content` is a hash that includes the id: anybody who guesses the id could verify it.
+            // `content` is a hash that includes the id: a guess of the id could be verified with
+            // it.
             let texts = ", detail = 'erased', content = NULL, trace_id = NULL";
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
             if findings > 0 {

@@ -33,7 +33,7 @@ pub fn is_pseudonym(user: &str) -> bool {
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// The time, rounded to the precision of its column.
+/// Rounds the time to the precision of its column.
 pub fn as_stored(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().round_subsecs(3)
 }
@@ -47,7 +47,7 @@ struct ErasedClaim {
     slot: i64,
     #[diesel(sql_type = Nullable<Datetime>)]
     claimed_at: Option<NaiveDateTime>,
-    /// When the claim was revoked before it had a row; later claims do not match.
+    /// When the claim was revoked, if that was before it had a row; later claims do not match.
     #[diesel(sql_type = Nullable<Datetime>)]
     revoked_at: Option<NaiveDateTime>,
 }
@@ -57,7 +57,7 @@ struct ErasedClaim {
 pub struct ErasedClaims(HashMap<(DropId, i64), Vec<ErasedClaim>>);
 
 impl ErasedClaims {
-    /// Whether it contains a claim on this slot that was admitted at this time.
+    /// Whether there is a claim on this slot that was admitted at this time.
     pub fn contain(&self, drop: DropId, slot: Slot, claimed_at: DateTime<Utc>) -> bool {
         let at = as_stored(claimed_at);
         let is_it = |one: &ErasedClaim| match one.claimed_at {
@@ -126,7 +126,7 @@ impl ErasedClaims {
 }
 
 impl Db {
-    /// Claims of erased users on a range of slots of one drop.
+    /// Reads claims of erased users on a range of slots of one drop.
     pub async fn erased_claims(
         &self,
         of: (CouponId, DropId),

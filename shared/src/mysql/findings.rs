@@ -55,7 +55,7 @@ pub struct Findings {
 pub(super) struct KeptFindings {
     /// The run's number among the full passes.
     pub(super) number: Option<u64>,
-    /// No finding appeared or disappeared, and none belongs to this run only.
+    /// Set if no finding appeared or disappeared, and none belongs to this run only.
     pub(super) nothing_new: bool,
 }
 
@@ -169,7 +169,7 @@ impl Db {
         Ok(last.await?.unwrap_or(0) + 1)
     }
 
-    /// The findings that the last full pass left unresolved: ids by content.
+    /// Reads the findings that the last full pass left unresolved: ids by content.
     async fn open_findings(&self) -> Result<HashMap<i64, Vec<i64>>, DbError> {
         let mut open: HashMap<i64, Vec<i64>> = HashMap::new();
         let mut after = 0;
@@ -202,7 +202,7 @@ impl Db {
         }
     }
 
-    /// At most `limit` findings of a run with ids above `after`.
+    /// Reads at most `limit` findings of a run with ids above `after`.
     pub(super) async fn findings_of(
         &self,
         run_id: String,
@@ -240,7 +240,7 @@ impl Db {
         .await
     }
 
-    /// Why the last pass left a dead letter unresolved, and when.
+    /// Reads why the last pass left a dead letter unresolved, and when.
     pub async fn why_left(
         &self,
         letter: i64,
@@ -266,7 +266,8 @@ impl Db {
         .await
     }
 
-    /// The first thousand findings about a user and a coupon, each with the time of its record.
+    /// Reads the first thousand findings about a user and a coupon, each with the time of its
+    /// record.
     pub async fn findings_about(
         &self,
         coupon: CouponId,

@@ -19,7 +19,7 @@ pub struct ShownRepairs {
 
 impl Db {
     /// Records the repairs that are held back. Unless an operator is watching, an earlier record
-    /// stays, because nobody may have read about the new repairs.
+    /// stays, because no operator may have read about the new repairs.
     pub async fn hold_back(
         &self,
         drop: DropId,
@@ -51,7 +51,7 @@ impl Db {
         .await
     }
 
-    /// The repairs last recorded.
+    /// Reads the repairs that were recorded last.
     pub async fn shown_repairs(&self, drop: DropId) -> Result<Option<ShownRepairs>, DbError> {
         self.run("repairs held back", async move |conn| {
             held_back::table
@@ -64,7 +64,7 @@ impl Db {
         .await
     }
 
-    /// The drops with repairs held back.
+    /// Reads the drops with repairs that are held back.
     pub async fn drops_held_back(&self) -> Result<HashSet<DropId>, DbError> {
         let drops = self.run("drops held back", async |conn| {
             held_back::table

@@ -32,7 +32,7 @@ pub struct HoldersPage {
 const DROPS_AT_ONCE: usize = 100;
 
 impl Db {
-    /// A page of at most `limit` rows; `None` if the drop does not belong to the coupon.
+    /// Reads a page of at most `limit` rows; `None` if the drop does not belong to the coupon.
     pub async fn holders(
         &self,
         which: HolderRange,
@@ -66,7 +66,7 @@ impl Db {
         .await
     }
 
-    /// The number of rows of each drop; drops without rows are left out.
+    /// Counts the rows of each drop; drops without rows are left out.
     pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, i64>, DbError> {
         self.run("count rows by drop", async move |conn| {
             let mut counts = HashMap::new();
@@ -84,7 +84,8 @@ impl Db {
         .await
     }
 
-    /// Users with a row of the coupon and an id above `after`, with drop and slot, in order of id.
+    /// Reads users with a row of the coupon and an id above `after`, with drop and slot, in order
+    /// of id.
     pub async fn holders_after(
         &self,
         coupon: CouponId,
@@ -112,7 +113,7 @@ impl Db {
     }
 }
 
-/// The first drop of the page.
+/// Finds the first drop of the page.
 async fn first_drop(conn: &mut Conn, which: HolderRange) -> QueryResult<Option<i64>> {
     let own = drops::table
         .filter(drops::coupon_id.eq(which.coupon.0))
@@ -156,7 +157,7 @@ struct Id {
     id: i64,
 }
 
-/// The next drop that has a row.
+/// Finds the next drop that has a row.
 async fn next_drop(conn: &mut Conn, coupon: CouponId, after: i64) -> QueryResult<Option<i64>> {
     let found: Option<Id> = diesel::sql_query(
         "SELECT d.id FROM drops d WHERE d.coupon_id = ? AND d.id > ? \

@@ -41,7 +41,7 @@ pub enum EarlierRequest {
 }
 
 impl Db {
-    /// The effect of an earlier request with this key; `None` if there was none.
+    /// Reads the effect of an earlier request with this key; `None` if there was none.
     pub async fn earlier_request(
         &self,
         key: IdempotencyKey,
@@ -52,7 +52,7 @@ impl Db {
         .await
     }
 
-    /// [`Db::create_coupon`], unless an earlier request with this key created one.
+    /// Calls [`Db::create_coupon`], unless an earlier request with this key created a coupon.
     pub async fn create_coupon_once(
         &self,
         key: IdempotencyKey,
@@ -84,8 +84,8 @@ impl Db {
         .await
     }
 
-    /// Deletes keys that are a week old, because clients no longer retry; a limited number per
-    /// call. Uses MySQL's clock, which dated the keys, because this host's may be ahead.
+    /// Deletes a limited number of keys that are a week old, because clients no longer retry. Uses
+    /// MySQL's clock, which dated the keys, because this host's may be ahead.
     pub async fn delete_old_idempotency_keys(&self) -> Result<usize, DbError> {
         self.run("delete old idempotency keys", async |conn| {
             let old = "created_at < UTC_TIMESTAMP(3) - INTERVAL 7 DAY";

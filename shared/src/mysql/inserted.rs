@@ -39,7 +39,7 @@ struct Seen {
     closes_at: Option<NaiveDateTime>,
     #[diesel(sql_type = Nullable<Datetime>)]
     sealed_at: Option<NaiveDateTime>,
-    /// Whether the drop is closed, or closes soon.
+    /// Whether the drop has closed or closes soon.
     #[diesel(sql_type = BigInt)]
     may_be_sealed: i64,
 }
@@ -56,7 +56,7 @@ impl Seen {
     }
 }
 
-/// Seconds before a drop closes, by MySQL's clock, from which batches lock it.
+/// Batches lock a drop from this many seconds before it closes, by MySQL's clock.
 const LOCKED_BEFORE: u32 = 60;
 
 /// Deletes the rows of void claims, and rows of claims in messages that are impossible in their
@@ -119,10 +119,10 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
     diesel::sql_query(sql).load(conn).await
 }
 
-/// A pass that cannot see these rows yet may be sealing a closed drop. Lock it: either the pass has
-/// already sealed it, or the pass waits for this transaction and counts its rows. Clocks differ,
-/// and this transaction may outlast the closing, so locking begins [`LOCKED_BEFORE`]. Other drops
-/// stay unlocked, to avoid delaying an operator's change.
+/// Locks closed drops, because a pass that cannot see these rows yet may be sealing one: either the
+/// pass has already sealed it, or the pass waits for this transaction and counts its rows. Clocks
+/// differ, and this transaction may outlast the closing, so locking begins [`LOCKED_BEFORE`]. Other
+/// drops stay unlocked, to avoid delaying an operator's change.
 async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
     let unsure = |one: &Seen| one.may_be_sealed != 0 && one.sealed_at.is_none();
     let ids: Vec<i64> = seen

@@ -60,8 +60,8 @@ pub struct IssuedRow {
 pub struct InsertedRows {
     /// Number of rows that now exist.
     pub rows: usize,
-    /// Claims in messages that are impossible in their drop, and so got no row. All other claims
-    /// without a row are void.
+    /// Claims in messages that got no row because they are impossible in their drop. All other
+    /// claims without a row are void.
     pub faults: Vec<(DropId, Slot, ClaimFault)>,
     /// Rows with a new code, because another row already has the code derived from their claim.
     pub other_codes: Vec<(DropId, Slot)>,
@@ -72,7 +72,7 @@ pub struct InsertedRows {
 ///
 /// The statement is text, not prepared: for a thousand rows a prepared statement has eight thousand
 /// parameters, each of which MySQL describes in a separate packet before the values are sent,
-/// although the statement is used once (docs/PERFORMANCE.md has the measurements).
+/// although the statement is used only once (measurements: docs/PERFORMANCE.md).
 pub async fn insert(
     conn: &mut Conn,
     claims: &[Claim],
@@ -190,7 +190,7 @@ fn instant(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().trunc_subsecs(6)
 }
 
-/// The rows on these slots of one drop.
+/// Reads the rows on these slots of one drop.
 pub async fn on_slots(
     conn: &mut Conn,
     drop: DropId,
@@ -207,7 +207,7 @@ pub async fn on_slots(
         .await
 }
 
-/// The rows of these users in any drop of a coupon.
+/// Reads the rows of these users in any drop of a coupon.
 pub async fn of_people(
     conn: &mut Conn,
     coupon: CouponId,
@@ -257,7 +257,7 @@ fn slot(number: i64) -> Slot {
 }
 
 impl Db {
-    /// The rows of one user in a coupon, oldest drop first.
+    /// Reads the rows of one user in a coupon, oldest drop first.
     pub async fn rows_of_person(
         &self,
         coupon: CouponId,
@@ -270,8 +270,7 @@ impl Db {
         .await
     }
 
-    /// The number of rows of a drop, counted in ranges, so that no statement takes longer for a
-    /// larger drop.
+    /// Counts the rows of a drop in ranges, so that no statement takes longer for a larger drop.
     pub async fn count_rows(&self, drop: DropId, upper: i64) -> Result<u64, DbError> {
         let mut rows = 0;
         let mut from = 0;
@@ -291,7 +290,7 @@ impl Db {
         Ok(rows)
     }
 
-    /// The highest slot with a row, by drop.
+    /// Reads the highest slot with a row, by drop.
     pub async fn highest_slots(
         &self,
         drops: Vec<DropId>,
@@ -319,7 +318,7 @@ impl Db {
         .await
     }
 
-    /// Slot, user and time of admission of the rows in a range of slots, in order.
+    /// Reads slot, user and time of admission of the rows in a range of slots, in order.
     pub async fn rows_on_slots(
         &self,
         drop: DropId,
@@ -349,7 +348,7 @@ impl Db {
         .await
     }
 
-    /// The row of a slot; `None` if it has none.
+    /// Reads the row of a slot; `None` if it has none.
     pub async fn row_on_slot(
         &self,
         drop: DropId,
@@ -361,7 +360,7 @@ impl Db {
         .await
     }
 
-    /// The trace of a slot's row, if it has one.
+    /// Reads the trace of a slot's row, if it has one.
     pub async fn trace_on_slot(
         &self,
         drop: DropId,
@@ -382,7 +381,7 @@ impl Db {
         .await
     }
 
-    /// The rows of these users in a coupon, read for a thousand users per query.
+    /// Reads the rows of these users in a coupon, for a thousand users per query.
     pub async fn rows_of_people(
         &self,
         coupon: CouponId,
@@ -430,7 +429,7 @@ impl Db {
     }
 }
 
-/// The error that the schema returns if such a row is inserted alone.
+/// Returns the error that the schema returns if such a row is inserted alone.
 fn revoked_meanwhile() -> diesel::result::Error {
     let message = "firstcome: revoked: a claim was given back or revoked meanwhile".to_owned();
     diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message))

@@ -26,7 +26,7 @@ pub struct KnownAdmissions {
 const AT_ONCE: usize = 500;
 
 impl Db {
-    /// The last observations of these drops.
+    /// Reads the last observations of these drops.
     pub async fn known_admissions(
         &self,
         drops: Vec<DropId>,

@@ -30,20 +30,21 @@ impl From<NamedRow> for NamedDrop {
     }
 }
 
-/// Limits without a drop. Costs one lookup per drop.
+/// Selects limits without a drop. Costs one lookup per drop.
 const BY_LIMITS: &str = "SELECT DISTINCT l.coupon_id, l.drop_id FROM slot_limits l \
      LEFT JOIN drops d ON d.id = l.drop_id WHERE d.id IS NULL LIMIT 1000";
 
-/// Rows of drops with ids above the highest in `drops`.
+/// Selects rows of drops with ids above the highest in `drops`.
 const BY_LATER_ROWS: &str = "SELECT DISTINCT i.coupon_id, i.drop_id FROM issued_coupons i \
      WHERE i.drop_id > (SELECT COALESCE(MAX(id), 0) FROM drops) LIMIT 1000";
 
-/// Rows of any missing drop. Reads each drop id once, from the index.
+/// Selects rows of any missing drop. Reads each drop id once, from the index.
 const BY_ROWS: &str = "SELECT (SELECT i.coupon_id FROM issued_coupons i WHERE i.drop_id = n.drop_id LIMIT 1) AS coupon_id, \
      n.drop_id FROM (SELECT DISTINCT drop_id FROM issued_coupons) n \
      LEFT JOIN drops d ON d.id = n.drop_id WHERE d.id IS NULL LIMIT 1000";
 
-/// Drops without a limit equal to their quantity, without which their rows cannot be written.
+/// Selects drops without a limit equal to their quantity, without which their rows cannot be
+/// written.
 const WITHOUT_LIMIT: &str = "SELECT d.coupon_id, d.id AS drop_id FROM drops d WHERE NOT EXISTS \
      (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = d.quantity)";
 
@@ -52,8 +53,8 @@ const WITHOUT_LIMIT: &str = "SELECT d.coupon_id, d.id AS drop_id FROM drops d WH
 const LIMITS_EVERY: Slot = 65_536;
 
 impl Db {
-    /// Drops without a row in `drops` that other tables refer to. With `everywhere`, also old drops
-    /// that have lost their limits as well.
+    /// Finds drops without a row in `drops` that other tables refer to. With `everywhere`, includes
+    /// old drops that have also lost their limits.
     pub async fn lost_drops(&self, everywhere: bool) -> Result<Vec<NamedDrop>, DbError> {
         self.run("drops that are lost", async move |conn| {
             let mut lost = named(conn, BY_LIMITS).await?;
@@ -66,7 +67,7 @@ impl Db {
         .await
     }
 
-    /// Those of these drops that have no row in `drops`.
+    /// Returns those of these drops that have no row in `drops`.
     pub async fn unknown_drops(&self, named: Vec<NamedDrop>) -> Result<Vec<NamedDrop>, DbError> {
         self.run("unknown drops", async move |conn| {
             let ids: Vec<i64> = named.iter().map(|one| one.drop.0).collect();
@@ -84,7 +85,7 @@ impl Db {
         .await
     }
 
-    /// The highest id of a drop; 0 if there is none.
+    /// Reads the highest id of a drop; 0 if there is none.
     pub async fn highest_drop(&self) -> Result<i64, DbError> {
         self.run("highest drop", async |conn| {
             let highest: Option<i64> = drops::table
@@ -123,7 +124,8 @@ impl Db {
         .await
     }
 
-    /// Drops without a limit equal to their quantity. Includes sealed drops if `everywhere` is set.
+    /// Finds drops without a limit equal to their quantity. Includes sealed drops if `everywhere`
+    /// is set.
     pub async fn drops_without_limit(&self, everywhere: bool) -> Result<Vec<NamedDrop>, DbError> {
         self.run("drops without a limit", async move |conn| {
             let unsealed = if everywhere {

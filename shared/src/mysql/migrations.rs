@@ -23,8 +23,8 @@ const LOCK_WAIT_SECONDS: i32 = 300;
 const CODE_KEY_TABLE: &str = "20261122000017";
 
 /// Statement that limits how long an ALTER waits for transactions that use its table, because every
-/// later query waits behind the ALTER. After a second it gives up, lets the queries run, and is
-/// retried. MySQL's default is a year.
+/// later query waits behind the ALTER. After a second, the ALTER gives up, lets the queries run,
+/// and is retried. MySQL's default is a year.
 const LOCK_WAIT: &str = "SET SESSION lock_wait_timeout = 1";
 const FIND_IT: &str = "SELECT * FROM information_schema.innodb_trx ORDER BY trx_started";
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -170,8 +170,8 @@ mod tests {
         );
     }
 
-    /// The statements that change a table without an algorithm that allows concurrent reads and
-    /// writes.
+    /// Returns the statements that change a table without an algorithm that allows concurrent reads
+    /// and writes.
     fn blocking_changes(sql: &str) -> Vec<String> {
         let lines: Vec<&str> = sql
             .lines()

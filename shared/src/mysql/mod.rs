@@ -50,7 +50,7 @@ pub use connect::Conn;
 pub use db::{AsyncFunc, Db, DbError, DbSettings};
 pub use refusal::{Refusal, refusal};
 
-/// A value as JSON, for a column or as the list parameter of a query (`JSON_TABLE`).
+/// Serializes a value as JSON, for a column or as the list parameter of a query (`JSON_TABLE`).
 fn json(value: &impl serde::Serialize) -> diesel::QueryResult<String> {
     serde_json::to_string(value)
         .map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))

@@ -1,4 +1,4 @@
-//! Keeps MySQL from reusing ids of coupons and drops whose rows it has lost
+//! Prevents MySQL from reusing ids of coupons and drops whose rows it has lost
 //! ([`crate::redis::given`]).
 
 use std::ops::RangeInclusive;
@@ -21,7 +21,7 @@ const LOST_COUPONS: &str = "lost_coupons";
 /// directly after the remaining ones.
 const AT_MOST: usize = 10_000;
 
-/// Ids skipped if the assigned ones are unknown: more than a replica can lag behind.
+/// Number of ids to skip if the assigned ones are unknown: more than a replica can lag behind.
 const LEFT_OUT: i64 = 1_000;
 
 #[derive(QueryableByName)]
@@ -65,7 +65,7 @@ impl Db {
                 coupon: coupon.max(given.coupon),
                 drop: given.drop,
             };
-            // An insert uses up its id even if it is rolled back.
+            // An insert consumes its id even if it is rolled back.
             match conn
                 .transaction(async |conn| insert(conn, behind).await)
                 .await
@@ -83,7 +83,7 @@ impl Db {
         .await
     }
 
-    /// The remembered ids.
+    /// Reads the remembered ids.
     pub async fn numbers_in_doubt(&self) -> Result<Option<NumbersInDoubt>, DbError> {
         self.run("numbers in doubt", async |conn| {
             let Some(numbers) = in_mind(conn).await? else {
@@ -204,7 +204,7 @@ async fn keep_in_mind(conn: &mut Conn, numbers: RangeInclusive<i64>) -> QueryRes
     tracing::warn!(
         first,
         last,
-        "MySQL may have lost coupons: their numbers will not be reused"
+        "MySQL may have lost coupons: their IDs will not be reused"
     );
     set_state(conn, LOST_COUPONS, &text_of(&(first..=last))).await
 }

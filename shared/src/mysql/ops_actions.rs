@@ -32,7 +32,7 @@ pub struct OperatorAct {
 }
 
 impl Operator {
-    /// Records an action; must be called in its transaction.
+    /// Records an action; must be called in the transaction of that action.
     pub async fn did(&self, conn: &mut Conn, act: OperatorAct) -> QueryResult<()> {
         diesel::insert_into(ops_actions::table)
             .values((

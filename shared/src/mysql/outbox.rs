@@ -17,7 +17,7 @@ const ROUND: i64 = 64;
 /// each outbox table has a different diesel type.
 macro_rules! is_due {
     ($table:ident, $now:expr) => {{
-        // No attempt or lease is set that far ahead: if one is, its clock was set back since.
+        // No attempt or lease is set that far ahead: if one is, the clock was set back since.
         let never = ($now + TimeDelta::minutes(75)).naive_utc();
         let now = $now.naive_utc();
         let is_open = $table::sent_at.is_null().and($table::given_up_at.is_null());
@@ -33,7 +33,7 @@ macro_rules! is_due {
     }};
 }
 
-/// Functions that record delivery outcomes and count waiting rows.
+/// Defines functions that record delivery outcomes and count waiting rows.
 macro_rules! deliveries {
     ($table:ident) => {
         /// Records the outcome of an attempt, and releases the lease.
@@ -90,7 +90,7 @@ macro_rules! deliveries {
             .map(|_| ())
         }
 
-        /// Number of unsent rows.
+        /// Counts unsent rows.
         pub async fn waiting(db: &Db) -> Result<i64, DbError> {
             db.run("count what waits in an outbox", async |conn| {
                 count_waiting(conn).await
@@ -113,7 +113,7 @@ deliveries!(mail_outbox);
 #[derive(Debug, Clone, Insertable)]
 #[diesel(table_name = mail_outbox)]
 pub struct NewMail<'a> {
-    /// Now.
+    /// The current time.
     pub created_at: NaiveDateTime,
     /// Time of the first attempt.
     pub next_attempt_at: NaiveDateTime,
@@ -123,13 +123,13 @@ pub struct NewMail<'a> {
     pub run_id: Option<&'a str>,
     /// As written in a header.
     pub recipient: &'a str,
-    /// One line.
+    /// The subject, on one line.
     pub subject: &'a str,
     /// Message-ID without angle brackets.
     pub message_id: String,
     /// Message-IDs of the mails that it replies to, separated by spaces.
     pub thread_refs: Option<&'a str>,
-    /// Plain text.
+    /// The body as plain text.
     pub body_text: &'a str,
     pub body_html: &'a str,
 }
@@ -294,8 +294,8 @@ impl MailRows {
     }
 }
 
-/// Gives up a mail to one recipient. If no recipient has received it or still may, its alerts count
-/// as not mailed, and the next pass that sees them mails them again.
+/// Gives up a mail to one recipient. If no recipient has received the mail or still may receive it,
+/// its alerts count as not mailed, and the next pass that sees them mails them again.
 pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Result<(), DbError> {
     db.run("give up a mail", async move |conn| {
         conn.transaction(async |conn| {
@@ -316,8 +316,8 @@ pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Res
     .await
 }
 
-/// Makes notices due again whose mails, queued at these times, reached nobody. Alerts store when
-/// their last mail was queued; facts in `reconciler_state` end with that time.
+/// Makes notices due again if their mails, queued at these times, reached no recipient. Alerts
+/// store when their last mail was queued; facts in `reconciler_state` end with that time.
 async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult<()> {
     diesel::update(alerts_table::table.filter(alerts_table::last_mailed_at.eq_any(queued_at)))
         .set(alerts_table::last_mailed_at.eq(None::<NaiveDateTime>))

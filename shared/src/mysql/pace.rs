@@ -56,7 +56,7 @@ fn sample(most: u32) -> String {
     )
 }
 
-/// The slots that [`Db::pace`] reads.
+/// Returns the slots that [`Db::pace`] reads.
 pub fn sampled(quantity: Slot) -> Vec<Slot> {
     let most = SLOTS.min(quantity);
     let slot = |n: u32| 1 + u64::from(n) * u64::from(quantity) / u64::from(most);
@@ -73,7 +73,7 @@ fn series(numbers: u32) -> String {
 }
 
 impl Db {
-    /// A sample of a drop's rows in order of slot, which is the order of admission.
+    /// Reads a sample of a drop's rows in order of slot, which is the order of admission.
     pub async fn pace(&self, drop: DropId) -> Result<Vec<SlotPace>, DbError> {
         self.run("read a drop's pace", async move |conn| {
             let series = series(SLOTS);
@@ -88,9 +88,9 @@ impl Db {
         .await
     }
 
-    /// How soon rows were written, by day, newest first. An unresolved broken promise counts as a
-    /// miss. Because only a sample of a large drop's rows is read, its broken promises are scaled
-    /// down accordingly, and rounded up.
+    /// Reads how soon rows were written, by day, newest first. An unresolved broken promise counts
+    /// as a miss. Because only a sample of a large drop's rows is read, its broken promises are
+    /// scaled down accordingly, and rounded up.
     pub async fn pace_by_day(&self, days: u32) -> Result<Vec<DayPace>, DbError> {
         self.run_within(LONG, "read the pace by day", async move |conn| {
             let series = series(SLOTS_OF_DAY);

@@ -123,7 +123,7 @@ impl Db {
         .await
     }
 
-    /// The running processes.
+    /// Reads the running processes.
     pub async fn processes(&self) -> Result<Vec<ProcessRow>, DbError> {
         self.run("list processes", async move |conn| {
             diesel::sql_query(
@@ -152,7 +152,7 @@ impl Db {
         .await
     }
 
-    /// The longest deadlines of the API's processes.
+    /// Reads the longest deadlines of the API's processes.
     pub async fn longest_deadlines(&self) -> Result<Deadlines, DbError> {
         self.run("read deadlines", async move |conn| {
             diesel::sql_query(
@@ -318,7 +318,7 @@ impl fmt::Display for PassHolder {
 }
 
 impl Db {
-    /// The holder of the pass lock, in any process.
+    /// Reads the holder of the pass lock, in any process.
     pub async fn pass_holder(&self) -> Result<Option<PassHolder>, DbError> {
         self.run("holder of the pass lock", async |conn| {
             diesel::sql_query(
@@ -337,7 +337,8 @@ impl Db {
 
 /// Checks repeatedly whether this connection still holds the lock, until it is released or lost. It
 /// can be lost with the connection, or alone, behind a proxy that gave the session another
-/// connection. On a demoted primary it is worthless: others take the lock on the new one.
+/// connection. On a demoted primary, the lock has no effect: other processes take it on the new
+/// primary.
 async fn keep(
     mut conn: Conn,
     work: Work,

@@ -138,7 +138,7 @@ impl Db {
     /// Broken promises read or changed per statement.
     pub const PROMISES_AT_ONCE: usize = 1_000;
 
-    /// Drops with unresolved broken promises.
+    /// Reads the drops with unresolved broken promises.
     pub async fn drops_with_broken_promises(&self) -> Result<HashSet<DropId>, DbError> {
         self.run("drops with broken promises", async move |conn| {
             let open = broken_promises::table.filter(broken_promises::mended_at.is_null());
@@ -152,8 +152,8 @@ impl Db {
         .await
     }
 
-    /// A page of a drop's unresolved broken promises: users with ids above `after`, in order of id.
-    /// An unknown slot sorts last.
+    /// Reads a page of a drop's unresolved broken promises: users with ids above `after`, in order
+    /// of id. An unknown slot sorts last.
     pub async fn open_promises(
         &self,
         drop: DropId,
@@ -206,7 +206,7 @@ impl Db {
         .await
     }
 
-    /// A user's broken promises in a coupon, including resolved ones.
+    /// Reads a user's broken promises in a coupon, including resolved ones.
     pub async fn broken_promises_of(
         &self,
         coupon: CouponId,
@@ -227,7 +227,7 @@ impl Db {
         .await
     }
 
-    /// Everything recorded about `user` in any drop of `coupon`.
+    /// Reads everything recorded about `user` in any drop of `coupon`.
     pub async fn person(&self, coupon: CouponId, user: &UserId) -> Result<PersonRecord, DbError> {
         let user = user.clone();
         self.run("read a person", async move |conn| {

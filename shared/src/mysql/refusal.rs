@@ -1,5 +1,5 @@
-//! Interprets MySQL's errors by their text, because diesel passes on little else. No other file
-//! does so. `establish` sets `lc_messages`, so that the text is English on every server.
+//! Interprets MySQL's errors by their text, because diesel passes on little else. Only this file
+//! does that. `establish` sets `lc_messages`, so that the text is English on every server.
 
 use diesel::result::DatabaseErrorKind;
 use diesel::result::Error::{self, DatabaseError};
@@ -9,7 +9,7 @@ use crate::quoted::without_values;
 /// A statement that MySQL refused because of its data. Retrying does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Violates a unique key: the slot is taken, the user has a slot, or the code exists.
+    /// The row violates a unique key: the slot is taken, the user has a slot, or the code exists.
     Duplicate,
     /// The drop does not exist, or belongs to another coupon.
     UnknownDrop,
@@ -35,8 +35,8 @@ const BAD_DATA: [&str; 6] = [
 /// Beginning of MySQL's message about a lock that was not released in time.
 pub(super) const LOCK_WAIT_OVER: &str = "Lock wait timeout exceeded";
 
-/// Why a statement was refused. `None` means that the call may be retried: MySQL is unavailable,
-/// read-only, locked, or full.
+/// Returns why a statement was refused. `None` means that the call may be retried: MySQL is
+/// unavailable, read-only, locked, or full.
 pub fn refusal(error: &Error) -> Option<Refusal> {
     let DatabaseError(kind, info) = error else {
         return None;
@@ -63,11 +63,11 @@ pub fn refusal(error: &Error) -> Option<Refusal> {
     }
 }
 
-/// Why the schema refused a row, as a sentence without the row's values.
+/// Says why the schema refused a row, without the row's values.
 pub(super) fn why_refused(error: &Error) -> Option<String> {
     let said = without_values(error);
     Some(match refusal(error)? {
-        Refusal::Duplicate => "another row has this slot, this person or this code".to_owned(),
+        Refusal::Duplicate => "another row has this slot, this user or this code".to_owned(),
         Refusal::UnknownDrop if said.contains("issued_coupons_limit") => {
             "the table `slot_limits` has no limit of this drop".to_owned()
         }
@@ -77,13 +77,13 @@ pub(super) fn why_refused(error: &Error) -> Option<String> {
     })
 }
 
-/// Another transaction held a lock on a row for too long.
+/// Whether another transaction held a lock on a row for too long.
 pub(super) fn is_lock_wait(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().starts_with(LOCK_WAIT_OVER))
 }
 
-/// Another row has the code. Only the end of the message is compared, because a quoted user id may
-/// contain anything.
+/// Whether another row has the code. Only the end of the message is compared, because a quoted user
+/// id may contain anything.
 pub(super) fn is_code_taken(error: &Error) -> bool {
     matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().ends_with("issued_coupons_code'"))
 }
@@ -92,7 +92,8 @@ pub(super) fn is_missing_table(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().ends_with("doesn't exist"))
 }
 
-/// An error for logs, without the row's values: a refusal quotes the row, including its user.
+/// Formats an error for logs without the row's values: MySQL's message quotes the row, including
+/// its user.
 pub(super) fn in_logs(error: &Error) -> String {
     if refusal(error).is_some() {
         without_values(error)

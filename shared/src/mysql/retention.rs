@@ -13,11 +13,11 @@ use crate::domain::{CouponId, DropId, Slot};
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Condition for rows and revocations that still identify a user. An erased row may do so by its
-/// code, if an earlier release kept it.
+/// Condition for rows and revocations that still identify a user. An erased row may still do so by
+/// its code, if an earlier release kept the code.
 const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
 
-/// A drop that was sealed long ago and still contains user ids.
+/// A drop that was sealed long ago but still contains user ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
 pub struct OldDrop {
     #[diesel(sql_type = BigInt)]
@@ -46,7 +46,8 @@ struct Last {
 }
 
 impl Db {
-    /// Drops after `after` that were sealed longer than `kept` ago and still contain user ids.
+    /// Finds drops after `after` that were sealed longer than `kept` ago and still contain user
+    /// ids.
     pub async fn old_drops_with_people(
         &self,
         kept: Duration,

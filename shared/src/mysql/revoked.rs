@@ -35,12 +35,13 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// Unix milliseconds.
+    /// Converts `again_from` to Unix milliseconds.
     pub fn again_from_ms(&self) -> Option<i64> {
         self.again_from.map(|at| at.and_utc().timestamp_millis())
     }
 
-    /// Whether it voids its user's claim that was admitted at this time; `None` is an unknown time.
+    /// Whether the revocation voids a claim of its user that was admitted at this time; `None` is
+    /// an unknown time.
     pub fn voids(&self, admitted_at_ms: Option<i64>) -> bool {
         self.again_from_ms()
             .is_none_or(|from| admitted_at_ms.is_some_and(|at| at <= from))
@@ -76,7 +77,7 @@ impl NewRevocation {
     }
 }
 
-/// The value of the column `person_scope`.
+/// Returns the value of the column `person_scope`.
 fn person_scope(once_per: OncePer, drop: i64) -> i64 {
     if once_per == OncePer::Drop { drop } else { 0 }
 }
@@ -143,7 +144,7 @@ impl Db {
         .await
     }
 
-    /// A user's revocations in a coupon, oldest first.
+    /// Reads a user's revocations in a coupon, oldest first.
     pub async fn revocations_of_person(
         &self,
         coupon: CouponId,
@@ -156,7 +157,7 @@ impl Db {
         .await
     }
 
-    /// The revocations of these users in a coupon, oldest first.
+    /// Reads the revocations of these users in a coupon, oldest first.
     pub async fn revocations_of_people(
         &self,
         coupon: CouponId,
@@ -176,7 +177,7 @@ impl Db {
     /// Revocations read per statement.
     pub const REVOCATIONS_AT_ONCE: i64 = 1_000;
 
-    /// A page of revocations of a coupon or drop with ids above `after`, each with its age in
+    /// Reads a page of revocations of a coupon or drop with ids above `after`, each with its age in
     /// milliseconds by MySQL's clock.
     pub async fn revocations_after(
         &self,
@@ -206,8 +207,8 @@ impl Db {
 
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     let is_new = open_one(conn, new, false).await?.is_none();
-    // Redis compares the ids of a user's revocations, and a MySQL that lost the highest would reuse
-    // a lower one.
+    // Redis compares the ids of a user's revocations; a MySQL that lost the highest id would assign
+    // it again.
     let highest: Option<i64> = revoked_coupons::table
         .select(max(revoked_coupons::id))
         .first(conn)
@@ -239,7 +240,7 @@ async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocati
     Ok(revocation)
 }
 
-/// The open revocation in this scope.
+/// Reads the open revocation in this scope.
 async fn open_one(
     conn: &mut Conn,
     new: &NewRevocation,
@@ -410,7 +411,7 @@ impl Revocations {
         self.voiding(user, admitted_at_ms).is_some()
     }
 
-    /// The first revocation that voids it.
+    /// Returns the first revocation that voids the claim.
     pub fn voiding(&self, user: &UserId, admitted_at_ms: Option<i64>) -> Option<&Revocation> {
         self.0
             .get(user.as_str())?
@@ -418,7 +419,7 @@ impl Revocations {
             .find(|one| one.voids(admitted_at_ms))
     }
 
-    /// [`Revocations::voids`] with a timestamp.
+    /// Like [`Revocations::voids`], with a timestamp.
     pub fn voids_at(&self, user: &UserId, admitted_at: Option<DateTime<Utc>>) -> bool {
         self.voids(user, admitted_at.map(|at| at.timestamp_millis()))
     }

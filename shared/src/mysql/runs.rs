@@ -53,7 +53,7 @@ pub struct RunRow {
     pub drops_hash: Option<i64>,
     /// The run that stores the same reports.
     pub drops_run: Option<String>,
-    /// Clean, or the same result as the previous pass.
+    /// The run was clean, or had the same result as the previous pass.
     pub nothing_new: bool,
     /// The operator who requested it.
     pub asked_by: Option<String>,
@@ -179,7 +179,7 @@ impl Db {
         Ok(ended.await? > 0)
     }
 
-    /// The run in progress, in any process.
+    /// Reads the run in progress, in any process.
     pub async fn running_run(&self) -> Result<Option<String>, DbError> {
         self.run("running run", async move |conn| {
             reconcile_runs::table
@@ -193,7 +193,7 @@ impl Db {
         .await
     }
 
-    /// The last full pass that did not fail.
+    /// Reads the last full pass that did not fail.
     pub async fn last_full_run(&self) -> Result<Option<String>, DbError> {
         self.run("last pass over everything", async |conn| {
             let numbered = reconcile_runs::table.filter(reconcile_runs::number.is_not_null());
@@ -208,7 +208,7 @@ impl Db {
         .await
     }
 
-    /// Runs, newest first; only those older than `before` if given.
+    /// Lists runs, newest first; only those older than `before` if given.
     pub async fn runs(
         &self,
         limit: u32,
@@ -227,7 +227,7 @@ impl Db {
         .await
     }
 
-    /// A run with at most `limit` findings with ids above `after`.
+    /// Reads a run with at most `limit` findings with ids above `after`.
     pub async fn run_with_findings(
         &self,
         id: String,
@@ -259,7 +259,7 @@ impl Db {
         Ok(Some((row, findings)))
     }
 
-    /// The fact with this name.
+    /// Reads the fact with this name.
     pub async fn state(&self, name: &'static str) -> Result<Option<String>, DbError> {
         self.run("read state", async move |conn| {
             reconciler_state::table
@@ -280,7 +280,8 @@ impl Db {
     }
 }
 
-/// Refers to the run that stores the same drop reports, if the previous pass had the same.
+/// Refers to the run that stores the same drop reports, if those of the previous pass were the
+/// same.
 async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResult<()> {
     let (Some(number), Some(drops)) = (
         run.number,
@@ -310,7 +311,7 @@ async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResu
     Ok(())
 }
 
-/// A value as the JSON of a column.
+/// Serializes a value to the JSON of a column.
 pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
     super::json(value).map_err(|source| DbError::Query {
         what: "write JSON",
@@ -350,7 +351,7 @@ pub struct Retention {
     pub mended_promises: Duration,
 }
 
-/// Exceeds the time during which a sender retries an event.
+/// Longer than a sender retries an event.
 const ORPHANED_AFTER: TimeDelta = TimeDelta::days(4);
 
 /// Rows deleted per statement, so that locks stay short. Millions of rows still disappear within a
@@ -476,9 +477,9 @@ impl Db {
     }
 }
 
-/// SQL for the time before which records with this retention are old. Uses MySQL's clock: a process
-/// whose clock is ahead would delete recent rows. `None` if the retention exceeds a hundred years,
-/// so that nothing is old.
+/// Returns the SQL for the time before which records with this retention are old. Uses MySQL's
+/// clock: a process whose clock is ahead would delete recent rows. `None` if the retention exceeds
+/// a hundred years, so that nothing is old.
 pub(super) fn before(kept: Duration) -> Option<String> {
     let seconds = Some(kept.as_secs()).filter(|seconds| *seconds <= 100 * 366 * 86_400)?;
     Some(format!("UTC_TIMESTAMP(3) - INTERVAL {seconds} SECOND"))

@@ -1,4 +1,5 @@
-//! The tables that `migrations/` creates, which document the meaning and invariants of each column.
+//! The tables that `migrations/` creates; the migrations document the meaning and invariants of
+//! each column.
 
 diesel::table! {
     coupons (id) {

@@ -1,4 +1,4 @@
-//! Sealed drops: closed, verified as exact, and skipped by later passes. Also counts revocations,
+//! Sealed drops: closed, verified exact, and skipped by later passes. Also counts revocations,
 //! which can prevent sealing.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ pub struct SealedDrop {
     pub sealed_rows: Option<u32>,
 }
 
-/// What Redis may need for a coupon besides the drops that a pass compares.
+/// The data that Redis may need for a coupon besides the drops that a pass compares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct CouponHistory {
     #[diesel(sql_type = BigInt)]
@@ -42,7 +42,7 @@ pub struct CouponHistory {
 }
 
 impl CouponHistory {
-    /// The drop sealed last, and when.
+    /// Returns the drop sealed last, and when.
     pub fn last_sealing(&self) -> Option<(DropId, DateTime<Utc>)> {
         Some((DropId(self.last_sealed?), self.last_sealed_at?.and_utc()))
     }
@@ -56,8 +56,8 @@ const LONG: Duration = Duration::from_secs(120);
 const HISTORIES_AT_ONCE: usize = 200;
 
 impl Db {
-    /// The history of coupons that were closed by a loss of Redis data: how much must be restored
-    /// besides the drops that are compared.
+    /// Reads the history of coupons that were closed by a loss of Redis data: how much must be
+    /// restored besides the drops that are compared.
     pub async fn histories(
         &self,
         coupons: Vec<CouponId>,
@@ -166,7 +166,7 @@ impl Db {
         .await
     }
 
-    /// The number of revocations of each drop; drops without revocations are left out.
+    /// Counts the revocations of each drop; drops without revocations are left out.
     pub async fn count_revocations(
         &self,
         drops: Vec<DropId>,
@@ -243,7 +243,7 @@ impl Db {
         }
     }
 
-    /// At most `limit` sealed drops with ids above `after`, optionally of one coupon or drop.
+    /// Reads at most `limit` sealed drops with ids above `after`, optionally of one coupon or drop.
     pub async fn sealed_drops(
         &self,
         after: i64,
@@ -269,7 +269,7 @@ impl Db {
         .await
     }
 
-    /// The number of rows that each of these drops had when it was sealed.
+    /// Reads the number of rows that each of these drops had when it was sealed.
     pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
         self.run("read sealed drops", async move |conn| {
             let mut found: Vec<(i64, Option<u32>)> = Vec::new();

@@ -63,7 +63,8 @@ impl SlotLimits {
         Ok(limits)
     }
 
-    /// The lowest limit that is not below the slot; `None` lets the schema report the fault.
+    /// Returns the lowest limit that is not below the slot; `None` lets the schema report the
+    /// fault.
     pub(super) fn of(&self, claim: &Claim) -> Option<&SlotLimit> {
         let limits = self.0.get(&claim.drop_id.0)?;
         limits[limits.partition_point(|limit| limit.slot_limit < claim.slot)..]

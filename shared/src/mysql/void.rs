@@ -36,7 +36,8 @@ impl VoidFor {
     }
 }
 
-/// Those of these claims that are void. Locks the revocations it reads until the transaction ends.
+/// Returns those of these claims that are void. Locks the revocations it reads until the
+/// transaction ends.
 pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
     let mut void = ErasedClaims::among(conn, claims).await?;
     for claims in claims.chunks(MOST_VALUES) {

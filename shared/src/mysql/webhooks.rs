@@ -24,16 +24,16 @@ const AT_ONCE: usize = 100;
 #[derive(Debug, Clone, Insertable)]
 #[diesel(table_name = webhook_outbox)]
 pub struct NewWebhook<'a> {
-    /// Now.
+    /// The current time.
     pub created_at: NaiveDateTime,
     /// Time of the first attempt.
     pub next_attempt_at: NaiveDateTime,
-    /// Identical for all targets.
+    /// The event's id, the same for all targets.
     pub event_id: &'a str,
     /// The kind of event, as one word.
     pub kind: &'a str,
     pub target: &'a str,
-    /// JSON, exactly the bytes that are signed.
+    /// The JSON, exactly as it is signed.
     pub body: String,
 }
 
@@ -110,8 +110,8 @@ pub async fn lease(
 /// The error of events that [`give_up_orphans`] gives up.
 const ORPHAN: &str = "no reconciler had this target in WEBHOOK_URLS for days";
 
-/// Gives up events from before this time whose target no process serves any more; senders give up
-/// their own undeliverable events earlier. Returns how many; a limited number per call.
+/// Gives up a limited number of events from before this time whose target no process serves any
+/// more; senders give up their own undeliverable events earlier. Returns how many were given up.
 pub async fn give_up_orphans(
     db: &Db,
     before: DateTime<Utc>,
@@ -155,7 +155,7 @@ pub struct SaidOfDrop {
     pub updated_at: NaiveDateTime,
 }
 
-/// Data of the last events about these drops.
+/// Reads the data of the last events about these drops.
 pub async fn said_of(conn: &mut Conn, drops: &[i64]) -> QueryResult<HashMap<DropId, SaidOfDrop>> {
     let mut said = HashMap::new();
     for some in drops.chunks(super::MOST_VALUES) {
@@ -180,7 +180,7 @@ pub async fn say_of(conn: &mut Conn, said: &SaidOfDrop) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// The highest slot of a drop with a row, or 0.
+/// Reads the highest slot of a drop that has a row, or 0.
 pub async fn highest_slot(conn: &mut Conn, drop: DropId) -> QueryResult<i64> {
     let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0));
     let highest: Option<u32> = rows.select(max(issued_coupons::slot)).first(conn).await?;

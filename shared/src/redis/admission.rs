@@ -21,7 +21,7 @@ pub const MAX_BATCH: usize = 128;
 /// chooses by Redis's time and the windows in `meta`.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
-    /// The drop that most likely is open.
+    /// The drop that is most likely open.
     pub first: &'a DropKeys,
     /// The drop before or after it.
     pub second: Option<&'a DropKeys>,
@@ -40,8 +40,8 @@ impl<'a> From<&'a DropKeys> for Candidates<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {
     pub user: &'a UserId,
-    /// The coupon's group as far as the caller knows, and whether the user is a member. Only the
-    /// script knows the coupon's current group.
+    /// The coupon's group as read by the caller, and whether the user is a member. Only the script
+    /// knows the coupon's current group.
     pub group: Option<(&'a Group, bool)>,
 }
 
@@ -72,7 +72,7 @@ pub enum Admission {
     Accepted(Slot),
     /// This user already holds a slot, perhaps in another drop of the coupon.
     Already(DropId, Slot),
-    /// A place on the waiting list; 1 is next.
+    /// A position in the waiting list; 1 is next.
     Waiting(u32),
     /// No slot is left, and the waiting list is full.
     SoldOut,
@@ -130,11 +130,11 @@ impl AdmissionError {
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
     /// The gate is closed: Redis restarted, failed over or was emptied, and the coupon has not been
-    /// verified since. The script did nothing.
+    /// verified since. The script changed nothing.
     #[error("admission is closed until the reconciler has verified Redis")]
     Closed,
     /// The gate's era differs from the caller's, because the caller's copy of the coupon is
-    /// outdated or about to be. The script did nothing.
+    /// outdated or about to be. The script changed nothing.
     #[error("admission is closed: Redis is in another era than this copy of the coupon")]
     AnotherEra,
     /// Redis was unreachable or did not answer in time. The script may have run.
@@ -143,7 +143,7 @@ pub enum AdmissionError {
     /// Not sent, because earlier calls took too long. The script did not run.
     #[error("Redis was too slow to be asked")]
     Unanswered,
-    /// The reply is not one of the script's.
+    /// The reply is not one that the script returns.
     #[error("Redis answered admission with something unexpected")]
     Unexpected,
 }
@@ -230,7 +230,7 @@ async fn call_script(
     }
 }
 
-/// The known groups of users, in the form of the script's argument.
+/// Formats the users' known groups as the script expects them.
 fn groups(people: &[Claimant<'_>]) -> String {
     if people.iter().all(|person| person.group.is_none()) {
         return String::new();
@@ -243,8 +243,8 @@ fn groups(people: &[Claimant<'_>]) -> String {
     people.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
-/// One reply per user, `None` for an invalid one. `None` for the whole if it is not a reply of the
-/// script.
+/// Parses one reply per user, `None` for an invalid one. Returns `None` if the whole value is not a
+/// reply of the script.
 fn read_replies(value: &Value, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
     let Value::Array(items) = value else {
         return None;

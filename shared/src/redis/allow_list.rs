@@ -148,7 +148,7 @@ impl Redis {
             .await
     }
 
-    /// Removes a user from the list of an ended coupon, whatever the list's revision.
+    /// Removes a user from the list of an ended coupon, regardless of the list's revision.
     pub async fn forget_allowed(&self, coupon: CouponId, user: &UserId) -> Result<(), RedisError> {
         let allowed = keys::allowed(&self.prefix, coupon);
         redis::cmd("SREM")

@@ -20,8 +20,8 @@ use crate::domain::CouponId;
 static BRIDGE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/bridge.lua")));
 
-/// The epoch of an older release, if it is open and belongs to the server that `is_this` accepts.
-/// `text` is the value of `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.
+/// Returns the epoch of an older release, if it is open and belongs to the server that `is_this`
+/// accepts. `text` is the value of `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.
 pub(super) fn older_epoch(text: &str, is_this: impl Fn(&str) -> bool) -> Option<String> {
     match text.split(' ').collect::<Vec<_>>()[..] {
         [epoch, of, "open"] if is_this(of) && !epoch.is_empty() => Some(epoch.to_owned()),
@@ -30,8 +30,8 @@ pub(super) fn older_epoch(text: &str, is_this: impl Fn(&str) -> bool) -> Option<
 }
 
 impl Redis {
-    /// Opens a coupon in this release if an older one has verified it, and in the older one if it
-    /// is open here. Returns whether it is open in both.
+    /// Opens a coupon in this release if an older release has verified it, and in the older release
+    /// if it is open here. Returns whether it is open in both.
     pub async fn bridge(&self, coupon: CouponId, era: u64) -> Result<bool, RedisError> {
         let shard = self
             .conn
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn older_life_is_accepted_only_if_open_and_on_this_server() {
+    fn older_epoch_is_valid_only_if_open_and_on_this_server() {
         let life = |text: &str| older_epoch(text, |of| of == "0a:0b");
         assert_eq!(
             life("0123456789abcdef 0a:0b open").unwrap(),

@@ -30,7 +30,7 @@ pub struct RedisSettings {
     pub durability: RedisDurability,
 }
 
-/// The proof that Redis keeps its promises.
+/// How it is ensured that Redis keeps acknowledged writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum RedisDurability {
     /// Its settings, which are read
@@ -71,18 +71,18 @@ impl Redis {
         })
     }
 
-    /// Its address, without user and password.
+    /// Returns the address, without user and password.
     pub fn host_and_port(&self) -> String {
         self.seeds.hosts_and_ports()
     }
 
-    /// The shared connection, for commands with a key.
+    /// Returns the shared connection, for commands with a key.
     pub fn connection(&self) -> SharedConnection {
         self.conn.clone()
     }
 
-    /// The same with dedicated connections to the current server processes, which never reconnect.
-    /// A pass uses it, so that its reads and writes reach the same server process.
+    /// Returns a handle with dedicated connections to the current server processes, which never
+    /// reconnect. A pass uses it, so that its reads and writes reach the same server process.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         Ok(Self {
             conn: self.conn.pinned().await?,
@@ -94,8 +94,8 @@ impl Redis {
         DropKeys::new(&self.prefix, coupon, drop)
     }
 
-    /// The name of a key that each server has. In a cluster, the key is in the server's first hash
-    /// slot.
+    /// Returns the name of a key that each server has. In a cluster, the key is in the server's
+    /// first hash slot.
     pub(super) fn server_key(&self, key: String, shard: &Shard) -> String {
         if self.seeds.is_cluster() {
             format!("{key}:{{{}}}", shard.tag())
@@ -134,7 +134,7 @@ impl Redis {
         })
     }
 
-    /// The facts that the server behind `conn` reports about itself.
+    /// Reads the facts that the server behind `conn` reports about itself.
     pub(super) async fn facts(
         &self,
         conn: &mut impl ConnectionLike,
@@ -173,7 +173,7 @@ impl Script {
         Self::of(text.into())
     }
 
-    /// A script that can identify its server.
+    /// Creates a script that can identify its server.
     pub(super) fn with_identity(text: &str) -> Self {
         Self::of(format!("{}{text}", include_str!("scripts/identity.lua")).into())
     }
@@ -183,8 +183,8 @@ impl Script {
         Self { text, hash }
     }
 
-    /// Runs it by hash, or by text if Redis does not have it yet. Sending it twice is safe, because
-    /// `NOSCRIPT` means that it did not run.
+    /// Runs the script by hash, or by text if Redis does not have it yet. Sending it twice is safe,
+    /// because `NOSCRIPT` means that it did not run.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         conn: &mut impl ConnectionLike,
@@ -197,7 +197,7 @@ impl Script {
         .await
     }
 
-    /// The same; `add` adds the number of keys, the keys and the arguments.
+    /// Like [`Self::run`]; `add` adds the number of keys, the keys and the arguments.
     pub(super) async fn run_with<T: FromRedisValue>(
         &self,
         conn: &mut impl ConnectionLike,

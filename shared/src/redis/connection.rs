@@ -30,7 +30,8 @@ impl SharedConnection {
         })
     }
 
-    /// A copy with separate connections to the present server processes; it does not reconnect.
+    /// Creates a copy with separate connections to the present server processes; it does not
+    /// reconnect.
     pub(super) async fn pinned(&self) -> Result<Self, RedisError> {
         let shards = self.shards().await?;
         Ok(Self {
@@ -39,7 +40,7 @@ impl SharedConnection {
         })
     }
 
-    /// The servers that hold data. If they can change, the list is at most a second old.
+    /// Returns the servers that hold data. If they can change, the list is at most a second old.
     pub(super) async fn shards(&self) -> Result<Arc<[Arc<Shard>]>, RedisError> {
         match &self.only {
             Some(only) => Ok([Arc::clone(only)].into()),
@@ -47,7 +48,7 @@ impl SharedConnection {
         }
     }
 
-    /// A connection to this server only.
+    /// Creates a connection to this server only.
     pub(super) fn to(&self, shard: &Arc<Shard>) -> Self {
         Self {
             router: Arc::clone(&self.router),
@@ -55,7 +56,7 @@ impl SharedConnection {
         }
     }
 
-    /// The server that has a key.
+    /// Returns the server that has a key.
     pub(super) async fn shard_of(&self, key: &str) -> Result<Arc<Shard>, RedisError> {
         match &self.only {
             Some(only) => Ok(Arc::clone(only)),

@@ -1,5 +1,6 @@
 //! A denylist of operators' sessions that were ended early, with expiry. Session cookies are
-//! signed, so nothing else marks a session as ended. Losing the list only undoes log-outs.
+//! signed, so nothing else marks a session as ended. If Redis loses the list, ended sessions become
+//! valid again.
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 //! `SERVER` identifies a Redis server process between two promotions. `ERA` is a number that MySQL
 //! increments whenever a coupon may have lost data and is about to be rebuilt. The admission script
 //! compares the gate with the server it runs on and with the era that its caller read from MySQL,
-//! so that a gate from an earlier server or era admits nobody. A missing or unreadable gate is
+//! so that a gate from an earlier server or era admits no user. A missing or unreadable gate is
 //! closed.
 //!
 //! [`Fence`] is `SERVER ERA`: the fencing token of all changes to a coupon except admission and
@@ -37,7 +37,7 @@ use crate::domain::CouponId;
 static GATE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/gate.lua")));
 
-/// A coupon's era on one server. The default value is no era, and every script refuses it.
+/// A coupon's era on one server. The default value names no era, and every script refuses it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Fence {
     server: String,
@@ -68,12 +68,12 @@ pub struct CouponGate {
 }
 
 impl CouponGate {
-    /// The era, whatever the server.
+    /// Returns the era, regardless of the server.
     pub fn era(&self) -> Option<u64> {
         parsed(&self.text).map(|(_, era, _)| era)
     }
 
-    /// The fence, if the era began on the server that now holds the coupon.
+    /// Returns the fence, if the era began on the server that now holds the coupon.
     pub fn fence(&self, life: &Life, coupon: CouponId) -> Option<Fence> {
         let (server, era, _) = parsed(&self.text)?;
         (life.of(coupon) == Some(server)).then(|| Fence::new(server, era))
@@ -161,7 +161,7 @@ impl GateReading {
         self.0.iter().all(ServerGate::is_open)
     }
 
-    /// The indexes of the servers whose coupons were compared.
+    /// Returns the indexes of the servers whose coupons were compared.
     pub fn open_servers(&self) -> BTreeSet<usize> {
         self.0
             .iter()
@@ -285,7 +285,7 @@ impl Redis {
             .all(|opened| *opened))
     }
 
-    /// The versions of coupons' data, in the same order.
+    /// Reads the versions of coupons' data, in the same order.
     pub async fn coupon_versions(
         &self,
         coupons: &[CouponId],
@@ -307,7 +307,7 @@ impl Redis {
         Ok(versions)
     }
 
-    /// Closes a coupon whose data went back to an older state, so that the next pass finds no era
+    /// Closes a coupon whose data was reset to an older state, so that the next pass finds no era
     /// and rebuilds it.
     pub async fn close_coupon(
         &self,
@@ -353,7 +353,7 @@ impl Redis {
         self.server_key(keys::epoch(&self.prefix), shard)
     }
 
-    /// The gates of coupons, in the same order. A key of the wrong type counts as missing.
+    /// Reads the gates of coupons, in the same order. A key of the wrong type counts as missing.
     pub async fn coupon_gates(&self, coupons: &[CouponId]) -> Result<Vec<CouponGate>, RedisError> {
         let mut gates = Vec::with_capacity(coupons.len());
         for some in coupons.chunks(500) {
@@ -382,14 +382,14 @@ impl Redis {
         Ok(gates)
     }
 
-    /// The coupon's era, if it is one of the server that holds the coupon now.
+    /// Returns the coupon's era, if it began on the server that holds the coupon now.
     pub async fn fence(&self, coupon: CouponId) -> Result<Option<Fence>, RedisError> {
         let life = self.gate().await?.life();
         let gates = self.coupon_gates(&[coupon]).await?;
         Ok(gates.first().and_then(|gate| gate.fence(&life, coupon)))
     }
 
-    /// The coupon's highest revision whose settings were written to Redis; 0 if unknown.
+    /// Reads the coupon's highest revision whose settings were written to Redis; 0 if unknown.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let key = keys::revision(&self.prefix, coupon);
         Ok(text_of(&mut self.connection(), &key)

@@ -1,6 +1,6 @@
-//! The highest ids assigned to coupons and drops. MySQL assigns them, but a MySQL that lost its
-//! last transactions (a lagging replica took over, a backup was restored) would reuse some, while
-//! Redis and the topic still hold claims of the coupons that had them.
+//! The highest ids assigned to coupons and drops. MySQL assigns them, but if MySQL loses its last
+//! transactions (a lagging replica took over, a backup was restored), it would reuse some, while
+//! Redis and the topic still hold claims of the coupons that had these ids.
 //!
 //! Each server of a cluster records the ids of its coupons, so that ids and keys can only be lost
 //! together. A pass records MySQL's highest ids on all servers.
@@ -24,7 +24,7 @@ pub struct GivenNumbers {
 }
 
 impl Redis {
-    /// The highest ids on any server.
+    /// Reads the highest ids that any server has.
     pub async fn given_numbers(&self) -> Result<GivenNumbers, RedisError> {
         let shards = self.conn.shards().await?;
         let known = try_join_all(shards.iter().map(|shard| self.given_numbers_on(shard))).await?;

@@ -172,7 +172,7 @@ pub fn version(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:version")
 }
 
-/// The server whose coupons were compared.
+/// The key that names the server whose coupons were compared.
 pub fn compared(prefix: &str) -> String {
     format!("{prefix}:compared")
 }
@@ -202,7 +202,7 @@ pub fn ended_session(prefix: &str, session: &str) -> String {
     format!("{prefix}:ended:{session}")
 }
 
-/// Coupons that the reconciler must compare at once.
+/// The key for coupons that the reconciler must compare immediately.
 pub fn wake(prefix: &str) -> String {
     format!("{prefix}:wake")
 }

@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use super::servers::{HashSlots, has_hash_slot, hash_slot};
 use crate::domain::CouponId;
 
-/// The identities of all servers that hold data, in order of hash slot.
+/// The identities of all servers that hold data, ordered by hash slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life(pub(super) Vec<(Vec<HashSlots>, String)>);
 
 impl Life {
-    /// The indexes of the servers that hold these coupons.
+    /// Returns the indexes of the servers that hold these coupons.
     pub fn servers_of(&self, coupons: &[CouponId]) -> BTreeSet<usize> {
         coupons
             .iter()
@@ -19,12 +19,12 @@ impl Life {
             .collect()
     }
 
-    /// The indexes of all servers.
+    /// Returns the indexes of all servers.
     pub fn servers(&self) -> BTreeSet<usize> {
         (0..self.0.len()).collect()
     }
 
-    /// The identity of the server that holds a coupon.
+    /// Returns the identity of the server that holds a coupon.
     pub(super) fn of(&self, coupon: CouponId) -> Option<&str> {
         self.place(coupon).map(|at| self.0[at].1.as_str())
     }

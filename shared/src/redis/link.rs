@@ -11,8 +11,8 @@ use arc_swap::ArcSwap;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::{Client, Cmd, Pipeline, RedisError, Value};
 
-/// Errors of a server that is not a master, or not yet: the address may lead to another server by
-/// now.
+/// Errors of a server that is not a master, or not yet one: the address may now lead to another
+/// server.
 pub(super) const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
 /// Minimum interval between two replacements of a connection, so that a server that keeps refusing
@@ -69,7 +69,7 @@ impl ServerLink {
         Ok(Self { address, link })
     }
 
-    /// The same with a dedicated connection to the current server process.
+    /// Returns a link with a dedicated connection to the current server process.
     pub(super) async fn pinned(&self, timeout: Duration) -> Result<Self, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(timeout))

@@ -10,7 +10,7 @@ use crate::domain::{CouponId, DropId, NamedDrop};
 const AT_ONCE: usize = 1_000;
 
 impl Redis {
-    /// Every drop that has users in Redis. Reads all key names on all servers.
+    /// Finds every drop that has users in Redis. Reads all key names on all servers.
     pub async fn drops_with_users(&self) -> Result<Vec<NamedDrop>, RedisError> {
         let begin = format!("{}:{{", self.prefix);
         let pattern = format!("{}*}}:drop:*:users", escaped(&begin));

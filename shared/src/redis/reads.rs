@@ -44,12 +44,12 @@ pub struct SlotPage {
     /// Slot and user, in order of slot.
     pub users: Vec<(i64, String)>,
     pub free: Vec<i64>,
-    /// These slots have more users or free slots than are read at once.
+    /// Set if these slots have more users or free slots than one read returns.
     pub is_cut: bool,
 }
 
-/// Maximum number of users, and of free slots, read at once; more than a page has slots, because
-/// manual edits can put any number on one slot or beyond the last.
+/// Maximum number of users, and of free slots, read at once; more than the slots of a page, because
+/// manual edits can put any number of users on one slot or beyond the last one.
 const ON_PAGE_AT_MOST: usize = 200_000;
 
 type RawNumbers = (
@@ -65,8 +65,8 @@ type RawNumbers = (
 /// Drops requested at the same time.
 pub(super) const DROPS_AT_ONCE: usize = 200;
 
-/// Replaces every score that is not an integer, or is too large to be exact: never a slot of a
-/// drop. `set_slots.lua` uses the same value.
+/// Replaces every score that is not an integer, or is too large to be exact: it is never a slot of
+/// a drop. `set_slots.lua` uses the same value.
 const NO_SLOT: i64 = -1;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
@@ -80,7 +80,7 @@ pub(super) fn slot_of(score: f64) -> i64 {
 }
 
 impl Redis {
-    /// The counters of many drops, in the same order. An unreadable drop does not affect the
+    /// Reads the counters of many drops, in the same order. An unreadable drop does not affect the
     /// others.
     pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Vec<Result<DropNumbers, RedisError>> {
         let mut numbers = Vec::with_capacity(drops.len());
@@ -116,8 +116,8 @@ impl Redis {
         ))
     }
 
-    /// When a drop's keys were given the expiry `ttl`, by Redis's clock; `None` if they have no
-    /// expiry.
+    /// Returns when a drop's keys were given the expiry `ttl`, by Redis's clock; `None` if they
+    /// have no expiry.
     pub async fn expire_since(
         &self,
         keys: &DropKeys,
@@ -193,8 +193,8 @@ impl Redis {
         Ok(found > 0)
     }
 
-    /// The first names on a drop's waiting list, in order, at most `limit`. Names added manually
-    /// may not be valid text.
+    /// Reads the first names on a drop's waiting list, in order, at most `limit`. Names added
+    /// manually may not be valid text.
     pub async fn first_waiting(
         &self,
         keys: &DropKeys,
@@ -214,7 +214,8 @@ impl Redis {
         Ok(names.iter().map(text).map(UserId::from_store).collect())
     }
 
-    /// A consistent view of the slots `from..=to`; of all slots from `from` on if `to` is `None`.
+    /// Reads a consistent view of the slots `from..=to`, or of all slots from `from` on if `to` is
+    /// `None`.
     ///
     /// This is a transaction and not a script, because Lua would convert every name and slot to a
     /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).
@@ -268,7 +269,7 @@ impl Redis {
         })
     }
 
-    /// The slots of these users in a drop; users without a slot are left out.
+    /// Reads the slots of these users in a drop; users without a slot are left out.
     pub async fn slots_of(
         &self,
         keys: &DropKeys,
@@ -320,7 +321,7 @@ impl Redis {
         Ok(places.into_iter().zip(slots).zip(claims).map(out).collect())
     }
 
-    /// When these slots were given, in Unix milliseconds, if known.
+    /// Reads when these slots were given, in Unix milliseconds, if known.
     pub async fn admission_times(
         &self,
         keys: &DropKeys,

@@ -1,4 +1,4 @@
-//! All changes of a drop in Redis except admission: loading, operators' changes, and repairs. Each
+//! Every change of a drop in Redis except admission: loading, operators' changes, and repairs. Each
 //! is an atomic script that checks its caller's precondition and does nothing if it no longer
 //! holds. All are therefore safe to repeat, to run from two reconcilers at once, and to run during
 //! live traffic.
@@ -25,7 +25,7 @@ static PROMOTE: LazyLock<Script> =
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done<T> {
-    /// It took effect, or the wanted state already existed.
+    /// The change took effect, or the wanted state already existed.
     Applied(T),
     /// The caller's precondition no longer holds; nothing was done.
     Changed,
@@ -50,9 +50,9 @@ pub enum Lowered {
 /// The outcome of [`Redis::withhold`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Withheld {
-    /// It cannot open until its settings are written again.
+    /// The drop cannot open until its settings are written again.
     Yes,
-    /// It has opened, or a user holds a slot or is waiting; nothing was changed.
+    /// The drop has opened, or a user holds a slot or is waiting; nothing was changed.
     InUse,
     /// Redis has a newer revision of the coupon; nothing was changed.
     Outdated,
@@ -74,7 +74,7 @@ pub enum Wanted {
     Any,
     /// No slot.
     Nothing,
-    /// No slot, but the head of the waiting list, ordered by the slots that were promised.
+    /// No slot, but a position at the head of the waiting list, ordered by promised slot.
     Front(i64),
 }
 
@@ -110,7 +110,7 @@ impl SlotChange {
         }
     }
 
-    /// The particular slot that the user must hold, if any.
+    /// Returns the particular slot that the user must hold, if any.
     pub fn wanted_slot(&self) -> Option<i64> {
         match self.wanted {
             Wanted::Slot { slot, .. } => Some(i64::from(slot)),
@@ -134,7 +134,7 @@ impl SlotChange {
     }
 }
 
-/// The drop of slot changes, as read by the plan.
+/// The drop whose slots change, as read by the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropOfChanges {
     pub drop: DropId,
@@ -147,7 +147,7 @@ pub struct DropOfChanges {
 /// The outcome of one change in [`Redis::set_slots`]. Only `Applied` means that something changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotSet {
-    /// Done; contains the user's slot, if any.
+    /// The change was made; contains the user's slot, if any.
     Applied(Option<GivenSlot>),
     /// The wanted state already existed.
     Same,

@@ -16,10 +16,10 @@ use crate::mysql::revoked::Revocation;
 static REVOKE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/revoke.lua")));
 
-/// What Redis has about the user of a revocation.
+/// What Redis stores about the user of a revocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Banned {
-    /// It has this revocation in its current state, or a later one.
+    /// Redis has this revocation in its current state, or a later one.
     pub is_known: bool,
     /// The user's slot, and when it was given in Unix milliseconds, if known.
     pub slot: Option<(i64, Option<i64>)>,
@@ -29,7 +29,7 @@ pub struct Banned {
     pub is_named: bool,
 }
 
-/// The user's field in the coupon's hash.
+/// Returns the user's field in the coupon's hash.
 fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
     match once_per {
         OncePer::Coupon => user.to_owned(),
@@ -73,7 +73,7 @@ impl Redis {
         Ok(until)
     }
 
-    /// The id of a user's last revocation in Redis; 0 if there is none.
+    /// Reads the id of a user's last revocation in Redis; 0 if there is none.
     pub async fn last_revocation(
         &self,
         keys: &DropKeys,
@@ -118,7 +118,7 @@ impl Redis {
         Ok(news)
     }
 
-    /// What Redis has about the users of these revocations of a drop, in the same order.
+    /// Reads what Redis stores about the users of these revocations of a drop, in the same order.
     pub async fn banned(
         &self,
         keys: &DropKeys,

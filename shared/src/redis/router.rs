@@ -42,7 +42,7 @@ impl Shard {
         })
     }
 
-    /// A hash tag that maps to its first hash slot.
+    /// Returns a hash tag that maps to its first hash slot.
     pub(super) fn tag(&self) -> u32 {
         let first = self.hash_slots.first().map_or(0, |(first, _)| *first);
         *self.tag.get_or_init(|| tag_in(first).unwrap_or(0))
@@ -64,7 +64,7 @@ pub(super) struct Router {
     asked_at: tokio::sync::Mutex<Option<Instant>>,
     told_at: ArcSwapOption<Instant>,
     is_asking: AtomicBool,
-    /// Connected to particular server processes; unusable once they end.
+    /// Whether the router is bound to particular server processes; it is unusable once they end.
     is_pinned: bool,
 }
 
@@ -94,7 +94,7 @@ impl Router {
         }
     }
 
-    /// A router with separate connections to the processes of these servers.
+    /// Creates a router with separate connections to the processes of these servers.
     pub(super) async fn pinned(
         self: &Arc<Self>,
         shards: &[Arc<Shard>],
@@ -129,7 +129,7 @@ impl Router {
         }
     }
 
-    /// All servers. If they can change, the list is at most a second old.
+    /// Returns all servers. If they can change, the list is at most a second old.
     pub(super) async fn fresh(self: &Arc<Self>) -> Result<Shards, RedisError> {
         let is_old = || {
             self.told_at
@@ -271,7 +271,7 @@ impl Router {
         result
     }
 
-    /// The server that must receive a command.
+    /// Returns the server that must receive a command.
     pub(super) async fn of_command(self: &Arc<Self>, cmd: &Cmd) -> Result<Arc<Shard>, RedisError> {
         match key_of(cmd) {
             Some(key) => self.shard_of(key).await,
@@ -331,7 +331,7 @@ impl Router {
     }
 }
 
-/// The first key of a command.
+/// Returns the first key of a command.
 fn key_of(cmd: &Cmd) -> Option<&[u8]> {
     let mut words = cmd.args_iter().map(|arg| match arg {
         Arg::Simple(word) => word,

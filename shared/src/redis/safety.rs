@@ -110,7 +110,7 @@ async fn scripts_know(facts: &ServerFacts, conn: &mut SharedConnection) -> Resul
     )))
 }
 
-/// `min-replicas-max-lag` in seconds; `None` if `CONFIG` is not permitted.
+/// Reads `min-replicas-max-lag` in seconds; `None` if `CONFIG` is not permitted.
 async fn longest_lag(conn: &mut impl ConnectionLike) -> Result<Option<u32>, RedisError> {
     let name = "min-replicas-max-lag";
     let asked = redis::cmd("CONFIG")
@@ -131,8 +131,8 @@ async fn longest_lag(conn: &mut impl ConnectionLike) -> Result<Option<u32>, Redi
 /// its replicas. Every fail-over must take longer than this.
 const LONGEST_LAG: u32 = 10;
 
-/// The number of replicas, and whether writes require one. `INFO` counts good replicas only if both
-/// settings are set.
+/// Returns the number of replicas, and whether writes require one. `INFO` counts good replicas only
+/// if both settings are set.
 fn replicas(info: &HashMap<&str, &str>) -> (u32, bool) {
     let count = info
         .get("connected_slaves")
@@ -143,8 +143,8 @@ fn replicas(info: &HashMap<&str, &str>) -> (u32, bool) {
     )
 }
 
-/// A master that is cut off from its replicas must stop admitting before one of them replaces it
-/// (docs/decisions/0009-replicas.md).
+/// Checks that a master that is cut off from its replicas stops admitting before one of them
+/// replaces it (docs/decisions/0009-replicas.md).
 fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String> {
     if replicas == 0 || needs_one && lag.is_some_and(|lag| lag <= LONGEST_LAG) {
         return Ok(());
@@ -160,7 +160,7 @@ fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String
     ))
 }
 
-/// Judges a server's settings. If the operator asserts durability, only facts that Redis reports
+/// Checks a server's settings. If the operator asserts durability, only facts that Redis reports
 /// about itself count: a provider may have a substitute for the append-only file, but an eviction
 /// policy always loses data.
 fn verdict(

@@ -48,7 +48,7 @@ const OTHERS: Duration = Duration::from_millis(200);
 /// Hash slots of a cluster.
 pub(super) const HASH_SLOTS: u16 = 16_384;
 
-/// The hash slot of a key, computed from the text between its first braces if there is any
+/// Returns the hash slot of a key, computed from the text between its first braces if there is any
 /// (redis.io, "Redis cluster specification", "Hash tags").
 pub(super) fn hash_slot(key: &[u8]) -> u16 {
     const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
@@ -109,7 +109,7 @@ impl Seeds {
         })
     }
 
-    /// All addresses, without user and password.
+    /// Returns all addresses, without user and password.
     pub(super) fn hosts_and_ports(&self) -> String {
         self.addresses
             .iter()
@@ -118,7 +118,7 @@ impl Seeds {
             .join(",")
     }
 
-    /// The first address, which is examined to find out why it does not answer.
+    /// Returns the first address, which is probed to find out why it does not answer.
     pub(super) fn first(&self) -> &ConnectionAddr {
         self.addresses[0].addr()
     }
@@ -136,12 +136,12 @@ impl Seeds {
         matches!(self.mode, RedisMode::Cluster)
     }
 
-    /// The client of the only server, if no discovery is needed.
+    /// Returns the client of the only server, if no discovery is needed.
     pub(super) fn single(&self) -> Option<Result<Client, RedisError>> {
         matches!(self.mode, RedisMode::Single).then(|| self.client(self.addresses[0].clone()))
     }
 
-    /// A client of a server that holds data, with the login of the first address.
+    /// Returns a client of a server that holds data, with the login of the first address.
     pub(super) fn client_of(&self, primary: &Primary) -> Result<Client, RedisError> {
         self.client(with_address(
             &self.addresses[0],
@@ -167,8 +167,9 @@ impl Seeds {
         }
     }
 
-    /// Asks all seeds and all `known` servers at once which servers hold the data, because a server
-    /// that is cut off returns outdated information. The reply with the highest epoch decides.
+    /// Asks all seeds and all `known` servers concurrently which servers hold the data, because a
+    /// server that is cut off returns outdated information. The reply with the highest epoch
+    /// decides.
     pub(super) async fn primaries(&self, known: &[String]) -> Result<Vec<Primary>, RedisError> {
         let mut asked = self.addresses.clone();
         if self.is_cluster() {
@@ -214,7 +215,7 @@ impl Seeds {
         }
     }
 
-    /// A server's reply with its epoch; newer replies have higher epochs.
+    /// Asks a server; returns its reply with its epoch. Newer replies have higher epochs.
     async fn ask(&self, info: ConnectionInfo) -> Result<(u64, Vec<Primary>), RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.timeout))
@@ -297,7 +298,7 @@ fn host_and_port(address: &ConnectionAddr) -> (String, u16) {
     }
 }
 
-/// An error that a retry cannot resolve.
+/// Returns an error that a retry cannot resolve.
 pub(super) fn config_error(what: &'static str, detail: String) -> RedisError {
     (ErrorKind::InvalidClientConfig, what, detail).into()
 }
@@ -422,7 +423,8 @@ fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
             Value::BulkString(host) if !host.is_empty() && host != b"?" => {
                 String::from_utf8(host.clone()).ok()?
             }
-            // The node does not know its own address: use the one at which it was asked.
+            // The node does not know its own address: use the address to which the request was
+            // sent.
             Value::Nil | Value::BulkString(_) => asked.to_owned(),
             _ => return None,
         };
@@ -457,7 +459,7 @@ mod tests {
 
     #[test]
     fn key_slot_matches_redis() {
-        // Results of `CLUSTER KEYSLOT` in Redis 7.0.
+        // These are results of `CLUSTER KEYSLOT` in Redis 7.0.
         for (key, slot) in [
             ("123456789", 12_739),
             ("foo", 12_182),

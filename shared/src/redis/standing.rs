@@ -1,4 +1,4 @@
-//! Reads one user's status in a drop and time of admission.
+//! Reads one user's status in a drop, and when the user was admitted.
 
 use redis::RedisError;
 
@@ -13,12 +13,12 @@ pub struct Standing {
     /// Redis's time, in Unix milliseconds.
     pub now_ms: i64,
     pub loaded: bool,
-    /// Whether Redis has the drop and its gate is open. If not, missing facts below may have been
-    /// lost.
+    /// Whether Redis has the drop and its gate is open. If not, facts that are missing below may
+    /// have been lost.
     pub trusted: bool,
     /// The slot held in this drop.
     pub slot: Option<Slot>,
-    /// The place on this drop's waiting list; 1 is next.
+    /// The position in this drop's waiting list; 1 is next.
     pub position: Option<u32>,
     /// The claim held anywhere in the coupon, if one coupon is allowed in total.
     pub claimant: Option<(DropId, Slot)>,
@@ -48,7 +48,7 @@ impl Redis {
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        // Read this last: if it names this server, so do the replies before it.
+        // Read INFO last: if it comes from the expected server, so do all earlier replies.
         pipe.cmd("INFO").arg("server").arg("replication");
         let ((seconds, micros), gate, known, score, rank, claimant, info): Replies =
             pipe.query_async(&mut self.conn.to(&shard)).await?;
@@ -72,9 +72,9 @@ impl Redis {
         })
     }
 
-    /// When this user was admitted to this slot, if known; the outer `None` if the user does not
-    /// hold it. One consistent read: after a revocation, the slot's next holder has another time,
-    /// which would not void the old claim.
+    /// Reads when this user was admitted to this slot, if known; the outer `None` if the user does
+    /// not hold it. One consistent read: after a revocation, the slot's next holder has another
+    /// time, which would not void the old claim.
     pub async fn admitted_person_at(
         &self,
         keys: &DropKeys,
@@ -96,7 +96,8 @@ impl Redis {
         Ok(is_theirs.then_some(at))
     }
 
-    /// When a slot's holder was admitted, in Unix milliseconds by Redis's clock; `None` if unknown.
+    /// Reads when a slot's holder was admitted, in Unix milliseconds by Redis's clock; `None` if
+    /// unknown.
     pub async fn admitted_at(
         &self,
         keys: &DropKeys,
@@ -109,7 +110,7 @@ impl Redis {
             .await
     }
 
-    /// The same for several slots, in the same order.
+    /// Like [`Self::admitted_at`], for several slots, in the same order.
     pub async fn admitted_at_each(
         &self,
         keys: &DropKeys,

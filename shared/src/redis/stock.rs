@@ -17,17 +17,17 @@ pub struct Stock {
     pub waiting_list: u32,
 }
 
-/// What a user who claims now would get, as `claim.lua` decides.
+/// The result that a user who claims now would get, as `claim.lua` decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
     Slot,
-    /// A place on the waiting list.
+    /// A position in the waiting list.
     Place,
     Nothing,
 }
 
 impl Stock {
-    /// For display only, because the next claim may change it.
+    /// Returns the result of a claim, for display only, because the next claim may change it.
     pub fn prospect(&self) -> Prospect {
         let left = self.quantity.saturating_sub(self.held);
         // Freed slots go to users who already wait.
@@ -42,7 +42,7 @@ impl Stock {
 }
 
 impl Redis {
-    /// The stock of each drop, in the same order; `None` for a drop that is not loaded.
+    /// Reads the stock of each drop, in the same order; `None` for a drop that is not loaded.
     pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());
@@ -71,7 +71,7 @@ impl Redis {
                 held: u32::from_redis_value_ref(users).ok()?,
                 paused: paused.is_some_and(|p| p == "1"),
                 waiting: u32::from_redis_value_ref(waiting).ok()?,
-                // Parsed like in `claim.lua`: 0 if the field is missing or not a number.
+                // Parse it as `claim.lua` does: 0 if the field is missing or not a number.
                 waiting_list: waiting_list
                     .and_then(|places| places.parse().ok())
                     .unwrap_or(0),
@@ -80,7 +80,7 @@ impl Redis {
         Ok(replies.chunks(3).map(read).collect())
     }
 
-    /// The highest slot given in each drop, in the same order; `None` for a drop that is not
+    /// Reads the highest slot given in each drop, in the same order; `None` for a drop that is not
     /// loaded.
     pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
         if drops.is_empty() {

@@ -39,7 +39,7 @@ impl Redis {
         pipe.query_async(&mut self.connection()).await
     }
 
-    /// The traces of admissions, if known, in the same order.
+    /// Reads the traces of admissions, if known, in the same order.
     pub async fn traces(
         &self,
         keys: &DropKeys,

@@ -7,7 +7,8 @@ use super::safety::Unsafe;
 use crate::tls::{HandshakeAnswer, Store, Tls, speaks_plain_redis};
 
 impl Redis {
-    /// [`Redis::check_settings`] for start-up. If retrying cannot help, the error names a setting.
+    /// Calls [`Redis::check_settings`] at start-up. If retrying cannot help, the error names a
+    /// setting.
     pub async fn check_at_start(&self) -> Result<(), Unsafe> {
         metrics::gauge!("firstcome_redis_managed").set(f64::from(u8::from(self.is_managed())));
         match self.check_settings().await {
@@ -16,9 +17,7 @@ impl Redis {
                 None => Unsafe::Unreachable(error),
             }),
             Ok(()) if self.is_managed() => {
-                tracing::warn!(
-                    "REDIS_DURABILITY=managed: whether Redis keeps what it promised is not checked"
-                );
+                tracing::warn!("REDIS_DURABILITY=managed: the durability of Redis is not checked");
                 Ok(())
             }
             other => other,
@@ -60,7 +59,7 @@ impl Redis {
     }
 }
 
-/// Wrong user or password, missing login, or insufficient permissions.
+/// Whether Redis denies access: wrong user or password, missing login, or insufficient permissions.
 fn does_not_let_in(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)

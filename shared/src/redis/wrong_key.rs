@@ -1,4 +1,4 @@
-//! Keys whose content Firstcome did not write: recognizes errors about them, and finds their names.
+//! Recognizes errors about keys whose content Firstcome did not write, and finds their names.
 
 use redis::{ErrorKind, RedisError};
 
@@ -28,13 +28,13 @@ pub fn is_about_data(error: &RedisError) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongKey {
     pub key: String,
-    /// Its actual type.
+    /// The actual type.
     pub found: &'static str,
     /// The expected type.
     pub wanted: &'static str,
 }
 
-/// Redis's name of a type, with a readable form.
+/// Redis's name for each type, with a readable name.
 const TYPES: [(&str, &str); 6] = [
     ("string", "a string"),
     ("list", "a list"),
@@ -52,7 +52,7 @@ fn type_in_words(word: &str) -> &'static str {
 }
 
 impl Redis {
-    /// The first key of a drop or its coupon that has an unexpected type.
+    /// Finds the first key of a drop or its coupon that has an unexpected type.
     pub async fn wrong_key(&self, keys: &DropKeys) -> Result<Option<WrongKey>, RedisError> {
         let wanted = keys.types();
         let mut pipe = redis::pipe();

@@ -7,7 +7,7 @@ use crate::redis::wrong_key::WrongKey;
 /// The case of a finding. It is not recorded: mails are written right after the pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum FindingCase {
-    /// Nothing distinguishes it from others of its kind.
+    /// The finding needs no further distinction within its kind.
     #[default]
     Plain,
     /// A failed claim whose slot another user holds, in a drop without a free slot.
@@ -16,9 +16,9 @@ pub enum FindingCase {
     NoSuchSlot,
     /// A failed claim that names no user, for example because the message cannot be read.
     NamesNobody,
-    /// So many failed claims that name no drop in which a pass could issue them.
+    /// The number of failed claims that name no drop in which a pass could issue them.
     NamesNoDrop(u64),
-    /// So many failed claims of a drop that are left, beyond those that are listed.
+    /// The number of a drop's unresolved failed claims beyond those that are listed.
     MoreLeft(u64),
     /// Messages that no client of Kafka can read, or the consumer's dead letter for them.
     Unreadable,
@@ -26,13 +26,13 @@ pub enum FindingCase {
     RowRefused(String),
     /// A name in Redis that is not a valid user id.
     NoUserId,
-    /// A key of another type than Firstcome's.
+    /// A key in Redis that does not have Firstcome's type.
     KeyOfWrongType {
         wrong: WrongKey,
         /// The key also records who won on earlier days of the coupon.
         knows_earlier_days: bool,
     },
-    /// This store holds data of the drop that no pass can read or write.
+    /// This store has data of the drop that no pass can read or write.
     Unworkable(StoreOfDrop),
     /// Another client of MySQL has locked the rows.
     RowsLocked,
@@ -51,7 +51,7 @@ pub enum FindingCase {
     Rebuilt { back: u64, known: Option<u64> },
     /// The consumers' offsets do not move although messages wait.
     ConsumerStands,
-    /// A store's settings may lose promises, or codes.
+    /// Under a store's settings, promises or codes may be lost.
     Unsafe(UnsafePart),
     /// Number of users known to a run before the loss of Redis that were not restored.
     UsersMissing(u64),
@@ -108,7 +108,7 @@ impl FindingCase {
         name.to_owned()
     }
 
-    /// How many it stands for.
+    /// Returns how many findings it stands for.
     pub fn number(&self) -> u64 {
         match self {
             Self::NamesNoDrop(number) | Self::MoreLeft(number) => *number,
@@ -116,7 +116,7 @@ impl FindingCase {
         }
     }
 
-    /// A store prevented any comparison of the drop.
+    /// Whether a store prevented any comparison of the drop.
     pub fn is_unworkable(&self) -> bool {
         matches!(
             self,
@@ -124,7 +124,7 @@ impl FindingCase {
         )
     }
 
-    /// Whether both are the same case, whatever its values.
+    /// Whether both are the same case, regardless of its values.
     pub fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }

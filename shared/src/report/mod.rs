@@ -63,9 +63,9 @@ pub enum Status {
     Clean,
     /// Everything found was repaired, and the next check confirmed it.
     Repaired,
-    /// A person must act, or a dry run found something.
+    /// An operator must act, or a dry run found something.
     Drift,
-    /// The repairs exceed the repair limit: none is made until a person confirms them.
+    /// The repairs exceed the repair limit: none is made until an operator confirms them.
     Braked,
     /// The pass could not finish.
     Failed,
@@ -93,7 +93,7 @@ pub enum Status {
 pub enum Kind {
     /// A promise without a row.
     Unissued,
-    /// In the dead-letter table, unresolved.
+    /// An unresolved row of the dead-letter table.
     FailedClaim,
     /// A row whose user is unknown to Redis.
     MissingAdmission,
@@ -124,7 +124,7 @@ pub enum FailureCause {
     Mysql,
     Redis,
     Kafka,
-    /// For example, a file of this process.
+    /// Another cause, for example a file of this process.
     Other,
 }
 
@@ -195,11 +195,11 @@ pub enum ActionKind {
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
-    /// Repaired, and the next check confirms it.
+    /// The repair was made, and the next check confirms it.
     Applied,
-    /// Would be repaired, but this is a dry run or the repair limit holds it back.
+    /// The repair is planned, but this is a dry run or the repair limit holds it back.
     Planned,
-    /// Nothing had to be done, the state changed in the meantime, or only a person can decide.
+    /// Nothing had to be done, the state changed in the meantime, or only an operator can decide.
     Skipped,
     /// The repair was attempted, but the next check does not confirm it.
     Failed,
@@ -219,10 +219,10 @@ pub struct Finding {
     pub user_id: Option<String>,
     pub action: ActionKind,
     pub result: Outcome,
-    /// For people. It has no user id.
+    /// Human-readable, without user ids.
     #[schema(example = "admitted, and no row came")]
     pub detail: String,
-    /// A person must act: no pass will repair it.
+    /// Only an operator can resolve it: no pass will repair it.
     #[serde(default)]
     pub needs_person: bool,
     /// The failed claim that it concerns, if any.
@@ -232,14 +232,14 @@ pub struct Finding {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "4bf92f3577b34da6a3ce929d0e0e4736")]
     pub trace_id: Option<String>,
-    /// Distinguishes it from others of its kind. Not stored.
+    /// Distinguishes the finding from others of its kind. Not stored.
     #[serde(skip)]
     pub case: FindingCase,
 }
 
 impl Finding {
-    /// A hash of everything that stays the same while the finding persists. It excludes the detail,
-    /// which may contain ages and lags.
+    /// Returns a hash of everything that stays the same while the finding persists. It excludes the
+    /// detail, which may contain ages and lags.
     pub fn identity(&self) -> i64 {
         let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
         let what = (self.kind, &self.case, self.dead_letter);
@@ -248,12 +248,12 @@ impl Finding {
         i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
     }
 
-    /// Whether it concerns no single slot or user.
+    /// Whether the finding concerns no single slot or user.
     pub fn is_whole(&self) -> bool {
         self.slot.is_none() && self.user_id.is_none()
     }
 
-    /// The cause of the failure of its run, if it reports that.
+    /// Returns the cause of the run's failure, if the finding reports one.
     pub fn cause(&self) -> Option<FailureCause> {
         match self.case {
             FindingCase::RunFailed(cause) => Some(cause),
@@ -261,7 +261,7 @@ impl Finding {
         }
     }
 
-    /// The detail with the trace.
+    /// Returns the detail with the trace.
     pub fn text(&self) -> String {
         match &self.trace_id {
             Some(id) => format!("{}; trace {id}", self.detail),
@@ -269,7 +269,7 @@ impl Finding {
         }
     }
 
-    /// A finding that concerns no particular drop and needs an operator.
+    /// Creates a finding that concerns no particular drop and needs an operator.
     pub fn general(kind: Kind, action: ActionKind, detail: String) -> Self {
         Self {
             kind,
@@ -455,7 +455,7 @@ macro_rules! words {
 words!(Trigger, Status, Kind, FailureCause, ActionKind, Outcome);
 
 impl Run {
-    /// A run that has just started.
+    /// Creates a run that has just started.
     pub fn begun(run_id: &str, trigger: Trigger, started_at: DateTime<Utc>) -> Self {
         Self {
             run_id: run_id.to_owned(),
@@ -476,8 +476,8 @@ impl Run {
         }
     }
 
-    /// Whether it examined everything and no repair failed. Findings that wait for an operator do
-    /// not count against it, because they have been mailed: this shows whether passes work.
+    /// Whether the run examined everything and no repair failed. Findings that wait for an operator
+    /// do not count as failures, because they have been mailed: this shows whether passes work.
     pub fn ended_well(&self) -> bool {
         let is_done = !matches!(self.status, Status::Running | Status::Failed);
         is_done
@@ -486,24 +486,25 @@ impl Run {
             && self.all_findings().all(|f| f.result != Outcome::Failed)
     }
 
-    /// The cause of its failure. Unknown for stored runs, which lack the cases of findings.
+    /// Returns the cause of the run's failure; unknown for stored runs, which lack the cases of
+    /// findings.
     pub fn cause(&self) -> Option<FailureCause> {
         self.findings.iter().rev().find_map(Finding::cause)
     }
 
-    /// The id under which the run is stored.
+    /// Returns the id under which the run is stored.
     pub fn kept_as(&self) -> &str {
         self.goes_on_as.as_ref().unwrap_or(&self.run_id)
     }
 
-    /// Every finding of the run; those that concern no drop come first.
+    /// Returns every finding of the run; those that concern no drop come first.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings
             .iter()
             .chain(self.drops.iter().flat_map(|drop| &drop.findings))
     }
 
-    /// The number of drops examined, and how much was examined in them.
+    /// Returns the number of drops examined, and how much was examined in them.
     pub fn examined(&self) -> (u64, Examined) {
         let listed = self.drops.iter().map(|drop| drop.examined);
         let examined = listed.fold(self.unlisted.examined, |all, one| Examined {
@@ -551,7 +552,7 @@ mod tests {
         );
     }
 
-    /// The tables, metrics and JSON of other releases use these words.
+    /// Other releases use these words in tables, metrics and JSON.
     #[test]
     fn enum_words_match_in_json_and_tables_and_parse_back() {
         let words = "issue readmit move promote withdraw put_back resolve_duplicate revoke rebuild set_count write_meta \

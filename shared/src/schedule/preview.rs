@@ -1,5 +1,5 @@
-//! A preview of a schedule: the windows of a coupon created now, in words. The command line and the
-//! operations page show the same.
+//! Previews a schedule: the windows of a coupon created now, in words, for the command line and the
+//! operations page.
 
 use std::fmt::Display;
 
@@ -28,7 +28,7 @@ pub struct Opening {
 }
 
 impl Schedule {
-    /// The windows of a coupon created at `now`, including a current one.
+    /// Lists the windows of a coupon created at `now`, including a current one.
     pub fn preview<Z: TimeZone<Offset: Display>>(
         &self,
         now: DateTime<Utc>,
@@ -43,7 +43,7 @@ impl Schedule {
         Ok(all.map(|drop| in_words(drop, now, zone)).collect())
     }
 
-    /// The future openings of an existing coupon.
+    /// Lists the future openings of an existing coupon.
     pub fn to_come<Z: TimeZone<Offset: Display>>(
         &self,
         now: DateTime<Utc>,

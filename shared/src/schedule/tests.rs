@@ -181,7 +181,7 @@ fn preview_starts_with_the_current_window_and_refuses_past_ones() {
 }
 
 proptest! {
-    /// Compares with another implementation that has its own copy of the time zone database.
+    /// Compares with another implementation, which has its own copy of the time zone database.
     #[test]
     fn instants_match_an_independent_time_zone_library(
         zone in prop::sample::select(vec![

@@ -1,4 +1,4 @@
-//! Parsing of IANA time zones; the error for an unknown name suggests the closest one.
+//! Parses IANA time zones; the error for an unknown name suggests the closest one.
 
 use chrono_tz::{TZ_VARIANTS, Tz};
 use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
@@ -7,7 +7,8 @@ use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 /// other words lower.
 const ALIKE: f64 = 0.88;
 
-/// Longer than every zone's name. Comparing a long text would take seconds.
+/// Maximum length of a text to compare, above that of any zone's name. Comparing a long text would
+/// take seconds.
 const LONGEST: usize = 60;
 
 pub fn read(text: &str) -> Result<Tz, String> {
@@ -22,12 +23,12 @@ pub fn read(text: &str) -> Result<Tz, String> {
     })
 }
 
-/// The names of all zones.
+/// Returns the names of all zones.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TZ_VARIANTS.iter().map(|zone| zone.name())
 }
 
-/// The zone whose name, or city alone, is most similar to the text.
+/// Returns the zone whose name, or city alone, is most similar to the text.
 fn closest(text: &str) -> Option<Tz> {
     if text.len() > LONGEST {
         return None;

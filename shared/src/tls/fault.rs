@@ -1,4 +1,4 @@
-//! Explains a failed handshake in a sentence that names the setting to change.
+//! Explains a failed handshake in a message that names the setting to change.
 
 use std::error::Error;
 use std::io;
@@ -12,7 +12,7 @@ pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::
     if let Some(found) = error.downcast_ref() {
         return Some(found);
     }
-    // An I/O error does not report the error it contains as its source.
+    // An I/O error does not return the error inside it as its `source`.
     let held = error
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref);
@@ -65,7 +65,7 @@ impl Tls {
         }
     }
 
-    /// The server refuses this process's certificate, or requires one.
+    /// Explains that the server refuses this process's certificate, or requires one.
     fn not_believed(&self, alert: &str) -> String {
         let prefix = self.store.prefix();
         let kafka = if self.store == Store::Kafka {

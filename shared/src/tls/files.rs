@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretSlice};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// One or several certificates, starting with the owner's.
+/// One or more certificates, starting with the owner's.
 #[derive(Clone)]
 pub(super) struct Certificates {
     path: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// `name` is the setting of the path.
+    /// Reads a file. `name` is the setting of its path.
     pub(super) fn read(name: &str, path: &Path) -> Result<Self, String> {
         let pem = read(name, path)?;
         let der: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();

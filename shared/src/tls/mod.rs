@@ -36,7 +36,7 @@ pub enum Store {
 }
 
 impl Store {
-    /// The prefix of the names of its TLS settings.
+    /// Returns the prefix of the names of its TLS settings.
     pub(crate) fn prefix(self) -> &'static str {
         match self {
             Self::Redis => "REDIS",
@@ -48,7 +48,7 @@ impl Store {
         }
     }
 
-    /// The setting for the file of its certificate authorities.
+    /// Returns the setting for the file of its certificate authorities.
     pub(crate) fn authorities(self) -> &'static str {
         match self {
             Self::Redis => "REDIS_CA_FILE",
@@ -58,13 +58,13 @@ impl Store {
         }
     }
 
-    /// Whether public authorities are trusted in addition to that file. A store has one certificate
-    /// from one authority; the others may be any servers.
+    /// Whether public authorities are trusted in addition to that file. A store's certificate comes
+    /// from one known authority; the other servers may use any.
     fn trusts_public(self) -> bool {
         matches!(self, Self::Jwks | Self::Api | Self::Webhook)
     }
 
-    /// The setting for its address.
+    /// Returns the setting for its address.
     pub(crate) fn address(self) -> &'static str {
         match self {
             Self::Redis => "REDIS_URL",
@@ -86,7 +86,8 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    /// A variable that is set but empty, as in docker-compose, counts as not set.
+    /// Creates the paths. A variable that is set but empty, as in docker-compose, counts as not
+    /// set.
     pub(crate) fn new(ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Self {
         let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
         Self {
@@ -96,7 +97,7 @@ impl Paths {
         }
     }
 
-    /// The suffix of the first setting that is given.
+    /// Returns the suffix of the first setting that is given.
     pub(crate) fn first(&self) -> Option<&'static str> {
         [
             (&self.ca, "CA_FILE"),
@@ -191,7 +192,7 @@ impl Tls {
         Ok(Arc::new(config))
     }
 
-    /// The settings for the Redis client.
+    /// Returns the settings for the Redis client.
     pub(crate) fn for_redis(&self) -> TlsCertificates {
         provider::install();
         TlsCertificates {
@@ -203,7 +204,7 @@ impl Tls {
         }
     }
 
-    /// The settings for the MySQL client, which always verifies name and authority.
+    /// Returns the settings for the MySQL client, which always verifies name and authority.
     pub(crate) fn for_mysql(&self) -> SslOpts {
         provider::install();
         let identity = self.identity.as_ref().map(|(cert, key)| {
@@ -243,7 +244,7 @@ impl StoreAddress {
         self.tls.as_ref()
     }
 
-    /// The address without user, password and database.
+    /// Returns the address without user, password and database.
     pub fn host_and_port(&self) -> &str {
         let rest = self
             .url()

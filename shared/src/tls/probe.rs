@@ -1,5 +1,5 @@
-//! One handshake with an address, to find out why a client cannot connect: clients only report that
-//! a connection was closed, for example if the port uses another protocol.
+//! Makes one handshake with an address, to find out why a client cannot connect: clients only
+//! report that a connection was closed, for example if the port uses another protocol.
 
 use std::io;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const VERDICT: Duration = Duration::from_millis(500);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeAnswer {
     Fine,
-    /// The server uses TLS, but one side does not trust the other, as the sentence explains.
+    /// The server uses TLS, but one side does not trust the other, as the message explains.
     Fault(String),
     /// The server answered, but not in TLS.
     PlainText,

@@ -17,12 +17,12 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// A new trace.
+    /// Starts a new trace.
     pub fn root() -> Self {
         Self::root_of(rand::random())
     }
 
-    /// A new trace whose id has this lower half.
+    /// Starts a new trace whose id has this lower half.
     pub(super) fn root_of(lower: u64) -> Self {
         // An id of zeros is invalid.
         let upper = rand::random::<u64>().max(1);
@@ -34,13 +34,13 @@ impl TraceContext {
         }
     }
 
-    /// The lower half of the trace's id.
+    /// Returns the lower half of the trace's id.
     #[allow(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
     pub(super) fn lower(self) -> u64 {
         u128::from_be_bytes(self.trace_id.to_bytes()) as u64
     }
 
-    /// A new span of the same trace.
+    /// Creates a new span of the same trace.
     #[must_use]
     pub fn child(self) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl TraceContext {
         }
     }
 
-    /// Parses a `traceparent`. Of an unknown version, it reads the known parts.
+    /// Parses a `traceparent`. For an unknown version, reads the known parts.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (known, rest) = text.split_at_checked(55)?;
         let [a, b, b'-', trace @ .., b'-', flag_a, flag_b] = known else {
@@ -76,7 +76,7 @@ impl TraceContext {
         })
     }
 
-    /// The context in OpenTelemetry's form.
+    /// Converts the context to OpenTelemetry's type.
     pub(super) fn as_span(self) -> SpanContext {
         let flags = if self.sampled {
             TraceFlags::SAMPLED

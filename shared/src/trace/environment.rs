@@ -8,7 +8,7 @@ use clap::ValueEnum as _;
 use super::exporter::{TraceExport, start};
 use super::sampling::SamplerName;
 
-/// The default share of requests without a `traceparent` that are traced.
+/// Default share of traced requests among those without a `traceparent`.
 const RATIO: f64 = 0.01;
 
 /// Exports spans if `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector; `process` is the name of the

@@ -1,4 +1,4 @@
-//! Exports spans by OTLP over HTTP, from a separate thread. Like for metrics, there is one exporter
+//! Exports spans by OTLP over HTTP, from a separate thread. As for metrics, there is one exporter
 //! per process.
 
 use std::fmt;

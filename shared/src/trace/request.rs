@@ -14,7 +14,7 @@ tokio::task_local! {
     static CURRENT: Option<TraceContext>;
 }
 
-/// The trace of the request that the current task handles.
+/// Returns the trace of the request that the current task handles.
 pub fn current() -> Option<TraceContext> {
     CURRENT.try_with(|context| *context).ok().flatten()
 }

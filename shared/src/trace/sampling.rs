@@ -12,7 +12,7 @@ pub(super) enum SamplerName {
     AlwaysOn,
     /// None, but the decision of others is passed on
     AlwaysOff,
-    /// The ratio, whatever the request says
+    /// The ratio, regardless of the request
     #[value(name = "traceidratio")]
     TraceIdRatio,
     /// According to the request's `traceparent`; without one, every trace
@@ -62,7 +62,7 @@ impl Sampling {
         lower >> 1 < self.bound
     }
 
-    /// The span of a request; `None` if it has no trace.
+    /// Creates the span of a request; `None` if it has no trace.
     pub(super) fn begin(&self, parent: Option<TraceContext>) -> Option<TraceContext> {
         match parent {
             Some(parent) if self.obeys_parent => Some(if parent.sampled {
@@ -86,7 +86,7 @@ impl Sampling {
     }
 }
 
-/// The ratio as a fraction of 2^63.
+/// Returns the ratio as a fraction of 2^63.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -108,7 +108,7 @@ mod tests {
             ..asked
         };
         for (name, ratio, expected) in [
-            // (no traceparent, a sampled one, an unsampled one)
+            // (no traceparent, a sampled traceparent, an unsampled one)
             ("always_on", 0.0, [Some(true), Some(true), Some(true)]),
             ("always_off", 1.0, [None, Some(false), Some(false)]),
             ("traceidratio", 1.0, [Some(true), Some(true), Some(true)]),

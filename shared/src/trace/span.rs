@@ -40,7 +40,7 @@ pub mod key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanEnd {
     Fine,
-    /// Ended with an error of this type: a word, or a status.
+    /// The work failed with an error of this type: a word, or a status.
     Failed(&'static str),
 }
 
@@ -50,7 +50,7 @@ pub struct TraceSpan {
 }
 
 impl TraceSpan {
-    /// A span that started `took` ago and ends now; `None` if spans are not exported.
+    /// Creates a span that started `took` ago and ends now; `None` if spans are not exported.
     pub fn ended_now(
         context: TraceContext,
         name: impl Into<Cow<'static, str>>,
@@ -99,7 +99,7 @@ impl TraceSpan {
         self
     }
 
-    /// Links it to spans of other traces.
+    /// Links the span to spans of other traces.
     #[must_use]
     pub fn linked(mut self, to: impl IntoIterator<Item = TraceContext>) -> Self {
         self.data.links.links.extend(

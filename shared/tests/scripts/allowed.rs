@@ -41,7 +41,7 @@ async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
     ask::<i64>(server, &["HSET", &world.keys.meta, "allow", allow]).await;
 }
 
-/// Each user with the result of one call for all of them.
+/// Claims for all users in one call, and returns each user with the result.
 async fn claim(world: &mut ScriptWorld, people: &str) -> String {
     world
         .apply(&ScriptCommand::Claim(people.chars().collect()))
@@ -78,7 +78,7 @@ async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
             claim(&mut world, "cxdy").await,
             "[Waiting(1), NotAllowed, SoldOut, NotAllowed]"
         );
-        // Holders and waiting users keep their slots and places, whatever the list contains.
+        // Holders and waiting users keep their slots and positions, regardless of the list.
         assert_eq!(
             write(&world.redis, coupon, 6, &["d"]).await,
             ListReplaced::Yes
@@ -227,7 +227,7 @@ async fn group_coupon_uses_the_given_groups_or_requests_them() {
     ];
     assert_eq!(found[..2], expected);
     assert!(found[2..].iter().all(|one| *one == ask_again), "{found:?}");
-    // Holders get that result whatever their groups. An unrestricted coupon ignores groups.
+    // Holders get that result regardless of their groups. An unrestricted coupon ignores groups.
     assert_eq!(
         said([Some((&vip, false)); 5]).await[0].0,
         Admission::Already(DROP, 1)
@@ -330,7 +330,7 @@ async fn allow_list_changes_apply_in_order_and_only_to_their_list() {
         "the list, and an abandoned partial one: {names:?}"
     );
     assert_eq!(ask::<i64>(&server, &["TTL", &world.keys.allowed]).await, -1);
-    // A lost list is not a list at all.
+    // If Redis has lost the allow list, a change to it is answered `Other`.
     ask::<i64>(
         &server,
         &["DEL", &world.keys.allowed, &world.keys.allow_list],

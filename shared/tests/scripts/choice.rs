@@ -1,4 +1,4 @@
-//! Choice between two candidate drops, by Redis's time and the windows in `meta`.
+//! Tests the choice between two candidate drops, by Redis's time and the windows in `meta`.
 
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::redis::admission::{Admission, Candidates};
@@ -147,8 +147,8 @@ async fn open_drop_admits_and_its_neighbour_keeps_its_keys() {
     assert_eq!(dump(&days.world.keys).await, before);
 }
 
-/// The caller's guess may be wrong, because an operator moved the windows or the caller's clock is
-/// wrong.
+/// The caller may name the wrong drop first, because an operator moved the windows or the caller's
+/// clock is wrong.
 #[tokio::test]
 async fn between_windows_holders_get_their_slot_and_others_the_next_opening() {
     let days = TwoDays::open(OncePer::Drop, BETWEEN).await;

@@ -3,7 +3,7 @@
 use firstcome_shared::domain::OncePer;
 use proptest::prelude::*;
 
-/// Users' ids have one letter, so that a masked id still identifies them.
+/// User ids have one letter, so that a masked id still identifies the user.
 pub(crate) type PersonLetter = char;
 
 #[derive(Debug, Clone)]
@@ -17,11 +17,11 @@ pub(crate) struct Start {
 pub(crate) enum ScriptCommand {
     /// One call with these users in order; a user may occur twice.
     Claim(Vec<PersonLetter>),
-    /// With a revision, like the next two.
+    /// Loads the drop with a revision, like the next two.
     Load(u64),
     WriteMeta(u64, u32, bool),
     Lower(u64, u32),
-    /// With its id, and whether it has ended. Not fenced.
+    /// A revocation with its id, and whether it has ended. It is not fenced.
     Revoke(PersonLetter, i64, bool),
     Repair(ScriptRepair),
     /// A repair in an era that has ended.
@@ -31,10 +31,10 @@ pub(crate) enum ScriptCommand {
 
 #[derive(Debug, Clone)]
 pub(crate) enum ScriptRepair {
-    /// With the slot that the caller read.
+    /// Restores users, each with the slot that the caller read.
     PutBack(Vec<(PersonLetter, Option<i64>, u32, bool)>),
     Count,
-    /// With the quantity for which the move was planned.
+    /// Moves a user, with the quantity for which the move was planned.
     Move(PersonLetter, Option<i64>, Option<u32>),
     Withdraw(PersonLetter, Option<i64>, bool),
     ToFront(Vec<(PersonLetter, i64)>),
@@ -96,7 +96,7 @@ fn tamper() -> impl Strategy<Value = Tamper> {
     ]
 }
 
-/// A drop, and about thirty commands.
+/// Generates a drop, and about thirty commands.
 pub(crate) fn commands() -> impl Strategy<Value = (Start, Vec<ScriptCommand>)> {
     let once_per = prop_oneof![Just(OncePer::Drop), Just(OncePer::Coupon)];
     let start =

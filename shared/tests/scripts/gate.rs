@@ -46,9 +46,9 @@ async fn says(server: &RedisServer, line: &str) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gate {
     Open,
-    /// For all claims, and for repairs of the previous era.
+    /// Closed for all claims, and for repairs of the previous era.
     Closed,
-    /// For callers whose era of the coupon differs from Redis's.
+    /// Closed for callers whose era of the coupon differs from Redis's.
     AnotherEra,
 }
 
@@ -125,7 +125,7 @@ async fn replica_of(master: &RedisServer) -> RedisServer {
     replica
 }
 
-/// A server that has all data of this one, and no longer replicates from it.
+/// Starts a server that has all data of this one, and no longer replicates from it.
 async fn left_behind(master: &RedisServer) -> RedisServer {
     let replica = replica_of(master).await;
     ask::<()>(&replica, &["REPLICAOF", "NO", "ONE"]).await;
@@ -169,7 +169,7 @@ async fn happens(
         Event::AskReplica => return (Some(replica_of(server).await), None),
         Event::AskPromoted => return (Some(left_behind(server).await), None),
         Event::Demoted => {
-            // The link to its new master is cut.
+            // The link to the server's new master is cut.
             let proxy = server.proxy().await.unwrap();
             proxy.set(ProxyFault::Cut).await.unwrap();
             demote(server, proxy.port()).await;

@@ -1,6 +1,6 @@
 //! Compares the scripts on a real Redis with a model of their contracts. For any sequence of
-//! claims, repairs, operators' changes and tampering, every result and every key matches the model,
-//! and the invariants hold.
+//! claims, repairs, operators' changes and manual changes, every result and every key matches the
+//! model, and the invariants hold.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admitted;
@@ -229,7 +229,7 @@ async fn end_of_a_revocation_voids_only_earlier_admissions() {
         "[Accepted(1)]",
         "it has ended"
     );
-    // The release of the same revocation arrives twice, late.
+    // The release for the same revocation arrives twice, and late.
     world.revoke('a', 1, None).await;
     world.revoke('a', 1, Some(long_ago)).await;
     assert_eq!(
@@ -313,8 +313,8 @@ async fn slot_taken_by_a_repair_is_reserved_until_the_counter_is_repaired() {
     let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
     let claim = |person| ScriptCommand::Claim(vec![person]);
     world.apply(&claim('a')).await;
-    // The user was admitted again: the slot is the same, but the admission differs from the one
-    // that was read.
+    // The user was admitted again to the same slot, so the admission differs from the one that was
+    // read.
     world.given_at(1, 2_000).await;
     let seen = |at_ms| SlotChange {
         seen: Some(SeenSlot {

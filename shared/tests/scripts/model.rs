@@ -17,7 +17,7 @@ pub(crate) struct Model {
     count: Option<i64>,
     users: BTreeMap<PersonLetter, i64>,
     free: BTreeSet<i64>,
-    /// In order. Users with a broken promise come first, with their former slot.
+    /// The waiting list in order. Users with a broken promise come first, with their former slot.
     waiting: Vec<(Option<i64>, PersonLetter)>,
     claimants: BTreeMap<PersonLetter, (i64, i64)>,
     /// Id of the last revocation, and whether it has ended.
@@ -122,7 +122,7 @@ impl Model {
 
     pub(crate) fn apply(&mut self, command: &ScriptCommand, era: u64) -> String {
         match command {
-            // Process users in order, as if each made a separate call.
+            // Process users in order, as if each had made a separate call.
             ScriptCommand::Claim(people) => words(
                 &people
                     .iter()
@@ -266,7 +266,7 @@ impl Model {
             return Admission::Accepted(narrow(slot));
         }
         let place = self.waiting.iter().position(|(_, waits)| *waits == person);
-        // There is always room for as many waiting users as slots are left.
+        // There is always room for as many waiting users as there are slots left.
         if place.is_none() && self.waiting() >= i64::from(self.start.1).max(self.left()) {
             return Admission::SoldOut;
         }
@@ -284,7 +284,7 @@ impl Model {
             .is_some_and(|lowest| Some(*lowest) > self.count)
     }
 
-    /// The lowest free slot, or else the next number.
+    /// Returns the lowest free slot, or else the next new slot.
     fn next(&self, quantity: i64) -> Option<i64> {
         let next = self.count.unwrap_or(0) + 1;
         Some(self.free.first().copied().unwrap_or(next)).filter(|slot| *slot <= quantity)
@@ -465,7 +465,7 @@ impl Model {
                 break;
             };
             if !self.holds(person) && !self.is_banned(person) {
-                // As in admission: a held slot is never given, whatever the counter says.
+                // As in admission, a held slot is never given, regardless of the counter.
                 let next = self
                     .next(quantity)
                     .filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());

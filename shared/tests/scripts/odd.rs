@@ -144,7 +144,7 @@ async fn invalid_user_id_is_removed_from_the_waiting_list_and_the_next_is_promot
     );
 
     let mut promoted = Vec::new();
-    // The last call promotes fewer than allowed, because nobody is left.
+    // The last call promotes fewer than allowed, because no user is left.
     for (limit, at_most) in [(1, 1), (20, 20), (300, 300)] {
         let Done::Applied(some) = redis
             .promote(keys, &world.fence, DROP, limit)

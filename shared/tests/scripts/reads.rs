@@ -15,7 +15,7 @@ use crate::world::{DROP, ScriptWorld, connect};
 const TOGETHER: usize = 200;
 const READS: usize = 100;
 
-/// Claims slots, and frees every other one again.
+/// Claims slots, and frees every second one again.
 async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &AtomicBool) {
     let mut number = 0_u64;
     while !done.load(Ordering::Relaxed) {

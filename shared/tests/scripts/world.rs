@@ -123,13 +123,13 @@ impl ScriptWorld {
         self.fence = opened(&self.redis, self.coupon, self.era).await;
     }
 
-    /// Admission's result for one user.
+    /// Claims for one user, and returns admission's result.
     pub(crate) async fn claim(&self, person: &str) -> Result<AdmissionReply, AdmissionError> {
         let user = person.parse().unwrap();
         self.redis.claim(&self.keys, self.era, &user).await
     }
 
-    /// Admission's results for several users, each named by a letter.
+    /// Claims for several users, each named by a letter, and returns admission's results.
     pub(crate) async fn claim_among(
         &self,
         candidates: Candidates<'_>,
@@ -145,7 +145,7 @@ impl ScriptWorld {
         replies.into_iter().map(Option::unwrap).collect()
     }
 
-    /// The result in words, and the admission of each user.
+    /// Applies a command. Returns the result in words, and the admission of each user.
     pub(crate) async fn apply(&mut self, command: &ScriptCommand) -> (String, Vec<Admission>) {
         let redis = &self.redis;
         let keys = &self.keys;
@@ -348,7 +348,7 @@ impl ScriptWorld {
         cmd.query_async(&mut self.redis.connection()).await.unwrap()
     }
 
-    /// Every key of the drop and its coupon, byte by byte.
+    /// Returns the raw value of every key of the drop and its coupon.
     pub(crate) async fn dump(&self) -> Vec<Option<Vec<u8>>> {
         let mut pipe = redis::pipe();
         for key in self.keys.own().into_iter().chain([

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_ends_by_count_by_time_from_its_first_message_or_where_no_more_come() {
+    fn batch_ends_at_its_size_its_deadline_or_a_gap_between_messages() {
         for (arrivals, max, wait, expected, ready_at) in [
             (&[][..], 3, 12, &[][..], 100),
             (&[0, 0, 0, 0], 3, 12, &[0, 0, 0], 0), // full: no wait
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_message_waits_a_part_of_what_the_first_does() {
+    fn last_message_waits_a_fraction_of_the_time_of_the_first() {
         let ms = Duration::from_millis;
         let gaps = [(10, 10), (20, 10), (40, 10), (0, 0)]
             .map(|(wait, set)| BatchLimits::new(1, ms(wait), ms(set)).gap);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_came_during_a_write_have_waited_already() {
+    fn time_during_a_write_counts_towards_the_wait_of_messages() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         let limits = BatchLimits {

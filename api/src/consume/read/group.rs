@@ -95,7 +95,7 @@ impl GroupContext {
         }
     }
 
-    /// The number of a partition's assignment; `None` if it is not assigned.
+    /// Returns the number of a partition's assignment; `None` if it is not assigned.
     pub(crate) fn assignment_of(&self, partition: i32) -> Option<u64> {
         self.assignment.lock().owned.get(&partition).copied()
     }

@@ -18,7 +18,7 @@ impl Membership {
         }
     }
 
-    /// The setting that makes the group refuse this process, if there is one.
+    /// Returns the setting that makes the group refuse this process, if there is one.
     pub(crate) fn why_not(&self, code: RDKafkaErrorCode) -> Option<String> {
         let group = &self.group;
         match (code, &self.instance_id) {

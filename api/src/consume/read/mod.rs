@@ -1,4 +1,4 @@
-//! From Kafka to batches of decoded messages.
+//! Reads messages from Kafka, decodes them, and gathers them into batches.
 
 pub(crate) mod batch;
 pub(crate) mod group;

@@ -1,4 +1,4 @@
-//! A message of the topic, decoded (by `source`), and its form in the dead-letter table.
+//! A message of the topic, decoded by `source`, and its row in the dead-letter table.
 
 use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -41,7 +41,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A record for a range of messages that Kafka's client cannot read.
+    /// Creates a record for a range of messages that Kafka's client cannot read.
     pub(crate) fn unreadable(topic: &str, assignment: u64, range: &UnreadableRange) -> Self {
         let UnreadableAt {
             partition, offset, ..
@@ -78,12 +78,12 @@ impl Record {
         self
     }
 
-    /// The row of this message in the dead-letter table.
+    /// Builds the row of this message in the dead-letter table.
     pub(crate) fn failed(&self, reason: &'static str, error: &str) -> FailedClaim {
         let known = match &self.claim {
             Ok(claim) => fragments(claim),
-            // Without its instant nobody can judge a claim by the drop's window, so its dead letter
-            // names nobody, and no pass issues it.
+            // Without its time, a claim cannot be checked against the drop's window, so its dead
+            // letter names no user, and no pass issues it.
             Err(undecodable) if !is_timed(&undecodable.fragments) => Fragments::default(),
             Err(undecodable) => undecodable.fragments.clone(),
         };
@@ -111,7 +111,7 @@ fn is_timed(fragments: &Fragments) -> bool {
         .is_some_and(|at| YEARS.contains(&at.year()))
 }
 
-/// The message with only this claim.
+/// Encodes the message with only this claim.
 fn alone(claim: &Claim) -> Vec<u8> {
     let Claim {
         coupon_id,

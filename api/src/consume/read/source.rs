@@ -597,7 +597,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn each_claim_of_a_batch_is_a_record_and_the_last_one_ends_the_message() {
+    fn each_claim_of_a_batch_is_a_record_and_the_last_completes_its_offset() {
         let read = records(0, 7, 3, Some(b"1:37"), BATCH.as_bytes());
         let offsets: Vec<i64> = read.iter().map(|record| record.last_offset).collect();
         assert_eq!(offsets, [6, 6, 6, 7]);
@@ -620,7 +620,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_claim_is_read_whatever_the_key_of_its_message_is() {
+    fn claim_is_read_regardless_of_its_message_key() {
         for key in [None, Some("1:37"), Some("1"), Some("2:38"), Some("")] {
             let claim = decode(key.map(str::as_bytes), GOOD.as_bytes());
             assert_eq!(claim.unwrap().slot, 37, "{key:?}");
@@ -628,7 +628,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_dead_letter_of_a_message_without_a_readable_instant_names_nobody() {
+    fn dead_letter_without_a_readable_claim_time_names_no_user() {
         let of = |payload: &str| record(0, 0, 0, payload).failed("undecodable", "");
         for instant in ["soon", "", "9999-12-31T00:00:00Z"] {
             let failed = of(&GOOD.replace("2026-12-01T06:00:00.123Z", instant));
@@ -639,7 +639,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_message_without_a_value_is_an_empty_one() {
+    fn message_without_a_value_is_read_as_empty() {
         let source = MessageOrigin {
             topic: "t".into(),
             partition: 0,
@@ -654,7 +654,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_instant_that_mysql_cannot_hold_is_refused_and_not_kept_as_one() {
+    fn claim_time_outside_mysqls_range_is_refused_and_not_stored() {
         for instant in [
             "0001-01-01T00:00:00Z",
             "9999-12-31T23:59:59.9999Z",
@@ -672,7 +672,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_error_that_quotes_the_message_is_cut() {
+    fn stored_error_that_quotes_the_message_is_truncated() {
         let record = record(
             0,
             0,
@@ -709,7 +709,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_kept_as_they_are(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn dead_letter_keeps_message_bytes_unchanged(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
             let source = MessageOrigin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None, part: None };
             let record = Record::of_message(&source, 0, None, Some(&payload), || ClaimEvent::decode(&payload)).remove(0);
             let refused = record.claim.as_ref().unwrap_err();

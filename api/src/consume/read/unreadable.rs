@@ -4,13 +4,13 @@
 //! `unissued`.
 //!
 //! Kafka's client names neither partition nor offset with an error, and reports no error at all
-//! about a malformed record. So a partition is suspected if messages wait there and none arrives
-//! for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads a message,
-//! the consumer is only busy; if none arrives for another [`SILENCE`], the consumer seeks the
-//! position again, since an earlier seek may have failed. If it reaches the end, the offsets are
-//! transaction markers and are passed. Otherwise fetching pauses, a second look finds the end of
-//! the range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range of that partition
-//! was skipped recently, one look decides.
+//! about a malformed record. Therefore, a partition is suspected if messages wait there and none
+//! arrives for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads a
+//! message, the consumer is only busy; if none arrives for another [`SILENCE`], the consumer seeks
+//! the position again, since an earlier seek may have failed. If it reaches the end, the offsets
+//! are transaction markers and are passed. Otherwise fetching pauses, a second look finds the end
+//! of the range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range of that
+//! partition was skipped recently, one look decides.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,21 +20,22 @@ use std::time::{Duration, Instant};
 use firstcome_shared::kafka::{KafkaSettings, LookResult, UnreadableRange, look, unreadable_range};
 use rdkafka::error::KafkaResult;
 
-/// Messages wait and none arrives for this long; less if the loop counts as stuck earlier.
+/// A partition is suspected if messages wait and none arrives for this long; sooner if the loop
+/// would count as stuck earlier.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// For this long after a range was skipped, its partition is suspected sooner, and one look
-/// decides. Such messages seldom come alone, and rows and reopening wait for each range.
+/// decides. Unreadable messages rarely occur alone, and rows and reopening wait for each range.
 const REPEATED_FOR: Duration = Duration::from_secs(60);
 
-/// [`SILENCE`] of such a partition.
+/// Replaces [`SILENCE`] for a partition of which a range was skipped recently.
 const REPEATED_SILENCE: Duration = Duration::from_millis(400);
 
-/// Time between finding a range and confirming it. It rules out a momentary fault.
+/// Time between finding a range and confirming it, which rules out a transient fault.
 const CONFIRM_AFTER: Duration = Duration::from_secs(3);
 
-/// Interval between two checks of all partitions. One check counts as two periods at most, so that
-/// no partition is suspected after the process was suspended.
+/// Interval between two checks of all partitions. A check counts as two periods at most, so that no
+/// partition is suspected because the process was suspended.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// After a wrong checksum librdkafka may continue at any offset. For this long after an error, only
@@ -98,7 +99,7 @@ struct Looking {
 #[derive(Debug)]
 pub(super) struct DueLook {
     at: Position,
-    /// Whether to find the range, too, or only to confirm the one found before.
+    /// Whether to find the range as well, or only to confirm the one found before.
     finds_range: bool,
     before: Option<UnreadableRange>,
 }
@@ -173,7 +174,7 @@ impl UnreadableWatch {
         }
     }
 
-    /// The client reported an error while reading.
+    /// Records that the client reported an error while reading.
     pub(super) fn error(&mut self, now: Instant) {
         self.erred_at = Some(now);
     }
@@ -224,7 +225,7 @@ impl UnreadableWatch {
         self.erred_at.is_some_and(|at| now < at + DOUBTED_FOR)
     }
 
-    /// The steps that follow from finished looks.
+    /// Returns the steps that follow from finished looks.
     pub(super) fn steps(&mut self, now: Instant, readings: &Readings) -> Vec<WatchStep> {
         // Drops partitions that are no longer assigned, or were assigned again.
         self.held.retain(|partition, held| {
@@ -339,7 +340,7 @@ impl UnreadableWatch {
         }
     }
 
-    /// The looks that are due, `passed` of polling after the last check.
+    /// Returns the looks that are due, after `passed` of polling since the last check.
     pub(super) fn due(
         &mut self,
         now: Instant,
@@ -402,7 +403,7 @@ impl UnreadableWatch {
         due
     }
 
-    /// Starts a look on a thread.
+    /// Starts a look on a separate thread.
     pub(super) fn look(&mut self, settings: &KafkaSettings, due: DueLook) -> std::io::Result<()> {
         let (tell, found) = channel();
         self.looking.push(Looking {
@@ -472,8 +473,8 @@ mod tests {
     }
 
     /// Checks the partitions for some seconds; returns the steps with their milliseconds. Each look
-    /// ends at once with the result of `find`, which gets the partition and the number of previous
-    /// looks.
+    /// ends immediately with the result of `find`, which gets the partition and the number of
+    /// previous looks.
     fn steps(
         watch: &mut UnreadableWatch,
         seconds: u64,
@@ -507,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn range_is_left_out_after_three_looks_of_fresh_clients() {
+    fn range_is_skipped_after_three_fresh_clients_fail_to_read_it() {
         let mut watch = UnreadableWatch::new(STUCK);
         let found = |_, look| Found::Unreadable(range(1, 2..=if look == 1 { 3 } else { 9 }));
         // No messages wait on partition 0.
@@ -523,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn next_range_of_a_partition_is_left_out_after_one_look() {
+    fn next_range_of_a_partition_is_skipped_after_one_failed_read() {
         let mut watch = UnreadableWatch::new(STUCK);
         watch.left_out.insert(1, Instant::now());
         let found = |partition, _| Found::Unreadable(range(partition, 2..=9));
@@ -544,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn consumer_that_does_not_read_what_fresh_clients_read_seeks_again() {
+    fn consumer_seeks_again_if_only_fresh_clients_can_read() {
         let mut watch = UnreadableWatch::new(STUCK);
         let seen = steps(&mut watch, 12, &readings(&[(3, 7, 9)]), |_, _| {
             Found::Message(7)
@@ -558,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_that_a_fresh_client_can_read_goes_on_and_markers_are_passed() {
+    fn partition_resumes_if_a_fresh_client_can_read_it_and_skips_markers() {
         let mut watch = UnreadableWatch::new(STUCK);
         let silent = readings(&[(0, 7, 9), (1, 7, 9)]);
         let seen = steps(&mut watch, 6, &silent, |partition, _| match partition {
@@ -579,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn client_that_is_silent_after_an_error_goes_on_where_a_fresh_one_can_read() {
+    fn client_silent_after_an_error_resumes_where_a_fresh_client_can_read() {
         let mut watch = UnreadableWatch::new(STUCK);
         watch.error(Instant::now());
         let seen = steps(&mut watch, 6, &readings(&[(0, 7, 9)]), |_, _| {
@@ -599,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn message_after_an_error_holds_its_partition_until_a_fresh_client_has_looked() {
+    fn message_after_an_error_holds_its_partition_until_a_fresh_client_read_it() {
         let mut watch = UnreadableWatch::new(STUCK);
         assert!(watch.takes(0, 1, Some(7), 9), "as behind a transaction");
         watch.error(Instant::now());
@@ -628,7 +629,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_that_moves_on_or_goes_away_is_not_suspected() {
+    fn partition_that_advances_or_is_revoked_is_not_suspected() {
         let mut watch = UnreadableWatch::new(STUCK);
         let now = Instant::now();
         for next in 0..100 {
@@ -642,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn time_without_polls_counts_little() {
+    fn time_without_polls_counts_as_two_checks_at_most() {
         let mut watch = UnreadableWatch::new(STUCK);
         let silent = readings(&[(0, 7, 9)]);
         for passed in [CHECK_EVERY, STUCK, Duration::ZERO, Duration::ZERO] {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use crate::consume::read::record::Record;
 use crate::consume::write::Written;
 
-/// A loop without an iteration for this long is not alive. It also iterates while it waits for
+/// The loop is not alive if it has no iteration for this long. It also iterates while it waits for
 /// MySQL or for messages.
 const STUCK: Duration = Duration::from_secs(30);
 
@@ -120,7 +120,7 @@ impl Health {
         check(move || std::future::ready(health.alive_at(Instant::now())))
     }
 
-    /// The checks for `/readyz`. MySQL is queried only if the last batch was written.
+    /// Returns the checks for `/readyz`. MySQL is queried only if the last batch was written.
     pub(crate) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, HealthCheck)> {
         let of_mysql = Arc::clone(self);
         let of_kafka = Arc::clone(self);
@@ -227,7 +227,7 @@ pub(crate) fn count_batch(batch: &[Arc<Record>], seconds: f64, written: &Written
         .iter()
         .filter_map(|record| record.claim.as_ref().ok()?.claimed_at)
     {
-        // Negative if this host's clock is behind that of Redis.
+        // The delay is negative if this host's clock is behind Redis's clock.
         delay.record(
             (now - claimed_at)
                 .to_std()
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_that_stands_still_is_not_alive_until_it_goes_on() {
+    fn stalled_loop_is_not_alive_until_it_resumes() {
         let health = Health::new();
         let now = Instant::now();
         assert_eq!(health.alive_at(now + Duration::from_secs(29)), Ok(()));

@@ -1,5 +1,5 @@
 //! The watchdog: reports a consumer without progress as stuck, and later ends the process, because
-//! a restart helps.
+//! a restart usually helps.
 //!
 //! A loop is stuck if it does not iterate, or if it writes nothing although messages wait and both
 //! stores answer. While a store is unavailable the loop is not stuck, because it retries without
@@ -42,7 +42,7 @@ impl LivenessLimits {
     }
 }
 
-/// The watchdog's thread, which ends when this is dropped. A task would not do, because the runtime
+/// The watchdog's thread, which ends when this is dropped. It is not a task, because the runtime
 /// itself may be stuck.
 pub(crate) struct Watchdog {
     _stop: Sender<()>,
@@ -88,7 +88,7 @@ fn report(health: &Health, limits: LivenessLimits, what: &'static str, time: Dur
     if time >= limits.exit() {
         tracing::error!(
             seconds,
-            "{what}: this consumer ends itself, so that it is started again"
+            "{what}: this consumer exits, so that its supervisor restarts it"
         );
         std::process::exit(1);
     }
@@ -104,7 +104,7 @@ struct ProgressWatch {
 }
 
 impl ProgressWatch {
-    /// The condition that has lasted longer, and its duration.
+    /// Returns the condition that has lasted longer, and its duration.
     fn check(&mut self, state: LoopState, passed: Duration) -> (&'static str, Duration) {
         let passed = passed.min(EVERY * 2);
         let last = self.last.replace(state);

@@ -1,5 +1,5 @@
-//! Decides which claims of a refused batch become rows: a pure function of the claims, the rows on
-//! the same slots or of the same users, and the rules of the drops.
+//! Decides which claims of a refused batch become rows: a pure function of the claims, the rows of
+//! the same slots or users, and the rules of the drops.
 
 use std::collections::HashMap;
 
@@ -118,7 +118,7 @@ impl<'a> Holders<'a> {
         if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
             return refused(
                 "already_has_one",
-                format!("this person holds slot {slot} of drop {drop}"),
+                format!("this user holds slot {slot} of drop {drop}"),
             );
         }
         if let Some(fault) = rule.window.fault(claim.claimed_at) {
@@ -358,7 +358,7 @@ mod tests {
         let [ClaimVerdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else {
             panic!("not refused")
         };
-        assert_eq!(error, "this person holds slot 1 of drop 10");
+        assert_eq!(error, "this user holds slot 1 of drop 10");
     }
 
     fn any_claim() -> impl Strategy<Value = Claim> {
@@ -376,8 +376,8 @@ mod tests {
     }
 
     proptest! {
-          /// The schema accepts all issued rows besides the existing ones, and a second read issues
-          /// nothing.
+          /// Checks that the schema accepts all issued rows in addition to the existing ones, and
+          /// that a second read issues nothing.
         #[test]
         fn issued_rows_fit_the_schema_and_a_second_read_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
             let rules = rules();

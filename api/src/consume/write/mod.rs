@@ -27,7 +27,7 @@ use crate::consume::read::record::Record;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) issued: u64,
-    /// Messages that were read before, so that their rows existed.
+    /// Messages that were read before and whose rows already existed.
     pub(crate) again: u64,
     /// Claims that were given back or revoked: neither rows nor dead letters.
     pub(crate) revoked: u64,
@@ -163,7 +163,7 @@ async fn write_in(
             Err(undecodable) => write.refuse(undecodable.reason, record, &undecodable.error),
         }
     }
-    // The common case: one statement inserts them all.
+    // In the common case, one statement inserts all of them.
     match write.insert(conn, &claims, limits).await {
         Ok(()) => {}
         Err(error) if refusal(&error).is_some() => write.insert_accepted(conn, &claims).await?,
@@ -237,7 +237,8 @@ impl BatchWrite<'_> {
         Ok(())
     }
 
-    /// The claims to insert as rows. The others are counted, and refused ones become dead letters.
+    /// Returns the claims to insert as rows. The others are counted, and refused ones become dead
+    /// letters.
     async fn accept<'a>(
         &mut self,
         conn: &mut Conn,

@@ -20,7 +20,7 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// A bucket for `rows_per_second`; 0 means no limit.
+    /// Creates a bucket for `rows_per_second`; 0 means no limit.
     pub(crate) fn new(rows_per_second: u32, now: Instant) -> Self {
         let rate = (rows_per_second > 0).then(|| f64::from(rows_per_second));
         let mut throttle = Self {
@@ -47,9 +47,9 @@ impl Throttle {
         self.rate.map_or(usize::MAX, |_| self.capacity() as usize)
     }
 
-    /// How many of `wanted` rows may be written now, or how long to wait until the bucket is full.
-    /// It waits for a full bucket because many small batches would cost the database more than the
-    /// limit saves.
+    /// Returns how many of `wanted` rows may be written now, or how long to wait until the bucket
+    /// is full. Waiting for a full bucket avoids many small batches, which would cost the database
+    /// more than the limit saves.
     pub(crate) fn allow(&mut self, wanted: usize, now: Instant) -> Result<usize, Duration> {
         let Some(rate) = self.rate else {
             return Ok(wanted);

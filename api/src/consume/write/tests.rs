@@ -1,4 +1,4 @@
-//! Batches on a real MySQL.
+//! Tests batches on a real MySQL.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
     }
 }
 
-/// With a separate database on the server that these tests share.
+/// Starts with a separate database on the server that these tests share.
 async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, CouponId, DropId) {
     static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
     let start = async || {
@@ -74,7 +74,7 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
 
 /// Rows are written as SQL text, so a user id that was inserted manually must not break it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
+async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
     let (_, db, coupon_id, drop_id) = shop("names", 100).await;
     let claimed_at = DateTime::from_timestamp_nanos(1_796_104_800_123_456_789);
     let key = db.code_key().await.unwrap();
@@ -140,15 +140,15 @@ async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_i
     }
 }
 
-/// Simulates a partition that moves while its old owner still writes: data read before is outdated
-/// at once.
+/// Simulates a partition that moves while its old owner still writes, so that data read earlier is
+/// outdated immediately.
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
+async fn concurrent_writers_turn_each_claim_into_one_row_or_one_refusal() {
     let (mysql, db, coupon_id, drop_id) = shop("batches", 300).await;
     let claimed_at = Utc::now();
 
-    // Each writer overlaps with half of the slots before it; some have other users, some users
-    // other slots.
+    // Each writer shares half of its slots with the previous one; some slots have other users, and
+    // some users have other slots.
     let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
         .map(|writer| {
             let claims = (1..=100_u32).map(|i| {
@@ -206,7 +206,7 @@ async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal(
 /// Inserts rows before the pass that seals the drop commits. MySQL's clock is half a minute behind
 /// Redis's, which passes use.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused() {
+async fn row_for_a_drop_being_sealed_waits_for_the_seal_and_is_refused() {
     let (mysql, db, coupon_id, drop_id) = shop("sealing", 5).await;
     mysql
         .query(
@@ -256,9 +256,9 @@ async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused
     );
 }
 
-/// A row may arrive after a pass has verified the drop and before it seals it.
+/// A row may arrive after a pass has verified the drop and before the pass seals it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drop_is_sealed_only_with_as_many_rows_as_it_has() {
+async fn drop_is_sealed_only_if_the_verified_row_count_is_current() {
     let (mysql, db, coupon_id, drop_id) = shop("counting", 5).await;
     let user_id = "u-1".parse().unwrap();
     let event = ClaimEvent {

@@ -1,4 +1,4 @@
-//! A gateway in front that identifies users, and proves that it is the gateway.
+//! Trusts a gateway that identifies users and authenticates itself with a secret.
 
 use std::borrow::Cow;
 
@@ -35,7 +35,7 @@ impl Gateway {
         self.0.is_some()
     }
 
-    /// The user named by the gateway.
+    /// Returns the user named by the gateway.
     pub(super) fn person<'a>(&self, headers: &'a HeaderMap) -> Result<Cow<'a, str>, Problem> {
         if let Some(secret) = &self.0 {
             let given = only_one(headers, SECRET_HEADER)?;
@@ -51,8 +51,8 @@ impl Gateway {
     }
 }
 
-/// The one value of a header. If there were two, one could be the gateway's and the other the
-/// client's.
+/// Returns the only value of a header. If there were two, one could come from the gateway and the
+/// other from the client.
 fn only_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, Problem> {
     only_value(headers, name).map_err(|GivenTwice| match name {
         USER_HEADER => Problem::new(Code::BadUserId, "X-User-Id is given more than once"),

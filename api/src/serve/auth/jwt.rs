@@ -45,8 +45,8 @@ pub struct JwtArgs {
     /// `http://…` within a private network. SSL_CERT_FILE names further certificate authorities
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
-    /// Interval between two reads of a JWK Set. A token that names an unknown key causes a read at
-    /// once, at most every ten seconds.
+    /// Interval between two reads of a JWK Set. A token that names an unknown key causes an
+    /// immediate read, at most every ten seconds.
     #[arg(skip = Tuning::KeysRefreshSeconds.or(300_u32))]
     pub jwt_jwks_refresh_seconds: u32,
     /// Required issuer of the token (`iss`)
@@ -77,7 +77,7 @@ const ALGORITHMS: [&str; 12] = [
 const LEEWAY_SECONDS: u64 = 30;
 
 impl JwtArgs {
-    /// The name of one of these settings that is set.
+    /// Returns the name of one of these settings that is set.
     pub(crate) fn any_setting(&self) -> Option<&'static str> {
         let texts = [
             ("JWT_ISSUER", &self.jwt_issuer),
@@ -94,7 +94,7 @@ impl JwtArgs {
             .find_map(|(name, is_given)| is_given.then_some(name))
     }
 
-    /// The settings for the location of keys, and whether each is set.
+    /// Lists the settings for the location of keys, and whether each is set.
     fn key_settings(&self) -> [(&'static str, bool); 4] {
         [
             ("JWT_SECRET", self.secret().is_some()),
@@ -151,7 +151,7 @@ const NOT_VALID: TokenError =
     TokenError::Refused("the token is invalid or has expired; get a new one");
 
 impl Verifier {
-    /// Errors name missing or contradictory settings in one sentence, without the secret.
+    /// Errors name missing or contradictory settings, without the secret.
     pub(crate) fn new(args: &JwtArgs) -> Result<Self, String> {
         let algorithm = args
             .jwt_algorithm
@@ -188,7 +188,7 @@ impl Verifier {
         })
     }
 
-    /// The key set, if the keys are read repeatedly.
+    /// Returns the key set, if the keys are read repeatedly.
     pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match &self.keys {
             Keys::One(_) => None,
@@ -196,7 +196,7 @@ impl Verifier {
         }
     }
 
-    /// The user of a token.
+    /// Returns the user of a token.
     pub(crate) fn person(&self, token: &str) -> Result<String, TokenError> {
         let decoded = self.decode(token)?;
         // RFC 7515: a token with `crit` must be refused by a service that does not understand its
@@ -206,7 +206,8 @@ impl Verifier {
                 "the token requires extensions that this service does not support",
             ));
         }
-        // RFC 7519: a single string. The library would accept a list that contains the issuer.
+        // RFC 7519 requires a single string. The library would accept a list that contains the
+        // issuer.
         if !decoded.claims.0.get("iss").is_some_and(Value::is_string) {
             return Err(NOT_VALID);
         }

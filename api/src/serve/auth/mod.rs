@@ -31,12 +31,13 @@ pub enum UserAuth {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Identity")]
 pub struct IdentityArgs {
-    /// How users are identified. There is no default, because the wrong one lets anybody claim as
-    /// anybody. `jwt` also needs JWT_ALGORITHM, JWT_ISSUER, JWT_AUDIENCE and a key (see --help)
+    /// How users are identified. There is no default, because with the wrong one, any client can
+    /// claim as any user. `jwt` also needs JWT_ALGORITHM, JWT_ISSUER, JWT_AUDIENCE and a key (see
+    /// --help)
     #[arg(long, env = "USER_AUTH", value_enum)]
     pub user_auth: UserAuth,
     /// Secret that the gateway sends as `X-Gateway-Secret`, for USER_AUTH=trusted-header: without
-    /// it anybody who reaches this address can claim as anybody. At least 32 printable ASCII
+    /// it, any client that reaches this address can claim as any user. At least 32 printable ASCII
     /// characters; two separated by a comma while you replace it
     #[arg(long, env = "TRUSTED_HEADER_SECRET", hide_env_values = true)]
     pub trusted_header_secret: Option<SecretString>,
@@ -109,7 +110,7 @@ impl Identity {
         matches!(self, Self::TrustedHeader(gateway) if !gateway.has_secret())
     }
 
-    /// The key set, if keys are read repeatedly while this process runs.
+    /// Returns the key set, if keys are read repeatedly while this process runs.
     pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match self {
             Self::TrustedHeader(_) => None,
@@ -141,7 +142,7 @@ impl Identity {
         })
     }
 
-    /// [`Self::person`], after reading the issuer's keys again if the token names a new one.
+    /// Like [`Self::person`], but first reads the issuer's keys again if the token names a new one.
     pub(crate) async fn find_person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
         let mut found = self.person(headers);
         if let (Err(Unidentified::UnknownKey(name)), Some(keys)) = (&found, self.key_set()) {
@@ -150,7 +151,7 @@ impl Identity {
         }
         found.map_err(|nobody| match nobody {
             Unidentified::Refused(problem) => problem,
-            // Refusing the token would be wrong: it may be signed with a new key.
+            // Do not refuse the token: it may be signed with a new key.
             Unidentified::UnknownKey(_)
                 if self.key_set().is_some_and(|keys| keys.problem().is_some()) =>
             {

@@ -1,5 +1,5 @@
-//! A coupon with its drops in this process's memory, and which of them a claim may be for. A claim
-//! needs nothing else before it goes to Redis.
+//! A coupon with its drops in this process's memory, and the selection of the drops that a claim
+//! may be for. A claim needs nothing else before it goes to Redis.
 
 use std::collections::HashMap;
 use std::iter;
@@ -18,7 +18,7 @@ pub(crate) struct CouponWithDrops {
     pub(crate) coupon: Coupon,
     /// In order of opening.
     pub(crate) drops: Vec<Drop>,
-    /// One for each drop, in the same order.
+    /// One entry for each drop, in the same order.
     extras: Vec<Extra>,
 }
 
@@ -54,7 +54,7 @@ impl CouponWithDrops {
         }
     }
 
-    /// All drops, in order of opening.
+    /// Returns all drops, in order of opening.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = DropWithKeys<'_>> {
         self.drops
             .iter()
@@ -70,23 +70,23 @@ impl CouponWithDrops {
         self.drops.iter().find(|drop| drop.id == id)
     }
 
-    /// The drop that a claim at `now` is for: the open one, or the next to open, or the last that
-    /// closed.
+    /// Returns the drop that a claim at `now` is for: the open one, or the next to open, or the
+    /// last that closed.
     pub(crate) fn for_claim(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         let open = self.all().rev().find(|one| one.drop.is_open_at(now));
         open.or_else(|| self.next(now))
             .or_else(|| self.all().next_back())
     }
 
-    /// The drop that is open at `now`, or the last that has opened.
+    /// Returns the drop that is open at `now`, or the last that has opened.
     pub(crate) fn current(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         let open = self.all().rev().find(|one| one.drop.is_open_at(now));
         open.or_else(|| self.all().rev().find(|one| one.drop.opens_at <= now))
     }
 
-    /// The drops that a claim at `now` may be for; admission chooses between them by Redis's clock.
-    /// The second is the neighbour at the nearer end of the first drop's window, or the previous
-    /// drop if the first has not opened.
+    /// Returns the drops that a claim at `now` may be for; admission chooses between them by
+    /// Redis's clock. The second is the neighbour at the nearer end of the first drop's window, or
+    /// the previous drop if the first has not opened.
     pub(crate) fn candidates(&self, now: DateTime<Utc>) -> Option<DropCandidates<'_>> {
         let first = self.for_claim(now)?;
         let at = self.drops.iter().position(|one| one.id == first.drop.id)?;
@@ -114,7 +114,7 @@ impl CouponWithDrops {
         Some(DropCandidates { first, second })
     }
 
-    /// The first drop that has not opened at `now`.
+    /// Returns the first drop that has not opened at `now`.
     pub(crate) fn next(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         self.all().find(|one| one.drop.opens_at > now)
     }
@@ -145,7 +145,7 @@ impl<'a> DropCandidates<'a> {
     }
 }
 
-/// Unix milliseconds as a timestamp.
+/// Converts Unix milliseconds to a timestamp.
 pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
@@ -185,7 +185,7 @@ pub(crate) mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
     }
 
-    /// Coupon 1 with drops 1, 2, … that open and close at the given minutes.
+    /// Creates coupon 1 with drops 1, 2, … that open and close at the given minutes.
     pub(crate) fn coupon(windows: &[(i64, i64)]) -> CouponWithDrops {
         let settings = RedisSettings {
             url: "redis://127.0.0.1:1".to_owned().into(),

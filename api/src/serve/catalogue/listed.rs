@@ -1,7 +1,7 @@
-//! A cache of the last responses to the list of coupons, the most expensive response that needs no
-//! identity. One page is made at a time, followed by a pause nine times as long, so that all
-//! clients together cost at most a tenth of one processor. The bytes sent are limited, too. First
-//! pages have their own turn, so that requests for other pages cannot block them.
+//! Caches the last pages of the list of coupons, the most expensive response that needs no
+//! authentication. One page is rendered at a time, followed by a pause nine times as long, so that
+//! all clients together cost at most a tenth of one processor. The bytes sent are limited, too.
+//! First pages have a separate turn, so that requests for other pages cannot block them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -37,7 +37,7 @@ const MOST_WAITING: usize = 32;
 pub(crate) struct PageKey {
     pub(crate) state: Option<DropState>,
     pub(crate) limit: usize,
-    /// Zero: from the first coupon.
+    /// Zero selects from the first coupon on.
     pub(crate) after: i64,
 }
 
@@ -96,7 +96,7 @@ impl Default for ListedPages {
 }
 
 impl ListedPages {
-    /// The page; calls `make` if there is no recent page of this version of the catalogue.
+    /// Returns the page; calls `make` if there is no recent page of this version of the catalogue.
     pub(crate) async fn of<Fut>(
         &self,
         key: PageKey,
@@ -143,7 +143,7 @@ impl ListedPages {
         Ok(page)
     }
 
-    /// The generic cell rate algorithm, in bytes: counts the long pages reported to
+    /// Applies the generic cell rate algorithm to bytes: counts the long pages reported to
     /// [`Self::sends`].
     fn may_send(&self, now: Instant) -> bool {
         self.sent_by

@@ -1,5 +1,5 @@
-//! Lookup of coupons that are not in the snapshot: finished ones, new ones of other processes, and
-//! unknown numbers.
+//! Looks up coupons that are not in the snapshot: finished ones, new ones from other processes, and
+//! unknown IDs.
 //!
 //! Concurrent lookups share one query, and a pause separates two queries, so that any number of
 //! requests for unknown coupons costs MySQL a few queries per second. Each query begins after the
@@ -32,7 +32,8 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 /// Minimum interval between two lookups.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Maximum requests of one lookup, and maximum that wait for the next. Further ones get 503.
+/// Maximum requests in one lookup, and maximum requests that wait for the next. Further ones get
+/// 503.
 const QUEUE: usize = 4_096;
 
 const FRESH_FOR: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Live coupons and their drops in memory, refreshed from MySQL. Finished coupons are looked up by
-//! number, so the cost depends on the number of live coupons only. While MySQL is unavailable, the
-//! last snapshot stays in use and claims continue.
+//! ID, so the cost depends only on the number of live coupons. While MySQL is unavailable, the last
+//! snapshot stays in use and claims continue.
 
 pub(crate) mod coupon_with_drops;
 pub(crate) mod listed;
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Catalogue {
     db: Db,
     redis: Redis,
-    /// Each claim reads it, so it has no lock.
+    /// Lock-free, because each claim reads it.
     live: ArcSwap<LiveCoupons>,
     /// Version of `live`: counts refreshes.
     version: AtomicU64,
@@ -116,7 +116,7 @@ impl Catalogue {
         self.find(id).await
     }
 
-    /// The first `limit` coupons after a number, in order, including finished ones.
+    /// Returns the first `limit` coupons after an ID, in order, including finished ones.
     pub(crate) async fn page(
         &self,
         after: CouponId,
@@ -174,7 +174,7 @@ impl Catalogue {
                 gauge!("firstcome_catalogue_coupons")
                     .set(u32::try_from(live.len()).unwrap_or(u32::MAX));
                 gauge!("firstcome_catalogue_refresh_seconds").set(begun.elapsed());
-                // A coupon that is no longer live has changed.
+                // A coupon that is no longer live counts as changed.
                 before
                     .keys()
                     .filter(|id| !live.contains_key(id))

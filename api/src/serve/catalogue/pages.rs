@@ -32,7 +32,8 @@ impl PageCache {
         }
     }
 
-    /// The first `limit` coupons after a number. Returns an old page while MySQL is unavailable.
+    /// Returns the first `limit` coupons after an ID. While MySQL is unavailable, returns an old
+    /// page.
     pub(super) async fn of(
         &self,
         db: &Db,

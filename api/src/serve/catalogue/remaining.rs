@@ -25,7 +25,7 @@ pub(crate) struct RemainingCache {
 }
 
 impl RemainingCache {
-    /// The stock of each drop, without those that Redis does not know.
+    /// Returns the stock of each drop, without those that Redis does not have.
     pub(crate) async fn of(
         &self,
         redis: &Redis,

@@ -24,16 +24,16 @@ use crate::serve::catalogue::Catalogue;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
 
 pub(crate) struct ClaimService {
-    /// Reads of the status of claims. Claims on open drops do not depend on MySQL.
+    /// Connections for reads of the status of claims. Claims on open drops do not depend on MySQL.
     pub(super) questions: Db,
-    /// For revocations by operators.
+    /// Connections for revocations by operators.
     pub(super) operators: Db,
     pub(super) question_limit: InFlightLimit,
     pub(super) redis: Redis,
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) durability: Arc<Durability>,
     batches: Arc<MicroBatches>,
-    /// Looked up once, because most claims of a crowd increment it.
+    /// The counter is looked up only once, because most claims of a crowd increment it.
     sold_out: Counter,
     refused: LineLimit,
 }
@@ -75,8 +75,8 @@ impl ClaimService {
         &self.durability
     }
 
-    /// Processes one claim to its end. From the call to Redis on, the claim continues even if its
-    /// caller is gone.
+    /// Processes one claim to its end. Once Redis is called, the claim continues even if its caller
+    /// is gone.
     pub(crate) async fn admit(
         &self,
         id: CouponId,
@@ -127,8 +127,8 @@ impl ClaimService {
     ) -> Result<ClaimAnswer, ClaimRefusal> {
         let mut candidates = coupon.candidates(Utc::now()).ok_or(ClaimRefusal::NoDrop)?;
         let mut reply = self.batches.ask(coupon, candidates, requester).await;
-        // No candidate is open by Redis's clock, so the call admitted nobody. This host's clock may
-        // differ: choose the candidates again by Redis's clock.
+        // No candidate is open by Redis's clock, so the call admitted no user. This host's clock
+        // may differ: choose the candidates again by Redis's clock.
         if let Ok(ClaimReply {
             open_drop: None,
             now_ms,

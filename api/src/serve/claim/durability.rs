@@ -37,12 +37,12 @@ pub(crate) struct Durability {
 
 /// A claim that has a slot in Redis.
 pub(super) struct AdmittedClaim {
-    /// Taken before the call to Redis.
+    /// The time before the call to Redis.
     pub(super) asked_at: Instant,
     pub(super) drop_id: DropId,
     pub(super) slot: Slot,
     pub(super) user: UserId,
-    /// By Redis's clock; `None` if Redis does not know it.
+    /// The time of admission by Redis's clock; `None` if Redis does not have it.
     pub(super) admitted_at_ms: Option<i64>,
     pub(super) now_ms: i64,
     /// The span of its request, if it has a trace.
@@ -69,8 +69,8 @@ impl AdmittedClaim {
 }
 
 impl Durability {
-    /// `longest_in_flight`: how long after a loss of Redis the reconciler waits before it rebuilds
-    /// Redis from the second stores.
+    /// `longest_in_flight` is the time that the reconciler waits after a loss of Redis before it
+    /// rebuilds Redis from the second stores.
     pub(crate) fn new(
         publisher: Publisher,
         fallback: Fallback,
@@ -131,8 +131,8 @@ impl Durability {
             .collect()
     }
 
-    /// [`Self::ensure_new`] for a retry, whose claim already had its slot in Redis. Returns `Kafka`
-    /// if the claim was written earlier.
+    /// Like [`Self::ensure_new`], for a retry, whose claim already had its slot in Redis. Returns
+    /// `Kafka` if the claim was written earlier.
     pub(super) async fn ensure(
         &self,
         coupon: &CouponWithDrops,

@@ -1,6 +1,6 @@
 //! The fallback for claims that Kafka does not acknowledge: the table `failed_claims`. While Kafka
-//! answers, this module sends no queries to MySQL. While it does not, one statement writes all
-//! claims that have accumulated.
+//! answers, this module sends no queries to MySQL. Otherwise, one statement writes all claims that
+//! have accumulated.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Fallback {
         Self { queue, deadline }
     }
 
-    /// Whether the table is known to have the claim within the deadline.
+    /// Stores the claim, and returns whether the table is known to have it within the deadline.
     pub(super) async fn keep(&self, claim: &ClaimEvent, trace: Option<TraceContext>) -> bool {
         let (kept, answer) = oneshot::channel();
         let claim = Unpublished {

@@ -24,7 +24,7 @@ pub(crate) enum WorkError {
 }
 
 impl InFlightLimit {
-    /// The limit on claims.
+    /// Creates the limit on claims.
     pub(crate) fn new(limit: u32) -> Self {
         Self {
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
@@ -34,7 +34,7 @@ impl InFlightLimit {
         }
     }
 
-    /// The limit on reads. [`Self::finish`] waits for both kinds of work.
+    /// Creates the limit on reads. [`Self::finish`] waits for both kinds of work.
     pub(crate) fn for_questions(&self, limit: usize) -> Self {
         Self {
             limit,
@@ -58,7 +58,7 @@ impl InFlightLimit {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Starts `work` at once, within the limit, and runs it to its end even if the caller is
+    /// Starts `work` immediately, within the limit, and runs it to its end even if the caller is
     /// dropped.
     pub(super) fn run<T, W>(
         &self,
@@ -78,8 +78,8 @@ impl InFlightLimit {
         async move { begun?.await }
     }
 
-    /// [`InFlightLimit::run`] without the limit, for operators: their requests must succeed while
-    /// claims are shed.
+    /// Like [`InFlightLimit::run`], without the limit, for operators: their requests must succeed
+    /// while claims are shed.
     pub(crate) fn run_unlimited<T, W>(
         &self,
         work: W,

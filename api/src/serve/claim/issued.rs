@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::serve::bounded_cache::BoundedCache;
 
-/// Maximum lookups per round, and maximum that wait for the next.
+/// Maximum lookups per round, and maximum lookups that wait for the next.
 const QUEUE: usize = 1_000;
 
 /// Claims kept in memory; at most twice as many.

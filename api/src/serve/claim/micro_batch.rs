@@ -1,8 +1,8 @@
 //! Micro-batches of admission: claims with the same candidate drops that arrive during a call to
 //! Redis go together in the next call.
 //!
-//! The first claim on an idle drop is sent at once. A busy drop has one call in progress, and the
-//! claims of the next call share its costs: the round trip, the script's reads of the drop, one
+//! The first claim on an idle drop is sent immediately. A busy drop has one call in progress, and
+//! the claims of the next call share its costs: the round trip, the script's reads of the drop, one
 //! write of each key, one entry in the append-only file. Redis computes every answer after its
 //! claim arrived, so answers are linearizable: after one process has acknowledged a claim, the next
 //! claim at any process sees it (docs/decisions/0010-micro-batches.md).
@@ -55,16 +55,17 @@ struct PendingClaim {
     /// The span of its request, if it has a trace.
     trace: Option<TraceContext>,
     reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
-    /// Released with the reply.
+    /// Released when the reply is sent.
     _place: InFlightPermit,
 }
 
 pub(super) struct ClaimReply {
     pub(super) admission: Admission,
     pub(super) now_ms: i64,
-    /// The candidate that was open then.
+    /// The candidate that was open at that time.
     pub(super) open_drop: Option<DropId>,
-    /// For a slot: the second store that holds the claim. `None`: neither store took it in time.
+    /// If the claim got a slot, the second store that holds it. `None` if no second store took it
+    /// in time.
     pub(super) stored: Option<SecondStore>,
     /// The coupon's group according to Redis.
     group: Option<Group>,
@@ -153,7 +154,7 @@ impl MicroBatches {
             });
         }
         let Ok(reply) = replied.await else {
-            tracing::error!(drop = %queue.first, "a claim was dropped before its answer");
+            tracing::error!(drop = %queue.first, "a claim was dropped before it was answered");
             return Err(WorkError::Panicked.into());
         };
         reply.map_err(ClaimRefusal::NotAnswered)
@@ -218,8 +219,8 @@ impl MicroBatches {
         replies
     }
 
-    /// Replies at once to claims without a slot. Claims with a slot are made durable first, even if
-    /// their clients hung up: new admissions together, retries one by one.
+    /// Replies immediately to claims without a slot. Claims with a slot are made durable first,
+    /// even if their clients hung up: new admissions together, retries one by one.
     fn deliver(
         self: &Arc<Self>,
         candidates: Candidates<'_>,
@@ -360,8 +361,8 @@ impl<T> Default for Queues<T> {
 }
 
 impl<T> Queues<T> {
-    /// Adds a claim to a queue. `true`: the queue was idle, and this task must make the
-    /// calls as its [`Caller`].
+    /// Adds a claim to a queue. Returns `true` if the queue was idle, so that this task must make
+    /// the calls as its [`Caller`].
     #[must_use]
     fn join(&self, id: QueueId, claim: T) -> bool {
         match self.waiting.lock().entry(id) {
@@ -386,8 +387,8 @@ impl<T> Queues<T> {
 }
 
 impl<T> Caller<'_, T> {
-    /// The claims of the next call, in order of arrival. `None`: the queue is empty and
-    /// idle from now on.
+    /// Returns the claims of the next call, in order of arrival. `None` means that the queue is
+    /// empty and now idle.
     fn next(&mut self) -> Option<Vec<T>> {
         let mut all = self.queues.waiting.lock();
         let waiting = all.get_mut(&self.id)?;

@@ -23,17 +23,17 @@ use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ClaimStatus {
-    /// The slot is theirs; the coupon will be issued.
+    /// The user has a slot; the coupon will be issued.
     Accepted,
-    /// The coupon is theirs; `code` redeems it.
+    /// The user has the coupon; `code` redeems it.
     Issued,
-    /// On the waiting list.
+    /// The user is on the waiting list.
     Waiting,
-    /// It had been promised and could not be kept.
+    /// The coupon was promised, but the promise could not be kept.
     Broken,
-    /// It was given back or revoked.
+    /// The claim was given back or revoked.
     Revoked,
-    /// No claim.
+    /// The user has no claim.
     None,
 }
 
@@ -47,9 +47,9 @@ pub(crate) struct MyClaim {
     /// Redeems the coupon; null until it is issued.
     #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: Option<String>,
-    /// Place on the waiting list; 1 is next.
+    /// Position in the waiting list; 1 is next.
     position: Option<u32>,
-    /// Whether the user may claim; null with a claim, for a coupon for everybody, and while
+    /// Whether the user may claim; null with a claim, for an unrestricted coupon, and while
     /// unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed: Option<bool>,
@@ -76,7 +76,7 @@ impl MyClaim {
 }
 
 impl ClaimService {
-    /// The status of a user's claim.
+    /// Returns the status of a user's claim.
     pub(crate) async fn my_claim(
         self: &Arc<Self>,
         id: CouponId,
@@ -120,7 +120,7 @@ impl ClaimService {
         Ok(claim)
     }
 
-    /// The drop to show, and the user's status in it according to Redis.
+    /// Returns the drop to show, and the user's status in it according to Redis.
     async fn standing_shown<'a>(
         &self,
         coupon: &'a CouponWithDrops,
@@ -188,7 +188,7 @@ impl ClaimService {
         }
     }
 
-    /// The status `accepted` acknowledges a claim, so a second store must hold it first.
+    /// Ensures that a second store holds the claim before the status `accepted` acknowledges it.
     async fn ensure_durable(
         &self,
         coupon: &CouponWithDrops,
@@ -226,9 +226,9 @@ impl ClaimService {
     }
 }
 
-/// The drop to show: the current one, or the first if none has opened (an operator may have added a
-/// claim to it manually). With `once_per` `coupon`, prefers a drop that is not sealed, because
-/// Redis then returns the user's claim in any drop.
+/// Returns the drop to show: the current one, or the first if none has opened (an operator may have
+/// added a claim to it manually). With `once_per` `coupon`, prefers a drop that is not sealed,
+/// because Redis then returns the user's claim in any drop.
 pub(super) fn drop_to_show(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,
@@ -243,8 +243,8 @@ pub(super) fn drop_to_show(
     coupon.all().rev().find(unsealed).or(current)
 }
 
-/// The status of the claim. `None` if it is uncertain, because a store did not answer (its argument
-/// is `None`) or can't be trusted.
+/// Returns the status of the claim. `None` if it is uncertain, because a store did not answer (its
+/// argument is `None`) or can't be trusted.
 fn judge(
     once_per: OncePer,
     drop: Option<DropId>,
@@ -271,7 +271,7 @@ fn judge(
         .flat_map(|r| &r.revoked)
         .rev()
         .find(|one| counts(DropId(one.drop_id)));
-    // Checked before Redis, which may not have applied the revocation yet.
+    // Check this before Redis, which may not have applied the revocation yet.
     if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
         return Some(MyClaim::revoked(open));
     }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::in_flight::WorkError;
 use super::refusal::ClaimRefusal;
 
-/// A claim that got a slot or a place on the waiting list.
+/// A claim that got a slot or a position in the waiting list.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 #[schema(as = Claim)]
@@ -23,9 +23,9 @@ pub(crate) enum ClaimAnswer {
         /// coupon comes a little later.
         queued: bool,
     },
-    /// The slot that the user holds already.
+    /// The slot that the user already holds.
     AlreadyClaimed { drop_id: DropId, slot: Slot },
-    /// A place on the waiting list.
+    /// A position in the waiting list.
     Waiting {
         /// 1 is next.
         position: u32,

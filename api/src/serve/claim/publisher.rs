@@ -29,7 +29,7 @@ pub(crate) struct Publisher {
     kafka: KafkaSettings,
     settings: ClientConfig,
     producer: RwLock<FutureProducer>,
-    /// 0 if unknown: then the hash of the key chooses the partition.
+    /// 0 if unknown; the partition is then chosen by the hash of the key.
     partitions: AtomicU32,
     /// Whether every consumer and reconciler can read messages with several claims.
     writes_batches: AtomicBool,
@@ -38,15 +38,15 @@ pub(crate) struct Publisher {
     problem: RwLock<Option<String>>,
 }
 
-/// If Kafka is unavailable at start-up: the interval of requests for the topic, and the maximum
-/// wait.
+/// Interval of requests for the topic, and maximum wait for each, if Kafka is unavailable at
+/// start-up.
 const FIND_EVERY: Duration = Duration::from_secs(2);
 
-/// The interval of requests for the topic's partitions, and the maximum wait.
+/// Interval of requests for the topic's partitions, and maximum wait for each.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 impl Publisher {
-    /// `partitions` is `None` if Kafka is unavailable. The producer connects later.
+    /// Creates the producer, which connects later. `partitions` is `None` if Kafka is unavailable.
     pub(crate) fn new(
         kafka: KafkaSettings,
         deadline: Duration,
@@ -56,7 +56,7 @@ impl Publisher {
         let producer = RwLock::new(
             settings
                 .create()
-                .context("the Kafka producer could not be made")?,
+                .context("the Kafka producer could not be created")?,
         );
         let problem = RwLock::new(
             partitions
@@ -142,8 +142,8 @@ impl Publisher {
         }
     }
 
-    /// Why Kafka did not accept the last claim; `None` if it did. Claims then use the dead-letter
-    /// table.
+    /// Returns why Kafka did not accept the last claim, so that claims use the dead-letter table;
+    /// `None` if it did.
     pub(crate) fn problem(&self) -> Option<String> {
         self.problem.read().clone()
     }
@@ -160,13 +160,13 @@ impl Publisher {
         self.producer.read().clone()
     }
 
-    /// Replaces a producer with a fatal error: an idempotent producer refuses all messages after it
+    /// Replaces a producer with a fatal error: an idempotent producer refuses all messages once it
     /// cannot exclude a gap or a duplicate. Both are harmless here.
     pub(crate) fn renew_if_failed(&self) -> anyhow::Result<bool> {
         let Some((code, reason)) = self.producer().client().fatal_error() else {
             return Ok(false);
         };
-        tracing::error!(%code, reason, "the Kafka producer failed for good and is replaced");
+        tracing::error!(%code, reason, "the Kafka producer failed permanently and is replaced");
         self.renew()?;
         Ok(true)
     }
@@ -175,15 +175,16 @@ impl Publisher {
         let fresh = self
             .settings
             .create()
-            .context("the Kafka producer could not be made again")?;
+            .context("the Kafka producer could not be created again")?;
         let old = std::mem::replace(&mut *self.producer.write(), fresh);
         // Dropping a producer blocks until its thread has ended.
         tokio::task::spawn_blocking(move || drop(old));
         Ok(())
     }
 
-    /// Publishes admissions of one drop and waits for Kafka's acknowledgements. `false` for a claim
-    /// whose message was not acknowledged before the deadline; it may still reach the topic.
+    /// Publishes admissions of one drop and waits for Kafka's acknowledgements. Returns `false` for
+    /// a claim whose message was not acknowledged before the deadline; the message may still reach
+    /// the topic.
     pub(super) async fn publish(&self, claims: &[Outgoing]) -> Vec<bool> {
         let messages = messages_of(claims, self.writes_batches.load(Ordering::Relaxed));
         let sent = join_all(messages.iter().map(|message| self.publish_one(message))).await;
@@ -323,7 +324,7 @@ impl Publisher {
     }
 }
 
-/// Maximum claims per message. With the longest user ids they need some 18 KB, well below the
+/// Maximum claims per message. With the longest user ids, they need about 18 KB, well below the
 /// producer's limit.
 const CLAIMS_A_MESSAGE: usize = 128;
 

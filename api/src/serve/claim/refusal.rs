@@ -13,11 +13,11 @@ pub(crate) enum ClaimRefusal {
     Coupon(LookupError),
     /// The coupon has no drop.
     NoDrop,
-    /// Admission gave neither a slot nor a place.
+    /// Admission gave neither a slot nor a position in the waiting list.
     Refused(Admission),
     /// Redis did not answer. The claim may have been admitted.
     NotAnswered(Arc<AdmissionError>),
-    /// Redis holds the claim and no second store does yet.
+    /// Redis holds the claim, but no second store does yet.
     NotDurable,
     /// MySQL, which alone knows the holders of a sealed drop, did not answer.
     SealedUnknown,
@@ -31,7 +31,7 @@ pub(crate) enum ClaimRefusal {
 }
 
 impl ClaimRefusal {
-    /// For the log, why a claim gets 503; `None` if it gets another response.
+    /// Returns, for the log, why a claim gets 503; `None` if it gets another response.
     pub(super) fn why_unavailable(&self) -> Option<String> {
         Some(match self {
             Self::Coupon(LookupError::Unavailable) => {

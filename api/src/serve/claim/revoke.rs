@@ -28,7 +28,7 @@ pub(crate) struct Revoked {
     #[schema(example = "revoked")]
     status: &'static str,
     drop_id: DropId,
-    /// Null for a place on the waiting list.
+    /// Null for a position in the waiting list.
     slot: Option<Slot>,
 }
 
@@ -131,7 +131,7 @@ impl ClaimService {
         self.finish(db, coupon, revocation).await
     }
 
-    /// The steps after MySQL has the revocation. All are idempotent.
+    /// Runs the steps that follow once MySQL has the revocation. All are idempotent.
     async fn finish(
         &self,
         db: &Db,
@@ -178,8 +178,8 @@ impl ClaimService {
     }
 }
 
-/// A drop of the coupon, from MySQL if the catalogue does not hold it: of the sealed drops it holds
-/// only the last.
+/// Returns a drop of the coupon, from MySQL if it is not in the catalogue, which holds only the
+/// last of the sealed drops.
 async fn drop_named(
     db: &Db,
     coupon: &CouponWithDrops,
@@ -253,7 +253,7 @@ fn held<'a>(
     }
     match earlier {
         Some(earlier) => Ok(Held::Revoked(earlier)),
-        // The keys of a sealed drop may have expired, which is no loss.
+        // The keys of a sealed drop may have expired, which does not mean that data was lost.
         None if standing.trusted || shown.sealed_at.is_some() => Err(ClaimRefusal::NothingHeld),
         // Redis may have lost the claim.
         None => Err(ClaimRefusal::StandingUnknown),

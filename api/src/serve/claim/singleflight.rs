@@ -1,4 +1,4 @@
-//! One write to the second store for all concurrent retries of a claim.
+//! Shares one write to the second store among all concurrent retries of a claim.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,7 +18,7 @@ pub(super) struct AdmissionId {
 }
 
 impl AdmissionId {
-    /// The part of the fingerprint that is kept in memory, where 0 means none.
+    /// Returns the part of the fingerprint that is kept in memory, where 0 means none.
     #[allow(
         clippy::cast_possible_truncation,
         reason = "32 bits of a keyed hash are enough"
@@ -119,7 +119,7 @@ impl Singleflight {
     }
 }
 
-/// Which task writes a claim.
+/// The task that writes a claim.
 pub(super) enum WriteTurn<'a> {
     /// No task: the claim is durable.
     Durable,

@@ -50,7 +50,7 @@ impl PageNotice {
     }
 }
 
-/// The page of a coupon, with the data that changes rarely. Its script requests the rest.
+/// Renders the page of a coupon, with the data that rarely changes. Its script requests the rest.
 pub(super) fn coupon(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,

@@ -10,7 +10,7 @@ pub(super) enum Language {
 }
 
 impl Language {
-    /// The user's preferred language; English if neither is accepted.
+    /// Returns the user's preferred language; English if neither is accepted.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let wishes = headers
             .get(ACCEPT_LANGUAGE)
@@ -41,7 +41,8 @@ impl Language {
         }
     }
 
-    /// The text for a key; empty if the table lacks it. Tests check that it lacks none.
+    /// Returns the text for a key; empty if the table lacks it. A test checks that no text is
+    /// missing.
     pub(super) fn word(self, key: &str) -> &'static str {
         let row = WORDS.iter().find(|(known, ..)| *known == key);
         row.map_or("", |row| match self {

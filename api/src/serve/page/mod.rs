@@ -94,7 +94,7 @@ fn as_html(language: Language) -> [(HeaderName, &'static str); 2] {
     ]
 }
 
-/// A page with only a notice.
+/// Renders a page with only a notice.
 fn notice(language: Language, notice: PageNotice) -> Response {
     let Ok(page) = html::notice(notice, language) else {
         return Problem::internal().into_response();

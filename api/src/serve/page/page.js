@@ -19,7 +19,7 @@ const LOOK_MS = 2_000; // how long the button waits for the check for an existin
 
 let server = null; // the last state that the server sent
 let readAt = 0; // when that state was read, by performance.now()
-let mine = null; // this person's claim
+let mine = null; // this user's claim
 let work = null; // "loading", "claiming" or "trying" while a request is under way
 let note = null, noteDrop = null; // why the last claim was refused, and in which drop
 let unsure = false; // whether a response to this claim was lost: it may have been accepted
@@ -60,8 +60,8 @@ function keep(storage, key, value) {
   } catch {} // the page works without storage
 }
 
-// The token is in the fragment, which browsers never send to a server, and is removed from the address
-// at once.
+// The token is in the fragment, which browsers never send to a server, and is immediately removed
+// from the address.
 function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   const known = recall("sessionStorage", tokenKey);
@@ -139,7 +139,7 @@ async function refresh() {
   refreshIn(misses ? Math.min(1000 * 2 ** misses, 60_000) : server.poll_after_ms);
 }
 
-// The page does not poll in a hidden tab, during a request, or once the person has the only claim that
+// The page does not poll in a hidden tab, during a request, or once the user has the only claim that
 // the coupon allows.
 const mayRefresh = () => !document.hidden && !work && (!mine || server.one_per_drop);
 
@@ -148,7 +148,7 @@ function refreshIn(ms) {
   if (ms) poll = setTimeout(() => mayRefresh() && refresh(), spread(ms));
 }
 
-// ---- this person's claim
+// ---- this user's claim
 
 // If each drop gives one, a claim of the previous drop is shown until ten minutes before the next opens.
 const isEarlier = () => server.one_per_drop && mine.drop_id !== server.drop_id && server.opens_at_ms - now() < 600_000;
@@ -199,7 +199,8 @@ function take(answer) {
 
 const refuse = (why) => ([note, noteDrop] = [why, server.drop_id]);
 
-// What the browser stores about a place on a waiting list: the drop, and a checksum of the person's token.
+// The data that the browser stores about a position in a waiting list: the drop, and a checksum of
+// the user's token.
 const placeMark = (drop) => `waiting ${drop} ${[...(token ?? "")].reduce((sum, c) => (sum * 31 + c.charCodeAt(0)) | 0, 0)}`;
 
 // Handles a claim as both `claims` and `claims/me` return it.
@@ -211,7 +212,7 @@ function meet(claim) {
   else mine = { ...claim, drop_id: claim.drop_id ?? server.drop_id, already: mine?.already };
   if (mine) keep("localStorage", own, mine.status === "waiting" ? placeMark(mine.drop_id) : "tried");
   if (!mine && claim.allowed === false && server.state !== "closed") refuse("not_allowed");
-  // Waiting lists exist only in Redis: if Redis loses one, the place is lost.
+  // Waiting lists exist only in Redis: if Redis loses a list, the position is lost.
   else if (!mine && waited && server.state !== "closed") refuse("lost_place");
   follow();
 }
@@ -230,7 +231,7 @@ async function follow() {
   for (let wait = 0; isUnderWay(); ) {
     const { status, old } = mine;
     const told = status === "accepted" ? server.accepted_after_ms : server.waiting_after_ms;
-    // Most codes arrive at once, and an earlier claim most likely has its code already.
+    // Most codes arrive immediately, and an earlier claim most likely has its code already.
     const first = status === "accepted" ? (old ? 100 : 200) : told;
     wait = wait ? Math.max(Math.min(wait * 2, told), Math.min(wait * 1.5, LONGEST_PAUSE_MS)) : first;
     await pause(wait);
@@ -287,7 +288,7 @@ async function copy() {
   try {
     await navigator.clipboard.writeText(code.textContent);
   } catch {
-    // Without https there is no clipboard: select the code, so that the person can copy it.
+    // Without https there is no clipboard: select the code, so that the user can copy it.
     return getSelection().selectAllChildren(code);
   }
   copied = true;
@@ -311,7 +312,7 @@ function ofClaim() {
     case "broken":
       return { view: "broken", label: say("broken"), big: mine.position ? place(mine.position) : "", detail: say("broken_why") };
     default: {
-      const what = mine.slot === null ? "left" : "revoked"; // a place on the waiting list has no slot
+      const what = mine.slot === null ? "left" : "revoked"; // a position in the waiting list has no slot
       return { view: "revoked", label: say(what), detail: say(`${what}_why`) };
     }
   }

@@ -26,7 +26,7 @@ const CROWD_MS: i64 = 600_000;
 pub(super) struct PageState {
     /// `sold_out` is for display: claims still go to Redis. `open` if Redis does not answer.
     state: DropState,
-    /// Whether a claim would get a place on the waiting list.
+    /// Whether a claim would get a position in the waiting list.
     can_wait: bool,
     drop_id: Option<DropId>,
     /// Whether a holder of an earlier drop's coupon may have one of this drop.
@@ -38,7 +38,8 @@ pub(super) struct PageState {
     /// When to ask for this again; null if nothing will change.
     poll_after_ms: Option<u32>,
     /// When a browser that has not claimed may look up the user's claim, once. Null around an
-    /// opening, because of the crowd, and before the first one, because nobody can hold a coupon.
+    /// opening, because of the crowd, and before the first one, because no user can hold a coupon
+    /// yet.
     look_after_ms: Option<u32>,
     /// When to ask for the user's claim again, while it is `accepted` and while it is `waiting`.
     accepted_after_ms: u32,
@@ -46,7 +47,7 @@ pub(super) struct PageState {
 }
 
 impl PageState {
-    /// `stock`: of the drop that a claim is for, if known.
+    /// Computes the state. `stock` is that of the drop that a claim is for, if known.
     pub(super) fn of(coupon: &CouponWithDrops, now: DateTime<Utc>, stock: Option<Stock>) -> Self {
         let drop = coupon.for_claim(now).map(|one| one.drop);
         let prospect = stock.map_or(Prospect::Slot, |stock| stock.prospect());
@@ -77,13 +78,14 @@ impl PageState {
     }
 }
 
-/// The interval is long if the opening is far away, and no poll falls into the rush after it: the
-/// page opens on its own, and the response to the claim gives the new state.
+/// Returns the poll interval. It is long if the opening is far away, and no poll falls into the
+/// rush after the opening: the page opens on its own, and the response to the claim gives the new
+/// state.
 fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
     match state {
         DropState::Scheduled => u32::try_from((until_opening / 4).clamp(5_000, 60_000)).ok(),
         DropState::Open => Some(60_000),
-        // Show a released slot soon.
+        // Poll often enough to show a released slot soon.
         DropState::SoldOut | DropState::Paused => Some(10_000),
         DropState::Closed | DropState::Sealed => None,
     }

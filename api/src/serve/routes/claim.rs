@@ -38,7 +38,7 @@ use crate::serve::state::App;
 /// A retry is always safe: it gets `already_claimed`. No body is needed.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/claims", tag = "claims",
-    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
+    params(("id" = i64, Path, description = "Coupon ID", example = 7)),
     responses(
         (status = 202, description = "`accepted`: you have a slot; or `waiting`: you are on the waiting list", body = ClaimAnswer),
         (status = 200, description = "`already_claimed`: you hold one", body = ClaimAnswer),
@@ -70,7 +70,7 @@ fn success(answer: ClaimAnswer) -> axum::response::Response {
 /// Read your claim
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/claims/me", tag = "claims",
-    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
+    params(("id" = i64, Path, description = "Coupon ID", example = 7)),
     responses(
         (status = 200, description = "Your claim", body = MyClaim),
         (status = 404, description = "`not_found`"),
@@ -98,7 +98,7 @@ struct Inner {
     app: App,
     routes: Router,
     guard: Arc<RequestGuard>,
-    /// The body of the most frequent refusal, rendered once.
+    /// The body of the most frequent error response, rendered once.
     sold_out: Bytes,
 }
 
@@ -121,7 +121,7 @@ impl FastPath {
         }
     }
 
-    /// The service of one connection.
+    /// Returns the service of one connection.
     pub(crate) fn of(&self, peer: SocketAddr) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
@@ -170,7 +170,7 @@ impl Service<Request<Incoming>> for FastPath {
 }
 
 impl Inner {
-    /// The coupon and the user, if the request can take the fast path.
+    /// Returns the coupon and the user, if the request can take the fast path.
     fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Requester)> {
         let headers = request.headers();
         let no_body = !headers.contains_key(header::TRANSFER_ENCODING)

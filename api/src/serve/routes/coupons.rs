@@ -26,7 +26,7 @@ use crate::serve::state::{App, Services};
 #[utoipa::path(
     get, path = "/v1/coupons/{id}", tag = "coupons",
     params(
-        ("id" = i64, Path, description = "Number of the coupon", example = 7),
+        ("id" = i64, Path, description = "Coupon ID", example = 7),
         ("If-None-Match" = Option<String>, Header, description = "Your `ETag`: 304 if the settings have not changed"),
     ),
     responses(
@@ -58,7 +58,7 @@ pub(crate) struct Listing {
     /// Page size.
     #[param(default = 100, minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// Only coupons with a larger number.
+    /// Only coupons with a higher ID.
     after: Option<i64>,
 }
 
@@ -70,7 +70,7 @@ const PART: usize = 250;
 /// Maximum coupons examined for one page of a state.
 const MAX_LOOKED_AT: usize = 1_000;
 
-/// List coupons, in order of their numbers
+/// List coupons, ordered by ID
 ///
 /// The `Link` header names the next page, if there may be one. With `state`, a page before the last
 /// may have fewer coupons than `limit`, or none. `remaining` is up to half a second old.
@@ -78,7 +78,7 @@ const MAX_LOOKED_AT: usize = 1_000;
     get, path = "/v1/coupons", tag = "coupons", params(Listing),
     responses(
         (status = 200, description = "The coupons", body = Vec<CouponView>),
-        (status = 400, description = "`invalid`: the sentence says what is wrong"),
+        (status = 400, description = "`invalid`: the message says what is wrong"),
         (status = 503, description = "`unavailable`: too many lists are being read, or a store does not answer"),
     )
 )]
@@ -142,7 +142,7 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
             .map(|last| last.coupon.id)
     };
     let body = serde_json::to_vec(&page).map_err(|error| {
-        tracing::error!(%error, "a list of coupons can't be written");
+        tracing::error!(%error, "a list of coupons could not be serialized");
         Problem::internal()
     })?;
     Ok(ListedPage {
@@ -151,8 +151,8 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
     })
 }
 
-/// The coupons examined for one page, and whether more may follow. All states but `sealed` select
-/// live coupons, which are in memory.
+/// Returns the coupons to examine for one page, and whether more may follow. All states but
+/// `sealed` select live coupons, which are in memory.
 async fn candidates(
     services: &Services,
     asked: &Listing,

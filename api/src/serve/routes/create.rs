@@ -117,7 +117,7 @@ pub(crate) async fn create(
         .into_response())
 }
 
-/// The request's key with a hash of the parsed body, so that the formatting of the JSON is
+/// Returns the request's key with a hash of the parsed body, so that the formatting of the JSON is
 /// irrelevant.
 fn idempotency_key(
     headers: &HeaderMap,
@@ -163,7 +163,8 @@ async fn make_once(
     let away = |error: DbError| {
         mysql_unavailable(&error, "repeat the request with the same Idempotency-Key")
     };
-    // Look for an earlier request before validating: the window may be over by the time of a retry.
+    // Look for an earlier request before validating: at the time of a retry, the window may be
+    // over.
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }
@@ -193,13 +194,13 @@ async fn repeated(
     }
 }
 
-/// The numbers that Redis has seen, so that MySQL does not reuse numbers of coupons that it lost.
-/// `None` if Redis is unavailable.
+/// Reads the highest coupon and drop IDs that Redis has recorded, so that MySQL does not reuse the
+/// IDs of rows that MySQL has lost. `None` if Redis is unavailable.
 async fn ask_redis(services: &Services) -> Option<GivenNumbers> {
     match services.redis.given_numbers().await {
         Ok(given) => Some(given),
         Err(error) => {
-            tracing::warn!(%error, "could not read the used numbers from Redis: many numbers are skipped");
+            tracing::warn!(%error, "could not read the used IDs from Redis: many IDs are skipped");
             None
         }
     }
@@ -212,11 +213,11 @@ async fn see_to(
     drops: Vec<Drop>,
     redis_answers: bool,
 ) -> Arc<CouponWithDrops> {
-    tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was made");
+    tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was created");
     if redis_answers {
         let newest = drops.iter().map(|drop| drop.id).max().unwrap_or(DropId(0));
         if let Err(error) = services.redis.note_numbers(coupon.id, newest).await {
-            tracing::warn!(%error, coupon = %coupon.id, "the numbers of a new coupon are not in Redis yet");
+            tracing::warn!(%error, coupon = %coupon.id, "the IDs of a new coupon are not in Redis yet");
         }
         if coupon.allow == Some(Allow::List) {
             // Write the empty list too: while the list is missing in Redis, no claim gets

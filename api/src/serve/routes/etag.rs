@@ -14,7 +14,7 @@ pub(in crate::serve) fn of(revision: u64) -> [(HeaderName, String); 1] {
     [(ETAG, format!("\"{revision}\""))]
 }
 
-/// The revision that a change requires; `None` for any.
+/// Returns the revision that a change requires; `None` for any.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let bad = || invalid("If-Match must be one ETag as GET gives it, such as \"7\", or *");
     let Some(value) = only_value(headers, IF_MATCH).map_err(|GivenTwice| bad())? else {
@@ -36,7 +36,7 @@ fn revision(tag: &str) -> Option<u64> {
         .filter(|revision: &u64| revision.to_string() == digits)
 }
 
-/// The 412 response, with the current revision.
+/// Builds the 412 response, with the current revision.
 pub(super) fn changed_meanwhile(revision: u64) -> Response {
     let detail =
         "the coupon was changed since you read it; read it again, and nothing was changed here";

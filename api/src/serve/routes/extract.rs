@@ -1,5 +1,5 @@
-//! Extractors of the API: the coupon and the user of a request. A refusal names the invalid part.
-//! Extractors of both services are in `shared`.
+//! Extractors of the API: the coupon and the user of a request. An error response names the invalid
+//! part. Extractors of both services are in `shared`.
 
 use axum::extract::{FromRequestParts, MatchedPath, Path};
 use axum::http::request::Parts;

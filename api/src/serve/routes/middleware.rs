@@ -26,7 +26,7 @@ pub(crate) struct RequestGuard {
     /// Maximum time until a response begins.
     timeout: Duration,
     late: LineLimit,
-    /// Handles of the series, because a lookup in the registry is slow.
+    /// Cached handles of the metric series, because a lookup in the registry is slow.
     metrics: RwLock<HashMap<(&'static str, StatusCode), ByPath>>,
 }
 
@@ -41,9 +41,9 @@ impl RequestGuard {
         }
     }
 
-    /// Handles one request with `work`; 503 after the deadline, 500 after a panic. The path in
-    /// `route` is a pattern, because each id in a path would create a series. `wrap` converts the
-    /// body of a problem to the body type of `work`.
+    /// Handles one request with `work`; responds 503 after the deadline, 500 after a panic. The
+    /// path in `route` is a pattern, because otherwise each id in a path would create a metric
+    /// series. `wrap` converts the body of a problem to the body type of `work`.
     pub(crate) async fn answer<B>(
         &self,
         route: Route<'_>,

@@ -38,7 +38,7 @@ use crate::serve::auth::Identity;
 use crate::serve::page;
 use crate::serve::state::App;
 
-/// The routes at LISTEN_ADDR, including `more`.
+/// Builds the routes at LISTEN_ADDR, including `more`.
 pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<RequestGuard>) -> Router {
     let (routes, _) = contract(token).split_for_parts();
     routes
@@ -52,7 +52,7 @@ pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<Reques
         .layer(from_fn_with_state(guard, guarded))
 }
 
-/// Expensive routes for machines, served only at METRICS_ADDR if that is set.
+/// Builds the expensive routes for machines, served only at METRICS_ADDR if that is set.
 pub(crate) fn for_machines(
     token: OpsToken,
     identity: &Identity,
@@ -73,7 +73,7 @@ pub(crate) fn for_machines(
         .merge(health::metrics_route(prometheus))
 }
 
-/// The public routes with their OpenAPI document.
+/// Builds the public routes with their OpenAPI document.
 fn contract(token: OpsToken) -> OpenApiRouter<App> {
     let for_operators = OpenApiRouter::new()
         .routes(routes!(create::create))
@@ -90,8 +90,8 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
         .merge(for_operators)
 }
 
-/// Ready means that a claim would be processed. Claims continue without MySQL or Kafka, so only
-/// Redis is checked.
+/// Checks for `/readyz`: the process is ready if it would process a claim. Claims continue without
+/// MySQL or Kafka, so only Redis is checked.
 pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let redis = app.redis.clone();
     let gate = health::check(move || {
@@ -118,7 +118,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     vec![("redis", gate), ("process", running)]
 }
 
-/// Stores without which claims continue; `/readyz` reports them as notes.
+/// Checks of the stores without which claims continue; `/readyz` reports them as notes.
 pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
     let kafka = health::check(move || {
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// `/openapi.json`.
+    /// Returns the document of `/openapi.json`.
     fn document() -> serde_json::Value {
         let token = OpsToken::new("t".repeat(32).into()).unwrap();
         serde_json::to_value(with_problems(contract(token).split_for_parts().1)).unwrap()

@@ -12,9 +12,9 @@ use utoipa::openapi::{Components, OpenApi};
     info(
         title = "Firstcome API",
         description = "Gives out a limited number of coupons, first come, first served. Errors are \
-            `application/problem+json` (RFC 9457) with a stable `code` and a sentence for people. A request that is \
-            refused (4xx) changes nothing. After a 503 a change may already have been applied: repeat it; to create \
-            a coupon, with the same `Idempotency-Key`."
+            `application/problem+json` (RFC 9457) with a stable `code` and a human-readable message. A request that \
+            is rejected (4xx) changes nothing. After a 503, a change may already have been applied, so repeat the \
+            request. When creating a coupon, repeat it with the same `Idempotency-Key`."
     ),
     tags(
         (name = "claims", description = "For users"),
@@ -40,7 +40,7 @@ impl Modify for SecuritySchemes {
     }
 }
 
-/// The document for tokens: without the gateway's headers, which are ignored then.
+/// Adapts the document for tokens: removes the gateway's headers, which are then ignored.
 pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     for item in document.paths.paths.values_mut() {
         let operations = [
@@ -61,7 +61,7 @@ pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// The document for a gateway: users are identified by its header instead of a token.
+/// Adapts the document for a gateway: users are identified by its header instead of a token.
 pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
     let header = ApiKeyValue::with_description("X-User-Id", "The user, as named by the gateway");

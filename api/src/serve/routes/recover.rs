@@ -14,9 +14,9 @@ use crate::serve::state::Services;
 /// Maximum wait for Redis when looking for settings that MySQL has lost.
 const ASKED_FOR: Duration = Duration::from_secs(1);
 
-/// Call before a change, which must neither reuse a revision that MySQL has lost nor undo lost
-/// settings. The wait for Redis is short, because changes that do not concern Redis must succeed
-/// without it.
+/// Recovers lost settings. Call it before a change, which must neither reuse a revision that MySQL
+/// has lost nor undo lost settings. The wait for Redis is short, because changes that do not
+/// concern Redis must succeed without it.
 pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<(), Problem> {
     let why = match timeout(ASKED_FOR, services.redis.revision(id)).await {
         Ok(Ok(_)) => match recover(&services.mysql.operators, &services.redis, id).await {

@@ -1,4 +1,4 @@
-//! The responses to refused requests.
+//! Builds the error responses to refused requests.
 
 use chrono::SecondsFormat;
 use firstcome_shared::domain::CouponId;
@@ -40,7 +40,7 @@ impl From<ClaimRefusal> for Problem {
                 "this coupon is closed, and it is unknown right now whether you hold one; try again"
             }
             ClaimRefusal::NothingHeld => {
-                return Self::not_found("there is no claim of this person to give back or revoke");
+                return Self::not_found("there is no claim of this user to give back or revoke");
             }
             ClaimRefusal::HalfRevoked => {
                 "the claim is revoked, but its slot may not be free yet; repeat the request to be certain"
@@ -104,7 +104,7 @@ pub(crate) fn no_such_coupon(id: CouponId) -> Problem {
     Problem::not_found(format!("there is no coupon {id}"))
 }
 
-/// 503 for an operator's request. `doubt` says what may have happened, or what to do.
+/// Builds a 503 for an operator's request. `doubt` says what may have happened, or what to do.
 pub(crate) fn mysql_unavailable(error: &DbError, doubt: &str) -> Problem {
     tracing::warn!(%error, "an operator's request could not be processed");
     Problem::unavailable(format!("MySQL did not answer; {doubt}"))

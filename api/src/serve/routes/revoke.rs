@@ -48,7 +48,7 @@ pub(crate) struct GiveBackQuery {
 /// send `drop_id`: without it, a repeat may apply to the next drop.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/claims/me", tag = "claims",
-    params(("id" = i64, Path, description = "Number of the coupon", example = 7), GiveBackQuery),
+    params(("id" = i64, Path, description = "Coupon ID", example = 7), GiveBackQuery),
     responses(
         (status = 200, description = "It was given back", body = Revoked),
         (status = 404, description = "`not_found`: no such coupon, or nothing to give back"),
@@ -78,7 +78,7 @@ pub(crate) async fn give_back(
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/people/{user_id}/revoke", tag = "operators", request_body = RevokeBody,
     params(
-        ("id" = i64, Path, description = "Number of the coupon", example = 7),
+        ("id" = i64, Path, description = "Coupon ID", example = 7),
         ("user_id" = String, Path, description = "The user, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
     ),
     responses(

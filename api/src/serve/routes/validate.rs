@@ -44,9 +44,9 @@ pub(crate) fn waiting_list(number: i64) -> Result<u32, Problem> {
     within("waiting_list", number, 0..=MAX_WAITING)
 }
 
-/// Parses the restriction of a coupon. Refuses groups if a gateway identifies users, because it
-/// names no groups and nobody would be admitted. `identity` is `None` if it is unknown how the API
-/// identifies users.
+/// Parses the restriction of a coupon. Refuses groups if a gateway identifies users, because the
+/// gateway names no groups, so no user would be admitted. `identity` is `None` if it is unknown how
+/// the API identifies users.
 pub(crate) fn allow(text: &str, identity: Option<&Identity>) -> Result<Allow, Problem> {
     let allow = text
         .parse()

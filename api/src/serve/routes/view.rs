@@ -52,9 +52,9 @@ pub(crate) struct CouponView {
 #[schema(as = Drop)]
 pub(crate) struct DropView {
     id: DropId,
-    /// First instant at which claims are admitted.
+    /// Claims are admitted from this time.
     opens_at: DateTime<Utc>,
-    /// First instant at which claims are refused; null: it stays open.
+    /// Claims are rejected from this time; null: it stays open.
     closes_at: Option<DateTime<Utc>>,
     quantity: Slot,
     /// How many are left; null while unknown (Redis is unavailable, or being verified).
@@ -64,7 +64,7 @@ pub(crate) struct DropView {
 }
 
 impl CouponView {
-    /// The state of the current drop, or of the next one before the first has opened.
+    /// Returns the state of the current drop, or of the next one before the first has opened.
     pub(crate) fn state(&self) -> Option<DropState> {
         self.current_drop
             .as_ref()
@@ -80,7 +80,7 @@ impl CouponView {
 /// Maximum wait for Redis, after which `remaining` is null.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The current state of coupons.
+/// Reads the current state of coupons.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
     let now = Utc::now();
     let shown = coupons
@@ -114,7 +114,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     coupons.iter().map(view).collect()
 }
 
-/// The stocks of drops, for display, without those whose stock is unknown.
+/// Reads the stocks of drops, for display, without those whose stock is unknown.
 pub(crate) async fn stocks(
     services: &Services,
     drops: &[(DropId, &DropKeys)],
@@ -139,8 +139,8 @@ pub(crate) fn not_kept<T>(body: T) -> NotKept<T> {
     ([(CACHE_CONTROL, "no-store")], Json(body))
 }
 
-/// The current state of one coupon, with its `ETag`. Not cacheable, because a browser that
-/// revalidates by the tag would keep showing an old `remaining`.
+/// Responds with the current state of one coupon, with its `ETag`. Not cacheable, because a browser
+/// that revalidates by the tag would keep showing an old `remaining`.
 pub(crate) async fn show_one(
     services: &Services,
     coupon: &CouponWithDrops,
@@ -169,7 +169,7 @@ fn drop_view(
         (Some(_), _) => chosen
             .sealed_rows
             .map(|rows| drop.quantity.saturating_sub(rows)),
-        // During a change of the quantity the stores differ; only the smaller one is certain.
+        // During a change of the quantity, the stores differ; only the smaller value is certain.
         (None, Some(stock)) => Some(drop.quantity.min(stock.quantity).saturating_sub(stock.held)),
         (None, None) => None,
     };

@@ -10,7 +10,7 @@ fn with_ids(ids: &[String]) -> Rendered {
     for (at, finding) in run.drops[0].findings.iter_mut().enumerate() {
         finding.user_id = id(at);
     }
-    let refused = "no row, and no message waits; MySQL refused the row: another row has this slot, this person or this code";
+    let refused = "no row, and no message waits; MySQL refused the row: another row has this slot, this user or this code";
     let also = [
         cased(
             FindingCase::RowRefused("another row has this slot".to_owned()),

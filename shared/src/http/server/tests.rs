@@ -14,7 +14,7 @@ use super::*;
 /// Larger than all buffers of a connection.
 static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
 
-/// A server with these limits that runs until the guard is dropped.
+/// Starts a server with these limits that runs until the guard is dropped.
 async fn server(limits: Limits) -> (SocketAddr, Arc<Notify>, tokio_util::sync::DropGuard) {
     let go_on = Arc::new(Notify::new());
     let stop = CancellationToken::new();

@@ -66,11 +66,11 @@ impl FailedClaim {
     }
 }
 
-/// Dead letters written per statement: a message may have some kilobytes.
+/// Dead letters written per statement: a message may have several kilobytes.
 const AT_ONCE: usize = 200;
 
-/// Stores failed claims. If a claim is already stored, its attempts are incremented; if it is of an
-/// erased user, nothing changes.
+/// Stores failed claims. If a claim is already stored, its attempts are incremented; if it belongs
+/// to an erased user, nothing changes.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     for some in failed.chunks(AT_ONCE) {
         let some = without_erased(conn, some).await?;
@@ -106,7 +106,7 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
 
 /// The reason of messages that no Kafka client can read.
 pub const UNREADABLE: &str = "unreadable";
-/// The fields of a dead letter that an erasure leaves.
+/// The fields of a dead letter that remain after an erasure.
 type Remains = (
     Option<i32>,
     Option<i64>,

@@ -44,7 +44,7 @@ pub struct DeadLetterQuery {
 }
 
 impl DeadLetterQuery {
-    /// The SQL that selects these columns of matching dead letters.
+    /// Returns the SQL that selects these columns of matching dead letters.
     pub(super) fn select(&self, columns: &str) -> String {
         let is_resolved = if self.resolved { "NOT NULL" } else { "NULL" };
         let mut sql = format!(
@@ -63,7 +63,7 @@ impl DeadLetterQuery {
 }
 
 impl Db {
-    /// A page of dead letters, after skipping `skipped`.
+    /// Reads a page of dead letters, after skipping `skipped`.
     pub async fn list_dead_letters(
         &self,
         skipped: u32,
@@ -87,7 +87,7 @@ impl Db {
         .await
     }
 
-    /// One dead letter, with the beginning of its message and the message's length in bytes.
+    /// Reads one dead letter, with the beginning of its message and the message's length in bytes.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<(DeadLetterRow, Payload)>, DbError> {
         self.run("read a dead letter", async move |conn| {
             let row = failed_claims::table.find(id).select(DeadLetterRow::as_select()).first(conn).await.optional()?;

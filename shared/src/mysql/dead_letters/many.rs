@@ -1,4 +1,4 @@
-//! Bulk operations on dead letters: count reasons, discard everything that matches a filter.
+//! Bulk operations on dead letters: counts reasons, and discards everything that matches a filter.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
@@ -47,7 +47,8 @@ struct LetterId {
 }
 
 impl Db {
-    /// The reasons of the first [`COUNTED`] dead letters of a drop, or of all, most frequent first.
+    /// Counts the reasons of the first [`COUNTED`] dead letters of a drop, or of all drops, most
+    /// frequent first.
     pub async fn dead_letter_reasons(
         &self,
         wanted: DeadLetterQuery,
@@ -69,7 +70,7 @@ impl Db {
         .await
     }
 
-    /// The number of matching dead letters that could be discarded now.
+    /// Counts the matching dead letters that could be discarded now.
     pub async fn matching_dead_letters(
         &self,
         wanted: DeadLetterQuery,

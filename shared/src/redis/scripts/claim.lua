@@ -1,10 +1,11 @@
--- Admission, as a micro-batch: gives each of several users a slot, a place on the waiting list, or a reason for refusal, as if
--- they had claimed one after the other. A coupon is open only if its gate names this server and the era that the caller passes,
--- so that a gate of an earlier server or era admits nobody. A replica always refuses: scripts that write nothing also run
--- there, on old data.
--- The caller names the drops that are candidates, and the script chooses among them by Redis's time and the windows in their
--- `meta`. Users are admitted to the chosen drop only.
--- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 gate  9 revoked  10 allowed  11 allow_list
+-- Admission, as a micro-batch: gives each of several users a slot, a place on the waiting list, or
+-- a reason for refusal, as if they had claimed one after the other. A coupon is open only if its
+-- gate names this server and the era that the caller passes, so that a gate of an earlier server or
+-- era admits no user. A replica always refuses: scripts that write nothing also run there, on old
+-- data. The caller names the drops that are candidates, and the script chooses among them by
+-- Redis's time and the windows in their `meta`. Users are admitted to the chosen drop only. KEYS 1
+-- meta 2 count 3 users 4 free 5 waiting 6 claimants 7 times 8 gate 9 revoked 10 allowed 11
+-- allow_list
 --       12 version, then, if there is a second candidate, its meta, count, users, free, waiting, times
 -- ARGV  1 drop id  2 drop id of the second candidate, or ''  3 era of the coupon in MySQL  4 users' groups
 --       ('' if none is known), one word per user, separated by commas: NAME (a member), !NAME (not one), empty (unknown)
@@ -154,12 +155,13 @@ if meta[7] and meta[7] ~= '' and not refusal then
     end
 end
 
--- The slots that may be given now, lowest first: free ones, then the next numbers. Users already waiting go first: the
--- reconciler gives them freed slots.
+-- The slots that may be given now, lowest first: free ones, then new ones. Users already waiting go
+-- first: the reconciler gives them freed slots.
 local lowest = {}
 if not refusal and waiting == 0 and free > 0 then lowest = call('ZRANGE', chosen.free, 0, people - 1) end
 local next_number, last_number = count and count + 1, quantity
--- Whether one of the next numbers is held: a counter set back manually may match the sum and still point at held slots.
+-- Whether one of the next slots is held: a counter lowered manually may match the sum and still
+-- point at held slots.
 local doubt = false
 if not refusal and waiting == 0 and next_number <= quantity then
     doubt = call('ZCOUNT', chosen.users, next_number, math.min(next_number + people - 1, quantity)) > 0
@@ -275,7 +277,7 @@ end
 if #new_users > 0 then
     local written = redis.pcall('HSET', chosen.times, unpack(new_times))
     if type(written) == 'table' then
-        -- Only the age of claims depends on it, so replace a key of another type.
+        -- Only the age of claims depends on this key, so replace it if it has another type.
         if string.find(written.err, 'WRONGTYPE', 1, true) then call('DEL', chosen.times) end
         call('HSET', chosen.times, unpack(new_times))
     end

@@ -3,10 +3,10 @@
 -- ARGV  1 era as `SERVER ERA`  2 drop id  3 maximum number of slots
 -- Reply {stale} | {ok, now, left, odd, user, slot, user, slot, …}; now: Redis's time in ms; left: number
 --       of entries removed without a slot, 1,000 at most; odd: number of these that are invalid user ids
--- Users who already hold a slot (of this drop, or of the coupon if one is allowed in total), users who
--- are revoked, and invalid user ids (`UserId` in Rust) leave the list without a slot. Nobody is promoted
--- while the coupon is paused. If the drop was closed early, only users with a broken promise are
--- promoted: `set_slots.lua` gives them scores up to 0.
+-- Users who already hold a slot (of this drop, or of the coupon if one is allowed in total), users
+-- who are revoked, and invalid user ids (`UserId` in Rust) leave the list without a slot. No user
+-- is promoted while the coupon is paused. If the drop was closed early, only users with a broken
+-- promise are promoted: `set_slots.lua` gives them scores up to 0.
 if not is_in_era(KEYS[7], ARGV[1]) then return {'stale'} end
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per', 'paused', 'closed_early')
 local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')

@@ -2,7 +2,7 @@
 -- KEYS  1 meta  2 count  3 users  4 free  5 gate  6 version
 -- ARGV  1 era as `SERVER ERA`  2 from  3 to
 -- Reply {stale | done | more, last slot to examine, slots freed in this page}; `more` means that other
--- pages still have gaps. A slot that nobody holds, up to the highest one in use, is free. Free slots
+-- pages still have gaps. A slot without a holder, up to the highest one in use, is free. Free slots
 -- above the quantity or above the highest slot in use are deleted: they are given later by counting on.
 if not is_in_era(KEYS[5], ARGV[1]) then return {'stale', 0, 0} end
 local quantity = tonumber(redis.call('HGET', KEYS[1], 'quantity') or '')
@@ -16,7 +16,7 @@ for i = 2, #pairs_in_page, 2 do
     used[tonumber(pairs_in_page[i])] = true
     redis.call('ZREM', KEYS[4], pairs_in_page[i])
 end
--- Delete free slots below 1, which nobody could get.
+-- Delete free slots below 1, which could never be given.
 if from == 1 then redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(1') end
 local free_in_page = redis.call('ZRANGEBYSCORE', KEYS[4], '(' .. from - 1, to, 'WITHSCORES')
 for i = 1, #free_in_page, 2 do

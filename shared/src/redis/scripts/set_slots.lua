@@ -41,8 +41,8 @@ local function leave(slot)
     if not is_held(slot) then redis.call('HDEL', KEYS[5], string.format('%.0f', slot)) end
 end
 
--- The lowest free slot within the quantity, or else the next number. Skips held slots, because the counter and the free slots
--- may be wrong at this point of a repair.
+-- The lowest free slot within the quantity, or else the next new slot. Skips held slots, because
+-- the counter and the free slots may be wrong at this point of a repair.
 local function slot_left(quantity, count)
     local seen = 0
     repeat

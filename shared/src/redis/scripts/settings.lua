@@ -13,7 +13,7 @@
 --             paused until `write`.  withheld | in_use | unloaded | outdated
 -- Reply {word, count}. `loaded`, `ok`, `lowered` and `withheld` change the drop; `unloaded` of `write` only the revision.
 local how, revision = ARGV[1], tonumber(ARGV[2])
--- `write` needs no count, whatever its type.
+-- `write` does not need count, so its type does not matter.
 local found = redis[how == 'write' and 'pcall' or 'call']('GET', KEYS[2])
 local count = type(found) == 'string' and tonumber(found) or nil
 local function answer(word) return {word, count or 0} end

@@ -6,7 +6,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// By name. A duplicate claim is refused, because it would be ambiguous.
+/// The claims by name. A duplicate claim is refused, because it would be ambiguous.
 pub(super) struct TokenClaims(pub(super) Map<String, Value>);
 
 impl<'de> Deserialize<'de> for TokenClaims {

@@ -1,6 +1,6 @@
 //! The issuer's public keys (a JWK Set, RFC 7517), from a file or a URL. They are read again
-//! periodically, and when a token names an unknown key, so that a new key is accepted at once. A
-//! removed key is refused after the next read.
+//! periodically, and when a token names an unknown key, so that a new key is accepted immediately.
+//! A removed key is refused after the next read.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -67,7 +67,7 @@ impl fmt::Display for KeySet {
 }
 
 impl KeySet {
-    /// A set without any key yet.
+    /// Creates a set without any key yet.
     pub(super) fn new(source: KeySource, algorithm: Algorithm, refresh: Duration) -> Self {
         Self {
             source,
@@ -79,8 +79,8 @@ impl KeySet {
         }
     }
 
-    /// The key of this name. A token that names none needs a set of one key (OpenID Connect Core,
-    /// 10.1), and a set of one key without a name fits every token.
+    /// Finds the key of this name. A token that names none needs a set of one key (OpenID Connect
+    /// Core, 10.1), and a set of one key without a name fits every token.
     pub(super) fn find(&self, name: Option<&str>) -> Option<Arc<DecodingKey>> {
         let keys = self.keys.load();
         let found = match (keys.as_slice(), name) {
@@ -108,7 +108,7 @@ impl KeySet {
             let is_known = set.find(Some(&name)).is_some();
             if !is_known && last.is_none_or(|last| last.elapsed() >= ASKED_EVERY) {
                 *last = Some(Instant::now());
-                // The failure is logged and stored.
+                // `read_now` logs and stores the failure.
                 let _ = set.read_now().await;
             }
         });
@@ -130,7 +130,7 @@ impl KeySet {
         }
     }
 
-    /// Since when and why the keys cannot be read; `None` if the last read succeeded.
+    /// Returns since when and why the keys cannot be read; `None` if the last read succeeded.
     pub(crate) fn problem(&self) -> Option<String> {
         let failing = self.failing.lock();
         let (since, why) = failing.as_ref()?;
@@ -186,7 +186,8 @@ impl KeySet {
     }
 }
 
-/// The keys of a set that can verify this algorithm. Sets also hold keys for other purposes.
+/// Returns the keys of a set that can verify this algorithm. Sets also hold keys for other
+/// purposes.
 fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
     let set: JwkSet =
         serde_json::from_slice(text).map_err(|_| "it is no JWK Set: {\"keys\": [ ... ]}")?;

@@ -1,5 +1,5 @@
 //! Keys that verify tokens. A key that is too weak, or does not fit the algorithm, is refused at
-//! start-up, before it would refuse users.
+//! start-up, before users would be refused because of it.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -12,8 +12,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 /// library.
 const RSA_BITS: RangeInclusive<usize> = 2_048..=4_096;
 
-/// A shared secret as long as the algorithm's hash (RFC 7518, 3.2): a shorter one can be guessed
-/// offline from one token.
+/// Checks that a shared secret is as long as the algorithm's hash (RFC 7518, 3.2): a shorter one
+/// can be guessed offline from one token.
 pub(super) fn shared_secret(
     algorithm: Algorithm,
     secret: &SecretString,
@@ -33,7 +33,7 @@ pub(super) fn shared_secret(
     Ok(DecodingKey::from_secret(bytes))
 }
 
-/// The one public key of a PEM file.
+/// Reads the only public key of a PEM file.
 pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKey, String> {
     let name = path.display();
     let pem = std::fs::read(path)
@@ -56,7 +56,7 @@ pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKe
     let key = match algorithm.family() {
         AlgorithmFamily::Ec => DecodingKey::from_ec_pem(&pem),
         AlgorithmFamily::Ed => DecodingKey::from_ed_pem(&pem),
-        // Rebuilt from modulus and exponent, so that `unfit_size` can read the size.
+        // Rebuild the key from modulus and exponent, so that `unfit_size` can read its size.
         _ => DecodingKey::from_rsa_pem(&pem)
             .and_then(|key| DecodingKey::from_jwk(&Jwk::from_decoding_key(&key, Some(algorithm))?)),
     };
@@ -74,8 +74,8 @@ pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKe
     }
 }
 
-/// The key of a JWK; `None` if its purpose is not to verify this algorithm. The error says why a
-/// key with that purpose can't be used.
+/// Converts a JWK to a key; `None` if its purpose is not to verify this algorithm. The error says
+/// why a key with that purpose can't be used.
 pub(super) fn of_jwk(algorithm: Algorithm, jwk: &Jwk) -> Result<Option<DecodingKey>, String> {
     let common = &jwk.common;
     let is_of_kind = match (&jwk.algorithm, algorithm) {
@@ -121,7 +121,7 @@ fn fits(algorithm: Algorithm, key: &DecodingKey) -> bool {
     jsonwebtoken::crypto::verify("", b"", key, algorithm).is_ok()
 }
 
-/// Why the size of an RSA key is refused. Keys of other kinds have only one size.
+/// Returns why the size of an RSA key is refused. Keys of other kinds have only one size.
 fn unfit_size(key: &DecodingKey) -> Option<String> {
     let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind() else {
         return None;

@@ -8,7 +8,7 @@ use super::*;
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 
-/// The expected issuer and audience.
+/// Returns the expected issuer and audience.
 pub(super) fn meant() -> JwtArgs {
     JwtArgs {
         jwt_issuer: Some("shop".into()),

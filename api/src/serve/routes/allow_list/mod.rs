@@ -98,9 +98,9 @@ impl From<ListChanged> for AllowListChanged {
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/add", tag = "operators",
     request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
-    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
+    params(("id" = i64, Path, description = "Coupon ID", example = 7)),
     responses(
-        (status = 200, description = "They are on it", body = AllowListChanged),
+        (status = 200, description = "The users are on the list", body = AllowListChanged),
         (status = 404, description = "`not_found`"),
     ),
     security(("ops" = []))
@@ -120,9 +120,9 @@ pub(crate) async fn add(
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/remove", tag = "operators",
     request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
-    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
+    params(("id" = i64, Path, description = "Coupon ID", example = 7)),
     responses(
-        (status = 200, description = "They are no longer on it", body = AllowListChanged),
+        (status = 200, description = "The users are no longer on the list", body = AllowListChanged),
         (status = 404, description = "`not_found`"),
     ),
     security(("ops" = []))
@@ -138,13 +138,13 @@ pub(crate) async fn remove(
 
 /// Remove all users from a coupon's allow list
 ///
-/// All of them or none; a million take some seconds. Safe to repeat. Users who hold a coupon or
-/// wait keep it. While `allow` is `list`, nobody else may claim.
+/// Removes all or none; a million users take a few seconds. Safe to repeat. Users who hold a coupon
+/// or wait keep it. While `allow` is `list`, nobody else may claim.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/allow-list", tag = "operators",
-    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
+    params(("id" = i64, Path, description = "Coupon ID", example = 7)),
     responses(
-        (status = 200, description = "It is empty", body = AllowListChanged),
+        (status = 200, description = "The list is empty", body = AllowListChanged),
         (status = 404, description = "`not_found`"),
     ),
     security(("ops" = []))
@@ -274,7 +274,7 @@ async fn reach_redis(
             Ok(ListFollowed::Yes) => return true,
             Ok(ListFollowed::Other) => tokio::time::sleep(PAUSE * attempt).await,
             Err(error) => {
-                tracing::warn!(%error, coupon = %id, "Redis did not follow an allow list; the reconciler sees to it");
+                tracing::warn!(%error, coupon = %id, "could not write an allow list to Redis; the reconciler will");
                 return false;
             }
         }
@@ -282,8 +282,8 @@ async fn reach_redis(
     write(services, id).await
 }
 
-/// Writes the whole list to Redis if Redis has another revision. `false`: the reconciler has to
-/// write it.
+/// Writes the whole list to Redis if Redis has another revision. Returns `false` if the reconciler
+/// has to write it.
 pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     match follow(
         &services.mysql.operators,
@@ -296,7 +296,7 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
         Ok(Followed::Same | Followed::Written(_)) => true,
         Ok(Followed::Changing | Followed::NoCoupon) => false,
         Err(error) => {
-            tracing::warn!(%error, coupon = %id, "Redis did not follow an allow list; the reconciler sees to it");
+            tracing::warn!(%error, coupon = %id, "could not write an allow list to Redis; the reconciler will");
             false
         }
     }
@@ -307,7 +307,7 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct AllowListQuery {
-    /// Only ids after this one, byte by byte.
+    /// Only ids after this one, in byte order.
     #[param(pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37")]
     after: Option<String>,
     /// Page size.
@@ -336,7 +336,7 @@ pub(crate) struct AllowListPage {
 /// Read a coupon's allow list
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/allow-list", tag = "operators",
-    params(("id" = i64, Path, description = "Number of the coupon", example = 7), AllowListQuery),
+    params(("id" = i64, Path, description = "Coupon ID", example = 7), AllowListQuery),
     responses(
         (status = 200, description = "The list, from MySQL", body = AllowListPage),
         (status = 404, description = "`not_found`"),
@@ -398,7 +398,7 @@ pub(crate) struct OnAllowList {
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/allow-list/people/{user_id}", tag = "operators",
     params(
-        ("id" = i64, Path, description = "Number of the coupon", example = 7),
+        ("id" = i64, Path, description = "Coupon ID", example = 7),
         ("user_id" = String, Path, description = "The user, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
     ),
     responses(

@@ -50,7 +50,7 @@ fn people(bytes: &[u8], is_json: bool) -> Result<Vec<UserId>, String> {
         // Leave out the parser's message, which repeats values of the body.
         let ids = serde_json::from_slice(bytes).map_err(|error| {
             format!(
-                "the body is no JSON array of strings: line {}, column {}",
+                "the body is not a JSON array of strings: line {}, column {}",
                 error.line(),
                 error.column()
             )
@@ -132,8 +132,11 @@ mod tests {
             ("a\t", "line 1: "),
             ("a,b", "line 1: "),
             ("[\"a\", \"b c\"]", "id 2: "),
-            ("[\"a\", 7]", "no JSON array of strings: line 1, column 7"),
-            ("[\"a\"", "no JSON array"),
+            (
+                "[\"a\", 7]",
+                "not a JSON array of strings: line 1, column 7",
+            ),
+            ("[\"a\"", "not a JSON array"),
             ("[]", "1 to 10000"),
             ("", "1 to 10000"),
             ("\n", "1 to 10000"),
@@ -167,7 +170,7 @@ mod tests {
             assert!(
                 people(body.as_bytes(), true)
                     .unwrap_err()
-                    .contains("no JSON array"),
+                    .contains("not a JSON array"),
                 "{body:?}"
             );
         }

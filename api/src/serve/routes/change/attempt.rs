@@ -34,7 +34,7 @@ pub(super) struct ChangeAttempt<'a> {
 type ChangedDrops<'a> = Vec<&'a (Drop, DropKeys)>;
 
 impl<'a> ChangeAttempt<'a> {
-    /// `now` must not be ahead of Redis's clock.
+    /// Starts an attempt. `now` must not be ahead of Redis's clock.
     pub(super) fn new(
         services: &'a Services,
         coupon: Coupon,
@@ -61,8 +61,8 @@ impl<'a> ChangeAttempt<'a> {
         })
     }
 
-    /// Returns the changed coupon and its drops. `None` if another operator has changed the coupon
-    /// since; then nothing was changed.
+    /// Makes the change, and returns the changed coupon and its drops. `None` if another operator
+    /// has changed the coupon since; then nothing was changed.
     pub(super) async fn run(
         &mut self,
         by: Operator,
@@ -148,8 +148,9 @@ impl<'a> ChangeAttempt<'a> {
         Ok(Some((changed, in_use)))
     }
 
-    /// The drops whose quantity is lowered. An error if one of them has given out more than the new
-    /// quantity. All are checked before any is changed, so that a conflict changes nothing.
+    /// Returns the drops whose quantity is lowered, or an error if one of them has given out more
+    /// than the new quantity. All are checked before any is changed, so that a conflict changes
+    /// nothing.
     pub(super) async fn check_quantity(&self) -> Result<ChangedDrops<'_>, Problem> {
         let Some(new) = self.wanted.quantity else {
             return Ok(ChangedDrops::new());
@@ -175,8 +176,8 @@ impl<'a> ChangeAttempt<'a> {
         Ok(lowered)
     }
 
-    /// Lowers the quantity in Redis, which then gives out no slot above it. `false` if another
-    /// operator has changed the coupon since.
+    /// Lowers the quantity in Redis, which then gives out no slot above it. Returns `false` if
+    /// another operator has changed the coupon since.
     async fn lower(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<bool, Problem> {
         let read = CouponRead {
             era: self.coupon.era,

@@ -42,8 +42,8 @@ pub(crate) struct ChangeBody {
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<NaiveDate>)]
     last_day: Option<Option<NaiveDate>>,
-    /// True closes the open drop, at once and for good; its waiting list gets nothing more. Later
-    /// drops of a daily coupon stay.
+    /// True closes the open drop immediately and permanently; its waiting list gets nothing more.
+    /// Later drops of a daily coupon stay.
     close_now: Option<bool>,
     /// Who may claim, as in `NewCouponBody`. Users who hold a coupon or wait keep it.
     #[serde(default, deserialize_with = "or_null")]

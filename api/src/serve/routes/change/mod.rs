@@ -42,12 +42,12 @@ use crate::serve::state::{App, Services};
 
 /// Change a coupon
 ///
-/// Safe to repeat. After a 503, part of the change may be made; the sentence says which. Repeat it
-/// without `If-Match`, since the revision may have changed.
+/// Safe to repeat. After a 503, part of the change may have been applied; the message says which.
+/// Repeat it without `If-Match`, since the revision may have changed.
 #[utoipa::path(
     patch, path = "/v1/coupons/{id}", tag = "operators", request_body = ChangeBody,
     params(
-        ("id" = i64, Path, description = "Number of the coupon", example = 7),
+        ("id" = i64, Path, description = "Coupon ID", example = 7),
         ("If-Match" = Option<String>, Header, description = "The coupon's `ETag`, or `*`: change it only if it still matches",
             example = "\"7\""),
     ),
@@ -57,7 +57,7 @@ use crate::serve::state::{App, Services};
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`below_given_out`, with `given_out`: more is given out already"),
         (status = 412, description = "`changed_meanwhile`, with `revision`, also as `ETag`: `If-Match` does not match"),
-        (status = 422, description = "`not_possible`: the sentence says what to do"),
+        (status = 422, description = "`not_possible`: the message says what to do"),
     ),
     security(("ops" = []))
 )]
@@ -90,7 +90,7 @@ enum Changed {
 /// Maximum attempts, each of which fails if another operator's change interferes.
 const ATTEMPTS: usize = 5;
 
-/// Changes nothing if the coupon has another revision than `only`.
+/// Applies the change, unless the coupon has another revision than `only`.
 async fn apply(
     services: &Services,
     id: CouponId,
@@ -188,7 +188,7 @@ async fn finish(
     if let Err(error) =
         make_ahead(db, &services.redis, &made.0, &made.1, services.now().await).await
     {
-        tracing::warn!(%error, coupon = %id, "drops could not be made ahead; tried again within a minute");
+        tracing::warn!(%error, coupon = %id, "could not create drops ahead; retrying within a minute");
     }
     if wanted.quantity.is_some() || wanted.paused == Some(false) {
         wake_reconciler(services, id, &attempt.all).await;
@@ -210,8 +210,8 @@ async fn finish(
 /// Keys of deleted drops stay this long for claims by processes that do not know of the deletion.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// Redis's time, or an earlier one if Redis does not answer. `close_now` must not choose a closing
-/// time ahead of Redis's clock, because users would be admitted until then.
+/// Returns Redis's time, or an earlier one if Redis does not answer. `close_now` must not choose a
+/// closing time ahead of Redis's clock, because users would be admitted until then.
 async fn time(services: &Services, wanted: &WantedChange) -> DateTime<Utc> {
     if !wanted.windows.close_now {
         return services.now().await;
@@ -232,7 +232,7 @@ async fn wake_reconciler(services: &Services, id: CouponId, drops: &[Drop]) {
     }
 }
 
-/// The highest revision in Redis, or 0 if Redis does not answer.
+/// Returns the highest revision in Redis, or 0 if Redis does not answer.
 async fn seen_revision(services: &Services, id: CouponId) -> u64 {
     services.redis.revision(id).await.unwrap_or_else(|error| {
         tracing::warn!(%error, coupon = %id, "Redis is unavailable while a coupon is changed");
@@ -240,8 +240,8 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
     })
 }
 
-/// Writes MySQL's settings of every drop that is not sealed to Redis. `false`: the reconciler has
-/// to write them.
+/// Writes MySQL's settings of every drop that is not sealed to Redis. Returns `false` if the
+/// reconciler has to write them.
 ///
 /// A write is refused if another operator has written a later revision, perhaps of only one field
 /// or one drop. This does not prove that Redis has this change, so everything is written again with
@@ -252,7 +252,7 @@ async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -
             Ok(true) => return true,
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(%error, coupon = %coupon.id, "Redis did not follow a change; the reconciler sees to it");
+                tracing::warn!(%error, coupon = %coupon.id, "could not write a change to Redis; the reconciler will");
                 return false;
             }
         }
@@ -269,7 +269,7 @@ async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -
             }
             Ok(None) => return false,
             Err(error) => {
-                tracing::warn!(%error, coupon = %coupon.id, "Redis did not follow a change; the reconciler sees to it");
+                tracing::warn!(%error, coupon = %coupon.id, "could not write a change to Redis; the reconciler will");
                 return false;
             }
         }
@@ -278,7 +278,7 @@ async fn follow(services: &Services, mut coupon: Coupon, mut drops: Vec<Drop>) -
     false
 }
 
-/// `false` if Redis has seen a later revision.
+/// Writes all settings once. Returns `false` if Redis has seen a later revision.
 async fn write_all(
     services: &Services,
     coupon: &Coupon,
@@ -293,8 +293,8 @@ async fn write_all(
         {
             Done::Applied(()) => {}
             Done::Changed => return Ok(false),
-            // A drop that is not loaded admits nobody. When the reconciler loads it from MySQL, the
-            // change is included.
+            // A drop that is not loaded admits no user. When the reconciler loads it from MySQL,
+            // the change is included.
             Done::Stale => {
                 tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop");
             }

@@ -19,7 +19,7 @@ pub(super) struct WindowPlan {
     pub(super) drops: Vec<DropChange>,
 }
 
-/// `now` must not be ahead of Redis's clock.
+/// Plans the change. `now` must not be ahead of Redis's clock.
 pub(super) fn plan(
     coupon: &Coupon,
     drops: &[Drop],
@@ -232,7 +232,7 @@ fn close_now(
         let last = drops.iter().rev().find(|drop| drop.opens_at <= now);
         let next = drops.iter().find(|drop| drop.opens_at > now);
         return match (last, next) {
-            // A repeated request.
+            // This is a repeated request.
             (Some(last), _) if last.closed_early => Ok(()),
             (_, Some(next)) => Err(impossible(format!(
                 "no drop is open, and the next opens at {}; to prevent that, pause the coupon, or send an earlier last_day",

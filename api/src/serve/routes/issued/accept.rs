@@ -1,11 +1,11 @@
-//! JSON or CSV, by `Accept` (RFC 9110).
+//! Chooses JSON or CSV by `Accept` (RFC 9110).
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 
-/// Whether the client prefers CSV. Without a preference it gets JSON.
+/// Whether the client prefers CSV. Without a preference, it gets JSON.
 pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
     let values: Vec<&str> = headers
         .get_all(ACCEPT)
@@ -24,7 +24,7 @@ pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
     Ok(csv > json)
 }
 
-/// The quality of a media type, from the most specific range that matches it.
+/// Returns the quality of a media type, from the most specific range that matches it.
 fn quality(ranges: &str, kind: &str) -> f32 {
     let any_of_its_sort = kind
         .split('/')

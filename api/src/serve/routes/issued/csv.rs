@@ -1,4 +1,4 @@
-//! All rows as one CSV (RFC 4180), sent page by page. Each page is read after the client has
+//! Sends all rows as one CSV (RFC 4180), page by page. Each page is read after the client has
 //! received the previous one, and no MySQL connection is held in between.
 
 use std::borrow::Cow;
@@ -83,7 +83,8 @@ struct Export {
 }
 
 impl Export {
-    /// An error breaks the connection, so that the client notices that rows are missing.
+    /// Returns the next part. An error breaks the connection, so that the client notices that rows
+    /// are missing.
     async fn next(&mut self, is_first: bool) -> Result<Option<Bytes>, &'static str> {
         if self.given_at.elapsed() > PATIENCE {
             return Err("the client reads too slowly");
@@ -114,7 +115,7 @@ async fn read(
     match services.mysql.operators.holders(which, limit).await {
         Ok(page) => Ok(page.unwrap_or_default()),
         Err(error) => {
-            tracing::warn!(%error, coupon = %which.coupon, "a CSV of holders was broken off");
+            tracing::warn!(%error, coupon = %which.coupon, "a CSV of holders was aborted");
             Err("MySQL does not answer")
         }
     }

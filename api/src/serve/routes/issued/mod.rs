@@ -91,7 +91,7 @@ impl From<IssuedRow> for IssuedCoupon {
 /// slots may come later.
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/issued", tag = "operators",
-    params(("id" = i64, Path, description = "Number of the coupon", example = 7), IssuedQuery),
+    params(("id" = i64, Path, description = "Coupon ID", example = 7), IssuedQuery),
     responses(
         (status = 200, description = "The rows", content(
             (IssuedPage = "application/json"),

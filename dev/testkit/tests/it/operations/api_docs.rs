@@ -8,11 +8,11 @@ use firstcome_testkit::World;
 use serde_json::{Map, Value};
 
 const HEAD: &str = "# HTTP routes\n\nFor client developers: every route, parameter and type of both services, generated from their \
-                    `/openapi.json` by `cargo xtask api-docs`; a test compares it. A response with a status of 400 or more has the \
-                    body `Problem` unless it says otherwise; 429 and 503 have `Retry-After`. Routes under `/v1` can also return: \
-                    503 (all); 400, 401 and 429 (with `ops`); 403 (with `ops`, except `GET`); 413 (with a body). Shared parameters \
-                    and statuses are explained once, at the start of each service. A field that may be null may also be missing. \
-                    How to work with the routes is in [OPERATIONS](OPERATIONS.md).\n";
+                    `/openapi.json` by `cargo xtask api-docs`; a test fails if this page is out of date. Responses with a status of \
+                    400 or above have the body `Problem` unless stated otherwise; 429 and 503 have `Retry-After`. Routes under \
+                    `/v1` can also return: 503 (all); 400, 401 and 429 (with `ops`); 403 (with `ops`, except `GET`); 413 (with a \
+                    body). Shared parameters and statuses are explained once, at the start of each service. A field that may be \
+                    null may also be missing. See [OPERATIONS](OPERATIONS.md) for how to use the routes.\n";
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value[name].as_str().unwrap_or_default()
@@ -71,7 +71,7 @@ fn kind(schema: &Value) -> String {
     for name in names {
         words.push(match (name, text(schema, "format")) {
             ("array", _) => format!("list of {}", kind(&schema["items"])),
-            ("string", "date-time") => "instant".to_owned(),
+            ("string", "date-time") => "date-time".to_owned(),
             ("string", "date") => "date".to_owned(),
             (name, _) => name.to_owned(),
         });

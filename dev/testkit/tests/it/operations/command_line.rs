@@ -161,13 +161,13 @@ async fn refused_commands_print_one_sentence_and_exit_with_a_code() {
             good,
             &format!("revoke {id} a|b --reason x --by x"),
             1,
-            "no claim of this person",
+            "no claim of this user",
         ),
         (
             good,
             &format!("revoke {id} .. --reason x --by x"),
             1,
-            "no claim of this person",
+            "no claim of this user",
         ),
         (good, &format!("revoke {id} u-1 --reason x"), 2, "--by"),
         (

@@ -127,7 +127,8 @@ async fn rotates_the_keys_of_a_file_at_run_time() {
     keys.read().await.unwrap();
     assert!(found(&tokens.person(&old.token())));
     assert_eq!(tokens.person(&new.token()), unknown("new"));
-    // Both keys are valid while tokens signed by either are in use. The new one is valid at once.
+    // Both keys are valid while tokens signed by either are in use. The new one is valid
+    // immediately.
     write(&[&old, &new]);
     keys.read_for("new").await;
     assert!(found(&tokens.person(&old.token())) && found(&tokens.person(&new.token())));
