@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_beyond_the_bound_are_refused_even_for_different_drops() {
+    fn message_limit_applies_to_all_drops_together() {
         assert_eq!(size_of::<Entry>(), 20);
         let filled = |drop: fn(i64) -> i64| {
             let mut writer = TailWriter::new(100_000);

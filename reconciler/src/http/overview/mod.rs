@@ -199,7 +199,7 @@ mod tests {
     use crate::report::{DropReport, Examined, Numbers, Trigger};
 
     #[test]
-    fn exact_drop_with_failed_claims_left_is_reported_with_both_facts() {
+    fn exact_drop_with_unresolved_failed_claims_is_reported_as_both() {
         let found = |exact, failed_claims| {
             let numbers = |failed_claims| Numbers {
                 users: 100,
