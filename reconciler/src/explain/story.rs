@@ -41,7 +41,7 @@ pub enum Holds {
     Unknown,
 }
 
-/// A user's story with a coupon.
+/// A user's history with a coupon.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Story {
     pub coupon_id: CouponId,
@@ -64,10 +64,10 @@ pub struct Story {
     pub trace_ids: Vec<String>,
 }
 
-/// The users known on a slot.
+/// All users known on a slot.
 pub(crate) struct OnSlot {
     pub(crate) drop: DropId,
     pub(crate) people: BTreeSet<UserId>,
-    /// Why Redis could not be asked.
+    /// Why Redis could not be read.
     pub(crate) not_asked: Option<RedisError>,
 }
