@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Happening {
-    /// Null if it is not known.
+    /// Null if unknown.
     pub at: Option<DateTime<Utc>>,
     /// Its source: `redis`, `kafka`, `mysql`, `backup` or `reconciler`.
     #[schema(example = "mysql")]
@@ -19,7 +19,7 @@ pub struct Happening {
     pub what: String,
 }
 
-/// The present state.
+/// The current state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
@@ -37,7 +37,7 @@ pub enum Holds {
     Failed,
     /// No claim is known.
     None,
-    /// A store could not be asked, so the state is uncertain.
+    /// A store could not be read, so the state is uncertain.
     Unknown,
 }
 
@@ -51,14 +51,14 @@ pub struct Story {
     #[schema(example = "u-37")]
     pub user_id: String,
     pub holds: Holds,
-    /// The state in a sentence, with what to do.
+    /// The state in one sentence, with what to do.
     #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]
     pub conclusion: String,
     pub drop_id: Option<DropId>,
     pub slot: Option<i64>,
-    /// Everything known, oldest first; without a time last.
+    /// All known events, oldest first. Events without a time come last.
     pub happenings: Vec<Happening>,
-    /// Facts that are no longer known, or could not be asked for.
+    /// Facts that are no longer known or could not be read.
     pub no_longer_known: Vec<String>,
     /// Traces of the user's claims.
     pub trace_ids: Vec<String>,
