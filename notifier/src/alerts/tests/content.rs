@@ -1,4 +1,4 @@
-//! The content of notices, and which contents count as equal.
+//! Tests the content of notices, and when content counts as changed.
 
 use super::*;
 
