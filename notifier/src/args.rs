@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictory_settings_are_refused_with_advice() {
+    fn contradictory_settings_are_rejected_with_advice() {
         for (given, says) in [
             ("--smtp-url smtp://h", "ALERT_FROM"),
             ("--smtp-url smtp://h --alert-from f@x.org", "ALERT_TO"),
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn no_message_contains_the_password() {
+    fn error_messages_do_not_contain_the_password() {
         for wrong in [
             "smtp://u:hunter2@h",
             "http://u:hunter2@h",

@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_mail_is_resent_to_missed_recipients_under_the_same_id() {
+    fn outage_mail_is_retried_for_missed_recipients_under_the_same_id() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let first = failed(&outage, 60).unwrap();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn mail_that_is_refused_for_all_recipients_is_sent_again() {
+    fn mail_rejected_for_all_recipients_is_retried() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_an_outage_is_not_mailed_if_its_start_never_was() {
+    fn end_of_an_outage_is_mailed_only_if_its_start_was() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_to_the_readers_own_machine_are_reported_with_their_setting() {
+    fn links_to_the_readers_machine_are_reported_with_their_setting() {
         let with = |public: &str, api: &str| {
             let set = |url: &str| (!url.is_empty()).then(|| url.to_owned());
             Links {
