@@ -8,7 +8,7 @@ fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
 }
 
-/// A drop of 100 that opened at minute 10: users with a slot, and rows.
+/// Returns a drop of 100 slots that opened at minute 10, with this number of users and rows.
 fn seen(users: u64, rows: u64) -> DropOverview {
     DropOverview {
         coupon_id: CouponId(3),
@@ -319,7 +319,7 @@ fn alerts_have_advice_and_unacknowledged_ones_come_first() {
     );
 }
 
-/// The overview of one drop with these firing alerts.
+/// Returns the overview of one drop with these firing alerts.
 fn with_alerts(one: DropOverview, alerts: Vec<ListedAlert>) -> Overview {
     Overview {
         alerts,
