@@ -133,7 +133,7 @@ pub(super) struct DayLine {
     pub(super) day: String,
     pub(super) drops: String,
     pub(super) share: String,
-    /// Whether so many rows were late that the day is marked.
+    /// Whether the day is marked because too many rows were late.
     pub(super) is_low: bool,
 }
 
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn user_without_a_row_is_in_one_line_of_the_chart_and_counts_as_late() {
+    fn user_without_a_row_appears_only_as_admitted_and_counts_as_late() {
         let mut steps = vec![step(1, 0, 10), step(2, 100, 110)];
         steps[1].issued_at = None;
         let one = of_drop(&steps, 2).unwrap();

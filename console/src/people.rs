@@ -88,7 +88,7 @@ pub(super) struct StoryView {
     pub(super) coupon: String,
     pub(super) name: String,
     pub(super) conclusion: String,
-    /// What the user holds, as the value of the button. Empty if there is nothing to revoke.
+    /// The holding to revoke, as the value of the button. Empty if there is nothing to revoke.
     pub(super) holds: String,
     /// Whether a promise to the user in the drop is broken.
     pub(super) broken: bool,

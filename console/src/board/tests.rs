@@ -139,7 +139,7 @@ fn first_line_states_the_verdict_and_its_basis() {
 }
 
 #[test]
-fn numbers_that_stay_inconsistent_are_shown_with_advice() {
+fn counts_that_stay_inconsistent_are_shown_with_advice() {
     let stuck = |count: i64, [users, rows, free, waiting]: [u64; 4]| {
         let one = DropOverview {
             stuck: true,

@@ -54,7 +54,7 @@ pub(super) fn choices(found: &FailedClaimPage, chosen: Option<&str>) -> Vec<Reas
             choice(&one.reason, label)
         })
         .collect();
-    // Keep the chosen reason in the list even if no dead letter has it any more.
+    // Keep the chosen reason in the list even if no dead letter has it now.
     let missing = chosen.filter(|reason| found.reasons.iter().all(|one| one.reason != *reason));
     choices.extend(missing.map(|reason| choice(reason, line(reason, LONGEST))));
     choices

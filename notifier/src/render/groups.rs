@@ -29,7 +29,7 @@ type ReasonGroup<'a> = [(String, Placed<'a>)];
 /// A finding and the drop whose report contains it.
 pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
 
-/// What a mail about a pass is made of.
+/// The input of a mail about a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct PassMail<'a> {
     pub run: &'a Run,

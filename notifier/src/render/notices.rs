@@ -254,7 +254,7 @@ pub fn redis_unreachable(
     about_redis(&about, now, links)
 }
 
-/// What a mail says about Redis.
+/// The parts of a mail about Redis.
 struct AboutRedis<'a> {
     subject: String,
     title: &'a str,

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn failing_frequent_pass_is_not_late_but_hanging_one_is() {
+    fn frequent_pass_is_late_if_it_hangs_but_not_if_it_fails() {
         let mut schedule = schedule(
             "*/10 * * * * *",
             ScheduledJob::Reconcile,
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_that_is_set_back_silences_no_schedule() {
+    fn clock_that_is_set_back_does_not_stop_schedules() {
         let mut schedule = schedule(
             "*/30 * * * * *",
             ScheduledJob::Reconcile,

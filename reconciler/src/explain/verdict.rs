@@ -9,7 +9,7 @@ use super::story::Holds;
 
 type PersonVerdict = (Holds, String, Option<DropId>, Option<i64>);
 
-/// What was asked.
+/// The question to answer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Question {
     /// The drop in the request.
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn row_that_the_last_pass_could_not_write_is_not_announced_for_the_next() {
+    fn verdict_does_not_promise_a_row_that_the_last_pass_failed_to_write() {
         let admitted = PersonFacts {
             admitted: vec![(DropId(1), 4)],
             ..PersonFacts::default()

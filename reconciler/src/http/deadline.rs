@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn slow_or_panicking_routes_get_5xx_and_a_pass_has_no_deadline() {
+    async fn slow_or_panicking_routes_answer_5xx_and_passes_have_no_deadline() {
         let deadline = Duration::from_millis(20);
         let late = async move || tokio::time::sleep(5 * deadline).await;
         let broken = async || -> String { panic!("as it should") };

@@ -105,7 +105,7 @@ fn contract() -> OpenApiRouter<RouteState> {
 /// Number of MySQL connections for all requests together.
 const CONNECTIONS: usize = 4;
 
-/// What the process gives to the pages that are mounted in front of the routes.
+/// Resources of the process for the pages that are mounted in front of the routes.
 pub struct Mount {
     /// The routes of the API.
     pub routes: Router,
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_operation_has_a_name_a_tag_and_codes_of_its_refusals() {
+    fn every_operation_has_a_name_a_tag_and_error_codes() {
         let json = serde_json::to_value(with_problems(contract().split_for_parts().1)).unwrap();
         let paths = json["paths"].as_object().unwrap();
         let mut ids = std::collections::BTreeSet::new();

@@ -93,7 +93,7 @@ pub(super) struct PeopleQuery {
     reveal: Option<bool>,
 }
 
-/// What a search looks for.
+/// The target of a search: a user or a slot.
 enum Sought {
     User(UserId),
     Slot(i64),

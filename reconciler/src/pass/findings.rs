@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn row_that_mysql_refuses_is_reported_with_the_reason() {
+    fn row_that_mysql_rejects_is_reported_with_the_reason() {
         let mut ledger = FindingLedger::default();
         let items = [issue(4), issue(5)];
         let why = "the table `slot_limits` has no limit of this drop";

@@ -215,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn page_finds_the_messages_of_its_slots(
+        fn page_returns_the_messages_of_its_slots(
             sent in prop::collection::vec((1..3_i64, 1..4_i64, 1..40_u32, "[a-z]{1,9}"), 0..600),
             (from, to) in (0..45_u32, 0..45_u32),
         ) {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn flood_of_messages_on_one_slot_hides_no_other_slot() {
+    fn flood_of_messages_on_one_slot_does_not_hide_other_slots() {
         let mut writer = TailWriter::new(usize::MAX);
         let mut push = |slot, user: &str| {
             writer
