@@ -25,7 +25,7 @@ use super::times::instant;
 #[template(path = "people.html")]
 struct PeopleScreen<'a> {
     top: Top<'a>,
-    /// The search.
+    /// The search that was submitted.
     asked: &'a Search,
     /// Why nothing was found.
     wrong: &'a str,

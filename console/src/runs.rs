@@ -60,7 +60,7 @@ pub(super) struct RunLine {
     /// A CSS class.
     pub(super) tone: &'static str,
     pub(super) examined: String,
-    /// The numbers of findings that are repaired, left and failed.
+    /// The number of findings that are repaired, left and failed.
     pub(super) numbers: [String; 3],
 }
 
@@ -88,7 +88,7 @@ pub(super) struct RunView {
 pub(super) struct RunDropLine {
     pub(super) place: String,
     pub(super) promised: String,
-    /// Label, before, and after.
+    /// Label, count before, and count after the pass.
     pub(super) numbers: [(&'static str, String, String); 3],
     pub(super) exact: bool,
     pub(super) afterwards: String,

@@ -1,9 +1,10 @@
-//! Alerts and mails about a run of the reconciler: deduplicated alerts, outboxes, and senders.
+//! Alerts and mails about runs of the reconciler: deduplicated alerts, transactional outboxes, and
+//! senders.
 //!
-//! The input is a [`Run`], the output are mails and webhooks. [`alerts`] decides what is mailed (a
-//! pure function), [`render`] writes the mail, `record` writes alerts and outbox in one
-//! transaction, and a separate task sends the outbox; `webhooks` does the same for programs. A pass
-//! waits only for MySQL, never for a mail server or a receiver.
+//! The input is a [`Run`], the output is mails and webhooks. [`alerts`] decides what to mail (a
+//! pure function), [`render`] renders the mail, `record` writes alerts and outbox in one
+//! transaction, and a separate task sends the outbox. `webhooks` does the same for programs. A pass
+//! only waits for MySQL, never for a mail server or a receiver.
 
 mod admission;
 pub mod alerts;

@@ -177,7 +177,7 @@ impl Outage {
         }
     }
 
-    /// Whether anybody has received a mail about the outage, or may receive one soon.
+    /// Whether a recipient has received a mail about the outage, or may receive one soon.
     pub(super) fn is_mailed(&self) -> bool {
         self.handed_out > 0
     }

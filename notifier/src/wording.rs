@@ -165,7 +165,7 @@ pub fn person(id: &str) -> String {
 /// findings of an earlier release. Masks the IDs of these users and all e-mail addresses. IDs that
 /// could be a number or a word of the text stay: when errors of stores are recorded, the IDs that
 /// they quote are removed.
-#[allow(clippy::implicit_hasher)] // nobody brings another one
+#[allow(clippy::implicit_hasher)] // all callers use the default hasher
 pub fn detail(text: &str, people: &HashSet<&str>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -25,7 +25,7 @@ use crate::topic::TopicReader;
 /// The daemon's default `LISTEN_ADDR`.
 const LISTEN_ADDR: &str = "127.0.0.1:8081";
 
-/// Compares every promise with every row, repairs the differences, and alerts people.
+/// Compares every promise with every row, repairs the differences, and alerts operators.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-reconciler", version, about, max_term_width = 120)]
 pub struct Cli {
@@ -45,7 +45,7 @@ pub enum Command {
     TestEmail(Box<NotifyArgs>),
     /// Posts an event to each of WEBHOOK_URLS and explains what came back
     TestWebhook(Box<WebhookArgs>),
-    /// Prints one user's whole story: claim, message, row, repairs, and the present state
+    /// Prints a user's history: claim, message, row, repairs, and the current state
     Explain(Box<ExplainArgs>),
     /// Checks whether the daemon of this container runs; exits 0 if it does
     Health(DaemonHealthArgs),
@@ -339,7 +339,7 @@ pub struct ExplainArgs {
     /// The drop; by default the last one in which the user is known
     #[arg(long, value_name = "ID")]
     pub drop: Option<i64>,
-    /// Print the story as JSON
+    /// Print the history as JSON
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]

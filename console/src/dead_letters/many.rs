@@ -95,7 +95,7 @@ pub(crate) struct DiscardAll {
     highest: i64,
     #[serde(default)]
     why: String,
-    /// The number, typed as confirmation.
+    /// The number of dead letters, typed as confirmation.
     #[serde(default)]
     number: String,
 }

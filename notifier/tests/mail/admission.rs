@@ -73,7 +73,7 @@ async fn repair_mail_says_how_long_admission_was_closed() {
         Kind::RedisLost,
         ActionKind::OpenGate,
         Outcome::Applied,
-        "it was closed",
+        "it was closed before",
     )];
     run.started_at = from + TimeDelta::seconds(2);
     run.finished_at = Some(to);

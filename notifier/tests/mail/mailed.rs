@@ -76,7 +76,7 @@ async fn repair_is_mailed_once_to_each_recipient_and_clean_pass_is_not() {
     assert!(mail.body_html(0).unwrap().contains("slot 37 · c•••37"));
     assert!(
         mail.in_reply_to().is_empty() && mail.references().is_empty(),
-        "a repair starts no thread"
+        "a repair does not start a thread"
     );
     assert!(mails[0].raw.is_ascii());
     let [row] = &desk

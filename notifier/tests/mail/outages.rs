@@ -115,7 +115,7 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
             "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late)",
             "[firstcome] resolved: MySQL can be used again, after 8 min",
         ],
-        "what was repaired meanwhile is told too"
+        "repairs during the outage are mailed as well"
     );
 }
 

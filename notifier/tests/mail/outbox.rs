@@ -110,7 +110,7 @@ async fn rejected_recipient_is_given_up_and_the_other_gets_one_mail() {
     assert_eq!(
         desk.sink.mails().len(),
         1,
-        "what was given up is not tried again"
+        "a mail that was given up is not retried"
     );
     desk.notifier().daily_digest(now, now).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
@@ -163,7 +163,7 @@ async fn alert_whose_mail_was_given_up_is_mailed_again() {
     assert_eq!(
         desk.query(open).await,
         [["6"]],
-        "three mails to each are tried for three days"
+        "three mails to each recipient are retried for three days"
     );
     desk.clock.turn(TimeDelta::hours(2));
     daemon.flush(SOON).await.unwrap();
@@ -246,7 +246,7 @@ async fn slow_mail_server_gets_one_copy_and_does_not_delay_other_mails() {
     assert_eq!(
         desk.sink.mails().len(),
         2,
-        "another mail does not wait, and this one is not sent again"
+        "other mails do not wait, and this one is not sent again"
     );
     slow.await.unwrap().unwrap();
     desk.clock.turn(TimeDelta::hours(1));

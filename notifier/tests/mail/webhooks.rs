@@ -117,7 +117,7 @@ async fn every_mail_has_an_event_signed_according_to_the_specification() {
     );
     assert!(
         !first.id().contains('.'),
-        "it would let one message be read as another"
+        "a full stop in the ID would make the signed text ambiguous"
     );
     assert_eq!(first.json()["timestamp"], "2026-12-01T06:00:00.000Z");
     let data = &first.json()["data"];
@@ -140,14 +140,14 @@ async fn every_mail_has_an_event_signed_according_to_the_specification() {
     assert_eq!(received[2].json()["data"]["alert_id"], data["alert_id"]);
     assert!(
         received.iter().all(|one| !one.body.contains("customer-")),
-        "people are masked, as in mails"
+        "user IDs are masked as in mails"
     );
     let rows = desk
         .query("SELECT kind, target, body FROM webhook_outbox")
         .await;
     assert!(
         rows.len() == 4 && !format!("{rows:?}").contains("hunter2"),
-        "the address's secret is in no table"
+        "no table contains the secret of the address"
     );
 }
 

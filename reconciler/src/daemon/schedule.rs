@@ -93,7 +93,7 @@ pub enum RunAttempt {
     Failed(String),
 }
 
-/// Pause after an attempt that found the pass lock taken. Such an attempt costs one statement.
+/// Pause after an attempt that found the pass lock taken. Each attempt costs one statement.
 const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
 /// Pause after a failed attempt, unless the next scheduled run comes sooner.
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);

@@ -22,7 +22,7 @@ pub(crate) use story::OnSlot;
 pub use story::{Happening, Holds, Story};
 use verdict::Question;
 
-/// Returns a user's story with the state in one drop or in the whole coupon, or `None` if the
+/// Returns a user's history with the state in one drop or in the whole coupon, or `None` if the
 /// coupon does not exist.
 pub async fn explain(
     stores: &Stores,

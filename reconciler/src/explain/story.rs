@@ -1,4 +1,4 @@
-//! The story of one user.
+//! The history of one user, as the API returns it.
 
 use std::collections::BTreeSet;
 
@@ -23,17 +23,17 @@ pub struct Happening {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
-    /// The row exists: they hold one.
+    /// The row exists, so the user holds a coupon.
     Issued,
-    /// Admitted; the row does not exist yet.
+    /// The user is admitted, but the row does not exist yet.
     Accepted,
-    /// On the waiting list.
+    /// The user is on the waiting list.
     Waiting,
-    /// Promised, but the promise could not be kept.
+    /// The user was promised a coupon, but the promise could not be kept.
     Broken,
-    /// Given back or revoked.
+    /// The coupon was given back or revoked.
     Revoked,
-    /// A claim of theirs is a dead letter and needs a person.
+    /// A claim of the user is a dead letter and needs an operator.
     Failed,
     /// No claim is known.
     None,

@@ -198,7 +198,7 @@ fn is_held_back(overview: &Overview, drop: DropId) -> bool {
         .any(|one| one.alert.drop_id == Some(drop) && one.alert.kind == About::Braked.word())
 }
 
-/// Adds the slots of the sample that have no row yet, if Redis knows them.
+/// Adds the slots of the sample that have no row yet, if Redis has them.
 async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> Vec<SlotTimes> {
     let utc = |at: NaiveDateTime| at.and_utc();
     let mut times: Vec<SlotTimes> = rows

@@ -323,8 +323,8 @@ fn reason(why: &str, operator: &Operator) -> Result<String, Problem> {
 
 /// Discard one failed claim
 ///
-/// No run tries it again. Users whom Redis knows or who hold a row lose nothing. If it is the only
-/// trace of a promise, the promise is forgotten.
+/// No run tries it again. Users who are in Redis or have a row lose nothing. If it is the only
+/// record of a promise, the promise is lost.
 #[utoipa::path(
     post, path = "/v1/failed-claims/{id}/discard", tag = "failed claims", operation_id = "discard_failed_claim",
     request_body = Discard, security(("ops" = [])),

@@ -121,8 +121,8 @@ fn mail_about_ten_thousand_findings_has_a_readable_length() {
     assert!(mail.text.lines().count() < 60 && mail.html.len() < 20_000);
 }
 
-/// On GitHub, the anchor of a heading is its text in lower case with dashes for spaces. The heading
-/// of a section that mails name is the name itself.
+/// On GitHub, the anchor of a heading is its text in lower case with dashes for spaces. Mails name
+/// a section by its heading.
 #[test]
 fn every_section_that_a_mail_names_exists() {
     let operations = include_str!("../../../../docs/OPERATIONS.md");

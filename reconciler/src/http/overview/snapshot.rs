@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_add_up_when_nothing_needs_repair() {
+    fn counts_are_consistent_when_nothing_needs_repair() {
         for (count, numbers, expected) in [
             (None, [0, 0, 0, 0], true),
             (Some(0), [0, 0, 0, 0], true),
