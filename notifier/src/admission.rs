@@ -22,8 +22,8 @@ const ASK_EVERY: TimeDelta = TimeDelta::seconds(60);
 /// How often a process records that it sees admission open. Must be well below [`PATIENCE`].
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
 
-/// Key in `reconciler_state`. The value is `closed SINCE MAILED_AT` or `unreachable SINCE
-/// MAILED_AT` after a mail, and `open` after that.
+/// Key in `reconciler_state`. After a mail the value is `closed SINCE MAILED_AT` or
+/// `unreachable SINCE MAILED_AT`; once admission is open again it is `open`.
 const FACT: &str = "admission";
 
 /// Key in `reconciler_state` of the time when a process last recorded that it sees admission open.

@@ -1,5 +1,5 @@
-//! Coupons and drops for operators: `GET /v1/coupons/{id}/drops`, `GET
-//! /v1/coupons/{id}/drops/{drop_id}`, `GET /v1/days`.
+//! Routes for the drops of a coupon (`GET /v1/coupons/{id}/drops`), a single drop
+//! (`GET /v1/coupons/{id}/drops/{drop_id}`), and the latency of rows by day (`GET /v1/days`).
 
 use std::collections::{HashMap, HashSet};
 
