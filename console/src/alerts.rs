@@ -1,4 +1,4 @@
-//! Alerts that need a person, with acknowledgement and silence.
+//! The screen of alerts, where operators acknowledge and silence them.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ struct AlertsScreen<'a> {
     next_before: Option<i64>,
 }
 
-/// Alerts per page.
+/// Number of alerts per page.
 const PAGE: &str = "50";
 
 /// Maximum silence that the page offers, in hours.
@@ -45,17 +45,17 @@ pub(super) struct AlertLine {
     pub(super) what: String,
     pub(super) kind: String,
     pub(super) place: Option<String>,
-    /// The page of its drop.
+    /// The path of its drop's page.
     pub(super) drop_page: Option<String>,
     pub(super) todo: Option<&'static str>,
-    /// When it began, and when it ended.
+    /// When the alert began, and when it ended.
     pub(super) when: String,
     pub(super) taken: Option<String>,
     /// The action just completed on it.
     pub(super) done: String,
     pub(super) silenced: Option<String>,
     pub(super) fires: bool,
-    /// Silences are per drop.
+    /// The drop that the form silences.
     pub(super) drop: Option<DropId>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct AlertLine {
 pub(super) struct AlertsScreenQuery {
     status: Option<String>,
     before: Option<i64>,
-    /// The alert with the action just completed, and the action.
+    /// The alert of the action just completed.
     alert: Option<i64>,
     #[serde(default)]
     done: String,
@@ -122,7 +122,7 @@ pub(super) async fn list(
     )
 }
 
-/// The message about the action just completed, if it still holds.
+/// Returns the message about the action just completed, if it still applies.
 fn done_text(done: &str, listed: &ListedAlert, now: DateTime<Utc>) -> String {
     let is_silent = listed.silenced_until.is_some_and(|until| until > now);
     match (done, listed.alert.acknowledged_by.as_deref()) {
@@ -203,7 +203,7 @@ pub(super) async fn acknowledge(
 
 #[derive(Deserialize)]
 pub(super) struct SilenceForm {
-    /// 0 ends a silence.
+    /// Length of the silence in hours; 0 ends it.
     hours: u16,
 }
 

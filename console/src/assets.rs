@@ -1,4 +1,4 @@
-//! The page's assets: a script, a style and an icon.
+//! The assets of the page: script, style sheet and icon.
 
 use std::sync::LazyLock;
 

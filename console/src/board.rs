@@ -1,4 +1,5 @@
-//! The overview in words: whether everything is all right, and if not, what to do. A pure function.
+//! Turns the overview into text: whether everything is all right and, if not, what to do. Pure
+//! functions.
 
 use chrono::{DateTime, Utc};
 use firstcome_notifier::alerts::About;
@@ -11,20 +12,20 @@ use firstcome_shared::mysql::alerts::ListedAlert;
 
 use super::times::{clock, instant, short, window};
 
-/// The first screen.
+/// The content of the first screen.
 pub(super) struct Board {
     pub(super) at: String,
     pub(super) tone: Tone,
     pub(super) title: String,
     pub(super) lead: String,
-    /// Problems, most pressing first.
+    /// Problems, most urgent first.
     pub(super) problems: Vec<BoardProblem>,
     pub(super) drops: Vec<BoardLine>,
     /// The caption of the list of drops.
     pub(super) caption: &'static str,
-    /// Number of problems that concern none of these drops.
+    /// Number of problems that do not concern the drops of this page.
     pub(super) elsewhere: usize,
-    /// Pages, from 1 on.
+    /// The page, counted from 1.
     pub(super) page: usize,
     pub(super) pages: usize,
 }
@@ -50,13 +51,13 @@ impl Tone {
 #[derive(Debug)]
 pub(super) struct BoardProblem {
     pub(super) what: String,
-    /// The coupon and the drop.
+    /// The coupon and the drop concerned.
     pub(super) place: Option<String>,
     pub(super) todo: String,
-    /// When it began, and who has acknowledged it.
+    /// When the problem began, and who has acknowledged it.
     pub(super) more: Option<String>,
     pub(super) alert: Option<i64>,
-    /// The drop concerned; every drop if a store is unavailable.
+    /// The drop concerned, or all drops if a store is unavailable.
     drop: Concerned,
 }
 
@@ -78,7 +79,7 @@ pub(super) struct BoardLine {
     pub(super) promised: String,
     pub(super) given: String,
     pub(super) rows: String,
-    /// Rows that are overdue.
+    /// The number of overdue rows.
     pub(super) missing: Option<String>,
     /// The share of slots with rows, for the bar.
     pub(super) share: (u64, u32),
@@ -88,14 +89,14 @@ pub(super) struct BoardLine {
     pub(super) has_dead_letters: bool,
     pub(super) admission: AdmissionLine,
     pub(super) last_pass: String,
-    /// The reason for marking it red.
+    /// Why the drop is marked red.
     pub(super) wrong: Option<String>,
 }
 
 /// Whether users can claim, or why not.
 pub(super) struct AdmissionLine {
     pub(super) text: String,
-    /// Users should be able to claim, but cannot.
+    /// Whether users should be able to claim but cannot.
     pub(super) is_wrong: bool,
 }
 
@@ -128,7 +129,7 @@ pub(super) fn board(seen: &Overview) -> Board {
     }
 }
 
-/// The screen of one drop: its state and its own problems. Problems of other drops are only
+/// Builds the screen of one drop: its state and its own problems. Problems of other drops are only
 /// counted.
 pub(super) fn drop_board(seen: &Overview) -> Board {
     let Some(one) = seen.drops.first() else {
@@ -164,7 +165,8 @@ pub(super) fn drop_board(seen: &Overview) -> Board {
 }
 
 impl Board {
-    /// The tab's title: the number of problems is visible from other tabs.
+    /// Returns the title of the tab, with the number of problems, so that it is visible from other
+    /// tabs.
     pub(super) fn tab(&self) -> String {
         match self.problems.len() {
             0 => "Firstcome".to_owned(),
@@ -173,15 +175,14 @@ impl Board {
     }
 }
 
-/// Maximum age of a pass whose result still describes the present, however rarely passes are
-/// scheduled.
+/// Age from which the result of a pass counts as outdated, even if passes are scheduled less often.
 const STALE_HOURS: i64 = 2;
 
 fn hours_since(run: &LastRun, at: DateTime<Utc>) -> i64 {
     (at - run.finished_at).num_hours()
 }
 
-/// The basis of the verdict.
+/// Describes the basis of the verdict.
 fn compared(last: Option<&LastRun>) -> String {
     let Some(run) = last else {
         return "No pass over everything has ended yet. The first one comes by its schedule."
@@ -235,7 +236,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
             format!("Nothing is lost: claims wait in Kafka. Bring MySQL back.{of}"),
         ));
     }
-    // Alerts that nobody has acknowledged come first.
+    // Put alerts first that no operator has acknowledged.
     let (taken, open): (Vec<_>, Vec<_>) = seen
         .alerts
         .iter()
@@ -303,8 +304,8 @@ fn alarm(listed: &ListedAlert, seen: &Overview) -> BoardProblem {
     }
 }
 
-/// The free slots of a drop that has not ended, in words. After its quantity was raised, an alert
-/// remains until the next pass has given them out.
+/// Describes the free slots of a drop that has not ended. After a raise, alerts about broken
+/// promises stay until the next pass has given these slots away.
 fn room(one: &DropOverview) -> Option<String> {
     let is_over = matches!(one.state, DropState::Closed | DropState::Sealed);
     let held = one.redis.filter(|_| !is_over)?.users;
@@ -312,7 +313,7 @@ fn room(one: &DropOverview) -> Option<String> {
     (room > 0).then(|| counted(room, "slot is free now", "slots are free now"))
 }
 
-/// A problem that shows in the drop's numbers alone, and what to do.
+/// Returns a problem that is only visible in the drop's counts, and what to do.
 fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     if is_shut(one) && seen.admission == AdmissionState::Open {
         let todo = "It opens automatically once a pass has verified it. If this stays, look at the last runs.";
@@ -401,13 +402,13 @@ fn drop_line(one: &DropOverview, seen: &Overview) -> BoardLine {
     let text = |number: Option<u64>| number.map_or_else(|| "–".to_owned(), grouped);
     let is_sealed = one.state == DropState::Sealed;
     let rows = one.rows.map(|counted| counted.rows);
-    // The keys of a sealed drop expire; its rows stay.
+    // Use the rows of a sealed drop, since its keys expire.
     let given = one.redis.map(|keys| keys.users).filter(|_| !is_sealed);
     let without_row = one
         .rows
         .filter(|_| given.is_some())
         .map(|counted| counted.users.saturating_sub(counted.rows));
-    // The count in flight is expected to change, unless it is stuck.
+    // Claims in flight become rows, unless the drop is stuck.
     let (in_flight, missing) = if one.stuck {
         (without_row.map(|_| 0), without_row)
     } else {

@@ -1,5 +1,5 @@
-//! Changes of a coupon and of users' coupons, requested on the page and carried out by the
-//! services. Each is confirmed by typing the coupon's name, or the user's id.
+//! Handles forms that change coupons or users' coupons; the services carry the changes out.
+//! Operators confirm each by typing the coupon's name or the user's ID.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use super::people::{self, Search};
 use super::session::Session;
 use super::state::ScreenState;
 
-/// Attempts for a change, if passes take revisions in between.
+/// Maximum number of attempts for a change, because a pass may take a revision in between.
 const ATTEMPTS: usize = 3;
 
 #[derive(Deserialize)]
@@ -30,14 +30,15 @@ pub(super) struct OfCoupon {
     how: String,
     #[serde(default)]
     quantity: String,
-    /// The quantity, typed again: a typing error could promise ten times as many coupons.
+    /// The quantity, typed a second time, since a typing error could promise ten times as many
+    /// coupons.
     #[serde(default)]
     again: String,
     #[serde(default)]
     name: String,
 }
 
-/// Pauses, resumes, or raises the quantity.
+/// Pauses or resumes a coupon, or raises its quantity.
 pub(super) async fn coupon(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -97,8 +98,8 @@ async fn pause(
     Ok(done.await.map(|_| ())?)
 }
 
-/// Raises the quantity. The request is bound to the settings on the screen; a pass takes revisions
-/// for its writes, so only a quantity that somebody else has changed stops it.
+/// Raises the quantity. Fails if another operator has changed the quantity since the screen was
+/// shown. Other new revisions do not matter, since passes take revisions as well.
 async fn raise(
     page: &ScreenState,
     session: &Session,
@@ -133,8 +134,8 @@ fn coupon_path(found: &DropDetails) -> String {
     format!("/v1/coupons/{}", found.coupon.id)
 }
 
-/// The API applies the quantity to the coupon and to every drop that is not closed: it must not
-/// lower any of them.
+/// Checks the new quantity. The API applies it to the coupon and to every drop that is not closed,
+/// so it must not lower any of them.
 fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, FormRefusal> {
     let most = found.largest_quantity;
     let quantity = asked.quantity.trim().parse::<u32>().ok();
@@ -152,7 +153,7 @@ fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, FormRefusal> {
 pub(super) struct OfPerson {
     coupon: i64,
     person: String,
-    /// The drop of the story.
+    /// The drop shown in the user's history.
     drop: String,
     #[serde(default)]
     reason: String,
@@ -177,7 +178,7 @@ pub(super) struct WhomToErase {
     person: String,
     #[serde(default)]
     typed: String,
-    /// The coupon of the story with the form.
+    /// The coupon of the history that contains the form.
     #[serde(default)]
     coupon: String,
 }
@@ -208,7 +209,7 @@ pub(super) async fn erase(
     }
 }
 
-/// The result of the erasure, in words.
+/// Describes the result of an erasure.
 async fn erased(
     page: &ScreenState,
     session: &Session,
@@ -242,7 +243,7 @@ async fn confirmed(
     unless_named(typed, &found.coupon.name)
 }
 
-/// Records that a user was informed that a promise can't be kept.
+/// Gives up a promise that cannot be kept, after the user was informed.
 pub(super) async fn give_up(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,

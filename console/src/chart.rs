@@ -1,6 +1,5 @@
-//! Two lines over time, with numbers on both axes: the time since the opening, and slots up to the
-//! quantity. The labels are evenly spaced, so that the stylesheet alone can place them: the page
-//! has no inline styles.
+//! Draws a chart with two lines: slots over the time since the opening. The labels of both axes are
+//! evenly spaced, so that the style sheet can place them, since the page has no inline styles.
 
 use chrono::TimeDelta;
 
@@ -9,7 +8,7 @@ use firstcome_notifier::wording::grouped;
 /// Width and height of the drawing, in its own units.
 const SIZE: f64 = 1_000.0;
 
-/// Divisions of the time axis.
+/// Number of divisions of the time axis.
 const PARTS: i64 = 4;
 
 /// Readable lengths of a division, in milliseconds.
@@ -47,16 +46,16 @@ pub(super) struct Chart {
     /// Points of an SVG polyline.
     pub(super) admitted: String,
     pub(super) issued: String,
-    /// Lines at the labels of both axes, as a path.
+    /// Grid lines at the labels of both axes, as a path.
     pub(super) grid: String,
-    /// From left to right.
+    /// Labels of the time axis, from left to right.
     pub(super) times: Vec<String>,
-    /// From the top down.
+    /// Labels of the slot axis, from top to bottom.
     pub(super) slots: Vec<String>,
 }
 
-/// Both are sorted, as times since the opening. `sampled` is the number of the drop's slots in the
-/// sample.
+/// Draws the chart. Both lists are sorted times since the opening. `sampled` is the number of the
+/// drop's slots in the sample.
 pub(super) fn chart(
     admitted: &[TimeDelta],
     issued: &[TimeDelta],
@@ -70,14 +69,14 @@ pub(super) fn chart(
         .unwrap_or_default()
         .num_milliseconds();
     let fits = |step: &i64| step * PARTS >= longest;
-    // Beyond the steps, whole days.
+    // Use whole days above the largest step.
     let step = STEPS
         .into_iter()
         .find(fits)
         .unwrap_or((longest / PARTS / DAY + 1) * DAY);
     let end = TimeDelta::milliseconds(step * PARTS);
     let parts = parts(quantity);
-    // A user in the sample stands for several.
+    // Each user in the sample represents several.
     #[expect(clippy::cast_precision_loss, reason = "a sample of a hundred")]
     let up = |number: usize| SIZE - number as f64 / sampled.max(number) as f64 * SIZE;
     let point = |(at, since): (usize, &TimeDelta)| {
@@ -108,7 +107,7 @@ pub(super) fn chart(
     }
 }
 
-/// Number of divisions of the slot axis: at whole numbers, or nearly.
+/// Returns the number of divisions of the slot axis, so that labels are whole numbers or nearly so.
 fn parts(quantity: u32) -> u64 {
     match quantity {
         n if n >= 100 || n.is_multiple_of(4) => 4,
@@ -129,7 +128,7 @@ fn label(ms: i64) -> String {
     }
 }
 
-/// A duration in its largest unit.
+/// Formats a duration in its largest unit.
 pub(super) fn length(time: TimeDelta) -> String {
     match time.num_minutes() {
         ..2 => format!("{:.1} s", time.as_seconds_f64()),

@@ -1,5 +1,5 @@
-//! Client of the two HTTP APIs, with the token and the name of the logged-in operator. The routes
-//! of the reconciler are called in this process, with HTTP requests and responses as over a
+//! Client of the two HTTP APIs, which sends the token and the name of the logged-in operator. The
+//! reconciler's routes are called in this process with the same requests and responses as over a
 //! connection.
 
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use tower::ServiceExt as _;
 /// Maximum wait for a response of the API.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Maximum bytes read of a response. A run may list 10,000 drops.
+/// Maximum number of bytes read of a response. A run may list 10,000 drops.
 const BODY: usize = 32 * 1024 * 1024;
 
 /// The operator on whose behalf a request is sent.
@@ -37,7 +37,7 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// The program itself, with this token.
+    /// Returns credentials of the program itself, with this token.
     pub(crate) fn program(authorization: HeaderValue) -> Self {
         Self {
             authorization,
@@ -68,11 +68,11 @@ impl Credentials {
     }
 }
 
-/// Why a request was refused, or got no response.
+/// Why a request was rejected or got no response.
 #[derive(Debug)]
 pub(crate) struct HttpRefusal {
     pub(crate) status: StatusCode,
-    /// One sentence, without a full stop.
+    /// The reason as one sentence, without a full stop.
     pub(crate) why: String,
 }
 
@@ -84,7 +84,7 @@ impl HttpRefusal {
         }
     }
 
-    /// With a capital letter and a full stop.
+    /// Returns the reason with a capital letter and a full stop.
     pub(crate) fn sentence(&self) -> String {
         format!("{}.", capital(&self.why).trim_end_matches('.'))
     }
@@ -95,7 +95,7 @@ pub(crate) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// A query string of these parameters, without empty ones.
+/// Builds a query string of these parameters, without empty ones.
 pub(crate) fn query(parameters: &[(&str, &str)]) -> String {
     let given = parameters.iter().filter(|(_, value)| !value.is_empty());
     let pairs: Vec<String> = given
@@ -108,7 +108,7 @@ pub(crate) fn query(parameters: &[(&str, &str)]) -> String {
     }
 }
 
-/// The two services.
+/// The clients of both services.
 pub(crate) struct Backends {
     /// The routes of the reconciler.
     reconciler: Router,
@@ -160,7 +160,7 @@ impl Backends {
     ) -> Result<T, HttpRefusal> {
         let exchange = async {
             let mut request = caller.request(method, path, body)?.map(Body::from);
-            // Like the server for a connection.
+            // Set the peer as the server does for a connection.
             if let Some(peer) = caller.peer {
                 request.extensions_mut().insert(peer);
             }
@@ -191,7 +191,8 @@ impl Backends {
             .ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
         let exchange = async {
             let mut request = caller.request(method, path, body)?;
-            // Like a proxy: the API's OPS_TRUSTED_PROXIES determines whether it is used.
+            // Forward the browser's address as a proxy does. The API uses it depending on
+            // OPS_TRUSTED_PROXIES.
             if let Some(Peer(browser)) = caller.peer {
                 let address = HeaderValue::from_str(&browser.ip().to_string())?;
                 request.headers_mut().append("x-forwarded-for", address);
@@ -203,7 +204,7 @@ impl Backends {
             }
             let answer = api.send(request).await?;
             let status = answer.status();
-            // The action is done, whether or not the rest of the response arrives.
+            // The action is already done, even if the rest of the response does not arrive.
             let body = Limited::new(answer.into_body(), BODY).collect().await;
             anyhow::Ok((status, body.map(Collected::to_bytes).unwrap_or_default()))
         };
@@ -233,7 +234,7 @@ impl Backends {
     }
 }
 
-/// Shown if a form is sent that the page does not show.
+/// Shown when a form is sent that the page does not offer without the API's address.
 pub(crate) const NO_API: &str =
     "This reconciler does not know the API's address: set API_URL, or use firstcome-api coupon";
 

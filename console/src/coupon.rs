@@ -1,4 +1,4 @@
-//! One coupon: its offer and openings, in its own time zone, its drops, and its public page.
+//! The screen of a coupon: its offer and openings in its time zone, its drops, and its public page.
 
 use std::sync::Arc;
 
@@ -29,9 +29,9 @@ struct CouponScreen<'a> {
     top: Top<'a>,
     id: CouponId,
     name: &'a str,
-    /// Its properties, by label.
+    /// The coupon's properties, by label.
     facts: Vec<(&'static str, String)>,
-    /// The address of its public page.
+    /// The address of the coupon's public page.
     page: &'a str,
     drops: &'a [OneDropLine],
     /// The next page of drops, if there are more.
@@ -49,7 +49,7 @@ struct OneDropLine {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct CouponScreenQuery {
-    /// Counted from 1.
+    /// The page, counted from 1.
     page: u32,
     done: String,
 }
@@ -101,7 +101,7 @@ async fn shown(
     answer(StatusCode::OK, &screen)
 }
 
-/// The time zone in which times of this coupon are shown.
+/// Returns the time zone in which times of this coupon are shown.
 fn zone_of(coupon: &CouponSettings) -> Option<Tz> {
     coupon.schedule.as_ref().and_then(Schedule::time_zone)
 }

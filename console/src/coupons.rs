@@ -1,5 +1,5 @@
-//! Every coupon, by number, as listed by the API. The first screen has only coupons that are live
-//! or need a person; those that are over are here.
+//! The screen of all coupons by ID, as the API lists them. Unlike the first screen, it includes
+//! coupons that are over.
 
 use std::sync::Arc;
 
@@ -29,11 +29,11 @@ struct CouponsScreen<'a> {
     coupons: &'a [CouponLine],
     has_api: bool,
     is_first: bool,
-    /// The last one shown, if there are more.
+    /// The last coupon shown, if there are more.
     next_after: Option<CouponId>,
 }
 
-/// Coupons per page.
+/// Number of coupons per page.
 const COUPONS: usize = 50;
 
 /// A coupon as the API shows it.
@@ -62,7 +62,7 @@ struct CouponLine {
     quantity: String,
     state: &'static str,
     is_over: bool,
-    /// The next, and the last that has opened.
+    /// The next drop, and the last one that has opened.
     drops: Vec<CouponDropLine>,
 }
 
@@ -133,7 +133,7 @@ fn coupon_line(coupon: &ApiCoupon) -> CouponLine {
     }
 }
 
-/// In words.
+/// Describes the state of a coupon.
 pub(super) fn coupon_state(is_over: bool, is_paused: bool) -> &'static str {
     match (is_over, is_paused) {
         (true, _) => "over",
@@ -150,7 +150,7 @@ fn drop_line(drop: &ApiDrop, zone: Option<Tz>) -> CouponDropLine {
     }
 }
 
-/// From its window alone.
+/// Describes the state of a drop, as derived from its window.
 pub(super) fn drop_state(state: DropState) -> &'static str {
     match state {
         DropState::Scheduled => "to come",

@@ -1,5 +1,5 @@
-//! Dead letters: their reasons and messages, and correcting or discarding one. Ids are
-//! masked, and messages hidden, until somebody reveals them, which is recorded.
+//! The screens of dead letters, where operators correct or discard them. IDs are masked and
+//! messages hidden until an operator reveals them, which is recorded.
 
 mod many;
 mod one;
@@ -33,11 +33,11 @@ struct DeadLettersScreen<'a> {
     letters: &'a [LetterLine],
     /// Show resolved ones instead of open ones.
     resolved: bool,
-    /// The filter.
+    /// The drop of the filter.
     drop: Option<i64>,
     reason: Option<&'a str>,
     reasons: &'a [ReasonChoice],
-    /// The actions for everything that matches the filter.
+    /// The action for all dead letters that match the filter.
     for_all: Option<&'a ForAll>,
     next_page: Option<u32>,
     refused: &'a RefusedForm,
@@ -67,7 +67,7 @@ pub(super) struct LetterLine {
     pub(super) place: String,
     pub(super) slot: String,
     pub(super) person: String,
-    /// The resolution, or the error.
+    /// How it was resolved, or the error.
     pub(super) what: String,
 }
 
@@ -77,22 +77,22 @@ pub(super) struct LetterView {
     pub(super) claimed: String,
     pub(super) source: String,
     pub(super) resolved: Option<String>,
-    /// The last pass's reason for leaving it, and the time.
+    /// Why the last pass could not resolve it, and when that was.
     pub(super) left: Option<(String, String)>,
     /// Its message, once revealed.
     pub(super) message: Option<String>,
     pub(super) length: String,
     /// The coupon's name, which the operator types to discard the dead letter.
     pub(super) coupon: Option<String>,
-    /// The page on which to start a pass over its drop.
+    /// The path of the page where a pass over its drop can be started.
     pub(super) drop_page: Option<String>,
-    /// The search for the user's story, once revealed.
+    /// The search for the user's history, once revealed.
     pub(super) story: Option<Search>,
     /// The editable fields, once revealed.
     pub(super) claim: ClaimFields,
 }
 
-/// A claim in the form that corrects it; empty: not known.
+/// The fields of the form that corrects a claim. Unknown values are empty.
 #[derive(Default)]
 pub(super) struct ClaimFields {
     pub(super) coupon: String,
@@ -270,7 +270,7 @@ async fn found(
     page.get(session, &path).await
 }
 
-/// The screen of one dead letter, with a form that was refused.
+/// Returns the screen of one dead letter, with a rejected form if there is one.
 fn shown(
     session: &Session,
     found: &FailedClaimDetails,
@@ -343,7 +343,7 @@ fn view(found: &FailedClaimDetails, revealed: bool) -> LetterView {
     }
 }
 
-/// The search for the user's story, if the coupon is known.
+/// Returns the search for the user's history, if the coupon is known.
 fn story(found: &FailedClaimDetails) -> Option<Search> {
     found.coupon_name.as_ref()?;
     let letter = &found.claim;

@@ -1,5 +1,5 @@
-//! One drop: its numbers, its alerts, and buttons for passes. Dangerous actions are confirmed by
-//! typing the coupon's name.
+//! The screen of a drop: its counts, its alerts, and buttons for passes. Operators confirm
+//! dangerous actions by typing the coupon's name.
 
 use std::sync::Arc;
 
@@ -40,23 +40,23 @@ struct DropScreen<'a> {
     /// Whether the API's address is known.
     has_api: bool,
     board: &'a Board,
-    /// Number of repairs that wait for a person, while an alert reports them.
+    /// Number of repairs that wait for a confirmation, while an alert reports them.
     held_back: Option<String>,
     /// `None` while there are no rows.
     pace: Option<Pace>,
     refused: &'a RefusedForm,
-    /// Why a form was refused that the screen no longer shows.
+    /// Why a form was rejected, if the screen no longer shows that form.
     wrong: &'a str,
 }
 
-/// A coupon and a drop as in a path.
+/// A coupon and a drop in a path.
 #[derive(Debug, Deserialize)]
 pub(super) struct DropPath {
     pub(super) coupon: String,
     pub(super) drop: String,
 }
 
-/// The drop in a path.
+/// Reads the drop of a path.
 pub(super) async fn find(
     page: &ScreenState,
     session: &Session,
@@ -76,7 +76,7 @@ pub(super) async fn read(
     shown(&page, &session, &place, &just.done, &RefusedForm::default()).await
 }
 
-/// The present screen of a drop, with a form that was refused.
+/// Returns the current screen of a drop, with a rejected form.
 pub(super) async fn refused(
     page: &ScreenState,
     session: &Session,
@@ -133,12 +133,12 @@ async fn shown(
     answer(refused.status(), &screen)
 }
 
-/// The number of repairs that the limit holds back, as its button shows it.
+/// Returns the number of repairs that the limit holds back, as the button shows it.
 fn held_back(found: &DropDetails) -> Option<String> {
     found.held_back.map(|repairs| grouped(repairs.into()))
 }
 
-/// The message about the action just completed, if it still holds.
+/// Returns the message about the action just completed, if it still applies.
 fn done_text(found: &DropDetails, done: &str) -> String {
     match (done, found.coupon.paused) {
         ("paused", true) => "Paused. Nobody can claim until it is resumed.".to_owned(),
@@ -163,7 +163,7 @@ fn done_text(found: &DropDetails, done: &str) -> String {
     }
 }
 
-/// A description of who may claim a coupon.
+/// Describes who may claim a coupon.
 pub(super) fn only_for(coupon: &CouponSettings) -> String {
     let people = grouped(coupon.allow_list_users.into());
     match &coupon.allow {
@@ -174,7 +174,7 @@ pub(super) fn only_for(coupon: &CouponSettings) -> String {
     }
 }
 
-/// The drops whose quantity the API raises: all of the coupon that are not closed.
+/// Describes the drops whose quantity the API raises: all drops of the coupon that are not closed.
 fn to_raise(found: &DropDetails) -> String {
     let coupon = found.coupon.id;
     match found.open_drops {
@@ -230,7 +230,7 @@ pub(super) async fn pass(
     started(&page, &session, body).await
 }
 
-/// Refuses if the held-back repairs are not those on the button.
+/// Checks that the held-back repairs are still those on the button.
 fn confirmed(asked: &PassForm, found: &DropDetails) -> Result<(), FormRefusal> {
     unless_named(&asked.name, &found.coupon.name)?;
     if held_back(found).as_ref() == Some(&asked.held) {

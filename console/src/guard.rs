@@ -1,5 +1,6 @@
-//! Checks of every request: a session, and for a change the page's own origin, the session's CSRF
-//! token, and the right to change. Each is in one place, so that no route can omit it.
+//! Middleware that checks every request for a session and every change for the page's own origin,
+//! the session's CSRF token, and the permission. Each check is in one place, so that no route can
+//! omit it.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// Middleware: a change must come from a page of this origin.
+/// Middleware that requires changes to come from a page of this origin.
 pub(super) async fn own_origin(request: Request, next: Next) -> Response {
     if changes(request.method()) && !is_own(request.headers()) {
         let why = "This request came from another site, so nothing was done.";
@@ -38,8 +39,8 @@ pub(super) async fn own_origin(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Uses headers set by the browser, which a script cannot set. Over plain http to another host,
-/// browsers send only `Origin`.
+/// Whether the request comes from the page's own origin, according to headers that scripts cannot
+/// set. Over plain http to another host, browsers only send `Origin`.
 fn is_own(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match (text("sec-fetch-site"), text(ORIGIN.as_str())) {
@@ -51,7 +52,7 @@ fn is_own(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether the browser uses https, perhaps through a proxy in front.
+/// Whether the browser uses https, directly or through a proxy.
 pub(super) fn is_https(headers: &HeaderMap) -> bool {
     let is = |name: &str, begin: &str| {
         headers
@@ -85,7 +86,7 @@ pub(super) async fn logged_in(
     next.run(request).await
 }
 
-/// Middleware inside [`logged_in`]: viewers cannot change anything.
+/// Middleware inside [`logged_in`] that rejects changes by viewers.
 pub(super) async fn may_change(request: Request, next: Next) -> Response {
     let session = request.extensions().get::<Arc<Session>>();
     if session.is_none_or(|session| !session.may_change()) {
@@ -138,8 +139,9 @@ fn to_log_in(request: &Request) -> Response {
     .into_response()
 }
 
-/// The path to redirect to after log-in: one of this site, otherwise the first page. `//host`,
-/// `/\host` and everything else that a browser takes for another site is refused.
+/// Returns the path to redirect to after log-in: `wanted` if it is on this site, otherwise the
+/// first page. `//host`, `/\host` and everything else that a browser may take for another site is
+/// rejected.
 pub(super) fn own_path(wanted: &str) -> &str {
     let is_own = wanted.starts_with('/')
         && !wanted.starts_with("//")
@@ -177,7 +179,7 @@ mod tests {
         for (pairs, is_ours) in [
             (vec![host, own], true),
             (vec![host, ("sec-fetch-site", "same-origin")], true),
-            // A proxy that terminates TLS may send another Host.
+            // A proxy that terminates TLS may send a different Host.
             (
                 vec![
                     ("host", "10.0.0.7"),

@@ -1,4 +1,5 @@
-//! The page as HTML. Names, ids and details come from others: askama escapes them all.
+//! Renders screens as HTML. askama escapes all names, IDs and details, since they come from other
+//! sources.
 
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ struct NoticeScreen<'a> {
     why: &'a str,
 }
 
-/// A screen as a response that is never cached.
+/// Returns a screen as a response that is never cached.
 pub(super) fn answer(status: StatusCode, screen: &impl Template) -> Response {
     let headers: [(HeaderName, &str); 2] = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
@@ -80,7 +81,7 @@ struct NoticeText {
     why: String,
 }
 
-/// A screen with only a notice.
+/// Returns a screen with only a notice.
 pub(super) fn notice(title: &str, status: StatusCode, why: &str) -> Response {
     let mut response = answer(
         status,
@@ -96,7 +97,7 @@ pub(super) fn notice(title: &str, status: StatusCode, why: &str) -> Response {
     response
 }
 
-/// Middleware inside `guard::logged_in`: gives notices the menu that every other screen has.
+/// Middleware inside `guard::logged_in` that adds the menu to notices, as on every other screen.
 pub(super) async fn with_menu(request: Request, next: Next) -> Response {
     let session = request.extensions().get::<Arc<Session>>().cloned();
     let mut response = next.run(request).await;
@@ -110,7 +111,7 @@ pub(super) async fn with_menu(request: Request, next: Next) -> Response {
     }
 }
 
-/// The response to a form that this page does not have.
+/// Returns the response to a form that this page does not have.
 pub(super) fn not_understood() -> Response {
     notice(
         "Not understood",
@@ -119,15 +120,15 @@ pub(super) fn not_understood() -> Response {
     )
 }
 
-/// The redirect after an action: its screen, with a word for the action. A reload does not repeat
-/// the action.
+/// The redirect to a screen after an action, with a word for the action, so that a reload does not
+/// repeat it.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct JustDone {
     pub(super) done: String,
 }
 
-/// Why a form was refused.
+/// Why a form was rejected.
 pub(super) struct FormRefusal {
     pub(super) status: StatusCode,
     pub(super) why: String,
@@ -141,7 +142,7 @@ impl FormRefusal {
         }
     }
 
-    /// A refusal of invalid input.
+    /// Rejects invalid input.
     pub(super) fn typed(why: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, why)
     }
@@ -170,7 +171,7 @@ impl From<HttpRefusal> for FormRefusal {
     }
 }
 
-/// A refused form to be shown again, with the reason and the input.
+/// A rejected form to show again, with the reason and the input.
 #[derive(Default)]
 pub(super) struct RefusedForm {
     status: StatusCode,
@@ -180,12 +181,13 @@ pub(super) struct RefusedForm {
 }
 
 impl RefusedForm {
-    /// The status of the screen that shows the form again: 200 if no form was refused.
+    /// Returns the status of the screen that shows the form again, or 200 if no form was rejected.
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The reason, if the refused form is none of these: otherwise the screen would not show it.
+    /// Returns the reason if the screen does not show the rejected form itself. Otherwise the
+    /// reason would be lost.
     pub(super) fn unless_shown(&self, shown: &[(&str, bool)]) -> &str {
         let is_shown = shown
             .iter()
@@ -203,7 +205,7 @@ impl RefusedForm {
     }
 }
 
-/// Refuses if the input is not the coupon's name.
+/// Rejects the form if the input is not the coupon's name.
 pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), FormRefusal> {
     let is_its_name = line(typed, LONGEST) == line(coupon, LONGEST);
     let why = "What you typed is not the coupon's name. Nothing was done.";
@@ -214,7 +216,7 @@ pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), FormRefusal>
     }
 }
 
-/// The screen for a service's refusal of data that a screen needs.
+/// Returns the screen for data that a service did not return.
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
 pub(super) fn not_shown(refusal: HttpRefusal) -> Response {
     let why = refusal.sentence();

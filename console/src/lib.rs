@@ -1,6 +1,6 @@
-//! The operations page: it shows whether everything is all right, and what to do if not. It is a
-//! client of the HTTP APIs of both services, and the reconciler serves it at `/` to operators who
-//! log in with a token. The reasons for its design: docs/decisions/0016-operations-page.md.
+//! The operations page shows whether everything is all right, and what to do if not. It is a client
+//! of the HTTP APIs of both services. The reconciler serves it at `/` to operators who log in with
+//! a token. docs/decisions/0016-operations-page.md explains its design.
 
 mod alerts;
 mod assets;
@@ -56,13 +56,13 @@ use self::state::ScreenState;
 pub struct Console {
     /// The routes of the reconciler, called in this process.
     pub reconciler: Router,
-    /// `API_URL`, and a file of further certificate authorities; without it the page can't change
+    /// `API_URL` and a file of further certificate authorities. Without them the page cannot change
     /// coupons.
     pub api: Option<(String, Option<PathBuf>)>,
     /// The tokens that log in. Cookies are signed with keys derived from them.
     pub token: OpsToken,
     pub log_outs: Arc<dyn LogOuts>,
-    /// Ends the live screens.
+    /// Ends the live screens when cancelled.
     pub stop: CancellationToken,
 }
 
@@ -73,18 +73,18 @@ struct OverviewScreen<'a> {
     board: &'a Board,
 }
 
-/// Concurrent slow screens of operators and of viewers.
+/// Maximum number of concurrent slow screens, each of operators and of viewers.
 const SLOW_AT_ONCE: usize = 2;
 const SLOW_OF_VIEWERS: usize = 1;
 
-/// Nothing from other origins, nothing inline, no framing, and forms only to this origin.
+/// Allows nothing from other origins, nothing inline and no framing, and forms only to this origin.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// The routes of the page. Must be called within a Tokio runtime.
+/// Creates the routes of the page. Must be called within a Tokio runtime.
 ///
 /// # Errors
-/// If `API_URL` or that file is wrong.
+/// If `API_URL` or the file is invalid.
 pub fn routes(console: Console) -> anyhow::Result<Router> {
     let services = Arc::new(Backends::new(console.reconciler, console.api)?);
     let live = Arc::new(Live::new(&services, &console.token, console.stop));
@@ -127,7 +127,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/coupons/{coupon}", get(coupon::read))
         .route("/days", get(pace::by_day))
         .route("/people", get(people::form).post(people::search))
-        // These change nothing and are recorded: viewers may see everything.
+        // These routes change nothing and are recorded, so viewers may use them.
         .route("/runs/{id}/reveal", post(runs::reveal))
         .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
         .route("/logout", post(login::log_out))
@@ -154,7 +154,7 @@ async fn with_security_headers(mut response: Response) -> Response {
 
 #[derive(Deserialize)]
 struct Paging {
-    /// Counted from 1.
+    /// The page, counted from 1.
     page: usize,
 }
 
@@ -192,7 +192,7 @@ async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
     Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
 }
 
-/// Requested by clients that ignore the page's own link to the icon.
+/// Redirects to the icon, for clients that ignore the link in the page.
 #[allow(clippy::unused_async)] // a handler
 async fn icon() -> Redirect {
     Redirect::to(&format!("/assets/{}", ICON.name))

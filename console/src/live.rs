@@ -1,5 +1,5 @@
-//! The live first screen: the overview is read once a second for all viewers, and only while
-//! somebody is watching.
+//! The live first screen. The overview is read once a second for all browsers together, and only
+//! while one of them is watching.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -31,13 +31,14 @@ struct Fragment<'a> {
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Maximum number of operators with a live screen, and of viewers; others must reload.
+/// Maximum number of live screens, each of operators and of viewers. Others have to reload the
+/// page.
 const LIVE_AT_ONCE: usize = 64;
 
-/// Time after which a browser that lost its connection reconnects.
+/// Time after which a browser reconnects when it has lost its connection.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// One update: the time of day, and the rest as HTML, which changes less often.
+/// An update: the time of day, and the rest as HTML, which changes less often.
 struct Update {
     at: String,
     html: String,
@@ -45,7 +46,7 @@ struct Update {
 
 pub(super) struct Live {
     services: Arc<Backends>,
-    /// Everybody sees the same, so it is read with the operators' token.
+    /// All browsers see the same data, so it is read with the operators' token.
     caller: Option<Credentials>,
     updates: watch::Sender<Option<Arc<Update>>>,
     seats: Seats,
@@ -74,7 +75,7 @@ impl Live {
         }
     }
 
-    /// Reads once a second while anybody is watching.
+    /// Reads once a second while a browser is watching.
     async fn look_while_wanted(&self) {
         loop {
             self.wake.notified().await;
@@ -112,7 +113,7 @@ impl Live {
 /// One watching browser.
 struct Viewer {
     page: ScreenState,
-    /// With the cookie: the stream ends with the session.
+    /// The headers with the cookie, so that the stream ends with the session.
     headers: HeaderMap,
     updates: watch::Receiver<Option<Arc<Update>>>,
     shown: Option<Arc<Update>>,
@@ -126,8 +127,8 @@ struct Said<'a> {
     html: Option<&'a str>,
 }
 
-/// Server-sent events, each with the complete state, so that a lost one does not matter. A browser
-/// that gets 204 does not reconnect.
+/// Streams server-sent events. Each has the complete state, so that a lost event does not matter. A
+/// browser that gets a 204 does not reconnect.
 pub(super) fn stream(page: ScreenState, allowed: Allowed, headers: HeaderMap) -> Response {
     let live = &page.live;
     let Ok(seat) = Arc::clone(live.seats.of(allowed)).try_acquire_owned() else {
@@ -142,7 +143,7 @@ pub(super) fn stream(page: ScreenState, allowed: Allowed, headers: HeaderMap) ->
         shown: None,
         _seat: seat,
     });
-    // nginx would otherwise buffer events.
+    // Without this, nginx would buffer events.
     (
         [("x-accel-buffering", "no")],
         Sse::new(events).keep_alive(KeepAlive::default()),

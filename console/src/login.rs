@@ -25,7 +25,7 @@ struct LogInScreen<'a> {
     top: Top<'a>,
     next: &'a str,
     name: &'a str,
-    /// Why the log-in was refused; empty at first.
+    /// Why the log-in failed. Empty at first.
     wrong: &'a str,
 }
 

@@ -1,6 +1,6 @@
-//! The form for a new coupon. It first previews the next openings, in local time and in UTC; then
-//! the API creates the coupon. An idempotency key in the form keeps a double click from creating
-//! two.
+//! The form for a new coupon. It first shows a preview of the next openings in local time and in
+//! UTC. Then the API creates the coupon. An idempotency key in the form prevents a double click
+//! from creating two coupons.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ struct NewCouponScreen<'a> {
     has_api: bool,
     /// Names of time zones to choose from.
     zones: Vec<&'static str>,
-    /// The form is empty: the browser may fill in its time zone.
+    /// Whether the form is empty, so that the browser may fill in its time zone.
     is_blank: bool,
 }
 
@@ -45,12 +45,12 @@ struct NewCouponScreen<'a> {
 pub(super) struct Typed {
     pub(super) name: String,
     pub(super) quantity: String,
-    /// `drop` if each person gets one coupon per day of a daily coupon; otherwise one in total.
+    /// `drop` if each user may have one per day of a daily coupon; otherwise one in total.
     pub(super) once_per: String,
     pub(super) waiting_list: String,
-    /// The restriction; empty: everybody may claim.
+    /// The restriction of users. If empty, all users may claim.
     pub(super) allow: String,
-    /// `daily`; anything else means once.
+    /// `daily`, or any other value for a single drop.
     pub(super) repeats: String,
     pub(super) time_zone: String,
     pub(super) first_day: String,
@@ -68,7 +68,7 @@ pub(super) struct Preview {
     pub(super) key: String,
 }
 
-/// The request to the API, and the openings that it would create.
+/// Builds the request to the API, and the openings that it would create.
 fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let number = |what: &str, text: &str| {
         text.trim().parse::<u32>().map_err(|_| {
@@ -131,7 +131,8 @@ fn daily(typed: &Typed) -> Result<(Schedule, Tz), String> {
     ))
 }
 
-/// Without a closing time it stays open; with one but without a last day it closes within a day.
+/// Builds the schedule of a single drop. Without a closing time it stays open. With a closing time
+/// but without a last day it closes within a day.
 fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
     let zone = zone(typed)?;
     let day = |text: &str| {
@@ -175,7 +176,7 @@ fn zone(typed: &Typed) -> Result<Tz, String> {
     time_zone::read(&line(&typed.time_zone, LONGEST))
 }
 
-/// The form; with its preview if there is input.
+/// Shows the form, with a preview if there is input.
 pub(super) async fn form(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -243,7 +244,7 @@ fn shown(
     )
 }
 
-/// Asks the API to create the coupon.
+/// Creates the coupon through the API.
 pub(super) async fn make(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,

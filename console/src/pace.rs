@@ -1,5 +1,5 @@
-//! The pace of a drop, as a table and a sentence beside its chart, and how soon rows were written,
-//! by day. Pure except for the handler of the days.
+//! The pace of a drop as a chart with a table and a summary, and how soon rows were inserted by
+//! day. Pure functions except for the handler of the days.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ struct DaysScreen<'a> {
     days: &'a [DayLine],
 }
 
-/// Lines of the table beside the chart.
+/// Number of lines in the table beside the chart.
 const LINES: usize = 10;
 
 /// Admissions and rows of a drop, over time.
@@ -32,9 +32,9 @@ pub(super) struct Pace {
     pub(super) chart: Chart,
     /// The origin of the time axis of the chart and the table.
     pub(super) since: &'static str,
-    /// When half of the slots were given, and the latest row, in words.
+    /// Describes when half of the slots were given away, and the latest row.
     pub(super) summary: String,
-    /// The share of sampled slots with a row within a second, in words.
+    /// Describes the share of sampled slots with a row within a second.
     pub(super) share: String,
     pub(super) lines: Vec<PaceLine>,
 }
@@ -46,7 +46,7 @@ pub(super) struct PaceLine {
     pub(super) row: String,
 }
 
-/// The pace of the sample; `None` if it is empty.
+/// Returns the pace of the sample, or `None` if it is empty.
 pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Option<Pace> {
     let first = steps.iter().map(|step| step.claimed_at).min()?;
     let end = steps
@@ -54,8 +54,8 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
         .map(|step| step.issued_at.unwrap_or(step.claimed_at))
         .max()?;
     let opened = drop.opens_at;
-    // If the first users come long after the opening, the chart would otherwise be one line at its
-    // edge.
+    // If the first users come long after the opening, start the axis at the first user. The chart
+    // would otherwise be a single line at its edge.
     let (begin, since_what) = if first - opened > end - first {
         (first, "the first admission")
     } else {
@@ -117,7 +117,7 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
     })
 }
 
-/// Never rounded up to 100 %.
+/// Formats a share in percent. It never rounds up to 100 %.
 fn share(part: u64, whole: u64) -> String {
     let tenths = (part * 1_000).checked_div(whole).unwrap_or(0);
     format!(
@@ -133,7 +133,7 @@ pub(super) struct DayLine {
     pub(super) day: String,
     pub(super) drops: String,
     pub(super) share: String,
-    /// Users should not have to wait for rows.
+    /// Whether the day is marked because too many rows were late.
     pub(super) is_low: bool,
 }
 
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn user_without_a_row_is_in_one_line_of_the_chart_and_counts_as_late() {
+    fn user_without_a_row_appears_only_as_admitted_and_counts_as_late() {
         let mut steps = vec![step(1, 0, 10), step(2, 100, 110)];
         steps[1].issued_at = None;
         let one = of_drop(&steps, 2).unwrap();

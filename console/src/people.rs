@@ -1,5 +1,5 @@
-//! The whole story of one user, found by id or by slot. A coupon is selected by its number or its
-//! name; without one, every coupon that knows the user is found.
+//! The screen of one user's history with a coupon, found by user ID or slot. The coupon is selected
+//! by ID or name. Without a coupon, the search finds all coupons in which the user is known.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use super::times::instant;
 #[template(path = "people.html")]
 struct PeopleScreen<'a> {
     top: Top<'a>,
-    /// The search.
+    /// The search that was submitted.
     asked: &'a Search,
     /// Why nothing was found.
     wrong: &'a str,
@@ -39,16 +39,16 @@ struct PeopleScreen<'a> {
     refused: &'a RefusedForm,
 }
 
-/// A search. A button that leads to a user's story is a search, too.
+/// A search. Buttons that lead to a user's history also submit a search.
 #[derive(Deserialize, Default)]
 pub(super) struct Search {
-    /// A number or a name; empty: every coupon.
+    /// The ID or the name of a coupon. If empty, every coupon.
     #[serde(default)]
     pub(super) coupon: String,
-    /// If empty: any drop; for a slot, the last drop that has opened.
+    /// The ID of a drop. If empty, any drop or, for a slot, the last drop that has opened.
     #[serde(default)]
     pub(super) drop: String,
-    /// An id, or `slot 7`.
+    /// A user ID, or a slot such as `slot 7`.
     #[serde(default)]
     pub(super) person: String,
 }
@@ -62,7 +62,7 @@ enum Found {
     Coupons(Vec<NamedCoupon>),
 }
 
-/// One user's story with one coupon, as `GET /v1/coupons/{id}/people/{user_id}` returns it.
+/// A user's history with a coupon, as `GET /v1/coupons/{id}/people/{user_id}` returns it.
 #[derive(Deserialize)]
 struct PersonStory {
     coupon_id: i64,
@@ -83,17 +83,17 @@ struct StoryEvent {
     what: String,
 }
 
-/// A user's story.
+/// A user's history as the screen shows it.
 pub(super) struct StoryView {
     pub(super) coupon: String,
     pub(super) name: String,
     pub(super) conclusion: String,
-    /// The holding, as the button's value; empty: nothing that could be revoked.
+    /// The holding to revoke, as the value of the button. Empty if there is nothing to revoke.
     pub(super) holds: String,
-    /// A promise to the user in the drop is broken.
+    /// Whether a promise to the user in the drop is broken.
     pub(super) broken: bool,
     pub(super) drop: String,
-    /// For each event: time, source, description.
+    /// Time, source and description of each event.
     pub(super) happenings: Vec<(String, String, String)>,
     pub(super) no_longer_known: Vec<String>,
     pub(super) traces: Vec<String>,
@@ -102,7 +102,7 @@ pub(super) struct StoryView {
 pub(super) const REVOKED: &str = "/people?done=revoked";
 pub(super) const GIVEN_UP: &str = "/people?done=given-up";
 
-/// The form. Searches use POST, because ids do not belong in logs and histories.
+/// Shows the form. Searches use POST, because IDs must not appear in logs and browser histories.
 pub(super) async fn form(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -137,7 +137,7 @@ pub(super) async fn search(
     refused(&page, &session, asked, RefusedForm::default()).await
 }
 
-/// The result of a search, with a form that was refused.
+/// Returns the result of a search, with a rejected form.
 pub(super) async fn refused(
     page: &ScreenState,
     session: &Session,
@@ -203,7 +203,7 @@ pub(super) async fn refused(
 
 const TITLE: &str = "One person";
 
-/// Without a story.
+/// Returns a screen without a history.
 fn screen<'a>(
     page: &ScreenState,
     session: &'a Session,
@@ -223,7 +223,7 @@ fn screen<'a>(
     }
 }
 
-/// Fills in the coupon, the user and the drop that were found.
+/// Runs a search, and fills in the coupon, user and drop that were found.
 async fn look(
     page: &ScreenState,
     session: &Session,
@@ -242,7 +242,7 @@ async fn look(
         asked.person.parse::<UserId>().map_err(wrong)?;
     }
     let whom = match &slot {
-        // Revealing shows ids to somebody who did not have them.
+        // A search by slot reveals IDs that the operator did not have before.
         Some(slot) => [("slot", slot.as_str()), ("reveal", "true")],
         None => [("user_id", asked.person.as_str()), ("reveal", "")],
     };
@@ -272,7 +272,7 @@ async fn look(
     page.get(session, &path).await.map(Found::Story)
 }
 
-/// The slot in a search. Ids never contain a space.
+/// Parses a slot in a search. User IDs never contain a space.
 fn slot(text: &str) -> Option<String> {
     let (word, slot) = text.split_once(' ')?;
     let slot: i64 = slot.trim().parse().ok()?;

@@ -1,5 +1,5 @@
-//! Passes and their findings, user by user. Ids are masked until an operator with the right to
-//! change things reveals them, which is recorded.
+//! The screens of passes and their findings for each user. IDs are masked until an operator reveals
+//! them, which is recorded.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,11 +27,11 @@ use super::times::instant;
 #[template(path = "runs.html")]
 struct RunsScreen<'a> {
     top: Top<'a>,
-    /// Newest first; consecutive passes without findings form one group.
+    /// Runs, newest first. Consecutive passes without findings form one group.
     groups: Vec<&'a [RunLine]>,
     /// The scope of a new pass.
     over: &'a str,
-    /// The oldest one shown, if there may be older ones.
+    /// The oldest run shown, if there may be older ones.
     next_before: Option<&'a str>,
 }
 
@@ -42,13 +42,13 @@ struct RunScreen<'a> {
     run: &'a RunView,
 }
 
-/// Runs per page.
+/// Number of runs per page.
 const RUNS: usize = 50;
 
-/// Findings per page.
+/// Number of findings per page.
 const FINDINGS: usize = 100;
 
-/// Drops listed for one run.
+/// Maximum number of drops listed for one run.
 const DROPS: usize = 200;
 
 /// A run in the list.
@@ -60,7 +60,7 @@ pub(super) struct RunLine {
     /// A CSS class.
     pub(super) tone: &'static str,
     pub(super) examined: String,
-    /// Repaired, left, failed.
+    /// The number of findings that are repaired, left and failed.
     pub(super) numbers: [String; 3],
 }
 
@@ -80,7 +80,7 @@ pub(super) struct RunView {
     pub(super) more_drops: usize,
     pub(super) findings: Vec<FindingLine>,
     pub(super) revealed: bool,
-    /// The positions of this page of findings and the next.
+    /// The finding after which this page begins.
     pub(super) after: i64,
     pub(super) next_after: Option<i64>,
 }
@@ -88,7 +88,7 @@ pub(super) struct RunView {
 pub(super) struct RunDropLine {
     pub(super) place: String,
     pub(super) promised: String,
-    /// Label, before, and after.
+    /// Label, count before, and count after the pass.
     pub(super) numbers: [(&'static str, String, String); 3],
     pub(super) exact: bool,
     pub(super) afterwards: String,
@@ -102,7 +102,7 @@ pub(super) struct FindingLine {
     pub(super) what: String,
     pub(super) detail: String,
     pub(super) is_left: bool,
-    /// The search for the user's story, once revealed.
+    /// The search for the user's history, once revealed.
     pub(super) story: Option<Search>,
 }
 
@@ -183,7 +183,7 @@ pub(super) async fn list(
     )
 }
 
-/// Groups consecutive passes without findings: a night has hundreds of them.
+/// Groups consecutive passes without findings, since there are hundreds of them in a night.
 fn groups(runs: &[RunLine]) -> Vec<&[RunLine]> {
     let is_quiet = |run: &RunLine| run.tone == "quiet";
     runs.chunk_by(|one, next| is_quiet(one) && is_quiet(next) && one.how == next.how)
@@ -213,7 +213,7 @@ fn run_line(run: ListedPass) -> RunLine {
     }
 }
 
-/// The status of a pass, and a CSS class.
+/// Returns the status of a pass, and a CSS class.
 fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
     match status {
         Status::Running => ("running", "plain"),

@@ -1,5 +1,5 @@
-//! Log-in sessions: a cookie signed with the operators' token. Every reconciler with that token can
-//! read it, and a restart ends no session; withdrawing the token ends all of its sessions.
+//! Log-in sessions as cookies signed with the operators' token. Every reconciler with that token
+//! accepts them, even after a restart. Withdrawing the token ends all of its sessions.
 
 use std::time::Duration;
 
@@ -13,26 +13,27 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use super::client::Credentials;
 use super::guard::is_https;
 
-/// A session ends after this time, however much it is used.
+/// Lifetime of a session, regardless of how much it is used.
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
-/// Maximum difference between the replicas' clocks. A session that would last longer than its
-/// lifetime plus this is not accepted.
+/// Maximum difference between the clocks of replicas. A session with more than its lifetime plus
+/// this left is rejected.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
 
-/// How long the end of a session is remembered. The session's remaining time is too short: on a
-/// replica with a slower clock the session lasts longer than on the replica that ended it.
+/// How long a log-out is stored. The session's remaining lifetime would be too short, because the
+/// session lasts longer on a replica with a slower clock.
 pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 
-/// The cookie's name. With the prefix a browser accepts it over https only, and from no other host.
+/// The name of the cookie. With the prefix, a browser accepts it only over https and only from this
+/// host.
 const NAME: &str = "firstcome-ops";
 const SECURE_NAME: &str = "__Host-firstcome-ops";
 
-/// The purpose of a signature.
+/// The purpose of the signatures of sessions.
 const OF_SESSION: Purpose = Purpose("session");
 const OF_FORMS: Purpose = Purpose("forms");
 
-/// One session.
+/// A log-in session.
 #[derive(Debug)]
 pub(super) struct Session {
     /// Its token and the operator's name, for requests to both services.
@@ -40,7 +41,7 @@ pub(super) struct Session {
     pub(super) allowed: Allowed,
     /// The token that each form of the page sends back.
     pub(super) csrf: String,
-    /// 128 random bits that identify it when it is ended.
+    /// 128 random bits that identify the session at log-out.
     pub(super) id: String,
     ends: DateTime<Utc>,
 }
@@ -58,8 +59,8 @@ impl Session {
         (self.ends - now).to_std().unwrap_or_default()
     }
 
-    /// The session of a request, unless it or its token has expired. Whether its operator has ended
-    /// it is not checked here.
+    /// Returns the session of a request, unless it or its token has expired. Does not check whether
+    /// the operator has logged out.
     pub(super) fn of(headers: &HeaderMap, tokens: &OpsToken, now: DateTime<Utc>) -> Option<Self> {
         let is_now =
             |session: &Self| session.ends > now && session.rest(now) <= LIFETIME + CLOCKS_DIFFER;
@@ -88,7 +89,7 @@ impl Session {
     }
 }
 
-/// Begins a session; returns the value of its cookie: `ID.END.NAME.SIGNATURE`.
+/// Begins a session, and returns the value of its cookie: `ID.END.NAME.SIGNATURE`.
 pub(super) fn begin(signer: &TokenSigner, name: &str, now: DateTime<Utc>) -> String {
     let id = rand::random::<u128>();
     let ends = (now + LIFETIME).timestamp();
@@ -99,7 +100,8 @@ pub(super) fn begin(signer: &TokenSigner, name: &str, now: DateTime<Utc>) -> Str
     format!("{text}.{}", signer.sign(OF_SESSION, &text))
 }
 
-/// Over https only the cookie with the prefix: another host of the domain could set the other one.
+/// Returns the candidate cookies. Over https, only the cookie with the prefix counts, since other
+/// hosts of the domain could set the other one.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let names = if is_https(headers) {
         &[SECURE_NAME][..]
@@ -118,7 +120,7 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(|(_, value)| value)
 }
 
-/// `Set-Cookie` for a session; an empty value ends it.
+/// Returns the `Set-Cookie` header of a session. An empty value ends the session.
 pub(super) fn cookie(value: &str, is_https: bool) -> String {
     let (name, secure) = if is_https {
         (SECURE_NAME, "; Secure")
@@ -211,9 +213,9 @@ mod tests {
             &format!("{text}.{}", &signature[1..]),
             &format!("{id}.{ends}9.Kim.{signature}"),
             &format!("{id}.{ends}.Lee.{signature}"),
-            // The token of a form is not a cookie.
+            // A CSRF token must not pass as a cookie.
             &format!("{text}.{}", signer.sign(OF_FORMS, text)),
-            // Correctly signed, but in another format: another release may issue such cookies.
+            // The value is signed correctly but has the format of another release.
             &signed(id),
             &signed(&format!("{id}.soon.Kim")),
             &signed(&format!("{id}.{ends}.")),

@@ -1,4 +1,4 @@
-//! The state that screens share.
+//! The state that all screens share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,15 @@ use super::html::notice;
 use super::live::Live;
 use super::session::Session;
 
-/// Maximum wait for the record of log-outs: the page is needed most while a store is unavailable.
+/// Maximum wait for the list of log-outs. It is short because the page is needed most while a store
+/// is unavailable.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The record of log-outs. A cookie is signed, so nothing else ends a session early.
+/// The list of log-outs. Only this can end a session early, since its cookie is signed.
 pub trait LogOuts: Send + Sync {
     fn was_ended<'a>(&'a self, session: &'a str) -> BoxFuture<'a, anyhow::Result<bool>>;
 
-    /// Ends a session, and remembers that for the given time.
+    /// Ends a session, and stores that for the given time.
     fn end<'a>(
         &'a self,
         session: &'a str,
@@ -33,7 +34,7 @@ pub trait LogOuts: Send + Sync {
     ) -> BoxFuture<'a, anyhow::Result<()>>;
 }
 
-/// Cheap to clone.
+/// The shared state. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ScreenState {
     pub(crate) services: Arc<Backends>,
@@ -45,7 +46,7 @@ pub(crate) struct ScreenState {
 }
 
 impl ScreenState {
-    /// Renders a screen that may take seconds, unless too many are being rendered.
+    /// Renders a screen that may take seconds, unless too many of these are being rendered.
     pub(crate) async fn slowly(
         &self,
         session: &Session,
@@ -58,8 +59,8 @@ impl ScreenState {
         screen.await
     }
 
-    /// The session of a request. While the record of log-outs is unavailable, ended sessions are
-    /// accepted, too.
+    /// Returns the session of a request. While the list of log-outs is unavailable, ended sessions
+    /// are still accepted.
     pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
         let session = Session::of(headers, &self.token, Utc::now())?;
         let was_ended = timeout(PATIENCE, self.log_outs.was_ended(&session.id)).await;

@@ -1,4 +1,4 @@
-//! Times as shown on screens: in UTC, and for a daily coupon also in its time zone.
+//! Formats times for screens: in UTC and, for a daily coupon, also in its time zone.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use firstcome_shared::schedule::Tz;
@@ -11,19 +11,19 @@ pub(super) fn instant(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// To the minute, in the coupon's zone, with UTC.
+/// Formats a time to the minute in the coupon's zone and in UTC.
 pub(super) fn minute(at: DateTime<Utc>, zone: Option<Tz>) -> String {
     span(at, None, zone)
 }
 
-/// To the minute, next to a time that already shows the zone.
+/// Formats a time to the minute, for use next to a time that already shows the zone.
 pub(super) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
     at.with_timezone(&zone.unwrap_or(Tz::UTC))
         .format("%Y-%m-%d %H:%M %Z")
         .to_string()
 }
 
-/// The period between two times.
+/// Formats the period between two times.
 pub(super) fn window(
     opens: DateTime<Utc>,
     closes: Option<DateTime<Utc>>,
@@ -51,7 +51,7 @@ fn span(begin: DateTime<Utc>, end: Option<DateTime<Utc>>, zone: Option<Tz>) -> S
     )
 }
 
-/// `beside` is a preceding time: its day is not repeated.
+/// Formats local times. The day of `beside`, a preceding time, is not repeated.
 fn local([begin, end]: [Option<NaiveDateTime>; 2], beside: Option<NaiveDateTime>) -> String {
     let text = |at: NaiveDateTime, before: Option<NaiveDateTime>| {
         let is_same_day = before.is_some_and(|before| before.date() == at.date());

@@ -26,7 +26,7 @@ keys 'drop:*:meta' | while read -r key; do
         "$(number "${of[2]}"), $(number "${of[3]}"), $(text "${of[4]}"), $(number "${of[5]}"), $(number "${of[6]}"), NULLIF($(text "${of[7]}"), ''));"
 done
 
-# Each field is a user id (after `DROP:` if one per drop is allowed). The value is `NUMBER`, or `NUMBER:INSTANT` if the user may have
+# Each field is a user id (after `DROP:` if one per drop is allowed). The value is `ID`, or `ID:TIME` if the user may have
 # claimed again since.
 keys revoked | while read -r key; do
     redis HGETALL "$key" | while read -r field && read -r value; do

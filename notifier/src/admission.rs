@@ -1,5 +1,5 @@
-//! Mails about closed admission. The pass that opens it cannot send them: it mails its repairs only
-//! afterwards, and nothing if no data was lost.
+//! Sends mails about closed admission. The pass that opens admission cannot send them: it mails its
+//! repairs only afterwards, and nothing if no data was lost.
 
 use std::sync::Arc;
 
@@ -11,22 +11,22 @@ use super::record::StandaloneMail;
 use super::webhooks::{EventKind, WebhookEvent};
 use super::{Notifier, record, render};
 
-/// Admission must stay closed this long before it is mailed: a restart of Redis closes it only for
+/// How long admission must be closed before a mail is sent. A restart of Redis closes it only for
 /// seconds.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
-/// How often a process checks whether another mail is due while admission stays closed: the
-/// cooldown may have ended, or nobody may have received the last mail.
+/// How often a process checks whether another mail is due while admission stays closed, because the
+/// cooldown has ended or the last mail reached nobody.
 const ASK_EVERY: TimeDelta = TimeDelta::seconds(60);
 
-/// How often a process records that it sees admission open; well within the patience.
+/// How often a process records that it sees admission open. Must be well below [`PATIENCE`].
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
 
-/// Name in `reconciler_state`: `closed SINCE MAILED_AT` or `unreachable SINCE MAILED_AT` after a
-/// mail; then `open`.
+/// Key in `reconciler_state`. After a mail the value is `closed SINCE MAILED_AT` or
+/// `unreachable SINCE MAILED_AT`; once admission is open again it is `open`.
 const FACT: &str = "admission";
 
-/// Name in `reconciler_state` of the time when a process last recorded that it sees admission open.
+/// Key in `reconciler_state` of the time when a process last recorded that it sees admission open.
 const SEEN_OPEN: &str = "admission_seen_open";
 
 /// The state of the admission gate as a process sees it.
@@ -34,14 +34,14 @@ const SEEN_OPEN: &str = "admission_seen_open";
 pub enum SeenGate {
     Open,
     Closed,
-    /// Redis can't be reached from here. The APIs may reach it nevertheless.
+    /// This process cannot reach Redis, although the APIs may.
     Unreachable,
 }
 
 impl Notifier {
-    /// Called once a second with the state of the admission gate. Sends a mail when it has been
-    /// closed, or unreachable for every daemon, for half a minute, and another when it is open
-    /// again.
+    /// Handles the state of the admission gate; called once a second. Sends a mail if the gate has
+    /// been closed, or unreachable for every daemon, for half a minute, and another one when it is
+    /// open again.
     pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let is_open = gate == SeenGate::Open;
@@ -69,7 +69,8 @@ impl Notifier {
             Some(since) if asks && elapsed(since, now) >= PATIENCE => {
                 self.mail_closed(gate, since, now).await?;
             }
-            // Another process, or this one before its restart, may have mailed that it is closed.
+            // Another process, or this one before a restart, may have mailed that admission is
+            // closed.
             None if is_mailed != Some(false) => self.mail_open(now).await?,
             _ => return Ok(()),
         }
@@ -82,28 +83,28 @@ impl Notifier {
         Ok(())
     }
 
-    /// When a process last recorded that it sees admission open. A working daemon updates this
-    /// every few seconds, independently of its passes.
+    /// Returns when a process last recorded that it sees admission open. A working daemon updates
+    /// this every few seconds, independently of its passes.
     pub async fn last_note(&self) -> Result<Option<String>, DbError> {
         self.db.state(SEEN_OPEN).await
     }
 
-    /// For processes that cannot reach Redis.
+    /// Records for processes without a connection to Redis that this one sees admission open.
     async fn note_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let noted = self.admission.0.lock().noted_at;
         if noted.is_none_or(|at| elapsed(at, now) >= NOTE_EVERY) {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
             let mut seen = self.admission.0.lock();
-            // Its own record does not count as another process's.
+            // Do not mistake this process's own record for that of another.
             seen.noted_at = Some(now);
             seen.elsewhere = None;
         }
         Ok(())
     }
 
-    /// While another process still records that admission is open, this one has only lost its own
-    /// connection to Redis: its mail no longer applies, and its patience starts again. The clocks
-    /// of two hosts may differ, so the criterion is that the record changes.
+    /// Checks whether another process still records that admission is open. In that case this
+    /// process has only lost its own connection to Redis: its alert ends and its patience starts
+    /// again. The clocks of two hosts may differ, so only a change of the record counts.
     async fn look_elsewhere(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let note = self.db.state(SEEN_OPEN).await?.unwrap_or_default();
         let mut seen = self.admission.0.lock();
@@ -200,8 +201,8 @@ impl Notifier {
 const CLOSED: &str = "closed";
 const UNREACHABLE: &str = "unreachable";
 
-/// The mail whose end has not been mailed yet, if any: whether admission was closed (or Redis
-/// unreachable), since when, and when the mail was sent.
+/// Parses the last mail, if admission has not been mailed as open since: whether admission was
+/// closed (or Redis unreachable), since when, and when the mail was sent.
 fn mailed(fact: &str) -> Option<(bool, DateTime<Utc>, DateTime<Utc>)> {
     let (word, times) = fact
         .split_once(' ')

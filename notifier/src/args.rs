@@ -14,7 +14,7 @@ use url::Url;
 use super::render::Links;
 use super::smtp::{SmtpAddress, SmtpServer};
 
-/// Maximum length of an address in the outbox, in bytes.
+/// Maximum length of a mail address in the outbox, in bytes.
 const LONGEST_ADDRESS: usize = 320;
 
 /// Recipients, server and content of mails.
@@ -59,7 +59,7 @@ pub struct NotifyArgs {
     pub api_url: Option<String>,
 }
 
-/// The settings for sending: all of them, or none.
+/// The settings for sending mails. They are set together or not at all.
 #[derive(Debug, Clone)]
 pub struct Sending {
     pub server: SmtpServer,
@@ -67,7 +67,7 @@ pub struct Sending {
     pub limit: Duration,
 }
 
-// A variable that is set but empty, as docker-compose sets them, counts as not set.
+// An empty variable counts as unset, because docker-compose passes unset variables as empty.
 impl NotifyArgs {
     /// Checks constraints that clap can't express: contradictory settings, and the file of
     /// certificate authorities.
@@ -84,7 +84,7 @@ impl NotifyArgs {
         self.sending().map(drop)
     }
 
-    /// The mail server; `None` if there is none.
+    /// Returns the settings for sending, or `None` without a mail server.
     pub fn sending(&self) -> anyhow::Result<Option<Sending>> {
         let Some(url) = self.url() else {
             return Ok(None);
@@ -101,14 +101,14 @@ impl NotifyArgs {
         }))
     }
 
-    /// The sender.
+    /// Returns the sender.
     pub fn from(&self) -> Option<Mailbox> {
         self.alert_from
             .as_deref()
             .and_then(|text| mailbox(text).ok())
     }
 
-    /// The recipients.
+    /// Returns the recipients.
     pub fn recipients(&self) -> Vec<Mailbox> {
         let all = self.alert_to.as_deref().unwrap_or_default();
         let mut seen = std::collections::HashSet::new();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictory_settings_are_refused_with_advice() {
+    fn contradictory_settings_are_rejected_with_advice() {
         for (given, says) in [
             ("--smtp-url smtp://h", "ALERT_FROM"),
             ("--smtp-url smtp://h --alert-from f@x.org", "ALERT_TO"),
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn no_message_contains_the_password() {
+    fn error_messages_do_not_contain_the_password() {
         for wrong in [
             "smtp://u:hunter2@h",
             "http://u:hunter2@h",

@@ -1,4 +1,4 @@
-//! The time, and comparison with times that another clock recorded.
+//! The clock, and comparison with times that another clock recorded.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -16,8 +16,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// How long ago a time was. A time in the future was recorded by a clock that has been set back
-/// since; it must not silence anything until the clock has caught up.
+/// Returns the time elapsed since `at`. If `at` is in the future, it was recorded by a clock that
+/// has been set back since, and must not suppress mails until the clock has caught up.
 pub(crate) fn elapsed(at: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
     if at > now { TimeDelta::MAX } else { now - at }
 }

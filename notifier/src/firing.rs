@@ -1,5 +1,5 @@
-//! The gauge `firstcome_alerts`: the number of firing problems of each kind, from MySQL. Prometheus
-//! uses it to feed Alertmanager (deploy/prometheus/rules.yml).
+//! Updates the gauge `firstcome_alerts`: the number of firing alerts of each kind, read from MySQL.
+//! Prometheus rules turn it into alerts for Alertmanager (deploy/prometheus/rules.yml).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// values, no matter which of them runs the passes. While MySQL is unavailable, the last values
 /// stay.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
-    // A rule can only compare a series that exists.
+    // Start every kind at 0, since a rule can only compare a series that exists.
     let mut shown: BTreeMap<String, i64> = Kind::VARIANTS
         .iter()
         .map(|kind| (<&str>::from(kind).to_owned(), 0))
@@ -34,7 +34,7 @@ pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     }
 }
 
-/// A kind that has ended stays in the gauge, as 0.
+/// Sets the gauge. A kind without firing alerts stays in it as 0.
 fn show(shown: &mut BTreeMap<String, i64>, firing: Vec<(String, i64)>) {
     for count in shown.values_mut() {
         *count = 0;

@@ -1,9 +1,10 @@
-//! Alerts and mails about a run of the reconciler: deduplicated alerts, outboxes, and senders.
+//! Alerts and mails about runs of the reconciler: deduplicated alerts, transactional outboxes, and
+//! senders.
 //!
-//! The input is a [`Run`], the output are mails and webhooks. [`alerts`] decides what is mailed (a
-//! pure function), [`render`] writes the mail, `record` writes alerts and outbox in one
-//! transaction, and a separate task sends the outbox; `webhooks` does the same for programs. A pass
-//! waits only for MySQL, never for a mail server or a receiver.
+//! The input is a [`Run`], the output is mails and webhooks. [`alerts`] decides what to mail (a
+//! pure function), [`render`] renders the mail, `record` writes alerts and outbox in one
+//! transaction, and a separate task sends the outbox. `webhooks` does the same for programs. A pass
+//! only waits for MySQL, never for a mail server or a receiver.
 
 mod admission;
 pub mod alerts;
@@ -53,7 +54,7 @@ pub use smtp::{Encryption, SendError, SmtpAddress, SmtpServer, SmtpStep};
 pub use test_email::test_email;
 pub use webhooks::{WebhookArgs, test_webhook};
 
-/// Name in `reconciler_state` of the time when the last digest was enqueued.
+/// Key in `reconciler_state` of the time when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
 
 /// The notifier of a process. Cheap to clone.
@@ -62,7 +63,7 @@ pub struct Notifier {
     db: Db,
     settings: Arc<MailSettings>,
     sender: Option<Sender>,
-    /// One for each webhook target.
+    /// One relay for each webhook target.
     relays: Arc<Vec<Relay>>,
     receivers: Arc<Receivers>,
     wake: Arc<Notify>,
@@ -78,7 +79,7 @@ impl Notifier {
         Self::with_clock(db, args, webhooks, Arc::new(SystemClock))
     }
 
-    /// [`Notifier::new`] with another clock, for tests.
+    /// Works like [`Notifier::new`], but with the given clock. Used in tests.
     pub fn with_clock(
         db: Db,
         args: &NotifyArgs,
@@ -128,7 +129,8 @@ impl Notifier {
         })
     }
 
-    /// The daily digest mentions it if nothing checks that Redis is durable.
+    /// Sets whether Redis is managed. The daily digest then mentions that nothing checks its
+    /// durability.
     #[must_use]
     pub fn of_managed_redis(self, redis_is_managed: bool) -> Self {
         Self {
@@ -157,13 +159,13 @@ impl Notifier {
         }
     }
 
-    /// Records the alerts of a pass and mails what is new. Must be called once a pass has ended,
-    /// however it ended, even if it could not be recorded.
+    /// Records the alerts of a pass and mails what is new. Must be called after every pass, even if
+    /// it failed or could not be recorded.
     ///
     /// # Errors
     /// If MySQL fails. A second call with the same run mails nothing twice.
     pub async fn after_pass(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
-        // Truncated to MySQL's precision, so that values compare equal when read back.
+        // Truncate to MySQL's precision, so that the value is equal when it is read back.
         let now = now.trunc_subsecs(3);
         if let Err(error) = self.record(run, now).await {
             let is_away = self.db.ping().await.is_err();
@@ -176,7 +178,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// Records earlier runs first, whose repairs could not be recorded while MySQL was unavailable.
+    /// Records the run, after earlier runs whose repairs could not be recorded while MySQL was
+    /// unavailable.
     async fn record(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
         while let Some((earlier, at)) = self.unsent.take() {
             match record::record_pass(&self.db, earlier.clone(), self.settings.clone(), None, at)
@@ -186,8 +189,8 @@ impl Notifier {
                 Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
                     tracing::error!(run_id = earlier.run_id, %source, "the alerts of an earlier run can't be recorded");
                 }
-                // A failure must not delay this pass: its own error shows whether MySQL is
-                // unavailable.
+                // A failure here must not delay this pass. If MySQL is unavailable, recording this
+                // pass fails as well.
                 Err(error) => {
                     tracing::debug!(run_id = earlier.run_id, %error, "the alerts of an earlier run can't be recorded yet");
                     self.unsent.put_back(earlier, at);
@@ -207,8 +210,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// Mails that a scheduled run is or was late, once for each time at which one was due. While a
-    /// running pass is the reason, once per cooldown.
+    /// Mails that a scheduled run is or was late, once for each time at which a run was due. If a
+    /// running pass is the reason, at most once per cooldown.
     pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
         let settings = self.settings.clone();
         let now = missed.noticed_at.trunc_subsecs(3);
@@ -244,8 +247,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// Mails the digest of the 24 hours before `now`, which was due at `due`; another process may
-    /// have mailed it already.
+    /// Mails the digest of the 24 hours before `now`, which was due at `due`, unless another
+    /// process has already mailed it.
     pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
@@ -287,13 +290,14 @@ impl Notifier {
         self.relays.iter().for_each(|relay| relay.wake.notify_one());
     }
 
-    /// The addresses for links.
+    /// Returns the addresses for links.
     pub fn links(&self) -> &render::Links {
         &self.settings.links
     }
 
-    /// Sends the outboxes until `shutdown`, then finishes deliveries under way within five seconds;
-    /// also updates the gauge of firing alerts. Without `SMTP_URL` mails wait.
+    /// Sends the outboxes until `shutdown`, then finishes deliveries in progress within five
+    /// seconds. Also updates the gauge of firing alerts. Without `SMTP_URL`, mails stay in the
+    /// outbox.
     pub async fn run_sender(self, shutdown: CancellationToken) {
         let mails = async {
             match &self.sender {
@@ -309,8 +313,8 @@ impl Notifier {
         tokio::join!(mails, webhooks, firing::watch(&self.db, &shutdown));
     }
 
-    /// Sends everything that is due, for at most `limit`: for a process that ends after its pass.
-    /// The rest stays in the outboxes.
+    /// Sends everything that is due, for at most `limit`. The rest stays in the outboxes. Used by a
+    /// process that ends after its pass.
     pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
         let mails = async {
             let Some(sender) = &self.sender else {
@@ -319,7 +323,7 @@ impl Notifier {
             all_rounds(sender).await
         };
         let webhooks = try_join_all(self.relays.iter().map(all_rounds));
-        // Each with its own deadline: neither waits for the other's failing deliveries.
+        // Both have separate deadlines, so that failing deliveries of one do not delay the other.
         let sent = tokio::join!(timeout(limit, mails), timeout(limit, webhooks));
         if sent.0.is_err() || sent.1.is_err() {
             tracing::warn!(

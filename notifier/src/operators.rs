@@ -1,4 +1,4 @@
-//! Operators' actions on alerts: list, acknowledge, silence.
+//! Actions of operators on alerts: list, acknowledge, silence.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::mysql::alerts::{self, ListedAlert};
@@ -24,30 +24,30 @@ pub struct AlertPage {
     pub next_before: Option<i64>,
 }
 
-/// Why an operator's request is refused.
+/// Why an operator's request is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum AlertError {
     #[error("there is no alert {0}")]
     NotFound(i64),
-    /// The alert does not fire.
+    /// The alert is not firing.
     #[error("alert {0} no longer fires, so there is nothing to acknowledge")]
     NotFiring(i64),
-    /// The alert concerns no drop, and silences are per drop.
+    /// The alert concerns no drop, but silences apply to drops.
     #[error("alert {0} concerns no drop; silence is kept per drop, so acknowledge it instead")]
     NoDrop(i64),
     /// `by` is empty or unreadable.
     #[error("`by` must say who you are, in 1 to 100 characters")]
     NoName,
-    /// `until` is too far away.
+    /// `until` is too far in the future.
     #[error("`until` must be at most 30 days ahead; a time that is past ends the silence")]
     TooLong,
-    /// MySQL.
+    /// MySQL failed.
     #[error(transparent)]
     Database(#[from] DbError),
 }
 
-/// Alerts, newest first: at most `limit`, with a number below `before`, of that status (`firing`,
-/// `resolved`, `told`).
+/// Lists alerts with this status (`firing`, `resolved`, `told`), newest first: at most `limit`,
+/// with an ID below `before`.
 pub async fn list(
     db: &Db,
     status: Option<String>,
@@ -70,8 +70,8 @@ pub async fn alert(db: &Db, id: i64) -> Result<ListedAlert, AlertError> {
     alerts::find(db, id).await?.ok_or(AlertError::NotFound(id))
 }
 
-/// Acknowledges an alert: it is not mailed again until it changes or is over. Returns the alert as
-/// it is now.
+/// Acknowledges an alert, so that it is not mailed again until it changes or is over. Returns the
+/// updated alert.
 pub async fn acknowledge(
     db: &Db,
     id: i64,
@@ -88,8 +88,8 @@ pub async fn acknowledge(
     }
 }
 
-/// Silences the mails of an alert's drop until the given time; a time in the past ends a silence.
-/// Alerts are still recorded. Returns the alert as it is now.
+/// Silences mails about the alert's drop until the given time. A time in the past ends the silence.
+/// Alerts are still recorded. Returns the updated alert.
 pub async fn silence(
     db: &Db,
     id: i64,

@@ -1,6 +1,6 @@
-//! The state that a process keeps in memory while MySQL can't be used, or admission is closed.
-//! Because it is not stored, a restart may repeat a mail before its cooldown ends, and each process
-//! sends separate mails.
+//! Keeps the state of outages in memory while MySQL cannot be used or admission is closed. Because
+//! it is not stored, a restart may repeat a mail before its cooldown ends, and each process sends
+//! its own mails.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ use crate::report::Run;
 use crate::webhooks::{EventKind, WebhookEvent};
 use crate::{Notifier, record, render};
 
-/// The word of an outage in docs/OPERATIONS.md.
+/// The name of this kind of outage in docs/OPERATIONS.md.
 const MYSQL: &str = "mysql_unreachable";
 
 /// When the outage began, and who was notified.
@@ -26,25 +26,25 @@ pub(super) struct OutageNotifier(Mutex<Option<Outage>>);
 #[derive(Debug, Clone)]
 pub(super) struct Outage {
     pub(super) since: DateTime<Utc>,
-    /// MySQL did not answer, at least once.
+    /// MySQL did not answer at least once during the outage.
     pub(super) was_away: bool,
-    /// When the last notice became due.
+    /// When the last notice was due.
     noticed: Option<DateTime<Utc>>,
-    /// Mails of that notice that no mail server has accepted yet.
+    /// Mails of the last notice that no mail server has accepted yet.
     unsent: Vec<DirectMail>,
-    /// Mails that were sent or are being sent.
+    /// Number of mails that were sent or are being sent.
     handed_out: usize,
-    /// A server has accepted that notice's mail for some recipient.
+    /// A server has accepted a mail of the last notice for at least one recipient.
     is_taken: bool,
 }
 
-/// A mail that bypasses the outbox, to one recipient. Each attempt has the same id, because a
-/// server may have accepted the mail without confirming it.
+/// A mail to one recipient that bypasses the outbox. All attempts use the same message ID, because
+/// a server may have accepted the mail without confirming it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DirectMail {
     pub(super) to: String,
     pub(super) id: Uuid,
-    /// Failed attempts.
+    /// Number of failed attempts.
     attempts: u32,
     due_at: DateTime<Utc>,
 }
@@ -60,7 +60,7 @@ impl DirectMail {
     }
 
     fn is_due(&self, now: DateTime<Utc>) -> bool {
-        // No backoff is that long: the clock has been set back.
+        // No backoff is longer than this, so the clock must have been set back.
         self.due_at <= now || self.due_at > now + TimeDelta::minutes(75)
     }
 }
@@ -69,14 +69,14 @@ impl DirectMail {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DueNotice {
     pub(super) since: DateTime<Utc>,
-    /// A new notice is due: webhooks get it, too.
+    /// A new notice is due, which is also sent to webhooks.
     pub(super) is_new: bool,
-    /// Mails that are due, of this notice or retries of an earlier one.
+    /// Mails that are due, for this notice or as retries of an earlier one.
     pub(super) mails: Vec<DirectMail>,
 }
 
 impl OutageNotifier {
-    /// Records a failure; returns what to send now.
+    /// Records a failure, and returns what to send now.
     pub(super) fn note_failure(
         &self,
         is_away: bool,
@@ -111,7 +111,7 @@ impl OutageNotifier {
         })
     }
 
-    /// Records that a server accepted a mail about the outage that began at this time.
+    /// Records that a server accepted a mail about the outage that began at `since`.
     pub(super) fn sent(&self, since: DateTime<Utc>) {
         if let Some(outage) = self
             .0
@@ -123,8 +123,8 @@ impl OutageNotifier {
         }
     }
 
-    /// Reschedules a mail that could not be sent, unless the outage is over, or the address was
-    /// refused for good while another recipient has got the mail: as in the outbox.
+    /// Reschedules a mail that could not be sent, unless the outage is over. As in the outbox, a
+    /// permanently rejected address is given up once another recipient has the mail.
     pub(super) fn not_sent(
         &self,
         since: DateTime<Utc>,
@@ -137,7 +137,7 @@ impl OutageNotifier {
             return;
         };
         outage.handed_out -= 1;
-        // A newer notice has another mail for this recipient.
+        // Do not retry if a newer notice has a mail for this recipient.
         if !(is_final && outage.is_taken) && outage.unsent.iter().all(|other| other.to != mail.to) {
             let due_at = now + relay::backoff(mail.attempts);
             outage.unsent.push(DirectMail {
@@ -148,7 +148,7 @@ impl OutageNotifier {
         }
     }
 
-    /// Records a success; returns the outage that it ends, if a notice was due.
+    /// Records a success. Returns the outage that ends with it, if a notice about it was due.
     pub(super) fn note_success(&self) -> Option<Outage> {
         self.0
             .lock()
@@ -156,7 +156,7 @@ impl OutageNotifier {
             .filter(|outage| outage.noticed.is_some())
     }
 
-    /// The notice of its end could not be enqueued: the outage continues, merged with one that has
+    /// Restores an outage whose final notice could not be enqueued, and merges it with one that has
     /// begun since.
     pub(super) fn put_back(&self, outage: Outage) {
         let mut state = self.0.lock();
@@ -177,15 +177,15 @@ impl Outage {
         }
     }
 
-    /// Whether anybody has received a mail about the outage, or may receive one soon.
+    /// Whether a recipient has received a mail about the outage, or may receive one soon.
     pub(super) fn is_mailed(&self) -> bool {
         self.handed_out > 0
     }
 }
 
 impl Notifier {
-    /// The one mail that bypasses the outbox: the outbox is in MySQL, which is unavailable or
-    /// refuses what a pass would record.
+    /// Notifies recipients that MySQL is unavailable or rejects what a pass records. These mails
+    /// bypass the outbox, because it is in MySQL.
     pub(super) fn cannot_record(&self, is_away: bool, reason: &str, now: DateTime<Utc>) {
         // Without a mail server there are no recipients.
         let recipients = self
@@ -269,9 +269,8 @@ impl Notifier {
     }
 }
 
-/// The unsent queue: runs that repaired or sealed something and could not be recorded, oldest
-/// first. Other runs need no queue: the next pass finds again what they left, but it skips sealed
-/// drops.
+/// Queue of runs that repaired or sealed something but could not be recorded, oldest first. The
+/// findings of other runs need no queue, because the next pass finds them again.
 #[derive(Debug, Default)]
 pub(super) struct UnsentRuns(Mutex<VecDeque<(Run, DateTime<Utc>)>>);
 
@@ -303,24 +302,26 @@ pub(super) struct AdmissionWatch(pub(super) Mutex<AdmissionSeen>);
 
 #[derive(Debug, Default)]
 pub(super) struct AdmissionSeen {
-    /// Or when Redis became unreachable, if no other process has recorded that admission is open.
+    /// When admission closed. If no other process has recorded that it is open, this may instead be
+    /// when Redis became unreachable.
     pub(super) closed_since: Option<DateTime<Utc>>,
     /// The last period in which it was closed.
     pub(super) before: Option<(DateTime<Utc>, DateTime<Utc>)>,
-    /// Whether the tables say that it was mailed, when this process last read them.
+    /// Whether the closed admission was already mailed, according to the tables when this process
+    /// last read them.
     pub(super) is_mailed: Option<bool>,
     /// When this process last read the tables.
     pub(super) asked_at: Option<DateTime<Utc>>,
     pub(super) is_reachable: bool,
     /// When this process last recorded that admission is open.
     pub(super) noted_at: Option<DateTime<Utc>>,
-    /// The last record of any process, if this one has read it since it lost its connection to
-    /// Redis.
+    /// The last record of any process that admission is open, if this one has read it since it lost
+    /// its connection to Redis.
     pub(super) elsewhere: Option<String>,
 }
 
 impl AdmissionWatch {
-    /// How long admission was closed until this run ended, or until it opened during the run.
+    /// Returns how long admission was closed until it opened during the run or the run ended.
     pub(super) fn closed_for(&self, run: &Run) -> Option<TimeDelta> {
         let seen = self.0.lock();
         let end = run.finished_at?;
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_mail_is_resent_to_missed_recipients_under_the_same_id() {
+    fn outage_mail_is_retried_for_missed_recipients_under_the_same_id() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let first = failed(&outage, 60).unwrap();
@@ -397,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn mail_that_is_refused_for_all_recipients_is_sent_again() {
+    fn mail_rejected_for_all_recipients_is_retried() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_an_outage_is_not_mailed_if_its_start_never_was() {
+    fn end_of_an_outage_is_mailed_only_if_its_start_was() {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();

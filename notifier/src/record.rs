@@ -1,5 +1,5 @@
-//! Records a pass in one transaction: the new alerts, and the mail about what changed. A restart
-//! therefore neither repeats nor loses a mail.
+//! Records the alerts of a pass and the mail about the changes in one transaction, so that a
+//! restart neither repeats nor loses a mail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +16,11 @@ use crate::report::Run;
 use crate::settings::MailSettings;
 use crate::webhooks::{self, WebhookEvent};
 
-/// Maximum duration of recording a pass; one with ten thousand findings needs much hashing.
+/// Maximum duration of recording a pass. Ten thousand findings take long to hash.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Records the alerts of a pass and enqueues its mail, if it has one. Returns the number of mails
-/// enqueued. A run that was already mailed is not mailed again, so this may be retried after a
-/// timeout.
+/// Records the alerts of a pass and enqueues its mail, if there is one. Returns the number of
+/// enqueued mails. It can be retried after a timeout, since a run is never mailed twice.
 pub(super) async fn record_pass(
     db: &Db,
     run: Run,
@@ -54,8 +53,9 @@ pub(super) async fn record_pass(
                 .subscriptions
                 .enqueue_of_drops(conn, &run, now)
                 .await?;
-            // If it is judged again after a timeout, only repairs would be mailed twice: everything
-            // else is remembered as mailed. The outbox accepts an event only once.
+            // If the run is judged again after a timeout, its repairs would be mailed twice;
+            // everything else is stored as mailed. Events need no check, since the outbox accepts
+            // each only once.
             if !verdict.says_something() || outbox::has_run(conn, &run.run_id).await? {
                 return Ok(0);
             }
@@ -77,7 +77,7 @@ pub(super) async fn record_pass(
     .await
 }
 
-/// Enqueues an event that belongs to no pass, and its mail.
+/// Enqueues an event that does not belong to a pass, and its mail.
 pub(super) async fn enqueue(
     db: &Db,
     mail: Option<Rendered>,
@@ -101,8 +101,8 @@ pub(super) async fn enqueue(
     .await
 }
 
-/// A mail that belongs to no pass, with the fact that prevents another process from enqueueing it,
-/// too.
+/// A mail that does not belong to a pass, with the fact whose change prevents another process from
+/// enqueueing the same mail.
 pub(super) struct StandaloneMail {
     pub(super) mail: Rendered,
     /// The new value of the fact.
@@ -111,8 +111,9 @@ pub(super) struct StandaloneMail {
     pub(super) event: Option<WebhookEvent>,
 }
 
-/// Enqueues the mail that `decide` derives from the fact `name` of `reconciler_state`, and changes
-/// the fact, in one transaction: only one of the processes that notice the same problem mails it.
+/// Enqueues the mail that `decide` derives from the fact `name` in `reconciler_state`, and changes
+/// the fact in the same transaction. If several processes notice the same problem, only one of them
+/// mails it.
 pub(super) async fn enqueue_once(
     db: &Db,
     settings: Arc<MailSettings>,
@@ -139,7 +140,7 @@ pub(super) async fn enqueue_once(
     .await
 }
 
-/// Reads the rows that the decision needs.
+/// Reads the stored alerts that the decision needs.
 async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     let examined: Vec<i64> = run.drops.iter().map(|drop| drop.drop_id.0).collect();
     let broken = alerts::broken_promises(conn, &examined).await?;
@@ -163,7 +164,7 @@ async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     Ok(memory)
 }
 
-/// The fingerprints of alerts that are mailed with a number.
+/// Returns the fingerprints of alerts that are mailed with their ID.
 fn fingerprints(verdict: &AlertVerdict) -> Vec<&str> {
     let problems = verdict
         .problems
@@ -208,7 +209,8 @@ async fn put_in_outbox(
 /// Maximum number of threads of one mail.
 const THREADS: usize = 10;
 
-/// The threads of a mail's drifts, most pressing first; none for information that is mailed once.
+/// Returns the thread IDs of the drifts in a mail, most urgent first. Information that is mailed
+/// once has none.
 fn threads(verdict: &AlertVerdict, domain: &str) -> Option<String> {
     let thread_of = |fingerprint: &str| {
         verdict

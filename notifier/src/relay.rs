@@ -1,5 +1,5 @@
-//! The relay of an outbox: a task that delivers each row at least once, with exponential backoff.
-//! Nothing waits for it: a server that is down, slow or silent delays only its own deliveries.
+//! Transactional outbox relay: a task that delivers each row at least once, with exponential
+//! backoff. A server that is down, slow or silent delays only its own deliveries.
 
 use std::time::Duration;
 
@@ -11,29 +11,28 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How often an outbox is polled if nobody wakes its relay, for rows of other processes and for
-/// retries.
+/// How often an outbox is polled for rows of other processes and for retries.
 const POLL: Duration = Duration::from_secs(5);
 
-/// Grace period for deliveries under way at shutdown.
+/// Grace period for deliveries in progress at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How much longer a lease lasts than a delivery may take: time to record the outcome.
+/// Extra time of a lease beyond the delivery's timeout, to record the outcome.
 pub(super) const RECORDING: Duration = Duration::from_secs(60);
 
 /// First and longest pause between attempts for a row, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
 
-/// After this time, in days, an undelivered row is given up.
+/// Number of days after which an undelivered row is given up.
 pub(super) const GIVE_UP_DAYS: i64 = 3;
 
 /// An outbox, and how to deliver its rows.
 pub(super) trait Outbox: Sync {
-    /// Attempts due deliveries. Returns how many rows were attempted; slow deliveries may still be
-    /// under way.
+    /// Attempts due deliveries. Returns how many rows were attempted, although slow deliveries may
+    /// still be in progress.
     fn round(&self) -> impl Future<Output = Result<usize, DbError>> + Send;
 
-    /// Waits for the deliveries that earlier rounds left under way.
+    /// Waits for the deliveries of earlier rounds that are still in progress.
     fn settle(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -47,7 +46,7 @@ pub(super) trait Outbox: Sync {
     ) -> impl Future<Output = Result<(), DbError>> + Send;
 }
 
-/// Delivers until `shutdown`, then finishes the deliveries under way, for a few seconds at most.
+/// Delivers until `shutdown`, then finishes the deliveries in progress, for a few seconds at most.
 pub(super) async fn run(outbox: &impl Outbox, wake: &Notify, shutdown: &CancellationToken) {
     let mut is_failing = false;
     loop {
@@ -82,7 +81,7 @@ pub(super) async fn run(outbox: &impl Outbox, wake: &Notify, shutdown: &Cancella
     }
 }
 
-/// Waits for deliveries under way at shutdown, for a few seconds at most.
+/// Waits a few seconds at most for deliveries in progress at shutdown.
 async fn finish(rest: impl Future<Output = ()>) {
     if timeout(GRACE, rest).await.is_err() {
         tracing::warn!(
@@ -91,7 +90,8 @@ async fn finish(rest: impl Future<Output = ()>) {
     }
 }
 
-/// An unrecorded delivery would be repeated, so this retries as long as the lease lasts.
+/// Records the outcome of a delivery. Retries for as long as the lease lasts, because an unrecorded
+/// delivery would be repeated.
 pub(super) async fn record(
     outbox: &impl Outbox,
     id: i64,
@@ -115,10 +115,10 @@ pub(super) async fn record(
 
 /// Why a delivery failed.
 pub(super) struct DeliveryFailure {
-    /// The receiver refused it for good.
+    /// The receiver rejected it permanently.
     pub(super) is_final: bool,
     pub(super) reason: String,
-    /// The receiver asked for a pause of this length.
+    /// The pause that the receiver requested.
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -140,8 +140,8 @@ impl DeliveryFailure {
     }
 }
 
-/// Doubles with each attempt, plus or minus a fifth, so that deliveries that failed together are
-/// not retried together.
+/// Returns the pause before the next attempt. It doubles each time and varies by a fifth, so that
+/// deliveries that failed together are not retried together.
 pub(super) fn backoff(attempts: u32) -> TimeDelta {
     let (first, longest) = BACKOFF_SECONDS;
     let seconds = (first << attempts.min(16)).min(longest);

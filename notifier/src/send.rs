@@ -1,4 +1,4 @@
-//! The relay of the mails' outbox.
+//! The relay of the outbox of mails.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use super::relay::{self, DeliveryFailure, GIVE_UP_DAYS, Outbox, RECORDING};
 use super::render::Rendered;
 use super::smtp::SendError;
 
-/// Maximum concurrent mails, plus or minus one for each recipient.
+/// Maximum number of concurrent mails, give or take one for each recipient.
 const AT_ONCE: usize = 16;
 
-/// How long a round waits for its mails. A server that scans a mail for longer does not delay
-/// others.
+/// How long a round waits for its mails, so that a server that scans a mail for longer does not
+/// delay others.
 const ROUND: Duration = Duration::from_secs(2);
 
 /// Interval for renewing the lease of a mail that is being delivered.
@@ -40,7 +40,7 @@ pub(super) struct Sender {
     pub(super) from: Mailbox,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) wake: Arc<Notify>,
-    /// Whether this process has already given up mails that had waited for days when it started.
+    /// Whether this process has already given up the mails that had waited too long at startup.
     pub(super) has_given_up_old: Arc<AtomicBool>,
     pub(super) under_way: MailsUnderWay,
 }
@@ -55,7 +55,7 @@ pub(super) struct MailsUnderWay {
 impl Default for MailsUnderWay {
     fn default() -> Self {
         let tasks = TaskTracker::new();
-        // Only a closed tracker reports when it is empty.
+        // A tracker only reports that it is empty once it is closed.
         tasks.close();
         Self {
             tasks,
@@ -65,7 +65,7 @@ impl Default for MailsUnderWay {
 }
 
 impl Outbox for Sender {
-    /// Leases one mail per recipient, and sends all of them at once.
+    /// Leases one mail per recipient, and sends them concurrently.
     async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
         if !self.has_given_up_old.load(Ordering::Relaxed) {
@@ -136,8 +136,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Without this, mails that waited for months until `SMTP_URL` was set would look as if their
-    /// events had just happened.
+    /// Gives up old mails. Otherwise, when `SMTP_URL` is set after months, mails would look as if
+    /// their events had just happened.
     async fn give_up_old(&self, now: DateTime<Utc>) -> Result<(), DbError> {
         let given_up =
             outbox::give_up_untried(&self.db, now - TimeDelta::days(GIVE_UP_DAYS), now).await?;
@@ -176,9 +176,9 @@ impl Sender {
         relay::record(self, mail.id, outcome, now).await;
     }
 
-    /// If a server refuses a mail for every recipient, it probably has a temporary fault (a relay
-    /// rule, a policy), so the mail is retried. Once a recipient has the mail, a refusal concerns
-    /// only the refused address.
+    /// Whether another recipient already has the mail; then a rejection concerns only this address.
+    /// If a server rejects a mail for every recipient, the cause is probably temporary (a relay
+    /// rule, a policy), so the mail is retried.
     async fn has_another_recipient(&self, mail: &LeasedMail) -> bool {
         let taken = outbox::was_taken(&self.db, mail.id).await;
         taken.unwrap_or_else(|error| {
@@ -191,7 +191,8 @@ impl Sender {
         self.clock.now() + self.sending.limit + RECORDING
     }
 
-    /// The first lease is short, so that the mail of a sender that died is retried soon.
+    /// Renews the lease during delivery. Leases are short, so that the mail of a sender that died
+    /// is soon retried.
     async fn renew_lease(&self, id: i64) -> Infallible {
         loop {
             tokio::time::sleep(RENEW).await;
@@ -277,14 +278,14 @@ fn log(mail: &LeasedMail, outcome: &DeliveryOutcome) {
     metrics::counter!("firstcome_mails_total", "result" => result).increment(1);
 }
 
-/// One mail to one recipient.
+/// A mail to one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Envelope<'a> {
     pub(super) from: &'a Mailbox,
     pub(super) to: &'a Mailbox,
     pub(super) subject: &'a str,
     pub(super) message_id: &'a str,
-    /// Ids without angle brackets, separated by spaces; this mail replies to the first.
+    /// Message IDs without angle brackets, separated by spaces. The mail is a reply to the first.
     pub(super) thread: Option<&'a str>,
     pub(super) date: DateTime<Utc>,
     pub(super) text: &'a str,
@@ -330,9 +331,9 @@ fn bracketed(id: &str) -> String {
 mod tests {
     use super::*;
 
-    /// This protects even callers that did not reduce the string to one line.
+    /// This must hold even if a caller did not reduce the subject to one line.
     #[test]
-    fn subject_never_adds_a_header() {
+    fn subject_cannot_inject_a_header() {
         let from = "f@example.com".parse().unwrap();
         let to = "a@example.org".parse().unwrap();
         for subject in [

@@ -1,4 +1,4 @@
-//! Settings of mails.
+//! The settings of mails after parsing.
 
 use crate::alerts::MailPolicy;
 use crate::render::Links;
@@ -6,9 +6,9 @@ use crate::webhooks::Subscriptions;
 
 #[derive(Debug, Clone)]
 pub(crate) struct MailSettings {
-    /// The recipients, as written in a header.
+    /// The recipients in the format of a header.
     pub(crate) recipients: Vec<String>,
-    /// The part of message ids after the `@`.
+    /// The part of message IDs after the `@`.
     pub(crate) domain: String,
     pub(crate) links: Links,
     pub(crate) policy: MailPolicy,

@@ -1,9 +1,9 @@
-//! Handing one mail to a server, step by step.
+//! Delivers a mail to a server, step by step.
 //!
-//! lettre's `AsyncSmtpTransport` does the same in one call, but its error does not say which
-//! command was refused. A refused recipient is final and a refused login is not; and `test-email`
-//! reports each step. So the steps are taken here, on lettre's connection, with the URL read as
-//! lettre's `from_url` reads it.
+//! lettre's `AsyncSmtpTransport` does this in one call, but its error does not say which command
+//! was rejected. That matters because a rejected recipient is permanent and a rejected login is
+//! not, and because `test-email` reports each step. This module therefore sends the commands itself
+//! over lettre's connection. It parses the URL as lettre's `from_url` does.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,8 +17,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 use url::Url;
 
-/// Maximum wait for the response to the mail itself: a server may scan it before it responds. RFC
-/// 5321, 4.5.3.2.6: a client that gives up earlier sends further copies of a mail that has arrived.
+/// Maximum wait for the response to the content, because a server may scan a mail before it
+/// responds. A client that gives up earlier sends further copies of a mail that has arrived (RFC
+/// 5321, 4.5.3.2.6).
 pub(crate) const CONTENT_LIMIT: Duration = Duration::from_secs(600);
 
 /// A mail server with its login.
@@ -41,13 +42,13 @@ impl fmt::Debug for SmtpServer {
 /// A step of the delivery of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SmtpStep {
-    /// Connecting, TLS from the first byte, and the server's greeting.
+    /// Connecting, implicit TLS, and the server's greeting.
     Connect,
     StartTls,
     Login,
     Sender,
     Recipient,
-    /// The mail itself, up to the server's confirmation.
+    /// The content of the mail, up to the server's confirmation.
     Content,
 }
 
@@ -69,14 +70,14 @@ impl fmt::Display for SmtpStep {
 #[error("{step}: {}", self.reason())]
 pub struct SendError {
     pub step: SmtpStep,
-    /// lettre's error; `None` after a timeout.
+    /// lettre's error, or `None` after a timeout.
     pub cause: Option<lettre::transport::smtp::Error>,
     /// The time limit.
     pub limit: Duration,
 }
 
 impl SendError {
-    /// The server refuses this mail for this recipient permanently, according to its reply.
+    /// Whether the server rejects this mail for this recipient permanently, according to its reply.
     pub fn is_final(&self) -> bool {
         let permanent = self
             .cause
@@ -85,7 +86,7 @@ impl SendError {
         permanent && matches!(self.step, SmtpStep::Recipient | SmtpStep::Content)
     }
 
-    /// The cause in one line.
+    /// Returns the cause as one line.
     pub fn reason(&self) -> String {
         let Some(cause) = &self.cause else {
             return format!("no answer within {:?}", self.limit);
@@ -106,7 +107,7 @@ impl SendError {
 }
 
 impl SmtpServer {
-    /// Accepts `SMTP_URL` and certificate authorities in PEM, which may be empty.
+    /// Creates a client from `SMTP_URL` and certificate authorities in PEM, which may be empty.
     ///
     /// # Errors
     /// A description of the fault, never with the password.
@@ -136,7 +137,7 @@ impl SmtpServer {
         })
     }
 
-    /// Whether the password could be read in transit.
+    /// Whether the password is sent without encryption.
     pub fn shows_password(&self) -> bool {
         let open = matches!(
             self.address.encryption,
@@ -149,8 +150,8 @@ impl SmtpServer {
     /// minutes. Calls `done` after each successful step.
     ///
     /// # Errors
-    /// [`SendError`]. After one at [`SmtpStep::Content`] without a reply the server may have the
-    /// mail nevertheless.
+    /// [`SendError`]. If there is no reply at [`SmtpStep::Content`], the server may still have the
+    /// mail.
     pub async fn deliver(
         &self,
         limit: Duration,
@@ -160,8 +161,8 @@ impl SmtpServer {
         done: &mut (dyn FnMut(SmtpStep) + Send),
     ) -> Result<(), SendError> {
         let mut step = SmtpStep::Connect;
-        // lettre's own timeout covers only connecting: without this one, a server that stops
-        // responding later would block forever.
+        // lettre's own timeout only covers connecting. Without this timeout, a server that stops
+        // responding later would block the task forever.
         let opened = timeout(limit, self.open(limit, from, to, mail, &mut step, done)).await;
         let failed = |step, cause, limit| SendError { step, cause, limit };
         let mut smtp = match opened {
@@ -175,12 +176,12 @@ impl SmtpServer {
             Ok(Err(cause)) => return Err(failed(step, Some(cause), CONTENT_LIMIT)),
             Err(_) => return Err(failed(step, None, CONTENT_LIMIT)),
         }
-        // The server has the mail; its reply to QUIT does not matter.
+        // The server has the mail, so its reply to QUIT does not matter.
         drop(timeout(Duration::from_secs(1), smtp.quit()).await);
         Ok(())
     }
 
-    /// The dialogue up to the server's permission to send the content.
+    /// Runs the dialogue up to the server's permission to send the content.
     async fn open(
         &self,
         limit: Duration,
@@ -280,7 +281,7 @@ pub enum Encryption {
     Opportunistic,
     /// STARTTLS, or no mail.
     StartTls,
-    /// TLS from the first byte.
+    /// Implicit TLS, from the first byte.
     Implicit,
 }
 
@@ -305,7 +306,7 @@ pub struct SmtpAddress {
     pub encryption: Encryption,
     /// The login, if there is one.
     pub user: Option<String>,
-    /// The name with which this client introduces itself, if the URL has one.
+    /// The name that this client sends in EHLO, if the URL has one.
     hello: Option<String>,
 }
 
@@ -362,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_without_a_certificate_is_refused() {
+    fn file_without_a_certificate_is_rejected() {
         let server = |pem: &[u8]| SmtpServer::new(&"smtps://h".to_owned().into(), pem);
         assert!(server(b"").is_ok());
         assert!(server(b"nothing").unwrap_err().contains("SSL_CERT_FILE"));

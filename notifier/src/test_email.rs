@@ -1,5 +1,5 @@
-//! `test-email`: sends a mail to each recipient at once, bypassing the outbox, and reports every
-//! step.
+//! The command `test-email`: sends a mail to each recipient at once, bypassing the outbox, and
+//! reports every step.
 
 use std::fmt::Write as _;
 
@@ -64,7 +64,7 @@ fn settings(sending: &Sending, from: &Mailbox, to: &[Mailbox]) -> String {
     text
 }
 
-/// Checks the name and the port separately, before lettre does both at once.
+/// Checks name resolution and the port separately, to report which fails. lettre does both at once.
 async fn reach(sending: &Sending, say: &mut (impl FnMut(&str) + Send)) -> bool {
     let address = &sending.server.address;
     let host = address.host.trim_matches(['[', ']']);
@@ -139,7 +139,7 @@ async fn send(
     Ok(sent.is_ok())
 }
 
-/// The usual reason for the error.
+/// Returns the usual reason for an error.
 fn advice(error: &SendError, sending: &Sending) -> &'static str {
     let is_refused = error
         .cause

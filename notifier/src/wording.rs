@@ -1,8 +1,8 @@
-//! The wording of mails and lists: a noun for each kind, a label for each action; and other
-//! people's texts (names of coupons, errors of stores, payloads) sanitized to fit one line.
+//! The wording of mails and lists: a noun for each kind and a label for each action. Also reduces
+//! foreign text (names of coupons, errors of stores, payloads) to one harmless line.
 //!
-//! User ids are masked when they are inserted ([`person`]), never by a search in a sentence: an id
-//! may be a number or a word of the sentence. The detail of a finding contains no ids.
+//! User IDs are masked when they are inserted ([`person`]), not by searching the finished text,
+//! since an ID may equal a number or a word of the text. The detail of a finding contains no IDs.
 
 mod errors;
 
@@ -14,7 +14,7 @@ use crate::report::{ActionKind, Finding, Kind};
 
 pub use errors::plainly;
 
-/// A number with its noun.
+/// Returns a number with its noun.
 pub fn count(n: usize, one: &str, many: &str) -> String {
     format!("{} {}", grouped(n as u64), if n == 1 { one } else { many })
 }
@@ -31,7 +31,7 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
-/// With a capital letter.
+/// Capitalizes the first letter.
 pub fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| {
@@ -39,7 +39,7 @@ pub fn capital(text: &str) -> String {
     })
 }
 
-/// A number of findings of a kind, as a noun.
+/// Returns a number of findings with the noun of their kind.
 pub(super) fn things(kind: Kind, n: usize) -> String {
     match kind {
         Kind::Unissued => count(n, "promise without a row", "promises without a row"),
@@ -61,7 +61,7 @@ pub(super) fn things(kind: Kind, n: usize) -> String {
     }
 }
 
-/// A summary of the repairs: "3 issued late, 1 put back".
+/// Summarizes repairs, for example "3 issued late, 1 put back".
 pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<(u8, ActionKind), usize> = BTreeMap::new();
     for finding in findings {
@@ -71,7 +71,7 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
     }
     let phrase = |((_, action), n): ((u8, ActionKind), usize)| match action {
         ActionKind::Rebuild => format!("{} rebuilt in Redis", count(n, "drop", "drops")),
-        // Such a finding concerns a single counter, or a single gate.
+        // These findings concern a single counter or gate, so they have no number.
         ActionKind::SetCount | ActionKind::WriteMeta | ActionKind::OpenGate => {
             words(action).done.to_owned()
         }
@@ -95,11 +95,11 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
 /// The names of an action.
 #[derive(Debug, Clone, Copy)]
 pub struct ActionWords {
-    /// Actions that concern users come first.
+    /// The order in lists: actions that concern users come first.
     rank: u8,
-    /// After it was done.
+    /// The label of a completed action.
     pub done: &'static str,
-    /// If it was held back or failed.
+    /// The label of an action that was held back or failed.
     pub to_do: &'static str,
 }
 
@@ -133,8 +133,9 @@ pub fn words(action: ActionKind) -> ActionWords {
 /// Default maximum length of a quoted text, in characters.
 pub const LONGEST: usize = 300;
 
-/// One line of at most `longest` characters, with single spaces and without control, direction and
-/// invisible characters. It is cut between words, unless that would lose much of it.
+/// Reduces text to one line of at most `longest` characters, with single spaces and without
+/// control, direction and invisible characters. The line is cut between words, unless that would
+/// lose much of it.
 pub fn line(text: &str, longest: usize) -> String {
     let visible = text
         .chars()
@@ -154,17 +155,17 @@ pub fn line(text: &str, longest: usize) -> String {
     format!("{}…", kept.trim_end_matches([' ', ',', ';', ':', '·', '(']))
 }
 
-/// A user id as a mail may show it.
+/// Masks a user ID for mails.
 pub fn person(id: &str) -> String {
     id.parse::<UserId>()
         .map_or_else(|_| HIDDEN.to_owned(), |user| user.masked())
 }
 
-/// [`line()`] of a string from the database that may contain user ids: dead letters, and findings
-/// recorded by an earlier release. Masks the ids of these users and all e-mail addresses. An id
-/// that could be a number or a word of the text is not searched for: stores' texts that quote ids
-/// are recorded without the quotes.
-#[allow(clippy::implicit_hasher)] // nobody brings another one
+/// Works like [`line()`] for text from the database that may contain user IDs: dead letters, and
+/// findings of an earlier release. Masks the IDs of these users and all e-mail addresses. IDs that
+/// could be a number or a word of the text stay: when errors of stores are recorded, the IDs that
+/// they quote are removed.
+#[allow(clippy::implicit_hasher)] // all callers use the default hasher
 pub fn detail(text: &str, people: &HashSet<&str>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -180,13 +181,13 @@ pub fn detail(text: &str, people: &HashSet<&str>) -> String {
     line(&out, LONGEST)
 }
 
-/// Characters of user ids.
+/// Whether the character may occur in user IDs.
 fn is_id_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
 }
 
 fn masked_word(word: &str, people: &HashSet<&str>) -> String {
-    // An id at the end of a sentence is followed by the full stop.
+    // At the end of a sentence, an ID is followed by a full stop.
     let bare = word.trim_end_matches('.');
     let hide = |word: &str| word.contains('@') || is_unmistakable(word) && people.contains(word);
     if hide(word) {
@@ -205,17 +206,17 @@ fn masked_word(word: &str, people: &HashSet<&str>) -> String {
     }
 }
 
-/// True for an id that is neither a number nor a possible word of a sentence.
+/// Whether an ID is neither a number nor a possible word of a sentence.
 fn is_unmistakable(id: &str) -> bool {
     id.len() > 3
         && !id.bytes().all(|c| c.is_ascii_digit())
         && !id.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
 }
 
-/// Characters of ids that may also stand before or after an id.
+/// Characters of IDs that may also separate an ID from other text.
 const BETWEEN: [char; 3] = ['|', ':', '='];
 
-/// Every run of digits becomes one `#`.
+/// Replaces every run of digits by a `#`.
 pub(super) fn without_numbers(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

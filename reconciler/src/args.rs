@@ -25,7 +25,7 @@ use crate::topic::TopicReader;
 /// The daemon's default `LISTEN_ADDR`.
 const LISTEN_ADDR: &str = "127.0.0.1:8081";
 
-/// Compares every promise with every row, repairs the differences, and alerts people.
+/// Compares every promise with every row, repairs the differences, and alerts operators.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-reconciler", version, about, max_term_width = 120)]
 pub struct Cli {
@@ -45,7 +45,7 @@ pub enum Command {
     TestEmail(Box<NotifyArgs>),
     /// Posts an event to each of WEBHOOK_URLS and explains what came back
     TestWebhook(Box<WebhookArgs>),
-    /// Prints one user's whole story: claim, message, row, repairs, and the present state
+    /// Prints a user's history: claim, message, row, repairs, and the current state
     Explain(Box<ExplainArgs>),
     /// Checks whether the daemon of this container runs; exits 0 if it does
     Health(DaemonHealthArgs),
@@ -84,7 +84,7 @@ pub struct ReconcileArgs {
     pub policy: PolicyArgs,
 }
 
-/// The policy of repairs.
+/// Settings that limit repairs.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Reconciling")]
 pub struct PolicyArgs {
@@ -118,7 +118,8 @@ pub struct PolicyArgs {
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Retention unless `RETENTION_DAYS` is set: a year, so that anniversaries are covered.
+/// Retention if `RETENTION_DAYS` is not set: a year, so that the records of a yearly campaign's
+/// last run still exist.
 const RETENTION: Duration = DAY.saturating_mul(366);
 
 impl PolicyArgs {
@@ -126,7 +127,7 @@ impl PolicyArgs {
         self.retention_days.map(|days| DAY.saturating_mul(days))
     }
 
-    /// The retention of records that are useful for `days` at most.
+    /// Returns how long to keep records that are useful for at most `days`.
     fn kept(&self, tuning: Tuning, days: Option<u32>) -> Duration {
         let whole = self.retention().unwrap_or(RETENTION);
         let most = days.map_or(whole, |days| whole.min(DAY.saturating_mul(days)));
@@ -134,11 +135,11 @@ impl PolicyArgs {
     }
 }
 
-/// Maximum wait for a message of the topic's unread tail.
+/// Maximum wait for the next message of the topic's unread tail.
 const TAIL_LIMIT: Duration = Duration::from_secs(60);
 
 impl StoreArgs {
-    /// Handles of every store, without a connection yet.
+    /// Creates handles of all stores, without connecting.
     pub fn handles(&self) -> anyhow::Result<Stores> {
         let db_settings = self.mysql.settings();
         Ok(Stores {
@@ -237,13 +238,13 @@ pub struct DaemonHttpArgs {
     pub ops_trusted_proxies: u8,
 }
 
-/// Connections of operators and their browsers, few of which share a network.
+/// Maximum number of connections from operators and their browsers.
 const CONNECTIONS: usize = 500;
 const CONNECTIONS_OF_ADDRESS: usize = 250;
 
 impl DaemonHttpArgs {
-    /// Limits of one client. Behind trusted proxies all connections come from the proxies'
-    /// addresses.
+    /// Returns the connection limits. There is no limit per address behind trusted proxies, where
+    /// all connections come from the proxies' addresses.
     pub fn limits(&self) -> Limits {
         let connections_of_address =
             (self.ops_trusted_proxies == 0).then_some(CONNECTIONS_OF_ADDRESS);
@@ -254,7 +255,7 @@ impl DaemonHttpArgs {
         }
     }
 
-    /// The token, checked.
+    /// Checks and returns the operators' tokens.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());
         let token = token.and_then(|token| token.with_view(self.ops_view_token.as_ref()));
@@ -338,7 +339,7 @@ pub struct ExplainArgs {
     /// The drop; by default the last one in which the user is known
     #[arg(long, value_name = "ID")]
     pub drop: Option<i64>,
-    /// Print the story as JSON
+    /// Print the history as JSON
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]

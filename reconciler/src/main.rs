@@ -1,4 +1,5 @@
-//! `firstcome-reconciler`: the library, with the operations page in front of its routes.
+//! The program `firstcome-reconciler`: the library, with the operations page in front of its
+//! routes.
 
 use std::process::ExitCode;
 
@@ -27,7 +28,7 @@ mod console {
     use futures_util::FutureExt as _;
     use futures_util::future::BoxFuture;
 
-    /// The operations page.
+    /// Creates the operations page.
     pub(super) fn pages(mount: Mount) -> anyhow::Result<Router> {
         routes(Console {
             reconciler: mount.routes,
@@ -38,7 +39,7 @@ mod console {
         })
     }
 
-    /// Log-outs, where every replica finds them.
+    /// Stores log-outs in Redis, so that they apply on every replica.
     struct InRedis(Redis);
 
     impl LogOuts for InRedis {

@@ -1,4 +1,4 @@
-//! The reconciler's metrics, for Prometheus.
+//! Metrics of the reconciler in Prometheus format.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,8 +14,8 @@ use strum::VariantArray as _;
 
 use crate::report::{Kind, Outcome, Run, Status, Trigger};
 
-/// Describes all metrics, including the mails'. Counters of failures start at zero, so that an
-/// alert sees the first.
+/// Describes all metrics, including those of mails. Counters of failures start at zero, so that an
+/// alert notices the first failure.
 pub(crate) fn describe() {
     for (name, meaning) in [
         (
@@ -120,15 +120,16 @@ pub(crate) fn pass(run: &Run, took: Duration) {
     }
 }
 
-/// A pass began, or ended.
+/// Records that a pass began or ended.
 #[allow(clippy::cast_precision_loss)] // until the year 287,000
 pub(crate) fn pass_under_way(since: Option<DateTime<Utc>>) {
     gauge!("firstcome_pass_start_timestamp_seconds")
         .set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
 }
 
-/// The drift that passes left in drops, as the series `firstcome_drift`. Not a gauge of the
-/// recorder, which would keep every drop forever: a series ends when its drop has no drift.
+/// The drift that passes left in drops, exported as the series `firstcome_drift`. A gauge of the
+/// recorder would keep the series of every drop forever; here a series ends when its drop has no
+/// drift.
 #[derive(Debug, Default)]
 pub(crate) struct DriftSeries(Mutex<BTreeMap<(CouponId, DropId), Left>>);
 
@@ -142,7 +143,8 @@ struct Left {
 
 impl DriftSeries {
     pub(crate) fn after(&self, run: &Run) {
-        // A dry run leaves what a pass would repair.
+        // A dry run leaves drift that the next pass repairs, so it says nothing about the remaining
+        // drift.
         if run.status == Status::Failed || run.dry_run {
             return;
         }
@@ -172,9 +174,8 @@ impl DriftSeries {
         }
     }
 
-    /// Another process has examined everything that a scheduled pass examines, and has the series
-    /// of the remaining drift. This process's series would otherwise stay as long as the other
-    /// process runs the passes.
+    /// Ends this process's series after a scheduled pass of another process, which now exports the
+    /// remaining drift. Otherwise they would stay for as long as the other process runs the passes.
     pub(crate) fn made_elsewhere(&self, ended: DateTime<Utc>, is_deep: bool) {
         self.0
             .lock()
@@ -195,7 +196,7 @@ impl DriftSeries {
     }
 }
 
-/// The stores were read for `GET /v1/overview`.
+/// Counts a read of the stores for `GET /v1/overview`.
 pub(crate) fn overview_look() {
     counter!("firstcome_page_looks_total").increment(1);
 }

@@ -1,4 +1,4 @@
-//! Connections to Redis, the topic and MySQL, and the checks before the reconciler begins.
+//! Connections to Redis, Kafka and MySQL, and the startup checks.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ use crate::topic::TopicReader;
 #[derive(Clone)]
 pub struct Stores {
     pub db: Db,
-    /// MySQL, for dedicated connections.
+    /// Settings for dedicated connections to MySQL.
     pub db_settings: DbSettings,
     pub redis: Redis,
     pub topic: TopicReader,
 }
 
 impl Stores {
-    /// The stores for one pass: with a connection to Redis that ends with the server process, and
-    /// without rows from a read-only MySQL.
+    /// Returns the stores for one pass. The connection to Redis ends when its server process ends,
+    /// and rows are never read from a read-only MySQL.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         Ok(Self {
             redis: self.redis.pinned().await?,
@@ -35,11 +35,11 @@ impl Stores {
     }
 }
 
-/// Waits for the stores and refuses settings that lose promises.
+/// Waits for the stores and checks that their settings do not risk promises.
 ///
 /// # Errors
-/// [`StartError`]: `Missing` if a store does not answer, even if it answered before; with the store
-/// concerned.
+/// [`StartError`], which names the store. `Missing` means that the store does not answer, even if
+/// it answered before.
 pub async fn check(
     stores: &Stores,
     limit: Duration,
@@ -114,7 +114,7 @@ async fn check_kafka(
     .await
 }
 
-/// No program may work on the same data with other settings.
+/// Checks that no running program uses the same data with different settings.
 async fn check_others(stores: &Stores, limit: Duration) -> Result<(), StartError> {
     let kafka = &stores.topic.settings;
     let own = ProcessRow {

@@ -1,12 +1,12 @@
-//! Texts of the command line, wrapped at the terminal's width.
+//! Wraps the output of commands at the terminal's width.
 
 use terminal_size::{Width, terminal_size_of};
 
-/// Minimum width for a string beside its head, in characters.
+/// Minimum width for the text beside its head, in characters.
 const LEAST_ROOM: usize = 20;
 
-/// The width for wrapping lines: `COLUMNS`, or the terminal's. `None` in a file or a pipe, whose
-/// lines are not wrapped, for `grep`.
+/// Returns the width for wrapping: `COLUMNS` or the terminal's width. Returns `None` for a file or
+/// a pipe, where lines are not wrapped, so that `grep` works.
 pub(crate) fn width() -> Option<usize> {
     let columns = std::env::var("COLUMNS")
         .ok()
@@ -16,7 +16,7 @@ pub(crate) fn width() -> Option<usize> {
     })
 }
 
-/// Joins `head` and `text`; further lines of the text are indented to its beginning.
+/// Joins `head` and `text`. Continuation lines are indented to the beginning of the text.
 pub(crate) fn hanging(head: &str, width: Option<usize>, text: &str) -> String {
     let indent = head.chars().count();
     let Some(room) = width.map(|width| width.saturating_sub(indent).max(LEAST_ROOM)) else {

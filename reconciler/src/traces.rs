@@ -1,5 +1,5 @@
-//! The trace of a pass. Its id is the pass's id without the dashes, so mails, pages and log lines
-//! that name the pass name its trace.
+//! Exports the trace of a pass. The trace ID is the pass ID without dashes, so anyone who has the
+//! pass ID from a mail, page or log can find the trace.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use firstcome_shared::trace::{self, SpanEnd, SpanKind, TraceContext, TraceSpan, 
 
 use crate::report::{Outcome, Run, Status};
 
-/// The span of a pass; `None` if traces are not exported.
+/// Returns the span of a pass, or `None` if traces are not exported.
 pub(crate) fn of_pass(run_id: &str) -> Option<TraceContext> {
     let id = trace::may_begin()
         .then(|| uuid::Uuid::parse_str(run_id).ok())??
@@ -16,7 +16,8 @@ pub(crate) fn of_pass(run_id: &str) -> Option<TraceContext> {
     TraceContext::parse(format!("00-{id}-{}-01", &id[16..]).as_bytes())
 }
 
-/// Exports the span of a pass that found something. Most find nothing, twice a minute.
+/// Exports the span of a pass that found something. Most passes find nothing and run twice a
+/// minute, so they are left out.
 pub(crate) fn export(run: &Run, took: Duration) {
     if run.all_findings().next().is_none() && run.status != Status::Failed {
         return;

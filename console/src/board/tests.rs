@@ -8,7 +8,7 @@ fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
 }
 
-/// A drop of 100 that opened at minute 10: users with a slot, and rows.
+/// Returns a drop of 100 slots that opened at minute 10, with this number of users and rows.
 fn seen(users: u64, rows: u64) -> DropOverview {
     DropOverview {
         coupon_id: CouponId(3),
@@ -110,7 +110,7 @@ fn first_line_states_the_verdict_and_its_basis() {
     assert_eq!(
         cells,
         ["100", "100", "97", "3", "0", "0"],
-        "what is on its way is no trouble"
+        "claims in flight are not a problem"
     );
     assert_eq!(
         (
@@ -139,7 +139,7 @@ fn first_line_states_the_verdict_and_its_basis() {
 }
 
 #[test]
-fn numbers_that_stay_inconsistent_are_shown_with_advice() {
+fn counts_that_stay_inconsistent_are_shown_with_advice() {
     let stuck = |count: i64, [users, rows, free, waiting]: [u64; 4]| {
         let one = DropOverview {
             stuck: true,
@@ -274,7 +274,7 @@ fn unavailable_stores_and_closed_gates_are_shown_by_their_effect_on_users() {
         assert_eq!(
             (board.tone, board.drops[0].admission.text.as_str()),
             (Tone::Good, admission),
-            "nobody should claim"
+            "users need not be able to claim in this state"
         );
     }
 }
@@ -297,7 +297,7 @@ fn alerts_have_advice_and_unacknowledged_ones_come_first() {
     assert_eq!(
         (board.title.as_str(), board.problems.len()),
         ("2 things are wrong", 2),
-        "the numbers are told by the alert"
+        "the alert already reports the counts"
     );
     assert_eq!(board.problems[0].what, "3 broken promises");
     assert!(
@@ -319,7 +319,7 @@ fn alerts_have_advice_and_unacknowledged_ones_come_first() {
     );
 }
 
-/// The overview of one drop with these firing alerts.
+/// Returns the overview of one drop with these firing alerts.
 fn with_alerts(one: DropOverview, alerts: Vec<ListedAlert>) -> Overview {
     Overview {
         alerts,
@@ -382,7 +382,7 @@ fn drop_screen_starts_with_its_state_and_counts_problems_elsewhere() {
     assert_eq!(
         (away.problems.len(), away.elsewhere),
         (1, 2),
-        "a store that is unavailable concerns every drop"
+        "an unavailable store concerns every drop"
     );
 }
 
@@ -407,7 +407,7 @@ fn broken_promises_wait_for_the_next_pass_after_a_raise() {
     assert_eq!(
         todo(|one| (one.quantity, one.state) = (103, DropState::Closed)),
         advice,
-        "it is over"
+        "the drop is over"
     );
     assert_eq!(
         todo(|one| (one.quantity, one.redis) = (103, None)),

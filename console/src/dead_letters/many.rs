@@ -1,4 +1,4 @@
-//! Dead letters by their reasons, and discarding everything that matches the filter.
+//! Filters dead letters by reason, and discards all that match the filter.
 
 use std::sync::Arc;
 
@@ -17,22 +17,22 @@ use crate::html::{FormRefusal, not_understood, notice};
 use crate::session::Session;
 use crate::state::ScreenState;
 
-/// The API counts reasons over at most this many dead letters; from there on, counts are shown as
+/// Maximum number of dead letters for which the API counts reasons. Above it, counts are shown as
 /// "at least".
 const COUNTED: u64 = 100_000;
 
-/// Maximum number discarded at once.
+/// Maximum number of dead letters discarded at once.
 const DISCARDED_AT_ONCE: u32 = 10_000;
 
 /// A selectable reason.
 pub(super) struct ReasonChoice {
-    /// As stored in the table.
+    /// The reason as stored in the table.
     pub(super) reason: String,
     pub(super) label: String,
     pub(super) is_chosen: bool,
 }
 
-/// The existing reasons, with the number of dead letters of each.
+/// Returns the existing reasons, each with its number of dead letters.
 pub(super) fn choices(found: &FailedClaimPage, chosen: Option<&str>) -> Vec<ReasonChoice> {
     let looked_at: u64 = found.reasons.iter().map(|one| one.failed_claims).sum();
     let at_least = if looked_at >= COUNTED {
@@ -54,25 +54,25 @@ pub(super) fn choices(found: &FailedClaimPage, chosen: Option<&str>) -> Vec<Reas
             choice(&one.reason, label)
         })
         .collect();
-    // A reason that no dead letter has now.
+    // Keep the chosen reason in the list even if no dead letter has it now.
     let missing = chosen.filter(|reason| found.reasons.iter().all(|one| one.reason != *reason));
     choices.extend(missing.map(|reason| choice(reason, line(reason, LONGEST))));
     choices
 }
 
-/// The actions for everything that matches the filter, bound to what is shown.
+/// The action for all dead letters that match the filter, limited to those that were shown.
 pub(super) struct ForAll {
     pub(super) letters: u32,
-    /// The number, as the button shows it.
+    /// The number of dead letters, as the button shows it.
     pub(super) number: String,
-    /// The number with its noun.
+    /// The number of dead letters with its noun.
     pub(super) what: String,
     pub(super) highest: i64,
-    /// There are more than can be discarded at once.
+    /// Whether there are more than can be discarded at once.
     pub(super) has_more: bool,
 }
 
-/// `None` if nothing matches.
+/// Returns the action, or `None` if nothing matches.
 pub(super) fn for_all(found: Discardable) -> Option<ForAll> {
     let letters = found.failed_claims;
     (letters > 0).then(|| ForAll {
@@ -90,17 +90,17 @@ pub(crate) struct DiscardAll {
     reason: String,
     #[serde(default)]
     drop: String,
-    /// The button's values.
+    /// The number and highest ID that were shown with the button.
     letters: u32,
     highest: i64,
     #[serde(default)]
     why: String,
-    /// The number, typed as confirmation.
+    /// The number of dead letters, typed as confirmation.
     #[serde(default)]
     number: String,
 }
 
-/// Discards all open ones that matched the filter when the operator looked.
+/// Discards all unresolved dead letters that matched the filter when the screen was shown.
 pub(crate) async fn discard_all(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,

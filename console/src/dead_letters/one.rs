@@ -1,4 +1,4 @@
-//! One dead letter, corrected or discarded by an operator.
+//! Handles the forms that correct or discard a dead letter.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(crate) struct CorrectForm {
     name: String,
 }
 
-/// Corrects the claim that a dead letter stands for. The next pass over its drop issues it.
+/// Corrects the claim of a dead letter. The next pass over its drop inserts the row.
 pub(crate) async fn correct(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -49,7 +49,7 @@ pub(crate) async fn correct(
                 ("person", &typed.person),
                 ("name", &typed.name),
             ];
-            // The form is on the revealed screen, which is recorded each time it is shown.
+            // The form belongs to the revealed screen, and each display of that screen is recorded.
             refused(
                 &page,
                 &session,
@@ -92,7 +92,7 @@ async fn corrected(
     page.post(session, &path, &body).await.map_err(unchanged)
 }
 
-/// Adds that nothing was done.
+/// Adds to the reason that nothing was changed.
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
 fn unchanged(refusal: HttpRefusal) -> FormRefusal {
     FormRefusal::new(
@@ -109,7 +109,7 @@ pub(crate) struct DiscardForm {
     name: String,
 }
 
-/// Discards a dead letter: no pass examines it again.
+/// Discards a dead letter, so that no pass examines it again.
 pub(crate) async fn discard(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
@@ -156,7 +156,8 @@ async fn discarded(
     discarded.map(|_| ()).map_err(unchanged)
 }
 
-/// The screen with the refused form; for one that is already resolved, only the reason.
+/// Returns the screen with the rejected form. If the dead letter is already resolved, it only shows
+/// the reason.
 async fn refused(
     page: &ScreenState,
     session: &Session,

@@ -602,6 +602,6 @@ mod tests {
 
     /// 5 faults for each of 3 processes, 3, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,
     /// 6 of garbage, 4 batches, more partitions, refused mails and readers of an earlier release,
-    /// and 4 lost or older pieces.
-    const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 6 + 4 + 3 + 4;
+    /// 6 lost or older pieces and blind confirmations.
+    const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 6 + 4 + 3 + 6 + 1;
 }

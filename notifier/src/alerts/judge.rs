@@ -1,5 +1,5 @@
-//! The decision: a function from observations and previous alerts to new alerts and the notices to
-//! mail now.
+//! Decides what to mail: a pure function from observations and previous alerts to new alerts and
+//! the notices to mail now.
 
 use std::collections::HashSet;
 
@@ -13,13 +13,13 @@ use super::{
 use crate::clock::elapsed;
 use crate::report::{DropReport, Kind, Outcome, Run, Status};
 
-/// How often mails are sent.
+/// Limits on how often mails are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MailPolicy {
-    /// A problem that persists is mailed again after this time.
+    /// Time after which a persistent problem is mailed again.
     pub cooldown: TimeDelta,
-    /// A failure of whole passes is mailed only after it has lasted this long, because stores
-    /// restart.
+    /// How long whole passes must have failed before that is mailed. Shorter failures come from
+    /// restarts of stores.
     pub patience: TimeDelta,
 }
 
@@ -43,10 +43,10 @@ pub struct Notice {
     pub since: DateTime<Utc>,
 }
 
-/// Repairs of earlier passes that are mailed only now because of the rate limit.
+/// Repairs of earlier passes that the rate limit has delayed until now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EarlierRepairs {
-    /// The drop; `None` for repairs that concern no drop.
+    /// The drop, or `None` for repairs that concern no drop.
     pub drop_id: Option<DropId>,
     pub repairs: u32,
     /// When the last mail about that drop's repairs was sent.
@@ -58,15 +58,15 @@ pub struct EarlierRepairs {
 pub struct AlertVerdict {
     /// The alerts to store.
     pub alerts: Vec<Alert>,
-    /// Problems that need a person.
+    /// Problems that need an operator.
     pub problems: Vec<Notice>,
-    /// Information, mailed once.
+    /// Information, which is mailed once.
     pub information: Vec<Notice>,
     /// Alerts that were mailed before and are over.
     pub resolved: Vec<Alert>,
     /// Drops whose repairs in this pass are mailed; `None` for repairs that concern no drop.
     pub repaired: Vec<Option<DropId>>,
-    /// Repairs of passes before this one.
+    /// Repairs of earlier passes.
     pub earlier: Vec<EarlierRepairs>,
 }
 
@@ -81,8 +81,8 @@ impl AlertVerdict {
     }
 }
 
-/// Decides what to mail about a pass. A dry run is not mailed: the person who asked for it has the
-/// answer.
+/// Decides what to mail about a pass. A dry run is not mailed, because its result goes to the
+/// operator who requested it.
 pub fn judge(
     run: &Run,
     memory: &AlertMemory,
@@ -130,7 +130,7 @@ pub fn judge(
     verdict
 }
 
-/// The fingerprints of a run's repairs.
+/// Returns the fingerprints of a run's repairs.
 pub(crate) fn repair_fingerprints(run: &Run, broken: &[BrokenPromise]) -> Vec<String> {
     super::repaired(run, broken)
         .into_keys()
@@ -154,7 +154,7 @@ impl Judge<'_> {
         self.silence(drop).is_some_and(|until| until > self.now)
     }
 
-    /// Whether the silence of its drop applies to this alert.
+    /// Whether the alert is silenced with its drop.
     fn is_silent(&self, alert: &Alert) -> bool {
         self.is_silenced(alert.drop_id) && may_be_silent(alert)
     }
@@ -163,8 +163,9 @@ impl Judge<'_> {
         elapsed(at, self.now)
     }
 
-    /// An alert that flaps or changes with every pass must not cause a mail with every pass: the
-    /// first three are sent at once, then the pause doubles from a minute up to the cooldown.
+    /// Whether the rate limit allows a mail, so that an alert that flaps or changes with every pass
+    /// does not cause a mail each time. The first three mails are sent at once; then the pause
+    /// doubles from a minute up to the cooldown.
     fn may_mail(&self, alert: &Alert) -> bool {
         let pause = match alert.mails {
             0..=2 => TimeDelta::zero(),
@@ -176,12 +177,12 @@ impl Judge<'_> {
                 .is_none_or(|at| self.since(at) >= pause)
     }
 
-    /// The alert as this pass sees it, before mailing.
+    /// Builds the alert as this pass sees it, before mailing.
     fn alert(&self, seen: &Observation) -> Alert {
         let known = self.memory.alerts.get(&seen.fingerprint);
         if let Some(known) = known.filter(|known| known.state != AlertState::Resolved) {
-            // Never in the future; otherwise the alert would seem not to have been mailed since it
-            // began.
+            // Avoid a time in the future: the alert would then look as if it had not been mailed
+            // since it began.
             let first_seen_at = known.first_seen_at.min(self.now);
             return Alert {
                 first_seen_at,
@@ -190,18 +191,17 @@ impl Judge<'_> {
                 ..known.clone()
             };
         }
-        // The alert is new or has returned. If it was resolved recently, its count of mails
-        // continues.
+        // The alert is new or has returned. If it was resolved recently, keep counting its mails.
         let recent = known.filter(|known| {
             known
                 .resolved_at
                 .is_some_and(|at| self.now - at < self.policy.cooldown)
         });
-        // If it comes back within the patience, it was never over.
+        // An alert that returns within the patience counts as continuous.
         let unmailed = known.filter(|known| {
             !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at))
         });
-        // Only the run that found it can report it: the next one neither sees it nor ends it.
+        // Later runs do not see it, so only this run can report it.
         let is_information = seen.about == About::ClosedBelowQuantity;
         Alert {
             kind: seen.about.word().to_owned(),
@@ -220,7 +220,7 @@ impl Judge<'_> {
         }
     }
 
-    /// An alert without any content yet, with the mail count of a recent one.
+    /// Creates an alert without content that continues the mail count of a recent one.
     fn counted(&self, fingerprint: &str, recent: Option<&Alert>) -> Alert {
         Alert {
             fingerprint: fingerprint.to_owned(),
@@ -242,7 +242,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Recent enough that a store may just have restarted.
+    /// Whether the time is so recent that a store may just have restarted.
     fn is_brief(&self, since: DateTime<Utc>) -> bool {
         self.since(since) < self.policy.patience
     }
@@ -254,7 +254,7 @@ impl Judge<'_> {
         if !alert.was_mailed() {
             let of_stores = match seen.about {
                 About::RunFailed | About::Left(Kind::RedisLost) => seen.drop_id.is_none(),
-                // For example a lock, which may be released within seconds.
+                // The reason may be temporary, such as a lock that is released within seconds.
                 About::Left(Kind::Unissued) => is_unworkable(&seen.findings),
                 _ => false,
             };
@@ -282,7 +282,7 @@ impl Judge<'_> {
             alert.last_mailed_at = Some(self.now);
             alert.mails += 1;
             if reason == NoticeReason::Changed {
-                // The operator acknowledged something else.
+                // The operator has acknowledged different content.
                 alert.content_hash.clone_from(&seen.content_hash);
                 alert.acknowledged_at = None;
                 alert.acknowledged_by = None;
@@ -323,7 +323,7 @@ impl Judge<'_> {
         }
     }
 
-    /// The alert that counts the repairs of a drop.
+    /// Returns the alert that counts the repairs of a drop.
     fn repair_alert(&self, coupon_id: Option<CouponId>, drop_id: Option<DropId>) -> Alert {
         let fingerprint = super::repair_fingerprint(drop_id);
         let known = self.memory.alerts.get(&fingerprint);
@@ -339,10 +339,10 @@ impl Judge<'_> {
         }
     }
 
-    /// Repairs are mailed at once, unless pass after pass repairs something: then they are mailed
-    /// together, less and less often.
+    /// Decides when to mail repairs: at once, unless pass after pass repairs something. Then they
+    /// are mailed together and less and less often.
     fn repairs(&self, mut alert: Alert, in_this_pass: u32, verdict: &mut AlertVerdict) {
-        // If it is judged again after a timeout, this run is already counted.
+        // The run is already counted if it is judged again after a timeout.
         let run = super::hash([self.run.run_id.clone()]);
         let is_counted = alert.content_hash == run;
         alert.content_hash = run;
@@ -366,10 +366,10 @@ impl Judge<'_> {
         verdict.alerts.push(alert);
     }
 
-    /// Whether this pass would have seen the drift if it still existed. A failed pass may have
-    /// ended before, and a process that has just begun to watch the consumers may not have seen it
-    /// yet. A drop that the pass sealed was verified, and no later pass examines it or a drop that
-    /// is gone.
+    /// Whether the alert is over because this pass would have seen the drift if it still existed. A
+    /// failed pass may have ended before it could, and a process that has just begun to watch the
+    /// consumers may not see it yet. Alerts of drops that were sealed or deleted are over: sealing
+    /// verifies a drop, and no later pass examines it.
     fn is_over(&self, alert: &Alert) -> bool {
         let has_failed = self.run.status == Status::Failed;
         let is_past = |report: &DropReport| report.sealed || !has_failed && was_compared(report);
@@ -389,13 +389,14 @@ impl Judge<'_> {
     }
 }
 
-/// Critical alerts are mailed in spite of a silence: the operator who silenced the drop did not
-/// know of them.
+/// Whether a silence may apply to the alert. Critical alerts are always mailed, because the
+/// operator who silenced the drop could not know of them.
 fn may_be_silent(alert: &Alert) -> bool {
     !About::of_word(&alert.kind).is_some_and(About::is_critical)
 }
 
-/// Neither held back by the repair limit nor failed as a whole.
+/// Whether the drop was compared: its repairs were not held back by the limit, and it did not fail
+/// as a whole.
 fn was_compared(report: &DropReport) -> bool {
     !report
         .findings
@@ -403,8 +404,8 @@ fn was_compared(report: &DropReport) -> bool {
         .any(|f| f.result == Outcome::Planned || f.result == Outcome::Failed && f.is_whole())
 }
 
-/// The id that every mail of one drift refers to. No mail has this id itself: mail programs group
-/// mails that refer to the same id.
+/// Returns the message ID that every mail about the same drift refers to. No mail has this ID
+/// itself; mail programs group mails that refer to the same ID.
 fn thread(fingerprint: &str) -> String {
     format!("drift.{}", fingerprint.get(..40).unwrap_or(fingerprint))
 }

@@ -1,5 +1,5 @@
-//! Alerts over histories of passes: the content of mails (`content`) and how often they are sent
-//! (`timing`).
+//! Tests alerts over histories of passes: the content of mails (`content`) and how often they are
+//! sent (`timing`).
 
 mod content;
 mod timing;
@@ -89,7 +89,7 @@ fn failed(cause: FailureCause, error: &str) -> Run {
     }
 }
 
-/// The table as passes leave it, and the results of the passes.
+/// The alerts as earlier passes stored them, and the number of passes.
 #[derive(Default)]
 struct Duty {
     memory: AlertMemory,

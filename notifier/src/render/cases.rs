@@ -215,7 +215,7 @@ pub fn what_to_do(about: About) -> &'static str {
     }
 }
 
-/// The same for a problem that a pass has just found.
+/// Tells the operator what to do about a problem that the current pass has just found.
 pub(crate) fn what_to_do_here(pass: &PassMail<'_>, seen: &Observation) -> String {
     let mut parts: Vec<String> = Vec::new();
     for finding in &seen.findings {

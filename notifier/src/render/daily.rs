@@ -1,4 +1,4 @@
-//! The daily digest: problems first, then runs, finished drops, totals.
+//! Renders the daily digest: problems first, then runs, finished drops and totals.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::mysql::digest::LostMails;
@@ -12,10 +12,10 @@ use super::notices::WHY;
 use super::pass::{COMMANDS, time};
 use crate::wording;
 
-/// Maximum lines of a list.
+/// Maximum number of lines in a list.
 const LINES: usize = 20;
 
-/// The daily digest: problems first, then runs, successes, totals.
+/// Renders the daily digest.
 pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let total: u64 = day.runs.iter().map(|(_, n)| n).sum();
     let problems = day.open_total;
@@ -140,7 +140,8 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
     }
 }
 
-/// Comes first: only the reader can inform the recipients that mails do not reach.
+/// Lists recipients whose mails were given up. Comes first, because only the reader can inform
+/// them.
 fn lost_mails(day: &DailyDigest) -> Vec<Block> {
     if day.lost_mails.is_empty() {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Addresses in mails that lead to the reader's own machine.
+//! Finds addresses in mails that lead to the reader's own machine.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use url::Url;
 
 use super::letter::Links;
 
-/// An unusable address in mails.
+/// An address that is unusable in mails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeadLink<'a> {
     pub setting: &'static str,
@@ -16,7 +16,7 @@ pub struct DeadLink<'a> {
 }
 
 impl Links {
-    /// Addresses that lead to the reader's own machine.
+    /// Returns the addresses that lead to the reader's own machine.
     pub fn dead(&self) -> impl Iterator<Item = DeadLink<'_>> {
         let all = [
             DeadLink {
@@ -36,7 +36,7 @@ impl Links {
     }
 }
 
-/// Whether a host is the loopback, or an address that can only be used for listening.
+/// Whether a host is the loopback address or an address that is only valid for listening.
 pub fn is_local(host: &str) -> bool {
     let ip = host
         .trim_matches(['[', ']'])
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_to_the_readers_own_machine_are_reported_with_their_setting() {
+    fn links_to_the_readers_machine_are_reported_with_their_setting() {
         let with = |public: &str, api: &str| {
             let set = |url: &str| (!url.is_empty()).then(|| url.to_owned());
             Links {

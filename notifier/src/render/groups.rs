@@ -1,5 +1,5 @@
-//! The content of a mail about a pass: the pass with its verdict, its findings grouped by reason,
-//! so that a thousand similar ones are one line, and tables of numbers.
+//! Prepares the content of a mail about a pass: groups findings by reason, so that a thousand
+//! similar ones take one line, and builds the tables of counts.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -11,31 +11,31 @@ use crate::alerts::{AlertVerdict, is_repair};
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Numbers, Outcome, Run};
 use crate::wording;
 
-/// Maximum lines of a list; the run has the others.
+/// Maximum number of lines in a list. The run has the others.
 const LINES: usize = 8;
 
-/// Maximum users named in one line.
+/// Maximum number of users named in one line.
 const PEOPLE: usize = 5;
 
-/// Maximum traces named in one line.
+/// Maximum number of traces named in one line.
 const TRACES: usize = 3;
 
-/// Maximum ranges of slots named in one line.
+/// Maximum number of ranges of slots named in one line.
 const STRETCHES: usize = 10;
 
-/// Findings with one reason, each with its detail.
+/// Findings with the same reason, each with its detail.
 type ReasonGroup<'a> = [(String, Placed<'a>)];
 
 /// A finding and the drop whose report contains it.
 pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
 
-/// The content of the mail.
+/// The input of a mail about a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct PassMail<'a> {
     pub run: &'a Run,
     /// The parts of the run that are mailed.
     pub verdict: &'a AlertVerdict,
-    /// Alerts' numbers by fingerprint.
+    /// Alert IDs by fingerprint.
     pub ids: &'a HashMap<String, i64>,
     pub links: &'a Links,
     /// How long admission was closed before this run opened it, if known.
@@ -45,12 +45,12 @@ pub struct PassMail<'a> {
 }
 
 impl<'a> PassMail<'a> {
-    /// The report of a drop, if this pass examined it.
+    /// Returns the report of a drop, if this pass examined it.
     pub(crate) fn report(&self, drop: DropId) -> Option<&'a DropReport> {
         self.run.drops.iter().find(|report| report.drop_id == drop)
     }
 
-    /// The coupon of a drop and its name, if the run knows them.
+    /// Returns the coupon of a drop and its name, if the run has them.
     pub(crate) fn coupon_of(&self, drop: DropId) -> (Option<CouponId>, String) {
         let report = self.report(drop);
         let coupon = report.map(|report| report.coupon_id).or_else(|| {
@@ -78,7 +78,7 @@ impl<'a> PassMail<'a> {
         (coupon, name.unwrap_or_else(named))
     }
 
-    /// The repairs that are mailed, with their drops.
+    /// Returns the repairs that are mailed, with their drops.
     pub(crate) fn repairs(&self) -> Vec<Placed<'a>> {
         let is_mailed = |drop: Option<DropId>| self.verdict.repaired.contains(&drop);
         let of_drops = self
@@ -91,7 +91,7 @@ impl<'a> PassMail<'a> {
                 .iter()
                 .map(|finding| (Some(drop.drop_id), finding))
         });
-        // The reopening of admission is mentioned with the repairs made for it.
+        // Mention the reopening of admission only together with the repairs made for it.
         let any = !self.verdict.repaired.is_empty();
         let of_none = self.run.findings.iter();
         let of_none = of_none
@@ -103,13 +103,13 @@ impl<'a> PassMail<'a> {
             .collect()
     }
 
-    /// The number of unmailed repairs of earlier passes.
+    /// Returns the number of unmailed repairs of earlier passes.
     pub(super) fn earlier_repairs(&self) -> usize {
         let earlier = self.verdict.earlier.iter();
         earlier.map(|earlier| earlier.repairs as usize).sum()
     }
 
-    /// All repairs of earlier passes: their number, and the first one's time.
+    /// Describes the repairs of earlier passes with their number and the time of the first.
     pub(super) fn earlier(&self) -> Option<String> {
         let since = self
             .verdict
@@ -124,7 +124,7 @@ impl<'a> PassMail<'a> {
         ))
     }
 
-    /// Drops in the mail, those with problems first.
+    /// Returns the drops in the mail, those with problems first.
     pub(super) fn drops(&self) -> Vec<DropId> {
         let verdict = self.verdict;
         let notice = verdict
@@ -139,7 +139,7 @@ impl<'a> PassMail<'a> {
         rest.filter(|drop| seen.insert(*drop)).collect()
     }
 
-    /// "Winter coupon (coupon 1, drop 7)".
+    /// Returns the name of a drop, such as "Winter coupon (coupon 1, drop 7)".
     pub(super) fn place(&self, drop: DropId) -> String {
         let (coupon, name) = self.coupon_of(drop);
         let coupon = coupon
@@ -161,7 +161,7 @@ pub(super) fn issued(report: &DropReport) -> String {
     format!("{rows} of {quantity} issued")
 }
 
-/// Whether claims to the drop get 503 because of the drop's own numbers, as last seen.
+/// Whether claims get 503 because the drop's own counts, as last seen, are inconsistent.
 pub(super) fn is_shut(report: &DropReport) -> bool {
     let held = i64::try_from(report.after.users + report.after.free).unwrap_or(i64::MAX);
     let has_wrong_key =
@@ -169,7 +169,8 @@ pub(super) fn is_shut(report: &DropReport) -> bool {
     was_examined(report) && report.after.count != held || report.findings.iter().any(has_wrong_key)
 }
 
-/// A drop that could not be examined because of foreign data in a store has no numbers.
+/// Whether the drop was examined. If foreign data in a store prevented that, the report has no
+/// counts.
 fn was_examined(report: &DropReport) -> bool {
     let examined = &report.examined;
     examined.users > 0
@@ -180,13 +181,14 @@ fn was_examined(report: &DropReport) -> bool {
             .any(|finding| finding.result == Outcome::Failed && finding.is_whole())
 }
 
-/// One line per label and reason, the largest group first. Numbers in a reason count as equal: they
-/// are shown as a range. Positions that can't be read are named each: an operator looks there.
+/// Groups findings into one line per label and reason, the largest group first. Reasons that differ
+/// only in numbers form one group, and the numbers are shown as a range. Unreadable positions are
+/// listed individually, because an operator has to look at each.
 pub(super) fn reasons(
     findings: &[Placed<'_>],
     label: impl Fn(&Finding) -> Option<String>,
 ) -> Vec<String> {
-    // The key of a line: the label, and the reason without its numbers.
+    // The key of a line is the label and the reason without its numbers.
     let mut keys: Vec<(Option<String>, String)> = Vec::new();
     let mut groups: Vec<Vec<(String, Placed<'_>)>> = Vec::new();
     for placed in findings {
@@ -222,7 +224,7 @@ pub(super) fn reasons(
     lines
 }
 
-/// The repair that was attempted or held back, as a label.
+/// Returns a label for the repair that was attempted or held back.
 pub(super) fn open_label(finding: &Finding) -> Option<String> {
     (finding.action != ActionKind::Report).then(|| {
         format!(
@@ -258,7 +260,8 @@ fn line(label: Option<&str>, group: &ReasonGroup<'_>) -> String {
     }
 }
 
-/// "slot 37", "slots 1–20, 25", or the number of drops if there are several.
+/// Describes the slots of a group: "slot 37", "slots 1–20, 25", or the number of drops if there are
+/// several.
 fn slots(group: &ReasonGroup<'_>) -> Option<String> {
     let drops: HashSet<Option<DropId>> = group.iter().map(|(_, (drop, _))| *drop).collect();
     if drops.len() > 1 {
@@ -300,7 +303,7 @@ fn people(group: &ReasonGroup<'_>) -> Option<String> {
         .then(|| people.join(", "))
 }
 
-/// The traces of those that were traced.
+/// Lists the traces of the findings that have one.
 fn traces(group: &ReasonGroup<'_>) -> Option<String> {
     let traces: Vec<&str> = group
         .iter()
@@ -315,7 +318,7 @@ fn traces(group: &ReasonGroup<'_>) -> Option<String> {
     })
 }
 
-/// Merges texts that differ only in numbers: a number that differs becomes a range.
+/// Merges texts that differ only in numbers. Numbers that differ become ranges.
 fn merged(texts: &[&str]) -> String {
     let parts: Vec<Vec<&str>> = texts
         .iter()
@@ -346,7 +349,7 @@ fn merged(texts: &[&str]) -> String {
     first.iter().enumerate().map(part).collect()
 }
 
-/// The numbers of a drop that a pass changed; `None` if it changed none.
+/// Builds a table of the counts that a pass changed, or returns `None` if it changed none.
 pub(super) fn changes(before: &Numbers, after: &Numbers) -> Option<Table> {
     let signed = |n: i64| u64::try_from(n).map_or_else(|_| n.to_string(), wording::grouped);
     let unsigned = wording::grouped;

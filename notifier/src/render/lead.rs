@@ -1,5 +1,5 @@
-//! The beginning of a mail about a pass: its subject, what happened (most pressing first), and what
-//! a person should do.
+//! Writes the beginning of a mail about a pass: the subject, what happened (most urgent first), and
+//! what an operator should do.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::alerts::{About, Notice, NoticeReason, Observation, common_case, numbe
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Status};
 use crate::wording;
 
-/// The events: the title, which is the most pressing problem, then the rest.
+/// Returns the title, which is the most urgent problem, and the other events.
 pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
     let verdict = pass.verdict;
     let mut parts = Vec::new();
@@ -50,7 +50,8 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
     (title, parts.join(" "))
 }
 
-/// The instruction if no problem is mailed. It says "Nothing" only if the drops were compared.
+/// Returns the instruction for a mail without problems. It is "Nothing" only if the drops were
+/// compared.
 fn what_is_left(pass: &PassMail<'_>) -> &'static str {
     let reports = || {
         pass.drops()
@@ -76,8 +77,8 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
     }
 }
 
-/// For each rebuilt drop: how many users were restored, and how many were known before, if that was
-/// counted.
+/// Returns for each rebuilt drop how many users were restored and how many were known before, if
+/// these were counted.
 fn rebuilt<'p>(pass: &PassMail<'p>) -> impl Iterator<Item = (Option<u64>, Option<u64>)> + use<'p> {
     let rebuilt = pass
         .repairs()
@@ -89,7 +90,7 @@ fn rebuilt<'p>(pass: &PassMail<'p>) -> impl Iterator<Item = (Option<u64>, Option
     })
 }
 
-/// A user was promised a coupon and lost the slot again. A name that is not a valid user id belongs
+/// Whether a user lost a slot that they were promised. A name that is not a valid user ID belongs
 /// to no user.
 fn is_withdrawn(finding: &Finding) -> bool {
     finding.action == ActionKind::Withdraw
@@ -137,7 +138,7 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
     parts
 }
 
-/// The sentences about drops rebuilt after a loss of Redis, with the number of users restored.
+/// Describes the drops rebuilt after a loss of Redis data, with the number of restored users.
 fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
     let drops: Vec<_> = rebuilt(pass).collect();
     if drops.is_empty() {
@@ -185,7 +186,7 @@ fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
     vec![rebuilt, waiting.to_owned()]
 }
 
-/// The number of users who lost a promised coupon, and of slots that are now free.
+/// Describes how many users lost a promised coupon and how many slots are now free.
 fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
     let n = withdrawn(pass);
     let free: u64 = pass
@@ -209,7 +210,7 @@ fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
     })
 }
 
-/// The state of the drop, if the mail concerns exactly one.
+/// Describes the state of the drop, if the mail concerns exactly one.
 fn state(pass: &PassMail<'_>) -> Option<String> {
     let [drop] = pass.drops()[..] else {
         return None;
@@ -231,7 +232,7 @@ fn state(pass: &PassMail<'_>) -> Option<String> {
     ))
 }
 
-/// One problem: what is wrong, and what that means for users.
+/// Describes a problem: what is wrong, and what that means for users.
 fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
     let seen = &notice.observation;
     let name = seen.drop_id.map(|drop| pass.coupon_of(drop).1);
@@ -267,7 +268,7 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
     [what, meaning]
 }
 
-/// The fault and its effect on users, if the findings share no case.
+/// Describes the fault and its effect on users when the findings have different cases.
 fn of_kind(
     about: About,
     seen: &Observation,
@@ -322,13 +323,13 @@ fn of_kind(
     }
 }
 
-/// True if the problem is a single finding without a user, whose text is complete.
+/// Whether the problem is a single finding without a user, so that its text needs no addition.
 pub(super) fn is_one_sentence(seen: &Observation) -> bool {
     matches!(seen.findings.as_slice(), [one] if one.is_whole())
         && seen.about != About::Left(Kind::FailedClaim)
 }
 
-/// A problem as one line, with its age.
+/// Returns a problem as one line, with its age.
 pub(super) fn summary(pass: &PassMail<'_>, notice: &Notice) -> String {
     let ago = duration(pass.now - notice.since);
     let how = match notice.reason {
@@ -348,13 +349,13 @@ const NAME: usize = 60;
 /// Maximum length in a subject, in characters, of the summary of a problem that concerns no drop.
 const GENERAL: usize = 115;
 
-/// The kind of the mail, and its subject without the beginning.
+/// Returns the kind of the mail, and its subject without the prefix.
 pub(super) fn subject(pass: &PassMail<'_>) -> (MailKind, String) {
     let verdict = pass.verdict;
     if !verdict.problems.is_empty() {
         return (MailKind::Action, problems(pass));
     }
-    // "Nobody has to act" is more useful in a subject than a list of repairs.
+    // A subject that shows that no action is needed is more useful than a list of repairs.
     if !verdict.resolved.is_empty() {
         return (MailKind::Resolved, resolved(pass));
     }
@@ -400,7 +401,7 @@ fn problems(pass: &PassMail<'_>) -> String {
             )
         }
         (None, Some(notice), Some(place)) => {
-            // The problem first: a lock screen shows only the beginning.
+            // Put the problem first, since a lock screen shows only the beginning.
             format!(
                 "{}{and_more}{again} · {place}{also}",
                 wording::line(&notice.observation.summary, 60)
@@ -410,7 +411,7 @@ fn problems(pass: &PassMail<'_>) -> String {
     }
 }
 
-/// The age of the problems, if all of them were mailed before.
+/// Returns the age of the problems, if all of them were mailed before.
 fn again(problems: &[Notice], now: DateTime<Utc>) -> String {
     let all_again = problems
         .iter()
@@ -421,7 +422,7 @@ fn again(problems: &[Notice], now: DateTime<Utc>) -> String {
     }
 }
 
-/// A duration in its largest unit.
+/// Formats a duration in its largest unit.
 pub(super) fn duration(time: TimeDelta) -> String {
     let minutes = time.num_minutes();
     match minutes {
@@ -455,7 +456,7 @@ fn repaired_in(pass: &PassMail<'_>) -> String {
     )
 }
 
-/// Repairs that the subject does not mention otherwise.
+/// Returns a note about repairs that the subject does not mention otherwise.
 fn also_repaired(pass: &PassMail<'_>) -> Option<String> {
     let done = wording::done(pass.repairs().into_iter().map(|(_, finding)| finding));
     (!done.is_empty()).then_some(done)
@@ -480,7 +481,8 @@ fn resolved(pass: &PassMail<'_>) -> String {
     format!("{was}{place}{also}")
 }
 
-/// One drop by its name and numbers, several by their number. `None` for no drop.
+/// Names a single drop by its coupon and IDs, or returns how many drops there are. Returns `None`
+/// without a drop.
 fn place(pass: &PassMail<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     let first = drops.first()?;
     if drops.len() > 1 {
@@ -505,7 +507,7 @@ fn place(pass: &PassMail<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     })
 }
 
-/// The pass left the drop unchanged, so its numbers are still what admission sees.
+/// Whether the pass left the drop unchanged, so that admission still sees the reported counts.
 fn is_held_up(report: &DropReport) -> bool {
     report
         .findings

@@ -1,5 +1,5 @@
-//! The document model of every mail: what happened, then sections of paragraphs, tables, lists and
-//! commands. One template renders it as HTML, one as plain text, so that both have the same
+//! The document model of mails: what happened, then sections of paragraphs, tables, lists and
+//! commands. One template renders it as HTML and one as plain text, so that both have the same
 //! content.
 
 use askama::Template;
@@ -19,18 +19,18 @@ const SUBJECT: usize = 150;
 /// A mail, rendered and ready for the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The kind of mail, as one word in the table.
+    /// The kind of mail, as stored in the outbox.
     pub kind: &'static str,
-    /// One line, without control characters.
+    /// The subject, as one line without control characters.
     pub subject: String,
-    /// The subject without its beginning, which is for filters.
+    /// The subject without its prefix, which is meant for filters.
     pub(crate) summary: String,
     pub text: String,
     /// Self-contained HTML.
     pub html: String,
 }
 
-/// The kind of a mail. The table has its word.
+/// The kind of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub(super) enum MailKind {
@@ -44,7 +44,7 @@ pub(super) enum MailKind {
 }
 
 impl MailKind {
-    /// The beginning of the subject.
+    /// Returns the prefix of the subject.
     fn beginning(self) -> &'static str {
         match self {
             Self::Action => "action needed",
@@ -58,7 +58,7 @@ impl MailKind {
     }
 }
 
-/// The colour at the top of a mail.
+/// The tone of a mail, shown as the colour at its top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MailTone {
     Bad,
@@ -71,9 +71,9 @@ pub(super) enum MailTone {
 pub(super) struct Letter {
     pub(super) kind: MailKind,
     pub(super) tone: MailTone,
-    /// Without its beginning.
+    /// The subject without its prefix.
     pub(super) subject: String,
-    /// When it was written.
+    /// When the mail was written.
     pub(super) at: DateTime<Utc>,
     /// The main event, in one or two sentences.
     pub(super) title: String,
@@ -92,7 +92,7 @@ pub(super) struct Section {
 #[derive(Debug)]
 pub(super) enum Block {
     Paragraph(String),
-    /// The instruction for a person.
+    /// The instruction for the operator.
     Todo(String),
     /// A line that introduces the next block.
     Heading(String),
@@ -157,8 +157,8 @@ impl Letter {
         })
     }
 
-    /// The first line: the kind of mail, for people who can't see its colour, and when it was
-    /// written.
+    /// Returns the first line: when the mail was written, and its kind, for readers who cannot see
+    /// its colour.
     fn label(&self) -> String {
         let kind = match self.kind {
             MailKind::Information => "For information".to_owned(),
@@ -191,8 +191,8 @@ impl Section {
 }
 
 impl Block {
-    /// A command for HTML, which wraps lines automatically: a narrow screen would put the backslash
-    /// of a line alone on the next.
+    /// Joins a command into one line for HTML, which wraps lines automatically. Otherwise a narrow
+    /// screen could put the backslash of a line alone on the next one.
     fn in_one_line(line: &str) -> String {
         line.replace(" \\\n", " ")
     }
@@ -226,7 +226,7 @@ impl Block {
                 })
                 .collect::<Vec<_>>()
                 .join("\n"),
-            // Never wrapped: it is meant to be copied.
+            // Commands are never wrapped, because they are meant to be copied.
             Self::Command { what, line } => {
                 format!(
                     "{}\n    {}",
@@ -271,7 +271,7 @@ impl Table {
     }
 }
 
-/// The beginning of a wrapped text's first line, and of its other lines.
+/// The indents of a wrapped text: of its first line and of the others.
 #[derive(Clone, Copy)]
 struct Indent {
     first: &'static str,
@@ -285,7 +285,7 @@ impl Indent {
     };
 }
 
-/// Breaks a line at spaces. A word that is too long is not broken.
+/// Wraps a line at spaces. Words that are too long stay whole.
 fn wrap(text: &str, Indent { first, rest }: Indent) -> String {
     let mut lines = Vec::new();
     let mut line = String::from(first);
@@ -318,12 +318,12 @@ pub struct Links {
     pub public: Option<String>,
     /// The API's public address.
     pub api: Option<String>,
-    /// The operations page has the forms that change coupons: it knows the API's address.
+    /// Whether the operations page has the forms that change coupons, which need the API's address.
     pub page_changes_coupons: bool,
 }
 
 impl Links {
-    /// The coupon page, with its public address.
+    /// Returns the public address of the coupon page.
     pub fn coupon_page(&self, coupon: CouponId) -> String {
         format!(
             "{}/c/{coupon}",
@@ -339,13 +339,13 @@ impl Links {
         self.api.as_deref().unwrap_or(API)
     }
 
-    /// Refers to a section of docs/OPERATIONS.md; its heading is the word itself.
+    /// Refers to the section of docs/OPERATIONS.md whose heading is `word`.
     pub(super) fn section(word: &str) -> Block {
         Block::Paragraph(format!("More: docs/OPERATIONS.md, section “{word}”."))
     }
 
-    /// A link to a screen of the operations page, if its address is known. The operator logs in
-    /// there once.
+    /// Returns a link to a screen of the operations page, if its address is known. The operator
+    /// logs in there once.
     pub(super) fn on_page(&self, label: &str, path: &str) -> Option<Block> {
         let public = self.public.as_ref()?;
         Some(Block::Link {
@@ -354,7 +354,7 @@ impl Links {
         })
     }
 
-    /// A run in full.
+    /// Returns a command that shows a run in full.
     pub(super) fn run(&self, run_id: &str) -> Block {
         curl(
             "The whole run, with every person's full id",
@@ -363,20 +363,20 @@ impl Links {
         )
     }
 
-    /// The address of all alerts on the operations page, if known.
+    /// Returns the address of the list of alerts on the operations page, if known.
     pub(crate) fn alerts(&self) -> Option<String> {
         self.public
             .as_ref()
             .map(|public| format!("{public}/alerts"))
     }
 
-    /// A link to all alerts that fire.
+    /// Returns a link to all firing alerts.
     pub(super) fn open_problems(&self) -> Option<Block> {
         let label = "All open problems, in a browser".to_owned();
         self.alerts().map(|url| Block::Link { label, url })
     }
 
-    /// All alerts that fire: a command, and a link if the page's address is known.
+    /// Returns a command that shows all firing alerts, and a link if the page's address is known.
     pub(super) fn firing(&self) -> Vec<Block> {
         let by_command = curl(
             "All open problems",
@@ -389,7 +389,7 @@ impl Links {
             .collect()
     }
 
-    /// The last runs: a command, and a link if the page's address is known.
+    /// Returns a command that shows the last runs, and a link if the page's address is known.
     pub(super) fn runs(&self) -> Vec<Block> {
         let by_command = curl(
             "The last runs",
@@ -402,12 +402,12 @@ impl Links {
             .collect()
     }
 
-    /// Sets a coupon's quantity.
+    /// Returns a command that sets a coupon's quantity.
     pub(super) fn quantity(&self, what: &str, coupon: CouponId, quantity: u64) -> Block {
         self.change(what, coupon, &format!("{{\"quantity\":{quantity}}}"))
     }
 
-    /// Stops admission to a coupon for now.
+    /// Returns a command that pauses a coupon.
     pub(super) fn pause(&self, coupon: CouponId) -> Block {
         self.change(
             "Pause the coupon: nobody can claim until it is resumed",
@@ -425,13 +425,14 @@ impl Links {
         )
     }
 
-    /// Acknowledges alerts: no repeated mails until they change.
+    /// Returns a command that acknowledges alerts, so that they are not mailed again until they
+    /// change.
     pub(super) fn acknowledge(&self, alerts: &[i64]) -> Block {
         let what = "Acknowledge: no more mails come until the alert changes";
         self.for_each(what, alerts, r#"-d "{\"by\":\"$USER\"}""#, "acknowledge")
     }
 
-    /// Silences mails about the alerts' drops for some hours.
+    /// Returns a command that silences mails about the alerts' drops for some hours.
     pub(super) fn silence(&self, alerts: &[i64], now: DateTime<Utc>) -> Block {
         let until = now + TimeDelta::hours(8);
         let drops = if alerts.len() > 1 {
@@ -472,17 +473,18 @@ fn curl(what: &str, arguments: &[&str], url: &str) -> Block {
     }
 }
 
-/// One argument per line, so that a phone need not break it. The shell reads it as one command.
+/// Formats a command with one argument per line, so that a phone does not break it. The shell reads
+/// it as one command.
 fn line(arguments: &[&str], url: &str) -> String {
     let mut parts = vec!["curl -H \"Authorization: Bearer $OPS_TOKEN\""];
     parts.extend(arguments);
-    // Quoted: some shells take a `?` for a pattern.
+    // Quote it, because some shells take a `?` for a pattern.
     let url = format!("\"{url}\"");
     parts.push(&url);
     parts.join(" \\\n")
 }
 
-/// A pass over one coupon, or over all.
+/// Returns a command that runs a pass over one coupon or over all.
 pub(super) fn once(what: &str, coupon: Option<CouponId>, flags: &str) -> Block {
     let coupon = coupon
         .map(|id| format!(" --coupon {id}"))

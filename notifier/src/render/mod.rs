@@ -1,4 +1,5 @@
-//! Mails as text: subject, plain text, HTML. Nothing here decides whether to mail.
+//! Renders mails as subject, plain text and HTML. [`alerts`](crate::alerts) decides whether to
+//! mail.
 
 mod cases;
 mod daily;

@@ -1,4 +1,5 @@
-//! Mails that are not about one pass: a missed run, MySQL unavailable and available again, a test.
+//! Renders mails that are not about a pass: missed runs, outages of MySQL and Redis, webhooks,
+//! tests.
 
 use chrono::{DateTime, Utc};
 
@@ -13,17 +14,17 @@ use crate::wording;
 /// A run that did not happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissedRun {
-    /// The schedule, by its variable: `RECONCILE_CRON`.
+    /// The name of the schedule's setting, such as `RECONCILE_CRON`.
     pub schedule: String,
     /// When the first missed run was due.
     pub expected_at: DateTime<Utc>,
     /// When the miss was noticed.
     pub noticed_at: DateTime<Utc>,
-    /// The pass that prevents it, if there is one.
+    /// Why the run did not happen, for example because another pass was running.
     pub because: Option<String>,
 }
 
-/// The mail for a missed run.
+/// Renders the mail about a missed run.
 pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let schedule = wording::line(&missed.schedule, 80);
     let late = duration(missed.noticed_at - missed.expected_at);
@@ -63,8 +64,8 @@ const NOTHING: &str = "Nothing needs to be done.";
 pub(super) const WHY: &str =
     "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
 
-/// The instruction, with a link to the last runs first, because phones can't run commands. Then the
-/// known facts, commands, and the section of docs/OPERATIONS.md.
+/// Builds the instruction, the known facts, commands, and a reference to docs/OPERATIONS.md. A link
+/// to the last runs comes first, because phones cannot run commands.
 fn with_runs(
     todo: &str,
     known: Vec<String>,
@@ -82,7 +83,7 @@ fn with_runs(
     blocks
 }
 
-/// A mail with one section.
+/// A mail with a single section.
 struct PlainMail<'a> {
     kind: MailKind,
     tone: MailTone,
@@ -131,7 +132,7 @@ fn notice(notice: PlainMail<'_>) -> anyhow::Result<Rendered> {
     .render()
 }
 
-/// The mail when MySQL can't be reached: it bypasses the outbox, which is in MySQL.
+/// Renders the mail sent when MySQL cannot be reached. It bypasses the outbox, which is in MySQL.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(
         &wording::plainly(Some(FailureCause::Mysql), reason),
@@ -140,7 +141,7 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     let mut blocks = vec![Block::Todo(
         "Bring MySQL back. The reconciler then continues automatically.".to_owned(),
     )];
-    // The other screens need MySQL.
+    // Link to this screen, since the others need MySQL.
     blocks.extend(links.on_page("The last known state, in a browser", "/"));
     blocks.extend([
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
@@ -169,7 +170,8 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     })
 }
 
-/// The mail when MySQL answers but the alerts of passes can't be recorded; it bypasses the outbox.
+/// Renders the mail sent when MySQL answers but the alerts of passes cannot be recorded. It
+/// bypasses the outbox.
 pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(reason, wording::LONGEST);
     let todo = "Look for what blocks MySQL: a long transaction, a full disk, a missing right. Until then look at the last runs \
@@ -188,7 +190,7 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     })
 }
 
-/// The notice that MySQL is available again, or that alerts can be recorded again.
+/// Renders the mail sent when MySQL is available again or alerts can be recorded again.
 pub fn can_record(
     was_away: bool,
     since: DateTime<Utc>,
@@ -207,7 +209,7 @@ pub fn can_record(
     )
 }
 
-/// The mail while admission is closed.
+/// Renders the mail sent while admission is closed.
 pub fn admission_closed(
     since: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -229,7 +231,7 @@ pub fn admission_closed(
     about_redis(&about, now, links)
 }
 
-/// The mail while no reconciler can reach Redis. Whether the APIs can is not known.
+/// Renders the mail sent while no reconciler can reach Redis. The APIs may still reach it.
 pub fn redis_unreachable(
     since: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -252,12 +254,12 @@ pub fn redis_unreachable(
     about_redis(&about, now, links)
 }
 
-/// The state of Redis in a mail.
+/// The parts of a mail about Redis.
 struct AboutRedis<'a> {
     subject: String,
     title: &'a str,
     todo: &'a str,
-    /// The condition that has lasted since then.
+    /// The condition that has lasted since `since`.
     what: &'a str,
     since: DateTime<Utc>,
 }
@@ -300,8 +302,8 @@ fn about_redis(
     })
 }
 
-/// The notice that admission is open again; or that a reconciler sees it open after none could
-/// reach Redis.
+/// Renders the mail sent when admission is open again, or when a reconciler sees it open after none
+/// could reach Redis.
 pub fn admission_open(
     was_closed: bool,
     since: DateTime<Utc>,
@@ -344,7 +346,7 @@ fn over(
     })
 }
 
-/// The mail when a receiver refuses further webhooks.
+/// Renders the mail sent when a receiver rejects further webhooks.
 pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
     let target = wording::line(target, 100);
     let todo = "Remove the address from WEBHOOK_URLS, or repair the receiver; then restart the reconciler.";
@@ -376,7 +378,7 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered
     })
 }
 
-/// The mail of `test-email`.
+/// Renders the mail of `test-email`.
 pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
     let blocks = vec![
         Block::Paragraph(format!(

@@ -1,5 +1,5 @@
-//! The mail about one pass: what happened, what to do, the reasons in groups, then the numbers. Its
-//! length is bounded, however much a pass found.
+//! Renders the mail about a pass: what happened, what to do, the reasons in groups, and the counts.
+//! The length is limited regardless of the number of findings.
 
 use std::collections::HashSet;
 
@@ -13,13 +13,13 @@ use crate::alerts::{About, Alert, Notice, Observation, common_case, is_repair, i
 use crate::report::{DropReport, FindingCase, Kind, Run, Trigger};
 use crate::wording;
 
-/// Maximum number of problems with a separate section.
+/// Maximum number of problems that get their own section.
 const PROBLEMS: usize = 4;
 
-/// Maximum lines of a list or rows of a table.
+/// Maximum number of lines in a list or rows in a table.
 const LINES: usize = 10;
 
-/// Renders the mail about a pass with news.
+/// Renders the mail about a pass.
 pub fn pass(pass: &PassMail<'_>) -> anyhow::Result<Rendered> {
     let (kind, subject) = subject(pass);
     let tone = match kind {
@@ -53,7 +53,7 @@ pub fn pass(pass: &PassMail<'_>) -> anyhow::Result<Rendered> {
     .render()
 }
 
-/// One problem: its place, what to do, and the reasons.
+/// Builds the section of a problem: its place, what to do, and the reasons.
 fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     let seen = &notice.observation;
     let report = seen.drop_id.and_then(|drop| pass.report(drop));
@@ -64,21 +64,22 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
         format!("{}{issued}", pass.place(drop))
     });
     let mut blocks = Vec::new();
-    // A single problem is already the beginning of the mail.
+    // A single problem is already described at the beginning of the mail.
     if pass.verdict.problems.len() > 1 {
         blocks.push(Block::Heading(summary(pass, notice)));
     }
     blocks.push(Block::Todo(what_to_do_here(pass, seen)));
     let in_browser = on_page(pass, seen);
     let by_command = commands(seen, report, pass.links);
-    // Commands come after it, because phones can't run them; unless the page can't do it.
+    // Links come before commands, because phones cannot run commands, unless the page lacks the
+    // action.
     let is_for_api = matches!(seen.about, About::Braked | About::BrokenPromise);
     if is_for_api && !pass.links.page_changes_coupons {
         blocks.extend(by_command.into_iter().chain(in_browser));
     } else {
         blocks.extend(in_browser.into_iter().chain(by_command));
     }
-    // If the mail begins with all of it, it is not repeated.
+    // Do not repeat what the beginning of the mail already says in full.
     let says_all = matches!(
         common_case(&seen.findings),
         Some(FindingCase::KeyOfWrongType { .. })
@@ -101,7 +102,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     }
 }
 
-/// Links to the operations page: where to see the problem, and where to act.
+/// Returns links to the operations page: where to see the problem, and where to act.
 fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
     let mut screens = Vec::new();
     let is_letter = seen.about == About::Left(Kind::FailedClaim);
@@ -158,7 +159,7 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
         .collect()
 }
 
-/// Problems without a separate section, and information in addition to something else.
+/// Builds the section of problems without their own section and of additional information.
 fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
     let line = |notice: &Notice| {
         let place = notice
@@ -169,7 +170,7 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
         format!("{place}{}", summary(pass, notice))
     };
     let problems = pass.verdict.problems.iter().skip(PROBLEMS);
-    // Then the mail already begins with it.
+    // If the information is alone, the mail already begins with it.
     let is_alone = subject(pass).0 == MailKind::Information;
     let information = pass
         .verdict
@@ -189,7 +190,7 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
     })
 }
 
-/// The repairs of all drops together.
+/// Builds the section of the repairs of all drops.
 fn repaired(pass: &PassMail<'_>) -> Option<Section> {
     let mut blocks = Vec::new();
     if let Some(earlier) = pass.earlier() {
@@ -216,7 +217,7 @@ fn repaired(pass: &PassMail<'_>) -> Option<Section> {
     })
 }
 
-/// Problems of earlier mails that are over.
+/// Builds the section of problems from earlier mails that are over.
 fn resolved(pass: &PassMail<'_>) -> Option<Section> {
     if pass.verdict.resolved.is_empty() {
         return None;
@@ -233,7 +234,7 @@ fn resolved(pass: &PassMail<'_>) -> Option<Section> {
         )
     };
     let lines: Vec<String> = pass.verdict.resolved.iter().map(line).collect();
-    // A single one is already the beginning of the mail.
+    // A single resolved problem is already described at the beginning of the mail.
     let is_said =
         lines.len() < 2 && pass.verdict.problems.is_empty() && pass.verdict.repaired.is_empty();
     (!is_said).then(|| Section {
@@ -251,7 +252,7 @@ fn bounded(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
-/// The numbers: the changes of a single drop, or one row per drop.
+/// Builds the table of counts: the changes of a single drop, or one row per drop.
 fn numbers(pass: &PassMail<'_>) -> Option<Section> {
     let reports: Vec<&DropReport> = pass
         .drops()
@@ -304,13 +305,13 @@ fn drops_table(pass: &PassMail<'_>, reports: &[&DropReport]) -> Vec<Block> {
     blocks
 }
 
-/// Commands that concern the whole mail.
+/// Builds the section of commands that concern the whole mail.
 fn closing(pass: &PassMail<'_>) -> Section {
     let id = |notice: &Notice| pass.ids.get(&notice.observation.fingerprint).copied();
     let problems = || pass.verdict.problems.iter();
     let mut drops = HashSet::new();
     let all: Vec<i64> = problems().filter_map(id).take(LINES).collect();
-    // Silences are per drop: one alert of each drop is enough.
+    // Silences apply to a whole drop, so one alert of each drop is enough.
     let one_a_drop: Vec<i64> = problems()
         .filter(|notice| {
             notice
@@ -347,7 +348,7 @@ fn footer(run: &Run) -> Vec<String> {
     let [users, rows] = [examined.users, examined.rows].map(wording::grouped);
     let failed = usize::try_from(examined.failed_claims).unwrap_or(usize::MAX);
     let failed = wording::count(failed, "failed claim", "failed claims");
-    // With a non-breaking space.
+    // Use a non-breaking space before the unit.
     let took = run.finished_at.map(|end| {
         format!(
             ", took {:.1}\u{a0}s",
@@ -380,7 +381,7 @@ fn footer(run: &Run) -> Vec<String> {
     ]
 }
 
-/// A time in the format of mails.
+/// Formats a time as in all mails.
 pub(super) fn time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }

@@ -40,7 +40,7 @@ pub struct WebhookArgs {
     pub authorities: Option<PathBuf>,
 }
 
-// A variable that is set but empty, as docker-compose sets them, counts as not set.
+// An empty variable counts as unset, because docker-compose passes unset variables as empty.
 impl WebhookArgs {
     /// Checks constraints that clap can't express, and reads the file of certificate authorities.
     pub(crate) fn receivers(&self) -> anyhow::Result<Receivers> {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_webhook_settings_are_refused_with_advice_and_without_secrets() {
+    fn invalid_webhook_settings_are_rejected_without_showing_secrets() {
         let with_secret = |url: &str| format!("--webhook-urls {url} --webhook-secret {SECRET}");
         let many = ["https://hunter2.example.com/a"; ADDRESSES + 1].join(",");
         let three = [SECRET; 3].join(",");

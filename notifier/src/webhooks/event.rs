@@ -1,5 +1,5 @@
-//! Webhook events: a pure function from the notices of a pass, and from the numbers of its drops,
-//! to events. An event goes out exactly if a mail does; user ids are masked as in mails.
+//! Builds webhook events: a pure function from the notices of a pass and the counts of its drops to
+//! events. Notices become events exactly when they are mailed. User IDs are masked as in mails.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -11,23 +11,23 @@ use crate::render::{self, PassMail, Rendered};
 use crate::report::DropReport;
 use crate::wording;
 
-/// Maximum number of alerts of one pass with a separate event; a last event gives the number of the
-/// others.
+/// Maximum number of alerts of a pass that get their own event. A last event contains the number of
+/// the others.
 pub(super) const ALERTS: usize = 100;
 
-/// Maximum number of findings in one event: receivers prefer bodies below 20 kB.
+/// Maximum number of findings in an event. Receivers prefer bodies below 20 kB.
 const FINDINGS: usize = 20;
 
 /// A kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventKind {
-    /// Rows were written, at most one event per pass and drop.
+    /// Rows were inserted. At most one event per pass and drop.
     Issued,
-    /// The last slot of a drop was given.
+    /// The last slot of a drop was given away.
     SoldOut,
-    /// A problem that a person must solve, or one that was repaired.
+    /// A problem that needs an operator, or one that was repaired.
     Drift,
-    /// Promises that could not be kept.
+    /// Promises could not be kept.
     Broken,
     /// A problem is over.
     Resolved,
@@ -36,7 +36,7 @@ pub(crate) enum EventKind {
 }
 
 impl EventKind {
-    /// The body's `type`.
+    /// Returns the `type` of the body.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Issued => "drop.issued",
@@ -52,7 +52,7 @@ impl EventKind {
 /// An event.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct WebhookEvent {
-    /// Identifies the event, so that the same one is never created twice: hexadecimal.
+    /// Hexadecimal ID of the event, which prevents creating it twice.
     pub(super) id: String,
     pub(super) kind: EventKind,
     at: DateTime<Utc>,
@@ -70,14 +70,15 @@ impl WebhookEvent {
         }
     }
 
-    /// The body that is signed and posted.
+    /// Returns the body that is signed and posted.
     pub(super) fn body(&self) -> String {
         json!({"type": self.kind.name(), "timestamp": instant(self.at), "data": self.data})
             .to_string()
     }
 
-    /// A problem outside passes, or its end, as in its mail. `what` is its word in
-    /// docs/OPERATIONS.md; `since` distinguishes it from the next one of its kind.
+    /// Creates the event for the beginning or the end of a problem outside passes, with the text of
+    /// its mail. `what` is its heading in docs/OPERATIONS.md. `since` distinguishes it from the
+    /// next problem of its kind.
     pub(crate) fn of_notice(
         kind: EventKind,
         what: &str,
@@ -95,7 +96,7 @@ impl WebhookEvent {
         Self::new(kind, &format!("{what}/{since}/{}", instant(at)), at, data)
     }
 
-    /// The event of `test-webhook`.
+    /// Creates the event of `test-webhook`.
     pub(super) fn test(at: DateTime<Utc>) -> Self {
         let data = json!({"summary": "Webhooks of the Firstcome reconciler arrive here."});
         Self::new(EventKind::Test, &uuid::Uuid::now_v7().to_string(), at, data)
@@ -106,7 +107,8 @@ fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// The events of a pass: everything that is mailed, except drops that closed below their quantity.
+/// Returns the events of a pass: everything that is mailed, except drops that closed below their
+/// quantity.
 pub(crate) fn of_pass(pass: &PassMail<'_>) -> Vec<WebhookEvent> {
     let verdict = pass.verdict;
     let problems = verdict.problems.iter().map(|notice| problem(pass, notice));
@@ -188,7 +190,7 @@ fn resolved(pass: &PassMail<'_>, alert: &Alert) -> WebhookEvent {
     )
 }
 
-/// One event for all repairs, as there is one mail.
+/// Returns one event for all repairs, since they are in one mail.
 fn repaired(pass: &PassMail<'_>) -> Option<WebhookEvent> {
     let verdict = pass.verdict;
     if verdict.repaired.is_empty() && verdict.earlier.is_empty() {
@@ -219,7 +221,7 @@ fn repaired(pass: &PassMail<'_>) -> Option<WebhookEvent> {
     ))
 }
 
-/// Coupon and drop with their numbers, if this pass has them.
+/// Returns coupon and drop with their counts, if this pass has them.
 fn place(
     pass: &PassMail<'_>,
     coupon: Option<CouponId>,
@@ -281,7 +283,7 @@ pub(super) fn of_drop(
     }
     let is_sold_out = is_sold_out(report) && report.quantity > sold_out;
     if is_sold_out {
-        // After its quantity was raised, a drop may sell out again.
+        // The ID contains the quantity, since a drop may sell out again after a raise.
         let what = format!("{}/{}", report.drop_id, report.quantity);
         events.push(WebhookEvent::new(EventKind::SoldOut, &what, now, drop));
     }
@@ -300,7 +302,7 @@ pub(super) fn of_drop(
     (said, events)
 }
 
-/// Every slot is given, and none came back.
+/// Whether every slot is given away and none was given back.
 pub(super) fn is_sold_out(report: &DropReport) -> bool {
     report.quantity > 0
         && report.after.count >= i64::from(report.quantity)

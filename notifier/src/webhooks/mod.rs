@@ -1,7 +1,9 @@
-//! Events for programs, in addition to the mails for people (docs/decisions/0017-webhooks.md).
+//! Webhooks: events for programs, in addition to the mails for operators
+//! (docs/decisions/0017-webhooks.md).
 //!
-//! Webhooks use an outbox like mails: `event` builds the events, `record` enqueues them in the
-//! transaction that they report, and a task for each target posts them (`sender`), signed (`sign`).
+//! Like mails, webhooks use a transactional outbox: `event` builds the events, `record` enqueues
+//! them in the transaction that they report, and one task for each target signs (`sign`) and posts
+//! them (`sender`).
 
 mod args;
 mod event;
@@ -27,7 +29,7 @@ pub(crate) use event::{EventKind, WebhookEvent, of_pass};
 pub(crate) use sender::Relay;
 pub use test::test_webhook;
 
-/// Maximum number of drops of one pass with events; the next pass continues.
+/// Maximum number of drops with events in one pass. The next pass continues.
 const DROPS: usize = 1_000;
 
 /// The targets of events.
@@ -64,7 +66,7 @@ impl Receivers {
 }
 
 impl Subscriptions {
-    /// Enqueues events for each target. Call it in the transaction that they report.
+    /// Enqueues events for each target. Must be called in the transaction that they report.
     pub(crate) async fn enqueue(
         &self,
         conn: &mut Conn,
@@ -98,8 +100,8 @@ impl Subscriptions {
         let ids: Vec<i64> = run.drops.iter().map(|report| report.drop_id.0).collect();
         let said = webhooks::said_of(conn, &ids).await?;
         let mut enqueued = 0;
-        // A drop that could not be examined has no numbers; one that was not compared again has old
-        // ones.
+        // A drop that could not be examined has no counts, and one that was not compared again has
+        // old ones.
         let has_numbers =
             |report: &&DropReport| report.after != Numbers::default() && !report.unconfirmed;
         for report in run.drops.iter().filter(has_numbers) {

@@ -1,4 +1,4 @@
-//! One POST, with a deadline for all of it, including the DNS lookup.
+//! Sends a POST request with one deadline for everything, including the DNS lookup.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,19 +20,19 @@ use url::Url;
 
 use crate::wording;
 
-/// Maximum bytes read of the body of a refusal.
+/// Maximum number of bytes read from the body of an error response.
 const BODY: usize = 1_024;
 
-/// A part of an address of at least this many characters may be its secret.
+/// Parts of an address with at least this many characters may be a secret.
 const SECRET_AT_LEAST: usize = 8;
 
-/// Maximum wait for that body.
+/// Maximum wait for the body of an error response.
 const BODY_LIMIT: Duration = Duration::from_secs(1);
 
 /// The target of a webhook.
 #[derive(Clone)]
 pub(super) struct PostTarget {
-    /// Host and fingerprint, for logs and tables: the address may contain a secret.
+    /// Host and fingerprint, for logs and tables. The full address may contain a secret.
     pub(super) name: String,
     origin: Origin,
     path: SecretString,
@@ -51,12 +51,12 @@ impl fmt::Debug for PostTarget {
 pub(super) struct PostAnswer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
-    /// The beginning of a refusal's body, as one line.
+    /// The beginning of the body of an error response, as one line.
     text: String,
 }
 
 impl PostAnswer {
-    /// `Err` contains the reason for the failure.
+    /// Returns `Err` with the reason unless the response reports success.
     pub(super) fn success(self) -> Result<(), String> {
         if self.status.is_success() {
             return Ok(());
@@ -79,8 +79,8 @@ pub(super) struct NoAnswer {
 }
 
 impl PostTarget {
-    /// A target from an address that [`super::args`] has checked, and a file of further certificate
-    /// authorities.
+    /// Creates a target from an address that [`super::args`] has checked, and a file of further
+    /// certificate authorities.
     pub(super) fn new(url: &Url, authorities: Option<PathBuf>) -> anyhow::Result<Self> {
         let decoded = |text: &str| {
             percent_encoding::percent_decode_str(text)
@@ -108,7 +108,7 @@ impl PostTarget {
         })
     }
 
-    /// The text of a refusal without the path, which many servers repeat.
+    /// Removes the path, which many servers repeat, from the text of an error response.
     fn without_secrets(&self, text: &str) -> String {
         let path = self.path.expose_secret();
         let parts = path
@@ -124,8 +124,7 @@ impl PostTarget {
     /// Posts JSON with these headers.
     ///
     /// # Errors
-    /// [`NoAnswer`]. After one at [`HttpStep::Answer`] the other side may have received it
-    /// nevertheless.
+    /// [`NoAnswer`]. At [`HttpStep::Answer`], the receiver may still have got the request.
     pub(super) async fn post(
         &self,
         limit: Duration,
@@ -175,7 +174,7 @@ impl PostTarget {
     }
 }
 
-/// Reads the beginning of the body, which matters only if it explains a refusal.
+/// Reads the beginning of the body, which is only needed to explain an error.
 async fn read(mut response: Response<Incoming>, bodys_end: Instant) -> PostAnswer {
     let status = response.status();
     let retry_after = response

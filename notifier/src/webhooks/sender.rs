@@ -1,5 +1,5 @@
-//! The relay of one webhook target. Each target has its own task, which sends one event at a time:
-//! an unreachable target delays neither mails nor another target.
+//! The relay of a webhook target. Each target has its own task, which sends one event at a time, so
+//! that an unreachable target delays neither mails nor other targets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ pub(crate) struct Relay {
     pub(super) post: SignedPost,
     clock: Arc<dyn Clock>,
     pub(crate) wake: Notify,
-    /// The target answered 410: this process sends it nothing more.
+    /// The target answered 410, so this process sends it nothing more.
     is_gone: AtomicBool,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct SignedPost {
 }
 
 impl Receivers {
-    /// One poster for each target.
+    /// Creates a poster for each target.
     pub(super) fn signed_posts(&self) -> Vec<SignedPost> {
         let secrets = &self.secrets;
         let limit = self.limit;
@@ -78,7 +78,7 @@ impl SignedPost {
         now: DateTime<Utc>,
         body: &str,
     ) -> Result<PostAnswer, NoAnswer> {
-        // The time of this attempt: receivers refuse old events, which may be replays.
+        // Sign the time of this attempt, because receivers reject old events as possible replays.
         let timestamp = now.timestamp();
         let signature = signatures(&self.secrets, id, timestamp, body);
         let timestamp = timestamp.to_string();
@@ -153,7 +153,8 @@ impl Relay {
         }
     }
 
-    /// The specification asks senders to stop, and to notify the operator in another way.
+    /// Stops sending to a target that answered 410 and mails the operators, as the specification
+    /// requires.
     async fn turn_off(&self, now: DateTime<Utc>) {
         self.is_gone.store(true, Ordering::Relaxed);
         let target = self.post.target.name.clone();
@@ -162,7 +163,7 @@ impl Relay {
             "it answered 410 Gone: no webhook is posted there until the reconciler is restarted"
         );
         let cooldown = self.settings.policy.cooldown;
-        // Several processes may get 410; one of them mails it.
+        // Several processes may get 410, but only one of them mails it.
         let fact = format!(
             "webhooks_off:{}",
             target.rsplit('#').next().unwrap_or_default()
@@ -188,7 +189,7 @@ impl Relay {
         }
     }
 
-    /// Bypasses the outbox, which is in MySQL: one attempt, without retries.
+    /// Posts an event once without retries, bypassing the outbox, which is in MySQL.
     pub(crate) async fn post_directly(&self, event: &WebhookEvent, now: DateTime<Utc>) {
         if self.is_gone.load(Ordering::Relaxed) {
             return;

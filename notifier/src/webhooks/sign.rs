@@ -1,5 +1,5 @@
-//! Signatures according to the Standard Webhooks specification: HMAC-SHA256 over
-//! `id.timestamp.body`, one for each secret.
+//! Signs webhooks according to the Standard Webhooks specification: HMAC-SHA256 over
+//! `id.timestamp.body`, once for each secret.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +10,7 @@ use sha2::Sha256;
 /// Permitted length of the key, in bytes.
 const LENGTH: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// A key that both sides know.
+/// A key that is shared with the receiver.
 #[derive(Debug)]
 pub(super) struct SigningSecret(SecretSlice<u8>);
 
@@ -18,7 +18,7 @@ impl SigningSecret {
     /// Parses `whsec_…`.
     ///
     /// # Errors
-    /// An instruction, never with the secret.
+    /// An instruction that never contains the secret.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let encoded = text
             .trim()
@@ -37,7 +37,7 @@ impl SigningSecret {
     }
 
     fn sign(&self, id: &str, timestamp: i64, body: &str) -> Option<String> {
-        // Keys of any length are accepted.
+        // HMAC accepts keys of any length, so this does not fail.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).ok()?;
         for part in [
             id.as_bytes(),
@@ -55,8 +55,8 @@ impl SigningSecret {
     }
 }
 
-/// The header `webhook-signature`. Ids contain no full stop: it would let one message be read as
-/// another.
+/// Returns the header `webhook-signature`. The ID must not contain a full stop, which would make
+/// the signed text ambiguous.
 pub(super) fn signatures(
     secrets: &[SigningSecret],
     id: &str,
@@ -74,7 +74,7 @@ pub(super) fn signatures(
 mod tests {
     use super::*;
 
-    /// The example of the specification's own libraries.
+    /// Uses the example from the specification's own libraries.
     #[test]
     fn signature_equals_that_of_the_reference_libraries() {
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_secret_is_refused_and_not_shown() {
+    fn malformed_secret_is_rejected_without_showing_it() {
         for (text, says) in [
             ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_"),
             ("whsec_not base64", "base64"),

@@ -1,5 +1,5 @@
-//! `test-webhook`: posts an event to each target at once, bypassing the outbox, and reports the
-//! responses.
+//! The command `test-webhook`: posts an event to each target at once, bypassing the outbox, and
+//! reports the responses.
 
 use chrono::Utc;
 use firstcome_shared::http::origin::HttpStep;
@@ -8,7 +8,8 @@ use super::WebhookArgs;
 use super::event::WebhookEvent;
 use super::post::{NoAnswer, PostAnswer};
 
-/// Posts to all targets and reports the result, line by line. Returns whether all accepted it.
+/// Posts an event to all targets and reports each result as a line. Returns whether all targets
+/// accepted it.
 pub async fn test_webhook(
     args: &WebhookArgs,
     mut say: impl FnMut(&str) + Send,

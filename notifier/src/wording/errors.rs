@@ -1,8 +1,10 @@
-//! Errors of stores' clients, in words for the person on duty. The log has the original errors.
+//! Translates errors of store clients into plain words for the operator. The log has the original
+//! errors.
 
 use crate::report::FailureCause;
 
-/// The meaning of a client's error, by a part of its text: clients have no error codes for these.
+/// The meaning of a client's error, by a part of its text, since clients have no error codes for
+/// these.
 const MEANINGS: [(&[&str], &str); 5] = [
     (&["Connection refused"], "refuses connections"),
     (
@@ -38,8 +40,8 @@ const MEANINGS: [(&[&str], &str); 5] = [
     ),
 ];
 
-/// An error of a pass in plain words. Errors that do not concern an unavailable store stay as they
-/// are.
+/// Describes an error of a pass in plain words. Errors that do not concern an unavailable store
+/// stay unchanged.
 pub fn plainly(cause: Option<FailureCause>, error: &str) -> String {
     let store = match cause {
         Some(FailureCause::Mysql) => "MySQL",

@@ -1,5 +1,5 @@
-//! Mails about admission when it is closed, when no reconciler can reach Redis, and when it is open
-//! again.
+//! Tests mails about admission: when it is closed, when no reconciler can reach Redis, and when it
+//! is open again.
 
 use chrono::TimeDelta;
 use firstcome_notifier::{Clock as _, Notifier, SeenGate};
@@ -10,7 +10,7 @@ use crate::mailed::repaired;
 use crate::world::general;
 
 #[tokio::test]
-async fn one_process_mails_that_admission_stays_closed_and_that_it_reopened() {
+async fn closed_and_reopened_admission_is_mailed_by_one_process_only() {
     let desk = Desk::new(A).await;
     let daemons = [desk.notifier(), desk.notifier()];
     let looks = async |gate: SeenGate, seconds: i64| {
@@ -73,7 +73,7 @@ async fn repair_mail_says_how_long_admission_was_closed() {
         Kind::RedisLost,
         ActionKind::OpenGate,
         Outcome::Applied,
-        "it was closed",
+        "it was closed before",
     )];
     run.started_at = from + TimeDelta::seconds(2);
     run.finished_at = Some(to);
@@ -86,7 +86,7 @@ async fn repair_mail_says_how_long_admission_was_closed() {
     assert!(text.contains("claims got 503, for 7 s"), "{text}");
 }
 
-/// The gate as the daemons see it, second by second.
+/// Reports the gate as each daemon sees it, once a second.
 async fn seen(desk: &Desk, seconds: i64, gates: &[(&Notifier, SeenGate)]) {
     for _ in 0..seconds {
         let now = desk.clock.turn(TimeDelta::seconds(1));
@@ -97,7 +97,7 @@ async fn seen(desk: &Desk, seconds: i64, gates: &[(&Notifier, SeenGate)]) {
 }
 
 #[tokio::test]
-async fn daemon_that_alone_cannot_reach_redis_sends_no_mail() {
+async fn daemon_sends_no_mail_if_others_can_still_reach_redis() {
     let desk = Desk::new(A).await;
     let cut_off = desk.notifier();
     let other = desk.notifier();
@@ -119,7 +119,7 @@ async fn daemon_that_alone_cannot_reach_redis_sends_no_mail() {
         &[(&cut_off, SeenGate::Open), (&other, SeenGate::Open)],
     )
     .await;
-    // Neither can reach Redis.
+    // Neither daemon can reach Redis.
     seen(
         &desk,
         31,
@@ -149,7 +149,7 @@ async fn daemon_that_alone_cannot_reach_redis_sends_no_mail() {
 }
 
 #[tokio::test]
-async fn only_daemon_mails_within_half_a_minute_that_redis_is_unreachable() {
+async fn sole_daemon_mails_within_half_a_minute_that_redis_is_unreachable() {
     let desk = Desk::new(A).await;
     let daemon = desk.notifier();
     seen(&desk, 20, &[(&daemon, SeenGate::Open)]).await;
@@ -173,7 +173,7 @@ async fn alert_of_a_disconnected_daemon_ends_when_another_sees_admission_open() 
         &[(&other, SeenGate::Open), (&cut_off, SeenGate::Unreachable)],
     )
     .await;
-    // The other daemon ends, and Redis becomes unreachable, too.
+    // The other daemon ends, and Redis becomes unreachable as well.
     seen(&desk, 40, &[(&cut_off, SeenGate::Unreachable)]).await;
     cut_off.flush(SOON).await.unwrap();
     assert_eq!(

@@ -1,5 +1,5 @@
-//! A reconciler's mail desk: a separate database in a real MySQL, a real mail server, and a clock
-//! that tests set.
+//! The environment of a notifier: a separate database in a real MySQL, a real mail server, and a
+//! clock that tests set.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use crate::world::at;
 pub(crate) const A: &str = "a@example.org";
 pub(crate) const B: &str = "b@example.org";
 
-/// Maximum duration of anything in these tests.
+/// Maximum wait for anything in these tests.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
@@ -37,7 +37,7 @@ pub(crate) async fn mysql() -> &'static MysqlServer {
         .await
 }
 
-/// A clock that stands still until a test advances it.
+/// A clock that only a test advances.
 #[derive(Debug, Default)]
 pub(crate) struct TestClock(AtomicI64);
 
@@ -106,7 +106,7 @@ impl Desk {
         }
     }
 
-    /// Trusts the mail server's certificate.
+    /// Makes notifiers trust the mail server's certificate.
     pub(crate) fn trust(&mut self) {
         let path = std::env::temp_dir().join(format!("{}.pem", self.database));
         std::fs::write(&path, self.sink.ca_pem().unwrap()).unwrap();
@@ -114,7 +114,7 @@ impl Desk {
         *self.authority.lock().unwrap() = Some(path);
     }
 
-    /// A notifier like that of a fresh process: it knows only what the tables hold.
+    /// Creates a notifier as after a restart: its only state is in the tables.
     pub(crate) fn notifier(&self) -> Notifier {
         self.notifier_with(&self.db, &self.args)
     }
@@ -123,7 +123,7 @@ impl Desk {
         Notifier::with_clock(db.clone(), args, &self.webhooks, self.clock.clone()).unwrap()
     }
 
-    /// Runs a pass now, then sends everything that is due.
+    /// Handles a pass that ends now, then sends everything that is due.
     pub(crate) async fn pass(&self, run: &Run) {
         let notifier = self.notifier();
         notifier.after_pass(run, self.clock.now()).await.unwrap();
@@ -162,7 +162,7 @@ impl Desk {
         .await;
     }
 
-    /// Subjects of one recipient's mails, in order.
+    /// Returns the subjects of one recipient's mails, in order.
     pub(crate) fn subjects(&self, to: &str) -> Vec<String> {
         let mails = self.sink.mails();
         mails

@@ -1,4 +1,4 @@
-//! The mails that are sent, when, and how often, across restarts.
+//! Tests which mails are sent, when and how often, across restarts.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::{Clock as _, MissedRun};
@@ -76,7 +76,7 @@ async fn repair_is_mailed_once_to_each_recipient_and_clean_pass_is_not() {
     assert!(mail.body_html(0).unwrap().contains("slot 37 · c•••37"));
     assert!(
         mail.in_reply_to().is_empty() && mail.references().is_empty(),
-        "a repair starts no thread"
+        "a repair does not start a thread"
     );
     assert!(mails[0].raw.is_ascii());
     let [row] = &desk
@@ -144,7 +144,7 @@ async fn all_mails_of_one_drift_share_a_thread_across_restarts() {
 }
 
 #[tokio::test]
-async fn end_of_a_deleted_drops_alert_is_mailed_once() {
+async fn resolved_alert_of_a_deleted_drop_is_mailed_once() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
     desk.pass(&drift("r1", &[3])).await;
@@ -189,7 +189,7 @@ async fn broken_promise_fires_until_resolved_and_ignores_silences() {
 }
 
 #[tokio::test]
-async fn repairs_of_every_pass_are_mailed_together_without_omission() {
+async fn frequent_repairs_are_mailed_together_and_completely() {
     let desk = Desk::new(A).await;
     for n in 0..40 {
         desk.clock.turn(TimeDelta::seconds(30));
@@ -255,7 +255,7 @@ fn missed(
 }
 
 #[tokio::test]
-async fn pass_that_another_pass_always_delays_is_mailed_once_per_cooldown() {
+async fn pass_delayed_by_another_pass_is_mailed_once_per_cooldown() {
     let desk = Desk::new(A).await;
     for _ in 0..30 {
         let now = desk.clock.turn(TimeDelta::minutes(30));
@@ -286,7 +286,7 @@ async fn digest_is_retried_if_enqueueing_fails_and_is_mailed_once_a_day() {
     second.unwrap();
     let tomorrow = desk.clock.turn(TimeDelta::days(1));
     one.daily_digest(tomorrow, tomorrow).await.unwrap();
-    // A digest dated a month ahead, by a clock that has been corrected since.
+    // The last digest is dated a month ahead, by a clock that has been corrected since.
     desk.run("UPDATE reconciler_state SET value = '2027-01-01T00:00:00+00:00' WHERE name = 'last_run:digest'").await;
     let later = desk.clock.turn(TimeDelta::days(1));
     one.daily_digest(later, later).await.unwrap();

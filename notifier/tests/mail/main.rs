@@ -1,5 +1,5 @@
-//! Mails: their texts, stored as snapshots, and their delivery, with a real MySQL and a real mail
-//! server; and webhooks.
+//! Tests the texts of mails with snapshots, and the delivery of mails and webhooks with a real
+//! MySQL and a real mail server.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admission;

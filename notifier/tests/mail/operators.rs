@@ -1,4 +1,4 @@
-//! Operators' actions on alerts.
+//! Tests the actions of operators on alerts.
 
 use chrono::TimeDelta;
 use firstcome_notifier::{AlertError, Clock as _, acknowledge, alert, list, silence};
@@ -58,7 +58,7 @@ async fn alerts_are_listed_by_page_and_status() {
 }
 
 #[tokio::test]
-async fn acknowledged_alert_is_not_mailed_again_but_its_end_is() {
+async fn acknowledged_alert_is_mailed_again_only_when_resolved() {
     let desk = Desk::new(A).await;
     desk.pass(&drift("r1", &[3])).await;
     let taken = acknowledge(
@@ -124,7 +124,7 @@ async fn silence_lasts_until_an_operator_ends_it() {
 }
 
 #[tokio::test]
-async fn invalid_alert_actions_are_refused_with_the_reason() {
+async fn invalid_alert_actions_are_rejected_with_a_reason() {
     let desk = Desk::new(A).await;
     desk.pass(&failed("r1")).await;
     let now = desk.clock.now();

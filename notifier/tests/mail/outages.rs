@@ -1,4 +1,4 @@
-//! MySQL is unusable for a while: operators are notified outside the outbox, and once more when it
+//! Tests outages of MySQL: operators are notified outside the outbox, and again when the outage
 //! ends.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::desk::{A, B, Desk, SOON, mysql, parsed};
 use crate::mailed::{clean, drift, repaired};
 use crate::world::{drop_report, general, run};
 
-/// A desk with its MySQL behind a proxy.
+/// A test environment with its MySQL behind a proxy.
 struct FarMysql {
     proxy: FaultProxy,
     db: Db,
@@ -36,7 +36,7 @@ impl FarMysql {
 
     async fn comes_back(&self) {
         self.proxy.set(ProxyFault::Pass).await.unwrap();
-        // The pool pauses after a failed connection.
+        // Wait, because the pool pauses after a failed connection.
         eventually("MySQL answers", SOON, async || self.db.ping().await.is_ok()).await;
     }
 }
@@ -115,12 +115,12 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
             "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late)",
             "[firstcome] resolved: MySQL can be used again, after 8 min",
         ],
-        "what was repaired meanwhile is told too"
+        "repairs during the outage are mailed as well"
     );
 }
 
 #[tokio::test]
-async fn recipients_get_one_outage_mail_if_mail_server_refuses_all_at_first() {
+async fn recipients_get_one_outage_mail_if_the_server_first_rejects_all() {
     let desk = Desk::new(&format!("{A},{B}")).await;
     let mysql = FarMysql::of(&desk).await;
     let notifier = desk.notifier_with(&mysql.db, &desk.args);

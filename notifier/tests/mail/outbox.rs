@@ -1,4 +1,4 @@
-//! Mail servers that misbehave: passes continue, mails arrive once.
+//! Tests mail servers that misbehave: passes continue, and each mail arrives once.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::desk::{A, B, Desk, SOON, id, parsed};
 use crate::mailed::{clean, drift, repaired};
 
-/// Maximum time that a pass may wait for the tables; it never waits for a mail server.
+/// Maximum time for which a pass may wait for the tables. It never waits for a mail server.
 const PASS: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -41,8 +41,8 @@ async fn mail_server_that_is_down_for_an_hour_delays_only_mails() {
         desk.clock.turn(TimeDelta::hours(2));
         let notifier = desk.notifier();
         notifier.flush(SOON).await.unwrap();
-        // Repaired, action needed, resolved, repaired; the sender in the background may have sent
-        // some of them.
+        // Four mails (repaired, action needed, resolved, repaired) to two recipients. The sender in
+        // the background may already have sent some of them.
         desk.until_there_are(8).await;
         stop.cancel();
         sender.await.unwrap();
@@ -84,14 +84,14 @@ async fn mail_that_waited_before_the_clock_was_set_back_is_sent() {
 }
 
 #[tokio::test]
-async fn refused_recipient_is_given_up_and_the_other_gets_one_mail() {
+async fn rejected_recipient_is_given_up_and_the_other_gets_one_mail() {
     let desk = Desk::new(&format!("{A},{B}")).await;
     desk.sink
         .set(Behaviour::RefuseRecipient(A.to_owned()))
         .await
         .unwrap();
     desk.pass(&repaired("r1")).await;
-    // This recipient may be refused before the other has the mail.
+    // This recipient may be rejected before the other one has the mail.
     desk.clock.turn(TimeDelta::minutes(1));
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!((desk.subjects(A).len(), desk.subjects(B).len()), (0, 1));
@@ -110,7 +110,7 @@ async fn refused_recipient_is_given_up_and_the_other_gets_one_mail() {
     assert_eq!(
         desk.sink.mails().len(),
         1,
-        "what was given up is not tried again"
+        "a mail that was given up is not retried"
     );
     desk.notifier().daily_digest(now, now).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
@@ -124,7 +124,7 @@ async fn refused_recipient_is_given_up_and_the_other_gets_one_mail() {
 }
 
 #[tokio::test]
-async fn mail_refused_for_all_recipients_arrives_once_the_server_recovers() {
+async fn mail_rejected_for_all_recipients_arrives_after_server_recovers() {
     let desk = Desk::new(&format!("{A},{B}")).await;
     desk.sink.set(Behaviour::RefuseRecipients).await.unwrap();
     desk.pass(&drift("r1", &[3])).await;
@@ -163,7 +163,7 @@ async fn alert_whose_mail_was_given_up_is_mailed_again() {
     assert_eq!(
         desk.query(open).await,
         [["6"]],
-        "three mails to each are tried for three days"
+        "three mails to each recipient are retried for three days"
     );
     desk.clock.turn(TimeDelta::hours(2));
     daemon.flush(SOON).await.unwrap();
@@ -194,7 +194,7 @@ fn missed(now: chrono::DateTime<chrono::Utc>) -> MissedRun {
 }
 
 #[tokio::test]
-async fn mail_delivered_to_one_recipient_is_given_up_for_the_other() {
+async fn mail_to_a_rejected_recipient_is_given_up_once_another_has_it() {
     let desk = Desk::new(&format!("{A},{B}")).await;
     desk.sink
         .set(Behaviour::RefuseRecipient(A.to_owned()))
@@ -216,9 +216,9 @@ async fn mail_delivered_to_one_recipient_is_given_up_for_the_other() {
 }
 
 #[tokio::test]
-async fn server_that_scans_a_mail_slowly_gets_one_copy_and_delays_no_other() {
+async fn slow_mail_server_gets_one_copy_and_does_not_delay_other_mails() {
     let mut desk = Desk::new(A).await;
-    // The other steps together keep this limit.
+    // This limit applies to all steps except the content.
     desk.args.smtp_timeout_ms = 300;
     desk.sink
         .set(Behaviour::SlowAfterData(Duration::from_secs(6)))
@@ -233,7 +233,7 @@ async fn server_that_scans_a_mail_slowly_gets_one_copy_and_delays_no_other() {
     let slow = tokio::spawn(async move { first.flush(SOON).await });
     desk.until_there_are(1).await;
     desk.sink.set(Behaviour::Normal).await.unwrap();
-    // While it is being delivered, its lease is renewed.
+    // The lease is renewed while the mail is being delivered.
     desk.clock.turn(TimeDelta::seconds(30));
     let renewed = "SELECT COUNT(*) FROM mail_outbox WHERE leased_until > '2026-12-01 06:01:10'";
     eventually("the lease is renewed", SOON, async || {
@@ -246,7 +246,7 @@ async fn server_that_scans_a_mail_slowly_gets_one_copy_and_delays_no_other() {
     assert_eq!(
         desk.sink.mails().len(),
         2,
-        "another mail does not wait, and this one is not sent again"
+        "other mails do not wait, and this one is not sent again"
     );
     slow.await.unwrap().unwrap();
     desk.clock.turn(TimeDelta::hours(1));
@@ -261,7 +261,7 @@ async fn server_that_scans_a_mail_slowly_gets_one_copy_and_delays_no_other() {
 }
 
 #[tokio::test]
-async fn silent_server_delays_no_pass_and_gets_the_mail_once_it_responds() {
+async fn silent_mail_server_does_not_delay_passes_and_gets_the_mail_later() {
     let mut desk = Desk::new(A).await;
     desk.args.smtp_timeout_ms = 300;
     desk.sink.set(Behaviour::SilentAfterAccept).await.unwrap();

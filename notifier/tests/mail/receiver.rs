@@ -1,4 +1,4 @@
-//! A receiver of webhooks with canned replies, which verifies signatures independently.
+//! A webhook receiver with canned replies that verifies signatures independently.
 
 use std::sync::{Arc, Mutex};
 
@@ -23,13 +23,13 @@ pub(crate) const OTHER: &str = "whsec_c2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXMsIG5ldy
 #[derive(Debug, Clone)]
 pub(crate) enum CannedReply {
     Status(u16),
-    /// No reply.
+    /// Never replies.
     Silent,
     Redirect(String),
     RetryAfter(u16, u64),
-    /// 404 with the path, like many servers.
+    /// Replies with 404 and the path, as many servers do.
     Echo,
-    /// A status, then a body that never ends.
+    /// Replies with a status and a body that never ends.
     Endless(u16),
 }
 
@@ -57,7 +57,7 @@ impl Received {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    /// Its type, and the status in its data.
+    /// Returns the type of the event, and the status in its data.
     pub(crate) fn what(&self) -> String {
         let json = self.json();
         [&json["type"], &json["data"]["status"]]
@@ -67,7 +67,7 @@ impl Received {
             .join(" ")
     }
 
-    /// Whether one of its signatures was made with this secret.
+    /// Whether the event has a signature made with this secret.
     pub(crate) fn is_signed_by(&self, secret: &str) -> bool {
         let key = STANDARD
             .decode(secret.strip_prefix("whsec_").unwrap())
@@ -85,7 +85,7 @@ impl Received {
     }
 }
 
-/// HMAC according to RFC 2104, using only SHA-256: not the implementation that signed.
+/// Computes an HMAC (RFC 2104) with SHA-256 alone, independently of the implementation under test.
 fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
@@ -126,7 +126,7 @@ impl Receiver {
         Self { base, state }
     }
 
-    /// Its address, which contains a secret.
+    /// Returns the receiver's address, which contains a secret.
     pub(crate) fn url(&self) -> String {
         format!("{}/hook?token=hunter2", self.base)
     }

@@ -28,7 +28,8 @@ fn linked() -> Links {
     }
 }
 
-/// Links if the operations page has no `API_URL`, and therefore no form that changes a coupon.
+/// Returns the links of an operations page without `API_URL`, which has no forms that change
+/// coupons.
 fn without_forms() -> Links {
     Links {
         page_changes_coupons: false,
@@ -41,7 +42,7 @@ const POLICY: MailPolicy = MailPolicy {
     patience: TimeDelta::zero(),
 };
 
-/// Judges runs one after the other and renders the mail of the last.
+/// Judges the runs in order, and renders the mail of the last.
 fn mail(
     runs: &[(DateTime<Utc>, &Run)],
     broken: &[BrokenPromise],
@@ -87,7 +88,7 @@ fn keep(name: &str, mail: &Rendered) {
         assert!(!mail.html.contains(outside), "{outside}");
     }
     assert_eq!(words_of_html(&mail.html), words(&mail.text), "{name}");
-    // A mail with every kind at once is long.
+    // Only the mail with all kinds may be long.
     let first = read_first(&mail.text);
     assert!(
         first <= WORDS_IN_20_SECONDS || ["many_drops", "numeric_ids"].contains(&name),
@@ -99,23 +100,23 @@ fn keep(name: &str, mail: &Rendered) {
     );
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_snapshot!(format!("{name}.txt"), text);
-        // These contain every kind of block and every colour.
+        // These mails contain every kind of block and every colour.
         if ["action_needed", "closed_below_quantity", "daily_with_problems"].contains(&name) {
             insta::assert_snapshot!(format!("{name}.html"), mail.html);
         }
     });
-    // To look at them in a browser: KEEP_RENDERED_MAILS=target/mails.
+    // Set KEEP_RENDERED_MAILS=target/mails to look at the mails in a browser.
     if let Ok(folder) = std::env::var("KEEP_RENDERED_MAILS") {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(format!("{folder}/{name}.html"), &mail.html).unwrap();
     }
 }
 
-/// A reader who has just been woken reads about four words a second.
+/// A reader who has just been woken up reads about four words a second.
 const WORDS_IN_20_SECONDS: usize = 80;
 
-/// The number of words up to the end of the instruction, or, without one, to the end of what
-/// happened.
+/// Counts the words up to the end of the instruction or, without an instruction, up to the end of
+/// what happened.
 fn read_first(text: &str) -> usize {
     let (lead, rest) = text.split_once("\n\n\n").unwrap_or((text, ""));
     let todo = rest.split_once("To do:").map_or("", |(_, todo)| {
@@ -124,7 +125,7 @@ fn read_first(text: &str) -> usize {
     words(lead).len() + words(todo).len()
 }
 
-/// All words of a mail, in order, without rules, list dashes and addresses of links.
+/// Returns the words of a mail in order, without rules, list dashes and link addresses.
 fn words(text: &str) -> Vec<String> {
     let words = text
         .split_whitespace()
@@ -249,7 +250,7 @@ fn renders_repeated_repairs() {
 }
 
 #[test]
-fn renders_a_problem_that_needs_a_person() {
+fn renders_a_problem_that_needs_an_operator() {
     let run = failed_claims();
     keep(
         "action_needed",
@@ -304,7 +305,7 @@ fn renders_repairs_that_the_limit_holds_back() {
     );
     keep("braked", &mail(&[(at(1), &held)], &[], &linked()).unwrap());
 
-    // The page does not know the API: it has no form for a pause.
+    // Without the API's address, the page has no form to pause a coupon.
     let without = mail(&[(at(1), &held)], &[], &without_forms()).unwrap().text;
     let place = |words: &str| {
         without
@@ -320,7 +321,7 @@ fn renders_repairs_that_the_limit_holds_back() {
 }
 
 #[test]
-fn broken_promises() {
+fn renders_broken_promises() {
     let promise = |slot: i64| BrokenPromise {
         coupon_id: CouponId(1),
         drop_id: DropId(7),
@@ -582,7 +583,7 @@ fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
     }
 }
 
-/// Parses each command like a shell: one program call, with the addresses as its last words.
+/// Parses each command as a shell does. Each must be one program call that ends with the addresses.
 #[test]
 fn commands_can_be_pasted() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();

@@ -1,4 +1,4 @@
-//! `test-email` explains its attempts.
+//! Tests that `test-email` explains its attempts.
 
 use firstcome_notifier::{NotifyArgs, test_email};
 use firstcome_stack::{Behaviour, MailOptions, MailSink, SinkEncryption};

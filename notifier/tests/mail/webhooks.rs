@@ -1,4 +1,5 @@
-//! Webhooks: which events are posted, and when, over real HTTP, from the outbox of a real MySQL.
+//! Tests which webhook events are posted and when, over real HTTP and from the outbox of a real
+//! MySQL.
 
 use std::collections::HashSet;
 
@@ -13,7 +14,7 @@ use crate::mailed;
 use crate::receiver::{CannedReply, OTHER, Received, Receiver, SECRET};
 use crate::world::{drop_report, left, run};
 
-/// Without numbers of drops, so that only notices are posted.
+/// Removes the counts of drops from a run, so that only notices are posted.
 fn mailed_only(mut run: Run) -> Run {
     for report in &mut run.drops {
         report.after = Numbers::default();
@@ -33,7 +34,7 @@ fn repaired(id: &str) -> Run {
     mailed_only(mailed::repaired(id))
 }
 
-/// Settings for these receivers.
+/// Returns settings for these receivers.
 fn posting_to(receivers: &[&Receiver]) -> WebhookArgs {
     let urls: Vec<String> = receivers.iter().map(|receiver| receiver.url()).collect();
     WebhookArgs {
@@ -53,7 +54,7 @@ const OPEN: &str =
     "SELECT COUNT(*) FROM webhook_outbox WHERE sent_at IS NULL AND given_up_at IS NULL";
 
 #[tokio::test]
-async fn every_mail_has_an_event_signed_as_the_specification_says() {
+async fn every_mail_has_an_event_signed_according_to_the_specification() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
     let passes = [
@@ -116,7 +117,7 @@ async fn every_mail_has_an_event_signed_as_the_specification_says() {
     );
     assert!(
         !first.id().contains('.'),
-        "it would let one message be read as another"
+        "a full stop in the ID would make the signed text ambiguous"
     );
     assert_eq!(first.json()["timestamp"], "2026-12-01T06:00:00.000Z");
     let data = &first.json()["data"];
@@ -139,14 +140,14 @@ async fn every_mail_has_an_event_signed_as_the_specification_says() {
     assert_eq!(received[2].json()["data"]["alert_id"], data["alert_id"]);
     assert!(
         received.iter().all(|one| !one.body.contains("customer-")),
-        "people are masked, as in mails"
+        "user IDs are masked as in mails"
     );
     let rows = desk
         .query("SELECT kind, target, body FROM webhook_outbox")
         .await;
     assert!(
         rows.len() == 4 && !format!("{rows:?}").contains("hunter2"),
-        "the address's secret is in no table"
+        "no table contains the secret of the address"
     );
 }
 
@@ -282,7 +283,7 @@ async fn webhook_waits_as_long_as_the_receiver_asks_up_to_one_hour() {
 }
 
 #[tokio::test]
-async fn silent_receiver_delays_no_pass_mail_or_other_receiver() {
+async fn silent_receiver_does_not_delay_passes_mails_or_other_receivers() {
     let silent = Receiver::start().await;
     let other = Receiver::start().await;
     let mut desk = desk_with(&[&silent, &other]).await;
@@ -299,7 +300,7 @@ async fn silent_receiver_delays_no_pass_mail_or_other_receiver() {
         desk.until_there_are(usize::try_from(n).unwrap()).await;
     }
     silent.until_there_are(1).await;
-    // The first delivery is still under way there, and no second one was begun.
+    // The first delivery to it is still in progress, and no second one has begun.
     assert_eq!(silent.received().len(), 1);
     assert_eq!(
         desk.query("SELECT SUM(attempts) FROM webhook_outbox WHERE sent_at IS NULL")
@@ -320,7 +321,7 @@ async fn two_daemons_post_each_event_once() {
         let mut run = repaired(&format!("r{n:02}"));
         run.drops[0].drop_id.0 = n;
         let now = desk.clock.now();
-        // After a timeout, the same run may come twice.
+        // After a timeout, the same run may be handled twice.
         let (first, second) = tokio::join!(one.after_pass(&run, now), two.after_pass(&run, now));
         first.and(second).unwrap();
     }
@@ -445,7 +446,7 @@ fn sells(id: &str, after: Numbers) -> Run {
     run(id, Status::Clean, vec![report])
 }
 
-/// The pass ended early: its numbers date from before its repairs.
+/// Changes a run as if the pass had ended early, so that its counts date from before its repairs.
 fn not_compared_again(mut run: Run) -> Run {
     run.status = Status::Failed;
     run.drops[0].unconfirmed = true;
@@ -475,7 +476,7 @@ async fn rows_are_reported_once_per_pass_and_sold_out_once_per_drop_and_quantity
     let mut raised = sells("r8", numbers(120, 120, 0));
     raised.drops[0].quantity = 120;
     for run in [
-        sells("r1", Numbers::default()), // not worked on
+        sells("r1", Numbers::default()), // was not examined
         sells("r2", numbers(60, 60, 0)),
         sells("r3", numbers(60, 60, 0)),
         sells("r2", numbers(50, 50, 0)), // another process was slow
@@ -487,7 +488,7 @@ async fn rows_are_reported_once_per_pass_and_sold_out_once_per_drop_and_quantity
         not_compared_again(sells("r51", numbers(60, 100, 0))),
         sells("r6", numbers(100, 100, 0)),
         sells("r7", numbers(100, 100, 0)),
-        sells("r70", numbers(99, 100, 1)), // somebody gave back
+        sells("r70", numbers(99, 100, 1)), // a user gave a slot back
         sells("r701", numbers(100, 100, 0)),
     ] {
         desk.pass(&run).await;
@@ -600,7 +601,7 @@ async fn test_webhook_explains_failures() {
     assert!(error.contains("WEBHOOK_URLS"), "{error}");
 }
 
-/// A server that speaks TLS, though not HTTP: only the trust in its certificate matters.
+/// The server speaks TLS but not HTTP, since only trust in its certificate matters here.
 #[tokio::test]
 async fn tls_requires_a_trusted_certificate() {
     let mut desk = Desk::with_tls(A, SinkEncryption::Implicit).await;

@@ -1,4 +1,4 @@
-//! Runs as a pass would report them.
+//! Builds runs as passes report them.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -7,7 +7,7 @@ use firstcome_shared::report::{
     Trigger,
 };
 
-/// 1 December 2026, 06:00 UTC, plus `seconds`.
+/// Returns 1 December 2026, 06:00 UTC, plus `seconds`.
 pub(crate) fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_796_104_800 + seconds, 0).unwrap()
 }
@@ -41,7 +41,7 @@ pub(crate) fn cased(case: FindingCase, finding: Finding) -> Finding {
     Finding { case, ..finding }
 }
 
-/// A finding without a user and a slot.
+/// Returns a finding without a user and a slot.
 pub(crate) fn general(kind: Kind, action: ActionKind, result: Outcome, detail: &str) -> Finding {
     Finding {
         result,

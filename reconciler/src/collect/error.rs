@@ -1,4 +1,4 @@
-//! Why something could not be read.
+//! Errors of collecting the state of the stores.
 
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::quoted::without_values;
@@ -20,7 +20,7 @@ pub enum CollectError {
 }
 
 impl CollectError {
-    /// The fault in one drop's data; `None` if a store is unavailable.
+    /// Returns the fault in the drop's data, or `None` if a store is unavailable.
     pub fn about_data(&self) -> Option<String> {
         match self {
             Self::Redis(error) => {

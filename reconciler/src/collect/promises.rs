@@ -1,5 +1,5 @@
-//! A drop's broken promises, compared with its rows, its revocations and its waiting list, page by
-//! page.
+//! Collects the broken promises of a drop and compares them with its rows, revocations and waiting
+//! list, page by page.
 
 use std::collections::HashSet;
 
@@ -11,8 +11,8 @@ use super::error::CollectError;
 use super::snapshot::Promises;
 use crate::stores::Stores;
 
-/// Consistent promises are only counted. Redis is read after MySQL, so that a user promoted in the
-/// meantime is seen on a slot.
+/// Collects the promises of a drop that need a change, and counts the others. Redis is read after
+/// MySQL, so that a user promoted in between is seen on a slot.
 pub(super) async fn of_drop(
     stores: &Stores,
     coupon: &Coupon,
@@ -29,14 +29,15 @@ pub(super) async fn of_drop(
         after = last.to_string();
         let people: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
         let rows = stores.db.rows_of_people(coupon.id, &people).await?;
-        // If one coupon is allowed in total, a row in another drop keeps the promise, too.
+        // If each user may have one in the whole coupon, a row in another drop also keeps the
+        // promise.
         let counts = |in_drop: i64| coupon.once_per == OncePer::Coupon || in_drop == drop.id.0;
         let held: HashSet<&str> = rows
             .iter()
             .filter(|r| counts(r.drop_id))
             .map(|r| r.user_id.as_str())
             .collect();
-        // Revoking closes promises, but not one that a pass listed at the same time.
+        // A revocation resolves the user's promises, except one that a pass lists at the same time.
         let revoked = stores.db.revocations_of_people(coupon.id, &people).await?;
         let revoked = Revocations::new(revoked, coupon.once_per, drop.id);
         let out = stores
@@ -49,7 +50,7 @@ pub(super) async fn of_drop(
                 continue;
             }
             promises.open += 1;
-            // A name that is not a valid user id does not stay on the list.
+            // A name that is not a valid user ID cannot be on the waiting list.
             if out && UserId::has_form(user.as_str()) {
                 promises.out_of_line.push((user, slot));
             }

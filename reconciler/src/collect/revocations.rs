@@ -1,4 +1,4 @@
-//! A drop's revocations, compared with Redis and with the rows.
+//! Compares a drop's revocations with Redis and with the rows.
 
 use std::collections::HashMap;
 
@@ -14,12 +14,12 @@ use crate::stores::Stores;
 /// Grace period: an API that has just started a revocation completes the other steps itself.
 const UNDER_WAY_MS: i64 = 500;
 
-/// Maximum revocations that one round of a pass completes; the next one continues.
+/// Maximum number of revocations that one round of a pass completes. The next round continues.
 const MOST_HALF: usize = 10_000;
 
-/// Revocations with a missing step, page by page, and the number that is too young to judge. Rows
-/// are read before Redis. If MySQL shows a claim as revoked and Redis still has it, it is therefore
-/// the revoked claim and not a later one.
+/// Returns the revocations with a missing step, and the number of those that are too recent to
+/// judge. Rows are read before Redis: if Redis still has a claim that MySQL shows as revoked, it is
+/// then the revoked claim and not a later one.
 pub(super) async fn half(
     stores: &Stores,
     facts: &DropFacts,

@@ -1,10 +1,10 @@
 //! Scheduled passes, and detection of missed ones.
 //!
-//! A schedule is judged once a second, by when its run last *ended*: a run that was prevented by a
-//! restart, another process's lock or a store stays due until it has run. tokio-cron-scheduler only
-//! wakes this code at the exact second: it would start a job again while the previous one runs,
-//! forgets running jobs at shutdown, and does nothing for as long as a clock was set back. It also
-//! fixes a zone's offset, so all times are UTC.
+//! Each schedule is checked once a second against the time at which its run last *ended*. A run
+//! that was prevented by a restart, another process's lock or a store therefore stays due.
+//! tokio-cron-scheduler only wakes this code at the exact second. On its own it would start a job
+//! while the previous one runs, forget running jobs at shutdown, and do nothing after the clock was
+//! set back. It also computes a time zone's offset only once, so all times are UTC.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub enum ScheduledJob {
 }
 
 impl ScheduledJob {
-    /// The setting's name.
+    /// Returns the name of the setting.
     pub fn setting(self) -> &'static str {
         match self {
             Self::Reconcile => "RECONCILE_CRON",
@@ -38,7 +38,7 @@ impl ScheduledJob {
         }
     }
 
-    /// Name in `reconciler_state` of the time of its last run, in any process.
+    /// Returns the key in `reconciler_state` of the time of its last run in any process.
     pub const fn state_name(self) -> &'static str {
         match self {
             Self::Reconcile => "last_run:reconcile",
@@ -47,8 +47,8 @@ impl ScheduledJob {
         }
     }
 
-    /// Names of the schedules that count as run when its pass ends: a deep pass also examines what
-    /// the other would have.
+    /// Returns the keys of the schedules that count as run when its pass ends. A deep pass also
+    /// covers the normal one.
     pub fn counts_for(self) -> &'static [&'static str] {
         const RECONCILE: &str = ScheduledJob::Reconcile.state_name();
         const DEEP: &str = ScheduledJob::Deep.state_name();
@@ -85,7 +85,7 @@ fn parse(text: &str) -> Result<Cron, croner::errors::CronError> {
 /// The outcome of an attempt to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunAttempt {
-    /// It ran to its end.
+    /// The run completed.
     Ran,
     /// Another process holds the pass lock.
     Busy,
@@ -93,40 +93,40 @@ pub enum RunAttempt {
     Failed(String),
 }
 
-/// Pause after an attempt that the pass lock refused, which costs one statement.
+/// Pause after an attempt that found the pass lock taken. Each attempt costs one statement.
 const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
-/// Pause after a failed attempt, unless the schedule itself comes sooner.
+/// Pause after a failed attempt, unless the next scheduled run comes sooner.
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
 
-/// A run that was not made in time, and the reason, if known.
+/// A run that did not happen in time, and the reason if known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missed {
     pub due: DateTime<Utc>,
     pub because: Option<String>,
 }
 
-/// One schedule, with what is due and what was done.
+/// A schedule with the state of its runs.
 #[derive(Debug, Clone)]
 pub struct CronSchedule {
     pub event: ScheduledJob,
     cron: Cron,
     /// A run that is later than this is missed.
     tolerance: TimeDelta,
-    /// When its run last ended, in any process, as far as is known.
+    /// When a run last ended in any process, as far as this process knows.
     pub last: DateTime<Utc>,
-    /// When the last attempt began, if it failed. Failures have a separate mail.
+    /// When the last attempt began, if it failed. A failure is mailed separately.
     failed_from: Option<DateTime<Utc>>,
     retry_at: Option<DateTime<Utc>>,
-    /// Why it has not run yet.
+    /// Why the due run has not happened yet.
     pub because: Option<String>,
-    /// Its delay was mailed.
+    /// Whether the delay was mailed.
     is_mailed: bool,
     /// A run that ended too late and was not mailed while it was due.
     ended_late: Option<Missed>,
 }
 
 impl CronSchedule {
-    /// A schedule whose run last ended at `last`.
+    /// Creates a schedule whose run last ended at `last`.
     pub fn new(
         event: ScheduledJob,
         text: &str,
@@ -147,7 +147,7 @@ impl CronSchedule {
         })
     }
 
-    /// When its run last ended, according to MySQL; for a schedule that never ran, now.
+    /// Returns when its run last ended according to MySQL, or the current time if it has never run.
     pub(super) async fn last_run(db: &Db, event: ScheduledJob) -> Result<DateTime<Utc>, DbError> {
         if let Some(at) = record::recall(db, event.state_name()).await? {
             return Ok(at);
@@ -157,14 +157,14 @@ impl CronSchedule {
         Ok(now)
     }
 
-    /// The first run that is due and has not been made.
+    /// Returns the time of the first run that is due.
     pub fn due_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let due = self.cron.find_next_occurrence(&self.last, false).ok()?;
         (due <= now && self.retry_at.is_none_or(|at| at <= now)).then_some(due)
     }
 
-    /// The first missed run that is later than tolerated. A run that was attempted and failed is
-    /// not late.
+    /// Returns the time of the first run that is later than tolerated. A normal pass that was
+    /// attempted and failed does not count as late.
     pub fn missed_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let from = self
             .failed_from
@@ -174,7 +174,7 @@ impl CronSchedule {
         (due + self.tolerance < now).then_some(due)
     }
 
-    /// A missed run that was not mailed yet.
+    /// Returns a missed run that was not mailed yet.
     pub fn unmailed(&self, now: DateTime<Utc>) -> Option<Missed> {
         let is_due = || self.missed_since(now).filter(|_| !self.is_mailed);
         self.ended_late.clone().or_else(|| {
@@ -185,21 +185,22 @@ impl CronSchedule {
         })
     }
 
-    /// Records that the result of `unmailed` was mailed.
+    /// Records that the run from [`Self::unmailed`] was mailed.
     pub fn mailed(&mut self, now: DateTime<Utc>) {
         if self.ended_late.take().is_none() {
             self.is_mailed = self.missed_since(now).is_some();
         }
     }
 
-    /// A clock that was set back must not silence the schedule until it has caught up.
+    /// Corrects times that are in the future. Otherwise a clock that was set back would stop the
+    /// schedule until it has caught up.
     pub fn note_clock(&mut self, now: DateTime<Utc>) {
         self.last = self.last.min(now);
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Another process may have made the run: returns when that ended. A time in the future comes
-    /// from a wrong clock.
+    /// Returns when the run ended, if another process has made it. Times in the future come from a
+    /// wrong clock and are ignored.
     pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match record::recall(db, self.event.state_name()).await {
             Ok(made) => made
@@ -242,7 +243,7 @@ impl CronSchedule {
     }
 }
 
-/// Starts the scheduler: it wakes the loop at each event's time, until its `shutdown`.
+/// Starts the scheduler, which wakes the loop at the time of each event until its `shutdown`.
 pub async fn start(
     schedules: &[(ScheduledJob, &str)],
     wake: Arc<Notify>,
@@ -300,7 +301,7 @@ mod tests {
         );
     }
 
-    /// The day's deep pass, due at three, while an operator's pass holds the lock.
+    /// The daily deep pass is due at 03:00 while an operator's pass holds the lock.
     #[test]
     fn run_that_could_not_start_or_failed_stays_due() {
         let mut schedule = deep();
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn failing_frequent_pass_is_not_late_but_hanging_one_is() {
+    fn frequent_pass_is_late_if_it_hangs_but_not_if_it_fails() {
         let mut schedule = schedule(
             "*/10 * * * * *",
             ScheduledJob::Reconcile,
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_that_is_set_back_silences_no_schedule() {
+    fn clock_that_is_set_back_does_not_stop_schedules() {
         let mut schedule = schedule(
             "*/30 * * * * *",
             ScheduledJob::Reconcile,

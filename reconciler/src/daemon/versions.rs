@@ -1,7 +1,7 @@
 //! Watches the versions of open coupons. If an older state is restored into a running Redis
 //! (`RESTORE`, `SWAPDB`), the open gate is restored with it, so admission would continue and give
-//! held slots to other users. The coupon's version decreases, too: this watch then closes the
-//! coupon at once, and a pass rebuilds it in a new era.
+//! held slots to other users. Since the coupon's version decreases as well, this watch notices it
+//! and closes the coupon at once. A pass then rebuilds the coupon in a new era.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use crate::execute;
 use crate::stores::Stores;
 
-/// How often versions are read: the longest time for which admission stays open.
+/// Interval between reads of the versions. Admission stays open for at most this long.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How often MySQL is asked which coupons are open.
+/// Interval between reads of the open coupons from MySQL.
 const LISTED_EVERY: Duration = Duration::from_secs(1);
 
 /// The highest versions that this process has seen.
@@ -29,8 +29,8 @@ pub(super) struct Versions {
 }
 
 impl Versions {
-    /// Closes the coupons whose version has decreased since the last read; returns whether there
-    /// were any. If a store does not respond, nothing is closed.
+    /// Closes the coupons whose version has decreased since the last read, and returns whether
+    /// there were any. If a store does not respond, it closes none.
     pub(super) async fn close_what_went_back(&mut self, stores: &Stores) -> bool {
         let is_due = |at: Option<Instant>, every| at.is_none_or(|at| at.elapsed() >= every);
         if !is_due(self.read_at, EVERY) {
@@ -59,7 +59,8 @@ impl Versions {
         for (coupon, now) in self.open.iter().zip(found) {
             let went_back = |before: &CouponVersion| now.went_back(before);
             if !self.highest.get(coupon).is_some_and(went_back) {
-                // A coupon without an era is closed; an older state may be restored after that.
+                // A coupon without an era is already closed. Its last version stays, since an older
+                // state may still be restored.
                 if now.has_era() {
                     self.highest.insert(*coupon, now);
                 }
@@ -70,7 +71,7 @@ impl Versions {
                     tracing::error!(%coupon, "Redis has an older state: the coupon is closed");
                     any = true;
                 }
-                // Retried after the next read.
+                // The next read retries this.
                 Ok(false) => {}
                 Err(error) => tracing::error!(%coupon, %error, "the coupon cannot be closed"),
             }

@@ -1,5 +1,5 @@
-//! Operators' manual actions outside passes: correcting or discarding a dead letter, discarding
-//! many, giving up a promise, erasing a user.
+//! Manual actions of operators outside passes: correct or discard dead letters, give up a promise,
+//! erase a user.
 
 use firstcome_shared::domain::{CouponId, NamedDrop, UserId};
 use firstcome_shared::mysql::DbError;
@@ -13,7 +13,8 @@ use super::allow_lists::take_off_all;
 use super::sealing::is_over;
 use crate::stores::Stores;
 
-/// Discards a dead letter, so that passes ignore it, with a reason; false if it is not open.
+/// Discards a dead letter with a reason, so that passes ignore it. Returns `false` if it is already
+/// resolved.
 pub(crate) async fn discard(
     stores: &Stores,
     id: i64,
@@ -23,7 +24,7 @@ pub(crate) async fn discard(
     stores.db.discard_dead_letter(id, why, by).await
 }
 
-/// Discards all open dead letters that match an operator's filter; returns how many.
+/// Discards all unresolved dead letters that match an operator's filter. Returns how many.
 pub(crate) async fn discard_all(
     stores: &Stores,
     wanted: DeadLetterQuery,
@@ -34,7 +35,7 @@ pub(crate) async fn discard_all(
     stores.db.discard_dead_letters(wanted, seen, why, by).await
 }
 
-/// Corrects the claim that a dead letter stands for; false if it is not open.
+/// Corrects the claim of a dead letter. Returns `false` if it is already resolved.
 pub(crate) async fn correct(
     stores: &Stores,
     id: i64,
@@ -44,8 +45,7 @@ pub(crate) async fn correct(
     stores.db.correct_dead_letter(id, to, by).await
 }
 
-/// Gives up what a user was promised in a drop, after the user was informed; returns the number of
-/// promises.
+/// Gives up a user's broken promises in a drop, after the user was informed. Returns how many.
 pub(crate) async fn give_up(
     stores: &Stores,
     place: NamedDrop,
@@ -55,17 +55,17 @@ pub(crate) async fn give_up(
     stores.db.give_up_promises(place, user, by).await
 }
 
-/// Why nothing was erased.
+/// Why an erasure failed or is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EraseError {
-    /// Reasons, each a sentence.
+    /// The reasons, each as a readable message.
     #[error("nothing was erased: {}", .0.join("; "))]
     StillNeeded(Vec<String>),
     #[error(transparent)]
     Database(#[from] DbError),
     #[error("Redis cannot be asked: {0}")]
     Redis(#[from] RedisError),
-    /// The other tables are erased: erase again to complete it.
+    /// The user is erased from the other tables. Run the erasure again to complete it.
     #[error("the person may still be on an allow list, erase them again: {0}")]
     OnList(#[from] ExecuteError),
 }
@@ -73,15 +73,15 @@ pub(crate) enum EraseError {
 /// The result of an erasure.
 #[derive(Debug)]
 pub(crate) struct Erased {
-    /// Replaces the id from now on.
+    /// Replaces the user ID in all tables.
     pub(crate) pseudonym: String,
     pub(crate) rows: RowsByTable,
     /// Number of allow lists from which the user was removed.
     pub(crate) lists: usize,
 }
 
-/// Replaces a user's id by a pseudonym. Refused while one of their coupons is not over, or while
-/// Redis has its keys: a pass would take the renamed row for drift.
+/// Replaces a user's ID by a pseudonym. Fails while one of their coupons is not over or Redis still
+/// has its keys, because a pass would report the renamed row as drift.
 pub(crate) async fn erase(
     stores: &Stores,
     user: &UserId,
@@ -137,7 +137,7 @@ pub(crate) async fn erase(
     })
 }
 
-/// Why a coupon still needs its users' ids.
+/// Returns why a coupon still needs its users' IDs, if it does.
 async fn needed(stores: &Stores, id: CouponId) -> Result<Option<String>, EraseError> {
     if !is_over(&stores.db, id).await? {
         return Ok(Some(format!(

@@ -18,7 +18,7 @@ impl From<RecoverError> for ExecuteError {
     }
 }
 
-/// Settings of a coupon that MySQL has lost.
+/// Returns the settings of a coupon that MySQL has lost.
 pub(crate) async fn lost_settings(
     stores: &Stores,
     coupon: CouponId,
@@ -26,7 +26,7 @@ pub(crate) async fn lost_settings(
     Ok(recover::lost_settings(&stores.db, &stores.redis, coupon).await?)
 }
 
-/// Returns the same settings, and writes them back to MySQL.
+/// Writes the settings of a coupon that MySQL has lost back to MySQL, and returns them.
 pub(crate) async fn recover_settings(
     stores: &Stores,
     coupon: CouponId,
@@ -34,8 +34,8 @@ pub(crate) async fn recover_settings(
     Ok(recover::recover(&stores.db, &stores.redis, coupon).await?)
 }
 
-/// Prevents MySQL from reusing numbers of coupons and drops that it has lost, and records the
-/// existing ones in Redis, which may have lost them.
+/// Prevents MySQL from reusing the IDs of coupons and drops that it has lost. Also records the
+/// highest existing IDs in Redis, in case Redis has lost them.
 pub(crate) async fn skip_given_numbers(stores: &Stores) -> Result<(), ExecuteError> {
     let highest = drops::skip_given_numbers(&stores.db, &stores.redis).await?;
     Ok(stores.redis.note_numbers_everywhere(highest).await?)
@@ -44,15 +44,15 @@ pub(crate) async fn skip_given_numbers(stores: &Stores) -> Result<(), ExecuteErr
 /// The outcome for a drop that MySQL has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LostDropEnd {
-    /// Its row is restored, or would be without the dry run.
+    /// The row of the drop is restored. In a dry run, it could be restored.
     Restored,
-    /// MySQL has lost its coupon, too.
+    /// MySQL has also lost the coupon.
     NoCoupon,
-    /// Redis does not know its settings.
+    /// Redis does not have the settings of the drop.
     NoSettings,
-    /// It has a row on a slot above the quantity that Redis knows.
+    /// MySQL has a row on a slot above the quantity that Redis has for the drop.
     RowAboveQuantity,
-    /// Another drop of the coupon now has its day.
+    /// The coupon already has another drop for the same day.
     DayTaken,
 }
 
@@ -86,12 +86,13 @@ pub(crate) async fn restore_drop(
     Ok(LostDropEnd::Restored)
 }
 
-/// Restores the slot limits of a drop: without them none of its rows can be written.
+/// Restores the slot limits of a drop. Without them, no row of the drop can be inserted.
 pub(crate) async fn restore_limits(db: &Db, drop: DropId) -> Result<(), DbError> {
     db.restore_limits(drop).await
 }
 
-/// Settles the numbers in doubt: only these are of coupons that MySQL has lost.
+/// Settles which of the coupon IDs in doubt belong to coupons that MySQL has lost: exactly those in
+/// `lost`.
 pub(crate) async fn settle_numbers(
     stores: &Stores,
     seen: NumbersInDoubt,

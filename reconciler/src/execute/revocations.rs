@@ -1,4 +1,5 @@
-//! Revocations that a crash or a loss of Redis has left incomplete, and their dead letters.
+//! Completes revocations that a crash or a loss of Redis has left incomplete, and resolves their
+//! dead letters.
 
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::mysql::Db;
@@ -11,7 +12,8 @@ use crate::collect::snapshot::HalfRevoked;
 use crate::plan::Planned;
 
 impl Executor<'_> {
-    /// The steps of revoking, beginning with the missing one (docs/decisions/0013-revoking.md).
+    /// Carries out the steps of a revocation from the first missing one on
+    /// (docs/decisions/0013-revoking.md).
     pub(super) async fn revoke(&self, half: &HalfRevoked) -> Result<RepairAttempt, ExecuteError> {
         let revocation = &half.revocation;
         let once_per = self.facts.once_per();
@@ -60,8 +62,8 @@ impl Executor<'_> {
     }
 }
 
-/// Writes all revocations of a coupon to Redis, including those of sealed drops: before its users
-/// are restored after a loss, and before it opens.
+/// Writes all revocations of a coupon to Redis, including those of sealed drops. This must happen
+/// before its users are restored after a loss, and before the coupon opens.
 pub(super) async fn restore_revocations(
     db: &Db,
     redis: &Redis,
@@ -75,7 +77,8 @@ pub(super) async fn restore_revocations(
     Ok(())
 }
 
-/// A page of them, after the one with number `after`, which advances. `None`: there is none.
+/// Writes the page of revocations after ID `after` to Redis, and advances `after`. Returns `None`
+/// if no revocation is left.
 pub(super) async fn restore_revocations_after(
     db: &Db,
     redis: &Redis,

@@ -1,4 +1,4 @@
-//! Repairs in MySQL, and changes of whole drops: created before they open, sealed, unsealed.
+//! Repairs rows in MySQL, creates upcoming drops, and unseals drops.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ use crate::plan::{Action, LetterChange, Planned, RowChange};
 use crate::stores::Stores;
 
 impl Executor<'_> {
-    /// Issues rows for many users, with one statement for all of them.
+    /// Inserts the rows of many users with one statement.
     pub(super) async fn issue(
         &self,
         run: &[Planned],
@@ -41,7 +41,8 @@ impl Executor<'_> {
         self.write_rows(&rows).await
     }
 
-    /// Writes one row. It counts as written if another process wrote it for the same user and slot.
+    /// Inserts one row. This also succeeds if another process has inserted it for the same user and
+    /// slot.
     pub(super) async fn write_row(&self, claim: &Claim) -> Result<RepairAttempt, ExecuteError> {
         let mut attempts = self.write_rows(&[(claim.clone(), None)]).await?;
         Ok(attempts
@@ -49,8 +50,8 @@ impl Executor<'_> {
             .unwrap_or_else(|| RepairAttempt::Changed("nothing was written".into())))
     }
 
-    /// Writes rows, each with the dead letter that it resolves, in one transaction. If the schema
-    /// refuses a row, the batch is halved repeatedly, down to the refused row.
+    /// Inserts rows, each with the dead letter that it resolves, in one transaction. If the schema
+    /// rejects a row, the batch is halved repeatedly to isolate that row.
     pub(super) async fn write_rows(
         &self,
         rows: &[(Claim, Option<i64>)],
@@ -109,9 +110,10 @@ impl Executor<'_> {
         )
     }
 
-    /// Issues dead letters in their slots, in batches: while the rows of one batch are written, the
-    /// users of the next are restored in Redis. No user is restored later than necessary, because a
-    /// skipped slot closes the drop until all users are restored and the counter is repaired, once.
+    /// Turns dead letters into rows on their slots, in batches. While the rows of one batch are
+    /// inserted, the users of the next are restored in Redis. Users are restored as early as
+    /// possible, because a skipped slot keeps the drop closed until all users are restored and the
+    /// counter is repaired.
     pub(super) async fn issue_dead_letters(
         &self,
         run: &[Planned],
@@ -128,13 +130,12 @@ impl Executor<'_> {
                 attempts.extend(some);
                 std::future::ready(Ok(()))
             });
-        // Both run to their ends: an error of the writers must not prevent the repair of the
-        // counter.
+        // Wait for both: an error of the writers must not prevent the repair of the counter.
         let (admitted, written) = tokio::join!(self.admit_letters(&batches, decided), written);
         admitted.and(written)
     }
 
-    /// Restores users, and passes on the number of each batch with the outcomes that are already
+    /// Restores users, and sends on the index of each batch with the outcomes that are already
     /// known.
     async fn admit_letters(
         &self,
@@ -196,8 +197,8 @@ impl Executor<'_> {
     }
 
     /// Gives users in Redis the slots of their dead letters, unless the outcome is already known.
-    /// Returns whether a slot may have been skipped: a slot beyond the counter frees those below
-    /// it.
+    /// Returns whether a slot may have been skipped: using a slot above the counter frees those
+    /// below it.
     async fn admit_in_slots(
         &self,
         letters: &[DeadLetterToIssue<'_>],
@@ -255,7 +256,7 @@ impl Executor<'_> {
             .collect())
     }
 
-    /// Resolves the dead letters whose user already holds a row; `None` for the others.
+    /// Resolves the dead letters whose user already has a row. Returns `None` for the others.
     async fn resolve_held(
         &self,
         letters: &[(i64, &UserId)],
@@ -314,14 +315,14 @@ impl Executor<'_> {
     }
 }
 
-/// The row with this code was changed manually.
+/// Only a manual change of a row can cause this.
 const OTHER_CODE: &str =
     "another row has the code that its person was shown, so it got a new one: tell the person";
 
-/// Batches whose rows are written concurrently.
+/// Number of batches whose rows are inserted concurrently.
 const WRITERS: usize = 2;
 
-/// A dead letter that becomes a row.
+/// A dead letter that is resolved by inserting a row.
 struct DeadLetterToIssue<'p> {
     id: i64,
     claim: &'p Claim,
@@ -390,7 +391,7 @@ pub(crate) async fn make_ahead(
     Ok(())
 }
 
-/// Unseals drops with a dead letter or a broken promise: something in them is open after all.
+/// Unseals drops that have an unresolved dead letter or broken promise after all.
 pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
     let unsealed =
         db.unseal_drops_of_dead_letters().await? + db.unseal_drops_of_broken_promises().await?;
@@ -418,8 +419,8 @@ pub(crate) async fn delete_resolved_dead_letters(
     Ok(())
 }
 
-/// Marks broken promises as resolved: their users now have rows, however they got them, or their
-/// claims are revoked.
+/// Marks broken promises as resolved, because their users now have rows or their claims are
+/// revoked.
 pub(crate) async fn mend(db: &Db, drop: DropId, people: &[UserId]) -> Result<(), DbError> {
     if !people.is_empty() {
         tracing::info!(

@@ -1,4 +1,4 @@
-//! Sealing: drops that are over are sealed, and their keys in Redis expire.
+//! Seals drops that are over, and lets their keys in Redis expire.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,14 +13,14 @@ use firstcome_shared::schedule::Schedule;
 use super::ExecuteError;
 use crate::stores::Stores;
 
-/// The numbers that a pass counted of a drop that it verified.
+/// A verified drop with the counts of the pass.
 pub(crate) struct VerifiedDrop {
     pub(crate) rows: u64,
     pub(crate) revocations: u64,
 }
 
-/// Marks a drop as verified exact. Passes skip it from now on, and its keys expire in Redis after a
-/// while. `false`: an operator has changed its closing time in the meantime, or one of its claims
+/// Marks a drop as verified exact. Passes then skip it, and its keys in Redis expire after a while.
+/// Returns `false` if an operator has changed its closing time in the meantime or one of its claims
 /// was revoked.
 pub(crate) async fn seal(
     stores: &Stores,
@@ -44,9 +44,9 @@ pub(crate) async fn seal(
     Ok(sealed)
 }
 
-/// Lets keys of sealed drops, and of coupons that are over, expire in Redis if they have no expiry:
-/// a process may have died between sealing and this, and an operator's change may end a coupon
-/// without a drop that is sealed after it. `live`: the coupons that are certainly not over.
+/// Sets the expiry of keys of sealed drops and finished coupons where it is missing. A process may
+/// have died after sealing a drop, and an operator's change can end a coupon after its last drop
+/// was sealed. `live` contains coupons that are certainly not over.
 pub(crate) async fn let_expire(
     stores: &Stores,
     sealed: &[(CouponId, DropId)],
@@ -93,8 +93,8 @@ pub(crate) async fn let_expire(
     Ok(())
 }
 
-/// An operator may have added days to the coupon in the meantime. From here on, loading their drops
-/// keeps its keys.
+/// Removes the expiry again if an operator has added days to the coupon in the meantime. Later
+/// changes are safe, since loading new drops removes the expiry.
 async fn keep_if_live(
     stores: &Stores,
     coupon: CouponId,
@@ -121,13 +121,14 @@ pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> 
 /// Drops read per statement.
 const DROPS_AT_ONCE: i64 = 500;
 
-/// Maximum numbers of drops and users erased in one pass; the next deep pass continues.
+/// Maximum number of drops, and of users, that one pass erases. The next deep pass continues.
 const DROPS_AT_MOST: usize = 10_000;
 const PEOPLE_AT_MOST: usize = 1_000_000;
 
-/// Retention of user ids: replaces all users of drops that were sealed longer than `kept` ago by
-/// pseudonyms, once neither admission nor Redis needs them. While a coupon that allows one per user
-/// in total goes on, its rows show who has one, and stay.
+/// Enforces the retention of user IDs: replaces all users of drops sealed more than `kept` ago by
+/// pseudonyms, once neither admission nor Redis needs the IDs. If a coupon allows one per user in
+/// total, its rows keep their users until the coupon is over, because they show who already has
+/// one.
 pub(crate) async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), ExecuteError> {
     let mut over = HashMap::new();
     let mut after = DropId(0);

@@ -1,5 +1,5 @@
-//! Traces of repairs: a span in the trace of each claim that a repair saved, if the trace is known,
-//! and one span for all of them in the trace of the pass.
+//! Traces repairs: one span in the trace of each repaired claim, if that trace is known, and one
+//! span for all of them in the trace of the pass.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::{Executor, RepairAttempt};
 use crate::plan::{Action, Planned, RowChange};
 use crate::traces;
 
-/// Maximum links of a span, by OpenTelemetry's default.
+/// Maximum number of links of a span, as in OpenTelemetry's default.
 const LINKS: usize = 128;
 
 impl Executor<'_> {
-    /// The trace of each repaired claim: from its dead letter, or, if its message is lost, from
-    /// Redis, if it was sampled.
+    /// Returns the trace of each repaired claim from its dead letter. If the claim's message is
+    /// lost, the trace comes from Redis, which stores those of sampled requests.
     pub(super) async fn traces_of(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         if let Some(Planned {
             action: Some(Action::Row(RowChange { letter: None, .. })),
@@ -29,7 +29,7 @@ impl Executor<'_> {
 
     async fn traces_in_redis(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         let admission = |item: &Planned| match &item.action {
-            // Redis stores no trace for an admission whose time is not known.
+            // Redis has no trace for an admission without a known time.
             Some(Action::Row(RowChange { claim, .. })) => AdmissionKey {
                 slot: claim.slot,
                 at_ms: claim.claimed_at.map_or(0, |at| at.timestamp_millis()),

@@ -1,5 +1,6 @@
-//! One user's whole history with one coupon, in order of time, and the present state. It answers
-//! "it said yes and I have nothing", and names facts that are no longer known instead of guessing.
+//! Explains one user's history with a coupon, in chronological order, and the current state.
+//! Support uses it to answer "it said yes and I have nothing". Facts that are no longer known are
+//! listed, not guessed.
 
 mod gather;
 mod story;
@@ -21,7 +22,7 @@ pub(crate) use story::OnSlot;
 pub use story::{Happening, Holds, Story};
 use verdict::Question;
 
-/// A user's story, and the present state in one drop of the coupon or altogether; `None` if the
+/// Returns a user's history with the state in one drop or in the whole coupon, or `None` if the
 /// coupon does not exist.
 pub async fn explain(
     stores: &Stores,
@@ -55,7 +56,8 @@ pub async fn explain(
     }))
 }
 
-/// Every user known on a slot of a drop, or of the last drop that has opened; `None` if none has.
+/// Returns all users known on a slot of a drop; by default, of the last drop that has opened.
+/// Returns `None` if no drop has opened.
 pub(crate) async fn on_slot(
     stores: &Stores,
     coupon: &Coupon,

@@ -1,4 +1,4 @@
-//! The story of one user.
+//! The history of one user, as the API returns it.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Happening {
-    /// Null if it is not known.
+    /// Null if unknown.
     pub at: Option<DateTime<Utc>>,
     /// Its source: `redis`, `kafka`, `mysql`, `backup` or `reconciler`.
     #[schema(example = "mysql")]
@@ -19,29 +19,29 @@ pub struct Happening {
     pub what: String,
 }
 
-/// The present state.
+/// The current state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
-    /// The row exists: they hold one.
+    /// The row exists, so the user holds a coupon.
     Issued,
-    /// Admitted; the row does not exist yet.
+    /// The user is admitted, but the row does not exist yet.
     Accepted,
-    /// On the waiting list.
+    /// The user is on the waiting list.
     Waiting,
-    /// Promised, but the promise could not be kept.
+    /// The user was promised a coupon, but the promise could not be kept.
     Broken,
-    /// Given back or revoked.
+    /// The coupon was given back or revoked.
     Revoked,
-    /// A claim of theirs is a dead letter and needs a person.
+    /// A claim of the user is a dead letter and needs an operator.
     Failed,
     /// No claim is known.
     None,
-    /// A store could not be asked, so the state is uncertain.
+    /// A store could not be read, so the state is uncertain.
     Unknown,
 }
 
-/// A user's story with a coupon.
+/// A user's history with a coupon.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Story {
     pub coupon_id: CouponId,
@@ -51,23 +51,23 @@ pub struct Story {
     #[schema(example = "u-37")]
     pub user_id: String,
     pub holds: Holds,
-    /// The state in a sentence, with what to do.
+    /// The state in one sentence, with what to do.
     #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]
     pub conclusion: String,
     pub drop_id: Option<DropId>,
     pub slot: Option<i64>,
-    /// Everything known, oldest first; without a time last.
+    /// All known events, oldest first. Events without a time come last.
     pub happenings: Vec<Happening>,
-    /// Facts that are no longer known, or could not be asked for.
+    /// Facts that are no longer known or could not be read.
     pub no_longer_known: Vec<String>,
     /// Traces of the user's claims.
     pub trace_ids: Vec<String>,
 }
 
-/// The users known on a slot.
+/// All users known on a slot.
 pub(crate) struct OnSlot {
     pub(crate) drop: DropId,
     pub(crate) people: BTreeSet<UserId>,
-    /// Why Redis could not be asked.
+    /// Why Redis could not be read.
     pub(crate) not_asked: Option<RedisError>,
 }

@@ -1,4 +1,4 @@
-//! Derives the present state from the known facts. Pure.
+//! Derives the current state from the known facts. Pure functions only.
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::issued::IssuedRow;
@@ -9,20 +9,20 @@ use super::story::Holds;
 
 type PersonVerdict = (Holds, String, Option<DropId>, Option<i64>);
 
-/// The question.
+/// The question to answer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Question {
     /// The drop in the request.
     pub(super) drop: Option<DropId>,
     /// The drop that opened last.
     pub(super) last: Option<DropId>,
-    /// One per user in the whole coupon: a row in any drop is the answer.
+    /// The coupon allows one per user in total, so a row in any drop is the answer.
     pub(super) whole_coupon: bool,
 }
 
-/// If users may have one in each drop, a row in an earlier drop says nothing about a later one: the
-/// answer is about the requested drop, or else about the last one in which anything is known of the
-/// user.
+/// Derives the verdict. If users may have one in each drop, a row in an earlier drop says nothing
+/// about a later one. The answer is then about the requested drop or, by default, the last one in
+/// which the user is known.
 #[allow(clippy::too_many_lines, reason = "one arm a verdict")]
 pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict {
     let about = if question.whole_coupon {
@@ -153,7 +153,7 @@ fn revoked_one(one: &Revocation) -> PersonVerdict {
     )
 }
 
-/// The last drop in which anything is known of the user.
+/// Returns the last drop in which the user is known.
 fn latest(known: &PersonFacts) -> Option<DropId> {
     let drops = known
         .rows
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn row_that_the_last_pass_could_not_write_is_not_announced_for_the_next() {
+    fn verdict_does_not_promise_a_row_that_the_last_pass_failed_to_write() {
         let admitted = PersonFacts {
             admitted: vec![(DropId(1), 4)],
             ..PersonFacts::default()

@@ -22,7 +22,7 @@ pub(super) struct AlertsQuery {
     /// `firing`, `resolved` or `told`.
     #[param(pattern = "^(firing|resolved|told)$", example = "firing")]
     status: Option<String>,
-    /// Only alerts with a lower number.
+    /// Only alerts with a lower ID.
     before: Option<i64>,
     /// Page size.
     #[param(default = 100, minimum = 1, maximum = 500)]
@@ -104,16 +104,16 @@ pub(super) struct Silence {
     by: String,
 }
 
-/// Silence the mails about an alert's drop until a time
+/// Silence mails about an alert's drop until a given time
 ///
-/// Alerts are still recorded. Broken promises and losses of Redis data are mailed all the same.
+/// Alerts are still recorded. Broken promises and losses of Redis data are still mailed.
 #[utoipa::path(
     post, path = "/v1/alerts/{id}/silence", tag = "alerts", request_body = Silence, security(("ops" = [])),
     params(("id" = i64, Path, description = "The alert")),
     responses(
         (status = 200, description = "The alert", body = ListedAlert),
         (status = 404, description = "`not_found`"),
-        (status = 409, description = "`no_drop`: it is about no drop"),
+        (status = 409, description = "`no_drop`: the alert does not concern a drop"),
     )
 )]
 pub(super) async fn silence(

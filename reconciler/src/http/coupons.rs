@@ -1,5 +1,5 @@
-//! Coupons and drops for operators: `GET /v1/coupons/{id}/drops`, `GET
-//! /v1/coupons/{id}/drops/{drop_id}`, `GET /v1/days`.
+//! Routes for the drops of a coupon (`GET /v1/coupons/{id}/drops`), a single drop
+//! (`GET /v1/coupons/{id}/drops/{drop_id}`), and the latency of rows by day (`GET /v1/days`).
 
 use std::collections::{HashMap, HashSet};
 
@@ -25,13 +25,13 @@ use crate::notify::alerts::About;
 /// Drops per page.
 const DROPS: usize = 50;
 
-/// Rows are counted for the first drops of a page, up to this many slots together.
+/// Maximum number of slots, over all drops of a page, whose rows are counted.
 const COUNTED: u64 = 200_000;
 
-/// Days that are listed.
+/// Number of days that are listed.
 const DAYS: u32 = 14;
 
-/// The coupon in a path, with its drops in order of opening.
+/// Finds the coupon of a path, with its drops in order of opening.
 pub(super) async fn find(app: &RouteState, id: &str) -> Result<(Coupon, Vec<Drop>), Problem> {
     let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
     let coupon = CouponId(canonical_number(id).ok_or_else(no_such)?);
@@ -39,7 +39,7 @@ pub(super) async fn find(app: &RouteState, id: &str) -> Result<(Coupon, Vec<Drop
     found.ok_or_else(no_such)
 }
 
-/// The settings as the routes show them.
+/// Returns the settings as the routes show them.
 fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponSettings {
     let is_to_come = coupon
         .schedule
@@ -108,7 +108,7 @@ pub(super) async fn drops(
     }))
 }
 
-/// The rows of these drops, for as many as can be counted quickly.
+/// Counts the rows of these drops, as far as that is quick.
 async fn rows(app: &RouteState, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, DbError> {
     let mut slots = 0_u64;
     let counted = drops.iter().take_while(|drop| {
@@ -126,7 +126,7 @@ async fn rows(app: &RouteState, drops: &[&Drop]) -> Result<HashMap<DropId, u64>,
     Ok(counted.iter().map(|drop| (*drop, rows(drop))).collect())
 }
 
-/// Read one drop: its state, what needs a person, and how fast it was given out
+/// Read one drop: its state, what needs an operator, and how fast its slots were given away
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/drops/{drop_id}", tag = "coupons", operation_id = "read_drop", security(("ops" = [])),
     params(
@@ -190,7 +190,7 @@ async fn details(
     })
 }
 
-/// Whether an alert reports that repairs of the drop wait for a person.
+/// Whether an alert reports that repairs of the drop wait for an operator.
 fn is_held_back(overview: &Overview, drop: DropId) -> bool {
     overview
         .alerts
@@ -198,7 +198,7 @@ fn is_held_back(overview: &Overview, drop: DropId) -> bool {
         .any(|one| one.alert.drop_id == Some(drop) && one.alert.kind == About::Braked.word())
 }
 
-/// Adds the slots of the sample that have no row yet, if Redis knows them.
+/// Adds the slots of the sample that have no row yet, if Redis has them.
 async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> Vec<SlotTimes> {
     let utc = |at: NaiveDateTime| at.and_utc();
     let mut times: Vec<SlotTimes> = rows
@@ -231,7 +231,7 @@ async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> 
             }));
             times.sort_unstable_by_key(|one| one.slot);
         }
-        Err(error) => tracing::debug!(%error, "the slots of a drop are shown by rows alone"),
+        Err(error) => tracing::debug!(%error, "showing the slots of a drop from rows only"),
     }
     times
 }

@@ -1,4 +1,4 @@
-//! Middleware of every operators' request: a deadline, and a response after a panic.
+//! Middleware for all operator requests: applies a deadline and answers after a panic.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
 use futures_util::FutureExt as _;
 
-/// Maximum time until a response begins. A pass that the client waits for has none.
+/// Maximum time until a response begins. It does not apply when the client waits for a pass.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The layer of the router.
+/// Applies the deadline and answers after a panic.
 pub(super) async fn guarded(
     State(deadline): State<Duration>,
     request: Request,
@@ -30,7 +30,7 @@ pub(super) async fn guarded(
     match ended {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
-            // The panic itself is already on standard error.
+            // The panic hook has already written the panic to standard error.
             tracing::error!("a request panicked");
             Problem::internal().into_response()
         }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn slow_or_panicking_routes_get_5xx_and_a_pass_has_no_deadline() {
+    async fn slow_or_panicking_routes_answer_5xx_and_passes_have_no_deadline() {
         let deadline = Duration::from_millis(20);
         let late = async move || tokio::time::sleep(5 * deadline).await;
         let broken = async || -> String { panic!("as it should") };

@@ -1,5 +1,4 @@
-//! Failed claims (dead letters): list them, correct or discard one, discard everything that matches
-//! a filter.
+//! Routes for failed claims (dead letters): list, correct and discard them.
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -26,7 +25,7 @@ use super::state::RouteState;
 use crate::execute;
 use crate::notify::wording::line;
 
-/// Last page that can be read: MySQL has to step over everything before it.
+/// Highest page that can be read, since MySQL has to skip all rows before it.
 const PAGES: u32 = 200;
 
 /// Maximum length of a reason for discarding, in characters.
@@ -36,7 +35,7 @@ const WHY: usize = 200;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct FailedClaimsQuery {
-    /// True: resolved ones, newest first; else unresolved ones, by drop and slot.
+    /// If true, resolved ones, newest first; otherwise unresolved ones, by drop and slot.
     resolved: Option<bool>,
     /// Only those that name this drop.
     drop_id: Option<i64>,
@@ -53,7 +52,7 @@ pub(super) struct FailedClaimsQuery {
 
 /// List failed claims
 ///
-/// Each run tries unresolved ones again; those that stay need a person.
+/// Each run retries unresolved ones; those that remain need an operator.
 #[utoipa::path(
     get, path = "/v1/failed-claims", tag = "failed claims", operation_id = "list_failed_claims", params(FailedClaimsQuery), security(("ops" = [])),
     responses(
@@ -87,7 +86,7 @@ async fn listed(
     limit: u32,
 ) -> Result<FailedClaimPage, DbError> {
     let db = &app.stores.db;
-    // The list matters more than the filter's choices.
+    // If this fails, show the list without choices for the filter.
     let reasons = db
         .dead_letter_reasons(wanted.clone())
         .await
@@ -190,7 +189,7 @@ pub(super) async fn read(
             detail: json!({"dead_letter": letter}),
             ..OperatorAct::default()
         };
-        // Recorded before anything is shown.
+        // Record the access before showing anything.
         db.record_act(operator, act).await.map_err(unavailable)?;
     }
     details(&app, row, payload)
@@ -312,7 +311,7 @@ pub(super) struct Discard {
     why: String,
 }
 
-/// The reason to store, with the name of the operator.
+/// Returns the reason to store, with the name of the operator.
 fn reason(why: &str, operator: &Operator) -> Result<String, Problem> {
     let why = line(why, WHY);
     if why.is_empty() {
@@ -324,8 +323,8 @@ fn reason(why: &str, operator: &Operator) -> Result<String, Problem> {
 
 /// Discard one failed claim
 ///
-/// No run tries it again. Users whom Redis knows or who hold a row lose nothing. If it is the only
-/// trace of a promise, the promise is forgotten.
+/// No run tries it again. Users who are in Redis or have a row lose nothing. If it is the only
+/// record of a promise, the promise is lost.
 #[utoipa::path(
     post, path = "/v1/failed-claims/{id}/discard", tag = "failed claims", operation_id = "discard_failed_claim",
     request_body = Discard, security(("ops" = [])),
@@ -365,7 +364,7 @@ pub(super) struct DiscardMany {
     /// At most this many.
     #[schema(minimum = 1, maximum = 10_000, example = 12)]
     failed_claims: u32,
-    /// None with a higher id: they came after you looked.
+    /// Claims with a higher ID are kept, because they were added after you looked.
     highest_id: i64,
     /// 1 to 200 characters.
     #[schema(example = "sent by a script")]

@@ -1,4 +1,4 @@
-//! The reconciler's HTTP front, for operators.
+//! The reconciler's HTTP API for operators.
 
 mod alerts;
 mod coupons;
@@ -42,17 +42,17 @@ use crate::stores::Stores;
 #[openapi(
     info(
         title = "Firstcome reconciler",
-        description = "Passes, alerts and people's stories, for operators. Errors are `application/problem+json` \
+        description = "Passes, alerts and the history of users, for operators. Errors are `application/problem+json` \
             (RFC 9457) with a stable `code`."
     ),
     tags(
         (name = "overview", description = "The state of the installation"),
         (name = "runs", description = "Passes and what they found"),
-        (name = "alerts", description = "Problems that need a person"),
-        (name = "coupons", description = "Coupons and drops, with their numbers"),
+        (name = "alerts", description = "Problems that need an operator"),
+        (name = "coupons", description = "Coupons and drops, with their counts"),
         (name = "failed claims", description = "Claims that did not become a row"),
-        (name = "people", description = "One person's story"),
-        (name = "service", description = "For the people who run the process")
+        (name = "people", description = "The history of one user"),
+        (name = "service", description = "For operating the process")
     ),
     components(schemas(Problem)),
     paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json),
@@ -78,7 +78,7 @@ impl utoipa::Modify for OpsSecurity {
     }
 }
 
-/// The routes of the contract, with their description.
+/// Returns the documented routes with their OpenAPI description.
 fn contract() -> OpenApiRouter<RouteState> {
     OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(overview::read))
@@ -102,14 +102,14 @@ fn contract() -> OpenApiRouter<RouteState> {
         .routes(routes!(people::erase))
 }
 
-/// Connections to MySQL for all requests together.
+/// Number of MySQL connections for all requests together.
 const CONNECTIONS: usize = 4;
 
-/// Resources of this process for pages in front of the routes.
+/// Resources of the process for the pages that are mounted in front of the routes.
 pub struct Mount {
-    /// The routes, callable like a server's.
+    /// The routes of the API.
     pub routes: Router,
-    /// The operators' tokens, which log in and sign cookies.
+    /// The operators' tokens, which are used to log in and to sign cookies.
     pub token: OpsToken,
     /// Records log-outs.
     pub redis: Redis,
@@ -119,10 +119,10 @@ pub struct Mount {
     pub stop: CancellationToken,
 }
 
-/// Creates the pages. The program provides them; the library has none.
+/// Creates the pages. The program provides this function; the library has no pages.
 pub type Pages = fn(Mount) -> anyhow::Result<Router>;
 
-/// The parts of the HTTP front.
+/// The parts that [`router`] needs.
 pub(crate) struct Front {
     pub(crate) stores: Stores,
     pub(crate) passes: Passes,
@@ -133,7 +133,7 @@ pub(crate) struct Front {
     pub(crate) stop: CancellationToken,
 }
 
-/// The routes, with pages in front of them if the program has any.
+/// Creates the router: the routes, with the program's pages in front of them.
 pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Router> {
     let Front {
         stores,
@@ -152,7 +152,7 @@ pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Route
         metrics.render() + &drift.render()
     });
     let notes = health::durability_of(&stores.redis).into_iter().collect();
-    // Separate connections: requests, however many, never take those of passes.
+    // Use separate connections, so that many requests cannot take those of passes.
     let for_requests = Db::new(&DbSettings {
         pool_size: CONNECTIONS,
         ..stores.db_settings.clone()
@@ -210,7 +210,7 @@ pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Route
     Ok(guarded(routes))
 }
 
-/// Adds the layers for every request.
+/// Adds the layers that apply to every request.
 fn guarded(routes: Router) -> Router {
     routes
         .fallback(no_such_route)
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_operation_has_a_name_a_tag_and_codes_of_its_refusals() {
+    fn every_operation_has_a_name_a_tag_and_error_codes() {
         let json = serde_json::to_value(with_problems(contract().split_for_parts().1)).unwrap();
         let paths = json["paths"].as_object().unwrap();
         let mut ids = std::collections::BTreeSet::new();

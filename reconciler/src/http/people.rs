@@ -1,5 +1,5 @@
-//! One user: `GET /v1/people` finds users, `GET /v1/coupons/{id}/people/{user_id}` returns a user's
-//! story, and further routes give up a promise or erase a user.
+//! Routes for single users: find a user, explain the user's history with a coupon, give up a
+//! promise, erase the user.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -34,7 +34,7 @@ fn user_id(text: &str) -> Result<UserId, Problem> {
         .map_err(|error| invalid(format!("user_id: {error}")))
 }
 
-/// Explain a user's whole story with a coupon, and the present state
+/// Explain a user's history with a coupon, and the current state
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/people/{user_id}", tag = "people", security(("ops" = [])),
     params(
@@ -54,7 +54,8 @@ pub(super) async fn explain(
     StrictQuery(query): StrictQuery<InDrop>,
 ) -> Result<Json<Story>, Problem> {
     let user = user_id(&user)?;
-    // The number as it was sent: a coupon has only one path, and axum decodes the parts of a path.
+    // Parse the ID from the raw path, since axum decodes the parts: each coupon must have only one
+    // path.
     let id = uri.path().split('/').nth(3).unwrap_or_default();
     let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
     let coupon = CouponId(canonical_number(id).ok_or_else(no_such)?);
@@ -77,7 +78,7 @@ fn unanswered(error: &anyhow::Error) -> Problem {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PeopleQuery {
-    /// A coupon's number, or a part of its name. Without it, every coupon is searched for a row, a
+    /// A coupon's ID, or a part of its name. Without it, every coupon is searched for a row, a
     /// revocation or a broken promise of the user.
     #[param(example = "Winter coupon")]
     coupon: Option<String>,
@@ -92,7 +93,7 @@ pub(super) struct PeopleQuery {
     reveal: Option<bool>,
 }
 
-/// The target of a search.
+/// The target of a search: a user or a slot.
 enum Sought {
     User(UserId),
     Slot(i64),
@@ -143,7 +144,7 @@ pub(super) async fn search(
                     drop: Some(found.drop),
                     detail: json!({"slot": slot}),
                 };
-                // Recorded before anything is shown.
+                // Record the access before showing anything.
                 let recorded = app.stores.db.record_act(operator, act).await;
                 recorded.map_err(unavailable)?;
             }
@@ -158,8 +159,8 @@ pub(super) async fn search(
     }))
 }
 
-/// The coupon with that number, those whose names contain the text, or those in which the user is
-/// known.
+/// Returns the coupon with that ID, those whose names contain the text, or those in which the user
+/// is known.
 async fn in_question(
     app: &RouteState,
     coupon: &str,
@@ -202,7 +203,7 @@ async fn in_question(
     }
 }
 
-/// The users on a slot; an error if there are none.
+/// Returns the users on a slot, or an error if there are none.
 async fn on_slot(
     app: &RouteState,
     coupon: &Coupon,
@@ -282,8 +283,8 @@ pub(super) async fn give_up(
     params(("user_id" = String, Path, description = "The user, percent-encoded", example = "u-37")),
     responses(
         (status = 200, description = "The user was erased", body = ErasedPerson),
-        (status = 409, description = "`still_needed`: the sentence says what still needs the id"),
-        (status = 503, description = "`unavailable`: the sentence says whether to repeat it"),
+        (status = 409, description = "`still_needed`: the message says what still needs the ID"),
+        (status = 503, description = "`unavailable`: the message says whether to repeat the request"),
     )
 )]
 pub(super) async fn erase(
@@ -303,13 +304,13 @@ pub(super) async fn erase(
         }
         Err(EraseError::Database(error)) => Err(unavailable(error)),
         Err(EraseError::Redis(error)) => {
-            tracing::warn!(%error, "a person could not be erased");
+            tracing::warn!(%error, "a user could not be erased");
             Err(Problem::unavailable(
                 "nothing was erased: Redis does not answer right now",
             ))
         }
         Err(EraseError::OnList(error)) => {
-            tracing::warn!(%error, "a person may still be on an allow list");
+            tracing::warn!(%error, "a user may still be on an allow list");
             let why = "a store did not answer, and the user may still be on an allow list: erase them once more";
             Err(Problem::unavailable(why))
         }

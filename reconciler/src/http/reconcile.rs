@@ -1,4 +1,4 @@
-//! `POST /v1/reconcile`.
+//! `POST /v1/reconcile` runs a pass.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(super) struct Body {
     deep: bool,
     /// Confirm repairs above the repair limit.
     confirm: bool,
-    /// Wait for the end (default); false: the run's address is returned at once.
+    /// Wait for the end (default). If false, the run's path is returned at once.
     wait: bool,
 }
 
@@ -104,25 +104,25 @@ pub(super) async fn reconcile(
 
 /// The outcome of a requested pass.
 pub(super) enum AskedPass {
-    /// The pass has the lock and is recorded: its address is valid.
+    /// The pass has the lock and is recorded, so its URL is valid.
     Begun(String),
     Ended(Box<Run>),
 }
 
-/// Maximum wait for the record of a pass that has the lock, or for the lock to be free again.
+/// Maximum wait until a pass that has the lock is recorded, or until the lock is free again.
 const UNRECORDED: Duration = Duration::from_secs(10);
 
 /// Poll interval.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Runs a pass, and waits for its end or its beginning. Refused while another pass runs, with the
-/// id of the recorded one: the other process's if that has the lock.
+/// Runs a pass and waits until it ends, or until it has begun. While another pass runs in any
+/// process, returns an error with the ID of that pass.
 pub(super) async fn run(
     app: &RouteState,
     request: Request,
     wait: bool,
 ) -> Result<AskedPass, Problem> {
-    // Checked before the response: a 202 must not lead to a run that never existed.
+    // Check this before responding, so that a 202 never names a run that does not exist.
     if let Err(PassError::NotFound(what)) = pass::must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what));
     }
@@ -141,7 +141,7 @@ pub(super) async fn run(
         if let Some(running) = running {
             return Err(busy(&running));
         }
-        // Another process has just taken the lock, or has just released it.
+        // Another process has only just taken or released the lock.
         if Instant::now() >= deadline {
             let holder = app.stores.db.pass_holder().await.map_err(unavailable)?;
             let holder = holder.map_or_else(
@@ -156,7 +156,7 @@ pub(super) async fn run(
     }
 }
 
-/// The outcome of a pass of this process; `None` if another process has the lock.
+/// Returns the outcome of a pass of this process, or `None` if another process has the lock.
 async fn asked(
     app: &RouteState,
     run_id: String,

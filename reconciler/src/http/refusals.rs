@@ -1,11 +1,11 @@
-//! Refusals that several routes share.
+//! Error responses that several routes share.
 
 use std::ops::RangeInclusive;
 
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::invalid;
 
-/// The limit of a page.
+/// Checks the limit of a page.
 pub(super) fn within(
     limit: Option<u32>,
     usual: u32,
@@ -22,6 +22,6 @@ pub(super) fn within(
 
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
 pub(super) fn unavailable(error: firstcome_shared::mysql::DbError) -> Problem {
-    tracing::warn!(%error, "a request could not be answered");
+    tracing::warn!(%error, "cannot answer a request");
     Problem::unavailable("MySQL cannot be asked right now")
 }

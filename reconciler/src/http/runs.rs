@@ -1,4 +1,4 @@
-//! `GET /v1/runs`, `GET /v1/runs/{id}`.
+//! Routes for runs: `GET /v1/runs` lists them, `GET /v1/runs/{id}` returns one.
 
 use std::sync::atomic::Ordering;
 
@@ -159,7 +159,7 @@ pub(super) async fn read(
                     detail: json!({"run_id": run.run_id, "after": after, "findings": findings}),
                     ..OperatorAct::default()
                 };
-                // Recorded before anything is shown.
+                // Record the access before showing anything.
                 let recorded = app.stores.db.record_act(operator, act).await;
                 recorded.map_err(unavailable)?;
             }
@@ -169,7 +169,7 @@ pub(super) async fn read(
                 progress: progress(&app, &id),
             }))
         }
-        // Its beginning is recorded under the lock, a moment after it was started.
+        // The run has started, but is recorded only once it has the lock.
         None if app.passes.current().as_deref() == Some(&id) => {
             Err(Problem::unavailable("the run is just beginning"))
         }
@@ -177,8 +177,8 @@ pub(super) async fn read(
     }
 }
 
-/// The id of a run, if it is valid. Other texts would be compared in another character set than the
-/// column's, which MySQL refuses.
+/// Parses the ID of a run. MySQL would reject other text, because its character set can differ from
+/// the column's.
 fn run_id(text: &str) -> Option<Uuid> {
     text.parse().ok()
 }

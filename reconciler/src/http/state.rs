@@ -1,4 +1,4 @@
-//! The state that routes share.
+//! The state that all routes share.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::notify::Notifier;
 use crate::passes::Passes;
 use crate::stores::Stores;
 
-/// Cheap to clone.
+/// The shared state. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct RouteState {
     pub(crate) stores: Stores,

@@ -1,4 +1,4 @@
-//! Findings: how the report describes plans and attempted repairs.
+//! Builds the findings of the report from plans and attempted repairs.
 
 use std::collections::HashMap;
 
@@ -12,9 +12,9 @@ use crate::report::{
     ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Run, Status, StoreOfDrop,
 };
 
-/// A drop that cannot be compared: a store holds unreadable data or refuses a repair, or rows are
-/// locked. As far as is known the other store is complete, so nothing is lost; a person removes the
-/// foreign data, or ends the client that holds the lock.
+/// Reports a drop that cannot be compared because a store has unreadable data or rejects a repair,
+/// or because rows are locked. Nothing is known to be lost. An operator has to remove the foreign
+/// data, or end the client that holds the lock.
 pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Finding {
     let foreign = |store, name, why| {
         let detail = format!(
@@ -61,7 +61,7 @@ pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Findi
     }
 }
 
-/// A planned item that belongs to no drop of this pass.
+/// Reports a planned item that belongs to no drop of this pass.
 pub(super) fn of_no_drop(
     item: &Planned,
     coupon: Option<CouponId>,
@@ -91,14 +91,14 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
     }
 }
 
-/// The findings of all rounds over one drop, each once, with its latest outcome.
+/// Collects the findings of all rounds for one drop. Each appears once, with its latest outcome.
 #[derive(Default)]
 pub(super) struct FindingLedger {
     order: Vec<Finding>,
     index: HashMap<FindingKey, usize>,
-    /// Why MySQL refused the rows of the last attempts.
+    /// Why MySQL rejected the rows of the last attempts.
     refused: HashMap<FindingKey, String>,
-    /// Numbers of findings beyond those that are listed, by kind.
+    /// Number of findings that are not listed individually, by kind.
     unnamed: HashMap<(Kind, ActionKind, Outcome), usize>,
     /// Repairs were carried out page by page.
     pub(super) has_repaired_pages: bool,
@@ -106,8 +106,8 @@ pub(super) struct FindingLedger {
     pub(super) is_unconfirmed: bool,
 }
 
-/// Maximum number of listed findings of a drop, each with its user. If a million users miss their
-/// rows, nobody reads a million lines, or a mail of them.
+/// Maximum number of findings of a drop that are listed individually, each with its user. If a
+/// million rows are missing, a list of all of them helps nobody.
 const NAMED_AT_MOST: usize = 20_000;
 
 type FindingKey = (Kind, Option<i64>, Option<String>, ActionKind, Option<i64>);
@@ -123,7 +123,7 @@ fn key(finding: &Finding) -> FindingKey {
 }
 
 impl FindingLedger {
-    /// Adds a finding; one that an earlier round added gets the new outcome.
+    /// Adds a finding, or updates the outcome if an earlier round has already added it.
     pub(super) fn note(&mut self, finding: Finding) {
         let next = self.order.len();
         let key = key(&finding);
@@ -142,7 +142,7 @@ impl FindingLedger {
         }
     }
 
-    /// Adds repairs that a plan only counted.
+    /// Adds the repairs that a plan only counted.
     pub(super) fn unnamed(&mut self, beyond: &Beyond, result: Outcome) {
         self.forget_unnamed_left();
         for ((kind, action), number) in &beyond.by_kind {
@@ -150,13 +150,13 @@ impl FindingLedger {
         }
     }
 
-    /// Repairs that failed are attempted again, or counted again.
+    /// Removes counted findings with failed repairs, which are attempted or counted again.
     fn forget_unnamed_left(&mut self) {
         self.unnamed
             .retain(|(.., result), _| *result == Outcome::Applied);
     }
 
-    /// From now on the repairs of each page are attempted.
+    /// Marks the beginning of page-by-page repairs.
     pub(super) fn begin_pages(&mut self) {
         self.forget_unnamed_left();
         self.has_repaired_pages = true;
@@ -229,9 +229,9 @@ impl FindingLedger {
         }
     }
 
-    /// Adds what the comparison after the repairs still shows: a repair had no effect, or a person
-    /// is needed. Differences that live traffic has caused since were not attempted, so they have
-    /// not failed: the next pass repairs them. With the gate closed only missing rows can be new.
+    /// Adds findings that remain after the repairs, because a repair had no effect or an operator
+    /// is needed. Differences that live traffic has caused since then have not failed: the next
+    /// pass repairs them. If the gate is closed, only missing rows can be new.
     pub(super) fn still_there(
         &mut self,
         coupon: CouponId,
@@ -263,8 +263,7 @@ impl FindingLedger {
         }
     }
 
-    /// True if admission can safely open. Missing rows and unfilled slots do not matter to
-    /// admission.
+    /// Whether admission can safely open. Missing rows and unfilled slots do not affect it.
     pub(super) fn is_whole(&self) -> bool {
         let named = self
             .order
@@ -332,7 +331,7 @@ fn add(detail: &mut String, more: Option<&str>) {
     }
 }
 
-/// The outcome for the admission gate, which was closed when the pass began.
+/// Reports the outcome for the admission gate, which was closed when the pass began.
 pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding {
     let cause = "Redis is new, was restarted, or failed over; admission was closed";
     let (result, end) = match (dry_run, is_open, all_verified) {
@@ -362,7 +361,7 @@ pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding 
     finding
 }
 
-/// A coupon that could not be verified after a loss, with the first reason in the reports.
+/// Reports a coupon that could not be verified after a loss, with the first reason in the reports.
 pub(super) fn closed_coupon(coupon: CouponId, drops: &[DropReport]) -> Finding {
     let of_coupon = drops.iter().filter(|drop| drop.coupon_id == coupon);
     let mut reasons = of_coupon
@@ -393,7 +392,7 @@ pub(super) fn closed_coupon(coupon: CouponId, drops: &[DropReport]) -> Finding {
     }
 }
 
-/// The final status of a pass, from its findings.
+/// Returns the final status of a pass, based on its findings.
 pub(super) fn status(run: &Run) -> Status {
     let braked = |drop: &DropReport| {
         !run.dry_run && drop.findings.iter().any(|f| f.result == Outcome::Planned)
@@ -401,7 +400,7 @@ pub(super) fn status(run: &Run) -> Status {
     if run.drops.iter().any(braked) {
         return Status::Braked;
     }
-    // The repair of a broken promise counts as applied, but still needs a person.
+    // The repair of a broken promise counts as applied, but still needs an operator.
     let left =
         |f: &Finding| matches!(f.result, Outcome::Failed | Outcome::Planned) || f.needs_person;
     let broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);
@@ -439,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn row_that_mysql_refuses_is_reported_with_the_reason() {
+    fn row_that_mysql_rejects_is_reported_with_the_reason() {
         let mut ledger = FindingLedger::default();
         let items = [issue(4), issue(5)];
         let why = "the table `slot_limits` has no limit of this drop";

@@ -27,22 +27,22 @@ use crate::plan::{Action, Plan, Planned, Planner};
 use crate::record;
 use crate::report::{Kind, Outcome, Trigger};
 
-/// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the
-/// worst of the generated worlds on which the plan's properties are checked; more would only chase
-/// live traffic, which the next pass sees anyway.
+/// Maximum number of rounds of repair and comparison in one pass. One is nearly always enough, and
+/// the worst worlds of the plan's property tests need four. More would only follow live traffic,
+/// which the next pass covers.
 pub(crate) const ROUNDS: usize = 5;
 
-/// Pages requested from each store in advance. With one, Redis is idle while its response is
-/// processed; with more, only memory is used.
+/// Number of pages requested from each store in advance. With one, Redis is idle while its response
+/// is processed. More than two only need more memory.
 const AHEAD: usize = 2;
 
-/// Small drops that are read at the same time: a pass over thousands of them mostly waits for
+/// Number of small drops that are read concurrently. A pass over thousands of them mostly waits for
 /// responses.
 const DROPS_AHEAD: usize = 8;
 
 impl Pass<'_> {
-    /// The drops that this pass compares: those not sealed; sealed ones with a dead letter; in a
-    /// deep pass, sealed ones that Redis still has.
+    /// Returns the drops to compare: those that are not sealed, sealed ones with a dead letter and,
+    /// in a deep pass, sealed ones that Redis still has.
     pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Aborted> {
         let request = self.request;
         if !request.dry_run && request.work == Work::Pass {
@@ -81,7 +81,7 @@ impl Pass<'_> {
         self.memory.progress.begin(drops.len());
         let ended = self.all_portions(drops, &mut reports).await;
         let counted = std::mem::take(&mut reports.counted);
-        // This runs even if the pass ends early, because no later pass finds what this pass has
+        // Do this even if the pass ends early, because no later pass finds what this pass has
         // repaired.
         self.run.drops = reports.into_drops();
         self.run.partial = ended.is_err() || !self.request.covers_everything();
@@ -127,7 +127,7 @@ impl Pass<'_> {
             if !again.wait.is_zero() {
                 self.sleep(again.wait).await?;
             }
-            // Nobody is admitted to a closed coupon, so the messages read before are still
+            // While a coupon is closed nobody is admitted, so the messages read before are still
             // complete.
             if !again.wait.is_zero() || !is_closed {
                 self.context = self.fresh_context().await?;
@@ -166,7 +166,7 @@ impl Pass<'_> {
                 .pop_front()
                 .flatten()
                 .filter(|_| !repaired.contains(&coupon));
-            // A bulkhead: bad data of one drop does not delay other drops.
+            // Bulkhead: bad data of one drop must not stop the repair of others.
             let next = match self
                 .one_drop_of(headers.pop_front(), plan, round, reports)
                 .await
@@ -200,7 +200,8 @@ impl Pass<'_> {
         Ok(again)
     }
 
-    /// Errors of Redis name no key. If a key has the wrong type, that is the reason.
+    /// Adds the key with the wrong type to an error, if there is one. Redis does not name the key
+    /// in its errors.
     async fn with_the_key(&self, coupon: &Coupon, drop: &Drop, why: Obstacle) -> Obstacle {
         let Obstacle::Redis(said) = why else {
             return why;
@@ -213,7 +214,7 @@ impl Pass<'_> {
             },
             Ok(None) => Obstacle::Redis(said),
             Err(error) => {
-                tracing::warn!(coupon_id = coupon.id.0, %error, "Redis did not tell the types of a drop's keys");
+                tracing::warn!(coupon_id = coupon.id.0, %error, "cannot read the types of a drop's keys");
                 Obstacle::Redis(said)
             }
         }
@@ -236,7 +237,7 @@ impl Pass<'_> {
         self.one_drop(&header, plan, round, reports).await
     }
 
-    /// Plans of drops with one page, read at the same time; `None` for larger drops, which are read
+    /// Plans drops with a single page concurrently. Returns `None` for larger drops, which are read
     /// separately.
     async fn plans_ahead(
         &self,
@@ -312,7 +313,7 @@ impl Pass<'_> {
         } else {
             Outcome::Failed
         };
-        // A lost drop is rebuilt first.
+        // Page-by-page repairs have to wait until a lost drop is rebuilt.
         let by_pages = !plan.beyond.is_empty() && !header.facts.is_lost();
         let has_repairs = plan.items.iter().any(|item| item.action.is_some());
         if all_wait {
@@ -369,7 +370,7 @@ impl Pass<'_> {
             .any(|(c, d)| DropMeta::of(c, d) != DropMeta::of(coupon, drop)))
     }
 
-    /// The same drops with their present settings in MySQL.
+    /// Returns the same drops with their current settings in MySQL.
     async fn as_of_now(
         &self,
         mut drops: Vec<(Coupon, Drop)>,
@@ -391,8 +392,9 @@ impl Pass<'_> {
         Ok(drops)
     }
 
-    /// Why repairs wait for a person; `None` if they do not. A confirmation covers exactly the
-    /// repairs that were shown; in later rounds, those of them that are left.
+    /// Returns why repairs must wait for an operator, or `None` if they need not wait. A
+    /// confirmation covers exactly the repairs that were shown and, in later rounds, those of them
+    /// that are left.
     async fn held_back(
         &self,
         drop: DropId,
@@ -437,8 +439,8 @@ impl Pass<'_> {
         }))
     }
 
-    /// Carries out repairs that exceed the number kept in memory, page by page, and nothing else:
-    /// the next comparison finds which other repairs are left.
+    /// Carries out only the repairs that exceed the number kept in memory, page by page. The next
+    /// comparison finds the other repairs that are left.
     async fn repair_pages(
         &self,
         header: &DropHeader,
@@ -468,7 +470,8 @@ impl Pass<'_> {
             ledger.attempts(coupon, header.drop_id(), &items, &attempts);
             ended?;
         }
-        // A user may have lost their slot while the pages were repaired.
+        // Set the counter, unless it has to wait: a user may have lost their slot while the pages
+        // were repaired.
         executor
             .end_pages(plan.counter_waits || planner.has_absent())
             .await?;
@@ -476,9 +479,9 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Page by page, several of them in progress: while one is compared, MySQL reads the next and
-    /// Redis those after it. Each page is still read from Redis first, and they are compared in
-    /// order.
+    /// Plans a drop page by page in a pipeline: while one page is compared, MySQL reads the next
+    /// one and Redis those after it. Each page is read from Redis before MySQL, and pages are
+    /// compared in order.
     async fn plan(&self, header: &DropHeader) -> Result<Plan, Aborted> {
         let began = Instant::now();
         if self.request.trigger == Trigger::Cron
@@ -512,7 +515,7 @@ impl Pass<'_> {
         Ok(plan)
     }
 
-    /// The pages of a drop, in order of slots.
+    /// Reads the pages of a drop, in order of slots.
     fn pages<'h>(
         &'h self,
         header: &'h DropHeader,
@@ -528,8 +531,8 @@ impl Pass<'_> {
             .buffered(AHEAD)
     }
 
-    /// Checked by Redis's clock and by this host's: if either is wrong, users may still be
-    /// admitted.
+    /// Whether the drop has been closed long enough to be sealed, according to both Redis's clock
+    /// and this host's: if either is wrong, users may still be admitted.
     fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
         let closed = header.facts.drop.closes_at.map(|at| at.timestamp_millis());
         let now_ms = header
@@ -540,7 +543,7 @@ impl Pass<'_> {
     }
 }
 
-/// Findings that a change of settings may explain.
+/// Whether a change of settings may explain the finding.
 fn by_settings(item: &Planned) -> bool {
     matches!(item.kind, Kind::OverAdmitted | Kind::CountMismatch)
 }
@@ -550,7 +553,7 @@ fn by_settings(item: &Planned) -> bool {
 struct Again {
     drops: Vec<(Coupon, Drop)>,
     wait: Duration,
-    /// Coupons that were closed and whose comparison is complete.
+    /// Coupons that were closed and are now verified.
     verified: Vec<CouponId>,
 }
 
@@ -560,6 +563,7 @@ struct Next {
     /// The next comparison shows whether the repairs took effect, or what is left after an
     /// operator's change.
     compare_again: bool,
-    /// An admission is too young to judge, and a caller waits for the result: the maximum wait.
+    /// Maximum wait before the next round: an admission is too recent to judge, and a caller waits
+    /// for the result.
     wait: Duration,
 }

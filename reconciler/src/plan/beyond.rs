@@ -1,5 +1,5 @@
-//! Repairs that exceed the number kept in memory: they are counted here, and carried out page by
-//! page while the drop is read once more.
+//! Limits the number of repairs in memory. Repairs above the limit are counted here, and carried
+//! out page by page while the drop is read a second time.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,13 @@ use super::{Action, Planned, Planner};
 use crate::collect::snapshot::SlotRange;
 use crate::report::{ActionKind, Kind};
 
-/// Repairs that were planned but not kept.
+/// Repairs that were planned but not kept in memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Beyond {
     pub by_kind: HashMap<(Kind, ActionKind), usize>,
-    /// The number of them that counts towards the repair limit.
+    /// Number of these repairs that count towards the repair limit.
     pub(super) weight: usize,
-    /// A hash of them.
+    /// Hash of these repairs.
     pub(super) fingerprint: u64,
 }
 
@@ -27,8 +27,8 @@ impl Beyond {
 }
 
 impl Action {
-    /// Whether a repair gives one user what the stores prove, and depends on no other page. Of
-    /// these, millions may be missing; other repairs are few.
+    /// Whether the repair gives one user what the stores prove, and depends on no other page. A
+    /// plan can have millions of these repairs, but only few others.
     pub(super) fn is_of_page(&self) -> bool {
         matches!(
             self,
@@ -41,7 +41,7 @@ impl Action {
 }
 
 impl Planner<'_> {
-    /// Drops repairs beyond the number that a plan keeps.
+    /// Removes single-page repairs above the limit from the plan and counts them.
     pub(super) fn keep_some(&mut self) {
         let most = self.policy.kept;
         if self.of_pages <= most {
@@ -59,7 +59,7 @@ impl Planner<'_> {
                     .by_kind
                     .entry((item.kind, item.action_kind()))
                     .or_default() += 1;
-                // No gaps: the repair of the counter is never one of these.
+                // `gaps` is 0 because the repair of the counter always stays in the plan.
                 let weight = weight(item, 0, gate_closed);
                 beyond.weight += weight;
                 beyond.fingerprint = beyond
@@ -71,13 +71,13 @@ impl Planner<'_> {
         self.of_pages = most;
     }
 
-    /// Whether a slot that was given a moment ago has no holder on the pages so far.
+    /// Whether the pages so far have a slot that was given away recently but has no holder.
     pub fn has_absent(&self) -> bool {
         self.absent > 0
     }
 
-    /// The repairs of one page, in the order of execution, once it is decided that the drop is to
-    /// be repaired.
+    /// Returns the single-page repairs of a page, in the order of execution. Used in the second
+    /// reading, when the repairs of the drop are approved.
     pub fn repairs_of(&mut self, page: &SlotRange) -> Vec<Planned> {
         self.page_whole(page);
         self.of_pages = 0;

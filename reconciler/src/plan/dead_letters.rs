@@ -44,15 +44,15 @@ impl Planner<'_> {
     ) {
         let before = self.items.len();
         self.decide(page, desired, letter, user);
-        // A dead letter that stays is listed by name, or only counted.
+        // An unresolved dead letter has an item without action, or no item if it is only counted.
         let planned = &self.items[before..];
         if !planned.is_empty() && planned.iter().all(|item| item.action.is_some()) {
             self.people_of_dead_letters.insert(user.clone());
         }
     }
 
-    /// The promised slot is the one in Redis; otherwise the slot that the dead letter names, if
-    /// its user is to own it.
+    /// Plans the repair of one dead letter. Its user gets the slot that Redis has for them, or else
+    /// the slot that the dead letter names if the user is to own it.
     fn decide(
         &mut self,
         page: &SlotRange,
@@ -72,7 +72,7 @@ impl Planner<'_> {
             if let Some(slot) = self.facts.slot(admitted).filter(|_| !has_row_of_another) {
                 self.issue_letter(letter, slot, user, false);
             } else {
-                // Another repair resolves the conflict: it moves the user and writes the row.
+                // Another repair moves the user and inserts the row.
                 let detail = format!("{}: its user moves to another slot", name(letter));
                 self.duplicate(letter, user, detail);
             }
@@ -115,7 +115,7 @@ impl Planner<'_> {
         self.push_dead_letter(letter, Some(i64::from(slot)), action, name(letter));
     }
 
-    /// Why a claim is not issued, although a slot may be free.
+    /// Returns why the claim is invalid for this drop, even if a slot is free.
     pub(super) fn fault(&self, letter: &DeadLetter) -> Option<ClaimFault> {
         let window = self.facts.drop.window();
         window
@@ -123,11 +123,12 @@ impl Planner<'_> {
             .filter(|_| letter.is_of_message)
     }
 
-    /// A dead letter may be the only copy of a promise, and a drop that is loaded without its user
-    /// gives the slot to somebody else. A user who has a message was already restored from it.
+    /// Restores the user of a dead letter into a lost drop, since the dead letter may be the only
+    /// copy of the promise. Without its user, the rebuilt drop would give the slot to another user.
+    /// Users with a message are already restored from it.
     fn rebuild_with(&mut self, page: &SlotRange, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
-            // The same time as in the user's row.
+            // Must be the same time as in the user's row.
             let claimed_at_ms = letter
                 .claimed_at
                 .map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
@@ -143,9 +144,9 @@ impl Planner<'_> {
         }
     }
 
-    /// One finding for all dead letters that are not listed by name: those that stay, and those
-    /// that were not read because too many name the same slot, or a slot that the drop does not
-    /// have.
+    /// Adds one finding for all dead letters that are not listed individually. Some of them need an
+    /// operator. Others were not read because too many name the same slot, or a slot that the drop
+    /// does not have.
     pub(super) fn dead_letters_left(&mut self) {
         let mut summaries = self.left.summaries();
         let mut number = self.left.number();
@@ -179,7 +180,7 @@ impl Planner<'_> {
         self.push_dead_letter(letter, letter.slot, Action::Letter(change), detail);
     }
 
-    /// Whether a slot is left in addition to those that other dead letters need.
+    /// Whether a slot is left besides those that other dead letters need.
     fn has_room(&self) -> bool {
         let any = self.facts.free > 0
             || self.facts.count.unwrap_or(0) < i64::from(self.facts.drop.quantity);
@@ -205,8 +206,9 @@ fn not_of_drop(fault: ClaimFault) -> &'static str {
     }
 }
 
-/// A dead letter as mails and runs name it. A reason that was entered manually may be any text,
-/// with a user id in it: only a word of Firstcome's form is shown.
+/// Returns the name of a dead letter in mails and runs. A reason that was entered manually may
+/// contain a user ID, so the reason is shown only if it matches the pattern of Firstcome's own
+/// reasons.
 pub(super) fn name(letter: &DeadLetter) -> String {
     let DeadLetter { id, reason, .. } = letter;
     let is_word = reason.len() > 3

@@ -1,4 +1,4 @@
-//! The desired state of a page: who should hold each slot, from everything that is known of it.
+//! Determines who should hold each slot of a page, from rows, Redis, messages and dead letters.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,28 +14,28 @@ pub(super) enum DesiredSlot<'p> {
     Owner(&'p UserId, OwnerProof<'p>),
     /// Nobody holds it, and it can be given again.
     Free,
-    /// Nobody holds it, but it was given a moment ago: the claim may be in flight.
+    /// Nobody holds it, but it was given away recently, so the claim may be in flight.
     Held,
 }
 
-/// What shows that a slot was promised to a user, strongest first.
+/// Evidence that a slot was promised to a user, strongest first.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum OwnerProof<'p> {
     Row(&'p RowFacts),
-    /// Redis has the user on the slot. A message of another user may be older: the user of the
-    /// message was moved since, and the consumer lags behind.
+    /// Redis has the user on the slot. This overrides the message of another user, who may have
+    /// been moved to another slot while the consumer lags behind.
     Redis,
     Message(&'p InFlight),
     DeadLetter,
     Claimants,
 }
 
-/// The desired state of the slots of a page. Slots without an entry are either free in Redis, or
-/// become free once the users on them are moved.
+/// The desired state of the slots of a page. A slot without an entry is free in Redis, or becomes
+/// free once the users on it are moved.
 #[derive(Debug, Default)]
 pub(super) struct DesiredSlots<'p> {
     slots: BTreeMap<i64, DesiredSlot<'p>>,
-    /// Users who own a slot that Redis does not have them on, unless they have a row.
+    /// Users without a row who own a slot but are missing on it in Redis.
     restored: HashSet<&'p UserId>,
 }
 
@@ -58,7 +58,7 @@ impl<'p> DesiredSlots<'p> {
         }
     }
 
-    /// Whether a user without a row is to return to another slot of this page than this one.
+    /// Whether a user without a row is to be restored to a slot of this page other than `slot`.
     pub(super) fn restores_elsewhere(&self, user: &UserId, slot: Option<i64>) -> bool {
         self.restored.contains(user) && slot.and_then(|slot| self.owner(slot)) != Some(user)
     }
@@ -117,8 +117,8 @@ impl<'p> Sorted<'p> {
         self.failed.contains(&(slot, user))
     }
 
-    /// The users on a slot whose claims are not revoked. The others may come from an old copy of
-    /// Redis.
+    /// Returns the users on a slot whose claims are not revoked. Revoked claims can reappear when
+    /// Redis starts from an old copy.
     pub(super) fn valid_owners(&self, slot: i64) -> impl Iterator<Item = &'p UserId> + Clone {
         let owners = self.owners(slot).iter().copied();
         owners.filter(move |user| !self.page.is_void(slot, user))
@@ -145,8 +145,8 @@ impl Planner<'_> {
         desired
     }
 
-    /// The user on a slot without a row who keeps it: the first with a message or a dead letter,
-    /// else the first.
+    /// Returns the user who keeps a slot that has no row: the first one with a message or a dead
+    /// letter for it, otherwise the first one.
     fn keeper<'p>(&self, page: &SlotRange, sorted: &Sorted<'p>, slot: i64) -> Option<&'p UserId> {
         self.facts.slot(slot)?;
         let is_here = |(drop, at)| drop == self.facts.drop.id && i64::from(at) == slot;
@@ -158,7 +158,8 @@ impl Planner<'_> {
             .or(first)
     }
 
-    /// Redis lost the admission of a message's user if it has nobody on the slot.
+    /// Adds users of messages as owners. If Redis has no user on the slot, it has lost the
+    /// admission.
     fn owners_by_messages<'p>(
         &self,
         page: &'p SlotRange,
@@ -207,7 +208,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Redis lost the other half of an admission if nobody is on a claimant's slot.
+    /// Adds claimants as owners. If Redis has no user on a claimant's slot, it has lost the other
+    /// half of the admission.
     fn owners_by_claimants<'p>(
         &self,
         page: &'p SlotRange,
@@ -226,10 +228,11 @@ impl Planner<'_> {
         }
     }
 
-    /// Slots up to the counter that are neither held nor free.
+    /// Adds the slots up to the counter that are neither held nor free.
     fn vacant<'p>(&self, page: &'p SlotRange, sorted: &Sorted<'p>, desired: &mut DesiredSlots<'p>) {
         let free: HashSet<i64> = page.free.iter().copied().collect();
-        // Never beyond the quantity: with a counter far too high this would take forever.
+        // Stop at the quantity: if the counter is far too high, this loop would not end in
+        // practice.
         let last = page
             .to
             .unwrap_or(i64::MAX)
@@ -251,7 +254,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether the user has a row that excludes another one.
+    /// Whether the user has a row that rules out a second one.
     pub(super) fn holds_a_row(&self, page: &SlotRange, user: &UserId) -> bool {
         let is_of_coupon = self.facts.once_per() == OncePer::Coupon;
         let row = page.has_row.get(user);

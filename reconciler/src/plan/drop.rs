@@ -1,4 +1,4 @@
-//! Plans a drop as a whole, after its last page.
+//! Plans the repairs that concern a drop as a whole, after its last page.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -67,8 +67,9 @@ impl Planner<'_> {
         }
     }
 
-    /// A `Move` also writes the user's row. The page of a dead letter may not show that: its user's
-    /// slot can be on another page, and the row on its own slot another user's.
+    /// Turns dead letters of users who are to be moved into duplicates, since a `Move` also inserts
+    /// the user's row. The page of a dead letter does not always show the move: the user's slot can
+    /// be on another page.
     fn letters_of_the_moved(&mut self) {
         let moved = self.items.iter().filter(|item| item.moves());
         let moved: HashSet<UserId> = moved.filter_map(|item| item.user.clone()).collect();
@@ -111,10 +112,10 @@ impl Planner<'_> {
         );
     }
 
-    /// While the unread tail of the topic is not known, an unread message may promise any slot to
-    /// anybody. Until then no slot is given to a user who does not hold it already, and a lost drop
-    /// is not rebuilt: otherwise promises that only messages prove would be given away. Returns
-    /// whether a repair has to wait.
+    /// Postpones repairs while the tail of the topic could not be read, because an unread message
+    /// may promise any slot to any user. No slot is given to a user who does not already hold it,
+    /// and a lost drop is not rebuilt. Otherwise, slots that only messages prove could go to other
+    /// users. Returns whether a repair has to wait.
     fn wait_for_the_topic(&mut self) -> bool {
         let lost = self.facts.is_lost();
         let opened = self.facts.has_opened();
@@ -128,7 +129,8 @@ impl Planner<'_> {
                     Wanted::Slot { .. } => lost,
                     Wanted::Any | Wanted::Nothing => true,
                 },
-                // No row is written, and the repair that a duplicate follows from may not be kept.
+                // In a lost drop no row is inserted. Duplicates wait too: the repair that they
+                // depend on may not be in memory.
                 Action::Row(_) => lost,
                 Action::Letter(letter) => match letter.end {
                     LetterEnd::Revoked => false,
@@ -143,7 +145,7 @@ impl Planner<'_> {
                 },
             };
             if must_wait {
-                // A user who holds another one already has a row.
+                // A user who loses a slot because they hold another one already has a row.
                 let has_row = matches!(
                     action,
                     Action::Slot(SlotChange {
@@ -157,7 +159,7 @@ impl Planner<'_> {
             }
             waits |= must_wait;
         }
-        // A row that is not written resolves nothing.
+        // Duplicates wait for the row of their user.
         for item in &mut self.items {
             if matches!(&item.action, Some(Action::Letter(LetterChange { user, end: LetterEnd::Duplicate, .. })) if without_row.contains(user))
             {
@@ -230,7 +232,7 @@ impl Planner<'_> {
         let count = self.facts.count.unwrap_or(0);
         let now = i64::try_from(self.facts.users + self.facts.free).unwrap_or(i64::MAX);
         let settled = now + self.change_of_settled;
-        // `max` would hide a negative counter of an empty drop.
+        // In an empty drop, `max` would hide a negative counter.
         if count < 0 || count.max(self.highest_returning) != settled || self.gaps > 0 {
             let detail = if count != self.highest {
                 format!("the counter is {count} and should be {}", self.highest)
@@ -256,7 +258,8 @@ impl Planner<'_> {
         }
     }
 
-    /// A lost drop gets them with the rebuild.
+    /// Moves users with a broken promise to the head of the waiting list. In a lost drop, the
+    /// rebuild does this.
     fn promises(&mut self) {
         for (user, slot) in &self.facts.promises.out_of_line {
             let detail =
@@ -276,7 +279,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Slots that nobody will hold after the other repairs.
+    /// Number of slots without a holder after the other repairs.
     pub(super) fn left(&self) -> u64 {
         let held = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.change_of_held;
         u64::try_from(i64::from(self.facts.drop.quantity) - held).unwrap_or(0)
@@ -336,12 +339,13 @@ impl Planner<'_> {
         }
     }
 
-    /// An operator closed it, and nobody on its waiting list was promised anything.
+    /// Whether an operator closed the drop early and nobody on its waiting list has a broken
+    /// promise.
     fn is_cut_off(&self) -> bool {
         self.facts.drop.closed_early && self.facts.is_closed() && self.facts.promises.open == 0
     }
 
-    /// How many users of the waiting list get a free slot.
+    /// Number of users on the waiting list who get a free slot.
     pub(super) fn promotable(&self) -> u64 {
         let cut = self.facts.drop.closed_early && self.facts.is_closed();
         self.left().min(if cut {
@@ -372,14 +376,14 @@ impl Planner<'_> {
     }
 }
 
-/// Makes the item wait until the claims in flight are known.
+/// Postpones a repair until the claims in flight are known.
 fn wait(item: &mut Planned) {
     item.action = None;
     item.detail
         .push_str("; it waits until what is on its way is known");
 }
 
-/// Repairs that set the counter, give slots by it, or follow from one that does.
+/// Whether a repair sets the counter, gives away slots with it, or depends on a repair that does.
 fn needs_counter(item: &Planned) -> bool {
     matches!(
         item.phase(),
@@ -387,13 +391,14 @@ fn needs_counter(item: &Planned) -> bool {
     ) && item.action_kind() != ActionKind::Revoke
 }
 
-/// How much a repair counts towards the repair limit. A repair that only adds what was promised, or
-/// adds a holder to the claimants, or gives a free slot to the waiting list, counts 0: it can't
-/// harm, and users wait for it. So does a revocation, which is recorded separately. A repair of the
-/// counter counts the slots that it would free, because a wrong one would give each of them twice.
+/// Returns how much a repair counts towards the repair limit. Repairs count 0 if they cannot harm
+/// and users wait for them: those that only add what was promised, add a holder to the claimants,
+/// or give a free slot to the waiting list. Revocations also count 0, because they are recorded
+/// separately. A repair of the counter counts the number of slots that it frees, because a wrong
+/// counter would give each of them to a second user.
 ///
-/// While the gate is closed, Redis may lack some of its promises, and nobody is admitted: only
-/// repairs that take something from users count.
+/// While the gate is closed, nobody is admitted and Redis may have lost some promises. Only repairs
+/// that take a slot from a user count then.
 pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
     let Some(action) = &item.action else { return 0 };
     match (item.kind, action) {
@@ -406,8 +411,8 @@ pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
     }
 }
 
-/// The hash of a repair that counts towards the limit: sums of these distinguish plans, in whatever
-/// order the repairs were found.
+/// Returns the hash of a repair, or 0 if it does not count towards the limit. The sum of the hashes
+/// identifies a plan regardless of the order of its repairs.
 pub(super) fn fingerprint_of(item: &Planned, weight: usize) -> u64 {
     if weight == 0 {
         return 0;

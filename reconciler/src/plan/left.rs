@@ -1,16 +1,17 @@
-//! Dead letters that only a person can resolve: the first ones are listed, the others only counted.
+//! Collects the dead letters that need an operator. The first ones are listed, the others only
+//! counted.
 
 use std::collections::BTreeMap;
 
-/// Dead letters listed for each reason.
+/// Maximum number of dead letters that are listed for each reason.
 const BY_NAME: u64 = 10;
 
-/// By reason: the number, and some ids.
+/// Number of dead letters by reason, with the IDs of some that are not listed.
 #[derive(Debug, Default)]
 pub(super) struct DeadLettersLeft(BTreeMap<&'static str, (u64, Vec<i64>)>);
 
 impl DeadLettersLeft {
-    /// Counts one more; returns whether enough are listed, so that this one is only counted.
+    /// Counts a dead letter. Returns `true` if the list is full, so that this one is only counted.
     pub(super) fn is_full(&mut self, why: &'static str, id: i64) -> bool {
         let (number, examples) = self.0.entry(why).or_default();
         *number += 1;
@@ -20,7 +21,7 @@ impl DeadLettersLeft {
         *number > BY_NAME
     }
 
-    /// How many are only counted.
+    /// Returns the number of dead letters that are only counted.
     pub(super) fn number(&self) -> u64 {
         let numbers = self.0.values().map(|(number, _)| *number);
         numbers.map(|number| number.saturating_sub(BY_NAME)).sum()

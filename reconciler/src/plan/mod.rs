@@ -1,9 +1,9 @@
-//! The decision: a pure function of the collected state. Nothing here reads, writes or asks for the
-//! time.
+//! Decides on repairs. This is a pure function of the collected state: it performs no I/O and does
+//! not read the clock.
 //!
-//! The caller feeds a drop page by page ([`Planner::page`]), so that memory stays flat at a million
-//! claims, then closes it ([`Planner::finish`]). The result is a list of findings, each with its
-//! repair.
+//! The caller passes the slots of a drop page by page ([`Planner::page`]), which keeps memory
+//! constant even for a million claims, and then calls [`Planner::finish`]. The result is a list of
+//! findings, each with its repair.
 
 mod beyond;
 mod dead_letters;
@@ -30,23 +30,23 @@ use firstcome_shared::trace::TraceContext;
 use crate::collect::snapshot::{DeadLetter, DropFacts, HalfRevoked};
 use crate::report::{ActionKind, Examined, FindingCase, Kind, Numbers};
 
-/// The policy of repairs: when, and how many.
+/// Limits on when repairs are made, and on how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairPolicy {
-    /// An admission younger than this may still be on its way to the topic, in milliseconds.
+    /// An admission younger than this, in milliseconds, may still be on its way to the topic.
     pub publish_deadline_ms: i64,
-    /// An admission younger than this may still be on its way to the topic or the dead-letter
-    /// table, in milliseconds.
+    /// An admission younger than this, in milliseconds, may still be on its way to the topic or the
+    /// dead-letter table.
     pub in_flight_ms: i64,
-    /// A message that waits on the topic for longer than this is issued by the reconciler, in
-    /// milliseconds.
+    /// If a message waits on the topic for longer than this, in milliseconds, the reconciler writes
+    /// the row itself.
     pub overdue_ms: i64,
     /// Maximum number of repairs of a drop in one pass, in percent of its quantity.
     pub repair_limit_percent: u32,
-    /// This many repairs are always allowed.
+    /// Number of repairs that are allowed whatever the quantity of the drop.
     pub repair_limit_at_least: usize,
-    /// Maximum number of repairs kept in memory that each concern one page; further ones are
-    /// counted, and carried out page by page.
+    /// Maximum number of single-page repairs kept in memory. Any further ones are only counted, and
+    /// later carried out page by page.
     pub kept: usize,
 }
 
@@ -63,31 +63,32 @@ impl Default for RepairPolicy {
     }
 }
 
-/// A difference between what the stores hold and what they should hold.
+/// A repair of a difference between the actual and the desired state of the stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// A user's slot in Redis. If any slot is wanted and none is left, the user goes to the head of
-    /// the waiting list, and the promise is listed as broken.
+    /// Changes a user's slot in Redis. If the user may have any slot but none is left, the user
+    /// moves to the head of the waiting list, and the promise is listed as broken.
     Slot(SlotChange),
-    /// A missing row in MySQL.
+    /// Inserts a row that is missing in MySQL.
     Row(RowChange),
-    /// An unresolved dead letter.
+    /// Resolves a dead letter without a row in the slot that it names.
     Letter(LetterChange),
-    /// The drop or its coupon in Redis.
+    /// Repairs the drop as a whole, or its coupon, in Redis.
     Drop(DropRepair),
 }
 
-/// A missing row.
+/// A row to insert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowChange {
     pub claim: Claim,
     /// The dead letter that it resolves.
     pub letter: Option<i64>,
-    /// Redis lacks the user on the slot of the dead letter, and gets the user first.
+    /// The user of the dead letter is missing in Redis. Restore the user there before inserting the
+    /// row.
     pub put_back: bool,
 }
 
-/// A dead letter that ends without a row in the slot that it names.
+/// A dead letter that is resolved without a row in the slot that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetterChange {
     pub id: i64,
@@ -99,33 +100,33 @@ pub struct LetterChange {
 pub enum LetterEnd {
     /// Another user holds the slot: admit the user again, to a free slot.
     Readmitted {
-        /// When the user was admitted first, if known.
+        /// When the user was first admitted, if known.
         claimed_at: Option<DateTime<Utc>>,
     },
-    /// The user holds a row already, or will after the repairs before this one.
+    /// The user already has a row, or gets one from an earlier repair of this plan.
     Duplicate,
     /// The claim is revoked.
     Revoked,
 }
 
-/// A difference that concerns a drop or its coupon.
+/// A repair of a whole drop or of its coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DropRepair {
-    /// The drop's `meta`.
+    /// Writes the drop's `meta`.
     Settings,
-    /// The coupon's allow list.
+    /// Writes the coupon's allow list.
     AllowList,
-    /// The whole drop, from everything that is known of it.
+    /// Rebuilds the whole drop from rows, messages and dead letters.
     Everything {
         holdings: Vec<SlotChange>,
-        /// Number of users of a large drop who were restored while it was read.
+        /// Number of users who were already restored while a large drop was read.
         before: usize,
     },
-    /// The steps of a revocation that are missing.
+    /// Carries out the missing steps of a revocation.
     Revocation(Box<HalfRevoked>),
-    /// count = |users| + |free|.
+    /// Sets the counter, so that `count = |users| + |free|`.
     Count,
-    /// A free slot for the first on the waiting list, who is this user.
+    /// Gives a free slot to the first user on the waiting list, expected to be this one.
     Line(UserId),
 }
 
@@ -135,17 +136,17 @@ pub struct Planned {
     pub kind: Kind,
     pub slot: Option<i64>,
     pub user: Option<UserId>,
-    /// The dead letter concerned: one user on one slot can have several.
+    /// ID of the dead letter. A user can have several for the same slot.
     pub dead_letter: Option<i64>,
-    /// The span in which the claim was made, if the dead letter has it.
+    /// The span of the claim request, if the dead letter recorded it.
     pub trace: Option<TraceContext>,
-    /// The observation, for a person.
+    /// The observation, as an operator reads it.
     pub detail: String,
-    /// The repair. `None`: only a person can decide, or there is nothing to repair.
+    /// The repair, or `None` if an operator has to decide or nothing needs repair.
     pub action: Option<Action>,
-    /// Only a person can resolve it.
+    /// Whether an operator has to resolve it.
     pub needs_person: bool,
-    /// Distinguishes it from others of its kind, for mails.
+    /// Selects the text of the mail among findings of this kind.
     pub case: FindingCase,
 }
 
@@ -156,20 +157,20 @@ impl Planned {
             .map_or(ActionKind::Report, Action::kind)
     }
 
-    /// Whether it moves a user to another slot, whichever is left.
+    /// Whether the repair moves a user to any slot that is left.
     pub(crate) fn moves(&self) -> bool {
         matches!(&self.action, Some(Action::Slot(change)) if change.wanted == Wanted::Any)
     }
 }
 
 impl Action {
-    /// Whether it takes a slot from a user who holds it in Redis.
+    /// Whether the repair takes a slot from a user who holds it in Redis.
     pub(crate) fn takes(&self) -> bool {
         matches!(self, Self::Slot(change) if change.takes())
     }
 
-    /// Whether it only gives users what was promised to them: it takes nothing from anybody and
-    /// gives no slot to anybody else.
+    /// Whether the repair only gives users what they were promised. Such a repair takes nothing
+    /// from any user and gives no slot to a new user.
     pub(crate) fn only_adds(&self) -> bool {
         if let Self::Slot(change) = self {
             return matches!(change.wanted, Wanted::Slot { .. }) && !change.takes();
@@ -196,7 +197,7 @@ impl Action {
                 (_, Wanted::Any) => ActionKind::Move,
                 (_, Wanted::Slot { .. } | Wanted::Front(_)) => ActionKind::PutBack,
                 (Some(_), Wanted::Nothing) => ActionKind::Withdraw,
-                // The user is a claimant of the drop only.
+                // Only the list of claimants has the user on this slot.
                 (None, Wanted::Nothing) => ActionKind::SetCount,
             },
             Self::Row(_) => ActionKind::Issue,
@@ -221,22 +222,25 @@ impl Action {
 pub struct Plan {
     /// Findings with their repairs, in the order of execution.
     pub items: Vec<Planned>,
-    /// Repairs of the same kinds that exceed the number kept.
+    /// Single-page repairs that exceed [`RepairPolicy::kept`].
     pub beyond: Beyond,
     pub numbers: Numbers,
     pub examined: Examined,
-    /// Admissions too young to judge: they may still be on their way to the topic.
+    /// Number of admissions too recent to judge: their claims may still be on their way to the
+    /// topic.
     pub young: u64,
-    /// Slots that nobody will hold after the repairs: this many users may be promoted.
+    /// Number of users of the waiting list that may get a slot after the repairs.
     pub left: u64,
-    /// The counter must not be set, and nothing may be done that follows from it: slots that nobody
-    /// holds may belong to users whose claims are on their way, or whose messages are unread.
+    /// The counter must not be set, and repairs that depend on it must wait: slots without a holder
+    /// may belong to users whose claims are in flight or whose messages are unread.
     pub counter_waits: bool,
     /// How many repairs count towards the repair limit.
     pub repairs: usize,
-    /// A hash of these repairs. A person confirms these and no others.
+    /// A hash of the repairs that count. An operator's confirmation is valid for exactly these
+    /// repairs.
     pub fingerprint: u64,
-    /// The repairs exceed the limit. [`Plan::take_waiting`] returns those that wait for a person.
+    /// The repairs exceed the limit. [`Plan::take_waiting`] returns those that an operator must
+    /// confirm.
     pub over_limit: bool,
     /// Every promise has its row, no promise is broken, no row is surplus, and nobody waits while a
     /// slot is free.
@@ -246,10 +250,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Takes out the repairs that wait until a person confirms them. While the gate is open, all of
-    /// them wait. While it is closed, repairs that only add what was promised go on: nobody loses a
-    /// slot by them, and the coupon stays closed for other users. The counter waits with the rest,
-    /// since setting it would free the slots of users who are to be moved.
+    /// Removes and returns the repairs that an operator must confirm. While the gate is open, these
+    /// are all repairs. While it is closed, repairs that only add what was promised stay in the
+    /// plan: no user loses a slot through them, and no other user can claim. The counter is not set
+    /// either, since that would free the slots of users who are yet to be moved.
     pub fn take_waiting(&mut self, what_adds_goes_on: bool) -> Vec<Planned> {
         if !what_adds_goes_on {
             return std::mem::take(&mut self.items);
@@ -263,57 +267,57 @@ impl Plan {
     }
 }
 
-/// Plans one drop: reads it page by page ([`Planner::page`]), then decides about the whole
-/// ([`Planner::finish`]).
+/// Plans the repairs of one drop: first page by page ([`Planner::page`]), then for the drop as a
+/// whole ([`Planner::finish`]).
 ///
 /// # The counter
 ///
-/// In Redis every slot up to the counter is held or free, so `count = |users| + |free|`. One fault
-/// must not be reported twice: a user whom Redis lost is a `missing_admission`, not a
-/// `count_mismatch` as well. So the counter is compared with the numbers after the other repairs:
+/// In Redis every slot up to the counter is held or free, so `count = |users| + |free|`. A fault
+/// must not be reported twice: a user whom Redis has lost is a `missing_admission`, but not also a
+/// `count_mismatch`. The counter is therefore compared with the state after the other repairs:
 ///
 /// ```text
 /// max(count, highest_returning) = |users| + |free| + change_of_settled
 /// ```
 ///
-/// Each page adds to `change_of_settled` the slots that are held or become free by the repairs of
-/// the page, less the users and free slots that Redis has now. Independently of the sum there must
-/// be no `gaps`: slots up to the counter that are neither held nor free, and free slots that are
-/// held. (One of each would cancel out.) Otherwise the repair is [`DropRepair::Count`]. It waits
-/// while slots are [`DesiredSlot::Held`](desired::DesiredSlot), and so does everything that needs
-/// the counter.
+/// Each page adds to `change_of_settled` the number of slots that are held or free after its
+/// repairs, less the number of users and free slots that Redis has now. In addition, there must be
+/// no `gaps`: slots up to the counter that are neither held nor free, and free slots that are held.
+/// (One of each would cancel out in the sum.) If either condition fails, the repair is
+/// [`DropRepair::Count`]. While any slot is [`DesiredSlot::Held`](desired::DesiredSlot), this
+/// repair waits, as do all others that need the counter.
 #[derive(Debug)]
 pub struct Planner<'a> {
     policy: RepairPolicy,
     facts: &'a DropFacts,
     items: Vec<Planned>,
-    /// Repairs of [`Planner::items`] that each concern one page.
+    /// Number of single-page repairs in [`Planner::items`].
     of_pages: usize,
     beyond: Beyond,
     rebuild: Vec<SlotChange>,
-    /// Number of users of a lost drop who were taken already.
+    /// Number of users of a lost drop that [`Planner::take_holdings`] has already returned.
     rebuilt: usize,
     numbers: Numbers,
     examined: Examined,
     young: u64,
-    /// By how many slots the repairs of the pages so far change the number of held ones.
+    /// Change in the number of held slots through the repairs of the pages so far.
     change_of_held: i64,
-    /// The same for slots that are held or free.
+    /// Change in the number of held or free slots through the repairs of the pages so far.
     change_of_settled: i64,
-    /// Restoring a user raises the counter to their slot.
+    /// Highest slot to which a user is restored. Restoring raises the counter to it.
     highest_returning: i64,
     gaps: u64,
-    /// Slots that are [`DesiredSlot::Held`](desired::DesiredSlot).
+    /// Number of slots that are [`DesiredSlot::Held`](desired::DesiredSlot).
     absent: u64,
-    /// Highest slot of the drop that is held or free; only reported.
+    /// Highest slot of the drop that is held or free. Only used in reports.
     highest: i64,
     people_without_row: u64,
-    /// Users with a dead letter that is planned for: any further dead letter of theirs is a
-    /// duplicate.
+    /// Users with a dead letter that this plan resolves. Any further dead letter of the same user
+    /// is a duplicate.
     people_of_dead_letters: HashSet<UserId>,
-    /// Dead letters on the pages; there may be more.
+    /// Number of dead letters read with the pages. MySQL may have more.
     letters: u64,
-    /// Slots that dead letters need.
+    /// Number of free slots that dead letters need.
     slots_for_letters: u64,
     left: DeadLettersLeft,
 }
@@ -345,13 +349,13 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Takes the users to restore into a lost drop that the pages have shown so far: a large drop
-    /// is not kept in memory.
+    /// Removes and returns the users to restore into a lost drop, as found on the pages so far. The
+    /// caller restores them while it reads, since a large drop does not fit in memory.
     pub fn take_holdings(&mut self) -> Vec<SlotChange> {
         std::mem::take(&mut self.rebuild)
     }
 
-    /// Counts users that were restored.
+    /// Adds to the number of users that the caller has already restored.
     pub fn were_put_back(&mut self, people: usize) {
         self.rebuilt += people;
     }
@@ -412,8 +416,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A row's time comes from Redis's clock. If the time of the admission is unknown, use the time
-    /// of this reading.
+    /// Builds the claim to insert as a row. The time of a row comes from the clock of Redis. If the
+    /// time of admission is unknown, it is the time at which the drop was read.
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
         let claimed_at =
             claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
@@ -431,7 +435,8 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// A dead letter that names no drop of this pass, with the reason: only a person can resolve it.
+/// Plans a dead letter that names no drop of this pass; `why` says what it names instead. Only an
+/// operator can resolve it.
 pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
     let name = dead_letters::name(letter);
     let (case, detail) = match (&letter.unreadable, &letter.user) {
@@ -458,7 +463,7 @@ pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
     }
 }
 
-/// Dead letters that are too many to list one by one.
+/// Describes dead letters that are too many to list one by one.
 pub fn many_loose(number: u64, why: &str, examples: &[i64]) -> String {
     format!(
         "{number} failed claims name {why} ({})",

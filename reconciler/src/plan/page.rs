@@ -1,4 +1,4 @@
-//! Plans one page of slots: the differences between the desired state and the stores.
+//! Plans the repairs of one page of slots, by comparing the desired state with the stores.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{OncePer, Slot, UserId};
@@ -10,13 +10,13 @@ use super::{Action, DropRepair, Planner, RowChange};
 use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::{FindingCase, Kind};
 
-/// An admission that is later than its reading, by more than clocks are corrected in small steps,
-/// was made by a clock that has been set back since. Without this bound it would be too young to
-/// judge until the clock has caught up.
+/// If an admission is later than the time of reading by more than this, Redis's clock has been set
+/// back since. Small corrections of the clock stay below it. Without this limit, the admission
+/// would count as too recent to judge until the clock has caught up.
 const CLOCK_AHEAD_MS: i64 = 5 * 1_000;
 
 impl Planner<'_> {
-    /// Reads one page.
+    /// Plans the single-page repairs of a page.
     pub fn page(&mut self, page: &SlotRange) {
         self.page_whole(page);
         self.keep_some();
@@ -70,7 +70,8 @@ impl Planner<'_> {
         self.count_slots(page, &sorted, &desired);
     }
 
-    /// The owner of a slot may be missing in Redis, in the coupon's claimants, or in MySQL.
+    /// Plans the repairs if the owner of a slot is missing in Redis, in the coupon's claimants or
+    /// in MySQL.
     fn owner(
         &mut self,
         page: &SlotRange,
@@ -97,7 +98,7 @@ impl Planner<'_> {
                 let change = SlotChange::put_back(user.clone(), message.slot, at_ms);
                 self.put_back(change, "has a message on the topic");
             }
-            // The repair of the dead letter puts its user back.
+            // The repair of the dead letter restores its user.
             OwnerProof::DeadLetter => self.highest_returning = self.highest_returning.max(slot),
             OwnerProof::Claimants => {
                 self.highest_returning = self.highest_returning.max(slot);
@@ -143,7 +144,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The claimants must contain everyone who holds a slot.
+    /// Adds the holder of a slot to the coupon's claimants, which must contain all holders.
     fn missing_claimant(&mut self, slot: i64, user: &UserId) {
         if let Some(number) = self.facts.slot(slot) {
             let detail =
@@ -156,7 +157,7 @@ impl Planner<'_> {
         }
     }
 
-    /// A user on a slot that is not theirs.
+    /// Plans the repair for a user on a slot that belongs to another user or does not exist.
     fn misplaced(&mut self, page: &SlotRange, slot: i64, user: &UserId, has_owner: bool) {
         if let Some(revocation) = page.voiding(slot, user) {
             self.people_without_row += 1;
@@ -164,7 +165,7 @@ impl Planner<'_> {
             return;
         }
         match page.has_row.get(user) {
-            // Their row is on another slot of this drop: its page moves them there.
+            // Their row is on another slot of this drop. The page of that slot moves them there.
             Some((drop, _)) if *drop == self.facts.drop.id => {}
             Some((drop, other)) if self.facts.once_per() == OncePer::Coupon => {
                 let detail = format!(
@@ -184,8 +185,9 @@ impl Planner<'_> {
         }
     }
 
-    /// A revocation in this drop is found on its own, unless it is under way. But one in another
-    /// drop may void a claim in this one: its user claimed before Redis knew of it.
+    /// Completes a revocation in another drop that voids a claim in this one. This happens if the
+    /// user claimed before the revocation reached Redis. Revocations in this drop are planned with
+    /// the drop as a whole.
     fn revoked_elsewhere(&mut self, slot: i64, user: &UserId, revocation: &Revocation) {
         if revocation.drop_id == self.facts.drop.id.0 {
             return;
@@ -221,7 +223,7 @@ impl Planner<'_> {
         user: &UserId,
         detail: String,
     ) {
-        // A name that is not a valid user id was never promised anything.
+        // A name that is not a valid user ID was never promised a coupon.
         let wanted = if UserId::has_form(user.as_str()) {
             Wanted::Any
         } else {
@@ -230,7 +232,7 @@ impl Planner<'_> {
         let action = change_from(page, slot, user, wanted);
         self.push(kind, slot, Some(user), action, detail);
         if let Some(item) = self.items.last_mut() {
-            // The consumer could not write their row, and the dead letter knows the trace.
+            // The consumer could not insert their row, so the trace is in the dead letter.
             item.trace = page
                 .dead_letters
                 .iter()
@@ -239,11 +241,11 @@ impl Planner<'_> {
         }
     }
 
-    /// The rightful holder of a slot has no row: the claim is in flight, too young to judge, a dead
-    /// letter, or lost.
+    /// Plans the row of a slot's owner, unless the claim is in flight, too recent to judge, or a
+    /// dead letter.
     fn without_row(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64, user: &UserId) {
         if page.has_row.contains_key(user) {
-            // It was written after the page's rows were read.
+            // The row was inserted after the rows of the page were read.
             return;
         }
         self.people_without_row += 1;
@@ -303,14 +305,15 @@ impl Planner<'_> {
         })
     }
 
-    /// Admitted too recently to judge.
+    /// Whether the admission is too recent to judge.
     pub(super) fn is_young(&self, at: i64, page: &SlotRange, patience: i64) -> bool {
-        // Many users were admitted after the pass read the clock, which may have been long ago.
+        // A pass can take long, so users may have been admitted well after it read the clock.
         let latest = page.read_until_ms.max(self.facts.read_at_ms) + CLOCK_AHEAD_MS;
         self.facts.read_at_ms.saturating_sub(at) < patience && at <= latest
     }
 
-    /// Nobody can claim with such a name, so nobody was promised the slot.
+    /// Reports a name that is not a valid user ID. No user can claim with it, so the slot was not
+    /// promised to anyone.
     fn no_user_id(&mut self, slot: i64, name: &UserId) {
         let detail = "the name on this slot in Redis is no user id, so nobody waits for a coupon";
         self.push(Kind::Unissued, slot, Some(name), None, detail.to_owned());
@@ -328,8 +331,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Claimants of the drop who are missing in `users`, on slots that are free or held by others.
-    /// A user who was promised a slot has a row, a message or a dead letter besides.
+    /// Removes claimants who are missing in `users` and whose slot is free or held by another user,
+    /// unless a row, a message or a dead letter shows that they were promised a slot.
     fn claimants_astray(&mut self, page: &SlotRange, sorted: &Sorted) {
         for (slot, user) in &page.claimants_astray {
             let has_letter = page
@@ -383,7 +386,7 @@ impl Planner<'_> {
         let counted = 1..=self.facts.count.unwrap_or(0);
         let ownerless = |slot: &i64| desired.owner(*slot).is_none();
         for (slot, users) in sorted.owners.iter().filter(|(slot, _)| ownerless(slot)) {
-            // Users who do not leave for the slot of their row in this drop.
+            // Whether the user stays: the others move to the slot of their row in this drop.
             let stays = |user: &&UserId| {
                 let row = page.has_row.get(*user);
                 row.is_none_or(|(drop, _)| *drop != self.facts.drop.id)
@@ -391,7 +394,7 @@ impl Planner<'_> {
             let has_users = users.iter().any(stays)
                 && (counted.contains(slot) || self.facts.slot(*slot).is_some());
             held += usize::from(has_users);
-            // Without users it becomes free.
+            // A slot that all users leave becomes free.
             settled += usize::from(has_users || counted.contains(slot));
         }
         for slot in &page.free {
@@ -409,7 +412,7 @@ impl Planner<'_> {
     }
 }
 
-/// A change of the slot that Redis has for a user.
+/// Builds a change of the slot that Redis has for a user.
 fn change_from(page: &SlotRange, slot: i64, user: &UserId, wanted: Wanted) -> Action {
     let at_ms = page.admitted_at_ms.get(&slot).copied();
     Action::Slot(SlotChange {

@@ -1,45 +1,46 @@
-//! The order in which repairs are carried out: each kind of action belongs to one phase.
+//! Defines the order of repairs: each kind of action belongs to one phase.
 
 use firstcome_shared::redis::repair::Wanted;
 
 use super::{Action, DropRepair, LetterEnd, Planned};
 use crate::report::{ActionKind, Kind};
 
-/// The phases of repairs, in order. Within one, the order does not matter.
+/// The phases of repairs, in order. Within a phase, the order does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Settings,
     Revocations,
-    /// Users go to the slots that rows, messages and claimants show, and off slots that are not
-    /// theirs.
+    /// Put users on the slots that rows, messages and claimants show, and take them off slots of
+    /// other users.
     Places,
-    /// Users of dead letters go to their slots, unless a message's user has the slot.
+    /// Put users of dead letters on their slots, unless the user of a message has the slot.
     Letters,
-    /// Slots that nobody holds are free. Earlier, they would be given to the next claims.
+    /// Set the counter, which frees all slots without a holder. Before the phases above, the next
+    /// claims would get slots that belong to users.
     Counter,
-    /// Users go to any slot. Earlier, it could be another user's.
+    /// Move users to any free slot. Before the counter is set, it could belong to another user.
     Moves,
-    /// Rows follow from the slots that users hold.
+    /// Insert the missing rows of users on their slots.
     Rows,
-    /// Users of other dead letters go to slots that are left.
+    /// Give slots that are left to users of the other dead letters.
     Readmissions,
-    /// Dead letters whose users have rows now, or were revoked.
+    /// Resolve dead letters whose users now have rows or were revoked.
     LetterEnds,
-    /// The waiting list gets the slots that are left.
+    /// Give slots that are left to the waiting list.
     Line,
-    /// Nothing: only a person can decide.
+    /// Findings without a repair.
     Report,
 }
 
-/// A step of carrying out repairs.
+/// A step in the execution of a plan.
 #[derive(Debug)]
 pub(crate) enum PhaseStep<'p> {
     Repairs(&'p [Planned]),
-    /// Repairs of users' slots leave the counter wrong.
+    /// Sets the counter, after repairs of users' slots have made it wrong.
     Counter,
 }
 
-/// The steps of repairs, which are sorted by phase.
+/// Returns the execution steps. `items` must be sorted by phase.
 pub(crate) fn steps(items: &[Planned]) -> impl Iterator<Item = PhaseStep<'_>> {
     let mut is_unsettled = false;
     let phases = items.chunk_by(|a, b| a.phase() == b.phase());
@@ -60,7 +61,8 @@ impl Planned {
         self.action.as_ref().map_or(Phase::Report, Action::phase)
     }
 
-    /// Repairs of a phase are carried out together if they are alike.
+    /// Returns the sort key. It puts similar repairs of a phase side by side, so that they are
+    /// carried out together.
     pub(crate) fn order(&self) -> (Phase, ActionKind, Kind) {
         (self.phase(), self.action_kind(), self.kind)
     }

@@ -1,5 +1,5 @@
-//! The plan in tables and properties: a small world in memory whose repairs behave like the scripts
-//! and the schema.
+//! Tests the planner with tables and properties, on a small in-memory world whose repairs behave
+//! like the Lua scripts and MySQL's schema.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -24,11 +24,11 @@ mod messages;
 mod properties;
 mod table;
 
-/// Slots per page: few, so that worlds of a dozen slots have several pages.
+/// Slots per page: few enough that a world of a dozen slots has several pages.
 const PAGE: i64 = 5;
 const NOW_MS: i64 = 1_000_000_000;
 
-/// A drop in all stores at once.
+/// The state of a drop in all stores.
 #[derive(Debug, Clone)]
 struct DropWorld {
     quantity: Slot,
@@ -45,16 +45,16 @@ struct DropWorld {
     rows: BTreeMap<Slot, UserId>,
     elsewhere: BTreeSet<UserId>,
     in_flight: Vec<(Slot, UserId)>,
-    /// The topic can't be read.
+    /// Whether the topic cannot be read.
     topic_away: bool,
-    /// Milliseconds since admission, by slot; a slot without an entry was admitted at an unknown
-    /// time.
+    /// Milliseconds since admission, by slot. Slots without an entry have an unknown time of
+    /// admission.
     ages: HashMap<i64, i64>,
-    /// Milliseconds from the beginning of the pass to the reading of its pages.
+    /// Milliseconds from the start of the pass until its pages are read.
     lasts_ms: i64,
     failed: Vec<(i64, Option<i64>, Option<UserId>)>,
     broken: BTreeSet<UserId>,
-    /// Maximum repairs of single pages that a plan keeps.
+    /// Maximum number of single-page repairs that a plan keeps.
     kept: usize,
 }
 
@@ -67,7 +67,7 @@ fn at(ms: i64) -> DateTime<Utc> {
 }
 
 impl DropWorld {
-    /// `held` users on slots 1.., each with a row.
+    /// Returns a consistent drop with `held` users on the slots from 1 up, each with a row.
     fn exact(quantity: Slot, held: u32) -> Self {
         Self {
             quantity,
@@ -275,7 +275,7 @@ impl DropWorld {
         planner.finish()
     }
 
-    /// Kind, slot and user of each finding.
+    /// Returns kind, slot and user of each finding.
     fn findings(&self) -> Vec<(Kind, Option<i64>, Option<String>)> {
         self.plan()
             .items
@@ -297,7 +297,8 @@ impl DropWorld {
         }
     }
 
-    /// Repairs that exceed the number kept: page by page, each in its present state.
+    /// Carries out the repairs that the plan does not keep, page by page, each planned from the
+    /// current state.
     fn apply_pages(&mut self, plan: &Plan) {
         let facts = self.facts();
         let mut planner = Planner::new(self.policy(), &facts);
@@ -347,7 +348,7 @@ impl DropWorld {
                     if *put_back {
                         self.change(&SlotChange::put_back(user.clone(), claim.slot, None));
                     }
-                    // A user whom the script does not put there gets no row, either.
+                    // If the script does not put the user on the slot, no row is inserted.
                     if !put_back || self.users.get(user) == Some(&i64::from(claim.slot)) {
                         self.insert(claim.slot, user);
                     }
@@ -412,14 +413,14 @@ impl DropWorld {
         let used: BTreeSet<i64> = self.users.values().copied().collect();
         self.free = (1..=top).filter(|slot| !used.contains(slot)).collect();
         self.count = Some(highest);
-        // The next claim gets a free slot, or the slot after the last.
+        // The next claim gets a free slot or the slot after the counter. Neither may have a row.
         let given_away = self
             .rows
             .keys()
             .find(|slot| !used.contains(&i64::from(**slot)));
         assert_eq!(
             given_away, None,
-            "it has a row, and could be given to another: {self:#?}"
+            "a slot with a row could be given to another user: {self:#?}"
         );
     }
 
@@ -435,7 +436,7 @@ impl DropWorld {
         })
     }
 
-    /// A slot and its row.
+    /// Admits a user to a slot and inserts the row.
     fn take(&mut self, who: &UserId, slot: i64) {
         self.free.remove(&slot);
         self.waiting.retain(|u| u != who);
@@ -444,7 +445,8 @@ impl DropWorld {
         self.insert(Slot::try_from(slot).unwrap(), who);
     }
 
-    /// A slot that loses its user is held until the counter is settled.
+    /// Changes a user's slot. A slot that loses its user becomes free only in
+    /// [`DropWorld::settle`].
     fn change(&mut self, change: &SlotChange) {
         let who = &change.user;
         let seen = change.seen.map(|seen| seen.slot);

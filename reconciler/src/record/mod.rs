@@ -1,6 +1,6 @@
 //! Records passes in MySQL: one row per run, and one per finding for all consecutive passes that
-//! see it. A drop that has no findings and did not change leaves nothing, so the tables grow with
-//! events, not with passes and drops.
+//! see it. A drop without findings and changes adds no rows, so the tables grow with events, not
+//! with passes and drops.
 
 mod read;
 
@@ -18,15 +18,16 @@ use crate::report::{DropReport, Finding, Outcome, Run};
 
 pub use read::{RunSummary, list, read};
 
-/// How a run was requested, as far as its report does not say.
+/// How a run was requested, as far as its report does not contain that.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct How {
     pub confirmed: bool,
-    /// A reopening of the gate: a pass may be recorded at the same time.
+    /// The run reopens the gate, so a pass may be recorded at the same time.
     pub is_beside_passes: bool,
 }
 
-/// Records the beginning of a run, under the pass lock, and the operator who asked for it.
+/// Records the beginning of a run, and the operator who requested it. The caller holds the pass
+/// lock.
 pub async fn begin(
     db: &Db,
     run: &Run,
@@ -40,13 +41,13 @@ pub async fn begin(
     db.begin_run(row(run, how.confirmed, None), asked).await
 }
 
-/// Records the end of a run, with its findings, even if its beginning could not be recorded.
+/// Records the end of a run with its findings. Works even if its beginning could not be recorded.
 ///
 /// # Errors
-/// [`DbError`]; nothing was recorded.
+/// [`DbError`] if MySQL fails; then nothing is recorded.
 pub async fn finish(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
     let finished_at = run.finished_at.unwrap_or_else(Utc::now);
-    // Findings have separate rows.
+    // Findings are stored in separate rows.
     let bare = |d: &DropReport| DropReport {
         findings: Vec::new(),
         coupon_name: d.coupon_name.clone(),
@@ -69,8 +70,8 @@ pub async fn finish(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
     .await
 }
 
-/// Maximum number of drop reports stored with a run, some 4 MB of JSON: far below
-/// `max_allowed_packet`. All findings are stored anyway.
+/// Maximum number of drop reports stored with a run. They take about 4 MB of JSON, far below
+/// `max_allowed_packet`. Findings have no such limit.
 const REPORTS_AT_MOST: usize = 10_000;
 
 /// Whether the drop has findings, has changed, or is in progress.
@@ -94,9 +95,9 @@ pub async fn forget_held_back(db: &Db, drop: DropId) -> Result<(), DbError> {
     db.forget_held_back(drop).await
 }
 
-/// A pass that compared everything compares its findings with those of the last such pass, even if
-/// it failed afterwards or could not read the topic. Repairs belong to their run, and so do
-/// findings in sealed drops, which the next pass does not examine.
+/// Selects the findings to record. A pass that compared everything continues the findings of the
+/// last such pass, even if it failed afterwards or could not read the topic. Repairs and findings
+/// in sealed drops belong to their own run, since the next pass does not see them.
 fn findings(run: &Run, how: How) -> Findings {
     let is_full = !how.is_beside_passes && !run.partial && !run.dry_run;
     let mut findings = Findings {
@@ -119,7 +120,7 @@ fn findings(run: &Run, how: How) -> Findings {
     findings
 }
 
-/// A hash of a run's content, without values that change over time.
+/// Returns a hash of a run's content, without values that change over time.
 pub(crate) fn content(run: &Run) -> u64 {
     let mut found: Vec<i64> = run.all_findings().map(Finding::identity).collect();
     found.sort_unstable();
@@ -128,7 +129,7 @@ pub(crate) fn content(run: &Run) -> u64 {
     hasher.finish()
 }
 
-/// Moves the end of a recorded run. Returns whether there is such a run.
+/// Extends the end time of a recorded run. Returns `false` if there is no such run.
 pub(crate) async fn prolong(db: &Db, run_id: &str, until: DateTime<Utc>) -> Result<bool, DbError> {
     db.prolong_run(run_id.to_owned(), until.naive_utc()).await
 }
@@ -177,8 +178,8 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
         drop_id: finding.drop_id.map(|d| d.0),
         kind: finding.kind.as_str().to_owned(),
         slot: finding.slot,
-        // A name written into a store manually may not fit the column. Then the slot identifies the
-        // finding.
+        // A name that was written into a store manually may not fit into the column. The slot
+        // identifies the finding then.
         user_id: finding
             .user_id
             .clone()
@@ -201,7 +202,7 @@ pub async fn remember(db: &Db, name: &'static str, at: DateTime<Utc>) -> Result<
     db.set_state(name, at.to_rfc3339()).await
 }
 
-/// A time stored by [`remember`] or by a pass.
+/// Returns a time stored by [`remember`] or by a pass.
 pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>, DbError> {
     let text = db.state(name).await?;
     Ok(text

@@ -1,4 +1,4 @@
-//! Reading runs back, for the endpoint.
+//! Reads recorded runs for the API.
 
 use std::collections::HashMap;
 
@@ -65,7 +65,7 @@ impl From<RunListRow> for RunSummary {
     }
 }
 
-/// Runs, newest first; with `before`, only older ones.
+/// Returns runs, newest first; with `before`, only older ones.
 pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<RunSummary>, DbError> {
     Ok(db
         .runs(limit, before)
@@ -75,7 +75,8 @@ pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<Run
         .collect())
 }
 
-/// A run with at most `limit` findings after the finding `after`, and the start of the next page.
+/// Returns a run with at most `limit` findings after the finding `after`, and the start of the next
+/// page.
 pub async fn read(
     db: &Db,
     id: String,
@@ -95,8 +96,7 @@ pub async fn read(
 }
 
 fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
-    // Parses a word of this program. An unknown word, from another release, is read as the least
-    // severe one.
+    // Parses an enum value. An unknown value from another release becomes `otherwise`.
     fn word<T: std::str::FromStr>(text: &str, otherwise: T) -> T {
         text.parse().unwrap_or(otherwise)
     }

@@ -1,6 +1,6 @@
-//! The topic's unread messages in memory: an arena of user ids, and a table of fixed-size entries
-//! sorted by drop and slot. A message takes 21 bytes plus its user's id. Above [`MOST_BYTES`] the
-//! tail counts as unknown.
+//! Holds the topic's unread messages in memory: an arena of user IDs, and a table of fixed-size
+//! entries sorted by drop and slot. A message takes 21 bytes plus its user ID. Above
+//! [`MOST_BYTES`], the tail counts as unknown.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -18,35 +18,35 @@ pub struct InFlight {
     pub claimed_at: DateTime<Utc>,
 }
 
-/// Maximum bytes of unread messages in memory: some 8 million messages.
+/// Maximum memory for unread messages, in bytes. This holds about 8 million messages.
 pub(super) const MOST_BYTES: usize = 256 << 20;
 
-/// Messages on one slot that a pass processes. At most one of them holds it, so a flood of them
-/// does not affect other slots.
+/// Maximum number of messages for one slot that a pass processes. At most one of them is valid, and
+/// the limit keeps a flood of them from affecting other slots.
 const OF_A_SLOT: usize = 100;
 
-/// Maximum messages read on slots outside the drop.
+/// Maximum number of messages read for slots outside the drop.
 const BESIDE_AT_MOST: usize = 1_000;
 
-/// A drop as named in a message. A message that names a drop with another coupon does not count for
-/// the drop: the consumer makes a dead letter of it.
+/// The coupon and drop that a message names. If they do not belong together, the consumer turns the
+/// message into a dead letter, so it does not count for the drop.
 pub(crate) type TailDrop = (CouponId, DropId);
 
 /// Approximate memory for a drop in the map. Foreign messages may all name different drops.
 const DROP_BYTES: usize = 48;
 
-/// One message. The time is stored as bytes, so that an entry has 20 of them and not 24.
+/// One message. The time is stored as a byte array, so that an entry takes 20 bytes instead of 24.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// The number of its drop in [`Messages::drops`].
+    /// The index of its drop in [`Messages::drops`].
     drop: u32,
     slot: Slot,
     micros: [u8; 8],
-    /// The position of its user's id in [`Messages::ids`], after a byte with the length.
+    /// The position of its user ID in [`Messages::ids`], which begins with a length byte.
     id: u32,
 }
 
-/// The slots of a drop with messages.
+/// The slots of a drop that have messages.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Extent {
     pub(crate) any: bool,
@@ -54,7 +54,7 @@ pub(crate) struct Extent {
     pub(crate) highest: Slot,
 }
 
-/// Messages by drop and slot; on one slot in the order of the topic.
+/// Messages by drop and slot. Messages for the same slot are in the order of the topic.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     drops: HashMap<TailDrop, u32>,
@@ -123,8 +123,8 @@ impl TailWriter {
 }
 
 impl Messages {
-    /// The messages of a drop on these slots, in order of slots: a hundred per slot, `most` in
-    /// total.
+    /// Returns the messages of a drop for these slots, in order of slots: at most a hundred per
+    /// slot and `most` in total.
     fn on_slots(&self, drop: TailDrop, slots: RangeInclusive<Slot>, most: usize) -> Vec<InFlight> {
         let (from, to) = slots.into_inner();
         let entries = self.of_drop(drop);
@@ -153,14 +153,14 @@ impl Messages {
         &self.entries[from..to]
     }
 
-    /// The highest slot with a message of a drop, up to `limit`; `None` without any.
+    /// Returns the drop's highest slot up to `limit` that has a message.
     fn highest(&self, drop: TailDrop, limit: Slot) -> Option<Slot> {
         let entries = self.of_drop(drop);
         let above = entries.partition_point(|entry| entry.slot <= limit);
         Some(entries[above.checked_sub(1)?].slot)
     }
 
-    /// The slots with messages of a drop with this quantity.
+    /// Returns which slots of a drop with this quantity have messages.
     pub(crate) fn extent(&self, drop: TailDrop, quantity: Slot) -> Extent {
         Extent {
             any: !self.of_drop(drop).is_empty(),
@@ -168,8 +168,8 @@ impl Messages {
         }
     }
 
-    /// The messages of a drop of `quantity` slots in a range of slots or to the end; and a few on
-    /// slots outside the drop.
+    /// Returns the messages of a drop for a range of slots. The last page also has a few messages
+    /// for slots outside the drop.
     pub(crate) fn page(
         &self,
         drop: TailDrop,
@@ -215,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn page_finds_the_messages_of_its_slots(
+        fn page_returns_the_messages_of_its_slots(
             sent in prop::collection::vec((1..3_i64, 1..4_i64, 1..40_u32, "[a-z]{1,9}"), 0..600),
             (from, to) in (0..45_u32, 0..45_u32),
         ) {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn flood_of_messages_on_one_slot_hides_no_other_slot() {
+    fn flood_of_messages_on_one_slot_does_not_hide_other_slots() {
         let mut writer = TailWriter::new(usize::MAX);
         let mut push = |slot, user: &str| {
             writer
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_beyond_the_bound_are_refused_even_for_different_drops() {
+    fn message_limit_applies_to_all_drops_together() {
         assert_eq!(size_of::<Entry>(), 20);
         let filled = |drop: fn(i64) -> i64| {
             let mut writer = TailWriter::new(100_000);

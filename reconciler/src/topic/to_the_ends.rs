@@ -1,4 +1,4 @@
-//! Reads partitions to their ends.
+//! Reads partitions of the topic to their end.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -17,14 +17,15 @@ struct Reading {
     /// The offset after the last message.
     next: i64,
     end: i64,
-    /// Its end was reported too early, although the leader has every message up to `end`.
+    /// The end was reported too early although the leader has all messages up to `end`.
     was_early: bool,
 }
 
 impl Reading {
-    /// Whether the reported end is the one asked for. A new leader may lag behind, and then the
-    /// reported end is early: `high`, its present end, shows that. A second early report by a
-    /// leader that does not lag is correct: the offsets left up to `end` are not messages.
+    /// Whether the partition is read up to the requested end. A new leader may lag behind and
+    /// report an earlier end, which `high`, its current end, reveals. If a leader that does not lag
+    /// reports an early end twice, it is correct: the remaining offsets up to `end` have no
+    /// messages.
     fn is_at_the_end(&mut self, high: i64) -> bool {
         let is_whole = high >= self.end;
         let is_at_the_end = self.next >= self.end || (is_whole && self.was_early);
@@ -37,9 +38,9 @@ impl Reading {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ReadLimit {
     At(Instant),
-    /// Time without a message. While messages arrive, the end comes nearer, and a pass that gave up
-    /// would have to start over: after a loss of Redis, everything stays closed until the whole
-    /// tail is read.
+    /// Maximum time without a message. While messages arrive there is progress, and giving up would
+    /// mean to start over: after a loss of Redis, all coupons stay closed until the whole tail is
+    /// read.
     WithoutMessage(Duration),
 }
 
@@ -52,16 +53,16 @@ impl ReadLimit {
     }
 }
 
-/// How far partitions were read.
+/// The result of reading partitions.
 pub(super) struct TailRead {
-    /// Partitions not read to the end within the limit.
+    /// Number of partitions that were not read to the end within the limit.
     pub(super) left: usize,
     pub(super) unreadable: Vec<UnreadableAt>,
 }
 
-/// Hands every message of the assigned partitions to `take`, up to each partition's end, up to
-/// something that no client can read, or until `take` breaks off. Errors from which librdkafka
-/// recovers automatically do not end the read, unless no message arrives for a while.
+/// Passes every message of the assigned partitions to `take` until each partition's end, an
+/// unreadable offset, or a break by `take`. Errors from which librdkafka recovers on its own end
+/// the read only if no message arrives for a while.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
     settings: &KafkaSettings,
@@ -113,7 +114,7 @@ pub(super) fn read_to_the_ends(
                 if reading.is_at_the_end(high) {
                     open.remove(&partition);
                 } else {
-                    // An end is reported only once, unless it is requested again.
+                    // librdkafka reports an end only once. Seeking makes it report the end again.
                     consumer.seek(topic, partition, Offset::Offset(reading.next), ANSWER)?;
                 }
             }
@@ -123,7 +124,7 @@ pub(super) fn read_to_the_ends(
                 trouble.get_or_insert((Instant::now(), error));
             }
             Some(Ok(message)) => {
-                // After an unreadable batch librdkafka may begin again.
+                // After an unreadable batch, librdkafka may deliver earlier messages again.
                 let Some(reading) = open
                     .get_mut(&message.partition())
                     .filter(|of| of.next <= message.offset())
@@ -151,8 +152,8 @@ pub(super) fn read_to_the_ends(
     })
 }
 
-/// Checks with fresh clients what partitions are waiting at. Only the consumer skips it; passes do
-/// not.
+/// Checks with fresh clients whether partitions are stuck at an unreadable offset. Passes do not
+/// skip it; only the consumer does.
 fn find_unreadable(
     settings: &KafkaSettings,
     open: &HashMap<i32, Reading>,
@@ -165,7 +166,7 @@ fn find_unreadable(
             Ok(LookResult::Unreadable { at, .. }) => found.push(at),
             Ok(LookResult::Message(_) | LookResult::End(_)) => {}
             Err(error) => {
-                // Kafka is unavailable: reading has a separate limit.
+                // Kafka is unavailable, for which the read itself has a limit.
                 tracing::debug!(%error, partition, "a fresh client could not check a partition");
                 break;
             }
@@ -175,13 +176,13 @@ fn find_unreadable(
     found
 }
 
-/// After this long without a message, check whether the partition can be read at all.
+/// Time without a message after which to check whether the partition can be read at all.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Maximum wait for the next message.
 const POLL: Duration = Duration::from_millis(100);
 
-/// True if retrying does not help.
+/// Whether the error is permanent, so that a retry does not help.
 fn is_final(error: &KafkaError) -> bool {
     use rdkafka::error::RDKafkaErrorCode as Code;
     let code = error.rdkafka_error_code();
@@ -204,11 +205,11 @@ mod tests {
 
     #[test]
     fn premature_end_of_partition_is_ignored() {
-        // (next; the leader's end at each report; the report at which reading is over)
+        // (next offset, the leader's end at each report, index of the report that ends the read)
         for (next, highs, over) in [
             (10, vec![10], Some(0)),
             (4, vec![4, 4, 10, 10], Some(3)),
-            // The offsets left up to the end are not messages, as after a transaction.
+            // The remaining offsets have no messages, for example after a transaction.
             (9, vec![10, 10], Some(1)),
             (4, vec![4, 4, 4], None),
         ] {

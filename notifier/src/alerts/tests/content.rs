@@ -1,4 +1,4 @@
-//! The content of notices, and which contents count as equal.
+//! Tests the content of notices, and when content counts as changed.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn clean_passes_and_dry_runs_send_no_mail() {
 }
 
 #[test]
-fn repair_is_mailed_once_and_fires_no_alert() {
+fn repair_is_mailed_once_without_an_alert() {
     let mut duty = Duty::default();
     let repaired = run(
         Status::Repaired,
@@ -77,7 +77,7 @@ fn unrepaired_drift_is_mailed_after_each_cooldown_and_when_resolved() {
 }
 
 #[test]
-fn pass_ends_no_alert_of_a_drop_that_it_did_not_examine() {
+fn pass_does_not_resolve_alerts_of_drops_that_it_did_not_examine() {
     let mut duty = Duty::default();
     duty.sees(0, &one_left());
     let elsewhere = Run {
@@ -149,7 +149,7 @@ fn reopening_the_gate_alone_sends_no_mail() {
 }
 
 #[test]
-fn pass_over_one_coupon_ends_no_alert_of_the_whole_system() {
+fn pass_over_one_coupon_does_not_resolve_system_wide_alerts() {
     let mut duty = Duty::default();
     assert_eq!(
         duty.sees(0, &failed(FailureCause::Mysql, "MySQL is down")),
@@ -202,7 +202,7 @@ fn alert_of_a_claim_for_an_unknown_drop_ends_when_the_claim_is_gone() {
 }
 
 #[test]
-fn failed_pass_is_one_alert_and_stopped_pass_is_none() {
+fn failed_pass_raises_an_alert_and_stopped_pass_does_not() {
     let mut duty = Duty::default();
     let run = failed(FailureCause::Mysql, "MySQL cannot be reached: refused");
     assert_eq!(duty.sees(0, &run), "run_failed New");
@@ -238,7 +238,7 @@ fn changed_findings_are_mailed_at_once_unless_only_age_or_order_changes() {
 }
 
 #[test]
-fn drift_of_another_kind_drop_or_reason_is_a_separate_alert() {
+fn drift_of_each_kind_drop_and_reason_has_its_own_alert() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     let both = vec![
@@ -269,7 +269,7 @@ fn drift_of_another_kind_drop_or_reason_is_a_separate_alert() {
 }
 
 #[test]
-fn repair_limit_is_one_alert_per_drop_and_is_mailed_again_when_doubled() {
+fn held_back_repairs_are_one_alert_per_drop_mailed_again_when_doubled() {
     let mut duty = Duty::default();
     let held = |n: i64| {
         let planned = |slot| finding(Kind::MissingAdmission, slot, Outcome::Planned);

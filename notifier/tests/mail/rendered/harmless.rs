@@ -1,4 +1,4 @@
-//! Odd names, many findings, and links: a mail stays harmless and readable.
+//! Tests that mails stay harmless and readable with odd names, many findings and links.
 
 use super::*;
 
@@ -37,7 +37,7 @@ fn coupon_name_cannot_inject_markup() {
     }
 }
 
-/// The pass was stopped after the first drops: the others were not examined.
+/// The pass was stopped after the first drops, so the others were not examined.
 #[test]
 fn only_a_complete_pass_says_that_all_users_are_restored() {
     let rebuilt = general(
@@ -121,8 +121,8 @@ fn mail_about_ten_thousand_findings_has_a_readable_length() {
     assert!(mail.text.lines().count() < 60 && mail.html.len() < 20_000);
 }
 
-/// GitHub's anchors are the headings in lower case with dashes for spaces; each heading for a
-/// mail's word is the word itself.
+/// On GitHub, the anchor of a heading is its text in lower case with dashes for spaces. Mails name
+/// a section by its heading.
 #[test]
 fn every_section_that_a_mail_names_exists() {
     let operations = include_str!("../../../../docs/OPERATIONS.md");

@@ -1,9 +1,9 @@
-//! No mail reveals a user id, and no id changes anything else in a mail: with other ids of the same
-//! masks it would be identical, letter by letter.
+//! Tests that mails do not reveal user IDs, and that an ID changes nothing else in a mail: the
+//! texts for different IDs with equal masks must be identical.
 
 use super::*;
 
-/// A mail with everything that could contain an id.
+/// Renders a mail with everything that could contain an ID.
 fn with_ids(ids: &[String]) -> Rendered {
     let id = |at: usize| Some(ids[at % 3].clone());
     let mut run = failed_claims();
@@ -52,7 +52,7 @@ fn with_ids(ids: &[String]) -> Rendered {
     mail(&[(at(1), &run)], &[broken], &linked()).unwrap()
 }
 
-/// The words of a mail, with all masks made equal.
+/// Returns the text of a mail with all masks made equal.
 fn without_masks(mail: &Rendered) -> Vec<String> {
     let whole = format!(
         "{} {} {}",
@@ -70,7 +70,7 @@ fn without_masks(mail: &Rendered) -> Vec<String> {
     words(&whole).iter().map(|word| masked(word)).collect()
 }
 
-/// Numbers, single letters, words of the templates, and ids of any form.
+/// Returns test IDs: numbers, single letters, words of the templates, and random text.
 fn ids() -> Vec<String> {
     let mut ids: Vec<String> = (0..=120)
         .chain([412, 4711, 100_000])
@@ -91,7 +91,7 @@ fn ids() -> Vec<String> {
         ]
         .map(str::to_owned),
     );
-    // A linear congruential generator: the same ids in every run.
+    // A linear congruential generator gives the same IDs in every run.
     let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@+-|:=";
     let mut state = 38_u64;
     let mut next = || {

@@ -1,5 +1,5 @@
-//! `GET /v1/overview`: the state of the installation in one response. However many clients ask, the
-//! stores are read once for all concurrent requests.
+//! `GET /v1/overview` returns the state of the installation in one response. The stores are read
+//! once for all concurrent requests.
 
 mod snapshot;
 
@@ -25,14 +25,14 @@ use super::state::RouteState;
 use crate::report::Run;
 use crate::stores::Stores;
 
-/// A reading serves all requests that arrive this soon after it began. The console polls once a
-/// second.
+/// A snapshot is reused for requests that arrive within this time after its reading began. The
+/// console polls once a second.
 const FRESH: Duration = Duration::from_millis(800);
 
-/// The last reading of the installation's state.
+/// The last snapshot of the installation's state.
 pub(crate) struct Looks {
     latest: Mutex<Latest>,
-    /// Separate, so that reading one drop does not delay the overview.
+    /// A separate reader, so that reading one drop does not delay the overview.
     one: Mutex<Reader>,
 }
 
@@ -53,7 +53,7 @@ impl Looks {
         }
     }
 
-    /// A page, counted from 0. One reading at a time.
+    /// Returns a page, counted from 0. Only one page is read at a time.
     async fn page(&self, page: usize) -> Arc<Overview> {
         let mut latest = self.latest.lock().await;
         if let Some((at, overview)) = &latest.first_page
@@ -71,7 +71,7 @@ impl Looks {
         overview
     }
 
-    /// One drop, read now.
+    /// Reads one drop now.
     pub(crate) async fn one(&self, coupon: Coupon, drop: Drop) -> Overview {
         overview(&self.one.lock().await.read_one(coupon, drop).await)
     }
@@ -88,9 +88,9 @@ pub(super) struct OverviewQuery {
 
 /// Show the state of the installation
 ///
-/// Firing alerts, admission, and the drops that are live or need a person, the most urgent first.
-/// Numbers are at most a second old; settings and alerts 5 seconds, counts of rows that do not
-/// change 10 seconds.
+/// Firing alerts, admission, and the drops that are live or need manual attention, the most urgent
+/// first. Counts are at most a second old, settings and alerts 5 seconds, counts of rows that do
+/// not change 10 seconds.
 #[utoipa::path(
     get, path = "/v1/overview", tag = "overview", operation_id = "read_overview", params(OverviewQuery), security(("ops" = [])),
     responses(
@@ -176,7 +176,7 @@ fn state(one: &SeenDrop, seen: &Snapshot) -> DropState {
     one.drop.state(seen.at, one.coupon.paused, remaining)
 }
 
-/// The result of the last run for a drop, in words.
+/// Describes the result of the last run for a drop.
 fn found_in(drop: DropId, run: Option<&Run>) -> String {
     let Some(run) = run else {
         return "none yet".to_owned();
@@ -199,7 +199,7 @@ mod tests {
     use crate::report::{DropReport, Examined, Numbers, Trigger};
 
     #[test]
-    fn exact_drop_with_failed_claims_left_is_reported_with_both_facts() {
+    fn exact_drop_with_unresolved_failed_claims_is_reported_as_both() {
         let found = |exact, failed_claims| {
             let numbers = |failed_claims| Numbers {
                 users: 100,

@@ -1,5 +1,5 @@
-//! Reads the data of the overview. Coupons, alerts and the last run are read every few seconds, the
-//! numbers of drops on each request. Nothing here interprets them.
+//! Reads the data of the overview: coupons, alerts and the last run every few seconds, and the
+//! counts of drops on each request. Other modules interpret them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,27 +24,28 @@ pub(super) const DROPS: usize = 50;
 /// Maximum number of alerts.
 const ALERTS: i64 = 50;
 
-/// Maximum age of coupons, alerts and the last pass.
+/// Maximum age of cached coupons, alerts and the last pass.
 const FACTS_EVERY: Duration = Duration::from_secs(5);
 
-/// Maximum age if one drop is requested.
+/// Maximum age of the same data if one drop is requested.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// Rows are counted again after this time even if nothing seems to change.
+/// Interval after which rows are counted again even if nothing seems to have changed.
 const COUNT_AGAIN: Duration = Duration::from_secs(10);
 
-/// Slots counted per request, some 50 ms of MySQL. A larger drop is counted alone, and therefore
-/// less often.
+/// Slots counted per request, which takes MySQL about 50 ms. A larger drop is counted alone and
+/// therefore less often.
 const SLOTS_AT_ONCE: u32 = 200_000;
 const SLOTS_A_SECOND: u32 = 100_000;
 
-/// Rows of a drop larger than this are not counted: it would take too long for one request.
+/// The rows of drops larger than this are not counted, because that would take too long for one
+/// request.
 const COUNTED_AT_MOST: u32 = 2_000_000;
 
-/// Maximum wait for one store: old numbers are better than a slow page.
+/// Maximum wait for one store. After that the page shows old counts.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Numbers that do not add up are reported once they have not changed for this time.
+/// Inconsistent counts are reported once they have not changed for this time.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// Facts that change rarely.
@@ -55,7 +56,7 @@ pub(super) struct Facts {
     pub(super) alerts: Vec<ListedAlert>,
     /// The last pass over everything, without its findings.
     pub(super) last_pass: Option<Arc<Run>>,
-    /// When the facts were read; `None`: not yet.
+    /// When the facts were read, or `None` if they were not read yet.
     pub(super) read_at: Option<DateTime<Utc>>,
 }
 
@@ -67,7 +68,7 @@ pub(super) struct CountedRows {
     pub(super) at: Instant,
 }
 
-/// One drop with its numbers.
+/// One drop with its counts.
 pub(super) struct SeenDrop {
     pub(super) coupon: Coupon,
     pub(super) drop: Drop,
@@ -75,26 +76,26 @@ pub(super) struct SeenDrop {
     pub(super) numbers: Option<DropNumbers>,
     pub(super) counted: Option<CountedRows>,
     pub(super) dead_letters: Option<u64>,
-    /// Whether its coupon was verified in this life of Redis.
+    /// Whether its coupon was verified since Redis last started.
     pub(super) is_verified: bool,
-    /// Its numbers do not add up, and have not changed for a while.
+    /// Its counts are inconsistent and have not changed for a while.
     pub(super) is_stuck: bool,
 }
 
 pub(super) struct Snapshot {
     pub(super) at: DateTime<Utc>,
-    /// `None`: Redis does not answer.
+    /// `None` if Redis does not answer.
     pub(super) gate_is_open: Option<bool>,
     pub(super) mysql_answers: bool,
     pub(super) facts: Arc<Facts>,
     /// The drops of this page.
     pub(super) drops: Vec<SeenDrop>,
     pub(super) page: usize,
-    /// Drops on all pages.
+    /// Number of drops on all pages.
     pub(super) total: usize,
 }
 
-/// Reads the stores, and caches facts that need not be read again.
+/// Reads the stores and caches what rarely changes.
 pub(super) struct Reader {
     stores: Stores,
     facts: Arc<Facts>,
@@ -105,7 +106,7 @@ pub(super) struct Reader {
     unsettled: HashMap<DropId, Unsettled>,
 }
 
-/// Numbers that do not add up: their values, when they took these values, and the time of the last
+/// Inconsistent counts of a drop, since when they have these values, and the time of the last
 /// count.
 #[derive(Clone, Copy)]
 struct Unsettled {
@@ -115,7 +116,7 @@ struct Unsettled {
 }
 
 impl Facts {
-    /// Number of drops that are not sealed; `None` before they were read.
+    /// Number of drops that are not sealed, or `None` before the first read.
     pub(super) fn live_drops(&self) -> Option<u64> {
         self.read_at?;
         let drops = self.coupons.iter().flat_map(|(_, drops)| drops);
@@ -156,13 +157,13 @@ impl Reader {
 
     /// Reads one drop, whatever page it is on.
     pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
-        // This one was requested explicitly, perhaps after a pass.
+        // The drop was requested explicitly, perhaps after a pass, so avoid old data.
         self.tried_at = self.tried_at.filter(|at| at.elapsed() < READ_AGAIN);
         let is_fresh = self.read_facts().await;
         self.look(vec![(coupon, drop)], is_fresh).await
     }
 
-    /// These drops as the only page.
+    /// Reads these drops as a single page.
     async fn look(&mut self, shown: Vec<(Coupon, Drop)>, is_fresh: bool) -> Snapshot {
         let total = shown.len();
         let at = Utc::now();
@@ -176,7 +177,7 @@ impl Reader {
             None => (HashMap::new(), HashSet::new()),
         };
         if self.mysql_answers {
-            // If a count takes too long, the previous result is shown. The quick reads show whether
+            // If a count takes too long, show the previous result. The other reads show whether
             // MySQL answers.
             let letters = timeout(PATIENCE, self.count_letters(&shown, is_fresh)).await;
             let rows = timeout(PATIENCE, self.count_rows(&shown, &numbers)).await;
@@ -208,7 +209,7 @@ impl Reader {
         }
     }
 
-    /// Reads the facts if they are old; returns whether it read them.
+    /// Reads the facts if they are old. Returns whether it did.
     async fn read_facts(&mut self) -> bool {
         if self.tried_at.is_some_and(|at| at.elapsed() < FACTS_EVERY) {
             return false;
@@ -230,7 +231,7 @@ impl Reader {
         self.mysql_answers
     }
 
-    /// Forgets drops that are no longer live.
+    /// Drops cached data of drops that are no longer live.
     fn forget(&mut self) {
         let live: HashSet<DropId> = self
             .facts
@@ -244,7 +245,7 @@ impl Reader {
         self.unsettled.retain(|drop, _| live.contains(drop));
     }
 
-    /// The numbers of these drops in Redis, and the verified coupons.
+    /// Reads the counts of these drops from Redis, and the verified coupons.
     async fn live(
         &self,
         gate: &GateReading,
@@ -342,8 +343,8 @@ impl Reader {
         age >= if moves { large } else { COUNT_AGAIN.max(large) }
     }
 
-    /// Tracks numbers that do not add up. Under load they do not add up either, but then they keep
-    /// changing. The keys of sealed drops expire.
+    /// Tracks inconsistent counts. Under load, counts are also inconsistent but keep changing.
+    /// Sealed drops are ignored because their keys expire.
     fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropNumbers>) {
         for (_, drop) in shown {
             let numbers = numbers.get(&drop.id);
@@ -379,7 +380,8 @@ impl Reader {
     }
 }
 
-/// Every holder of a slot has a row, the counter is right, and nobody waits while a slot is free.
+/// Whether every holder of a slot has a row, the counter is correct, and no user waits while a slot
+/// is free.
 fn adds_up(numbers: &DropNumbers, counted: &CountedRows) -> bool {
     let count = numbers
         .count
@@ -408,8 +410,8 @@ async fn facts(stores: &Stores, known: &Facts) -> Result<Facts, DbError> {
     }
     let last_pass = match (db.last_full_run().await?, &known.last_pass) {
         (Some(id), Some(run)) if run.run_id == id => Some(Arc::clone(run)),
-        // Loads the run without its findings (`after` is the maximum); `GET /v1/runs/{id}` pages
-        // through them.
+        // Load the run without findings, by starting after the maximum ID. `GET /v1/runs/{id}`
+        // returns them.
         (Some(id), _) => record::read(db, id, 1, i64::MAX)
             .await?
             .map(|(run, _)| Arc::new(run)),
@@ -423,7 +425,8 @@ async fn facts(stores: &Stores, known: &Facts) -> Result<Facts, DbError> {
     })
 }
 
-/// Drops with an alert first, then open ones, ended ones, and the next one of each coupon.
+/// Sorts drops for the overview: those with an alert first, then open ones, ended ones, and the
+/// next one of each coupon.
 fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
     let alarmed: HashSet<DropId> = facts
         .alerts
@@ -483,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_add_up_when_nothing_needs_repair() {
+    fn counts_are_consistent_when_nothing_needs_repair() {
         for (count, numbers, expected) in [
             (None, [0, 0, 0, 0], true),
             (Some(0), [0, 0, 0, 0], true),

@@ -1,4 +1,4 @@
-//! Properties of the plan of a page.
+//! Tests that the shortcut for consistent pages agrees with the full comparison.
 
 use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -61,7 +61,7 @@ fn user(n: i64) -> UserId {
     format!("u-{n}").parse().unwrap()
 }
 
-/// Slots `from..from + people`, each with its user and row.
+/// Returns a page with slots `from..from + people`, each with its user and row.
 fn page(from: i64, people: i64, to: Option<i64>, count: i64) -> SlotRange {
     let slots = from.max(1)..from.max(1) + people;
     let row = |slot| RowFacts {
@@ -116,15 +116,15 @@ fn spoil(page: &mut SlotRange, how: u32, at: usize) {
 }
 
 #[test]
-fn consistent_page_is_recognised_by_its_ends() {
+fn consistent_page_is_recognised_by_its_first_and_last_slots() {
     for (from, people, to, count, quantity, expected) in [
         (1, 5, Some(5), 5, 5, true),
         (-9, 5, None, 5, 100, true),
         (6, 5, Some(10), 400, 500, true),
-        (6, 4, Some(10), 400, 500, false), // the last one is missing
-        (6, 5, None, 12, 500, false),      // two more were given out
+        (6, 4, Some(10), 400, 500, false), // the last slot is missing
+        (6, 5, None, 12, 500, false),      // two more slots were given away
         (6, 5, None, 9, 500, false),       // the counter is behind
-        (6, 5, None, 12, 10, true), // it is ahead, beyond the quantity: told by the numbers, not by a slot
+        (6, 5, None, 12, 10, true), // the counter exceeds the quantity, which the sum reveals later
         (1, 0, None, 0, 5, true),
         (1, 0, None, 1, 5, false),
     ] {
@@ -139,7 +139,7 @@ fn consistent_page_is_recognised_by_its_ends() {
 
 proptest! {
     #[test]
-    fn shortcut_agrees_with_the_comparison_of_each_slot(
+    fn shortcut_for_consistent_pages_agrees_with_full_comparison(
         from in prop::sample::select(vec![-9_i64, 1, 6]),
         people in 0_i64..6,
         ends in any::<bool>(),

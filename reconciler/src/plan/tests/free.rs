@@ -1,11 +1,11 @@
-//! When a slot without a holder becomes free, and when it may still belong to a user.
+//! Tests when a slot without a holder becomes free, and when it may still belong to a user.
 
 use super::table::{found, mended, of_drop};
 use super::*;
 use crate::report::ActionKind;
 
 #[test]
-fn slot_without_a_holder_or_any_trace_is_free() {
+fn slot_without_holder_or_evidence_of_a_claim_becomes_free() {
     let mut world = DropWorld::exact(12, 10);
     world.users.remove(&user(4));
     world.rows.remove(&4);
@@ -14,14 +14,14 @@ fn slot_without_a_holder_or_any_trace_is_free() {
 }
 
 #[test]
-fn slot_without_a_holder_is_not_free_while_its_claim_may_be_in_flight() {
+fn slot_without_holder_stays_held_while_its_claim_may_be_in_flight() {
     let mut world = DropWorld::exact(12, 9);
     world.users.remove(&user(9));
     world.rows.remove(&9);
     world.waiting.push(user(20));
     world.ages.insert(9, 2_999);
     let plan = world.plan();
-    assert_eq!(plan.items, [], "not even a promotion");
+    assert_eq!(plan.items, [], "even the promotion waits");
     assert_eq!((plan.young, plan.exact, plan.left), (1, false, 3));
     world.ages.insert(9, 3_000);
     assert!(
@@ -35,7 +35,7 @@ fn slot_without_a_holder_is_not_free_while_its_claim_may_be_in_flight() {
 }
 
 #[test]
-fn repair_of_another_slot_frees_no_slot_whose_claim_may_be_in_flight() {
+fn repairing_a_slot_does_not_free_others_whose_claims_may_be_in_flight() {
     let mut deleted = DropWorld::exact(12, 9);
     deleted
         .users
@@ -50,7 +50,7 @@ fn repair_of_another_slot_frees_no_slot_whose_claim_may_be_in_flight() {
         ..deleted.clone()
     };
     for (mut world, why) in [
-        (young, "given out just now"),
+        (young, "given away just now"),
         (unread, "its message may be unread"),
     ] {
         assert_eq!(
@@ -71,9 +71,9 @@ fn repair_of_another_slot_frees_no_slot_whose_claim_may_be_in_flight() {
     assert_eq!(deleted.free, [8].into());
 }
 
-/// Setting the counter gives slots without a holder to the next claims.
+/// Once the counter is set, the next claims get the slots without a holder.
 #[test]
-fn user_of_a_dead_letter_is_restored_before_the_counter_is_set() {
+fn dead_letter_user_is_restored_before_the_counter_is_set() {
     let mut world = DropWorld::exact(12, 9);
     world
         .users
@@ -89,7 +89,7 @@ fn user_of_a_dead_letter_is_restored_before_the_counter_is_set() {
     assert_eq!(
         kinds,
         [ActionKind::Issue, ActionKind::SetCount],
-        "slot 8 is nobody's"
+        "slot 8 is free"
     );
     world.count = Some(7);
     world.failed[0].1 = Some(8);
@@ -97,14 +97,14 @@ fn user_of_a_dead_letter_is_restored_before_the_counter_is_set() {
     assert_eq!(
         plan.items.len(),
         1,
-        "with it the counter adds up: {:?}",
+        "with this user the counter is correct: {:?}",
         plan.items
     );
     mended(world);
 }
 
 #[test]
-fn user_that_two_sources_restore_is_counted_once() {
+fn user_restored_from_two_sources_is_counted_once() {
     let mut world = DropWorld::exact(4, 3);
     world.users.remove(&user(3));
     world.rows.remove(&3);
@@ -129,8 +129,8 @@ fn user_that_two_sources_restore_is_counted_once() {
 
 #[test]
 fn dead_letter_waits_until_its_user_can_be_moved() {
-    // Two users on slot 9, which is on another page than a dead letter without a slot; and slot 1
-    // was given a moment ago.
+    // Two users are on slot 9, which is not on the same page as the dead letter. Slot 1 was given
+    // away recently, so the counter has to wait.
     let mut world = DropWorld::exact(9, 0);
     world.count = Some(7);
     world.users = [(user(1), 9), (user(2), 9)].into();
@@ -141,7 +141,7 @@ fn dead_letter_waits_until_its_user_can_be_moved() {
     assert_eq!(
         world.findings(),
         [],
-        "the move waits, and so does what follows from it"
+        "the move and the repairs that depend on it wait"
     );
     world.ages.clear();
     let world = mended(world);
@@ -151,9 +151,10 @@ fn dead_letter_waits_until_its_user_can_be_moved() {
     );
 }
 
-/// An earlier conflict has moved the first of them, and the consumer lags behind.
+/// Two messages name slot 4. User 2 was moved to another slot in an earlier conflict, and the
+/// consumer lags behind.
 #[test]
-fn message_of_the_user_without_another_slot_wins_the_slot() {
+fn slot_named_by_two_messages_goes_to_the_user_without_another_slot() {
     let mut world = DropWorld::exact(12, 9);
     world.users.remove(&user(4));
     world.rows.remove(&4);

@@ -1,10 +1,10 @@
-//! Messages that contradict their drop.
+//! Tests messages whose time of claim contradicts their drop.
 
 use super::*;
 use crate::report::ActionKind;
 
-/// The plan for a user on slot 11 with a dead letter, or with a message that is unread after a loss
-/// of Redis, claimed at the given time.
+/// Returns the actions for the user on slot 11, whose dead letter or unread message was claimed at
+/// the given time.
 fn for_late_comer(
     world: &DropWorld,
     claimed_at: DateTime<Utc>,
@@ -26,7 +26,7 @@ fn for_late_comer(
 }
 
 #[test]
-fn message_that_contradicts_its_drop_restores_nobody() {
+fn message_that_contradicts_its_drop_does_not_restore_its_user() {
     use ActionKind::{Issue, PutBack, Report};
     let in_time = at(NOW_MS - 60_000);
     let too_late = at(NOW_MS) + TimeDelta::days(30);
@@ -39,7 +39,7 @@ fn message_that_contradicts_its_drop_restores_nobody() {
     assert_eq!(
         for_late_comer(&with_letter, too_late, false),
         [Issue],
-        "a person says so"
+        "an operator entered it"
     );
     let sealed = DropWorld {
         closed: true,

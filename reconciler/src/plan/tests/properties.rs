@@ -1,5 +1,5 @@
-//! Properties over generated worlds: any mix of users, counters, free slots, rows, messages, dead
-//! letters and waiting users.
+//! Property tests with generated worlds: any mix of users, counters, free slots, rows, messages,
+//! dead letters and waiting users.
 
 use super::*;
 use crate::pass::ROUNDS;
@@ -23,8 +23,8 @@ prop_compose! {
         kept in prop::sample::select(vec![1, 3, 10_000]),
     ) -> DropWorld {
         let once_per = if scope { OncePer::Coupon } else { OncePer::Drop };
-        // The schema holds in every world: slots within the quantity, one row per user, none for
-        // users who hold one elsewhere.
+        // Rows obey the schema: slots are within the quantity, and each user has at most one row,
+        // in this drop or elsewhere.
         let elsewhere: BTreeSet<UserId> = elsewhere.into_iter().filter(|_| scope).map(user).collect();
         let mut people = BTreeSet::new();
         let rows = rows
@@ -59,9 +59,9 @@ fn actionable(plan: &Plan) -> Vec<&super::super::Planned> {
         .collect()
 }
 
-/// Repairs like passes: in rounds, since one repair may reveal another. If there are too many to
-/// keep, each page is repaired once per pass, and a pass may end before all pages. Returns whether
-/// the repairs ended within the allowed number of passes.
+/// Repairs the world as passes do, in rounds, since one repair may reveal another. If a plan does
+/// not keep all repairs, each page is repaired once per pass, and several passes may be needed.
+/// Returns whether nothing was left to repair after the allowed number of passes.
 fn repair(world: &mut DropWorld) -> bool {
     let passes = if world.kept < RepairPolicy::default().kept {
         20
@@ -91,7 +91,7 @@ fn repair_in_one_pass(world: &mut DropWorld) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(4_000), ..ProptestConfig::default() })]
 
-    /// Details are public text: mails mask the user of a finding, but nothing in its detail.
+    /// Mails mask the user of a finding, but not the text of its `detail`.
     #[test]
     fn no_detail_contains_a_user_id(world in worlds()) {
         for item in world.plan().items {
@@ -100,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn repairs_terminate_and_a_second_pass_finds_nothing(world in worlds(), topic_away in prop::bool::weighted(0.2)) {
+    fn repairs_terminate_and_leave_nothing_to_find(world in worlds(), topic_away in prop::bool::weighted(0.2)) {
         let mut mended = DropWorld { topic_away, ..world };
         let has_ended = repair(&mut mended);
         prop_assert!(has_ended, "left: {:#?}\nof {mended:#?}", mended.plan().items);
@@ -120,14 +120,14 @@ proptest! {
     }
 
     #[test]
-    fn every_promise_is_kept_if_possible_and_otherwise_listed(world in worlds()) {
+    fn every_promise_is_kept_or_listed_as_broken(world in worlds()) {
         let mut mended = world.clone();
         repair(&mut mended);
         for who in world.users.keys() {
             let holds = mended.row_of(who).is_some() || mended.users.contains_key(who);
             prop_assert!(holds || mended.broken.contains(who), "{who} was forgotten: {mended:#?}");
         }
-        // While a slot is left, no promise may stay broken, once no claim can be in flight.
+        // Once no claim can be in flight, a promise may only stay broken if no slot is left.
         mended.ages.clear();
         repair(&mut mended);
         let left = i64::from(mended.quantity) - i64::try_from(mended.users.len()).unwrap();
@@ -135,28 +135,28 @@ proptest! {
     }
 
     #[test]
-    fn redis_adds_up_after_repairs_and_has_no_free_slot_while_users_wait(world in worlds()) {
+    fn redis_is_consistent_after_repairs_and_waiting_users_get_free_slots(world in worlds()) {
         let mut mended = world;
         repair(&mut mended);
         // No claim is in flight from here on.
         mended.ages.clear();
         repair(&mut mended);
         let slots: BTreeSet<i64> = mended.users.values().copied().collect();
-        prop_assert_eq!(slots.len(), mended.users.len(), "two people on one slot");
+        prop_assert_eq!(slots.len(), mended.users.len(), "two users have the same slot");
         prop_assert!(slots.iter().all(|s| (1..=i64::from(mended.quantity)).contains(s)));
         prop_assert!(slots.is_disjoint(&mended.free));
         prop_assert_eq!(mended.count.unwrap_or(-1), i64::try_from(mended.users.len() + mended.free.len()).unwrap());
         prop_assert!(mended.waiting.is_empty() || mended.users.len() >= mended.quantity as usize);
         for (slot, who) in &mended.rows {
-            prop_assert_eq!(mended.users.get(who), Some(&i64::from(*slot)), "a row without its admission");
+            prop_assert_eq!(mended.users.get(who), Some(&i64::from(*slot)), "a row has no admission");
         }
     }
 }
 
-/// A message and a dead letter name two users for one slot, and the message's user has a dead
-/// letter for another slot.
+/// A message and a dead letter name different users for the same slot, and the message's user has a
+/// dead letter for another slot.
 #[test]
-fn users_of_a_message_and_a_dead_letter_for_one_slot_both_get_a_row() {
+fn message_and_dead_letter_for_the_same_slot_both_lead_to_a_row() {
     for kept in [1, 10_000] {
         let mut world = DropWorld {
             count: Some(9),

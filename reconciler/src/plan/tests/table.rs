@@ -1,4 +1,4 @@
-//! Each finding: the state, and the expected repair.
+//! Tests each kind of finding with a state and the expected repair.
 
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
@@ -12,7 +12,8 @@ pub(super) fn of_drop(kind: Kind) -> (Kind, Option<i64>, Option<String>) {
     (kind, None, None)
 }
 
-/// Repairs the world, and expects that nothing more is found; exact, unless a promise is broken.
+/// Repairs the world. Asserts that nothing more is found, and that the drop is exact unless a
+/// promise is broken.
 pub(super) fn mended(mut world: DropWorld) -> DropWorld {
     world.apply(&world.plan());
     assert_eq!(world.findings(), [], "{world:#?}");
@@ -36,13 +37,13 @@ fn exact_drop_needs_no_repair_and_reports_what_was_compared() {
 }
 
 #[test]
-fn promise_without_a_row_is_issued_when_it_can_no_longer_be_in_flight() {
+fn promise_without_row_is_issued_once_it_cannot_be_in_flight() {
     let mut world = DropWorld::exact(12, 12);
     world.rows.remove(&7);
     assert_eq!(
         world.findings(),
         [found(Kind::Unissued, 7, 7)],
-        "an age that is not known is old"
+        "an unknown age counts as old"
     );
     world.ages.insert(7, 1_999);
     assert_eq!(
@@ -58,7 +59,7 @@ fn promise_without_a_row_is_issued_when_it_can_no_longer_be_in_flight() {
         (vec![], 0),
         "its message waits on the topic"
     );
-    // The clock was this far ahead when they were admitted.
+    // When user 7 was admitted, Redis's clock was ahead by this much.
     for minutes in [1, 59, 24 * 60] {
         let mut ahead = DropWorld::exact(12, 12);
         ahead.rows.remove(&7);
@@ -66,10 +67,10 @@ fn promise_without_a_row_is_issued_when_it_can_no_longer_be_in_flight() {
         assert_eq!(
             ahead.plan().young,
             0,
-            "not young for {minutes} minutes more"
+            "must not count as young for another {minutes} minutes"
         );
         assert_eq!(ahead.findings(), [found(Kind::Unissued, 7, 7)]);
-        // Or they were admitted during the pass.
+        // The same age is plausible if the user was admitted during the pass.
         ahead.lasts_ms = minutes * 60_000;
         assert_eq!(
             (ahead.findings(), ahead.plan().young),
@@ -77,7 +78,7 @@ fn promise_without_a_row_is_issued_when_it_can_no_longer_be_in_flight() {
             "the pass has lasted {minutes} minutes"
         );
     }
-    // Clocks are corrected in small steps.
+    // Small corrections of the clock are ignored.
     let mut ahead = DropWorld::exact(12, 12);
     ahead.rows.remove(&7);
     ahead.ages.insert(7, -4_000);
@@ -86,7 +87,7 @@ fn promise_without_a_row_is_issued_when_it_can_no_longer_be_in_flight() {
     assert_eq!(
         world.findings(),
         [found(Kind::Unissued, 7, 7)],
-        "for too long"
+        "its message has waited too long"
     );
     world.in_flight.clear();
     assert_eq!(mended(world).rows[&7], user(7));
@@ -136,7 +137,7 @@ fn inconsistent_counter_is_corrected() {
 }
 
 #[test]
-fn of_two_users_on_a_slot_the_row_holder_stays_and_the_other_moves() {
+fn user_with_the_row_keeps_a_shared_slot_and_the_other_user_moves() {
     let mut world = DropWorld::exact(12, 10);
     world.users.insert(user(99), 4);
     assert_eq!(world.findings(), [found(Kind::SlotConflict, 4, 99)]);
@@ -146,7 +147,7 @@ fn of_two_users_on_a_slot_the_row_holder_stays_and_the_other_moves() {
 }
 
 #[test]
-fn user_without_a_row_keeps_the_slot_that_another_user_leaves_for_their_row() {
+fn user_without_row_keeps_slot_when_the_other_user_returns_to_their_row() {
     let mut world = DropWorld::exact(12, 10);
     world.users.insert(user(3), 10);
     world.rows.remove(&10);
@@ -162,7 +163,7 @@ fn user_without_a_row_keeps_the_slot_that_another_user_leaves_for_their_row() {
 }
 
 #[test]
-fn user_of_two_dead_letters_gets_the_slot_that_one_of_them_names() {
+fn user_with_two_dead_letters_gets_the_slot_that_one_names() {
     let mut world = DropWorld::exact(12, 3);
     world.failed = vec![(1, None, Some(user(20))), (2, Some(5), Some(user(20)))];
     world.apply(&world.plan());
@@ -170,7 +171,7 @@ fn user_of_two_dead_letters_gets_the_slot_that_one_of_them_names() {
 }
 
 #[test]
-fn second_user_on_a_slot_waits_first_in_line_if_no_slot_is_free() {
+fn second_user_on_a_slot_heads_the_waiting_list_if_no_slot_is_free() {
     let mut world = DropWorld::exact(12, 12);
     world.waiting = vec![user(50)];
     world.users.insert(user(99), 4);
@@ -180,7 +181,7 @@ fn second_user_on_a_slot_waits_first_in_line_if_no_slot_is_free() {
 }
 
 #[test]
-fn earliest_users_above_the_quantity_get_free_slots_and_others_wait() {
+fn users_above_the_quantity_get_free_slots_in_order_or_wait() {
     let mut world = DropWorld::exact(12, 12);
     world.users.remove(&user(5));
     world.rows.remove(&5);
@@ -205,7 +206,7 @@ fn earliest_users_above_the_quantity_get_free_slots_and_others_wait() {
 }
 
 #[test]
-fn broken_promise_is_first_in_line_and_keeps_a_closed_drop_unsealed() {
+fn broken_promise_heads_the_waiting_list_and_prevents_sealing() {
     let mut world = DropWorld {
         closed: true,
         ..DropWorld::exact(12, 12)
@@ -223,7 +224,7 @@ fn broken_promise_is_first_in_line_and_keeps_a_closed_drop_unsealed() {
 }
 
 #[test]
-fn user_with_two_slots_in_a_coupon_loses_the_second() {
+fn user_with_slots_in_two_drops_of_a_coupon_loses_the_second() {
     let mut world = DropWorld {
         once_per: OncePer::Coupon,
         ..DropWorld::exact(12, 10)
@@ -256,7 +257,7 @@ fn free_slots_go_to_waiting_users_in_order_even_after_closing() {
 }
 
 #[test]
-fn drop_closed_while_paused_with_users_waiting_needs_a_person() {
+fn drop_closed_while_paused_with_users_waiting_needs_an_operator() {
     let world = DropWorld {
         closed: true,
         paused: true,
@@ -277,7 +278,7 @@ fn drop_closed_while_paused_with_users_waiting_needs_a_person() {
 }
 
 #[test]
-fn drop_closed_below_its_quantity_is_reported_and_sealed() {
+fn drop_closed_with_slots_left_is_reported_and_sealable() {
     let plan = DropWorld {
         closed: true,
         ..DropWorld::exact(12, 11)
@@ -303,7 +304,7 @@ fn lost_drop_is_rebuilt_from_rows_and_messages() {
 }
 
 #[test]
-fn unreadable_topic_stops_assignment_of_slots_to_new_users() {
+fn unreadable_topic_blocks_slots_for_new_users() {
     let reports = |world: &DropWorld| {
         let plan = world.plan();
         assert!(!plan.exact && !plan.sealable, "{plan:#?}");
@@ -320,14 +321,14 @@ fn unreadable_topic_stops_assignment_of_slots_to_new_users() {
     lost.users.clear();
     assert!(
         reports(&lost),
-        "people whom only messages know would be forgotten"
+        "users that only messages name would be lost"
     );
     lost.rows.clear();
     assert!(
         reports(&lost),
-        "nothing is known, which is not the same as nobody"
+        "an empty MySQL does not prove that nobody has claimed"
     );
-    // A user removed by hand: the message may be the only trace of the claim.
+    // A user was deleted manually, so the message may be the only evidence of the claim.
     let mut gap = DropWorld {
         topic_away: true,
         ..DropWorld::exact(12, 9)
@@ -341,7 +342,7 @@ fn unreadable_topic_stops_assignment_of_slots_to_new_users() {
     };
     waits.waiting = vec![user(20)];
     assert!(reports(&waits));
-    // Rows and admissions in matching slots are harmless.
+    // Users may still get a row or an admission for the slot that they already hold.
     let mut own = DropWorld {
         topic_away: true,
         ..DropWorld::exact(12, 9)
@@ -363,7 +364,7 @@ fn unreadable_topic_stops_assignment_of_slots_to_new_users() {
 }
 
 #[test]
-fn lost_drop_is_rebuilt_with_users_that_only_dead_letters_name() {
+fn lost_drop_is_rebuilt_with_users_named_only_by_dead_letters() {
     let mut world = DropWorld::exact(12, 9);
     world.meta = None;
     world.count = None;
@@ -401,12 +402,12 @@ fn lost_drop_is_rebuilt_with_users_that_only_dead_letters_name() {
     assert_eq!(
         world.findings(),
         [],
-        "only a message is left on its way: {world:#?}"
+        "only the message is still in flight: {world:#?}"
     );
 }
 
 #[test]
-fn redis_from_an_old_copy_regains_admissions_beyond_its_counter() {
+fn redis_from_an_old_copy_regains_admissions_above_its_counter() {
     let mut world = DropWorld {
         gate_closed: true,
         ..DropWorld::exact(12, 9)
@@ -429,18 +430,18 @@ fn redis_from_an_old_copy_regains_admissions_beyond_its_counter() {
 }
 
 #[test]
-fn dead_letters_are_issued_readmitted_resolved_or_left() {
+fn dead_letters_are_issued_readmitted_resolved_or_left_open() {
     let mut world = DropWorld::exact(12, 8);
     world.rows.remove(&8);
     world.failed = vec![
-        (1, Some(8), Some(user(8))),   // admitted, refused once
-        (2, Some(9), Some(user(9))),   // by hand, in a slot that is nobody's
+        (1, Some(8), Some(user(8))),   // is admitted, but has no row
+        (2, Some(9), Some(user(9))),   // is not admitted; the slot is free
         (3, Some(2), Some(user(2))),   // has a row
-        (4, Some(3), Some(user(40))),  // the slot is another's
-        (5, Some(0), Some(user(41))),  // no slot of the drop's
-        (6, Some(99), Some(user(42))), // nor this
-        (7, Some(5), None),            // nobody's
-        (8, Some(8), Some(user(8))),   // a second one of the same person
+        (4, Some(3), Some(user(40))),  // another user has the slot
+        (5, Some(0), Some(user(41))),  // the drop has no such slot
+        (6, Some(99), Some(user(42))), // the drop has no such slot
+        (7, Some(5), None),            // names no user
+        (8, Some(8), Some(user(8))),   // a second dead letter of user 8
     ];
     world.apply(&world.plan());
     assert_eq!(world.rows[&8], user(8));
@@ -460,7 +461,7 @@ fn dead_letters_are_issued_readmitted_resolved_or_left() {
 }
 
 #[test]
-fn repair_limit_holds_back_many_repairs_but_no_promised_rows() {
+fn repair_limit_applies_to_repairs_but_not_to_promised_rows() {
     let mut forgotten = DropWorld::exact(300, 300);
     for n in 1..=61 {
         forgotten.users.remove(&user(n));
@@ -474,10 +475,7 @@ fn repair_limit_holds_back_many_repairs_but_no_promised_rows() {
     let mut emptied = DropWorld::exact(300, 300);
     emptied.users.retain(|_, slot| *slot > 100);
     emptied.rows.retain(|slot, _| *slot > 100);
-    assert!(
-        emptied.plan().over_limit,
-        "a hundred slots would become free"
-    );
+    assert!(emptied.plan().over_limit, "100 slots would become free");
 }
 
 #[test]
@@ -489,13 +487,13 @@ fn closed_gate_limits_only_repairs_that_take_slots_from_users() {
     for n in 1..=100 {
         older.users.remove(&user(n));
     }
-    assert!(!older.plan().over_limit, "they are restored");
+    assert!(!older.plan().over_limit, "restoring users does not count");
     for n in 101..=180 {
         let next = if n == 180 { 101 } else { n + 1 };
         older.users.insert(user(n), i64::from(next));
     }
     let mut plan = older.plan();
-    assert!(plan.over_limit, "80 are on slots of others");
+    assert!(plan.over_limit, "80 users are on slots of other users");
     assert_eq!(plan.repairs, 80);
     let waiting = plan.take_waiting(true);
     let takes = |item: &&Planned| item.action.as_ref().is_some_and(Action::takes);
@@ -507,7 +505,7 @@ fn closed_gate_limits_only_repairs_that_take_slots_from_users() {
 }
 
 #[test]
-fn plan_with_the_same_number_of_other_repairs_has_another_fingerprint() {
+fn different_repairs_have_different_fingerprints() {
     let without = |people: std::ops::RangeInclusive<u32>| {
         let mut world = DropWorld::exact(300, 300);
         for n in people {
@@ -528,11 +526,15 @@ fn plan_with_the_same_number_of_other_repairs_has_another_fingerprint() {
         let plan = world.plan();
         (plan.repairs, plan.fingerprint)
     };
-    assert_eq!(kept(3), kept(10_000), "whether they are kept or counted");
+    assert_eq!(
+        kept(3),
+        kept(10_000),
+        "kept and counted repairs have the same weight and fingerprint"
+    );
 }
 
 #[test]
-fn operators_change_that_did_not_reach_redis_is_written_again() {
+fn settings_that_did_not_reach_redis_are_written_again() {
     let world = DropWorld {
         meta: Some(false),
         ..DropWorld::exact(12, 5)
@@ -541,7 +543,7 @@ fn operators_change_that_did_not_reach_redis_is_written_again() {
 }
 
 #[test]
-fn few_dead_letters_that_need_a_person_are_listed_individually() {
+fn dead_letters_that_need_an_operator_are_listed_up_to_a_limit() {
     let mut world = DropWorld::exact(12, 12);
     world.failed = (1..=25)
         .map(|id| (id, Some(3), Some(user(100 + u32::try_from(id).unwrap()))))
@@ -568,7 +570,7 @@ fn few_dead_letters_that_need_a_person_are_listed_individually() {
 }
 
 #[test]
-fn dead_letters_that_stay_open_make_no_other_a_duplicate() {
+fn unresolved_dead_letter_does_not_make_others_duplicates() {
     let mut world = DropWorld::exact(12, 12);
     world.failed = (1..=25)
         .map(|id| (id, Some(412), Some(user(100))))
@@ -584,8 +586,8 @@ fn dead_letters_that_stay_open_make_no_other_a_duplicate() {
 
 #[test]
 fn dead_letter_keeps_its_slot_if_old_redis_has_its_user_on_a_revoked_slot() {
-    // They had slot 4, it was revoked, and they were promised slot 11. Then Redis went back in
-    // time.
+    // User 4's claim of slot 4 was revoked, and the user was then promised slot 11. After that,
+    // Redis started from an old copy.
     let mut world = DropWorld::exact(20, 10);
     world.rows.remove(&4);
     world.failed.push((1, Some(11), Some(user(4))));
@@ -611,14 +613,14 @@ fn dead_letter_keeps_its_slot_if_old_redis_has_its_user_on_a_revoked_slot() {
 }
 
 #[test]
-fn duplicate_dead_letter_of_a_lost_drop_waits_for_the_topic() {
+fn duplicate_dead_letter_of_a_lost_drop_waits_until_the_topic_is_read() {
     let mut world = DropWorld {
         meta: None,
         topic_away: true,
         kept: 1,
         ..DropWorld::exact(3, 0)
     };
-    // Letter 1 fills what the plan keeps, so the issue of letter 2 is not kept.
+    // The plan keeps only one repair, for dead letter 1. The one for dead letter 2 is only counted.
     world.failed = vec![
         (1, Some(1), Some(user(1))),
         (2, Some(2), Some(user(2))),
@@ -639,7 +641,7 @@ fn duplicate_dead_letter_of_a_lost_drop_waits_for_the_topic() {
     }
 }
 
-/// The page of a world in which the claim of the user on the slot with this number was revoked.
+/// Adds a revocation to the page: user `number` lost slot `number`, and may claim again.
 fn with_revoked(page: SlotRange, number: u32) -> SlotRange {
     let until = at(NOW_MS - 30_000).naive_utc();
     let revocation = Revocation {
@@ -661,8 +663,8 @@ fn with_revoked(page: SlotRange, number: u32) -> SlotRange {
 }
 
 #[test]
-fn claim_keeps_its_slot_when_an_old_copy_of_redis_has_a_revoked_claim_on_it() {
-    // Slot 4 was revoked and promised to user 99. Then Redis went back in time.
+fn claim_keeps_its_slot_if_old_redis_has_a_revoked_claim_on_it() {
+    // Slot 4 was revoked and then promised to user 99. After that, Redis started from an old copy.
     for is_dead_letter in [true, false] {
         let mut world = DropWorld::exact(12, 10);
         world.rows.remove(&4);
