@@ -1,5 +1,4 @@
-//! The test kit's own check of a drop: it rejects every kind of wrong drop, and accepts a correct
-//! one.
+//! The test kit's own check of a drop rejects every kind of wrong drop and accepts a correct one.
 
 use std::panic::AssertUnwindSafe;
 

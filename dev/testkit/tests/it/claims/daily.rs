@@ -16,7 +16,7 @@ async fn drops_are_created_days_ahead_by_any_remaining_process() {
     assert!(made >= 6, "{made} days ahead");
     api.process.kill().await;
 
-    // As if nobody had run for days: the later drops do not exist yet.
+    // Simulates that no process has run for days: the later drops do not exist yet.
     let forget = async || {
         let statement = "DELETE FROM drops WHERE opens_at > UTC_TIMESTAMP() + INTERVAL 2 DAY";
         world.sql.query(statement).await;

@@ -1,4 +1,5 @@
-//! Record batches of the topic: compressed by others, corrupted by a disk, larger than memory.
+//! Record batches of the topic: compressed by other producers, corrupted by a disk, or larger than
+//! memory.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use firstcome_testkit::{
 use crate::faults::waves::{HEALED, impatient};
 use crate::start_up::refuses;
 
-/// Shorter than the wait of the reconciler, so rows within this time come from the consumer.
+/// Shorter than the reconciler's wait, so rows that appear within this time come from the consumer.
 const SECONDS: Duration = Duration::from_secs(20);
 
 /// Encoded claims: user `u-N` claims slot N.
@@ -60,8 +61,8 @@ async fn batches_of_every_codec_become_rows() {
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// Kafka's client is stuck at the batch of partition 1 forever, and restarts at the first message
-/// after those of partitions 0 and 2.
+/// Kafka's client stays stuck at the batch of partition 1. In partitions 0 and 2 it resumes at the
+/// first message after the bad one.
 #[tokio::test]
 async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_letter() {
     let (world, api) = open_world("unreadable").await;
@@ -75,7 +76,7 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10), (2, 16), (2, 19)] {
         batch(partition, from).await;
     }
-    // This batch has 36 MB once it is decompressed.
+    // This batch decompresses to 36 MB.
     world
         .topic
         .produce_batch(1, "zstd", &vec![vec![b'a'; 900_000]; 40])
@@ -116,8 +117,8 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// For a malformed record, Kafka's client reports no error: it takes the record for a truncated
-/// answer.
+/// Kafka's client reports no error for a malformed record, because it mistakes the record for a
+/// truncated response.
 #[tokio::test]
 async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() {
     let (world, api) = open_world("malformed").await;
@@ -146,7 +147,8 @@ async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() 
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// A client can tell the marker of a transaction from a message only by the end of the partition.
+/// A client cannot tell the marker of a transaction from a message, except by the end of the
+/// partition.
 #[tokio::test]
 async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
     let (world, api) = open_world("markers").await;

@@ -1,11 +1,12 @@
-//! A consumer that makes no progress exits; one whose store is down does not.
+//! A consumer that makes no progress exits. A consumer whose store is down does not.
 
 use firstcome_stack::ProxyFault;
 use firstcome_testkit::{Http, Running, World, WorldStores, eventually, shared};
 
 use crate::faults::waves::{HEALED, Waves, impatient};
 
-/// Not ready after three seconds, partitions lost after six, exit after nine.
+/// The consumer is not ready after three seconds, loses its partitions after six, and exits after
+/// nine.
 async fn soon_stuck(name: &str) -> World {
     let world = impatient(WorldStores::shared().await, name).await;
     world.set("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3");

@@ -1,4 +1,4 @@
-//! Allow lists that Redis lost, or that differ from MySQL's: after a crash, a loss, or a manual
+//! Allow lists that Redis has lost or that differ from MySQL's: after a crash, a loss, or a manual
 //! change.
 
 use std::collections::BTreeSet;
@@ -33,7 +33,7 @@ async fn put_on(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
-/// MySQL's list; fails unless Redis has the same.
+/// Returns MySQL's list. Fails unless Redis has the same list.
 async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     let world = &fixture.world;
     let sql = &world.sql;
@@ -56,7 +56,7 @@ async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     rows
 }
 
-/// The names of the set and of the key with its state.
+/// The names of two keys: the set, and the state of the list.
 fn keys(fixture: &Fixture, coupon: &MadeCoupon) -> (String, String) {
     let own = |name: &str| {
         fixture
@@ -85,7 +85,7 @@ async fn a_lost_or_different_list_in_redis_is_found_and_rewritten() {
         vec![vec!["DEL", &state]],
         vec![vec!["DEL", &set, &state]],
         vec![vec!["SADD", &set, "x"]],
-        // Redis has lost the last change; MySQL was restored from an older dump.
+        // Redis has lost the last change, or MySQL was restored from an older dump.
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "1:2"]],
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "9999:2"]],
         vec![vec!["SET", &set, "text"]],

@@ -1,4 +1,4 @@
-//! One user's whole story, at the endpoint and by the command line.
+//! The full history of one user, at the endpoint and on the command line.
 
 use chrono::{DateTime, Utc};
 use firstcome_testkit::drift::Drift;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::drift::sealing::{closed, until_sealed};
 use crate::drift::support::{inject, until_expired};
 
-/// The story at the endpoint; the command line shows the same.
+/// Returns the user's history from the endpoint. Fails unless the command line shows the same.
 async fn story(
     fixture: &Fixture,
     daemon: &Running<ReconcilerClient>,
@@ -49,7 +49,8 @@ async fn at_the_endpoint(
 /// The events in order, as `source: what`.
 fn lines(story: &Value) -> Vec<String> {
     let happenings = story["happenings"].as_array().unwrap();
-    // Compared as instants: at a whole second the text has no fraction, and "Z" sorts after ".".
+    // Compared as times, not as text: a whole second has no fraction in the text, and "Z" sorts
+    // after ".".
     let times: Vec<DateTime<Utc>> = happenings
         .iter()
         .filter_map(|h| h["at"].as_str())
