@@ -1,5 +1,5 @@
-//! The reconciler's clock steps by two hours, forwards and back: its schedules continue. An API
-//! whose clock is ahead forgets nothing. (Clocks during a rush: `single`.)
+//! If the reconciler's clock steps by two hours in either direction, its schedules continue. An API
+//! whose clock is ahead expires nothing early. (`single` changes clocks during a rush.)
 
 use chrono::{TimeDelta, Utc};
 use firstcome_testkit::{
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient};
 
-/// Clock offset in seconds, at first and at the end; in between it is an hour ahead.
+/// Clock offset in seconds at the start and at the end. In between, the clock is an hour ahead.
 const BEHIND: i64 = -3_600;
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn clock_steps_of_a_reconciler_break_no_promise_and_stop_no_schedule() {
         .await;
 }
 
-/// An API whose clock is off by this many seconds.
+/// Starts an API whose clock is off by this many seconds.
 async fn api_at(world: &World, clocks: &Clocks, seconds: i64) -> Running<ApiClient> {
     let clock = clocks.clock("api").unwrap();
     clock.set(seconds).unwrap();

@@ -1,6 +1,6 @@
-//! Single faults as schedules, one per line: one process of each kind, and people who come before,
-//! during and after the fault. The judge of `firstcome-chaos` then decides that everything is
-//! exact; a line lists additional expectations.
+//! Schedules of single faults, one per line: one process of each kind, and users who claim before,
+//! during and after the fault. The judge of `firstcome-chaos` then checks that everything is exact.
+//! A line may list additional expectations.
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,15 @@ use firstcome_chaos::worker::CampaignWorker;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-/// Idle workers, whose servers the next schedules reuse.
+/// Idle workers. The next schedules reuse their servers.
 static WORKERS: Mutex<Vec<CampaignWorker>> = Mutex::new(Vec::new());
 /// Maximum number of workers.
 static TURNS: Semaphore = Semaphore::const_new(3);
 
-/// Start of the faults, when some people already have their rows.
+/// The faults start when some users already have their rows.
 const AT_MS: u64 = 700;
-/// Duration of most faults: well beyond the processes' deadlines and shorter than people come.
+/// Duration of most faults: well beyond the processes' deadlines, and shorter than the time in
+/// which users arrive.
 const MS: u64 = 2_000;
 
 fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
@@ -39,16 +40,16 @@ fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
         expect,
     );
     if patient {
-        // On a busy machine, a Kafka that is merely slow must not look as if it were down.
+        // On a busy machine, a slow Kafka must not be mistaken for one that is down.
         schedule
             .settings
             .insert("PUBLISH_DEADLINE_MS".into(), "3000".into());
     }
     if expect_unheard {
-        // The single call that the fault catches must be from a newcomer.
+        // The fault must catch the call of a newcomer.
         schedule.repeat_percent = 0;
     }
-    // Faults that hang also affect people who look up their claims.
+    // Faults that cause hangs also affect users who look up their claims.
     let hangs = |timed: &Timed| {
         matches!(
             timed.fault,
@@ -87,7 +88,7 @@ async fn survives(name: &str, schedule: &FaultSchedule) {
         ran.faults.iter().all(|hit| hit.took),
         "a fault had no effect; {kept}"
     );
-    // Manually added users may have slots, and operators change the quantity.
+    // Manually added users may hold slots, and operators change the quantity.
     let is_whole =
         ran.kept == schedule.quantity as usize || schedule.operators > 0 || is_of_garbage(schedule);
     assert!(
@@ -130,7 +131,7 @@ fn long_wire(wire: WireFault) -> [Fault; 1] {
     }]
 }
 
-/// Longer than any timeout of a process.
+/// Longer than any timeout of the processes.
 fn silent(store: FaultyStore, process: bool) -> [Fault; 1] {
     [Fault::Silent {
         store,
@@ -156,7 +157,7 @@ fn clock(role: ProcessRole, seconds: i64) -> [Fault; 1] {
     }]
 }
 
-/// The consumer was affected by the fault.
+/// Expects that the fault affected the consumer.
 fn retried() -> Expect {
     Logged("could not be written".into())
 }
@@ -227,7 +228,7 @@ faults! {
     a_mysql_with_hanging_writes_delays_rows_and_fails_no_claim:
         [Fault::MysqlWritesHang { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
 
-    // Kafka: the dead-letter table stores the claims that it does not acknowledge.
+    // Kafka: the dead-letter table stores the claims that Kafka does not acknowledge.
     a_kafka_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
     a_frozen_kafka_that_delivers_late_gives_nobody_a_second_row:
         [Fault::FreezeServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
@@ -239,7 +240,7 @@ faults! {
     an_unreachable_kafka_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
     replies_of_kafka_lost_after_execution_break_no_promise: wire(FaultyStore::Kafka, WireFault::DropReplies), [Unqueued];
 
-    // Garbage: removed by itself, or reported and removed by a person.
+    // Garbage data: it is removed automatically, or reported and removed by an operator.
     users_with_invalid_scores_take_no_promise_from_anybody: garbage(Junk::Scores), [];
     invalid_user_ids_are_reported: garbage(Junk::Names), [];
     invalid_free_slots_are_never_given: garbage(Junk::Free), [];
@@ -251,7 +252,7 @@ faults! {
     a_free_key_of_another_type_is_reported: wrong_type(DropKey::Free), [Refusals];
     a_waiting_list_of_another_type_is_reported: wrong_type(DropKey::Waiting), [Refusals];
 
-    // Two at once: no promise before a second store besides Redis has the claim.
+    // Two faults at once: a promise is only made once a second store besides Redis has the claim.
     with_kafka_and_mysql_down_nobody_gets_a_promise_and_a_retry_gets_its_slot:
         [FaultyStore::Kafka, FaultyStore::Mysql].map(|store| Fault::KillServer { store, ms: MS }),
         [NoPromise, AdmittedUnheard];
@@ -282,7 +283,7 @@ async fn a_claimants_key_of_another_type_is_reported() {
     .await;
 }
 
-/// Number of consumer deaths in the middle of a batch; `KILLS=40` for a release.
+/// Number of times that a consumer dies in the middle of a batch. A release uses `KILLS=40`.
 fn kills() -> usize {
     std::env::var("KILLS")
         .ok()
@@ -290,7 +291,8 @@ fn kills() -> usize {
         .unwrap_or(6)
 }
 
-/// Each dies before its transaction, in it, or after it but before its offsets are committed.
+/// Each consumer dies before its transaction, during it, or after it but before its offsets are
+/// committed.
 #[tokio::test]
 async fn two_consumers_killed_repeatedly_in_mid_batch_leave_no_gap_and_no_duplicate() {
     let points = ["rows_begun", "rows_inserted", "rows_committed"];
