@@ -1,4 +1,4 @@
-//! Log contents: request ids, the reason of a 503, and each request if a setting enables it.
+//! Log contents: request IDs, the reason of a 503, and every request if a setting enables it.
 
 use firstcome_testkit::{Http, HttpReply, LIMIT, eventually, open_world};
 use reqwest::Method;

@@ -1,5 +1,4 @@
-//! The live first screen: all viewers share one poll of the stores, and without viewers there is
-//! none.
+//! The live first screen: all viewers share one poll of the stores. Without viewers, nothing polls.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +66,7 @@ async fn beyond_64_live_viewers_the_next_reloads_and_operators_have_reserved_sea
     let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let seats = join_all((0..64).map(|_| lee.get("/live"))).await;
     assert!(seats.iter().all(|seat| seat.status() == 200));
-    // A browser that is answered 204 does not reconnect.
+    // A browser that gets a 204 does not reconnect.
     assert_eq!(
         (
             lee.get("/live").await.status(),

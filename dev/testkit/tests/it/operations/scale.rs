@@ -1,4 +1,4 @@
-//! Costs of passes over large data, at full size in `cargo xtask scale`.
+//! Costs of passes over large data. `cargo xtask scale` runs them at full size.
 #![allow(clippy::cast_precision_loss)] // counts and milliseconds
 
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1_800);
 /// Slots written or read in one statement.
 const AT_ONCE: u32 = 5_000;
 
-/// A sold-out coupon, written straight into both stores, or only into Redis.
+/// Creates a sold-out coupon directly in both stores, or only in Redis.
 pub(super) async fn sold_out(world: &World, quantity: u32, with_rows: bool) -> MadeCoupon {
     let api = world.serve().await;
     let mut body = coupon_body("Large", quantity, 0);
