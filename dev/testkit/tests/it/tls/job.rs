@@ -8,7 +8,7 @@ use crate::drift::kinds::{DriftCase, mend};
 use crate::drift::support::{assert_settled, injector};
 use crate::tls::{servers, world};
 
-/// A single test, because its last part closes the gates of all coupons on this Redis.
+/// This is a single test, because its last part closes the gates of all coupons on this Redis.
 #[tokio::test]
 async fn the_main_job_and_repairs_work_over_tls_with_logins() {
     let fixture = Fixture::of(world("tls").await).await;
