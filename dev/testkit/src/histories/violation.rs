@@ -1,6 +1,6 @@
 //! The violations that a history can contain.
 
-/// A broken promise of the system. Its text names the person, the slot and the drop.
+/// A violation by the system. Its text names the user, the slot and the drop.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Violation {
     #[error(

@@ -1,4 +1,4 @@
-//! A good history of a coupon with an allow list, spoiled in one way at a time.
+//! Takes a good history of a coupon with an allow list, and spoils it in one way at a time.
 
 use firstcome_testkit::histories::{History, RecordedAnswer, RecordedEvent, Verdict, Violation};
 
@@ -20,7 +20,7 @@ fn changes(op: u64, person: &str, on: bool, ends: RecordedEvent) -> [RecordedEve
     [listing(op, person, on), ends]
 }
 
-/// A change of the list that succeeds.
+/// Returns the events of a successful change of the list.
 fn changed(op: u64, person: &str, on: bool) -> [RecordedEvent; 2] {
     changes(op, person, on, done(op))
 }
@@ -40,8 +40,8 @@ fn on_list(people: &[&str]) -> RecordedEvent {
     }
 }
 
-/// Three slots. a has one and is removed from the list, b is removed, x is added and gets one, c is
-/// on the list and has not asked yet.
+/// Three slots. a has one and is removed from the list, b is removed, x is added and gets a slot,
+/// and c is on the list and has not claimed yet.
 fn listed() -> Vec<RecordedEvent> {
     let mut events = vec![drop_of(3), on_list(&["a", "b", "c"])];
     events.extend(asks(1, "a", accepted(1)));
@@ -56,15 +56,15 @@ fn listed() -> Vec<RecordedEvent> {
     events
 }
 
-/// The violations if these events happen before the end.
+/// Returns the violations if these events happen before the end.
 fn with<const N: usize>(more: [&[RecordedEvent]; N]) -> Vec<Violation> {
     let mut events = listed();
     insert(&mut events, more.concat());
     found(events)
 }
 
-/// The violations, without their lines, if these events happen before the end and the person has
-/// slot 3.
+/// Returns the violations, without their lines, if these events happen before the end and the user
+/// has slot 3.
 fn with_row<const N: usize>(person: &str, more: [&[RecordedEvent]; N]) -> Vec<Violation> {
     let mut events = listed();
     insert(&mut events, more.concat());

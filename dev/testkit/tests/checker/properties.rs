@@ -1,4 +1,4 @@
-//! Any history of a correct system passes, and no spoiled one does.
+//! Every history of a correct system passes, and every spoiled one fails.
 
 use std::collections::HashSet;
 
@@ -63,7 +63,7 @@ proptest! {
     }
 }
 
-/// Final rows that were promised to somebody: event and row index.
+/// Returns the final rows that were promised to a user, as event and row index.
 fn kept(events: &[RecordedEvent]) -> Vec<(usize, usize)> {
     let mut people = std::collections::HashMap::new();
     let mut promised = HashSet::new();

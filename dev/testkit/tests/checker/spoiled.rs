@@ -1,4 +1,4 @@
-//! A good history, spoiled in one way at a time: the checker reports each with its violation.
+//! Spoils a good history in one way at a time. The checker must report each with its violation.
 
 use firstcome_testkit::histories::{
     History, RecordedAnswer, RecordedEvent, RecordedScope, Verdict, Violation,
@@ -9,7 +9,7 @@ use super::events::{
     insert, invoked, judged, last, ok, row, unknown, waiting,
 };
 
-/// The violations in the good history after this change.
+/// Returns the violations in the good history after this change.
 fn violations(spoil: impl FnOnce(&mut Vec<RecordedEvent>)) -> Vec<Violation> {
     let mut events = good();
     spoil(&mut events);

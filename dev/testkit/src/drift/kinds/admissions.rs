@@ -94,7 +94,7 @@ impl Injector {
         ))
     }
 
-    /// Records in Redis that a user has this slot.
+    /// Writes to Redis that a user has this slot.
     pub(super) async fn place_on(&self, user: &UserId, slot: i64, claims: bool) -> Result<()> {
         self.redis::<i64>(
             redis::cmd("ZADD")

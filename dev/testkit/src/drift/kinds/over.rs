@@ -17,7 +17,7 @@ impl Injector {
         for (slot, user) in &people {
             self.place_on(user, *slot, true).await?;
         }
-        // If nothing is left, raise the counter too, as a real over-admission would have done.
+        // If no slot is left, raises the counter too, as a real over-admission would do.
         if count >= quantity {
             self.write_count(count + i64::from(n)).await?;
         }
@@ -28,8 +28,8 @@ impl Injector {
         ))
     }
 
-    /// Deletes the rows of the last `n` users, since the schema would reject the change otherwise,
-    /// then lowers the quantity below their slots.
+    /// Deletes the rows of the last `n` users, because the schema would reject the change
+    /// otherwise, then lowers the quantity below their slots.
     pub(super) async fn shrink(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick_last(n).await?;
         let quantity = people
