@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn expectation_fails_for_one_other_answer_or_too_few_answers() {
+    fn expectation_fails_on_one_wrong_answer_or_too_few_answers() {
         let mixed = [accepted(true), accepted(true), accepted(true), refused()];
         for expect in [Expect::Queued, Expect::Unavailable] {
             assert!(

@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_to_answers_outside_the_contract() {
+    fn rejects_answers_outside_the_contract() {
         let answered = |status, change: Value, body: Value, retry_after: bool| {
             let headers =
                 retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));

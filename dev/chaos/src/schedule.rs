@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn quarter_of_the_seeds_draws_an_allow_list() {
+    fn one_in_four_seeds_draws_an_allow_list() {
         let drawn: Vec<FaultSchedule> = (1..=500)
             .map(FaultSchedule::draw)
             .filter(|schedule| schedule.listed > 0)

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_keeps_its_promise_and_whether_it_is_queued() {
+    fn answer_records_the_promise_and_whether_it_is_queued() {
         let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
         let answer = CrowdAnswer::read(202, body);
         assert_eq!(

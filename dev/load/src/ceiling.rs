@@ -63,7 +63,7 @@ mod tests {
     use crate::answer::AnswerKind;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn server_that_does_nothing_answers_everybody() {
+    async fn server_that_does_nothing_answers_every_request() {
         let tally = measure(8).await.unwrap();
         assert_eq!(tally.count(AnswerKind::SoldOut), u64::from(REQUESTS));
         assert!(tally.per_second > 0.0);

@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn understands_every_way_to_end_a_body() {
+    fn parses_bodies_with_every_kind_of_framing() {
         for (answer, status, body) in [
             (
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everyone_asks_as_often_as_configured_with_a_double_click() {
+    fn each_user_sends_the_configured_requests_and_a_double_click() {
         let crowd = Crowd::gather(50, "p-", 3, 1).unwrap();
         assert_eq!(crowd.requests(), 150);
         let mut times = [0; 50];

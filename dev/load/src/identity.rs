@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_a_token_for_each_person() {
+    fn signs_a_token_for_each_user() {
         let secret = "0123456789abcdef0123456789abcdef";
         let args = [
             "--user-auth",

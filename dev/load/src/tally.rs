@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_promise_is_no_contradiction() {
+    fn repeated_promise_is_not_a_contradiction() {
         let tally = tally(&[
             (1, AnswerKind::AlreadyClaimed, 5),
             (1, AnswerKind::Accepted, 5),

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_numbers_with_their_significant_digits() {
+    fn formats_numbers_with_significant_digits() {
         let cases = [
             (0.0, "0"),
             (0.123, "0.12"),

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn refuses_other_machines() {
+    async fn refuses_remote_hosts() {
         let elsewhere = Workload::rush(([192, 0, 2, 1], 80).into(), 1, 10, 1);
         assert!(
             elsewhere

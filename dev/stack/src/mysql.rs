@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn puts_a_database_name_between_host_and_parameters() {
+    fn inserts_a_database_name_between_host_and_parameters() {
         for (url, expected) in [
             (
                 "mysql://root@127.0.0.1:3306/",

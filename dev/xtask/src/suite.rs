@@ -42,7 +42,7 @@ const BEFORE_A_RELEASE: [&str; 54] = [
     "restore::",
     // TLS and logins, beyond the main job and its secrets.
     "tls::refused",
-    "every_way_to_log_in_to_kafka",
+    "every_kafka_login_method",
     // A browser, beyond a claim and a reload.
     "pages::from_mails",
     "pages::looks",
@@ -66,17 +66,17 @@ const BEFORE_A_RELEASE: [&str; 54] = [
     "operations::sizes",
     "a_tail_that_takes_longer_than_the_limit",
     "damage_to_any_key_of_a_second_day",
-    "a_coupon_reopens_during_all_other_repairs",
+    "a_coupon_reopens_after_a_loss_during_all",
     "manifests_roll_out",
     "too_many_members_beyond_the_last_slot",
     // Time that has to go by.
     "a_locked_dead_letter_table",
-    "a_deep_pass_due_at_the_same_second",
+    "a_deep_pass_due_in_the_same_second",
     "partitions_of_a_killed_consumer",
     "a_restarted_static_member",
     "a_pass_that_loses_its_lock",
     "passes_that_cannot_read_the_topic",
-    "redis_that_restarts_while",
+    "redis_restart_while",
     "repeated_failed_reopenings",
 ];
 

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_if_every_promise_has_its_row_and_no_other_row_exists() {
+    fn result_is_exact_if_every_promise_has_its_row_and_no_other_row_exists() {
         let proof = Proof::compare(
             &[row(1, "a"), row(2, "b")],
             2,
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_promises_with_another_slot_or_without_a_row() {
+    fn reports_promises_with_a_wrong_slot_or_without_a_row() {
         let proof = Proof::compare(
             &[row(1, "b"), row(2, "a")],
             2,

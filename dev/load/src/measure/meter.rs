@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ignores_the_commands_of_the_meter() {
+    fn ignores_commands_that_the_meter_sends() {
         let info = "# Commandstats\r\ncmdstat_evalsha:calls=3,usec=9,rejected_calls=0\r\ncmdstat_info:calls=1,usec=1\r\n";
         assert_eq!(
             by_command(info),

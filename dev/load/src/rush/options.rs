@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requires_the_ops_token_without_a_coupon() {
+    async fn requires_the_ops_token_if_no_coupon_is_given() {
         let options = RushOptions::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap();
         let error = options.check().await.unwrap_err().to_string();
         assert!(
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refuses_other_machines_without_the_remote_option() {
+    async fn refuses_remote_hosts_without_the_remote_option() {
         let at = |url: &str, more: &[&str]| {
             RushOptions::try_parse_from([&["rush", "--coupon", "1", "--url", url], more].concat())
                 .unwrap()
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn json_option_takes_a_file_or_prints() {
+    fn json_option_writes_to_a_file_or_prints() {
         assert_eq!(parse(&["--json"]).unwrap().json, Some(PathBuf::from("-")));
         assert_eq!(
             parse(&["--json", "x.json"]).unwrap().json,

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_update_deletes_no_archives_of_the_machines_apt() {
+    fn private_update_keeps_the_archives_of_the_systems_apt() {
         let work = tempfile::tempdir().unwrap();
         configure(work.path()).unwrap();
         let parts = work.path().join("parts");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn prefers_the_mirror_of_the_machines_release() {
+    fn prefers_the_mirror_of_the_installed_release() {
         let targets = "bookworm-security|main|http://a/sec/\nbookworm|contrib|http://c/\nbookworm|main|http://b/debian/\n";
         assert_eq!(
             choose_mirror(targets, "bookworm").unwrap(),

@@ -39,7 +39,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_history_of_promises_kept_passes(script in script()) {
+    fn a_history_in_which_every_promise_is_kept_passes(script in script()) {
         let judgement = check(&History::of(play(&script)).unwrap());
         if judgement.figures.promises > 0 {
             prop_assert_eq!(judgement.verdict, Verdict::Pass);

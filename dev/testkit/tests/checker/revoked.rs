@@ -38,7 +38,7 @@ fn still_held(ends: RecordedEvent) -> Vec<RecordedEvent> {
 }
 
 #[test]
-fn a_returned_slot_goes_to_the_next_and_never_comes_back() {
+fn a_returned_slot_goes_to_the_next_user_and_is_not_restored() {
     assert_eq!(found(given_back(revoked(200))), []);
     let may_have_taken_effect = unknown(200);
     assert_eq!(found(given_back(may_have_taken_effect.clone())), []);

@@ -139,7 +139,7 @@ async fn assert_all_agree(fixture: &Fixture) {
 }
 
 #[tokio::test]
-async fn fuzzed_requests_break_neither_a_service_nor_a_promise() {
+async fn fuzzed_requests_crash_no_service_and_break_no_promise() {
     let fixture = Fixture::new("attack").await;
     let world = &fixture.world;
     for name in ["One", "Two", "Three"] {

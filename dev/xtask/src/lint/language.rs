@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn more_places_than_allowed_fail_and_fewer_lower_the_number() {
+    fn more_matches_than_allowed_fail_and_fewer_lower_the_limit() {
         let table = "# head\n1\tanew\t\\banew\\b\tbad\tgood\n3\ttold\ttold\tbad\tgood\n";
         let mut patterns = parse(table).unwrap();
         for pattern in &mut patterns {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_places_in_changed_files_or_all_if_none_is_changed() {
+    fn shows_matches_in_changed_files_or_all_if_none_is_changed() {
         let changed = ["a.rs".to_owned()];
         assert!(is_in(&changed, "a.rs:3: anew") && !is_in(&changed, "b.rs:3: anew"));
         assert!(is_in(&[], "b.rs:3: anew"));

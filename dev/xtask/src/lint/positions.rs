@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_allowed_numbers() {
+    fn reads_the_allowed_counts() {
         assert!(allowed().is_ok());
     }
 }

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn replaces_only_the_text_between_the_marks() {
+    fn replaces_only_the_text_between_the_markers() {
         let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
         assert_eq!(
             put(&text, "new\n").unwrap(),

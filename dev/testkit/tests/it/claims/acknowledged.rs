@@ -22,7 +22,7 @@ fn wanted() -> usize {
 const AT_A_TIME: usize = 32;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_process_confirms_what_another_acknowledged_during_changes_and_repairs() {
+async fn every_process_confirms_acknowledged_claims_during_changes_and_repairs() {
     let fixture = Fixture::new("acknowledged").await;
     let api = &fixture.api;
     let world = &fixture.world;

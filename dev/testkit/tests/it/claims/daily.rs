@@ -5,7 +5,7 @@ use firstcome_testkit::{LIMIT, eventually};
 use serde_json::json;
 
 #[tokio::test]
-async fn drops_are_created_days_ahead_by_any_remaining_process() {
+async fn any_remaining_process_creates_drops_days_ahead() {
     let (world, api) = firstcome_testkit::open_world("ahead").await;
     let today = Utc::now().date_naive();
     let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": today});

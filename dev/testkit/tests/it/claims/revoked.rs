@@ -33,7 +33,7 @@ async fn message(fixture: &Fixture, coupon: &MadeCoupon, user: &str, slot: u32, 
 }
 
 #[tokio::test]
-async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
+async fn a_returned_slot_goes_to_the_first_waiting_user_and_both_users_see_it() {
     let fixture = Fixture::new("give-back").await;
     let api = &fixture.api;
     let world = &fixture.world;

@@ -102,7 +102,7 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
 /// Sealing counts the committed revocations, and a revocation unseals a sealed drop. Neither may
 /// run between the two steps of the other.
 #[tokio::test]
-async fn no_drop_is_sealed_during_a_revocation_of_its_claims() {
+async fn a_drop_is_not_sealed_while_a_claim_is_being_revoked() {
     let fixture = Fixture::new("revoke-seal").await;
     let world = &fixture.world;
     let api = world
@@ -144,7 +144,7 @@ async fn no_drop_is_sealed_during_a_revocation_of_its_claims() {
 /// Each user claims and returns at the same moment, twice, at two APIs, while passes and the
 /// consumer run.
 #[tokio::test]
-async fn any_order_of_claims_returns_passes_and_rows_ends_exact() {
+async fn claims_returns_passes_and_rows_end_exact_in_any_order() {
     const QUANTITY: u32 = 40;
     let fixture = Fixture::new("revoke-orders").await;
     let api = &fixture.api;

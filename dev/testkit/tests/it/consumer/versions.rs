@@ -17,7 +17,7 @@ async fn messages(world: &World) -> i64 {
 }
 
 #[tokio::test]
-async fn claims_share_messages_only_while_every_reader_supports_it() {
+async fn claims_share_messages_only_if_every_reader_supports_it() {
     let (world, api) = open_world("versions").await;
     let coupon: MadeCoupon = api.open_coupon(20_000).await;
     let mut answers = Vec::new();

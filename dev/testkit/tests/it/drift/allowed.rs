@@ -159,7 +159,7 @@ async fn a_list_change_missing_in_redis_is_applied_after_a_grace_period() {
 }
 
 #[tokio::test]
-async fn a_deep_pass_finds_manually_exchanged_users() {
+async fn a_deep_pass_finds_manually_replaced_users() {
     let fixture = Fixture::new("d-allowed-deep").await;
     let world = &fixture.world;
     let coupon = fixture.api.create_coupon(&body("Deep", 9)).await;
@@ -216,7 +216,7 @@ async fn a_deep_pass_finds_manually_exchanged_users() {
 }
 
 #[tokio::test]
-async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
+async fn users_on_the_list_are_not_refused_after_a_loss_of_redis() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -269,7 +269,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
 }
 
 #[tokio::test]
-async fn a_list_that_cannot_be_written_closes_only_its_own_coupon() {
+async fn a_list_that_cannot_be_written_closes_only_its_coupon() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::drift::support::{Hindered, inject, injector, mailed, pass_ends};
 
 #[tokio::test]
-async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile() {
+async fn a_pass_requested_without_waiting_can_be_read_later_and_blocks_others() {
     let fixture = Fixture::new("d-409").await;
     let world = &fixture.world;
     fixture.held("Asked", 200, 200).await;
@@ -184,7 +184,7 @@ async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
 }
 
 #[tokio::test]
-async fn the_command_line_reports_by_exit_code_and_prints_a_table_or_json() {
+async fn the_command_line_sets_an_exit_code_and_prints_a_table_or_json() {
     let fixture = Fixture::new("d-cli").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("By hand", 20, 20).await;

@@ -32,7 +32,7 @@ async fn open_promises(world: &World) -> i64 {
 }
 
 #[tokio::test]
-async fn after_a_flush_added_slots_go_to_broken_promises_in_order() {
+async fn slots_added_after_a_flush_go_to_broken_promises_in_order() {
     let fixture = Fixture::new("b-emptied").await;
     let api = &fixture.api;
     let world = &fixture.world;
@@ -59,7 +59,7 @@ async fn after_a_flush_added_slots_go_to_broken_promises_in_order() {
 }
 
 #[tokio::test]
-async fn any_row_resolves_a_broken_promise_and_a_lost_line_is_rebuilt() {
+async fn any_row_resolves_a_broken_promise_and_a_lost_waiting_list_is_rebuilt() {
     let fixture = Fixture::new("b-again").await;
     let api = &fixture.api;
     let world = &fixture.world;

@@ -141,7 +141,7 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
 }
 
 #[tokio::test]
-async fn explain_reports_what_is_no_longer_known() {
+async fn explain_reports_data_that_is_no_longer_known() {
     let fixture = Fixture::new("d-story-3").await;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
@@ -168,7 +168,7 @@ async fn explain_reports_what_is_no_longer_known() {
 }
 
 #[tokio::test]
-async fn the_command_line_explains_everybody_known_on_a_slot() {
+async fn the_command_line_explains_every_user_known_on_a_slot() {
     let fixture = Fixture::new("d-story-slot").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Slot", 20, 3).await;

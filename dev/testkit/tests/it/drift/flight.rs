@@ -34,7 +34,7 @@ async fn applied_once(world: &World, wanted: &BTreeSet<FoundDrift>) {
 }
 
 #[tokio::test]
-async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed() {
+async fn a_daemon_killed_during_a_pass_is_replaced_and_its_run_recorded_as_failed() {
     let fixture = Fixture::new("d-killed").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Killed", 200, 200).await;

@@ -171,7 +171,7 @@ async fn a_coupon_opens_after_a_loss_even_with_garbage_in_its_token_keys() {
 }
 
 #[tokio::test]
-async fn invalid_user_ids_lose_their_slots_and_places_in_line() {
+async fn invalid_user_ids_lose_their_slots_and_places_on_the_waiting_list() {
     let fixture = Fixture::new("d-odd-names").await;
     let api = &fixture.api;
     let world = &fixture.world;

@@ -100,7 +100,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
 }
 
 #[tokio::test]
-async fn concurrent_apis_never_reuse_coupon_numbers_that_mysql_lost() {
+async fn concurrent_apis_never_reuse_coupon_ids_that_mysql_lost() {
     let fixture = Fixture::new("gone-back-two").await;
     let world = &fixture.world;
     let api = &fixture.api;
@@ -139,7 +139,7 @@ async fn concurrent_apis_never_reuse_coupon_numbers_that_mysql_lost() {
 }
 
 #[tokio::test]
-async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
+async fn no_new_coupon_reuses_an_id_that_mysql_lost_while_redis_is_down() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let proxy = redis.proxy().await.unwrap();
     let stores = WorldStores::shared()

@@ -259,7 +259,7 @@ async fn users_missing_or_misplaced_in_redis_get_the_slots_of_their_rows_or_free
 }
 
 #[tokio::test]
-async fn a_user_in_two_drops_of_a_once_per_coupon_keeps_the_one_with_the_row() {
+async fn a_user_in_two_drops_of_a_one_per_user_coupon_keeps_the_slot_with_the_row() {
     let fixture = Fixture::new("d-two-drops").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Daily", 20, 12).await;
@@ -361,7 +361,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
 }
 
 #[tokio::test]
-async fn users_left_only_in_the_list_of_claimants_get_slot_and_row_back() {
+async fn users_left_only_in_the_list_of_claimants_get_their_slots_and_rows_back() {
     let fixture = Fixture::new("d-claimants").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Half forgotten", 20, 20).await;

@@ -11,7 +11,7 @@ use crate::drift::support::{
 };
 
 #[tokio::test]
-async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
+async fn users_without_a_slot_are_listed_as_broken_promises_and_first_in_line() {
     let fixture = Fixture::new("d-broken").await;
     let api = &fixture.api;
     let world = &fixture.world;

@@ -61,7 +61,7 @@ async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
 }
 
 #[tokio::test]
-async fn a_lost_or_changed_code_key_is_reported_until_a_person_decides() {
+async fn a_lost_or_changed_code_key_is_reported_until_an_operator_decides() {
     let (world, api) = open_world("code-key").await;
     given_out(&world, &api).await;
     let told = async || {

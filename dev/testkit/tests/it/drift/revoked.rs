@@ -56,7 +56,7 @@ async fn each_missing_step_of_a_revocation_is_found_completed_and_mailed() {
 }
 
 #[tokio::test]
-async fn a_lost_or_stale_redis_knows_revocations_before_it_opens() {
+async fn a_lost_or_stale_redis_gets_all_revocations_before_it_opens() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -122,7 +122,7 @@ async fn claimants_alone_do_not_restore_a_revoked_claim() {
 
 /// Two processes completed the revocation at once, and each wrote a different time to Redis.
 #[tokio::test]
-async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
+async fn revocation_whose_outcome_differs_in_redis_is_repaired() {
     let fixture = Fixture::new("d-revoked-end").await;
     let world = &fixture.world;
     let api = &fixture.api;
@@ -188,7 +188,7 @@ async fn a_returned_promise_does_not_stay_listed_as_broken() {
 /// A pass lists the promise as broken between the steps of a revocation after which the user may
 /// claim again.
 #[tokio::test]
-async fn a_promise_listed_during_its_revocation_is_closed_at_its_end() {
+async fn a_promise_listed_as_broken_during_its_revocation_is_closed_afterwards() {
     let fixture = Fixture::new("d-revoked-between").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Between", 5, 5).await;

@@ -149,7 +149,7 @@ pub(super) fn one_day() -> Value {
 }
 
 #[tokio::test]
-async fn an_ended_coupon_leaves_redis_unless_it_gets_more_days() {
+async fn an_ended_coupon_is_removed_from_redis_unless_it_gets_more_days() {
     let fixture = Fixture::new("d-over").await;
     let world = &fixture.world;
     let body = one_day();

@@ -39,7 +39,7 @@ fn is_queued(answer: &Answer) -> bool {
 }
 
 #[tokio::test]
-async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
+async fn a_broker_killed_during_a_rush_breaks_no_promise() {
     let (cluster, _turn) = cluster().await;
     let waves = Waves::begin_each(
         impatient(stores(cluster).await, "broker").await,
@@ -87,7 +87,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
 }
 
 #[tokio::test]
-async fn with_two_of_three_brokers_dead_claims_are_stored_in_mysql() {
+async fn claims_are_stored_in_mysql_while_two_of_three_brokers_are_dead() {
     let (cluster, _turn) = cluster().await;
     let waves = Waves::begin(impatient(stores(cluster).await, "brokers").await).await;
     waves

@@ -104,7 +104,7 @@ async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
 /// The previous Redis admitted users to the drop. By the clock of the new one, the drop is not open
 /// yet.
 #[tokio::test]
-async fn a_loss_is_waited_for_even_if_the_new_redis_has_a_slow_clock() {
+async fn daemons_wait_after_a_loss_even_if_the_new_redis_has_a_slow_clock() {
     let clocks = Clocks::new().unwrap();
     let clock = clocks.clock("redis").unwrap();
     let server = RedisServer::start(RedisOptions {

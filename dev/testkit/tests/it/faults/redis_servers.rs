@@ -119,7 +119,7 @@ async fn scripts_are_on_primaries_only_and_a_flushed_one_closes_only_its_coupons
 }
 
 #[tokio::test]
-async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
+async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
     let cluster = cluster().await;
     let world = in_cluster(&cluster, "slots").await;
     // Only the watch sees that hash slots have moved.
@@ -147,7 +147,7 @@ async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
 }
 
 #[tokio::test]
-async fn a_dead_or_frozen_master_is_left_for_the_promoted_one() {
+async fn processes_leave_a_dead_or_frozen_master_for_the_promoted_one() {
     let group = RedisSentinels::start()
         .await
         .unwrap_or_else(|e| panic!("{e:#}"));
@@ -180,7 +180,7 @@ async fn a_dead_or_frozen_master_is_left_for_the_promoted_one() {
 /// Each server records the highest IDs of its coupons. A pass writes the highest ID overall to each
 /// server.
 #[tokio::test]
-async fn numbers_lost_by_mysql_are_known_to_every_primary() {
+async fn ids_lost_by_mysql_are_recorded_on_every_primary() {
     let cluster = cluster().await;
     let fixture = Fixture::of(in_cluster(&cluster, "numbers").await).await;
     let world = &fixture.world;
@@ -211,7 +211,7 @@ async fn numbers_lost_by_mysql_are_known_to_every_primary() {
 }
 
 #[tokio::test]
-async fn addresses_of_the_wrong_kind_are_refused_with_the_setting() {
+async fn addresses_of_the_wrong_kind_are_refused_with_the_name_of_the_setting() {
     let (cluster, group) = tokio::join!(cluster(), RedisSentinels::start());
     let group = group.unwrap_or_else(|error| panic!("{error:#}"));
     let alone = RedisServer::start(RedisOptions::default()).await.unwrap();

@@ -58,7 +58,7 @@ async fn filled_up(
 }
 
 #[tokio::test]
-async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
+async fn every_promise_becomes_a_row_after_kafka_is_down_and_redis_goes_back() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(

@@ -166,21 +166,21 @@ const HOURS: i64 = 7_200;
 
 faults! {
     // Processes.
-    an_api_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Api, number: 0, ms: 500 }], [];
+    an_api_killed_during_a_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Api, number: 0, ms: 500 }], [];
     a_frozen_api_breaks_no_promise: [Fault::Freeze { role: ProcessRole::Api, number: 0, ms: MS }], [];
-    a_consumer_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Consumer, number: 0, ms: 500 }], [Queued];
-    a_reconciler_killed_in_mid_rush_breaks_no_promise:
+    a_consumer_killed_during_a_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Consumer, number: 0, ms: 500 }], [Queued];
+    a_reconciler_killed_during_a_rush_breaks_no_promise:
         [Fault::Kill { role: ProcessRole::Reconciler, number: 0, ms: 500 }], [Queued];
-    all_processes_killed_in_mid_rush_and_started_again_break_no_promise:
+    all_processes_killed_and_restarted_during_a_rush_break_no_promise:
         [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].map(|role| Fault::Kill { role, number: 0, ms: 500 }), [];
     // Clocks. The coupon opened half an hour ago and closes in half an hour.
-    a_clock_of_an_api_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Api, HOURS), [Queued];
-    a_clock_of_an_api_that_steps_back_breaks_no_promise: clock(ProcessRole::Api, -HOURS), [Queued];
-    a_clock_of_a_consumer_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Consumer, HOURS), [Queued];
-    a_clock_of_a_consumer_that_steps_back_breaks_no_promise: clock(ProcessRole::Consumer, -HOURS), [Queued];
+    an_api_clock_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Api, HOURS), [Queued];
+    an_api_clock_that_steps_back_breaks_no_promise: clock(ProcessRole::Api, -HOURS), [Queued];
+    a_consumer_clock_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Consumer, HOURS), [Queued];
+    a_consumer_clock_that_steps_back_breaks_no_promise: clock(ProcessRole::Consumer, -HOURS), [Queued];
 
     // Redis.
-    a_redis_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Redis, ms: MS }], [Unavailable];
+    a_redis_killed_during_a_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Redis, ms: MS }], [Unavailable];
     a_retry_is_confirmed_if_redis_admitted_but_answered_too_late:
         [Fault::FreezeServer { store: FaultyStore::Redis, ms: MS }], [Unavailable, AdmittedUnheard];
     a_slow_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Delay), [Queued];
@@ -191,7 +191,7 @@ faults! {
         wire(FaultyStore::Redis, WireFault::DropReplies), [Unavailable, AdmittedUnheard];
     a_truncated_append_only_file_breaks_no_promise: [Fault::TruncatedAof { percent: 60 }], [Refusals];
     a_flushed_redis_breaks_no_promise: [Fault::Flush], [Refusals];
-    a_redis_back_from_an_old_copy_breaks_no_promise: [Fault::OldCopy { age_ms: 700 }], [Refusals];
+    a_redis_restored_from_an_old_copy_breaks_no_promise: [Fault::OldCopy { age_ms: 700 }], [Refusals];
     a_stale_replica_that_is_promoted_breaks_no_promise: [Fault::StaleReplica { lag_ms: 700 }], [Refusals];
     a_redis_with_a_file_size_limit_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
     a_redis_without_memory_breaks_no_promise: [Fault::RedisMemory { ms: MS }], [Refusals];
@@ -204,7 +204,7 @@ faults! {
         [Fault::RedisClock { seconds: -HOURS, ms: 2 * MS }], [Refused("not_open".into())];
 
     // MySQL: claims do not need it.
-    a_mysql_killed_in_mid_rush_loses_no_promise:
+    a_mysql_killed_during_a_rush_loses_no_promise:
         [Fault::KillServer { store: FaultyStore::Mysql, ms: MS }], [Queued, ByConsumer, retried()];
     a_frozen_mysql_delays_rows_and_fails_no_claim:
         [Fault::FreezeServer { store: FaultyStore::Mysql, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
@@ -229,8 +229,8 @@ faults! {
         [Fault::MysqlWritesHang { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
 
     // Kafka: the dead-letter table stores the claims that Kafka does not acknowledge.
-    a_kafka_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
-    a_frozen_kafka_that_delivers_late_gives_nobody_a_second_row:
+    a_kafka_killed_during_a_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
+    a_frozen_kafka_that_delivers_late_gives_no_user_a_second_row:
         [Fault::FreezeServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
     a_slow_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::LongDelay), [Unqueued];
     a_cut_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::Cut), [Unqueued];
@@ -241,7 +241,7 @@ faults! {
     replies_of_kafka_lost_after_execution_break_no_promise: wire(FaultyStore::Kafka, WireFault::DropReplies), [Unqueued];
 
     // Garbage data: it is removed automatically, or reported and removed by an operator.
-    users_with_invalid_scores_take_no_promise_from_anybody: garbage(Junk::Scores), [];
+    users_with_invalid_scores_break_no_other_promise: garbage(Junk::Scores), [];
     invalid_user_ids_are_reported: garbage(Junk::Names), [];
     invalid_free_slots_are_never_given: garbage(Junk::Free), [];
     messages_that_are_not_claims_are_reported: garbage(Junk::Messages), [Queued];
@@ -253,7 +253,7 @@ faults! {
     a_waiting_list_of_another_type_is_reported: wrong_type(DropKey::Waiting), [Refusals];
 
     // Two faults at once: a promise is only made once a second store besides Redis has the claim.
-    with_kafka_and_mysql_down_nobody_gets_a_promise_and_a_retry_gets_its_slot:
+    no_promise_is_made_while_kafka_and_mysql_are_down_and_a_retry_gets_its_slot:
         [FaultyStore::Kafka, FaultyStore::Mysql].map(|store| Fault::KillServer { store, ms: MS }),
         [NoPromise, AdmittedUnheard];
 }
@@ -294,7 +294,7 @@ fn kills() -> usize {
 /// Each consumer dies before its transaction, during it, or after it but before its offsets are
 /// committed.
 #[tokio::test]
-async fn two_consumers_killed_repeatedly_in_mid_batch_leave_no_gap_and_no_duplicate() {
+async fn two_consumers_killed_repeatedly_during_a_batch_leave_no_gap_and_no_duplicate() {
     let points = ["rows_begun", "rows_inserted", "rows_committed"];
     let crash = |kill: usize| {
         let point = points[kill / 2 % points.len()].into();

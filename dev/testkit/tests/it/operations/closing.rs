@@ -38,7 +38,7 @@ async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> usize {
 }
 
 #[tokio::test]
-async fn nobody_is_promoted_after_a_drop_was_closed_at_once() {
+async fn no_user_is_promoted_after_a_drop_was_closed_immediately() {
     let fixture = Fixture::new("closed-now").await;
     let closed = with_two_waiting(&fixture, "now", json!({"quantity": 5, "close_now": true})).await;
     // For comparison: if a drop closes at the end of its window, waiting users get the remaining

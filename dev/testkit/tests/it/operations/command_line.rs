@@ -42,7 +42,7 @@ async fn coupon_with(world: &World, env: &[(&str, &str)], args: &[&str]) -> Said
 }
 
 #[tokio::test]
-async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
+async fn a_coupon_is_created_watched_changed_and_closed_on_the_command_line() {
     let fixture = Fixture::new("cli").await;
     let world = &fixture.world;
     let api = &*fixture.api;
@@ -134,7 +134,7 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
 }
 
 #[tokio::test]
-async fn refused_commands_print_one_sentence_and_exit_with_a_code() {
+async fn refused_commands_print_one_message_and_exit_with_a_code() {
     let fixture = Fixture::new("cli-wrong").await;
     let world = &fixture.world;
     let good = fixture.api.http().base();

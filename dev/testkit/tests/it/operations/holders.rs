@@ -39,7 +39,7 @@ async fn measure(rows: u32) -> f64 {
 }
 
 #[tokio::test]
-async fn a_list_of_a_million_holders_is_sent_in_flat_memory() {
+async fn a_list_of_a_million_holders_is_sent_with_constant_memory() {
     let what = "API memory, 1,000,000 holders sent as CSV";
     let memory = measured(what, [20_000, 1_000_000], "≤ 60 MB", measure).await;
     assert!(memory < 100.0, "{memory} MB");

@@ -14,7 +14,7 @@ fn id_of(reply: &HttpReply) -> String {
 }
 
 #[tokio::test]
-async fn the_reason_of_503_is_logged_once_a_second_with_a_request_id() {
+async fn the_reason_for_a_503_is_logged_once_a_second_with_a_request_id() {
     let (world, api) = open_world("why-503").await;
     let coupon = api.open_coupon(5).await;
     {

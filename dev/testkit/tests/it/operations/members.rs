@@ -55,7 +55,7 @@ async fn measure(people: u32) -> [f64; 4] {
 }
 
 #[tokio::test]
-async fn an_allow_list_of_a_million_takes_seconds_and_flat_memory() {
+async fn an_allow_list_of_a_million_users_takes_seconds_and_constant_memory() {
     let what = |part: &str| format!("allow list of 1,000,000 ids: {part}");
     let figures = [
         (&*what("memory of the API"), "≤ 60 MB"),

@@ -17,7 +17,7 @@ pub(super) async fn firing_alert(world: &World, coupon: &MadeCoupon) {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_the_client_address_is_recorded_and_not_a_forged_one() {
+async fn client_address_from_a_trusted_proxy_is_recorded_and_a_forged_one_is_not() {
     let (world, _api) = open_world("ops-from").await;
     let trusting = [("OPS_TRUSTED_PROXIES", "1")];
     let api = world.serve_with(&trusting).await;

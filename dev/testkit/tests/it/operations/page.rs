@@ -24,7 +24,7 @@ fn assert_strict(answer: &Response, what: &str) {
 }
 
 #[tokio::test]
-async fn a_token_logs_in_and_others_see_nothing() {
+async fn a_valid_token_logs_in_and_visitors_without_one_see_nothing() {
     let (world, api) = open_world("ops-in").await;
     api.open_coupon(3).await;
     let daemon = world.daemon().await;
@@ -109,7 +109,7 @@ async fn a_token_logs_in_and_others_see_nothing() {
 }
 
 #[tokio::test]
-async fn a_session_is_valid_at_every_process_with_its_token_until_it_ends() {
+async fn session_is_accepted_by_every_process_until_it_ends() {
     let (world, api) = open_world("ops-replicas").await;
     api.open_coupon(3).await;
     let other_token = "another-0123456789abcdef0123456789abcdef";
@@ -253,7 +253,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
 }
 
 #[tokio::test]
-async fn viewers_are_refused_every_change() {
+async fn every_change_by_a_viewer_is_refused() {
     let (world, api) = open_world("ops-views").await;
     let coupon = api.open_coupon(3).await;
     world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);

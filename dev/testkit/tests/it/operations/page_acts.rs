@@ -74,7 +74,7 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
 }
 
 #[tokio::test]
-async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
+async fn the_page_pauses_resumes_raises_and_revokes_once_the_coupon_name_is_typed() {
     let f = Fixture::new("ops-changes").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;

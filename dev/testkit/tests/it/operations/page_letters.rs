@@ -9,7 +9,7 @@ use crate::drift::support::mailed;
 const INSERT: &str = "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, reason)";
 
 #[tokio::test]
-async fn dead_letters_are_filtered_revealed_and_discarded_and_recorded() {
+async fn dead_letters_are_filtered_revealed_and_discarded_and_each_act_is_recorded() {
     let f = Fixture::new("ops-letters").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 1).await;

@@ -18,7 +18,7 @@ async fn receive(mut stream: Response, events: usize) -> Response {
 }
 
 #[tokio::test]
-async fn ten_live_viewers_share_one_poll_a_second_and_none_without_viewers() {
+async fn ten_live_viewers_share_one_poll_a_second_and_nothing_polls_without_viewers() {
     let (world, api) = open_world("ops-looks").await;
     api.open_coupon(3).await;
     let daemon = world.daemon().await;
@@ -58,7 +58,7 @@ async fn ten_live_viewers_share_one_poll_a_second_and_none_without_viewers() {
 }
 
 #[tokio::test]
-async fn beyond_64_live_viewers_the_next_reloads_and_operators_have_reserved_seats() {
+async fn the_65th_live_viewer_must_reload_and_operators_have_reserved_seats() {
     let (world, api) = open_world("ops-seats").await;
     api.open_coupon(3).await;
     let daemon = world.daemon_with(&[("OPS_VIEW_TOKEN", VIEW_TOKEN)]).await;

@@ -108,7 +108,7 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
 }
 
 #[tokio::test]
-async fn a_user_is_erased_by_the_form_once_their_id_is_typed_and_nothing_is_open() {
+async fn the_form_erases_a_user_once_their_id_is_typed_and_nothing_is_open() {
     let f = Fixture::new("ops-erase").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;

@@ -9,7 +9,7 @@ use super::visitor::{VIEW_TOKEN, Visitor, assert_has, assert_lacks, header};
 use crate::drift::support::injector;
 
 #[tokio::test]
-async fn the_first_screen_shows_lost_rows_before_any_pass_and_their_repair() {
+async fn the_first_screen_shows_lost_rows_before_any_pass_and_then_their_repair() {
     let f = Fixture::new("ops-screen").await;
     let (coupon, _) = f.held("Winter coupon", 40, 25).await;
     let daemon = f.world.daemon().await;
@@ -149,7 +149,7 @@ async fn every_coupon_is_listed_including_ended_ones_with_sealed_drops() {
 }
 
 #[tokio::test]
-async fn the_page_works_without_the_api_and_names_the_setting() {
+async fn the_page_works_without_the_api_and_names_the_missing_setting() {
     let (world, api) = open_world("ops-no-api").await;
     let coupon = api.open_coupon(3).await;
     let daemon = world.daemon().await;

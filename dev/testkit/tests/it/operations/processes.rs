@@ -26,7 +26,7 @@ async fn partitions_of_a_killed_consumer_are_taken_over_within_ten_seconds() {
 }
 
 #[tokio::test]
-async fn a_reconciler_frozen_in_mid_pass_does_not_block_other_passes() {
+async fn a_reconciler_frozen_during_a_pass_does_not_block_other_passes() {
     let (world, api) = open_world("reconciler-frozen").await;
     let coupon = api.open_coupon(50).await;
     let consumer = world.consume().await;

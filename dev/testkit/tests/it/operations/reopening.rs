@@ -28,7 +28,7 @@ enum Loss {
 }
 
 #[tokio::test]
-async fn after_a_loss_a_coupon_reopens_during_a_pass_and_among_many_others() {
+async fn a_coupon_reopens_after_a_loss_during_a_pass_and_among_many_others() {
     for (loss, which) in [
         (Loss::Restarted, "the last of them after a restart"),
         (Loss::Emptied, "the first of them, rebuilt"),
@@ -47,7 +47,7 @@ async fn after_a_loss_a_coupon_reopens_during_a_pass_and_among_many_others() {
 }
 
 #[tokio::test]
-async fn after_a_loss_a_coupon_reopens_during_all_other_repairs() {
+async fn a_coupon_reopens_after_a_loss_during_all_other_repairs() {
     for (loss, which) in [
         (Loss::Restarted, "after a restart"),
         (Loss::Emptied, "rebuilt"),

@@ -22,7 +22,7 @@ pub(crate) async fn insert(world: &World, most: u32, insert: &str, select: &str)
 }
 
 #[tokio::test]
-async fn with_66_000_finished_coupons_everything_starts_and_a_pass_is_clean() {
+async fn processes_start_and_a_pass_is_clean_with_66_000_finished_coupons() {
     let world = World::new("finished").await;
     insert(
         &world,
@@ -49,7 +49,7 @@ async fn with_66_000_finished_coupons_everything_starts_and_a_pass_is_clean() {
 }
 
 #[tokio::test]
-async fn with_dead_letters_of_66_000_drops_everything_else_is_repaired() {
+async fn dead_letters_of_66_000_drops_do_not_prevent_other_repairs() {
     let what = |part: &str| format!("3,000,000 garbage dead letters naming 66,000 drops: {part}");
     let figures = [
         (&*what("a pass"), "≤ 15 s"),

@@ -69,7 +69,7 @@ impl EagerCrowd {
 }
 
 #[tokio::test]
-async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
+async fn a_user_who_claims_during_a_rush_gets_a_slot_number_and_a_code() {
     let f = Fixture::new("page-rush").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f

@@ -195,7 +195,7 @@ async fn a_failed_return_is_shown_and_forgotten_the_next_day() {
 }
 
 #[tokio::test]
-async fn only_missing_parts_of_the_page_are_complaints() {
+async fn only_missing_parts_of_the_page_are_reported_as_errors() {
     let (world, _api) = open_world("page-missing").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(1).await;

@@ -120,7 +120,7 @@ async fn the_countdown_follows_the_servers_clock_not_the_devices() {
 }
 
 #[tokio::test]
-async fn the_page_polls_at_the_servers_time_plus_up_to_two_fifths() {
+async fn the_page_adds_up_to_two_fifths_to_the_servers_poll_interval() {
     let (world, _api) = open_world("page-polls").await;
     let pages = serve_pages(&world).await;
     let far = pages
@@ -162,7 +162,7 @@ async fn the_page_polls_at_the_servers_time_plus_up_to_two_fifths() {
 }
 
 #[tokio::test]
-async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
+async fn users_without_a_slot_see_their_position_or_sold_out_paused_or_closed() {
     let f = Fixture::new("page-others").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f
@@ -232,7 +232,7 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
 }
 
 #[tokio::test]
-async fn a_lost_or_left_place_in_line_and_a_freed_slot_are_shown() {
+async fn the_page_shows_a_lost_or_given_up_position_and_a_freed_slot() {
     let (world, api) = open_world("page-place").await;
     let pages = serve_pages(&world).await;
     let name = "Anniversary coupon 2026 · 겨울한정기념쿠폰 · Donaudampfschifffahrtsgesellschaftskapitän: a free coffee in all 300 shops";

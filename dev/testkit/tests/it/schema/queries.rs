@@ -60,7 +60,7 @@ async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
 /// Demonstrates the hazard. If this test ever fails, the libraries have fixed it and the wrapper
 /// can be removed.
 #[tokio::test]
-async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_one() {
+async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_query() {
     let (world, holding) = two_rows("poison").await;
     let mut conn = Conn::establish(world.sql.url()).await.unwrap();
     assert_eq!(name_of(&mut conn, 2).await.unwrap(), "two");

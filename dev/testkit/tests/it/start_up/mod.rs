@@ -47,7 +47,7 @@ pub(crate) async fn refuses(process: &Process, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn each_process_exits_with_the_name_of_the_store_that_is_down() {
+async fn each_process_exits_and_names_the_store_that_is_down() {
     let world = World::new("missing").await;
     let mut started = Vec::new();
     let migrate: (&str, &[&str]) = ("firstcome-api", &["migrate"]);
@@ -115,7 +115,7 @@ async fn starts_without_a_store(world: &World, env: &[(&str, &str)], subject: &s
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_without_mysql_mails_and_works_once_it_is_there() {
+async fn a_daemon_that_starts_without_mysql_sends_a_mail_and_works_once_it_is_up() {
     let world = World::new("cold-mysql").await;
     let proxy = shared().await.mysql.proxy().await.unwrap();
     let via = shared()
@@ -132,7 +132,7 @@ async fn a_daemon_that_starts_without_mysql_mails_and_works_once_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_without_redis_mails_and_works_once_it_is_there() {
+async fn a_daemon_that_starts_without_redis_sends_a_mail_and_works_once_it_is_up() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "cold-redis").await;
     redis.stop().await.unwrap();
@@ -155,7 +155,7 @@ async fn a_daemon_that_starts_without_redis_mails_and_works_once_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_without_kafka_mails_unless_another_daemon_works() {
+async fn a_daemon_that_starts_without_kafka_sends_a_mail_unless_another_daemon_works() {
     let nowhere = [("KAFKA_BROKERS", "127.0.0.1:1")];
     let (alone, helped) = tokio::join!(World::new("cold-kafka"), World::new("cold-kafka-helped"));
     let _works = helped
@@ -191,7 +191,7 @@ async fn processes_start_with_one_dead_broker_address() {
 }
 
 #[tokio::test]
-async fn a_reconciler_with_other_keys_or_group_than_the_api_exits_and_names_both() {
+async fn a_reconciler_whose_keys_or_group_differ_from_the_apis_exits_and_names_both() {
     let world = World::new("disagree").await;
     let _api = world.serve().await;
     let _consumer = world.consume().await;
@@ -269,7 +269,7 @@ async fn start_up_waits_for_a_store_that_is_starting() {
 }
 
 #[tokio::test]
-async fn a_process_that_waits_for_a_store_stops_at_sigterm() {
+async fn a_process_that_waits_for_a_store_stops_on_sigterm() {
     let world = World::new("stop-waiting").await;
     let api = world.start(
         "firstcome-api",

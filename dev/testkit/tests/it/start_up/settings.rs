@@ -97,7 +97,7 @@ fn settings_in(help: &str) -> BTreeSet<String> {
 /// The schema of the Helm chart contains the names of all settings, and a lint compares it with the
 /// help.
 #[tokio::test]
-async fn help_shows_defaults_and_few_settings_and_no_secrets() {
+async fn help_shows_defaults_few_settings_and_no_secrets() {
     let world = World::bare(WorldStores::shared().await, "help").await;
     world.set("KAFKA_SASL_PASSWORD", "hunter2-of-kafka");
     let secrets =
@@ -128,7 +128,7 @@ async fn help_shows_defaults_and_few_settings_and_no_secrets() {
 }
 
 #[tokio::test]
-async fn a_removed_variable_that_is_still_set_is_named_with_its_successor() {
+async fn a_removed_variable_that_is_still_set_is_named_with_its_replacement() {
     let world = World::new("removed").await;
     let removed = [
         ("ALERTMANAGER_URL", "http://x:1"),

@@ -51,7 +51,7 @@ fn assert_has_none(what: &str, secrets: &[&str], text: &str) {
 }
 
 #[tokio::test]
-async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
+async fn no_planted_secret_appears_in_a_log_a_response_a_mail_or_a_table() {
     let world = world("tls-secrets").await;
     for (name, value) in [
         (

@@ -12,7 +12,7 @@ use super::phone::{Phone, link};
 use crate::drift::support::{assert_settled, assert_whole, injector, mailed};
 
 #[tokio::test]
-async fn an_operator_repairs_injected_drift_from_the_mails_link() {
+async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
     let f = Fixture::new("page-mail").await;
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "0");
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1");
@@ -121,7 +121,7 @@ async fn pass_to_exact(browser: &Browser) {
 }
 
 #[tokio::test]
-async fn broken_promises_are_kept_from_the_mails_link_by_a_raised_quantity() {
+async fn raising_the_quantity_from_the_mails_link_keeps_broken_promises() {
     let f = Fixture::new("mail-broken").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let daemon = f
@@ -169,7 +169,7 @@ async fn broken_promises_are_kept_from_the_mails_link_by_a_raised_quantity() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_corrected_and_issued_from_the_mails_link() {
+async fn a_dead_letter_is_corrected_and_issued_from_the_link_in_the_mail() {
     let f = Fixture::new("mail-letter").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 19).await;
     let daemon = f.world.daemon().await;

@@ -24,7 +24,7 @@ pub(super) async fn overdue(world: &World, schedule: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_mail_without_a_request_links_to_its_subject() {
+async fn a_mail_that_requires_no_action_links_to_its_subject() {
     let f = Fixture::new("mail-told").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let (spring, _) = f.held("Spring coupon", 20, 12).await;
