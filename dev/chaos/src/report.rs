@@ -11,7 +11,7 @@ use crate::run::ScheduleResult;
 pub struct ChaosReport {
     /// The result of each schedule.
     pub runs: Vec<ScheduleResult>,
-    /// Seeds that could not be run, with the reason: the machine or a server failed.
+    /// Seeds that could not be run because the machine or a server failed, with the reason.
     pub not_run: Vec<(u64, String)>,
     /// Duration of the campaign.
     pub seconds: u64,
@@ -51,7 +51,7 @@ impl ChaosReport {
         .count()
     }
 
-    /// How often each fault was tried, and how often it had an effect.
+    /// Counts how often each fault was tried, and how often it had an effect.
     fn faults(&self) -> BTreeMap<&str, (usize, usize)> {
         let mut faults: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for hit in self.runs.iter().flat_map(|ran| &ran.faults) {
