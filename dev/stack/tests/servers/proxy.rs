@@ -4,7 +4,7 @@ use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer, WirePro
 
 use crate::{Wire, eventually, redis};
 
-/// A Redis with a proxy, and a client that has already used it.
+/// Starts a Redis with a proxy, and a client that has already used it.
 async fn start() -> (RedisServer, FaultProxy, Wire) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let proxy = server.proxy().await.unwrap();
