@@ -118,7 +118,8 @@ fn subject(mail: &Mail) -> String {
 }
 
 impl DemoOutcome {
-    /// The mails, each with a heading: first repairs, then the garbage that the demo sent.
+    /// Formats the mails, each with a heading: first the repairs, then the garbage that the demo
+    /// sent.
     pub fn mails_as_text(&self) -> String {
         let mut mails: Vec<_> = self
             .mails
@@ -156,7 +157,7 @@ fn without_commands(mail: &str) -> String {
     }
 }
 
-/// A mail as a person reads it.
+/// Formats a mail as its recipient reads it.
 fn mail_as_text(mail: &Mail) -> String {
     let parsed = MessageParser::default().parse(&mail.raw);
     let text = parsed.and_then(|message| {

@@ -61,7 +61,7 @@ async fn fails_at_once_if_the_server_is_unreachable() {
     assert!(error.contains("does not answer"), "{error}");
 }
 
-/// A server that answers at once, except for one stall.
+/// Starts a server that answers immediately, except for one stall.
 async fn stalling(pause: Duration) -> Target {
     let asked = Arc::new(tokio::sync::Mutex::new(0_u32));
     let answer = async move |State(asked): State<Arc<tokio::sync::Mutex<u32>>>| {

@@ -1,9 +1,9 @@
-//! The whole demo with few people. It runs in `make faults`, because it needs its own servers.
+//! The whole demo with a small crowd. It runs in `make faults`, because it needs separate servers.
 
 use firstcome_load::local::demo::{DemoSize, run};
 use firstcome_load::local::system::SystemOptions;
 
-/// The value in a row of the table.
+/// Returns the value in a row of the table.
 fn value<'a>(table: &'a str, row: &str) -> &'a str {
     let cells = table.lines().map(|line| line.trim_matches(['│', ' ']));
     cells
