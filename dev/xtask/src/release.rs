@@ -117,7 +117,7 @@ fn names_folder(program: &[u8], folder: &Path) -> bool {
     program.windows(name.len()).any(|bytes| bytes == name)
 }
 
-/// The crates in a program, as CycloneDX.
+/// Lists the crates in a program, as CycloneDX.
 fn bill_of_materials(program: &Path, into: &Path) -> Result<()> {
     let tool = cache()?.join("auditable-1/bin/auditable2cdx");
     let file = File::create(into)?;
@@ -146,7 +146,7 @@ fn image_left_out(published: &Path) -> String {
     text
 }
 
-/// The files of a folder, sorted by name.
+/// Returns the files of a folder, sorted by name.
 fn digests(folder: &Path) -> Result<Vec<Artefact>> {
     let mut artefacts = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -168,7 +168,7 @@ fn sha256(bytes: &[u8]) -> Result<String> {
     Ok(hex)
 }
 
-/// In the format of `sha256sum --check`.
+/// Returns checksums in the format of `sha256sum --check`.
 fn sums(artefacts: &[Artefact]) -> Result<String> {
     let mut sums = String::new();
     for Artefact { name, sha256 } in artefacts {

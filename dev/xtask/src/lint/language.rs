@@ -1,5 +1,5 @@
-//! A ratchet for patterns of language (language.tsv), counted in comments, docs and names of tests.
-//! Each pattern has a maximum, which only decreases: `record` lowers it.
+//! A ratchet for language patterns (language.tsv), counted in comments, docs and test names. Each
+//! pattern has a maximum, which can only decrease: `record` lowers it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,14 +15,14 @@ use crate::shell::{command, files, output, read};
 
 const TABLE: &str = "dev/xtask/src/lint/language.tsv";
 
-/// Not counted, because it is generated from comments, which are counted.
+/// This file is not counted, because it is generated from comments, which are counted.
 const GENERATED: &str = "docs/API.md";
 
 #[derive(Subcommand)]
 pub(crate) enum Part {
-    /// Lower the allowed numbers to the current ones
+    /// Lower the allowed counts to the current ones
     Record,
-    /// Print every place of this pattern, or of all
+    /// Print every match of this pattern, or of all patterns
     Show { name: Option<String> },
 }
 
@@ -63,7 +63,7 @@ struct Pattern<'t> {
     regex: Regex,
     bad: &'t str,
     good: &'t str,
-    /// Each place with its line.
+    /// Every match with its line.
     found: Vec<String>,
 }
 
@@ -140,7 +140,7 @@ fn judge(patterns: &[Pattern<'_>]) -> Result<()> {
     )
 }
 
-/// Files with uncommitted changes, whose places are shown first.
+/// Returns the files with uncommitted changes. Their matches are shown first.
 fn changed() -> Result<Vec<String>> {
     let mut status = command("git");
     let status = output(status.args(["status", "--porcelain", "--untracked-files=all"]))?;
@@ -153,7 +153,7 @@ fn is_in(files: &[String], place: &str) -> bool {
     files.is_empty() || files.iter().any(|changed| changed == file)
 }
 
-/// The table, with each allowed number lowered to the number of places found.
+/// Returns the table, with each allowed count lowered to the number of matches found.
 fn record(table: &str, patterns: &[Pattern<'_>]) -> String {
     let mut recorded = String::new();
     let mut patterns = patterns.iter();
@@ -170,7 +170,7 @@ fn record(table: &str, patterns: &[Pattern<'_>]) -> String {
     recorded
 }
 
-/// The lines of prose with their numbers: comments without their markers, names of tests, and
+/// Returns the lines of prose with their numbers: comments without their markers, test names, and
 /// Markdown without code.
 fn prose<'t>(path: &Path, text: &'t str) -> Vec<(usize, &'t str)> {
     match path.extension().and_then(OsStr::to_str) {
