@@ -126,7 +126,7 @@ impl fmt::Display for ChaosReport {
             "given back, revoked    {} in {revoking} schedules; of these still held {held}",
             sum(|ran| ran.revoked)
         )?;
-        writeln!(out, "slots given to nobody  {too_few}")?;
+        writeln!(out, "slots left unused      {too_few}")?;
         writeln!(
             out,
             "against allow lists    {}",
@@ -134,7 +134,7 @@ impl fmt::Display for ChaosReport {
         )?;
         writeln!(
             out,
-            "not exact in the end   {}",
+            "not exact at the end   {}",
             self.runs
                 .iter()
                 .filter(|ran| ran.exact_after_ms.is_none())
@@ -146,7 +146,7 @@ impl fmt::Display for ChaosReport {
             median.unwrap_or(0),
             worst.unwrap_or(0)
         )?;
-        writeln!(out, "looks at the rows      {}", sum(|ran| ran.reads))?;
+        writeln!(out, "reads of the rows      {}", sum(|ran| ran.reads))?;
         write!(out, "took                   {} s", self.seconds)
     }
 }

@@ -209,7 +209,7 @@ async fn play(
         ended = until_healed_and_exact(system, schedule, &clients, &operators) => ended?,
         () = operators.work() => unreachable!("pauses are ended forever"),
         () = watch_rows(system, recorder) => unreachable!("rows are watched forever"),
-        () = clients.poll() => unreachable!("people ask forever"),
+        () = clients.poll() => unreachable!("users poll forever"),
     };
     let mut listed = HashSet::new();
     for (number, coupon) in system.coupons().iter().enumerate() {
@@ -267,11 +267,7 @@ async fn until_healed_and_exact(
     let (answered, broken) = tokio::join!(answered, broken);
     let (hits, healed) = broken?;
     if !answered {
-        return Ok((
-            hits,
-            healed,
-            Err("some people were not answered".to_owned()),
-        ));
+        return Ok((hits, healed, Err("some users got no answer".to_owned())));
     }
     let exact = until_exact(system, clients, healed).await;
     Ok((hits, healed, exact))
@@ -342,7 +338,7 @@ async fn until_exact(
                 // Retries are always safe: every user gets the same answer as before, and a pass
                 // finds nothing to repair.
                 if !clients.all_ask_again().await {
-                    "somebody who asked again was not answered".clone_into(&mut why);
+                    "a user who claimed again got no answer".clone_into(&mut why);
                 } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {
                     why = left;
                 } else if let Err(late) = verify::exact(system).await {

@@ -520,7 +520,7 @@ impl fmt::Display for FaultSchedule {
         } = self;
         write!(
             out,
-            "seed {seed}: {coupons} × {people} people for {quantity} in {crowd_ms} ms, one each per {once_per}"
+            "seed {seed}: {coupons} × {people} users for {quantity} in {crowd_ms} ms, one each per {once_per}"
         )?;
         if *waiting_list > 0 {
             write!(out, ", {waiting_list} may wait")?;

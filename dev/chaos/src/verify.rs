@@ -146,7 +146,7 @@ async fn is_short_of_people(
         .await?;
     ensure!(
         without == 0 && waiting == 0,
-        "{given} of {quantity} slots are given, while {without} people on the allow list have none and {waiting} wait"
+        "{given} of {quantity} slots are given, while {without} users on the allow list have none and {waiting} wait"
     );
     Ok(true)
 }

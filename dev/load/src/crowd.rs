@@ -27,7 +27,7 @@ impl Crowd {
             .checked_mul(requests_per_person)
             .filter(|requests| *requests > 0)
         else {
-            bail!("{people} people with {requests_per_person} requests each is not a crowd");
+            bail!("{people} users with {requests_per_person} requests each are not a crowd");
         };
         let mut random = StdRng::seed_from_u64(seed);
         let mut everyone: Vec<u32> = (0..people).collect();

@@ -26,7 +26,7 @@ pub enum CrowdAuth {
 
 /// Identity settings, with the same names as in the API.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Identity of the people")]
+#[command(next_help_heading = "Identity of the users")]
 pub struct CrowdIdentityArgs {
     /// Authentication of users; must match the configuration of the API
     #[arg(long, env = "USER_AUTH", value_enum, default_value = "trusted-header")]
@@ -114,7 +114,7 @@ impl CrowdIdentity {
                 let wanted = crowd.people();
                 ensure!(
                     there >= wanted as usize,
-                    "{} has {there} tokens for {wanted} people",
+                    "{} has {there} tokens for {wanted} users",
                     path.display()
                 );
                 Ok(Self::Bearer(
@@ -315,7 +315,7 @@ mod tests {
             ),
             (
                 &["--user-auth", "jwt", "--tokens", tokens],
-                "2 tokens for 3 people",
+                "2 tokens for 3 users",
             ),
             (&["--tokens", tokens], "--user-auth jwt"),
         ] {

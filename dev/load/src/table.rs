@@ -75,7 +75,7 @@ pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
     let mut rows = asked(tally);
     for (who, latency) in [
         ("winners", &tally.winners),
-        ("everybody else", &tally.others),
+        ("all others", &tally.others),
     ] {
         if latency.count > 0 {
             rows.push((format!("  {who}"), in_words(latency)));
@@ -88,7 +88,7 @@ pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
             .map(|(kind, count)| (format!("answered {kind}"), grouped(*count))),
     );
     rows.push((
-        "people with a promise".into(),
+        "users with a promise".into(),
         grouped(tally.admitted as u64),
     ));
     rows.push((
@@ -113,7 +113,7 @@ fn in_words(latency: &Latency) -> String {
 /// Returns the first rows of every table: the size and the latency of the rush.
 pub fn asked(tally: &Tally) -> Vec<(String, String)> {
     vec![
-        ("people who asked".into(), grouped(tally.people.into())),
+        ("users who claimed".into(), grouped(tally.people.into())),
         ("requests".into(), grouped(tally.requests)),
         (
             "took".into(),

@@ -70,7 +70,7 @@ pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
 /// Waits until the drop has this many rows and nothing is in flight.
 pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
-    eventually_some("every row is there", ISSUED, async || {
+    eventually_some("every row exists", ISSUED, async || {
         let rows = &world.sql.rows(&count).await.unwrap()[0][0];
         // Kafka is queried last, because its client is much more expensive than a query to MySQL.
         if *rows != quantity.to_string() {
@@ -138,7 +138,7 @@ pub async fn agreed(
         .count();
     ensure!(
         holders.len() == rows.len() && differ == 0,
-        "Redis and MySQL differ: {} people in Redis, {differ} slots differ",
+        "Redis and MySQL differ: {} users in Redis, {differ} slots differ",
         holders.len()
     );
     let key = |name: &str| redis.of_drop(coupon.id, coupon.drop, name);

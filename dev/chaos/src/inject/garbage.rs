@@ -269,7 +269,7 @@ impl<'a> PlacedGarbage<'a> {
                 pause(200).await;
             }
         }
-        let note = format!("{removed} of {} removed by a person", places.len());
+        let note = format!("{removed} of {} removed by an operator", places.len());
         Ok(Effect::of(
             begun..Instant::now(),
             self.put || removed > 0,

@@ -76,7 +76,7 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     forger.unreadable().await?;
     let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
     step(format!(
-        "fault 2: a message that is not a claim; {} read it and stored it for a person",
+        "fault 2: a message that is not a claim; {} read it and stored it for an operator",
         system.consumers[victim].name()
     ));
     until_open(system, coupon_id).await?;
@@ -167,7 +167,7 @@ async fn rush(
     let people = grouped(size.people.into());
     let requests = grouped(crowd.requests() as u64);
     step(format!(
-        "open: {people} people send {requests} requests to {} APIs",
+        "open: {people} users send {requests} requests to {} APIs",
         system.apis.len()
     ));
     let plan = CrowdPlan::new(system.targets()?, coupon_id, crowd, size.connections);
@@ -190,7 +190,7 @@ async fn rush(
         consumer.kill().await?;
         let after = progress.count(AnswerKind::Accepted);
         news.set(Some(format!(
-            "fault 3: SIGKILL to {name} after {before} admissions; {after} people had been admitted when it was gone"
+            "fault 3: SIGKILL to {name} after {before} admissions; {after} users had been admitted when it was gone"
         )));
         anyhow::Ok(())
     };

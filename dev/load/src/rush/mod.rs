@@ -132,7 +132,7 @@ async fn coupon(options: &RushOptions, prefix: &str) -> Result<(i64, bool)> {
         ));
     } else {
         step(format!(
-            "coupon {id} is really given away, to people named {prefix}…"
+            "coupon {id} is really given away, to users named {prefix}…"
         ));
     }
     Ok((id, made))

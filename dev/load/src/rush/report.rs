@@ -145,7 +145,7 @@ impl RushReport {
             .filter(|rows| rows.promised_without_row > 0)
         {
             warnings.push(format!(
-                "people with a promise but no row: {}",
+                "users with a promise but no row: {}",
                 rows.named.join(", ")
             ));
         }

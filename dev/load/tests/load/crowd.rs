@@ -107,7 +107,7 @@ async fn stall_is_visible_in_an_open_loop_and_hidden_in_a_closed_one() {
     );
     assert!(
         open.others.p90_ms > 250.0,
-        "everybody who arrived during the stall waited: {:?}",
+        "every user who arrived during the stall waited: {:?}",
         open.others
     );
     assert_eq!((closed.late, open.requests), (0, 1_000));

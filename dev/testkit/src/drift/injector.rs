@@ -120,7 +120,7 @@ impl Injector {
         let wanted = n as usize;
         ensure!(
             whole.len() >= wanted && n > 0,
-            "COUNT is {n}, but only {} people with a row are left in drop {}: claim for more people first, or take a smaller COUNT",
+            "COUNT is {n}, but only {} users with a row are left in drop {}: let more users claim first, or use a smaller COUNT",
             whole.len(),
             self.drop.id
         );
@@ -137,7 +137,7 @@ impl Injector {
         let whole = self.whole().await?;
         ensure!(
             whole.len() > n as usize,
-            "drop {} has only {} people",
+            "drop {} has only {} users",
             self.drop.id,
             whole.len()
         );

@@ -159,7 +159,7 @@ fn too_few_rows_while_users_wait_are_detected() {
     events.extend(asks(1, "u-1", accepted(1)));
     let end = ends_with(vec![row(1, "u-1")]);
     let alone = [&events[..], std::slice::from_ref(&end)].concat();
-    assert_eq!(found(alone), [], "nobody else wanted one");
+    assert_eq!(found(alone), [], "no other user claimed");
     events.extend(asks(2, "u-2", waiting(1)));
     events.push(end);
     let few = Violation::TooFew {

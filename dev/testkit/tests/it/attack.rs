@@ -163,9 +163,9 @@ async fn fuzzed_requests_crash_no_service_and_break_no_promise() {
             "",
         ),
         // Behind a gateway, every X-User-Id is a valid user.
-        ("API, by nobody", fixture.api.http(), vec![], "ignored_auth"),
+        ("API, without authentication", fixture.api.http(), vec![], "ignored_auth"),
         (
-            "API with tokens, as a person",
+            "API with tokens, as a user",
             with_tokens.http(),
             vec![person],
             "",

@@ -109,7 +109,7 @@ impl Pattern<'_> {
         } = self;
         (found.len() > *allowed).then(|| {
             format!(
-                "{name}: {} places, {allowed} are allowed. Not \"{bad}\" but \"{good}\"",
+                "{name}: {} matches, {allowed} are allowed. Not \"{bad}\" but \"{good}\"",
                 found.len()
             )
         })
@@ -266,7 +266,7 @@ mod tests {
             patterns[0]
                 .problem()
                 .unwrap()
-                .starts_with("anew: 2 places, 1 are allowed")
+                .starts_with("anew: 2 matches, 1 are allowed")
         );
         assert_eq!(patterns[0].found[1], "a.rs:3: anew, told");
         assert!(patterns[1].problem().is_none());

@@ -40,7 +40,7 @@ async fn final_table_counts_passes_and_explains_the_remaining_message() {
     assert_eq!(
         [
             value(&table, "rows"),
-            value(&table, "people with a promise")
+            value(&table, "users with a promise")
         ],
         ["14", "14"],
         "{table}"
@@ -54,10 +54,10 @@ async fn final_table_counts_passes_and_explains_the_remaining_message() {
     );
     assert!(
         value(&table, "last pass")
-            .starts_with("exact; 1 message is left for a person: the demo's own")
+            .starts_with("exact; 1 message is left for an operator: the demo's own")
     );
     assert!(
-        value(&table, "undecodable: 1 left for a person").starts_with('1'),
+        value(&table, "undecodable: 1 left for an operator").starts_with('1'),
         "{table}"
     );
 }

@@ -12,7 +12,7 @@ impl Injector {
         for (_, user) in &people {
             self.forget(user).await?;
         }
-        Ok(self.injected(Drift::MissingAdmission, &people, "Redis forgot people"))
+        Ok(self.injected(Drift::MissingAdmission, &people, "Redis lost users"))
     }
 
     pub(super) async fn forget_claimants(&mut self, n: u32) -> Result<Injected> {

@@ -37,7 +37,7 @@ impl Injector {
             .first()
             .map(|(slot, _)| slot - 1)
             .filter(|q| *q >= 1)
-            .context("nobody would be left")?;
+            .context("no user would be left")?;
         self.delete_rows(&people).await?;
         let id = self.drop.id.0;
         self.db
@@ -99,7 +99,7 @@ impl Injector {
         };
         ensure!(
             holders.len() == n as usize,
-            "the other drop has only {} people",
+            "the other drop has only {} users",
             holders.len()
         );
         let people: Vec<(i64, UserId)> = (count + 1..)

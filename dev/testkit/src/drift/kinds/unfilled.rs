@@ -38,7 +38,7 @@ impl Injector {
             .await?;
         ensure!(
             waiting == 0,
-            "{waiting} people wait: they would be promoted"
+            "{waiting} users wait: they would be promoted"
         );
         let gone = self.make_room(n).await?;
         let now_ms = self.redis.time_ms().await?;

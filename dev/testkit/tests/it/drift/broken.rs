@@ -148,7 +148,7 @@ async fn a_claim_overdue_after_the_last_repairs_is_not_a_failure() {
         }
     };
     let pass = async {
-        eventually("people have claimed", LIMIT, async || {
+        eventually("users have claimed", LIMIT, async || {
             world.redis.command::<i64>(&["ZCARD", &users]).await > 300
         })
         .await;

@@ -92,7 +92,7 @@ async fn beside_garbage(letters: u32) -> (Run, f64) {
     assert_eq!(
         run.status,
         Status::Drift,
-        "the garbage is left for a person: {run:#?}"
+        "the garbage is left for an operator: {run:#?}"
     );
     assert_eq!(run.findings.len(), 1, "{:#?}", run.findings);
     let rows = format!(
