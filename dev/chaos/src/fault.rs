@@ -325,7 +325,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The kind of process that the fault affects.
+    /// Returns the kind of process that the fault affects.
     pub fn role(&self) -> Option<ProcessRole> {
         match self {
             Self::Kill { role, .. }

@@ -29,7 +29,7 @@ impl ChaosReport {
         self.runs.len()
     }
 
-    /// Number of schedules that failed.
+    /// Counts the schedules that failed.
     pub fn failed(&self) -> usize {
         self.runs.iter().filter(|ran| !ran.wrong.is_empty()).count()
     }

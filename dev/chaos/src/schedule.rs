@@ -182,7 +182,8 @@ impl FaultSchedule {
         }
     }
 
-    /// The highest quantity that an operator sets. It is below the number of users who claim.
+    /// Returns the highest quantity that an operator sets. It is below the number of users who
+    /// claim.
     pub fn most(&self) -> u32 {
         self.quantity + (self.people - self.quantity) / 2
     }
@@ -218,8 +219,8 @@ impl FaultSchedule {
             .collect()
     }
 
-    /// Latest end of the last fault, in milliseconds since the start, if no fault waits for
-    /// another.
+    /// Returns the latest end of the last fault, in milliseconds since the start, if no fault waits
+    /// for another.
     pub fn ends_ms(&self) -> u64 {
         self.crowd_ms + 20_000 * self.faults.len() as u64
     }

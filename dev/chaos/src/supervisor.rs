@@ -116,8 +116,8 @@ impl Supervisor {
     }
 }
 
-/// Number of processes of this kind. There are two daemons, unless a fault targets the daemon of a
-/// schedule with one process of each kind.
+/// Returns the number of processes of this kind. There are two daemons, unless a fault targets the
+/// daemon of a schedule with one process of each kind.
 fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
     let taken = schedule
         .faults

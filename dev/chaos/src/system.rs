@@ -196,7 +196,7 @@ impl SystemUnderTest {
         self.wrong.lock().iter().cloned().collect()
     }
 
-    /// The length of Redis's append-only file in bytes when the schedule began.
+    /// Returns the length of Redis's append-only file in bytes when the schedule began.
     pub fn written_before(&self) -> u64 {
         self.written_before
     }

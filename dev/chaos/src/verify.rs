@@ -242,7 +242,7 @@ async fn only_listed(system: &SystemUnderTest, run: &str) -> Result<bool> {
     Ok(number(system, &sql).await? == 0)
 }
 
-/// The findings of a run: those that it wrote, and those that an earlier full pass wrote.
+/// Selects the findings of a run: those that it wrote, and those that an earlier full pass wrote.
 fn of_run(run: &str) -> String {
     format!(
         "reconcile_findings f JOIN reconcile_runs r ON r.id = '{run}' WHERE (f.run_id = r.id

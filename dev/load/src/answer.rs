@@ -136,7 +136,7 @@ impl CrowdAnswer {
     }
 }
 
-/// A fast path for most answers, because parsing each as JSON would double the generator's work.
+/// Recognises most answers without parsing them as JSON, which would double the generator's work.
 fn is_sold_out(body: &[u8]) -> bool {
     const CODE: &[u8] = b"\"code\":\"sold_out\"";
     body.windows(CODE.len()).any(|part| part == CODE)

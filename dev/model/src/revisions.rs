@@ -480,7 +480,7 @@ fn protocol(changes: &[u8], passes: usize, faults: Faults) -> Revisions {
     }
 }
 
-/// The correct protocol, under the faults that it must survive.
+/// Returns the correct protocol, under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Revisions)> {
     let gone_back = Faults {
         gone_back: 1,

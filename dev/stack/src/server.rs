@@ -33,7 +33,7 @@ pub trait ServerKind: Clone + Debug + Send + Sync + 'static {
     /// Fetches missing programs and fills the empty data folder. Blocks.
     fn prepare(&self, instance: &Instance) -> Result<()>;
 
-    /// The program with its arguments. Blocks.
+    /// Returns the program with its arguments. Blocks.
     fn command(&self, instance: &Instance) -> Result<CommandLine>;
 
     /// Succeeds once the server answers requests, not as soon as it listens.

@@ -62,7 +62,7 @@ impl Answer {
         }
     }
 
-    /// The promised drop and slot, if the answer is a promise.
+    /// Returns the promised drop and slot, if the answer is a promise.
     pub fn promised(&self) -> Option<(i64, u32)> {
         match self {
             Self::Accepted { drop, slot, .. } | Self::Already { drop, slot } => {

@@ -253,7 +253,7 @@ impl Browser {
         answer.unwrap_or_else(|error| panic!("{path}: {} {}", error["error"], error["message"]))
     }
 
-    /// The error is the driver's answer.
+    /// Sends a command to the driver. The error is the driver's answer.
     async fn try_command(&self, path: &str, body: &Value) -> Result<Value, Value> {
         let request = self
             .client

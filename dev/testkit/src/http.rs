@@ -149,7 +149,7 @@ impl ApiClient {
         }
     }
 
-    /// The plain client, for requests that deviate from the contract.
+    /// Returns the plain client, for requests that deviate from the contract.
     pub fn http(&self) -> &Http {
         &self.http
     }
@@ -377,7 +377,7 @@ impl ReconcilerClient {
         Self(Http::new(base))
     }
 
-    /// The plain client, for requests that deviate from the contract.
+    /// Returns the plain client, for requests that deviate from the contract.
     pub fn http(&self) -> &Http {
         &self.0
     }

@@ -35,7 +35,7 @@ pub struct Once {
 }
 
 impl Once {
-    /// The run that it printed with `--json`.
+    /// Parses the run that the process printed with `--json`.
     pub fn run(&self) -> Run {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))

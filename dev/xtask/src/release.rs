@@ -124,8 +124,8 @@ fn bill_of_materials(program: &Path, into: &Path) -> Result<()> {
     run(command(tool).arg(program).stdout(file)).context("no bill of materials")
 }
 
-/// The archive has attestations only if buildx's builder is a container
-/// (`docker buildx create --use`).
+/// Builds the image. Its archive has attestations only if buildx's builder is a container (`docker
+/// buildx create --use`).
 fn image(published: &Path) -> std::process::Command {
     let archive = published.join(format!("firstcome-{VERSION}-image.tar"));
     let mut docker = command("docker");

@@ -18,7 +18,7 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// The error of a check that runs no command.
+    /// Returns the error of a check that runs no command.
     pub(crate) fn check(what: impl Into<String>) -> anyhow::Error {
         let what = what.into();
         Self { what, code: 1 }.into()

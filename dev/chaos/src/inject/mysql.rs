@@ -23,7 +23,7 @@ pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effec
     Ok(Effect::of(during, true, "writes were refused"))
 }
 
-/// Another client locks the drop.
+/// Locks the drop from another client.
 pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_timeouts").await?;
@@ -46,7 +46,7 @@ pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
 /// back the lighter one.
 const BALLAST: &str = "INSERT INTO ballast WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n";
 
-/// Another client repeatedly takes the same locks in the opposite order.
+/// Repeatedly takes the same locks from another client, in the opposite order.
 pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_deadlocks").await?;
@@ -83,7 +83,7 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     Ok(Effect::of(during, met > 0, format!("{met} deadlocks")))
 }
 
-/// Another client takes this lock, which blocks statements.
+/// Takes this lock from another client, which blocks statements.
 pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let mut other = other_client(system).await?;

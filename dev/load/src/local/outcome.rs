@@ -87,7 +87,9 @@ impl DemoOutcome {
             (true, 0) => "exact, nothing left".into(),
             (true, 1) => format!("exact; 1 message is left for an operator: {OWN_GARBAGE}"),
             (true, left) => {
-                format!("exact; {left} messages are left for an operator, 1 of them is {OWN_GARBAGE}")
+                format!(
+                    "exact; {left} messages are left for an operator, 1 of them is {OWN_GARBAGE}"
+                )
             }
             (false, _) => format!(
                 "not exact ({})",

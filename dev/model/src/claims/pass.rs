@@ -17,8 +17,8 @@ impl State {
         self.redis.era
     }
 
-    /// If Redis has lost data, a pass first waits until nothing can be in flight to the topic or
-    /// the dead-letter table.
+    /// Whether a pass may begin. If Redis has lost data, the pass first waits until nothing can be
+    /// in flight to the topic or the dead-letter table.
     pub(crate) fn may_begin(&self, protocol: &Protocol) -> bool {
         let loss = !self.gate_open || self.is_lost();
         !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
@@ -95,8 +95,8 @@ impl State {
         todo.extend(astray.map(|(person, slot)| Repair::PutBack(person, slot, true)));
     }
 
-    /// The message of a user whom Redis does not know, on a slot that no user holds: Redis has lost
-    /// the admission.
+    /// Plans repairs for messages of users whom Redis does not know, on slots that no user holds:
+    /// Redis has lost these admissions.
     fn plan_messages(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for (at, (person, slot)) in seen.tail.iter().enumerate() {
             let first = seen.tail[..at].iter().all(|(_, other)| other != slot);
@@ -110,8 +110,8 @@ impl State {
         }
     }
 
-    /// The dead-letter table may have the only copy of a promise, so its users are restored before
-    /// the drop is loaded.
+    /// Plans to restore the users of dead letters before the drop is loaded, because the
+    /// dead-letter table may have the only copy of a promise.
     fn plan_kept(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for &(person, slot) in &self.failed {
             let told_otherwise = seen

@@ -9,7 +9,7 @@ const NONE: Faults = Faults {
     deaths: 0,
 };
 
-/// The correct protocol, under the faults that it must survive.
+/// Returns the correct protocol, under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, GateProtocol)> {
     let gate = GateProtocol {
         faults: NONE,

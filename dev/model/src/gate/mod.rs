@@ -415,7 +415,7 @@ impl Model for GateProtocol {
     type State = State;
     type Action = Step;
 
-    /// Both coupons are loaded and closed, in an era that is over.
+    /// Returns a state in which both coupons are loaded and closed, in an era that is over.
     fn init_states(&self) -> Vec<State> {
         let coupon = Coupon {
             loaded: true,

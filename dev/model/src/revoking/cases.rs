@@ -2,7 +2,7 @@
 
 use super::{Faults, Revoking, Wrong};
 
-/// The correct protocol, under the faults that it must survive.
+/// Returns the correct protocol, under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Revoking)> {
     let crash = Faults {
         crashes: 1,

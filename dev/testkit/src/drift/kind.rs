@@ -90,7 +90,7 @@ pub enum Drift {
 }
 
 impl Drift {
-    /// The kind and its variant in the format of the command line.
+    /// Returns the kind and its variant in the format of the command line.
     pub fn name(self) -> String {
         self.to_possible_value()
             .map(|value| value.get_name().to_owned())
@@ -111,7 +111,7 @@ impl Drift {
         lines.join("\n")
     }
 
-    /// The name that the reconciler gives to the finding, without the variant.
+    /// Returns the name that the reconciler gives to the finding, without the variant.
     pub fn finding(self) -> String {
         self.name().split(':').next().unwrap_or_default().to_owned()
     }

@@ -40,8 +40,8 @@ fn on_list(people: &[&str]) -> RecordedEvent {
     }
 }
 
-/// Three slots. a has one and is removed from the list, b is removed, x is added and gets a slot,
-/// and c is on the list and has not claimed yet.
+/// Returns a history with three slots. a has one and is removed from the list, b is removed, x is
+/// added and gets a slot, and c is on the list and has not claimed yet.
 fn listed() -> Vec<RecordedEvent> {
     let mut events = vec![drop_of(3), on_list(&["a", "b", "c"])];
     events.extend(asks(1, "a", accepted(1)));

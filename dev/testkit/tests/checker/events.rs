@@ -81,7 +81,7 @@ pub(crate) fn ends_with(rows: Vec<RecordedRow>) -> RecordedEvent {
     RecordedEvent::Final { drop: DROP, rows }
 }
 
-/// A hundred slots, all taken. One user waits, and another was refused.
+/// Returns a history with a hundred slots, all taken. One user waits, and another was refused.
 pub(crate) fn good() -> Vec<RecordedEvent> {
     let mut events = vec![drop_of(100)];
     for slot in 1..=100_i64 {

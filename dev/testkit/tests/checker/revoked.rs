@@ -21,7 +21,7 @@ fn revoked(op: u64) -> RecordedEvent {
     ok(op, RecordedAnswer::Revoked { drop: DROP })
 }
 
-/// u-1 returns their slot, and the waiting user gets it.
+/// Returns a history in which u-1 returns their slot and the waiting user gets it.
 fn given_back(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, [revoking(200, "u-1", false), ends]);
@@ -30,7 +30,7 @@ fn given_back(ends: RecordedEvent) -> Vec<RecordedEvent> {
     events
 }
 
-/// u-1 returns their slot but still has the row at the end.
+/// Returns a history in which u-1 returns their slot but still has the row at the end.
 fn still_held(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, [revoking(200, "u-1", false), ends]);

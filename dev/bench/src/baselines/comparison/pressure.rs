@@ -96,7 +96,8 @@ pub struct PressedRun {
 }
 
 impl PressedRun {
-    /// Number of requests that were not accepted, although there were enough coupons for all users.
+    /// Returns the number of requests that were not accepted, although there were enough coupons
+    /// for all users.
     pub fn turned_away(&self) -> u64 {
         self.winners.requests - self.winners.count(AnswerKind::Accepted)
     }

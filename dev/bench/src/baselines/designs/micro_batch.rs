@@ -212,7 +212,7 @@ mod tests {
     const QUANTITY: u32 = 2_500;
     const PEOPLE: u32 = 4_000;
 
-    /// Each user sends two requests to each of two processes at once.
+    /// Runs a rush in which each user sends two simultaneous requests to each of two processes.
     async fn rush<S: UnitStore>(mysql: &MysqlServer, design: Design, store: fn(&DesignArgs) -> S) {
         prepare(mysql, design, QUANTITY).await.unwrap();
         let database = mysql.database_url("bench");

@@ -69,7 +69,8 @@ impl SetAndCounter {
         })
     }
 
-    /// The counter only grows, so a request that finds it at the quantity changes nothing.
+    /// Answers a request that finds the counter at the quantity. The counter only grows, so the
+    /// request changes nothing.
     async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query
@@ -161,7 +162,8 @@ impl WatchedSet {
         })
     }
 
-    /// The set only grows, so a request that finds it full needs neither `WATCH` nor a connection.
+    /// Answers a request that finds the set full. The set only grows, so the request needs neither
+    /// `WATCH` nor a connection.
     async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query

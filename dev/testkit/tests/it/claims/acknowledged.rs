@@ -11,7 +11,8 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-/// Number of acknowledged claims. A release needs 100,000 (docs/RELIABILITY.md).
+/// Returns the number of acknowledged claims to make. A release needs 100,000
+/// (docs/RELIABILITY.md).
 fn wanted() -> usize {
     std::env::var("ACKNOWLEDGED")
         .ok()
@@ -79,7 +80,7 @@ async fn every_process_confirms_acknowledged_claims_during_changes_and_repairs()
     );
 }
 
-/// Each user claims at one API and immediately afterwards at the other. Returns the number of
+/// Lets each user claim at one API and immediately afterwards at the other. Returns the number of
 /// users.
 async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) -> usize {
     let wanted = wanted();

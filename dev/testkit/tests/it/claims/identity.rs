@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::drift::support::lose_rows;
 
-/// Valid user IDs that look like a drop with a slot, a group, or a formula.
+/// Returns valid user IDs that look like a drop with a slot, a group, or a formula.
 fn odd_ids(drop: i64) -> [String; 8] {
     let own = format!("{drop}:1");
     [

@@ -5,7 +5,7 @@ use firstcome_testkit::{
     all_issued, assert_clean, assert_exact, eventually, open_world, people, rush, tally,
 };
 
-/// Number of users who compete for 500 slots. A release uses `CROWD=10000`.
+/// Returns the number of users who compete for 500 slots. A release uses `CROWD=10000`.
 fn crowd() -> usize {
     std::env::var("CROWD")
         .ok()

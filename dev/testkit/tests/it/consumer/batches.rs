@@ -18,7 +18,7 @@ use crate::start_up::refuses;
 /// Shorter than the reconciler's wait, so rows that appear within this time come from the consumer.
 const SECONDS: Duration = Duration::from_secs(20);
 
-/// Encoded claims: user `u-N` claims slot N.
+/// Encodes claims in which user `u-N` claims slot N.
 fn claims(coupon: &MadeCoupon, slots: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
     let claim = |slot| {
         let user_id = format!("u-{slot}").parse().unwrap();

@@ -5,8 +5,8 @@ use firstcome_testkit::{Http, Running, World, WorldStores, eventually, shared};
 
 use crate::faults::waves::{HEALED, Waves, impatient};
 
-/// The consumer is not ready after three seconds, loses its partitions after six, and exits after
-/// nine.
+/// Creates a world whose consumer is not ready after three seconds without progress, loses its
+/// partitions after six, and exits after nine.
 async fn soon_stuck(name: &str) -> World {
     let world = impatient(WorldStores::shared().await, name).await;
     world.set("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3");

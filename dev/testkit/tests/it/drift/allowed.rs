@@ -56,7 +56,7 @@ async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     rows
 }
 
-/// The names of two keys: the set, and the state of the list.
+/// Returns the names of two keys: the set, and the state of the list.
 fn keys(fixture: &Fixture, coupon: &MadeCoupon) -> (String, String) {
     let own = |name: &str| {
         fixture

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::drift::support::{assert_whole, clean_pass, inject, mailed, pass_ends};
 
-/// A drop of 17 slots, and three users who were promised slots 18 to 20, in that order.
+/// Creates a drop of 17 slots, and three users who were promised slots 18 to 20, in that order.
 async fn three_broken(fixture: &Fixture) -> (MadeCoupon, Vec<String>) {
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Broken", 20, 20).await;

@@ -22,7 +22,7 @@ async fn runs(world: &World, which: &str) -> i64 {
         .await
 }
 
-/// A foreign session that holds the pass lock.
+/// Opens a foreign session that holds the pass lock.
 async fn holder(world: &World) -> HeldTransaction {
     let mut holder = HeldTransaction::begin(&world.sql).await;
     holder.run(TAKE).await;

@@ -46,7 +46,7 @@ async fn at_the_endpoint(
     reply.body
 }
 
-/// The events in order, as `source: what`.
+/// Returns the events in order, as `source: what`.
 fn lines(story: &Value) -> Vec<String> {
     let happenings = story["happenings"].as_array().unwrap();
     // Compared as times, not as text: a whole second has no fraction in the text, and "Z" sorts

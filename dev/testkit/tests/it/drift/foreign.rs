@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::drift::support::{clean_pass, lose_rows, report};
 
-/// A coupon with foreign data in a store.
+/// Creates a coupon with foreign data in a store.
 async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> MadeCoupon {
     let world = &fixture.world;
     let (coupon, _) = fixture.held(name, 20, 3).await;

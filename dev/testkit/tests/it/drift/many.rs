@@ -11,7 +11,7 @@ use crate::drift::support::{
     FoundDrift, assert_settled, clean_pass, dry_run, expected, found, injector, mailed,
 };
 
-/// The kind of finding that reports the drift.
+/// Returns the kind of finding that reports the drift.
 fn word(drift: Drift) -> Kind {
     match drift {
         // The row names the user's slot, so the finding reports that the user is missing from that

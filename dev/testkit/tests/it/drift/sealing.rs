@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::drift::support::{assert_found, expected, inject, pass_ends, report};
 
-/// A drop of 20 slots that are all given out, and that has just closed.
+/// Creates a drop of 20 slots that are all given out, and that has just closed.
 pub(super) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
     let (coupon, answers) = fixture.held(name, 20, 20).await;
     assert!(
@@ -132,7 +132,8 @@ async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     assert_eq!(world.redis.command::<i64>(&["TTL", &users]).await, -1);
 }
 
-/// A daily coupon whose only day closes in six seconds, around noon in its time zone.
+/// Returns the body of a daily coupon whose only day closes in six seconds, around noon in its time
+/// zone.
 pub(super) fn one_day() -> Value {
     let now = Utc::now();
     let ahead = 12 - i32::try_from(now.hour()).unwrap();

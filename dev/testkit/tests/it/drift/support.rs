@@ -95,7 +95,7 @@ pub(crate) fn found(run: &Run) -> BTreeMap<FoundDrift, Outcome> {
         .collect()
 }
 
-/// The expected findings of injected drift: each user by name, or the drop as a whole.
+/// Returns the expected findings of injected drift: each user by name, or the drop as a whole.
 pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<FoundDrift> {
     if done.people.is_empty() {
         return [(kind, None, None)].into();
@@ -112,7 +112,7 @@ pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<FoundDrift>) {
     assert_eq!(expected, &found, "{run:#?}");
 }
 
-/// The findings of a run in one drop.
+/// Returns the findings of a run in one drop.
 pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
     report(run, drop)
         .findings

@@ -38,7 +38,7 @@ const SETTINGS: [(&str, &str); 4] = [
     ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "5000"),
 ];
 
-/// Number of requests for all coupons together; `REQUESTS=100000` for a release.
+/// Returns the number of requests for all coupons together. A release uses `REQUESTS=100000`.
 fn requests() -> usize {
     std::env::var("REQUESTS")
         .ok()

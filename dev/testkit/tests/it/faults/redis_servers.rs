@@ -39,7 +39,7 @@ async fn with_sentinels(group: &RedisSentinels, name: &str) -> World {
     .await
 }
 
-/// A key of a coupon.
+/// Returns a key of a coupon.
 fn key(world: &World, coupon: &MadeCoupon) -> String {
     world.redis.claimants(coupon.id)
 }

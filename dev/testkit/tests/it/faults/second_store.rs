@@ -22,7 +22,7 @@ async fn back_to(copy: OldCopy, redis: &RedisServer) {
     redis.start_again().await.unwrap();
 }
 
-/// A drop of twenty slots. The first five users have their rows.
+/// Creates a drop of twenty slots. The first five users have their rows.
 async fn five_of_twenty(world: World) -> (Fixture, MadeCoupon, Vec<PromisedAnswer>) {
     let fixture = Fixture::of(world).await;
     let (coupon, answers) = fixture.held("Twenty", 20, 5).await;

@@ -122,7 +122,7 @@ fn wire(store: FaultyStore, wire: WireFault) -> [Fault; 1] {
     }]
 }
 
-/// Longer than the consumer waits for MySQL.
+/// Disturbs the connection to MySQL for longer than the consumer waits for it.
 fn long_wire(wire: WireFault) -> [Fault; 1] {
     [Fault::Wire {
         store: FaultyStore::Mysql,
@@ -131,7 +131,7 @@ fn long_wire(wire: WireFault) -> [Fault; 1] {
     }]
 }
 
-/// Longer than any timeout of the processes.
+/// Silences a store's host for longer than any timeout of the processes.
 fn silent(store: FaultyStore, process: bool) -> [Fault; 1] {
     [Fault::Silent {
         store,
@@ -283,7 +283,7 @@ async fn a_claimants_key_of_another_type_is_reported() {
     .await;
 }
 
-/// Number of times that a consumer dies in the middle of a batch. A release uses `KILLS=40`.
+/// Returns how often a consumer dies in the middle of a batch. A release uses `KILLS=40`.
 fn kills() -> usize {
     std::env::var("KILLS")
         .ok()

@@ -237,7 +237,7 @@ pub(crate) async fn stalled_pass(world: &World) -> Process {
     pass
 }
 
-/// Number of running passes of the command line.
+/// Counts the running passes that were started on the command line.
 pub(crate) async fn passes_by_hand(world: &World) -> i64 {
     world
         .sql

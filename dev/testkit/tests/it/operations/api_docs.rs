@@ -230,7 +230,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Valu
         .flat_map(|(path, item)| object(item).map(move |(method, of)| (path, method, of)))
 }
 
-/// The statuses that [`HEAD`] promises for a route.
+/// Returns the statuses that [`HEAD`] promises for a route.
 fn implied_statuses(path: &str, is_get: bool, operation: &Value) -> Vec<&'static str> {
     let mut statuses = Vec::new();
     if !path.starts_with("/v1/") {
@@ -245,7 +245,7 @@ fn implied_statuses(path: &str, is_get: bool, operation: &Value) -> Vec<&'static
     statuses
 }
 
-/// The security schemes of a route.
+/// Returns the security schemes of a route.
 fn needs(operation: &Value) -> impl Iterator<Item = &String> {
     list(&operation["security"])
         .iter()

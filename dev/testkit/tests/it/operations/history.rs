@@ -36,8 +36,8 @@ async fn rows_of_closed_drops_do_not_slow_open_ones() {
     assert!(is_cheap, "{ratios:?}");
 }
 
-/// The number of history rows in a full run. Use `ROWS=50000000 cargo xtask scale` to check that
-/// costs do not grow with history, or fewer rows for a quick smoke test.
+/// Returns the number of history rows in a full run. Use `ROWS=50000000 cargo xtask scale` to check
+/// that costs do not grow with history, or fewer rows for a quick smoke test.
 pub(super) fn most_rows() -> u32 {
     std::env::var("ROWS").map_or(10_000_000, |rows| rows.parse().unwrap())
 }

@@ -92,7 +92,7 @@ pub(super) async fn pass(world: &World, args: &[&str]) -> (Run, f64) {
     (run, peak)
 }
 
-/// Peak memory of a running process in MB; `None` once it has ended.
+/// Returns the peak memory of a running process in MB, or `None` once it has ended.
 pub(super) fn most_memory(process: &Process) -> Option<f64> {
     memory_kb(process.pid(), "VmHWM")
         .ok()
@@ -208,7 +208,8 @@ async fn the_cost_of_a_pass_depends_on_open_drops_only() {
     assert!(took < 30.0, "{took} s");
 }
 
-/// One coupon in a hundred is open and has ten rows; each coupon has ten sealed drops.
+/// Runs a pass while one coupon in a hundred is open and has ten rows. Each coupon has ten sealed
+/// drops.
 async fn pass_beside_what_is_over(coupons: u32) -> f64 {
     let world = World::new("over").await;
     world.open().await;

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::support::{BrowserPage, LIMIT, serve_pages, until};
 
-/// From the next load on, requests for `claims/me` and for the state get these answers.
+/// Returns a script with which, from the next load on, requests for `claims/me` and for the state
+/// get these answers.
 fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
     format!(
         "{{ if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');
@@ -91,8 +92,9 @@ async fn every_outcome_has_its_text_and_a_return_needs_confirmation() {
     page.until(&["revoked"]).await;
 }
 
-/// From the next load on, requests about claims are answered from `replies` by method, and requests
-/// for the state from `told`. Status 0 simulates a timeout of ten minutes.
+/// Returns a script with which, from the next load on, requests about claims are answered from
+/// `replies` by method, and requests for the state from `told`. Status 0 simulates a timeout of ten
+/// minutes.
 fn stubbed(coupon: i64, replies: &Value, told: &Value) -> String {
     format!(
         "{{ if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');

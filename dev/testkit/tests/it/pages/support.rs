@@ -156,7 +156,7 @@ pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     );
 }
 
-/// The folder for screenshots, if enabled. `cargo xtask pictures` captures every state.
+/// Returns the folder for screenshots, if enabled. `cargo xtask pictures` captures every state.
 fn pictures() -> Option<OsString> {
     std::env::var_os("PICTURES").filter(|folder| !folder.is_empty())
 }
@@ -180,7 +180,7 @@ pub(super) const TIMERS: &str = "window.waits = [];
     { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
         window.waits.push(ms); return real(then, ms, ...more); }; }";
 
-/// The window of a browser at a desk.
+/// Returns the window of a browser at a desk.
 pub(super) fn desk() -> Look {
     Look {
         width: 1240,
