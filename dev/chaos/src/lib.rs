@@ -3,7 +3,7 @@
 //! - [`schedule`]: the crowd, its coupons, the time of each [`fault`], and expectations besides
 //!   exactness ([`expect`]). Each seed gives one schedule.
 //! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`clusters`]: several servers per
-//!   store; [`tested`]: one of these two; [`supervisor`]: our processes, which it restarts when they end;
+//!   store; [`tested`]: one of these two; [`supervisor`]: restarts our processes when they end;
 //!   [`system`]: the system under test, which combines these.
 //! - [`inject()`]: injects a fault and reports whether it had an effect.
 //! - [`clients`]: users who claim until they get an answer; a history records all of it.

@@ -24,7 +24,7 @@ const TABLES: [&str; 5] = [
 pub struct Resource {
     /// The unit of the values.
     pub unit: &'static str,
-    /// Tolerates growth up to a fifth plus this amount.
+    /// The tolerated growth, in addition to a fifth.
     pub slack: u64,
     /// Whether the resource must stay flat. Other resources are only reported.
     pub must_be_flat: bool,

@@ -28,7 +28,7 @@ impl CrowdProgress {
         }
     }
 
-    /// Returns the number of answers of a kind until now.
+    /// Returns the number of answers of a kind so far.
     pub fn count(&self, kind: AnswerKind) -> u64 {
         self.counts[kind as usize].load(Ordering::Relaxed)
     }

@@ -42,7 +42,7 @@ impl MysqlPair {
             extra_args.extend(["--gtid-mode=ON", "--enforce-gtid-consistency=ON"].map(Into::into));
             if replication == Replication::SemiSynchronous {
                 extra_args.extend(SEMI_SYNCHRONOUS.map(Into::into));
-                // Disabled on the replica, which has no replica of its own and would wait forever.
+                // Disabled on the replica, which has no replica to wait for and would wait forever.
                 extra_args.push(format!(
                     "--rpl-semi-sync-source-enabled={}",
                     if number == 1 { "ON" } else { "OFF" }

@@ -80,7 +80,7 @@ impl Program {
         self.process.pid()
     }
 
-    /// Returns the stdout until now.
+    /// Returns the stdout so far.
     pub fn stdout(&self) -> String {
         self.stdout.borrow().join("\n")
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::histories::{HistoryLine, RecordedEvent, Recorder};
 
-/// The requests and answers recorded until now.
+/// The requests and answers recorded so far.
 pub(crate) struct RecordedClaims {
     pub(crate) recorder: Recorder,
     path: PathBuf,

@@ -81,7 +81,7 @@ impl Process {
         self.0.pid()
     }
 
-    /// Returns the output on stdout until now.
+    /// Returns the output on stdout so far.
     pub fn stdout(&self) -> String {
         self.0.stdout()
     }

@@ -129,7 +129,7 @@ pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
             let measurements = comparison::measurements(report.comparison());
             report.measurements.extend(measurements);
         }
-        // Keeps the measurements made until now, even if a later step fails.
+        // Keeps the measurements made so far, even if a later step fails.
         report.write(&options.out)?;
     }
     drop(bench);

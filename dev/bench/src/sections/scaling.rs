@@ -200,7 +200,7 @@ async fn knows(
     Ok(true)
 }
 
-/// Returns the CPU seconds used until now, in the order of [`PARTS`].
+/// Returns the CPU seconds used so far, in the order of [`PARTS`].
 fn cpu(
     installation: &Installation,
     cluster: Option<&RedisCluster>,

@@ -44,7 +44,7 @@ impl Meter {
         })
     }
 
-    /// Counts the statements that clients have sent to MySQL until now, without those of this
+    /// Counts the statements that clients have sent to MySQL so far, without those of this
     /// meter.
     pub async fn statements(&mut self) -> Result<u64> {
         self.mysql.statements().await
@@ -75,7 +75,7 @@ impl Meter {
     }
 }
 
-/// Returns the CPU seconds of MySQL, Redis and Kafka until now. 0 for a server that is down.
+/// Returns the CPU seconds of MySQL, Redis and Kafka so far. 0 for a server that is down.
 pub fn server_cpu(stack: &Stack) -> [f64; 3] {
     [stack.mysql.pid(), stack.redis.pid(), stack.kafka.pid()]
         .map(|pid| pid.and_then(|pid| cpu_seconds(pid).ok()).unwrap_or(0.0))

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 /// Clock ticks per second in `/proc`; 100 on every Linux that Rust's standard library supports.
 const TICKS: f64 = 100.0;
 
-/// Returns the CPU seconds of a process and all its threads until now.
+/// Returns the CPU seconds of a process and all its threads so far.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may contain anything, including spaces.

@@ -160,7 +160,7 @@ impl ScenarioWorld<'_> {
         }
     }
 
-    /// Returns the rows written until now. Adds half of the missing ones each time, to simulate
+    /// Returns the rows written so far. Adds half of the missing ones each time, to simulate
     /// lag.
     fn issue(&mut self, drop: u64) -> Vec<RecordedRow> {
         let side = self.sides.get_mut(&drop).unwrap();
