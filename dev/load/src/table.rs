@@ -73,10 +73,7 @@ pub fn of_tally_with(tally: &Tally, more: Vec<(String, String)>) -> String {
 
 pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
     let mut rows = asked(tally);
-    for (who, latency) in [
-        ("winners", &tally.winners),
-        ("all others", &tally.others),
-    ] {
+    for (who, latency) in [("winners", &tally.winners), ("all others", &tally.others)] {
         if latency.count > 0 {
             rows.push((format!("  {who}"), in_words(latency)));
         }

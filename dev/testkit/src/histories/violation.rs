@@ -138,9 +138,7 @@ pub enum Violation {
         person: String,
         line: usize,
     },
-    #[error(
-        "denied: {person} was promised slot {slot} of drop {drop}, but line {line} denies it"
-    )]
+    #[error("denied: {person} was promised slot {slot} of drop {drop}, but line {line} denies it")]
     Denied {
         drop: u64,
         slot: i64,

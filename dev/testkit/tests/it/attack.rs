@@ -163,7 +163,12 @@ async fn fuzzed_requests_crash_no_service_and_break_no_promise() {
             "",
         ),
         // Behind a gateway, every X-User-Id is a valid user.
-        ("API, without authentication", fixture.api.http(), vec![], "ignored_auth"),
+        (
+            "API, without authentication",
+            fixture.api.http(),
+            vec![],
+            "ignored_auth",
+        ),
         (
             "API with tokens, as a user",
             with_tokens.http(),

@@ -38,10 +38,7 @@ async fn final_table_counts_passes_and_explains_the_remaining_message() {
     assert!(repaired.is_some() && repaired < garbage, "{mails}");
     assert!(outcome.success(), "{:?}\n{table}", outcome.complaints);
     assert_eq!(
-        [
-            value(&table, "rows"),
-            value(&table, "users with a promise")
-        ],
+        [value(&table, "rows"), value(&table, "users with a promise")],
         ["14", "14"],
         "{table}"
     );

@@ -36,10 +36,7 @@ impl Injector {
         let waiting: i64 = self
             .redis(redis::cmd("ZCARD").arg(&self.keys.waiting))
             .await?;
-        ensure!(
-            waiting == 0,
-            "{waiting} users wait: they would be promoted"
-        );
+        ensure!(waiting == 0, "{waiting} users wait: they would be promoted");
         let gone = self.make_room(n).await?;
         let now_ms = self.redis.time_ms().await?;
         let id = self.drop.id.0;
