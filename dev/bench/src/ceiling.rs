@@ -15,14 +15,15 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-/// Rows per statement.
+/// Number of rows per statement.
 const ROWS: u32 = 1_000;
 
-/// Concurrent calls of the admission script, so that Redis never waits for the next one.
+/// Number of concurrent calls of the admission script, so that Redis never waits for the next one.
 const CALLS: usize = 4;
 
-/// Writes the rows of slots `from..=to` straight into the product's table: multi-row statements,
-/// one after the other, each durable before the next. Returns how long it took.
+/// Writes the rows of slots `from..=to` directly into the product's table, with multi-row
+/// statements that run one after the other and are each durable before the next. Returns the
+/// duration.
 pub async fn insert_rows(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -31,7 +32,7 @@ pub async fn insert_rows(
     insert_rows_by(installation, coupon, slots, ROWS).await
 }
 
-/// [`insert_rows`] with `rows` rows per statement.
+/// Does the same as [`insert_rows`] with `rows` rows per statement.
 pub async fn insert_rows_by(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -111,12 +112,12 @@ async fn insert_into(
     Ok(begun.elapsed())
 }
 
-/// The user id for a slot that nobody has claimed.
+/// Returns the user ID for a slot that no user has claimed.
 pub fn person(slot: u32) -> String {
     format!("q-{slot:07}")
 }
 
-/// Writes admissions of slots 1..=`to` straight into Redis, as if the script had made them two
+/// Writes admissions of slots 1..=`to` directly into Redis, as if the script had made them two
 /// minutes ago.
 pub async fn admit_straight(
     installation: &Installation,
@@ -159,7 +160,7 @@ pub async fn admit_straight(
     Ok(())
 }
 
-/// Slots per read, the reconciler's default.
+/// Number of slots per read: the default of the reconciler.
 const PAGE: u32 = 5_000;
 
 /// Reads every admission and every row of a drop without comparing them. Returns the duration and
@@ -195,8 +196,8 @@ pub async fn scan(
     Ok((took, seen))
 }
 
-/// The admission script alone, with `people` users per call and `CALLS` concurrent calls: claims
-/// per second, and CPU microseconds of Redis per claim.
+/// Measures the admission script alone, with `people` users per call and `CALLS` concurrent calls.
+/// Returns claims per second, and CPU microseconds of Redis per claim.
 pub async fn script(
     installation: &Installation,
     coupon: InstallationCoupon,

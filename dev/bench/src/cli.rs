@@ -5,10 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::baselines::RushSize;
 
-/// Measures Firstcome against other designs and against its own ceilings, on freshly started
-/// servers.
+/// Measures Firstcome against other designs and against its own limits, on freshly started servers.
 ///
-/// Figures are comparable within one run only.
+/// Figures are comparable only within one run.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-bench", version, max_term_width = 120)]
 pub struct Cli {
@@ -30,11 +29,11 @@ pub enum Part {
     Ceilings,
     /// The designs that keep everything in MySQL, while MySQL is stalled, killed or shared
     Mysql,
-    /// Claims while everyone wins
+    /// Claims that all win
     Claims,
-    /// CPU per winner and process; with --against, in turns with another build
+    /// CPU per winner and process; with --against, alternating with another build
     Winners,
-    /// Two minutes in which everyone wins, and claims during passes over the closed drop
+    /// Two minutes in which every claim wins, and claims during passes over the closed drop
     Sustained,
     /// Memory of the API under many connections
     Memory,
@@ -54,12 +53,13 @@ pub enum Part {
     Scaling,
     /// Claims while clients request lists of coupons nonstop
     Anonymous,
-    /// Claims with and without exported traces, in turns; with --against, with another build too
+    /// Claims with and without exported traces, alternating; with --against, also with another
+    /// build
     Traces,
 }
 
 impl Part {
-    /// The part itself, or every part for `all`.
+    /// Returns the part itself, or every part for `all`.
     pub fn parts(self) -> Vec<Self> {
         let every = Self::value_variants().iter().copied();
         every
@@ -71,7 +71,7 @@ impl Part {
 /// Options of the measurement.
 #[derive(Debug, Clone, Args)]
 pub struct BenchOptions {
-    /// Run for a minute to see that everything works; the figures mean little
+    /// Run for about a minute to check that everything works; the figures mean little
     #[arg(long)]
     pub quick: bool,
     /// Requests of the rush on every design; in `mysql`, half of them win
@@ -83,7 +83,7 @@ pub struct BenchOptions {
     /// Connections
     #[arg(long, env = "CONNECTIONS")]
     pub connections: Option<usize>,
-    /// Folder with the programs of another build, measured in turns with these
+    /// Folder with the programs of another build, which is measured alternately with this one
     #[arg(long, env = "AGAINST")]
     pub against: Option<PathBuf>,
     /// Folder for report.json
@@ -91,36 +91,36 @@ pub struct BenchOptions {
     pub out: PathBuf,
 }
 
-/// How much of each kind of work is measured.
+/// The amount of each kind of work that is measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BenchSize {
     pub requests: u32,
     pub quantity: u32,
     pub connections: usize,
-    /// Requests of sold-out and do-nothing runs, and calls of the script.
+    /// Number of requests in sold-out and do-nothing runs, and of calls of the script.
     pub many_requests: u32,
-    /// Claims while everyone wins, and rows of the consumer.
+    /// Number of claims that all win, and of rows of the consumer.
     pub winners: u32,
-    /// Winners of one drop that takes about two minutes.
+    /// Number of winners in one drop that takes about two minutes.
     pub sustained: u32,
-    /// Coupons of the rushes in which a process is killed.
+    /// Number of coupons in the rushes in which a process is killed.
     pub killed: u32,
-    /// Rushes after which the time from the last admission to exact rows is measured.
+    /// Number of rushes after which the time from the last admission to exact rows is measured.
     pub rushes: u32,
-    /// Drop sizes of clean passes.
+    /// Drop sizes for clean passes.
     pub passes: [u32; 3],
-    /// Rows to repair.
+    /// Number of rows to repair.
     pub missing: u32,
-    /// Sealed drops, compared with ten open ones.
+    /// Number of sealed drops, compared with ten open ones.
     pub sealed: u32,
     pub memory_claims: u32,
     pub starts: u32,
-    /// Seconds of the open loop.
+    /// Duration of the open loop in seconds.
     pub open_seconds: u32,
 }
 
 impl BenchSize {
-    /// The size of the rush on every design.
+    /// Returns the size of the rush on every design.
     pub fn rush(&self) -> RushSize {
         let Self {
             requests,
@@ -137,7 +137,7 @@ impl BenchSize {
         }
     }
 
-    /// The usual sizes, or those of a quick run.
+    /// Returns the usual sizes, or those of a quick run.
     pub fn of(quick: bool) -> Self {
         let whole = BenchSize {
             requests: 100_000,

@@ -34,7 +34,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// A new installation on these servers.
+    /// Creates a new installation on these servers.
     pub async fn install(&self, name: &str) -> Result<Installation> {
         Installation::named(&self.servers, name, None).await
     }
@@ -60,7 +60,7 @@ impl Bench {
             .await
     }
 
-    /// Sets Redis's `appendfsync`: `always` waits for the disk at every write, `everysec` flushes
+    /// Sets Redis's `appendfsync`. `always` waits for the disk at every write, `everysec` flushes
     /// once a second.
     pub async fn fsync(&self, policy: &str) -> Result<()> {
         let mut conn = redis::Client::open(self.servers.stack.redis.url())?

@@ -1,4 +1,4 @@
-//! `firstcome-bench`: see the library.
+//! `firstcome-bench`. See the library.
 
 use std::process::ExitCode;
 

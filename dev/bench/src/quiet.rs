@@ -10,14 +10,14 @@ use tokio::time::{Instant, sleep};
 
 /// Length of one CPU sample.
 const SPAN: Duration = Duration::from_millis(500);
-/// Consecutive samples that must be idle.
+/// Number of consecutive samples that must be idle.
 const SAMPLES: u32 = 4;
 /// Idle share that a sample must reach.
 const IDLE: f64 = 0.95;
 /// Load that lasts longer than this does not come from the previous part.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until the processors are idle; warns if they are not within a minute.
+/// Waits until the processors are idle. Warns if they are not idle within a minute.
 pub async fn settle() -> Result<()> {
     let begun = Instant::now();
     let mut samples = 0;
@@ -50,7 +50,7 @@ impl ProcessorTime {
             .context("/proc/stat has no line of all processors")
     }
 
-    /// The first line: user, nice, system, idle, iowait, …. Iowait does not count as idle.
+    /// Parses the first line: user, nice, system, idle, iowait, …. Iowait does not count as idle.
     fn read(stat: &str) -> Option<Self> {
         let ticks: Vec<u64> = stat
             .lines()

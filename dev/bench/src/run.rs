@@ -6,8 +6,8 @@ use tokio::runtime::Runtime;
 use crate::cli::Cli;
 use crate::sections;
 
-/// Runs the command line. Not `async`, because every program that awaits an async body compiles it
-/// again.
+/// Runs the command line. It is not `async`, because every program that awaits an async body would
+/// compile it again.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let run = |runtime: Runtime| runtime.block_on(sections::run(&cli.part.parts(), &cli.options));

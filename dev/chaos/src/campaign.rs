@@ -1,4 +1,4 @@
-//! Runs many schedules in parallel; each worker has its own servers.
+//! Runs many schedules in parallel. Each worker has separate servers.
 
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,17 @@ use crate::schedule::FaultSchedule;
 use crate::shrink::shrink;
 use crate::worker::CampaignWorker;
 
-/// Selection of schedules, and how to run them.
+/// Selects schedules, and defines how to run them.
 #[derive(Debug, Clone)]
 pub struct Campaign {
     pub first: u64,
     pub seeds: u64,
-    /// On clusters, instead of one server per store.
+    /// Runs the schedules on clusters instead of one server per store.
     pub clusters: bool,
-    /// Only schedules with a fault whose name contains this.
+    /// Selects only schedules with a fault whose name contains this text.
     pub fault: Option<String>,
     pub workers: usize,
-    /// Folder for failures.
+    /// Folder for the results of failed schedules.
     pub out: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! People who ask until they are answered. All answers are recorded.
+//! Users who claim until they get an answer. All answers are recorded.
 
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -14,19 +14,19 @@ use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
-/// How long a person waits for an answer.
+/// Time for which a user waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The party that returns a person's slot.
+/// The party that revokes or returns a user's slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Person,
     Operator,
-    /// An operator, and the person may claim again.
+    /// An operator revokes it, and the user may claim again.
     OperatorOnce,
 }
 
-/// All people of a schedule.
+/// All users of a schedule.
 pub struct Clients<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
@@ -38,12 +38,13 @@ pub struct Clients<'a> {
 #[derive(Default)]
 struct Answers {
     all: Vec<Answered>,
-    /// Each person's last definite answer, yes or no.
+    /// The last definite answer of each user, positive or negative.
     settled: HashMap<ChaosPerson, Answer>,
     outside: Vec<String>,
-    /// People with a slot, and the look-up that denied it.
+    /// Users with a slot whose look-up denied it, with that look-up.
     denied: Vec<(ChaosPerson, String)>,
-    /// People who return their slot or are revoked by an operator; chosen before they ask.
+    /// Users who return their slot or are revoked by an operator. They are chosen before they
+    /// claim.
     revoked: HashSet<ChaosPerson>,
 }
 
@@ -63,11 +64,11 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Everyone arrives at their time and asks until they are answered.
+    /// Lets all users arrive at their times and claim until they get an answer.
     pub async fn come(&self) {
         let schedule = self.schedule;
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
-        // At most this many return a slot, so that more people than slots remain.
+        // At most this many users return a slot, so that more users than slots remain.
         let most = schedule.people.saturating_sub(schedule.most()) / 2;
         let mut returns = vec![most; self.coupons.len()];
         let people = self.everyone().map(|person| {
@@ -104,7 +105,7 @@ impl<'a> Clients<'a> {
         until(async || self.ask(person).await).await;
     }
 
-    /// Returns the person's slot or place on the waiting list.
+    /// Returns or revokes the user's slot or place on the waiting list.
     async fn until_revoked(&self, person: ChaosPerson, by: By) {
         let holds = |answer: &Answer| {
             answer.promised().is_some() || matches!(answer, Answer::Waiting { .. })
@@ -117,8 +118,8 @@ impl<'a> Clients<'a> {
         if by != By::OperatorOnce {
             return;
         }
-        // A look-up that was sent earlier may be answered only now, so look-ups of this person no
-        // longer count. The checker still judges later promises to them.
+        // The answer to an earlier look-up may only arrive now, so look-ups of this user no longer
+        // count. The checker still judges later promises to this user.
         self.answers.lock().settled.remove(&person);
         self.until_answered(person).await;
     }
@@ -142,7 +143,7 @@ impl<'a> Clients<'a> {
         answer.is_ok() || answer.is_err_and(|answer| answer.is("not_found"))
     }
 
-    /// People without a slot ask once more; true if all of them were answered.
+    /// Lets users without a slot claim once more. Returns true if all of them got an answer.
     pub async fn the_others_ask_again(&self) -> bool {
         let settled = self.answers.lock().settled.clone();
         let holds = |person: &ChaosPerson| {
@@ -154,12 +155,12 @@ impl<'a> Clients<'a> {
             .await
     }
 
-    /// Everyone asks once more; true if all were answered.
+    /// Lets all users claim once more. Returns true if all of them got an answer.
     pub async fn all_ask_again(&self) -> bool {
         self.ask_all(self.everyone()).await
     }
 
-    /// People keep looking up their claims, a limited number at a time.
+    /// Keeps users looking up their claims, with a limited number at a time.
     pub async fn poll(&self) {
         let pollers = self.schedule.pollers;
         let people = self.schedule.people;
@@ -175,7 +176,7 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// A look-up of a person with a slot must return the same slot, or 503.
+    /// Looks up a user's claim. If the user has a slot, the answer must be the same slot, or 503.
     async fn look_up(&self, person: ChaosPerson) {
         let Some(api) = self.system.supervisor.any_api() else {
             return pause(100).await;
@@ -259,8 +260,8 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// All answers in order of arrival, and the failures among them: answers outside the contract,
-    /// and denied promises of people whom `listed` lacks.
+    /// Returns all answers in order of arrival, and the failures among them: answers outside the
+    /// contract, and denied promises of users who are not in `listed`.
     pub fn into_answers(self, listed: &HashSet<(usize, String)>) -> (Vec<Answered>, Vec<String>) {
         let Answers {
             all,
@@ -279,7 +280,7 @@ impl<'a> Clients<'a> {
     }
 }
 
-/// Retries with growing pauses until it is done.
+/// Retries with growing pauses until the action succeeds.
 async fn until(is_done: impl AsyncFn() -> bool) {
     let mut wait = 50;
     while !is_done().await {

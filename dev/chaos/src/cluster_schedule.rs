@@ -1,4 +1,4 @@
-//! Schedules on clusters: faults of servers that can fail over, and of our processes.
+//! Schedules on clusters: faults of servers that can fail over, and of the product's processes.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -8,8 +8,8 @@ use crate::fault::{Fault, ProcessRole};
 use crate::schedule::{EACH, FaultSchedule, Timed};
 
 impl FaultSchedule {
-    /// Draws the schedule of a seed on a Redis Cluster, three brokers and a pair of MySQLs: more
-    /// coupons, so that each primary has some, a longer crowd, and one to six faults.
+    /// Draws the schedule of a seed on a Redis Cluster, three brokers and a pair of MySQL servers.
+    /// It has more coupons, so that each primary has some, a longer crowd, and one to six faults.
     pub fn draw_on_clusters(seed: u64) -> Self {
         let single = Self::draw(seed);
         let mut rng = StdRng::seed_from_u64(seed ^ 0x00c1_0571_e200_0000);
@@ -22,7 +22,7 @@ impl FaultSchedule {
         } else {
             rng.random_range(2..=6)
         };
-        // Faults after everything is sold would show little.
+        // Later faults would have little effect, because everything is sold.
         let latest = crowd_ms * u64::from(quantity) / u64::from(people) * 2 / 3;
         let mut faults: Vec<Timed> = (0..number)
             .map(|_| Timed {
@@ -117,7 +117,7 @@ mod tests {
             assert!(!schedule.faults.is_empty(), "{schedule}");
             drawn.extend(schedule.faults.iter().map(|timed| timed.fault.name()));
         }
-        // Killed and frozen, for three stores and three processes.
+        // Killed and frozen, for three stores and three kinds of process.
         assert_eq!(drawn.len(), 2 * 6, "{drawn:#?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Stores with several servers each. A schedule may break any one of them; another takes over.
+//! Stores with several servers each. A schedule may break any one of them, and another takes over.
 
 use anyhow::Result;
 use firstcome_stack::{ClusterStack, FaultProxy, MailOptions};
@@ -7,12 +7,12 @@ use tokio::sync::Mutex;
 
 use crate::fault::FaultyStore;
 
-/// A Redis Cluster, three brokers, and a pair of MySQLs.
+/// A Redis Cluster, three brokers, and a pair of MySQL servers.
 pub struct ClusteredServers {
     pub stack: ClusterStack,
     /// Leads to MySQL's primary and bypasses the proxy that faults break.
     way_to_mysql: FaultProxy,
-    /// One fault per store at a time: the next one waits until the store has recovered.
+    /// Allows one fault per store at a time. The next fault waits until the store has recovered.
     busy: [Mutex<()>; 3],
 }
 
@@ -27,7 +27,7 @@ impl ClusteredServers {
         })
     }
 
-    /// The stores for the harness.
+    /// Returns the stores for the harness.
     pub(crate) fn stores(&self) -> WorldStores {
         let mysql = self
             .stack
@@ -44,7 +44,7 @@ impl ClusteredServers {
             .with_kafka_cluster(&self.stack.kafka)
     }
 
-    /// The URL of a database for our processes.
+    /// Returns the URL of a database for the product's processes.
     pub(crate) fn database_url(&self, name: &str) -> String {
         self.stack
             .mysql
@@ -52,7 +52,7 @@ impl ClusteredServers {
             .database_url_via(&self.stack.mysql.address, name)
     }
 
-    /// Points the harness to the current primary.
+    /// Directs the harness to the current primary.
     pub(crate) fn follow_mysql(&self) {
         self.way_to_mysql
             .set_upstream(self.stack.mysql.in_office().port());
@@ -67,7 +67,8 @@ impl ClusteredServers {
     ///
     /// # Errors
     ///
-    /// If a server no longer answers. These servers are unusable then; start new ones.
+    /// Fails if a server no longer answers. The servers are then unusable, and new ones must be
+    /// started.
     pub async fn restore(&self) -> Result<()> {
         self.stack.mysql.address.cut_now().await;
         self.stack.redis.wait_until_whole().await?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use firstcome_testkit::Answer;
 use serde::Serialize;
 
-/// A person: the index of the coupon that they want, and their number.
+/// A user: the index of the requested coupon, and the user's number.
 pub type ChaosPerson = (usize, u32);
 
 /// One request and its answer.
@@ -23,12 +23,12 @@ pub struct Answered {
 #[derive(Debug, Clone, Serialize)]
 pub struct TriedFault {
     pub name: String,
-    /// Its time and duration, as text.
+    /// The time and duration of the fault, as text.
     pub fault: String,
-    /// Whether it had an effect.
+    /// Whether the fault had an effect.
     pub took: bool,
     pub note: String,
-    /// The time during which the fault was active.
+    /// The period in which the fault was active.
     #[serde(skip)]
     pub during: Range<Instant>,
 }
@@ -37,6 +37,6 @@ pub(crate) struct Evidence<'a> {
     pub(crate) answers: &'a [Answered],
     pub(crate) hits: &'a [TriedFault],
     pub(crate) logs: &'a Path,
-    /// Number of failed claims, and of rows that the consumer did not write.
+    /// Number of failed claims, plus the number of rows that the consumer did not write.
     pub(crate) not_by_consumer: u64,
 }

@@ -1,5 +1,5 @@
-//! Expectations besides exactness: answers while a fault is active, log lines, and the writers of
-//! the rows.
+//! Expectations besides an exact result: answers while a fault is active, log lines, and which
+//! process wrote the rows.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,25 +9,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Answered, Evidence};
 
-/// Fewer answers than this during a fault prove nothing.
+/// Minimum number of answers during a fault. Fewer answers prove nothing.
 const ENOUGH: usize = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expect {
-    /// While a fault is active, every claim is answered `unavailable`.
+    /// Every claim gets `unavailable` while a fault is active.
     Unavailable,
-    /// While a fault is active, nobody is promised a slot.
+    /// No user is promised a slot while a fault is active.
     NoPromise,
-    /// Some claims are answered `unavailable`.
+    /// Some claims get `unavailable`.
     Refusals,
-    /// While a fault is active, nobody is admitted, and everybody without a slot gets this code.
+    /// No user is admitted while a fault is active, and every user without a slot gets this code.
     Refused(String),
-    /// While a fault is active, people are admitted, and Kafka acknowledges each claim in time.
+    /// Users are admitted while a fault is active, and Kafka acknowledges each claim in time.
     Queued,
-    /// While a fault is active, people are admitted, and Kafka acknowledges no claim in time.
+    /// Users are admitted while a fault is active, and Kafka acknowledges no claim in time.
     Unqueued,
-    /// Some claim was admitted although its answer was lost or a refusal: its retry gets
+    /// At least one claim was admitted although its answer was lost or negative. Its retry gets
     /// `already_claimed`.
     AdmittedUnheard,
     /// The consumer wrote every row, and no claim failed.
@@ -37,7 +37,7 @@ pub enum Expect {
 }
 
 impl Expect {
-    /// A description of the expectation if it is not met.
+    /// Describes the expectation if it is not met.
     pub(crate) fn missing(&self, shown: &Evidence<'_>) -> Option<String> {
         match self {
             Self::Unavailable => {
@@ -98,8 +98,8 @@ fn is_refusal_or_admission(answer: &Answer) -> bool {
 }
 
 impl Evidence<'_> {
-    /// All relevant answers to requests that began and ended while a fault was active must match,
-    /// and there must be enough of them.
+    /// Checks all relevant answers to requests that began and ended while a fault was active. All
+    /// must match, and there must be enough of them.
     fn all_meanwhile(
         &self,
         word: &str,
@@ -167,7 +167,8 @@ mod tests {
         Answer::Problem(503, "unavailable".into())
     }
 
-    /// The failure of the expectation if these answers came during a fault, each to another person.
+    /// Returns how the expectation fails if these answers came during a fault, each to a different
+    /// user.
     fn missing(expect: &Expect, answers: &[Answer]) -> Option<String> {
         let begun = Instant::now();
         let at = |ms: u64| begun + Duration::from_millis(ms);
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn expectation_fails_for_one_other_answer_or_too_few_answers() {
+    fn expectation_fails_on_one_wrong_answer_or_too_few_answers() {
         let mixed = [accepted(true), accepted(true), accepted(true), refused()];
         for expect in [Expect::Queued, Expect::Unavailable] {
             assert!(

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One of our processes.
+/// A kind of process of the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProcessRole {
@@ -25,7 +25,7 @@ impl ProcessRole {
     }
 }
 
-/// One of the stores.
+/// A kind of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultyStore {
@@ -46,31 +46,31 @@ impl FaultyStore {
     }
 }
 
-/// Behaviour of the proxy in front of a server.
+/// The behaviour of the proxy in front of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WireFault {
-    /// Every chunk of data is delayed by 150 ms.
+    /// Delays every chunk of data by 150 ms.
     Delay,
-    /// Every chunk of data is delayed beyond every timeout. Never drawn from a seed.
+    /// Delays every chunk of data beyond every timeout. Never drawn from a seed.
     LongDelay,
-    /// Connections are closed, new ones are refused.
+    /// Closes connections and refuses new ones.
     Cut,
-    /// Connections stay open but nothing passes; the data is delivered at the end.
+    /// Keeps connections open but forwards nothing. The data is delivered at the end.
     BlackHole,
-    /// Requests reach the server, replies are discarded.
+    /// Forwards requests to the server and discards replies.
     DropReplies,
-    /// The server's side of each connection is closed, the client's stays open.
+    /// Closes the server's side of each connection and keeps the client's side open.
     HalfClose,
 }
 
-/// Foreign data that somebody writes into a store.
+/// Foreign data that is written into a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Junk {
     /// Users with scores that are not slots.
     Scores,
-    /// Admitted and waiting users with impossible names.
+    /// Admitted and waiting users with invalid user IDs.
     Names,
     /// Invalid entries among the free slots.
     Free,
@@ -84,13 +84,13 @@ pub enum Junk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForeignBatch {
-    /// Claims that already have rows, sent again by a mirror that compresses.
+    /// Claims that already have rows, sent again by a mirror that compresses them.
     Mirrored,
-    /// Claims of unknown users, at instants outside the window.
+    /// Claims of unknown users, at times outside the window.
     Forged,
-    /// Messages that expand to a thousand times their size on the broker.
+    /// Messages that decompress to a thousand times their size on the broker.
     Oversized,
-    /// A batch corrupted on the broker's disk: no client can read it.
+    /// A batch that is corrupted on the broker's disk, so that no client can read it.
     Garbled,
 }
 
@@ -122,19 +122,20 @@ impl DropKey {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
-    /// SIGKILL of one of our processes; restarted after `ms`. (Processes are numbered from 0.)
+    /// Kills a process of the product with SIGKILL and restarts it after `ms`. (Processes are
+    /// numbered from 0.)
     Kill {
         role: ProcessRole,
         number: usize,
         ms: u64,
     },
-    /// SIGSTOP, and SIGCONT after `ms`.
+    /// Sends SIGSTOP, and SIGCONT after `ms`.
     Freeze {
         role: ProcessRole,
         number: usize,
         ms: u64,
     },
-    /// Restarts one of our processes so that it dies at this point (a value of
+    /// Restarts a process of the product so that it dies at this point (a value of
     /// `FIRSTCOME_CRASH_AT`), then restarts it normally. It is killed if it does not reach the
     /// point within `ms`.
     Crash {
@@ -143,76 +144,78 @@ pub enum Fault {
         point: String,
         ms: u64,
     },
-    /// The clock of one process is this many seconds ahead for `ms`; behind if negative.
+    /// Sets the clock of one process ahead by this number of seconds for `ms`. Negative values set
+    /// it back.
     Clock {
         role: ProcessRole,
         number: usize,
         seconds: i64,
         ms: u64,
     },
-    /// Idle connections, and connections that keep requesting `/healthz`, use up a process's
-    /// connection limit for `ms`. Probes must get through.
+    /// Exhausts a process's connection limit for `ms` with idle connections and connections that
+    /// keep requesting `/healthz`. Probes must still succeed.
     Hogs {
         role: ProcessRole,
         number: usize,
         ms: u64,
     },
-    /// All of our processes are killed and start while this server is unreachable, for `ms`.
+    /// Kills all processes of the product, which then start while this server is unreachable for
+    /// `ms`.
     ColdStart {
         store: FaultyStore,
         ms: u64,
     },
-    /// SIGKILL of a server, restarted after `ms`.
+    /// Kills a server with SIGKILL and restarts it after `ms`.
     KillServer {
         store: FaultyStore,
         ms: u64,
     },
-    /// SIGSTOP of a server, SIGCONT after `ms`, which exceeds the publishing deadline in half of
-    /// the schedules.
+    /// Sends SIGSTOP to a server, and SIGCONT after `ms`, which exceeds the publishing deadline in
+    /// half of the schedules.
     FreezeServer {
         store: FaultyStore,
         ms: u64,
     },
-    /// The connection to a server is disturbed for `ms`.
+    /// Disturbs the connection to a server for `ms`.
     Wire {
         store: FaultyStore,
         wire: WireFault,
         ms: u64,
     },
-    /// The host of a server dies silently: open connections stay open without traffic, new ones
-    /// hang for `ms`; then the address leads to another host. With `process`, the server's process
-    /// dies with its host; otherwise only the network path is lost, and the server keeps its ends
+    /// The host of a server dies silently: open connections stay open without traffic, and new ones
+    /// hang for `ms`. Then the address leads to another host. With `process`, the server's process
+    /// dies with its host. Otherwise only the network path is lost, and the server keeps its ends
     /// of the connections open.
     Silent {
         store: FaultyStore,
         process: bool,
         ms: u64,
     },
-    /// Redis is killed and returns without this percentage of what the schedule wrote to its
-    /// append-only file.
+    /// Redis is killed and restarts without this percentage of the data that the schedule wrote to
+    /// its append-only file.
     TruncatedAof {
         percent: u64,
     },
     Flush,
-    /// Redis is killed and returns with its data from `age_ms` before.
+    /// Redis is killed and restarts with its data from `age_ms` before.
     OldCopy {
         age_ms: u64,
     },
-    /// A replica whose link was cut `lag_ms` before is promoted to master.
+    /// A replica is promoted to master. Its link was cut `lag_ms` before.
     StaleReplica {
         lag_ms: u64,
     },
-    /// The master takes over the data of a replica that stopped following `lag_ms` before, and is
-    /// promoted again in the same process.
+    /// The master takes over the data of a replica that stopped following it `lag_ms` before, and
+    /// is promoted again in the same process.
     Demotion {
         lag_ms: u64,
     },
-    /// Redis's clock is this many seconds ahead for `ms`; behind if negative.
+    /// Sets Redis's clock ahead by this number of seconds for `ms`. Negative values set it back.
     RedisClock {
         seconds: i64,
         ms: u64,
     },
-    /// Redis's disk is full (its files may not grow): Redis exits, and is restarted after `ms`.
+    /// Redis's disk is full (its files may not grow). Redis exits, and is restarted after `ms`.
     RedisDiskFull {
         ms: u64,
     },
@@ -224,7 +227,7 @@ pub enum Fault {
     MysqlReadOnly {
         ms: u64,
     },
-    /// Another client locks the rows of the drop, so writers reach the lock wait timeout.
+    /// Another client locks the rows of the drop, so writers run into the lock wait timeout.
     MysqlLocks {
         ms: u64,
     },
@@ -236,7 +239,7 @@ pub enum Fault {
     MysqlTableHangs {
         ms: u64,
     },
-    /// MySQL answers reads, but no writes.
+    /// MySQL answers reads, but writes hang.
     MysqlWritesHang {
         ms: u64,
     },
@@ -244,24 +247,24 @@ pub enum Fault {
     MysqlDiskFull {
         ms: u64,
     },
-    /// Somebody writes garbage into a store. The product removes it or reports it by name; in the
-    /// latter case a person removes it, but not before `ms`.
+    /// Garbage is written into a store. The product removes it, or reports it by name. In the
+    /// second case an operator removes it, but not before `ms`.
     Garbage {
         junk: Junk,
         ms: u64,
     },
-    /// A foreign producer writes to the topic. Messages that are not claims are reported; then a
-    /// person removes them, but not before `ms`.
+    /// A foreign producer writes to the topic. Messages that are not claims are reported. An
+    /// operator then removes them, but not before `ms`.
     Batch {
         batch: ForeignBatch,
         ms: u64,
     },
-    /// For `ms`, a reconciler of an earlier release is registered that reads only messages with a
-    /// single claim. Meanwhile claims do not share messages.
+    /// Registers for `ms` a reconciler of an earlier release that reads only messages with a single
+    /// claim. Meanwhile claims do not share messages.
     OldReader {
         ms: u64,
     },
-    /// The topic gets more partitions.
+    /// Adds partitions to the topic.
     MorePartitions {
         partitions: usize,
     },
@@ -269,50 +272,51 @@ pub enum Fault {
     MailsRefused {
         ms: u64,
     },
-    /// Somebody deletes one key of a drop or its coupon.
+    /// One key of a drop or its coupon is deleted.
     KeyLost {
         key: DropKey,
     },
-    /// Somebody deletes one member of a key.
+    /// One member of a key is deleted.
     MemberLost {
         key: DropKey,
     },
-    /// Somebody deletes one row of an issued coupon.
+    /// One row of an issued coupon is deleted.
     RowLost,
-    /// The keys of a coupon, as they were `age_ms` before, are restored into the running Redis.
+    /// Restores the keys of a coupon into the running Redis as they were `age_ms` before.
     RestoredKeys {
         age_ms: u64,
     },
-    /// The rows of a drop are restored as they were `age_ms` before; no other table is.
+    /// Restores the rows of a drop as they were `age_ms` before. No other table changes.
     OldRows {
         age_ms: u64,
     },
     /// MySQL loses the row of a drop.
     DropLost,
-    /// An operator confirms repairs of every coupon without having read which ones wait.
+    /// An operator confirms repairs of every coupon without having read which repairs are held
+    /// back.
     BlindConfirm,
-    /// Somebody overwrites a key with another type. It is handled as `Garbage`.
+    /// A key is overwritten with a key of another type. It is handled like `Garbage`.
     WrongType {
         key: DropKey,
         ms: u64,
     },
-    /// Somebody deletes a row and its admission everywhere. Never drawn from a seed, since no
-    /// design can keep that promise; it proves that the checker notices a lost promise.
+    /// A row and its admission are deleted in every store. Never drawn from a seed, because no
+    /// design can keep that promise. It proves that the checker notices a lost promise.
     EveryCopyDeleted,
-    /// On clusters: the primary of a coupon is killed, or suspended if `frozen`, and returns after
+    /// On clusters: kills the primary of a coupon, or suspends it if `frozen`. It returns after
     /// `ms`, as a replica if its own replica has taken over. (Coupons are numbered from 0.)
     RedisPrimary {
         number: usize,
         frozen: bool,
         ms: u64,
     },
-    /// On clusters: a broker is killed, or suspended if `frozen`, and returns after `ms`.
+    /// On clusters: kills a broker, or suspends it if `frozen`. It returns after `ms`.
     Broker {
         id: i32,
         frozen: bool,
         ms: u64,
     },
-    /// On clusters: MySQL's primary is killed, or cut off if `frozen`. After `ms` its replica takes
+    /// On clusters: kills MySQL's primary, or cuts it off if `frozen`. After `ms` its replica takes
     /// over behind the same address, and the old primary returns as the replica.
     MysqlFailOver {
         frozen: bool,
@@ -321,7 +325,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The kind of process that the fault affects.
+    /// Returns the kind of process that the fault affects.
     pub fn role(&self) -> Option<ProcessRole> {
         match self {
             Self::Kill { role, .. }
@@ -333,7 +337,7 @@ impl Fault {
         }
     }
 
-    /// Whether Redis may forget admissions.
+    /// Whether Redis may lose admissions.
     pub fn forgets_admissions(&self) -> bool {
         matches!(
             self,
@@ -351,12 +355,12 @@ impl Fault {
         )
     }
 
-    /// Whether MySQL forgets rows. If Redis forgets their admissions too, no copy is left.
+    /// Whether MySQL loses rows. If Redis loses their admissions too, no copy is left.
     pub fn forgets_rows(&self) -> bool {
         matches!(self, Self::RowLost | Self::OldRows { .. })
     }
 
-    /// A name for statistics, without durations.
+    /// Names the fault for statistics, without durations.
     pub fn name(&self) -> String {
         match self {
             Self::Kill { role, .. } => format!("kill {}", role.name()),

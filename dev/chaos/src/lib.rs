@@ -3,12 +3,12 @@
 //! - [`schedule`]: the crowd, its coupons, the time of each [`fault`], and expectations besides
 //!   exactness ([`expect`]). Each seed gives one schedule.
 //! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`clusters`]: several servers per
-//!   store; [`tested`]: one of these two; [`supervisor`]: our processes, restarted when they end;
-//!   [`system`]: the system under test, which has all of this.
+//!   store; [`tested`]: one of these two; [`supervisor`]: restarts our processes when they end;
+//!   [`system`]: the system under test, which combines these.
 //! - [`inject()`]: injects a fault and reports whether it had an effect.
-//! - [`clients`]: people who ask until they are answered; a history records all of it.
+//! - [`clients`]: users who claim until they get an answer; a history records all of it.
 //! - [`operators`]: two operators who keep changing coupons.
-//! - [`run`]: faults, healing, exactness, judgement; [`verify`]: reads the stores at the end;
+//! - [`run`]: faults, recovery, an exact result, judgement; [`verify`]: reads the stores at the end;
 //!   [`evidence`]: the observations.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.

@@ -16,15 +16,15 @@ use firstcome_chaos::worker::CampaignWorker;
 struct Args {
     #[command(subcommand)]
     verb: Verb,
-    /// On clusters: a Redis Cluster, three brokers, and MySQL with a replica that takes over.
-    /// Single servers of them break, and our processes. (About 2.5 GB per worker.)
+    /// Use clusters: a Redis Cluster, three brokers, and MySQL with a replica that takes over.
+    /// Faults break single servers of them, and our processes. (About 2.5 GB per worker.)
     #[arg(long, env = "CLUSTER", global = true, value_parser = FalseyValueParser::new())]
     cluster: bool,
 }
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Runs schedules, one per seed; failures are kept and shrunk.
+    /// Runs schedules, one per seed. Failures are kept and shrunk.
     Run {
         /// Number of seeds.
         #[arg(long, env = "SEEDS", default_value_t = 20)]
@@ -50,7 +50,7 @@ enum Verb {
         #[arg(long, default_value = "target/chaos/replay")]
         out: PathBuf,
     },
-    /// Runs traffic and faults on one system for a long time: no resource may grow.
+    /// Runs traffic and faults on one system for a long time. Its use of resources must not grow.
     Soak {
         /// Duration in minutes.
         #[arg(long, env = "MINUTES", default_value_t = 30)]

@@ -1,5 +1,5 @@
-//! Operators who keep changing coupons without knowing of each other. In the end, the settings in
-//! MySQL are in force.
+//! Operators who keep changing coupons independently of each other. At the end, the settings in
+//! MySQL must be in force.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,14 +18,14 @@ use crate::supervisor::Supervised;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::{pause, until};
 
-/// How long an operator waits for an answer before doing something else.
+/// Time for which an operator waits for a response before doing something else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Operators<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
     api: ApiClient,
-    /// Whether they should stop.
+    /// Whether the operators should stop.
     enough: AtomicBool,
     stopped: AtomicBool,
 }
@@ -47,7 +47,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// Runs all of them; once they have stopped, keeps resuming paused coupons.
+    /// Runs all operators. Once they have stopped, keeps resuming paused coupons.
     pub(crate) async fn work(&self) {
         let all = (0..self.schedule.operators).map(|number| self.one(number));
         tokio::join!(futures_util::future::join_all(all), self.relist());
@@ -58,7 +58,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// Waits while people still arrive, if there are operators.
+    /// If there are operators, waits until all users have arrived.
     pub(crate) async fn until_people_came(&self) {
         if self.schedule.operators > 0 || self.schedule.relisted {
             pause(self.schedule.crowd_ms).await;
@@ -99,7 +99,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// Adds people to the allow list and removes others, a few at a time.
+    /// Adds some users to the allow list and removes others, a few at a time.
     async fn relist(&self) {
         let Some(coupon) = self
             .system
@@ -162,7 +162,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// Resumes every paused coupon, also if a suspended API paused it late.
+    /// Resumes every paused coupon, even if a suspended API pauses it late.
     async fn end_pauses(&self) {
         for coupon in self.system.coupons() {
             let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_to_answers_outside_the_contract() {
+    fn rejects_answers_outside_the_contract() {
         let answered = |status, change: Value, body: Value, retry_after: bool| {
             let headers =
                 retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));

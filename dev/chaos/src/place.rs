@@ -1,4 +1,4 @@
-//! Where garbage is, so that a person can find and remove it.
+//! Locations of garbage, by which an operator can find and remove it.
 
 #[derive(Clone)]
 pub(crate) enum GarbagePlace {

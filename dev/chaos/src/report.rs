@@ -11,7 +11,7 @@ use crate::run::ScheduleResult;
 pub struct ChaosReport {
     /// The result of each schedule.
     pub runs: Vec<ScheduleResult>,
-    /// Seeds that could not be run, with the reason: the machine or a server failed.
+    /// Seeds that could not be run because the machine or a server failed, with the reason.
     pub not_run: Vec<(u64, String)>,
     /// Duration of the campaign.
     pub seconds: u64,
@@ -29,7 +29,7 @@ impl ChaosReport {
         self.runs.len()
     }
 
-    /// Number of schedules that failed.
+    /// Counts the schedules that failed.
     pub fn failed(&self) -> usize {
         self.runs.iter().filter(|ran| !ran.wrong.is_empty()).count()
     }
@@ -51,7 +51,7 @@ impl ChaosReport {
         .count()
     }
 
-    /// How often each fault was tried, and how often it had an effect.
+    /// Counts how often each fault was tried, and how often it had an effect.
     fn faults(&self) -> BTreeMap<&str, (usize, usize)> {
         let mut faults: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for hit in self.runs.iter().flat_map(|ran| &ran.faults) {
@@ -126,7 +126,7 @@ impl fmt::Display for ChaosReport {
             "given back, revoked    {} in {revoking} schedules; of these still held {held}",
             sum(|ran| ran.revoked)
         )?;
-        writeln!(out, "slots given to nobody  {too_few}")?;
+        writeln!(out, "slots left unused      {too_few}")?;
         writeln!(
             out,
             "against allow lists    {}",
@@ -134,7 +134,7 @@ impl fmt::Display for ChaosReport {
         )?;
         writeln!(
             out,
-            "not exact in the end   {}",
+            "not exact at the end   {}",
             self.runs
                 .iter()
                 .filter(|ran| ran.exact_after_ms.is_none())
@@ -146,7 +146,7 @@ impl fmt::Display for ChaosReport {
             median.unwrap_or(0),
             worst.unwrap_or(0)
         )?;
-        writeln!(out, "looks at the rows      {}", sum(|ran| ran.reads))?;
+        writeln!(out, "reads of the rows      {}", sum(|ran| ran.reads))?;
         write!(out, "took                   {} s", self.seconds)
     }
 }

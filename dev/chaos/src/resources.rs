@@ -1,5 +1,5 @@
-//! Resources that a long run may leak: memory and sockets of processes, statements of MySQL, keys
-//! of Redis, rows of tables.
+//! Resources that a long run may leak: memory and sockets of processes, statements in MySQL, keys
+//! in Redis, rows in tables.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,21 +19,21 @@ const TABLES: [&str; 5] = [
     "failed_claims",
 ];
 
-/// One resource over time.
+/// The values of one resource over time.
 #[derive(Debug, Default, Clone, Serialize)]
 pub struct Resource {
-    /// Its unit.
+    /// The unit of the values.
     pub unit: &'static str,
-    /// Growth up to a fifth plus this amount is tolerated.
+    /// The tolerated growth, in addition to a fifth.
     pub slack: u64,
-    /// Whether it must stay flat. Other resources are only shown.
+    /// Whether the resource must stay flat. Other resources are only reported.
     pub must_be_flat: bool,
-    /// Its values, in order.
+    /// The values, in order of time.
     pub values: Vec<u64>,
 }
 
 impl Resource {
-    /// Medians of the second and the last quarter. The first quarter is warm-up.
+    /// Returns the medians of the second and the last quarter. The first quarter is warm-up.
     pub fn early_and_late(&self) -> (u64, u64) {
         let quarter = self.values.len() / 4;
         let median = |part: &[u64]| {
@@ -54,14 +54,14 @@ impl Resource {
     }
 }
 
-/// All resources by name.
+/// All resources, by name.
 #[derive(Debug, Default, Serialize)]
 pub struct Resources(BTreeMap<String, Resource>);
 
 impl Resources {
-    /// Reads all resources once, except those of a store that is broken at the moment.
+    /// Reads all resources once, except those of a store that is down at the moment.
     pub async fn read(&mut self, system: &SystemUnderTest) {
-        // The first process of each kind is never killed, so it shows leaks.
+        // The first process of each kind is never killed, so it can show leaks.
         for role in ProcessRole::ALL {
             if let Some(pid) = system.supervisor.process(role, 0).pid() {
                 if let Some(kilobytes) = resident(pid) {
@@ -92,7 +92,7 @@ impl Resources {
         }
         for table in TABLES {
             if let Ok(rows) = number(system, &format!("SELECT COUNT(*) FROM {table}")).await {
-                // Only clean runs are deleted during the soak; the other rows are kept longer.
+                // The soak deletes only clean runs. The other rows are kept longer.
                 self.note(
                     &format!("rows of {table}"),
                     300,
@@ -117,7 +117,7 @@ impl Resources {
         resource.values.push(value);
     }
 
-    /// Names of the resources that grew.
+    /// Names the resources that grew.
     pub fn grown(&self) -> Vec<&str> {
         self.0
             .iter()
@@ -126,7 +126,7 @@ impl Resources {
             .collect()
     }
 
-    /// The smallest number of samples of any resource that must stay flat.
+    /// Returns the smallest number of samples of any resource that must stay flat.
     pub fn looks(&self) -> usize {
         self.0
             .values()
@@ -162,7 +162,7 @@ impl fmt::Display for Resources {
     }
 }
 
-/// Resident memory of a process in kB.
+/// Reads the resident memory of a process in kB.
 fn resident(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status
@@ -188,7 +188,7 @@ async fn status(system: &SystemUnderTest, name: &str) -> Result<u64> {
         .unwrap_or(0))
 }
 
-/// Keys, bytes of memory and clients.
+/// Reads the number of keys, the memory in bytes and the number of clients.
 async fn redis(system: &SystemUnderTest) -> Result<(u64, u64, u64)> {
     let redis = system.redis();
     let keys: u64 = redis.try_command(&["DBSIZE"]).await?;

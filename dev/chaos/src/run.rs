@@ -1,4 +1,4 @@
-//! Runs one schedule: faults, healing, exactness, judgement.
+//! Runs one schedule: faults, recovery, the wait for an exact result, and the judgement.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -23,10 +23,10 @@ use crate::tested::TestedServers;
 use crate::verify;
 use crate::wait::pause;
 
-/// Longest time from the end of the last fault until everything is exact.
+/// Time limit from the end of the last fault until everything is exact.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Interval of reading the rows during faults.
+/// Interval at which the rows are read during faults.
 const READ_EVERY: Duration = Duration::from_millis(250);
 
 /// The result of a schedule.
@@ -46,9 +46,10 @@ pub struct ScheduleResult {
     pub unknown: usize,
     /// Number of times the rows were read.
     pub reads: usize,
-    /// Milliseconds from the end of the last fault until exact; `None` if it never became exact.
+    /// Milliseconds from the end of the last fault until everything was exact. `None` if that was
+    /// never reached.
     pub exact_after_ms: Option<u64>,
-    /// The failures in words; empty if there are none.
+    /// Descriptions of the failures. Empty if there are none.
     pub wrong: Vec<String>,
 }
 
@@ -56,7 +57,7 @@ pub struct ScheduleResult {
 ///
 /// # Errors
 ///
-/// If the machine or a server failed, and not the product. Such a run proves nothing.
+/// Fails if the machine or a server failed, and not the product. Such a run proves nothing.
 pub async fn run(
     servers: &Arc<TestedServers>,
     schedule: &FaultSchedule,
@@ -103,7 +104,7 @@ pub async fn run(
         Verdict::Violated(list) => wrong.extend(list.iter().map(ToString::to_string)),
     }
     wrong.extend(system.objections());
-    // No fault destroys every copy of a promise.
+    // No fault destroys every copy of a promise, so none may be broken.
     if judgement.figures.broken > 0 && !schedule.may_break_promises() {
         wrong.push(format!(
             "{} promises were broken, though listed",
@@ -156,8 +157,8 @@ fn is_now(coupon: &MadeCoupon, quantity: u64, recorder: &Recorder) {
     recorder.drop_is(id(coupon.drop), id(coupon.id), quantity, once_per);
 }
 
-/// Garbage faults may put these people into Redis. They may then get a slot, even if the allow list
-/// lacks them.
+/// Faults with garbage may put these users into Redis. They may then get a slot, even if the allow
+/// list lacks them.
 fn announce_odd_people(system: &SystemUnderTest, recorder: &Recorder) {
     for coupon in system.coupons() {
         for name in ODD_PEOPLE {
@@ -185,13 +186,13 @@ fn of_figures(figures: &Figures) -> ScheduleResult {
 /// Observations while a schedule ran.
 struct Played {
     hits: Vec<TriedFault>,
-    /// Time from the end of the last fault; `None` if it did not become exact.
+    /// Time from the end of the last fault. `None` if the result did not become exact.
     exact_after: Option<Duration>,
     answers: Vec<Answered>,
     wrong: Vec<String>,
 }
 
-/// Faults, healing, and the wait until everything is exact.
+/// Runs the faults and the recovery, and waits until everything is exact.
 async fn play(
     system: &SystemUnderTest,
     schedule: &FaultSchedule,
@@ -208,7 +209,7 @@ async fn play(
         ended = until_healed_and_exact(system, schedule, &clients, &operators) => ended?,
         () = operators.work() => unreachable!("pauses are ended forever"),
         () = watch_rows(system, recorder) => unreachable!("rows are watched forever"),
-        () = clients.poll() => unreachable!("people ask forever"),
+        () = clients.poll() => unreachable!("users poll forever"),
     };
     let mut listed = HashSet::new();
     for (number, coupon) in system.coupons().iter().enumerate() {
@@ -258,7 +259,7 @@ async fn until_healed_and_exact(
         operators.stop().await;
         anyhow::Ok((hits?, Instant::now()))
     };
-    // People who have no answer after healing keep asking until the deadline.
+    // Users who have no answer after the recovery keep claiming until the deadline.
     let answered = async {
         let patience = tokio::time::sleep(Duration::from_millis(schedule.ends_ms()) + DEADLINE);
         tokio::select! { () = clients.come() => true, () = patience => false }
@@ -266,11 +267,7 @@ async fn until_healed_and_exact(
     let (answered, broken) = tokio::join!(answered, broken);
     let (hits, healed) = broken?;
     if !answered {
-        return Ok((
-            hits,
-            healed,
-            Err("some people were not answered".to_owned()),
-        ));
+        return Ok((hits, healed, Err("some users got no answer".to_owned())));
     }
     let exact = until_exact(system, clients, healed).await;
     Ok((hits, healed, exact))
@@ -308,7 +305,7 @@ pub(crate) fn id(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-/// A drop's quantity and its rows at one instant.
+/// Reads a drop's quantity and its rows in one snapshot.
 async fn rows(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<(u64, Vec<RecordedRow>)> {
     let both = format!(
         "SELECT d.quantity, i.slot, i.user_id FROM drops d LEFT JOIN issued_coupons i ON i.drop_id = d.id WHERE d.id = {}",
@@ -326,7 +323,7 @@ async fn rows(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<(u64, Vec
     Ok((quantity, rows.collect::<Result<_>>()?))
 }
 
-/// Waits until the stores agree, everybody is answered, and a pass that begins afterwards finds
+/// Waits until the stores agree, every user has an answer, and a pass that begins afterwards finds
 /// nothing.
 async fn until_exact(
     system: &SystemUnderTest,
@@ -338,14 +335,14 @@ async fn until_exact(
         match verify::exact(system).await {
             Ok(()) => {
                 let at = Instant::now();
-                // Retries are always safe: everyone gets the same answer as before, and a pass
-                // finds nothing to do.
+                // Retries are always safe: every user gets the same answer as before, and a pass
+                // finds nothing to repair.
                 if !clients.all_ask_again().await {
-                    "somebody who asked again was not answered".clone_into(&mut why);
+                    "a user who claimed again got no answer".clone_into(&mut why);
                 } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {
                     why = left;
                 } else if let Err(late) = verify::exact(system).await {
-                    // A late change of the allow list may have admitted somebody who asked again.
+                    // A late change of the allow list may have admitted a user who claimed again.
                     why = late.to_string();
                 } else {
                     return Ok(at);
@@ -353,14 +350,14 @@ async fn until_exact(
             }
             Err(not_yet) => why = not_yet.to_string(),
         }
-        // A freed slot goes to the next person who asks.
+        // A freed slot goes to the next user who claims.
         clients.the_others_ask_again().await;
         pause(200).await;
     }
     Err(why)
 }
 
-/// Records the final rows of a drop and the people whom the system lists. Returns these people.
+/// Records the final rows of a drop and the users whom the system lists. Returns these users.
 pub(crate) async fn record_end_of(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::expect::Expect;
 use crate::fault::{DropKey, Fault, FaultyStore, ForeignBatch, Junk, ProcessRole, WireFault};
 
-/// Processes of each kind in a drawn schedule.
+/// Number of processes of each kind in a drawn schedule.
 pub(crate) const EACH: usize = 2;
 
-/// Settings with which processes give up early, so that a short schedule covers that.
+/// Settings that make processes give up early, so that a short schedule covers these cases.
 pub const IMPATIENT: [(&str, &str); 5] = [
     ("STORE_TIMEOUT_MS", "1000"),
     ("PUBLISH_DEADLINE_MS", "500"),
@@ -24,59 +24,60 @@ pub const IMPATIENT: [(&str, &str); 5] = [
     ("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "2000"),
 ];
 
-/// A run's events, in milliseconds since its start.
+/// The events of a run, in milliseconds since its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultSchedule {
-    /// The seed that it was drawn from.
+    /// The seed from which the schedule was drawn.
     pub seed: u64,
-    /// Coupons, each with one open drop.
+    /// Number of coupons, each with one open drop.
     pub coupons: u32,
-    /// Slots of each drop.
+    /// Number of slots in each drop.
     pub quantity: u32,
-    /// Room on the waiting list.
+    /// Number of places on the waiting list.
     pub waiting_list: u32,
     pub once_per: String,
-    /// Number of people who ask for each coupon.
+    /// Number of users who claim each coupon.
     pub people: u32,
-    /// User ids are plain numbers, as from an auto-increment column; otherwise `u-1`, `u-2`, ….
+    /// Whether user IDs are plain numbers, as from an auto-increment column. Otherwise they are
+    /// `u-1`, `u-2`, ….
     #[serde(default)]
     pub numeric_ids: bool,
-    /// The time over which they arrive.
+    /// The period in which users arrive.
     pub crowd_ms: u64,
-    /// Percentage of people who ask again as soon as they are answered.
+    /// Percentage of users who claim again as soon as they get an answer.
     pub repeat_percent: u32,
     /// Percentage of winners who return their slot or are revoked by an operator.
     #[serde(default)]
     pub revoke_percent: u32,
-    /// People on the allow list of the first coupon from the start; 0 means that it is for
-    /// everybody, like the others.
+    /// Number of users who are on the allow list of the first coupon from the start. 0 means that
+    /// it has no allow list, like the other coupons.
     #[serde(default)]
     pub listed: u32,
-    /// An operator keeps adding people to that list and removing others.
+    /// Whether an operator keeps adding users to that list and removing others.
     #[serde(default)]
     pub relisted: bool,
     /// Whether each store has several servers.
     #[serde(default)]
     pub clusters: bool,
-    /// Processes of each kind. There are two daemons, unless a fault targets the daemon.
+    /// Number of processes of each kind. There are two daemons, unless a fault targets the daemon.
     pub processes: usize,
-    /// Operators who keep changing the coupons.
+    /// Number of operators who keep changing the coupons.
     #[serde(default)]
     pub operators: u32,
-    /// People who keep looking up their claims.
+    /// Number of users who keep looking up their claims.
     #[serde(default)]
     pub pollers: u32,
-    /// Settings of our processes that only this schedule has.
+    /// Additional settings of the processes in this schedule.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
     /// The faults, in order of time.
     pub faults: Vec<Timed>,
-    /// Expectations besides exactness.
+    /// Expectations besides an exact result.
     #[serde(default)]
     pub expect: Vec<Expect>,
 }
 
-/// A fault and its start.
+/// A fault and its start time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timed {
     /// Milliseconds since the start.
@@ -99,7 +100,8 @@ impl FaultSchedule {
         } else {
             rng.random_range(2..=5)
         };
-        // Faults after everything is sold would show little, and some take a while to begin.
+        // Later faults would have little effect, because everything is sold. Some faults take a
+        // while to begin.
         let latest = crowd_ms * u64::from(quantity) / u64::from(people) * 2 / 3;
         let mut faults: Vec<Timed> = (0..number)
             .map(|_| Timed {
@@ -110,7 +112,7 @@ impl FaultSchedule {
         if let Some(late) = later_vocabulary(seed, latest) {
             faults.push(late);
         }
-        // If Redis may forget an admission, deleting its row too would delete every copy.
+        // If Redis may lose an admission, deleting its row too would delete every copy.
         let forgets = faults.iter().any(|hit| hit.fault.forgets_admissions());
         let piece = lost_piece(seed, 200..latest);
         faults.extend(piece.filter(|hit| !hit.fault.forgets_rows() || !forgets));
@@ -135,7 +137,7 @@ impl FaultSchedule {
             numeric_ids: seed.is_multiple_of(2),
             crowd_ms,
             repeat_percent: rng.random_range(0..=30),
-            // Low enough that more people ask than there are slots and revocations.
+            // Low enough that more users claim than there are slots and revocations.
             revoke_percent: if rng.random_bool(0.7) {
                 rng.random_range(2..=15)
             } else {
@@ -153,7 +155,7 @@ impl FaultSchedule {
         }
     }
 
-    /// A short schedule of these faults, with one process of each kind.
+    /// Creates a short schedule of these faults, with one process of each kind.
     pub fn of(faults: Vec<Timed>, expect: Vec<Expect>) -> Self {
         Self {
             seed: 0,
@@ -180,27 +182,28 @@ impl FaultSchedule {
         }
     }
 
-    /// The highest quantity that an operator sets: fewer than the people who ask.
+    /// Returns the highest quantity that an operator sets. It is below the number of users who
+    /// claim.
     pub fn most(&self) -> u32 {
         self.quantity + (self.people - self.quantity) / 2
     }
 
-    /// An older state in a running Redis may break promises, which are then listed
-    /// (docs/decisions/0003-admission-gate.md).
+    /// Whether the schedule restores an older state into a running Redis. Promises may then be
+    /// broken, and are listed (docs/decisions/0003-admission-gate.md).
     pub(crate) fn may_break_promises(&self) -> bool {
         let restored = |hit: &Timed| matches!(hit.fault, Fault::RestoredKeys { .. });
         self.faults.iter().any(restored)
     }
 
-    /// Whether Redis's clock is set ahead: a revocation during that time lies after all claims of
-    /// the next hours.
+    /// Whether Redis's clock is set ahead. A revocation during that time is then later than all
+    /// claims of the next hours.
     pub(crate) fn sets_redis_ahead(&self) -> bool {
         self.faults
             .iter()
             .any(|hit| matches!(hit.fault, Fault::RedisClock { seconds: 1.., .. }))
     }
 
-    /// The user id of a person.
+    /// Returns the user ID of a user.
     pub fn user_id(&self, number: u32) -> String {
         if self.numeric_ids {
             (number + 1).to_string()
@@ -209,20 +212,21 @@ impl FaultSchedule {
         }
     }
 
-    /// The allow list at the start. People arrive in random order.
+    /// Returns the allow list at the start. Users arrive in random order.
     pub fn listed_people(&self) -> Vec<String> {
         (0..self.listed)
             .map(|number| self.user_id(number))
             .collect()
     }
 
-    /// Latest end of the last fault if no fault waits for another, in milliseconds since the start.
+    /// Returns the latest end of the last fault, in milliseconds since the start, if no fault waits
+    /// for another.
     pub fn ends_ms(&self) -> u64 {
         self.crowd_ms + 20_000 * self.faults.len() as u64
     }
 }
 
-/// A third of the seeds refuses messages without a signature.
+/// Makes a third of the seeds refuse messages without a signature.
 fn signatures(seed: u64) -> BTreeMap<String, String> {
     let reject = ("KAFKA_UNSIGNED".to_owned(), "reject".to_owned());
     seed.is_multiple_of(3)
@@ -231,9 +235,9 @@ fn signatures(seed: u64) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The size of the allow list and whether it changes, in a quarter of the seeds. Some lists are too
-/// short for the quantity. Uses a separate generator, so that existing seeds keep the rest of their
-/// schedule.
+/// Draws the size of the allow list and whether it changes, in a quarter of the seeds. Some lists
+/// are too short for the quantity. Uses a separate generator, so that existing seeds keep the rest
+/// of their schedule.
 fn allow_list(seed: u64, people: u32) -> (u32, bool) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0a11_0115_7000_0000);
     if !rng.random_bool(0.25) {
@@ -243,7 +247,7 @@ fn allow_list(seed: u64, people: u32) -> (u32, bool) {
     (people * percent / 100, rng.random_bool(0.6))
 }
 
-/// One more fault, in half of the seeds. Uses a separate generator, as above.
+/// Draws one more fault in half of the seeds. Uses a separate generator, as [`allow_list`] does.
 fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x1a7e_40ca_b000_0000);
     let at_ms = rng.random_range(200..latest);
@@ -286,8 +290,8 @@ fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
     Some(Timed { at_ms, fault })
 }
 
-/// One piece of data that is lost or older than the rest, or an operator's mistake, in most seeds.
-/// Uses a separate generator, as above.
+/// Draws one piece of data that is lost or older than the rest, or an operator's mistake, in most
+/// seeds. Uses a separate generator, as [`allow_list`] does.
 fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0115_71ec_e000_0000);
     let at_ms = rng.random_range(window_ms);
@@ -343,8 +347,8 @@ fn fault(rng: &mut StdRng) -> Fault {
         5..=8 => {
             let role = role(rng);
             let point = (*points(role).choose(rng).unwrap_or(&"claim_admitted")).to_owned();
-            // Not always the first time that it reaches the point. A consumer reaches it only once
-            // the group has noticed that its predecessor is dead.
+            // The process does not always die the first time that it reaches the point. A consumer
+            // reaches it only once the group has noticed that its predecessor is dead.
             let (nth, patience) = if role == ProcessRole::Api {
                 (rng.random_range(1..=3), 2_000)
             } else {
@@ -419,7 +423,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             lag_ms: rng.random_range(300..=2_500),
         },
         29 => {
-            // Two hours are beyond the windows, which end in half an hour.
+            // A step of two hours leaves the windows, which end in half an hour.
             let step = *[-7_200, -7_200, -90, 90, 7_200, 7_200]
                 .choose(rng)
                 .unwrap_or(&90);
@@ -437,7 +441,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             }
         }
         32 => {
-            // Not the claimants, which have a separate test (`faults::single`).
+            // The claimants are excluded, because they have a separate test (`faults::single`).
             let all = [
                 DropKey::Meta,
                 DropKey::Count,
@@ -466,7 +470,8 @@ fn fault(rng: &mut StdRng) -> Fault {
     }
 }
 
-/// Crash points (`shared/src/crash.rs`) that a schedule can reach in this kind of process.
+/// Lists the crash points (`shared/src/crash.rs`) that a schedule can reach in this kind of
+/// process.
 fn points(role: ProcessRole) -> &'static [&'static str] {
     match role {
         ProcessRole::Api => &[
@@ -516,7 +521,7 @@ impl fmt::Display for FaultSchedule {
         } = self;
         write!(
             out,
-            "seed {seed}: {coupons} × {people} people for {quantity} in {crowd_ms} ms, one each per {once_per}"
+            "seed {seed}: {coupons} × {people} users for {quantity} in {crowd_ms} ms, one each per {once_per}"
         )?;
         if *waiting_list > 0 {
             write!(out, ", {waiting_list} may wait")?;
@@ -582,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn quarter_of_the_seeds_draws_an_allow_list() {
+    fn one_in_four_seeds_draws_an_allow_list() {
         let drawn: Vec<FaultSchedule> = (1..=500)
             .map(FaultSchedule::draw)
             .filter(|schedule| schedule.listed > 0)

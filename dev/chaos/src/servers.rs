@@ -1,5 +1,5 @@
 //! The servers on which schedules run one after the other, each behind a proxy. A schedule may
-//! break them freely; [`ProxiedServers::restore`] repairs them for the next.
+//! break them in any way. [`ProxiedServers::restore`] repairs them for the next schedule.
 
 use parking_lot::Mutex as SyncMutex;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use crate::fault::FaultyStore;
 
-/// MySQL's lock wait timeout, short enough that schedules reach it.
+/// MySQL's lock wait timeout. It is short enough for schedules to reach it.
 const LOCK_WAIT_SECONDS: u64 = 2;
 
 fn redis_options(clock: &ProcessClock) -> RedisOptions {
@@ -30,16 +30,16 @@ fn redis_options(clock: &ProcessClock) -> RedisOptions {
 pub struct ProxiedServers {
     redis: SyncMutex<Arc<RedisServer>>,
     first_redis: Arc<RedisServer>,
-    /// The clock of every Redis here.
+    /// The clock of every Redis in this set.
     pub(crate) redis_clock: ProcessClock,
     _clocks: Clocks,
     pub mysql: MysqlServer,
-    /// Kafka; all of its clients go through the proxy.
+    /// Kafka. All of its clients connect through the proxy.
     pub kafka: KafkaServer,
     redis_proxy: FaultProxy,
     mysql_proxy: FaultProxy,
     kafka_proxy: FaultProxy,
-    /// One fault per server at a time: the next one waits.
+    /// Allows one fault per server at a time. The next fault waits.
     busy: [Mutex<()>; 3],
 }
 
@@ -79,12 +79,12 @@ impl ProxiedServers {
         .await
     }
 
-    /// The current master.
+    /// Returns the current master.
     pub fn redis(&self) -> Arc<RedisServer> {
         Arc::clone(&self.redis.lock())
     }
 
-    /// The proxy in front of a server.
+    /// Returns the proxy in front of a server.
     pub fn proxy(&self, store: FaultyStore) -> &FaultProxy {
         match store {
             FaultyStore::Redis => &self.redis_proxy,
@@ -98,12 +98,12 @@ impl ProxiedServers {
         self.busy[store as usize].lock().await
     }
 
-    /// A database's URL through the proxy.
+    /// Returns the URL of a database through the proxy.
     pub fn database_url(&self, name: &str) -> String {
         self.mysql.database_url_via(&self.mysql_proxy, name)
     }
 
-    /// Redis's URL through the proxy.
+    /// Returns the URL of Redis through the proxy.
     pub fn redis_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.redis_proxy.port())
     }
@@ -129,7 +129,7 @@ impl ProxiedServers {
         match store {
             FaultyStore::Redis => {
                 self.redis().start_again().await?;
-                // A promoted server restarts as a replica, since it was started as one.
+                // A promoted server restarts as a replica, because it was started as one.
                 self.redis_command(&["REPLICAOF", "NO", "ONE"]).await
             }
             FaultyStore::Mysql => self.mysql.start_again().await,
@@ -148,7 +148,7 @@ impl ProxiedServers {
         }
     }
 
-    /// The process id of a server.
+    /// Returns the process ID of a server.
     pub fn pid(&self, store: FaultyStore) -> Option<u32> {
         match store {
             FaultyStore::Redis => self.redis().pid(),
@@ -161,7 +161,8 @@ impl ProxiedServers {
     ///
     /// # Errors
     ///
-    /// If a server no longer answers. These servers are unusable then; start new ones.
+    /// Fails if a server no longer answers. The servers are then unusable, and new ones must be
+    /// started.
     pub async fn restore(&self) -> Result<()> {
         for store in FaultyStore::ALL {
             self.proxy(store).set(ProxyFault::Pass).await?;
@@ -182,14 +183,14 @@ impl ProxiedServers {
             .await
     }
 
-    /// Sends a command straight to the master.
+    /// Sends a command directly to the master.
     async fn redis_command(&self, words: &[&str]) -> Result<()> {
         let redis = PrefixedKeys::new(&self.redis().url(), "");
         let done = tokio::time::timeout(Duration::from_secs(5), redis.try_command(words));
         Ok(done.await.context("Redis does not answer")??)
     }
 
-    /// The append-only file that the master currently writes.
+    /// Returns the path of the append-only file that the master currently writes.
     pub fn append_only_file(&self) -> Result<PathBuf> {
         let folder = self.redis().data_dir().join("appendonlydir");
         let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)

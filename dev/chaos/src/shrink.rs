@@ -1,4 +1,4 @@
-//! Finds the faults that a failure needs: retries its schedule without each of them.
+//! Finds the faults that a failure needs, by retrying its schedule without each of them.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use anyhow::Result;
 use crate::schedule::FaultSchedule;
 use crate::worker::CampaignWorker;
 
-/// Attempts per smaller schedule, because a failure may not occur every time.
+/// Number of attempts per smaller schedule, because a failure may not occur every time.
 const TRIES: u32 = 2;
 
-/// Drops faults one by one as long as the schedule still fails, and writes the smallest one to
-/// `shrunk.json`.
+/// Removes faults one by one as long as the schedule still fails, and writes the smallest schedule
+/// to `shrunk.json`.
 pub async fn shrink(
     worker: &mut CampaignWorker,
     failed: &FaultSchedule,

@@ -1,5 +1,5 @@
-//! A long run: coupons are created, sold, closed and sealed while faults come and go. No resource
-//! may grow, and every coupon is judged like those of a schedule.
+//! A long run in which coupons are created, sold, closed and sealed while faults come and go. The
+//! use of resources must not grow, and every coupon is judged like those of a schedule.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,18 +25,18 @@ use crate::wait::pause;
 
 /// Interval between new coupons.
 const COUPON_EVERY: Duration = Duration::from_secs(10);
-/// How long a coupon is open.
+/// Period for which a coupon is open.
 const OPEN_FOR: Duration = Duration::from_secs(45);
-/// How long people ask for a coupon.
+/// Period in which users claim a coupon.
 const ASKED_FOR: Duration = Duration::from_secs(40);
-/// Interval of reading resources.
+/// Interval at which resources are read.
 const GAUGES_EVERY: Duration = Duration::from_secs(10);
 /// Pause between two faults.
 const FAULT_PAUSE_MS: u64 = 8_000;
-/// Longest time until a closed coupon is verified exact and sealed.
+/// Time limit until a closed coupon is verified as exact and sealed.
 const SEALED_WITHIN: Duration = Duration::from_secs(90);
 
-/// The time frame of the soak.
+/// The schedule of the soak.
 #[derive(Clone, Copy)]
 struct Span {
     begun: Instant,
@@ -62,7 +62,7 @@ struct SoakTally {
 pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     std::fs::create_dir_all(out)?;
     let servers = Arc::new(TestedServers::start(false).await?);
-    // Short retention, so that half an hour covers deletion.
+    // Short retention, so that half an hour is long enough for deletions.
     let settings = [
         ("FIRSTCOME_TEST_CLEAN_RUNS_KEPT_SECONDS", "120"),
         ("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "60"),
@@ -141,7 +141,7 @@ async fn traffic(
 ) -> Result<()> {
     let mut under_way = FuturesUnordered::new();
     let mut number = 0_u64;
-    // Create no coupon that could not be sealed before the end.
+    // Creates no coupon that could not be sealed before the end.
     let more = || span.left() > OPEN_FOR + SEALED_WITHIN;
     let mut tick = tokio::time::interval(COUPON_EVERY);
     loop {
@@ -180,7 +180,7 @@ async fn one_coupon(
     let clients = Clients::new(system, &schedule, vec![coupon.clone()], recorder.clone());
     let _ = tokio::time::timeout(ASKED_FOR, async {
         clients.come().await;
-        // A freed slot goes to the next person who asks.
+        // A freed slot goes to the next user who claims.
         loop {
             pause(5_000).await;
             clients.the_others_ask_again().await;
@@ -213,7 +213,7 @@ async fn one_coupon(
     Ok(())
 }
 
-/// Creates a coupon as soon as possible; `None` if that keeps failing.
+/// Creates a coupon as soon as possible. Returns `None` if every attempt fails.
 async fn make(system: &SystemUnderTest, schedule: &FaultSchedule) -> Option<MadeCoupon> {
     for _ in 0..20 {
         if let Ok(coupon) = system
@@ -248,8 +248,8 @@ async fn until_sealed(system: &SystemUnderTest, coupon: &MadeCoupon) -> bool {
     false
 }
 
-/// Injects one fault after the other. Never kills the first process of each kind, so that it shows
-/// leaks.
+/// Injects one fault after the other. Never kills the first process of each kind, because that
+/// process shows leaks.
 async fn trouble(system: &SystemUnderTest, tally: &SoakTally, span: Span) -> Result<()> {
     while span.left() > SEALED_WITHIN + Duration::from_secs(10) {
         pause(FAULT_PAUSE_MS).await;

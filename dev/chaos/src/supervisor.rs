@@ -1,4 +1,5 @@
-//! Supervises our processes: restarts each one that ends, unless a fault keeps it down.
+//! Supervises the processes of the product: restarts every process that ends, unless a fault keeps
+//! it down.
 
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -9,16 +10,16 @@ use firstcome_testkit::{Clocks, Process, ProcessClock, World};
 use crate::fault::{Fault, ProcessRole};
 use crate::schedule::FaultSchedule;
 
-/// Interval at which the supervisor checks its processes.
+/// Interval at which the supervisor checks the processes.
 const CHECK_EVERY: Duration = Duration::from_millis(30);
 
 /// One supervised process.
 pub struct Supervised {
     role: ProcessRole,
-    /// A separate clock, if the schedule shifts it.
+    /// A separate clock, if the schedule shifts the clock of this process.
     clock: Option<ProcessClock>,
     state: Mutex<ProcessState>,
-    /// One fault per process at a time: the next one waits.
+    /// Allows one fault per process at a time. The next fault waits.
     pub busy: tokio::sync::Mutex<()>,
 }
 
@@ -26,7 +27,7 @@ pub struct Supervised {
 struct ProcessState {
     process: Option<Process>,
     away: bool,
-    /// `FIRSTCOME_CRASH_AT` of the next start.
+    /// The value of `FIRSTCOME_CRASH_AT` for the next start.
     crash_at: Option<String>,
     /// Number of deaths at a crash point.
     crashes: u32,
@@ -38,7 +39,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// The processes of the schedule, not started yet.
+    /// Creates the processes of the schedule without starting them.
     pub fn new(schedule: &FaultSchedule) -> Result<Self> {
         let stepped = |role, number| {
             schedule.faults.iter().any(
@@ -74,7 +75,7 @@ impl Supervisor {
         })
     }
 
-    /// The process with this number, modulo the number of processes of its kind.
+    /// Returns the process with this number, modulo the number of processes of its kind.
     pub fn process(&self, role: ProcessRole, number: usize) -> &Supervised {
         let of_role: Vec<&Supervised> = self
             .processes
@@ -84,12 +85,12 @@ impl Supervisor {
         of_role[number % of_role.len()]
     }
 
-    /// Every process, in a fixed order.
+    /// Returns every process, in a fixed order.
     pub fn all(&self) -> &[Supervised] {
         &self.processes
     }
 
-    /// Keeps all of them running, forever.
+    /// Keeps all processes running, forever.
     pub async fn supervise(&self, world: &World) {
         loop {
             for process in &self.processes {
@@ -99,7 +100,7 @@ impl Supervisor {
         }
     }
 
-    /// Addresses of the APIs that currently accept requests.
+    /// Returns the addresses of the APIs that currently accept requests.
     pub fn apis(&self) -> Vec<String> {
         let apis = self
             .processes
@@ -108,15 +109,15 @@ impl Supervisor {
         apis.filter_map(Supervised::address).collect()
     }
 
-    /// The address of a random API that accepts requests.
+    /// Returns the address of a random API that accepts requests.
     pub fn any_api(&self) -> Option<String> {
         let mut apis = self.apis();
         (!apis.is_empty()).then(|| apis.swap_remove(rand::random_range(0..apis.len())))
     }
 }
 
-/// Number of processes of this kind. There are two daemons, unless a fault targets the daemon of a
-/// schedule with one process of each kind.
+/// Returns the number of processes of this kind. There are two daemons, unless a fault targets the
+/// daemon of a schedule with one process of each kind.
 fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
     let taken = schedule
         .faults
@@ -130,8 +131,8 @@ fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
 }
 
 impl Supervised {
-    /// Restarts it if it has ended by itself: at a crash point, or because a store was down for
-    /// longer than it waits at start-up.
+    /// Restarts the process if it has ended by itself: at a crash point, or because a store was
+    /// down for longer than the process waits during startup.
     fn start_if_ended(&self, world: &World) {
         let mut state = self.state.lock();
         if state.away
@@ -175,7 +176,7 @@ impl Supervised {
         self.role
     }
 
-    /// The address at which it accepts requests.
+    /// Returns the address at which the process accepts requests.
     pub fn address(&self) -> Option<String> {
         let state = self.state.lock();
         let process = state
@@ -188,8 +189,8 @@ impl Supervised {
             .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
     }
 
-    /// Sends SIGKILL; it stays down until [`Supervised::come_back`]. Returns whether it was
-    /// running.
+    /// Sends SIGKILL. The process stays down until [`Supervised::come_back`]. Returns whether it
+    /// was running.
     pub async fn kill(&self) -> bool {
         let process = {
             let mut state = self.state.lock();
@@ -202,7 +203,7 @@ impl Supervised {
         ran
     }
 
-    /// Lets it be restarted; with a crash point, it dies there.
+    /// Allows the process to be restarted. With a crash point, it dies there.
     pub fn come_back(&self, crash_at: Option<&str>) {
         let mut state = self.state.lock();
         state.away = false;
@@ -229,7 +230,7 @@ impl Supervised {
         }
     }
 
-    /// Its process id while it runs.
+    /// Returns the process ID while the process runs.
     pub fn pid(&self) -> Option<u32> {
         self.state
             .lock()
@@ -239,12 +240,12 @@ impl Supervised {
             .map(Process::pid)
     }
 
-    /// Number of deaths at a crash point, each followed by a restart.
+    /// Returns the number of deaths at a crash point, each followed by a restart.
     pub fn crashes(&self) -> u32 {
         self.state.lock().crashes
     }
 
-    /// Shifts its clock. Returns whether it is running and has a separate clock.
+    /// Shifts the clock of the process. Returns whether it is running and has a separate clock.
     pub fn set_clock(&self, seconds: i64) -> Result<bool> {
         let Some(clock) = &self.clock else {
             return Ok(false);

@@ -1,5 +1,5 @@
-//! The system under test of one schedule: its own database, keys and topic, our processes, and open
-//! coupons.
+//! The system under test of one schedule: a separate database, keys and topic, the processes of the
+//! product, and open coupons.
 
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -33,9 +33,9 @@ pub struct SystemUnderTest {
     pub(crate) replica: tokio::sync::Mutex<Option<Replica>>,
     coupons: Vec<MadeCoupon>,
     written_before: u64,
-    /// Failures seen while the schedule ran.
+    /// Failures that were seen while the schedule ran.
     wrong: Mutex<BTreeSet<String>>,
-    /// Garbage that a fault has written, with the id of the last finding before it.
+    /// Garbage that a fault has written, with the ID of the last finding before it.
     garbage: Mutex<Vec<(u64, GarbagePlace)>>,
 }
 
@@ -123,8 +123,8 @@ impl SystemUnderTest {
             .await?)
     }
 
-    /// Creates a coupon that opened half an hour ago and stays open for this long. With `allow`,
-    /// only the people that the schedule lists may claim it.
+    /// Creates a coupon that opened half an hour ago and stays open for this period. With `allow`,
+    /// only the users that the schedule lists may claim it.
     pub async fn make_coupon(
         &self,
         schedule: &FaultSchedule,
@@ -174,7 +174,7 @@ impl SystemUnderTest {
         self.supervisor.supervise(&self.world).await;
     }
 
-    /// The open coupons; at least one.
+    /// Returns the open coupons. There is at least one.
     pub fn coupons(&self) -> &[MadeCoupon] {
         &self.coupons
     }
@@ -196,22 +196,22 @@ impl SystemUnderTest {
         self.wrong.lock().iter().cloned().collect()
     }
 
-    /// Length of Redis's append-only file when the schedule began, in bytes.
+    /// Returns the length of Redis's append-only file in bytes when the schedule began.
     pub fn written_before(&self) -> u64 {
         self.written_before
     }
 
-    /// The keys in the current Redis master.
+    /// Returns the keys in the current Redis master.
     pub fn redis(&self) -> PrefixedKeys {
         self.servers.redis(&self.world.setting("REDIS_KEY_PREFIX"))
     }
 
-    /// The servers, for a fault of single servers.
+    /// Returns the servers, for a fault of single servers.
     pub(crate) fn single(&self) -> Result<&ProxiedServers> {
         self.servers.single()
     }
 
-    /// The servers, for a fault of clusters.
+    /// Returns the servers, for a fault of clusters.
     pub(crate) fn clusters(&self) -> Result<&ClusteredServers> {
         self.servers.clusters()
     }
@@ -222,7 +222,7 @@ impl SystemUnderTest {
     }
 }
 
-/// The single number that a query returns.
+/// Returns the single number that a query selects.
 pub(crate) async fn number(system: &SystemUnderTest, sql: &str) -> Result<u64> {
     Ok(system.world.sql.rows(sql).await?[0][0].parse()?)
 }

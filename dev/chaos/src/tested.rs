@@ -41,7 +41,8 @@ impl TestedServers {
         Ok(servers)
     }
 
-    /// A world whose own connections bypass the faults. Those of its processes do not.
+    /// Creates a world whose connections bypass the faults. The connections of its processes do
+    /// not.
     pub(crate) async fn world(&self, name: &str) -> World {
         match self {
             Self::Single(servers) => {
@@ -63,7 +64,7 @@ impl TestedServers {
         }
     }
 
-    /// The keys with this prefix, on whichever servers currently hold them.
+    /// Returns the keys with this prefix, on the servers that currently have them.
     pub(crate) fn redis(&self, prefix: &str) -> PrefixedKeys {
         match self {
             Self::Single(servers) => PrefixedKeys::new(&servers.redis().url(), prefix),
@@ -73,7 +74,7 @@ impl TestedServers {
 
     /// Resets every proxy.
     pub(crate) async fn heal(&self) -> Result<()> {
-        // Faults of clusters have already ended by themselves.
+        // Faults of clusters have already ended.
         let Self::Single(servers) = self else {
             return Ok(());
         };
@@ -87,7 +88,8 @@ impl TestedServers {
     ///
     /// # Errors
     ///
-    /// If a server no longer answers. These servers are unusable then; start new ones.
+    /// Fails if a server no longer answers. The servers are then unusable, and new ones must be
+    /// started.
     pub async fn restore(&self) -> Result<()> {
         match self {
             Self::Single(servers) => servers.restore().await,

@@ -1,4 +1,4 @@
-//! Reads the stores at the end, bypassing the product and its proxies.
+//! Reads the stores at the end, without using the product and its proxies.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -10,9 +10,9 @@ use firstcome_testkit::MadeCoupon;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
-/// Fails unless MySQL and Redis hold the same user on each slot 1..=quantity and nothing else is
-/// left; the error names the difference. If a coupon has an allow list, both must hold the same
-/// list, and may have fewer users than slots.
+/// Fails unless MySQL and Redis have the same user on each slot 1..=quantity and nothing else is
+/// left. The error names the difference. If a coupon has an allow list, both must have the same
+/// list, and there may be fewer users than slots.
 pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     for coupon in system.coupons() {
         let quantity = number(
@@ -42,8 +42,8 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
         early.await? == 0,
         "a drop is sealed while its window is open"
     );
-    // Two kinds of dead letters are left for a person: those of users who are listed by name, and
-    // those that findings report as a number.
+    // Two kinds of dead letters are left for an operator: those of users who are listed by name,
+    // and those of which findings report only the count.
     let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
                 (SELECT 1 FROM broken_promises b WHERE b.drop_id = f.drop_id AND b.user_id = f.user_id)
                 AND NOT EXISTS (SELECT 1 FROM reconcile_findings r WHERE r.drop_id = f.drop_id
@@ -57,7 +57,7 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     Ok(())
 }
 
-/// Number of remaining dead letters that findings report only as a number.
+/// Counts the remaining dead letters of which findings report only the count.
 async fn counted_by_findings(system: &SystemUnderTest) -> Result<u64> {
     let sql = "SELECT COALESCE(drop_id, 0), detail FROM reconcile_findings
                WHERE kind = 'failed_claim' AND needs_person AND user_id IS NULL ORDER BY created_at";
@@ -72,7 +72,7 @@ async fn counted_by_findings(system: &SystemUnderTest) -> Result<u64> {
     Ok(of_drops.values().sum())
 }
 
-/// The sum of the numbers in "more failed claims are left for a person: 3 because …; 2 wait …".
+/// Sums the counts in "more failed claims are left for a person: 3 because …; 2 wait …".
 fn counted(detail: &str) -> u64 {
     let reasons = detail
         .split_once(": ")
@@ -88,7 +88,7 @@ pub(crate) fn has_list(coupon: &MadeCoupon) -> bool {
     coupon.body["allow"] == "list"
 }
 
-/// Fails unless MySQL and Redis hold the same allow list with the same revision.
+/// Fails unless MySQL and Redis have the same allow list with the same revision.
 async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> {
     let sql = &system.world.sql;
     let redis = system.redis();
@@ -120,8 +120,8 @@ async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> 
 
 /// Whether slots are left because every listed user who may have one has one and nobody waits.
 /// Fails if the stores disagree about the holders or a listed user has no slot. Users who were
-/// revoked are not counted: a frozen process may carry out a revocation that was given up and
-/// repeated, and so revoke the later claim of a user who has stopped asking.
+/// revoked are not counted: a frozen process may carry out a revocation that was abandoned and
+/// repeated, and so revoke a later claim of a user who has stopped claiming.
 async fn is_short_of_people(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -146,12 +146,12 @@ async fn is_short_of_people(
         .await?;
     ensure!(
         without == 0 && waiting == 0,
-        "{given} of {quantity} slots are given, while {without} people on the allow list have none and {waiting} wait"
+        "{given} of {quantity} slots are given, while {without} users on the allow list have none and {waiting} wait"
     );
     Ok(true)
 }
 
-/// Failed claims, and rows that the consumer did not write.
+/// Counts failed claims, and rows that the consumer did not write.
 pub async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
     let others = "SELECT (SELECT COUNT(*) FROM issued_coupons WHERE issued_by <> 'consumer') + (SELECT COUNT(*) FROM failed_claims)";
     number(system, others).await
@@ -160,7 +160,8 @@ pub async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
 /// Waits until a pass that began after this call finds nothing. Fails after the deadline.
 pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::Result<(), String> {
     let text = |error: anyhow::Error| format!("{error:#}");
-    // By id, because a process's clock may have been wrong when it recorded the start of a run.
+    // Runs are compared by ID, because the clock of a process may have been wrong when it recorded
+    // the start of a run.
     let begun: HashSet<String> = ids(system)
         .await
         .map_err(text)?
@@ -192,7 +193,7 @@ pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::
     Err(last)
 }
 
-/// The contents of the tables, for the analysis of a failure.
+/// Returns the contents of the tables, for the analysis of a failure.
 pub async fn notes(system: &SystemUnderTest) -> String {
     let mut notes = String::new();
     for (name, sql) in [
@@ -230,7 +231,7 @@ pub async fn notes(system: &SystemUnderTest) -> String {
     notes
 }
 
-/// Whether a run found only drift that is left for a person: failed claims of named users, and
+/// Whether a run found only drift that is left for an operator: failed claims of named users, and
 /// users whom a rebuild did not restore. The checker judges the promises to them.
 async fn only_listed(system: &SystemUnderTest, run: &str) -> Result<bool> {
     let sql = format!(
@@ -241,7 +242,7 @@ async fn only_listed(system: &SystemUnderTest, run: &str) -> Result<bool> {
     Ok(number(system, &sql).await? == 0)
 }
 
-/// The findings of a run: its own, and those written by an earlier full pass.
+/// Selects the findings of a run: those that it wrote, and those that an earlier full pass wrote.
 fn of_run(run: &str) -> String {
     format!(
         "reconcile_findings f JOIN reconcile_runs r ON r.id = '{run}' WHERE (f.run_id = r.id
@@ -272,8 +273,8 @@ async fn findings(system: &SystemUnderTest, run: &str) -> String {
     }
 }
 
-/// Users whom the system lists: those who lost a promise, and those who got another slot than the
-/// promised one.
+/// Returns the users whom the system lists: those who lost a promise, and those who got another
+/// slot than the promised one.
 pub async fn listed(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -281,8 +282,8 @@ pub async fn listed(
     let drop = coupon.drop;
     let broken =
         format!("SELECT user_id, COALESCE(slot, '') FROM broken_promises WHERE drop_id = {drop}");
-    // A finding names a user who was moved because of a conflict, with the earlier slot. It also
-    // names a user whose slot is taken while none is left, and leaves the claim for a person.
+    // One finding names a user who was moved because of a conflict, with the earlier slot. Another
+    // names a user whose slot is taken while none is left, and leaves the claim for an operator.
     let moved = format!(
         "SELECT DISTINCT user_id, '' FROM reconcile_findings WHERE drop_id = {drop} AND user_id IS NOT NULL
          AND ((kind IN ('slot_conflict', 'over_admitted') AND result = 'applied') OR (kind = 'failed_claim' AND needs_person)

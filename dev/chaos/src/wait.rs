@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-/// Waits for this duration. Returns its start and end.
+/// Waits for this duration and returns its start and end.
 pub(crate) async fn lasting(ms: u64) -> Range<Instant> {
     let begun = Instant::now();
     pause(ms).await;
@@ -14,7 +14,7 @@ pub(crate) async fn pause(ms: u64) {
     sleep(Duration::from_millis(ms)).await;
 }
 
-/// Waits until the condition holds; false if it does not within `limit`.
+/// Waits until the condition holds. Returns false if it does not hold within `limit`.
 pub(crate) async fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while !holds() {

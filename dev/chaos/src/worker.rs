@@ -1,4 +1,4 @@
-//! A worker of a campaign, with its own servers.
+//! A worker of a campaign, with separate servers.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -15,7 +15,7 @@ use crate::tested::TestedServers;
 /// Number of schedules after which a worker starts new servers, because topics and logs accumulate.
 const FRESH_AFTER: u32 = 40;
 
-/// A worker's servers, which are replaced from time to time.
+/// The servers of a worker, which are replaced from time to time.
 #[derive(Default)]
 pub struct CampaignWorker {
     servers: Option<Arc<TestedServers>>,
@@ -58,7 +58,7 @@ impl CampaignWorker {
         if folder.exists() {
             std::fs::remove_dir_all(folder)?;
         }
-        // A panic of the harness ends this schedule, not the campaign.
+        // A panic of the harness ends only this schedule, not the campaign.
         let ran = AssertUnwindSafe(run(&servers, schedule, folder))
             .catch_unwind()
             .await;

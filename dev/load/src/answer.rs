@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerKind {
-    /// 202: a promise, for the first time.
+    /// 202: a promise that is made for the first time.
     Accepted,
     /// 200: the same promise again.
     AlreadyClaimed,
@@ -41,14 +41,14 @@ impl AnswerKind {
         Self::NoAnswer,
     ];
 
-    /// Whether a retry may succeed shortly afterwards.
+    /// Whether a retry shortly afterwards may succeed.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotOpen | Self::Unavailable | Self::NoAnswer)
     }
 }
 
 impl fmt::Display for AnswerKind {
-    /// As in JSON.
+    /// Writes the kind as in JSON.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
     }
@@ -63,10 +63,10 @@ pub struct PromisedSlot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrowdAnswer {
     pub kind: AnswerKind,
-    /// For `accepted` and `already_claimed`.
+    /// The promise of `accepted` and `already_claimed`.
     pub promise: Option<PromisedSlot>,
-    /// Whether Kafka had acknowledged the claim before the answer; `true` if the answer does not
-    /// say.
+    /// Whether Kafka had acknowledged the claim before the response. `true` if the response does
+    /// not say.
     pub queued: bool,
 }
 
@@ -84,7 +84,7 @@ struct ProblemCode {
 }
 
 impl CrowdAnswer {
-    /// An answer that promises nothing.
+    /// Creates an answer without a promise.
     pub fn no(kind: AnswerKind) -> Self {
         Self {
             kind,
@@ -136,7 +136,7 @@ impl CrowdAnswer {
     }
 }
 
-/// A fast path for most answers, because parsing each as JSON would double the generator's work.
+/// Recognises most answers without parsing them as JSON, which would double the generator's work.
 fn is_sold_out(body: &[u8]) -> bool {
     const CODE: &[u8] = b"\"code\":\"sold_out\"";
     body.windows(CODE.len()).any(|part| part == CODE)
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_keeps_its_promise_and_whether_it_is_queued() {
+    fn answer_records_the_promise_and_whether_it_is_queued() {
         let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
         let answer = CrowdAnswer::read(202, body);
         assert_eq!(

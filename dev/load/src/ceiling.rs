@@ -1,5 +1,5 @@
 //! The limit of the load generator: the same crowd against a server in this process that does
-//! nothing. A rate close to this limit says more about the generator than about the system.
+//! nothing. A measured rate near this limit says more about the generator than about the system.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -35,12 +35,12 @@ pub async fn measure(connections: usize) -> Result<Tally> {
 
 async fn serve(listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
-        // Connection errors do not matter here.
+        // Connection errors are irrelevant here.
         tokio::spawn(async move { drop(answer(stream).await) });
     }
 }
 
-/// Gives the same answer to every request; none has a body.
+/// Answers every request in the same way. No request has a body.
 async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let answer = format!(
@@ -63,7 +63,7 @@ mod tests {
     use crate::answer::AnswerKind;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn server_that_does_nothing_answers_everybody() {
+    async fn server_that_does_nothing_answers_every_request() {
         let tally = measure(8).await.unwrap();
         assert_eq!(tally.count(AnswerKind::SoldOut), u64::from(REQUESTS));
         assert!(tally.per_second > 0.0);

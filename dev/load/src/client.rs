@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client with keep-alive connections, one request at a time. Hand-written, because on
-//! two cores a full client costs as much as the server under test.
+//! An HTTP/1.1 client with keep-alive connections and one request at a time. It is hand-written,
+//! because on two cores a full client costs as much as the server under test.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// Longest wait for one answer.
+/// Time limit of one response.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Address of a service: `http://host:port` or `https://host:port`.
@@ -113,16 +113,16 @@ impl fmt::Debug for Target {
 pub struct Call<'a> {
     pub method: &'static str,
     pub path: &'a str,
-    /// Headers besides `Host` and `Content-Length`.
+    /// Headers in addition to `Host` and `Content-Length`.
     pub headers: &'a [(&'a str, &'a str)],
-    /// Empty for none.
+    /// The body. Empty if there is none.
     pub body: &'a [u8],
 }
 
 #[derive(Debug)]
 enum Stream {
     Plain(TcpStream),
-    // Boxed, because it is large and rarely used.
+    // Boxed, because the type is large and rarely used.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -145,7 +145,7 @@ impl Stream {
     }
 }
 
-/// A connection, closed on drop.
+/// A connection. It is closed on drop.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
@@ -179,12 +179,12 @@ impl Connection {
         })
     }
 
-    /// Sends one request and returns the status and body of its answer.
+    /// Sends one request and returns the status and body of the response.
     ///
     /// # Errors
     ///
-    /// If the connection broke, the answer is not HTTP, or [`ANSWER_LIMIT`] passed. The connection
-    /// is then unusable.
+    /// Fails if the connection breaks, the response is not HTTP, or [`ANSWER_LIMIT`] passes. The
+    /// connection is then unusable.
     pub async fn send(&mut self, call: &Call<'_>) -> Result<(u16, &[u8])> {
         self.prepare(call);
         let (status, body) = timeout(ANSWER_LIMIT, self.exchange())
@@ -228,8 +228,8 @@ impl Connection {
     }
 }
 
-/// The status and the range of the body; `None` while data is missing. Removes chunk headers and
-/// interim answers from the buffer.
+/// Returns the status and the range of the body, or `None` while data is missing. Removes chunk
+/// headers and interim responses from the buffer.
 fn read_answer(bytes: &mut Vec<u8>, closed: bool) -> Result<Option<(u16, Range<usize>)>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);
@@ -266,7 +266,7 @@ fn read_answer(bytes: &mut Vec<u8>, closed: bool) -> Result<Option<(u16, Range<u
             bytes.splice(body_at.., body);
             length
         }
-        // Without a length, the body ends with the connection.
+        // If there is no length, the body ends with the connection.
         None if closed => bytes.len() - body_at,
         None => return Ok(None),
     };
@@ -274,7 +274,7 @@ fn read_answer(bytes: &mut Vec<u8>, closed: bool) -> Result<Option<(u16, Range<u
     Ok((bytes.len() >= end).then_some((status, body_at..end)))
 }
 
-/// Removes the chunk headers; `None` while the last chunk is missing.
+/// Removes the chunk headers. Returns `None` while the last chunk is missing.
 fn without_chunk_marks(mut chunked: &[u8]) -> Result<Option<Vec<u8>>> {
     let mut body = Vec::new();
     loop {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn understands_every_way_to_end_a_body() {
+    fn parses_bodies_with_every_kind_of_framing() {
         for (answer, status, body) in [
             (
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// The arrival clock of a crowd. In an open loop each request has a fixed due time, from which its
-/// latency counts, so a stall of the server counts for everybody who arrives meanwhile. In a closed
-/// loop a stalled server gets fewer requests, and those waits are missing ("coordinated omission").
+/// The arrival clock of a crowd. In an open loop each request has a fixed due time from which its
+/// latency counts, so a stall of the server counts for every user who arrives meanwhile. In a
+/// closed loop a stalled server gets fewer requests, and those waits are missing from the figures
+/// ("coordinated omission").
 #[derive(Debug, Clone, Copy)]
 pub struct CrowdClock {
     /// Due time of the first request.
@@ -13,8 +14,8 @@ pub struct CrowdClock {
 }
 
 impl CrowdClock {
-    /// Starts now, with this many requests per second; without a rate, a closed loop, in which a
-    /// request is due when it is sent.
+    /// Starts the clock, with this number of requests per second. Without a rate it is a closed
+    /// loop, in which a request is due when it is sent.
     pub fn start(rate: Option<f64>) -> Self {
         Self {
             begun: Instant::now(),
@@ -22,9 +23,9 @@ impl CrowdClock {
         }
     }
 
-    /// Waits until a request is due and returns the instant from which its latency counts. The
-    /// timer has millisecond resolution; late wake-ups count as latency, so latencies of an open
-    /// loop are up to 1 ms too high.
+    /// Waits until a request is due and returns the time from which its latency counts. The timer
+    /// has millisecond resolution, and late wake-ups count as latency, so latencies of an open loop
+    /// are up to 1 ms too high.
     pub async fn turn(&self, number: usize) -> Instant {
         let Some(rate) = self.rate else {
             return Instant::now();

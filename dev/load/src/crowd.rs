@@ -1,4 +1,4 @@
-//! The people of a load, how often they ask, and in what order.
+//! The users of a load test, how often they claim, and in what order.
 
 use std::iter;
 
@@ -7,27 +7,27 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-/// A crowd in which each person asks several times, as impatient users do.
+/// A crowd in which each user claims several times, as impatient users do.
 #[derive(Debug, Clone)]
 pub struct Crowd {
     prefix: String,
-    /// The sender of each request.
+    /// The user who sends each request.
     order: Vec<u32>,
     people: u32,
 }
 
 impl Crowd {
-    /// `people` people who each ask `requests_per_person` times.
+    /// Creates a crowd of `people` users who each send `requests_per_person` requests.
     ///
-    /// A person's second request follows the first at once: a double click that usually reaches
-    /// another connection and another API while the first is in progress. Further requests
-    /// follow in another order. The same seed gives the same order.
+    /// A user's second request directly follows the first: a double click that usually reaches
+    /// another connection and another API while the first request is in progress. Further requests
+    /// follow in a different order. The same seed gives the same order.
     pub fn gather(people: u32, prefix: &str, requests_per_person: u32, seed: u64) -> Result<Self> {
         let Some(requests) = people
             .checked_mul(requests_per_person)
             .filter(|requests| *requests > 0)
         else {
-            bail!("{people} people with {requests_per_person} requests each is not a crowd");
+            bail!("{people} users with {requests_per_person} requests each are not a crowd");
         };
         let mut random = StdRng::seed_from_u64(seed);
         let mut everyone: Vec<u32> = (0..people).collect();
@@ -52,12 +52,12 @@ impl Crowd {
         self.people
     }
 
-    /// Number of requests, not counting retries.
+    /// Returns the number of requests, not counting retries.
     pub fn requests(&self) -> usize {
         self.order.len()
     }
 
-    /// The sender of the request with this number; `None` after the last request.
+    /// Returns the user who sends the request with this index, or `None` after the last request.
     pub fn person(&self, request: usize) -> Option<u32> {
         self.order.get(request).copied()
     }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everyone_asks_as_often_as_configured_with_a_double_click() {
+    fn each_user_sends_the_configured_requests_and_a_double_click() {
         let crowd = Crowd::gather(50, "p-", 3, 1).unwrap();
         assert_eq!(crowd.requests(), 150);
         let mut times = [0; 50];

@@ -16,35 +16,35 @@ use crate::identity::CrowdIdentity;
 use crate::measure::cpu_seconds;
 use crate::tally::{ConnectionTally, CrowdProgress, Tally};
 
-/// Pause before the same person retries.
+/// Pause before a user retries.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// A request of an open loop counts as late if it was sent this long after its due time, because
+/// A request of an open loop counts as late if it is sent this long after its due time, because
 /// every connection was busy.
 const LATE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
 pub struct CrowdPlan {
-    /// Addresses of the APIs; connections are spread over all of them.
+    /// Addresses of the APIs. The connections are spread over all of them.
     pub targets: Vec<Target>,
     pub coupon_id: i64,
     pub crowd: Crowd,
-    /// Concurrent connections, each with one request in flight.
+    /// Number of concurrent connections, each with one request in flight.
     pub connections: usize,
     pub identity: CrowdIdentity,
-    /// Requests per second, independent of the answers (open loop). Without it, each connection
-    /// asks again as soon as it was answered (closed loop).
+    /// Requests per second, independent of the responses (open loop). Without it, each connection
+    /// sends the next request as soon as it gets a response (closed loop).
     pub rate: Option<f64>,
-    /// Time from the start during which people retry after answers that may change (not open yet,
+    /// Period from the start in which users retry after answers that may change (not open yet,
     /// unavailable, no answer).
     pub patience: Duration,
-    /// Each connection sends one uncounted request for a separate person before the clock starts,
-    /// so that opening many connections at once is not part of the measurement.
+    /// Whether each connection sends one uncounted request for a separate user before the clock
+    /// starts, so that opening many connections at once is not part of the measurement.
     pub warm_up: bool,
 }
 
 impl CrowdPlan {
-    /// A closed loop without retries, on new connections.
+    /// Plans a closed loop without retries, on new connections.
     pub fn new(targets: Vec<Target>, coupon_id: i64, crowd: Crowd, connections: usize) -> Self {
         Self {
             targets,
@@ -63,7 +63,7 @@ impl CrowdPlan {
     }
 }
 
-/// Opens all connections, lets everybody ask, and counts the answers.
+/// Opens all connections, lets every user claim, and counts the answers.
 pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally> {
     ensure!(
         !plan.targets.is_empty() && plan.connections > 0,
@@ -88,8 +88,8 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
         ready.push((number, connection, ConnectionTally::new()));
     }
     let next = Arc::new(AtomicUsize::new(0));
-    // Create everything before the clock starts; otherwise the crowd's own work would count as the
-    // server's.
+    // Everything is created before the clock starts. Otherwise the crowd's own work would count as
+    // the server's.
     let cpu = own_cpu();
     let clock = CrowdClock::start(plan.rate);
     let mut workers = JoinSet::new();
@@ -124,7 +124,7 @@ fn own_cpu() -> f64 {
     cpu_seconds(std::process::id()).unwrap_or(0.0)
 }
 
-/// One connection and the answers it got.
+/// One connection and the answers that it got.
 struct CrowdWorker {
     plan: Arc<CrowdPlan>,
     progress: Arc<CrowdProgress>,
@@ -189,7 +189,7 @@ impl CrowdWorker {
         };
         let Ok((status, body)) = answered else {
             self.connection = None;
-            // The next attempt goes to another process.
+            // The next attempt goes to a different process.
             self.number += 1;
             return CrowdAnswer::no(AnswerKind::NoAnswer);
         };

@@ -1,4 +1,4 @@
-//! Authentication of a crowd: the header of a gateway, or a JWT for each person.
+//! Authentication of a crowd: the header of a gateway, or a JWT for each user.
 
 use std::fmt;
 use std::fs;
@@ -18,20 +18,20 @@ const GOOD_FOR: Duration = Duration::from_secs(6 * 60 * 60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CrowdAuth {
-    /// `X-User-Id`, as from a gateway
+    /// `X-User-Id`, as a gateway sends it
     TrustedHeader,
-    /// `Authorization: Bearer` with a JWT for each person
+    /// `Authorization: Bearer` with a JWT for each user
     Jwt,
 }
 
-/// Identity settings, with the API's names.
+/// Identity settings, with the same names as in the API.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Identity of the people")]
+#[command(next_help_heading = "Identity of the users")]
 pub struct CrowdIdentityArgs {
-    /// Authentication of users, as the API is configured
+    /// Authentication of users; must match the configuration of the API
     #[arg(long, env = "USER_AUTH", value_enum, default_value = "trusted-header")]
     pub user_auth: CrowdAuth,
-    /// File with existing tokens, one per line and person
+    /// File with existing tokens, one per line for each user
     #[arg(long)]
     pub tokens: Option<PathBuf>,
     /// Algorithm for signing tokens
@@ -40,10 +40,10 @@ pub struct CrowdIdentityArgs {
     /// Shared secret for signing tokens with HS256, HS384 or HS512
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
-    /// File with the private key for signing tokens with the other algorithms, in PEM form
+    /// File with the private key for signing tokens with the other algorithms, in PEM format
     #[arg(long, env = "JWT_PRIVATE_KEY_FILE")]
     pub jwt_private_key_file: Option<PathBuf>,
-    /// Gateway secret, sent as `X-Gateway-Secret`; if there are two, separated by a comma, the
+    /// Gateway secret, sent as `X-Gateway-Secret`; if the value has two, separated by a comma, the
     /// first is sent
     #[arg(long, env = "TRUSTED_HEADER_SECRET", hide_env_values = true)]
     pub trusted_header_secret: Option<SecretString>,
@@ -57,9 +57,10 @@ pub struct CrowdIdentityArgs {
 
 #[derive(Clone)]
 pub enum CrowdIdentity {
-    /// `X-User-Id`, and the gateway's secret if there is one.
+    /// The `X-User-Id` header, and the gateway's secret if there is one.
     TrustedHeader(Option<SecretString>),
-    /// `Authorization`. Signed in advance, so that signing is not part of the measurement.
+    /// The `Authorization` header. Tokens are signed in advance, so that signing is not part of the
+    /// measurement.
     Bearer(Vec<String>),
 }
 
@@ -87,7 +88,7 @@ impl CrowdIdentity {
     ///
     /// # Errors
     ///
-    /// If a setting is missing or a file cannot be read. The message contains no secret.
+    /// Fails if a setting is missing or a file cannot be read. The message contains no secret.
     pub fn new(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<Self> {
         match (args.user_auth, &args.tokens) {
             (CrowdAuth::TrustedHeader, None) => {
@@ -113,7 +114,7 @@ impl CrowdIdentity {
                 let wanted = crowd.people();
                 ensure!(
                     there >= wanted as usize,
-                    "{} has {there} tokens for {wanted} people",
+                    "{} has {there} tokens for {wanted} users",
                     path.display()
                 );
                 Ok(Self::Bearer(
@@ -127,7 +128,7 @@ impl CrowdIdentity {
         }
     }
 
-    /// The header that identifies a person.
+    /// Returns the header that identifies a user.
     pub fn header(&self, crowd: &Crowd, person: u32) -> (&'static str, String) {
         match self {
             Self::TrustedHeader(_) => ("x-user-id", crowd.user_id(person)),
@@ -138,7 +139,7 @@ impl CrowdIdentity {
         }
     }
 
-    /// The header with which a gateway authenticates itself.
+    /// Returns the header with which a gateway authenticates itself.
     pub fn proof(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::TrustedHeader(secret) => secret
@@ -149,11 +150,11 @@ impl CrowdIdentity {
     }
 }
 
-/// Issuer and audience of the tokens that [`token`] makes.
+/// The issuer and the audience of the tokens that [`token`] creates.
 const ISSUER: &str = "firstcome-load";
 const AUDIENCE: &str = "firstcome";
 
-/// Settings of an API that accepts the tokens of [`token`].
+/// Returns the settings of an API that accepts the tokens of [`token`].
 pub fn token_settings(secret: &str) -> [(&'static str, &str); 5] {
     [
         ("USER_AUTH", "jwt"),
@@ -164,7 +165,7 @@ pub fn token_settings(secret: &str) -> [(&'static str, &str); 5] {
     ]
 }
 
-/// The token of one person, signed with a shared secret (HS256).
+/// Creates the token of one user, signed with a shared secret (HS256).
 pub fn token(secret: &str, user: &str) -> Result<String> {
     let iat = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)?
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_a_token_for_each_person() {
+    fn signs_a_token_for_each_user() {
         let secret = "0123456789abcdef0123456789abcdef";
         let args = [
             "--user-auth",
@@ -314,7 +315,7 @@ mod tests {
             ),
             (
                 &["--user-auth", "jwt", "--tokens", tokens],
-                "2 tokens for 3 people",
+                "2 tokens for 3 users",
             ),
             (&["--tokens", tokens], "--user-auth jwt"),
         ] {

@@ -27,7 +27,7 @@ pub mod workload;
 
 use std::process::ExitCode;
 
-/// The exit code of a program. Prints an error on one line, without a backtrace.
+/// Returns the exit code of a program. Prints an error on one line, without a backtrace.
 pub fn ended(program: &str, outcome: anyhow::Result<ExitCode>) -> ExitCode {
     outcome.unwrap_or_else(|error| {
         eprintln!("{program}: {error:#}");

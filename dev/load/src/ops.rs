@@ -19,11 +19,11 @@ const PASS_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Ops {
     pub target: Target,
-    /// The ops token; empty for routes without authentication.
+    /// The ops token. Empty for routes without authentication.
     pub token: String,
 }
 
-/// A request that did not get a 2xx answer.
+/// A response whose status is not 2xx.
 #[derive(Debug)]
 pub struct RefusedRequest {
     path: String,
@@ -32,7 +32,7 @@ pub struct RefusedRequest {
 }
 
 impl RefusedRequest {
-    /// The status of a refused request; `None` for another error.
+    /// Returns the status of a refused request, or `None` for another error.
     pub fn status_of(error: &anyhow::Error) -> Option<u16> {
         error.downcast_ref::<Self>().map(|refused| refused.status)
     }
@@ -52,24 +52,25 @@ impl fmt::Display for RefusedRequest {
 
 impl Error for RefusedRequest {}
 
-/// Every method except [`Ops::readiness`] fails on an answer that is not 2xx, with status and body.
+/// Every method except [`Ops::readiness`] fails if the response is not 2xx. The error contains the
+/// status and the body.
 impl Ops {
-    /// `GET`, parsed as JSON.
+    /// Sends a `GET` and parses the response as JSON.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.json(path, None).await
     }
 
-    /// `GET`, as text.
+    /// Sends a `GET` and returns the response as text.
     pub async fn get_text(&self, path: &str) -> Result<String> {
         self.text(path, None).await
     }
 
-    /// `POST` with a JSON body, parsed as JSON.
+    /// Sends a `POST` with a JSON body and parses the response as JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         self.json(path, Some(&serde_json::to_vec(body)?)).await
     }
 
-    /// Whether a service is ready, and the body of its answer.
+    /// Returns whether a service is ready, and the body of its response.
     pub async fn readiness(&self) -> Result<(bool, String)> {
         let path = "/readyz";
         match self.call(path, None).await? {
@@ -84,7 +85,7 @@ impl Ops {
         }
     }
 
-    /// Creates a coupon with one drop that opens at `opens_at` and stays open for this long.
+    /// Creates a coupon with one drop that opens at `opens_at` and stays open for this period.
     pub async fn make_coupon(
         &self,
         name: &str,
@@ -99,7 +100,7 @@ impl Ops {
         self.post("/v1/coupons", &body).await
     }
 
-    /// Requests a pass and waits for it; waits for a running pass first.
+    /// Requests a pass and waits for its end. Waits for a running pass first.
     pub async fn reconcile(&self) -> Result<Value> {
         let begun = Instant::now();
         loop {

@@ -11,10 +11,10 @@ use crate::answer::PromisedSlot;
 use crate::measure::{CountedRow, Database};
 
 const POLL: Duration = Duration::from_millis(50);
-/// At most this many people without a row are named.
+/// Maximum number of users without a row who are named.
 const NAMED: usize = 20;
 
-/// People who were promised a coupon but have no row with the promised drop and slot.
+/// Lists users who were promised a coupon but have no row with the promised drop and slot.
 #[allow(clippy::implicit_hasher, reason = "a tally has only this one")]
 pub fn unkept(promises: &HashMap<String, PromisedSlot>, rows: &[CountedRow]) -> BTreeSet<String> {
     let rows: BTreeSet<(&str, i64, u32)> = rows
@@ -34,12 +34,12 @@ pub fn unkept(promises: &HashMap<String, PromisedSlot>, rows: &[CountedRow]) -> 
 /// The rows of the coupon, compared with the promises.
 #[derive(Debug, Clone, Serialize)]
 pub struct RowCheck {
-    /// Rows of the coupon, including those from before this crowd.
+    /// Number of rows of the coupon, including those from before this crowd.
     pub rows: usize,
-    /// People who were promised a coupon but have no row, or a row on another slot.
+    /// Number of users who were promised a coupon but have no row, or a row on a different slot.
     pub promised_without_row: usize,
     pub named: Vec<String>,
-    /// Time from the last answer until everybody had a row; `None` if somebody never had one.
+    /// Time from the last answer until every user had a row. `None` if a row never appeared.
     pub complete_after_ms: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Tables and lines for the terminal.
+//! Formats tables and lines for the terminal.
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
@@ -7,14 +7,14 @@ use crate::answer::AnswerKind;
 use crate::tally::{CrowdProgress, Latency, Tally};
 use crate::terminal::{grouped, number};
 
-/// Marks rates of a debug build.
+/// A note beside the rates of a debug build.
 const UNOPTIMIZED: &str = if cfg!(debug_assertions) {
     " (an unoptimized build)"
 } else {
     ""
 };
 
-/// A table of two columns: name and value.
+/// Formats a table of two columns: name and value.
 pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY);
@@ -28,7 +28,7 @@ pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
 /// Width at which text is wrapped.
 const WIDE: u16 = 150;
 
-/// A table for a wide terminal, with a header.
+/// Creates a table with a header for a wide terminal.
 pub fn wide<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     table
@@ -46,7 +46,7 @@ pub fn align_right(table: &mut Table, column: usize) {
     }
 }
 
-/// The progress line while the crowd asks.
+/// Formats the progress line while the crowd claims.
 pub fn progress(progress: &CrowdProgress, expected: u64) -> String {
     let count = |kind| grouped(progress.count(kind));
     format!(
@@ -73,10 +73,7 @@ pub fn of_tally_with(tally: &Tally, more: Vec<(String, String)>) -> String {
 
 pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
     let mut rows = asked(tally);
-    for (who, latency) in [
-        ("winners", &tally.winners),
-        ("everybody else", &tally.others),
-    ] {
+    for (who, latency) in [("winners", &tally.winners), ("all others", &tally.others)] {
         if latency.count > 0 {
             rows.push((format!("  {who}"), in_words(latency)));
         }
@@ -88,7 +85,7 @@ pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
             .map(|(kind, count)| (format!("answered {kind}"), grouped(*count))),
     );
     rows.push((
-        "people with a promise".into(),
+        "users with a promise".into(),
         grouped(tally.admitted as u64),
     ));
     rows.push((
@@ -110,10 +107,10 @@ fn in_words(latency: &Latency) -> String {
     )
 }
 
-/// The first rows of every table: the size and the latency of the rush.
+/// Returns the first rows of every table: the size and the latency of the rush.
 pub fn asked(tally: &Tally) -> Vec<(String, String)> {
     vec![
-        ("people who asked".into(), grouped(tally.people.into())),
+        ("users who claimed".into(), grouped(tally.people.into())),
         ("requests".into(), grouped(tally.requests)),
         (
             "took".into(),

@@ -1,4 +1,4 @@
-//! Counts the answers of a crowd as they arrive, and sums them up afterwards with every promise.
+//! Counts the answers of a crowd as they arrive, and summarises them afterwards with every promise.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use crate::answer::{AnswerKind, CrowdAnswer, PromisedSlot};
 
-/// Live counts while the crowd asks, for the progress line and to wait for a number of admissions.
+/// Live counts while the crowd claims, for the progress line and for waiting until a number of
+/// users is admitted.
 #[derive(Debug, Default)]
 pub struct CrowdProgress {
     counts: [AtomicU64; AnswerKind::ALL.len()],
@@ -27,7 +28,7 @@ impl CrowdProgress {
         }
     }
 
-    /// Number of answers of a kind so far.
+    /// Returns the number of answers of a kind so far.
     pub fn count(&self, kind: AnswerKind) -> u64 {
         self.counts[kind as usize].load(Ordering::Relaxed)
     }
@@ -36,13 +37,13 @@ impl CrowdProgress {
         AnswerKind::ALL.iter().map(|kind| self.count(*kind)).sum()
     }
 
-    /// Ends all waits, because no more admissions will come.
+    /// Ends all waits, because no more users will be admitted.
     pub fn give_up(&self) {
         self.over.store(true, Ordering::Relaxed);
         self.moved.notify_waiters();
     }
 
-    /// Waits until this many people were admitted, or [`CrowdProgress::give_up`].
+    /// Waits until this many users are admitted, or until [`CrowdProgress::give_up`].
     pub async fn admitted(&self, wanted: u64) {
         loop {
             let moved = self.moved.notified();
@@ -54,7 +55,8 @@ impl CrowdProgress {
     }
 }
 
-/// The answers of one connection. Each has its own, so that counting needs no lock.
+/// The answers of one connection. Each connection has separate counts, so that counting needs no
+/// lock.
 #[derive(Debug)]
 pub(crate) struct ConnectionTally {
     winners: Histogram<u32>,
@@ -99,7 +101,7 @@ impl ConnectionTally {
     }
 
     fn add(&mut self, other: Self) {
-        // All histograms have the same bounds, so this cannot fail.
+        // All histograms have the same limits, so this cannot fail.
         let _ = self.winners.add(other.winners);
         let _ = self.others.add(other.others);
         self.promises.extend(other.promises);
@@ -111,10 +113,10 @@ impl ConnectionTally {
     }
 }
 
-/// Microseconds up to a minute with two significant digits. Takes 10 kB, little enough for one per
-/// connection.
+/// Creates a histogram of microseconds up to a minute with two significant digits. It takes 10 kB,
+/// which is little enough for one per connection.
 fn latencies() -> Histogram<u32> {
-    // The bounds are constants that fit; 1 and 2 digits are always allowed.
+    // The limits are constants that fit, and 1 and 2 digits are always allowed.
     Histogram::new_with_bounds(1, 60_000_000, 2).unwrap_or_else(|_| unreachable!("constant bounds"))
 }
 
@@ -132,46 +134,48 @@ pub struct Latency {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tally {
     pub people: u32,
-    /// Requests sent, including retries.
+    /// Number of requests sent, including retries.
     pub requests: u64,
-    /// Seconds from the first request to the last answer.
+    /// Seconds from the first request to the last response.
     pub seconds: f64,
     pub per_second: f64,
-    /// Answers by kind; kinds without answers are absent.
+    /// Number of answers by kind. Kinds without answers are absent.
     pub answers: BTreeMap<AnswerKind, u64>,
-    /// People who were promised a coupon.
+    /// Number of users who were promised a coupon.
     pub admitted: usize,
-    /// Promises without Kafka's acknowledgement.
+    /// Number of promises that Kafka had not acknowledged.
     pub not_queued: u64,
-    /// Requests that were given up: unavailable, not open or unanswered until patience ran out.
+    /// Number of requests that were abandoned, because the coupon was unavailable, not open or
+    /// unanswered until patience ran out.
     pub gave_up: u64,
-    /// Requests of an open loop that could not be sent on time, because every connection was busy.
+    /// Number of requests of an open loop that were not sent on time, because every connection was
+    /// busy.
     pub late: u64,
     /// The first answer outside the contract, for diagnosis.
     pub unclear: Option<String>,
-    /// Latency of all answers; in an open loop from the due time of the request.
+    /// Latency of all answers. In an open loop it counts from the due time of the request.
     pub latency: Latency,
     /// Latency of `accepted`.
     pub winners: Latency,
     /// Latency of all other answers.
     pub others: Latency,
-    /// Contradictory answers: two slots for one person, one slot for two people, one person
+    /// Contradictory answers: two slots for one user, one slot for two users, or a user who was
     /// admitted twice.
     pub contradictions: Vec<String>,
-    /// People who were promised a coupon but were also answered `sold_out`.
+    /// Number of users who were promised a coupon but also got `sold_out`.
     pub holders_denied: u64,
-    /// CPU seconds of this process.
+    /// CPU seconds that this process used.
     pub cpu_seconds: f64,
-    /// Every promise, by user id.
+    /// Every promise, by user ID.
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub promises: HashMap<String, PromisedSlot>,
-    /// People who got `accepted`, not only `already_claimed`.
+    /// Users who got `accepted`, and not only `already_claimed`.
     #[serde(default, skip_serializing_if = "HashSet::is_empty")]
     pub accepted: HashSet<String>,
 }
 
 impl Tally {
-    /// Sums up the counts of all connections over `elapsed`; `name` returns a person's user id.
+    /// Summarises the counts of all connections over `elapsed`. `name` returns the ID of a user.
     pub(crate) fn sum(
         progress: &CrowdProgress,
         people: u32,
@@ -241,7 +245,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Answers that a healthy system does not give.
+    /// Counts the answers that a healthy system does not give.
     pub fn unhealthy(&self) -> u64 {
         [
             AnswerKind::Failed,
@@ -254,7 +258,7 @@ impl Tally {
         .sum()
     }
 
-    /// Drops the names, which a report does not need.
+    /// Drops the user IDs, which a report does not need.
     pub fn forget_names(&mut self) {
         self.promises.clear();
         self.accepted.clear();
@@ -279,7 +283,7 @@ impl Latency {
     }
 }
 
-/// The promises of all connections together.
+/// All promises of all connections.
 #[derive(Default)]
 struct PromiseLedger {
     promises: HashMap<u32, PromisedSlot>,
@@ -359,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_promise_is_no_contradiction() {
+    fn repeated_promise_is_not_a_contradiction() {
         let tally = tally(&[
             (1, AnswerKind::AlreadyClaimed, 5),
             (1, AnswerKind::Accepted, 5),

@@ -31,7 +31,7 @@ impl ProgressLine {
         }
     }
 
-    /// Shows the line, unless the previous one is too recent.
+    /// Shows the line, unless the previous one was shown very recently.
     pub fn show(&mut self, line: &str) {
         let pause = if self.terminal { REDRAW } else { PLAIN_EVERY };
         if self.last.is_some_and(|last| last.elapsed() < pause) {
@@ -70,7 +70,7 @@ pub fn step(text: impl std::fmt::Display) {
     eprintln!("[firstcome] {text}");
 }
 
-/// A number with grouped thousands, as in 10,000.
+/// Formats a number with grouped thousands, as in 10,000.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -83,7 +83,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// A number with its significant digits.
+/// Formats a number with its significant digits.
 pub fn number(value: f64) -> String {
     #[allow(
         clippy::cast_sign_loss,
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_numbers_with_their_significant_digits() {
+    fn formats_numbers_with_significant_digits() {
         let cases = [
             (0.0, "0"),
             (0.123, "0.12"),

@@ -1,5 +1,5 @@
-//! A crowd in a separate process (`firstcome-crowd`), so that its CPU time is not counted as the
-//! server's.
+//! Runs a crowd in a separate process (`firstcome-crowd`), so that its CPU time does not count as
+//! the server's.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ const PROGRAM: &str = "firstcome-crowd";
 /// The work of a crowd. Each request is sent once, whatever the answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Workload {
-    /// The server's address; refused unless it is a loopback address.
+    /// The server's address. Only loopback addresses are accepted.
     pub target: SocketAddr,
     pub coupon: i64,
     pub people: u32,
@@ -32,12 +32,12 @@ pub struct Workload {
     pub rate: Option<f64>,
     /// See [`CrowdPlan::warm_up`].
     pub warm_up: bool,
-    /// Prefix of user ids.
+    /// Prefix of the user IDs.
     pub prefix: String,
 }
 
 impl Workload {
-    /// A closed loop in which everybody asks twice at once, as impatient users do.
+    /// Creates a closed loop in which every user claims twice at once, as impatient users do.
     pub fn rush(target: SocketAddr, coupon: i64, requests: u32, connections: usize) -> Self {
         let people = (requests / 2).max(1);
         let prefix = "p-".to_owned();
@@ -53,7 +53,7 @@ impl Workload {
         }
     }
 
-    /// A closed loop in which everybody asks once.
+    /// Creates a closed loop in which every user claims once.
     pub fn once_each(target: SocketAddr, coupon: i64, people: u32, connections: usize) -> Self {
         Self {
             requests_per_person: 1,
@@ -62,7 +62,7 @@ impl Workload {
         }
     }
 
-    /// These people in an open loop at this rate, on warmed-up connections.
+    /// Turns the workload into an open loop at this rate, on warmed-up connections.
     #[must_use]
     pub fn by_the_clock(self, rate: f64) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Workload {
         }
     }
 
-    /// This crowd with other user ids.
+    /// Returns the workload with different user IDs.
     #[must_use]
     pub fn named(self, prefix: &str) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Workload {
         Ok(())
     }
 
-    /// Runs it in a separate process.
+    /// Runs the workload in a separate process.
     pub async fn run(&self) -> Result<Tally> {
         self.only_this_machine()?;
         let mut child = Command::new(built_program(PROGRAM)?)
@@ -115,7 +115,8 @@ impl Workload {
             .with_context(|| format!("{PROGRAM} printed no tally"))
     }
 
-    /// Also returns the CPU microseconds per request of the process `pid`.
+    /// Does the same as [`Self::run`], and also returns the CPU microseconds per request of the
+    /// process `pid`.
     pub async fn run_metered(&self, pid: u32) -> Result<(Tally, f64)> {
         let before = cpu_seconds(pid)?;
         let tally = self.run().await?;
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn refuses_other_machines() {
+    async fn refuses_remote_hosts() {
         let elsewhere = Workload::rush(([192, 0, 2, 1], 80).into(), 1, 10, 1);
         assert!(
             elsewhere

@@ -1,4 +1,4 @@
-//! Models of the protocol, whose states are explored exhaustively. Mechanisms that do not interact
+//! Models of the protocol whose states are explored exhaustively. Mechanisms that do not interact
 //! have separate models, so that each is small:
 //!
 //! - [`claims`]: a claim from Redis to its row, passes, and faults of every store.
@@ -29,19 +29,19 @@ pub type Counterexample = (&'static str, Vec<String>);
 pub struct Case {
     /// `claims: …`
     pub name: String,
-    /// Whether the protocol has all rules.
+    /// Whether the protocol has all its rules.
     pub is_right: bool,
     explore: Box<dyn FnOnce() -> (usize, Option<Counterexample>)>,
 }
 
 impl Case {
-    /// The number of states, and a violation in one of them.
+    /// Returns the number of states, and a violation in one of them.
     pub fn explore(self) -> (usize, Option<Counterexample>) {
         (self.explore)()
     }
 }
 
-/// All protocols.
+/// Returns all protocols.
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     add(&mut all, "claims", true, claims::cases::right());

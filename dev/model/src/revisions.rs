@@ -1,17 +1,17 @@
-//! A coupon's settings: operators, passes and rebuilds that write its quantity to MySQL and Redis,
-//! interleaved at every step, with concurrent claims and losses of Redis.
+//! The settings of a coupon: operators, passes and rebuilds write its quantity to MySQL and Redis.
+//! They are interleaved at every step, with concurrent claims and losses of Redis.
 
 use stateright::{Model, Property};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
-    /// Redis returns with older data.
+    /// Number of times that Redis returns with older data.
     pub gone_back: u8,
-    /// Redis is flushed.
+    /// Number of times that Redis is flushed.
     pub flushes: u8,
-    /// A writer dies.
+    /// Number of writers that die.
     pub deaths: u8,
-    /// MySQL has older data, because a lagging replica took over.
+    /// Number of times that MySQL has older data, because a lagging replica took over.
     pub mysql_gone_back: u8,
 }
 
@@ -19,15 +19,15 @@ pub struct Faults {
 pub enum Wrong {
     /// Redis does not compare revisions.
     NotCompared,
-    /// MySQL commits a change although a later revision was taken.
+    /// MySQL commits a change although a later revision was allocated.
     CommitNotCompared,
     /// A quantity is lowered in MySQL before Redis.
     LoweredLate,
     /// The revision is stored in `meta`, so a drop that is not loaded has none.
     SeenInMeta,
-    /// A coupon opens after a loss with the revision that Redis returned with.
+    /// After a loss, a coupon opens with the revision that the restored Redis has.
     OpenAtOldRevision,
-    /// Settings lost by MySQL are not recovered from Redis.
+    /// Settings that MySQL has lost are not recovered from Redis.
     NotRecovered,
 }
 
@@ -37,26 +37,26 @@ pub struct Revisions {
     pub faults: Faults,
     /// The quantities to which the operators change the coupon.
     pub changes: Vec<u8>,
-    /// Concurrent passes.
+    /// Number of concurrent passes.
     pub passes: usize,
     pub wrong: Option<Wrong>,
 }
 
 const QUANTITY: u8 = 2;
 const MOST: u8 = 3;
-/// Attempts of one operator at a change.
+/// Number of times that an operator attempts a change.
 const ATTEMPTS: u8 = 2;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Redis {
-    /// The highest revision seen, stored apart from `meta`.
+    /// The highest revision seen. It is stored separately from `meta`.
     seen: u8,
-    /// `meta`; `None` if the drop is not loaded.
+    /// The value of `meta`. `None` if the drop is not loaded.
     quantity: Option<u8>,
     count: u8,
 }
 
-/// Settings of a revision.
+/// The settings of one revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct RevisionSettings {
     revision: u8,
@@ -65,7 +65,7 @@ struct RevisionSettings {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Writer {
-    /// An operator's change to a quantity.
+    /// An operator's change of the quantity.
     Change {
         to: u8,
         attempts: u8,
@@ -81,17 +81,17 @@ enum Change {
     Commit(RevisionSettings),
     Restore(RevisionSettings),
     Write(RevisionSettings),
-    /// After its commit, the change lost against a later revision.
+    /// The change was committed but then superseded by a later revision.
     Follow,
     Done,
-    /// Not acknowledged: left to the reconciler.
+    /// The change was not acknowledged and is left to the reconciler.
     GivenUp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Pass {
     Idle,
-    /// Begun in this life of Redis.
+    /// The write began in this era of Redis.
     Write(u8, RevisionSettings),
     Open(u8),
 }
@@ -100,12 +100,12 @@ enum Pass {
 pub struct State {
     redis: Redis,
     copy: Option<Redis>,
-    /// The number of this life of Redis, and whether the coupon is open in it.
+    /// The number of this era of Redis, and whether the coupon is open in it.
     life: u8,
     open: bool,
     mysql: RevisionSettings,
     mysql_copy: Option<RevisionSettings>,
-    /// Slots promised.
+    /// Number of promised slots.
     given: u8,
     writers: Vec<Writer>,
     faults: Faults,
@@ -124,9 +124,9 @@ pub enum Step {
 }
 
 impl Writer {
-    /// A pass ends with the connection of its lock. A change in progress is assumed to end with its
+    /// Ends a pass with the connection of its lock. A change in progress is assumed to end with its
     /// connection too: if it continued after a failover, two settings could have the same revision,
-    /// because another change took that number on the new server.
+    /// because another change used that revision on the new server.
     fn loses_connection(&mut self) {
         match self {
             Self::Pass(pass) => *pass = Pass::Idle,
@@ -140,7 +140,8 @@ impl Writer {
 }
 
 impl State {
-    /// MySQL's settings after recovery: a revision is in MySQL before anything in Redis has it.
+    /// Returns MySQL's settings after recovery. A revision is in MySQL before any part of Redis has
+    /// it.
     fn recovered(&self) -> RevisionSettings {
         let Redis { seen, quantity, .. } = self.redis;
         if seen <= self.mysql.revision {
@@ -170,14 +171,14 @@ impl Revisions {
         }
     }
 
-    /// Recovers MySQL's lost settings before it takes a revision.
+    /// Recovers the settings that MySQL has lost before it allocates a revision.
     fn take_revision(&self, state: &mut State) -> RevisionSettings {
         self.recover(state);
         state.mysql.revision = state.mysql.revision.max(state.redis.seen) + 1;
         state.mysql
     }
 
-    /// `settings.lua`: returns whether the revision is current.
+    /// Models `settings.lua`. Returns whether the revision is current.
     fn write_meta(&self, redis: &mut Redis, to: RevisionSettings) -> bool {
         if to.revision < redis.seen && !self.is(Wrong::NotCompared) {
             return false;
@@ -217,7 +218,7 @@ impl Revisions {
                         redis.quantity = Some(quantity.min(to));
                         Change::Commit(read)
                     }
-                    // Refused; nothing was changed.
+                    // The change is refused and nothing was changed.
                     _ => Change::Done,
                 }
             }
@@ -348,10 +349,10 @@ impl Revisions {
         }
     }
 
-    /// Without further faults, MySQL and Redis have the same settings, and the coupon is open.
+    /// Whether MySQL and Redis have the same settings and the coupon is open once faults stop.
     fn heals(&self, state: &State) -> bool {
         let mut state = state.clone();
-        // Operators and passes in turns, because each must cope with pending steps of the other.
+        // Operators and passes alternate, because each must cope with pending steps of the other.
         for _ in 0..12 {
             for at in (0..state.writers.len()).rev() {
                 self.writer(&mut state, at);
@@ -361,9 +362,9 @@ impl Revisions {
     }
 }
 
-/// After recovery, MySQL would reject the row of a promise beyond the quantity.
+/// If this failed, MySQL would reject the row of a promise beyond the quantity after recovery.
 pub const WITHIN: &str = "no slot above MySQL's quantity is promised";
-/// An acknowledged change is in force for the next claim.
+/// An acknowledged change applies to the next claim.
 pub const ACKNOWLEDGED: &str = "when every change is acknowledged, Redis has MySQL's quantity";
 /// A change whose writer died is completed.
 pub const HEALS: &str = "left alone, Redis has MySQL's quantity";
@@ -479,7 +480,7 @@ fn protocol(changes: &[u8], passes: usize, faults: Faults) -> Revisions {
     }
 }
 
-/// The correct protocol under the faults that it must survive.
+/// Returns the correct protocol, under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Revisions)> {
     let gone_back = Faults {
         gone_back: 1,
@@ -517,7 +518,7 @@ pub fn right() -> Vec<(&'static str, Revisions)> {
     ]
 }
 
-/// Each rule left out, with the faults that reveal it.
+/// Protocols that each lack one rule, with the faults that reveal it.
 pub fn wrong() -> Vec<(Wrong, Revisions)> {
     let emptied = Faults { flushes: 1, ..NONE };
     let cases = [

@@ -1,5 +1,6 @@
-//! Sealing a drop. A drop may be closed by Redis's clock and open again once the clock is
-//! corrected. Passes skip a sealed drop, so a claim that only Redis has would be lost silently.
+//! Sealing a drop. By Redis's clock, a drop may be closed and open again once the clock is
+//! corrected. Passes skip a sealed drop, so a claim that only Redis has would be lost without
+//! notice.
 
 use stateright::{Model, Property};
 
@@ -7,7 +8,7 @@ const PEOPLE: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
-    /// Every slot of a sealed drop counts as durable, including one given just now.
+    /// Every slot of a sealed drop counts as durable, even if it was given out just now.
     SealedIsDurable,
     /// A dead letter does not unseal its drop.
     NeverUnsealed,
@@ -18,18 +19,19 @@ pub enum Wrong {
 /// The protocol of sealing.
 #[derive(Debug, Clone)]
 pub struct Sealing {
-    /// How often Redis's clock jumps past the end of the window, or back.
+    /// Number of times that Redis's clock jumps past the end of the window, or back.
     pub clock_jumps: u8,
-    /// How often Kafka fails to acknowledge, so that the dead-letter table stores the claim.
+    /// Number of times that Kafka fails to acknowledge, so that the dead-letter table stores the
+    /// claim.
     pub lost: u8,
     pub wrong: Option<Wrong>,
 }
 
-/// The location of a person's claim.
+/// The location of a user's claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Claim {
     None,
-    /// In Redis, and in flight in an API.
+    /// The claim is in Redis, and in flight in an API.
     Admitted,
     Topic,
     DeadLetter,
@@ -38,14 +40,14 @@ enum Claim {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
-    /// By Redis's clock.
+    /// Whether the drop is closed by Redis's clock.
     closed: bool,
-    /// By the host's clock, which is correct.
+    /// Whether the drop is over by the host's clock, which is correct.
     over: bool,
     sealed: bool,
-    /// The API's view, read earlier.
+    /// Whether the drop was sealed when the API read its view.
     seen_sealed: bool,
-    /// A pass has found the drop exact.
+    /// Whether a pass has found the drop exact.
     sealing: bool,
     claims: [Claim; PEOPLE],
     promised: [bool; PEOPLE],
@@ -57,7 +59,7 @@ pub struct State {
 pub enum Step {
     Ask(usize),
     Publish(usize),
-    /// Kafka is unavailable; the dead-letter table stores the claim.
+    /// Kafka is unavailable, and the dead-letter table stores the claim.
     Keep(usize),
     Consume(usize),
     /// The API reads the catalogue.
@@ -73,7 +75,8 @@ impl Sealing {
         self.wrong == Some(wrong)
     }
 
-    /// A new claim, or a retry. A retry is promised if the person has a row, otherwise published.
+    /// Handles a new claim or a retry. A retry gets the promise if the user has a row. Otherwise
+    /// the claim is published.
     fn ask(&self, state: &mut State, person: usize) {
         let claim = &mut state.claims[person];
         if *claim == Claim::None && !state.closed {
@@ -94,7 +97,7 @@ impl Sealing {
         } else if state.sealed
             && (!state.claims.contains(&Claim::DeadLetter) || self.is(Wrong::NeverUnsealed))
         {
-            // Sealed drops are skipped.
+            // Passes skip sealed drops.
         } else {
             state.sealed = false;
             state.sealing = state.closed && (state.over || self.is(Wrong::OneClock)) && rows;
@@ -207,7 +210,7 @@ impl Model for Sealing {
     }
 }
 
-/// The correct protocol under the faults that it must survive.
+/// Returns the correct protocol, under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Sealing)> {
     vec![(
         "a clock jumps, Kafka is down",
@@ -219,7 +222,7 @@ pub fn right() -> Vec<(&'static str, Sealing)> {
     )]
 }
 
-/// Each rule left out.
+/// Protocols that each lack one rule.
 pub fn wrong() -> Vec<(Wrong, Sealing)> {
     let rules = [
         Wrong::SealedIsDurable,

@@ -1,9 +1,9 @@
-//! Explores every state of each protocol under the faults that it must survive. Each wrong protocol
-//! must be caught.
+//! Explores every state of each protocol under the faults that it must survive. Every wrong
+//! protocol must be caught.
 
 use firstcome_model::{Case, cases};
 
-/// The worlds with two thirds of all states, which are explored before a release.
+/// The worlds that contain two thirds of all states. They are explored only before a release.
 const LARGE: [&str; 2] = [
     "claims: \"everything but Redis fails, twice\"",
     "claims: \"two reconcilers, everything but Redis fails\"",

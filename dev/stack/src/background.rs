@@ -1,6 +1,6 @@
-//! The background runtime of mail sinks and proxies.
+//! The background runtime for mail sinks and proxies.
 //!
-//! Tests share one stack in a static, while every `#[tokio::test]` has its own runtime. A task
+//! Tests share one stack in a static, while every `#[tokio::test]` has a separate runtime. A task
 //! spawned on the first test's runtime would die with that test, so sinks and proxies run on a
 //! runtime that belongs to the process.
 

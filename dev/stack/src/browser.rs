@@ -23,7 +23,7 @@ impl BrowserServer {
     }
 }
 
-/// The script of axe-core, fetched if necessary.
+/// Returns the script of axe-core, which is fetched if necessary.
 pub async fn axe() -> Result<PathBuf> {
     tokio::task::spawn_blocking(fetch::axe).await?
 }

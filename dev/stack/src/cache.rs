@@ -42,9 +42,10 @@ fn lock_in(folder: &Path, name: &str) -> Result<File> {
     Ok(file)
 }
 
-/// The folder `name` of the cache; if it is missing, `fill` creates its content.
+/// Returns the folder `name` of the cache. If it is missing, `fill` creates its content.
 ///
-/// The folder is filled under a temporary name and then renamed, so one that exists is complete.
+/// The folder is filled under a temporary name and then renamed, so a folder that exists is
+/// complete.
 pub(crate) fn get(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     get_in(&folder()?, name, fill)
 }
@@ -60,8 +61,8 @@ fn get_in(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> 
     }
     let prefix = format!("{name}.part-");
     remove_interrupted(folder, &prefix)?;
-    // A new name each time, because a tool that outlives an interrupted fetch keeps writing to the
-    // old one.
+    // The name is new each time, because a tool that outlives an interrupted fetch keeps writing to
+    // the old one.
     let part = folder.join(format!("{prefix}{:08x}", rand::random::<u32>()));
     fs::create_dir(&part)?;
     fill(&part)?;

@@ -1,4 +1,4 @@
-//! Certificates generated for one run: valid, expired, and of a foreign authority.
+//! Certificates that are generated for one run: valid, expired, and signed by a foreign authority.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,17 @@ use rcgen::{
 
 use crate::temp_dir::TempDirGuard;
 
-/// PEM files in a temporary folder, deleted with this value.
+/// PEM files in a temporary folder, which is deleted with this value.
 #[derive(Debug)]
 pub struct CertificateFolder {
     folder: TempDirGuard,
 }
 
 impl CertificateFolder {
-    /// Generates all of them. Blocks for some milliseconds.
+    /// Generates all certificates. Blocks for some milliseconds.
     ///
     /// The authority `ca.pem` has signed `server` (for `127.0.0.1` only), `expired` (the same, but
-    /// expired years ago) and `client`; the authority `foreign-ca.pem` has signed `foreign`. Each
+    /// expired years ago) and `client`. The authority `foreign-ca.pem` has signed `foreign`. Each
     /// of these has a `.pem`, a `.key`, and both in one `.store.pem`.
     pub fn make() -> Result<Self> {
         let this = Self {
@@ -45,7 +45,7 @@ impl CertificateFolder {
         Ok(this)
     }
 
-    /// The path of a file with this name.
+    /// Returns the path of the file with this name.
     pub fn path(&self, name: &str) -> String {
         self.file(name).display().to_string()
     }

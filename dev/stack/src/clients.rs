@@ -1,4 +1,4 @@
-//! The stores' own command-line clients, as an operator has them.
+//! The stores' command-line clients, as an operator has them.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;

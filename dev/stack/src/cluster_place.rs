@@ -8,9 +8,9 @@ use crate::redis_group::{ask, words};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ClusterPlace {
-    /// The id of its primary; `None` if it is a primary itself.
+    /// The ID of the node's primary. `None` if the node is a primary.
     pub(crate) primary: Option<String>,
-    /// If two nodes claim a slot, the higher epoch wins.
+    /// If two nodes claim a slot, the node with the higher epoch owns it.
     pub(crate) epoch: u64,
     slots: Vec<RangeInclusive<u16>>,
 }
@@ -40,7 +40,7 @@ impl ClusterPlace {
     }
 }
 
-/// Roles and slots of all nodes. Nodes that agree have equal lists.
+/// Returns the roles and slots of all nodes. Nodes that agree return equal lists.
 pub(crate) fn roles(nodes: &str) -> Vec<String> {
     let role = |line: &str| {
         let words = line
@@ -54,8 +54,8 @@ pub(crate) fn roles(nodes: &str) -> Vec<String> {
     roles
 }
 
-/// `7` or `0-5460`. A migrating slot, in brackets, is also listed normally while the node still
-/// owns it.
+/// Parses `7` or `0-5460`. A migrating slot, in brackets, is also listed normally while the node
+/// still owns it.
 fn range(word: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = word.split_once('-').unwrap_or((word, word));
     Some(first.parse().ok()?..=last.parse().ok()?)

@@ -13,7 +13,7 @@ use crate::redis_cluster::RedisCluster;
 /// Interval at which MySQL's primary is probed.
 const ASKED_EVERY: Duration = Duration::from_millis(500);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// After this many unanswered probes, the primary counts as dead.
+/// After this many probes without an answer, the primary counts as dead.
 const DEAD_AFTER: u32 = 3;
 
 /// A Redis Cluster of three primaries with a replica each, three Kafka brokers with a copy of every
@@ -43,7 +43,7 @@ impl ClusterStack {
         })
     }
 
-    /// The addresses and settings by the product's variable names. `DATABASE_URL` names the
+    /// Returns the addresses and settings by the product's variable names. `DATABASE_URL` names the
     /// database `firstcome`.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         let mut env = Vec::from(self.redis.env());
@@ -60,8 +60,8 @@ impl ClusterStack {
         env
     }
 
-    /// Watches MySQL forever. If its primary dies or hangs, promotes the replica, and restarts the
-    /// former primary as the new replica. (Redis and Kafka fail over by themselves.)
+    /// Watches MySQL forever. If the primary dies or hangs, promotes the replica and restarts the
+    /// former primary as the new replica. (Redis and Kafka fail over automatically.)
     pub async fn watch_mysql(&self, mut told: impl FnMut(String)) -> Result<()> {
         loop {
             told(format!(

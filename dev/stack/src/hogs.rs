@@ -1,4 +1,4 @@
-//! Clients that hold many connections at little cost, and soon reopen those that the server closes.
+//! Clients that hold many connections at low cost, and quickly reopen those that the server closes.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
@@ -11,18 +11,18 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// How a connection is held.
+/// The behaviour of a client on its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HogKind {
     /// Sends nothing.
     Silent,
-    /// Sends half a request's head.
+    /// Sends half of a request's headers.
     HalfHead,
-    /// Sends a request every four seconds and reads the answer.
+    /// Sends a request every four seconds and reads the response.
     Polite,
-    /// Sends a hundred requests at a time and reads all answers.
+    /// Sends a hundred requests at a time and reads all responses.
     Pipelining,
-    /// Sends requests and never reads an answer.
+    /// Sends requests and never reads a response.
     NeverReading,
 }
 
@@ -36,22 +36,22 @@ impl HogKind {
     ];
 }
 
-/// Stops when the handle is dropped.
+/// The connections, which end when this handle is dropped.
 pub struct Hogs {
     address: SocketAddr,
     opened: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
-/// Pause before a closed connection is reopened.
+/// Pause before a client reopens a closed connection.
 const COME_BACK: Duration = Duration::from_millis(100);
 
-/// Longest time that a supervisor waits for an answer.
+/// Time for which a supervisor waits for a response.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 impl Hogs {
-    /// Holds this many connections to `address`. Clients that never read request `large`, the
-    /// others `/healthz`.
+    /// Holds this many connections to `address`. Clients of the kind `NeverReading` request
+    /// `large`, the others `/healthz`.
     pub fn start(
         address: SocketAddr,
         kind: HogKind,
@@ -69,7 +69,7 @@ impl Hogs {
             let opened = Arc::clone(&opened);
             tasks.spawn(async move {
                 loop {
-                    // A closed or refused hog reconnects.
+                    // A client whose connection is closed or refused reconnects.
                     let _ = hold(address, kind, path, &opened).await;
                     sleep(COME_BACK).await;
                 }
@@ -82,11 +82,11 @@ impl Hogs {
         }
     }
 
-    /// Waits until they have opened this many connections in total.
+    /// Waits until the clients have opened this many connections in total.
     ///
     /// # Panics
     ///
-    /// If that takes longer than half a minute.
+    /// Panics if that takes longer than half a minute.
     pub async fn have_opened(&self, connections: usize) {
         let all = async {
             while self.opened.load(Ordering::Relaxed) < connections {
@@ -101,7 +101,7 @@ impl Hogs {
         );
     }
 
-    /// Requests `path` five times as a supervisor does: on a new connection, with a short timeout.
+    /// Requests `path` five times as a supervisor would: on a new connection, with a short timeout.
     /// Returns the failures.
     pub async fn failed_probes(&self, path: &str) -> Vec<String> {
         let mut failed = Vec::new();
@@ -117,8 +117,8 @@ impl Hogs {
     }
 }
 
-/// A probe comes from another address than the hogs, whose address has reached its limit, so that
-/// it does not compete with reconnecting hogs.
+/// Sends a probe from a different address than the hogs. Their address has reached its limit, so a
+/// probe from it would compete with reconnecting hogs.
 async fn probe(address: SocketAddr, path: &str) -> Result<String> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from(([127, 0, 0, 2], 0)))?;
@@ -156,7 +156,7 @@ async fn hold(address: SocketAddr, kind: HogKind, path: &str, opened: &AtomicUsi
     opened.fetch_add(1, Ordering::Relaxed);
     let mut bytes = vec![0; 16 * 1024];
     match kind {
-        // Ends when a write fails, because the connection was closed.
+        // This loop ends when a write fails because the connection was closed.
         HogKind::NeverReading => loop {
             write.write_all(head.as_bytes()).await?;
             sleep(Duration::from_millis(10)).await;

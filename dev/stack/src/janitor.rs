@@ -1,8 +1,8 @@
-//! A watchdog process that kills the processes of its owner, whatever ends the owner.
+//! A watchdog process that kills the processes of its owner, however the owner ends.
 //!
 //! `Drop` alone is not enough: statics are never dropped, and a SIGKILL runs no code.
-//! `PR_SET_PDEATHSIG` would fire when the spawning *thread* ends. So a small shell script waits at
-//! the end of a pipe; see `janitor.sh`.
+//! `PR_SET_PDEATHSIG` would fire when the spawning *thread* ends. So a small shell script waits for
+//! the end of a pipe. See `janitor.sh`.
 
 use parking_lot::Mutex;
 use std::io::Write;
@@ -25,7 +25,7 @@ impl Janitor {
         Self::spawn(None)
     }
 
-    /// A janitor that also deletes this folder, which need not exist yet.
+    /// Starts a janitor that also deletes this folder, which need not exist yet.
     pub(crate) fn of_folder(folder: &Path) -> Result<Self> {
         Self::spawn(Some(folder))
     }
@@ -45,12 +45,12 @@ impl Janitor {
         Ok(Self(Arc::new(Shell(Mutex::new(shell)))))
     }
 
-    /// Adopts a process group, which is killed at the end.
+    /// Adopts a process group. The janitor kills it at the end.
     pub fn adopt(&self, pid: u32) -> Result<()> {
         self.send(&format!("+{pid}\n"))
     }
 
-    /// Forgets a process that has been waited for, because the kernel may reuse its id.
+    /// Forgets a process that has been waited for, because the kernel may reuse its ID.
     pub fn forget(&self, pid: u32) -> Result<()> {
         self.send(&format!("-{pid}\n"))
     }

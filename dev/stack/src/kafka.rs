@@ -14,24 +14,25 @@ use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
 use crate::server::{Instance, Server, ServerKind};
 
-/// How Kafka is started.
+/// Options for starting Kafka.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
-    /// The ports of at most four proxies on 127.0.0.1, advertised instead of the server's own, so
-    /// that clients who connect through a proxy stay on it.
+    /// The ports of up to four proxies on 127.0.0.1. They are advertised instead of the server's
+    /// ports, so that clients that connect through a proxy keep using it.
     pub advertised_ports: Vec<u16>,
     /// Additional properties of `server.properties`, which take precedence.
     pub extra_properties: BTreeMap<String, String>,
-    /// Its place in a cluster; `None` for a single broker.
+    /// The node's place in a cluster. `None` for a single broker.
     pub node: Option<KafkaNode>,
 }
 
-/// A private Kafka with one broker. Topics are not auto-created; consumer groups start without
-/// delay.
+/// A private Kafka with one broker. It does not create topics automatically, and consumer groups
+/// start without delay.
 pub type KafkaServer = Server<KafkaOptions>;
 
 impl KafkaServer {
-    /// `127.0.0.1:PORT` for `bootstrap.servers`; the proxy's port if one is advertised.
+    /// Returns `127.0.0.1:PORT` for `bootstrap.servers`, with the proxy's port if one is
+    /// advertised.
     pub fn bootstrap(&self) -> String {
         let advertised = self.options.advertised_ports.first().copied();
         format!("127.0.0.1:{}", advertised.unwrap_or(self.port()))
@@ -44,7 +45,7 @@ impl KafkaServer {
         Ok((server, proxy))
     }
 
-    /// Starts a Kafka behind several proxies, each for different clients.
+    /// Starts a Kafka behind several proxies, each for a different set of clients.
     pub async fn start_behind_proxies<const N: usize>(
         mut options: KafkaOptions,
     ) -> Result<(Self, [FaultProxy; N])> {
@@ -66,7 +67,7 @@ impl KafkaServer {
     }
 }
 
-/// The ports that clients use, one per listener.
+/// Returns the ports that clients use, one per listener.
 fn ways(instance: &Instance) -> impl Iterator<Item = u16> {
     instance
         .ports
@@ -132,7 +133,8 @@ impl ServerKind for KafkaOptions {
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
-        // A broker that listens but is still fenced by its controller is not in the metadata.
+        // A broker that listens but is still fenced by its controller does not appear in the
+        // metadata.
         let id = i32::try_from(self.id())?;
         if !kafka_wire::brokers(instance.port()).await?.contains(&id) {
             bail!("it is not one of the brokers yet");

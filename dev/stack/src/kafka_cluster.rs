@@ -13,7 +13,7 @@ use crate::wait::within;
 
 const BROKERS: usize = 3;
 
-/// Longest time until a broker that was dead or frozen counts as alive again.
+/// Time limit until a broker that was dead or frozen counts as alive again.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A private Kafka with three brokers.
@@ -38,7 +38,7 @@ impl KafkaCluster {
                 ..KafkaOptions::default()
             })
         };
-        // Concurrently, since one node alone is no majority of the controllers.
+        // Started concurrently, because a single node is no majority of the controllers.
         let (first, second, third) = tokio::try_join!(start(1), start(2), start(3))?;
         Ok(Self {
             brokers: [first, second, third],
@@ -62,7 +62,7 @@ impl KafkaCluster {
         .await
     }
 
-    /// All three addresses, for `bootstrap.servers`.
+    /// Returns all three addresses for `bootstrap.servers`.
     pub fn bootstrap(&self) -> String {
         self.brokers
             .each_ref()
@@ -70,7 +70,7 @@ impl KafkaCluster {
             .join(",")
     }
 
-    /// The broker with this id in the metadata, counted from 1.
+    /// Returns the broker with this ID in the metadata, counted from 1.
     pub fn broker(&self, id: i32) -> Result<&KafkaServer> {
         let at = usize::try_from(id - 1)
             .ok()

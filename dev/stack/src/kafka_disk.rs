@@ -1,4 +1,4 @@
-//! Corrupts a broker's log, and writes records that no producer library sends.
+//! Corrupts a broker's log, and writes records that no producer library would send.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -9,7 +9,7 @@ use crate::kafka::KafkaServer;
 
 impl KafkaServer {
     /// Flips a bit at the first occurrence of these bytes in a partition's log. The broker keeps
-    /// serving the batch unchanged: only its checksum reveals the corruption.
+    /// serving the batch unchanged, and only its checksum reveals the corruption.
     pub fn garble(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
         let path = self
             .data_dir()
@@ -28,7 +28,7 @@ impl KafkaServer {
     }
 
     /// Turns the first record with these bytes into one that Kafka accepts and librdkafka cannot
-    /// parse: the length of its key becomes -2, with a correct checksum of the batch. The batch
+    /// parse: the length of its key becomes -2, and the checksum of the batch is correct. The batch
     /// must not be compressed.
     pub fn malform(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
         let path = self
@@ -56,7 +56,7 @@ impl KafkaServer {
             let length = varint(&log, &mut at)?;
             let record_end = at + usize::try_from(length)?;
             at += 1;
-            // Skip the timestamp delta and the offset delta.
+            // Skips the timestamp delta and the offset delta.
             varint(&log, &mut at)?;
             varint(&log, &mut at)?;
             if wanted < record_end {

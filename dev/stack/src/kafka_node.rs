@@ -8,16 +8,16 @@ use anyhow::{Context, Result};
 
 use crate::ports::ReservedPort;
 
-/// One of several brokers, which know each other's ports before the first one starts.
+/// One of several brokers. They know each other's ports before the first one starts.
 #[derive(Debug, Clone)]
 pub struct KafkaNode {
     pub(crate) id: usize,
-    /// The controllers' ports by node id.
+    /// The controllers' ports by node ID.
     pub(crate) ports: Arc<[ReservedPort]>,
 }
 
 impl KafkaNode {
-    /// Three such brokers need as much memory as a single one by default.
+    /// Three such brokers need as much memory as one broker with the default heap.
     pub(crate) const HEAP: &'static str = "-Xmx160m";
 
     /// Three copies of group offsets, so that they survive the loss of a broker. The log cleaner
@@ -28,7 +28,7 @@ impl KafkaNode {
         num.network.threads=1\n\
         num.io.threads=2\n";
 
-    /// Counted from 1.
+    /// Returns the node ID, counted from 1.
     pub(crate) fn id(&self) -> usize {
         self.id
     }
@@ -37,14 +37,14 @@ impl KafkaNode {
         self.ports.iter().map(ReservedPort::number).collect()
     }
 
-    /// Rewrites the node id and directory id of a formatted log folder, which both belong to node
-    /// 1.
+    /// Rewrites the node ID and directory ID of a formatted log folder. Both initially belong to
+    /// node 1.
     pub(crate) fn takes_over(&self, data: &Path) -> Result<()> {
         let path = data.join("meta.properties");
         let text = fs::read_to_string(&path).context("the log folder is not formatted")?;
         let of_this_node = |line: &str| match line.split_once('=') {
             Some(("node.id", _)) => format!("node.id={}\n", self.id),
-            // The id has 22 characters.
+            // The ID has 22 characters.
             Some(("directory.id", id)) => {
                 format!(
                     "directory.id={}{}{}\n",

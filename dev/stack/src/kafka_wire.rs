@@ -14,14 +14,14 @@ const INIT_PRODUCER_ID: &[u8] = &[
 ];
 const LONGEST_ANSWER: u32 = 1 << 20;
 
-/// The ids of the brokers in the cluster's metadata.
+/// Returns the IDs of the brokers in the cluster's metadata.
 pub(crate) async fn brokers(port: u16) -> Result<Vec<i32>> {
     let answer = ask(port, METADATA).await?;
     broker_ids(&answer).context("the answer is too short")
 }
 
-/// After the correlation id comes the number of brokers, then each broker's id, host, port and
-/// optional rack.
+/// Parses the response. After the correlation ID comes the number of brokers, then the ID, host,
+/// port and optional rack of each broker.
 fn broker_ids(answer: &[u8]) -> Option<Vec<i32>> {
     let (count, mut rest) = answer.get(4..)?.split_first_chunk()?;
     let mut ids = Vec::new();
@@ -34,18 +34,19 @@ fn broker_ids(answer: &[u8]) -> Option<Vec<i32>> {
     Some(ids)
 }
 
-/// The bytes after a length-prefixed string; a negative length means null.
+/// Returns the bytes after a length-prefixed string. A negative length means null.
 fn after_text(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = bytes.split_first_chunk()?;
     rest.get(usize::try_from(i16::from_be_bytes(*length)).unwrap_or(0)..)
 }
 
-/// Fails until the broker gives out producer ids. Right after its start it answers "coordinator
-/// load in progress" (14). A producer would then retry after half a second, which is longer than
-/// the publishing deadline of some tests.
+/// Fails until the broker assigns producer IDs. Directly after startup it answers "coordinator load
+/// in progress" (14). A producer would then retry after half a second, which is longer than the
+/// publishing deadline of some tests.
 pub(crate) async fn gives_producer_ids(port: u16) -> Result<()> {
     let answer = ask(port, INIT_PRODUCER_ID).await?;
-    // The error code follows the correlation id and the throttle time, of four bytes each.
+    // The error code follows the correlation ID and the throttle time, each of which has four
+    // bytes.
     let code = answer
         .get(8..10)
         .and_then(|bytes| bytes.try_into().ok())

@@ -17,7 +17,7 @@ use crate::ports::ReservedPort;
 type Serve = dyn Fn(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 type SessionTasks = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
-/// Longest time for which binding to a busy port is retried.
+/// Time limit of the retries while the port is busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Accepts connections on a reserved port and runs a session for each.
@@ -30,7 +30,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// A listener that is not open yet.
+    /// Creates a listener that is not open yet.
     pub(crate) fn new<F, S>(serve: F) -> Result<Self>
     where
         F: Fn(TcpStream) -> S + Send + Sync + 'static,
@@ -49,7 +49,8 @@ impl Listener {
         self.port.number()
     }
 
-    /// Listens; once this returns, clients can connect. Does nothing if it is already open.
+    /// Opens the listener. Clients can connect once this returns. Does nothing if it is already
+    /// open.
     pub(crate) async fn open(&self) -> Result<()> {
         let mut accepting = self.accepting.lock().await;
         if accepting.is_some() {
@@ -77,7 +78,7 @@ impl Listener {
         self.cut().await;
     }
 
-    /// Closes the current connections before it returns.
+    /// Closes the current connections. They are closed when this returns.
     pub(crate) async fn cut(&self) {
         let sessions = std::mem::take(&mut *self.sessions.lock());
         for session in &sessions {
@@ -88,7 +89,7 @@ impl Listener {
         }
     }
 
-    /// The number of open connections.
+    /// Returns the number of open connections.
     pub(crate) fn open_sessions(&self) -> usize {
         let sessions = self.sessions.lock();
         sessions
@@ -128,7 +129,7 @@ async fn accept(listener: StdListener, serve: Arc<Serve>, sessions: SessionTasks
         return;
     };
     loop {
-        // The error concerns one connection, or a resource that is exhausted for a moment.
+        // The error concerns a single connection, or a resource that is exhausted for a moment.
         let Ok((stream, _)) = listener.accept().await else {
             tokio::task::yield_now().await;
             continue;

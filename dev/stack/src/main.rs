@@ -1,4 +1,4 @@
-//! `firstcome-stack`: private real servers from the command line.
+//! `firstcome-stack` starts private real servers from the command line.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -74,7 +74,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Without a backtrace, because the cause is outside this program.
+            // The error has no backtrace, because its cause is outside this program.
             eprintln!("[stack] {error:#}");
             ExitCode::FAILURE
         }
@@ -101,7 +101,7 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKi
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };
     tokio::select! {
-        // Dropping the future drops everything that it started.
+        // Dropping the future drops all servers that it started.
         ended = serve(env_file.as_deref(), mail_dir, kind) => ended,
         () = stopped => {
             eprintln!("[stack] stopping; the data is deleted");
@@ -147,7 +147,7 @@ async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, kind: StackKi
     std::future::pending().await
 }
 
-/// Prints and writes the addresses once everything runs.
+/// Prints the addresses and writes them to the file once all servers run.
 fn tell(env_file: Option<&Path>, env: &[(&'static str, String)], begun: Instant) -> Result<()> {
     let lines = env
         .iter()
@@ -165,8 +165,8 @@ fn tell(env_file: Option<&Path>, env: &[(&'static str, String)], begun: Instant)
     Ok(())
 }
 
-/// Writes atomically by renaming, so that a program that waits for the file never reads a part of
-/// it.
+/// Writes the file and then renames it, so that a program that waits for the file never reads a
+/// part of it.
 fn write_whole(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
     fs::write(&part, text)?;

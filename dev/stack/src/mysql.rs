@@ -13,13 +13,13 @@ use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
 use crate::server::{Instance, Server, ServerKind};
 
-/// Counts transactions in the connection's database that wait for a lock. Not from `innodb_trx`,
-/// which fails while any statement on the server contains bytes that are not text.
+/// Counts the transactions in the connection's database that wait for a lock. It does not use
+/// `innodb_trx`, which fails while any statement on the server contains bytes that are not text.
 pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
      JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id \
      WHERE l.object_schema = DATABASE()";
 
-/// How MySQL is started.
+/// Options for starting MySQL.
 #[derive(Debug, Clone, Default)]
 pub struct MysqlOptions {
     /// Additional arguments of `mysqld`, such as `["--innodb-lock-wait-timeout=1"]`, which take
@@ -37,18 +37,18 @@ impl MysqlServer {
         format!("mysql://root@127.0.0.1:{}/", self.port())
     }
 
-    /// [`MysqlServer::url`] with a database's name. The database need not exist.
+    /// Returns [`MysqlServer::url`] with a database name. The database need not exist.
     pub fn database_url(&self, name: &str) -> String {
         with_database(&self.url(), name)
     }
 
-    /// The URL of a database through a proxy.
+    /// Returns the URL of a database through a proxy.
     pub fn database_url_via(&self, proxy: &FaultProxy, name: &str) -> String {
         format!("mysql://root@127.0.0.1:{}/{name}", proxy.port())
     }
 
-    /// Runs one statement on a new connection and returns its rows as text, `NULL` for null. For
-    /// checks and set-up, not for measurements.
+    /// Runs one statement on a new connection and returns its rows as text, with `NULL` for null.
+    /// Use it for checks and set-up, not for measurements.
     pub async fn query(&self, sql: &str) -> Result<Vec<Vec<String>>> {
         query(&self.url(), sql).await
     }
@@ -69,8 +69,8 @@ pub fn with_database(url: &str, name: &str) -> String {
     format!("{}/{name}{parameters}", &address[..host_end])
 }
 
-/// The tables of a migrated database, as statements for the databases of later tests. Running these
-/// takes a third of the time of a migration.
+/// The tables of a migrated database, as statements that create the databases of later tests. They
+/// take a third of the time of a migration.
 #[derive(Debug, Default)]
 pub struct Tables(OnceCell<Vec<String>>);
 
@@ -79,7 +79,8 @@ impl Tables {
         Self(OnceCell::const_new())
     }
 
-    /// Runs `migrate`. All but the first empty database get their tables before, by a copy.
+    /// Runs `migrate`. Every empty database except the first already has its tables, because they
+    /// are copied.
     pub async fn migrated(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
         if self.0.initialized() && query(url, "SHOW TABLES").await?.is_empty() {
             self.copied(url).await?;
@@ -89,7 +90,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Gives an empty database its tables. Only the first one runs `migrate`.
+    /// Gives an empty database its tables. Only the first database runs `migrate`.
     pub async fn made(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
         if self.0.initialized() {
             self.copied(url).await
@@ -110,8 +111,8 @@ impl Tables {
     }
 }
 
-/// The statements that recreate a database's tables and triggers. The only rows are diesel's record
-/// of migrations.
+/// Returns the statements that recreate a database's tables and triggers. The only rows are
+/// diesel's record of migrations.
 pub async fn table_statements(url: &str) -> Result<Vec<String>> {
     let names = async |sql: &str| {
         anyhow::Ok(
@@ -121,7 +122,7 @@ pub async fn table_statements(url: &str) -> Result<Vec<String>> {
                 .map(|mut row| row.swap_remove(0)),
         )
     };
-    // In any order, regardless of foreign keys.
+    // The tables are created in any order, so foreign keys are not checked.
     let mut all = vec!["SET foreign_key_checks = 0".to_owned()];
     for table in names("SHOW TABLES").await? {
         all.push(query(url, &format!("SHOW CREATE TABLE {table}")).await?[0][1].clone());
@@ -141,7 +142,7 @@ pub async fn table_statements(url: &str) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// MySQL's own client for the database of a URL, interactive or running `sql`.
+/// Returns the command of MySQL's client for the database of a URL, interactive or running `sql`.
 pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
     // The error omits the URL, which may contain a password.
     let options = Opts::from_url(url)
@@ -153,15 +154,15 @@ pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
         format!("--port={}", options.tcp_port()),
     ]);
     command.args(options.user().map(|user| format!("--user={user}")));
-    // Not as an argument, which every user of the machine can see.
+    // The password is not an argument, because every user of the machine can see arguments.
     command.env("MYSQL_PWD", options.pass().unwrap_or_default());
     command.args(sql.map(|sql| format!("--execute={sql}")));
     command.args(options.db_name());
     Ok(command)
 }
 
-/// A connection to exactly this address. By default the driver queries the server's limits and
-/// socket, and reconnects through the socket, which is twice the work.
+/// Opens a connection to exactly this address. By default the driver queries the server's limits
+/// and socket and reconnects through the socket, which doubles the work.
 pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
     let options = OptsBuilder::from_opts(Opts::from_url(url)?).prefer_socket(Some(false));
     // The server's defaults.
@@ -179,10 +180,10 @@ async fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>> {
         .with_context(|| format!("MySQL refused {sql:?}"))
 }
 
-/// Runs one statement on a new connection and returns its rows as text, `NULL` for null.
+/// Runs one statement on a new connection and returns its rows as text, with `NULL` for null.
 pub async fn mysql_rows(url: &str, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
     let mut connection = mysql_connection(url).await?;
-    // The server's defaults, including strict mode, but with instants in UTC.
+    // Uses the server's defaults, including strict mode, but with times in UTC.
     connection.query_drop("SET time_zone = '+00:00'").await?;
     let rows = connection.query::<Row, _>(sql).await;
     connection.disconnect().await?;
@@ -223,7 +224,8 @@ impl ServerKind for MysqlOptions {
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         let socket = instance.dir.join("socket");
-        // After a SIGKILL these would make the server believe that its predecessor still runs.
+        // After a SIGKILL, these files would make the server believe that its predecessor still
+        // runs.
         let _ = fs::remove_file(&socket);
         let _ = fs::remove_file(instance.dir.join("socket.lock"));
         let mut command = fetch::mysql()?.server(&instance.data);
@@ -250,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn puts_a_database_name_between_host_and_parameters() {
+    fn inserts_a_database_name_between_host_and_parameters() {
         for (url, expected) in [
             (
                 "mysql://root@127.0.0.1:3306/",

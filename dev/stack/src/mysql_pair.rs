@@ -11,12 +11,12 @@ use crate::wait::eventually;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// When a commit is acknowledged.
+/// The time at which the primary acknowledges a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replication {
-    /// Only after the replica has it, however long that takes.
+    /// The primary acknowledges a commit only after the replica has it, however long that takes.
     SemiSynchronous,
-    /// At once, so that a failover may lose it.
+    /// The primary commits without waiting for the replica, so a failover can lose the transaction.
     Asynchronous,
 }
 
@@ -27,11 +27,11 @@ pub struct MysqlPair {
     pub primary: MysqlServer,
     /// The initial replica, read-only until it is promoted.
     pub replica: MysqlServer,
-    /// Initially leads to the primary.
+    /// The address, which initially leads to the primary.
     pub address: FaultProxy,
     replication: Replication,
     second_in_office: AtomicBool,
-    /// The last assigned server id.
+    /// The server ID that was assigned last.
     ids: AtomicU32,
 }
 
@@ -42,7 +42,7 @@ impl MysqlPair {
             extra_args.extend(["--gtid-mode=ON", "--enforce-gtid-consistency=ON"].map(Into::into));
             if replication == Replication::SemiSynchronous {
                 extra_args.extend(SEMI_SYNCHRONOUS.map(Into::into));
-                // Off for the replica, which has no replica itself and would wait forever.
+                // Disabled on the replica, which has no replica to wait for and would wait forever.
                 extra_args.push(format!(
                     "--rpl-semi-sync-source-enabled={}",
                     if number == 1 { "ON" } else { "OFF" }
@@ -67,7 +67,7 @@ impl MysqlPair {
         Ok(pair)
     }
 
-    /// The current primary.
+    /// Returns the current primary.
     pub fn in_office(&self) -> &MysqlServer {
         if self.second_in_office.load(Ordering::Relaxed) {
             &self.replica
@@ -76,7 +76,7 @@ impl MysqlPair {
         }
     }
 
-    /// The other server: a replica, or the former primary.
+    /// Returns the other server: the replica, or the former primary.
     fn other(&self) -> &MysqlServer {
         if self.second_in_office.load(Ordering::Relaxed) {
             &self.primary
@@ -137,7 +137,7 @@ impl MysqlPair {
         Ok(())
     }
 
-    /// Stops replication: the replica lacks all later writes until it is promoted.
+    /// Stops replication. The replica lacks all later writes when it is promoted.
     pub async fn stop_replication(&self) -> Result<()> {
         self.catch_up().await?;
         self.other().query("STOP REPLICA").await.map(drop)
@@ -175,7 +175,7 @@ impl MysqlPair {
         Ok(())
     }
 
-    /// A whole failover: promotes the replica and redirects the address to it.
+    /// Performs a complete failover: promotes the replica and redirects the address to it.
     pub async fn fail_over(&self) -> Result<()> {
         self.promote().await?;
         self.lead_to(self.in_office()).await
@@ -200,7 +200,8 @@ impl MysqlPair {
         if known != [["1"]] {
             before.kill().await?;
             before.start_empty().await?;
-            // A new server id, because a server skips events with its own id, which it now lacks.
+            // The server gets a new ID. It would skip events that have its own ID, and it has just
+            // lost them.
             let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
             before
                 .query(&format!("SET GLOBAL server_id = {id}"))
@@ -216,7 +217,7 @@ impl MysqlPair {
         if semi_synchronous {
             now.query("SET GLOBAL rpl_semi_sync_source_enabled = ON")
                 .await?;
-            // The primary waits for the replica only after the replica has reconnected.
+            // The primary waits for the replica only once the replica has reconnected.
             before.query("STOP REPLICA IO_THREAD").await?;
             before.query("START REPLICA IO_THREAD").await?;
             self.waits_for_replica().await;
@@ -224,7 +225,7 @@ impl MysqlPair {
         Ok(())
     }
 
-    /// Redirects new connections to the other server. Existing ones hang forever.
+    /// Redirects new connections to this server. Existing connections hang forever.
     pub async fn lead_to(&self, server: &MysqlServer) -> Result<()> {
         self.address.strand_now();
         self.address.set_upstream(server.port());
@@ -232,8 +233,8 @@ impl MysqlPair {
     }
 }
 
-/// A commit is acknowledged after the replica has it (`AFTER_SYNC`, the default). The timeout is
-/// long, because a primary without a replica would continue alone after it.
+/// A commit is acknowledged once the replica has it (`AFTER_SYNC`, the default). The timeout is
+/// long, because a primary without a replica would continue alone when it expires.
 const SEMI_SYNCHRONOUS: [&str; 4] = [
     "--plugin-load-add=semisync_source.so",
     "--plugin-load-add=semisync_replica.so",

@@ -1,4 +1,4 @@
-//! An OTLP/HTTP collector that decodes with OpenTelemetry's own types.
+//! An OTLP/HTTP collector that decodes requests with OpenTelemetry's own types.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::wait::eventually_some;
 
-/// A span as received; ids are hexadecimal.
+/// A received span. Its IDs are hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedSpan {
     /// The resource's `service.name`.
@@ -29,13 +29,13 @@ pub struct ReceivedSpan {
     pub schema: String,
     pub trace: String,
     pub id: String,
-    /// Empty for the root span.
+    /// The ID of the parent span. Empty for the root span.
     pub parent: String,
     pub name: String,
-    /// 1 internal, 2 server, 3 client, 4 producer, 5 consumer.
+    /// The kind: 1 internal, 2 server, 3 client, 4 producer, 5 consumer.
     pub kind: i32,
     pub attributes: BTreeMap<String, String>,
-    /// Trace and span ids.
+    /// The trace and span ID of each link.
     pub links: Vec<(String, String)>,
     pub failed: bool,
     pub began_ns: u64,
@@ -43,13 +43,13 @@ pub struct ReceivedSpan {
 }
 
 impl ReceivedSpan {
-    /// An attribute; empty if absent.
+    /// Returns the value of an attribute. Empty if absent.
     pub fn attribute(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
     }
 }
 
-/// Accepts spans until it is dropped.
+/// A collector that accepts spans until it is dropped.
 #[derive(Debug)]
 pub struct OtlpReceiver {
     address: SocketAddr,
@@ -80,17 +80,21 @@ impl OtlpReceiver {
         })
     }
 
-    /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// Returns the address for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// All spans so far, in order of arrival.
+    /// Returns all spans received, in order of arrival.
     pub fn spans(&self) -> Vec<ReceivedSpan> {
         self.spans.lock().clone()
     }
 
-    /// Waits for a span, past or future. Panics with `what` after the limit.
+    /// Waits for a span, past or future.
+    ///
+    /// # Panics
+    ///
+    /// Panics with `what` after the limit.
     pub async fn span(
         &self,
         what: &str,

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Sends `GET` and returns the body. Uses HTTP/1.0, which has no chunks.
+/// Sends a `GET` and returns the body. Uses HTTP/1.0, which has no chunked encoding.
 pub(crate) async fn get(port: u16, path: &str) -> Result<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
     connection

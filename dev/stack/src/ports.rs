@@ -6,16 +6,16 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 
 /// Below the ephemeral range. If a client keeps connecting to a port of that range while its server
-/// is down, the kernel may choose the same port as source. The client is then connected to itself,
-/// and the server cannot bind to its port.
+/// is down, the kernel may choose the same port as the source. The client is then connected to
+/// itself, and the server cannot bind to its port.
 const RANGE: Range<u16> = 15_000..32_000;
 
 /// A TCP port on 127.0.0.1 that no other stack uses while this value lives.
 #[derive(Debug)]
 pub(crate) struct ReservedPort {
     number: u16,
-    /// Marks the number as used while nobody listens on TCP, because UDP ports are a separate name
-    /// space. The kernel releases it whatever ends this process.
+    /// Marks the port as used while no server listens on TCP, because UDP ports are a separate name
+    /// space. The kernel releases it however this process ends.
     _mark: UdpSocket,
 }
 

@@ -25,8 +25,8 @@ pub(crate) type CommandLine = Vec<OsString>;
 
 /// A running process and the process group that it leads, killed on drop.
 ///
-/// Not tokio's `Child`, which is tied to the runtime it was started on: a stack outlives the
-/// runtime of the test that started it.
+/// This is not tokio's `Child`, because that is tied to the runtime on which it was started, and a
+/// stack outlives the runtime of the test that started it.
 #[derive(Debug)]
 pub(crate) struct ServerProcess {
     pub(crate) child: Mutex<Child>,
@@ -49,7 +49,7 @@ impl ServerProcess {
         Ok(process)
     }
 
-    /// Starts a server behind its gate; its output is appended to `log`.
+    /// Starts a server behind its gate. Its output is appended to `log`.
     pub(crate) fn start_server(
         janitor: &Janitor,
         command: &CommandLine,
@@ -80,9 +80,10 @@ impl ServerProcess {
         self.pid
     }
 
-    /// Sends a signal to the whole group. Does nothing once it has ended.
+    /// Sends a signal to the whole group. Does nothing if the process has ended.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        // Under the lock, because the id may belong to another process after a wait.
+        // The signal is sent under the lock, because the ID may belong to another process after a
+        // wait.
         let mut child = self.child.lock();
         if child.try_wait()?.is_some() {
             return Ok(());
@@ -95,7 +96,7 @@ impl ServerProcess {
             .with_context(|| format!("cannot signal process {}", self.pid))
     }
 
-    /// Whether SIGSTOP has taken effect: the kernel stops a process a moment after the signal.
+    /// Whether SIGSTOP has taken effect. The kernel stops a process a moment after the signal.
     pub(crate) fn is_frozen(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         // The state follows the name, which is in parentheses and may contain anything.
@@ -104,12 +105,12 @@ impl ServerProcess {
             .is_some_and(|rest| rest.starts_with('T'))
     }
 
-    /// The exit status if it has ended.
+    /// Returns the exit status if the process has ended.
     pub(crate) fn ended(&self) -> Result<Option<ExitStatus>> {
         Ok(self.child.lock().try_wait()?)
     }
 
-    /// Waits for the end.
+    /// Waits until the process has ended.
     pub(crate) async fn wait(&self, limit: Duration) -> Result<ExitStatus> {
         let begun = Instant::now();
         loop {

@@ -1,4 +1,5 @@
-//! A process of one of our programs, with a log. Callers can wait for lines of its stdout.
+//! A process of one of the product's programs, with a log. Callers can wait for lines of its
+//! stdout.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,11 +15,11 @@ use tokio::time::timeout;
 use crate::janitor::Janitor;
 use crate::process::ServerProcess;
 
-/// Lines of a log that are shown.
+/// Number of log lines that are shown.
 const SHOWN: usize = 80;
 
-/// The path of a program of the workspace: in the folder `FIRSTCOME_BIN_DIR`, otherwise next to the
-/// running program.
+/// Returns the path of a program of the workspace: in the folder `FIRSTCOME_BIN_DIR`, otherwise
+/// next to the running program.
 pub fn built_program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     // target/<profile>/deps/it-0123456789abcdef, or a program in target/<profile>
@@ -50,7 +51,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it, with stderr and stdout copied to the log.
+    /// Starts the program and copies its stderr and stdout to the log.
     pub fn start(name: &str, command: &mut Command, log: &Path, janitor: &Janitor) -> Result<Self> {
         let file = fs::write(log, "").and_then(|()| File::options().append(true).open(log));
         let file = file.with_context(|| format!("cannot write {}", log.display()))?;
@@ -79,12 +80,13 @@ impl Program {
         self.process.pid()
     }
 
-    /// Its stdout so far.
+    /// Returns the stdout so far.
     pub fn stdout(&self) -> String {
         self.stdout.borrow().join("\n")
     }
 
-    /// Its complete stdout after its end, for which the pipe may have to be drained.
+    /// Returns the complete stdout after the program has ended. The pipe may have to be drained
+    /// first.
     pub async fn all_stdout(&self, limit: Duration) -> Result<String> {
         let mut stdout = self.stdout.clone();
         let ended = timeout(limit, stdout.wait_for(|_| false)).await.is_ok();
@@ -92,11 +94,12 @@ impl Program {
         Ok(self.stdout())
     }
 
-    /// Waits until stdout has a line with each of these beginnings, and returns the rest of each.
+    /// Waits until stdout has a line with each of these beginnings, and returns the rest of each
+    /// line.
     ///
     /// # Errors
     ///
-    /// If it ends first, or `limit` has passed.
+    /// Fails if the program ends first, or if `limit` has passed.
     pub async fn lines<const N: usize>(
         &self,
         beginnings: [&str; N],
@@ -126,22 +129,22 @@ impl Program {
         }
     }
 
-    /// The end of its log.
+    /// Returns the last lines of the log.
     pub fn log_tail(&self) -> String {
         tail(&self.log, SHOWN)
     }
 
-    /// The exit status, once it has ended.
+    /// Returns the exit status, if the program has ended.
     pub fn status(&self) -> Result<Option<ExitStatus>> {
         self.process.ended()
     }
 
-    /// Sends a signal. Does nothing once it has ended.
+    /// Sends a signal. Does nothing if the program has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the program ends by itself.
     pub async fn ended(&self, limit: Duration) -> Result<ExitStatus> {
         let ended = self.process.wait(limit).await;
         ended.with_context(|| {
@@ -153,7 +156,7 @@ impl Program {
         })
     }
 
-    /// Stops it with SIGTERM and waits for its end.
+    /// Stops the program with SIGTERM and waits until it has ended.
     pub async fn stop(&self, limit: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         self.ended(limit).await
@@ -164,7 +167,7 @@ fn rest<'a>(lines: &'a [String], beginning: &str) -> Option<&'a str> {
     lines.iter().find_map(|line| line.strip_prefix(beginning))
 }
 
-/// Drains its stdout to the end, so that the pipe never fills up.
+/// Drains stdout to its end, so that the pipe never fills up.
 fn keep_lines(pipe: ChildStdout, mut log: File, stdout: &watch::Sender<Vec<String>>) {
     for line in BufReader::new(pipe).lines().map_while(Result::ok) {
         let _ = writeln!(log, "[stdout] {line}");
@@ -172,7 +175,7 @@ fn keep_lines(pipe: ChildStdout, mut log: File, stdout: &watch::Sender<Vec<Strin
     }
 }
 
-/// The last lines of a file.
+/// Returns the last lines of a file.
 pub fn tail(path: &Path, lines: usize) -> String {
     let bytes = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);

@@ -1,4 +1,4 @@
-//! Prometheus: the distribution's own package.
+//! Prometheus from the distribution's package.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::plain_http::get;
 use crate::process::CommandLine;
 use crate::server::{Instance, Server, ServerKind};
 
-/// Interval of scraping and evaluating rules.
+/// Interval at which targets are scraped and rules evaluated.
 const EVERY: &str = "1s";
 
 #[derive(Debug, Clone, Default)]

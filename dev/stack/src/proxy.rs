@@ -12,26 +12,26 @@ use tokio::sync::watch;
 
 use crate::listener::Listener;
 
-/// The behaviour of a [`FaultProxy`] towards its connections, existing and new ones.
+/// The behaviour of a [`FaultProxy`] towards existing and new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ProxyFault {
     #[default]
     Pass,
-    /// Each chunk of data is delayed, in both directions.
+    /// Delays each chunk of data, in both directions.
     Delay(Duration),
-    /// Connections are closed, new ones refused.
+    /// Closes connections and refuses new ones.
     Cut,
-    /// Connections stay open and new ones are accepted, but nothing passes in either direction, and
-    /// new ones reach the server only when the fault ends. The withheld data is delivered then, as
-    /// after a network partition, so that late requests still reach the server.
+    /// Keeps connections open and accepts new ones but forwards nothing in either direction. New
+    /// connections reach the server only when the fault ends. The withheld data is delivered then,
+    /// as after a network partition, so that late requests still reach the server.
     BlackHole,
-    /// Requests reach the server, which executes them, but its replies are discarded. A connection
+    /// Forwards requests to the server, which executes them, but discards its replies. A connection
     /// that lost a reply is closed when the fault ends, because its later replies would belong to
     /// the wrong requests.
     DropReplies,
-    /// The client sees the end of the server's stream, while its own data still passes.
+    /// The client sees the end of the server's stream, while the client's own data still passes.
     HalfClose,
-    /// Only the handshakes of new connections pass from clients, as with a host that accepts
+    /// Forwards only the handshakes of new connections from clients, like a host that accepts
     /// connections and processes nothing.
     Mute(WireProtocol),
 }
@@ -45,8 +45,8 @@ pub enum WireProtocol {
 }
 
 impl WireProtocol {
-    /// Whether this is part of a client's handshake. Clients wait for each answer of the handshake,
-    /// so the chunk contains nothing else.
+    /// Whether this is part of a client's handshake. Clients wait for each response of the
+    /// handshake, so the chunk contains nothing else.
     fn is_handshake(self, sent: &[u8]) -> bool {
         match self {
             Self::Redis => {
@@ -58,7 +58,7 @@ impl WireProtocol {
             }
             // Packets are numbered from 0 in each command.
             Self::Mysql => sent.get(3).is_some_and(|number| *number != 0),
-            // ApiVersions, after the length.
+            // The type of ApiVersions, which follows the length.
             Self::Kafka => sent.get(4..6) == Some(&[0, 18]),
         }
     }
@@ -73,7 +73,7 @@ pub struct ProxyCounters {
     pub bytes_to_server: u64,
     /// Bytes forwarded to clients.
     pub bytes_to_client: u64,
-    /// Bytes discarded instead.
+    /// Bytes that were discarded.
     pub bytes_dropped: u64,
 }
 
@@ -81,7 +81,7 @@ pub struct ProxyCounters {
 #[derive(Debug, Clone, Copy, Default)]
 struct Now {
     fault: ProxyFault,
-    /// Connections up to this number are dead: nothing passes.
+    /// Connections up to this number are dead: no data passes.
     stranded: u64,
 }
 
@@ -103,8 +103,8 @@ struct Counts {
     dropped: AtomicU64,
 }
 
-/// A proxy on a free port of 127.0.0.1. It lives until it is dropped, independent of the runtime
-/// that started it.
+/// A proxy on a free port of 127.0.0.1. It lives until it is dropped, and does not depend on the
+/// runtime that started it.
 pub struct FaultProxy {
     listener: Listener,
     fault: watch::Sender<Now>,
@@ -113,8 +113,8 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// Listens in front of `upstream_port` of 127.0.0.1 without a fault. With 0, connections are
-    /// closed until [`FaultProxy::set_upstream`] is called.
+    /// Starts a proxy without a fault in front of `upstream_port` of 127.0.0.1. With port 0,
+    /// connections are closed until [`FaultProxy::set_upstream`] is called.
     pub async fn start(upstream_port: u16) -> Result<Self> {
         let (fault, watching) = watch::channel(Now::default());
         let upstream = Arc::new(AtomicU16::new(upstream_port));
@@ -140,7 +140,7 @@ impl FaultProxy {
         })
     }
 
-    /// The port to connect to.
+    /// Returns the port to connect to.
     pub fn port(&self) -> u16 {
         self.listener.port()
     }
@@ -150,7 +150,7 @@ impl FaultProxy {
         self.upstream.store(port, Ordering::Relaxed);
     }
 
-    /// Switches the behaviour; it is in force when this returns.
+    /// Switches the behaviour. It applies when this returns.
     pub async fn set(&self, fault: ProxyFault) -> Result<()> {
         self.fault.send_modify(|now| now.fault = fault);
         if fault == ProxyFault::Cut {
@@ -160,13 +160,13 @@ impl FaultProxy {
         self.listener.open().await
     }
 
-    /// Closes the current connections. New ones are served.
+    /// Closes the current connections. New connections are served.
     pub async fn cut_now(&self) {
         self.listener.cut().await;
     }
 
-    /// Leaves the current connections open but never passes anything on them again, as after the
-    /// silent death of a host. New ones are served.
+    /// Leaves the current connections open but never forwards data on them again, as after the
+    /// silent death of a host. New connections are served.
     pub fn strand_now(&self) {
         let stranded = self.counts.accepted.load(Ordering::Relaxed);
         self.fault.send_modify(|now| now.stranded = stranded);
@@ -228,7 +228,7 @@ async fn session(
     };
     let requests = pump(from_client, to_server, &counts.to_server, false);
     let replies = pump(from_server, to_client, &counts.to_client, true);
-    // The end of one direction leaves the other open, as in TCP; an error closes both.
+    // If one direction ends, the other stays open, as in TCP. An error closes both.
     let _ = tokio::try_join!(requests.run(), replies.run());
 }
 
@@ -236,7 +236,7 @@ async fn session(
 struct Pump<'a> {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
-    /// The connection's number.
+    /// The number of the connection.
     number: u64,
     fault: watch::Receiver<Now>,
     passed: &'a AtomicU64,
@@ -244,7 +244,7 @@ struct Pump<'a> {
     replies: bool,
 }
 
-/// Ends both directions of a connection.
+/// The error that ends both directions of a connection.
 struct Broken;
 
 impl Pump<'_> {
@@ -277,7 +277,8 @@ impl Pump<'_> {
             }
             lost_replies |= self.replies && fault == ProxyFault::DropReplies;
             let drops = lost_replies || closed;
-            // Count before the write, so that every received byte is already counted.
+            // The bytes are counted before the write, so that every byte a client has received is
+            // already counted.
             let counter = if drops { self.dropped } else { self.passed };
             counter.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
             if !drops {
@@ -289,7 +290,7 @@ impl Pump<'_> {
         }
     }
 
-    /// Waits until the fault lets this data pass; no data stands for the end of the stream.
+    /// Waits until the fault lets this data pass. Empty data stands for the end of the stream.
     async fn hold_back(&mut self, data: &[u8]) -> Result<(), Broken> {
         let fault = self.fault.borrow().on(self.number);
         if let ProxyFault::Delay(time) = fault {

@@ -11,8 +11,8 @@ use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
 use crate::server::{Instance, Server, ServerKind};
 
-/// How Redis is started. The default is the product's production setting: every write is on disk
-/// before its answer.
+/// Options for starting Redis. The default is the product's production setting: every write is on
+/// disk before it is acknowledged.
 #[derive(Debug, Clone)]
 pub struct RedisOptions {
     /// Whether an append-only file is kept. Default `true`.
@@ -21,7 +21,7 @@ pub struct RedisOptions {
     pub appendfsync: String,
     /// The eviction policy when memory is full. Default `noeviction`.
     pub maxmemory_policy: String,
-    /// The master's port on 127.0.0.1, for a replica.
+    /// The port of the master on 127.0.0.1, if this is a replica.
     pub replica_of: Option<u16>,
     /// Additional arguments of `redis-server`, such as `["--maxmemory", "10mb"]`, which take
     /// precedence.
@@ -43,10 +43,11 @@ impl Default for RedisOptions {
     }
 }
 
-/// Initially empty. `CONFIG REWRITE` writes it for sentinels; arguments take precedence.
+/// The configuration file, initially empty. `CONFIG REWRITE` writes it for sentinels. Arguments
+/// take precedence.
 const FILE: &str = "redis.conf";
 
-/// A private Redis. No snapshots (`save ""`); `DEBUG` is allowed to loopback clients.
+/// A private Redis. It writes no snapshots (`save ""`), and allows `DEBUG` to loopback clients.
 pub type RedisServer = Server<RedisOptions>;
 
 impl RedisServer {
@@ -55,7 +56,7 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port())
     }
 
-    /// The URL through a proxy.
+    /// Returns the URL through a proxy.
     pub fn url_via(&self, proxy: &FaultProxy) -> String {
         format!("redis://127.0.0.1:{}", proxy.port())
     }
@@ -107,7 +108,8 @@ impl ServerKind for RedisOptions {
             ]
             .map(Into::into),
         );
-        // By default a set of up to 128 members is a list, which each claim searches linearly.
+        // By default Redis stores a set of up to 128 members as a list, which each claim would
+        // search linearly.
         command.extend(["--zset-max-listpack-entries", "0"].map(Into::into));
         // By default a master waits five seconds for more replicas before it sends its data.
         command.extend(["--repl-diskless-sync-delay", "0"].map(Into::into));
@@ -123,7 +125,7 @@ impl ServerKind for RedisOptions {
         connection.write_all(b"PING\r\n").await?;
         let mut answer = [0; 64];
         let length = connection.read(&mut answer).await?;
-        // It answers -LOADING while it reads its append-only file.
+        // Redis answers -LOADING while it reads its append-only file.
         if !answer[..length].starts_with(b"+PONG") {
             bail!(
                 "PING was answered with {:?}",

@@ -16,35 +16,35 @@ use crate::wait::within;
 const PRIMARIES: usize = 3;
 const SLOTS: usize = 16_384;
 
-/// Keys moved by one `MIGRATE`, during which the source serves nobody.
+/// Number of keys that one `MIGRATE` moves. The source serves no client meanwhile.
 const MOVED_AT_ONCE: usize = 100;
 const MOVE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Replicas per primary. A promoted replica has none itself and refuses writes (`NOREPLICAS`) until
+/// Replicas per primary. A promoted replica has no replica and refuses writes (`NOREPLICAS`) until
 /// the killed primary is restarted and follows it.
 const REPLICAS: usize = 1;
 
-/// Time without an answer after which a node counts as failed; a failover ends one to two seconds
+/// Time without a response after which a node counts as failed. A failover ends one to two seconds
 /// later. Redis's default is 15 s. The product requires that a failover takes longer than
 /// `min-replicas-max-lag`, which is 10 s here. That does not matter for a killed or frozen primary,
 /// which accepts no writes.
 const NODE_TIMEOUT_MS: &str = "2000";
 
-/// A private Redis Cluster. Its nodes are [`RedisServer`]s: kill, freeze and restart them as such;
-/// they keep their place in the cluster.
+/// A private Redis Cluster. Its nodes are [`RedisServer`]s that can be killed, frozen and restarted
+/// separately and keep their place in the cluster.
 ///
-/// A node keeps its number, whether it is a primary or a replica: [`RedisCluster::primary_of`]
+/// A node keeps its number, whether it is a primary or a replica. [`RedisCluster::primary_of`]
 /// returns the node that currently serves a key.
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
-    /// The nodes' ids in the cluster.
+    /// The IDs of the nodes in the cluster.
     ids: Vec<String>,
     buses: Vec<ReservedPort>,
 }
 
 impl RedisCluster {
-    /// Starts all nodes and waits until the cluster is whole. The first three are the primaries,
+    /// Starts all nodes and waits until the cluster is complete. The first three are the primaries,
     /// with a third of the slots each, in order.
     pub async fn start() -> Result<Self> {
         let count = PRIMARIES * (1 + REPLICAS);
@@ -102,7 +102,7 @@ impl RedisCluster {
     }
 
     /// Waits until every node runs and has its place: all slots are served, all nodes agree on the
-    /// roles, no node counts as failed, every replica has its primary's data and every primary
+    /// roles, no node counts as failed, every replica has its primary's data, and every primary
     /// accepts writes.
     pub async fn wait_until_whole(&self) -> Result<()> {
         within(LIMIT, async || self.is_whole().await)
@@ -121,7 +121,7 @@ impl RedisCluster {
             let seen: String = ask(port, &words("CLUSTER NODES")).await?;
             ensure!(!seen.contains("fail"), "port {port} reports a failed node");
             let roles = roles(&seen);
-            // A primary ignores a failover to a replica that it does not know as its own yet.
+            // A primary ignores a failover to a replica that it does not know yet.
             ensure!(
                 agreed.get_or_insert_with(|| roles.clone()) == &roles,
                 "port {port} sees another cluster"
@@ -131,12 +131,12 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// All nodes, in the form of `REDIS_URL`.
+    /// Returns the addresses of all nodes in the format of `REDIS_URL`.
     pub fn urls(&self) -> String {
         urls(&self.nodes)
     }
 
-    /// The product's settings to find it.
+    /// Returns the product's settings for this cluster.
     pub fn env(&self) -> [(&'static str, String); 2] {
         [
             ("REDIS_MODE", "cluster".to_owned()),
@@ -144,12 +144,12 @@ impl RedisCluster {
         ]
     }
 
-    /// All nodes: initially three primaries, then their replicas.
+    /// Returns all nodes: initially three primaries, then their replicas.
     pub fn nodes(&self) -> &[RedisServer] {
         &self.nodes
     }
 
-    /// The slot of a key, from its hash tag if it has one.
+    /// Returns the slot of a key, from its hash tag if it has one.
     pub async fn slot_of(&self, key: &str) -> Result<u16> {
         for node in &self.nodes {
             if let Ok(slot) = ask(node.port(), cmd("CLUSTER").arg("KEYSLOT").arg(key)).await {
@@ -159,13 +159,13 @@ impl RedisCluster {
         bail!("no node answers")
     }
 
-    /// The current primary of a key. An error while there is none: the primary is down or frozen,
-    /// and no replica has been promoted yet.
+    /// Returns the current primary of a key. Fails while there is none, because the primary is down
+    /// or frozen and no replica has been promoted yet.
     pub async fn primary_of(&self, key: &str) -> Result<&RedisServer> {
         self.primary_of_slot(self.slot_of(key).await?).await
     }
 
-    /// The current primary of a slot.
+    /// Returns the current primary of a slot.
     pub async fn primary_of_slot(&self, slot: u16) -> Result<&RedisServer> {
         let places = self.places().await;
         let claims = places.into_iter().filter(|(_, place)| place.serves(slot));
@@ -179,9 +179,9 @@ impl RedisCluster {
         anyhow!("{error:#}\n{}", logs(&self.nodes))
     }
 
-    /// Moves a slot with its keys to another primary while clients continue: they are redirected
+    /// Moves a slot with its keys to another primary while clients continue. They are redirected
     /// for keys that have moved (`ASK`, then `MOVED`), and commands on several keys of which only
-    /// some have moved are refused (`TRYAGAIN`). Can be called again after an error half-way.
+    /// some have moved are refused (`TRYAGAIN`). Can be called again after an error.
     pub async fn move_slot(&self, slot: u16, to: &RedisServer) -> Result<()> {
         let from = self.primary_of_slot(slot).await?;
         let source = self.id(from)?;
@@ -193,7 +193,7 @@ impl RedisCluster {
                 .await?;
             while self.move_some_keys(slot, from, to).await? {}
         }
-        // The new owner first; otherwise the slot would have no owner for a moment.
+        // The new owner is notified first. Otherwise the slot would have no owner for a moment.
         for node in [to, from] {
             self.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}"))
                 .await?;
@@ -201,7 +201,7 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// Moves some keys of the slot; false if there were none.
+    /// Moves some keys of the slot. Returns false if there were none.
     async fn move_some_keys(
         &self,
         slot: u16,
@@ -228,7 +228,7 @@ impl RedisCluster {
         Ok(!keys.is_empty())
     }
 
-    /// The places of the nodes that answer.
+    /// Returns the places of the nodes that answer.
     async fn places(&self) -> Vec<(&RedisServer, ClusterPlace)> {
         let asked: Vec<_> = self
             .nodes

@@ -1,4 +1,4 @@
-//! Common code for several Redis servers that know each other.
+//! Shared code for several Redis servers that know each other.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use crate::redis::RedisServer;
 use crate::server::{Server, ServerKind};
 
-/// Longest time until a group reaches its desired state.
+/// Time limit until a group reaches its desired state.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Longest wait for an answer, because a frozen server accepts connections and answers nothing.
+/// Time limit of a response. A frozen server accepts connections and never responds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// The product's requirement for a Redis with replicas (docs/decisions/0009-replicas.md).
@@ -24,7 +24,7 @@ pub(crate) const FENCE: [&str; 4] = [
     "10",
 ];
 
-/// Awaits all of them concurrently.
+/// Awaits all futures concurrently.
 pub(crate) async fn together<T: Send + 'static>(
     starts: impl IntoIterator<Item = impl Future<Output = Result<T>> + Send + 'static>,
 ) -> Result<Vec<T>> {
@@ -36,7 +36,7 @@ pub(crate) async fn together<T: Send + 'static>(
     Ok(started)
 }
 
-/// The addresses of several servers, in the form of `REDIS_URL`.
+/// Returns the addresses of several servers in the format of `REDIS_URL`.
 pub(crate) fn urls<K: ServerKind>(servers: &[Server<K>]) -> String {
     servers
         .iter()
@@ -45,7 +45,7 @@ pub(crate) fn urls<K: ServerKind>(servers: &[Server<K>]) -> String {
         .join(",")
 }
 
-/// A command whose words contain no blanks.
+/// Creates a command whose words contain no blanks.
 pub(crate) fn words(text: &str) -> Cmd {
     let mut command = Cmd::new();
     for word in text.split(' ') {
@@ -59,7 +59,7 @@ pub(crate) async fn ask<T: FromRedisValue>(port: u16, command: &Cmd) -> Result<T
     ask_within(ANSWER_LIMIT, port, command).await
 }
 
-/// [`ask`] with another timeout.
+/// Does the same as [`ask`], with a different timeout.
 pub(crate) async fn ask_within<T: FromRedisValue>(
     limit: Duration,
     port: u16,
@@ -80,7 +80,7 @@ pub(crate) async fn ask_within<T: FromRedisValue>(
         .with_context(|| format!("Redis at port {port}"))
 }
 
-/// The latest lines of their logs, for an error.
+/// Returns the latest log lines of the servers, for an error message.
 pub(crate) fn logs<'a, K: ServerKind>(servers: impl IntoIterator<Item = &'a Server<K>>) -> String {
     let log = |server: &Server<K>| {
         format!(
@@ -93,14 +93,15 @@ pub(crate) fn logs<'a, K: ServerKind>(servers: impl IntoIterator<Item = &'a Serv
     servers.into_iter().map(log).collect::<Vec<_>>().join("\n")
 }
 
-/// A field of `INFO` or `CLUSTER INFO`.
+/// Returns a field of `INFO` or `CLUSTER INFO`.
 pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .map(str::trim_end)
 }
 
-/// Fails until a master has a replica that lets it write, or a replica has its master's data.
+/// Fails until the master has a replica that allows it to write, or the replica has its master's
+/// data.
 pub(crate) async fn replicates(server: &RedisServer) -> Result<()> {
     let info: String = ask(server.port(), &words("INFO replication")).await?;
     let said = |name| field(&info, name).unwrap_or("missing");

@@ -1,4 +1,4 @@
-//! Redis with replicas, and sentinels that promote one of them when the master is down.
+//! Redis with replicas, and sentinels that promote a replica when the master is down.
 
 use std::iter;
 
@@ -10,15 +10,16 @@ use crate::sentinel::{SentinelOptions, SentinelServer};
 use crate::wait::within;
 
 const SENTINELS: usize = 3;
-/// The sentinels' name of the master.
+/// The name that the sentinels give to the master.
 const MASTER: &str = "firstcome";
 
-/// Replicas of the master: the one that is promoted needs another for its writes.
+/// Number of replicas. A promoted replica needs another one for its writes.
 const REPLICAS: usize = 2;
 
-/// A private Redis with replicas and three sentinels. Kill, freeze and restart each separately.
+/// A private Redis with replicas and three sentinels. Each can be killed, frozen and restarted
+/// separately.
 ///
-/// A replaced master that is restarted is a master at first. It refuses writes because no replica
+/// A former master that is restarted is a master at first. It refuses writes because no replica
 /// follows it (`NOREPLICAS`), and the sentinels make it a replica of the new master.
 #[derive(Debug)]
 pub struct RedisSentinels {
@@ -27,7 +28,7 @@ pub struct RedisSentinels {
 }
 
 impl RedisSentinels {
-    /// Starts all and waits until the sentinels know each other and every replica.
+    /// Starts all servers and waits until the sentinels know each other and every replica.
     pub async fn start() -> Result<Self> {
         let redis = RedisOptions {
             extra_args: FENCE.map(str::to_owned).into(),
@@ -36,7 +37,8 @@ impl RedisSentinels {
         let servers = together(iter::repeat_n(redis, 1 + REPLICAS).map(RedisServer::start)).await?;
         let master = servers.first().context("there is no master")?.port();
         for replica in servers.iter().skip(1) {
-            // Not as an argument, which would override the configuration that sentinels rewrite.
+            // Not passed as arguments, which would override the configuration that sentinels
+            // rewrite.
             for command in [
                 format!("REPLICAOF 127.0.0.1 {master}"),
                 "CONFIG REWRITE".to_owned(),
@@ -61,8 +63,8 @@ impl RedisSentinels {
         Ok(group)
     }
 
-    /// Waits until everything runs and has its place: the sentinels agree on the master, know each
-    /// other and every replica, and every replica has the master's data.
+    /// Waits until every server runs and has its place: the sentinels agree on the master and know
+    /// each other and every replica, and every replica has the master's data.
     pub async fn wait_until_whole(&self) -> Result<()> {
         within(LIMIT, async || self.is_whole().await)
             .await
@@ -103,12 +105,12 @@ impl RedisSentinels {
         Ok(())
     }
 
-    /// The sentinels, in the form of `REDIS_URL`.
+    /// Returns the addresses of the sentinels in the format of `REDIS_URL`.
     pub fn urls(&self) -> String {
         urls(&self.sentinels)
     }
 
-    /// The product's settings to find it.
+    /// Returns the product's settings for these servers.
     pub fn env(&self) -> [(&'static str, String); 3] {
         [
             ("REDIS_MODE", "sentinel".to_owned()),
@@ -117,12 +119,12 @@ impl RedisSentinels {
         ]
     }
 
-    /// The initial master, then its replicas.
+    /// Returns the initial master, then its replicas.
     pub fn nodes(&self) -> &[RedisServer] {
         &self.servers
     }
 
-    /// The master according to a majority of the sentinels, even while it is down.
+    /// Returns the master that a majority of the sentinels names, even while it is down.
     pub async fn current_master(&self) -> Result<&RedisServer> {
         let mut named = Vec::with_capacity(SENTINELS);
         for sentinel in &self.sentinels {
@@ -141,7 +143,7 @@ impl RedisSentinels {
             .context("no majority of the sentinels agrees on a master")
     }
 
-    /// Waits until a majority of the sentinels names another master than this one, and returns it.
+    /// Waits until a majority of the sentinels names a different master, and returns it.
     pub async fn master_after(&self, old: &RedisServer) -> Result<&RedisServer> {
         within(LIMIT, async || self.is_replaced(old).await)
             .await

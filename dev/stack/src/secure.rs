@@ -16,7 +16,7 @@ use crate::proxy::FaultProxy;
 use crate::redis::{RedisOptions, RedisServer};
 use crate::stack::StackOptions;
 
-/// The user of all servers.
+/// The user on all servers.
 pub const USER: &str = KAFKA_USER;
 /// The password of this user.
 pub const PASSWORD: &str = KAFKA_PASSWORD;
@@ -30,7 +30,8 @@ pub struct SecureServers {
     /// The port of MySQL's administrative interface.
     expired_mysql: ReservedPort,
     kafka: KafkaServer,
-    /// Plain text, login, client certificate, login with an expired server certificate.
+    /// Listeners: plain text, login, client certificate, and login with an expired server
+    /// certificate.
     kafka_ways: [FaultProxy; 4],
 }
 
@@ -55,7 +56,7 @@ impl SecureServers {
         })
     }
 
-    /// The product's settings to reach them.
+    /// Returns the product's settings for these servers.
     pub fn settings(&self) -> BTreeMap<&'static str, String> {
         let file = |name| self.certificates.path(name);
         [
@@ -78,7 +79,7 @@ impl SecureServers {
         .into()
     }
 
-    /// Redis with this password of the user.
+    /// Returns the URL of Redis with this password for the user.
     pub fn redis_url(&self, password: &str) -> String {
         format!(
             "rediss://{USER}:{password}@127.0.0.1:{}",
@@ -86,7 +87,7 @@ impl SecureServers {
         )
     }
 
-    /// Redis with an expired certificate.
+    /// Returns the URL of Redis with an expired certificate.
     pub fn expired_redis_url(&self) -> String {
         format!(
             "rediss://{USER}:{PASSWORD}@127.0.0.1:{}",
@@ -94,12 +95,12 @@ impl SecureServers {
         )
     }
 
-    /// MySQL with this password of the user, without a database.
+    /// Returns the URL of MySQL with this password for the user, without a database.
     pub fn mysql_url(&self, password: &str) -> String {
         format!("mysql://{USER}:{password}@127.0.0.1:{}/", self.mysql.port())
     }
 
-    /// MySQL with an expired certificate, without a database.
+    /// Returns the URL of MySQL with an expired certificate, without a database.
     pub fn expired_mysql_url(&self) -> String {
         format!(
             "mysql://{USER}:{PASSWORD}@127.0.0.1:{}/",
@@ -107,17 +108,17 @@ impl SecureServers {
         )
     }
 
-    /// `SASL_SSL`: SCRAM and PLAIN.
+    /// Returns the address with `SASL_SSL`, for SCRAM and PLAIN.
     pub fn kafka_by_login(&self) -> String {
         self.kafka_at(1)
     }
 
-    /// `SSL`: requires a client certificate.
+    /// Returns the address with `SSL`, which requires a client certificate.
     pub fn kafka_by_certificate(&self) -> String {
         self.kafka_at(2)
     }
 
-    /// `SASL_SSL` with PLAIN and an expired certificate.
+    /// Returns the address with `SASL_SSL`, PLAIN and an expired certificate.
     pub fn expired_kafka(&self) -> String {
         self.kafka_at(3)
     }
@@ -126,12 +127,12 @@ impl SecureServers {
         format!("127.0.0.1:{}", self.kafka_ways[way].port())
     }
 
-    /// The test's own access to Redis.
+    /// Returns the address at which the test accesses Redis.
     pub fn door_to_redis(&self) -> String {
         format!("unix://{}?user={USER}&pass={PASSWORD}", self.redis.socket)
     }
 
-    /// The test's own access to MySQL, without a database.
+    /// Returns the address at which the test accesses MySQL, without a database.
     pub fn door_to_mysql(&self) -> Result<String> {
         let socket = self.mysql.instance.dir.join("socket");
         Ok(format!(
@@ -140,7 +141,7 @@ impl SecureServers {
         ))
     }
 
-    /// The test's own access to Kafka.
+    /// Returns the address at which the test accesses Kafka.
     pub fn door_to_kafka(&self) -> String {
         self.kafka.bootstrap()
     }

@@ -9,27 +9,27 @@ use crate::process::CommandLine;
 use crate::redis_group::{ask, words};
 use crate::server::{Instance, Server, ServerKind};
 
-/// Written once; the sentinel then keeps its state in it.
+/// Written once. Afterwards the sentinel keeps its state in this file.
 const FILE: &str = "sentinel.conf";
 
-/// Sentinels that must agree that the master is down.
+/// Number of sentinels that must agree that the master is down.
 const QUORUM: usize = 2;
 
-/// Time without an answer after which a sentinel considers the master down. Redis's default is 30
-/// s. The product requires more than `min-replicas-max-lag`, which is 10 s here; that does not
+/// Time without a response after which a sentinel considers the master down. Redis's default is 30
+/// s. The product requires more than `min-replicas-max-lag`, which is 10 s here. That does not
 /// matter for a killed or frozen master, which accepts no writes.
 const DOWN_AFTER_MS: u32 = 1_000;
 
-/// A failover is aborted after this time, and retried after twice this time; Redis's default is
-/// 180 s.
+/// A failover is aborted after this time, and retried after twice this time. Redis's default is 180
+/// s.
 const FAILOVER_TIMEOUT_MS: u32 = 3_000;
 
-/// Interval at which a sentinel queries roles and publishes its information to the others; Redis's
+/// Interval at which a sentinel queries roles and publishes its information to the others. Redis's
 /// defaults are 10 s and 2 s. A former master that returns as a master is made a replica after four
-/// times this.
+/// times this interval.
 const PACE_MS: u32 = 500;
 
-/// How a sentinel is started.
+/// Options for starting a sentinel.
 #[derive(Debug, Clone)]
 pub struct SentinelOptions {
     /// The name and the port on 127.0.0.1 of the initial master.
@@ -76,7 +76,7 @@ impl ServerKind for SentinelOptions {
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
-        // Not persisted, so set at each start.
+        // This value is not persisted, so it is set at each start.
         ask(
             instance.port(),
             &words(&format!(

@@ -1,4 +1,4 @@
-//! Common life cycle of Redis, MySQL and Kafka: start, wait for answers, break, restart.
+//! The life cycle that Redis, MySQL and Kafka share: start, wait for responses, break, restart.
 
 use std::fmt::Debug;
 use std::fs;
@@ -23,9 +23,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// The differences between the servers. Implemented by their options.
+/// The differences between the servers. The options of each server implement this trait.
 pub trait ServerKind: Clone + Debug + Send + Sync + 'static {
-    /// Lower-case name for messages and folders.
+    /// The name in lower case, for messages and folders.
     const NAME: &'static str;
     /// Number of ports.
     const PORTS: usize;
@@ -33,19 +33,19 @@ pub trait ServerKind: Clone + Debug + Send + Sync + 'static {
     /// Fetches missing programs and fills the empty data folder. Blocks.
     fn prepare(&self, instance: &Instance) -> Result<()>;
 
-    /// The program with its arguments. Blocks.
+    /// Returns the program with its arguments. Blocks.
     fn command(&self, instance: &Instance) -> Result<CommandLine>;
 
     /// Succeeds once the server answers requests, not as soon as it listens.
     fn answers(&self, instance: &Instance) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// Folders and ports of a server.
+/// The folders and ports of a server.
 #[derive(Debug)]
 pub struct Instance {
-    /// Its data, initially empty.
+    /// The data folder, initially empty.
     pub(crate) data: PathBuf,
-    /// Its configuration and sockets.
+    /// The folder of the configuration and sockets.
     pub(crate) dir: PathBuf,
     pub(crate) ports: Vec<ReservedPort>,
     temp: Arc<TempDirGuard>,
@@ -67,7 +67,7 @@ impl Instance {
         })
     }
 
-    /// The port that clients use.
+    /// Returns the port that clients use.
     pub(crate) fn port(&self) -> u16 {
         self.ports.first().map_or(0, ReservedPort::number)
     }
@@ -87,12 +87,12 @@ pub struct Server<K: ServerKind> {
     pub(crate) options: K,
     pub(crate) instance: Arc<Instance>,
     process: Mutex<Option<ServerProcess>>,
-    /// 0 if not running. Outside the lock, so that `pid` does not wait.
+    /// 0 if not running. It is outside the lock, so that `pid` does not wait.
     pid: AtomicU32,
 }
 
 impl<K: ServerKind> Server<K> {
-    /// Starts a server and waits until it answers.
+    /// Starts a server and waits until it responds.
     pub async fn start(options: K) -> Result<Self> {
         let temp = tokio::task::spawn_blocking(TempDirGuard::new).await??;
         Self::start_in(Arc::new(temp), options).await
@@ -113,35 +113,36 @@ impl<K: ServerKind> Server<K> {
         Ok(server)
     }
 
-    /// The server's port on 127.0.0.1, even while it is down.
+    /// Returns the server's port on 127.0.0.1, even while it is down.
     pub fn port(&self) -> u16 {
         self.instance.port()
     }
 
-    /// The process id, which is also its process group; `None` while it is down.
+    /// Returns the process ID, which is also the ID of its process group. `None` while the server
+    /// is down.
     pub fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Its data folder. A copy made while the server is down can be restored later, which takes the
-    /// server back in time.
+    /// Returns the data folder. A copy that is made while the server is down can be restored later,
+    /// which takes the server back in time.
     pub fn data_dir(&self) -> &Path {
         &self.instance.data
     }
 
-    /// The last `lines` lines of its log.
+    /// Returns the last `lines` lines of the log.
     pub fn log_tail(&self, lines: usize) -> String {
         tail(&self.instance.log(), lines)
     }
 
-    /// A proxy in front of this server. Kafka's clients bypass it: use
+    /// Starts a proxy in front of this server. Kafka's clients bypass it: use
     /// [`crate::KafkaServer::start_behind_proxy`].
     pub async fn proxy(&self) -> Result<FaultProxy> {
         FaultProxy::start(self.port()).await
     }
 
-    /// Restarts it after [`Server::stop`], [`Server::kill`] or a crash, with the same port and
-    /// data. Waits until it answers.
+    /// Restarts the server after [`Server::stop`], [`Server::kill`] or a crash, with the same port
+    /// and data. Waits until it responds.
     pub async fn start_again(&self) -> Result<()> {
         let mut slot = self.process.lock().await;
         if let Some(process) = slot.as_ref()
@@ -163,7 +164,7 @@ impl<K: ServerKind> Server<K> {
             .map_err(|error| self.explain(&error))
     }
 
-    /// Restarts it after its end without its data: a new server on the same port.
+    /// Restarts the server without its data after it has ended: a new server on the same port.
     pub async fn start_empty(&self) -> Result<()> {
         let options = self.options.clone();
         let at = self.instance.clone();
@@ -204,13 +205,13 @@ impl<K: ServerKind> Server<K> {
         )
     }
 
-    /// Stops it as an operator would: SIGTERM, then waits for its end.
+    /// Stops the server as an operator would: sends SIGTERM and waits until it has ended.
     pub async fn stop(&self) -> Result<()> {
-        // SIGCONT, because a frozen process does not handle SIGTERM.
+        // SIGCONT is needed because a frozen process does not handle SIGTERM.
         self.end(&[Signal::TERM, Signal::CONT]).await
     }
 
-    /// Kills it as a crash would: SIGKILL, then waits until it is gone.
+    /// Kills the server as a crash would: sends SIGKILL and waits until it has ended.
     pub async fn kill(&self) -> Result<()> {
         self.end(&[Signal::KILL]).await
     }
@@ -232,8 +233,8 @@ impl<K: ServerKind> Server<K> {
         Ok(())
     }
 
-    /// Suspends it (SIGSTOP): connections stay open, nothing answers. It is suspended when this
-    /// returns.
+    /// Suspends the server (SIGSTOP): connections stay open, and it does not respond. It is
+    /// suspended when this returns.
     pub async fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP, true).await
     }

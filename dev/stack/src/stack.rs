@@ -11,7 +11,7 @@ use crate::redis::{RedisOptions, RedisServer};
 use crate::server::Server;
 use crate::temp_dir::TempDirGuard;
 
-/// How each server is started.
+/// Options for starting each server.
 #[derive(Debug, Clone, Default)]
 pub struct StackOptions {
     pub redis: RedisOptions,
@@ -21,8 +21,8 @@ pub struct StackOptions {
 }
 
 impl StackOptions {
-    /// For tests: MySQL never waits for the disk, so a migration takes 1.3 s instead of 2.3. Writes
-    /// of a killed server survive in the page cache.
+    /// Options for tests: MySQL never waits for the disk, so a migration takes 1.3 s instead of 2.3
+    /// s. Writes of a killed server survive in the page cache.
     pub fn without_fsync() -> Self {
         let arguments = [
             "--innodb-flush-method=nosync",
@@ -40,7 +40,7 @@ impl StackOptions {
 
 /// Redis, MySQL, Kafka and a mail sink, each ready for use.
 ///
-/// When the stack is dropped, the servers end and their folder is deleted; also when the owning
+/// The servers end and their folder is deleted when the stack is dropped, and also when the owning
 /// process exits, panics, is interrupted or is killed by SIGKILL.
 #[derive(Debug)]
 pub struct Stack {
@@ -51,7 +51,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything concurrently and waits until all servers answer.
+    /// Starts all servers concurrently and waits until they respond.
     pub async fn start(options: StackOptions) -> Result<Self> {
         let temp = Arc::new(tokio::task::spawn_blocking(TempDirGuard::new).await??);
         let (redis, mysql, kafka, mail) = tokio::try_join!(
@@ -68,7 +68,7 @@ impl Stack {
         })
     }
 
-    /// The addresses by the product's variable names. `DATABASE_URL` names the database
+    /// Returns the addresses by the product's variable names. `DATABASE_URL` names the database
     /// `firstcome`.
     pub fn env(&self) -> [(&'static str, String); 4] {
         [

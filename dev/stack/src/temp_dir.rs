@@ -1,4 +1,4 @@
-//! The temporary folder of a stack, deleted with its servers when its guard is dropped or its
+//! The temporary folder of a stack. It is deleted with its servers when its guard is dropped or its
 //! process ends.
 
 use std::fs;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::janitor::Janitor;
 
 const PREFIX: &str = "firstcome-stack-";
-/// The owner holds a lock on this file; a folder whose lock is free was abandoned.
+/// The owner holds a lock on this file. A folder whose lock is free was abandoned.
 const OWNER: &str = "owner.lock";
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ fn remove_left_behind() {
 }
 
 fn is_left_behind(dir: &Path) -> bool {
-    // Only old folders, because a new one has no lock for an instant.
+    // Only old folders are deleted, because a new one has no lock for a moment.
     let old = fs::metadata(dir)
         .and_then(|data| data.modified())
         .is_ok_and(|time| {

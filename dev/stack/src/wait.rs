@@ -11,7 +11,7 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(
 ///
 /// # Panics
 ///
-/// With `what` after `limit`.
+/// Panics with `what` after `limit`.
 pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
     eventually_some(what, limit, async || {
         if holds().await {
@@ -27,7 +27,7 @@ pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut(
 ///
 /// # Panics
 ///
-/// With `what` and the last error after `limit`.
+/// Panics with `what` and the last error after `limit`.
 pub async fn eventually_some<T, E: std::fmt::Display>(
     what: &str,
     limit: Duration,
@@ -39,7 +39,7 @@ pub async fn eventually_some<T, E: std::fmt::Display>(
     }
 }
 
-/// Waits until `check` returns a value; returns its last error after `limit`.
+/// Waits until `check` returns a value. Returns its last error after `limit`.
 pub(crate) async fn within<T, E>(
     limit: Duration,
     mut check: impl AsyncFnMut() -> Result<T, E>,

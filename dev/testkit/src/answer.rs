@@ -2,7 +2,7 @@
 
 use crate::reply::HttpReply;
 
-/// An answer to `POST /v1/coupons/{id}/claims`.
+/// The answer to `POST /v1/coupons/{id}/claims`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Accepted {
@@ -19,12 +19,12 @@ pub enum Answer {
     },
     /// Status and code.
     Problem(u16, String),
-    /// No answer came: the claim may or may not have taken effect.
+    /// No answer arrived, so the claim may or may not have taken effect.
     Unknown(String),
 }
 
 impl Answer {
-    /// Parses an answer; the error describes how it violates the contract.
+    /// Parses an answer. The error describes how the answer violates the contract.
     pub fn of(reply: &HttpReply) -> Result<Self, String> {
         let outside = |what: &str| format!("{what}: {reply:?}");
         let number = |name: &str| reply.body[name].as_i64().ok_or_else(|| outside(name));
@@ -62,7 +62,7 @@ impl Answer {
         }
     }
 
-    /// The promised drop and slot, if this is a promise.
+    /// Returns the promised drop and slot, if the answer is a promise.
     pub fn promised(&self) -> Option<(i64, u32)> {
         match self {
             Self::Accepted { drop, slot, .. } | Self::Already { drop, slot } => {
@@ -76,12 +76,12 @@ impl Answer {
         matches!(self, Self::Accepted { .. })
     }
 
-    /// Whether this is a problem with this code.
+    /// Whether the answer is a problem with this code.
     pub fn is(&self, code: &str) -> bool {
         matches!(self, Self::Problem(_, found) if found == code)
     }
 
-    /// The answer as one word, for counts.
+    /// Names the answer in one word, which counts use as their key.
     pub fn word(&self) -> &str {
         match self {
             Self::Accepted { .. } => "accepted",

@@ -1,5 +1,5 @@
-//! A real browser: headless Chromium, driven over WebDriver (W3C), which is JSON over HTTP. Why not
-//! a library: docs/decisions/0015-coupon-page.md.
+//! A real browser: headless Chromium, controlled over WebDriver (W3C), which is JSON over HTTP.
+//! docs/decisions/0015-coupon-page.md explains why the tests do not use a library.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -11,19 +11,19 @@ use firstcome_stack::{BrowserOptions, BrowserServer};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-/// The browsers of this binary's tests. They end with the process in any case.
+/// The browsers that the tests of this binary share. They always end with the process.
 static DRIVER: OnceCell<BrowserServer> = OnceCell::const_new();
 
-/// Concurrent browsers: each is half a dozen processes.
+/// Limit of concurrent browsers, because each consists of half a dozen processes.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
-/// Longest time of one command on a busy machine.
+/// Time limit of one command on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The user's preferences and the size of the window.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// As in `Accept-Language`.
+    /// Languages in the format of `Accept-Language`.
     pub languages: &'static str,
     pub width: u32,
     pub height: u32,
@@ -55,7 +55,7 @@ impl Look {
     }
 }
 
-/// One browser with one tab, closed on drop.
+/// One browser with one tab. It is closed on drop.
 pub struct Browser {
     client: reqwest::Client,
     driver: String,
@@ -109,7 +109,7 @@ impl Browser {
         browser
     }
 
-    /// Sets window and colours. The languages are fixed when it is opened.
+    /// Sets the window size and the colours. The languages are fixed when the browser is opened.
     pub async fn look(&self, look: Look) {
         let window = json!({"width": look.width, "height": look.height, "deviceScaleFactor": 1, "mobile": false});
         self.cdp("Emulation.setDeviceMetricsOverride", &window)
@@ -124,7 +124,7 @@ impl Browser {
         .await;
     }
 
-    /// Loads an address; returns when the page and its scripts are loaded.
+    /// Loads an address. Returns when the page and its scripts are loaded.
     pub async fn visit(&self, url: &str) {
         // Without this, another fragment of the same address would not reload the page.
         self.command("/url", &json!({"url": "about:blank"})).await;
@@ -143,20 +143,21 @@ impl Browser {
             .to_owned()
     }
 
-    /// Runs a script in the page and returns its result, awaiting a promise.
+    /// Runs a script in the page and returns its result. If the result is a promise, waits for it.
     pub async fn run(&self, script: &str) -> Value {
         self.command("/execute/sync", &json!({"script": script, "args": []}))
             .await
     }
 
-    /// [`Self::run`] on a page that may navigate: `None` if the page was unloaded meanwhile.
+    /// Does the same as [`Self::run`] on a page that may navigate. Returns `None` if the page was
+    /// unloaded meanwhile.
     pub async fn try_run(&self, script: &str) -> Option<Value> {
         self.try_command("/execute/sync", &json!({"script": script, "args": []}))
             .await
             .ok()
     }
 
-    /// Runs a script in every page loaded from now on, before the page's own scripts.
+    /// Runs a script in every page that is loaded from now on, before the page's own scripts.
     pub async fn prepare(&self, script: &str) {
         self.cdp(
             "Page.addScriptToEvaluateOnNewDocument",
@@ -165,7 +166,7 @@ impl Browser {
         .await;
     }
 
-    /// Clicks as a mouse does; an element that is hidden or covered fails the test.
+    /// Clicks like a mouse. The test fails if the element is hidden or covered.
     pub async fn click(&self, css: &str) {
         let found = self
             .command("/element", &json!({"using": "css selector", "value": css}))
@@ -199,8 +200,8 @@ impl Browser {
         .await;
     }
 
-    /// New errors on the console. Failed requests do not count, unless a part of the page itself is
-    /// missing.
+    /// Returns new errors on the console. Failed requests do not count, unless a part of the page
+    /// itself is missing.
     pub async fn complaints(&self) -> Vec<Value> {
         let log = self.command("/se/log", &json!({"type": "browser"})).await;
         let entries = log.as_array().cloned().unwrap_or_default();
@@ -214,7 +215,7 @@ impl Browser {
             .collect()
     }
 
-    /// Serious and critical findings of axe-core.
+    /// Returns the serious and critical findings of axe-core.
     pub async fn barriers(&self) -> Vec<Value> {
         let script = firstcome_stack::axe()
             .await
@@ -228,7 +229,7 @@ impl Browser {
             .collect()
     }
 
-    /// Writes a screenshot as PNG.
+    /// Writes a screenshot as a PNG file.
     pub async fn picture(&self, file: &Path) {
         let shot = self
             .cdp("Page.captureScreenshot", &json!({"format": "png"}))
@@ -252,7 +253,7 @@ impl Browser {
         answer.unwrap_or_else(|error| panic!("{path}: {} {}", error["error"], error["message"]))
     }
 
-    /// The error is the driver's answer.
+    /// Sends a command to the driver. The error is the driver's answer.
     async fn try_command(&self, path: &str, body: &Value) -> Result<Value, Value> {
         let request = self
             .client
@@ -275,7 +276,7 @@ impl Browser {
 }
 
 impl Drop for Browser {
-    /// Closes it before the next one gets its turn.
+    /// Closes this browser before the next one gets its turn.
     fn drop(&mut self) {
         if self.session.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Verifies a drop directly in the stores, without relying on the product.
+//! Checks a drop directly in the stores, without using the product's code.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::mysql::Sql;
 use crate::redis::PrefixedKeys;
 use crate::world::World;
 
-/// Longest wait for all rows. Thousands of claims take a while on a busy machine.
+/// Time limit for all rows. Thousands of claims take a while on a busy machine.
 const ISSUED: Duration = Duration::from_secs(60);
 
-/// Slot and user of each row of a drop.
+/// Returns the slot and user of each row of a drop.
 pub async fn rows(world: &World, drop: i64) -> BTreeMap<u32, String> {
     try_rows(&world.sql, drop).await.unwrap()
 }
 
-/// [`rows`] while MySQL may be broken.
+/// Does the same as [`rows`] while MySQL may be broken.
 pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
     let rows = sql
         .rows(&format!(
@@ -35,7 +35,7 @@ pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
         .collect()
 }
 
-/// Slot and user of each admission of a drop.
+/// Returns the slot and user of each admission of a drop.
 pub async fn redis_holders(world: &World, coupon: &MadeCoupon) -> BTreeMap<u32, String> {
     try_holders(&world.redis, coupon).await.unwrap()
 }
@@ -56,7 +56,7 @@ async fn try_holders(redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeM
     Ok(by_slot)
 }
 
-/// The number of users with a slot in Redis.
+/// Returns the number of users with a slot in Redis.
 pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
     world
         .redis
@@ -70,9 +70,9 @@ pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
 /// Waits until the drop has this many rows and nothing is in flight.
 pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
-    eventually_some("every row is there", ISSUED, async || {
+    eventually_some("every row exists", ISSUED, async || {
         let rows = &world.sql.rows(&count).await.unwrap()[0][0];
-        // Kafka is asked last, because its client is much more expensive than a query.
+        // Kafka is queried last, because its client is much more expensive than a query to MySQL.
         if *rows != quantity.to_string() {
             return Err(format!("{rows} of {quantity}"));
         }
@@ -87,8 +87,8 @@ pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
 /// A user and the answer they got.
 pub type PromisedAnswer = (String, Answer);
 
-/// Fails unless the stores agree on a drop: `quantity` rows on the slots 1..=quantity, of that many
-/// users, with distinct codes; Redis has the same user on each slot, and its numbers add up.
+/// Fails unless the stores agree on a drop: MySQL has `quantity` rows on the slots 1..=quantity, of
+/// as many users, with distinct codes, Redis has the same user on each slot, and its counts add up.
 pub async fn exact(
     sql: &Sql,
     redis: &PrefixedKeys,
@@ -108,8 +108,9 @@ pub async fn exact(
     Ok(())
 }
 
-/// Slot and user of each row of a drop. Fails unless the stores agree on them: no user has two, all
-/// codes are distinct, Redis has the same user on each slot, and its numbers add up.
+/// Returns the slot and user of each row of a drop. Fails unless the stores agree on them: no user
+/// has two rows, all codes are distinct, Redis has the same user on each slot, and its counts add
+/// up.
 pub async fn agreed(
     sql: &Sql,
     redis: &PrefixedKeys,
@@ -137,7 +138,7 @@ pub async fn agreed(
         .count();
     ensure!(
         holders.len() == rows.len() && differ == 0,
-        "Redis and MySQL differ: {} people in Redis, {differ} slots differ",
+        "Redis and MySQL differ: {} users in Redis, {differ} slots differ",
         holders.len()
     );
     let key = |name: &str| redis.of_drop(coupon.id, coupon.drop, name);
@@ -168,7 +169,7 @@ pub async fn assert_exact(
 
 /// Runs the checker, which shares no code with the product. Fails unless the history of the
 /// coupon's claims matches the drop's current rows: no promise is lost without being listed, no
-/// slot and no user is duplicated, and nobody who was refused was admitted.
+/// slot and no user is duplicated, and no refused user was admitted.
 async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
     let id = |number: i64| u64::try_from(number).expect("an id");
     let drop = id(coupon.drop);
@@ -178,7 +179,7 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
         RecordedScope::Coupon
     };
     let claims = world.claims.of(id(coupon.id));
-    // Other drops of the coupon made promises too; their end is not checked here.
+    // Other drops of the coupon also made promises. Their final rows are not checked here.
     let mut drops = BTreeSet::from([drop]);
     drops.extend(claims.iter().filter_map(promised_from));
     let announced = |drop| RecordedEvent::Drop {
@@ -206,8 +207,8 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
         .collect();
     events.push(RecordedEvent::Final { drop, rows });
     let judgement = check(&History::of(events).expect("a history that can be read"));
-    // Rows inserted by a test were never asked for, and requests that bypass the client are not
-    // recorded.
+    // The history contains no claims for rows that a test inserted, and no requests that bypass the
+    // client.
     let by_hand = |violation: &Violation| matches!(violation, Violation::NeverAsked { .. });
     if let Judgement {
         verdict: Verdict::Violated(list),
@@ -230,7 +231,7 @@ fn promised_from(event: &RecordedEvent) -> Option<u64> {
     }
 }
 
-/// Fails unless every user with a promise has a row on the promised slot, except these users.
+/// Fails unless every user with a promise, except these users, has a row on the promised slot.
 pub async fn assert_kept(
     world: &World,
     coupon: &MadeCoupon,

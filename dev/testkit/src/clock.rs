@@ -1,4 +1,4 @@
-//! Wall clocks that a test can shift, one per process, through a preloaded library. Monotonic
+//! Wall clocks that a test can shift, one per process, by means of a preloaded library. Monotonic
 //! clocks stay correct.
 
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
-/// The library, and a file for each clock.
+/// The folder with the library and a file for each clock.
 pub struct Clocks(TempDir);
 
 impl Clocks {
@@ -27,7 +27,7 @@ impl Clocks {
         Ok(Self(folder))
     }
 
-    /// A clock with this name, initially correct.
+    /// Creates a clock with this name. It is correct at first.
     pub fn clock(&self, name: &str) -> Result<ProcessClock> {
         let clock = ProcessClock {
             library: self.0.path().join("libclock.so"),
@@ -45,7 +45,7 @@ pub struct ProcessClock {
 }
 
 impl ProcessClock {
-    /// Shifts the clock by this many seconds from now on.
+    /// Sets the offset of the clock to this number of seconds.
     pub fn set(&self, seconds: i64) -> Result<()> {
         let file = File::options()
             .create(true)
@@ -56,7 +56,7 @@ impl ProcessClock {
             .context("the clock can't be set")
     }
 
-    /// The environment that makes a process use this clock.
+    /// Returns the environment variables that make a process use this clock.
     pub fn env(&self) -> [(&'static str, String); 2] {
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
         [

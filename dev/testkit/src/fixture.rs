@@ -26,7 +26,7 @@ impl Fixture {
 
     pub async fn of(world: World) -> Self {
         let (api, consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
-        // As in an installation: the operations page changes coupons, and mails link to it.
+        // Set as in a real installation: the operations page changes coupons, and mails link to it.
         world.set("API_URL", api.http().base());
         Self {
             world,
@@ -35,7 +35,7 @@ impl Fixture {
         }
     }
 
-    /// A coupon that opened long ago, held by this many users.
+    /// Creates a coupon that opened long ago and is held by this many users.
     pub async fn held(
         &self,
         name: &str,
@@ -45,7 +45,7 @@ impl Fixture {
         self.held_of(&coupon_body(name, quantity, 0), holders).await
     }
 
-    /// [`Self::held`] with a coupon created from this body.
+    /// Does the same as [`Self::held`] with a coupon created from this body.
     pub async fn held_of(&self, body: &Value, holders: usize) -> (MadeCoupon, Vec<PromisedAnswer>) {
         let coupon = self.api.create_coupon(body).await;
         let answers = rush(&[&self.api], coupon.id, &people(holders), 50).await;
@@ -54,14 +54,14 @@ impl Fixture {
     }
 }
 
-/// A world with an API whose gate is open.
+/// Creates a world with an API whose gate is open.
 pub async fn open_world(name: &str) -> (World, Running<ApiClient>) {
     let world = World::new(name).await;
     let (api, ()) = tokio::join!(world.serve(), world.open());
     (world, api)
 }
 
-/// A coupon of 20, all given out and issued; the consumer has stopped again.
+/// Creates a coupon of 20 slots that are all given out and issued. The consumer has stopped again.
 pub async fn given_out(
     world: &World,
     api: &Running<ApiClient>,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::histories::{HistoryLine, RecordedEvent, Recorder};
 
-/// The requests and answers so far.
+/// The requests and answers recorded so far.
 pub(crate) struct RecordedClaims {
     pub(crate) recorder: Recorder,
     path: PathBuf,
@@ -20,7 +20,7 @@ impl RecordedClaims {
         }
     }
 
-    /// The recorded claims of one coupon.
+    /// Returns the recorded claims of one coupon.
     pub(crate) fn of(&self, coupon: u64) -> Vec<RecordedEvent> {
         self.recorder.finish().expect("a whole history");
         let text = std::fs::read_to_string(&self.path).expect("a history");

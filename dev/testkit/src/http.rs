@@ -11,14 +11,14 @@ use crate::answer::Answer;
 use crate::histories::{RecordedOutcome, Recorder};
 use crate::reply::HttpReply;
 
-/// The operators' token of every world.
+/// The operators' token, which every world uses.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
 
-/// The key that signs claim messages. Unsigned messages are accepted too, unless a test forbids
-/// them.
+/// The key that signs claim messages. Unsigned messages are accepted too, unless a test changes
+/// that.
 pub const SIGNING_KEY: &str = "system-tests-0123456789abcdef9876543210";
 
-/// A service at an address.
+/// A client of the service at an address.
 #[derive(Debug, Clone)]
 pub struct Http {
     client: reqwest::Client,
@@ -30,10 +30,10 @@ impl Http {
         Self::patient(base, Duration::from_secs(60))
     }
 
-    /// A client with this timeout for an answer.
+    /// Creates a client with this timeout for responses.
     fn patient(base: &str, patience: Duration) -> Self {
-        // Much shorter than the server's idle timeout; otherwise a request could meet a closing
-        // connection.
+        // Much shorter than the server's idle timeout. Otherwise a request could be sent on a
+        // connection that is closing.
         let idle = Duration::from_secs(5);
         let client = reqwest::Client::builder()
             .timeout(patience)
@@ -51,12 +51,12 @@ impl Http {
         &self.base
     }
 
-    /// A request to be completed and passed to [`Http::send`].
+    /// Builds a request that the caller completes and passes to [`Http::send`].
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
-    /// [`Self::request`] with the operators' token.
+    /// Does the same as [`Self::request`] with the operators' token.
     pub fn ops(&self, method: Method, path: &str) -> RequestBuilder {
         self.request(method, path).bearer_auth(OPS_TOKEN)
     }
@@ -80,18 +80,17 @@ impl Http {
         })
     }
 
-    /// Sends a request that must be answered.
+    /// Sends a request. The test fails if no response arrives.
     pub async fn send(request: RequestBuilder) -> HttpReply {
         Self::try_send(request).await.expect("an answer")
     }
 
-    /// `GET` of a route without authentication.
+    /// Sends a `GET` to a route without authentication.
     pub async fn get(&self, path: &str) -> HttpReply {
         Self::send(self.request(Method::GET, path)).await
     }
 
-    /// The sum of a metric over the lines with all of these labels; `None` if there is no such
-    /// line.
+    /// Sums a metric over the lines with all of these labels. `None` if there is no such line.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let text = self.get("/metrics").await.text;
         let lines = text
@@ -110,12 +109,12 @@ impl Http {
 #[derive(Debug, Clone)]
 pub struct MadeCoupon {
     pub id: i64,
-    /// The id of its current drop, or of the next one.
+    /// The ID of its current drop, or of the next one.
     pub drop: i64,
     pub body: Value,
 }
 
-/// The API. Claims made through it are recorded.
+/// A client of the API that records its claims.
 #[derive(Clone)]
 pub struct ApiClient {
     http: Http,
@@ -130,7 +129,7 @@ impl ApiClient {
         }
     }
 
-    /// The API at an address, with this timeout for an answer.
+    /// Creates a client of the API at an address, with this timeout for responses.
     pub fn patient(base: &str, patience: Duration, recorder: Recorder) -> Self {
         Self {
             http: Http::patient(base, patience),
@@ -138,7 +137,7 @@ impl ApiClient {
         }
     }
 
-    /// This client at another address.
+    /// Returns this client for a different address.
     #[must_use]
     pub fn moved_to(&self, base: &str) -> Self {
         Self {
@@ -150,17 +149,17 @@ impl ApiClient {
         }
     }
 
-    /// For requests that deviate from the contract.
+    /// Returns the plain client, for requests that deviate from the contract.
     pub fn http(&self) -> &Http {
         &self.http
     }
 
-    /// A claim; an answer outside the contract fails the test.
+    /// Sends a claim. An answer outside the contract fails the test.
     pub async fn claim(&self, coupon: i64, user: &str) -> Answer {
         self.try_claim(coupon, None, user).await.unwrap()
     }
 
-    /// A claim on a drop, if it is known; the error is an answer outside the contract.
+    /// Sends a claim, whose drop may be known. The error is an answer outside the contract.
     pub async fn try_claim(
         &self,
         coupon: i64,
@@ -181,7 +180,7 @@ impl ApiClient {
         }
     }
 
-    /// A user returns a claim; returns the drop and slot, or the reason of the refusal.
+    /// Returns a user's claim. The result is the drop and slot, or the reason of the refusal.
     pub async fn give_back(&self, coupon: i64, user: &str) -> Result<(i64, Option<u32>), Answer> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self
@@ -191,7 +190,8 @@ impl ApiClient {
         self.revoking(coupon, user, false, request).await
     }
 
-    /// An operator revokes a user's claim; returns the drop and slot, or the reason of the refusal.
+    /// Revokes a user's claim as an operator. The result is the drop and slot, or the reason of the
+    /// refusal.
     pub async fn revoke(
         &self,
         coupon: i64,
@@ -255,7 +255,7 @@ impl ApiClient {
             .unwrap_or_else(|reply| panic!("{reply}"))
     }
 
-    /// Creates a coupon; an error if the API currently cannot.
+    /// Creates a coupon. Returns an error if the API cannot create it now.
     pub async fn try_create_coupon(&self, body: &Value) -> Result<MadeCoupon, String> {
         let reply = Http::try_send(self.http.ops(Method::POST, "/v1/coupons").json(body)).await;
         let reply = reply.map_err(|error| error.to_string())?;
@@ -284,25 +284,25 @@ impl ApiClient {
             .await
     }
 
-    /// The coupon as users see it.
+    /// Reads the coupon as users see it.
     pub async fn coupon(&self, coupon: i64) -> Value {
         let reply = self.http.get(&format!("/v1/coupons/{coupon}")).await;
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.body
     }
 
-    /// An operator changes a coupon.
+    /// Changes a coupon as an operator.
     pub async fn patch(&self, coupon: i64, change: &Value) -> HttpReply {
         self.try_patch(coupon, change).await.expect("an answer")
     }
 
-    /// [`Self::patch`] that must succeed.
+    /// Does the same as [`Self::patch`] and fails unless the change succeeds.
     pub async fn change(&self, coupon: i64, change: &Value) {
         let reply = self.patch(coupon, change).await;
         assert_eq!(reply.status, 200, "{reply:?}");
     }
 
-    /// [`Self::patch`] if there may be no answer.
+    /// Does the same as [`Self::patch`] if no response may arrive.
     pub async fn try_patch(&self, coupon: i64, change: &Value) -> Result<HttpReply, String> {
         let request = self
             .http
@@ -313,7 +313,8 @@ impl ApiClient {
             .map_err(|error| error.to_string())
     }
 
-    /// An operator adds users to a coupon's allow list or removes them; there may be no answer.
+    /// Adds users to a coupon's allow list, or removes them, as an operator. No response may
+    /// arrive.
     pub async fn try_list(
         &self,
         coupon: i64,
@@ -340,14 +341,14 @@ impl ApiClient {
         reply.map_err(|error| error.to_string())
     }
 
-    /// A user's own claim.
+    /// Reads a user's own claim.
     pub async fn me(&self, coupon: i64, user: &str) -> Value {
         let reply = self.try_me(coupon, user).await.expect("an answer");
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.body
     }
 
-    /// [`Self::me`] with any answer, or none.
+    /// Does the same as [`Self::me`], with any response or none.
     pub async fn try_me(&self, coupon: i64, user: &str) -> Result<HttpReply, String> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self
@@ -360,7 +361,7 @@ impl ApiClient {
     }
 }
 
-/// The body of a coupon that opened long ago and stays open.
+/// Returns the body of a coupon that opened long ago and stays open.
 pub fn coupon_body(name: &str, quantity: u32, waiting_list: u32) -> Value {
     json!({
         "name": name, "quantity": quantity, "once_per": "coupon", "waiting_list": waiting_list,
@@ -376,17 +377,17 @@ impl ReconcilerClient {
         Self(Http::new(base))
     }
 
-    /// For requests that deviate from the contract.
+    /// Returns the plain client, for requests that deviate from the contract.
     pub fn http(&self) -> &Http {
         &self.0
     }
 
-    /// `POST /v1/reconcile`, with any answer.
+    /// Sends `POST /v1/reconcile`, with any response.
     pub async fn ask(&self, body: &Value) -> HttpReply {
         Http::send(self.0.ops(Method::POST, "/v1/reconcile").json(body)).await
     }
 
-    /// Begins a pass and returns its id. Waits for a running pass first.
+    /// Begins a pass and returns its ID. Waits for a running pass first.
     pub async fn begin(&self) -> String {
         let reply = self.accepted(&json!({"wait": false}), 202).await;
         let location = reply.location().expect("a Location header");

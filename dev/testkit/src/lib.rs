@@ -9,7 +9,7 @@
 //!
 //! [`drift`] damages the data in the stores, and [`histories`] judges answers offline, without any
 //! of the above.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // anything missing fails the test
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // a missing part fails the test
 
 mod answer;
 mod browser;
@@ -60,5 +60,5 @@ pub use rush::{people, rush, tally};
 pub use shell::{OperatorsShell, commands_of};
 pub use world::{StoreUrls, World, WorldStores, shared};
 
-/// Long enough for a busy machine; reached only if something is broken.
+/// Long enough for a busy machine. It is only reached if something is broken.
 pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(90);

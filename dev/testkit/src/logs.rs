@@ -10,7 +10,7 @@ use tempfile::TempDir;
 /// Lines shown per process.
 const SHOWN: usize = 80;
 
-/// Only the last processes are shown: a test that starts hundreds fails at the end of them.
+/// Only the last processes are shown, because a test that starts hundreds fails at one of the last.
 const PROCESSES: usize = 24;
 
 /// A folder with one file per process.
@@ -38,7 +38,7 @@ impl Logs {
         self.0.dir.path()
     }
 
-    /// A new file for a process with this name.
+    /// Returns a new file for a process with this name.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         let mut files = self.0.files.lock();
         let path = self
@@ -59,7 +59,8 @@ impl Logs {
         Ok(())
     }
 
-    /// Prints the end of each file to stderr, which the test runner shows for failed tests only.
+    /// Prints the last lines of each file to stderr, which the test runner shows for failed tests
+    /// only.
     pub(crate) fn print(&self) {
         let files = self.0.files.lock();
         for path in &files[files.len().saturating_sub(PROCESSES)..] {

@@ -17,9 +17,9 @@ pub struct Pod {
     pub args: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub replicas: usize,
-    /// Time from the decision to stop it until SIGTERM.
+    /// Time from the decision to stop the pod until SIGTERM.
     pub pre_stop: Duration,
-    /// Time after which the kubelet kills it.
+    /// Time after which the kubelet kills the pod.
     pub grace: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Manifests {
             .unwrap_or_else(|| panic!("there is no {kinds:?} {name}"))
     }
 
-    /// The pod of a Deployment or Job.
+    /// Returns the pod of a Deployment or Job.
     pub fn pod(&self, name: &str) -> Pod {
         let owner = self.object(&["Deployment", "Job"], name);
         let spec = &owner["spec"]["template"]["spec"];

@@ -1,4 +1,4 @@
-//! Plain SQL, as typed at a console, independent of the product's code.
+//! Plain SQL, as an operator would type it, independent of the product's code.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct Sql {
     url: String,
 }
 
-/// MySQL's error for a refused statement.
+/// MySQL's error when it refuses a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlRefusal {
     pub code: u16,
@@ -33,7 +33,7 @@ impl Sql {
         &self.url
     }
 
-    /// Runs one statement on a new connection; returns the rows as text, `NULL` for null.
+    /// Runs one statement on a new connection. Returns the rows as text, with `NULL` for null.
     pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, SqlRefusal> {
         match mysql_rows(&self.url, sql).await {
             Ok(rows) => Ok(rows),
@@ -45,26 +45,26 @@ impl Sql {
         }
     }
 
-    /// [`Self::query`] while MySQL may be broken.
+    /// Does the same as [`Self::query`] while MySQL may be broken.
     pub async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
         Ok(tokio::time::timeout(PATIENCE, mysql_rows(&self.url, sql))
             .await
             .context("MySQL does not answer")??)
     }
 
-    /// [`Sql::try_query`] for statements that must succeed.
+    /// Does the same as [`Sql::try_query`] for statements that must succeed.
     pub async fn query(&self, sql: &str) -> Vec<Vec<String>> {
         self.try_query(sql)
             .await
             .unwrap_or_else(|refused| panic!("MySQL refused {sql}: {refused:?}"))
     }
 
-    /// The error of a statement that must be refused.
+    /// Returns the error of a statement that MySQL must refuse.
     pub async fn refusal(&self, sql: &str) -> SqlRefusal {
         self.try_query(sql).await.expect_err(sql)
     }
 
-    /// The single number that a query returns.
+    /// Returns the single number that a query selects.
     pub async fn number(&self, sql: &str) -> i64 {
         let rows = self.query(sql).await;
         rows[0][0]
@@ -84,12 +84,12 @@ impl HeldTransaction {
         Self(conn)
     }
 
-    /// Runs a statement in it.
+    /// Runs a statement in this transaction.
     pub async fn run(&mut self, sql: &str) {
         self.0.query_drop(sql).await.unwrap();
     }
 
-    /// Runs a statement in it that may be refused.
+    /// Runs a statement in this transaction that MySQL may refuse.
     pub async fn try_run(&mut self, sql: &str) -> Result<(), SqlRefusal> {
         match self.0.query_drop(sql).await {
             Ok(()) => Ok(()),

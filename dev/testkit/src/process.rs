@@ -1,4 +1,4 @@
-//! One of our processes. Missing a time limit fails the test.
+//! A process of the product. Exceeding a time limit fails the test.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
@@ -16,7 +16,7 @@ use crate::logs::Logs;
 /// `Drop` does not run if the owner is killed, so the janitor kills the remaining processes.
 static JANITOR: LazyLock<Janitor> = LazyLock::new(|| Janitor::start().expect("sh can be started"));
 
-/// Runs in a mount namespace that ends with the process. `exec` lets signals reach the program.
+/// Runs in a mount namespace that ends with the process. `exec` makes signals reach the program.
 const REMOUNT: &str = r#"mount -o remount,bind,ro / && exec "$0" "$@""#;
 
 /// A running process of the product, killed on drop.
@@ -38,7 +38,8 @@ impl Process {
         Self::start_command(logs, &name, command, env)
     }
 
-    /// Starts it with a read-only root file system, as in a container; requires the right to mount.
+    /// Starts it with a read-only root file system, as in a container. This requires the permission
+    /// to mount.
     pub(crate) fn start_read_only(
         logs: &Logs,
         program: &Path,
@@ -80,39 +81,40 @@ impl Process {
         self.0.pid()
     }
 
-    /// The output on stdout so far.
+    /// Returns the output on stdout so far.
     pub fn stdout(&self) -> String {
         self.0.stdout()
     }
 
-    /// Its complete stdout, once it has ended.
+    /// Returns its complete stdout once the process has ended.
     pub async fn all_stdout(&self) -> String {
         self.0.all_stdout(LIMIT).await.unwrap()
     }
 
-    /// The end of its output, stderr and stdout.
+    /// Returns the last lines of its output, stderr and stdout.
     pub fn log(&self) -> String {
         self.0.log_tail()
     }
 
-    /// Waits for a line of stdout with this beginning and returns the rest of it. Fails the test if
-    /// the process ends first.
+    /// Waits for a line of stdout that begins with this text and returns the rest of the line.
+    /// Fails the test if the process ends first.
     pub async fn line(&self, beginning: &str) -> String {
         let [rest] = self.0.lines([beginning], LIMIT).await.unwrap();
         rest
     }
 
-    /// The exit status, once it has ended.
+    /// Returns the exit status, if the process has ended.
     pub fn status(&self) -> Option<ExitStatus> {
         self.0.status().unwrap()
     }
 
-    /// Sends a signal. Does nothing once it has ended.
+    /// Sends a signal. Does nothing if the process has ended.
     pub fn signal(&self, signal: Signal) {
         self.0.signal(signal).unwrap();
     }
 
-    /// Waits until it ends by itself and returns its exit code (128 + signal if a signal ended it).
+    /// Waits until the process ends by itself and returns its exit code (128 + signal if a signal
+    /// ended it).
     pub async fn ended(&self, limit: Duration) -> i32 {
         let status = self.0.ended(limit).await.unwrap();
         status
@@ -126,13 +128,13 @@ impl Process {
         self.ended(LIMIT).await
     }
 
-    /// Sends SIGKILL; the process is gone when this returns.
+    /// Sends SIGKILL. The process has ended when this returns.
     pub async fn kill(&self) {
         self.signal(Signal::KILL);
         self.ended(LIMIT).await;
     }
 
-    /// Sends SIGSTOP: the process is suspended, its connections stay open.
+    /// Sends SIGSTOP: the process is suspended, and its connections stay open.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }

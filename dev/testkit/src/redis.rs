@@ -14,7 +14,8 @@ use redis::{
 /// Timeout for a Redis that may be broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The keys with one prefix, in the master of several Redis servers or in the nodes of a cluster.
+/// The keys with one prefix: in the master among several Redis servers, or in the nodes of a
+/// cluster.
 #[derive(Debug, Clone)]
 pub struct PrefixedKeys {
     clients: Vec<Client>,
@@ -22,7 +23,8 @@ pub struct PrefixedKeys {
 }
 
 impl PrefixedKeys {
-    /// The keys with this prefix in the Redis at this address, or at several, separated by commas.
+    /// Returns the keys with this prefix in the Redis at this address. Several addresses are
+    /// separated by commas.
     pub fn new(urls: &str, prefix: &str) -> Self {
         let clients = urls
             .split(',')
@@ -66,7 +68,7 @@ impl PrefixedKeys {
         self.try_command(words).await.unwrap()
     }
 
-    /// [`Self::command`] while Redis may be broken.
+    /// Does the same as [`Self::command`] while Redis may be broken.
     pub async fn try_command<T: FromRedisValue>(
         &self,
         words: &[impl ToRedisArgs],
@@ -89,29 +91,29 @@ impl PrefixedKeys {
         }
     }
 
-    /// Redis's clock, Unix milliseconds.
+    /// Reads Redis's clock in Unix milliseconds.
     pub async fn now_ms(&self) -> i64 {
         let (seconds, micros): (i64, i64) = self.command(&["TIME"]).await;
         seconds * 1_000 + micros / 1_000
     }
 
-    /// The name of a key of a drop: `meta`, `count`, `users`, `free`, `waiting`, `times`.
+    /// Returns the name of a key of a drop: `meta`, `count`, `users`, `free`, `waiting`, `times`.
     pub fn of_drop(&self, coupon: i64, drop: i64, name: &str) -> String {
         format!("{}:{{{coupon}}}:drop:{drop}:{name}", self.prefix)
     }
 
-    /// The name of a coupon's hash of claimants.
+    /// Returns the name of a coupon's hash of claimants.
     pub fn claimants(&self, coupon: i64) -> String {
         format!("{}:{{{coupon}}}:claimants", self.prefix)
     }
 
-    /// The name of a key of the whole installation.
+    /// Returns the name of a key of the whole installation.
     pub fn own(&self, name: &str) -> String {
         format!("{}:{name}", self.prefix)
     }
 
-    /// Whether a reconciler has compared the coupons of a server. Each server of a cluster has its
-    /// own key for it, with a longer name.
+    /// Whether a reconciler has compared the coupons of a server. In a cluster, each server has a
+    /// separate key for it, with a longer name.
     pub(crate) async fn is_compared(&self) -> bool {
         let compared = self.own("compared");
         if self.clients.len() == 1 {
@@ -121,7 +123,7 @@ impl PrefixedKeys {
         names.iter().any(|name| name.starts_with(&compared))
     }
 
-    /// Every key under the prefix, sorted.
+    /// Returns every key with the prefix, sorted.
     pub async fn names(&self) -> Vec<String> {
         let mut conn = self.connection().await;
         let mut cursor = 0_u64;
@@ -145,8 +147,8 @@ impl PrefixedKeys {
         names
     }
 
-    /// Every key with the prefix, with its serialised content and its time to live: two dumps are
-    /// equal if and only if nothing was changed between them.
+    /// Returns every key with the prefix, with its serialised content and its time to live. Two
+    /// dumps are equal if and only if nothing was changed between them.
     pub async fn dump(&self) -> BTreeMap<String, (Vec<u8>, i64)> {
         let mut conn = self.connection().await;
         let mut dump = BTreeMap::new();
@@ -159,7 +161,7 @@ impl PrefixedKeys {
     }
 }
 
-/// Connects with a long timeout: on a busy machine, the client's default of half a second is too
+/// Connects with a long timeout. On a busy machine, the client's default of half a second is too
 /// short.
 async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
@@ -170,7 +172,7 @@ async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
         .await
 }
 
-/// A copy of a Redis's data on disk at one moment.
+/// A copy of the data that a Redis had on disk at one moment.
 pub struct OldCopy(tempfile::TempDir);
 
 impl OldCopy {
@@ -180,7 +182,7 @@ impl OldCopy {
         Ok(Self(folder))
     }
 
-    /// Replaces the data of this Redis, which must be down.
+    /// Replaces the data of this Redis with the copy. Redis must be down.
     pub fn put_back(&self, redis: &RedisServer) -> Result<()> {
         std::fs::remove_dir_all(redis.data_dir())?;
         copy(&self.0.path().join("data"), redis.data_dir())

@@ -1,10 +1,10 @@
-//! Releases of the product that a test runs side by side.
+//! Releases of the product that a test runs together.
 
 use std::path::PathBuf;
 
 use firstcome_stack::built_program;
 
-/// The release of programs. Other releases are built by `cargo xtask upgrade-test`.
+/// The release of the programs. `cargo xtask upgrade-test` builds the other releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Release {
     /// An older commit, in the folder `OLD_PROGRAMS`.
@@ -15,7 +15,7 @@ pub enum Release {
 }
 
 impl Release {
-    /// The path of one of its programs.
+    /// Returns the path of a program of this release.
     pub(crate) fn program(self, name: &str) -> PathBuf {
         let folder =
             |variable: &str| {

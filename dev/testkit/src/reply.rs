@@ -1,4 +1,4 @@
-//! A raw answer of a service.
+//! A raw response of a service.
 
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde_json::Value;
@@ -6,10 +6,10 @@ use serde_json::Value;
 #[derive(Debug, Clone)]
 pub struct HttpReply {
     pub status: u16,
-    /// `Content-Type`, empty if absent.
+    /// `Content-Type`. Empty if absent.
     pub content_type: String,
     pub headers: HeaderMap,
-    /// The body as JSON; `null` if it is not JSON.
+    /// The body as JSON. `null` if it is not JSON.
     pub body: Value,
     /// The body as text.
     pub text: String,

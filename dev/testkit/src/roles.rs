@@ -35,7 +35,7 @@ pub struct Once {
 }
 
 impl Once {
-    /// The run that it printed with `--json`.
+    /// Parses the run that the process printed with `--json`.
     pub fn run(&self) -> Run {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))
@@ -43,12 +43,12 @@ impl Once {
 }
 
 impl World {
-    /// `firstcome-api serve`, started and listening (the reconciler opens the gate).
+    /// Starts `firstcome-api serve` and waits until it listens. (The reconciler opens the gate.)
     pub async fn serve(&self) -> Running<ApiClient> {
         self.serve_with(&[]).await
     }
 
-    /// [`Self::serve`] with additional settings.
+    /// Does the same as [`Self::serve`] with additional settings.
     pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<ApiClient> {
         let process = self.start("firstcome-api", &["serve"], env);
         let base = process.line("listening on ").await;
@@ -58,12 +58,13 @@ impl World {
         }
     }
 
-    /// `firstcome-api consume`, joined to its group; the client is for its health and metrics.
+    /// Starts `firstcome-api consume` and waits until it has joined its group. The client is for
+    /// its health and metrics.
     pub async fn consume(&self) -> Running<Http> {
         self.consume_with(&[]).await
     }
 
-    /// [`Self::consume`] with additional settings.
+    /// Does the same as [`Self::consume`] with additional settings.
     pub async fn consume_with(&self, env: &[(&str, &str)]) -> Running<Http> {
         let process = self.start("firstcome-api", &["consume"], env);
         let base = process.line("listening on ").await;
@@ -74,8 +75,8 @@ impl World {
         }
     }
 
-    /// `firstcome-reconciler daemon` with these settings. Its first passes may still be running:
-    /// for tests of these passes, or of a daemon that cannot finish them.
+    /// Starts `firstcome-reconciler daemon` with these settings. Its first passes may still be
+    /// running. Use it to test these passes, or a daemon that cannot finish them.
     pub async fn daemon_with(&self, env: &[(&str, &str)]) -> Running<ReconcilerClient> {
         let process = self.start("firstcome-reconciler", &["daemon"], env);
         let base = process.line("listening on ").await;
@@ -85,8 +86,8 @@ impl World {
         }
     }
 
-    /// `firstcome-reconciler daemon` after its first passes, so that they do not repair what a test
-    /// breaks from now on.
+    /// Starts `firstcome-reconciler daemon` and waits for its first passes, so that they do not
+    /// repair the damage that a test does afterwards.
     pub async fn daemon(&self) -> Running<ReconcilerClient> {
         let daemon = self.daemon_with(&[]).await;
         eventually("the daemon has nothing more to do", LIMIT, async || {
@@ -106,7 +107,7 @@ impl World {
         all.extend(args);
         let process = self.start("firstcome-reconciler", &all, env);
         let code = process.ended(LIMIT).await;
-        // The pipe may hold the last line for an instant after the process ended.
+        // The last line may still be in the pipe for a moment after the process has ended.
         let stdout = process.all_stdout().await;
         Once {
             code,
@@ -115,7 +116,7 @@ impl World {
         }
     }
 
-    /// Opens the gate for the first time. Nothing was admitted yet, so nothing can be in flight to
+    /// Opens the gate for the first time. No user was admitted yet, so no claim can be in flight to
     /// the topic, and the pass need not wait for the publishing deadline.
     pub async fn open(&self) {
         let once = self
@@ -130,7 +131,7 @@ impl World {
         assert_eq!(once.code, 0, "{}", once.log);
     }
 
-    /// Runs one pass by the command line, which must leave nothing.
+    /// Runs one pass on the command line, which must leave no drift.
     pub async fn pass(&self) -> Run {
         let once = self.once_with(&[], &[]).await;
         assert_eq!(once.code, 0, "{}", once.log);

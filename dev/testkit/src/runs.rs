@@ -1,4 +1,4 @@
-//! Findings of passes, and their runs in the table.
+//! Reads the findings of passes, and their runs in the table.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use firstcome_reconciler::report::{Kind, Run, Status};
 use crate::http::MadeCoupon;
 use crate::world::World;
 
-/// The number of findings by kind.
+/// Counts the findings by kind.
 pub fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
     let mut kinds = BTreeMap::new();
     for finding in run.all_findings() {
@@ -16,7 +16,7 @@ pub fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
     kinds
 }
 
-/// Fails unless the run examined this drop, found nothing at all, and reports it as exact.
+/// Fails unless the run examined this drop, had no findings at all, and reports the drop as exact.
 pub fn assert_clean(run: &Run, coupon: &MadeCoupon) {
     assert_eq!(
         (run.status, run.all_findings().count()),
@@ -34,8 +34,8 @@ pub fn assert_clean(run: &Run, coupon: &MadeCoupon) {
     );
 }
 
-/// Fails unless the run found nothing at all. Promises that are already broken are not findings,
-/// but such a run is not clean.
+/// Fails unless the run had no findings at all. Promises that are already listed as broken are not
+/// findings, but such a run is not clean.
 pub fn assert_nothing_found(run: &Run) {
     let broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);
     let status = if broken { Status::Drift } else { Status::Clean };
@@ -46,7 +46,7 @@ pub fn assert_nothing_found(run: &Run) {
     );
 }
 
-/// The status of a run in its table.
+/// Returns the status of a run in its table.
 pub async fn status_of(world: &World, run: &str) -> Option<String> {
     let rows = world
         .sql
@@ -57,7 +57,7 @@ pub async fn status_of(world: &World, run: &str) -> Option<String> {
     rows.into_iter().next().map(|row| row[0].clone())
 }
 
-/// The error of a failed run.
+/// Returns the error of a failed run.
 pub async fn error_of(world: &World, run: &str) -> String {
     world
         .sql

@@ -11,8 +11,8 @@ pub fn people(number: usize) -> Vec<String> {
     (1..=number).map(|n| format!("u-{n}")).collect()
 }
 
-/// Each user claims once, with `at_once` concurrent claims, alternating between the given APIs.
-/// Answers are in the order of `users`.
+/// Lets each user claim once, with `at_once` concurrent claims, alternating between the given APIs.
+/// Returns the answers in the order of `users`.
 pub fn rush(
     apis: &[&ApiClient],
     coupon: i64,
@@ -35,7 +35,7 @@ pub fn rush(
         .collect()
 }
 
-/// The number of answers by word.
+/// Counts the answers by word.
 pub fn tally(answers: &[(String, Answer)]) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();
     for (_, answer) in answers {

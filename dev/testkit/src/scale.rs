@@ -1,14 +1,14 @@
-//! Measurements at two sizes: small in every `make test`, and additionally at full size in `cargo
-//! xtask scale`, which collects the lines printed here in a table.
+//! Measurements at two sizes: small in every `make test`, and at full size in `cargo xtask scale`,
+//! which collects the lines printed here in a table.
 
-/// Whether this is `cargo xtask scale`.
+/// Whether this runs in `cargo xtask scale`.
 pub fn is_full() -> bool {
     std::env::var("SCALE").is_ok_and(|size| size == "full")
 }
 
 /// Measures `what` on a small installation and, in `cargo xtask scale`, at full size, and prints
-/// the line `scale: what | at full size | small | target`. Returns the larger installation's value.
-/// A target has the form `≤ 20 ms`: a sign, a number, and optionally a unit.
+/// the line `scale: what | at full size | small | target`. Returns the value of the larger
+/// installation. A target has the format `≤ 20 ms`: a sign, a number, and optionally a unit.
 pub async fn measured(
     what: &str,
     sizes: [u32; 2],
@@ -20,7 +20,7 @@ pub async fn measured(
     value
 }
 
-/// [`measured`] for several figures of one measurement, each with its target.
+/// Does the same as [`measured`] for several figures of one measurement, each with its target.
 pub async fn measured_each<const N: usize>(
     figures: [(&str, &str); N],
     [small, full]: [u32; 2],
@@ -45,7 +45,7 @@ pub fn print(what: &str, value: f64, target: &str) {
     println!("scale: {what} | {} | - | {target}", text(value, target));
 }
 
-/// The value with the unit of the target.
+/// Formats the value with the unit of the target.
 fn text(value: f64, target: &str) -> String {
     let unit = target.split(' ').nth(2).unwrap_or_default();
     format!("{} {unit}", (value * 100.0).round() / 100.0)

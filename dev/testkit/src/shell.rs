@@ -1,4 +1,4 @@
-//! An operator's shell, for commands of the documentation.
+//! An operator's shell that runs commands from the documentation.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,8 +11,8 @@ use tokio::process::Command;
 
 use crate::world::World;
 
-/// Runs in a temporary folder with the product's programs, the stores' clients, the folder `deploy`
-/// and a world's settings.
+/// Runs commands in a temporary folder with the product's programs, the stores' clients, the folder
+/// `deploy` and a world's settings.
 pub struct OperatorsShell {
     folder: TempDir,
     env: BTreeMap<String, OsString>,
@@ -68,7 +68,7 @@ impl OperatorsShell {
     }
 }
 
-/// The commands of a section of docs/OPERATIONS.md: its `sh` blocks, in order.
+/// Returns the commands of a section of docs/OPERATIONS.md: its `sh` blocks, in order.
 pub fn commands_of(section: &str) -> Vec<String> {
     let text = std::fs::read_to_string(sources().join("docs/OPERATIONS.md")).unwrap();
     let (_, rest) = text

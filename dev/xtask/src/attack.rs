@@ -1,4 +1,4 @@
-//! Runs schemathesis against both services. It is fetched once, into the cache folder.
+//! Runs schemathesis against both services. It is fetched once into the cache folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,8 +27,9 @@ pub(crate) fn attack(part: Option<Part>) -> Result<()> {
     suite::attacks(&program)
 }
 
-/// A PyPI package in a virtual environment of the cache folder. The file `whole` marks it as
-/// complete. It cannot be renamed once filled, because its programs contain its path.
+/// Returns a PyPI package in a virtual environment of the cache folder. The file `whole` marks it
+/// as complete. The folder cannot be renamed once it is filled, because its programs contain its
+/// path.
 pub(crate) fn python_package(name: &str, version: &str) -> Result<PathBuf> {
     let root = cache()?.join(format!("{name}-{version}"));
     if root.join("whole").exists() {

@@ -1,5 +1,5 @@
-//! Developer and CI tasks. `cargo xtask help` lists them; most settings come from the environment,
-//! as `make WORD NAME=value` passes them on.
+//! Tasks for development and CI. `cargo xtask help` lists them. Most settings come from the
+//! environment, where `make WORD NAME=value` puts them.
 
 mod attack;
 mod deploy;
@@ -34,27 +34,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Job {
-    /// The demo on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
+    /// Run the demo on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
     Demo,
-    /// The whole system, running until Ctrl-C (PROFILE=release for a fast one, WATCH=1 with
-    /// Prometheus)
+    /// Run the whole system until Ctrl-C (PROFILE=release for a fast one, WATCH=1 with Prometheus)
     Run,
-    /// The tests of every change on real servers and five fault schedules; or `cargo test ARGS`
+    /// Run the tests of every change on real servers and five fault schedules; or `cargo test ARGS`
     Test {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// All checks that do not run the product
+    /// Run all checks that do not run the product
     Lint {
         #[command(subcommand)]
         part: Option<lint::Part>,
     },
-    /// The tests of a release: single faults, a browser, many rows
+    /// Run the tests of a release: single faults, a browser, many rows
     Faults,
-    /// Seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock CLUSTER=1;
+    /// Run seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock CLUSTER=1;
     /// REPLAY=seed or file)
     Chaos,
-    /// Firstcome compared with other designs and its own limits (REQUESTS=100000 QUANTITY=100
+    /// Compare Firstcome with other designs and its own limits (REQUESTS=100000 QUANTITY=100
     /// CONNECTIONS=64; --quick)
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -65,7 +64,7 @@ enum Job {
     Release,
     /// Build the programs and fetch the servers that tests need
     Setup,
-    /// A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100;
+    /// Send a crowd to a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100;
     /// --rate 5000)
     Rush {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -74,41 +73,43 @@ enum Job {
     /// Inject drift into a running `make run` (KIND=unissued COUNT=1 COUPON=…; KIND=? lists the
     /// kinds)
     Drift,
-    /// MySQL's client in a running `make run` (SQL="SELECT …" runs only that)
+    /// Open MySQL's client in a running `make run` (SQL="SELECT …" runs only that)
     Mysql,
-    /// Mixed traffic and faults; memory, sockets, statements and tables must stay flat (MINUTES=30)
+    /// Run mixed traffic and faults; memory, sockets, statements and tables must stay flat
+    /// (MINUTES=30)
     Soak,
-    /// Deaths at every crash point, repeatedly, on real servers (CYCLES=100: half an hour)
+    /// Kill processes at every crash point, repeatedly, on real servers (CYCLES=100: half an hour)
     Crashes,
-    /// Measurements at full size, with targets (WHAT=test names PROFILE=dev ROWS=50000000)
+    /// Measure at full size, with targets (WHAT=test names PROFILE=dev ROWS=50000000)
     Scale,
-    /// Property tests of all inputs, with new random inputs (MINUTES=10 CASES=5000)
+    /// Run the property tests of all inputs with fresh random inputs (MINUTES=10 CASES=5000)
     Fuzz,
-    /// schemathesis against both services, with all its checks (CASES=50 per operation, SEED=1,
+    /// Run schemathesis against both services, with all its checks (CASES=50 per operation, SEED=1,
     /// ONLY=set)
     Attack {
         #[command(subcommand)]
         part: Option<attack::Part>,
     },
-    /// Old and new programs together under load, in both orders (OLD=commit or tag)
+    /// Run old and new programs together under load, in both orders (OLD=commit or tag)
     UpgradeTest,
-    /// The tests on Valkey instead of Redis
+    /// Run the tests on Valkey instead of Redis
     ValkeyTest {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// docker-compose.yml on a real engine: a rush, kills, down and up again
+    /// Test docker-compose.yml on a real engine: a rush, kills, down and up again
     ComposeTest,
-    /// The Helm chart, checked with helm and the Kubernetes API schemas
+    /// Check the Helm chart with helm and the Kubernetes API schemas
     Helm {
         #[command(subcommand)]
         part: helm::Part,
     },
     /// Write the names of the programs' settings into the chart's schema
     SettingNames,
-    /// README's picture and table, from the last `make bench`
+    /// Update README's chart and table from the last `make bench`
     Picture,
-    /// Pictures of all states of the pages and mails, from a real browser; then those in the docs
+    /// Capture screenshots of all states of the pages and mails in a real browser, then those in
+    /// the docs
     Pictures,
     /// Write docs/API.md from both services' OpenAPI descriptions
     ApiDocs,

@@ -1,5 +1,5 @@
-//! Pictures of all states of the pages and mails from a real browser, in target/pictures. Those
-//! that the docs show are copied there.
+//! Captures screenshots of all states of the pages and mails in a real browser, into
+//! target/pictures. Copies those that the docs show.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::programs::{Profile, build_all_and_fetch, target};
 use crate::shell::run;
 use crate::suite::test_it;
 
-/// The pictures in the docs: the name in target/pictures, and the name in docs/pictures.
+/// The screenshots in the docs: the name in target/pictures, and the name in docs/pictures.
 const OF_DOCS: [(&str, &str); 11] = [
     ("issued", "coupon-page-issued"),
     ("scheduled-korean-phone", "coupon-page-korean"),

@@ -19,7 +19,7 @@ pub(crate) const SYSTEM: [&str; 5] = [
 pub(crate) const BENCH: [&str; 1] = ["firstcome-bench"];
 pub(crate) const CHAOS: [&str; 1] = ["firstcome-chaos"];
 
-/// The profile from `PROFILE`, and cargo's folder for its programs.
+/// The profile from `PROFILE`, and the folder into which cargo builds its programs.
 pub(crate) struct Profile {
     pub(crate) name: String,
     pub(crate) folder: PathBuf,
@@ -34,7 +34,7 @@ impl Profile {
         }
     }
 
-    /// The profile from the environment, otherwise this one.
+    /// Returns the profile from the environment, otherwise this one.
     pub(crate) fn or(default: &str) -> Self {
         Self::new(setting("PROFILE").unwrap_or_else(|| default.to_owned()))
     }
@@ -73,7 +73,7 @@ pub(crate) fn build_all(profile: &Profile) -> Result<()> {
     run(cargo(&ALL).arg(&profile.name))
 }
 
-/// Builds every program and test, and fetches the servers meanwhile.
+/// Builds every program and test, and fetches the servers at the same time.
 pub(crate) fn build_all_and_fetch(profile: &Profile) -> Result<()> {
     run(cargo(&[
         "build",

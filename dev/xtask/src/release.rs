@@ -117,15 +117,15 @@ fn names_folder(program: &[u8], folder: &Path) -> bool {
     program.windows(name.len()).any(|bytes| bytes == name)
 }
 
-/// The crates in a program, as CycloneDX.
+/// Lists the crates in a program, as CycloneDX.
 fn bill_of_materials(program: &Path, into: &Path) -> Result<()> {
     let tool = cache()?.join("auditable-1/bin/auditable2cdx");
     let file = File::create(into)?;
     run(command(tool).arg(program).stdout(file)).context("no bill of materials")
 }
 
-/// The archive has attestations only if buildx's builder is a container
-/// (`docker buildx create --use`).
+/// Builds the image. Its archive has attestations only if buildx's builder is a container (`docker
+/// buildx create --use`).
 fn image(published: &Path) -> std::process::Command {
     let archive = published.join(format!("firstcome-{VERSION}-image.tar"));
     let mut docker = command("docker");
@@ -146,7 +146,7 @@ fn image_left_out(published: &Path) -> String {
     text
 }
 
-/// The files of a folder, sorted by name.
+/// Returns the files of a folder, sorted by name.
 fn digests(folder: &Path) -> Result<Vec<Artefact>> {
     let mut artefacts = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -168,7 +168,7 @@ fn sha256(bytes: &[u8]) -> Result<String> {
     Ok(hex)
 }
 
-/// In the format of `sha256sum --check`.
+/// Returns checksums in the format of `sha256sum --check`.
 fn sums(artefacts: &[Artefact]) -> Result<String> {
     let mut sums = String::new();
     for Artefact { name, sha256 } in artefacts {

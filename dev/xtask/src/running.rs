@@ -1,4 +1,5 @@
-//! Tasks in a system started by `make run`, whose addresses and programs are in target/run/env.
+//! Tasks on a system that was started by `make run`. Its addresses and programs are in
+//! target/run/env.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +21,7 @@ impl Running {
         Ok(Self(parse(&text)))
     }
 
-    /// One of its programs, with its settings.
+    /// Returns the command of a program of the system, with its settings.
     fn program(&self, name: &str) -> Result<Command> {
         let folder = self
             .0
@@ -33,7 +34,7 @@ impl Running {
     }
 }
 
-/// Parses lines of the form NAME='value', as a shell does.
+/// Parses lines of the format NAME='value' like a shell.
 fn parse(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| line.split_once('='))

@@ -1,5 +1,5 @@
 //! Measures properties that must hold at any size, at full size on real servers. Prints a table,
-//! and writes it as JSON to target/scale. The measurements are tests that print lines of the form
+//! and writes it as JSON to target/scale. The measurements are tests that print lines of the format
 //! `scale: what | at full size | small | target` (dev/testkit/src/scale.rs).
 //!
 //! The targets are for a release build. PROFILE=dev builds faster and runs slower.
@@ -23,7 +23,7 @@ pub(crate) fn run() -> Result<()> {
         "--features",
         "firstcome-shared/crash-points",
     ];
-    // Sequentially, so that each test has the machine to itself.
+    // Tests run one after the other, so that each has the machine to itself.
     args.extend(["--test", "it", "--", "--nocapture", "--test-threads=1"]);
     args.extend(what.split_whitespace());
     let measured = suite::log_of_full_size(&args)?;
@@ -71,7 +71,7 @@ impl<'l> Row<'l> {
         })
     }
 
-    /// `None` if it has no target or was not measured at full size.
+    /// Whether the target is met. `None` if there is no target or no measurement at full size.
     fn is_met(&self) -> Option<bool> {
         let value = number(self.full)?;
         let target = number(self.target.trim_start_matches(['≥', '≤']))?;
@@ -98,7 +98,7 @@ impl<'l> Row<'l> {
     }
 }
 
-/// The number at the beginning of the text.
+/// Returns the number at the beginning of the text.
 fn number(text: &str) -> Option<f64> {
     text.split_whitespace().next()?.parse().ok()
 }

@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 
-/// A command that ended with an error; this program ends with the same code.
+/// A command that ended with an error. This program ends with the same code.
 #[derive(Debug)]
 pub(crate) struct Failed {
     what: String,
@@ -18,7 +18,7 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// The error of a check that runs no command.
+    /// Returns the error of a check that runs no command.
     pub(crate) fn check(what: impl Into<String>) -> anyhow::Error {
         let what = what.into();
         Self { what, code: 1 }.into()
@@ -33,21 +33,21 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub(crate) fn root() -> PathBuf {
-    // Set at run time by `cargo run`, because the folder at build time may have moved.
+    // `cargo run` sets this variable at run time. The folder at build time may have moved since.
     let own =
         env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let own = PathBuf::from(own);
     own.ancestors().nth(2).unwrap_or(&own).to_owned()
 }
 
-/// An environment variable that is set and not empty.
+/// Returns an environment variable that is set and not empty.
 pub(crate) fn setting(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The cache folder, shared with `firstcome-stack`.
+/// Returns the cache folder, which `firstcome-stack` uses too.
 pub(crate) fn cache() -> Result<PathBuf> {
     let folder = setting("FIRSTCOME_CACHE")
         .map(PathBuf::from)
@@ -73,7 +73,7 @@ fn describes_this_package(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || NAMES.contains(&name)
 }
 
-/// A command with the environment of this program's caller.
+/// Creates a command with the environment of this program's caller.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
@@ -84,14 +84,14 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// `cargo` with these arguments.
+/// Creates a `cargo` command with these arguments.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut cargo = command("cargo");
     cargo.args(args);
     cargo
 }
 
-/// Runs a command; the error has its words and its exit code.
+/// Runs a command. The error contains the command line and the exit code.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
@@ -135,13 +135,13 @@ fn shown(command: &Command) -> String {
         .join(" ")
 }
 
-/// Whether the program is on the PATH.
+/// Whether the program is in the PATH.
 pub(crate) fn has(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// The PATH with this folder prepended.
+/// Returns the PATH with this folder prepended.
 pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(folder.to_owned()).chain(env::split_paths(&path));
@@ -164,7 +164,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         .with_context(|| format!("needed as root: apt-get install {}", packages.join(" ")))
 }
 
-/// The matching files of the repository, including new ones and excluding deleted ones.
+/// Returns the matching files of the repository, including new ones and excluding deleted ones.
 pub(crate) fn files(patterns: &[&str]) -> Result<Vec<PathBuf>> {
     let mut git = command("git");
     git.args([
@@ -186,7 +186,7 @@ pub(crate) fn files(patterns: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A file's text; the error names the file.
+/// Reads a file as text. The error names the file.
 pub(crate) fn read(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))

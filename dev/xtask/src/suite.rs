@@ -15,11 +15,11 @@ use crate::shell::{Failed, cargo, output, run, setting};
 /// The program with the tests of the whole system.
 const SYSTEM: &str = "it";
 
-/// Tests of the whole system that run before a release and not for every change: each costs several
-/// times what another one does. Every change has schedules of several faults instead of the single
-/// ones, and the services' own tests of what the pages are sent.
+/// Tests of the whole system that run before a release and not for every change, because each costs
+/// several times as much as other tests. For every change, schedules with several faults replace
+/// those with single faults, and the services' own tests check the data that the pages get.
 const BEFORE_A_RELEASE: [&str; 54] = [
-    // Single faults: servers of their own, which are killed, silent or full.
+    // Single faults, on separate servers that are killed, silent or full.
     "faults::single",
     "faults::brokers",
     "faults::silent",
@@ -40,10 +40,10 @@ const BEFORE_A_RELEASE: [&str; 54] = [
     "operations::silent_stops",
     "drift::outages",
     "restore::",
-    // TLS and logins, beyond the main job and its secrets.
+    // TLS and logins, except the main job and its secrets.
     "tls::refused",
-    "every_way_to_log_in_to_kafka",
-    // A browser, beyond a claim and a reload.
+    "every_kafka_login_method",
+    // A browser, except for a claim and a reload.
     "pages::from_mails",
     "pages::looks",
     "pages::operations",
@@ -52,7 +52,7 @@ const BEFORE_A_RELEASE: [&str; 54] = [
     "a_confirmed_return_frees_the_slot",
     "the_page_returns_the_coupon_of_the_drop",
     "polling_for_the_code_slows_down",
-    // Many rows, people or processes.
+    // Many rows, users or processes.
     "claims::acknowledged",
     "consumer::flood",
     "operations::added_column",
@@ -66,27 +66,27 @@ const BEFORE_A_RELEASE: [&str; 54] = [
     "operations::sizes",
     "a_tail_that_takes_longer_than_the_limit",
     "damage_to_any_key_of_a_second_day",
-    "a_coupon_reopens_during_all_other_repairs",
+    "a_coupon_reopens_after_a_loss_during_all",
     "manifests_roll_out",
     "too_many_members_beyond_the_last_slot",
-    // Time that has to go by.
+    // Tests that must wait for time to pass.
     "a_locked_dead_letter_table",
-    "a_deep_pass_due_at_the_same_second",
+    "a_deep_pass_due_in_the_same_second",
     "partitions_of_a_killed_consumer",
     "a_restarted_static_member",
     "a_pass_that_loses_its_lock",
     "passes_that_cannot_read_the_topic",
-    "redis_that_restarts_while",
+    "redis_restart_while",
     "repeated_failed_reopenings",
 ];
 
-/// More such tests: the demo under single faults, and the tests of the servers themselves, whose
-/// failure makes every other test fail.
+/// Further tests of this kind: the demo under single faults, and the tests of the servers, because
+/// a failure of these makes every other test fail.
 const DEMO_UNDER_FAULTS: &str = "demo::whole::";
 const DEMO: &str = "load";
 const SERVERS: &str = "servers";
 
-/// The model, whose largest worlds are left out too.
+/// The model. Its largest worlds are skipped too.
 const MODEL: &str = "protocol";
 
 /// Tests that need programs of other releases (`cargo xtask upgrade-test`), and those that need
@@ -94,10 +94,10 @@ const MODEL: &str = "protocol";
 const UPGRADES: &str = "upgrade::";
 const ATTACKS: &str = "attack::";
 
-/// Five fixed schedules for every change; `make chaos SEEDS=500` runs those of a release.
+/// Five fixed schedules for every change. `make chaos SEEDS=500` runs those of a release.
 const SCHEDULES: [(&str, &str); 3] = [("SEEDS", "5"), ("FIRST", "1"), ("WORKERS", "1")];
 
-/// The tests of every change; with arguments, `cargo test` with these.
+/// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let profile = Profile::new("dev".to_owned());
     build_all_and_fetch(&profile)?;
@@ -110,7 +110,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     sum_up(runs, begun)
 }
 
-/// The tests that are left out for every change.
+/// Runs the tests that are skipped for every change.
 pub(crate) fn faults() -> Result<()> {
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
     let begun = Instant::now();
@@ -124,15 +124,15 @@ pub(crate) fn faults() -> Result<()> {
     sum_up(runs, begun)
 }
 
-/// The tests that `cargo xtask upgrade-test` has built an older commit's programs for, in this
-/// folder.
+/// Runs the tests for which `cargo xtask upgrade-test` has built the programs of an older commit in
+/// this folder.
 pub(crate) fn upgrades(old: &Path) -> Result<()> {
     let args = ["--test", SYSTEM, "--", UPGRADES, "--nocapture"];
     let mut tests = cargo_test(&Threads::system(), &args);
     run(tests.env("OLD_PROGRAMS", old))
 }
 
-/// The tests at full size, with these arguments of `cargo test`.
+/// Runs the tests at full size, with these arguments of `cargo test`.
 pub(crate) fn log_of_full_size(args: &[&str]) -> Result<Run> {
     let mut tests = cargo_test(&Threads::system(), args);
     tests.env("SCALE", "full");
@@ -157,23 +157,23 @@ pub(crate) fn api_docs() -> Result<()> {
     run(test_it(&["api_docs::"]).env("UPDATE_DOCS", "1"))
 }
 
-/// `cargo test` for the system tests, with these arguments of the test program.
+/// Returns the `cargo test` command for the system tests, with these arguments of the test program.
 pub(crate) fn test_it(args: &[&str]) -> Command {
     let mut tests = cargo(&["test", "--workspace", "--locked", "--test", SYSTEM, "--"]);
     tests.args(args);
     tests
 }
 
-/// The system tests wait for servers most of the time, so all other tests and the fault schedules
-/// run concurrently, and their output is shown afterwards.
+/// Runs the tests of every change. The system tests wait for servers most of the time, so all other
+/// tests and the fault schedules run concurrently, and their output is shown afterwards.
 fn every_change(profile: &Profile) -> Result<Vec<Run>> {
     let mut system = vec!["--test", SYSTEM, "--"];
     for words in BEFORE_A_RELEASE.iter().chain([&UPGRADES, &ATTACKS]) {
         system.extend(["--skip", words]);
     }
     let programs = test_programs()?;
-    // Not `--bins`, which also builds and links the programs with `test = false`, and no `--doc`:
-    // no crate has a tested example.
+    // `--bins` is not used, because it also builds and links the programs with `test = false`.
+    // `--doc` is not used, because no crate has a tested example.
     let mut others = vec!["--lib", "--bin", "xtask"];
     for name in programs
         .iter()
@@ -203,7 +203,7 @@ fn every_change(profile: &Profile) -> Result<Vec<Run>> {
 struct Threads(String);
 
 impl Threads {
-    /// System tests wait for servers most of the time.
+    /// Returns more threads than cores, because system tests wait for servers most of the time.
     fn system() -> Self {
         let default = || (2 * processors()).to_string();
         Self(setting("RUST_TEST_THREADS").unwrap_or_else(default))
@@ -227,7 +227,7 @@ fn cargo_test(threads: &Threads, args: &[impl AsRef<std::ffi::OsStr>]) -> Comman
     tests
 }
 
-/// The names of all test programs of the workspace.
+/// Returns the names of all test programs of the workspace.
 fn test_programs() -> Result<Vec<String>> {
     let metadata = output(&mut cargo(&[
         "metadata",
@@ -245,7 +245,7 @@ fn test_programs() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// All targets that `cargo metadata` lists.
+/// Returns all targets that `cargo metadata` lists.
 pub(crate) fn targets(metadata: &Value) -> impl Iterator<Item = &Value> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
     packages.flat_map(|package| package["targets"].as_array().into_iter().flatten())
@@ -255,7 +255,7 @@ const MEMORY: &str = "/dev/shm";
 const ROOM_KB: u64 = 8_000_000;
 
 /// Whether the servers of tests can write to memory instead of a disk, for which Redis and MySQL
-/// would wait before each answer. A killed server finds its files again in either case.
+/// would wait before each response. A killed server finds its files again in either case.
 fn has_room_in_memory() -> bool {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -272,7 +272,7 @@ fn may_run_programs(mounts: &str) -> bool {
         .any(|line| line.contains(&format!(" {MEMORY} ")) && !line.contains("noexec"))
 }
 
-/// The first number after this word.
+/// Returns the first number after this word.
 fn first_number(text: &str, word: &str) -> Option<u64> {
     let (_, rest) = text.split_once(word)?;
     rest.split_whitespace().next()?.parse().ok()
@@ -298,7 +298,7 @@ impl Run {
         let (reader, writer) = io::pipe()?;
         command.stdout(writer.try_clone()?).stderr(writer);
         let mut child = command.spawn().context("cannot start the tests")?;
-        // Drop the writing ends that the command holds; otherwise the pipe would never end.
+        // Drops the writing ends that the command holds. Otherwise the pipe would never end.
         command.stdout(io::stdout()).stderr(io::stderr());
         let mut log = String::new();
         let mut reader = BufReader::new(reader);
@@ -317,7 +317,7 @@ impl Run {
     }
 }
 
-/// Prints one line for all runs. Returns the error of the first failed one.
+/// Prints one line for all runs. Returns the error of the first run that failed.
 fn sum_up(runs: Vec<Run>, begun: Instant) -> Result<()> {
     let log: String = runs.iter().map(|run| run.log.as_str()).collect();
     println!("\n{}", Summary::of(&log).line(begun.elapsed().as_secs()));
@@ -375,12 +375,12 @@ impl Summary {
     }
 }
 
-/// The number of passed tests in the log of test programs.
+/// Returns the number of passed tests in the log of test programs.
 pub(crate) fn passed(log: &str) -> u64 {
     Summary::of(log).passed
 }
 
-/// The number before this word.
+/// Returns the number before this word.
 fn count(line: &str, word: &str) -> u64 {
     let words: Vec<_> = line.split([' ', ';', '.']).collect();
     let pair = words.windows(2).find(|pair| pair[1] == word);

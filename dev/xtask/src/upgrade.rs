@@ -65,7 +65,7 @@ fn unpack(commit: &str, folder: &Path) -> Result<()> {
 }
 
 /// Builds in the usual target folder, which already has most dependencies, and copies the programs
-/// from there, because the next build overwrites them.
+/// from there because the next build overwrites them.
 fn build(source: &Path, into: &Path) -> Result<()> {
     let mut build = cargo(&["build", "--locked", "--manifest-path"]);
     build

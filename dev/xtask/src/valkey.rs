@@ -58,12 +58,13 @@ fn fetch(root: &Path) -> Result<()> {
         }
     }
     symlink("valkey-cli", bin.join("redis-cli"))?;
-    // Last, because `test` treats a root that has it as complete.
+    // Created last, because `test` treats a root that has it as complete.
     symlink("valkey-server", bin.join("redis-server"))?;
     Ok(())
 }
 
-/// apt with separate lists and a separate cache, so that the machine's stay unchanged.
+/// Returns an apt command with separate lists and a separate cache, so that the system's stay
+/// unchanged.
 fn apt(work: &Path) -> Command {
     let mut apt = command("apt-get");
     apt.current_dir(work).args([
@@ -84,7 +85,7 @@ fn apt(work: &Path) -> Command {
     apt
 }
 
-/// The mirror from which this machine gets Debian's main packages.
+/// Returns the mirror from which this machine gets Debian's main packages.
 fn mirror() -> Result<String> {
     let mut apt = command("apt-get");
     apt.args([

@@ -12,5 +12,5 @@ pub mod routes;
 pub use comparison::{Comparison, DesignRun, RushSize};
 pub use designs::Design;
 
-/// The program of the designs' processes.
+/// The program for the processes of the designs.
 pub const PROGRAM: &str = "firstcome-baselines";

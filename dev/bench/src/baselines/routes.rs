@@ -27,10 +27,11 @@ use crate::baselines::designs::listen;
 /// Partitions of the topic, as created by `migrate`.
 pub const PARTITIONS: u32 = 12;
 
-/// Longest wait for Kafka's acknowledgement, as in the product.
+/// Time limit for Kafka's acknowledgement, as in the product.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// A route that does nothing and returns the answer to a sold-out claim, with the same length.
+/// Serves a route that does nothing and returns the answer to a sold-out claim, with the same
+/// length.
 pub async fn nothing() -> Result<()> {
     const BODY: &str = r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
     let answer = async || {
@@ -43,7 +44,8 @@ pub async fn nothing() -> Result<()> {
     listen(Router::new().route("/v1/coupons/{id}/claims", post(answer))).await
 }
 
-/// Settings of the bare route, named as in the product, and the coupon that it gives out.
+/// Settings of the bare route, with the same names as in the product, and the coupon that it gives
+/// out.
 #[derive(Debug, Clone, Args)]
 pub struct BareArgs {
     #[arg(long, env = "REDIS_URL")]
@@ -63,15 +65,15 @@ pub struct BareArgs {
 struct BareRoute {
     redis: Redis,
     keys: DropKeys,
-    /// Read once, because Redis loses nothing during the measurement.
+    /// The era is read once, because Redis loses nothing during the measurement.
     era: u64,
     producer: FutureProducer,
     args: BareArgs,
 }
 
-/// A route that runs the admission script once, produces one message and waits for the
-/// acknowledgement. Nothing else: no catalogue, no metrics, no task that outlives its client, no
-/// in-flight limit.
+/// Serves a route that runs the admission script once, produces one message and waits for the
+/// acknowledgement. It has no catalogue, no metrics, no task that outlives its client, and no limit
+/// of requests in flight.
 pub async fn bare(args: BareArgs) -> Result<()> {
     let url = args.redis.clone().into();
     let prefix = args.prefix.clone();

@@ -1,4 +1,4 @@
-//! `firstcome-baselines`: the processes of the designs and routes, and the picture of a comparison.
+//! `firstcome-baselines`: the processes of the designs and routes, and the chart of a comparison.
 
 use std::process::ExitCode;
 
@@ -21,7 +21,7 @@ enum Command {
     Nothing,
     /// A route that runs the admission script once and produces once
     Bare(BareArgs),
-    /// The README's picture and table, from a report of the bench
+    /// Update the README's chart and table from a report of the bench
     Picture(Picture),
 }
 

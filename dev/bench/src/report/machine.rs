@@ -1,4 +1,4 @@
-//! The machine of a run. Results of different machines cannot be compared, nor those of a busy one.
+//! The machine of a run. Results from different machines or from a busy machine cannot be compared.
 
 use std::fs;
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Machine {
-    /// Start of the run, UTC.
+    /// Time at which the run started, UTC.
     pub at: String,
-    /// Cores available to this process.
+    /// Number of cores available to this process.
     pub cores: usize,
     /// Model name of the processor.
     pub processor: String,
     pub memory_gib: f64,
     pub kernel: String,
-    /// Load average of the last minute, before anything was started.
+    /// Load average of the last minute before anything was started.
     pub load: f64,
 }
 

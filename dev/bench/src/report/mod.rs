@@ -34,13 +34,13 @@ pub struct Measurement {
     pub section: Cow<'static, str>,
     pub what: String,
     pub value: f64,
-    /// `×`, `ms`, `/s`, …
+    /// The unit: `×`, `ms`, `/s`, ….
     pub unit: Cow<'static, str>,
-    /// `None` if there is no target.
+    /// The target. `None` if there is none.
     pub target: Option<FigureTarget>,
     /// The figures from which it was computed.
     pub measured: BTreeMap<String, f64>,
-    /// The limit of the figure, or how to read it.
+    /// The limit of the figure, or a note on how to read it.
     pub note: String,
 }
 
@@ -49,7 +49,7 @@ pub struct Measurement {
 pub enum FigureTarget {
     AtLeast(f64),
     AtMost(f64),
-    /// No bound; shown with what limits it.
+    /// No target. The figure is shown with the resource that limits it.
     Shown,
 }
 
@@ -84,7 +84,7 @@ impl Measurement {
         }
     }
 
-    /// The ratio of two measurements, which are both kept.
+    /// Creates a measurement from the ratio of two others, which are both kept.
     pub fn ratio(
         section: &'static str,
         what: impl Into<String>,
@@ -130,7 +130,7 @@ impl BenchReport {
         }
     }
 
-    /// The comparison of the designs; empty at first.
+    /// Returns the comparison of the designs, which is empty at first.
     pub fn comparison(&mut self) -> &mut Comparison {
         let size = self.size.rush();
         let cores = self.machine.cores;

@@ -50,7 +50,7 @@ fn value(measurement: &Measurement) -> String {
         .to_owned()
 }
 
-/// The inputs of a measurement, and its note.
+/// Formats the inputs of a measurement and its note.
 fn remark(measurement: &Measurement) -> String {
     let inputs = measurement
         .measured

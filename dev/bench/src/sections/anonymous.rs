@@ -1,5 +1,5 @@
 //! Winning claims per second while anonymous clients request lists of coupons, the most expensive
-//! request that needs no identity: a million in five minutes.
+//! request that needs no authentication: a million requests in five minutes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,12 +21,13 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "anonymous";
-/// Requests per second, in total.
+/// Number of requests per second in total.
 const RATE: u32 = 1_000_000 / 300;
 const CONNECTIONS: u32 = 64;
-/// Coupons in the list.
+/// Number of coupons in the list.
 const LISTED: u32 = 300;
-/// With and without the requests, in turns, so that background load affects both.
+/// Number of turns with the requests, and as many without. They alternate, so that background load
+/// affects both.
 const TURNS: u32 = 15;
 
 /// The lists that the clients request.
@@ -34,7 +35,7 @@ const TURNS: u32 = 15;
 enum Asked {
     /// Consecutive requests ask for different pages, so that the cache rarely helps.
     EachAnother,
-    /// Cached pages of all coupons: large answers.
+    /// The requests ask for cached pages of all coupons, so that the responses are large.
     AllTheSame,
 }
 
@@ -129,7 +130,7 @@ struct Seen {
     measured: parking_lot::Mutex<Counted>,
 }
 
-/// Requests seen during the measurement.
+/// Requests that were counted during the measurement.
 #[derive(Default)]
 struct Counted {
     begun: Option<(Instant, u64, u64)>,
@@ -172,7 +173,7 @@ impl Seen {
         (measured.lists + measured.refused) as f64
     }
 
-    /// Lists, refusals and their sum, per second.
+    /// Returns lists, refusals and their sum, per second.
     #[allow(clippy::cast_precision_loss, reason = "millions")]
     fn a_second(&self) -> (f64, f64, f64) {
         let measured = self.measured.lock();
@@ -185,7 +186,7 @@ impl Seen {
     }
 }
 
-/// Sends requests at a fixed rate on one connection, until it is dropped.
+/// Sends requests at a fixed rate on one connection until the future is dropped.
 async fn ask_again_and_again(
     target: SocketAddr,
     asked: Asked,
@@ -194,7 +195,7 @@ async fn ask_again_and_again(
 ) -> Result<()> {
     let mut connection = BufReader::new(TcpStream::connect(target).await?);
     let mut clock = interval(Duration::from_secs(CONNECTIONS.into()) / RATE);
-    // If the server is late, all requests that are due are sent at once.
+    // If the server is late, all requests that are due are sent immediately.
     clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut body = Vec::new();
     for turn in 0_u32.. {

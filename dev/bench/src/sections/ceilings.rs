@@ -18,16 +18,16 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "ceilings";
-/// Turns of each of two servers, alternating, so that background load affects both.
+/// Number of turns of each of two servers. They alternate, so that background load affects both.
 const TURNS: u32 = 11;
-/// Connections of a second crowd, whose batches are larger because more people wait at once.
+/// Number of connections of a second crowd. Its batches are larger because more users wait at once.
 const MANY_CONNECTIONS: usize = 256;
-/// Turns of the two tables.
+/// Number of turns of the two tables.
 const ROW_TURNS: u32 = 7;
-/// Least number of rows, also in a quick run, because the CPU time of a process is counted in steps
-/// of 10 ms.
+/// Minimum number of rows, also in a quick run, because the CPU time of a process is counted in
+/// steps of 10 ms.
 const LEAST_ROWS: u32 = 50_000;
-/// Turns in an open loop.
+/// Number of turns in an open loop.
 const CLOCK_TURNS: u32 = 5;
 
 /// The answers of a crowd, and the server's CPU microseconds per request.
@@ -75,8 +75,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// MySQL's CPU microseconds per row, compared with a table that has one unique key and neither
-/// trigger nor foreign key.
+/// Measures MySQL's CPU microseconds per row, compared with a table that has one unique key and
+/// neither trigger nor foreign key.
 async fn cost_of_a_row(
     installation: &Installation,
     api: &Service,
@@ -111,7 +111,8 @@ async fn cost_of_a_row(
     )))
 }
 
-/// Sold-out claims in turns with a route that does nothing; then in an open loop at half that rate.
+/// Measures sold-out claims alternately with a route that does nothing, and then in an open loop at
+/// half that rate.
 async fn sold_out(
     bench: &Bench,
     installation: &Installation,
@@ -127,7 +128,7 @@ async fn sold_out(
     Ok(vec![few, many, by_the_clock])
 }
 
-/// The ratio, and the sold-out claims per second.
+/// Returns the ratio, and the sold-out claims per second.
 async fn in_turns(
     nothing: &Service,
     api: &Service,
@@ -139,7 +140,7 @@ async fn in_turns(
     let mut lost: Vec<Turn> = Vec::new();
     for turn in 0..TURNS {
         let mut order = [(nothing, "n", &mut idle), (api, "l", &mut lost)];
-        // Alternate which server goes first.
+        // The server that goes first alternates.
         order.rotate_left(turn as usize % 2);
         for (service, prefix, turns) in order {
             let workload = Workload::once_each(service.address()?, coupon.id, people, connections);
@@ -176,7 +177,7 @@ async fn in_turns(
     Ok((ratio, lost_rate))
 }
 
-/// A coupon that is sold out.
+/// Creates a coupon that is sold out.
 async fn sold(
     installation: &Installation,
     api: &Service,
@@ -194,8 +195,8 @@ async fn sold(
     Ok(coupon)
 }
 
-/// Sold-out claims in an open loop, in turns with the route that does nothing. Latency that both
-/// have comes from the machine and the generator's timer.
+/// Measures sold-out claims in an open loop, alternately with the route that does nothing. Latency
+/// that both have comes from the machine and the generator's timer.
 async fn by_the_clock(
     api: &Service,
     nothing: &Service,
@@ -246,7 +247,7 @@ async fn by_the_clock(
         )))
 }
 
-/// Claims per second that the script admits, and claims per second that it refuses once sold out.
+/// Measures the claims per second that the script admits, and those that it refuses once sold out.
 async fn by_itself(
     installation: &Installation,
     api: &Service,

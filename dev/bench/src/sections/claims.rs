@@ -12,7 +12,7 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "claims";
-/// In turns, so that background load affects both.
+/// Number of turns. The sides alternate, so that background load affects both.
 const TURNS: u32 = 3;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -27,8 +27,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// Firstcome and the bare route in turns, AOF `always`. In both cases a consumer writes rows, so
-/// that both get the same share of the machine.
+/// Measures Firstcome and the bare route alternately, with AOF `always`. In both cases a consumer
+/// writes rows, so that both get the same share of the machine.
 async fn everyone_wins(
     bench: &Bench,
     installation: &Installation,
@@ -87,7 +87,7 @@ async fn everyone_wins(
     ])
 }
 
-/// The cost of `appendfsync always`, with few and with many connections.
+/// Measures the cost of `appendfsync always`, with few and with many connections.
 async fn fsync(
     bench: &Bench,
     installation: &Installation,
@@ -109,7 +109,8 @@ async fn fsync(
         let what = format!("everyone wins: always ÷ everysec at {connections} connections");
         let measurement =
             Measurement::ratio(PART, what, ("always/s", rates[0]), ("everysec/s", rates[1]));
-        // One flush serves all requests that wait at that moment, at most one per connection.
+        // One flush serves all requests that wait at that moment, which is at most one per
+        // connection.
         let each = f64::from(u16::try_from(connections).unwrap_or(u16::MAX)) / rates[0] * 1e3;
         measurements.push(measurement.target(FigureTarget::Shown).note(format!(
             "Redis writes to disk before it answers, once for all who wait; a round of {connections} took {each:.1} ms"

@@ -69,7 +69,7 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     measurements
 }
 
-/// Firstcome compared with the best of these designs, and with a route that does nothing, which
+/// Compares Firstcome with the best of these designs, and with a route that does nothing, which
 /// shows the limit of the HTTP server.
 fn beside(what: &str, own: &DesignRun, best: f64, nothing: Option<&Nothing>) -> Measurement {
     let rate = own.tally.per_second;

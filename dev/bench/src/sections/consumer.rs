@@ -1,4 +1,4 @@
-//! Rows per second of the consumer, compared with multi-row inserts straight into the same table.
+//! Rows per second of the consumer, compared with multi-row inserts directly into the same table.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,10 +21,10 @@ use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "consumer";
 
-/// Turns of the consumer and of straight inserts, alternating, so that background load affects
-/// both.
+/// Number of turns of the consumer and of plain inserts. They alternate, so that background load
+/// affects both.
 const TURNS: usize = 3;
-/// Statement sizes to try; straight inserts are measured with the fastest.
+/// Statement sizes to try. Plain inserts are measured with the fastest one.
 const SIZES: [u32; 4] = [500, 1_000, 2_000, 5_000];
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -72,7 +72,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     ])
 }
 
-/// The statement size with which straight inserts are fastest on this machine.
+/// Returns the statement size with which plain inserts are fastest on this machine.
 async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> Result<u32> {
     let share = coupon.quantity / u32::try_from(SIZES.len())?;
     let mut best = (Duration::MAX, SIZES[0]);
@@ -85,7 +85,7 @@ async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> R
     Ok(best.1)
 }
 
-/// As many claims as a busy API puts into one message.
+/// The number of claims that a busy API puts into one message.
 const CLAIMS_A_MESSAGE: usize = 64;
 
 pub(super) async fn publish(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
@@ -135,7 +135,7 @@ pub(super) async fn publish(installation: &Installation, coupon: InstallationCou
     Ok(())
 }
 
-/// Rows per second from the first row to the last, without the consumer's start-up.
+/// Returns rows per second from the first row to the last, without the consumer's startup.
 pub(super) async fn consume(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -146,7 +146,7 @@ pub(super) async fn consume(
         coupon.drop
     );
     // Rows of one partition arrive in order, so the last row of each partition shows that all
-    // exist. MySQL finds these few by key.
+    // exist. MySQL finds these few rows by key.
     let mut last: BTreeMap<u32, u32> = BTreeMap::new();
     for slot in 1..=coupon.quantity {
         last.insert(event(coupon, slot)?.partition(PARTITIONS), slot);
@@ -180,7 +180,7 @@ pub(super) async fn consume(
     Ok(f64::from(coupon.quantity - already) / seconds.max(1e-3))
 }
 
-/// A message for a slot without a claim.
+/// Creates a message for a slot without a claim.
 fn event(coupon: InstallationCoupon, slot: u32) -> Result<ClaimEvent> {
     let coupon_id = CouponId(coupon.id);
     let drop_id = DropId(coupon.drop);

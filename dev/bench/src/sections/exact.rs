@@ -15,10 +15,10 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "claims";
-/// Coupons per rush.
+/// Number of coupons per rush.
 const OFFERED: u32 = 100;
 const LIMIT: Duration = Duration::from_secs(60);
-/// Polling interval of MySQL.
+/// Interval at which MySQL is polled.
 const POLL: Duration = Duration::from_millis(1);
 
 /// Sells a hundred coupons in one burst, repeatedly.
@@ -70,7 +70,7 @@ async fn rush(installation: &Installation, api: &Service, names: &str) -> Result
     Ok(exact_at - last_admission(installation, coupon).await?)
 }
 
-/// The instant at which all rows exist, in Unix milliseconds.
+/// Returns the time at which all rows exist, in Unix milliseconds.
 async fn exact(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let mut conn = installation.mysql().await?;
     let sql = "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ?";
@@ -97,7 +97,7 @@ async fn exact(installation: &Installation, coupon: InstallationCoupon) -> Resul
     Ok(now)
 }
 
-/// Redis's time of the last admission, in Unix milliseconds.
+/// Returns Redis's time of the last admission, in Unix milliseconds.
 async fn last_admission(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let mut conn = installation.mysql().await?;
     let sql = "SELECT CAST(ROUND(UNIX_TIMESTAMP(CONVERT_TZ(MAX(claimed_at), '+00:00', @@session.time_zone)) * 1000) AS SIGNED)

@@ -7,7 +7,7 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// The ratios of measurements taken in turns.
+/// The ratios of measurements that were taken alternately.
 pub(super) struct Ratios {
     pub(super) median: f64,
     pub(super) least: f64,
@@ -30,14 +30,14 @@ impl Ratios {
     }
 }
 
-/// The range, for a note.
+/// Formats the range for a note.
 impl fmt::Display for Ratios {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.2} to {:.2}", self.least, self.most)
     }
 }
 
-/// The smallest and the largest.
+/// Returns the smallest and the largest value.
 pub(super) fn spread(values: &[f64]) -> (f64, f64) {
     values
         .iter()
@@ -46,7 +46,7 @@ pub(super) fn spread(values: &[f64]) -> (f64, f64) {
         })
 }
 
-/// The 99th percentile; with fewer than a hundred values, the largest.
+/// Returns the 99th percentile, or the largest value if there are fewer than a hundred.
 pub(super) fn percentile_99(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let at = (values.len() * 99).div_ceil(100).saturating_sub(1);

@@ -35,17 +35,17 @@ use crate::cli::{BenchOptions, BenchSize, Part};
 use crate::quiet::settle;
 use crate::report::{BenchReport, print};
 
-/// Longest duration of a step.
+/// Time limit of a step.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// The steps of a part. If one fails, the others still run.
+/// Returns the steps of a part. If one fails, the others still run.
 fn steps(part: Part) -> Vec<BenchStep> {
     if part != Part::Designs {
         return vec![BenchStep::Part(part)];
     }
     let mut steps: Vec<BenchStep> = Design::ALL.map(BenchStep::Design).into();
-    // Right before Firstcome, which comes last, because the machine may behave differently an hour
-    // later.
+    // This step comes directly before Firstcome, which comes last, because the machine may behave
+    // differently an hour later.
     steps.insert(steps.len().saturating_sub(1), BenchStep::Nothing);
     steps
 }
@@ -83,7 +83,7 @@ impl BenchStep {
                 report.comparison().runs.push(run);
                 return Ok(());
             }
-            // These are separate steps.
+            // These parts consist of separate steps.
             Self::Part(Part::All | Part::Designs) => return Ok(()),
             Self::Part(Part::Ceilings) => ceilings::measure(bench, size).await?,
             Self::Part(Part::Claims) => claims::measure(bench, size).await?,
@@ -110,7 +110,7 @@ impl BenchStep {
 ///
 /// # Errors
 ///
-/// If something could not be started or measured. The error is returned at the end, after
+/// Fails if something cannot be started or measured. The error is returned at the end, after
 /// everything else was measured and written. A missed target is not an error.
 pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
     let size = options.size();
@@ -129,7 +129,7 @@ pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
             let measurements = comparison::measurements(report.comparison());
             report.measurements.extend(measurements);
         }
-        // Keep the measurements so far, even if a later step fails.
+        // Keeps the measurements made so far, even if a later step fails.
         report.write(&options.out)?;
     }
     drop(bench);
@@ -156,8 +156,8 @@ async fn start(options: &BenchOptions) -> Result<Bench> {
     })
 }
 
-/// Returns the servers for the next step; `None` after a failure, which leaves them in an unknown
-/// state.
+/// Returns the servers for the next step, or `None` after a failure, which leaves them in an
+/// unknown state.
 async fn try_one(
     one: BenchStep,
     bench: Bench,

@@ -11,7 +11,7 @@ use crate::cli::BenchSize;
 use crate::report::Measurement;
 
 const PART: &str = "mysql";
-/// Least number of people, also in a quick run, because the CPU time of a process is counted in
+/// Minimum number of users, also in a quick run, because the CPU time of a process is counted in
 /// steps of 10 ms.
 const LEAST: u32 = 5_000;
 

@@ -1,5 +1,5 @@
-//! Passes of the reconciler: clean passes over an increasing number of claims, compared with a bare
-//! scan; a repairing pass; and a pass over a few open drops next to many sealed ones.
+//! Passes of the reconciler: clean passes over an increasing number of claims, compared with a
+//! plain scan, a repairing pass, and a pass over a few open drops beside many sealed ones.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -117,7 +117,8 @@ async fn clean(
     Ok(measurements)
 }
 
-/// The largest drop again, with one row in a hundred missing, so that every page has a repair.
+/// Measures the largest drop again with one row in a hundred missing, so that every page has a
+/// repair.
 async fn scattered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
     step(format!(
         "a pass over {} claims with one row in a hundred missing",
@@ -150,7 +151,7 @@ async fn scattered(installation: &Installation, coupon: InstallationCoupon) -> R
         .with("peak MB", pass.memory_mb))
 }
 
-/// All users are in Redis, and none has a row.
+/// Measures a pass for which all users are in Redis and no user has a row.
 async fn repairing(
     installation: &Installation,
     coupon: InstallationCoupon,
@@ -187,7 +188,7 @@ async fn repairing(
         .with("peak MB", pass.memory_mb))
 }
 
-/// One pass over one coupon, in a separate process.
+/// Runs one pass over one coupon in a separate process.
 async fn once(installation: &Installation, coupon: InstallationCoupon) -> Result<MeasuredPass> {
     let id = coupon.id.to_string();
     let mut command =
@@ -217,7 +218,7 @@ async fn once(installation: &Installation, coupon: InstallationCoupon) -> Result
     })
 }
 
-/// Duration of a run by its own timestamps.
+/// Returns the duration of a run according to its own timestamps.
 fn seconds(run: &Value) -> Result<f64> {
     let at = |name: &str| -> Result<DateTime<Utc>> {
         Ok(run[name].as_str().context("a time")?.parse()?)
@@ -225,7 +226,7 @@ fn seconds(run: &Value) -> Result<f64> {
     Ok((at("finished_at")? - at("started_at")?).as_seconds_f64())
 }
 
-/// A few open drops, first alone and then next to sealed ones.
+/// Measures a few open drops, first alone and then beside sealed ones.
 async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step(format!(
         "a pass over {OPEN} open drops next to {} sealed ones",
@@ -238,7 +239,7 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
         admit_straight(&installation, coupon, 100).await?;
         insert_rows(&installation, coupon, 1..=100).await?;
     }
-    // The API reads the catalogue every second, which would be counted too.
+    // The API reads the catalogue every second, and those statements would be counted too.
     api.stop().await?;
     let alone = asked(bench, &installation, &reconciler).await?;
     seal_many(&installation, size.sealed).await?;
@@ -267,7 +268,8 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
     ])
 }
 
-/// Median milliseconds and lowest statement count of several requested passes.
+/// Returns the median duration in milliseconds and the lowest statement count of several requested
+/// passes.
 async fn asked(
     bench: &Bench,
     installation: &Installation,
@@ -278,8 +280,8 @@ async fn asked(
     let mut statements = f64::MAX;
     for _ in 0..7 {
         let mut meter = Meter::start(&bench.servers.stack).await?;
-        // The daemon also runs passes by itself after coupons were created, so count each pass
-        // alone.
+        // The daemon also runs passes automatically after coupons were created, so each pass is
+        // counted separately.
         let run = ops.reconcile().await?;
         #[allow(clippy::cast_precision_loss, reason = "a small count")]
         let count = meter.statements().await? as f64;
@@ -290,7 +292,7 @@ async fn asked(
     Ok((median(times), statements))
 }
 
-/// Drops that are over and verified, as the reconciler leaves them, but without rows.
+/// Creates drops that are over and verified, as the reconciler leaves them, but without rows.
 async fn seal_many(installation: &Installation, count: u32) -> Result<()> {
     let mut conn = installation.mysql().await?;
     conn.query_drop("INSERT INTO coupons (name, quantity, once_per) VALUES ('Over', 100, 'drop')")

@@ -17,9 +17,9 @@ use crate::cli::BenchSize;
 use crate::report::Measurement;
 
 const PART: &str = "scaling";
-/// Turns of each shape, alternating, so that background load affects all.
+/// Number of turns of each shape. They alternate, so that background load affects all of them.
 const TURNS: usize = 3;
-/// APIs, and the same number of consumers.
+/// Number of APIs, and also of consumers.
 const PROCESSES: [usize; 3] = [1, 2, 4];
 const COUPONS: [usize; 2] = [1, 8];
 
@@ -104,7 +104,7 @@ fn shown(shape: Shape, turns: &[Turn]) -> Measurement {
     ))
 }
 
-/// Everyone wins; the turn ends once the last row exists.
+/// Measures a turn in which every claim wins. It ends once the last row exists.
 async fn one(
     installation: &Installation,
     cluster: Option<&RedisCluster>,
@@ -175,7 +175,7 @@ async fn one(
     reconciler.stop().await?;
     let people = f64::from(people);
     Ok(Turn {
-        // The crowds end at different times; the last one counts.
+        // The crowds end at different times. The last one counts.
         claims: people / admitted.as_secs_f64(),
         rows: people / issued.as_secs_f64(),
         cpu: std::array::from_fn(|part| (after[part] - before[part]) * 1e6 / people),
@@ -200,7 +200,7 @@ async fn knows(
     Ok(true)
 }
 
-/// CPU seconds so far, in the order of [`PARTS`].
+/// Returns the CPU seconds used so far, in the order of [`PARTS`].
 fn cpu(
     installation: &Installation,
     cluster: Option<&RedisCluster>,

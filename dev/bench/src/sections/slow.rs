@@ -18,18 +18,19 @@ use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "slow";
 const SLOW: usize = 200;
-/// In turns, so that background load affects both.
+/// Number of turns. The sides alternate, so that background load affects both.
 const TURNS: u32 = 3;
-/// Requests per second, far below the API's capacity, so that waiting is measured and not load.
+/// Requests per second. This is far below the API's capacity, so that the waiting time is measured
+/// and not the load.
 const RATE: f64 = 1_000.0;
-/// A slow client's request, sent one byte at a time. Half of the clients never finish the head,
-/// half never finish the body.
+/// The request of a slow client, sent one byte at a time. Half of the clients never finish the
+/// headers, and half never finish the body.
 const HEAD: &[u8] = b"POST /v1/coupons/1/claims HTTP/1.1\r\nhost: x\r\nx-slow: ";
 const BODY: &[u8] =
     b"POST /v1/coupons HTTP/1.1\r\nhost: x\r\ncontent-length: 16000\r\nauthorization: Bearer ";
 const A_BYTE_EVERY: Duration = Duration::from_millis(100);
 
-/// Measures the 99th percentile with and without the slow clients, in turns.
+/// Measures the 99th percentile alternately with and without the slow clients.
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let installation = bench.install("slow").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
@@ -83,7 +84,7 @@ async fn p99(installation: &Installation, api: &Service, size: &BenchSize) -> Re
     Ok(tally.winners.p99_ms)
 }
 
-/// Slow clients, until the set is dropped. Each reconnects when its connection is closed.
+/// Holds slow clients until the set is dropped. Each reconnects when its connection is closed.
 async fn hold(target: SocketAddr, token: &str) -> Result<JoinSet<()>> {
     let body = [BODY, token.as_bytes(), b"\r\n\r\n"].concat();
     let mut slow = JoinSet::new();
@@ -99,7 +100,7 @@ async fn hold(target: SocketAddr, token: &str) -> Result<JoinSet<()>> {
     Ok(slow)
 }
 
-/// Sends the first bytes of `begins` at once, the rest and filler one byte at a time.
+/// Sends the first bytes of `begins` immediately, and the rest and filler one byte at a time.
 async fn dawdle(mut connection: TcpStream, target: SocketAddr, begins: Vec<u8>, first: usize) {
     loop {
         let sent = connection.write_all(&begins[..first]).await;
@@ -112,7 +113,8 @@ async fn dawdle(mut connection: TcpStream, target: SocketAddr, begins: Vec<u8>, 
         while is_open {
             let byte = rest.next().unwrap_or(b'x');
             is_open = connection.write_all(&[byte]).await.is_ok();
-            // End of stream, or an answer to the incomplete request: the connection is over.
+            // The connection is over at the end of the stream, or after a response to the
+            // incomplete request.
             is_open &= tokio::time::timeout(A_BYTE_EVERY, connection.read(&mut answer))
                 .await
                 .is_err();

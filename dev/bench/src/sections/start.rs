@@ -1,4 +1,4 @@
-//! Start-up time: from process start to ready.
+//! Startup time, from process start to ready.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step("from process start to ready");
     let installation = bench.install("start").await?;
-    // Keeps the gate open; otherwise no API becomes ready.
+    // This process keeps the gate open. Otherwise no API would become ready.
     let keeper = installation.reconciler().await?;
     let api = installation.api().await?;
     installation.coupon(&api, 100).await?;

@@ -1,6 +1,6 @@
-//! Two minutes in which everyone wins, long enough for a backlog of rows to show: in many drops,
-//! one after the other, and in a single drop whose index of users is larger than MySQL's default
-//! memory. Then a crowd wins while passes compare the claims of that closed drop.
+//! Two minutes in which every claim wins, which is long enough to reveal a backlog of rows: in many
+//! drops, one after the other, and in a single drop whose index of users is larger than MySQL's
+//! default memory. Then a crowd wins while passes compare the claims of that closed drop.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -49,8 +49,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// Rows per second from the first request to the last row, divided by claims admitted per second.
-/// All coupons have the same quantity.
+/// Returns rows per second from the first request to the last row, divided by claims admitted per
+/// second. All coupons have the same quantity.
 async fn rows_keep_up(
     installation: &Installation,
     api: &Service,
@@ -95,7 +95,7 @@ async fn rows_keep_up(
     )))
 }
 
-/// A crowd alone and during back-to-back passes, in turns.
+/// Measures a crowd alone and during back-to-back passes, alternately.
 async fn beside_passes(
     installation: &Installation,
     api: &Service,
@@ -113,7 +113,7 @@ async fn beside_passes(
             turn + 1
         ));
         let mut rates = [0.0; 2];
-        // Alternate whether the turn with passes goes first.
+        // The turn that goes first alternates.
         for with_passes in [turn % 2 == 0, turn % 2 == 1] {
             let running = if with_passes {
                 Some(RepeatedPasses::start(installation, closed))
@@ -170,7 +170,7 @@ async fn close(
     Ok(())
 }
 
-/// Deep passes over one coupon, one process after the other.
+/// Runs deep passes over one coupon, one process after the other.
 struct RepeatedPasses {
     ended: CancellationToken,
     running: JoinHandle<Result<u32>>,
@@ -207,7 +207,7 @@ impl RepeatedPasses {
         Self { ended, running }
     }
 
-    /// Waits for the last pass and returns their number.
+    /// Waits for the last pass and returns the number of passes.
     async fn end(self) -> Result<u32> {
         self.ended.cancel();
         self.running.await?

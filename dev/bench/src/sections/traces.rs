@@ -1,5 +1,5 @@
-//! The cost of traces: claims per second with one trace in a hundred exported and with none; with
-//! `--against`, also compared with another build.
+//! The cost of traces: claims per second with one trace in a hundred exported and with none. With
+//! `--against`, it is also compared with another build.
 
 use anyhow::{Context as _, Result, ensure};
 use firstcome_load::answer::AnswerKind;
@@ -14,12 +14,12 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "traces";
-/// Turns of each crowd, alternating, so that background load affects all sides. Two turns differ by
-/// a tenth, so only the median of many is accurate enough for the target.
+/// Number of turns of each crowd. They alternate, so that background load affects all sides. Two
+/// turns differ by a tenth, so only the median of many is accurate enough for the target.
 const TURNS: [usize; 2] = [31, 41];
 const RATIO: &str = "0.01";
 
-/// Claims that all win, and claims of a crowd that is too late.
+/// One crowd in which every claim wins, and one that is too late.
 const CROWDS: [&str; 2] = ["everyone wins", "sold-out claims"];
 
 struct Side {
@@ -27,7 +27,7 @@ struct Side {
     api: Service,
     consumer: Service,
     reconciler: Service,
-    /// By crowd and turn: claims per second, and the API's CPU microseconds per claim.
+    /// For each crowd and turn: claims per second, and the API's CPU microseconds per claim.
     turns: [Vec<(f64, f64)>; 2],
     /// A sold-out coupon.
     sold_out: Option<InstallationCoupon>,
@@ -57,7 +57,7 @@ impl Side {
         })
     }
 
-    /// Everybody in the crowd gets a coupon of a new drop.
+    /// Runs a crowd in which every user gets a coupon of a new drop.
     async fn all_win(&mut self, size: &BenchSize) -> Result<()> {
         let people = size.winners / 10;
         let coupon = self.installation.coupon(&self.api, people).await?;
@@ -70,7 +70,7 @@ impl Side {
         Ok(())
     }
 
-    /// Nobody in the crowd gets one, because the coupon is sold out.
+    /// Runs a crowd in which no user gets a coupon, because it is sold out.
     async fn all_lose(&mut self, size: &BenchSize) -> Result<()> {
         let coupon = self.sold_out.context("no coupon is sold out yet")?;
         let crowd = Workload::once_each(
@@ -116,7 +116,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             CROWDS[crowd]
         ));
         for turn in 0..turns {
-            // Rotate which side goes first.
+            // The side that goes first rotates.
             for at in 0..sides.len() {
                 let at = (at + turn) % sides.len();
                 let side = &mut sides[at];
@@ -164,7 +164,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// A side of the comparison, by its name in the report.
+/// One side of the comparison, with its name in the report.
 struct NamedSide<'a> {
     side: &'a Side,
     name: &'a str,

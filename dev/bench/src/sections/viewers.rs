@@ -1,4 +1,4 @@
-//! Winning claims per second while ten thousand people have the coupon's page open and fifty
+//! Winning claims per second while ten thousand users have the coupon's page open and fifty
 //! operators watch the operations page live.
 
 use std::collections::BTreeSet;
@@ -23,11 +23,12 @@ use crate::report::{FigureTarget, Measurement};
 const PART: &str = "viewers";
 const VIEWERS: u32 = 10_000;
 const OPERATORS: u32 = 50;
-/// `page.js` spreads look-ups of claims over this time.
+/// `page.js` spreads look-ups of claims over this period.
 const LOOK_JITTER_MS: u32 = 3_000;
-/// Spreads neighbouring numbers, which open their pages one after the other.
+/// Spreads the users with consecutive numbers, who open their pages one after the other.
 const JITTER_STEP_MS: u32 = 1_237;
-/// With and without viewers, in turns, so that background load affects both.
+/// Number of turns with viewers, and as many without. They alternate, so that background load
+/// affects both.
 const TURNS: u32 = 5;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
@@ -35,8 +36,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let (reconciler, api) =
         tokio::try_join!(installation.reconciler(), installation.api_with_pages())?;
     let consumer = installation.consumer().await?;
-    // Create all coupons before the first turn, because no page looks up its claim just after an
-    // opening.
+    // All coupons are created before the first turn, because no page looks up its claim directly
+    // after an opening.
     let mut coupons = Vec::new();
     for _ in 0..2 * TURNS {
         coupons.push(installation.coupon(&api, size.winners / TURNS).await?);
@@ -120,13 +121,13 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
 
 #[derive(Default)]
 struct Seen {
-    /// Pages that were loaded.
+    /// Number of pages that were loaded.
     open: AtomicU64,
     answered: AtomicU64,
     refused: AtomicU64,
     /// The reason of the first refusal.
     why: OnceLock<String>,
-    /// Events received by operations pages.
+    /// Number of events that operations pages received.
     live: AtomicU64,
 }
 
@@ -140,7 +141,7 @@ impl Seen {
         self.why.get().map_or("", String::as_str)
     }
 
-    /// Sends a request of a coupon page and returns the body of the answer.
+    /// Sends a request as a coupon page does, and returns the body of the response.
     async fn get(&self, target: SocketAddr, path: &str, user: &str) -> Result<String> {
         let mut connection = TcpStream::connect(target).await?;
         let request = format!(
@@ -157,8 +158,8 @@ impl Seen {
         Ok(body)
     }
 
-    /// Requests the coupon's state. Returns when to poll again, and when to look up the user's
-    /// claim.
+    /// Requests the coupon's state. Returns the time of the next poll, and the time to look up the
+    /// user's claim.
     async fn state(
         &self,
         target: SocketAddr,
@@ -177,7 +178,7 @@ impl Seen {
     }
 }
 
-/// Logs in at the operations page and returns the cookie.
+/// Logs in to the operations page and returns the cookie.
 async fn log_in(board: SocketAddr, token: &str) -> Result<String> {
     let form = format!("name=bench&token={token}&next=%2F");
     let request = format!(
@@ -198,7 +199,7 @@ async fn log_in(board: SocketAddr, token: &str) -> Result<String> {
         .with_context(|| format!("no cookie in {answer}"))
 }
 
-/// Watches the operations page live, until it is dropped.
+/// Watches the operations page live until the future is dropped.
 async fn watch(board: SocketAddr, cookie: String, seen: Arc<Seen>) {
     let watching = async {
         let mut connection = TcpStream::connect(board).await?;
@@ -232,8 +233,8 @@ fn open(target: SocketAddr, coupon: i64, every: Duration, seen: &Arc<Seen>) -> J
     viewers
 }
 
-/// One page, with the requests of `page.js`: the page and the state, the user's claim once, then
-/// the state repeatedly.
+/// Simulates one page with the requests of `page.js`: the page and the state, the user's claim
+/// once, and then the state repeatedly.
 async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Result<()> {
     let user = format!("viewer-{number}");
     let page = seen.get(target, &format!("/c/{coupon}"), &user).await?;
@@ -248,7 +249,7 @@ async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Resu
     let (every, look) = seen.state(target, coupon, &user).await?;
     seen.open.fetch_add(1, Ordering::Relaxed);
     if let Some(look) = look {
-        // Spread the clients that got the same instant.
+        // Spreads the clients that got the same time.
         let jitter = number.wrapping_mul(JITTER_STEP_MS) % LOOK_JITTER_MS;
         tokio::time::sleep(look + Duration::from_millis(jitter.into())).await;
         seen.get(target, &format!("/v1/coupons/{coupon}/claims/me"), &user)

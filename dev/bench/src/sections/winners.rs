@@ -19,11 +19,11 @@ use crate::quiet::ProcessorTime;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "winners";
-/// Turns of each side, alternating, so that background load affects both.
+/// Number of turns of each side. They alternate, so that background load affects both.
 const TURNS: usize = 7;
 const CONNECTIONS: [usize; 2] = [64, 256];
 
-/// The processes of a winning claim.
+/// The processes that a winning claim uses.
 const PROCESSES: [&str; 5] = ["API", "MySQL", "Kafka", "Redis", "consumer"];
 
 /// One installation with its processes.
@@ -32,7 +32,7 @@ struct Side {
     api: Service,
     consumer: Service,
     reconciler: Service,
-    /// Turns by number of connections.
+    /// The turns by number of connections.
     turns: BTreeMap<usize, Vec<Turn>>,
 }
 
@@ -40,7 +40,7 @@ struct Turn {
     per_second: f64,
     /// CPU microseconds per winner, in the order of [`PROCESSES`].
     cpu: [f64; 5],
-    /// Idle share of the processors while the crowd claimed.
+    /// The idle share of the processors while the crowd claimed.
     idle: f64,
 }
 
@@ -68,7 +68,7 @@ impl Side {
         ])
     }
 
-    /// Everyone wins; the turn ends once the last row exists.
+    /// Runs a turn in which every claim wins. It ends once the last row exists.
     async fn turn(&mut self, people: u32, connections: usize) -> Result<()> {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let before = self.cpu()?;
@@ -115,7 +115,7 @@ impl Side {
         self.reconciler.stop().await
     }
 
-    /// The median turn of each process and of their sum.
+    /// Returns the median turn of each process and of their sum.
     fn cost(&self, connections: usize) -> ([f64; 5], f64) {
         let turns = self.turns.get(&connections).map_or(&[][..], Vec::as_slice);
         let of = |process: usize| median(turns.iter().map(|turn| turn.cpu[process]).collect());
@@ -152,7 +152,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     for turn in 0..TURNS {
         step(format!("everyone wins, turn {} of {TURNS}", turn + 1));
         for connections in CONNECTIONS {
-            // Alternate which build goes first.
+            // The build that goes first alternates.
             for own_turn in [turn % 2 == 0, turn % 2 == 1] {
                 match (own_turn, &mut other) {
                     (true, _) => own.turn(people, connections).await?,
@@ -221,7 +221,7 @@ fn compared(own: &[f64], other: &[f64], connections: usize) -> Measurement {
         .note(format!("median of {TURNS} turns, alternating ({ratios})"))
 }
 
-/// The time in which each build turns a backlog into rows, in turns.
+/// Measures alternately the time in which each build turns a backlog into rows.
 async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
     let own = bench.install("drain").await?;
     let Some(build) = &bench.other_build else {

@@ -1,4 +1,4 @@
-//! A crowd in which everyone wins.
+//! A crowd in which every claim wins.
 
 use anyhow::Result;
 use firstcome_load::launch::{InstallationCoupon, Service};

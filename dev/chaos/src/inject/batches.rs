@@ -1,5 +1,5 @@
-//! Batches of messages that our producers never send: compressed with another codec, forged, huge
-//! once expanded, or corrupted on the broker's disk.
+//! Batches of messages that the product never sends: compressed with another codec, forged, huge
+//! once decompressed, or corrupted on the broker's disk.
 
 use std::time::Instant;
 
@@ -15,11 +15,11 @@ use crate::wait::pause;
 
 const CODECS: [&str; 4] = ["gzip", "snappy", "lz4", "zstd"];
 
-/// Size and number of the messages in an oversized batch: 18 MB in 20 KB.
+/// Size and number of the messages in an oversized batch: 18 MB that compress to 20 KB.
 const LARGE: usize = 900_000;
 const MANY: usize = 20;
 
-/// The partition of all these batches.
+/// The partition for all these batches.
 const PARTITION: i32 = 0;
 
 /// Number of claims that a mirror of the topic sends again.
@@ -81,7 +81,7 @@ fn places_of(first: i64, count: usize) -> Vec<GarbagePlace> {
     offsets.map(place).collect()
 }
 
-/// Claims that have rows, with their instants, as a mirror of another cluster would send them.
+/// Creates claims that have rows, with their times, as a mirror of another cluster would send them.
 async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<Vec<u8>>> {
     let rows = format!(
         "SELECT slot, user_id, DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%f') FROM issued_coupons
@@ -94,8 +94,8 @@ async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<V
     Ok(rows.iter().map(message).collect())
 }
 
-/// Claims of unknown users at impossible instants: a month ahead and years ago. If unsigned
-/// messages are refused, at the current instant instead of the future one.
+/// Creates claims of unknown users at impossible times: a month ahead and years ago. If unsigned
+/// messages are refused, uses the current time instead of the future one.
 fn forged(coupon: &MadeCoupon, refuses_unsigned: bool) -> Vec<Vec<u8>> {
     let text = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%dT%H:%M:%S.000Z").to_string();
     let now = chrono::Utc::now();

@@ -1,4 +1,4 @@
-//! One server of a cluster dies or is suspended, and another takes over.
+//! One server of a cluster dies or is suspended, and another server takes over.
 
 use anyhow::Result;
 
@@ -79,7 +79,7 @@ pub(super) async fn broker(
     ))
 }
 
-/// Once this returns, the former primary is the replica of the new one.
+/// Fails over MySQL. Once this returns, the former primary is the replica of the new one.
 pub(super) async fn mysql_fail_over(
     system: &SystemUnderTest,
     frozen: bool,

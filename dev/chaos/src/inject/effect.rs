@@ -5,11 +5,11 @@ use std::time::Instant;
 
 #[derive(Debug, Clone)]
 pub struct Effect {
-    /// Whether it had an effect: something was there to be killed, bytes were discarded, admissions
-    /// were lost.
+    /// Whether the fault had an effect: there was a process to kill, bytes were discarded, or
+    /// admissions were lost.
     pub took: bool,
     pub note: String,
-    /// The time during which the fault was active.
+    /// The period in which the fault was active.
     pub during: Range<Instant>,
 }
 
@@ -22,7 +22,7 @@ impl Effect {
         }
     }
 
-    /// A fault that is over at once.
+    /// Describes a fault that is over immediately.
     pub(crate) fn now(took: bool, note: impl Into<String>) -> Self {
         Self::of(Instant::now()..Instant::now(), took, note)
     }

@@ -1,5 +1,5 @@
-//! Garbage that somebody writes into a store. The product must remove it, or report it so that a
-//! person removes it, as OPERATIONS says. Afterwards everything must become exact.
+//! Garbage that is written into a store. The product must remove it, or report it so that an
+//! operator removes it as OPERATIONS describes. Afterwards everything must become exact.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,13 @@ use crate::place::GarbagePlace;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
-/// Users with valid ids whom no claim has admitted. Redis holds a promise to them, so they may get
-/// a coupon.
+/// Users with valid IDs whom no claim has admitted. Redis has a promise to them, so they may get a
+/// coupon.
 pub(crate) const ODD_PEOPLE: [&str; 4] =
     ["odd-fraction", "odd-negative", "odd-huge", "odd-infinite"];
 const ODD_SCORES: [&str; 4] = ["3.5", "-7", "1e300", "inf"];
 
-/// Impossible names: outside the contract, not ASCII, not UTF-8.
+/// Invalid user IDs: outside the contract, not ASCII, not UTF-8.
 const NAMES: [&[u8]; 3] = [b"odd person", "jos\u{e9}".as_bytes(), b"\xff\xfe\x00"];
 
 const NOT_FREE: [(&str, &str); 4] = [
@@ -32,7 +32,7 @@ const NOT_FREE: [(&str, &str); 4] = [
 /// The reason in manually inserted dead letters.
 const BY_HAND: &str = "junk by hand";
 
-/// Longest time until garbage is reported; other faults may prevent passes for most of it.
+/// Time limit until garbage is reported. Other faults may prevent passes for most of it.
 const NAMED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Writes the garbage, and waits until it is gone.
@@ -52,8 +52,8 @@ pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result
     found.until_gone(&places, ms).await
 }
 
-/// Removes garbage that another fault has restored after a person removed it, such as a server that
-/// took over with old data.
+/// Removes garbage that another fault has restored after an operator removed it, for example when a
+/// server took over with old data.
 pub(crate) async fn remove_what_came_back(system: &SystemUnderTest) -> Result<()> {
     let Some(coupon) = system.coupons().first() else {
         return Ok(());
@@ -78,7 +78,7 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
     let mut found = PlacedGarbage::new(system, coupon).await;
     let redis = system.redis();
     let name = key_of(&redis, coupon, key);
-    // A counter is already a string.
+    // A counter already is a string.
     let command = if key == DropKey::Count {
         "LPUSH"
     } else {
@@ -102,7 +102,7 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
 pub(super) struct PlacedGarbage<'a> {
     system: &'a SystemUnderTest,
     coupon: &'a MadeCoupon,
-    /// The last finding before the garbage.
+    /// The ID of the last finding before the garbage was written.
     finding: u64,
     put: bool,
 }
@@ -123,7 +123,7 @@ impl<'a> PlacedGarbage<'a> {
         }
     }
 
-    /// Notes that the garbage was written.
+    /// Records that the garbage was written.
     pub(super) fn was_put(&mut self) {
         self.put = true;
     }
@@ -159,7 +159,7 @@ impl<'a> PlacedGarbage<'a> {
             .collect()
     }
 
-    /// Puts impossible names on the next slots, as if the script had admitted them, and at the head
+    /// Puts invalid user IDs on the next slots, as if the script had admitted them, and at the head
     /// of the waiting list.
     async fn names(&mut self) -> Vec<GarbagePlace> {
         const ADMIT: &str = "local count = tonumber(redis.call('GET', KEYS[1]) or '')
@@ -236,7 +236,7 @@ impl<'a> PlacedGarbage<'a> {
              (-1, {drop}, 1, 'odd-coupon', '{BY_HAND}', NULL), ({id}, {drop}, 1, NULL, '{BY_HAND}', NULL),
              ({id}, {drop}, 1, 'odd person', '{BY_HAND}', NULL)"
         );
-        // MySQL may be slow or down because of another fault.
+        // Another fault may make MySQL slow or unavailable.
         for _ in 0..20 {
             self.put = self.system.world.sql.rows(&letters).await.is_ok();
             if self.put {
@@ -247,7 +247,8 @@ impl<'a> PlacedGarbage<'a> {
         vec![GarbagePlace::DeadLetters(format!("reason = '{BY_HAND}'"))]
     }
 
-    /// Waits until the product has removed or reported each piece, and removes what it reported.
+    /// Waits until the product has removed or reported each piece, and removes the pieces that it
+    /// has reported.
     pub(super) async fn until_gone(&self, places: &[GarbagePlace], ms: u64) -> Result<Effect> {
         let begun = Instant::now();
         pause(ms).await;
@@ -268,7 +269,7 @@ impl<'a> PlacedGarbage<'a> {
                 pause(200).await;
             }
         }
-        let note = format!("{removed} of {} removed by a person", places.len());
+        let note = format!("{removed} of {} removed by an operator", places.len());
         Ok(Effect::of(
             begun..Instant::now(),
             self.put || removed > 0,
@@ -279,7 +280,7 @@ impl<'a> PlacedGarbage<'a> {
     async fn is_there(&self, place: &GarbagePlace) -> Result<bool> {
         let redis = self.system.redis();
         Ok(match place {
-            // On the waiting list of a full drop, it does no harm.
+            // A member of the waiting list of a full drop does no harm.
             GarbagePlace::Member { key, name } => {
                 score(&redis, key, name).await?.is_some()
                     && !(key.ends_with(":waiting") && self.is_full().await?)
@@ -312,8 +313,8 @@ impl<'a> PlacedGarbage<'a> {
         Ok(quantity.is_some_and(|quantity| held >= quantity))
     }
 
-    /// Whether a finding reports it: by its dead letter, by the count of its kind, or by its drop,
-    /// which then needs a person.
+    /// Whether a finding reports the garbage: by its dead letter, by the count of its kind, or by
+    /// its drop, which then needs manual attention.
     async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
         let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
         let after = format!(
@@ -327,8 +328,8 @@ impl<'a> PlacedGarbage<'a> {
                  AND (f.dead_letter = c.id OR f.detail REGEXP '^[0-9]+ failed claims name ')) OR NULL)
                  FROM failed_claims c WHERE {of}"
             ),
-            // A name that is not a user id has its own finding; anything unreadable is reported
-            // with its drop.
+            // An invalid user ID has a separate finding. Anything unreadable is reported with its
+            // drop.
             _ => format!(
                 "{findings} drop_id = {} AND (result = 'failed' OR kind = 'unissued') AND {after}",
                 self.coupon.drop

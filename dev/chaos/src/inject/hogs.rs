@@ -1,4 +1,4 @@
-//! Clients that hold connections without using them, while probes request `/healthz`.
+//! Clients that occupy connections without using them, while probes request `/healthz`.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,7 +20,8 @@ const HOGS: usize = 75;
 /// Longer than Kubernetes' default of one second, because test machines are slower.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Holds idle and polite connections to a process for `ms`, and objects if most probes fail.
+/// Keeps idle and polite connections to a process open for `ms`, and records a failure if most
+/// probes fail.
 pub(super) async fn hold(
     system: &SystemUnderTest,
     process: &Supervised,
@@ -45,7 +46,7 @@ pub(super) async fn hold(
         pause(200).await;
     }
     drop(hogs);
-    // A busy machine may fail one probe; a full server fails all of them.
+    // On a busy machine one probe may fail. On a full server all probes fail.
     if failed > answered && process.address().is_some() {
         system.object(format!(
             "{failed} of {} probes failed during {} idle connections",
@@ -68,7 +69,7 @@ async fn probe(address: SocketAddr) -> std::io::Result<()> {
         .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    // 503 is an answer too: the process reports that its loop is stuck.
+    // 503 also counts as an answer: the process reports that its loop is stuck.
     if answer.starts_with("HTTP/1.1 ") {
         Ok(())
     } else {

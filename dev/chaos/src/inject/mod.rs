@@ -97,7 +97,7 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::OldReader { ms } => {
             let done = system.world.sql.rows(OLD_READER).await.is_ok();
             let during = lasting(*ms).await;
-            // MySQL may have another fault at this moment.
+            // Another fault may affect MySQL at this moment.
             while system
                 .world
                 .sql
@@ -152,8 +152,8 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
             process.kill().await;
             let crashes = process.crashes();
             process.come_back(Some(point));
-            // The supervisor starts it with the crash point, and after its death without. A death
-            // for another reason also ends the crash point.
+            // The supervisor starts the process with the crash point, and after its death without
+            // it. A death for another reason also clears the crash point.
             let begun = Instant::now();
             let died = until(Duration::from_millis(*ms), || process.crashes() > crashes).await;
             if !died {

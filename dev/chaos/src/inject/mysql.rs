@@ -1,4 +1,4 @@
-//! MySQL refuses, blocks or cannot write.
+//! Faults in which MySQL refuses, blocks or cannot write.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effec
     Ok(Effect::of(during, true, "writes were refused"))
 }
 
-/// Another client locks the drop.
+/// Locks the drop from another client.
 pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_timeouts").await?;
@@ -42,11 +42,11 @@ pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     ))
 }
 
-/// Rows that make a transaction heavier than a batch: of two deadlocked transactions, MySQL rolls
+/// Rows that make a transaction heavier than a batch. If two transactions deadlock, MySQL rolls
 /// back the lighter one.
 const BALLAST: &str = "INSERT INTO ballast WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n";
 
-/// Another client repeatedly takes the same locks in the opposite order.
+/// Repeatedly takes the same locks from another client, in the opposite order.
 pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_deadlocks").await?;
@@ -55,8 +55,8 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     other
         .query_drop("CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)")
         .await?;
-    // Writers first share the drop's row and then lock their place among its rows. This client
-    // takes these locks in the opposite order.
+    // Writers first take a shared lock on the drop's row and then lock the position of their row.
+    // This client takes these locks in the opposite order.
     let rows = format!(
         "SELECT slot FROM issued_coupons WHERE drop_id = {} FOR UPDATE",
         drop(system)
@@ -83,7 +83,7 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     Ok(Effect::of(during, met > 0, format!("{met} deadlocks")))
 }
 
-/// Another client takes this lock, which blocks statements.
+/// Takes this lock from another client, which blocks statements.
 pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let mut other = other_client(system).await?;
@@ -101,7 +101,7 @@ pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Resul
     ))
 }
 
-/// MySQL's files may not grow: it exits when it cannot write its log, and is restarted.
+/// Prevents MySQL's files from growing. MySQL exits when it cannot write its log, and is restarted.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let pid = system
@@ -143,7 +143,7 @@ async fn other_client(system: &SystemUnderTest) -> Result<Conn> {
         .map_err(Into::into)
 }
 
-/// A counter of InnoDB.
+/// Reads a counter of InnoDB.
 async fn counter(system: &SystemUnderTest, name: &str) -> Result<u64> {
     number(
         system,

@@ -9,7 +9,7 @@ use crate::fault::{DropKey, FaultyStore};
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
-/// The key of a drop or its coupon.
+/// Returns the key of a drop or its coupon.
 pub(super) fn key_of(redis: &PrefixedKeys, coupon: &MadeCoupon, key: DropKey) -> String {
     match key {
         DropKey::Claimants => redis.claimants(coupon.id),
@@ -40,7 +40,7 @@ pub(super) async fn lose_member(system: &SystemUnderTest, key: DropKey) -> Resul
         _ => ["ZRANDMEMBER", "ZREM"],
     };
     let member = match redis.try_command::<Option<Vec<u8>>>(&[pick, &name]).await {
-        // The key holds garbage.
+        // The key contains garbage.
         Err(error) if error.code() == Some("WRONGTYPE") => None,
         member => member?,
     };
@@ -58,7 +58,7 @@ pub(super) async fn lose_row(system: &SystemUnderTest) -> Result<Effect> {
     };
     let of = format!("FROM issued_coupons WHERE drop_id = {}", coupon.drop);
     let before = number(system, &format!("SELECT COUNT(*) {of}")).await;
-    // MySQL may have another fault at this moment.
+    // Another fault may affect MySQL at this moment.
     let delete = format!("DELETE {of} ORDER BY slot DESC LIMIT 1");
     let deleted = system.world.sql.rows(&delete).await;
     let took = deleted.is_ok() && before.is_ok_and(|rows| rows > 0);
@@ -70,7 +70,7 @@ pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Resul
         return Ok(Effect::now(false, "no coupon"));
     };
     let of = format!("FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-    // MySQL may have another fault at this moment.
+    // Another fault may affect MySQL at this moment.
     let Ok(kept) = number(system, &format!("SELECT COALESCE(MAX(slot), 0) {of}")).await else {
         return Ok(Effect::now(false, "MySQL did not answer"));
     };
@@ -82,7 +82,7 @@ pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Resul
     Ok(Effect::now(took, format!("the rows above slot {kept}")))
 }
 
-/// Restoring a single table checks no references.
+/// Deletes the drop's row without checking references, as a restore of a single table does.
 pub(super) async fn lose_drop(system: &SystemUnderTest) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else {
         return Ok(Effect::now(false, "no coupon"));
@@ -91,12 +91,12 @@ pub(super) async fn lose_drop(system: &SystemUnderTest) -> Result<Effect> {
         "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM drops WHERE id = {}; SET FOREIGN_KEY_CHECKS = 1",
         coupon.drop
     );
-    // MySQL may have another fault at this moment.
+    // Another fault may affect MySQL at this moment.
     let deleted = system.world.sql.rows(&delete).await;
     Ok(Effect::now(deleted.is_ok(), "the row of the drop"))
 }
 
-/// `DUMP`, and `RESTORE` after `age_ms`.
+/// Copies keys with `DUMP` and restores them with `RESTORE` after `age_ms`.
 pub(super) async fn restore_keys(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();

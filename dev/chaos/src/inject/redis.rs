@@ -1,4 +1,4 @@
-//! Redis loses data or cannot write.
+//! Faults in which Redis loses data or cannot write.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use crate::replica::{Replica, follow, until_it_follows};
 use crate::system::SystemUnderTest;
 use crate::wait::{lasting, pause, until};
 
-/// Number of users in Redis.
+/// Counts the users in Redis.
 pub(super) async fn people(system: &SystemUnderTest) -> Result<u64> {
     let redis = system.redis();
     let mut people = 0;
     for coupon in system.coupons() {
         let users = redis.of_drop(coupon.id, coupon.drop, "users");
         people += match redis.try_command::<u64>(&["ZCARD", &users]).await {
-            // The key holds garbage.
+            // The key contains garbage.
             Err(error) if error.code() == Some("WRONGTYPE") => 0,
             people => people?,
         };
@@ -74,7 +74,7 @@ pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Ef
     Ok(forgotten(before, people(system).await?))
 }
 
-/// A replica that has stopped following the master, `lag_ms` behind it.
+/// Starts a replica that stops following the master and is `lag_ms` behind it.
 async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServer> {
     let ready = system.replica.lock().await.take();
     let Replica { server, link } = if let Some(ready) = ready {
@@ -123,7 +123,7 @@ pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effe
     })
 }
 
-/// Shifts Redis's clock, by which windows open and close, by `seconds`.
+/// Shifts Redis's clock by `seconds`. It decides when windows open and close.
 pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();
@@ -140,8 +140,8 @@ pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Re
     ))
 }
 
-/// Forbids Redis's files to grow. With `appendfsync always` it exits, because it cannot acknowledge
-/// a write that is not on disk.
+/// Prevents Redis's files from growing. With `appendfsync always` Redis exits, because it cannot
+/// acknowledge a write that is not on disk.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let pid = system
@@ -165,7 +165,7 @@ pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effec
     ))
 }
 
-/// Leaves Redis no memory, so that it refuses new keys.
+/// Leaves no memory for Redis, so that it refuses new keys.
 pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();
@@ -185,7 +185,7 @@ pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effec
     ))
 }
 
-/// Number of OOM errors so far.
+/// Counts the OOM errors since Redis started.
 async fn refused(redis: &PrefixedKeys) -> Result<u64> {
     let info: String = redis.try_command(&["INFO", "errorstats"]).await?;
     let line = info
@@ -196,7 +196,7 @@ async fn refused(redis: &PrefixedKeys) -> Result<u64> {
         .unwrap_or(0))
 }
 
-/// Limits the size of any file that this process writes; `None` removes the limit.
+/// Limits the size of any file that this process writes. `None` removes the limit.
 pub(super) fn files_up_to(pid: u32, bytes: Option<u64>) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let limit = Rlimit {
@@ -207,7 +207,7 @@ pub(super) fn files_up_to(pid: u32, bytes: Option<u64>) -> Result<()> {
     Ok(())
 }
 
-/// Whether this child has exited (it may not have been reaped yet).
+/// Whether this child process has exited. It may not have been reaped yet.
 pub(super) fn has_ended(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return true;

@@ -9,15 +9,16 @@ use firstcome_load::local::demo::{DemoSize, run};
 use firstcome_load::local::system::{SystemOptions, stopped};
 use firstcome_load::terminal::step;
 
-/// Starts the whole system on private servers, lets a crowd rush a coupon, breaks things meanwhile,
-/// and checks that the total is exact. Exits 0 only if it is. Ctrl-C stops and deletes everything.
+/// Starts the whole system on private servers, lets a crowd rush a coupon, injects faults
+/// meanwhile, and checks that the total is exact. Exits with 0 only if it is. Ctrl-C stops and
+/// deletes everything.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
-    /// Coupons
+    /// Number of coupons
     #[arg(long, env = "QUANTITY", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     quantity: u32,
-    /// Number of people
+    /// Number of users
     #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     people: u32,
 }
@@ -48,7 +49,7 @@ async fn work(cli: Cli) -> Result<ExitCode> {
         pages: false,
     };
     let outcome = tokio::select! {
-        // Dropping the future drops everything that it started.
+        // Dropping the future drops all processes that it started.
         outcome = run(&size, &options) => outcome?,
         signal = stopped() => {
             step(format!("{}: stopping and cleaning up", signal?));

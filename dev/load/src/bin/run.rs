@@ -17,10 +17,10 @@ use firstcome_stack::{PrometheusOptions, PrometheusServer};
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
-    /// API processes
+    /// Number of API processes
     #[arg(long, env = "APIS", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     apis: u8,
-    /// Consumer processes
+    /// Number of consumer processes
     #[arg(long, env = "CONSUMERS", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     consumers: u8,
     /// Cron schedule of passes
@@ -87,7 +87,7 @@ async fn work(cli: Cli) -> Result<ExitCode> {
     })
 }
 
-/// A Prometheus that scrapes every process, with the rules of deploy/prometheus.
+/// Starts a Prometheus that scrapes every process, with the rules of deploy/prometheus.
 async fn watch(system: &System, folder: &Path) -> Result<PrometheusServer> {
     step("starting Prometheus");
     let rules = folder.join("rules.yml");
@@ -127,7 +127,7 @@ fn write_env(system: &System, path: &Path) -> Result<()> {
     fs::write(path, lines.concat()).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The absolute folder of this program and of the product's.
+/// Returns the absolute folder of this program, which also has the product's programs.
 fn programs() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let folder = program.parent().context("a program without a folder")?;

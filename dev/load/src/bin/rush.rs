@@ -1,4 +1,4 @@
-//! `rush`: a crowd against a running system; see `cargo xtask rush`.
+//! `rush` sends a crowd to a running system. See `cargo xtask rush`.
 
 use std::process::ExitCode;
 

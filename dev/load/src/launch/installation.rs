@@ -1,4 +1,4 @@
-//! An installation of Firstcome: its settings, and the programs that are started with them.
+//! An installation of Firstcome: its settings, and the programs that it starts with them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,19 +17,19 @@ use super::{Servers, Service};
 use crate::identity::token_settings;
 use crate::ops::Ops;
 
-/// A six-field cron expression that fires once a year, so that passes only run on request.
+/// A six-field cron expression that fires once a year, so that passes run only on request.
 const NEVER: &str = "0 0 0 1 1 *";
 const LIMIT: Duration = Duration::from_secs(60);
-/// Slots that [`Installation::every_row`] counts at a time.
+/// Number of slots that [`Installation::every_row`] counts at a time.
 const PART: u16 = 1_000;
-/// Any free port.
+/// The address of any free port.
 pub const ANY_PORT: &str = "127.0.0.1:0";
 
 /// Settings that all processes of the installation share, and the folder of its programs.
 #[derive(Debug)]
 pub struct Installation {
     pub servers: Arc<Servers>,
-    /// Settings by variable.
+    /// The settings by variable name.
     pub settings: BTreeMap<&'static str, String>,
     pub ops_token: String,
     programs: PathBuf,
@@ -43,7 +43,7 @@ pub struct InstallationCoupon {
 }
 
 impl Installation {
-    /// Creates tables and topic, with the programs next to this one.
+    /// Creates tables and topic, with the programs in the folder of this program.
     pub async fn create(
         servers: &Arc<Servers>,
         own: impl IntoIterator<Item = (&'static str, String)>,
@@ -54,9 +54,9 @@ impl Installation {
         Self::create_by(servers, programs, own).await
     }
 
-    /// One of several installations on the same servers, with its own database, key prefix, topic
-    /// and group. Passes only run on request. Uses the programs next to this one, or another
-    /// build's.
+    /// Creates one of several installations on the same servers, with a separate database, key
+    /// prefix, topic and group. Passes run only on request. Uses the programs in the folder of this
+    /// program, or those of another build.
     pub async fn named(
         servers: &Arc<Servers>,
         name: &str,
@@ -128,7 +128,7 @@ impl Installation {
         Ok(installation)
     }
 
-    /// Whether it uses the programs next to this one, not those of another build.
+    /// Whether the installation uses the programs of this build.
     pub fn is_of_this_build(&self) -> bool {
         built_program("firstcome-api").is_ok_and(|api| api.parent() == Some(&*self.programs))
     }
@@ -137,7 +137,7 @@ impl Installation {
         self.settings.get(name).map_or("", String::as_str)
     }
 
-    /// A program of the product with its settings.
+    /// Returns the command of a program of the product, with its settings.
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(self.programs.join(program));
         command.args(args).envs(&self.settings).kill_on_drop(true);
@@ -155,14 +155,14 @@ impl Installation {
             .await
     }
 
-    /// An API with coupon pages that accepts `X-User-Id`.
+    /// Starts an API with coupon pages that accepts `X-User-Id`.
     pub async fn api_with_pages(&self) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["serve"]);
         command.envs([("LISTEN_ADDR", ANY_PORT), ("COUPON_PAGE", "on")]);
         self.servers.spawn("api", &mut command, "").await
     }
 
-    /// An API with coupon pages, for people whose tokens are signed with this secret (HS256).
+    /// Starts an API with coupon pages, for users whose tokens are signed with this secret (HS256).
     pub async fn pages_at(&self, address: &str, secret: &str) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["serve"]);
         command.envs([("LISTEN_ADDR", address), ("COUPON_PAGE", "on")]);
@@ -192,7 +192,7 @@ impl Installation {
             .await
     }
 
-    /// The operators' routes of one of its services.
+    /// Returns a client of the operators' routes of a service.
     pub fn ops(&self, service: &Service) -> Result<Ops> {
         Ok(Ops {
             target: service.target()?,
@@ -200,7 +200,7 @@ impl Installation {
         })
     }
 
-    /// Waits until an API admits people.
+    /// Waits until an API admits users.
     pub async fn until_ready(&self, api: &Service) -> Result<()> {
         let ops = self.ops(api)?;
         let begun = Instant::now();
@@ -254,7 +254,7 @@ impl Installation {
     pub async fn every_row(&self, coupon: InstallationCoupon) -> Result<()> {
         let mut conn = self.mysql().await?;
         let last = coupon.quantity;
-        // Part by part, because counting all rows of a large drop repeatedly costs MySQL more than
+        // Counts part by part. Counting all rows of a large drop repeatedly costs MySQL more than
         // writing them.
         for first in (1..=last).step_by(usize::from(PART)) {
             let upto = last.min(first.saturating_add(u32::from(PART) - 1));

@@ -16,7 +16,7 @@ use tokio::process::Command;
 pub use installation::{ANY_PORT, Installation, InstallationCoupon, until};
 pub use service::Service;
 
-/// Private Redis, MySQL, Kafka and mail sink of this run, and a folder for logs.
+/// Redis, MySQL, Kafka and a mail sink that only this run uses, and a folder for logs.
 #[derive(Debug)]
 pub struct Servers {
     pub stack: Stack,
@@ -26,7 +26,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts them. Without a folder, logs go to a temporary one.
+    /// Starts the servers. Without a folder, logs go to a temporary one.
     pub async fn start(options: StackOptions, logs: Option<&Path>) -> Result<Self> {
         let stack = Stack::start(options).await?;
         let temporary = logs.is_none().then(TempDir::new).transpose()?;

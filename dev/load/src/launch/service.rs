@@ -49,12 +49,12 @@ impl Service {
         self.url.parse()
     }
 
-    /// Its socket address.
+    /// Returns the socket address.
     pub fn address(&self) -> Result<SocketAddr> {
         self.target()?.authority().parse().context("no address")
     }
 
-    /// Its metrics in Prometheus format.
+    /// Reads the metrics in Prometheus format.
     pub async fn metrics(&self) -> Result<String> {
         Ops {
             target: self.target()?,
@@ -68,14 +68,14 @@ impl Service {
         self.program.log_tail()
     }
 
-    /// Kills it as a crash would (SIGKILL).
+    /// Kills the process as a crash would (SIGKILL).
     pub async fn kill(self) -> Result<()> {
         self.still_runs()?;
         self.program.signal(Signal::KILL)?;
         self.program.ended(STOP_LIMIT).await.map(drop)
     }
 
-    /// Stops it with SIGTERM and waits for its end.
+    /// Stops the process with SIGTERM and waits until it has ended.
     pub async fn stop(self) -> Result<()> {
         self.still_runs()?;
         let status = self.program.stop(STOP_LIMIT).await?;

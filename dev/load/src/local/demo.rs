@@ -21,25 +21,25 @@ use crate::table;
 use crate::tally::{CrowdProgress, Tally};
 use crate::terminal::{ProgressLine, grouped, step};
 
-/// The coupon's name, also in mails.
+/// The coupon's name, which also appears in mails.
 pub const COUPON_NAME: &str = "Winter coupon";
 
 const OPENS_AFTER: TimeDelta = TimeDelta::seconds(4);
 const EXACT_LIMIT: Duration = Duration::from_secs(120);
 const MAIL_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
-/// Messages of the rush that are sent again afterwards.
+/// Number of messages of the rush that are sent again afterwards.
 const COPIES: usize = 5;
-/// Counter of messages that a consumer refused.
+/// The counter of messages that a consumer refused.
 const REFUSED_METRIC: &str = "firstcome_consumer_refused_total";
-/// Counter of finished passes.
+/// The counter of finished passes.
 const PASSES_METRIC: &str = "firstcome_passes_total";
 
 #[derive(Debug, Clone)]
 pub struct DemoSize {
     pub quantity: u32,
     pub people: u32,
-    /// Requests per person.
+    /// Number of requests per user.
     pub requests_per_person: u32,
     pub connections: usize,
 }
@@ -48,7 +48,7 @@ pub struct DemoSize {
 ///
 /// # Errors
 ///
-/// If something could not be started or queried. A total that is not exact is no error; the
+/// Fails if something cannot be started or queried. A total that is not exact is no error; the
 /// [`DemoOutcome`] reports it.
 pub async fn run(size: &DemoSize, options: &SystemOptions) -> Result<DemoOutcome> {
     let mut system = System::start(options).await?;
@@ -76,7 +76,7 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     forger.unreadable().await?;
     let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
     step(format!(
-        "fault 2: a message that is not a claim; {} read it and stored it for a person",
+        "fault 2: a message that is not a claim; {} read it and stored it for an operator",
         system.consumers[victim].name()
     ));
     until_open(system, coupon_id).await?;
@@ -155,7 +155,8 @@ async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Everybody asks; once a third of the slots is taken, the consumer of their partition is killed.
+/// Lets all users claim. Once a third of the slots is taken, kills the consumer of the coupon's
+/// partition.
 async fn rush(
     size: &DemoSize,
     system: &mut System,
@@ -166,7 +167,7 @@ async fn rush(
     let people = grouped(size.people.into());
     let requests = grouped(crowd.requests() as u64);
     step(format!(
-        "open: {people} people send {requests} requests to {} APIs",
+        "open: {people} users send {requests} requests to {} APIs",
         system.apis.len()
     ));
     let plan = CrowdPlan::new(system.targets()?, coupon_id, crowd, size.connections);
@@ -178,7 +179,7 @@ async fn rush(
     let mut live = ProgressLine::new();
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);
-    // Printed between two updates of the progress line.
+    // Text to print between two updates of the progress line.
     let news = Cell::new(None);
     let kill = async {
         progress
@@ -189,13 +190,13 @@ async fn rush(
         consumer.kill().await?;
         let after = progress.count(AnswerKind::Accepted);
         news.set(Some(format!(
-            "fault 3: SIGKILL to {name} after {before} admissions; {after} people had been admitted when it was gone"
+            "fault 3: SIGKILL to {name} after {before} admissions; {after} users had been admitted when it was gone"
         )));
         anyhow::Ok(())
     };
     let rushing = async {
         let tally = generator::run(plan, progress.clone()).await;
-        // Fewer people may have been admitted than the kill waits for.
+        // Fewer users may have been admitted than the kill waits for.
         progress.give_up();
         tally
     };

@@ -16,13 +16,13 @@ use crate::answer::PromisedSlot;
 use crate::launch::Service;
 use crate::local::system::TOPIC;
 
-/// Slots divisible by this number are refused when the consumer writes them.
+/// When the consumer writes slots that are divisible by this number, MySQL refuses them.
 pub const REFUSED_EVERY: u32 = 7;
 
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 const TRIGGER: &str = "firstcome.demo_refuses";
 
-/// Makes MySQL refuse every seventh slot when the consumer writes it. Those claims go to the
+/// Makes MySQL refuse every seventh slot that the consumer writes. Those claims go to the
 /// dead-letter table, and only the reconciler can issue them.
 pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
     let trigger = format!(
@@ -51,7 +51,7 @@ pub struct Forger {
 }
 
 impl Forger {
-    /// A separate producer for messages with this coupon's key.
+    /// Creates a separate producer for messages with this coupon's key.
     pub fn new(stack: &Stack, coupon_id: i64) -> Result<Self> {
         let brokers = stack.kafka.bootstrap();
         let settings = KafkaSettings {
@@ -67,13 +67,13 @@ impl Forger {
         })
     }
 
-    /// Sends a message that is not a claim, which only a person can resolve.
+    /// Sends a message that is not a claim. Only an operator can resolve it.
     pub async fn unreadable(&self) -> Result<()> {
         self.send("this is no claim").await
     }
 
-    /// Sends two copies of a real claim. The identical one must change nothing. The other has an
-    /// unknown version: it becomes a dead letter, which the reconciler recognises as already
+    /// Sends two copies of a real claim. The identical copy must change nothing. The other has an
+    /// unknown version: it becomes a dead letter, and the reconciler recognises it as already
     /// issued.
     pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: PromisedSlot) -> Result<()> {
         let claim = ClaimEvent {
@@ -99,8 +99,8 @@ impl Forger {
     }
 }
 
-/// The index of the consumer that has counted a message in this metric: it reads the coupon's
-/// partition.
+/// Returns the index of the consumer that has counted a message in this metric, and which therefore
+/// reads the coupon's partition.
 pub async fn reader_of(consumers: &[Service], metric: &str) -> Result<usize> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {
@@ -115,7 +115,7 @@ pub async fn reader_of(consumers: &[Service], metric: &str) -> Result<usize> {
     anyhow::bail!("no consumer read the first message: none has the metric {metric}")
 }
 
-/// The sum of a counter over its labels; `None` if there is no such counter.
+/// Sums a counter over its labels. Returns `None` if there is no such counter.
 pub(crate) fn sum(metrics: &str, name: &str) -> Option<u64> {
     metrics
         .lines()

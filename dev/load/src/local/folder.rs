@@ -1,4 +1,4 @@
-//! The folder of `make run`, which one process at a time may use.
+//! The folder of `make run`. Only one process at a time may use it.
 
 use std::fs;
 use std::path::Path;

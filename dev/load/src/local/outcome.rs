@@ -37,7 +37,7 @@ impl DemoOutcome {
         for (kind, count) in &tally.answers {
             row(&format!("answered {kind}"), *count);
         }
-        row("people with a promise", tally.admitted as u64);
+        row("users with a promise", tally.admitted as u64);
         row("rows", proof.rows as u64);
         row("  by the consumer", proof.by_consumer as u64);
         row("  by the reconciler", proof.by_reconciler as u64);
@@ -85,9 +85,11 @@ impl DemoOutcome {
         let exact = !drops.is_empty() && drops.iter().all(|drop| drop["exact"] == true);
         match (exact, left) {
             (true, 0) => "exact, nothing left".into(),
-            (true, 1) => format!("exact; 1 message is left for a person: {OWN_GARBAGE}"),
+            (true, 1) => format!("exact; 1 message is left for an operator: {OWN_GARBAGE}"),
             (true, left) => {
-                format!("exact; {left} messages are left for a person, 1 of them is {OWN_GARBAGE}")
+                format!(
+                    "exact; {left} messages are left for an operator, 1 of them is {OWN_GARBAGE}"
+                )
             }
             (false, _) => format!(
                 "not exact ({})",
@@ -106,7 +108,7 @@ fn left(refused: &RefusedClaims) -> String {
     if refused.open == 0 {
         String::new()
     } else {
-        format!(": {} left for a person", refused.open)
+        format!(": {} left for an operator", refused.open)
     }
 }
 
@@ -118,7 +120,8 @@ fn subject(mail: &Mail) -> String {
 }
 
 impl DemoOutcome {
-    /// The mails, each with a heading: first repairs, then the garbage that the demo sent.
+    /// Formats the mails, each with a heading: first the repairs, then the garbage that the demo
+    /// sent.
     pub fn mails_as_text(&self) -> String {
         let mut mails: Vec<_> = self
             .mails
@@ -156,7 +159,7 @@ fn without_commands(mail: &str) -> String {
     }
 }
 
-/// A mail as a person reads it.
+/// Formats a mail as its recipient reads it.
 fn mail_as_text(mail: &Mail) -> String {
     let parsed = MessageParser::default().parse(&mail.raw);
     let text = parsed.and_then(|message| {

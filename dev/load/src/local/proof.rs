@@ -13,20 +13,20 @@ use crate::rows::unkept;
 /// The rows and dead letters of one coupon with one drop.
 #[derive(Debug, Clone, Default)]
 pub struct Proof {
-    /// Number of coupons offered.
+    /// Number of coupons on offer.
     pub quantity: u32,
     pub rows: usize,
-    /// Rows written by the consumer.
+    /// Number of rows that the consumer wrote.
     pub by_consumer: usize,
-    /// Rows written by the reconciler.
+    /// Number of rows that the reconciler wrote.
     pub by_reconciler: usize,
-    /// Rows beyond the quantity, or on a slot outside 1..=quantity.
+    /// Number of rows beyond the quantity, or on a slot outside 1..=quantity.
     pub over_issued: usize,
-    /// Second rows of a person.
+    /// Number of additional rows of the same user.
     pub duplicates: usize,
-    /// People who were promised a coupon but have no row with the promised drop and slot.
+    /// Users who were promised a coupon but have no row with the promised drop and slot.
     pub promised_without_row: BTreeSet<String>,
-    /// Claims that the consumer could not write, by reason, and how many of them are unresolved.
+    /// Claims that the consumer could not write, by reason, with the number of unresolved ones.
     pub refused: Vec<RefusedClaims>,
     /// Milliseconds from the last admission to the last row.
     pub settled_after_ms: i64,
@@ -37,7 +37,7 @@ pub struct Proof {
 pub struct RefusedClaims {
     pub reason: String,
     pub count: u64,
-    /// Unresolved ones.
+    /// Number of unresolved dead letters.
     pub open: u64,
 }
 
@@ -84,7 +84,8 @@ impl Proof {
         }
     }
 
-    /// Whether there is exactly the quantity, one each, and every promise has its row on its slot.
+    /// Whether the number of rows equals the quantity, with one per user, and every promise has its
+    /// row on its slot.
     pub fn exact(&self) -> bool {
         self.rows == self.quantity as usize
             && self.over_issued == 0
@@ -92,12 +93,12 @@ impl Proof {
             && self.promised_without_row.is_empty()
     }
 
-    /// Claims that the consumer could not write.
+    /// Counts the claims that the consumer could not write.
     pub fn refused_in_all(&self) -> u64 {
         self.refused.iter().map(|refused| refused.count).sum()
     }
 
-    /// Unresolved dead letters.
+    /// Counts the unresolved dead letters.
     pub fn refused_open(&self) -> u64 {
         self.refused.iter().map(|refused| refused.open).sum()
     }
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_if_every_promise_has_its_row_and_no_other_row_exists() {
+    fn result_is_exact_if_every_promise_has_its_row_and_no_other_row_exists() {
         let proof = Proof::compare(
             &[row(1, "a"), row(2, "b")],
             2,
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_promises_with_another_slot_or_without_a_row() {
+    fn reports_promises_with_a_wrong_slot_or_without_a_row() {
         let proof = Proof::compare(
             &[row(1, "b"), row(2, "a")],
             2,

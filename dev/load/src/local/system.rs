@@ -17,22 +17,22 @@ pub const TOPIC: &str = "coupon-claims";
 
 #[derive(Debug, Clone)]
 pub struct SystemOptions {
-    /// API processes. The first listens on port 8080 if it is free.
+    /// Number of API processes. The first listens on port 8080 if that is free.
     pub apis: usize,
     pub consumers: usize,
-    /// Cron schedule of the reconciler, six fields.
+    /// Cron schedule of the reconciler, with six fields.
     pub reconcile_cron: String,
     /// Folder to which each mail is also written.
     pub mail_folder: Option<PathBuf>,
-    /// Folder for logs; a temporary one by default.
+    /// Folder for logs. By default a temporary folder.
     pub log_folder: Option<PathBuf>,
-    /// Use the usual ports (8080 to 8083) if they are free.
+    /// Whether to use the usual ports (8080 to 8083) if they are free.
     pub usual_ports: bool,
     /// Whether to serve coupon pages.
     pub pages: bool,
 }
 
-/// A separate API for coupon pages: its visitors follow a link with a token, while scripts and
+/// A separate API for coupon pages. Its visitors follow a link with a token, while scripts and
 /// crowds name users in a header at the other APIs.
 #[derive(Debug)]
 pub struct PageApi {
@@ -54,7 +54,7 @@ impl PageApi {
     }
 }
 
-/// All processes. Dropping it kills them; [`System::stop`] stops them gracefully.
+/// All processes. Dropping this kills them; [`System::stop`] stops them gracefully.
 #[derive(Debug)]
 pub struct System {
     pub apis: Vec<Service>,
@@ -149,7 +149,7 @@ impl System {
         self.apis.iter().map(Service::target).collect()
     }
 
-    /// Scrape targets by job, as in deploy/prometheus/prometheus.yml.
+    /// Returns the scrape targets by job, as in deploy/prometheus/prometheus.yml.
     pub fn scrape_jobs(&self) -> Result<Vec<(String, Vec<String>)>> {
         let addresses = |services: &mut dyn Iterator<Item = &Service>| -> Result<Vec<String>> {
             services
@@ -173,7 +173,7 @@ impl System {
         ])
     }
 
-    /// Sends SIGTERM to every process and waits. Returns which ones did not stop cleanly.
+    /// Sends SIGTERM to every process and waits. Returns the processes that did not stop cleanly.
     pub async fn stop(self) -> Vec<String> {
         let mut complaints = Vec::new();
         let pages = self.pages.map(|pages| pages.service);
@@ -199,7 +199,7 @@ async fn each(count: usize, start: impl AsyncFn(usize) -> Result<Service>) -> Re
     Ok(services)
 }
 
-/// The wanted port if it is free, otherwise any.
+/// Returns the requested port if it is free, otherwise any free port.
 fn address(wanted: Option<u16>) -> String {
     match wanted.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
         Some(port) => format!("127.0.0.1:{port}"),

@@ -1,4 +1,4 @@
-//! A read-only connection: the number of statements, and the rows of a coupon.
+//! A read-only connection that counts statements and reads the rows of a coupon.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// If the address is invalid or MySQL is unreachable. The message omits the address, which
-    /// contains a password.
+    /// Fails if the address is invalid or MySQL is unreachable. The message omits the address,
+    /// because it contains a password.
     pub async fn open(url: &str) -> Result<Self> {
         let options = Opts::from_url(url)
             .context("DATABASE_URL is no mysql://user:password@host:port/database")?;
@@ -50,7 +50,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Statements that clients have sent since then, without those of this connection.
+    /// Counts the statements that clients have sent since then, without those of this connection.
     pub async fn statements(&mut self) -> Result<u64> {
         let now = self.questions().await?;
         Ok(now.saturating_sub(self.at_first + self.own))

@@ -1,4 +1,4 @@
-//! Measures what some work costs the servers, from their counters before and after.
+//! Measures how much some work costs the servers, from their counters before and after it.
 
 use std::collections::BTreeMap;
 
@@ -16,12 +16,12 @@ pub struct Meter {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Cost {
-    /// Statements sent by clients.
+    /// Number of statements that clients sent.
     pub mysql_statements: u64,
     pub mysql_cpu: f64,
-    /// Commands that Redis ran, including those inside scripts.
+    /// Number of commands that Redis ran, including those inside scripts.
     pub redis_commands: u64,
-    /// Commands by name.
+    /// Number of commands by name.
     pub redis_by_command: BTreeMap<String, u64>,
     pub redis_cpu: f64,
     pub kafka_cpu: f64,
@@ -44,7 +44,8 @@ impl Meter {
         })
     }
 
-    /// Statements that clients sent to MySQL so far, without those of this meter.
+    /// Counts the statements that clients have sent to MySQL so far, without those of this
+    /// meter.
     pub async fn statements(&mut self) -> Result<u64> {
         self.mysql.statements().await
     }
@@ -74,13 +75,13 @@ impl Meter {
     }
 }
 
-/// CPU seconds of MySQL, Redis and Kafka so far; 0 for a server that is down.
+/// Returns the CPU seconds of MySQL, Redis and Kafka so far. 0 for a server that is down.
 pub fn server_cpu(stack: &Stack) -> [f64; 3] {
     [stack.mysql.pid(), stack.redis.pid(), stack.kafka.pid()]
         .map(|pid| pid.and_then(|pid| cpu_seconds(pid).ok()).unwrap_or(0.0))
 }
 
-/// Calls by command, without those that this module sends.
+/// Counts calls by command, without those that this module sends.
 fn by_command(info: &str) -> BTreeMap<String, u64> {
     let one = |line: &str| {
         let (name, rest) = line
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ignores_the_commands_of_the_meter() {
+    fn ignores_commands_that_the_meter_sends() {
         let info = "# Commandstats\r\ncmdstat_evalsha:calls=3,usec=9,rejected_calls=0\r\ncmdstat_info:calls=1,usec=1\r\n";
         assert_eq!(
             by_command(info),

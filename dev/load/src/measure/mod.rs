@@ -1,4 +1,4 @@
-//! Meters: what some work costs the servers, and the rows of a coupon.
+//! Meters: the cost of some work on the servers, and the rows of a coupon.
 
 mod database;
 mod meter;

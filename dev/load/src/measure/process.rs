@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 /// Clock ticks per second in `/proc`; 100 on every Linux that Rust's standard library supports.
 const TICKS: f64 = 100.0;
 
-/// CPU seconds of a process and all its threads so far.
+/// Returns the CPU seconds of a process and all its threads so far.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may contain anything, including spaces.
@@ -18,7 +18,7 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / TICKS)
 }
 
-/// A line of `/proc/PID/status` in kB, such as `VmRSS` or `VmHWM` (the peak).
+/// Reads a line of `/proc/PID/status` in kB, such as `VmRSS` or `VmHWM` (the peak).
 pub fn memory_kb(pid: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status

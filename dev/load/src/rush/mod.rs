@@ -1,5 +1,5 @@
-//! The load tool `rush`: runs a crowd against any running system, and reports its answers as a
-//! table and JSON.
+//! The load tool `rush` sends a crowd to any running system and reports its answers as a table and
+//! as JSON.
 
 mod options;
 mod report;
@@ -29,16 +29,16 @@ use crate::terminal::{ProgressLine, grouped, step};
 
 /// Sampling interval of the counts.
 const SAMPLE: Duration = Duration::from_millis(20);
-/// Longest time until every API shows a new coupon.
+/// Time limit until every API shows a new coupon.
 const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 
 /// Runs the program: checks the options, finds or creates the coupon, measures the generator's
-/// limit, lets the crowd ask, compares the answers with the rows if a database is given, and writes
-/// the report.
+/// limit, lets the crowd claim, compares the answers with the rows if a database is given, and
+/// writes the report.
 pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;
-    // A new prefix each time, so that a second rush is a second crowd.
+    // The prefix is new each time, so that a second rush has different users.
     let prefix = format!("u{:06x}-", rand::random::<u32>() >> 8);
     let crowd = Crowd::gather(options.people, &prefix, options.requests_per_person, 1)?;
     let identity = CrowdIdentity::new(&options.identity, &crowd)?;
@@ -93,7 +93,7 @@ async fn shown(plan: CrowdPlan) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The coupon to ask for, and whether it was created for this.
+/// Returns the coupon to claim, and whether it was created for this rush.
 async fn coupon(options: &RushOptions, prefix: &str) -> Result<(i64, bool)> {
     let (id, made) = match (
         options.coupon,
@@ -132,13 +132,13 @@ async fn coupon(options: &RushOptions, prefix: &str) -> Result<(i64, bool)> {
         ));
     } else {
         step(format!(
-            "coupon {id} is really given away, to people named {prefix}…"
+            "coupon {id} is really given away, to users named {prefix}…"
         ));
     }
     Ok((id, made))
 }
 
-/// A coupon as a target shows it; `null` if the target does not have it.
+/// Reads a coupon from a target. Returns `null` if the target does not have it.
 async fn coupon_at(target: &Target, id: i64) -> Result<Value> {
     let ops = Ops {
         target: target.clone(),

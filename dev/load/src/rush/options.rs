@@ -9,58 +9,58 @@ use tokio::net::lookup_host;
 use crate::client::Target;
 use crate::identity::CrowdIdentityArgs;
 
-/// Lets a crowd ask a running Firstcome for a coupon, and reports the answers.
+/// Lets a crowd claim a coupon of a running Firstcome, and reports the answers.
 ///
-/// By default a closed loop: each connection asks again as soon as it gets an answer. With --rate
-/// an open loop: people arrive at a fixed rate, and their latency counts from their arrival, so
-/// that stalls of the system show.
+/// By default a closed loop: each connection sends the next request as soon as it gets an answer.
+/// With --rate an open loop: users arrive at a fixed rate, and their latency counts from their
+/// arrival, so that stalls of the system show.
 ///
-/// Exits 0 if everybody was answered in the end, every answer was understood, no two answers
+/// Exits with 0 if every user got a final answer, every answer was understood, no two answers
 /// contradict each other, and, with --database-url, every promise has its row.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rush", version, max_term_width = 120)]
 pub struct RushOptions {
-    /// Address of an API, `http://host:port` or `https://host:port`; if given several times, the
-    /// crowd is spread over them
+    /// Address of an API, `http://host:port` or `https://host:port`; may be given several times to
+    /// spread the crowd over several APIs
     #[arg(long, env = "API_URL", required = true, value_delimiter = ',')]
     pub url: Vec<Target>,
-    /// Allow addresses of other machines, which this puts under load
+    /// Allow addresses of other machines, which the crowd then puts under load
     #[arg(long)]
     pub remote: bool,
-    /// Coupon to ask for: it is really given away. Without it a new one is created, which needs the
-    /// ops token
+    /// ID of the coupon to claim, which is really given away. By default a new one is created,
+    /// which needs the ops token
     #[arg(long, env = "COUPON", value_parser = value_parser!(i64).range(1..))]
     pub coupon: Option<i64>,
-    /// Ops token of the API, to create a coupon
+    /// Ops token of the API, needed to create a coupon
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub ops_token: Option<String>,
     /// Quantity of the created coupon
     #[arg(long, env = "QUANTITY", default_value_t = 100, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub quantity: u32,
-    /// Number of people
+    /// Number of users
     #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub people: u32,
-    /// Requests per person: the second follows the first at once, as a double click
+    /// Requests per user: the second directly follows the first, as a double click
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=1_000))]
     pub requests_per_person: u32,
-    /// Requests per second (open loop); without it, as fast as answers come (closed loop)
+    /// Requests per second (open loop); by default, as fast as responses arrive (closed loop)
     #[arg(long, value_parser = rate, allow_negative_numbers = true)]
     pub rate: Option<f64>,
-    /// Connections, that is, the number of concurrent requests
+    /// Number of connections, which is also the number of concurrent requests
     #[arg(long, env = "CONNECTIONS", default_value_t = 256, value_parser = connections)]
     pub connections: usize,
-    /// Seconds from the start during which people retry while the coupon is not open or the system
+    /// Seconds from the start during which users retry while the coupon is not open or the system
     /// is unavailable
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(0..=86_400))]
     pub patience: u64,
-    /// Database of the system, to report the statements of the rush and whether every promise has
-    /// its row; only read
+    /// Database of the system, which is only read: reports the statements of the rush and whether
+    /// every promise has its row
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Write everything as JSON to this file; without a name, print it instead of the table
+    /// Write the report as JSON to this file; without a file name, print it instead of the table
     #[arg(long, num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<PathBuf>,
-    /// Authentication of the people.
+    /// Authentication of the users.
     #[command(flatten)]
     pub identity: CrowdIdentityArgs,
 }
@@ -85,7 +85,7 @@ fn connections(text: &str) -> Result<usize, String> {
 }
 
 impl RushOptions {
-    /// The checks that clap cannot do.
+    /// Makes the checks that clap cannot do.
     pub(super) async fn check(&self) -> Result<()> {
         let may_make = self
             .ops_token
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requires_the_ops_token_without_a_coupon() {
+    async fn requires_the_ops_token_if_no_coupon_is_given() {
         let options = RushOptions::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap();
         let error = options.check().await.unwrap_err().to_string();
         assert!(
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refuses_other_machines_without_the_remote_option() {
+    async fn refuses_remote_hosts_without_the_remote_option() {
         let at = |url: &str, more: &[&str]| {
             RushOptions::try_parse_from([&["rush", "--coupon", "1", "--url", url], more].concat())
                 .unwrap()
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn json_option_takes_a_file_or_prints() {
+    fn json_option_writes_to_a_file_or_prints() {
         assert_eq!(parse(&["--json"]).unwrap().json, Some(PathBuf::from("-")));
         assert_eq!(
             parse(&["--json", "x.json"]).unwrap().json,

@@ -14,31 +14,31 @@ use crate::table;
 use crate::tally::Tally;
 use crate::terminal::{grouped, number, step};
 
-/// Above this share of its limit, the tool itself may be the bottleneck.
+/// Above this share of its limit, the tool may be the bottleneck.
 const NEAR: f64 = 0.7;
 
-/// A warning is printed if more than one request in this many is late.
+/// If more than one request in this many is late, a warning is printed.
 const MANY: u64 = 100;
 
 #[derive(Debug, Serialize)]
 pub struct RushReport {
-    /// End of the run, UTC.
+    /// Time at which the run ended, UTC.
     pub at: String,
     /// Addresses of the APIs.
     pub urls: Vec<String>,
     pub coupon_id: i64,
     /// Whether the coupon was created for this run.
     pub made: bool,
-    /// Requests per second of an open loop; `None` for a closed loop.
+    /// Requests per second of an open loop. `None` for a closed loop.
     pub rate: Option<f64>,
     pub connections: usize,
-    /// Requests per second of this tool over the same number of connections against a server that
-    /// does nothing.
+    /// Requests per second of this tool on the same number of connections to a server that does
+    /// nothing.
     pub ceiling_per_second: f64,
     pub tally: Tally,
-    /// MySQL statements of all clients during the rush, if the database was given.
+    /// Number of MySQL statements of all clients during the rush, if the database was given.
     pub mysql_statements: Option<u64>,
-    /// The rows, if the database was given.
+    /// The comparison with the rows, if the database was given.
     pub rows: Option<RowCheck>,
 }
 
@@ -69,8 +69,8 @@ impl RushReport {
         }
     }
 
-    /// Whether everybody was answered in the end, every answer was understood, no two contradict
-    /// each other, and every promise has its row.
+    /// Whether every user got a final answer, every answer was understood, no two contradict each
+    /// other, and every promise has its row.
     pub fn good(&self) -> bool {
         let tally = &self.tally;
         let unclear =
@@ -82,7 +82,7 @@ impl RushReport {
         unclear == 0 && tally.contradictions.is_empty() && lost == 0
     }
 
-    /// The rows that only this table has, not those of other crowds.
+    /// Returns the rows of the table that tables of other crowds do not have.
     fn more(&self) -> Vec<(String, String)> {
         let mut more = Vec::new();
         if let Some(rate) = self.rate {
@@ -120,7 +120,7 @@ impl RushReport {
         more
     }
 
-    /// Warnings that a reader of the report must know.
+    /// Returns warnings that affect how the report must be read.
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.tally.per_second > NEAR * self.ceiling_per_second {
@@ -145,7 +145,7 @@ impl RushReport {
             .filter(|rows| rows.promised_without_row > 0)
         {
             warnings.push(format!(
-                "people with a promise but no row: {}",
+                "users with a promise but no row: {}",
                 rows.named.join(", ")
             ));
         }
@@ -162,7 +162,7 @@ impl RushReport {
     }
 }
 
-/// Destinations of the report. The file is opened before anybody asks, so that a mistyped path
+/// Destinations of the report. The file is opened before the crowd starts, so that a mistyped path
 /// loses no result.
 pub(super) struct Outputs {
     json: Option<(PathBuf, File)>,

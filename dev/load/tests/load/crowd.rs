@@ -41,7 +41,7 @@ async fn answers_every_request_and_records_every_promise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_retry_while_the_system_is_unavailable() {
+async fn users_retry_while_the_system_is_unavailable() {
     let tally = crowd_at(system(10, 50).await, 20).await;
     assert_eq!(tally.count(AnswerKind::Unavailable), 50);
     assert_eq!(
@@ -51,7 +51,7 @@ async fn people_retry_while_the_system_is_unavailable() {
 }
 
 #[tokio::test]
-async fn missing_server_fails_at_once() {
+async fn fails_at_once_if_the_server_is_unreachable() {
     let crowd = Crowd::gather(1, "p-", 1, 1).unwrap();
     let plan = CrowdPlan::new(vec!["http://127.0.0.1:1".parse().unwrap()], 7, crowd, 1);
     let error = run(plan, Arc::new(CrowdProgress::default()))
@@ -61,7 +61,7 @@ async fn missing_server_fails_at_once() {
     assert!(error.contains("does not answer"), "{error}");
 }
 
-/// A server that answers at once, except for one stall.
+/// Starts a server that answers immediately, except for one stall.
 async fn stalling(pause: Duration) -> Target {
     let asked = Arc::new(tokio::sync::Mutex::new(0_u32));
     let answer = async move |State(asked): State<Arc<tokio::sync::Mutex<u32>>>| {
@@ -97,7 +97,7 @@ async fn asked_at(rate: Option<f64>) -> Tally {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stall_shows_in_an_open_loop_and_hides_in_a_closed_one() {
+async fn stall_is_visible_in_an_open_loop_and_hidden_in_a_closed_one() {
     let closed = asked_at(None).await;
     let open = asked_at(Some(1_000.0)).await;
     assert!(
@@ -107,7 +107,7 @@ async fn stall_shows_in_an_open_loop_and_hides_in_a_closed_one() {
     );
     assert!(
         open.others.p90_ms > 250.0,
-        "everybody who arrived during the stall waited: {:?}",
+        "every user who arrived during the stall waited: {:?}",
         open.others
     );
     assert_eq!((closed.late, open.requests), (0, 1_000));

@@ -93,7 +93,7 @@ async fn make(headers: HeaderMap) -> (StatusCode, Json<Value>) {
     )
 }
 
-/// A system that implements the contract. Coupon 7 is open, coupon 8 is closed.
+/// Starts a system that implements the contract. Coupon 7 is open, coupon 8 is closed.
 async fn system(quantity: usize, unavailable: usize) -> String {
     let coupons = FakeCoupons {
         quantity,

@@ -63,7 +63,7 @@ async fn writes_its_report_as_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_authenticate_with_tokens() {
+async fn users_authenticate_with_tokens() {
     let tokens = tempfile::NamedTempFile::new().unwrap();
     let each: Vec<String> = (0..300).map(|n| format!("token-{n}")).collect();
     std::fs::write(tokens.path(), each.join("\n")).unwrap();
@@ -82,7 +82,7 @@ async fn people_authenticate_with_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_token_fails_with_the_answer_as_the_reason() {
+async fn refused_token_fails_the_run_with_the_answer_as_the_reason() {
     let tokens = tempfile::NamedTempFile::new().unwrap();
     let json = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(tokens.path(), "refused\n".repeat(300)).unwrap();
@@ -105,7 +105,7 @@ async fn refused_token_fails_with_the_answer_as_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_unusable_options_before_anybody_asks() {
+async fn reports_unusable_options_before_any_request() {
     let url = system(10, 0).await;
     for (args, words) in [
         (&["--coupon", "9"][..], "there is no coupon 9"),

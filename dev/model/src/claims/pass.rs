@@ -1,4 +1,4 @@
-//! A reconciler's pass: its view, its plan, and its repairs, each one atomic step.
+//! A reconciler's pass: its view, its plan, and its repairs, each as one atomic step.
 
 use super::redis::Moved;
 use super::state::{PassView, Reconciler, Repair, State};
@@ -17,15 +17,15 @@ impl State {
         self.redis.era
     }
 
-    /// If Redis lost something, a pass first waits until nothing can be in flight to the topic or
-    /// the dead-letter table.
+    /// Whether a pass may begin. If Redis has lost data, the pass first waits until nothing can be
+    /// in flight to the topic or the dead-letter table.
     pub(crate) fn may_begin(&self, protocol: &Protocol) -> bool {
         let loss = !self.gate_open || self.is_lost();
         !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
     }
 
     /// Reads the gate, the era, the clock and the tail in one step, because a loss between the era
-    /// and the tail also shows in the era.
+    /// and the tail would also show in the era.
     pub(crate) fn begin(&mut self, at: usize) {
         self.ensure_era();
         let held = (0_u8..).zip(self.redis.users).filter(|(_, slot)| *slot > 0);
@@ -95,8 +95,8 @@ impl State {
         todo.extend(astray.map(|(person, slot)| Repair::PutBack(person, slot, true)));
     }
 
-    /// A message whose person is unknown to Redis, on a slot that nobody holds: Redis lost the
-    /// admission.
+    /// Plans repairs for messages of users whom Redis does not know, on slots that no user holds:
+    /// Redis has lost these admissions.
     fn plan_messages(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for (at, (person, slot)) in seen.tail.iter().enumerate() {
             let first = seen.tail[..at].iter().all(|(_, other)| other != slot);
@@ -110,8 +110,8 @@ impl State {
         }
     }
 
-    /// The dead-letter table may hold the only copy of a promise, so its people are restored before
-    /// the drop is loaded.
+    /// Plans to restore the users of dead letters before the drop is loaded, because the
+    /// dead-letter table may have the only copy of a promise.
     fn plan_kept(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for &(person, slot) in &self.failed {
             let told_otherwise = seen
@@ -124,7 +124,7 @@ impl State {
         }
     }
 
-    /// People who share a slot are moved; people without a row and without anything in flight get a
+    /// Users who share a slot are moved. Users without a row and without anything in flight get a
     /// row.
     fn plan_people(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for slot in 1..=SLOTS {
@@ -138,7 +138,7 @@ impl State {
             for person in self.redis.on(slot) {
                 let claim = (person, slot);
                 if self.row_of(person).is_some() {
-                    // The person is on their row's slot, or is moved there.
+                    // The user is on the slot of the row, or is moved there.
                 } else if keeper != Some(person) {
                     todo.push(Repair::Move(person, slot));
                 } else if seen.settled.contains(&claim) && !evidence(&person) {
@@ -181,7 +181,7 @@ impl State {
         if *era == 0 {
             *era = made;
         }
-        // The connection ends with the process that it was opened to.
+        // The connection ends with the process to which it was opened.
         let comes_back = protocol.is(Wrong::ConnectionComesBack);
         let era = *era;
         let process = if comes_back { self.process } else { *process };
@@ -194,7 +194,7 @@ impl State {
         }
     }
 
-    /// Carries out a repair and returns the one that must follow it.
+    /// Performs a repair and returns the one that must follow it.
     fn carry_out(&mut self, era: u8, repair: Repair, process: u8) -> Option<Repair> {
         match repair {
             Repair::PutBack(person, slot, certain) => {

@@ -1,37 +1,37 @@
-//! The drop's state in Redis, and the effect of each script, in one step.
+//! The drop's state in Redis, and the effect of each script as one step.
 
 use super::{PEOPLE, Person, SLOTS, Slot};
 
-/// The drop's keys and its coupon's era.
+/// The drop's keys, and the era of its coupon.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Redis {
     pub era: u8,
     /// Whether the drop is loaded.
     pub meta: bool,
-    /// The highest slot given out.
+    /// The highest slot that was given out.
     pub count: Slot,
     pub users: [Slot; PEOPLE],
-    /// Whether each slot is free again.
+    /// Whether each slot has become free again.
     pub free: [bool; SLOTS as usize],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// A slot, given just now.
+    /// The slot that this call has given out.
     Accepted(Slot),
     Already(Slot),
     /// Refused, or temporarily unavailable.
     Refused,
 }
 
-/// The result of a move.
+/// The result of moving a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// The person is now on this slot.
+    /// The user is now on this slot.
     To(Slot),
     /// No slot is left.
     NoneLeft,
-    /// The person is not where the caller saw them.
+    /// The user is no longer where the caller saw them.
     Changed,
 }
 
@@ -44,7 +44,7 @@ impl Redis {
             .map(|(person, _)| person)
     }
 
-    /// A person's slot; 0 means none.
+    /// Returns the user's slot. 0 means that there is none.
     pub fn slot_of(&self, person: Person) -> Slot {
         self.users[usize::from(person)]
     }
@@ -54,7 +54,7 @@ impl Redis {
             + self.free.iter().filter(|free| **free).count()
     }
 
-    /// count = |users| + |free|
+    /// Whether count = |users| + |free|.
     pub fn adds_up(&self) -> bool {
         usize::from(self.count) == self.held()
     }
@@ -65,7 +65,7 @@ impl Redis {
         self.count = self.count.max(slot);
     }
 
-    /// The lowest free slot, otherwise the next number.
+    /// Returns the lowest free slot, otherwise the next slot of the counter.
     fn next(self) -> Option<Slot> {
         let next = self.count + 1;
         let freed = (1..=SLOTS)
@@ -127,7 +127,7 @@ impl Redis {
         Moved::To(slot)
     }
 
-    /// The slot is held until the counter is settled.
+    /// Removes the user. The slot stays reserved until the counter is corrected.
     pub fn withdraw(&mut self, era: u8, person: Person, from: Slot) {
         if self.era == era && self.slot_of(person) == from {
             self.users[usize::from(person)] = 0;

@@ -1,4 +1,4 @@
-//! The explored protocols of the gate: the correct one, and the wrong ones.
+//! The protocols of the gate that are explored: the correct one, and the wrong ones.
 
 use super::{Faults, GateProtocol, Wrong};
 
@@ -9,7 +9,7 @@ const NONE: Faults = Faults {
     deaths: 0,
 };
 
-/// The correct protocol under the faults that it must survive.
+/// Returns the correct protocol, under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, GateProtocol)> {
     let gate = GateProtocol {
         faults: NONE,
@@ -91,7 +91,7 @@ pub fn right() -> Vec<(&'static str, GateProtocol)> {
     ]
 }
 
-/// Each rule left out, with the faults that reveal it.
+/// Protocols that each lack one rule, with the faults that reveal it.
 pub fn wrong() -> Vec<(Wrong, GateProtocol)> {
     let emptied = Faults { flushes: 1, ..NONE };
     let promoted = Faults {

@@ -1,27 +1,27 @@
-//! A daemon's pass that rebuilds coupons and opens them, each step atomic.
+//! A daemon's pass that rebuilds coupons and opens them. Each step is atomic.
 
 use super::{COUPONS, Gate, GateProtocol, ServerIdentity, State, Wrong};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Stage {
-    /// Takes an era from MySQL, having read this value of `gate`.
+    /// Takes an era from MySQL, after it has read this value of `gate`.
     TakeEra(usize, Option<Gate>),
     /// Begins the era in Redis.
     Begin(usize, Option<Gate>),
     /// Waits until the admissions that were in flight when the era was first seen have ended.
     Wait,
-    /// Rebuilds a part of a coupon, which admission can see.
+    /// Rebuilds a part of a coupon, which admission can see already.
     Load(usize),
     /// Rebuilds the rest.
     Complete(usize),
     Open(usize),
 }
 
-/// A pass, on a connection that ends with the process of Redis.
+/// A pass on a connection that ends with the Redis process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Pass {
     pub(super) server: ServerIdentity,
-    /// By coupon; 0 if nothing is to be done, or nothing can be done.
+    /// The era of each coupon. 0 if there is nothing to do, or nothing can be done.
     pub(super) eras: [u8; COUPONS],
     held: [u8; COUPONS],
     stage: Stage,
@@ -29,14 +29,14 @@ pub(super) struct Pass {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Daemon {
-    /// By coupon: the last era that the daemon has noted, and whether a claim from before is still
-    /// in flight.
+    /// For each coupon, the last era that the daemon has recorded, and whether a claim from before
+    /// it is still in flight.
     pub(super) clocks: [Option<(u8, bool)>; COUPONS],
     pub(super) pass: Option<Pass>,
 }
 
 impl Daemon {
-    /// A coupon's gate as it was read before its era was to begin.
+    /// Returns the coupon's gate as it was read before its era began.
     fn seen(&mut self, of: usize) -> Option<&mut Gate> {
         match &mut self.pass.as_mut()?.stage {
             Stage::TakeEra(coupon, seen) | Stage::Begin(coupon, seen) if *coupon == of => {
@@ -46,7 +46,7 @@ impl Daemon {
         }
     }
 
-    /// The eras of a coupon that it knows.
+    /// Returns the eras of a coupon that the pass knows.
     pub(super) fn eras(mut self, coupon: usize) -> Vec<u8> {
         let known = self.clocks[coupon].map(|(era, _)| era);
         let own = self.pass.map(|pass| pass.eras[coupon]);
@@ -99,7 +99,8 @@ impl GateProtocol {
             };
             return !(0..COUPONS).any(flies);
         }
-        // A pass on a server that is no longer master may also wait until it is master again.
+        // A pass on a server that is no longer the master may also wait until it is the master
+        // again.
         pass.server.run == state.master.run
             || state.faults.promotions == 0
             || self.is(Wrong::LifeNotCompared)
@@ -131,8 +132,8 @@ impl GateProtocol {
         state.daemons[at] = daemon;
     }
 
-    /// Reads the gates of this coupon and the following ones, to find those that are in an era of
-    /// this server and those that must begin one.
+    /// Reads the gates of this coupon and the following ones, to find the coupons that are in an
+    /// era of this server and those that must begin one.
     fn look(state: &State, mut pass: Pass, from: usize) -> Option<Pass> {
         for coupon in (from..COUPONS).filter(|coupon| state.exists(*coupon)) {
             let keys = state.keys[coupon];

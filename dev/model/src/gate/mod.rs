@@ -2,8 +2,8 @@
 //! promoted, and two daemons that rebuild coupons in new eras. A daemon may pause between any two
 //! steps.
 //!
-//! A claim may come at any moment, to the master and to the server that was demoted last. So no
-//! rule depends on an API that notices a loss in time.
+//! A claim may arrive at any time, at the master and at the server that was demoted last. Therefore
+//! no rule may depend on an API noticing a loss in time.
 
 pub mod cases;
 mod daemon;
@@ -18,14 +18,14 @@ const SLOTS: u8 = 1;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
-    /// Redis restarts, with a truncated AOF or a whole one.
+    /// Number of restarts of Redis, with a truncated or a complete AOF.
     pub restarts: u8,
-    /// The other server is promoted with all data or older data; the master is demoted and takes
-    /// that data.
+    /// Number of times that the other server is promoted with all data or with older data. The
+    /// master is then demoted and takes that data.
     pub promotions: u8,
-    /// Redis is flushed in the same process.
+    /// Number of times that Redis is flushed in the same process.
     pub flushes: u8,
-    /// A daemon dies.
+    /// Number of times that a daemon dies.
     pub deaths: u8,
 }
 
@@ -33,22 +33,22 @@ pub struct Faults {
 pub enum Wrong {
     /// A coupon is opened while claims from before the loss are still in flight.
     NoWait,
-    /// The wait of the first era counts for later eras too.
+    /// The wait of the first era also counts for later eras.
     OneClock,
     /// Admission does not compare the gate with its server.
     IdentityUnchecked,
     /// Admission does not check whether its server is a master. After a full synchronisation, a
-    /// demoted master has the identity again that it had before its promotion.
+    /// demoted master has the same identity again as before its promotion.
     RoleUnchecked,
-    /// Repairs and openings compare the server, but not the era.
+    /// Repairs and openings compare the server but not the era.
     EraNotCompared,
-    /// A coupon is opened by a plain write, which compares nothing.
+    /// A coupon is opened by a plain write that compares nothing.
     SetVerifiedPlain,
     /// A rebuild takes the current era from MySQL instead of a new one.
     EraKept,
-    /// An API opens a new coupon without checking in MySQL whether a daemon has begun another era.
+    /// An API opens a new coupon without checking in MySQL whether a daemon has begun a later era.
     NewUnchecked,
-    /// A pass continues with another server, over a connection that comes back.
+    /// A pass continues on another server, over a connection that was re-established.
     LifeNotCompared,
 }
 
@@ -57,14 +57,15 @@ pub enum Wrong {
 pub struct GateProtocol {
     pub faults: Faults,
     pub daemons: usize,
-    /// The second coupon is created meanwhile.
+    /// Whether the second coupon is created meanwhile.
     pub new_coupon: bool,
-    /// The second coupon cannot be verified.
+    /// Whether the second coupon cannot be verified.
     pub stuck: bool,
     pub wrong: Option<Wrong>,
 }
 
-/// The identity of a server: `run_id`, and whose data it had when it was promoted (0: never).
+/// The identity of a server: `run_id`, and the server whose data it had when it was promoted (0:
+/// never).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct ServerIdentity {
     run: u8,
@@ -83,19 +84,19 @@ struct Gate {
 struct Coupon {
     gate: Option<Gate>,
     loaded: bool,
-    /// The highest slot given out.
+    /// The highest slot that was given out.
     count: u8,
 }
 
 type Keys = [Coupon; COUPONS];
 
-/// A new coupon that is being written to Redis.
+/// The progress of a new coupon that is being written to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum New {
     NotMade,
-    /// MySQL has it.
+    /// MySQL has the coupon.
     Made,
-    /// In its first era on this server.
+    /// The coupon is in its first era on this server.
     Begun(ServerIdentity),
     Loaded(ServerIdentity),
     /// MySQL has no later era.
@@ -103,7 +104,7 @@ enum New {
     Done,
 }
 
-/// The era of a coupon that was just made.
+/// The era of a coupon that was just created.
 const FIRST_ERA: u8 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -111,17 +112,17 @@ pub struct State {
     keys: Keys,
     copy: Option<Keys>,
     master: ServerIdentity,
-    /// The server that is not master.
+    /// The server that is not the master.
     other: ServerIdentity,
     other_keys: Keys,
     runs: u8,
     promotions: u8,
-    /// By coupon, in MySQL.
+    /// The era of each coupon in MySQL.
     eras: [u8; COUPONS],
     new: New,
-    /// By coupon: the highest slot promised or about to be promised.
+    /// For each coupon, the highest slot that is promised or about to be promised.
     given: [u8; COUPONS],
-    /// By coupon: whether no second store has this claim yet.
+    /// For each coupon, whether no second store has the claim yet.
     in_flight: [bool; COUPONS],
     daemons: Vec<Daemon>,
     faults: Faults,
@@ -134,7 +135,7 @@ pub enum Step {
     Land(usize),
     /// An API loads the new coupon.
     Make,
-    /// A daemon's next step.
+    /// A daemon performs its next step.
     Daemon(usize),
     DaemonDies(usize),
     Copy,
@@ -174,7 +175,7 @@ impl State {
         }
     }
 
-    /// Numbers a coupon's eras from the first one on without gaps.
+    /// Renumbers a coupon's eras from the first one on, without gaps.
     fn number_eras(&mut self, coupon: usize) {
         let gates = [Some(self.keys), self.copy, Some(self.other_keys)];
         let gates = gates.iter().flatten().filter_map(|keys| keys[coupon].gate);
@@ -231,7 +232,7 @@ impl GateProtocol {
         self.answers(state.master, &state.keys, coupon)
     }
 
-    /// Whether a script that carries this fence does anything.
+    /// Whether a script with this fence takes effect.
     fn is_in_era(&self, state: &State, coupon: usize, server: ServerIdentity, era: u8) -> bool {
         let is_same = state.master == server;
         if self.is(Wrong::EraNotCompared) {
@@ -277,7 +278,7 @@ impl GateProtocol {
         opens
     }
 
-    /// The next step of an API that creates a coupon and opens it in its first era.
+    /// Performs the next step of an API that creates a coupon and opens it in its first era.
     fn make(&self, state: &mut State) {
         state.new = match state.new {
             New::NotMade => {
@@ -340,7 +341,7 @@ impl GateProtocol {
                     ..state.other
                 };
                 state.take_older(older);
-                // By a full synchronisation.
+                // The full synchronisation copies the identity.
                 state.other = ServerIdentity {
                     promoted_from: 0,
                     ..demoted
@@ -368,7 +369,7 @@ impl GateProtocol {
             Step::Daemon(at) => self.daemon(state, at),
             fault => self.happen(state, fault),
         }
-        // Normalizes the state: forgets clocks of eras that are over, and numbers eras without
+        // Normalises the state: forgets clocks of eras that are over, and numbers eras without
         // gaps.
         for coupon in 0..COUPONS {
             if !self.is(Wrong::OneClock) {
@@ -382,8 +383,8 @@ impl GateProtocol {
         }
     }
 
-    /// Without further faults, every verifiable coupon opens: everything in progress ends, then a
-    /// daemon makes a pass or two.
+    /// Whether every verifiable coupon opens once faults stop, everything in progress ends, and a
+    /// daemon runs one or two passes.
     fn heals(&self, state: &State) -> bool {
         let mut state = State {
             faults: Faults::default(),
@@ -405,16 +406,16 @@ impl GateProtocol {
 
 /// A coupon is never open for admission without the claims that it promised.
 pub const NEVER_UNVERIFIED: &str = "no coupon is open unverified";
-/// A demoted server answers no claim from its data.
+/// A demoted server answers no claim from its old data.
 pub const NEVER_BY_OLD_DATA: &str = "no replica answers";
-/// A coupon that cannot be verified keeps no other closed.
+/// A coupon that cannot be verified does not keep other coupons closed.
 pub const REOPENS: &str = "left alone, every coupon that can be verified opens";
 
 impl Model for GateProtocol {
     type State = State;
     type Action = Step;
 
-    /// Both coupons are loaded and closed, in an era that is over.
+    /// Returns a state in which both coupons are loaded and closed, in an era that is over.
     fn init_states(&self) -> Vec<State> {
         let coupon = Coupon {
             loaded: true,

@@ -1,8 +1,8 @@
-//! The explored protocols.
+//! The protocols that are explored.
 
 use super::{Faults, Revoking, Wrong};
 
-/// The correct protocol under the faults that it must survive.
+/// Returns the correct protocol, under the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Revoking)> {
     let crash = Faults {
         crashes: 1,
@@ -39,7 +39,7 @@ pub fn right() -> Vec<(&'static str, Revoking)> {
     ]
 }
 
-/// Each rule left out.
+/// Protocols that each lack one rule.
 pub fn wrong() -> Vec<(Wrong, Revoking)> {
     let crash = Faults {
         crashes: 1,

@@ -1,4 +1,4 @@
-//! Revoking a claim: one slot, its first holder, and the next. The steps of revoking
+//! Revoking a claim: one slot, its first holder, and the next one. The steps of a revocation
 //! (docs/decisions/0013-revoking.md) are interleaved with late messages, crashes, stale passes, and
 //! a Redis that is flushed or goes back in time.
 
@@ -9,30 +9,30 @@ use stateright::{Model, Property};
 
 pub use cases::{right, wrong};
 
-/// The person whose claim is revoked, and the next one.
+/// The user whose claim is revoked, and the next user.
 const FIRST: u8 = 0;
 const PEOPLE: [u8; 2] = [FIRST, 1];
 
-/// A person and the instant of admission: a claim of the slot.
+/// A user and the time of admission: a claim of the slot.
 type Claim = (u8, u8);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
-    /// The slot is released before MySQL has the reason.
+    /// The slot is released before MySQL has recorded the revocation.
     RedisFirst,
     /// Rows are written without checking the revocations.
     InsertUnchecked,
-    /// A person is restored to Redis without checking their revocations.
+    /// A user is restored to Redis without checking the user's revocations.
     PutBackUnchecked,
-    /// A lost Redis opens without the revocations.
+    /// A Redis that has lost data opens without the revocations.
     NotRestored,
-    /// A pass does not look for revoked people in Redis.
+    /// A pass does not look for revoked users in Redis.
     NotCompared,
-    /// The ban ends before the instant of the release.
+    /// The ban ends before the time of the release.
     LiftedEarly,
-    /// A late release does not check whether its revocation is over.
+    /// A late release does not check whether its revocation has ended.
     ReleaseUnfenced,
-    /// A revocation that lets the person claim again does not ban claims in progress.
+    /// A revocation that lets the user claim again does not ban claims in progress.
     NoBan,
 }
 
@@ -48,22 +48,22 @@ pub struct Revoking {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
-    /// An API or a pass dies between two steps.
+    /// Number of times that an API or a pass dies between two steps.
     pub crashes: u8,
-    /// A message is delivered again.
+    /// Number of messages that are delivered again.
     pub repeats: u8,
     pub flushes: u8,
     pub gone_back: u8,
 }
 
-/// A revocation, as MySQL and as Redis know it.
+/// A revocation, as MySQL and Redis record it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Ban {
     #[default]
     None,
-    /// Every claim of the person is void.
+    /// Every claim of the user is void.
     Open,
-    /// Claims up to this instant are void.
+    /// Claims up to this time are void.
     Until(u8),
 }
 
@@ -84,15 +84,15 @@ struct Redis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Revoker {
     Idle,
-    /// MySQL has the revocation, with the instant read before.
+    /// MySQL has recorded the revocation. This is the time that was read before.
     Written(u8),
-    /// The slot is released, at this instant.
+    /// The slot was released at this time.
     Released(u8),
     /// MySQL has recorded the end of the ban.
     Lifted(u8),
 }
 
-/// The view of a pass, which it acts on later.
+/// The view of a pass. The pass acts on it later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Seen {
     row: Option<Claim>,
@@ -109,9 +109,9 @@ pub struct State {
     redis: Redis,
     copy: Option<Redis>,
     open: bool,
-    /// Redis's clock: it counts admissions and releases.
+    /// Redis's clock. Every admission and release advances it.
     clock: u8,
-    /// Messages on the topic, in order, and the number of committed ones.
+    /// Messages on the topic, in order, and the number of committed messages.
     topic: Vec<Claim>,
     read: u8,
     row: Option<Claim>,
@@ -120,9 +120,9 @@ pub struct State {
     passes: Vec<Option<Seen>>,
     faults: Faults,
     promised: Vec<Claim>,
-    /// The revocation was confirmed: claims up to this instant are void forever.
+    /// The time up to which claims are void forever, once the revocation is confirmed.
     answered: Option<u8>,
-    /// A void claim was promised after that.
+    /// Whether a void claim was promised after that.
     told_void: bool,
 }
 
@@ -131,7 +131,7 @@ pub enum Step {
     Ask(u8),
     Consume,
     Repeat,
-    /// An API does the next step of revoking.
+    /// An API performs the next step of a revocation.
     Revoke(usize),
     RevokerDies(usize),
     Look(usize),
@@ -171,7 +171,7 @@ impl Revoking {
         }
     }
 
-    /// One transaction: the insert, and the check after it.
+    /// Inserts a row and checks it afterwards, in one transaction.
     fn insert(&self, state: &mut State, claim: Claim) {
         let is_void = state.ban.voids(claim) && !self.is(Wrong::InsertUnchecked);
         if state.row.is_none() && !is_void {
@@ -180,15 +180,15 @@ impl Revoking {
     }
 
     fn write(state: &mut State) {
-        // A repeat finds the existing revocation.
+        // A repeated request finds the existing revocation.
         if state.ban == Ban::None {
             state.ban = Ban::Open;
         }
         state.row = state.row.filter(|row| !state.ban.voids(*row));
     }
 
-    /// The script. If Redis knows that the ban is over, it only releases admissions from before its
-    /// end.
+    /// Models the script. If Redis knows that the ban has ended, the script only releases
+    /// admissions from before its end.
     fn release(&self, state: &mut State) -> u8 {
         if self.is(Wrong::ReleaseUnfenced) || !matches!(state.redis.ban, Ban::Until(_)) {
             state.redis.ban = Ban::Open;
@@ -309,8 +309,8 @@ impl Revoking {
         }
     }
 
-    /// Whether everything ends well if no revocation begins, messages arrive, passes run, and the
-    /// next person asks.
+    /// Whether the state becomes consistent once no further revocation starts, pending ones finish,
+    /// all messages arrive, passes run, and the next user claims.
     fn heals(&self, state: &State) -> bool {
         let mut state = state.clone();
         for at in 0..self.revokers {
@@ -368,7 +368,7 @@ impl Model for Revoking {
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        // Only two claims of the first person and one of the next can differ.
+        // Only two claims of the first user and one of the next user can differ.
         steps.extend(
             PEOPLE
                 .iter()

@@ -21,7 +21,7 @@ impl Revoking {
         });
     }
 
-    /// The repairs, one atomic step each: revocations, people, rows, the gate.
+    /// Performs the repairs, one atomic step each: revocations, users, rows, the gate.
     pub(super) fn repair(&self, state: &mut State, at: usize) {
         let Some(mut seen) = state.passes[at].take() else {
             return;
@@ -48,7 +48,7 @@ impl Revoking {
                 }
             }
             2 => {
-                // Delete a void row, which an earlier release may have written.
+                // Deletes a void row, which an earlier release may have written.
                 state.row = state
                     .row
                     .filter(|row| !state.ban.voids(*row) || self.is(Wrong::InsertUnchecked));

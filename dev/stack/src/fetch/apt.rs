@@ -1,4 +1,4 @@
-//! Debian packages: installed on the machine, or unpacked into a separate folder.
+//! Debian packages that are installed on the machine, or unpacked into a separate folder.
 
 use std::fmt::Write;
 use std::fs;
@@ -104,9 +104,9 @@ fn extract_all(archives: &Path, skip: &[&str], root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes `apt.conf`, which is read first, and the main configuration, which is read after the
-/// machine's and clears its hooks. In container images these delete all archives after an update,
-/// while the machine's own apt may be about to install from them.
+/// Writes `apt.conf`, which apt reads first, and the main configuration, which apt reads after the
+/// system's and which clears its hooks. In container images these hooks delete all archives after
+/// an update, although the system's own apt may be about to install from them.
 fn configure(work: &Path) -> Result<()> {
     let machine = Path::new("/etc/apt/apt.conf");
     let mut main = if machine.exists() {
@@ -144,7 +144,7 @@ fn private_configuration(work: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// The mirror that this machine's apt uses for its own release.
+/// Returns the mirror that the system's apt uses for the installed release.
 fn mirror() -> Result<String> {
     let targets = run(Command::new("apt-get").args([
         "indextargets",
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_update_deletes_no_archives_of_the_machines_apt() {
+    fn private_update_keeps_the_archives_of_the_systems_apt() {
         let work = tempfile::tempdir().unwrap();
         configure(work.path()).unwrap();
         let parts = work.path().join("parts");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn prefers_the_mirror_of_the_machines_release() {
+    fn prefers_the_mirror_of_the_installed_release() {
         let targets = "bookworm-security|main|http://a/sec/\nbookworm|contrib|http://c/\nbookworm|main|http://b/debian/\n";
         assert_eq!(
             choose_mirror(targets, "bookworm").unwrap(),

@@ -1,4 +1,4 @@
-//! A browser with its driver and a Korean font, from the distribution; and axe, an accessibility
+//! A browser with its driver and a Korean font, from the distribution, and axe, an accessibility
 //! checker, from Maven.
 
 use std::path::PathBuf;
@@ -21,8 +21,8 @@ pub(crate) fn browser() -> Result<()> {
     apt::install(&["chromium", "chromium-driver", "fonts-nanum"])
 }
 
-/// The script of axe-core. Its licence is the MPL, so only tests use it, and no program contains
-/// it.
+/// Returns the script of axe-core. It has the MPL licence, so only tests use it, and no program
+/// contains it.
 pub(crate) fn axe() -> Result<PathBuf> {
     let dir = cache::get(&format!("axe-{AXE}"), |part| {
         if !exists("mvn") {

@@ -23,11 +23,11 @@ const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugi
 /// One listener for each port of the broker.
 const LISTENERS: [&str; 4] = ["PLAINTEXT", "SECOND", "THIRD", "FOURTH"];
 
-/// The user and password of listeners that require a login.
+/// The user and password for listeners that require a login.
 pub(crate) const KAFKA_USER: &str = "firstcome";
 pub(crate) const KAFKA_PASSWORD: &str = "password-of-tests";
 
-/// Any valid id, because every private Kafka is a separate cluster.
+/// Any valid ID, because every private Kafka is a separate cluster.
 const CLUSTER_ID: &str = "Rmlyc3Rjb21lLXN0YWNrMQ";
 
 /// The jars of one Kafka version.
@@ -36,7 +36,7 @@ pub(crate) struct Kafka {
     jars: PathBuf,
 }
 
-/// The Kafka of the cache folder, fetched if necessary.
+/// Returns the Kafka of the cache folder, which is fetched if necessary.
 pub(crate) fn kafka() -> Result<Kafka> {
     if !exists("java") {
         apt::install(&["default-jre-headless"])?;
@@ -74,7 +74,7 @@ fn maven<const N: usize>(goal: &str, arguments: [OsString; N], part: &Path) -> R
         .arg(format!("{DEPENDENCY_PLUGIN}:{goal}"))
         .args(arguments);
     maven.arg(format!("-DoutputDirectory={}", part.join("jars").display()));
-    // Not the user's repository, so that nothing outside the cache folder changes.
+    // A separate repository, so that nothing outside the cache folder changes.
     let repository = part.join("repository");
     maven.arg(format!("-Dmaven.repo.local={}", repository.display()));
     run(&mut maven)?;
@@ -82,7 +82,7 @@ fn maven<const N: usize>(goal: &str, arguments: [OsString; N], part: &Path) -> R
 }
 
 impl Kafka {
-    /// `kafka-consumer-groups.sh`, which no server needs: its jar is fetched on first use.
+    /// Returns `kafka-consumer-groups.sh`. No server needs it, so its jar is fetched on first use.
     pub(crate) fn consumer_groups(&self) -> Result<CommandLine> {
         let tools = cache::get(&format!("kafka-tools-{VERSION}"), |part| {
             let artifact = format!("-Dartifact=org.apache.kafka:kafka-tools:{VERSION}");
@@ -103,9 +103,10 @@ impl Kafka {
         .into())
     }
 
-    /// A broker. Its classes are mapped into memory ("class data sharing"), so a start takes 1.6 s
-    /// of CPU instead of 2.6; another Java than the one that wrote the archive loads them one by
-    /// one. `heap` is a Java option that replaces the default of 384 MB.
+    /// Returns the command of a broker. Its classes are mapped into memory ("class data sharing"),
+    /// so startup takes 1.6 s of CPU instead of 2.6 s. A Java other than the one that wrote the
+    /// archive loads the classes one by one. `heap` is a Java option that replaces the default of
+    /// 384 MB.
     pub(crate) fn broker(&self, heap: Option<&str>, properties: &Path) -> Result<CommandLine> {
         let mut archive = OsString::from("-XX:SharedArchiveFile=");
         archive.push(self.classes()?);
@@ -113,7 +114,7 @@ impl Kafka {
         Ok(self.java(options, "kafka.Kafka", properties))
     }
 
-    /// A class of Kafka, in a JVM that starts fast and stays small.
+    /// Returns the command of a Kafka class, in a JVM that starts fast and uses little memory.
     fn java(
         &self,
         options: impl IntoIterator<Item = OsString>,
@@ -146,7 +147,7 @@ impl Kafka {
         command
     }
 
-    /// A formatted log folder, which each broker copies, because formatting takes a second. It
+    /// Returns a formatted log folder. Each broker copies it, because formatting takes a second. It
     /// contains a SCRAM user, and no address, since the voters are static.
     pub(crate) fn log_template(&self) -> Result<PathBuf> {
         let dir = cache::get(&format!("kafka-log-with-user-{VERSION}"), |part| {
@@ -170,7 +171,8 @@ impl Kafka {
         Ok(dir.join("data"))
     }
 
-    /// The class data archive, which a JVM writes at its end. A broker is started once for it.
+    /// Returns the class data archive. A JVM writes it when it ends, so a broker is started once
+    /// for it.
     pub(crate) fn classes(&self) -> Result<PathBuf> {
         let template = self.log_template()?;
         let dir = cache::get(&format!("kafka-classes-{VERSION}"), |part| {
@@ -205,8 +207,8 @@ impl Kafka {
     }
 }
 
-/// The properties of a broker. Nodes are numbered from 1, and each is a controller too. `ways` has
-/// the port and the advertised port of each listener.
+/// Returns the properties of a broker. Nodes are numbered from 1, and each is also a controller.
+/// `ways` has the port and the advertised port of each listener.
 pub(crate) fn properties(
     data: &Path,
     node: usize,
@@ -256,7 +258,7 @@ fn check_java() -> Result<()> {
     Ok(())
 }
 
-/// 17 for `openjdk version "17.0.15" 2025-04-15`, 8 for `"1.8.0_402"`.
+/// Returns 17 for `openjdk version "17.0.15" 2025-04-15`, and 8 for `"1.8.0_402"`.
 fn java_version(printed: &str) -> Option<u32> {
     let quoted = printed.split('"').nth(1)?;
     let mut parts = quoted.split(['.', '-', '_', '+']).map(str::parse);

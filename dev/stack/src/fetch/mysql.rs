@@ -1,4 +1,4 @@
-//! MySQL 9: Debian packages of a newer suite, unpacked and run through their own loader.
+//! MySQL 9: Debian packages of a newer suite that are unpacked and run through their own loader.
 
 use std::env::consts::ARCH;
 use std::ffi::OsString;
@@ -13,10 +13,10 @@ use super::command::run;
 use crate::process::CommandLine;
 use crate::{cache, progress};
 
-/// The suite with MySQL; Debian's stable releases have only MariaDB.
+/// The suite that has MySQL. Debian's stable releases have only MariaDB.
 const SUITE: &str = "sid";
 
-/// Statements that a new data folder is initialised with.
+/// Statements that initialise a new data folder.
 const FIRST_STATEMENTS: &str = "CREATE DATABASE firstcome;\n";
 
 #[derive(Debug)]
@@ -25,11 +25,11 @@ pub(crate) struct Mysql {
     version: String,
 }
 
-/// The MySQL of the cache folder, fetched if necessary.
+/// Returns the MySQL of the cache folder, which is fetched if necessary.
 pub(crate) fn mysql() -> Result<Mysql> {
     let dir = cache::get("mysql", |part| {
         let work = part.join("work");
-        // Perl is only needed by scripts that are not used here.
+        // Perl is only needed by scripts that nothing here uses.
         let skip = ["perl", "libperl"];
         apt::unpack(
             "mysql",
@@ -69,8 +69,8 @@ impl Mysql {
         &self.version
     }
 
-    /// A program of the unpacked tree, started with its own C library, because the machine's is
-    /// older.
+    /// Returns the command of a program in the unpacked tree. It runs with its own C library,
+    /// because the system's is older.
     fn program(&self, path: &str) -> CommandLine {
         let libraries = self.root.join("usr/lib").join(format!("{ARCH}-linux-gnu"));
         let loader = if ARCH == "x86_64" {
@@ -89,7 +89,7 @@ impl Mysql {
         ]
     }
 
-    /// `mysql` or `mysqldump`, with the arguments that all servers share.
+    /// Returns the command of `mysql` or `mysqldump`, with the arguments that all servers share.
     pub(crate) fn client(&self, name: &str) -> CommandLine {
         let mut command = self.program(&format!("usr/bin/{name}"));
         // Must be the first argument.
@@ -100,7 +100,7 @@ impl Mysql {
         command
     }
 
-    /// `mysqld`, with the arguments that all servers share.
+    /// Returns the command of `mysqld`, with the arguments that all servers share.
     pub(crate) fn server(&self, data: &Path) -> CommandLine {
         let mut command = self.program("usr/sbin/mysqld");
         // Must be the first argument.
@@ -126,20 +126,22 @@ impl Mysql {
         command
     }
 
-    /// An initialised data folder of this version, which each server copies: initialising takes two
-    /// seconds, copying a tenth of a second.
+    /// Returns an initialised data folder of this version. Each server copies it, because
+    /// initialising takes two seconds and copying a tenth of a second.
     pub(crate) fn data_template(&self) -> Result<PathBuf> {
         let dir = cache::get(&format!("mysql-data-{}", self.version), |part| {
             progress::step("mysql", "initialising a data folder");
             let statements = part.join("init.sql");
             fs::write(&statements, FIRST_STATEMENTS)?;
             let mut command = self.server(&part.join("data"));
-            // A small redo log makes the copy small; it grows to its usual size at the first start.
+            // A small redo log makes the copy small. It grows to its usual size when the server
+            // starts first.
             command
                 .extend(["--initialize-insecure", "--innodb-redo-log-capacity=8M"].map(Into::into));
             command.push(format!("--init-file={}", statements.display()).into());
             run(&mut to_command(&command))?;
-            // Contains the identity of a server, which each one creates at its start.
+            // This file contains the identity of a server. Each server creates a new one when it
+            // starts.
             fs::remove_file(part.join("data/auto.cnf")).or_else(ignore_missing)?;
             Ok(())
         })?;

@@ -1,4 +1,4 @@
-//! Prometheus: the distribution's own package.
+//! Prometheus from the distribution's package.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! Redis: the distribution's own package.
+//! Redis from the distribution's package.
 
 use anyhow::Result;
 

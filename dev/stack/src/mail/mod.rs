@@ -1,7 +1,8 @@
 //! A real SMTP server that stores mails and misbehaves on demand.
 //!
-//! Hand-written, because no crate can misbehave like this: stay silent after accepting a connection
-//! or after the final dot, close and reopen its port, or change its behaviour while it runs.
+//! It is hand-written, because no crate can misbehave in these ways: stay silent after it accepts a
+//! connection or after the final dot, close and reopen its port, or change its behaviour while it
+//! runs.
 
 mod session;
 mod tls;
@@ -17,7 +18,7 @@ use self::session::SmtpSession;
 use self::tls::SinkCertificates;
 use crate::listener::Listener;
 
-/// A mail as received over the wire.
+/// A mail as it was received from the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
     /// The sender of the envelope (`MAIL FROM`), empty for a bounce.
@@ -26,18 +27,18 @@ pub struct Mail {
     pub to: Vec<String>,
     /// Headers and body, without dot-stuffing and without the final dot.
     pub raw: Vec<u8>,
-    /// The time of the final dot.
+    /// The time at which the final dot arrived.
     pub received_at: SystemTime,
 }
 
 impl Mail {
-    /// [`Mail::raw`] as text, without decoding transfer encodings.
+    /// Returns [`Mail::raw`] as text, without decoding transfer encodings.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.raw).into_owned()
     }
 }
 
-/// How a [`MailSink`] treats its clients. A change also applies to open connections.
+/// The behaviour of a [`MailSink`] towards its clients. A change also applies to open connections.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Behaviour {
     #[default]
@@ -48,12 +49,13 @@ pub enum Behaviour {
     RefuseRecipient(String),
     /// Permanently refuses every address (550 to `RCPT TO`), like a server with a wrong relay rule.
     RefuseRecipients,
-    /// Accepts and stores the mail but delays the answer to the final dot, like a server that scans
-    /// mails.
+    /// Accepts and stores the mail but delays the response to the final dot, like a server that
+    /// scans mails.
     SlowAfterData(Duration),
     /// Accepts connections and never sends anything.
     SilentAfterAccept,
-    /// Accepts and stores the mail but never answers the final dot, so the sender cannot know.
+    /// Accepts and stores the mail but never answers the final dot, so the sender does not know the
+    /// result.
     SilentAfterData,
     /// Delays each line.
     Slow(Duration),
@@ -62,7 +64,7 @@ pub enum Behaviour {
     Down,
 }
 
-/// Whether the sink encrypts.
+/// The encryption of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SinkEncryption {
     #[default]
@@ -73,7 +75,7 @@ pub enum SinkEncryption {
     Implicit,
 }
 
-/// How a mail sink is started.
+/// Options for starting a mail sink.
 #[derive(Debug, Clone, Default)]
 pub struct MailOptions {
     /// Folder to which each mail is also written, as `000001.eml` and so on.
@@ -100,7 +102,7 @@ struct Shared {
 }
 
 impl MailSink {
-    /// Listens on a free port.
+    /// Starts a sink on a free port.
     pub async fn start(options: MailOptions) -> Result<Self> {
         if let Some(folder) = &options.folder {
             tokio::fs::create_dir_all(folder)
@@ -136,12 +138,12 @@ impl MailSink {
         })
     }
 
-    /// The port on 127.0.0.1, even while it is down.
+    /// Returns the port on 127.0.0.1, even while the sink is down.
     pub fn port(&self) -> u16 {
         self.listener.port()
     }
 
-    /// The address in lettre's form: `smtp://…`, `smtp://…?tls=required` or `smtps://…`.
+    /// Returns the address in lettre's format: `smtp://…`, `smtp://…?tls=required` or `smtps://…`.
     pub fn url(&self) -> String {
         let port = self.port();
         match self.tls {
@@ -151,19 +153,20 @@ impl MailSink {
         }
     }
 
-    /// The authority's certificate, which clients must trust, in PEM; `None` without TLS.
+    /// Returns the certificate of the authority that clients must trust, in PEM. `None` without
+    /// TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.certificates
             .as_ref()
             .map(|certificates| certificates.ca_pem.as_str())
     }
 
-    /// All mails so far, in order of arrival.
+    /// Returns all mails received, in order of arrival.
     pub fn mails(&self) -> Vec<Mail> {
         self.shared.mails.borrow().clone()
     }
 
-    /// Clears the mails so far. Files stay.
+    /// Clears the received mails. Their files remain.
     pub fn clear(&self) {
         self.shared.mails.send_modify(Vec::clear);
     }
@@ -189,7 +192,7 @@ impl MailSink {
         })
     }
 
-    /// Switches the behaviour; it is in force when this returns.
+    /// Switches the behaviour. It applies when this returns.
     pub async fn set(&self, behaviour: Behaviour) -> Result<()> {
         let down = behaviour == Behaviour::Down;
         self.shared.behaviour.send_replace(behaviour);

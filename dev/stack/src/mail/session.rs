@@ -37,7 +37,7 @@ enum Next {
 }
 
 impl SmtpSession {
-    /// Serves a client until it leaves.
+    /// Serves a client until it disconnects.
     pub(super) async fn run(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         shared: Arc<Shared>,
@@ -123,7 +123,7 @@ impl SmtpSession {
             &mut self.stream,
             BufReader::new(Box::new(tokio::io::empty())),
         );
-        // Discard plain text that was read ahead: it must not count as sent under TLS.
+        // Discards plain text that was read ahead, because it must not count as sent under TLS.
         self.stream = BufReader::new(Box::new(acceptor.accept(plain.into_inner()).await?));
         self.reset();
         Ok(())
@@ -171,8 +171,8 @@ impl SmtpSession {
         self.say("354 end with a dot").await?;
         let raw = self.content().await?;
         let from = self.from.take().unwrap_or_default();
-        // Read before the mail is stored, because a test that waits for the mail may then change
-        // the behaviour.
+        // The behaviour is read before the mail is stored, because a test that waits for the mail
+        // may change it afterwards.
         let behaviour = self.shared.behaviour();
         let mail = Mail {
             from,
@@ -199,8 +199,8 @@ impl SmtpSession {
         self.say("250 2.0.0 kept").await
     }
 
-    /// Reads up to the final dot and undoes dot-stuffing. Only CR LF ends a line; with a bare LF, a
-    /// body could smuggle in a second mail.
+    /// Reads up to the final dot and removes dot-stuffing. Only CR LF ends a line. If a bare LF
+    /// did, a body could smuggle in a second mail.
     async fn content(&mut self) -> Result<Vec<u8>> {
         let mut raw = Vec::new();
         let mut begins = true;
@@ -213,7 +213,7 @@ impl SmtpSession {
                 return Ok(raw);
             }
             let stuffed = begins && line.first() == Some(&b'.');
-            // A mail beyond the limit is read to its end, but not stored, and then refused.
+            // A mail beyond the limit is read to its end but not stored, and is then refused.
             if raw.len() <= LARGEST {
                 raw.extend_from_slice(&line[usize::from(stuffed)..]);
             }
@@ -221,7 +221,8 @@ impl SmtpSession {
         }
     }
 
-    /// Bytes up to and including the next LF; `None` once the client has hung up.
+    /// Returns the bytes up to and including the next LF, or `None` once the client has
+    /// disconnected.
     async fn line(&mut self) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
         let limit = u64::try_from(LARGEST)?;
@@ -250,13 +251,13 @@ impl SmtpSession {
     }
 }
 
-/// Reads until the client hangs up, which ends the dialogue.
+/// Reads until the client disconnects, which ends the dialogue.
 async fn listen_in_silence(stream: &mut (impl AsyncRead + Unpin)) -> Result<()> {
     tokio::io::copy(stream, &mut tokio::io::sink()).await?;
     bail!("it hung up")
 }
 
-/// The address between the angle brackets of `FROM:<a@b> SIZE=1`.
+/// Returns the address between the angle brackets of `FROM:<a@b> SIZE=1`.
 fn address(rest: &str, prefix: &str) -> Option<String> {
     let (start, path) = rest.split_at_checked(prefix.len())?;
     let inside = path.trim_start().strip_prefix('<')?.split_once('>')?.0;

@@ -1,4 +1,4 @@
-//! Certificates generated for one run.
+//! Certificates that are generated for one run.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl SinkCertificates {
         let key = KeyPair::generate()?;
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
-        // Names the provider, because a process may have no default one.
+        // Names the provider explicitly, because a process may have no default provider.
         let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::eventually;
 
-/// A process that owns a whole stack, with temporary files in `tmp`.
+/// Starts a process that owns a whole stack, with temporary files in `tmp`.
 fn owner(tmp: &TempDir, arguments: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-stack"));
     command
@@ -23,7 +23,7 @@ fn owner(tmp: &TempDir, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// The number of servers below `dir`, by their working directories.
+/// Counts the servers below `dir` by their working directories.
 fn running_below(dir: &Path) -> usize {
     let below = |entry: fs::DirEntry| {
         fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
@@ -61,7 +61,7 @@ async fn killed_owner_leaves_nothing_behind() {
     let tmp = tempfile::tempdir().unwrap();
     let mut owner = owner(&tmp, &["--cluster"]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
-    // Six Redis, three brokers and two MySQL, each with its own folder.
+    // Six Redis servers, three brokers and two MySQL servers, each with a separate folder.
     assert_eq!((running_below(tmp.path()), folders(&tmp)), (11, 11));
     let env = fs::read_to_string(tmp.path().join("env")).unwrap();
     let redis: Vec<_> = env
@@ -87,7 +87,7 @@ async fn sentinels_option_starts_redis_behind_sentinels() {
         .collect();
     assert_eq!((redis.len(), redis[0]), (3, "REDIS_MODE=sentinel"));
     assert_eq!(redis[1].matches("redis://127.0.0.1:").count(), 3);
-    // The eleven, and a master, its two replicas and three sentinels.
+    // The eleven servers, and a master, its two replicas and three sentinels.
     assert_eq!(running_below(tmp.path()), 17);
     owner.kill().unwrap();
     owner.wait().unwrap();
@@ -130,7 +130,7 @@ async fn interrupted_owner_leaves_nothing_behind_and_exits_successfully() {
         .unwrap();
     assert!(interrupt.success());
     assert!(owner.wait().unwrap().success());
-    // At once, not eventually, since the process waits for its janitor before it exits.
+    // The check does not retry, because the process waits for its janitor before it exits.
     assert_eq!(
         (
             running_below(tmp.path()),

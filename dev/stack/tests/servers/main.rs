@@ -1,4 +1,4 @@
-//! The parts of the stack whose failure no other test would show: clean-up, the fault proxy,
+//! The parts of the stack whose failure no other test would reveal: clean-up, the fault proxy,
 //! MySQL's failover and its client. All other tests depend on the rest.
 
 #![allow(
@@ -13,7 +13,7 @@ mod proxy;
 
 use std::time::Duration;
 
-/// Long enough for a busy machine; reached only if something is broken.
+/// Long enough for a busy machine. It is only reached if something is broken.
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// Waits until a condition holds.
@@ -21,7 +21,7 @@ async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
     firstcome_stack::eventually(what, LIMIT, condition).await;
 }
 
-/// Sends one command to a Redis on a new connection, and returns its answer without the line end.
+/// Sends one command to Redis on a new connection. Returns the response without the line end.
 async fn redis(port: u16, command: &str) -> std::io::Result<String> {
     Wire::connect(port).await?.ask(command).await
 }
@@ -41,7 +41,7 @@ impl Wire {
         self.0.write_all(format!("{line}\r\n").as_bytes()).await
     }
 
-    /// The next line; empty at the end of the stream.
+    /// Reads the next line. Empty at the end of the stream.
     async fn hear(&mut self) -> std::io::Result<String> {
         use tokio::io::AsyncBufReadExt;
         let mut line = String::new();
@@ -51,7 +51,7 @@ impl Wire {
         Ok(line.trim_end().to_owned())
     }
 
-    /// Sends a line and returns the answer; for a Redis string, its value.
+    /// Sends a line and returns the response. For a Redis string, returns its value.
     async fn ask(&mut self, line: &str) -> std::io::Result<String> {
         self.say(line).await?;
         let answer = self.hear().await?;
@@ -62,7 +62,7 @@ impl Wire {
         }
     }
 
-    /// Waits until the other side hangs up by itself; `false` if it sends something instead.
+    /// Waits until the other side closes the connection. Returns `false` if it sends data instead.
     async fn is_closed(&mut self) -> bool {
         self.hear().await.map_or(true, |line| line.is_empty())
     }

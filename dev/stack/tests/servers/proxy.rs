@@ -4,7 +4,7 @@ use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer, WirePro
 
 use crate::{Wire, eventually, redis};
 
-/// A Redis with a proxy, and a client that has already used it.
+/// Starts a Redis with a proxy, and a client that has already used it.
 async fn start() -> (RedisServer, FaultProxy, Wire) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let proxy = server.proxy().await.unwrap();
@@ -63,7 +63,7 @@ async fn cut_closes_and_refuses_until_the_fault_ends() {
 }
 
 #[tokio::test]
-async fn cut_now_closes_current_connections_only() {
+async fn cut_now_closes_only_current_connections() {
     let (_server, proxy, mut wire) = start().await;
     proxy.cut_now().await;
     assert!(wire.is_closed().await);
@@ -153,7 +153,7 @@ async fn half_close_ends_the_replies_while_requests_still_arrive() {
 }
 
 #[tokio::test]
-async fn end_of_one_direction_leaves_the_other_open() {
+async fn closing_one_direction_leaves_the_other_open() {
     let (_server, _proxy, mut wire) = start().await;
     wire.say("PING").await.unwrap();
     assert_eq!(wire.rest().await, "+PONG\r\n");

@@ -1,4 +1,4 @@
-//! `firstcome-check FILE`: judges a recorded history.
+//! `firstcome-check FILE` judges a recorded history.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,8 +8,8 @@ use firstcome_testkit::histories::{History, Judgement, Unreadable, check};
 
 /// Decides from a recorded history whether every promise was kept.
 ///
-/// Exit code 0: passed. 1: violated, with every violation named. 2: unknown (nothing was promised,
-/// or the end is missing), or the history cannot be read.
+/// Exit code 0: passed. 1: violated; the output names every violation. 2: unknown (nothing was
+/// promised, or the final rows are missing), or the history cannot be read.
 #[derive(Parser)]
 #[command(name = "firstcome-check", version, max_term_width = 120)]
 struct Cli {
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         .iter()
         .map(|file| judge(file))
         .collect::<Vec<_>>();
-    // A violation outweighs an unknown result.
+    // A violation takes precedence over an unknown result.
     let worst = [1, 2]
         .into_iter()
         .find(|code| codes.contains(code))

@@ -1,4 +1,4 @@
-//! `firstcome-drift`: injects one kind of drift into a running system. `KIND=… cargo xtask drift`
+//! `firstcome-drift` injects one kind of drift into a running system. `KIND=… cargo xtask drift`
 //! runs it against `make run`.
 
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ struct Cli {
     /// Drop; by default the newest with rows
     #[arg(long, env = "DROP", value_name = "ID")]
     drop: Option<i64>,
-    /// Number of users or messages to hit, or the error of a counter
+    /// Number of users or messages to affect, or the error of a counter
     #[arg(long, env = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
     /// Duration of `stalled` in seconds

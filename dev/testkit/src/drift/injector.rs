@@ -1,4 +1,4 @@
-//! Injects drift into one drop, and remembers which users it has already hit.
+//! Injects drift into one drop, and remembers which users are already affected.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,11 +29,11 @@ pub struct AffectedPerson {
 #[derive(Debug)]
 pub struct Injected {
     pub kind: Drift,
-    /// The affected users; empty if the drift affects nobody in particular.
+    /// The affected users. Empty if the drift affects no particular user.
     pub people: Vec<AffectedPerson>,
     /// A description in words.
     pub summary: String,
-    /// The guard that keeps up [`Drift::Stalled`].
+    /// The guard that maintains [`Drift::Stalled`].
     pub stall: Option<Stall>,
 }
 
@@ -50,9 +50,9 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// An injector for the given drop, or for the newest drop with rows (of the given coupon),
-    /// since most kinds of drift need users who hold a coupon. If no drop has rows, the newest one
-    /// that has opened.
+    /// Creates an injector for the given drop, or for the newest drop with rows (of the given
+    /// coupon), since most kinds of drift need users who hold a coupon. If no drop has rows, uses
+    /// the newest drop that has opened.
     pub async fn new(
         stores: &DriftStoreArgs,
         coupon: Option<i64>,
@@ -113,14 +113,14 @@ impl Injector {
         self.coupon.once_per == OncePer::Coupon
     }
 
-    /// `n` users in order, spread over the drop, whose rows and admissions agree and who were not
-    /// hit before.
+    /// Picks `n` users, ordered and spread over the drop, whose rows and admissions agree and who
+    /// are not affected yet.
     pub(crate) async fn pick(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let whole = self.whole().await?;
         let wanted = n as usize;
         ensure!(
             whole.len() >= wanted && n > 0,
-            "COUNT is {n}, but only {} people with a row are left in drop {}: claim for more people first, or take a smaller COUNT",
+            "COUNT is {n}, but only {} users with a row are left in drop {}: let more users claim first, or use a smaller COUNT",
             whole.len(),
             self.drop.id
         );
@@ -132,12 +132,12 @@ impl Injector {
         Ok(picked)
     }
 
-    /// The last `n` users by slot.
+    /// Picks the `n` users with the highest slots.
     pub(crate) async fn pick_last(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let whole = self.whole().await?;
         ensure!(
             whole.len() > n as usize,
-            "drop {} has only {} people",
+            "drop {} has only {} users",
             self.drop.id,
             whole.len()
         );
@@ -181,7 +181,7 @@ impl Injector {
             .collect())
     }
 
-    /// New ids of users who never claimed.
+    /// Makes up `n` user IDs that have never claimed.
     pub(crate) fn make_up(&mut self, n: u32) -> Vec<UserId> {
         let first = self.made_up;
         self.made_up += n;
@@ -191,7 +191,7 @@ impl Injector {
             .collect()
     }
 
-    /// Describes the injected drift of these users.
+    /// Describes the drift that was injected for these users.
     pub(crate) fn injected(&self, kind: Drift, people: &[(i64, UserId)], what: &str) -> Injected {
         let shown: Vec<String> = people
             .iter()
@@ -227,7 +227,7 @@ impl Injector {
     }
 }
 
-/// Converts slots to signed numbers, because drift may have invalid slots.
+/// Converts slots to signed numbers, because drift may contain invalid slots.
 pub(crate) fn signed(people: &[(Slot, UserId)]) -> Vec<(i64, UserId)> {
     people
         .iter()

@@ -2,35 +2,35 @@
 
 use clap::ValueEnum;
 
-/// The kinds that can be injected. The word before the colon is the reconciler's name of the
-/// finding.
+/// The kinds that can be injected. The word before the colon is the name that the reconciler gives
+/// to the finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Drift {
-    /// Delete rows from MySQL whose users were promised a coupon
+    /// Delete MySQL rows of users who were promised a coupon
     #[value(name = "unissued")]
     Unissued,
     /// Admit new users without publishing their claims to the topic
     #[value(name = "unissued:unpublished")]
     Unpublished,
-    /// Move rows to the dead-letter table: each can be issued in its slot
+    /// Move rows to the dead-letter table; each of them can still be issued on its slot
     #[value(name = "failed_claim")]
     FailedClaim,
-    /// Add dead letters of users who already hold their row
+    /// Add dead letters of users who already have their row
     #[value(name = "failed_claim:duplicate")]
     FailedDuplicate,
     /// Add dead letters of new users, for slots that others hold
     #[value(name = "failed_claim:slot_taken")]
     FailedSlotTaken,
-    /// Add dead letters for slots that the drop does not have: only a person can decide
+    /// Add dead letters for slots that the drop does not have, which only an operator can resolve
     #[value(name = "failed_claim:unrepairable")]
     FailedUnrepairable,
-    /// Delete users from Redis who have their rows
+    /// Delete users who have rows from Redis
     #[value(name = "missing_admission")]
     MissingAdmission,
     /// Delete users from the coupon's list of claimants only
     #[value(name = "missing_admission:claimants")]
     MissingClaimants,
-    /// Move users in Redis to free slots other than their rows'
+    /// Move users in Redis to free slots that differ from their rows
     #[value(name = "missing_admission:moved")]
     MissingMoved,
     /// Set the counter too low
@@ -39,16 +39,16 @@ pub enum Drift {
     /// Set the counter too high
     #[value(name = "count_mismatch:higher")]
     CountHigher,
-    /// Skip slots: given out by the counter, held by nobody
+    /// Skip slots: the counter has given them out, but no user holds them
     #[value(name = "count_mismatch:gap")]
     CountGap,
     /// Put new users on slots of users with rows
     #[value(name = "slot_conflict")]
     SlotConflict,
-    /// Move users in Redis to the slots of others, which then have two users
+    /// Move users in Redis to slots of other users, so that a slot has two users
     #[value(name = "slot_conflict:moved")]
     ConflictMoved,
-    /// Exchange the slots of pairs of users in Redis
+    /// Swap the slots of pairs of users in Redis
     #[value(name = "slot_conflict:exchanged")]
     ConflictExchanged,
     /// Admit new users on slots beyond the quantity
@@ -57,13 +57,13 @@ pub enum Drift {
     /// Shrink the drop below the number of its users
     #[value(name = "over_admitted:shrunk")]
     OverShrunk,
-    /// Give users a slot in two drops of a coupon that allows one
+    /// Give users slots in two drops of a coupon that allows only one
     #[value(name = "over_admitted:two_drops")]
     OverTwoDrops,
-    /// Revoke claims without telling Redis, as when an API dies in between
+    /// Revoke claims in MySQL only, as if an API died before it updated Redis
     #[value(name = "revoked_admission")]
     RevokedAdmission,
-    /// Delete from Redis the record of whose claims are revoked
+    /// Delete the record of revoked claims from Redis
     #[value(name = "revoked_admission:forgotten")]
     RevokedForgotten,
     /// Revoke claims but keep their rows
@@ -81,23 +81,23 @@ pub enum Drift {
     /// Run FLUSHALL in Redis
     #[value(name = "redis_lost:flushed")]
     RedisFlushed,
-    /// Redis loses its gates, which closes admission, as after a restart
+    /// Delete the gates from Redis, which closes admission, as after a restart
     #[value(name = "redis_lost:licence")]
     RedisGate,
-    /// Hold messages on the topic by blocking the consumer's writes
+    /// Delay messages on the topic by blocking the consumer's writes
     #[value(name = "stalled")]
     Stalled,
 }
 
 impl Drift {
-    /// The kind and its variant, as on the command line.
+    /// Returns the kind and its variant in the format of the command line.
     pub fn name(self) -> String {
         self.to_possible_value()
             .map(|value| value.get_name().to_owned())
             .unwrap_or_default()
     }
 
-    /// One line per kind: its name and effect.
+    /// Lists one line per kind, with its name and effect.
     pub fn list() -> String {
         let line = |kind: &Self| {
             let value = kind.to_possible_value()?;
@@ -111,7 +111,7 @@ impl Drift {
         lines.join("\n")
     }
 
-    /// The reconciler's name of the finding, without the variant.
+    /// Returns the name that the reconciler gives to the finding, without the variant.
     pub fn finding(self) -> String {
         self.name().split(':').next().unwrap_or_default().to_owned()
     }

@@ -1,11 +1,11 @@
-//! The drift injector: deliberately creates each kind of drift in a running system, to try out the
+//! The drift injector deliberately creates each kind of drift in a running system, to try out the
 //! reconciler and to prove that it detects each kind.
 //!
 //! The injector uses the product's names of keys and tables but bypasses all its rules, as a crash,
-//! a lost disk or a manual change would. Never point it at a production system.
+//! a lost disk or a manual change would. Never use it on a production system.
 //!
-//! Each call of one [`Injector`] hits users that no earlier call has hit, so that several kinds can
-//! be injected into one drop.
+//! Each call of one [`Injector`] affects users that no earlier call has affected, so that several
+//! kinds can be injected into one drop.
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 mod injector;

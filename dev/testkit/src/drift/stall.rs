@@ -7,8 +7,8 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::schema::slot_limits;
 use firstcome_shared::mysql::{Conn, Db, DbSettings};
 
-/// Blocks writes to the drop's rows while it exists: each write would have to lock the drop's
-/// limit, which is already locked.
+/// Blocks writes to the drop's rows while it exists. Each write needs a lock on the drop's limit,
+/// which this connection already holds.
 pub struct Stall(Conn);
 
 impl Stall {
@@ -26,7 +26,7 @@ impl Stall {
         Ok(Self(conn))
     }
 
-    /// Releases the consumer. Dropping does the same, slightly later.
+    /// Releases the lock, and the consumer continues. Dropping does the same, slightly later.
     pub async fn end(mut self) -> Result<()> {
         Ok(self.0.batch_execute("ROLLBACK").await?)
     }

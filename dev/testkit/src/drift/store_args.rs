@@ -1,4 +1,4 @@
-//! Addresses of the system's stores.
+//! Addresses of the stores of a system.
 
 use anyhow::Result;
 use clap::{Args, Parser};
@@ -26,7 +26,7 @@ const SETTINGS: [&str; 19] = [
     "KAFKA_CA_FILE",
 ];
 
-/// The stores of the target system: the same settings as the product's.
+/// The stores of the target system. The settings are the same as the product's.
 #[derive(Debug, Clone, Args)]
 pub struct DriftStoreArgs {
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub struct DriftStoreArgs {
 }
 
 impl DriftStoreArgs {
-    /// Reads the stores' settings with `setting`, by the names of their variables.
+    /// Reads the settings of the stores by calling `setting` with the names of their variables.
     pub fn of(setting: impl Fn(&str) -> Option<String>) -> Result<Self> {
         #[derive(Parser)]
         struct Only {

@@ -1,15 +1,16 @@
 //! The lines of a history.
 //!
-//! Only their order counts, and each line errs on the safe side: `invoked` is written before the
-//! request is sent, its outcome after the answer came, a read after reading, a quantity before it
-//! is raised or after it was lowered.
+//! Only the order of the lines matters. Each line is written at the moment that can only make the
+//! checks more lenient: `invoked` before the request is sent, its outcome after the answer arrives,
+//! a read after reading, and a quantity before it is raised or after it is lowered.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryLine {
-    /// Milliseconds since the recorder was created. For readers only; no check uses it.
+    /// Milliseconds since the recorder was created. This is information for readers that no check
+    /// uses.
     pub at_ms: u64,
     #[serde(flatten)]
     pub event: RecordedEvent,
@@ -18,47 +19,48 @@ pub struct HistoryLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RecordedEvent {
-    /// A drop and its quantity from here on.
+    /// A drop and its quantity from this line on.
     Drop {
         drop: u64,
         coupon: u64,
         quantity: u64,
-        /// The scope of the limit of one per person.
+        /// The scope of the limit of one slot per user.
         once_per: RecordedScope,
     },
-    /// A person sends a claim.
+    /// A user sends a claim.
     Invoked {
-        /// Unique number of this operation; a retry has its own.
+        /// Unique ID of this operation. A retry has a new ID.
         op: u64,
         /// The requested coupon.
         coupon: u64,
-        /// The drop that was open at the time, if the recorder knows it.
+        /// The drop that was open at the time, if the recorder knows which one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         drop: Option<u64>,
         person: String,
     },
-    /// A person's claim is returned or revoked.
+    /// A user's claim is returned or revoked.
     Revoking {
-        /// As in `invoked`.
+        /// See `invoked`.
         op: u64,
         coupon: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         drop: Option<u64>,
         person: String,
-        /// Whether the person may claim again afterwards.
+        /// Whether the user may claim again afterwards.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
     },
-    /// From here on a coupon is for the people on its allow list, initially these. A coupon without
-    /// this line is for everybody. It precedes all claims of the coupon.
+    /// From this line on, only the users on the allow list may claim a coupon; initially these
+    /// users. A coupon without this line is for everybody. The line precedes all claims of the
+    /// coupon.
     AllowList {
         coupon: u64,
         people: Vec<String>,
     },
-    /// An operator adds a person to a coupon's allow list or removes them. A request for several
-    /// people counts as several operations.
+    /// An operator adds a user to a coupon's allow list or removes the user. A request for several
+    /// users counts as several operations.
     Listing {
-        /// As in `invoked`.
+        /// See `invoked`.
         op: u64,
         coupon: u64,
         person: String,
@@ -69,7 +71,7 @@ pub enum RecordedEvent {
         op: u64,
         answer: RecordedAnswer,
     },
-    /// The operation certainly had no effect: refused before anything was given.
+    /// The operation certainly had no effect, because it was refused before a slot was given out.
     Failed {
         op: u64,
         reason: String,
@@ -79,12 +81,12 @@ pub enum RecordedEvent {
         op: u64,
         reason: String,
     },
-    /// All rows of a drop at one instant.
+    /// All rows of a drop at one time.
     Read {
         drop: u64,
         rows: Vec<RecordedRow>,
     },
-    /// The number of rows of a drop at one instant.
+    /// The number of rows of a drop at one time.
     Counted {
         drop: u64,
         rows: u64,
@@ -93,28 +95,29 @@ pub enum RecordedEvent {
     Broken {
         drop: u64,
         person: String,
-        /// The promised slot; `None` means any slot of the person in this drop.
+        /// The promised slot. `None` means any slot of the user in this drop.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         slot: Option<i64>,
     },
-    /// All rows of a drop once everything has healed.
+    /// All rows of a drop after the system has recovered.
     Final {
         drop: u64,
         rows: Vec<RecordedRow>,
     },
 }
 
-/// The scope of the limit of one per person.
+/// The scope of the limit of one slot per user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordedScope {
-    /// One in each drop.
+    /// One slot in each drop.
     Drop,
-    /// One in the whole coupon.
+    /// One slot in the whole coupon.
     Coupon,
 }
 
-/// The checked columns of a row of `issued_coupons`. The slot may be invalid, as in the table.
+/// The checked columns of a row of `issued_coupons`. The slot may be invalid, because the table
+/// allows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RecordedRow {
     pub slot: i64,
@@ -125,33 +128,33 @@ pub struct RecordedRow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum RecordedAnswer {
-    /// A slot given by this request: a promise.
+    /// This request gave out a slot, which is a promise.
     Accepted {
         #[serde(alias = "drop_id")]
         drop: u64,
         slot: i64,
     },
-    /// The person already holds one: also a promise.
+    /// The user already holds a slot, which is also a promise.
     AlreadyClaimed {
         #[serde(alias = "drop_id")]
         drop: u64,
         slot: i64,
     },
-    /// A place on the waiting list.
+    /// A position in the waiting list.
     Waiting {
-        /// The place, 1 is next.
+        /// The position; 1 is next.
         position: u64,
     },
-    /// No slots left and no room on the waiting list.
+    /// No slots and no places on the waiting list are left.
     SoldOut,
-    /// Returned or revoked; the slot goes to the next person.
+    /// The claim was returned or revoked, and the slot goes to the next user.
     Revoked {
         #[serde(alias = "drop_id")]
         drop: u64,
     },
-    /// The person is not on the coupon's allow list.
+    /// The user is not on the coupon's allow list.
     NotAllowed,
-    /// The change is on the allow list.
+    /// The change of the allow list has taken effect.
     ListChanged,
 }
 
@@ -164,8 +167,8 @@ pub enum RecordedOutcome {
 }
 
 impl RecordedOutcome {
-    /// The outcome that an HTTP answer to a claim stands for. A 503 is unknown, because a script
-    /// that timed out may have run. So is a 2xx that cannot be parsed.
+    /// Maps an HTTP answer to a claim to its outcome. A 503 is unknown, because a script that timed
+    /// out may have run. A 2xx that cannot be parsed is unknown too.
     pub fn of_http(status: u16, body: &Value) -> Self {
         let code = || {
             body.get("code")
@@ -187,7 +190,7 @@ impl RecordedOutcome {
         }
     }
 
-    /// Classifies an answer to a change of an allow list, which has no `status`.
+    /// Maps the answer to a change of an allow list, which has no `status`, to its outcome.
     pub fn of_list_change(status: u16, body: &Value) -> Self {
         if status == 200 {
             Self::Ok(RecordedAnswer::ListChanged)

@@ -16,7 +16,7 @@ pub enum Unreadable {
     #[error("line {line}: {why}")]
     Line {
         line: usize,
-        /// The error in the line.
+        /// Describes the error.
         why: String,
     },
 }
@@ -24,7 +24,7 @@ pub enum Unreadable {
 /// One request and its outcome.
 #[derive(Debug, Clone)]
 pub struct Operation {
-    /// Line of its `invoked`.
+    /// Line number of its `invoked`.
     pub line: usize,
     pub act: OperationKind,
     /// The requested coupon.
@@ -32,9 +32,9 @@ pub struct Operation {
     /// The requested drop, if known.
     pub drop: Option<u64>,
     pub person: String,
-    /// Line of its outcome; `None` if it never ended.
+    /// Line number of its outcome. `None` if the operation never ended.
     pub ended_line: Option<usize>,
-    /// Its outcome; unknown if it never ended.
+    /// Its outcome. Unknown if the operation never ended.
     pub ended: Ended,
 }
 
@@ -43,12 +43,12 @@ pub struct Operation {
 pub enum OperationKind {
     Claim,
     Revoke {
-        /// Whether the person may claim again afterwards.
+        /// Whether the user may claim again afterwards.
         again: bool,
     },
     /// Changes the allow list.
     List {
-        /// True if it adds the person, false if it removes them.
+        /// True if the change adds the user, false if it removes the user.
         on: bool,
     },
 }
@@ -65,14 +65,14 @@ pub enum Ended {
 #[derive(Debug, Clone)]
 pub struct RecordedDrop {
     pub coupon: u64,
-    /// The scope of the limit of one per person.
+    /// The scope of the limit of one slot per user.
     pub once_per: RecordedScope,
-    /// Line and quantity, in order.
+    /// Line numbers and quantities, in order.
     pub quantities: Vec<(usize, u64)>,
 }
 
 impl RecordedDrop {
-    /// The quantity in force at a line.
+    /// Returns the quantity that applies at a line.
     pub fn quantity_at(&self, line: usize) -> u64 {
         self.quantities
             .iter()
@@ -94,15 +94,15 @@ pub struct RowsRead {
 #[derive(Debug, Default)]
 pub struct History {
     pub drops: BTreeMap<u64, RecordedDrop>,
-    /// The initial allow list of each coupon; a coupon without one is for everybody.
+    /// The initial allow list of each coupon. A coupon without a list is for everybody.
     pub lists: BTreeMap<u64, HashSet<String>>,
-    /// The operations in order of invocation.
+    /// The operations in the order of their `invoked` lines.
     pub operations: Vec<Operation>,
     /// The reads in order, without the final ones.
     pub reads: Vec<RowsRead>,
-    /// Line, drop and number.
+    /// Line number, drop and number of rows.
     pub counts: Vec<(usize, u64, u64)>,
-    /// Drop, person and slot of promises listed as broken.
+    /// Drop, user and slot of the promises listed as broken.
     pub broken: Vec<(u64, String, Option<i64>)>,
     /// The final read of each drop.
     pub finals: BTreeMap<u64, RowsRead>,
@@ -110,7 +110,7 @@ pub struct History {
 
 impl History {
     /// Parses JSON lines. A malformed history (an outcome without its operation, a drop that was
-    /// never announced) is an error: its recorder is faulty, so it proves nothing.
+    /// never announced) is an error: the recorder is faulty, so the history proves nothing.
     pub fn parse(text: &str) -> Result<Self, Unreadable> {
         let lines = text
             .lines()
@@ -153,7 +153,7 @@ impl History {
         Ok(history)
     }
 
-    /// `open` holds the operations that have not ended, `seen` all of them.
+    /// `open` contains the operations that have not ended, `seen` all operations.
     #[allow(clippy::too_many_lines, reason = "one match over all records")]
     fn take(
         &mut self,

@@ -1,6 +1,6 @@
-//! Histories: requests, their answers and the tables' contents, one JSON line per event; and the
-//! offline checker that decides whether the promises were kept. It shares no code with the product,
-//! so it cannot share its mistakes.
+//! A history contains requests, their answers and the contents of tables, one JSON line per event.
+//! An offline checker decides from it whether the promises were kept. It shares no code with the
+//! product, so it cannot repeat the product's mistakes.
 //!
 //! - [`event`]: the lines.
 //! - [`Recorder`]: writes them during a run.

@@ -11,8 +11,8 @@ use crate::histories::event::{
     HistoryLine, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
 };
 
-/// Writes lines in the order of events, from any thread; clones write to the same history. Every
-/// line is flushed at once, so that the history of a killed process can be judged.
+/// Writes lines in the order of events, from any thread. Clones write to the same history. Every
+/// line is flushed immediately, so that the history of a killed process can be judged.
 #[derive(Clone)]
 pub struct Recorder(Arc<Mutex<Inner>>);
 
@@ -39,8 +39,8 @@ impl Recorder {
         })))
     }
 
-    /// Records a drop and its quantity. Call it again when the quantity changes: before it is
-    /// raised, after it was lowered.
+    /// Records a drop and its quantity. Call it again if the quantity changes: before it is raised,
+    /// or after it is lowered.
     pub fn drop_is(&self, drop: u64, coupon: u64, quantity: u64, once_per: RecordedScope) {
         self.write(RecordedEvent::Drop {
             drop,
@@ -50,7 +50,7 @@ impl Recorder {
         });
     }
 
-    /// A person is about to send a claim. Call it before the request is sent.
+    /// Records that a user sends a claim. Call it before the request is sent.
     #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
     pub fn invoke(&self, coupon: u64, drop: Option<u64>, person: &str) -> Pending {
         self.begin(|op| RecordedEvent::Invoked {
@@ -61,7 +61,7 @@ impl Recorder {
         })
     }
 
-    /// A claim is about to be returned or revoked; with `again`, its person may claim again
+    /// Records that a claim is returned or revoked. With `again`, the user may claim again
     /// afterwards. Call it before the request is sent.
     #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
     pub fn revoking(&self, coupon: u64, drop: Option<u64>, person: &str, again: bool) -> Pending {
@@ -74,13 +74,14 @@ impl Recorder {
         })
     }
 
-    /// A coupon has an allow list, initially with these people. Call it before anybody asks.
+    /// Records that a coupon has an allow list, initially with these users. Call it before any user
+    /// claims.
     pub fn allow_list(&self, coupon: u64, people: Vec<String>) {
         self.write(RecordedEvent::AllowList { coupon, people });
     }
 
-    /// A person is about to be added to a coupon's allow list or removed. Call it before the
-    /// request is sent.
+    /// Records that a user is added to a coupon's allow list or removed. Call it before the request
+    /// is sent.
     #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
     pub fn listing(&self, coupon: u64, person: &str, on: bool) -> Pending {
         self.begin(|op| RecordedEvent::Listing {
@@ -111,7 +112,7 @@ impl Recorder {
         self.write(RecordedEvent::Counted { drop, rows });
     }
 
-    /// The system lists a promise as broken.
+    /// Records that the system lists a promise as broken.
     pub fn broken(&self, drop: u64, person: &str, slot: Option<i64>) {
         self.write(RecordedEvent::Broken {
             drop,
@@ -120,16 +121,16 @@ impl Recorder {
         });
     }
 
-    /// All rows of a drop, once everything has healed.
+    /// Records all rows of a drop after the system has recovered.
     pub fn finally(&self, drop: u64, rows: Vec<RecordedRow>) {
         self.write(RecordedEvent::Final { drop, rows });
     }
 
-    /// Checks that everything was written.
+    /// Checks that every line was written.
     ///
     /// # Errors
     ///
-    /// The first write error: the history is incomplete and must not be judged.
+    /// Returns the first write error. The history is then incomplete and must not be judged.
     pub fn finish(&self) -> io::Result<()> {
         let mut inner = self.0.lock();
         inner.failed.take().map_or_else(|| inner.out.flush(), Err)
@@ -155,7 +156,8 @@ impl Inner {
     }
 }
 
-/// An operation in progress. Dropping it without an outcome records it as unknown.
+/// An operation in progress. If it is dropped without an outcome, the outcome is recorded as
+/// unknown.
 #[must_use = "it records the outcome"]
 pub struct Pending {
     recorder: Recorder,

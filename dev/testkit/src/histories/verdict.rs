@@ -24,7 +24,7 @@ pub struct Figures {
     pub kept: usize,
     /// Promises listed as broken.
     pub broken: usize,
-    /// Claims that were returned or revoked, with an answer.
+    /// Claims that were returned or revoked and whose request got an answer.
     pub revoked: usize,
     /// Reads of rows or of their number, including the final ones.
     pub reads: usize,
@@ -41,7 +41,7 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// 0 passed, 1 violated, 2 unknown.
+    /// Returns 0 for passed, 1 for violated, 2 for unknown.
     pub fn exit_code(&self) -> u8 {
         match self.verdict {
             Verdict::Pass => 0,

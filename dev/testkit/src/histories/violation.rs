@@ -1,6 +1,6 @@
 //! The violations that a history can contain.
 
-/// A broken promise of the system. Its text names the person, the slot and the drop.
+/// A violation by the system. Its text names the user, the slot and the drop.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Violation {
     #[error(
@@ -25,7 +25,7 @@ pub enum Violation {
         one: String,
         other: String,
     },
-    #[error("contradiction: {person} was told of slot {one} and of slot {other} of drop {drop}")]
+    #[error("contradiction: {person} was promised both slot {one} and slot {other} of drop {drop}")]
     Contradiction {
         drop: u64,
         person: String,
@@ -33,7 +33,7 @@ pub enum Violation {
         other: i64,
     },
     #[error(
-        "contradiction: {person} was told of drop {one} and of drop {other}, though one each is allowed in the coupon"
+        "contradiction: {person} was promised a slot in drop {one} and in drop {other}, but the coupon allows one per user"
     )]
     TwoDrops {
         person: String,
@@ -41,7 +41,7 @@ pub enum Violation {
         other: u64,
     },
     #[error(
-        "asked for by nobody: slot {slot} of drop {drop} has a row for {person} (line {line}), who never asked"
+        "asked for by nobody: slot {slot} of drop {drop} has a row for {person} (line {line}), who never claimed"
     )]
     NeverAsked {
         drop: u64,
@@ -50,7 +50,7 @@ pub enum Violation {
         line: usize,
     },
     #[error(
-        "never admitted: slot {slot} of drop {drop} has a row for {person} (line {line}), who was refused every time"
+        "never admitted: slot {slot} of drop {drop} has a row for {person} (line {line}), whose every claim was refused"
     )]
     NeverAdmitted {
         drop: u64,
@@ -95,7 +95,7 @@ pub enum Violation {
         quantity: u64,
     },
     #[error(
-        "too few: drop {drop} has {rows} rows at the end, the quantity is {quantity} and {asked} people asked"
+        "too few: drop {drop} has {rows} rows at the end, the quantity is {quantity} and {asked} users claimed"
     )]
     TooFew {
         drop: u64,
@@ -104,7 +104,7 @@ pub enum Violation {
         asked: u64,
     },
     #[error(
-        "vanished: {person}'s row for slot {slot} of drop {drop} was read in line {line} and is not there at the end"
+        "vanished: {person}'s row for slot {slot} of drop {drop} was read in line {line} and is missing at the end"
     )]
     Vanished {
         drop: u64,
@@ -113,7 +113,7 @@ pub enum Violation {
         line: usize,
     },
     #[error(
-        "revoked and held: {person}'s claim of drop {drop} was revoked (line {line}), and they have slot {slot} at the end"
+        "revoked and held: {person}'s claim of drop {drop} was revoked (line {line}), but they have slot {slot} at the end"
     )]
     RevokedHeld {
         drop: u64,
@@ -122,7 +122,7 @@ pub enum Violation {
         line: usize,
     },
     #[error(
-        "revoked and promised: {person}'s claim of drop {drop} was revoked (line {line}), and they were promised slot {slot} after it"
+        "revoked and promised: {person}'s claim of drop {drop} was revoked (line {line}), but they were promised slot {slot} afterwards"
     )]
     RevokedPromised {
         drop: u64,
@@ -131,16 +131,14 @@ pub enum Violation {
         line: usize,
     },
     #[error(
-        "turned away: {person} was told in line {line} that coupon {coupon} is for others, and was allowed all along"
+        "turned away: line {line} refuses {person} as not on the list of coupon {coupon}, but they were on it all the time"
     )]
     TurnedAway {
         coupon: u64,
         person: String,
         line: usize,
     },
-    #[error(
-        "denied: {person} was promised slot {slot} of drop {drop}, and was told in line {line} that they have none"
-    )]
+    #[error("denied: {person} was promised slot {slot} of drop {drop}, but line {line} denies it")]
     Denied {
         drop: u64,
         slot: i64,
@@ -156,7 +154,7 @@ pub enum Violation {
         line: usize,
     },
     #[error(
-        "not on the list: {person} has slot {slot} of drop {drop} (line {line}), and was off the list whenever they asked"
+        "not on the list: {person} has slot {slot} of drop {drop} (line {line}), but was never on the list when they claimed"
     )]
     HeldUnlisted {
         drop: u64,

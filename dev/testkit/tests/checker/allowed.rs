@@ -1,4 +1,4 @@
-//! A good history of a coupon with an allow list, spoiled in one way at a time.
+//! Takes a good history of a coupon with an allow list, and spoils it in one way at a time.
 
 use firstcome_testkit::histories::{History, RecordedAnswer, RecordedEvent, Verdict, Violation};
 
@@ -20,7 +20,7 @@ fn changes(op: u64, person: &str, on: bool, ends: RecordedEvent) -> [RecordedEve
     [listing(op, person, on), ends]
 }
 
-/// A change of the list that succeeds.
+/// Returns the events of a successful change of the list.
 fn changed(op: u64, person: &str, on: bool) -> [RecordedEvent; 2] {
     changes(op, person, on, done(op))
 }
@@ -40,8 +40,8 @@ fn on_list(people: &[&str]) -> RecordedEvent {
     }
 }
 
-/// Three slots. a has one and is removed from the list, b is removed, x is added and gets one, c is
-/// on the list and has not asked yet.
+/// Returns a history with three slots. a has one and is removed from the list, b is removed, x is
+/// added and gets a slot, and c is on the list and has not claimed yet.
 fn listed() -> Vec<RecordedEvent> {
     let mut events = vec![drop_of(3), on_list(&["a", "b", "c"])];
     events.extend(asks(1, "a", accepted(1)));
@@ -56,15 +56,15 @@ fn listed() -> Vec<RecordedEvent> {
     events
 }
 
-/// The violations if these events happen before the end.
+/// Returns the violations if these events happen before the end.
 fn with<const N: usize>(more: [&[RecordedEvent]; N]) -> Vec<Violation> {
     let mut events = listed();
     insert(&mut events, more.concat());
     found(events)
 }
 
-/// The violations, without their lines, if these events happen before the end and the person has
-/// slot 3.
+/// Returns the violations, without their lines, if these events happen before the end and the user
+/// has slot 3.
 fn with_row<const N: usize>(person: &str, more: [&[RecordedEvent]; N]) -> Vec<Violation> {
     let mut events = listed();
     insert(&mut events, more.concat());
@@ -101,7 +101,7 @@ fn held(person: &str) -> Violation {
 }
 
 #[test]
-fn users_off_the_list_at_every_request_are_promised_nothing() {
+fn users_off_the_list_during_every_request_get_no_promise() {
     assert_eq!(judged(listed()), Verdict::Pass);
     let gets = |person: &str| asks(20, person, accepted(3));
     let both = |person: &str| [given(person), held(person)];
@@ -164,7 +164,7 @@ fn an_unanswered_or_waiting_request_may_get_a_slot_after_its_user_left_the_list(
 }
 
 #[test]
-fn a_change_during_the_request_makes_both_answers_possible() {
+fn both_answers_are_valid_if_the_list_changes_during_the_request() {
     for ends_first in [true, false] {
         for (person, on) in [("b", true), ("c", false)] {
             let [asked, answered] = asks(20, person, accepted(3));
@@ -257,7 +257,7 @@ fn removal_from_the_list_revokes_nothing() {
 }
 
 #[test]
-fn only_allowed_users_count_among_those_who_asked() {
+fn only_users_on_the_list_count_as_users_who_asked() {
     let few = |asked| Violation::TooFew {
         drop: DROP,
         rows: 2,
@@ -289,7 +289,7 @@ fn only_allowed_users_count_among_those_who_asked() {
 }
 
 #[test]
-fn a_coupon_for_everybody_refuses_nobody() {
+fn a_coupon_without_an_allow_list_refuses_nobody() {
     let mut events = good();
     insert(&mut events, refused(200, "u-stranger"));
     let found = found(events);
@@ -300,7 +300,7 @@ fn a_coupon_for_everybody_refuses_nobody() {
 }
 
 #[test]
-fn a_list_announced_late_or_twice_or_never_makes_a_history_unreadable() {
+fn history_is_unreadable_if_a_list_is_announced_late_twice_or_never() {
     for events in [
         vec![drop_of(1), invoked(1, "a"), on_list(&["a"])],
         vec![drop_of(1), on_list(&["a"]), on_list(&["a"])],

@@ -1,4 +1,4 @@
-//! A good history, and the events that the tests change it with.
+//! A good history, and helpers with which the tests change it.
 
 use firstcome_testkit::histories::{
     History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
@@ -81,7 +81,7 @@ pub(crate) fn ends_with(rows: Vec<RecordedRow>) -> RecordedEvent {
     RecordedEvent::Final { drop: DROP, rows }
 }
 
-/// A hundred slots, all taken; one user waits and another was refused.
+/// Returns a history with a hundred slots, all taken. One user waits, and another was refused.
 pub(crate) fn good() -> Vec<RecordedEvent> {
     let mut events = vec![drop_of(100)];
     for slot in 1..=100_i64 {
@@ -101,7 +101,7 @@ pub(crate) fn good() -> Vec<RecordedEvent> {
     events
 }
 
-/// The rows at the end of a history.
+/// Returns the rows at the end of a history.
 pub(crate) fn last(events: &mut [RecordedEvent]) -> &mut Vec<RecordedRow> {
     let Some(RecordedEvent::Final { rows, .. }) = events.last_mut() else {
         panic!("a history ends with its rows")
@@ -109,7 +109,7 @@ pub(crate) fn last(events: &mut [RecordedEvent]) -> &mut Vec<RecordedRow> {
     rows
 }
 
-/// Inserts events before the end, so that they count.
+/// Inserts events before the end, so that the checks include them.
 pub(crate) fn insert(
     events: &mut Vec<RecordedEvent>,
     more: impl IntoIterator<Item = RecordedEvent>,
@@ -122,7 +122,7 @@ pub(crate) fn judged(events: Vec<RecordedEvent>) -> Verdict {
     check(&History::of(events).unwrap()).verdict
 }
 
-/// The violations in a history, of which there are none if it passes.
+/// Returns the violations in a history. A history without violations must pass.
 pub(crate) fn found(events: Vec<RecordedEvent>) -> Vec<Violation> {
     match judged(events) {
         Verdict::Violated(found) => found,
@@ -133,7 +133,7 @@ pub(crate) fn found(events: Vec<RecordedEvent>) -> Vec<Violation> {
     }
 }
 
-/// Fails unless one of the violations fits the pattern.
+/// Fails unless one of the violations matches the pattern.
 macro_rules! assert_found {
     ($found:expr, $violation:pat $(if $guard:expr)?) => {{
         let found = $found;

@@ -1,4 +1,4 @@
-//! Generates histories of a correct system by playing claims against a simple model of it.
+//! Generates histories of a correct system from a simple model to which claims are applied.
 
 use std::collections::HashMap;
 
@@ -16,20 +16,21 @@ pub(crate) enum ScenarioStep {
     },
     Read(u64),
     Count(u64),
-    /// The newest admission cannot be kept: it is listed as broken and first on the waiting list.
+    /// The newest admission cannot be kept: it is listed as broken, and its user is first on the
+    /// waiting list.
     Break(u64),
-    /// Free slots go to waiting people.
+    /// Free slots go to waiting users.
     Promote(u64),
 }
 
-/// The person's view of the result.
+/// The result as the user sees it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SeenAnswer {
     Answer,
-    /// Executed, but the answer got lost.
+    /// The claim took effect, but its answer was lost.
     Nothing,
     NeverSent,
-    /// Refused before it was executed.
+    /// The claim was refused before it took effect.
     Refused,
 }
 
@@ -82,7 +83,7 @@ struct ScenarioWorld<'a> {
     ops: u64,
 }
 
-/// Plays a script until everything has healed.
+/// Runs a script to its end, after which every fault is over.
 pub(crate) fn play(script: &PlayedScript) -> Vec<RecordedEvent> {
     let PlayedScript {
         once_per, quantity, ..
@@ -140,8 +141,9 @@ impl ScenarioWorld<'_> {
             }
             ScenarioStep::Break(drop) => {
                 let side = self.sides.get_mut(drop).unwrap();
-                // Rows are never deleted. A waiting person who got a slot in the other drop would
-                // leave a place to people who were answered `sold_out` and would have to ask again.
+                // Rows are never deleted. If a waiting user got a slot in the other drop, a place
+                // would become free for users who got `sold_out`, and who would have to claim
+                // again.
                 if self.script.once_per == RecordedScope::Drop && side.issued < side.held.len() {
                     let (slot, person) = side.held.pop().unwrap();
                     side.free.push(slot);
@@ -158,7 +160,8 @@ impl ScenarioWorld<'_> {
         }
     }
 
-    /// The rows written so far: half of the missing ones, to simulate lag.
+    /// Returns the rows written so far. Adds half of the missing ones each time, to simulate
+    /// lag.
     fn issue(&mut self, drop: u64) -> Vec<RecordedRow> {
         let side = self.sides.get_mut(&drop).unwrap();
         side.issued += (side.held.len() - side.issued).div_ceil(2);
@@ -218,7 +221,7 @@ impl ScenarioWorld<'_> {
         }
         let place = side.waiting.iter().position(|waits| *waits == person);
         let left = usize::try_from(self.script.quantity).unwrap() - side.held.len();
-        // Never answer `sold_out` while more slots are left than people wait.
+        // The model never answers `sold_out` while more slots are left than users wait.
         if place.is_none() && side.waiting.len() >= self.script.waiting_list.max(left) {
             return RecordedAnswer::SoldOut;
         }

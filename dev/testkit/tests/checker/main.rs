@@ -1,4 +1,4 @@
-//! The checker on good and spoiled histories, and as a program.
+//! Runs the checker on good and spoiled histories, and as a program.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod allowed;

@@ -22,7 +22,7 @@ fn firstcome_check(file: &Path) -> (Option<i32>, String) {
     )
 }
 
-/// Four threads, a quantity of eight; some requests are never answered.
+/// Records with four threads and a quantity of eight. Some requests never get an answer.
 fn record(file: &Path, rows: impl FnOnce(Vec<RecordedRow>) -> Vec<RecordedRow>) {
     let recorder = Recorder::create(file).unwrap();
     recorder.drop_is(7, 3, 8, RecordedScope::Coupon);

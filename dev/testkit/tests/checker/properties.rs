@@ -1,4 +1,4 @@
-//! Any history of a correct system passes, and no spoiled one does.
+//! Every history of a correct system passes, and every spoiled one fails.
 
 use std::collections::HashSet;
 
@@ -39,7 +39,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_history_of_promises_kept_passes(script in script()) {
+    fn a_history_in_which_every_promise_is_kept_passes(script in script()) {
         let judgement = check(&History::of(play(&script)).unwrap());
         if judgement.figures.promises > 0 {
             prop_assert_eq!(judgement.verdict, Verdict::Pass);
@@ -63,7 +63,7 @@ proptest! {
     }
 }
 
-/// Final rows that were promised to somebody: event and row index.
+/// Returns the final rows that were promised to a user, as event and row index.
 fn kept(events: &[RecordedEvent]) -> Vec<(usize, usize)> {
     let mut people = std::collections::HashMap::new();
     let mut promised = HashSet::new();

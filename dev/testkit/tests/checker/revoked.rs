@@ -21,7 +21,7 @@ fn revoked(op: u64) -> RecordedEvent {
     ok(op, RecordedAnswer::Revoked { drop: DROP })
 }
 
-/// u-1 returns their slot, and the waiting user gets it.
+/// Returns a history in which u-1 returns their slot and the waiting user gets it.
 fn given_back(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, [revoking(200, "u-1", false), ends]);
@@ -30,7 +30,7 @@ fn given_back(ends: RecordedEvent) -> Vec<RecordedEvent> {
     events
 }
 
-/// u-1 returns their slot, but still has the row at the end.
+/// Returns a history in which u-1 returns their slot but still has the row at the end.
 fn still_held(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, [revoking(200, "u-1", false), ends]);
@@ -38,7 +38,7 @@ fn still_held(ends: RecordedEvent) -> Vec<RecordedEvent> {
 }
 
 #[test]
-fn a_returned_slot_goes_to_the_next_and_never_comes_back() {
+fn a_returned_slot_goes_to_the_next_user_and_is_not_restored() {
     assert_eq!(found(given_back(revoked(200))), []);
     let may_have_taken_effect = unknown(200);
     assert_eq!(found(given_back(may_have_taken_effect.clone())), []);
@@ -59,7 +59,8 @@ fn a_returned_slot_goes_to_the_next_and_never_comes_back() {
     assert_found!(found(unused), Violation::TooFew { .. });
 }
 
-/// u-1 is revoked, may claim again, and gets slot 7, which was finally revoked from u-7.
+/// u-1's coupon is revoked with permission to claim again; u-1 then gets slot 7, which was
+/// permanently revoked from u-7.
 fn claims_again(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, [revoking(200, "u-7", false), revoked(200)]);

@@ -1,4 +1,4 @@
-//! A good history, spoiled in one way at a time: the checker reports each with its violation.
+//! Spoils a good history in one way at a time. The checker must report each with its violation.
 
 use firstcome_testkit::histories::{
     History, RecordedAnswer, RecordedEvent, RecordedScope, Verdict, Violation,
@@ -9,7 +9,7 @@ use super::events::{
     insert, invoked, judged, last, ok, row, unknown, waiting,
 };
 
-/// The violations in the good history after this change.
+/// Returns the violations in the good history after this change.
 fn violations(spoil: impl FnOnce(&mut Vec<RecordedEvent>)) -> Vec<Violation> {
     let mut events = good();
     spoil(&mut events);
@@ -75,7 +75,7 @@ fn wrong_rows_at_the_end_are_reported_with_their_violation() {
 }
 
 #[test]
-fn violations_before_the_end_are_reported_although_the_end_is_right() {
+fn violations_are_reported_even_if_the_final_rows_are_right() {
     assert_found!(
         violations(|events| insert(events, [counted(101)])),
         Violation::TooMany { rows: 101, .. }
@@ -102,7 +102,7 @@ fn violations_before_the_end_are_reported_although_the_end_is_right() {
 }
 
 #[test]
-fn a_promise_listed_as_broken_is_not_lost() {
+fn a_promise_listed_as_broken_does_not_count_as_lost() {
     let mut events = good();
     last(&mut events)[98] = row(99, "u-waits");
     assert_ne!(found(events.clone()), [], "not listed");
@@ -113,7 +113,7 @@ fn a_promise_listed_as_broken_is_not_lost() {
 }
 
 #[test]
-fn two_drops_of_a_once_per_coupon_person_are_detected() {
+fn user_with_slots_in_two_drops_of_a_one_per_user_coupon_is_detected() {
     for (once_per, fine) in [(RecordedScope::Drop, true), (RecordedScope::Coupon, false)] {
         let drop = |drop| RecordedEvent::Drop {
             drop,
@@ -138,7 +138,7 @@ fn two_drops_of_a_once_per_coupon_person_are_detected() {
 }
 
 #[test]
-fn a_raised_quantity_counts_from_its_line_on() {
+fn a_raised_quantity_applies_from_its_line_on() {
     let history = |more: [RecordedEvent; 2]| {
         let mut events = good();
         last(&mut events).push(row(101, "u-waits"));
@@ -154,12 +154,12 @@ fn a_raised_quantity_counts_from_its_line_on() {
 }
 
 #[test]
-fn too_few_rows_while_somebody_waits_are_detected() {
+fn too_few_rows_while_users_wait_are_detected() {
     let mut events = vec![drop_of(100)];
     events.extend(asks(1, "u-1", accepted(1)));
     let end = ends_with(vec![row(1, "u-1")]);
     let alone = [&events[..], std::slice::from_ref(&end)].concat();
-    assert_eq!(found(alone), [], "nobody else wanted one");
+    assert_eq!(found(alone), [], "no other user claimed");
     events.extend(asks(2, "u-2", waiting(1)));
     events.push(end);
     let few = Violation::TooFew {
@@ -187,7 +187,7 @@ fn an_empty_history_proves_nothing() {
 }
 
 #[test]
-fn a_history_without_its_end_proves_only_violations() {
+fn a_history_without_final_rows_can_only_prove_violations() {
     let mut events = good();
     events.pop();
     assert!(matches!(judged(events.clone()), Verdict::Unknown(_)));

@@ -1,8 +1,9 @@
-//! Fuzzing over HTTP: schemathesis sends every route of both services valid and invalid requests,
-//! alone and in sequences, with all its checks. Afterwards the stores still agree.
+//! Fuzzing over HTTP: schemathesis sends valid and invalid requests to every route of both
+//! services, alone and in sequences, with all its checks enabled. Afterwards MySQL and Redis must
+//! still agree.
 //!
 //! `cargo xtask attack` fetches schemathesis and runs these tests. `CASES` is the number of cases
-//! per operation, `SEED` varies them, `ONLY` selects the sets whose names contain it.
+//! per operation, `SEED` varies them, and `ONLY` selects the sets whose names contain it.
 
 use std::path::Path;
 use std::process::Output;
@@ -16,7 +17,8 @@ use tokio::process::Command;
 
 const JWT_SECRET: &str = "attacked-0123456789abcdef0123456789abcdef";
 
-/// Gives cases the ids of existing objects, and lists the statuses that no schema can predict.
+/// Adds the IDs of existing objects to the cases, and lists the statuses that no schema can
+/// predict.
 const CONFIG: &str = r#"
 [parameters]
 "path.id" = 1
@@ -51,7 +53,7 @@ fn from_env(name: &str, or: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| or.to_owned())
 }
 
-/// Attacks the service at this address and returns schemathesis's output.
+/// Runs schemathesis against the service at this address and returns its output.
 async fn attack(folder: &Path, base: &str, headers: &[String], but: &str) -> Output {
     let program = std::env::var_os("SCHEMATHESIS").expect("SCHEMATHESIS: run cargo xtask attack");
     let config = folder.join("schemathesis.toml");
@@ -137,7 +139,7 @@ async fn assert_all_agree(fixture: &Fixture) {
 }
 
 #[tokio::test]
-async fn fuzzed_requests_break_neither_a_service_nor_a_promise() {
+async fn fuzzed_requests_crash_no_service_and_break_no_promise() {
     let fixture = Fixture::new("attack").await;
     let world = &fixture.world;
     for name in ["One", "Two", "Three"] {
@@ -161,15 +163,20 @@ async fn fuzzed_requests_break_neither_a_service_nor_a_promise() {
             "",
         ),
         // Behind a gateway, every X-User-Id is a valid user.
-        ("API, by nobody", fixture.api.http(), vec![], "ignored_auth"),
         (
-            "API with tokens, as a person",
+            "API, without authentication",
+            fixture.api.http(),
+            vec![],
+            "ignored_auth",
+        ),
+        (
+            "API with tokens, as a user",
             with_tokens.http(),
             vec![person],
             "",
         ),
-        // More wrong tokens than an address may send per minute, so later requests get 429.
-        // `operations::edges` and `operations::console_routes` try them one by one.
+        // These tokens fail more often than the limit per minute and address, so later requests get
+        // 429. `operations::edges` and `operations::console_routes` test each of them separately.
         (
             "reconciler, as an operator",
             daemon.http(),

@@ -1,5 +1,4 @@
-//! The test kit's own check of a drop: it rejects every kind of wrong drop, and accepts a correct
-//! one.
+//! The test kit's own check of a drop rejects every kind of wrong drop and accepts a correct one.
 
 use std::panic::AssertUnwindSafe;
 
@@ -46,7 +45,7 @@ async fn a_spoiled_drop_is_never_reported_as_exact() {
             "UPDATE issued_coupons SET slot = 6 WHERE slot = 5".to_owned(),
         ),
         (
-            "a person twice",
+            "a user twice",
             "UPDATE issued_coupons SET user_id = 'u-1' WHERE slot = 5".to_owned(),
         ),
         (

@@ -1,4 +1,4 @@
-//! Metrics, and the alerting rules and the dashboard that a real Prometheus evaluates on them.
+//! Metrics, and the alerting rules and the dashboard that a real Prometheus evaluates with them.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::drift::support::{injector, mailed};
 
-/// The only metric with another prefix, which is part of the first contract.
+/// The only metric with a different prefix. It is part of the original contract.
 const OLD_NAME: &str = "reconciler_last_success_age_seconds";
 
 fn deployed(path: &str) -> PathBuf {
@@ -45,7 +45,7 @@ fn dashboard() -> Vec<(String, String)> {
     exprs.collect()
 }
 
-/// The names of metrics and recording rules in a string.
+/// Returns the names of metrics and recording rules in a string.
 fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
     words
@@ -53,7 +53,7 @@ fn names(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Runs promtool with this input. It prints its complaints.
+/// Runs promtool with this input. promtool prints its own error messages.
 fn promtool(args: &[&str], input: &str) {
     let mut command = Command::new("promtool");
     command.args(args).current_dir(deployed("prometheus"));
@@ -78,8 +78,9 @@ fn promtool(args: &[&str], input: &str) {
     assert!(output.status.success(), "promtool {args:?}: {said}");
 }
 
-/// Grafana queries a few hundred instants, whatever the time range. Events between two of them,
-/// such as a rush of three seconds in a week, only show in an expression over that interval.
+/// Grafana queries a few hundred points in time, whatever the time range. Events between two of
+/// them, such as a three-second rush in a week, are only visible in an expression over that
+/// interval.
 #[test]
 fn no_graph_misses_events_between_two_of_its_points() {
     let dashboard: Value = serde_json::from_str(&read("grafana/firstcome.json")).unwrap();
@@ -127,7 +128,7 @@ async fn alerting_rules_pass_their_tests_and_have_runbooks() {
             "docs/OPERATIONS.md has no section {runbook}"
         );
     }
-    // Every alert fires in a test; otherwise nothing shows that it can fire.
+    // Every alert must fire in a test. Otherwise nothing shows that it can.
     let tests = read("prometheus/rules_test.yml");
     for alert in rules
         .lines()

@@ -1,4 +1,4 @@
-//! A receiver of webhooks. `faults::cycles` and `pages::from_mails` use it.
+//! A receiver of webhooks for `faults::cycles` and `pages::from_mails`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-/// Accepts every request and stores its head and body.
+/// Accepts every request and stores its headers and body.
 #[derive(Clone, Default)]
 pub(crate) struct WebhookReceiver {
     posted: Arc<Mutex<Vec<(String, Value)>>>,
@@ -51,12 +51,12 @@ impl WebhookReceiver {
         (receiver, url)
     }
 
-    /// Whether it answers 410 from now on.
+    /// Switches the answer 410 on or off.
     pub(crate) fn is_gone(&self, is_gone: bool) {
         self.is_gone.store(is_gone, Ordering::Relaxed);
     }
 
-    /// The requests posted to this path.
+    /// Returns the requests that were posted to this path.
     pub(crate) fn posted(&self, path: &str) -> Vec<(String, Value)> {
         let is_there = |(head, _): &&(String, Value)| head.starts_with(&format!("post {path} "));
         self.posted

@@ -32,7 +32,7 @@ pub(crate) fn check(programs: &Programs) -> Result<Problems> {
     Ok(problems)
 }
 
-/// Variables of the file that are missing from the example.
+/// Lists variables of the file that are missing from the example.
 fn unknown_variables(file: &str, example: &str) -> Result<Problems> {
     let known: BTreeSet<_> = example
         .lines()
@@ -107,7 +107,7 @@ impl Service<'_> {
             .collect()
     }
 
-    /// Passwords in arguments, which every user of the machine can see.
+    /// Lists passwords in arguments, which every user of the machine can see.
     fn passwords(&self) -> Result<Problems> {
         let Self { place, service, .. } = self;
         let password = Regex::new(r#"(--requirepass|--password|-p|-a)[ =]?["']?\$"#)?;
@@ -118,7 +118,7 @@ impl Service<'_> {
             .collect())
     }
 
-    /// Published ports; docs/OPERATIONS.md lists the port of each program.
+    /// Checks the published ports. docs/OPERATIONS.md lists the port of each program.
     fn published(&self) -> Problems {
         let Self { place, service, .. } = self;
         let mut problems = Problems::new();
@@ -140,7 +140,7 @@ impl Service<'_> {
         problems
     }
 
-    /// A process of our image.
+    /// Checks a process of our image.
     fn own(&self, programs: &Programs) -> Problems {
         let Self { place, service, .. } = self;
         let command: Vec<_> = list(&service["command"]).map(text).collect();
@@ -160,7 +160,7 @@ impl Service<'_> {
     }
 }
 
-/// Names and values in the form of environment variables.
+/// Returns names and values in the format of environment variables.
 pub(crate) fn strings(values: &Value) -> BTreeMap<String, String> {
     let as_text = |value: &Value| {
         value

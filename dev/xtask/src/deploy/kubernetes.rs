@@ -12,7 +12,7 @@ use super::settings::Programs;
 use super::{Problems, documents, entries, list, text};
 use crate::shell::files;
 
-/// An object, and its file.
+/// An object and the file that contains it.
 struct Object {
     path: String,
     value: Value,
@@ -193,7 +193,7 @@ impl Pod<'_> {
         Ok(problems)
     }
 
-    /// Checks the preStop sleep, since a stopped pod still receives requests for some seconds.
+    /// Checks the preStop sleep, because a stopped pod still receives requests for some seconds.
     fn shutdown(&self, process: &Process<'_>, container: &Value) -> Option<String> {
         let delay = container["lifecycle"]["preStop"]["sleep"]["seconds"]
             .as_i64()
@@ -220,7 +220,7 @@ impl Pod<'_> {
     }
 }
 
-/// The ConfigMap or Secret that a source of variables names.
+/// Returns the ConfigMap or Secret that a source of variables names.
 fn reference(source: &Value) -> Option<(String, String)> {
     let (kind, of) = entries(source).next()?;
     let kind = match kind.as_str() {
@@ -231,7 +231,7 @@ fn reference(source: &Value) -> Option<(String, String)> {
     Some((kind.to_owned(), text(&of["name"]).to_owned()))
 }
 
-/// Pods that no NetworkPolicy selects by all their labels.
+/// Lists pods that no NetworkPolicy selects by all their labels.
 fn unguarded(objects: &[Object]) -> Problems {
     let policies = objects
         .iter()
@@ -249,7 +249,7 @@ fn unguarded(objects: &[Object]) -> Problems {
         .collect()
 }
 
-/// PodDisruptionBudgets that prevent draining a node while pods are not ready.
+/// Lists PodDisruptionBudgets that prevent draining a node while pods are not ready.
 fn undrainable(objects: &[Object]) -> Problems {
     let budgets = objects.iter().filter(|object| {
         object.kind() == "PodDisruptionBudget"
@@ -266,7 +266,7 @@ fn undrainable(objects: &[Object]) -> Problems {
         .collect()
 }
 
-/// Objects whose selector selects no pod.
+/// Lists objects whose selector selects no pod.
 fn selecting_nothing(objects: &[Object]) -> Problems {
     let pods: Vec<_> = objects
         .iter()

@@ -54,8 +54,8 @@ fn has_compose() -> bool {
     version.is_ok_and(|version| version.status.success())
 }
 
-/// Writes the names of the settings into the chart's schema, and updates its checksum if the
-/// previous version had been checked. The names are checked here, so a new setting needs no helm.
+/// Writes the names of the settings into the chart's schema. Updates its checksum if the previous
+/// version had been checked. The names are checked here, so a new setting needs no helm.
 pub(crate) fn write_names() -> Result<()> {
     let programs = settings::Programs::read()?;
     let is_checked = helm::sums()? == read(helm::SUMS)?;
@@ -66,7 +66,7 @@ pub(crate) fn write_names() -> Result<()> {
     Ok(())
 }
 
-/// The documents of a YAML file.
+/// Reads the documents of a YAML file.
 fn documents(path: &Path) -> Result<Vec<Value>> {
     parse(&read(path)?).with_context(|| format!("{} is no YAML", path.display()))
 }

@@ -1,12 +1,12 @@
-//! Checks a deployed process: its program and settings, that others can reach it, and that it gets
-//! no secret that it does not need.
+//! Checks a deployed process: its program and settings, whether other processes can reach it, and
+//! that it gets no secret that it does not need.
 
 use std::collections::BTreeMap;
 
 use super::Problems;
 use super::settings::Programs;
 
-/// Its place in the deployment, its command and its environment.
+/// The place in the deployment, the command and the environment.
 pub(crate) struct Process<'p> {
     pub(crate) place: &'p str,
     pub(crate) program: &'p str,
@@ -14,7 +14,7 @@ pub(crate) struct Process<'p> {
     pub(crate) environment: &'p BTreeMap<String, String>,
 }
 
-/// The setting of the listening address.
+/// The setting for the listening address.
 pub(crate) const LISTEN: &str = "LISTEN_ADDR";
 
 /// The port of each command that listens, the same in all deployments.
@@ -28,7 +28,7 @@ pub(crate) fn port(command: &str) -> Option<&'static str> {
         .map(|(_, port)| *port)
 }
 
-/// The only secrets of consumers and migrations.
+/// The only secrets that consumers and migrations get.
 const FEW: [&str; 3] = ["DATABASE_URL", "KAFKA_SASL_PASSWORD", "KAFKA_SIGNING_KEY"];
 
 impl Process<'_> {

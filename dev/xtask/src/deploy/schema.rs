@@ -1,5 +1,5 @@
-//! Keeps the names in the chart's schema, which refuses unknown settings and secrets among
-//! settings.
+//! Maintains the names in the chart's schema. The schema refuses unknown settings, and secrets
+//! among the settings.
 
 use std::collections::BTreeSet;
 
@@ -65,7 +65,8 @@ const GROUPS: [Group; 6] = [
 ];
 
 impl Group {
-    /// The settings that all its commands have. Ports are excluded if there are several commands.
+    /// Returns the settings that all its commands have. Ports are excluded if there are several
+    /// commands.
     fn names(&self, programs: &Programs) -> Result<BTreeSet<String>> {
         let settings = self.commands.iter().map(|(program, command)| {
             let settings = programs.of(program, command);
@@ -83,7 +84,8 @@ impl Group {
     }
 }
 
-/// The schema with the names of the programs' settings. Parsed as YAML, which keeps the order.
+/// Returns the schema with the names of the programs' settings. It is parsed as YAML, which keeps
+/// the order.
 fn with_names(text: &str, programs: &Programs) -> Result<String> {
     let mut schema: Value = serde_yaml_ng::from_str(text)?;
     let secret = programs.secret();

@@ -16,7 +16,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The settings in its modules, and in the shared structures that they name.
+    /// Parses the settings in the command's modules, and in the shared structures that they name.
     fn parse(own: &str, shared: &str) -> Result<Self> {
         let structure = Regex::new(r"\bstruct (\w+?)(?:Args|Given)\b")?;
         let mut text = own.to_owned();
@@ -86,7 +86,7 @@ impl Programs {
         of.map(|(_, settings)| settings)
     }
 
-    /// The settings that are secret in any command.
+    /// Returns the settings that are secret in any command.
     pub(crate) fn secret(&self) -> BTreeSet<String> {
         self.0
             .values()
@@ -101,7 +101,7 @@ impl Programs {
     }
 }
 
-/// The source of these modules, without their tests.
+/// Reads the source of these modules without their tests.
 fn source(folders: &[&str]) -> Result<String> {
     let mut source = String::new();
     for folder in folders {

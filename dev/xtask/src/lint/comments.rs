@@ -15,7 +15,7 @@ pub(crate) fn check() -> Result<()> {
     report(&found, "wrap these comments at 100 columns")
 }
 
-/// The line numbers of comments that are too long.
+/// Returns the line numbers of comments that are too long.
 fn long(text: &str) -> Vec<usize> {
     let is_long = |line: &str| line.trim_start().starts_with("//") && line.chars().count() > 100;
     let numbered = text.lines().zip(1..);

@@ -1,6 +1,6 @@
-//! Runs cargo-deny with deny.toml. It is built once, into the cache folder, in under a minute.
+//! Runs cargo-deny with deny.toml. It is built once into the cache folder, in under a minute.
 //!
-//! Advisories are checked if this machine has RustSec's advisory-db: in ADVISORY_DB, or in the
+//! Advisories are checked if this machine has RustSec's advisory-db, in ADVISORY_DB or in the
 //! folder of `cargo deny fetch`. No package registry has it, so it is not fetched here.
 
 use std::fs;
@@ -51,7 +51,7 @@ fn program() -> Result<PathBuf> {
         root.display()
     );
     let build = tempfile::tempdir()?;
-    // Not optimized, because it is fast enough.
+    // The build is not optimised, because the program is fast enough.
     let mut install = cargo(&["install", "--quiet", "--locked", "--debug", "--no-track"]);
     install.args([
         "--config",
@@ -65,7 +65,7 @@ fn program() -> Result<PathBuf> {
         .arg(build.path().join("root"))
         .env("CARGO_TARGET_DIR", build.path()))?;
     fs::create_dir_all(root.join("bin"))?;
-    // Renamed at the end, so that an interrupted copy is never used as the program.
+    // The program is renamed at the end, so that an interrupted copy is never used.
     let part = root.join(format!("bin/.part-{}", std::process::id()));
     fs::copy(build.path().join("root/bin/cargo-deny"), &part)?;
     fs::rename(part, &program)?;
@@ -108,8 +108,8 @@ fn check_advisories(deny: &Path, database: &Path) -> Result<()> {
     Ok(())
 }
 
-/// deny.toml with the database's folder. Lines that begin with `# advisories: ` apply only here,
-/// because `cargo deny check licenses bans sources` refuses them without a database.
+/// Returns deny.toml with the database's folder. Lines that begin with `# advisories: ` apply only
+/// here, because `cargo deny check licenses bans sources` refuses them without a database.
 fn with_advisories(rules: &str, folder: &Path) -> String {
     let mut rules = format!(
         "{rules}\n[advisories]\ndb-path = \"{}\"\nmaximum-db-staleness = \"P3650D\"\n",

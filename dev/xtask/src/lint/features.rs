@@ -1,5 +1,5 @@
-//! Checks that workspace members which are built separately have each dependency with the same
-//! features as the whole workspace. Otherwise cargo builds it twice.
+//! Checks that workspace members that are built separately have each dependency with the same
+//! features as the whole workspace. Otherwise cargo builds the dependency twice.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ pub(crate) fn check() -> Result<()> {
     )
 }
 
-/// Each dependency with its version and features.
+/// Lists each dependency with its version and features.
 fn built_with(selection: &[&str]) -> Result<BTreeSet<String>> {
     const TREE: [&str; 7] = [
         "tree",

@@ -1,5 +1,5 @@
-//! Checks that the checker of histories shares no code with the product, and so none of its
-//! mistakes.
+//! Checks that the checker of histories shares no code with the product, so that it cannot share a
+//! mistake.
 
 use anyhow::Result;
 use regex_lite::Regex;
@@ -20,7 +20,7 @@ pub(crate) fn check() -> Result<()> {
     )
 }
 
-/// The lines that name another module of the test kit, or another crate of the workspace.
+/// Returns the lines that name another module of the test kit, or another crate of the workspace.
 fn foreign(text: &str) -> Result<Vec<usize>> {
     let named = Regex::new(r"\bfirstcome_[a-z]+::|\bcrate::[a-z_]+")?;
     let is_foreign = |line: &str| {

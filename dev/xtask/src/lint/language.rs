@@ -1,5 +1,5 @@
-//! A ratchet for patterns of language (language.tsv), counted in comments, docs and names of tests.
-//! Each pattern has a maximum, which only decreases: `record` lowers it.
+//! A ratchet for language patterns (language.tsv), counted in comments, docs and test names. Each
+//! pattern has a maximum, which can only decrease: `record` lowers it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,14 +15,14 @@ use crate::shell::{command, files, output, read};
 
 const TABLE: &str = "dev/xtask/src/lint/language.tsv";
 
-/// Not counted, because it is generated from comments, which are counted.
+/// This file is not counted, because it is generated from comments, which are counted.
 const GENERATED: &str = "docs/API.md";
 
 #[derive(Subcommand)]
 pub(crate) enum Part {
-    /// Lower the allowed numbers to the current ones
+    /// Lower the allowed counts to the current ones
     Record,
-    /// Print every place of this pattern, or of all
+    /// Print every match of this pattern, or of all patterns
     Show { name: Option<String> },
 }
 
@@ -63,7 +63,7 @@ struct Pattern<'t> {
     regex: Regex,
     bad: &'t str,
     good: &'t str,
-    /// Each place with its line.
+    /// Every match with its line.
     found: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ impl Pattern<'_> {
         } = self;
         (found.len() > *allowed).then(|| {
             format!(
-                "{name}: {} places, {allowed} are allowed. Not \"{bad}\" but \"{good}\"",
+                "{name}: {} matches, {allowed} are allowed. Not \"{bad}\" but \"{good}\"",
                 found.len()
             )
         })
@@ -140,7 +140,7 @@ fn judge(patterns: &[Pattern<'_>]) -> Result<()> {
     )
 }
 
-/// Files with uncommitted changes, whose places are shown first.
+/// Returns the files with uncommitted changes. Their matches are shown first.
 fn changed() -> Result<Vec<String>> {
     let mut status = command("git");
     let status = output(status.args(["status", "--porcelain", "--untracked-files=all"]))?;
@@ -153,7 +153,7 @@ fn is_in(files: &[String], place: &str) -> bool {
     files.is_empty() || files.iter().any(|changed| changed == file)
 }
 
-/// The table, with each allowed number lowered to the number of places found.
+/// Returns the table, with each allowed count lowered to the number of matches found.
 fn record(table: &str, patterns: &[Pattern<'_>]) -> String {
     let mut recorded = String::new();
     let mut patterns = patterns.iter();
@@ -170,7 +170,7 @@ fn record(table: &str, patterns: &[Pattern<'_>]) -> String {
     recorded
 }
 
-/// The lines of prose with their numbers: comments without their markers, names of tests, and
+/// Returns the lines of prose with their numbers: comments without their markers, test names, and
 /// Markdown without code.
 fn prose<'t>(path: &Path, text: &'t str) -> Vec<(usize, &'t str)> {
     match path.extension().and_then(OsStr::to_str) {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn more_places_than_allowed_fail_and_fewer_lower_the_number() {
+    fn more_matches_than_allowed_fail_and_fewer_lower_the_limit() {
         let table = "# head\n1\tanew\t\\banew\\b\tbad\tgood\n3\ttold\ttold\tbad\tgood\n";
         let mut patterns = parse(table).unwrap();
         for pattern in &mut patterns {
@@ -266,7 +266,7 @@ mod tests {
             patterns[0]
                 .problem()
                 .unwrap()
-                .starts_with("anew: 2 places, 1 are allowed")
+                .starts_with("anew: 2 matches, 1 are allowed")
         );
         assert_eq!(patterns[0].found[1], "a.rs:3: anew, told");
         assert!(patterns[1].problem().is_none());
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_places_in_changed_files_or_all_if_none_is_changed() {
+    fn shows_matches_in_changed_files_or_all_if_none_is_changed() {
         let changed = ["a.rs".to_owned()];
         assert!(is_in(&changed, "a.rs:3: anew") && !is_in(&changed, "b.rs:3: anew"));
         assert!(is_in(&[], "b.rs:3: anew"));

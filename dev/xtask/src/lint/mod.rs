@@ -21,11 +21,11 @@ use crate::{deploy, helm};
 pub(crate) enum Part {
     /// All checks that compile nothing of the product
     Quick,
-    /// Formatting, comments, language and the places of tests: seconds
+    /// Formatting, comments, language and the location of tests, in seconds
     Text,
-    /// One meaning for each type name
+    /// One definition for each type name
     Types,
-    /// Ratchet for patterns of language; `record` lowers the allowed numbers to the current ones
+    /// Ratchet for language patterns; `record` lowers the allowed counts to the current ones
     Language {
         #[command(subcommand)]
         part: Option<language::Part>,
@@ -101,7 +101,7 @@ fn compiled() -> Result<()> {
     })
 }
 
-/// Prints the findings of a check, which are its error.
+/// Prints the findings of a check, and fails if there are any.
 fn report(found: &[String], advice: &str) -> Result<()> {
     for line in found {
         eprintln!("{line}");

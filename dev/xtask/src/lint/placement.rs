@@ -29,7 +29,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 struct Target {
-    /// The target's first file.
+    /// The first file of the target.
     path: PathBuf,
     is_lib: bool,
     is_tested: bool,
@@ -45,7 +45,8 @@ impl Target {
         })
     }
 
-    /// Whether the file belongs to it: all files of a library's folder, or a program's first file.
+    /// Whether the file belongs to the target: all files in a library's folder, or a program's
+    /// first file.
     fn has(&self, file: &Path) -> bool {
         self.path == file
             || self.is_lib

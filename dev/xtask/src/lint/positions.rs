@@ -11,7 +11,7 @@ use syn::{Expr, ExprAssign, FnArg, ImplItemFn, ItemImpl, Local, Pat, Signature, 
 use super::report;
 use crate::shell::{files, read};
 
-/// The number of adjacent pairs that each folder may still have. The numbers only decrease.
+/// The number of adjacent pairs that each folder may still have. These counts only decrease.
 const ALLOWED: &str = include_str!("positions.tsv");
 
 /// Functions whose two parameters have an order that every reader expects, with that order.
@@ -144,7 +144,7 @@ impl<'ast> Visit<'ast> for Positions {
         visit_expr_assign(self, assign);
     }
 
-    /// Skips signatures in trait implementations, which the trait decides.
+    /// Skips signatures in trait implementations, because the trait determines them.
     fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
         if item.trait_.is_none() {
             return visit_item_impl(self, item);
@@ -185,7 +185,7 @@ fn as_function(item: &syn::ImplItem) -> Option<&ImplItemFn> {
     }
 }
 
-/// The name of a primitive type, or of text.
+/// Returns the name of a primitive type, or of text.
 fn primitive(of: &Type) -> Option<String> {
     const NAMES: [&str; 16] = [
         "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "isize", "u8", "u16", "u32",
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_allowed_numbers() {
+    fn reads_the_allowed_counts() {
         assert!(allowed().is_ok());
     }
 }

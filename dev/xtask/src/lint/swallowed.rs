@@ -1,4 +1,4 @@
-//! Checks that the tools in dev/ pass errors on. A refused request is an error, not an empty
+//! Checks that the tools in dev/ propagate errors. A refused request is an error, not an empty
 //! answer.
 
 use std::path::Path;
@@ -9,7 +9,7 @@ use regex_lite::Regex;
 use super::report;
 use crate::shell::{files, read};
 
-/// Exempt, because tests assert on results, and faults are injected into broken stores.
+/// Exempt folders, because tests assert on results, and faults are injected into broken stores.
 const EXEMPT: [&str; 2] = ["dev/testkit/", "dev/chaos/src/inject/"];
 
 /// The part of the test kit that is a tool.
@@ -34,7 +34,7 @@ pub(crate) fn check() -> Result<()> {
     report(&found, "pass these errors on, or match on them")
 }
 
-/// The lines where the error of an awaited result is lost.
+/// Returns the lines in which the error of an awaited result is lost.
 fn swallowed(text: &str) -> Result<Vec<usize>> {
     let pattern = Regex::new(r"\.await\s*\.(unwrap_or_default|unwrap_or|ok)\(")?;
     let found = pattern.find_iter(text);
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn finds_a_lost_error_across_lines() {
-        // Split, because this file is checked too.
+        // The text is split, because this lint also checks this file.
         let text = [
             "let a = ask().await?;\nlet b = ask()\n    .await\n    ",
             ".unwrap_or_default();\nask().await",

@@ -1,5 +1,5 @@
-//! Checks that each type name visible to other modules is defined once in the workspace, except
-//! associated types and private types inside a function or an inline module.
+//! Checks that each type name that is visible to other modules is defined once in the workspace,
+//! except associated types and private types inside a function or an inline module.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,10 +25,10 @@ const EXEMPT: [&str; 11] = [
     "Slot",
 ];
 
-/// Models share a vocabulary; paths such as `gate::State` distinguish them.
+/// Models share a vocabulary. Paths such as `gate::State` distinguish the types.
 const MODELS: &str = "dev/model/";
 
-/// Nothing depends on this program, so no other module sees its types.
+/// No crate depends on this program, so no other module sees its types.
 const XTASK: &str = "dev/xtask/";
 
 pub(crate) fn check() -> Result<()> {

@@ -77,7 +77,7 @@ fn unused(manifest: &str, own: &BTreeSet<String>, sources: &str) -> Result<Vec<S
     Ok(unused)
 }
 
-/// The names in `[workspace.dependencies]`.
+/// Returns the names in `[workspace.dependencies]`.
 fn of_workspace(manifest: &str) -> BTreeSet<String> {
     let lines = manifest
         .lines()

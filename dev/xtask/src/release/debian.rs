@@ -45,7 +45,8 @@ pub(super) fn pack(built: &Path, published: &Path, source: &Source) -> Result<()
         tree.join("DEBIAN/control"),
         control(&Package { arch, depends }),
     )?;
-    // Permissions must not depend on the umask of this process, nor times on the clock.
+    // Permissions must not depend on the umask of this process, and times must not depend on the
+    // clock.
     run(command("chmod").args(["-R", "u=rwX,go=rX"]).arg(tree))?;
     run(command("dpkg-deb")
         .args(["--root-owner-group", "--build"])
@@ -64,7 +65,7 @@ fn install(from: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Debian's name of the architecture.
+/// Returns Debian's name for the architecture.
 fn architecture(arch: &str) -> Result<&'static str> {
     match arch {
         "x86_64" => Ok("amd64"),
@@ -79,7 +80,7 @@ fn file_name(arch: &str) -> String {
     format!("firstcome_{VERSION}_{arch}.deb")
 }
 
-/// The packages of the shared libraries that `ldd` lists.
+/// Returns the packages of the shared libraries that `ldd` lists.
 fn packages(ldd: &str) -> Result<BTreeSet<&'static str>> {
     let mut packages = BTreeSet::new();
     for line in ldd.lines() {
@@ -109,7 +110,7 @@ struct Glibc {
     minor: u32,
 }
 
-/// The newest version of glibc whose symbols a program uses.
+/// Returns the newest version of glibc whose symbols a program uses.
 fn newest_glibc(program: &[u8]) -> Glibc {
     const PREFIX: &[u8] = b"GLIBC_";
     let mut newest = Glibc::default();

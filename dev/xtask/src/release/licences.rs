@@ -11,9 +11,10 @@ use serde_json::Value;
 use super::PROGRAMS;
 use crate::shell::{cargo, output};
 
-/// The licence of each crate, with its text if the crate contains one.
+/// Collects the licence of each crate, with its text if the crate contains it.
 pub(super) fn collect() -> Result<String> {
-    // Build dependencies too, since openssl-src has the sources of a library that is linked.
+    // Build dependencies are included, because openssl-src has the sources of a library that is
+    // linked.
     let mut tree = cargo(&["tree", "--locked", "--edges", "normal,build"]);
     tree.args(["--prefix", "none", "--format", "{p}"]);
     for program in PROGRAMS {
@@ -46,7 +47,7 @@ pub(super) fn collect() -> Result<String> {
     Ok(text)
 }
 
-/// The names and versions of crates in the output of `cargo tree`.
+/// Returns the names and versions of crates in the output of `cargo tree`.
 fn crates(tree: &str) -> BTreeSet<(&str, &str)> {
     let crates = tree.lines().filter_map(|line| {
         let mut words = line.split_whitespace();

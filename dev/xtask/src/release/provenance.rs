@@ -34,7 +34,8 @@ impl Build {
     }
 }
 
-/// The builder's name is only a URN, because a reader could not check an identity.
+/// Writes the statement. The builder's name is only a URN, because a reader could not check an
+/// identity.
 pub(super) fn statement(artefacts: &[Artefact], source: &Source, build: &Build) -> Value {
     let subject: Vec<_> = artefacts
         .iter()

@@ -1,4 +1,4 @@
-//! The commit that a release is made of.
+//! The commit from which a release is made.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::shell::{command, output};
 /// The state of the repository.
 pub(super) struct Source {
     pub(super) commit: String,
-    /// Seconds since 1970; the time of all files in the package.
+    /// Seconds since 1970. All files in the package get this time.
     pub(super) committed_at: String,
     /// Uncommitted changes, in the format of `git status --porcelain`.
     changed: String,
@@ -38,8 +38,8 @@ impl Source {
         })
     }
 
-    /// The reason not to release this version from here. A commit without a tag is permitted, so
-    /// that a release can be tried before it is tagged.
+    /// Returns the reason not to release this version from here. A commit without a tag is
+    /// permitted, so that a release can be tried before it is tagged.
     pub(super) fn refusal(&self, version: &str) -> Option<String> {
         let commit = &self.commit;
         let expected = tag(version);

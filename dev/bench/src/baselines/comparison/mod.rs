@@ -22,7 +22,7 @@ pub use self::picture::{Picture, draw};
 use self::processes::{Processes, program};
 use crate::baselines::designs::Design;
 
-/// Turns of a fast design; the median counts.
+/// Number of turns of a fast design. The median counts.
 const TURNS: usize = 3;
 /// A design whose turns have taken this long is not measured again.
 const ENOUGH: Duration = Duration::from_secs(15);
@@ -39,9 +39,9 @@ pub struct RushSize {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Comparison {
     pub size: RushSize,
-    /// Cores of the machine.
+    /// Number of cores of the machine.
     pub cores: usize,
-    /// The same crowd against a route that does nothing.
+    /// The result of the same crowd against a route that does nothing.
     pub nothing: Option<Nothing>,
     pub runs: Vec<DesignRun>,
 }
@@ -74,22 +74,22 @@ impl Spread {
 pub struct DesignRun {
     pub design: Design,
     pub tally: Tally,
-    /// `None` if there was only one turn.
+    /// The range of all turns. `None` if there was only one turn.
     pub spread: Option<Spread>,
     pub rows: u64,
-    /// Rows beyond the quantity.
+    /// Number of rows beyond the quantity.
     pub too_many: u64,
-    /// Rows missing although enough people asked.
+    /// Number of missing rows although enough users claimed.
     pub too_few: u64,
-    /// Second rows of people who already had one.
+    /// Number of additional rows of users who already had one.
     pub twice: u64,
-    /// People who were answered `accepted` or `already_claimed` but have no row.
+    /// Number of users who got `accepted` or `already_claimed` but have no row.
     pub promised_without_row: u64,
-    /// People who were answered `accepted` but have no row after the consumer was killed in the
-    /// middle of another rush; only for designs with a consumer.
+    /// Number of users who got `accepted` but have no row after the consumer was killed in the
+    /// middle of another rush. Only for designs with a consumer.
     pub lost_by_consumer_kill: Option<u64>,
-    /// The same count after MySQL was killed mid-rush and restarted; also for designs that commit
-    /// many claims at once.
+    /// The same count after MySQL was killed during a rush and restarted. Also for designs that
+    /// commit many claims at once.
     pub lost_by_mysql_crash: Option<u64>,
     /// Resources that the servers used until the last row was written.
     pub cost: Cost,
@@ -184,8 +184,8 @@ fn lost<'a>(
         .count() as u64
 }
 
-/// A rush in which a process is killed once a third of the rows are written. Returns how many
-/// people were answered `accepted` but have no row afterwards.
+/// Runs a rush in which a process is killed once a third of the rows are written. Returns how many
+/// users got `accepted` but have no row afterwards.
 async fn lost_when_killed(
     servers: &Arc<Servers>,
     design: Design,
@@ -220,7 +220,7 @@ async fn lost_when_killed(
     Ok(missing)
 }
 
-/// The same crowd against a route that does nothing.
+/// Runs the same crowd against a route that does nothing.
 pub async fn nothing(servers: &Arc<Servers>, size: &RushSize) -> Result<Nothing> {
     step("a route that does nothing");
     let service = servers

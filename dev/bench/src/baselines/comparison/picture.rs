@@ -1,4 +1,4 @@
-//! Draws the README's picture of a run, light and dark, and its table.
+//! Draws the README's chart of a run, light and dark, and its table.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,16 +16,16 @@ use crate::baselines::designs::Design;
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 
-/// The source and the targets of the README's picture and table.
+/// The source and the targets of the README's chart and table.
 #[derive(Debug, Clone, Args)]
 pub struct Picture {
     /// Report of a run
     #[arg(long, default_value = "target/bench/report.json")]
     pub report: PathBuf,
-    /// Folder for the pictures
+    /// Folder for the charts
     #[arg(long, default_value = "docs/pictures")]
     pub out: PathBuf,
-    /// Markdown file whose table between the two marks is replaced
+    /// Markdown file in which the table between the two markers is replaced
     #[arg(long, default_value = "README.md")]
     pub readme: PathBuf,
 }
@@ -35,7 +35,7 @@ struct PictureReport {
     comparison: Option<Comparison>,
 }
 
-/// Draws the pictures and replaces the table between the marks.
+/// Draws the charts and replaces the table between the markers.
 pub fn draw(options: &Picture) -> Result<()> {
     let name = options.report.display();
     let text = fs::read_to_string(&options.report)
@@ -58,7 +58,7 @@ pub fn draw(options: &Picture) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the text between the marks.
+/// Replaces the text between the markers.
 fn put(text: &str, table: &str) -> Result<String> {
     let (before, rest) = text
         .split_once(BEGIN)
@@ -69,17 +69,17 @@ fn put(text: &str, table: &str) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-/// Each design takes one line for its name and one for its bar and numbers. The picture is narrow
-/// enough that its text can be read on a phone.
+/// Each design takes one line for its name and one for its bar and numbers. The chart is narrow
+/// enough for its text to be readable on a phone.
 const WIDTH: f64 = 440.0;
 const ROW: f64 = 46.0;
 const HEAD: f64 = 48.0;
-/// Length of the longest bar, with its number to the right, then the two columns of numbers.
+/// Length of the longest bar. Its number is to the right of it, followed by two columns of numbers.
 const BAR: f64 = 180.0;
 const OVER: f64 = 254.0;
 const LOST: f64 = 342.0;
 
-/// Colours of text, muted text, background, good, bad, bars and Firstcome's bar; light and dark.
+/// Colours of text, muted text, background, good, bad, bars and Firstcome's bar, light and dark.
 const COLOURS: [[&str; 7]; 2] = [
     [
         "#1b1f24", "#5b6570", "#fff", "#1a7f37", "#b3261e", "#8a939d", "#1a8f3c",
@@ -89,7 +89,7 @@ const COLOURS: [[&str; 7]; 2] = [
     ],
 ];
 
-/// The chart with its colours inlined, so that it needs no surrounding page.
+/// Returns the chart with its colours inlined, so that it needs no surrounding page.
 fn standalone(svg: &str, dark: bool) -> String {
     let [text, soft, back, good, bad, bar, own] = COLOURS[usize::from(dark)];
     let style = format!(
@@ -100,8 +100,8 @@ fn standalone(svg: &str, dark: bool) -> String {
     svg.replacen("</title>", &format!("</title>{style}"), 1) + "\n"
 }
 
-/// Requests per second as bars, each with a thin line from its slowest turn to its fastest, next to
-/// the errors of the design.
+/// Draws requests per second as bars, each with a thin line from its slowest turn to its fastest,
+/// beside the errors of the design.
 fn drawn(comparison: &Comparison) -> String {
     let mut bars: Vec<Bar<'_>> = comparison.runs.iter().map(Bar::of).collect();
     bars.extend(comparison.nothing.as_ref().map(|nothing| Bar {
@@ -197,7 +197,7 @@ impl<'a> Bar<'a> {
     }
 }
 
-/// `0`, or the number of rows above or below the quantity.
+/// Returns `0`, or the number of rows above or below the quantity.
 fn over(run: &DesignRun) -> String {
     match (run.too_many, run.too_few) {
         (0, 0) => "0".into(),
@@ -206,7 +206,7 @@ fn over(run: &DesignRun) -> String {
     }
 }
 
-/// The largest number of promises that a crash broke.
+/// Returns the largest number of promises that a crash broke.
 fn crashed(run: &DesignRun) -> String {
     let most = run.lost_by_consumer_kill.max(run.lost_by_mysql_crash);
     most.map_or_else(|| "–".into(), |lost| lost.to_string())
@@ -234,7 +234,7 @@ fn words(svg: &mut String, class: &str, [x, y]: [f64; 2], text: &str) {
 }
 
 impl Comparison {
-    /// All designs as a Markdown table, for the terminal and the README.
+    /// Formats all designs as a Markdown table, for the terminal and the README.
     pub fn table(&self) -> String {
         table(self)
     }
@@ -292,7 +292,7 @@ fn row(run: &DesignRun) -> String {
     )
 }
 
-/// The median turn, with the slowest and the fastest.
+/// Formats the median turn, with the slowest and the fastest.
 fn rate(middle: f64, spread: Option<Spread>) -> String {
     let spread = spread.map(|Spread(least, most)| {
         format!(" ({}–{})", number(least.round()), number(most.round()))
@@ -300,7 +300,7 @@ fn rate(middle: f64, spread: Option<Spread>) -> String {
     format!("{}{}", number(middle.round()), spread.unwrap_or_default())
 }
 
-/// Highlights everything but 0.
+/// Highlights every number except 0.
 fn bad(count: u64) -> String {
     if count == 0 {
         "0".into()
@@ -357,7 +357,7 @@ mod tests {
             svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#),
             "{svg}"
         );
-        // A phone is 390 px wide, on which letters of 12.5 px are still 11 px high.
+        // A phone is 390 px wide. At this width, letters of 12.5 px are still 11 px high.
         assert!(
             svg.contains(r#"viewBox="0 0 440 "#) && svg.matches(r#"class="line""#).count() == 3,
             "{svg}"
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn replaces_only_the_text_between_the_marks() {
+    fn replaces_only_the_text_between_the_markers() {
         let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
         assert_eq!(
             put(&text, "new\n").unwrap(),

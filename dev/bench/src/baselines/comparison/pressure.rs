@@ -1,5 +1,5 @@
-//! A design while its MySQL is stalled, killed or shared with a shop: first everybody wins, then
-//! everybody is too late.
+//! Measures a design while its MySQL is stalled, killed or shared with a shop. First every claim
+//! wins, then every claim is too late.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,24 +20,24 @@ use super::processes::Processes;
 use super::shop::{Shop, ShopLatency};
 use crate::baselines::designs::Design;
 
-/// Seconds of an open-loop crowd.
+/// Duration of an open-loop crowd in seconds.
 const SECONDS: u32 = 10;
 /// Time from the crowd's first request to the fault.
 const BEFORE: Duration = Duration::from_secs(2);
 const STALL: Duration = Duration::from_secs(5);
 /// Time from the kill to the restart.
 const DOWN: Duration = Duration::from_secs(1);
-/// Connections of an open-loop crowd: many of them wait while MySQL is down.
+/// Number of connections of an open-loop crowd. Many of them wait while MySQL is down.
 const CONNECTIONS: usize = 512;
-/// Longest wait for rows after the last fault.
+/// Time limit for the rows after the last fault.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pressure {
-    /// Closed loop: each client asks again as soon as it is answered.
+    /// Closed loop: each client sends the next request as soon as it gets a response.
     FullSpeed,
     FullSpeedShared,
-    /// Open loop: the same number of people per second for every design.
+    /// Open loop: the same number of users per second for every design.
     Clock,
     Shared,
     Stalled,
@@ -76,33 +76,34 @@ impl Pressure {
 
 #[derive(Debug, Clone, Copy)]
 pub struct PressureSize {
-    /// Number of winners, and of latecomers, at full speed.
+    /// Number of winners, and also of latecomers, at full speed.
     pub people: u32,
     pub connections: usize,
-    /// People per second in the open loop.
+    /// Number of users per second in the open loop.
     pub rate: u32,
 }
 
 pub struct PressedRun {
     pub winners: Tally,
     pub losers: Tally,
-    /// CPU microseconds of MySQL per winner until the rows exist, if MySQL did nothing else.
+    /// CPU microseconds that MySQL uses per winner until the rows exist, if MySQL did nothing else.
     pub mysql_us: Option<f64>,
-    /// People who were promised a coupon but have no row.
+    /// Number of users who were promised a coupon but have no row.
     pub promised_without_row: u64,
-    /// Rows beyond the quantity, and second rows of a user.
+    /// Number of rows beyond the quantity, and of additional rows of a user.
     pub wrong_rows: u64,
     pub shop: Option<ShopLatency>,
 }
 
 impl PressedRun {
-    /// Requests that were not accepted, although there were enough coupons for everybody.
+    /// Returns the number of requests that were not accepted, although there were enough coupons
+    /// for all users.
     pub fn turned_away(&self) -> u64 {
         self.winners.requests - self.winners.count(AnswerKind::Accepted)
     }
 }
 
-/// Latency of the shop's orders while nothing else runs.
+/// Measures the latency of the shop's orders while nothing else runs.
 pub async fn shop_alone(servers: &Servers) -> Result<ShopLatency> {
     let shop = Shop::open(&servers.stack.mysql).await?;
     sleep(Duration::from_secs(SECONDS.into())).await;
@@ -157,7 +158,7 @@ pub async fn run(
     let is_alone = shop.is_none() && pressure != Pressure::Killed;
     let mysql_us = is_alone.then(|| cpu * 1e6 / f64::from(people + first));
 
-    // First give out the units that are left after the fault.
+    // The units that are left after the fault are given out first.
     let rest = u32::try_from(winners.requests)?
         - u32::try_from(winners.count(AnswerKind::Accepted))?
         + first;
@@ -188,7 +189,7 @@ pub async fn run(
     })
 }
 
-/// Runs a crowd with the fault in the middle.
+/// Runs a crowd, and injects the fault in the middle.
 async fn under(servers: &Arc<Servers>, pressure: Pressure, workload: Workload) -> Result<Tally> {
     let asking = tokio::spawn(async move { workload.run().await });
     let mysql = &servers.stack.mysql;
@@ -210,7 +211,7 @@ async fn under(servers: &Arc<Servers>, pressure: Pressure, workload: Workload) -
     asking.await?
 }
 
-/// Waits for this many rows. Polls rarely, because counting also takes MySQL's CPU.
+/// Waits for this many rows. Polls rarely, because counting also uses MySQL's CPU.
 async fn until_rows(servers: &Servers, running: &Processes, wanted: u64) -> Result<()> {
     let mut conn = mysql_connection(&servers.stack.mysql.url()).await?;
     let begun = Instant::now();

@@ -14,14 +14,15 @@ use tokio::time::{Instant, sleep};
 use crate::baselines::PROGRAM;
 use crate::baselines::designs::{Design, prepare};
 
-/// Rows that have not arrived after this time are lost. Longer than a killed consumer's session.
+/// Rows that have not arrived after this time count as lost. It is longer than the session of a
+/// killed consumer.
 const STILL: Duration = Duration::from_secs(12);
 
 /// The processes of a design, and the location of its rows.
 pub(super) struct Processes {
     servers: Arc<Servers>,
     installation: Option<Installation>,
-    /// Arguments for the design's own programs.
+    /// Arguments for the programs of the design.
     place: Vec<String>,
     pub(super) api: Service,
     pub(super) consumer: Option<Service>,
@@ -158,8 +159,8 @@ impl Processes {
         Ok(())
     }
 
-    /// Waits for this many rows, or until no more arrive. Returns the number of statements that it
-    /// sent.
+    /// Waits for this many rows, or until no more arrive. Returns the number of statements that the
+    /// wait itself sent.
     pub(super) async fn settle(&self, wanted: u64) -> Result<u64> {
         let mut conn = mysql_connection(&self.servers.stack.mysql.url()).await?;
         // The driver sends some statements when it connects.
@@ -181,7 +182,7 @@ impl Processes {
         }
     }
 
-    /// Rows by user.
+    /// Counts the rows by user.
     pub(super) async fn rows_by_person(&self) -> Result<HashMap<String, u64>> {
         let mut conn = mysql_connection(&self.servers.stack.mysql.url()).await?;
         let users: Vec<String> = conn

@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_millis(40);
 const PRODUCTS: u32 = 10_000;
 const CUSTOMERS: u32 = 10_000;
 
-/// Latency of orders, measured from the instant at which each was due.
+/// Latency of orders, measured from the time at which each was due.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ShopLatency {
     pub orders: usize,
@@ -27,7 +27,7 @@ pub struct ShopLatency {
     pub p99_ms: f64,
 }
 
-/// A running shop, until it is closed.
+/// A shop that runs until it is closed.
 pub struct Shop {
     close: CancellationToken,
     work: JoinSet<Result<Vec<f64>>>,
@@ -40,7 +40,7 @@ impl Shop {
         let mut work = JoinSet::new();
         for number in 0..CONNECTIONS {
             let conn = mysql_connection(&mysql.database_url("bench")).await?;
-            // Spread over the interval.
+            // The orders are spread over the interval.
             let first = Instant::now() + EVERY * number / CONNECTIONS;
             work.spawn(sell(conn, first, close.clone()));
         }
@@ -85,7 +85,7 @@ async fn sell(mut conn: Conn, mut due: Instant, close: CancellationToken) -> Res
     Ok(took)
 }
 
-/// Reads a product, buys it, then reads the customer's last orders.
+/// Reads a product, buys it, and then reads the customer's last orders.
 async fn order(conn: &mut Conn, product: u32, customer: u32) -> Result<()> {
     conn.query_drop("START TRANSACTION").await?;
     let sql = "SELECT price FROM shop_products WHERE id = ? FOR UPDATE";

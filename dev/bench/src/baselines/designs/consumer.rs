@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::sql::DesignRows;
 use super::{DesignArgs, failed_table, front};
 
-/// Attempts per insert before it counts as failed.
+/// Number of attempts per insert before it counts as failed.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -25,8 +25,8 @@ struct Event {
     slot: u32,
 }
 
-/// Consumes until the process ends. Like Firstcome's consumer, prints its address, and a line once
-/// it has partitions.
+/// Consumes until the process ends. Like Firstcome's consumer, it prints its address, and a line
+/// once it has partitions.
 pub async fn consume(args: &DesignArgs) -> Result<()> {
     tokio::spawn(front::listen(Router::new()));
     let settings = args.kafka();

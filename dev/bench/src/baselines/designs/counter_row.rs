@@ -24,10 +24,10 @@ impl CounterRow {
 }
 
 impl UnitStore for CounterRow {
-    /// A second transaction would wait for the counter.
+    /// A second transaction would only wait for the counter.
     const TRANSACTIONS: usize = 1;
 
-    /// Two round trips. Nobody inserts between them, since the counter is locked.
+    /// Takes two round trips. No other request inserts between them, because the counter is locked.
     async fn give(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {
         let table = &self.table;
         let list = quoted(users);

@@ -1,4 +1,4 @@
-//! The HTTP front of every design: the same server, route, headers and answers as Firstcome's.
+//! The HTTP front of every design, with the same server, route, headers and responses as Firstcome.
 
 use std::sync::Arc;
 

@@ -7,7 +7,8 @@ use redis::aio::MultiplexedConnection;
 use super::sql::DesignRows;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// A: other requests insert between the count and the insert, so there are more rows than coupons.
+/// A: other requests insert between the count and the insert, so the result is more rows than
+/// coupons.
 pub(super) struct CountThenInsert {
     pub(super) rows: DesignRows,
     pub(super) quantity: u32,
@@ -44,12 +45,13 @@ impl Issuer for CountThenInsert {
     }
 }
 
-/// E: the counter decides, and the row is written before the answer. Only MySQL has the holders, so
-/// every request looks there first, and a late request decrements the counter again: a number that
-/// a second click has taken becomes free.
+/// E: the counter decides, and the row is written before the response. Only MySQL has the holders,
+/// so every request looks there first, and a late request decrements the counter again. A number
+/// that a second click has taken becomes free.
 ///
-/// With the counter first, late requests neither look in MySQL nor decrement. That is faster, but
-/// holders who ask again get `sold_out`, and each number that a second click has taken is lost.
+/// If the counter came first, late requests would neither look in MySQL nor decrement. That would
+/// be faster, but holders who claim again would get `sold_out`, and each number that a second click
+/// has taken would be lost.
 pub(super) struct CounterThenInsert {
     read_first: bool,
     rows: DesignRows,
@@ -101,8 +103,8 @@ impl Issuer for CounterThenInsert {
         let mut conn = self.rows.pool.get_conn().await?;
         match self.rows.insert(&mut conn, user.as_str(), slot).await {
             Ok(true) => Ok(DesignReply::Accepted(slot)),
-            // Decrement here, because late requests may not: the number is lost once the counter
-            // is past the quantity.
+            // The counter is decremented here, because late requests must not do so. The number is
+            // lost once the counter is past the quantity.
             Ok(false) => self.move_counter(-1).await.map(|_| DesignReply::Already),
             Err(error) => self.move_counter(-1).await.and(Err(error)),
         }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::insert::CountThenInsert;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// B: correct as long as there is one process.
+/// B: correct as long as there is only one process.
 pub(super) struct InProcess {
     issuer: CountThenInsert,
     lock: Mutex<()>,
@@ -35,7 +35,7 @@ impl Issuer for InProcess {
 
 /// Time after which the lock of a dead holder expires.
 const LEASE_MS: u64 = 10_000;
-/// Longest wait for the lock.
+/// Time limit for getting the lock.
 const PATIENCE: Duration = Duration::from_secs(30);
 const UNLOCK: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
@@ -95,7 +95,7 @@ impl InRedis {
         Ok(())
     }
 
-    /// Rows are never deleted, so a drop that is seen sold out without the lock stays sold out.
+    /// Rows are never deleted, so a drop that appears sold out without the lock stays sold out.
     async fn sold_out_already(&self, user: &UserId) -> Result<Option<DesignReply>> {
         let mut conn = self.issuer.rows.pool.get_conn().await?;
         let (count, has_row) = self.issuer.rows.query(&mut conn, user.as_str()).await?;

@@ -1,5 +1,5 @@
-//! Micro-batches of I and J: all waiting requests share the next transaction. The holders are only
-//! in MySQL until the drop is finally sold out; then the process caches them.
+//! Micro-batches of I and J: all waiting requests share the next transaction. Only MySQL has the
+//! holders until the drop is permanently sold out. Then the process caches them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -14,25 +14,26 @@ use tokio::task::yield_now;
 use super::sql::pool;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// Most users per transaction.
+/// Maximum number of users per transaction.
 const MOST: usize = 250;
 
-/// A design's transaction.
+/// The transaction of a design.
 pub(super) trait UnitStore: Send + Sync + 'static {
-    /// Concurrent transactions.
+    /// Number of concurrent transactions.
     const TRANSACTIONS: usize;
 
-    /// Settles as many of these users as it can in one transaction. After an error the connection
-    /// is closed, which rolls back.
+    /// Settles as many of these users as possible in one transaction. After an error the connection
+    /// is closed, which rolls the transaction back.
     fn give(&self, conn: &mut Conn, users: &[&str]) -> impl Future<Output = Result<Given>> + Send;
 }
 
 /// The result of a transaction.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    /// By user: the new slot, or that the user already had a row.
+    /// For each user, the new slot, or that the user already had a row.
     pub(super) replies: HashMap<String, DesignReply>,
-    /// Sold out, and committed. Rows are never deleted, so this is final.
+    /// Whether the drop is sold out and this is committed. Rows are never deleted, so it is
+    /// permanent.
     pub(super) all_gone: bool,
 }
 
@@ -45,7 +46,7 @@ struct Shared<S> {
     store: S,
     pool: Pool,
     holders: String,
-    /// All holders; set once the drop is finally sold out.
+    /// All holders. Set once the drop is permanently sold out.
     last: OnceLock<HashSet<String>>,
 }
 
@@ -57,7 +58,7 @@ pub(super) struct MysqlBatches<S> {
 impl<S: UnitStore> MysqlBatches<S> {
     pub(super) async fn start(args: &DesignArgs, store: S) -> Result<Self> {
         let pool = pool(&args.database, S::TRANSACTIONS)?;
-        // Open one connection in advance, so that the first claim does not wait for it.
+        // Opens one connection in advance, so that the first claim does not wait for it.
         drop(pool.get_conn().await?);
         let holders = format!(
             "SELECT user_id FROM {} WHERE coupon_id = 1",
@@ -84,7 +85,7 @@ async fn work<S: UnitStore>(
 ) {
     let mut batch = Vec::with_capacity(MOST);
     loop {
-        // Yielding lets the runtime read the sockets, which puts more users into the transaction.
+        // Yielding lets the runtime read the sockets, so more users share the transaction.
         yield_now().await;
         if waiting.lock().await.recv_many(&mut batch, MOST).await == 0 {
             return;
@@ -129,7 +130,8 @@ impl<S: UnitStore> Shared<S> {
             let mut rest = Vec::new();
             for Waiting { user, reply } in batch.drain(..) {
                 match replies.get_mut(user.as_str()) {
-                    // A second click in the same batch finds that the user already holds a coupon.
+                    // A second click in the same batch gets the reply that the user already holds a
+                    // coupon.
                     Some(known) => answer(reply, std::mem::replace(known, DesignReply::Already)),
                     None => rest.push(Waiting { user, reply }),
                 }
@@ -176,7 +178,7 @@ impl<S: UnitStore> Issuer for MysqlBatches<S> {
     }
 }
 
-/// A list for `IN (…)`. User ids contain no character that needs escaping in SQL.
+/// Formats a list for `IN (…)`. User IDs contain no character that needs escaping in SQL.
 pub(super) fn quoted(users: &[&str]) -> String {
     users
         .iter()
@@ -185,7 +187,7 @@ pub(super) fn quoted(users: &[&str]) -> String {
         .join(",")
 }
 
-/// One statement that inserts the rows of all winners.
+/// Formats one statement that inserts the rows of all winners.
 pub(super) fn insert<'a>(table: &str, winners: impl Iterator<Item = (&'a str, u32)>) -> String {
     let rows: Vec<String> = winners
         .map(|(user, slot)| format!("(1,'{user}',{slot},UTC_TIMESTAMP(3))"))
@@ -206,11 +208,11 @@ mod tests {
     use super::super::{Design, prepare};
     use super::*;
 
-    /// More than the pool of units holds, so that it is refilled.
+    /// More than the pool of units contains, so that the pool is refilled.
     const QUANTITY: u32 = 2_500;
     const PEOPLE: u32 = 4_000;
 
-    /// Everybody sends two requests to each of two processes at once.
+    /// Runs a rush in which each user sends two simultaneous requests to each of two processes.
     async fn rush<S: UnitStore>(mysql: &MysqlServer, design: Design, store: fn(&DesignArgs) -> S) {
         prepare(mysql, design, QUANTITY).await.unwrap();
         let database = mysql.database_url("bench");

@@ -1,4 +1,4 @@
-//! The designs that articles about first-come coupons recommend, each implemented as well as its
+//! The designs that articles about first-come coupons recommend. Each is implemented as well as its
 //! kind allows, behind the same HTTP front as Firstcome and on the same servers.
 
 mod consumer;
@@ -71,7 +71,7 @@ impl Design {
         Self::H,
     ];
 
-    /// The name used in tables, keys and topics.
+    /// Returns the name that is used in tables, keys and topics.
     pub fn word(self) -> &'static str {
         match self {
             Self::A => "a",
@@ -90,7 +90,7 @@ impl Design {
         }
     }
 
-    /// The description in the report.
+    /// Returns the description in the report.
     pub fn title(self) -> &'static str {
         match self {
             Self::A => "count rows, then insert",
@@ -113,8 +113,8 @@ impl Design {
         matches!(self, Self::F | Self::G | Self::H)
     }
 
-    /// Whether killing MySQL may break promises of this design: it admits many users with one
-    /// commit, or before their rows exist.
+    /// Whether killing MySQL may break promises of this design, because it admits many users with
+    /// one commit, or before their rows exist.
     pub fn may_lose_by_mysql(self) -> bool {
         self.has_consumer() || matches!(self, Self::I | Self::J)
     }
@@ -123,16 +123,16 @@ impl Design {
         format!("rows_{}", self.word().replace('-', "_"))
     }
 
-    /// The design's Redis key of this name.
+    /// Returns the Redis key of the design with this name.
     pub fn key(self, name: &str) -> String {
         format!("bench:{{{}}}:{name}", self.word())
     }
 }
 
-/// Which design, and the addresses of its servers.
+/// The design, and the addresses of its servers.
 #[derive(Debug, Clone, Args)]
 pub struct DesignArgs {
-    /// Which design
+    /// Design to run
     #[arg(long, value_enum)]
     pub design: Design,
     /// URL of MySQL, with the database of all designs
@@ -144,8 +144,8 @@ pub struct DesignArgs {
     /// Kafka brokers
     #[arg(long)]
     pub brokers: String,
-    /// The design's topic, new for each rush, so that messages left unread by a killed consumer do
-    /// not leak into the next one
+    /// Topic of the design; new for each rush, so that the next rush does not read messages that a
+    /// killed consumer left unread
     #[arg(long)]
     pub topic: String,
     /// Number of coupons
@@ -168,9 +168,9 @@ impl DesignArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DesignReply {
-    /// Accepted, with a number.
+    /// The claim is accepted, with a number.
     Accepted(u32),
-    /// Accepted before. These designs do not record which number a user has.
+    /// The claim was accepted before. These designs do not record the user's number.
     Already,
     SoldOut,
 }

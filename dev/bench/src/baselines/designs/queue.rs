@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// Longest wait for Kafka's acknowledgement, as in Firstcome.
+/// Time limit for Kafka's acknowledgement, as in Firstcome.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A producer with Firstcome's settings.
@@ -20,8 +20,8 @@ struct DesignTopic {
 }
 
 impl DesignTopic {
-    /// Sends one empty message in advance, which the consumer skips, so that connection set-up is
-    /// not part of the measurement.
+    /// Sends one empty message in advance, which the consumer skips, so that the measurement does
+    /// not include connection set-up.
     async fn new(args: &DesignArgs) -> Result<Self> {
         let settings = args.kafka();
         let producer: FutureProducer = settings.producer(DEADLINE).create()?;
@@ -69,7 +69,8 @@ impl SetAndCounter {
         })
     }
 
-    /// The counter only grows, so a request that finds it at the quantity changes nothing.
+    /// Answers a request that finds the counter at the quantity. The counter only grows, so the
+    /// request changes nothing.
     async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query
@@ -109,7 +110,7 @@ impl Issuer for SetAndCounter {
             .query_async(&mut self.redis.clone())
             .await?;
         if added == 0 {
-            // A user who asks twice at once gets this answer and may still lose, because the two
+            // A user who claims twice at once gets this answer and may still lose, because the two
             // steps are not atomic.
             return Ok(DesignReply::Already);
         }
@@ -126,10 +127,11 @@ impl Issuer for SetAndCounter {
     }
 }
 
-/// Connections of G: `WATCH` belongs to a connection, so connections cannot be shared.
+/// Number of connections of G. `WATCH` belongs to a connection, so connections cannot be shared.
 const CONNECTIONS: usize = 64;
 
-/// G: one set with optimistic locking, changed only if nobody has changed it since the count.
+/// G: one set with optimistic locking. It is changed only if no other client has changed it since
+/// the count.
 pub(super) struct WatchedSet {
     free: tokio::sync::Mutex<mpsc::Receiver<MultiplexedConnection>>,
     give_back: mpsc::Sender<MultiplexedConnection>,
@@ -160,7 +162,8 @@ impl WatchedSet {
         })
     }
 
-    /// The set only grows, so a request that finds it full needs neither `WATCH` nor a connection.
+    /// Answers a request that finds the set full. The set only grows, so the request needs neither
+    /// `WATCH` nor a connection.
     async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query
@@ -198,7 +201,7 @@ impl WatchedSet {
             }
             let mut add = redis::pipe();
             add.atomic().cmd("SADD").arg(&self.people).arg(user);
-            // Nil means that the set has changed: read everything again.
+            // Nil means that the set has changed, so everything is read again.
             if add.query_async::<Option<(u32,)>>(conn).await?.is_some() {
                 return Ok(DesignReply::Accepted(count + 1));
             }

@@ -20,8 +20,8 @@ pub(super) struct RowLock {
 impl RowLock {
     pub(super) async fn new(args: &DesignArgs, read_first: bool) -> Result<Self> {
         let table = args.design.table();
-        // Stock and the user's row in one statement: a losing request holds the lock for one round
-        // trip only.
+        // Updates the stock and inserts the user's row in one statement, so a losing request holds
+        // the lock for only one round trip.
         let query = format!(
             "SELECT remaining, EXISTS (SELECT 1 FROM {table} WHERE coupon_id = 1 AND user_id = ?)
              FROM stock_{table} WHERE coupon_id = 1"

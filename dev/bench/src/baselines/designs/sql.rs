@@ -7,7 +7,7 @@ use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts};
 
 use super::{Design, DesignArgs};
 
-/// MySQL connections of a design's API: the fastest number on two cores.
+/// Number of MySQL connections of a design's API. This number is the fastest on two cores.
 const CONNECTIONS: usize = 32;
 /// MySQL's error code for a duplicate key.
 const DUPLICATE: u16 = 1062;
@@ -25,7 +25,7 @@ impl DesignRows {
         let table = args.design.table();
         Ok(Self {
             pool: pool(&args.database, connections)?,
-            // One statement answers both from the unique index alone.
+            // One statement answers both questions from the unique index alone.
             query: format!(
                 "SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"
             ),
@@ -50,7 +50,7 @@ impl DesignRows {
         Ok(rows)
     }
 
-    /// The number of rows, and whether this user has one.
+    /// Returns the number of rows, and whether this user has one.
     pub(super) async fn query(&self, conn: &mut Conn, user: &str) -> Result<(u32, bool)> {
         let (count, has_row): (u32, u8) = conn
             .exec_first(&self.query, (user,))
@@ -66,7 +66,7 @@ impl DesignRows {
             .is_some())
     }
 
-    /// `false` if this user already has a row.
+    /// Inserts a row. Returns `false` if this user already has one.
     pub(super) async fn insert(
         &self,
         conn: &mut impl Queryable,
@@ -81,7 +81,7 @@ impl DesignRows {
     }
 }
 
-/// A pool whose connections stay open, with Firstcome's settings.
+/// Creates a pool whose connections stay open, with Firstcome's settings.
 pub(super) fn pool(url: &str, connections: usize) -> Result<Pool> {
     let constraints = PoolConstraints::new(connections, connections).unwrap_or_default();
     let options = OptsBuilder::from_opts(Opts::from_url(url)?)
@@ -95,7 +95,7 @@ pub(super) fn pool(url: &str, connections: usize) -> Result<Pool> {
     Ok(Pool::new(options))
 }
 
-/// The table for messages that F and G could not insert.
+/// Returns the table for messages that F and G could not insert.
 pub fn failed_table(design: Design) -> String {
     format!("failed_{}", design.table())
 }

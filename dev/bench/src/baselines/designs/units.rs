@@ -14,7 +14,7 @@ use super::micro_batch::{Given, UnitStore, insert, quoted};
 use super::{DesignArgs, DesignReply};
 
 /// Size of the pool of free units. Deleted rows stay in the index until MySQL purges them, and each
-/// search walks over them, so the pool is small and refilled from the stock row.
+/// search passes over them. The pool is therefore small and refilled from the stock row.
 const POOL: u32 = 1_000;
 /// Errors after which the transaction is retried: duplicate key and deadlock.
 const AGAIN: [u16; 2] = [1062, 1213];
@@ -35,9 +35,9 @@ impl Units {
         }
     }
 
-    /// Inserts rows for the next units when few are left. Returns true if neither stock nor units
-    /// are left. Units that another transaction is about to take still count, because it may roll
-    /// back.
+    /// Inserts rows for the next units when only a few are left. Returns true if neither stock nor
+    /// units are left. Units that another transaction is about to take still count, because that
+    /// transaction may roll back.
     async fn refill(&self, conn: &mut Conn) -> Result<bool> {
         let table = &self.table;
         let mut results = conn
@@ -79,7 +79,7 @@ impl Units {
         Ok(false)
     }
 
-    /// Gives units to these users; to nobody if no unit is free.
+    /// Gives units to these users, or to none of them if no unit is free.
     async fn take(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {
         let table = &self.table;
         let list = quoted(users);
@@ -132,7 +132,7 @@ impl Units {
 }
 
 impl UnitStore for Units {
-    /// One can work while the other waits for the disk.
+    /// One transaction can run while the other waits for the disk.
     const TRANSACTIONS: usize = 2;
 
     async fn give(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {

@@ -30,7 +30,7 @@ async fn migrate_as_an_ordinary_user(extra_args: Vec<String>) -> anyhow::Result<
 }
 
 #[tokio::test]
-async fn ordinary_user_can_migrate_only_with_the_compose_files_setting() {
+async fn migration_by_an_unprivileged_user_needs_the_compose_files_setting() {
     assert!(include_str!("../../../../../docker-compose.yml").contains(SETTING));
     let error = migrate_as_an_ordinary_user(Vec::new())
         .await

@@ -1,9 +1,9 @@
-//! The whole demo with few people. It runs in `make faults`, because it needs its own servers.
+//! The whole demo with a small crowd. It runs in `make faults`, because it needs separate servers.
 
 use firstcome_load::local::demo::{DemoSize, run};
 use firstcome_load::local::system::SystemOptions;
 
-/// The value in a row of the table.
+/// Returns the value in a row of the table.
 fn value<'a>(table: &'a str, row: &str) -> &'a str {
     let cells = table.lines().map(|line| line.trim_matches(['│', ' ']));
     cells
@@ -38,10 +38,7 @@ async fn final_table_counts_passes_and_explains_the_remaining_message() {
     assert!(repaired.is_some() && repaired < garbage, "{mails}");
     assert!(outcome.success(), "{:?}\n{table}", outcome.complaints);
     assert_eq!(
-        [
-            value(&table, "rows"),
-            value(&table, "people with a promise")
-        ],
+        [value(&table, "rows"), value(&table, "users with a promise")],
         ["14", "14"],
         "{table}"
     );
@@ -54,10 +51,10 @@ async fn final_table_counts_passes_and_explains_the_remaining_message() {
     );
     assert!(
         value(&table, "last pass")
-            .starts_with("exact; 1 message is left for a person: the demo's own")
+            .starts_with("exact; 1 message is left for an operator: the demo's own")
     );
     assert!(
-        value(&table, "undecodable: 1 left for a person").starts_with('1'),
+        value(&table, "undecodable: 1 left for an operator").starts_with('1'),
         "{table}"
     );
 }

@@ -12,7 +12,7 @@ impl Injector {
         for (_, user) in &people {
             self.forget(user).await?;
         }
-        Ok(self.injected(Drift::MissingAdmission, &people, "Redis forgot people"))
+        Ok(self.injected(Drift::MissingAdmission, &people, "Redis lost users"))
     }
 
     pub(super) async fn forget_claimants(&mut self, n: u32) -> Result<Injected> {
@@ -94,7 +94,7 @@ impl Injector {
         ))
     }
 
-    /// Records in Redis that a user has this slot.
+    /// Writes to Redis that a user has this slot.
     pub(super) async fn place_on(&self, user: &UserId, slot: i64, claims: bool) -> Result<()> {
         self.redis::<i64>(
             redis::cmd("ZADD")

@@ -20,7 +20,7 @@ impl Injector {
         ))
     }
 
-    /// Skips `n` slots. A new user with a row holds the slot after them, so that the counter is
+    /// Skips `n` slots. A new user with a row gets the slot after them, so that the counter is
     /// correct.
     pub(super) async fn gap(&mut self, n: u32) -> Result<Injected> {
         let count = self.needs_room(n + 1).await?;

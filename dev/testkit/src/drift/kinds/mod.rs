@@ -19,8 +19,7 @@ use crate::drift::injector::{Injected, Injector, signed};
 use crate::drift::kind::Drift;
 
 impl Injector {
-    /// Injects `n` of a kind: users, messages, or the error of a counter. Not all kinds have a
-    /// number.
+    /// Injects `n` of a kind: users, messages, or the error of a counter. Some kinds ignore `n`.
     pub async fn make(&mut self, kind: Drift, n: u32) -> Result<Injected> {
         match kind {
             Drift::Unissued => self.unissued(n).await,
@@ -59,7 +58,7 @@ impl Injector {
         Ok(self.injected(Drift::Unissued, &signed(&people), "rows deleted"))
     }
 
-    /// As when an API process dies between Redis and Kafka.
+    /// Simulates an API process that dies between Redis and Kafka.
     async fn unpublished(&mut self, n: u32) -> Result<Injected> {
         let mut people = Vec::new();
         let era = self.db.era(self.coupon.id).await?;

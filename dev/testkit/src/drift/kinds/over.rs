@@ -17,7 +17,7 @@ impl Injector {
         for (slot, user) in &people {
             self.place_on(user, *slot, true).await?;
         }
-        // If nothing is left, raise the counter too, as a real over-admission would have done.
+        // If no slot is left, raises the counter too, as a real over-admission would do.
         if count >= quantity {
             self.write_count(count + i64::from(n)).await?;
         }
@@ -28,8 +28,8 @@ impl Injector {
         ))
     }
 
-    /// Deletes the rows of the last `n` users, since the schema would reject the change otherwise,
-    /// then lowers the quantity below their slots.
+    /// Deletes the rows of the last `n` users, because the schema would reject the change
+    /// otherwise, then lowers the quantity below their slots.
     pub(super) async fn shrink(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick_last(n).await?;
         let quantity = people
@@ -37,7 +37,7 @@ impl Injector {
             .first()
             .map(|(slot, _)| slot - 1)
             .filter(|q| *q >= 1)
-            .context("nobody would be left")?;
+            .context("no user would be left")?;
         self.delete_rows(&people).await?;
         let id = self.drop.id.0;
         self.db
@@ -99,7 +99,7 @@ impl Injector {
         };
         ensure!(
             holders.len() == n as usize,
-            "the other drop has only {} people",
+            "the other drop has only {} users",
             holders.len()
         );
         let people: Vec<(i64, UserId)> = (count + 1..)

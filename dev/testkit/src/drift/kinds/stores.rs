@@ -42,8 +42,8 @@ impl Injector {
         ))
     }
 
-    /// Sends copies of `n` claims that already have rows while the drop's row is locked. Nothing of
-    /// this drop can be written until the lock is released, and nothing differs afterwards.
+    /// Locks the drop's row and sends copies of `n` claims that already have rows. Nothing of this
+    /// drop can be written until the lock is released. Afterwards the data is unchanged.
     pub(super) async fn stall(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
         let stall = Stall::begin(&self.db_settings, self.drop.id).await?;

@@ -1,4 +1,4 @@
-//! Drift with fewer coupons given out than available.
+//! Drift with fewer coupons given out than are available.
 
 use anyhow::{Result, ensure};
 use diesel::prelude::*;
@@ -36,14 +36,12 @@ impl Injector {
         let waiting: i64 = self
             .redis(redis::cmd("ZCARD").arg(&self.keys.waiting))
             .await?;
-        ensure!(
-            waiting == 0,
-            "{waiting} people wait: they would be promoted"
-        );
+        ensure!(waiting == 0, "{waiting} users wait: they would be promoted");
         let gone = self.make_room(n).await?;
         let now_ms = self.redis.time_ms().await?;
         let id = self.drop.id.0;
-        // Move the opening to the past if needed: the schema wants the end after the beginning.
+        // Moves the opening to the past if needed, because the schema requires the end to be after
+        // the beginning.
         let closed: Option<chrono::NaiveDateTime> = self
             .db
             .run("close drop", async move |conn| {
@@ -76,8 +74,8 @@ impl Injector {
         ))
     }
 
-    /// Makes `n` slots free: slots that were never given out, or else slots that are silently taken
-    /// from users, as a support desk might.
+    /// Frees `n` slots: slots that were never given out, or otherwise slots that are silently taken
+    /// from users, as a support agent might do.
     async fn make_room(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let left = i64::from(self.top()) - self.count().await?;
         let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);

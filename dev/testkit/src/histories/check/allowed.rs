@@ -1,8 +1,8 @@
-//! Allow lists. A user was certainly on the list, or off it, if every change that may have taken
-//! effect last says so; a change without an answer may have taken effect at any time after its
-//! request, or never. If a user's membership was certain during a whole request, the answer must
-//! match it. Removing a user revokes nothing, so it excuses neither a broken promise nor a missing
-//! row.
+//! Allow lists. A user was certainly on the list, or off it, if every change that may have been the
+//! last to take effect says so. A change without an answer may have taken effect at any time after
+//! its request, or never. If a user's membership was certain during a whole request, the answer
+//! must match it. Removing a user revokes nothing, so it excuses neither a broken promise nor a
+//! missing row.
 
 use std::ops::RangeInclusive;
 
@@ -40,7 +40,8 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
                 }
                 continue;
             }
-            // `Accepted` gives the slot in this request; other answers may refer to an earlier one.
+            // `Accepted` gives the slot in this request. Other answers may refer to an earlier
+            // request.
             RecordedAnswer::Accepted { .. } => {
                 may_be(history, index, (coupon, person), true, op.line..=line)
             }
@@ -59,7 +60,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     }
 }
 
-/// Finds a valid promise that this later answer to the same user denies.
+/// Finds a valid promise that contradicts this later answer to the same user.
 fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> Option<Violation> {
     let asks = drop_of(history, op)?;
     let person = op.person.as_str();
@@ -82,7 +83,7 @@ fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> 
     })
 }
 
-/// Whether the list allows that some request of a user was admitted before a line.
+/// Whether the allow list permits that some request of a user was admitted before a line.
 pub(super) fn may_be_admitted(
     history: &History,
     index: &Index<'_>,
@@ -93,7 +94,7 @@ pub(super) fn may_be_admitted(
         .asked(who.0, who.1)
         .iter()
         .filter(|op| op.line < line && !refused(op));
-    // A request without an answer may be executed late.
+    // A request without an answer may take effect late.
     let mut moments = asked.map(|op| match (&op.ended, op.ended_line) {
         (Ended::Ok(_), Some(end)) => op.line..=end.min(line),
         _ => op.line..=line,
@@ -101,8 +102,8 @@ pub(super) fn may_be_admitted(
     moments.any(|during| may_be(history, index, who, true, during))
 }
 
-/// Whether a user may have been on a coupon's list (`on`), or off it, at some moment between two
-/// lines.
+/// Whether a user may have been on a coupon's list (`on` is true) or off it (`on` is false) at some
+/// moment between two lines.
 fn may_be(
     history: &History,
     index: &Index<'_>,
@@ -130,8 +131,7 @@ fn may_be(
     so_at_first || same.any(|op| done(op).is_none_or(|end| !is_undone(end)))
 }
 
-/// Whether a user was answered `NotAllowed` by this operation or by one that may have ended after
-/// it.
+/// Whether this operation, or one that may have ended after it, answered `NotAllowed` to its user.
 pub(super) fn is_sent_away_after(index: &Index<'_>, op: &Operation) -> bool {
     let sent_away = |other: &&&Operation| other.ended == Ended::Ok(RecordedAnswer::NotAllowed);
     let mut others = index.asked(op.coupon, &op.person).iter().filter(sent_away);

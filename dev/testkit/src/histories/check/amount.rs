@@ -1,5 +1,5 @@
-//! Counts never exceed the quantity, and the final number of rows reaches it if enough people
-//! wanted one.
+//! Checks that counts never exceed the quantity, and that the final number of rows reaches it if
+//! enough users wanted a slot.
 
 use std::collections::HashSet;
 
@@ -33,12 +33,12 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     );
 }
 
-/// Counts the people who wanted one: those who were answered and those who got a row. People who
+/// Counts the users who wanted a slot: those who got an answer and those who got a row. Users who
 /// only saw timeouts may never have reached the system, so they count only if they have a row.
 ///
-/// People who were answered `sold_out` count too. If a slot is freed after that while nobody waits,
-/// they get it only by asking again, so a recorder lets people ask again once the faults are over.
-/// People whose last answer was `not_allowed` no longer want one.
+/// Users who got `sold_out` count too. If a slot becomes free afterwards while nobody waits, they
+/// get it only by asking again, so a recorder lets users ask again once the faults are over. Users
+/// whose last answer was `not_allowed` no longer want a slot.
 fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Violation> {
     let drop = last.drop;
     let quantity = history.drops.get(&drop)?.quantity_at(last.line);
@@ -66,7 +66,7 @@ fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Viol
         waits |= without && matches!(answer, RecordedAnswer::Waiting { .. });
     }
     let asked = wanted.len() as u64;
-    // Waiting people must get the remaining slots, however many people asked.
+    // Waiting users must get the remaining slots, however many users asked.
     (asked >= quantity || waits).then_some(Violation::TooFew {
         drop,
         rows,

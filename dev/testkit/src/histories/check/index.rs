@@ -1,4 +1,4 @@
-//! Look-up tables shared by all checks.
+//! Look-up tables that all checks share.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,17 +6,17 @@ use crate::histories::event::{RecordedAnswer, RecordedScope};
 use crate::histories::history::{Ended, History, Operation, OperationKind, RowsRead};
 
 pub(super) struct Index<'a> {
-    /// Coupon and person → their operations.
+    /// Coupon and user → their operations.
     pub(super) asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,
-    /// Coupon and person → revocations.
+    /// Coupon and user → revocations.
     pub(super) revoking: HashMap<(u64, &'a str), Vec<&'a Operation>>,
-    /// Coupon and person → changes of the allow list.
+    /// Coupon and user → changes of the allow list.
     pub(super) listing: HashMap<(u64, &'a str), Vec<&'a Operation>>,
-    /// Drop, slot and person of every final row.
+    /// Drop, slot and user of every final row.
     pub(super) last: HashSet<(u64, i64, &'a str)>,
-    /// Drop and person → final slot.
+    /// Drop and user → final slot.
     pub(super) holds: HashMap<(u64, &'a str), i64>,
-    /// Drop and person → slots listed as broken; `None` is any slot.
+    /// Drop and user → slots listed as broken. `None` is any slot.
     pub(super) broken: HashMap<(u64, &'a str), Vec<Option<i64>>>,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// A person's claims of a coupon.
+    /// Returns the claims that a user made for a coupon.
     pub(super) fn asked(&'a self, coupon: u64, person: &'a str) -> &'a [&'a Operation] {
         self.asked.get(&(coupon, person)).map_or(&[], Vec::as_slice)
     }
@@ -65,7 +65,7 @@ impl<'a> Index<'a> {
     }
 }
 
-/// Drop and slot of a promise.
+/// Returns the drop and slot of a promise.
 pub(super) fn promise(op: &Operation) -> Option<(u64, i64)> {
     match &op.ended {
         Ended::Ok(
@@ -83,8 +83,8 @@ pub(super) fn refused(op: &Operation) -> bool {
     )
 }
 
-/// The drop of an operation: from the answer, otherwise from the request, otherwise the only drop
-/// of its coupon.
+/// Returns the drop of an operation: from the answer, otherwise from the request, otherwise the
+/// only drop of its coupon.
 pub(super) fn drop_of(history: &History, op: &Operation) -> Option<u64> {
     let only = || {
         let mut of_coupon = history

@@ -15,8 +15,8 @@ use crate::histories::violation::Violation;
 
 /// Judges a history.
 ///
-/// Violations take precedence over doubt: without a single promise, or without the final rows of a
-/// drop, the history proves nothing.
+/// A violation takes precedence over an unknown result. Without any promise, or without the final
+/// rows of a drop, the history proves nothing.
 pub fn check(history: &History) -> Judgement {
     let index = Index::new(history);
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Every promise has a final row on its slot or is listed as broken, and no two promises contradict
-//! each other.
+//! Checks that every promise has a final row on its slot or is listed as broken, and that no two
+//! promises contradict each other.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) fn check(
     figures: &mut Figures,
     found: &mut Vec<Violation>,
 ) {
-    // With the line of the last request.
+    // Each promise, with the line of the last request for it.
     let all: BTreeMap<(u64, i64, &str), usize> = history
         .operations
         .iter()
@@ -24,7 +24,7 @@ pub(super) fn check(
         })
         .collect();
     figures.promises = all.len();
-    // A slot listed as broken may have been given again, to the same person or to another.
+    // A slot listed as broken may have been given out again, to the same user or to another.
     let stands = |((drop, slot, person), asked): (&(u64, i64, &str), &usize)| {
         !index.is_broken(*drop, *slot, person)
             && !may_be_revoked(history, index, *drop, person, *asked)

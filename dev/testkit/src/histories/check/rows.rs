@@ -1,5 +1,5 @@
-//! Rows, at every read: each was asked for, slots and people are unique, there are no more rows
-//! than slots, and no row disappears.
+//! Checks every read of the rows: each row was requested, slots and users are unique, there are no
+//! more rows than slots, and no row disappears.
 
 use std::collections::HashMap;
 
@@ -92,7 +92,7 @@ pub(super) fn check(
     }
 }
 
-/// No person has two rows in a coupon whose scope is one per coupon.
+/// Checks that no user has two rows in a coupon whose scope is one per coupon.
 pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
     let mut people = HashMap::new();
     for read in history.finals.values() {
@@ -119,7 +119,7 @@ pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
     }
 }
 
-/// Every row that was ever read is still there at the end.
+/// Checks that every row that was ever read still exists at the end.
 pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for RowsRead { line, drop, rows } in &history.reads {
         let gone = rows.iter().filter(|row| {

@@ -1,5 +1,5 @@
-//! Linearizability of answers: once a process has acknowledged a claim, every other process
-//! confirms it from that moment on.
+//! Linearizability of the answers: once one process has acknowledged a claim, every other process
+//! confirms it.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,8 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-/// Number of acknowledged claims; 100,000 for a release (docs/RELIABILITY.md).
+/// Returns the number of acknowledged claims to make. A release needs 100,000
+/// (docs/RELIABILITY.md).
 fn wanted() -> usize {
     std::env::var("ACKNOWLEDGED")
         .ok()
@@ -22,7 +23,7 @@ fn wanted() -> usize {
 const AT_A_TIME: usize = 32;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_process_confirms_what_another_acknowledged_during_changes_and_repairs() {
+async fn every_process_confirms_acknowledged_claims_during_changes_and_repairs() {
     let fixture = Fixture::new("acknowledged").await;
     let api = &fixture.api;
     let world = &fixture.world;
@@ -79,7 +80,8 @@ async fn every_process_confirms_what_another_acknowledged_during_changes_and_rep
     );
 }
 
-/// Each user claims at one API and at once again at the other; returns the number of users.
+/// Lets each user claim at one API and immediately afterwards at the other. Returns the number of
+/// users.
 async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) -> usize {
     let wanted = wanted();
     let next = AtomicUsize::new(0);
@@ -117,7 +119,8 @@ async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) ->
     wanted
 }
 
-/// Claims at one process until accepted, then at once at the other; returns the slot.
+/// Claims at one process until the claim is accepted, then immediately at the other. Returns the
+/// slot.
 async fn acknowledged(
     first: &ApiClient,
     second: &ApiClient,
@@ -140,20 +143,22 @@ async fn acknowledged(
                 assert_eq!(mine["slot"], Value::from(slot), "{user}");
                 return slot;
             }
-            // Refused by an operator's change, or because the row was deleted while it was read.
+            // The claim is refused because an operator changes the coupon, or because the row was
+            // deleted while it was read.
             Answer::Problem(409 | 503, _) => tokio::task::yield_now().await,
             other => panic!("{user}: {other:?}"),
         }
     }
 }
 
-/// Raises, pauses, resumes and lowers once; returns the number of changes that took effect. Each is
-/// visible to the next claim.
+/// Raises the quantity, pauses, resumes and lowers the quantity once. Returns the number of changes
+/// that took effect. The next claim must see each of them.
 async fn operate(api: &ApiClient, coupon: &MadeCoupon) -> usize {
     let mut changes = 0;
     let mut change = async |body: Value| {
         let status = api.patch(coupon.id, &body).await.status;
-        // Refused if more slots were given out meanwhile, or while another process changes it.
+        // The change is refused if more slots were given out meanwhile, or if another process is
+        // changing the coupon.
         assert!(matches!(status, 200 | 409 | 503), "{body}: {status}");
         changes += usize::from(status == 200);
         status == 200

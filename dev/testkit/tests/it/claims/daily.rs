@@ -5,7 +5,7 @@ use firstcome_testkit::{LIMIT, eventually};
 use serde_json::json;
 
 #[tokio::test]
-async fn drops_are_created_days_ahead_by_any_remaining_process() {
+async fn any_remaining_process_creates_drops_days_ahead() {
     let (world, api) = firstcome_testkit::open_world("ahead").await;
     let today = Utc::now().date_naive();
     let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": today});
@@ -16,7 +16,7 @@ async fn drops_are_created_days_ahead_by_any_remaining_process() {
     assert!(made >= 6, "{made} days ahead");
     api.process.kill().await;
 
-    // As if nobody had run for days: the later drops do not exist yet.
+    // Simulates that no process has run for days: the later drops do not exist yet.
     let forget = async || {
         let statement = "DELETE FROM drops WHERE opens_at > UTC_TIMESTAMP() + INTERVAL 2 DAY";
         world.sql.query(statement).await;

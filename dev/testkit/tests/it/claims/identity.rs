@@ -1,4 +1,5 @@
-//! User ids with characters that separate our keys and fields: Auth0's contain `|`, URNs `:`.
+//! User IDs that contain the separators of our keys and fields: Auth0's IDs contain `|`, URNs
+//! contain `:`.
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{
@@ -9,7 +10,7 @@ use serde_json::json;
 
 use crate::drift::support::lose_rows;
 
-/// Valid ids that resemble a drop with a slot, a group, or a formula.
+/// Returns valid user IDs that look like a drop with a slot, a group, or a formula.
 fn odd_ids(drop: i64) -> [String; 8] {
     let own = format!("{drop}:1");
     [
@@ -74,7 +75,8 @@ async fn user_ids_with_separators_can_claim_return_and_be_repaired() {
             "{story}"
         );
     }
-    // A return and a revocation affect only their own user, and a slot goes to the next in line.
+    // A return and a revocation affect only the user they name, and the slot goes to the next user
+    // in line.
     let revoked = json!({"reason": "bought by a script", "by": "Kim"});
     let revoked = api.revoke(coupon.id, &encoded(&ids[3]), &revoked).await;
     assert_eq!(revoked, Ok((drop, Some(4))));

@@ -1,10 +1,11 @@
-//! Many concurrent claims: never too many, one each, and every promise has its row on its slot.
+//! Many concurrent claims: never more than the quantity, at most one per user, and every promise
+//! has its row on its slot.
 
 use firstcome_testkit::{
     all_issued, assert_clean, assert_exact, eventually, open_world, people, rush, tally,
 };
 
-/// Number of users who claim one of 500 slots; `CROWD=10000` for a release.
+/// Returns the number of users who compete for 500 slots. A release uses `CROWD=10000`.
 fn crowd() -> usize {
     std::env::var("CROWD")
         .ok()

@@ -1,4 +1,4 @@
-//! Claims: crowds, unusual user ids, slow clients, returns and revocations, daily drops.
+//! Claims: crowds, unusual user IDs, slow clients, returns and revocations, daily drops.
 
 mod acknowledged;
 mod daily;

@@ -1,5 +1,5 @@
-//! Returning and revoking: the slot goes to the next user, and no copy of the revoked claim brings
-//! it back.
+//! Returns and revocations: the slot goes to the next user, and no copy of the revoked claim
+//! restores it.
 
 use firstcome_testkit::{
     Answer, Fixture, Http, LIMIT, MadeCoupon, World, all_issued, coupon_body, eventually, rows,
@@ -13,7 +13,7 @@ async fn failed_claims(world: &World) -> i64 {
     world.sql.number("SELECT COUNT(*) FROM failed_claims").await
 }
 
-/// Delivers the message of a claim, possibly again.
+/// Delivers the message of a claim, which may be a duplicate.
 async fn message(fixture: &Fixture, coupon: &MadeCoupon, user: &str, slot: u32, claimed_at: &str) {
     let world = &fixture.world;
     let MadeCoupon { id, drop, .. } = coupon;
@@ -33,7 +33,7 @@ async fn message(fixture: &Fixture, coupon: &MadeCoupon, user: &str, slot: u32, 
 }
 
 #[tokio::test]
-async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
+async fn a_returned_slot_goes_to_the_first_waiting_user_and_both_users_see_it() {
     let fixture = Fixture::new("give-back").await;
     let api = &fixture.api;
     let world = &fixture.world;
@@ -80,7 +80,7 @@ async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
     );
     assert!(!rows(world, coupon.drop).await.contains_key(&slot));
 
-    // The list advances; a user who leaves it has no slot to return.
+    // The waiting list advances. A user who has left it has no slot to return.
     world.pass().await;
     assert_eq!(api.me(coupon.id, "w-1").await["slot"], slot);
     for _ in 0..2 {
@@ -150,7 +150,7 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     }
     assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
 
-    // The old claim's message is delivered again: it has no effect and needs no attention.
+    // The old claim's message is delivered again. It has no effect and needs no manual attention.
     message(&fixture, &coupon, user, old, &claimed_at).await;
     assert_eq!(
         (
@@ -185,7 +185,7 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     clean_pass(world, &coupon).await;
 }
 
-/// Every character that a user id may contain; repeated to the maximum length.
+/// Every character that a user ID may contain. It is repeated up to the maximum length.
 const ODD: &str = "A-z0._@+|:=";
 
 #[tokio::test]

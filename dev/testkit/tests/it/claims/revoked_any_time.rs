@@ -90,8 +90,7 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
         api.claim(coupon.id, user).await.is_accepted(),
         "one per drop is allowed"
     );
-    // The first pass may report that it waits for claims in flight to a drop that Redis has
-    // forgotten.
+    // The first pass may report that it waits for claims in flight to a drop that Redis has lost.
     eventually("a deep pass finds free slots only", LIMIT, async || {
         let deep = world.once_with(&["--deep"], &[]).await.run();
         deep.all_findings()
@@ -100,10 +99,10 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
     .await;
 }
 
-/// Sealing counts the committed revocations, and a revocation unseals a sealed drop: neither may
+/// Sealing counts the committed revocations, and a revocation unseals a sealed drop. Neither may
 /// run between the two steps of the other.
 #[tokio::test]
-async fn no_drop_is_sealed_during_a_revocation_of_its_claims() {
+async fn a_drop_is_not_sealed_while_a_claim_is_being_revoked() {
     let fixture = Fixture::new("revoke-seal").await;
     let world = &fixture.world;
     let api = world
@@ -142,10 +141,10 @@ async fn no_drop_is_sealed_during_a_revocation_of_its_claims() {
     assert!(revoking.await.unwrap().is_ok());
 }
 
-/// Each user claims and returns at the same moment, twice, at two APIs, concurrently with passes
-/// and the consumer.
+/// Each user claims and returns at the same moment, twice, at two APIs, while passes and the
+/// consumer run.
 #[tokio::test]
-async fn any_order_of_claims_returns_passes_and_rows_ends_exact() {
+async fn claims_returns_passes_and_rows_end_exact_in_any_order() {
     const QUANTITY: u32 = 40;
     let fixture = Fixture::new("revoke-orders").await;
     let api = &fixture.api;
@@ -172,7 +171,7 @@ async fn any_order_of_claims_returns_passes_and_rows_ends_exact() {
                 return (user.clone(), claim.await, false);
             }
             let back = async {
-                // Having nothing to return yet is a valid answer; the final result is checked
+                // Having nothing to return yet is a valid answer. The final result is checked
                 // below.
                 let _ = one.give_back(coupon.id, &user).await;
                 let _ = other.give_back(coupon.id, &user).await;
@@ -194,7 +193,7 @@ async fn any_order_of_claims_returns_passes_and_rows_ends_exact() {
         .map(|(user, ..)| user)
         .collect();
     assert!(revoked.len() > 5, "{revoked:?}");
-    // Freed slots go to waiting users, or to the next who ask.
+    // Freed slots go to waiting users, or to the next users who claim.
     for (user, ..) in came.iter().filter(|(.., revoked)| !revoked) {
         patient(|| api.claim(coupon.id, user)).await;
     }

@@ -1,4 +1,5 @@
-//! Record batches of the topic: compressed by others, corrupted by a disk, larger than memory.
+//! Record batches of the topic: compressed by other producers, corrupted by a disk, or larger than
+//! memory.
 
 use std::time::Duration;
 
@@ -14,10 +15,10 @@ use firstcome_testkit::{
 use crate::faults::waves::{HEALED, impatient};
 use crate::start_up::refuses;
 
-/// Shorter than the wait of the reconciler, so rows within this time come from the consumer.
+/// Shorter than the reconciler's wait, so rows that appear within this time come from the consumer.
 const SECONDS: Duration = Duration::from_secs(20);
 
-/// Encoded claims: user `u-N` claims slot N.
+/// Encodes claims in which user `u-N` claims slot N.
 fn claims(coupon: &MadeCoupon, slots: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
     let claim = |slot| {
         let user_id = format!("u-{slot}").parse().unwrap();
@@ -60,10 +61,10 @@ async fn batches_of_every_codec_become_rows() {
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// Kafka's client is stuck at the batch of partition 1 forever, and restarts at the first message
-/// after those of partitions 0 and 2.
+/// Kafka's client stays stuck at the batch of partition 1. In partitions 0 and 2 it resumes at the
+/// first message after the bad one.
 #[tokio::test]
-async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_letter() {
+async fn batch_that_cannot_be_read_delays_only_its_partition_and_becomes_a_dead_letter() {
     let (world, api) = open_world("unreadable").await;
     let coupon = api.open_coupon(30).await;
     let batch = async |partition, from| {
@@ -75,7 +76,7 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10), (2, 16), (2, 19)] {
         batch(partition, from).await;
     }
-    // This batch has 36 MB once it is decompressed.
+    // This batch decompresses to 36 MB.
     world
         .topic
         .produce_batch(1, "zstd", &vec![vec![b'a'; 900_000]; 40])
@@ -116,10 +117,10 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// For a malformed record, Kafka's client reports no error: it takes the record for a truncated
-/// answer.
+/// Kafka's client reports no error for a malformed record, because it mistakes the record for a
+/// truncated response.
 #[tokio::test]
-async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() {
+async fn malformed_record_delays_only_its_partition_and_becomes_a_dead_letter() {
     let (world, api) = open_world("malformed").await;
     let coupon = api.open_coupon(12).await;
     for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10)] {
@@ -146,7 +147,8 @@ async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() 
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// A client can tell the marker of a transaction from a message only by the end of the partition.
+/// A client cannot tell the marker of a transaction from a message, except by the end of the
+/// partition.
 #[tokio::test]
 async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
     let (world, api) = open_world("markers").await;
@@ -164,7 +166,7 @@ async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
 }
 
 #[tokio::test]
-async fn redis_that_restarts_while_a_batch_cannot_be_read_reopens_without_a_lost_promise() {
+async fn redis_restart_while_a_batch_cannot_be_read_loses_no_promise() {
     let garble = |kafka: &KafkaServer, topic: &str, partition| {
         kafka.garble(topic, partition, b"\"slot\":5").is_ok()
     };
@@ -172,7 +174,7 @@ async fn redis_that_restarts_while_a_batch_cannot_be_read_reopens_without_a_lost
 }
 
 #[tokio::test]
-async fn redis_that_restarts_while_a_record_is_malformed_reopens_without_a_lost_promise() {
+async fn redis_restart_while_a_record_is_malformed_loses_no_promise() {
     let malform = |kafka: &KafkaServer, topic: &str, partition| {
         kafka.malform(topic, partition, b"\"slot\":5").is_ok()
     };
@@ -231,7 +233,7 @@ async fn reopens_without_a_lost_promise(
 }
 
 #[tokio::test]
-async fn partitions_added_in_mid_rush_are_used_within_seconds() {
+async fn partitions_added_during_a_rush_are_used_within_seconds() {
     let (world, api) = open_world("grown").await;
     let coupon = api.open_coupon(20_000).await;
     let consumer = world.consume().await;
@@ -258,7 +260,7 @@ async fn partitions_added_in_mid_rush_are_used_within_seconds() {
 }
 
 #[tokio::test]
-async fn migrate_lowers_the_limit_of_a_batch_and_keeps_other_settings() {
+async fn migrate_lowers_the_batch_size_limit_and_keeps_other_settings() {
     let (world, _api) = open_world("limit").await;
     world.topic.alter(&[("retention.ms", "86400000")]).await;
     eventually(

@@ -15,8 +15,8 @@ async fn a_restarted_static_member_keeps_its_partitions_without_a_rebalance() {
     let coupon = api.open_coupon(400).await;
     let mut answers = rush(&[&api], coupon.id, &people(200), 50).await;
     all_issued(&world, coupon.drop, 200).await;
-    // Assignments of this consumer: first none of the partitions, because the other one had all,
-    // then those that the other one gave up.
+    // The assignments of this consumer: first no partitions, because the other consumer had all of
+    // them, then the partitions that the other one gave up.
     let rebalances = async || {
         other
             .metric("firstcome_consumer_rebalances_total", &[])

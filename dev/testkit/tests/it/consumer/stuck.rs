@@ -1,11 +1,12 @@
-//! A consumer that makes no progress exits; one whose store is down does not.
+//! A consumer that makes no progress exits. A consumer whose store is down does not.
 
 use firstcome_stack::ProxyFault;
 use firstcome_testkit::{Http, Running, World, WorldStores, eventually, shared};
 
 use crate::faults::waves::{HEALED, Waves, impatient};
 
-/// Not ready after three seconds, partitions lost after six, exit after nine.
+/// Creates a world whose consumer is not ready after three seconds without progress, loses its
+/// partitions after six, and exits after nine.
 async fn soon_stuck(name: &str) -> World {
     let world = impatient(WorldStores::shared().await, name).await;
     world.set("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3");
@@ -25,7 +26,7 @@ async fn is_not_ready(consumer: &Running<Http>, why: &str) {
 }
 
 #[tokio::test]
-async fn a_stuck_consumer_reports_it_loses_its_partitions_and_exits() {
+async fn a_stuck_consumer_reports_the_problem_loses_its_partitions_and_exits() {
     let waves = Waves::begin(soon_stuck("stuck").await).await;
     waves
         .survives(async |waves| {
@@ -82,7 +83,7 @@ async fn is_ready(consumer: &Running<Http>) {
 }
 
 #[tokio::test]
-async fn a_consumer_with_a_silent_mysql_is_not_stuck_and_resumes() {
+async fn a_consumer_whose_mysql_is_silent_keeps_running_and_resumes() {
     let stack = shared().await;
     let proxy = stack.mysql.proxy().await.unwrap();
     let world = soon_stuck("silent-mysql").await;

@@ -4,7 +4,7 @@ use firstcome_testkit::{
     LIMIT, MadeCoupon, World, all_issued, assert_kept, eventually, open_world, people, rush,
 };
 
-/// Announces a reconciler of an earlier release: it ran within the last day and may return.
+/// Announces a reconciler of an earlier release that ran within the last day and may return.
 pub(crate) async fn announce_old_reader(world: &World) {
     let process = "INSERT INTO processes (id, role, owner, topic, consumer_group, publish_deadline_ms, \
                    fallback_deadline_ms, seen_at) \
@@ -17,12 +17,12 @@ async fn messages(world: &World) -> i64 {
 }
 
 #[tokio::test]
-async fn claims_share_messages_only_while_every_reader_supports_it() {
+async fn claims_share_messages_only_if_every_reader_supports_it() {
     let (world, api) = open_world("versions").await;
     let coupon: MadeCoupon = api.open_coupon(20_000).await;
     let mut answers = Vec::new();
     let mut crowd = 0;
-    // Number of messages for the concurrent claims of 64 users.
+    // Counts the messages for the concurrent claims of 64 users.
     let mut rushed = async || {
         let before = messages(&world).await;
         crowd += 64;

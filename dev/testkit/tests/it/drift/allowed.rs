@@ -1,4 +1,4 @@
-//! Allow lists that Redis lost, or that differ from MySQL's: after a crash, a loss, or a manual
+//! Allow lists that Redis has lost or that differ from MySQL's: after a crash, a loss, or a manual
 //! change.
 
 use std::collections::BTreeSet;
@@ -33,7 +33,7 @@ async fn put_on(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
-/// MySQL's list; fails unless Redis has the same.
+/// Returns MySQL's list. Fails unless Redis has the same list.
 async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     let world = &fixture.world;
     let sql = &world.sql;
@@ -56,7 +56,7 @@ async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     rows
 }
 
-/// The names of the set and of the key with its state.
+/// Returns the names of two keys: the set, and the state of the list.
 fn keys(fixture: &Fixture, coupon: &MadeCoupon) -> (String, String) {
     let own = |name: &str| {
         fixture
@@ -85,7 +85,7 @@ async fn a_lost_or_different_list_in_redis_is_found_and_rewritten() {
         vec![vec!["DEL", &state]],
         vec![vec!["DEL", &set, &state]],
         vec![vec!["SADD", &set, "x"]],
-        // Redis has lost the last change; MySQL was restored from an older dump.
+        // Redis has lost the last change, or MySQL was restored from an older dump.
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "1:2"]],
         vec![vec!["SREM", &set, "c"], vec!["SET", &state, "9999:2"]],
         vec![vec!["SET", &set, "text"]],
@@ -159,7 +159,7 @@ async fn a_list_change_missing_in_redis_is_applied_after_a_grace_period() {
 }
 
 #[tokio::test]
-async fn a_deep_pass_finds_manually_exchanged_users() {
+async fn a_deep_pass_finds_manually_replaced_users() {
     let fixture = Fixture::new("d-allowed-deep").await;
     let world = &fixture.world;
     let coupon = fixture.api.create_coupon(&body("Deep", 9)).await;
@@ -216,7 +216,7 @@ async fn a_deep_pass_finds_manually_exchanged_users() {
 }
 
 #[tokio::test]
-async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
+async fn users_on_the_list_are_not_refused_after_a_loss_of_redis() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -269,7 +269,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
 }
 
 #[tokio::test]
-async fn a_list_that_cannot_be_written_closes_only_its_own_coupon() {
+async fn a_list_that_cannot_be_written_closes_only_its_coupon() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),

@@ -1,4 +1,4 @@
-//! Passes on request: at the endpoint and by the command line.
+//! Passes that an operator requests at the endpoint or on the command line.
 
 use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_stack::ProxyFault;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::drift::support::{Hindered, inject, injector, mailed, pass_ends};
 
 #[tokio::test]
-async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile() {
+async fn a_pass_requested_without_waiting_can_be_read_later_and_blocks_others() {
     let fixture = Fixture::new("d-409").await;
     let world = &fixture.world;
     fixture.held("Asked", 200, 200).await;
@@ -75,7 +75,7 @@ async fn runs_are_listed_newest_first_with_findings_page_by_page() {
     daemon.reconcile(&json!({})).await;
     let get = async |path: &str| Http::send(daemon.http().ops(Method::GET, path)).await;
 
-    // Pages of runs, without a gap or an overlap.
+    // The pages of runs have no gap and no overlap.
     let mut ids: Vec<String> = Vec::new();
     loop {
         let before = ids
@@ -102,7 +102,7 @@ async fn runs_are_listed_newest_first_with_findings_page_by_page() {
     assert_eq!(ids, all);
     assert_eq!(ids[1], run.run_id);
 
-    // Pages of findings.
+    // The pages of findings.
     let mut people = Vec::new();
     let mut after = String::new();
     loop {
@@ -175,7 +175,7 @@ async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
     let mail = mailed(world, &["repaired"]).await;
     let words = mail.text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("asked for by 김 Kim"), "{words}");
-    // A pass requested without a name shows none.
+    // A pass that was requested without a name shows no requester.
     daemon.reconcile(&json!({})).await;
     assert_eq!(
         get("/v1/runs?limit=1").await["runs"][0]["asked_by"],
@@ -184,7 +184,7 @@ async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
 }
 
 #[tokio::test]
-async fn the_command_line_reports_by_exit_code_and_prints_a_table_or_json() {
+async fn the_command_line_sets_an_exit_code_and_prints_a_table_or_json() {
     let fixture = Fixture::new("d-cli").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("By hand", 20, 20).await;
@@ -203,7 +203,8 @@ async fn the_command_line_reports_by_exit_code_and_prints_a_table_or_json() {
     injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
     pass_ends(world, &[], (1, Status::Drift)).await;
 
-    // The pass cannot run: no such coupon, a store is down, another pass is running.
+    // The pass cannot run, because the coupon does not exist, a store is down, or another pass is
+    // running.
     let unknown = world.once_with(&["--coupon", "424242"], &[]).await;
     assert_eq!(unknown.code, 2, "{}", unknown.log);
     let nowhere = [

@@ -1,5 +1,5 @@
-//! Broken promises: first in line whatever happens to the waiting list, and open until a row or an
-//! operator resolves them.
+//! Broken promises: these users are first in line whatever happens to the waiting list, and the
+//! promise stays open until a row or an operator resolves it.
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::drift::Drift;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::drift::support::{assert_whole, clean_pass, inject, mailed, pass_ends};
 
-/// A drop of 17 with three users who were promised slots 18 to 20, in that order.
+/// Creates a drop of 17 slots, and three users who were promised slots 18 to 20, in that order.
 async fn three_broken(fixture: &Fixture) -> (MadeCoupon, Vec<String>) {
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Broken", 20, 20).await;
@@ -32,7 +32,7 @@ async fn open_promises(world: &World) -> i64 {
 }
 
 #[tokio::test]
-async fn after_a_flush_added_slots_go_to_broken_promises_in_order() {
+async fn slots_added_after_a_flush_go_to_broken_promises_in_order() {
     let fixture = Fixture::new("b-emptied").await;
     let api = &fixture.api;
     let world = &fixture.world;
@@ -59,7 +59,7 @@ async fn after_a_flush_added_slots_go_to_broken_promises_in_order() {
 }
 
 #[tokio::test]
-async fn any_row_resolves_a_broken_promise_and_a_lost_line_is_rebuilt() {
+async fn any_row_resolves_a_broken_promise_and_a_lost_waiting_list_is_rebuilt() {
     let fixture = Fixture::new("b-again").await;
     let api = &fixture.api;
     let world = &fixture.world;
@@ -124,7 +124,7 @@ async fn a_closed_drop_stays_unsealed_until_an_operator_resolves_broken_promises
     assert_eq!(world.sql.number(&sealed).await, 1);
     mailed(world, &["resolved", "Broken"]).await;
 
-    // A broken promise found after the drop was sealed.
+    // A broken promise is found after the drop was sealed.
     let statement = "UPDATE broken_promises SET mended_at = NULL LIMIT 1";
     world.sql.query(statement).await;
     let once = world.once_with(&[], &[]).await;
@@ -148,7 +148,7 @@ async fn a_claim_overdue_after_the_last_repairs_is_not_a_failure() {
         }
     };
     let pass = async {
-        eventually("people have claimed", LIMIT, async || {
+        eventually("users have claimed", LIMIT, async || {
             world.redis.command::<i64>(&["ZCARD", &users]).await > 300
         })
         .await;

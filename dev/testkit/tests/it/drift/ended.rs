@@ -1,5 +1,5 @@
-//! Only successful passes count as run: passes blocked by another process are retried and mailed,
-//! and an accepted pass can always be read.
+//! Only a successful pass counts as having run: passes that another process blocked are retried and
+//! mailed. An accepted pass can always be read.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, World, eventually};
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::drift::support::{inject, mailed, ran_two_hours_ago, subjects};
 
-/// Waits, because a pass may be about to release the lock.
+/// Waits for the lock, because a pass may be about to release it.
 const TAKE: &str = "DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 30)";
 const LAST_SUCCESS: &str =
     "SELECT COALESCE(MAX(value), '') FROM reconciler_state WHERE name = 'last_success_at'";
@@ -22,7 +22,7 @@ async fn runs(world: &World, which: &str) -> i64 {
         .await
 }
 
-/// A foreign session that holds the pass lock.
+/// Opens a foreign session that holds the pass lock.
 async fn holder(world: &World) -> HeldTransaction {
     let mut holder = HeldTransaction::begin(&world.sql).await;
     holder.run(TAKE).await;
@@ -37,7 +37,7 @@ async fn a_deep_pass_blocked_by_an_operators_pass_is_mailed_and_retried() {
     let first = world.daemon().await;
     first.reconcile(&json!({})).await;
     assert_eq!(first.process.stop().await, 0);
-    // The deep pass was due a minute ago and is next due in a year.
+    // The deep pass was due a minute ago and is due next in a year.
     let holder = holder(world).await;
     let due = "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '0 %i %H %d %m *')";
     let due = world.sql.query(due).await[0][0].clone();
@@ -102,7 +102,7 @@ async fn only_a_complete_full_pass_counts_as_a_success() {
         before,
         "partial, dry and refused passes do not count"
     );
-    // A pass whose findings need a person still counts as a success.
+    // A pass whose findings need manual attention still counts as a success.
     inject(world, &coupon, Drift::FailedUnrepairable, 1).await;
     assert_eq!(
         daemon.reconcile(&json!({})).await.status,
@@ -151,7 +151,7 @@ async fn accepted_and_blocking_passes_can_be_read_at_once() {
         "{accepted} accepted, {refused} refused"
     );
     let holder = holder(world).await;
-    // The lock is held without a run: there is nothing to read.
+    // The lock is held without a run, so there is nothing to read.
     firstcome_testkit::eventually_some(
         "the last pass is over, and only the lock is reported",
         LIMIT,

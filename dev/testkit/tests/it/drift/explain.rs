@@ -1,4 +1,4 @@
-//! One user's whole story, at the endpoint and by the command line.
+//! The full history of one user, at the endpoint and on the command line.
 
 use chrono::{DateTime, Utc};
 use firstcome_testkit::drift::Drift;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::drift::sealing::{closed, until_sealed};
 use crate::drift::support::{inject, until_expired};
 
-/// The story at the endpoint; the command line shows the same.
+/// Returns the user's history from the endpoint. Fails unless the command line shows the same.
 async fn story(
     fixture: &Fixture,
     daemon: &Running<ReconcilerClient>,
@@ -46,10 +46,11 @@ async fn at_the_endpoint(
     reply.body
 }
 
-/// The events in order, as `source: what`.
+/// Returns the events in order, as `source: what`.
 fn lines(story: &Value) -> Vec<String> {
     let happenings = story["happenings"].as_array().unwrap();
-    // Compared as instants: at a whole second the text has no fraction, and "Z" sorts after ".".
+    // Compared as times, not as text: a whole second has no fraction in the text, and "Z" sorts
+    // after ".".
     let times: Vec<DateTime<Utc>> = happenings
         .iter()
         .filter_map(|h| h["at"].as_str())
@@ -140,7 +141,7 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
 }
 
 #[tokio::test]
-async fn explain_reports_what_is_no_longer_known() {
+async fn explain_reports_data_that_is_no_longer_known() {
     let fixture = Fixture::new("d-story-3").await;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
@@ -167,7 +168,7 @@ async fn explain_reports_what_is_no_longer_known() {
 }
 
 #[tokio::test]
-async fn the_command_line_explains_everybody_known_on_a_slot() {
+async fn the_command_line_explains_every_user_known_on_a_slot() {
     let fixture = Fixture::new("d-story-slot").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Slot", 20, 3).await;

@@ -1,4 +1,4 @@
-//! One pass at a time in the whole system, whatever happens to the process that runs it.
+//! Only one pass runs at a time in the whole system, whatever happens to the process that runs it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::drift::support::{
     FoundDrift, Hindered, assert_settled, clean_pass, expected, inject, injector, mailed,
 };
 
-/// Long enough for a slow pass to end.
+/// Limit for the end of a slow pass.
 const SLOW: Duration = Duration::from_secs(60);
 
-/// Each repair is recorded as applied exactly once over all runs.
+/// Checks that each repair is recorded as applied exactly once over all runs.
 async fn applied_once(world: &World, wanted: &BTreeSet<FoundDrift>) {
     let applied = world
         .sql
@@ -34,7 +34,7 @@ async fn applied_once(world: &World, wanted: &BTreeSet<FoundDrift>) {
 }
 
 #[tokio::test]
-async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed() {
+async fn a_daemon_killed_during_a_pass_is_replaced_and_its_run_recorded_as_failed() {
     let fixture = Fixture::new("d-killed").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Killed", 200, 200).await;
@@ -50,11 +50,12 @@ async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed(
     ));
     let dead = slow.begin_slow_pass(world).await;
 
-    // While the first process lives, the other one refuses with the id of the running pass.
+    // While the first process lives, the other one refuses and names the ID of the running pass.
     let other = world
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
-    // It must not name its own scheduled pass, which may wait for the lock and cannot be read.
+    // The daemon must not name its own scheduled pass, which may be waiting for the lock and cannot
+    // be read yet.
     let reply = other.ask(&json!({})).await;
     assert_eq!(
         (reply.status, &reply.body["code"]),
@@ -138,7 +139,7 @@ async fn users_admitted_to_slots_added_during_a_pass_are_not_findings() {
     let api = &fixture.api;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Raised", 20, 20).await;
-    // Every pass, dry or not, has read the coupon before it reaches this table.
+    // Every pass, including a dry run, has read the coupon before it reaches this table.
     let mut lock = HeldTransaction::begin(&world.sql).await;
     lock.run("LOCK TABLES broken_promises WRITE").await;
     let (once, ()) = tokio::join!(world.once_with(&["--dry-run"], &[]), async {

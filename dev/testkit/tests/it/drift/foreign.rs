@@ -1,4 +1,4 @@
-//! Foreign data manually written into the stores does not delay anybody else.
+//! Foreign data that was written into the stores manually does not delay other users or drops.
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_testkit::{
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::drift::support::{clean_pass, lose_rows, report};
 
-/// A coupon with foreign data in a store.
+/// Creates a coupon with foreign data in a store.
 async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> MadeCoupon {
     let world = &fixture.world;
     let (coupon, _) = fixture.held(name, 20, 3).await;
@@ -45,13 +45,13 @@ async fn a_drop_that_cannot_be_examined_or_repaired_delays_no_other() {
     ] {
         left.push(broken(&fixture, name, commands).await);
     }
-    // These scores are not slots, but their users were promised one and can get a free one.
+    // These scores are not slots, but their users were promised a slot and can get a free one.
     let mut mended = Vec::new();
     for score in ["3.5", "1e300"] {
         mended.push(broken(&fixture, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
     }
-    // Nobody can claim with these names. They keep their slots until a person removes them, and
-    // everybody else has a row.
+    // Nobody can claim with these user IDs. They keep their slots until an operator removes them,
+    // and all other users have a row.
     let long = "long".repeat(20);
     let names: &[&[&str]] = &[
         &[
@@ -171,7 +171,7 @@ async fn a_coupon_opens_after_a_loss_even_with_garbage_in_its_token_keys() {
 }
 
 #[tokio::test]
-async fn invalid_user_ids_lose_their_slots_and_places_in_line() {
+async fn invalid_user_ids_lose_their_slots_and_places_on_the_waiting_list() {
     let fixture = Fixture::new("d-odd-names").await;
     let api = &fixture.api;
     let world = &fixture.world;
@@ -179,7 +179,7 @@ async fn invalid_user_ids_lose_their_slots_and_places_in_line() {
     for user in ["w-1", "w-2"] {
         api.claim(coupon.id, user).await;
     }
-    // Beyond the quantity, and on another user's slot.
+    // One member is beyond the quantity, and one is on another user's slot.
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     let odd = ["ZADD", &users, "500", "odd person", "1", "another one"];
     world.redis.command::<i64>(&odd).await;
@@ -189,7 +189,8 @@ async fn invalid_user_ids_lose_their_slots_and_places_in_line() {
     assert_eq!(world.sql.number(listed).await, 0);
     clean_pass(world, &coupon).await;
 
-    // At the head of the line. The first name is not UTF-8, and the reconciler reads names as text.
+    // These members are at the head of the waiting list. The first name is not UTF-8, and the
+    // reconciler reads names as text.
     let waiting = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
     for name in [&b"\xff\xfe\x00"[..], b"odd person"] {
         let words = [&b"ZADD"[..], waiting.as_bytes(), b"-5", name];
@@ -217,7 +218,7 @@ const UNRESOLVED: &str = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at I
 async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
     let (world, api) = open_world("unseal").await;
     let coupon = api.open_coupon(1).await;
-    // Each case: the number of rows at sealing, whether they still exist, and whether the dead
+    // Each case gives the number of rows at sealing, whether they still exist, and whether the dead
     // letter was made from a message.
     let cases = [
         (1, true, false),

@@ -1,4 +1,4 @@
-//! Messages that the API did not send, or that contradict their drop.
+//! Messages that the API did not send, and messages that contradict their drop.
 
 use chrono::Utc;
 use firstcome_reconciler::report::Kind;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::drift::support::inject;
 
-/// A forged message in the form of a genuine one.
+/// Sends a forged message that has the format of a genuine one.
 async fn forge(world: &World, coupon: &MadeCoupon, slot: u32, user: &str) {
     let MadeCoupon { id, drop, .. } = coupon;
     let claim = json!({"slot": slot, "user_id": user, "claimed_at": Utc::now().to_rfc3339()});

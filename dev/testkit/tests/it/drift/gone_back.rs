@@ -1,4 +1,4 @@
-//! MySQL goes back in time through manual changes: the lost data is recovered from Redis.
+//! MySQL goes back in time through manual changes, and Redis restores the lost data.
 //! `faults::mysql_failover` covers a replica that takes over.
 
 use firstcome_reconciler::report::Kind;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::faults::waves::HEALED;
 
-/// MySQL loses these coupons, and will reuse their numbers.
+/// Deletes these coupons from MySQL, which will then reuse their IDs.
 pub(crate) async fn mysql_loses(world: &World, coupons: &[&MadeCoupon]) {
     for MadeCoupon { id, drop, .. } in coupons {
         for sql in [
@@ -29,7 +29,7 @@ pub(crate) async fn mysql_loses(world: &World, coupons: &[&MadeCoupon]) {
     }
 }
 
-/// A coupon without any claims.
+/// Checks that a coupon has no claims.
 async fn assert_unused(fixture: &Fixture, coupon: &MadeCoupon) {
     let world = &fixture.world;
     let claims = rush(&[&*fixture.api], coupon.id, &people(5), 5).await;
@@ -53,7 +53,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
     api.change(coupon.id, &json!({"quantity": 20})).await;
     answers.extend(rush(&[&**api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
-    // The next id is far above the others, as after a restore.
+    // The next ID is far above the others, as after a restore.
     let statement = "ALTER TABLE coupons AUTO_INCREMENT = 1000000";
     world.sql.query(statement).await;
     let (lost, _) = fixture.held("Lost", 10, 5).await;
@@ -73,7 +73,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
     }
     mysql_loses(world, &[&lost]).await;
     let once = world.once_with(&[], &[]).await;
-    // Ten rows, and the lost coupon.
+    // Ten rows are restored, and the lost coupon.
     assert_eq!(
         kinds(&once.run()),
         [(Kind::CountMismatch, 1), (Kind::Unissued, 10 + 1)].into(),
@@ -85,7 +85,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
     let other = api.open_coupon(5).await;
     assert!(other.id > lost.id && other.drop > lost.drop, "{other:?}");
     assert_unused(&fixture, &other).await;
-    // An operator who does not want it back deletes it from Redis.
+    // An operator who does not want the coupon back deletes it from Redis.
     for key in world
         .redis
         .names()
@@ -100,7 +100,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_breaks_no_promise() {
 }
 
 #[tokio::test]
-async fn concurrent_apis_never_reuse_coupon_numbers_that_mysql_lost() {
+async fn concurrent_apis_never_reuse_coupon_ids_that_mysql_lost() {
     let fixture = Fixture::new("gone-back-two").await;
     let world = &fixture.world;
     let api = &fixture.api;
@@ -139,14 +139,14 @@ async fn concurrent_apis_never_reuse_coupon_numbers_that_mysql_lost() {
 }
 
 #[tokio::test]
-async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
+async fn no_new_coupon_reuses_an_id_that_mysql_lost_while_redis_is_down() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let proxy = redis.proxy().await.unwrap();
     let stores = WorldStores::shared()
         .await
         .with_redis_at(&redis.url_via(&proxy));
     let world = World::on(stores, "gone-back-away").await;
-    // A request gives up after a few unanswered queries.
+    // A request gives up after a few queries without an answer.
     world.set("STORE_TIMEOUT_MS", "500");
     let fixture = Fixture::of(world).await;
     let world = &fixture.world;
@@ -180,7 +180,7 @@ async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
     }
 }
 
-/// Redis applies the revocation with the highest number of a user.
+/// Redis applies the revocation with a user's highest revision number.
 #[tokio::test]
 async fn a_user_revoked_after_mysql_lost_their_last_revocation_is_refused() {
     let fixture = Fixture::new("gone-back-revoked").await;

@@ -1,5 +1,5 @@
-//! Every kind of repairable drift, injected deliberately: a dry run lists exactly that and changes
-//! nothing, a pass repairs it, the next one finds nothing, and a mail reports it.
+//! Every kind of repairable drift is injected deliberately. A dry run lists exactly that drift and
+//! changes nothing, a pass repairs it, the next pass finds nothing, and a mail reports it.
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -15,11 +15,11 @@ use crate::drift::support::{
 pub(crate) struct DriftCase {
     pub(crate) drift: Drift,
     pub(crate) n: u32,
-    /// The kind of the finding that reports it.
+    /// The kind of finding that reports the drift.
     pub(crate) kind: Kind,
-    /// Users at the beginning; the quantity is 20.
+    /// Number of users before the drift. The quantity is 20.
     pub(crate) held: usize,
-    /// Users at the end.
+    /// Number of users after the repair.
     pub(crate) end: usize,
 }
 
@@ -82,7 +82,7 @@ pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCou
             .await
         }
     };
-    // A name may be wrapped.
+    // The mail may wrap a name.
     let text = mail.text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         names.iter().all(|name| text.contains(name)),
@@ -177,7 +177,7 @@ async fn failed_claims_are_issued_resolved_as_duplicates_or_readmitted() {
 async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     let fixture = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
-    // Separately, because its user gets a row only once the admission is overdue.
+    // This case is separate, because its user gets a row only once the admission is overdue.
     let gap = DriftCase {
         drift: Drift::CountGap,
         n: 2,
@@ -227,8 +227,8 @@ async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
     mend(&fixture, &cases).await;
 }
 
-/// Users who are missing in Redis, on other slots, on the same slot as another user, or above the
-/// quantity; and drops that Redis lost.
+/// Users who are missing from Redis, on a wrong slot, on the same slot as another user, or above
+/// the quantity, and drops that Redis has lost.
 #[tokio::test]
 async fn users_missing_or_misplaced_in_redis_get_the_slots_of_their_rows_or_free_ones() {
     let fixture = Fixture::new("d-wrong").await;
@@ -259,7 +259,7 @@ async fn users_missing_or_misplaced_in_redis_get_the_slots_of_their_rows_or_free
 }
 
 #[tokio::test]
-async fn a_user_in_two_drops_of_a_once_per_coupon_keeps_the_one_with_the_row() {
+async fn a_user_in_two_drops_of_a_one_per_user_coupon_keeps_the_slot_with_the_row() {
     let fixture = Fixture::new("d-two-drops").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Daily", 20, 12).await;
@@ -351,7 +351,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
         );
         firstcome_testkit::all_issued(world, coupon.drop, 13).await;
         clean_pass(world, &coupon).await;
-        // The reopening is only mailed if admission was closed for long.
+        // The mail about the reopening is only sent if admission was closed for long.
         match drift {
             Drift::RedisFlushed => drop(mailed(world, &["repaired"]).await),
             _ => assert_eq!(subjects(world), [""; 0]),
@@ -361,7 +361,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
 }
 
 #[tokio::test]
-async fn users_left_only_in_the_list_of_claimants_get_slot_and_row_back() {
+async fn users_left_only_in_the_list_of_claimants_get_their_slots_and_rows_back() {
     let fixture = Fixture::new("d-claimants").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Half forgotten", 20, 20).await;

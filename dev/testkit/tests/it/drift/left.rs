@@ -1,4 +1,4 @@
-//! Drift that is left for a person: mailed once, and again once it is resolved.
+//! Drift that only an operator can resolve is mailed once, and again when it is resolved.
 
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::drift::Drift;
@@ -11,7 +11,7 @@ use crate::drift::support::{
 };
 
 #[tokio::test]
-async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
+async fn users_without_a_slot_are_listed_as_broken_promises_and_first_in_line() {
     let fixture = Fixture::new("d-broken").await;
     let api = &fixture.api;
     let world = &fixture.world;
@@ -60,7 +60,7 @@ async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
         )
         .await;
 
-        // Reported once and still listed: later passes have nothing new.
+        // The drift was reported once and is still listed. Later passes have nothing new.
         let again = world.once_with(&[], &[]).await;
         assert!(
             again.code <= 1 && found(&again.run()).is_empty(),
@@ -68,7 +68,7 @@ async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
             again.log
         );
 
-        // Slots are added for them: they are the first to get one.
+        // Slots are added for these users, who are the first to get one.
         let reply = api.patch(coupon.id, &json!({"quantity": 22})).await;
         assert_eq!(reply.status, 200, "{reply:?}");
         pass_ends(world, &[], (0, Status::Repaired)).await;

@@ -1,5 +1,5 @@
-//! A single table of MySQL lost rows: data known to other stores is restored, and no day is given
-//! out twice.
+//! A single table of MySQL has lost rows. Data that other stores have is restored, and no day is
+//! given out twice.
 
 use chrono::Utc;
 use firstcome_reconciler::report::{Outcome, Status};
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::drift::sealing::{closed, until_sealed};
 use crate::drift::support::{assert_settled, clean_pass, pass_ends, subjects};
 
-/// Deletes rows regardless of references, as restoring a single table does.
+/// Deletes rows without checking references, as a restore of a single table does.
 async fn lose(fixture: &Fixture, delete: &str) {
     let mut session = HeldTransaction::begin(&fixture.world.sql).await;
     session.run("SET FOREIGN_KEY_CHECKS = 0").await;
@@ -111,7 +111,7 @@ async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
     .await;
     let answer = fixture.api.claim(coupon.id, "stranger").await;
     assert!(!answer.is_accepted(), "{answer:?}");
-    // A person restores it, as OPERATIONS says.
+    // An operator restores the row as OPERATIONS describes.
     let put_back = format!(
         "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) VALUES \
          ({}, {}, UTC_DATE(), UTC_DATE(), UTC_DATE() + INTERVAL 1 DAY, 5)",

@@ -11,10 +11,11 @@ use crate::drift::support::{
     FoundDrift, assert_settled, clean_pass, dry_run, expected, found, injector, mailed,
 };
 
-/// The kind of the finding that reports the drift.
+/// Returns the kind of finding that reports the drift.
 fn word(drift: Drift) -> Kind {
     match drift {
-        // The row names the user's slot, so the user is reported as missing from it.
+        // The row names the user's slot, so the finding reports that the user is missing from that
+        // slot.
         Drift::ConflictMoved | Drift::ConflictExchanged => Kind::MissingAdmission,
         other => serde_json::from_value(other.finding().into()).unwrap(),
     }
@@ -50,7 +51,7 @@ async fn all_kinds_of_drift_in_one_drop_are_found_and_repaired_together() {
             &injector.make(drift, 2).await.unwrap(),
         ));
     }
-    // These concern the drop or all of Redis, but no user in particular.
+    // These findings concern the drop or all of Redis, not a particular user.
     for drift in [Drift::Unfilled, Drift::CountLower, Drift::RedisGate] {
         injector.make(drift, 1).await.unwrap();
     }

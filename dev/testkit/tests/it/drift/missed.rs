@@ -61,7 +61,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() 
 }
 
 #[tokio::test]
-async fn a_deep_pass_due_at_the_same_second_as_another_is_not_lost() {
+async fn a_deep_pass_due_in_the_same_second_as_another_is_not_skipped() {
     let fixture = Fixture::new("d-both").await;
     let world = &fixture.world;
     fixture.held("Both", 200, 200).await;

@@ -1,5 +1,5 @@
-//! Daily coupons whose earlier days are sealed: after Redis restarts or goes back in time, nobody
-//! wins a second time.
+//! Daily coupons with sealed earlier days: after Redis restarts or goes back in time, nobody wins a
+//! second time.
 
 use chrono::{NaiveDate, TimeDelta};
 use firstcome_reconciler::report::{Kind, Outcome, Status};
@@ -26,9 +26,8 @@ async fn open_next_day(world: &World) {
     world.sql.query(open).await;
 }
 
-/// A day that is sealed after Redis was copied; then Redis returns with the copy. Two of three
-/// slots were given out before the copy; afterwards one of them was revoked, and the third was
-/// given out.
+/// Seals a day after Redis was copied, and restarts Redis from the copy. Two of three slots were
+/// given out before the copy. Afterwards one of them was revoked, and the third was given out.
 async fn back_from_before_the_sealing(
     once_per: &str,
 ) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
@@ -127,7 +126,7 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     let api = &fixture.api;
     let world = &fixture.world;
     reopened(&fixture, &redis, &coupon).await;
-    // An API that does not know of the sealing yet asks for a retry.
+    // An API that does not know yet that the day is sealed asks the user to retry.
     let late = eventually_some(
         "the API knows the drop is sealed",
         LIMIT,
@@ -138,7 +137,7 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     )
     .await;
     assert!(late.is("not_open"), "{late:?}");
-    // Holders whose answer was lost get it again.
+    // Holders who never received their answer get it again.
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
         assert_eq!(
@@ -154,8 +153,8 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     assert_eq!(world.pass().await.status, Status::Clean);
 }
 
-/// A revocation unsealed a day, and the slot went to a waiting user. An older Redis knows of the
-/// first sealing, but not of this user.
+/// A revocation unsealed a day, and the slot went to a waiting user. An older Redis knows about the
+/// first sealing, but not about this user.
 #[tokio::test]
 async fn a_user_promoted_after_the_first_sealing_cannot_win_the_next_day() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -200,7 +199,7 @@ async fn a_user_promoted_after_the_first_sealing_cannot_win_the_next_day() {
     );
 }
 
-/// This restart loses nothing, so the list of claimants is correct.
+/// This restart loses nothing, so the list of claimants is complete.
 #[tokio::test]
 async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -230,8 +229,8 @@ async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() 
     );
 }
 
-/// A user gave up their place in one day's line, and the API died before it updated Redis. Then the
-/// user claimed on the next day.
+/// A user left the waiting list of one day, and the API died before it updated Redis. Then the user
+/// claimed on the next day.
 #[tokio::test]
 async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
     let fixture = Fixture::new("d-void-elsewhere").await;

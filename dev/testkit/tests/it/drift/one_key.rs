@@ -1,5 +1,5 @@
 //! A single key of a coupon or drop is lost, or one of its members is missing, extra or on a wrong
-//! slot: nobody gets a false promise, and the next pass repairs the damage.
+//! slot. No user gets a false promise, and the next pass repairs the damage.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ const EARLIER: [&str; 2] = ["w-1", "w-2"];
 /// A user who is manually written into a key.
 const EXTRA: &str = "x-extra";
 
-/// The damage to one key. `U` stands for a holder, `S` for their slot, `F` for a free slot, and `D`
-/// for the drop.
+/// The damage to each key. `U` stands for a holder, `S` for the holder's slot, `F` for a free slot,
+/// and `D` for the drop.
 const DAMAGES: [(&str, &[&str]); 16] = [
     ("users lost", &["DEL", "users"]),
     ("free lost", &["DEL", "free"]),
@@ -65,7 +65,7 @@ async fn promised(fixture: &Fixture, coupon: i64, user: &str) -> (i64, u32) {
     .await
 }
 
-/// Holders, one of whom is revoked.
+/// Fills a drop with holders, one of whom is revoked.
 async fn filled(
     fixture: &Fixture,
     mut coupon: MadeCoupon,
@@ -116,7 +116,7 @@ async fn one_off(fixture: &Fixture) -> Vec<OneKey> {
     cases
 }
 
-/// Coupons whose first day is over and sealed.
+/// Creates coupons whose first day is over and sealed.
 async fn of_second_day(fixture: &Fixture) -> Vec<OneKey> {
     let api = &fixture.api;
     let world = &fixture.world;
@@ -276,7 +276,7 @@ async fn all_heal(name: &str, of_second_days: bool) {
     } else {
         one_off(&fixture).await
     };
-    // A pass notes the winners of earlier days, so that nobody wins while Redis has forgotten them.
+    // A pass records the winners of earlier days, so that nobody wins again while Redis lacks them.
     world.pass().await;
     let mut accepted = Vec::new();
     for case in &cases {

@@ -1,5 +1,5 @@
-//! A store is lost in mid-pass: the run is recorded as failed as soon as possible, and the next
-//! pass repairs.
+//! A store fails in the middle of a pass: the run is recorded as failed as soon as possible, and
+//! the next pass completes the repairs.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::drift::support::{Hindered, assert_settled, clean_pass, inject, mailed};
 use crate::faults::waves::{breakable_mysql, kafka_behind_proxy};
 
-/// Limit until the clients of a dead broker have given up.
+/// Limit until the clients of a dead broker give up.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 
 async fn until_failed(world: &World, run: &str) {
@@ -81,7 +81,7 @@ async fn a_run_that_loses_redis_fails_and_the_rest_is_repaired_once_redis_is_bac
     );
     mailed(world, &["action needed"]).await;
 
-    // The daemon notices that nothing is verified, and reopens admission.
+    // The daemon notices that no coupon is verified, and reopens admission.
     redis.start_again().await.unwrap();
     eventually("admission is open again", LIMIT, async || {
         fixture.api.claim(coupon.id, "u-late").await.is("sold_out")
@@ -132,7 +132,8 @@ async fn an_old_connection_error_of_kafka_does_not_fail_the_next_pass() {
     rush(&[&api], coupon.id, &people(5), 5).await;
     let daemon = world.daemon().await;
     for _ in 0..3 {
-        // The messages stay unread, so each pass reads the topic over the connection of the last.
+        // The messages stay unread, so each pass reads the topic over the connection of the
+        // previous pass.
         assert_eq!(daemon.reconcile(&json!({})).await.error, None);
         proxy.cut_now().await;
         eventually("Kafka takes messages again", GIVEN_UP, async || {

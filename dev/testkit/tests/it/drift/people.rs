@@ -1,4 +1,4 @@
-//! Erasing users: one at an operator's request, and all users of old drops.
+//! Erasure of users: one user at an operator's request, and all users of old drops.
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, coupon_body};
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::drift::sealing::{closed, until_sealed};
 use crate::drift::support::{pass_ends, until_expired};
 
-/// Removes the user ids from the rows of drops that were sealed long ago.
+/// Enables the removal of user IDs from the rows of drops that were sealed long ago.
 const RETENTION: (&str, &str) = ("RETENTION_DAYS", "1");
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
         "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
     assert_eq!(world.sql.query(recorded).await, [["Kim", pseudonym]]);
     assert_eq!(api.me(coupon.id, "u-3").await["status"], "none");
-    // The code is computed from the user id, so it must go too.
+    // The code is computed from the user ID, so it must be erased too.
     let code = format!("SELECT code FROM issued_coupons WHERE user_id = '{pseudonym}'");
     let code = world.sql.query(&code).await.remove(0).remove(0);
     assert!(
@@ -197,8 +197,8 @@ async fn users_of_old_drops_are_erased() {
         assert_eq!(run.status, Status::Clean, "{run:#?}");
     };
 
-    // An earlier release erased the user of this revocation, but kept the code, which is computed
-    // from the id.
+    // An earlier release erased the user of this revocation but kept the code, which is computed
+    // from the user ID.
     let revocation = "INSERT INTO revoked_coupons (drop_id, coupon_id, slot, user_id, code, reason, revoked_by) \
                       SELECT MIN(id), coupon_id, 2, 'erased-00000000000000000000', 'OLD1', 'erased', 'erased' FROM drops";
     let statement = format!(
@@ -249,7 +249,8 @@ async fn users_of_old_drops_are_erased() {
         "a drop that still has the code of a revocation is not done"
     );
     assert_eq!(api.me(over.id, &answers[0].0).await["status"], "none");
-    // A reconciler of an earlier release that still runs after `migrate` replaces only the ids.
+    // A reconciler of an earlier release that still runs after `migrate` replaces only the user
+    // IDs.
     let of_over = format!("WHERE drop_id = {}", over.drop);
     let statement = format!("UPDATE issued_coupons SET code = CONCAT('OLD', slot) {of_over}");
     world.sql.query(&statement).await;

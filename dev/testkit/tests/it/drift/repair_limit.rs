@@ -1,4 +1,4 @@
-//! The repair limit: beyond it nothing is repaired until a person confirms.
+//! The repair limit: more repairs than this are held back until an operator confirms them.
 
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_testkit::drift::Drift;
@@ -74,7 +74,7 @@ async fn too_many_repairs_wait_for_a_confirmation_at_the_endpoint() {
     assert_eq!(world.sql.number(open).await, 0);
 }
 
-/// A pass with `--confirm` for the coupon, which ends with this exit code and status.
+/// Runs a pass with `--confirm` for the coupon, which must end with this exit code and status.
 async fn confirm(fixture: &Fixture, coupon: &MadeCoupon, ends: (i32, Status)) -> Run {
     let args = ["--confirm", "--coupon", &coupon.id.to_string()];
     pass_ends(&fixture.world, &args, ends).await
@@ -89,7 +89,7 @@ async fn a_confirmation_covers_the_shown_repairs_and_ends_once_they_are_done() {
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Grows", 100, 100).await;
     inject(world, &coupon, Drift::MissingAdmission, 6).await;
-    // Nobody has seen them yet.
+    // The repairs have not been shown to anybody yet.
     confirm(&fixture, &coupon, BRAKED).await;
     inject(world, &coupon, Drift::MissingAdmission, 40).await;
     pass_ends(world, &[], BRAKED).await;
@@ -119,7 +119,7 @@ async fn a_closed_gate_restores_missing_users_but_moves_nobody_beyond_the_limit(
     let redis = &world.redis;
     let users = redis.of_drop(coupon.id, coupon.drop, "users");
     let all = rows(world, coupon.drop).await;
-    // 20 users have each other's slots, and Redis has forgotten 10 more.
+    // 20 users have swapped slots in pairs, and Redis has lost 10 more.
     for pair in (1..=20).step_by(2) {
         for (slot, of) in [(pair, pair + 1), (pair + 1, pair)] {
             redis

@@ -27,7 +27,7 @@ async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
     assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 3)].into());
     assert_eq!(world.sql.query(&read).await, shown);
 
-    // Redis now has the instant of the claim from the rows.
+    // Redis now has the claim times from the rows.
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     world
         .redis
@@ -38,8 +38,8 @@ async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
     assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 20)].into());
     assert_eq!(world.sql.query(&read).await, shown);
 
-    // Somebody's row was manually given to another user: the promised user gets a row with another
-    // code. Rows written by the same statement keep their codes.
+    // A user's row was manually given to another user. The promised user gets a row with a new
+    // code. Rows that the same statement writes keep their codes.
     world.sql.query(&format!("{delete} IN (4, 5, 6)")).await;
     let moved =
         "UPDATE issued_coupons SET slot = 4, user_id = 'u-other' WHERE slot = 3 AND drop_id";
@@ -61,7 +61,7 @@ async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
 }
 
 #[tokio::test]
-async fn a_lost_or_changed_code_key_is_reported_until_a_person_decides() {
+async fn a_lost_or_changed_code_key_is_reported_until_an_operator_decides() {
     let (world, api) = open_world("code-key").await;
     given_out(&world, &api).await;
     let told = async || {
@@ -108,7 +108,7 @@ async fn a_lost_or_changed_code_key_is_reported_until_a_person_decides() {
     assert_eq!(told().await, (Status::Clean, vec![]));
 }
 
-/// Without `read_uncommitted` no client sees what comes after the message of the open transaction.
+/// Without `read_uncommitted`, no client sees the messages after the one of the open transaction.
 #[tokio::test]
 async fn an_open_foreign_transaction_hides_no_claims() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();

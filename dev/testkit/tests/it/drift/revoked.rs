@@ -24,7 +24,7 @@ async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
 async fn each_missing_step_of_a_revocation_is_found_completed_and_mailed() {
     let fixture = Fixture::new("d-revoked").await;
     let world = &fixture.world;
-    // Recorded revocations need no confirmation, however many they are.
+    // Recorded revocations need no confirmation, whatever their number.
     for (setting, value) in [
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "1"),
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1"),
@@ -56,7 +56,7 @@ async fn each_missing_step_of_a_revocation_is_found_completed_and_mailed() {
 }
 
 #[tokio::test]
-async fn a_lost_or_stale_redis_knows_revocations_before_it_opens() {
+async fn a_lost_or_stale_redis_gets_all_revocations_before_it_opens() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -85,8 +85,9 @@ async fn a_lost_or_stale_redis_knows_revocations_before_it_opens() {
     }
 }
 
-/// Redis has only half of an admission: the coupon's claimants name a slot that nobody holds. If
-/// the user may claim again, the claimants alone do not tell a new claim from the revoked one.
+/// Redis has only half of an admission: the coupon's claimants name a slot that no user holds. If
+/// the user may claim again, the claimants alone do not show whether the claim is new or the
+/// revoked one.
 #[tokio::test]
 async fn claimants_alone_do_not_restore_a_revoked_claim() {
     let fixture = Fixture::new("d-revoked-named").await;
@@ -119,9 +120,9 @@ async fn claimants_alone_do_not_restore_a_revoked_claim() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
 
-/// Two processes ended the revocation at once, and each wrote a different instant to Redis.
+/// Two processes completed the revocation at once, and each wrote a different time to Redis.
 #[tokio::test]
-async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
+async fn revocation_whose_outcome_differs_in_redis_is_repaired() {
     let fixture = Fixture::new("d-revoked-end").await;
     let world = &fixture.world;
     let api = &fixture.api;
@@ -154,7 +155,7 @@ async fn a_revocation_with_a_different_end_in_redis_is_repaired() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
 
-/// A pass lists a promise as broken at the moment it is returned.
+/// A pass lists a promise as broken while the user returns it.
 #[tokio::test]
 async fn a_returned_promise_does_not_stay_listed_as_broken() {
     let fixture = Fixture::new("d-revoked-listed").await;
@@ -172,7 +173,8 @@ async fn a_returned_promise_does_not_stay_listed_as_broken() {
         let statement = format!("INSERT INTO broken_promises ({columns}) VALUES ({values})");
         world.sql.query(&statement).await;
     }
-    // One pass puts the other user in line and gives them the free slot, the next sees their row.
+    // One pass puts the other user in line and gives them the free slot. The next pass sees their
+    // row.
     world.once_with(&[], &[]).await;
     world.once_with(&[], &[]).await;
     let statement = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
@@ -186,7 +188,7 @@ async fn a_returned_promise_does_not_stay_listed_as_broken() {
 /// A pass lists the promise as broken between the steps of a revocation after which the user may
 /// claim again.
 #[tokio::test]
-async fn a_promise_listed_during_its_revocation_is_closed_at_its_end() {
+async fn a_promise_listed_as_broken_during_its_revocation_is_closed_afterwards() {
     let fixture = Fixture::new("d-revoked-between").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Between", 5, 5).await;

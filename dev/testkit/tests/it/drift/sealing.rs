@@ -1,4 +1,5 @@
-//! Ended drops: sealed once verified exact, then free of cost, and still answered from MySQL.
+//! Ended drops are sealed once they are verified as exact. They then cost nothing, and MySQL still
+//! answers for them.
 
 use chrono::{NaiveDate, TimeDelta, Timelike as _, Utc};
 use firstcome_reconciler::report::{Kind, Status};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::drift::support::{assert_found, expected, inject, pass_ends, report};
 
-/// A drop of 20, all given out, that has just closed.
+/// Creates a drop of 20 slots that are all given out, and that has just closed.
 pub(super) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
     let (coupon, answers) = fixture.held(name, 20, 20).await;
     assert!(
@@ -44,8 +45,8 @@ async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
     fixture.world.sql.number(&sealed).await == 1
 }
 
-/// Runs passes until the drop is sealed: it must have been closed for as long as a message may
-/// take.
+/// Runs passes until the drop is sealed. It must first have been closed for as long as a message
+/// may take.
 pub(super) async fn until_sealed(fixture: &Fixture, coupon: &MadeCoupon) {
     eventually("the drop is sealed", LIMIT, async || {
         let run = fixture.world.pass().await;
@@ -55,7 +56,7 @@ pub(super) async fn until_sealed(fixture: &Fixture, coupon: &MadeCoupon) {
     .await;
 }
 
-/// Holders see their slots, and others see that the drop is over.
+/// Checks that holders see their slots, and that others see that the drop is over.
 async fn answered(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
     let api = &fixture.api;
     for (user, answer) in answers {
@@ -131,7 +132,8 @@ async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     assert_eq!(world.redis.command::<i64>(&["TTL", &users]).await, -1);
 }
 
-/// A daily coupon whose only day closes in six seconds, around noon in its time zone.
+/// Returns the body of a daily coupon whose only day closes in six seconds, around noon in its time
+/// zone.
 pub(super) fn one_day() -> Value {
     let now = Utc::now();
     let ahead = 12 - i32::try_from(now.hour()).unwrap();
@@ -148,7 +150,7 @@ pub(super) fn one_day() -> Value {
 }
 
 #[tokio::test]
-async fn an_ended_coupon_leaves_redis_unless_it_gets_more_days() {
+async fn an_ended_coupon_is_removed_from_redis_unless_it_gets_more_days() {
     let fixture = Fixture::new("d-over").await;
     let world = &fixture.world;
     let body = one_day();

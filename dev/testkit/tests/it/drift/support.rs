@@ -25,7 +25,7 @@ pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
         .unwrap()
 }
 
-/// Injects `n` of one kind of drift into a drop.
+/// Injects one kind of drift `n` times into a drop.
 pub(crate) async fn inject(world: &World, coupon: &MadeCoupon, drift: Drift, n: u32) -> Injected {
     let mut injector = injector(world, coupon).await;
     injector.make(drift, n).await.unwrap()
@@ -38,7 +38,7 @@ pub(crate) async fn lose_rows(world: &World, coupon: &MadeCoupon, slots: &str) {
     world.sql.query(&delete).await;
 }
 
-/// All data of the product, except what passes record about themselves.
+/// All data of the product, except the records that passes write about themselves.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Everything {
     redis: BTreeMap<String, (Vec<u8>, i64)>,
@@ -46,8 +46,8 @@ pub(crate) struct Everything {
     kafka: Vec<(i64, i64)>,
 }
 
-/// Reads keys with their types, values and times to live, rows of all tables, the group's offsets
-/// and the topic's ends.
+/// Reads keys with their types, values and times to live, the rows of all tables, the group's
+/// offsets and the end offsets of the topic.
 pub(crate) async fn everything(world: &World) -> Everything {
     const OF_PASSES: [&str; 9] = [
         "reconcile_runs",
@@ -95,7 +95,7 @@ pub(crate) fn found(run: &Run) -> BTreeMap<FoundDrift, Outcome> {
         .collect()
 }
 
-/// The expected findings of injected drift: each user by name, or the drop as a whole.
+/// Returns the expected findings of injected drift: each user by name, or the drop as a whole.
 pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<FoundDrift> {
     if done.people.is_empty() {
         return [(kind, None, None)].into();
@@ -106,13 +106,13 @@ pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<FoundDrift> {
         .collect()
 }
 
-/// Fails unless the run found exactly these.
+/// Fails unless the run found exactly these findings.
 pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<FoundDrift>) {
     let found = found(run).into_keys().collect();
     assert_eq!(expected, &found, "{run:#?}");
 }
 
-/// The findings of a run in one drop.
+/// Returns the findings of a run in one drop.
 pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
     report(run, drop)
         .findings
@@ -121,7 +121,7 @@ pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
         .collect()
 }
 
-/// A dry run by the command line that finds something and changes nothing.
+/// Runs a dry run on the command line that must find something and change nothing.
 pub(crate) async fn dry_run(world: &World) -> Run {
     let before = everything(world).await;
     let dry = world.once_with(&["--dry-run"], &[]).await;
@@ -139,21 +139,22 @@ pub(crate) async fn dry_run(world: &World) -> Run {
     run
 }
 
-/// A dry run that lists exactly these.
+/// Runs a dry run that must list exactly these findings.
 pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<FoundDrift>) -> Run {
     let run = dry_run(world).await;
     assert_found(&run, expected);
     run
 }
 
-/// A pass by the command line finds nothing, and examined the users and rows of this drop.
+/// Runs a pass on the command line that must examine the users and rows of this drop and find
+/// nothing.
 pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
     let once = world.once_with(&[], &[]).await;
     assert_eq!(once.code, 0, "{}", once.log);
     assert_clean(&once.run(), coupon);
 }
 
-/// A pass by the command line that ends with this exit code and status.
+/// Runs a pass on the command line that must end with this exit code and status.
 pub(crate) async fn pass_ends(world: &World, args: &[&str], ends: (i32, Status)) -> Run {
     let once = world.once_with(args, &[]).await;
     let run = once.run();
@@ -170,7 +171,7 @@ pub(crate) async fn until_expired(world: &World, prefix: &str) {
     .await;
 }
 
-/// The report of a run about a drop.
+/// Returns the run's report about a drop.
 pub(crate) fn report(run: &Run, drop: i64) -> &DropReport {
     run.drops
         .iter()
@@ -178,8 +179,8 @@ pub(crate) fn report(run: &Run, drop: i64) -> &DropReport {
         .expect("the drop was examined")
 }
 
-/// Redis and MySQL agree on every user; the numbers add up; nobody waits while a slot is free;
-/// nothing is left over.
+/// Checks that Redis and MySQL agree on every user, the counts add up, nobody waits while a slot is
+/// free, and no data is left over.
 pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u32, held: usize) {
     let rows = rows(world, coupon.drop).await;
     assert_eq!(rows.len(), held, "rows: {rows:?}");
@@ -231,7 +232,7 @@ pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u
     }
 }
 
-/// The drop is whole, and every promise has its row on its slot.
+/// Checks that the drop is whole, and that every promise has its row on its slot.
 pub(crate) async fn assert_settled(
     world: &World,
     coupon: &MadeCoupon,
@@ -243,7 +244,7 @@ pub(crate) async fn assert_settled(
     assert_kept(world, coupon, answers, &[]).await;
 }
 
-/// A mail as a person reads it.
+/// A mail as its recipient reads it.
 #[derive(Debug)]
 pub(crate) struct ReadMail {
     pub(crate) subject: String,
@@ -260,12 +261,12 @@ pub(crate) fn read(mail: &firstcome_stack::Mail) -> ReadMail {
     }
 }
 
-/// The mail whose subject contains all of these words.
+/// Waits for the mail whose subject contains all of these words.
 pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
     mailed_within(world, words, MAILED).await
 }
 
-/// [`mailed`] with another limit.
+/// Does the same as [`mailed`], with a different time limit.
 pub(crate) async fn mailed_within(world: &World, words: &[&str], limit: Duration) -> ReadMail {
     let fits =
         |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
@@ -292,7 +293,7 @@ pub(crate) async fn ran_two_hours_ago(world: &World, schedule: &str) {
     world.sql.query(&statement).await;
 }
 
-/// A pass that repairs all its findings, which are exactly these.
+/// Runs a pass that must have exactly these findings and repair them all.
 pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<FoundDrift>) -> Run {
     let run = pass_ends(world, &[], (0, Status::Repaired)).await;
     assert_found(&run, expected);
@@ -319,7 +320,7 @@ impl Hindered {
         hindered
     }
 
-    /// [`Self::start`] with another MySQL.
+    /// Starts the daemon with a different MySQL.
     pub(crate) async fn over(
         world: &World,
         mysql: &MysqlServer,
@@ -342,7 +343,7 @@ impl Hindered {
             .set(ProxyFault::Delay(Duration::from_millis(40)))
             .await
             .unwrap();
-        // Refused while a scheduled pass is running.
+        // The request is refused while a scheduled pass is running.
         let reply = eventually_some("the pass is accepted", LIMIT, async || {
             let reply = self.daemon.ask(&json!({"wait": false})).await;
             if reply.status == 202 {

@@ -1,4 +1,4 @@
-//! Three brokers, of which one or two die; and topics that would not survive the loss of a broker.
+//! Three brokers, of which one or two die, and topics that would not survive the loss of a broker.
 
 use firstcome_stack::KafkaCluster;
 use firstcome_testkit::{Answer, LIMIT, World, WorldStores, eventually, holders};
@@ -10,7 +10,8 @@ use crate::start_up::{PROCESSES, refuses};
 static CLUSTER: OnceCell<KafkaCluster> = OnceCell::const_new();
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// The shared cluster, with all its brokers; one test at a time holds its guard.
+/// Returns the shared cluster with all its brokers running. The guard gives one test at a time
+/// access to it.
 async fn cluster() -> (&'static KafkaCluster, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
     let start = async || {
@@ -20,7 +21,7 @@ async fn cluster() -> (&'static KafkaCluster, MutexGuard<'static, ()>) {
     };
     let cluster = CLUSTER.get_or_init(start).await;
     for id in 1..=3 {
-        // A failed test may have left one dead.
+        // A failed test may have left a broker dead.
         let broker = cluster.broker(id).unwrap();
         if broker.pid().is_none() {
             broker.start_again().await.unwrap();
@@ -38,7 +39,7 @@ fn is_queued(answer: &Answer) -> bool {
 }
 
 #[tokio::test]
-async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
+async fn a_broker_killed_during_a_rush_breaks_no_promise() {
     let (cluster, _turn) = cluster().await;
     let waves = Waves::begin_each(
         impatient(stores(cluster).await, "broker").await,
@@ -65,7 +66,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
                 .filter(|(_, answer)| is_queued(answer))
                 .count();
             assert!(queued >= 20, "{queued} were queued before it died");
-            // No repair needed: another broker leads, and claims go through the topic again.
+            // No repair is needed: another broker leads, and claims go through the topic again.
             eventually("another broker leads", HEALED, async || {
                 waves
                     .world
@@ -86,7 +87,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
 }
 
 #[tokio::test]
-async fn with_two_of_three_brokers_dead_claims_are_stored_in_mysql() {
+async fn claims_are_stored_in_mysql_while_two_of_three_brokers_are_dead() {
     let (cluster, _turn) = cluster().await;
     let waves = Waves::begin(impatient(stores(cluster).await, "brokers").await).await;
     waves

@@ -1,5 +1,5 @@
-//! The reconciler's clock steps by two hours, forwards and back: its schedules continue. An API
-//! whose clock is ahead forgets nothing. (Clocks during a rush: `single`.)
+//! If the reconciler's clock steps by two hours in either direction, its schedules continue. An API
+//! whose clock is ahead expires nothing early. (`single` changes clocks during a rush.)
 
 use chrono::{TimeDelta, Utc};
 use firstcome_testkit::{
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient};
 
-/// Clock offset in seconds, at first and at the end; in between it is an hour ahead.
+/// Clock offset in seconds at the start and at the end. In between, the clock is an hour ahead.
 const BEHIND: i64 = -3_600;
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn clock_steps_of_a_reconciler_break_no_promise_and_stop_no_schedule() {
         .await;
 }
 
-/// An API whose clock is off by this many seconds.
+/// Starts an API whose clock is off by this many seconds.
 async fn api_at(world: &World, clocks: &Clocks, seconds: i64) -> Running<ApiClient> {
     let clock = clocks.clock("api").unwrap();
     clock.set(seconds).unwrap();
@@ -58,7 +58,7 @@ async fn api_at(world: &World, clocks: &Clocks, seconds: i64) -> Running<ApiClie
 }
 
 #[tokio::test]
-async fn an_api_whose_clock_is_a_week_ahead_forgets_no_idempotency_key() {
+async fn an_api_whose_clock_is_a_week_ahead_keeps_idempotency_keys() {
     let world = World::new("clock-keys").await;
     let clocks = Clocks::new().unwrap();
     let api = world.serve().await;
@@ -137,7 +137,7 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
 }
 
 #[tokio::test]
-async fn apis_whose_clocks_are_days_off_admit_to_the_drop_that_is_open_by_redis() {
+async fn apis_with_clocks_days_off_admit_to_the_drop_that_is_open_by_redis_time() {
     let world = World::new("clock-days").await;
     let clocks = Clocks::new().unwrap();
     let today = Utc::now().date_naive();
@@ -161,7 +161,7 @@ async fn apis_whose_clocks_are_days_off_admit_to_the_drop_that_is_open_by_redis(
 }
 
 #[tokio::test]
-async fn a_reconciler_whose_clock_is_years_ahead_deletes_nothing_that_is_young() {
+async fn a_reconciler_whose_clock_is_years_ahead_deletes_no_recent_data() {
     let world = World::new("clock-retention").await;
     let clocks = Clocks::new().unwrap();
     world.open().await;

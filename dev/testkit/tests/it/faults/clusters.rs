@@ -1,5 +1,5 @@
-//! Redis, Kafka and MySQL as clusters, a rush on ten coupons, and one server of everything dies at
-//! once: every coupon is exact within a minute.
+//! Redis, Kafka and MySQL run as clusters. During a rush on ten coupons, one server of each dies at
+//! the same time. Every coupon must be exact within a minute.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ const COUPONS: usize = 10;
 /// Concurrent requests.
 const AT_ONCE: usize = 200;
 
-/// Number of requests still to come when the servers die; at most half of all.
+/// Number of outstanding requests when the servers die. It is at most half of all requests.
 const STILL_TO_COME: usize = 15_000;
 
 /// Limit for a hundred thousand requests on a busy machine.
 const RUSH: Duration = Duration::from_secs(600);
 
-/// Limit from the end of the last fault.
+/// Time limit, counted from the end of the last fault.
 const EXACT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Settings of the processes: frequent passes, and no delays that the test does not need.
@@ -38,7 +38,7 @@ const SETTINGS: [(&str, &str); 4] = [
     ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "5000"),
 ];
 
-/// Number of requests for all coupons together; `REQUESTS=100000` for a release.
+/// Returns the number of requests for all coupons together. A release uses `REQUESTS=100000`.
 fn requests() -> usize {
     std::env::var("REQUESTS")
         .ok()
@@ -46,7 +46,7 @@ fn requests() -> usize {
         .unwrap_or(20_000)
 }
 
-/// People who repeat their claims until they get a slot or `sold_out`.
+/// Users who repeat their claims until they get a slot or `sold_out`.
 struct AskingCrowd {
     coupons: Vec<MadeCoupon>,
     apis: Mutex<[ApiClient; 2]>,
@@ -68,7 +68,7 @@ impl AskingCrowd {
         })
     }
 
-    /// Alternates between the coupons; a slow request does not delay the others.
+    /// Alternates between the coupons. A slow request does not delay the others.
     async fn come(self: Arc<Self>, everybody: Vec<String>) {
         let mut tasks = tokio::task::JoinSet::new();
         for (number, person) in everybody.into_iter().enumerate() {
@@ -176,7 +176,7 @@ async fn primary_of<'a>(
         .unwrap()
 }
 
-/// Ten coupons, some on each primary.
+/// Creates ten coupons that are spread over the primaries.
 async fn spread_coupons(
     stack: &ClusterStack,
     world: &World,
@@ -217,7 +217,8 @@ async fn one_of_everything_dies<'a>(
     redis
 }
 
-/// A replica has become the primary of this coupon, and the dead one is back as its replica.
+/// Waits until a replica has become the primary of this coupon and the killed server is back as its
+/// replica.
 async fn redis_is_whole(
     stack: &ClusterStack,
     world: &World,
@@ -238,7 +239,7 @@ async fn redis_is_whole(
 }
 
 #[tokio::test]
-async fn one_server_of_everything_dies_in_a_rush_and_all_coupons_end_exact() {
+async fn one_server_of_each_kind_dies_during_a_rush_and_all_coupons_end_exact() {
     let (stack, world) = begin().await;
     let mut processes = TwoOfEach::start(&world).await;
     let api = &processes.apis[0];
@@ -247,7 +248,7 @@ async fn one_server_of_everything_dies_in_a_rush_and_all_coupons_end_exact() {
     })
     .await;
 
-    // Nine in ten get one, so that slots are left when everything dies.
+    // Nine in ten users get a slot, so some slots are left when the servers die.
     let everybody = people(requests() / COUPONS);
     let quantity = u32::try_from(everybody.len() * 9 / 10).unwrap();
     let coupons = spread_coupons(&stack, &world, api, quantity).await;
@@ -271,7 +272,7 @@ async fn one_server_of_everything_dies_in_a_rush_and_all_coupons_end_exact() {
         async { stack.mysql.fail_over().await.unwrap() },
         processes.start_again(&world, &crowd),
     );
-    // One broker and one MySQL stay dead: the others continue without them.
+    // One broker and one MySQL stay dead. The others continue without them.
     let last_fault = Instant::now();
     rush.await.unwrap();
     let rushed = begun.elapsed();

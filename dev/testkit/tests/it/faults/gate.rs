@@ -1,4 +1,4 @@
-//! The admission gate: each coupon has its own, and each restart of Redis may have lost data.
+//! The admission gate: each coupon has a separate one, and any restart of Redis may have lost data.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
     assert_eq!(daemon.process.stop().await, 0);
 }
 
-/// Longer than a pass takes, so an admission that opens earlier did not wait.
+/// Longer than a pass takes, so admission that opens earlier did not wait for the deadline.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
     fixture.world.set("PUBLISH_DEADLINE_MS", &own_deadline);
     let (coupon, _) = fixture.held("Two", 20, 10).await;
     let daemons = [fixture.world.daemon().await, fixture.world.daemon().await];
-    // With both daemons, then with each of them alone.
+    // The first round has both daemons, the others only one of them.
     for (round, stands_still) in [None, Some(0), Some(1)].into_iter().enumerate() {
         for daemon in &daemons {
             daemon.process.thaw();
@@ -101,10 +101,10 @@ async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
     }
 }
 
-/// The previous Redis admitted users to the drop, which is not open yet by the clock of the new
-/// one.
+/// The previous Redis admitted users to the drop. By the clock of the new one, the drop is not open
+/// yet.
 #[tokio::test]
-async fn a_loss_is_waited_for_even_if_the_new_redis_has_a_slow_clock() {
+async fn daemons_wait_after_a_loss_even_if_the_new_redis_has_a_slow_clock() {
     let clocks = Clocks::new().unwrap();
     let clock = clocks.clock("redis").unwrap();
     let server = RedisServer::start(RedisOptions {
@@ -146,7 +146,7 @@ async fn command(server: &RedisServer, args: &[&str]) {
         .await;
 }
 
-/// A replica that has all current data of this drop, and nothing that comes later.
+/// Starts a replica that has all current data of this drop but gets none of the later data.
 async fn left_behind(
     master: &RedisServer,
     world: &World,
@@ -166,7 +166,7 @@ async fn left_behind(
     replica
 }
 
-/// Makes a running master a replica of that server, whose data it takes over.
+/// Makes a running master a replica of that server. It takes over that server's data.
 async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
     command(
         master,
@@ -178,7 +178,7 @@ async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
 }
 
 /// Runs a pass, swaps Redis while the pass is suspended at this point, and fails if the pass writes
-/// to the new Redis. Returns why the pass ended.
+/// to the new Redis. Returns the reason why the pass ended.
 async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce()) -> String {
     let stall = format!("{point}:1:5000");
     let pass = world.start(
@@ -190,7 +190,7 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
         pass.log().contains("stall point")
     })
     .await;
-    // Keeps the pass suspended, however long the swap takes.
+    // Keeps the pass suspended for as long as the swap takes.
     pass.freeze();
     swap().await;
     let after_swap = world.redis.dump().await;
@@ -212,7 +212,7 @@ async fn a_pass_does_not_repair_after_a_restart_of_redis() {
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Restarted", 20, 20).await;
     inject(world, &coupon, Drift::MissingAdmission, 3).await;
-    // Nothing is lost, so the restarted Redis has the same era.
+    // The restart loses no data, so Redis is still in the same era.
     let why = swapped_in_mid_pass(world, "repair_begun", async || {
         restart(&server).await;
     })

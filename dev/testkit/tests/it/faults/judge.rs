@@ -1,5 +1,5 @@
-//! The judge of the schedules: a healthy run passes, and a promise that is irreparably lost fails
-//! it.
+//! The judge of the schedules passes a healthy run and fails a run that has lost a promise
+//! permanently.
 
 use firstcome_chaos::fault::Fault;
 use firstcome_chaos::schedule::{FaultSchedule, Timed};
@@ -23,7 +23,7 @@ async fn a_healthy_run_passes_and_a_completely_deleted_promise_fails() {
     );
     assert!(ran.exact_after_ms.is_some() && ran.reads > 0, "{ran:#?}");
 
-    // A pass that runs during a deletion may issue the row again, but not after all three
+    // A pass during one deletion may restore the row, but it cannot do so after all three
     // deletions.
     let deleted = |at_ms| Timed {
         at_ms,

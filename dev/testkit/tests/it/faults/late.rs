@@ -1,5 +1,5 @@
-//! An operator's request that stalls while Redis loses data, and continues afterwards: what it read
-//! before is invalid then.
+//! An operator's request stalls while Redis loses data, and continues afterwards with values that
+//! are no longer valid.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use firstcome_testkit::{
 };
 use serde_json::json;
 
-/// Delays each chunk of data to a store, so that a request can be stalled between two of them.
+/// Delays each chunk of data to a store, so that the test can stall a request between two chunks.
 const SLOW: ProxyFault = ProxyFault::Delay(Duration::from_millis(300));
 
 /// Settings of the process whose request stalls.
@@ -26,7 +26,7 @@ async fn world_of_its_own(name: &str) -> (RedisServer, World) {
     (server, world)
 }
 
-/// A pass that need not wait for claims in flight, because there are none.
+/// Runs a pass that skips the wait for claims in flight, because there are none.
 async fn pass(world: &World, args: &[&str]) -> Once {
     let once = world
         .once_with(
@@ -41,7 +41,7 @@ async fn pass(world: &World, args: &[&str]) -> Once {
     once
 }
 
-/// Waits until MySQL returns this number, then lets nothing pass the proxy.
+/// Waits until MySQL returns this value, then blocks the proxy.
 async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64) {
     // A change has many statements, and each chunk of data is slow.
     eventually("MySQL has the value", 3 * LIMIT, async || {
@@ -72,7 +72,7 @@ async fn a_coupon_created_before_a_loss_is_not_opened_after_it_by_its_creator() 
     });
     hold_up_after(&world, &proxy, "SELECT COUNT(*) FROM coupons", 2).await;
 
-    // Other processes do not wait for the stalled one.
+    // Other processes do not wait for the stalled request.
     let id = world.sql.number("SELECT MAX(id) FROM coupons").await;
     pass(&world, &["--coupon", &id.to_string()]).await;
     let first = api.claim(id, "u-1").await;
@@ -106,7 +106,7 @@ async fn a_coupon_created_before_a_loss_is_not_opened_after_it_by_its_creator() 
     .await;
 }
 
-/// The quantity of a drop in MySQL and in Redis.
+/// Reads the quantity of a drop from MySQL and from Redis.
 async fn quantities(world: &World, coupon: &MadeCoupon) -> (i64, i64) {
     let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
@@ -143,7 +143,7 @@ async fn a_change_stalled_while_redis_goes_back_does_not_undo_a_later_one() {
     hold_up_after(&world, &proxy, "SELECT MAX(quantity) FROM drops", 200).await;
     api.change(coupon.id, &json!({"quantity": 100})).await;
 
-    // Redis has the right quantity again, and a revision below the stalled one.
+    // Redis has the right quantity again, with a revision below that of the stalled change.
     server.kill().await.unwrap();
     before.put_back(&server).unwrap();
     server.start_again().await.unwrap();

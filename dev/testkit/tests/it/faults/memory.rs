@@ -1,4 +1,4 @@
-//! Batches that expand beyond the memory of a process.
+//! Batches that decompress to more than the memory of a process.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Below the limit in `deploy/kubernetes/consumer.yaml`, with a reserve for the allocator.
 const MOST_KIB: u64 = 420 * 1024;
 
-/// Another tool created the topic, so a batch may have a megabyte. Three of them have 135 MB each
-/// once decompressed.
+/// Another tool created the topic, so a batch may have a megabyte. Three batches decompress to 135
+/// MB each.
 #[tokio::test]
-async fn batches_that_expand_fit_into_the_memory_of_a_consumer() {
+async fn batches_that_decompress_to_a_large_size_fit_into_a_consumers_memory() {
     let (world, api) = open_world("expands").await;
     world.topic.alter(&[("max.message.bytes", "1048588")]).await;
     eventually("the topic allows it", LIMIT, async || {

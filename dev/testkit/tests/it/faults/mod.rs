@@ -1,4 +1,5 @@
-//! Faults: single faults as schedules, crash points, and faults that need more than exactness.
+//! Faults: schedules of single faults, crash points, and faults that are checked for more than an
+//! exact result.
 
 mod brokers;
 mod clocks;

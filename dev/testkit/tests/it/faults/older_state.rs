@@ -1,5 +1,5 @@
-//! An older state is put into a running Redis, and brings its gate along. Admission continues for a
-//! moment; users who were admitted meanwhile keep a coupon, or are listed by name if none is left.
+//! An older state, including its gate, is restored into a running Redis. Admission continues for a
+//! moment. Users who were admitted meanwhile keep a coupon, or are listed by name if none is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use firstcome_testkit::{
 
 use super::waves::{HEALED, impatient, until_promised};
 
-/// The daemon's own passes would repair what its watch must see.
+/// The daemon's scheduled passes would repair the drift that its watch must detect.
 const NEVER: &str = "0 0 0 1 1 *";
 
-/// Limit until the coupon is closed; an idle machine needs less.
+/// Limit until the coupon is closed. An idle machine needs less.
 const CLOSES_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +56,7 @@ impl By {
     }
 }
 
-/// How often the watch has read the versions of coupons: only the watch sends `MGET`.
+/// Returns how often the watch has read the versions of coupons. Only the watch sends `MGET`.
 async fn looks(redis: &PrefixedKeys) -> u64 {
     let stats: String = redis.command(&["INFO", "commandstats"]).await;
     let calls = stats
@@ -66,8 +66,8 @@ async fn looks(redis: &PrefixedKeys) -> u64 {
     calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
-/// Copies Redis, lets 20 more users claim one by one, puts the copy back, and lets 10 users claim
-/// at once. These are fewer calls, so the version stays lower than before.
+/// Copies Redis, lets 20 more users claim one by one, restores the copy, and lets 10 users claim at
+/// once. They make fewer calls, so the version stays lower than before.
 async fn goes_back(name: &str, quantity: u32, by: By) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&server);
@@ -104,7 +104,7 @@ async fn goes_back(name: &str, quantity: u32, by: By) {
     assert!(closed < CLOSES_WITHIN, "closed after {closed:?}");
     assert_kept(world, &coupon, &answers, &[]).await;
 
-    // Users whose promised slot another user holds keep a coupon, or are listed.
+    // Users whose promised slot is now held by another user keep a coupon or are listed.
     let told = between
         .iter()
         .filter(|(_, answer)| answer.promised().is_some());

@@ -39,12 +39,12 @@ async fn with_sentinels(group: &RedisSentinels, name: &str) -> World {
     .await
 }
 
-/// A key of a coupon.
+/// Returns a key of a coupon.
 fn key(world: &World, coupon: &MadeCoupon) -> String {
     world.redis.claimants(coupon.id)
 }
 
-/// A coupon on another primary than this one's.
+/// Creates a coupon on a different primary.
 async fn elsewhere(
     cluster: &RedisCluster,
     world: &World,
@@ -77,7 +77,7 @@ async fn info(server: &RedisServer, section: &str) -> String {
         .await
 }
 
-/// A promoted replica lacks the scripts, which keeps it closed.
+/// A promoted replica lacks the scripts, so its coupons stay closed.
 #[tokio::test]
 async fn scripts_are_on_primaries_only_and_a_flushed_one_closes_only_its_coupons() {
     let cluster = cluster().await;
@@ -119,10 +119,10 @@ async fn scripts_are_on_primaries_only_and_a_flushed_one_closes_only_its_coupons
 }
 
 #[tokio::test]
-async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
+async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
     let cluster = cluster().await;
     let world = in_cluster(&cluster, "slots").await;
-    // Only the watch sees that slots have moved.
+    // Only the watch sees that hash slots have moved.
     world.set("RECONCILE_CRON", "0 0 0 1 1 *");
     let waves = Waves::begin(world).await;
     waves
@@ -147,7 +147,7 @@ async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
 }
 
 #[tokio::test]
-async fn a_dead_or_frozen_master_is_left_for_the_promoted_one() {
+async fn processes_leave_a_dead_or_frozen_master_for_the_promoted_one() {
     let group = RedisSentinels::start()
         .await
         .unwrap_or_else(|e| panic!("{e:#}"));
@@ -177,9 +177,10 @@ async fn a_dead_or_frozen_master_is_left_for_the_promoted_one() {
         .await;
 }
 
-/// Each server notes the numbers of its coupons; a pass writes all numbers to each.
+/// Each server records the highest IDs of its coupons. A pass writes the highest ID overall to each
+/// server.
 #[tokio::test]
-async fn numbers_lost_by_mysql_are_known_to_every_primary() {
+async fn ids_lost_by_mysql_are_recorded_on_every_primary() {
     let cluster = cluster().await;
     let fixture = Fixture::of(in_cluster(&cluster, "numbers").await).await;
     let world = &fixture.world;
@@ -210,7 +211,7 @@ async fn numbers_lost_by_mysql_are_known_to_every_primary() {
 }
 
 #[tokio::test]
-async fn addresses_of_the_wrong_kind_are_refused_with_the_setting() {
+async fn addresses_of_the_wrong_kind_are_refused_with_the_name_of_the_setting() {
     let (cluster, group) = tokio::join!(cluster(), RedisSentinels::start());
     let group = group.unwrap_or_else(|error| panic!("{error:#}"));
     let alone = RedisServer::start(RedisOptions::default()).await.unwrap();

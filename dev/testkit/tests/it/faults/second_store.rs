@@ -1,5 +1,5 @@
-//! No promise before a second store besides Redis has the claim: two faults at once lose no
-//! promise.
+//! A promise is only made once a second store besides Redis has the claim, so two simultaneous
+//! faults lose no promise.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,21 +15,21 @@ use serde_json::json;
 
 use super::waves::{kafka_behind_proxies, kafka_behind_proxy};
 
-/// Redis dies and returns with this copy.
+/// Kills Redis and restarts it from this copy.
 async fn back_to(copy: OldCopy, redis: &RedisServer) {
     redis.kill().await.unwrap();
     copy.put_back(redis).unwrap();
     redis.start_again().await.unwrap();
 }
 
-/// A drop of twenty; the first five users have their rows.
+/// Creates a drop of twenty slots. The first five users have their rows.
 async fn five_of_twenty(world: World) -> (Fixture, MadeCoupon, Vec<PromisedAnswer>) {
     let fixture = Fixture::of(world).await;
     let (coupon, answers) = fixture.held("Twenty", 20, 5).await;
     (fixture, coupon, answers)
 }
 
-/// Runs passes until one succeeds; returns its run.
+/// Runs passes until one succeeds, and returns its run.
 async fn mended(world: &World) -> Run {
     eventually_some("a pass repairs the drop", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;
@@ -42,7 +42,7 @@ async fn mended(world: &World) -> Run {
     .await
 }
 
-/// Newcomers take all remaining slots, and the drop is exact with every promise kept.
+/// Lets newcomers take all remaining slots. The drop must be exact, and every promise must be kept.
 async fn filled_up(
     world: &World,
     api: &ApiClient,
@@ -58,7 +58,7 @@ async fn filled_up(
 }
 
 #[tokio::test]
-async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
+async fn every_promise_becomes_a_row_after_kafka_is_down_and_redis_goes_back() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(
@@ -124,13 +124,13 @@ async fn a_claim_in_flight_keeps_its_slot_although_its_user_was_deleted() {
     deleted_on_the_way(&["u-6"]).await;
 }
 
-/// Restoring the other user is no reason to change the counter.
+/// The counter must not change because the other user is restored.
 #[tokio::test]
 async fn a_claim_in_flight_keeps_its_slot_although_another_user_was_restored() {
     deleted_on_the_way(&["u-1", "u-6"]).await;
 }
 
-/// Users are manually deleted from Redis while only the API knows the claim of one of them.
+/// Deletes users from Redis manually while only the API knows about the claim of one of them.
 async fn deleted_on_the_way(people: &[&str]) {
     let (kafka, [_, way, _], _turn) = kafka_behind_proxies().await;
     let world = World::on(
@@ -142,7 +142,7 @@ async fn deleted_on_the_way(people: &[&str]) {
     let world = &fixture.world;
     let api = &fixture.api;
     let mut body = coupon_body("Twenty", 20, 0);
-    // Otherwise the coupon's claimants would have the user too.
+    // Otherwise the coupon's claimants would also contain the user.
     body["once_per"] = json!("drop");
     let (coupon, mut answers) = fixture.held_of(&body, 5).await;
     let slow = world

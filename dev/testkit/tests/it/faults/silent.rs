@@ -1,5 +1,5 @@
-//! A host dies silently, or stops being the master: connections to it stay open, and new ones lead
-//! to another. Every process leaves it within seconds.
+//! A host dies silently or stops being the master. Connections to it stay open, and new ones lead
+//! to another host. Every process leaves it within seconds.
 
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ async fn clients_leave_a_demoted_redis() {
         .await;
 }
 
-/// Makes a process, given by its index in [`Own`], use its stores.
+/// Makes the process with this index in [`Own`] use its stores.
 async fn works(waves: &mut Waves, process: usize) {
     if process == 2 {
         return passes_again(waves).await;
@@ -139,8 +139,9 @@ async fn works(waves: &mut Waves, process: usize) {
     }
 }
 
-/// To each of `tried` in turn, the host completes handshakes and is otherwise silent, while it
-/// answers the others. Each reconnects repeatedly until the address leads to another host.
+/// For each process in `tried` in turn, the host completes handshakes and sends nothing else, while
+/// it answers the other processes. The process must reconnect until the address leads to another
+/// host.
 async fn each_alone_leaves_it(
     name: &str,
     store: (WorldStores, &str, WireProtocol),
@@ -160,7 +161,7 @@ async fn each_alone_leaves_it(
         way.set(ProxyFault::Mute(protocol)).await.unwrap();
         waves.next(1).await;
         eventually("the process reconnects repeatedly", LEFT, async || {
-            // A producer without messages sends nothing by itself.
+            // A producer without messages sends nothing.
             if process == 0 {
                 waves.next(1).await;
             }
@@ -223,6 +224,6 @@ async fn a_process_leaves_a_kafka_host_that_is_mute_only_to_it() {
         "KAFKA_BROKERS",
         WireProtocol::Kafka,
     );
-    // The reconciler reads the topic over connections that last one pass.
+    // The reconciler reads the topic over connections that last for one pass only.
     each_alone_leaves_it("mute-kafka", store, urls, ways, &[0, 1]).await;
 }

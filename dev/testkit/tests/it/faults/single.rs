@@ -1,6 +1,6 @@
-//! Single faults as schedules, one per line: one process of each kind, and people who come before,
-//! during and after the fault. The judge of `firstcome-chaos` then decides that everything is
-//! exact; a line lists additional expectations.
+//! Schedules of single faults, one per line: one process of each kind, and users who claim before,
+//! during and after the fault. The judge of `firstcome-chaos` then checks that everything is exact.
+//! A line may list additional expectations.
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,15 @@ use firstcome_chaos::worker::CampaignWorker;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-/// Idle workers, whose servers the next schedules reuse.
+/// Idle workers. The next schedules reuse their servers.
 static WORKERS: Mutex<Vec<CampaignWorker>> = Mutex::new(Vec::new());
 /// Maximum number of workers.
 static TURNS: Semaphore = Semaphore::const_new(3);
 
-/// Start of the faults, when some people already have their rows.
+/// The faults start when some users already have their rows.
 const AT_MS: u64 = 700;
-/// Duration of most faults: well beyond the processes' deadlines and shorter than people come.
+/// Duration of most faults: well beyond the processes' deadlines, and shorter than the time in
+/// which users arrive.
 const MS: u64 = 2_000;
 
 fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
@@ -39,16 +40,16 @@ fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
         expect,
     );
     if patient {
-        // On a busy machine, a Kafka that is merely slow must not look as if it were down.
+        // On a busy machine, a slow Kafka must not be mistaken for one that is down.
         schedule
             .settings
             .insert("PUBLISH_DEADLINE_MS".into(), "3000".into());
     }
     if expect_unheard {
-        // The single call that the fault catches must be from a newcomer.
+        // The fault must catch the call of a newcomer.
         schedule.repeat_percent = 0;
     }
-    // Faults that hang also affect people who look up their claims.
+    // Faults that cause hangs also affect users who look up their claims.
     let hangs = |timed: &Timed| {
         matches!(
             timed.fault,
@@ -87,7 +88,7 @@ async fn survives(name: &str, schedule: &FaultSchedule) {
         ran.faults.iter().all(|hit| hit.took),
         "a fault had no effect; {kept}"
     );
-    // Manually added users may have slots, and operators change the quantity.
+    // Manually added users may hold slots, and operators change the quantity.
     let is_whole =
         ran.kept == schedule.quantity as usize || schedule.operators > 0 || is_of_garbage(schedule);
     assert!(
@@ -121,7 +122,7 @@ fn wire(store: FaultyStore, wire: WireFault) -> [Fault; 1] {
     }]
 }
 
-/// Longer than the consumer waits for MySQL.
+/// Disturbs the connection to MySQL for longer than the consumer waits for it.
 fn long_wire(wire: WireFault) -> [Fault; 1] {
     [Fault::Wire {
         store: FaultyStore::Mysql,
@@ -130,7 +131,7 @@ fn long_wire(wire: WireFault) -> [Fault; 1] {
     }]
 }
 
-/// Longer than any timeout of a process.
+/// Silences a store's host for longer than any timeout of the processes.
 fn silent(store: FaultyStore, process: bool) -> [Fault; 1] {
     [Fault::Silent {
         store,
@@ -156,7 +157,7 @@ fn clock(role: ProcessRole, seconds: i64) -> [Fault; 1] {
     }]
 }
 
-/// The consumer was affected by the fault.
+/// Expects that the fault affected the consumer.
 fn retried() -> Expect {
     Logged("could not be written".into())
 }
@@ -165,21 +166,21 @@ const HOURS: i64 = 7_200;
 
 faults! {
     // Processes.
-    an_api_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Api, number: 0, ms: 500 }], [];
+    an_api_killed_during_a_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Api, number: 0, ms: 500 }], [];
     a_frozen_api_breaks_no_promise: [Fault::Freeze { role: ProcessRole::Api, number: 0, ms: MS }], [];
-    a_consumer_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Consumer, number: 0, ms: 500 }], [Queued];
-    a_reconciler_killed_in_mid_rush_breaks_no_promise:
+    a_consumer_killed_during_a_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Consumer, number: 0, ms: 500 }], [Queued];
+    a_reconciler_killed_during_a_rush_breaks_no_promise:
         [Fault::Kill { role: ProcessRole::Reconciler, number: 0, ms: 500 }], [Queued];
-    all_processes_killed_in_mid_rush_and_started_again_break_no_promise:
+    all_processes_killed_and_restarted_during_a_rush_break_no_promise:
         [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].map(|role| Fault::Kill { role, number: 0, ms: 500 }), [];
     // Clocks. The coupon opened half an hour ago and closes in half an hour.
-    a_clock_of_an_api_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Api, HOURS), [Queued];
-    a_clock_of_an_api_that_steps_back_breaks_no_promise: clock(ProcessRole::Api, -HOURS), [Queued];
-    a_clock_of_a_consumer_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Consumer, HOURS), [Queued];
-    a_clock_of_a_consumer_that_steps_back_breaks_no_promise: clock(ProcessRole::Consumer, -HOURS), [Queued];
+    an_api_clock_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Api, HOURS), [Queued];
+    an_api_clock_that_steps_back_breaks_no_promise: clock(ProcessRole::Api, -HOURS), [Queued];
+    a_consumer_clock_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Consumer, HOURS), [Queued];
+    a_consumer_clock_that_steps_back_breaks_no_promise: clock(ProcessRole::Consumer, -HOURS), [Queued];
 
     // Redis.
-    a_redis_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Redis, ms: MS }], [Unavailable];
+    a_redis_killed_during_a_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Redis, ms: MS }], [Unavailable];
     a_retry_is_confirmed_if_redis_admitted_but_answered_too_late:
         [Fault::FreezeServer { store: FaultyStore::Redis, ms: MS }], [Unavailable, AdmittedUnheard];
     a_slow_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Delay), [Queued];
@@ -190,7 +191,7 @@ faults! {
         wire(FaultyStore::Redis, WireFault::DropReplies), [Unavailable, AdmittedUnheard];
     a_truncated_append_only_file_breaks_no_promise: [Fault::TruncatedAof { percent: 60 }], [Refusals];
     a_flushed_redis_breaks_no_promise: [Fault::Flush], [Refusals];
-    a_redis_back_from_an_old_copy_breaks_no_promise: [Fault::OldCopy { age_ms: 700 }], [Refusals];
+    a_redis_restored_from_an_old_copy_breaks_no_promise: [Fault::OldCopy { age_ms: 700 }], [Refusals];
     a_stale_replica_that_is_promoted_breaks_no_promise: [Fault::StaleReplica { lag_ms: 700 }], [Refusals];
     a_redis_with_a_file_size_limit_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
     a_redis_without_memory_breaks_no_promise: [Fault::RedisMemory { ms: MS }], [Refusals];
@@ -203,7 +204,7 @@ faults! {
         [Fault::RedisClock { seconds: -HOURS, ms: 2 * MS }], [Refused("not_open".into())];
 
     // MySQL: claims do not need it.
-    a_mysql_killed_in_mid_rush_loses_no_promise:
+    a_mysql_killed_during_a_rush_loses_no_promise:
         [Fault::KillServer { store: FaultyStore::Mysql, ms: MS }], [Queued, ByConsumer, retried()];
     a_frozen_mysql_delays_rows_and_fails_no_claim:
         [Fault::FreezeServer { store: FaultyStore::Mysql, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
@@ -227,9 +228,9 @@ faults! {
     a_mysql_with_hanging_writes_delays_rows_and_fails_no_claim:
         [Fault::MysqlWritesHang { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
 
-    // Kafka: the dead-letter table stores the claims that it does not acknowledge.
-    a_kafka_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
-    a_frozen_kafka_that_delivers_late_gives_nobody_a_second_row:
+    // Kafka: the dead-letter table stores the claims that Kafka does not acknowledge.
+    a_kafka_killed_during_a_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
+    a_frozen_kafka_that_delivers_late_gives_no_user_a_second_row:
         [Fault::FreezeServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
     a_slow_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::LongDelay), [Unqueued];
     a_cut_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::Cut), [Unqueued];
@@ -239,8 +240,8 @@ faults! {
     an_unreachable_kafka_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
     replies_of_kafka_lost_after_execution_break_no_promise: wire(FaultyStore::Kafka, WireFault::DropReplies), [Unqueued];
 
-    // Garbage: removed by itself, or reported and removed by a person.
-    users_with_invalid_scores_take_no_promise_from_anybody: garbage(Junk::Scores), [];
+    // Garbage data: it is removed automatically, or reported and removed by an operator.
+    users_with_invalid_scores_break_no_other_promise: garbage(Junk::Scores), [];
     invalid_user_ids_are_reported: garbage(Junk::Names), [];
     invalid_free_slots_are_never_given: garbage(Junk::Free), [];
     messages_that_are_not_claims_are_reported: garbage(Junk::Messages), [Queued];
@@ -251,8 +252,8 @@ faults! {
     a_free_key_of_another_type_is_reported: wrong_type(DropKey::Free), [Refusals];
     a_waiting_list_of_another_type_is_reported: wrong_type(DropKey::Waiting), [Refusals];
 
-    // Two at once: no promise before a second store besides Redis has the claim.
-    with_kafka_and_mysql_down_nobody_gets_a_promise_and_a_retry_gets_its_slot:
+    // Two faults at once: a promise is only made once a second store besides Redis has the claim.
+    no_promise_is_made_while_kafka_and_mysql_are_down_and_a_retry_gets_its_slot:
         [FaultyStore::Kafka, FaultyStore::Mysql].map(|store| Fault::KillServer { store, ms: MS }),
         [NoPromise, AdmittedUnheard];
 }
@@ -282,7 +283,7 @@ async fn a_claimants_key_of_another_type_is_reported() {
     .await;
 }
 
-/// Number of consumer deaths in the middle of a batch; `KILLS=40` for a release.
+/// Returns how often a consumer dies in the middle of a batch. A release uses `KILLS=40`.
 fn kills() -> usize {
     std::env::var("KILLS")
         .ok()
@@ -290,9 +291,10 @@ fn kills() -> usize {
         .unwrap_or(6)
 }
 
-/// Each dies before its transaction, in it, or after it but before its offsets are committed.
+/// Each consumer dies before its transaction, during it, or after it but before its offsets are
+/// committed.
 #[tokio::test]
-async fn two_consumers_killed_repeatedly_in_mid_batch_leave_no_gap_and_no_duplicate() {
+async fn two_consumers_killed_repeatedly_during_a_batch_leave_no_gap_and_no_duplicate() {
     let points = ["rows_begun", "rows_inserted", "rows_committed"];
     let crash = |kill: usize| {
         let point = points[kill / 2 % points.len()].into();

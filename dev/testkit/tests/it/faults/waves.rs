@@ -1,5 +1,5 @@
-//! The whole system with people who come in waves: before a fault, during it and after it. The drop
-//! must then be exact.
+//! The whole system with users who arrive in waves: before, during and after a fault. Afterwards
+//! the drop must be exact.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 /// Limit for recovery on a busy machine.
 pub(crate) const HEALED: Duration = Duration::from_secs(60);
 
-/// Number of people in a wave.
+/// Number of users in a wave.
 const WAVE: usize = 20;
 
-/// An API, a consumer, a daemon with a pass every second, a drop, and people.
+/// An API, a consumer, a daemon with a pass every second, a drop, and users.
 pub(crate) struct Waves {
     pub(crate) world: World,
     pub(crate) api: Running<ApiClient>,
@@ -32,10 +32,11 @@ pub(crate) struct Waves {
     answers: Vec<PromisedAnswer>,
 }
 
-/// Settings of the API, the consumer and the daemon, in this order, on top of the world's.
+/// Settings of the API, the consumer and the daemon, in this order. They are added to the world's
+/// settings.
 pub(crate) type Own<'a> = [&'a [(&'a str, &'a str)]; 3];
 
-/// A world whose processes give up early, so that a test need not wait for them.
+/// Creates a world whose processes give up early, so that a test does not have to wait for them.
 pub(crate) async fn impatient(stores: WorldStores, name: &str) -> World {
     let world = World::on(stores, name).await;
     for (name, value) in IMPATIENT
@@ -48,7 +49,7 @@ pub(crate) async fn impatient(stores: WorldStores, name: &str) -> World {
 }
 
 impl Waves {
-    /// With the world's settings, and a drop of 60.
+    /// Starts the processes with the world's settings, and a drop of 60 slots.
     pub(crate) async fn begin(world: World) -> Self {
         Self::begin_each(world, 60, [&[]; 3]).await
     }
@@ -79,17 +80,17 @@ impl Waves {
         }
     }
 
-    /// The next wave asks once each; returns the number of answers by word.
+    /// Lets each user of the next wave claim once. Returns the number of answers by word.
     pub(crate) async fn wave(&mut self) -> BTreeMap<String, usize> {
         tally(self.next(WAVE).await)
     }
 
-    /// The next `number` people ask, once each.
+    /// Lets the next `number` users claim once each.
     pub(crate) async fn next(&mut self, number: usize) -> &[PromisedAnswer] {
         self.next_while(number, async |_| ()).await
     }
 
-    /// [`Self::next`] while something else happens.
+    /// Does the same as [`Self::next`] while something else happens.
     pub(crate) async fn next_while(
         &mut self,
         number: usize,
@@ -118,13 +119,13 @@ impl Waves {
         .await;
     }
 
-    /// Waits for this many rows, with nothing in flight.
+    /// Waits for this many rows, with no claim in flight.
     pub(crate) async fn issued(&self, rows: usize) {
         all_issued(&self.world, self.coupon.drop, rows).await;
     }
 
-    /// A wave without a fault; then the fault, which is over when `fault` returns; then everybody
-    /// asks until they are answered, and exactly the promised rows must exist.
+    /// Runs a wave without a fault, then the fault, which is over when `fault` returns. Then all
+    /// users claim until they get an answer, and exactly the promised rows must exist.
     pub(crate) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
         assert_eq!(self.wave().await, [("accepted".into(), WAVE)].into());
         self.issued(WAVE).await;
@@ -132,7 +133,7 @@ impl Waves {
         self.healed().await;
     }
 
-    /// Everybody asks until they are answered; then exactly the promised rows exist.
+    /// Lets all users claim until they get an answer. Then exactly the promised rows must exist.
     pub(crate) async fn healed(mut self) {
         let mut answers = std::mem::take(&mut self.answers);
         eventually("everybody has an answer", HEALED, async || {
@@ -175,7 +176,7 @@ impl Waves {
     }
 }
 
-/// Waits until this user is promised a slot.
+/// Waits until this user has been promised a slot.
 pub(crate) async fn until_promised(api: &ApiClient, coupon: i64, user: &str) {
     eventually("the user is promised a slot", HEALED, async || {
         api.claim(coupon, user).await.promised().is_some()
@@ -186,8 +187,8 @@ pub(crate) async fn until_promised(api: &ApiClient, coupon: i64, user: &str) {
 static KAFKA: OnceCell<(KafkaServer, [FaultProxy; 3])> = OnceCell::const_new();
 static KAFKA_TURN: Mutex<()> = Mutex::const_new(());
 
-/// The Kafka that tests may break, whose clients all go through a proxy; one test at a time holds
-/// its guard.
+/// Returns the Kafka that tests may break. All clients reach it through a proxy, and the guard
+/// gives one test at a time access to it.
 pub(crate) async fn kafka_behind_proxy() -> (
     &'static KafkaServer,
     &'static FaultProxy,
@@ -197,7 +198,7 @@ pub(crate) async fn kafka_behind_proxy() -> (
     (kafka, proxy, turn)
 }
 
-/// A Kafka behind two more proxies, for other clients.
+/// Returns the same Kafka behind two additional proxies, for other clients.
 pub(crate) async fn kafka_behind_proxies() -> (
     &'static KafkaServer,
     &'static [FaultProxy; 3],
@@ -210,7 +211,7 @@ pub(crate) async fn kafka_behind_proxies() -> (
             .unwrap()
     };
     let (kafka, proxies) = KAFKA.get_or_init(start).await;
-    // A test may have left it dead or frozen.
+    // A failed test may have left it dead or frozen.
     if kafka.pid().is_none() {
         kafka.start_again().await.unwrap();
     } else {
@@ -222,7 +223,7 @@ pub(crate) async fn kafka_behind_proxies() -> (
     (kafka, proxies, turn)
 }
 
-/// A pass that holds its lock and is stalled.
+/// Starts a pass that holds its lock and is stalled.
 pub(crate) async fn stalled_pass(world: &World) -> Process {
     let pass = world.start(
         "firstcome-reconciler",
@@ -236,7 +237,7 @@ pub(crate) async fn stalled_pass(world: &World) -> Process {
     pass
 }
 
-/// Number of running passes of the command line.
+/// Counts the running passes that were started on the command line.
 pub(crate) async fn passes_by_hand(world: &World) -> i64 {
     world
         .sql
@@ -249,7 +250,7 @@ pub(crate) async fn passes_by_hand(world: &World) -> i64 {
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
 static MYSQL_TURN: Mutex<()> = Mutex::const_new(());
 
-/// The MySQL that tests may break; one test at a time holds its guard.
+/// Returns the MySQL that tests may break. The guard gives one test at a time access to it.
 pub(crate) async fn breakable_mysql() -> (&'static MysqlServer, MutexGuard<'static, ()>) {
     let turn = MYSQL_TURN.lock().await;
     let mysql = MYSQL

@@ -1,4 +1,4 @@
-//! A migration that alters a large table during a rush.
+//! A migration that alters a large table while users claim.
 
 use std::time::Instant;
 
@@ -11,14 +11,14 @@ use firstcome_testkit::{
 use super::history::{load_history, most_rows};
 
 #[tokio::test]
-async fn codes_grow_in_a_large_table_during_a_rush() {
+async fn code_column_is_widened_in_a_large_table_during_a_rush() {
     let what = format!(
         "codes grow in a table of {} rows in a rush: longest time from a claim to its row",
         most_rows()
     );
     let sizes = [100_000, most_rows()];
     let longest = measured(&what, sizes, "≤ 1000 ms", longest_while_migrating).await;
-    // A busy machine may take longer than the target of a quiet one.
+    // A busy machine may need longer than the target, which is for an idle one.
     assert!(longest < 20_000.0, "{longest} ms");
 }
 
@@ -39,7 +39,7 @@ const SHORT_CODES: &str = concat!(
     include_str!("../../../../../migrations/2026-11-24-000031_one_insert_trigger/down.sql"),
 );
 
-/// The longest time from a claim to its row in milliseconds, while a table of this size is
+/// Returns the longest time from a claim to its row, in milliseconds, while a table of this size is
 /// migrated.
 async fn longest_while_migrating(rows: u32) -> f64 {
     let fixture = Fixture::new("column").await;
@@ -93,7 +93,7 @@ async fn longest(world: &World, coupon: &MadeCoupon) -> f64 {
     world.sql.query(&longest).await[0][0].parse().unwrap()
 }
 
-/// Latencies in words, for the output of the test.
+/// Describes the latencies in words for the output of the test.
 async fn latencies(world: &World, coupon: &MadeCoupon) -> String {
     let at = |percent: u32| {
         format!(

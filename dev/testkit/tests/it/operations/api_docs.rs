@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 
 const HEAD: &str = "# HTTP routes\n\nFor client developers: every route, parameter and type of both services, generated from their \
                     `/openapi.json` by `cargo xtask api-docs`; a test fails if this page is out of date. Responses with a status of \
-                    400 or above have the body `Problem` unless stated otherwise; 429 and 503 have `Retry-After`. Routes under \
-                    `/v1` can also return: 503 (all); 400, 401 and 429 (with `ops`); 403 (with `ops`, except `GET`); 413 (with a \
-                    body). Shared parameters and statuses are explained once, at the start of each service. A field that may be \
-                    null may also be missing. See [OPERATIONS](OPERATIONS.md) for how to use the routes.\n";
+                    400 or above have the body `Problem` unless stated otherwise; 429 and 503 have `Retry-After`. Routes under `/v1` \
+                    can also return: 503 (all); 400, 401 and 429 (with `ops`); 403 (with `ops`, except `GET`); 413 (with a body). \
+                    Shared parameters and statuses are explained once, at the start of each service. A field that may be null may \
+                    also be absent. See [OPERATIONS](OPERATIONS.md) for how to use the routes.\n";
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value[name].as_str().unwrap_or_default()
@@ -103,7 +103,7 @@ fn fields(out: &mut String, schema: &Value) {
                 .unwrap_or_default(),
         );
         let kind = kind(field);
-        // A field that may be null may also be missing.
+        // A field that may be null may also be absent.
         let is_marked = required(name) || kind.split([' ', ',']).any(|word| word == "null");
         let optional = if is_marked { "" } else { ", optional" };
         let meaning = format!("- `{name}` ({kind}{optional}): {description}");
@@ -156,7 +156,7 @@ impl Shared {
     /// A line is shared if at least this many operations have it.
     const MANY: usize = 3;
 
-    /// Keeps the most frequent line of each name if it is frequent enough.
+    /// Keeps the most frequent line of each name, if it occurs often enough.
     fn of(named_lines: impl Iterator<Item = (String, String)>) -> Self {
         let mut counts: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
         for (name, line) in named_lines {
@@ -169,7 +169,7 @@ impl Shared {
         Self(most.collect())
     }
 
-    /// Writes the lines that are not shared, then the names of the shared ones that are not
+    /// Writes the lines that are not shared, then the names of the shared lines that are not
     /// implied.
     fn rest(&self, out: &mut String, named_lines: &[(String, String)], implied: &[&str]) {
         let is_shared =
@@ -230,7 +230,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Valu
         .flat_map(|(path, item)| object(item).map(move |(method, of)| (path, method, of)))
 }
 
-/// The statuses that [`HEAD`] promises for a route.
+/// Returns the statuses that [`HEAD`] promises for a route.
 fn implied_statuses(path: &str, is_get: bool, operation: &Value) -> Vec<&'static str> {
     let mut statuses = Vec::new();
     if !path.starts_with("/v1/") {
@@ -245,7 +245,7 @@ fn implied_statuses(path: &str, is_get: bool, operation: &Value) -> Vec<&'static
     statuses
 }
 
-/// The security schemes of a route.
+/// Returns the security schemes of a route.
 fn needs(operation: &Value) -> impl Iterator<Item = &String> {
     list(&operation["security"])
         .iter()
@@ -275,7 +275,8 @@ fn operation(out: &mut String, operation: &Value, shared: [&Shared; 2], implied_
     shared_answers.rest(out, &answers(operation), implied_statuses);
 }
 
-/// Types that the other service's document, `before`, also has are not repeated.
+/// Writes a service's section. Types that the other service's document, `before`, also has are not
+/// repeated.
 fn service(out: &mut String, document: &Value, before: Option<&Value>) {
     let info = &document["info"];
     let _ = write!(
@@ -341,7 +342,7 @@ async fn api_md_matches_the_routes_of_both_services() {
     );
 }
 
-/// Missing descriptions of a document's routes and types.
+/// Lists the routes and types of a document that have no description.
 fn gaps(document: &Value) -> Vec<String> {
     let mut gaps = Vec::new();
     let schemas = &document["components"]["schemas"];
@@ -377,7 +378,7 @@ fn gaps(document: &Value) -> Vec<String> {
             }
             for one in list(&of["parameters"]) {
                 let of_text = one["schema"]["type"] == "string" && one["schema"]["enum"].is_null();
-                // No service requires query parameters.
+                // No service has required query parameters.
                 if one["in"] == "query" && one["required"] == true {
                     gap(format!("{} is required", one["name"]));
                 }

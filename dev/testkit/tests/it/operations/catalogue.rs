@@ -33,7 +33,8 @@ pub(super) async fn fill(world: &World, coupons: u32) {
     .await;
 }
 
-/// The API's start in seconds, its fastest refresh in milliseconds, and its memory in MB.
+/// Returns the API's startup time in seconds, its fastest refresh in milliseconds, and its memory
+/// in MB.
 async fn measure(coupons: u32) -> [f64; 3] {
     let world = World::new("catalogue").await;
     fill(&world, coupons).await;
@@ -83,7 +84,7 @@ async fn the_catalogues_cost_depends_on_open_coupons_only() {
         (&what("API memory"), "≤ 60 MB"),
     ];
     let [start, refresh, memory] = measured_each(figures, [2_000, 100_000], measure).await;
-    // On a busy machine, as the tests run.
+    // The limit allows for a busy machine.
     assert!(
         start < 20.0 && refresh < 500.0 && memory < 100.0,
         "{start} s, {refresh} ms, {memory} MB"

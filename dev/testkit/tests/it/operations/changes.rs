@@ -1,5 +1,5 @@
-//! Operators who change the same coupon concurrently, during claims and repairs: in whatever order
-//! their writes arrive, Redis ends with MySQL's settings, and nobody is promised a slot beyond
+//! Operators change the same coupon concurrently, during claims and repairs. In whatever order
+//! their writes arrive, Redis ends with MySQL's settings, and no user is promised a slot beyond
 //! them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,10 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-/// Conflicting changes; 1,000 in `cargo xtask scale`.
+/// Number of conflicting changes, by default and in `cargo xtask scale`.
 const CHANGES: [u32; 2] = [60, 1_000];
 
-/// Quantity and pause in MySQL and in Redis.
+/// Reads quantity and pause from MySQL and from Redis.
 async fn settings(world: &World, coupon: &firstcome_testkit::MadeCoupon) -> ([i64; 2], [i64; 2]) {
     let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
     let quantity = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
@@ -42,8 +42,8 @@ async fn conflicting_changes_at_four_processes_promise_nothing_beyond_the_quanti
     );
 }
 
-/// Number of users who were promised a slot during this many conflicting changes and were refused
-/// a row.
+/// Returns the number of users who were promised a slot but refused a row during this many
+/// conflicting changes.
 #[allow(clippy::cast_precision_loss)] // a small count
 async fn refused_a_row(changes: u32) -> f64 {
     let fixture = Fixture::new("operators").await;
@@ -75,7 +75,8 @@ async fn refused_a_row(changes: u32) -> f64 {
         let every = apis.iter().enumerate().map(async |(at, api)| {
             let mut stood = 0_u64;
             for round in 0..each {
-                // Above and below the number given out, in different steps per process.
+                // Quantities above and below the number of issued slots. Each process uses a
+                // different step.
                 let step = u64::from(rand::random::<u8>());
                 let change = match (round + at as u64) % 3 {
                     0 => json!({"paused": round % 2 == 0}),
@@ -115,7 +116,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         each * 4
     );
     assert!(stood >= each, "{stood} changes took effect");
-    // No pass has run, so Redis has the settings that the changes left.
+    // No pass has run, so Redis still has the settings that the changes left.
     let (in_mysql, in_redis) = settings(world, &coupon).await;
     assert_eq!(in_mysql, in_redis, "quantity and pause");
     let written = format!(
@@ -132,7 +133,7 @@ async fn refused_a_row(changes: u32) -> f64 {
     world.sql.number("SELECT COUNT(*) FROM failed_claims").await as f64
 }
 
-/// An API that reaches Redis through a proxy, and waits for slow answers.
+/// Starts an API that reaches Redis through a proxy and waits for slow answers.
 async fn slow_api(world: &World) -> (Running<ApiClient>, FaultProxy) {
     let redis = &shared().await.redis;
     let proxy = redis.proxy().await.unwrap();
@@ -155,7 +156,7 @@ async fn a_stalled_change_does_not_undo_a_later_one() {
             .status
     };
     let lower = async {
-        // MySQL has the raised quantity, and Redis does not have it yet.
+        // MySQL has the raised quantity, Redis does not have it yet.
         let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
         eventually("MySQL has the larger quantity", LIMIT, async || {
             world.sql.number(&sql).await == 200
@@ -187,7 +188,8 @@ async fn a_pause_that_finds_a_later_revision_in_redis_is_rewritten() {
             world.sql.number(&sql).await == 1
         })
         .await;
-        // Simulates a writer that took a later revision for another field or drop and died.
+        // Simulates a writer that allocated a later revision for another field or drop and then
+        // died.
         let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
         let key = meta.replace(&format!("drop:{}:meta", coupon.drop), "revision");
         world

@@ -1,5 +1,5 @@
-//! Closing a coupon at once, with the reconciler: the waiting list gets nothing, the drop is
-//! sealed, and a Redis that was down is updated.
+//! Closing a coupon immediately while the reconciler runs: the waiting list gets nothing, the drop
+//! is sealed, and a Redis that was down is updated later.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use firstcome_stack::ProxyFault;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, coupon_body, eventually, rows, rush, shared};
 use serde_json::json;
 
-/// Creates a coupon with three holders and two waiting users, and changes it. No pass has run
+/// Creates a coupon with three holders and two waiting users, then changes it. No pass has run
 /// since.
 async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Value) -> MadeCoupon {
     let (coupon, _) = fixture.held_of(&coupon_body(name, 3, 5), 3).await;
@@ -38,7 +38,7 @@ async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> usize {
 }
 
 #[tokio::test]
-async fn nobody_is_promoted_after_a_drop_was_closed_at_once() {
+async fn no_user_is_promoted_after_a_drop_was_closed_immediately() {
     let fixture = Fixture::new("closed-now").await;
     let closed = with_two_waiting(&fixture, "now", json!({"quantity": 5, "close_now": true})).await;
     // For comparison: if a drop closes at the end of its window, waiting users get the remaining

@@ -1,4 +1,4 @@
-//! `firstcome-api coupon …` as an operator types it.
+//! `firstcome-api coupon …` as an operator uses it.
 
 use firstcome_testkit::{
     ApiClient, Fixture, LIMIT, World, all_issued, coupon_body, eventually, people, rush,
@@ -13,7 +13,7 @@ struct Said {
 }
 
 impl Said {
-    /// The output of a command with `--json`, which must succeed.
+    /// Parses the output of a command with `--json`, which must succeed.
     fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{}", self.log);
         serde_json::from_str(&self.out).unwrap()
@@ -42,7 +42,7 @@ async fn coupon_with(world: &World, env: &[(&str, &str)], args: &[&str]) -> Said
 }
 
 #[tokio::test]
-async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
+async fn a_coupon_is_created_watched_changed_and_closed_on_the_command_line() {
     let fixture = Fixture::new("cli").await;
     let world = &fixture.world;
     let api = &*fixture.api;
@@ -83,7 +83,7 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
         assert_eq!(said.code, 0, "{line}: {}", said.log);
         said.out
     };
-    // The remaining number is half a second old at most.
+    // The number of remaining slots may be half a second old.
     eventually("the list says that none is left", LIMIT, async || {
         run("list").await.contains("0 of 3")
     })
@@ -134,7 +134,7 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
 }
 
 #[tokio::test]
-async fn refused_commands_print_one_sentence_and_exit_with_a_code() {
+async fn refused_commands_print_one_message_and_exit_with_a_code() {
     let fixture = Fixture::new("cli-wrong").await;
     let world = &fixture.world;
     let good = fixture.api.http().base();

@@ -1,4 +1,4 @@
-//! The API's memory for connections that stay open after long answers.
+//! Memory that the API needs for connections that stay open after long answers.
 
 use firstcome_load::measure::memory_kb;
 use firstcome_testkit::World;
@@ -9,7 +9,7 @@ use super::catalogue::fill;
 
 const LONG: usize = 100_000;
 
-/// A connection on which a long list was requested and read.
+/// Opens a connection, requests a long list, and reads it.
 async fn connection(address: &str) -> BufReader<TcpStream> {
     let mut connection = BufReader::new(TcpStream::connect(address).await.unwrap());
     connection

@@ -1,4 +1,4 @@
-//! The routes of the reconciler that its console uses, called as other programs call them.
+//! The reconciler's routes that its console uses, called as by other programs.
 
 use firstcome_testkit::{Fixture, Http, HttpReply, OPS_TOKEN, open_world};
 use reqwest::Method;

@@ -1,5 +1,5 @@
-//! deploy/kubernetes as published: the real programs with the arguments and environment of their
-//! pods, and a roll-out in Kubernetes' order.
+//! deploy/kubernetes as published: runs the real programs with the arguments and environment of
+//! their pods, and rolls them out in the same order as Kubernetes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +18,10 @@ use super::visitor::{Login, Visitor};
 
 const GATEWAY_SECRET: &str = "gateway-0123456789abcdef0123456789abcdef";
 
-/// Time for which clients still reach a deleted pod, until every node has removed its address.
+/// Time during which clients still reach a deleted pod, until every node has removed its address.
 const LAG: Duration = Duration::from_secs(1);
 
-/// Pause between two requests of a client, because this test is about the roll-out, not the load.
+/// Pause between two requests of a client. The test covers the roll-out, not the load.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A Deployment: its pods, and the endpoints of its Service.
@@ -50,8 +50,7 @@ impl<'a> Deployment<'a> {
         }
     }
 
-    /// Replaces the pods one by one. Does not wait until an old pod has ended before it starts the
-    /// next new one.
+    /// Replaces the pods one by one. The next new pod starts before the old one has ended.
     async fn roll_out(&mut self) {
         let mut going = Vec::new();
         for (old, base) in std::mem::take(&mut self.pods) {
@@ -71,7 +70,7 @@ impl<'a> Deployment<'a> {
     }
 }
 
-/// Ends a pod as the kubelet does, while its address is removed from the Service.
+/// Stops a pod in the same way as the kubelet, while its address is removed from the Service.
 async fn ended(process: Process, base: String, pod: Pod, endpoints: Arc<Mutex<Vec<String>>>) {
     let begun = Instant::now();
     let leave = async {
@@ -91,8 +90,8 @@ async fn ended(process: Process, base: String, pod: Pod, endpoints: Arc<Mutex<Ve
     );
 }
 
-/// Adapts a pod to this machine: replaces the addresses of stores, the listening address and
-/// secrets, and adds names that isolate this test from others.
+/// Adapts a pod to this machine: replaces store addresses, the listening address and secrets, and
+/// adds names that isolate this test from others.
 fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
     let own = |name: &str| world.setting(name);
     let replaced = [
@@ -122,14 +121,14 @@ fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
     pod.env
         .extend(apart.iter().map(|name| ((*name).to_owned(), own(name))));
     if pod.args == ["daemon"] {
-        // Stands for its emptyDir.
+        // This folder replaces the pod's emptyDir.
         pod.env
             .insert("TMPDIR".into(), std::env::temp_dir().display().to_string());
     }
     pod
 }
 
-/// Starts a pod. Returns it and its address once it is ready.
+/// Starts a pod. Returns the pod and its address once it is ready.
 async fn started(world: &World, pod: &Pod) -> (Process, String) {
     let args: Vec<&str> = pod.args.iter().map(String::as_str).collect();
     let process = world.start_alone(&pod.program, &args, &pod.env);
@@ -142,8 +141,8 @@ async fn started(world: &World, pod: &Pod) -> (Process, String) {
     (process, base)
 }
 
-/// Users behind a gateway, who claim one after the other at the Service's endpoints, each on a new
-/// connection, until `stop`.
+/// Simulates users behind a gateway. They claim one after the other at the endpoints of the
+/// Service, each on a new connection, until `stop`.
 async fn crowd(
     name: &str,
     coupon: i64,
@@ -181,7 +180,7 @@ fn turn(endpoints: &Mutex<Vec<String>>, n: usize) -> String {
     now[n % now.len()].clone()
 }
 
-/// An operator who keeps reloading the page, at any endpoint of the Service.
+/// Simulates an operator who keeps reloading the page at any endpoint of the Service.
 async fn watch(visitor: &Visitor, endpoints: &Mutex<Vec<String>>, stop: &AtomicBool) -> usize {
     let mut looks = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -197,7 +196,7 @@ async fn watch(visitor: &Visitor, endpoints: &Mutex<Vec<String>>, stop: &AtomicB
     looks
 }
 
-/// A coupon that every API knows.
+/// Creates a coupon and waits until every API knows it.
 async fn made_coupon(api: &Deployment<'_>) -> MadeCoupon {
     let apis: Vec<Http> = api
         .endpoints
@@ -233,7 +232,7 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
     let migrate = here(manifests.pod("firstcome-migrate"), &world, &[]);
     let migrate = world.start_alone(&migrate.program, &["migrate"], &migrate.env);
     assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
-    // Nothing was admitted yet, so there is no publishing deadline to wait for.
+    // No user was admitted yet, so the pass need not wait for the publishing deadline.
     world.open().await;
 
     let mut api = Deployment::of(&world, &manifests, "firstcome-api", &[]).await;
@@ -289,7 +288,7 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
 #[tokio::test]
 async fn daemon_warns_at_start_up_if_mails_link_to_localhost() {
     let world = World::new("dead-links").await;
-    // No mail is sent, so this mail server is never contacted.
+    // The test sends no mail, so it never contacts this mail server.
     let elsewhere = [("SMTP_URL", "smtp://192.0.2.1:2525")];
     let wrong = world
         .daemon_with(&[&elsewhere[..], &[("LISTEN_ADDR", "0.0.0.0:0")]].concat())

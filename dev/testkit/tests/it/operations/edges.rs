@@ -10,7 +10,7 @@ use super::operators::firing_alert;
 struct ExpectedRefusal {
     status: u16,
     code: &'static str,
-    /// Words of its detail.
+    /// Words that the error detail must contain.
     says: &'static str,
 }
 

@@ -1,5 +1,5 @@
 //! Compares costs with and without many rows of closed drops. Both databases are on one server with
-//! MySQL's default memory, and are measured in turns.
+//! MySQL's default memory, and are measured alternately.
 
 use std::time::Instant;
 
@@ -31,19 +31,19 @@ async fn rows_of_closed_drops_do_not_slow_open_ones() {
     let whats = whats.map(|what| format!("{rows} rows of closed drops: {what} ÷ without them"));
     let figures = whats.each_ref().map(|what| (what.as_str(), "≤ 1.15"));
     let ratios = measured_each(figures, [OF_A_DROP, rows], beside_history).await;
-    // The small installation has few rows, and its machine may be busy.
+    // The small installation has few rows, and the machine may be busy.
     let is_cheap = ratios[0] < 3.0 && ratios.iter().all(|ratio| *ratio < 5.0);
     assert!(is_cheap, "{ratios:?}");
 }
 
-/// Rows at full size. `ROWS=50000000 cargo xtask scale` shows that the cost does not grow; fewer
-/// rows show quickly that it runs.
+/// Returns the number of history rows in a full run. Use `ROWS=50000000 cargo xtask scale` to check
+/// that costs do not grow with history, or fewer rows for a quick smoke test.
 pub(super) fn most_rows() -> u32 {
     std::env::var("ROWS").map_or(10_000_000, |rows| rows.parse().unwrap())
 }
 
-/// Costs with this many rows ÷ costs without them: MySQL's CPU time to drain messages, and the time
-/// of users' and operators' queries.
+/// Returns the ratio of costs with this many rows to costs without them: MySQL's CPU time to drain
+/// messages, and the time of users' and operators' queries.
 async fn beside_history(rows: u32) -> [f64; 5] {
     let (turns, drained, asked) = if is_full() {
         (5, 50_000, 100)
@@ -108,7 +108,7 @@ impl LargeInstallation {
         }
     }
 
-    /// CPU microseconds of MySQL per row.
+    /// Returns MySQL's CPU time per row in microseconds.
     async fn drain(&self, mysql: u32, slots: std::ops::RangeInclusive<u32>) -> f64 {
         let MadeCoupon { id, drop, .. } = self.drained;
         let at = "2026-01-01T06:00:00.123Z";
@@ -133,7 +133,7 @@ impl LargeInstallation {
         took * 1e6 / count
     }
 
-    /// Seconds for the look-ups of this many users.
+    /// Returns the time in seconds to look up this many users.
     async fn questions(&self, people: u32) -> f64 {
         let begun = Instant::now();
         for person in 1..=people {
@@ -166,7 +166,7 @@ impl LargeInstallation {
         begun.elapsed().as_secs_f64()
     }
 
-    /// Seconds for this many code look-ups.
+    /// Returns the time in seconds of this many code look-ups.
     async fn look_ups(&self, codes: u32) -> f64 {
         let some = format!(
             "SELECT code FROM issued_coupons WHERE drop_id = {} LIMIT {codes}",
@@ -193,7 +193,7 @@ pub(super) async fn load_history(world: &World, rows: u32) {
         let text = |value: &str| format!("LENGTH(CONV({value}, 10, 32)), CONV({value}, 10, 32)");
         let drop = text(&number.to_string());
         let slot = text("i");
-        // Passes verify only codes of the product's own form, which these do not have.
+        // Passes verify only codes in the product's format. These codes have a different format.
         let random = "HEX(RANDOM_BYTES(8))";
         let quantity = OF_A_DROP;
         world

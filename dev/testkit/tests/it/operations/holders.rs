@@ -1,4 +1,4 @@
-//! The API's memory for a list of a million holders.
+//! Memory that the API needs to send a list of a million holders.
 
 use firstcome_testkit::World;
 use firstcome_testkit::scale::measured;
@@ -8,7 +8,7 @@ use reqwest::header::ACCEPT;
 use super::scale::most_memory;
 use super::sizes::insert;
 
-/// The API's peak memory in MB after it has sent this many rows as a CSV.
+/// Returns the API's peak memory in MB after it has sent this many rows as CSV.
 async fn measure(rows: u32) -> f64 {
     let world = World::new("holders").await;
     let api = world.serve().await;
@@ -39,7 +39,7 @@ async fn measure(rows: u32) -> f64 {
 }
 
 #[tokio::test]
-async fn a_list_of_a_million_holders_is_sent_in_flat_memory() {
+async fn a_list_of_a_million_holders_is_sent_with_constant_memory() {
     let what = "API memory, 1,000,000 holders sent as CSV";
     let memory = measured(what, [20_000, 1_000_000], "≤ 60 MB", measure).await;
     assert!(memory < 100.0, "{memory} MB");

@@ -1,4 +1,4 @@
-//! Log contents: request ids, the reason of a 503, and each request if a setting enables it.
+//! Log contents: request IDs, the reason of a 503, and every request if a setting enables it.
 
 use firstcome_testkit::{Http, HttpReply, LIMIT, eventually, open_world};
 use reqwest::Method;
@@ -14,7 +14,7 @@ fn id_of(reply: &HttpReply) -> String {
 }
 
 #[tokio::test]
-async fn the_reason_of_503_is_logged_once_a_second_with_a_request_id() {
+async fn the_reason_for_a_503_is_logged_once_a_second_with_a_request_id() {
     let (world, api) = open_world("why-503").await;
     let coupon = api.open_coupon(5).await;
     {

@@ -1,4 +1,4 @@
-//! Repairs of one drop that are too many to be kept in memory and to be named one by one.
+//! Repairs of one drop that are too many to keep in memory or to name individually.
 
 use firstcome_reconciler::report::{Finding, Kind, Outcome, Run, Status};
 use firstcome_testkit::World;
@@ -6,7 +6,7 @@ use firstcome_testkit::scale::measured_each;
 
 use super::scale::{pass, sold_out};
 
-/// Highest number of findings of a drop that name their user.
+/// Maximum number of findings in a drop that name their user.
 const NAMED: usize = 20_000;
 
 fn told(run: &Run, kind: Kind) -> (Vec<&Finding>, Vec<&Finding>) {
@@ -17,8 +17,8 @@ fn told(run: &Run, kind: Kind) -> (Vec<&Finding>, Vec<&Finding>) {
         .partition(|finding| finding.user_id.is_some())
 }
 
-/// Fails unless the pass repaired this many of a kind. The first findings name their users, and one
-/// more counts the others.
+/// Fails unless the pass made this many repairs of a kind. The first findings name their users, and
+/// one more finding counts the rest.
 fn assert_repaired(run: &Run, kind: Kind, number: u32) {
     assert!(
         run.status == Status::Repaired && run.drops[0].exact,
@@ -81,7 +81,7 @@ async fn rows_and_admissions_of_a_million_users_are_repaired_page_by_page() {
         );
         assert_eq!(world.sql.number(&rows).await, i64::from(people));
 
-        // Redis returns with data from before most of the rush, which closes the coupon.
+        // Redis is restored from a copy that lacks most of the rush. The coupon therefore closes.
         let [users, count] =
             ["users", "count"].map(|name| world.redis.of_drop(coupon.id, coupon.drop, name));
         let kept = people / 50;

@@ -1,4 +1,5 @@
-//! Costs of an allow list of a million ids: to upload it, to restore it in Redis, and to empty it.
+//! Costs of an allow list of a million user IDs: to upload it, to restore it in Redis, and to clear
+//! it.
 
 use std::time::Instant;
 
@@ -11,11 +12,11 @@ use serde_json::json;
 
 use super::scale::{most_memory, pass, seconds};
 
-/// Ids per request.
+/// User IDs per request.
 const AT_ONCE: u32 = 10_000;
 
-/// The API's peak memory in MB; the pass that restores the list in seconds, and its memory in MB
-/// beyond that of an empty pass; the emptying in seconds.
+/// Returns the API's peak memory in MB, the duration in seconds of the pass that restores the list,
+/// the memory of that pass in MB beyond an empty pass, and the time in seconds to clear the list.
 async fn measure(people: u32) -> [f64; 4] {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&server), "members").await;
@@ -54,7 +55,7 @@ async fn measure(people: u32) -> [f64; 4] {
 }
 
 #[tokio::test]
-async fn an_allow_list_of_a_million_takes_seconds_and_flat_memory() {
+async fn an_allow_list_of_a_million_users_takes_seconds_and_constant_memory() {
     let what = |part: &str| format!("allow list of 1,000,000 ids: {part}");
     let figures = [
         (&*what("memory of the API"), "≤ 60 MB"),

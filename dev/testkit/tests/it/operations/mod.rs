@@ -1,5 +1,5 @@
-//! The tools and views of operators: changes of coupons, the command line, the operations page,
-//! logs and traces; also stops of processes, and costs at large sizes.
+//! Tools and views for operators: changes of coupons, the command line, the operations page, logs
+//! and traces, and also process shutdown and costs at large sizes.
 
 mod added_column;
 mod api_docs;

@@ -1,4 +1,4 @@
-//! The addresses of operators in the audit record, with and without a proxy.
+//! Addresses of operators in the audit record, with and without a proxy.
 
 use firstcome_testkit::{Http, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world};
 use reqwest::Method;
@@ -17,7 +17,7 @@ pub(super) async fn firing_alert(world: &World, coupon: &MadeCoupon) {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_the_client_address_is_recorded_and_not_a_forged_one() {
+async fn client_address_from_a_trusted_proxy_is_recorded_and_a_forged_one_is_not() {
     let (world, _api) = open_world("ops-from").await;
     let trusting = [("OPS_TRUSTED_PROXIES", "1")];
     let api = world.serve_with(&trusting).await;
@@ -41,7 +41,7 @@ async fn behind_a_trusted_proxy_the_client_address_is_recorded_and_not_a_forged_
         [["203.0.113.7"], ["127.0.0.1"], ["127.0.0.1"]]
     );
 
-    // The operations page records the address of the log-in.
+    // The operations page records the address from which the operator logged in.
     world
         .sql
         .query("INSERT INTO failed_claims (id, reason) VALUES (701, 'by_hand_probe')")

@@ -1,5 +1,5 @@
-//! The operations page for a client without a browser: log-in, sessions and rights. In a browser:
-//! `pages/operations.rs`.
+//! The operations page for a client without a browser: log-in, sessions and permissions.
+//! `pages/operations.rs` tests it in a browser.
 
 use firstcome_stack::ProxyFault;
 use firstcome_testkit::drift::Drift;
@@ -14,7 +14,8 @@ use serde_json::json;
 use super::visitor::{FormReply, VIEW_TOKEN, Visitor, assert_has, assert_lacks, filled_in, header};
 use crate::drift::support::injector;
 
-/// Checks that the content security policy allows only own resources, and nothing inline.
+/// Checks that the content security policy allows only resources of the same origin, and nothing
+/// inline.
 fn assert_strict(answer: &Response, what: &str) {
     let policy = header(answer, "content-security-policy");
     let is_strict =
@@ -23,7 +24,7 @@ fn assert_strict(answer: &Response, what: &str) {
 }
 
 #[tokio::test]
-async fn a_token_logs_in_and_others_see_nothing() {
+async fn a_valid_token_logs_in_and_visitors_without_one_see_nothing() {
     let (world, api) = open_world("ops-in").await;
     api.open_coupon(3).await;
     let daemon = world.daemon().await;
@@ -108,7 +109,7 @@ async fn a_token_logs_in_and_others_see_nothing() {
 }
 
 #[tokio::test]
-async fn a_session_is_valid_at_every_process_with_its_token_until_it_ends() {
+async fn session_is_accepted_by_every_process_until_it_ends() {
     let (world, api) = open_world("ops-replicas").await;
     api.open_coupon(3).await;
     let other_token = "another-0123456789abcdef0123456789abcdef";
@@ -140,7 +141,7 @@ async fn a_session_is_valid_at_every_process_with_its_token_until_it_ends() {
     assert_eq!(status(&in_rotation).await, 200);
     assert_eq!(status(&without).await, 303, "its token was withdrawn");
 
-    // A silent Redis logs nobody out, and log-out reports what it could not do.
+    // A silent Redis logs nobody out, and log-out reports the step that failed.
     let there = kim.moved_to(in_rotation.http().base());
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     assert_has(&there.text("/").await, &["Kim"]);
@@ -163,7 +164,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let f = Fixture::new("ops-change").await;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    // The drift is injected after the daemon's first passes, which would repair it.
+    // The drift is injected after the daemon's first passes. They would repair it.
     let daemon = f.world.daemon().await;
     let mut drift = injector(&f.world, &coupon).await;
     let done = drift.make(Drift::OverShrunk, 2).await.unwrap();
@@ -239,7 +240,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
         .map(|action| recorded(action, "Kim"))
         .to_vec();
     assert_eq!(f.world.sql.query(acts).await, all);
-    // Viewers can reveal everything, and the reveal is recorded too.
+    // Viewers can reveal everything too, and their reveals are also recorded.
     assert_lacks(&lee.text(&read).await, &[person]);
     assert_eq!(lee.post(&reveal, &lee.base, &of_lee).await, 200);
     all.push(recorded("reveal", "Lee"));
@@ -252,7 +253,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
 }
 
 #[tokio::test]
-async fn viewers_are_refused_every_change() {
+async fn every_change_by_a_viewer_is_refused() {
     let (world, api) = open_world("ops-views").await;
     let coupon = api.open_coupon(3).await;
     world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);

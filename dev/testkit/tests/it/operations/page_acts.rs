@@ -1,4 +1,4 @@
-//! Passes and changes of coupons at the operations page.
+//! Passes and changes of coupons on the operations page.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, OPS_TOKEN, eventually_some, open_world};
@@ -44,7 +44,7 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
     let asked = ask("/pass", ["pass", "", ""]).await;
     assert_eq!(asked.status, 303);
     ended(&asked.location, "held back").await;
-    // Its alert is written after the pass.
+    // The alert is written after the pass has ended.
     let page = kim
         .until(&place, |page| page.contains("Confirm 3 repairs of drop"))
         .await;
@@ -53,7 +53,7 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
     for [how, name] in [["confirm", "Winter"], ["everything", "Winter coupon"]] {
         assert_eq!(ask(&pass, [how, name, "3"]).await.status, 400, "{how}");
     }
-    // The form shows another number of repairs than there are now.
+    // The form shows a number of repairs that is out of date.
     let form = [("how", "confirm"), ("name", "Winter coupon"), ("held", "2")];
     let refused = kim.submit(&pass, &form).await.text;
     assert_has(&refused, &["number of held-back repairs has changed"]);
@@ -74,7 +74,7 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
 }
 
 #[tokio::test]
-async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
+async fn the_page_pauses_resumes_raises_and_revokes_once_the_coupon_name_is_typed() {
     let f = Fixture::new("ops-changes").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
@@ -112,7 +112,7 @@ async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
         let refused = change(how, ["30", "30", "Winter"]).await;
         assert_eq!(refused.status, 400, "{how}");
     }
-    // So are a wrong repetition of the number, and a number that is not higher.
+    // The page also refuses a repeated quantity that differs, and a quantity that is not higher.
     for [quantity, again] in [["30", "300"], ["20", "20"], ["19", "19"], ["30", ""]] {
         let refused = change("raise", [quantity, again, "Winter coupon"]).await;
         assert_eq!(refused.status, 400, "{quantity} {again}");
@@ -142,7 +142,7 @@ async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
     let page = done("paused").await;
     assert_has(&page, &["Resume coupon", "Paused. Nobody can claim"]);
     assert_lacks(&page, &["API_URL"]);
-    // The URL alone does not make the page report a resumed coupon.
+    // The page does not report a resumed coupon only because the URL says so.
     assert_lacks(&done("resumed").await, &["Resumed."]);
     let resumed = change("resume", ["", "", "Winter coupon"]).await;
     assert_eq!(resumed.status, 303);
@@ -153,8 +153,7 @@ async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
     let slot = sql.number(slot).await;
     let button = format!(">Revoke slot {slot} of drop {drop} from 1 person</button>");
     assert_has(&story().await, &[&button]);
-    // It redirects from the form, so that a reload revokes nothing again, and the URL contains no
-    // user id.
+    // The form redirects, so that a reload does not revoke again. The URL contains no user ID.
     let revoked = revoke("u-2", "Winter coupon").await;
     assert_eq!(revoked.status, 303);
     assert_eq!(revoked.location, "/people?done=revoked");
@@ -164,12 +163,12 @@ async fn the_page_pauses_resumes_raises_and_revokes_after_the_coupon_name() {
     assert_lacks(&kim.text("/people?done=%3Cb%3E").await, &["%3Cb"]);
     assert_has(&story().await, &["revoked"]);
     assert_eq!(sql.query(state).await, [["0", "30", "2"]]);
-    // The API's refusal is shown in its words.
+    // The page shows the API's own error message.
     let refused = revoke("u-99", "Winter coupon").await;
     assert_eq!(refused.status, 404);
     assert_has(&refused.text, &["The API refused: "]);
 
-    // The API records the operator, by the session's name and token.
+    // The API records the operator by the name and the token of the session.
     let acts = "SELECT action, operator, LENGTH(token) FROM ops_actions WHERE operator = 'Kim' ORDER BY id";
     let change = ["change_coupon", "Kim", "8"];
     let revoke = ["revoke", "Kim", "8"];
@@ -197,7 +196,7 @@ async fn the_form_creates_a_coupon_once_after_showing_its_openings() {
         ("opens", "15:00"),
         ("closes", "18:00"),
     ];
-    // Previews this form, with some fields replaced.
+    // Previews this form with some fields replaced.
     let preview = async |form: &[(&str, &str)], typed: &[(&str, &str)]| {
         let pair = |(name, was): &(&str, &str)| {
             let other = typed.iter().find(|(other, _)| other == name);

@@ -1,4 +1,4 @@
-//! Dead letters at the operations page: found, read, corrected and discarded.
+//! Dead letters on the operations page: an operator finds, reads, corrects and discards them.
 
 use firstcome_testkit::{Fixture, MadeCoupon, OPS_TOKEN, assert_nothing_found, rows};
 use serde_json::json;
@@ -9,14 +9,14 @@ use crate::drift::support::mailed;
 const INSERT: &str = "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, reason)";
 
 #[tokio::test]
-async fn dead_letters_are_filtered_revealed_and_discarded_and_recorded() {
+async fn dead_letters_are_filtered_revealed_and_discarded_and_each_act_is_recorded() {
     let f = Fixture::new("ops-letters").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 1).await;
     let MadeCoupon { id, drop, .. } = coupon;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
     let daemon = f.world.daemon().await;
-    // One letter names no user, one names no drop, and 51 have another reason.
+    // One dead letter names no user, one names no drop, and 51 have another reason.
     sql.query(&format!(
         "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, payload, reason, error) VALUES \
          (701, {id}, {drop}, 9, NULL, X'7B22757365725F6964223A22', 'undecodable', 'EOF at c-secret-4711@example.com'), \
@@ -96,7 +96,7 @@ async fn dead_letters_are_filtered_revealed_and_discarded_and_recorded() {
     let with_reason = "SELECT COUNT(*) FROM ops_actions WHERE detail LIKE '%junk%'";
     assert_eq!(sql.number(with_reason).await, 0);
 
-    // If the user's coupon is known, a button leads to the story.
+    // If the coupon of the user is known, a button leads to the user's history.
     let letter = format!("VALUES (9703, {id}, {drop}, 999, 'u-1', 'by_hand_probe')");
     sql.query(&format!("{INSERT} {letter}")).await;
     let shown = kim.submit("/dead-letters/9703/reveal", &[]).await.text;
@@ -151,7 +151,7 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
     let stands = "SELECT slot, user_id FROM failed_claims WHERE id = 801";
     assert_eq!(sql.query(stands).await, [["412", lost]]);
 
-    // The slot belongs to somebody else and is not taken from them.
+    // The slot belongs to another user, who keeps it.
     let right = [own, "7", lost, "Winter coupon"];
     assert_eq!(correct(right).await.status, 303);
     daemon.reconcile(&json!({})).await;
@@ -200,7 +200,7 @@ async fn discarding_by_reason_excludes_dead_letters_that_arrived_later() {
     ];
     assert_has(&kim.text(of_many).await, &shown);
 
-    // More arrive after Kim has looked, and a pass resolves one of those that were there.
+    // More dead letters arrive after Kim has looked, and a pass resolves one of the earlier ones.
     insert(3_000..3_002, "many").await;
     sql.query(
         "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'x' WHERE id = 1000",
@@ -250,7 +250,7 @@ async fn discarding_by_reason_excludes_dead_letters_that_arrived_later() {
     assert_eq!(detail, expected);
     let resolved = kim.text("/dead-letters?status=resolved").await;
     assert_has(&resolved, &["by_hand: a script (Kim)"]);
-    // A filter by drop is enough to discard all that it shows.
+    // A filter by drop is enough to discard all the dead letters that it shows.
     let page = kim.text("/dead-letters?drop=999999").await;
     assert_has(&page, &[">Discard 5 dead letters</button>"]);
 }

@@ -1,5 +1,4 @@
-//! The live first screen: all viewers share one poll of the stores, and without viewers there is
-//! none.
+//! The live first screen: all viewers share one poll of the stores. Without viewers, nothing polls.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ async fn receive(mut stream: Response, events: usize) -> Response {
 }
 
 #[tokio::test]
-async fn ten_live_viewers_share_one_poll_a_second_and_none_without_viewers() {
+async fn ten_live_viewers_share_one_poll_a_second_and_nothing_polls_without_viewers() {
     let (world, api) = open_world("ops-looks").await;
     api.open_coupon(3).await;
     let daemon = world.daemon().await;
@@ -59,7 +58,7 @@ async fn ten_live_viewers_share_one_poll_a_second_and_none_without_viewers() {
 }
 
 #[tokio::test]
-async fn beyond_64_live_viewers_the_next_reloads_and_operators_have_reserved_seats() {
+async fn the_65th_live_viewer_must_reload_and_operators_have_reserved_seats() {
     let (world, api) = open_world("ops-seats").await;
     api.open_coupon(3).await;
     let daemon = world.daemon_with(&[("OPS_VIEW_TOKEN", VIEW_TOKEN)]).await;
@@ -67,7 +66,7 @@ async fn beyond_64_live_viewers_the_next_reloads_and_operators_have_reserved_sea
     let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let seats = join_all((0..64).map(|_| lee.get("/live"))).await;
     assert!(seats.iter().all(|seat| seat.status() == 200));
-    // A browser that is answered 204 does not reconnect.
+    // A browser that gets a 204 does not reconnect.
     assert_eq!(
         (
             lee.get("/live").await.status(),

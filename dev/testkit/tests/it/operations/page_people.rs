@@ -1,4 +1,4 @@
-//! One user at the operations page: their story, their erasure, and a promise that cannot be kept.
+//! One user on the operations page: the user's history, erasure, and a promise that cannot be kept.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, OPS_TOKEN, assert_nothing_found};
@@ -42,8 +42,8 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
         ..PersonSearch::default()
     };
     assert_eq!(kim.get("/people").await.status(), 200);
-    // By the coupon's number, its name, a part of it, or without a coupon if only one names the
-    // user.
+    // The search accepts the coupon's ID, its name or a part of it. It needs no coupon if only one
+    // coupon has the user.
     for coupon in [id.as_str(), "Winter coupon", "winter", ""] {
         let (status, found) = search(&kim, wanted(coupon, "u-2")).await;
         assert_eq!(status, 200, "{coupon:?}: {found}");
@@ -67,7 +67,8 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
     let button = format!("Second winter (coupon {})</button>", second.id);
     assert_has(&found, &["Of which coupon?", &button]);
 
-    // A slot of the last opened drop, or of a given one, leads to its holder. That reveals an id.
+    // A slot of the most recently opened drop, or of a given drop, leads to its holder. That
+    // reveals a user ID.
     let holder = "SELECT user_id FROM issued_coupons WHERE slot = 2";
     let holder = sql.query(holder).await[0][0].clone();
     let at = |drop, person| PersonSearch {
@@ -93,7 +94,7 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
     let reveals = "SELECT operator, detail->>'$.slot' FROM ops_actions WHERE action = 'reveal'";
     let recorded = [["Kim", "2"], ["Kim", "2"], ["Lee", "2"]];
     assert_eq!(sql.query(reveals).await, recorded);
-    // A row of another user also appears on the slot.
+    // The slot also shows the row of another user.
     sql.query("UPDATE issued_coupons SET user_id = 'u-other' WHERE slot = 2")
         .await;
     let (status, found) = search(&kim, at("", "slot 2")).await;
@@ -107,7 +108,7 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
 }
 
 #[tokio::test]
-async fn a_user_is_erased_by_the_form_once_their_id_is_typed_and_nothing_is_open() {
+async fn the_form_erases_a_user_once_their_id_is_typed_and_nothing_is_open() {
     let f = Fixture::new("ops-erase").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;

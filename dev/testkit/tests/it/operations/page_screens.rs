@@ -1,4 +1,4 @@
-//! The screens of the operations page: the first one, coupons, and the latency of rows.
+//! Screens of the operations page: the first screen, coupons, and the latency of rows.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, OPS_TOKEN, open_world};
@@ -9,7 +9,7 @@ use super::visitor::{VIEW_TOKEN, Visitor, assert_has, assert_lacks, header};
 use crate::drift::support::injector;
 
 #[tokio::test]
-async fn the_first_screen_shows_lost_rows_before_any_pass_and_their_repair() {
+async fn the_first_screen_shows_lost_rows_before_any_pass_and_then_their_repair() {
     let f = Fixture::new("ops-screen").await;
     let (coupon, _) = f.held("Winter coupon", 40, 25).await;
     let daemon = f.world.daemon().await;
@@ -85,7 +85,7 @@ async fn every_coupon_is_listed_including_ended_ones_with_sealed_drops() {
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
     let daemon = f.world.daemon().await;
     let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
-    // The API lists the sealed drop a little later.
+    // The API lists the sealed drop after a short delay.
     let page = lee.until("/coupons", |page| page.contains(">over<")).await;
     let shown = [
         "Winter &#60;b&#62;coupon&#60;/b&#62;",
@@ -120,7 +120,7 @@ async fn every_coupon_is_listed_including_ended_ones_with_sealed_drops() {
     let rest = lee.text("/coupons?after=999999").await;
     assert_has(&rest, &["No more coupons."]);
 
-    // More than a page of coupons, and more drops than a coupon's first page shows.
+    // More coupons than one page shows, and more drops than the first page of a coupon shows.
     let many: Vec<String> = (1..=51)
         .map(|n| format!("({n} + 1000, 'Many {n}', 5, 'coupon', 0)"))
         .collect();
@@ -149,7 +149,7 @@ async fn every_coupon_is_listed_including_ended_ones_with_sealed_drops() {
 }
 
 #[tokio::test]
-async fn the_page_works_without_the_api_and_names_the_setting() {
+async fn the_page_works_without_the_api_and_names_the_missing_setting() {
     let (world, api) = open_world("ops-no-api").await;
     let coupon = api.open_coupon(3).await;
     let daemon = world.daemon().await;
@@ -167,7 +167,7 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
     let f = Fixture::new("ops-pace").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 10).await;
-    // The promise is broken after the daemon's first passes, which would keep it.
+    // The promise is broken after the daemon's first passes. They would keep it.
     let daemon = f.world.daemon().await;
     let issued_after = "UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL";
     sql.query(&format!("{issued_after} 300000 MICROSECOND"))
@@ -188,7 +188,7 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
         coupon.drop, coupon.id
     );
     sql.query(&insert).await;
-    // A broken promise is a miss.
+    // A broken promise counts as a miss.
     assert_has(&lee.text("/days").await, &["81.8 % of 11 sampled"]);
     // The chart also includes admissions without a row.
     sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;

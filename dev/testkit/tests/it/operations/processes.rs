@@ -1,4 +1,4 @@
-//! Processes that are killed or frozen in the middle of their work.
+//! Processes that are killed or frozen during their work.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn partitions_of_a_killed_consumer_are_taken_over_within_ten_seconds() {
 }
 
 #[tokio::test]
-async fn a_reconciler_frozen_in_mid_pass_does_not_block_other_passes() {
+async fn a_reconciler_frozen_during_a_pass_does_not_block_other_passes() {
     let (world, api) = open_world("reconciler-frozen").await;
     let coupon = api.open_coupon(50).await;
     let consumer = world.consume().await;
@@ -39,7 +39,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_block_other_passes() {
         .query("DELETE FROM issued_coupons WHERE slot > 40")
         .await;
 
-    // The daemon is frozen while it writes: it holds the pass lock and row locks.
+    // The daemon is frozen during a write, while it holds the pass lock and row locks.
     let mut holding = HeldTransaction::begin(&world.sql).await;
     holding
         .run(&format!(

@@ -1,4 +1,4 @@
-//! A quantity is raised while users wait: they get the new slots at once and before newcomers,
+//! A quantity is raised while users wait: they get the new slots immediately and before newcomers,
 //! without waiting for a scheduled pass.
 
 use std::time::Instant;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::faults::waves::{passes_by_hand, stalled_pass};
 
-/// A sold-out coupon with this many users waiting, in order.
+/// Creates a sold-out coupon with this many users waiting, in order.
 pub(super) async fn with_a_line(
     fixture: &Fixture,
     name: &str,

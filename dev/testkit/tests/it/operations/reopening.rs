@@ -1,4 +1,5 @@
-//! How soon admission reopens after a loss of Redis, during a running pass and with many coupons.
+//! Measures how soon admission reopens after a loss of Redis, during a running pass and with many
+//! coupons.
 
 use std::time::{Duration, Instant};
 
@@ -21,13 +22,13 @@ const DEAD_LETTERS: &str = "INSERT INTO failed_claims (coupon_id, drop_id, slot,
 /// The kind of loss.
 #[derive(Clone, Copy, PartialEq)]
 enum Loss {
-    /// Redis has all its data, which must be verified.
+    /// Redis still has all its data, which must be verified.
     Restarted,
     Emptied,
 }
 
 #[tokio::test]
-async fn after_a_loss_a_coupon_reopens_during_a_pass_and_among_many_others() {
+async fn a_coupon_reopens_after_a_loss_during_a_pass_and_among_many_others() {
     for (loss, which) in [
         (Loss::Restarted, "the last of them after a restart"),
         (Loss::Emptied, "the first of them, rebuilt"),
@@ -40,13 +41,13 @@ async fn after_a_loss_a_coupon_reopens_during_a_pass_and_among_many_others() {
             beside_many(loss, others).await
         })
         .await;
-        // A busy machine may take longer than the target of a quiet one.
+        // A busy machine may need longer than the target, which is for an idle one.
         assert!(took < 20.0, "{took} s");
     }
 }
 
 #[tokio::test]
-async fn after_a_loss_a_coupon_reopens_during_all_other_repairs() {
+async fn a_coupon_reopens_after_a_loss_during_all_other_repairs() {
     for (loss, which) in [
         (Loss::Restarted, "after a restart"),
         (Loss::Emptied, "rebuilt"),
@@ -64,7 +65,7 @@ async fn after_a_loss_a_coupon_reopens_during_all_other_repairs() {
     }
 }
 
-/// A private Redis with an open coupon that ten users hold.
+/// Starts a separate Redis with an open coupon that ten users hold.
 async fn with_an_open_coupon() -> (RedisServer, Fixture, MadeCoupon, String) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&server);
@@ -97,7 +98,7 @@ async fn beyond_the_wait(
     .as_secs_f64()
 }
 
-/// While another pass holds the lock and makes no progress.
+/// Measures the reopening while another pass holds the lock and makes no progress.
 async fn beside_many(loss: Loss, others: u32) -> f64 {
     let (server, fixture, coupon, user) = with_an_open_coupon().await;
     let world = &fixture.world;
@@ -108,7 +109,7 @@ async fn beside_many(loss: Loss, others: u32) -> f64 {
         "i + 1000, i + 1000, 1, CONCAT('u-', i), 'unpublished'",
     )
     .await;
-    // Small drops come first, so the quantity decides whether the coupon is the last or the first.
+    // Small drops come first, so the quantity decides whether the coupon comes first or last.
     let quantity = if loss == Loss::Restarted { 10 } else { 30 };
     for other in 0..others.min(1_000) {
         fixture
@@ -123,7 +124,7 @@ async fn beside_many(loss: Loss, others: u32) -> f64 {
     took
 }
 
-/// While the daemon's first pass is at work.
+/// Measures the reopening while the daemon's first pass is still running.
 async fn beside_all(loss: Loss, much: u32) -> f64 {
     let (server, fixture, coupon, user) = with_an_open_coupon().await;
     let world = &fixture.world;
@@ -172,14 +173,14 @@ async fn beside_all(loss: Loss, much: u32) -> f64 {
     took
 }
 
-/// The rebuild of each drop takes a new revision of the coupon.
+/// The rebuild of each drop allocates a new revision of the coupon.
 #[tokio::test]
 async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&server);
     let fixture = Fixture::of(impatient(stores, "reopen-daily").await).await;
     let world = &fixture.world;
-    // A time zone in which it is noon, so that the day does not end during the test.
+    // A time zone in which it is around noon, so that the day does not end during the test.
     let now = chrono::Utc::now();
     let ahead = 12 - i64::from(now.hour());
     let zone = format!("Etc/GMT{:+}", -ahead);

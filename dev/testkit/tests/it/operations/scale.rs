@@ -1,4 +1,4 @@
-//! Costs of passes over large data, at full size in `cargo xtask scale`.
+//! Costs of passes over large data. `cargo xtask scale` runs them at full size.
 #![allow(clippy::cast_precision_loss)] // counts and milliseconds
 
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1_800);
 /// Slots written or read in one statement.
 const AT_ONCE: u32 = 5_000;
 
-/// A sold-out coupon, written straight into both stores, or only into Redis.
+/// Creates a sold-out coupon directly in both stores, or only in Redis.
 pub(super) async fn sold_out(world: &World, quantity: u32, with_rows: bool) -> MadeCoupon {
     let api = world.serve().await;
     let mut body = coupon_body("Large", quantity, 0);
@@ -92,7 +92,7 @@ pub(super) async fn pass(world: &World, args: &[&str]) -> (Run, f64) {
     (run, peak)
 }
 
-/// Peak memory of a running process in MB; `None` once it has ended.
+/// Returns the peak memory of a running process in MB, or `None` once it has ended.
 pub(super) fn most_memory(process: &Process) -> Option<f64> {
     memory_kb(process.pid(), "VmHWM")
         .ok()
@@ -208,7 +208,8 @@ async fn the_cost_of_a_pass_depends_on_open_drops_only() {
     assert!(took < 30.0, "{took} s");
 }
 
-/// One coupon in a hundred is open and has ten rows; each coupon has ten sealed drops.
+/// Runs a pass while one coupon in a hundred is open and has ten rows. Each coupon has ten sealed
+/// drops.
 async fn pass_beside_what_is_over(coupons: u32) -> f64 {
     let world = World::new("over").await;
     world.open().await;

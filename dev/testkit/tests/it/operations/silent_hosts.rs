@@ -1,5 +1,5 @@
-//! Processes with default settings soon leave a host that went silent while its connections stay
-//! open and its address leads to another host.
+//! A host becomes silent while its connections stay open and its address leads to another host.
+//! Processes with default settings leave it soon.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,15 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde_json::json;
 
-/// On a busy machine; the target on a quiet one is five seconds.
+/// Limit for a busy machine. The target on an idle one is five seconds.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Concurrent requests: more than a process has connections to a store.
+/// Number of concurrent requests. It exceeds the number of connections that a process has to a
+/// store.
 const AT_ONCE: usize = 24;
 
-/// Seconds from `begun` until concurrent claims, look-ups and a change are answered as usual.
+/// Returns the seconds from `begun` until concurrent claims, look-ups and a change are answered
+/// normally.
 async fn answers(
     api: &ApiClient,
     coupon: &MadeCoupon,
@@ -67,7 +69,7 @@ async fn passes(daemon: &ReconcilerClient) -> bool {
     run["status"] == "clean" || run["status"] == "repaired"
 }
 
-/// Prints the seconds until the last process has left the silent host.
+/// Prints the time in seconds until the last process has left the silent host.
 async fn is_left(store: &str, world: World, host: &FaultProxy) {
     for of_a_test in ["STORE_TIMEOUT_MS", "FIRSTCOME_TEST_QUESTION_TIMEOUT_MS"] {
         world.set(of_a_test, "");

@@ -41,7 +41,7 @@ async fn all_stop(world: World, silent: &FaultProxy) {
 }
 
 #[tokio::test]
-async fn with_redis_silent_every_process_stops_within_seconds() {
+async fn every_process_stops_within_seconds_while_redis_is_silent() {
     let stack = shared().await;
     let proxy = stack.redis.proxy().await.unwrap();
     let world = impatient(WorldStores::shared().await, "stop-redis").await;
@@ -50,7 +50,7 @@ async fn with_redis_silent_every_process_stops_within_seconds() {
 }
 
 #[tokio::test]
-async fn with_mysql_silent_every_process_stops_within_seconds() {
+async fn every_process_stops_within_seconds_while_mysql_is_silent() {
     let stack = shared().await;
     let proxy = stack.mysql.proxy().await.unwrap();
     let world = impatient(WorldStores::shared().await, "stop-mysql").await;
@@ -62,7 +62,7 @@ async fn with_mysql_silent_every_process_stops_within_seconds() {
 }
 
 #[tokio::test]
-async fn with_kafka_silent_every_process_stops_within_seconds() {
+async fn every_process_stops_within_seconds_while_kafka_is_silent() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
     all_stop(
         impatient(WorldStores::shared().await.with_kafka(server), "stop-kafka").await,

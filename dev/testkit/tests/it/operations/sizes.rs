@@ -1,4 +1,4 @@
-//! More than 65,535 objects, the limit of MySQL for the values of one statement (error 1390).
+//! More than 65,535 objects, MySQL's limit for the values of one statement (error 1390).
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use firstcome_testkit::{
 
 use super::scale::{pass, seconds};
 
-/// Runs `INSERT … SELECT … FROM n`, where `n` has the numbers 1 to `most`.
+/// Runs `INSERT … SELECT … FROM n`, where `n` contains the numbers 1 to `most`.
 pub(crate) async fn insert(world: &World, most: u32, insert: &str, select: &str) {
     world
         .sql
@@ -22,7 +22,7 @@ pub(crate) async fn insert(world: &World, most: u32, insert: &str, select: &str)
 }
 
 #[tokio::test]
-async fn with_66_000_finished_coupons_everything_starts_and_a_pass_is_clean() {
+async fn processes_start_and_a_pass_is_clean_with_66_000_finished_coupons() {
     let world = World::new("finished").await;
     insert(
         &world,
@@ -49,7 +49,7 @@ async fn with_66_000_finished_coupons_everything_starts_and_a_pass_is_clean() {
 }
 
 #[tokio::test]
-async fn with_dead_letters_of_66_000_drops_everything_else_is_repaired() {
+async fn dead_letters_of_66_000_drops_do_not_prevent_other_repairs() {
     let what = |part: &str| format!("3,000,000 garbage dead letters naming 66,000 drops: {part}");
     let figures = [
         (&*what("a pass"), "≤ 15 s"),
@@ -66,7 +66,7 @@ async fn with_dead_letters_of_66_000_drops_everything_else_is_repaired() {
     assert!(took < 60.0 && more <= 50.0, "{took} s, {more} MB");
 }
 
-/// Runs a pass beside this many dead letters. Returns its memory in MB beyond that of an empty one.
+/// Runs a pass with this many dead letters. Returns its memory in MB beyond that of an empty pass.
 async fn beside_garbage(letters: u32) -> (Run, f64) {
     let fixture = Fixture::new("garbage").await;
     let (coupon, _) = fixture.held("Winter", 20, 12).await;
@@ -92,7 +92,7 @@ async fn beside_garbage(letters: u32) -> (Run, f64) {
     assert_eq!(
         run.status,
         Status::Drift,
-        "the garbage is left for a person: {run:#?}"
+        "the garbage is left for an operator: {run:#?}"
     );
     assert_eq!(run.findings.len(), 1, "{:#?}", run.findings);
     let rows = format!(
@@ -107,11 +107,11 @@ async fn beside_garbage(letters: u32) -> (Run, f64) {
 async fn dead_letters_are_reissued_in_batches() {
     let what = "100,000 dead letters reissued ÷ straight inserts";
     let ratio = measured(what, [5_000, 100_000], "≥ 0.5", reissued_by_straight).await;
-    // On a busy machine, as the tests run.
+    // The limit allows for a busy machine.
     assert!(ratio > 0.1, "{ratio}");
 }
 
-/// Seconds of straight inserts of the same rows ÷ seconds of the pass.
+/// Returns the duration of plain inserts of the same rows divided by the duration of the pass.
 async fn reissued_by_straight(number: u32) -> f64 {
     let (world, api) = open_world("reissued").await;
     let straight = api.open_coupon(number).await;
@@ -127,7 +127,7 @@ async fn reissued_by_straight(number: u32) -> f64 {
         ),
     )
     .await;
-    // The other coupon is left out, because its users are not in Redis.
+    // The pass skips the other coupon, because its users are not in Redis.
     let (run, _) = pass(&world, &["--coupon", &coupon.id.to_string()]).await;
     assert_eq!(
         (run.status, run.drops[0].after.rows),
@@ -142,7 +142,7 @@ async fn reissued_by_straight(number: u32) -> f64 {
     assert_eq!(issued, i64::from(number));
     assert!(run.drops[0].exact, "{:?}", run.drops[0]);
     if number <= 5_000 {
-        // The check times out for a hundred thousand rows.
+        // The check would time out for a hundred thousand rows.
         exact(&world.sql, &world.redis, &coupon, number)
             .await
             .unwrap();
@@ -150,7 +150,8 @@ async fn reissued_by_straight(number: u32) -> f64 {
     straight / seconds(&run)
 }
 
-/// Seconds of plain inserts with the consumer's number of rows per statement.
+/// Returns the duration in seconds of plain inserts with the consumer's number of rows per
+/// statement.
 async fn insert_straight(world: &World, coupon: &MadeCoupon, number: u32) -> f64 {
     let began = Instant::now();
     let mut session = HeldTransaction::begin(&world.sql).await;

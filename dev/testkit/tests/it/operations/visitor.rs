@@ -1,4 +1,4 @@
-//! A visitor of the operations page without a browser.
+//! An HTTP client that visits the operations page without a browser.
 
 use firstcome_testkit::{LIMIT, ReconcilerClient, Running, eventually_some};
 use reqwest::header::{CONTENT_TYPE, COOKIE, ORIGIN};
@@ -7,7 +7,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 
 pub(super) const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
 
-/// A visitor's browser.
+/// An HTTP client with cookies that behaves like a browser.
 pub(super) struct Visitor {
     client: Client,
     pub(super) base: String,
@@ -15,19 +15,19 @@ pub(super) struct Visitor {
     forwarded_for: String,
 }
 
-/// The credentials of a person, and the address of the pages.
+/// A person's credentials and the address of the pages.
 pub(super) struct Login<'a> {
     pub(super) base: &'a str,
     pub(super) name: &'a str,
     pub(super) token: &'a str,
-    /// The value of `X-Forwarded-For`; empty: no proxy forwards the request.
+    /// The value of `X-Forwarded-For`. Empty if no proxy forwards the request.
     pub(super) forwarded_for: &'a str,
 }
 
-/// The answer to a form.
+/// The response to a submitted form.
 pub(super) struct FormReply {
     pub(super) status: u16,
-    /// The target of a redirect; empty if it is none.
+    /// The target of the redirect. Empty if the response is no redirect.
     pub(super) location: String,
     pub(super) text: String,
 }
@@ -48,7 +48,8 @@ impl Visitor {
     }
 
     fn at_address(base: &str) -> Self {
-        // A new connection for each request, so that each reaches the current process.
+        // Opens a new connection for each request, so that each request reaches the current
+        // process.
         let client = Client::builder()
             .redirect(Policy::none())
             .pool_max_idle_per_host(0)
@@ -63,7 +64,8 @@ impl Visitor {
         }
     }
 
-    /// This browser at another process behind the same name.
+    /// Returns this client with its cookies, directed to another process that has the same host
+    /// name.
     pub(super) fn moved_to(&self, base: &str) -> Self {
         Self {
             client: self.client.clone(),
@@ -120,7 +122,7 @@ impl Visitor {
         self.get(path).await.text().await.unwrap()
     }
 
-    /// Waits until this holds for a screen, and returns it.
+    /// Waits until a screen satisfies this condition, and returns the screen.
     pub(super) async fn until(&self, path: &str, holds: impl Fn(&str) -> bool) -> String {
         let what = format!("{path} changes");
         eventually_some(&what, 3 * LIMIT, async || {
@@ -137,13 +139,13 @@ impl Visitor {
         request.send().await.unwrap()
     }
 
-    /// The CSRF token of the page's forms.
+    /// Returns the CSRF token of the page's forms.
     pub(super) async fn csrf(&self) -> String {
         let page = self.text("/alerts").await;
         field(&page, "csrf").to_owned()
     }
 
-    /// Sends a form with its CSRF token, from the page itself.
+    /// Submits a form with its CSRF token, from the page itself.
     pub(super) async fn submit(&self, path: &str, fields: &[(&str, &str)]) -> FormReply {
         let csrf = self.csrf().await;
         let form = [&[("csrf", csrf.as_str())][..], fields].concat();
@@ -151,7 +153,7 @@ impl Visitor {
         FormReply::of(filled_in(request, &form).send().await.unwrap()).await
     }
 
-    /// Sends a form from a page of this origin, with this CSRF token.
+    /// Submits a form from a page of this origin, with this CSRF token.
     pub(super) async fn post(&self, path: &str, origin: &str, csrf: &str) -> u16 {
         let request = self.request(Method::POST, path).header(ORIGIN, origin);
         let form = [("csrf", csrf), ("hours", "1")];
@@ -160,7 +162,7 @@ impl Visitor {
     }
 }
 
-/// A form in the encoding of a browser.
+/// Encodes a form as a browser does.
 pub(super) fn filled_in(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestBuilder {
     let encoded = |text: &str| {
         text.bytes()
@@ -182,7 +184,7 @@ pub(super) fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
         .map_or("", |value| value.to_str().unwrap())
 }
 
-/// The value of the first field with this name.
+/// Returns the value of the first field with this name.
 pub(super) fn field<'p>(page: &'p str, name: &str) -> &'p str {
     page.split(&format!("name=\"{name}\" value=\""))
         .nth(1)

@@ -1,4 +1,4 @@
-//! Claims on the coupon page: in a rush, without a network, across reloads, and returned.
+//! Claims on the coupon page: during a rush, without a network, across reloads, and returned.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ const LEFT: usize = 100;
 /// Concurrent claims of the crowd.
 const AT_ONCE: usize = 50;
 
-/// Many users who claim without a pause. First they claim only some of the slots, again and again;
-/// then they claim all of them, until the coupon is sold out.
+/// Many users who claim without pause. At first they leave some slots free and repeat their claims,
+/// then they claim all slots until the coupon is sold out.
 #[derive(Default)]
 struct EagerCrowd {
     claims: AtomicUsize,
@@ -54,7 +54,7 @@ impl EagerCrowd {
         self.answers.lock().values().sum()
     }
 
-    /// Waits until this many of its claims got this answer.
+    /// Waits until this many of its claims have got this answer.
     async fn until(&self, word: &str, answers: usize) {
         let look = async || {
             let all = self.answers.lock().clone();
@@ -69,7 +69,7 @@ impl EagerCrowd {
 }
 
 #[tokio::test]
-async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
+async fn a_user_who_claims_during_a_rush_gets_a_slot_number_and_a_code() {
     let f = Fixture::new("page-rush").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f
@@ -98,7 +98,7 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     });
     let all: Vec<_> = all.collect();
     crowd.until("already_claimed", AT_ONCE).await;
-    // A double tap.
+    // Simulates a double tap.
     page.browser
         .run("const b = document.querySelector('#main'); b.click(); b.click()")
         .await;
@@ -124,7 +124,7 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
         member.await.unwrap();
     }
     assert_eq!(page.claims_sent().await, 1);
-    // Slots before the user's were admitted earlier, and slots after it later.
+    // The slots before the user's slot were admitted earlier, those after it later.
     all_issued(&f.world, coupon.drop, SLOTS as usize).await;
     let beside = |side: &str, order: &str| {
         format!(
@@ -158,7 +158,7 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     page.until(&["issued"]).await;
     assert_eq!(row, shown().await, "after a reload");
     assert_eq!(page.claims_sent().await, 0);
-    // In another browser they see their coupon without claiming.
+    // In another browser the user sees the coupon without claiming.
     page.browser.prepare(LABELS).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
@@ -172,7 +172,8 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     assert_eq!(row, shown().await, "in another browser");
     assert_eq!(page.text("#label").await, "It is yours");
     assert_eq!(page.claims_sent().await, 0);
-    // If the look-up fails and they claim again, they see that they have one already.
+    // If the look-up fails and the user claims again, the page shows that the user already has a
+    // coupon.
     page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
@@ -182,19 +183,19 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     assert_eq!(page.text("#label").await, "You already have one");
 }
 
-/// From the next load on, records the texts of the page's first line.
+/// From the next load on, records every text of the page's first line.
 const LABELS: &str = "window.labels = []; new MutationObserver(() => {
     const label = document.querySelector('#label')?.textContent;
     if (label && label !== window.labels.at(-1)) window.labels.push(label);
   }).observe(document, { subtree: true, childList: true, characterData: true });";
 
-/// From the next load on, the first look-up of the user's claim fails.
+/// From the next load on, makes the first look-up of the user's claim fail.
 const NOT_BESIDE: &str = "{ const ask = window.fetch; let lost = 0; window.fetch = (url, options) =>
     String(url).endsWith('/me') && !lost++ ? Promise.reject(new TypeError('lost')) : ask(url, options); }";
 
 #[tokio::test]
 async fn polling_for_the_code_slows_down_to_the_servers_interval() {
-    // No consumer writes rows.
+    // No consumer runs, so no rows are written.
     let (world, _api) = firstcome_testkit::open_world("page-soon").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(10).await;
@@ -206,7 +207,7 @@ async fn polling_for_the_code_slows_down_to_the_servers_interval() {
         .run("window.waits.length = 0; document.querySelector('#main').click()")
         .await;
     page.until(&["accepted"]).await;
-    // Excludes the timers with which this test waits, and that of the coupon's state.
+    // Excludes the timers that this test uses for waiting, and the timer of the coupon's state.
     let looks = async || {
         let waits = page
             .browser
@@ -290,7 +291,7 @@ async fn a_claim_survives_a_lost_network_and_a_new_process() {
 
 #[tokio::test]
 async fn a_reload_resumes_claiming() {
-    // Admission is closed: every claim is answered 503.
+    // Admission is closed, so every claim gets 503.
     let world = World::new("page-reload").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(10).await;
@@ -342,8 +343,8 @@ async fn a_confirmed_return_frees_the_slot() {
     );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
-    // The next user gets the slot. The first user sees that theirs was returned, also in another
-    // browser.
+    // The next user gets the slot. The first user sees, also in another browser, that the coupon
+    // was returned.
     assert_eq!(
         f.api.claim(coupon.id, "u-next").await.promised(),
         Some((coupon.drop, 1))
@@ -384,7 +385,8 @@ async fn the_page_returns_the_coupon_of_the_drop_that_it_shows() {
     );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
-    // If the look-up fails in another browser and they claim again, they see that it was returned.
+    // If the look-up fails in another browser and the user claims again, the page shows that the
+    // coupon was returned.
     page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;

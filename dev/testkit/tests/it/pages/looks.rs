@@ -1,12 +1,13 @@
-//! States of the coupon page that are rare or take long to occur, simulated by answers in the
-//! browser.
+//! States of the coupon page that are rare or take long to occur. The browser simulates them with
+//! prepared answers.
 
 use firstcome_testkit::{Look, eventually_some, open_world};
 use serde_json::{Value, json};
 
 use super::support::{BrowserPage, LIMIT, serve_pages, until};
 
-/// From the next load on, `claims/me` and the state get these answers.
+/// Returns a script with which, from the next load on, requests for `claims/me` and for the state
+/// get these answers.
 fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
     format!(
         "{{ if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');
@@ -21,8 +22,9 @@ fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
     )
 }
 
-/// Status and body of the user's claim, the state of the coupon (JSON, or that of a daily coupon),
-/// the view, and its first line. Yesterday's coupon is shown until today's opening is near.
+/// Each line has the status and body of the user's claim, the state of the coupon (JSON, or the
+/// state of a daily coupon), the view, and its first line. Yesterday's coupon is shown until
+/// shortly before today's opening.
 const OUTCOMES: &str = r#"200 | {"status": "broken", "slot": 7} | {} | broken | We are sorry
 200 | {"status": "broken", "position": 1} | {} | broken | We are sorry
 200 | {"status": "revoked", "slot": 7} | {} | revoked | No longer yours
@@ -90,8 +92,9 @@ async fn every_outcome_has_its_text_and_a_return_needs_confirmation() {
     page.until(&["revoked"]).await;
 }
 
-/// From the next load on, requests about claims are answered from `replies` by method, and the
-/// state from `told`. Status 0 simulates a timeout of ten minutes.
+/// Returns a script with which, from the next load on, requests about claims are answered from
+/// `replies` by method, and requests for the state from `told`. Status 0 simulates a timeout of ten
+/// minutes.
 fn stubbed(coupon: i64, replies: &Value, told: &Value) -> String {
     format!(
         "{{ if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');
@@ -111,14 +114,14 @@ fn stubbed(coupon: i64, replies: &Value, told: &Value) -> String {
     )
 }
 
-/// A drop of a daily coupon, as its state shows it.
+/// Returns a drop of a daily coupon as the coupon's state shows it.
 fn of_day(drop: i64, state: &str) -> Value {
     let opens_at_ms =
         chrono::Utc::now().timestamp_millis() + if state == "scheduled" { 3_600_000 } else { -1 };
     json!({"one_per_drop": true, "drop_id": drop, "state": state, "opens_at_ms": opens_at_ms})
 }
 
-/// Changes the server's answer, and makes the page poll at once.
+/// Changes the server's answer, and makes the page poll immediately.
 async fn tell(page: &BrowserPage, told: &Value) {
     let look = "document.dispatchEvent(new Event('visibilitychange'))";
     page.browser
@@ -148,7 +151,8 @@ async fn a_refusal_of_one_day_is_not_shown_on_the_next() {
         page.browser.click("#main").await;
         page.until(&[view]).await;
         if view == "not_allowed" {
-            // Later the same day it is still shown, without a button that does nothing.
+            // Later on the same day the coupon is still shown, without a button that would do
+            // nothing.
             tell(&page, &of_day(1, "closed")).await;
             until(&page.browser, "document.querySelector('#main').hidden").await;
             assert_eq!(page.view().await, view);
@@ -193,7 +197,7 @@ async fn a_failed_return_is_shown_and_forgotten_the_next_day() {
 }
 
 #[tokio::test]
-async fn only_missing_parts_of_the_page_are_complaints() {
+async fn only_missing_parts_of_the_page_are_reported_as_errors() {
     let (world, _api) = open_world("page-missing").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(1).await;

@@ -17,12 +17,12 @@ async fn spread_claims(sql: &Sql, drop: i64) {
          MICROSECOND, issued_at = claimed_at + INTERVAL 150000 + (slot % 9) * 120000 MICROSECOND WHERE drop_id = {drop}"
     );
     sql.query(&instants).await;
-    // Their codes no longer match their instants.
+    // The codes no longer match the changed times.
     sql.query("UPDATE code_key SET since = UTC_TIMESTAMP(3)")
         .await;
 }
 
-/// docs/OPERATIONS.md shows pictures of these screens.
+/// docs/OPERATIONS.md shows screenshots of these screens.
 #[tokio::test]
 async fn an_operator_repairs_a_drop_and_follows_every_figure() {
     let f = Fixture::new("page-acts").await;
@@ -101,7 +101,8 @@ async fn an_operator_repairs_a_drop_and_follows_every_figure() {
         assert_open_to_all(&browser, &format!("{name}-dark-phone")).await;
         browser.look(desk()).await;
     }
-    // The browser's time zone is preset, and a one-off coupon hides the question about days.
+    // The browser's time zone is preset, and the form hides the question about days for a one-off
+    // coupon.
     browser.visit(&format!("{base}/coupons/new")).await;
     let zone = "document.querySelector('#time_zone').value === Intl.DateTimeFormat().resolvedOptions().timeZone";
     until(&browser, zone).await;
@@ -131,7 +132,7 @@ async fn an_operator_repairs_a_drop_and_follows_every_figure() {
     .await;
 }
 
-/// Words that a cell breaks in two. Line breaks after a slash or a hyphen are allowed.
+/// Finds words that a cell breaks in two. Line breaks after a slash or a hyphen are allowed.
 const BROKEN: &str = r"
   const broken = [];
   for (const cell of document.querySelectorAll('th, td, dd')) {

@@ -29,7 +29,8 @@ async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
     until_state(&browser, "live").await;
     assert_open_to_all(&browser, "ops-all-well").await;
 
-    // From a webmail client: the foreign link brings no cookie, and log-in works all the same.
+    // The link is opened from a webmail client. A link from another site carries no cookie, and
+    // log-in must still work.
     let base = daemon.http().base();
     browser
         .visit(&format!(
@@ -46,7 +47,7 @@ async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
     browser.visit(base).await;
     until_state(&browser, "live").await;
 
-    // Rows disappear, and nobody reloads.
+    // Rows are deleted, and the page is not reloaded.
     browser
         .run("window.same = true; document.querySelector('nav a[href=\"/runs\"]').focus()")
         .await;
@@ -120,7 +121,7 @@ async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
     .await;
 }
 
-/// The live first screen of a daemon that the browser reaches through a proxy.
+/// Opens the live first screen of a daemon that the browser reaches through a proxy.
 async fn live_behind_proxy(f: &Fixture) -> (Running<ReconcilerClient>, FaultProxy, Browser) {
     let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;

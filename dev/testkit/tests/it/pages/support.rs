@@ -1,4 +1,4 @@
-//! A coupon's page in a browser, and its visitor.
+//! A coupon page in a browser, and the user who visits it.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,12 +8,12 @@ use firstcome_load::identity::{token, token_settings};
 use firstcome_testkit::{ApiClient, Browser, Look, Running, World, eventually_some};
 use serde_json::{Value, json};
 
-/// A browser on a busy machine is slow.
+/// Time limit for a browser on a busy machine.
 pub(super) const LIMIT: Duration = Duration::from_secs(90);
 
 const SECRET: &str = "pages-0123456789abcdef0123456789abcdef";
 
-/// An API with coupon pages for users with a token.
+/// Starts an API with coupon pages for users with a token.
 pub(super) async fn serve_pages(world: &World) -> Running<ApiClient> {
     world
         .serve_with(&[&token_settings(SECRET)[..], &[("COUPON_PAGE", "on")]].concat())
@@ -27,7 +27,7 @@ pub(super) struct BrowserPage {
 }
 
 impl BrowserPage {
-    /// Nothing is loaded yet.
+    /// Creates the page without loading it.
     pub(super) async fn of(base: &str, coupon: i64, look: Look) -> Self {
         Self {
             browser: Browser::open(look).await,
@@ -35,17 +35,17 @@ impl BrowserPage {
         }
     }
 
-    /// Switches to the page of another coupon, or at another address.
+    /// Switches to the page of another coupon, or to another address.
     pub(super) fn now_of(&mut self, base: &str, coupon: i64) {
         self.address = format!("{base}/c/{coupon}");
     }
 
-    /// Visits without a token.
+    /// Visits the page without a token.
     pub(super) async fn visit(&self) {
         self.browser.visit(&self.address).await;
     }
 
-    /// Visits by the link that was sent to this user.
+    /// Visits the page by the link that was sent to this user.
     pub(super) async fn come_as(&self, user: &str) {
         self.browser
             .visit(&format!(
@@ -64,8 +64,8 @@ impl BrowserPage {
         view.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits for one of these views and returns it. The page checks itself for a second at a time,
-    /// because polling from outside costs a browser more than waiting.
+    /// Waits for one of these views and returns it. A script in the page checks for a second at a
+    /// time, because polling from outside is more expensive for the browser.
     pub(super) async fn until(&self, wanted: &[&str]) -> String {
         let look = format!(
             "const end = performance.now() + 1000;
@@ -109,7 +109,7 @@ impl BrowserPage {
         self.browser.run(on).await == json!(true)
     }
 
-    /// Number of claims that this load of the page has sent.
+    /// Returns the number of claims that the page has sent since it was loaded.
     pub(super) async fn claims_sent(&self) -> u64 {
         let sent = "performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/claims')).length";
         self.browser
@@ -132,8 +132,8 @@ impl BrowserPage {
     }
 }
 
-/// Checks that the console has no complaints, and that nothing overflows the window. Keeps a
-/// picture if pictures are wanted.
+/// Checks that the console has no errors, and that nothing overflows the window. Saves a screenshot
+/// if screenshots are enabled.
 pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     assert_eq!(browser.complaints().await, Vec::<Value>::new(), "{name}");
     let beside = "const e = document.documentElement; return e.scrollWidth - e.clientWidth";
@@ -145,7 +145,7 @@ pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     picture(browser, name).await;
 }
 
-/// [`assert_sound`], and checks that there are no accessibility barriers.
+/// Does the same as [`assert_sound`], and also checks for accessibility barriers.
 pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     assert_sound(browser, name).await;
     let barriers = browser.barriers().await;
@@ -156,7 +156,7 @@ pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     );
 }
 
-/// The folder for pictures, if wanted: `cargo xtask pictures` captures every state.
+/// Returns the folder for screenshots, if enabled. `cargo xtask pictures` captures every state.
 fn pictures() -> Option<OsString> {
     std::env::var_os("PICTURES").filter(|folder| !folder.is_empty())
 }
@@ -174,12 +174,13 @@ pub(super) async fn picture(browser: &Browser, name: &str) {
     }
 }
 
-/// Records the delays of timers, however late a busy machine fires them.
+/// Records the requested delays of timers, so that a busy machine that fires them late makes no
+/// difference.
 pub(super) const TIMERS: &str = "window.waits = [];
     { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
         window.waits.push(ms); return real(then, ms, ...more); }; }";
 
-/// The window of a browser at a desk.
+/// Returns the window of a browser at a desk.
 pub(super) fn desk() -> Look {
     Look {
         width: 1240,
@@ -198,8 +199,8 @@ pub(super) fn dark_phone() -> Look {
 pub(super) const TAB: char = '\u{e004}';
 pub(super) const ENTER: char = '\u{e007}';
 
-/// Waits until this holds in the page. The page checks itself for a second at a time; after a
-/// navigation the check is repeated.
+/// Waits until this condition holds in the page. A script in the page checks for a second at a
+/// time. The check is repeated after a navigation.
 pub(super) async fn until(browser: &Browser, holds: &str) {
     let look = format!(
         "const end = performance.now() + 1000;
@@ -216,30 +217,30 @@ pub(super) async fn until(browser: &Browser, holds: &str) {
     .await;
 }
 
-/// Waits for an element.
+/// Waits until this element exists.
 pub(super) async fn until_there(browser: &Browser, css: &str) {
     until(browser, &format!("document.querySelector({css:?})")).await;
 }
 
-/// Waits for a text on the screen.
+/// Waits until this text is on the screen.
 pub(super) async fn until_text(browser: &Browser, text: &str) {
     let holds = format!("document.body.innerText.includes({text:?})");
     until(browser, &holds).await;
 }
 
-/// Waits for this state of the live connection.
+/// Waits until the live connection has this state.
 pub(super) async fn until_state(browser: &Browser, state: &str) {
     let holds = format!("document.querySelector('#live').dataset.state === {state:?}");
     until(browser, &holds).await;
 }
 
-/// Waits for a text in the title of the screen.
+/// Waits until the title of the screen contains this text.
 pub(super) async fn until_title_has(browser: &Browser, text: &str) {
     let holds = format!("document.querySelector('h1').innerText.includes({text:?})");
     until(browser, &holds).await;
 }
 
-/// Waits for the title of the screen.
+/// Waits until the screen has this title.
 pub(super) async fn until_title(browser: &Browser, title: &str) {
     until(
         browser,
@@ -248,7 +249,7 @@ pub(super) async fn until_title(browser: &Browser, title: &str) {
     .await;
 }
 
-/// Logs in by keyboard alone, from the first field on.
+/// Logs in with the keyboard only, starting at the first field.
 pub(super) async fn log_in(browser: &Browser, name: &str, token: &str) {
     until(browser, "document.querySelector('#token')").await;
     browser.run("document.querySelector('#name').focus()").await;

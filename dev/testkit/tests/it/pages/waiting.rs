@@ -1,4 +1,4 @@
-//! The coupon page before the opening, on the waiting list, and after a refusal.
+//! The coupon page before the opening, on the waiting list, and after a claim is refused.
 
 use chrono::{DateTime, SecondsFormat};
 use firstcome_testkit::{Fixture, LIMIT, Look, World, coupon_body, eventually, open_world};
@@ -11,7 +11,7 @@ const AHEAD: &str = "{ const Real = Date; window.Date = class extends Real {
     constructor(...given) { if (given.length) super(...given); else super(Real.now() + 7_200_000); }
     static now() { return Real.now() + 7_200_000; } }; }";
 
-/// Records the polling times that the server sends.
+/// Records the poll times that the server sends.
 const POLLS: &str = "window.told = [];
     { const ask = window.fetch; window.fetch = async (url, options) => {
         const answer = await ask(url, options);
@@ -54,11 +54,11 @@ async fn the_button_is_enabled_at_the_opening_and_works_by_keyboard() {
         "an early tap does nothing"
     );
 
-    // Later requests of the state are never answered, so only the clock can open the page.
+    // Later requests for the state are never answered, so only the clock can open the page.
     let once = "{ const ask = window.fetch; let asked = 0; window.fetch = (url, options) =>
         String(url).endsWith('/state') && asked++ ? new Promise(() => {}) : ask(url, options); }";
     page.browser.prepare(once).await;
-    // On a machine so busy that the page loads after the opening, wait for another coupon.
+    // A busy machine may load the page after the opening. The test then tries another coupon.
     for lead in [4, 15, 60] {
         let soon = pages
             .create_coupon(&opens_in(&world, "겨울 한정 쿠폰", lead).await)
@@ -112,7 +112,7 @@ async fn the_countdown_follows_the_servers_clock_not_the_devices() {
         .split(':')
         .fold(0, |sum, part| 60 * sum + part.parse::<i64>().unwrap());
     let left = (opens_at.timestamp_millis() - server) / 1_000;
-    // A busy machine renders the next second late.
+    // A busy machine shows the next second late.
     assert!(
         (shown_seconds - left).abs() <= 30,
         "{shown} is shown, {left} s are left"
@@ -120,7 +120,7 @@ async fn the_countdown_follows_the_servers_clock_not_the_devices() {
 }
 
 #[tokio::test]
-async fn the_page_polls_at_the_servers_time_plus_up_to_two_fifths() {
+async fn the_page_adds_up_to_two_fifths_to_the_servers_poll_interval() {
     let (world, _api) = open_world("page-polls").await;
     let pages = serve_pages(&world).await;
     let far = pages
@@ -162,7 +162,7 @@ async fn the_page_polls_at_the_servers_time_plus_up_to_two_fifths() {
 }
 
 #[tokio::test]
-async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
+async fn users_without_a_slot_see_their_position_or_sold_out_paused_or_closed() {
     let f = Fixture::new("page-others").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f
@@ -188,7 +188,7 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
     page.assert_open_to_all("waiting-dark").await;
     page.browser.reload().await;
     page.until(&["waiting"]).await;
-    // A newcomer sees it without a claim, and also after a claim and a reload.
+    // A newcomer sees the message without a claim, and also after a claim and a reload.
     page.come_as("u-4").await;
     page.until(&["sold_out"]).await;
     assert_eq!(page.claims_sent().await, 0);
@@ -212,7 +212,8 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
         .change(coupon.id, &json!({"paused": false, "close_now": true}))
         .await;
     page.come_as("u-5").await;
-    // The other process's catalogue may not have the change yet; then a claim is answered `closed`.
+    // The catalogue of the other process may not have the change yet. In that case a claim gets
+    // `closed`.
     if page.until(&["sold_out", "closed"]).await == "sold_out" {
         page.browser.click("#main").await;
     }
@@ -231,7 +232,7 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
 }
 
 #[tokio::test]
-async fn a_lost_or_left_place_in_line_and_a_freed_slot_are_shown() {
+async fn the_page_shows_a_lost_or_given_up_position_and_a_freed_slot() {
     let (world, api) = open_world("page-place").await;
     let pages = serve_pages(&world).await;
     let name = "Anniversary coupon 2026 · 겨울한정기념쿠폰 · Donaudampfschifffahrtsgesellschaftskapitän: a free coffee in all 300 shops";
@@ -254,7 +255,7 @@ async fn a_lost_or_left_place_in_line_and_a_freed_slot_are_shown() {
     page.browser.click("#main").await;
     page.until(&["waiting"]).await;
 
-    // Redis loses the list, while the page is open and while it is not.
+    // Redis loses the waiting list, once while the page is open and once while it is not.
     let list = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
     world.redis.command::<i64>(&["DEL", &list]).await;
     page.browser.run("dispatchEvent(new Event('online'))").await;
@@ -263,7 +264,7 @@ async fn a_lost_or_left_place_in_line_and_a_freed_slot_are_shown() {
     page.browser.reload().await;
     page.until(&["lost_place"]).await;
     assert_eq!(page.text("#label").await, "Your place in line was lost");
-    // Another user in this browser does not see it; the first user's link shows it again.
+    // Another user in this browser does not see the claim. The first user's link shows it again.
     let key = "'firstcome:token'";
     let link = page
         .browser

@@ -1,4 +1,5 @@
-//! Migrations: repeated, concurrent, interrupted, and while the tables are in use.
+//! Migrations that are repeated, concurrent or interrupted, or that run while the tables are in
+//! use.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +10,7 @@ use firstcome_testkit::{
 
 use super::limits::{FOREIGN_KEY, SIGNAL, refuses, row, world};
 
-/// During an upgrade another client has an open transaction, for example a dump.
+/// During an upgrade another client, for example a dump, has an open transaction.
 #[tokio::test]
 async fn a_migration_that_waits_for_a_transaction_delays_no_rows_and_resumes() {
     let fixture = Fixture::new("migrate-waits").await;
@@ -77,7 +78,7 @@ async fn two_concurrent_migrations_both_succeed() {
         assert_eq!(process.ended(LIMIT).await, 0, "{}", process.log());
     }
     assert_eq!(world.topic.offsets().await.len(), 3);
-    // Every world of this process except the first has copied tables instead of migrated ones.
+    // In this process, only the first world migrates its tables. Every later world copies them.
     let copied = [World::new("first").await, World::new("copied").await];
     assert_eq!(
         firstcome_stack::table_statements(copied[1].sql.url())
@@ -176,7 +177,7 @@ async fn no_row_is_unguarded_while_two_insert_triggers_become_one() {
     let parts: Vec<&str> = std::iter::once(&*create).chain(drops.lines()).collect();
     assert_eq!(parts.len(), 3, "{parts:?}");
     let mut seen = Vec::new();
-    // A crash may follow each part; migration then starts again from the first.
+    // A crash may follow any part. The migration then starts again from the first part.
     for done in 0..=parts.len() {
         for part in &parts[..done] {
             world.sql.query(part).await;

@@ -1,5 +1,5 @@
-//! The schema's own constraints, independent of the writing program: plain SQL, and of the product
-//! only `migrate`.
+//! Constraints that the schema enforces for every writer. The tests use plain SQL, and only
+//! `migrate` of the product.
 
 use firstcome_testkit::{HeldTransaction, LIMIT, LOCK_WAITS, World, eventually};
 
@@ -8,8 +8,8 @@ pub(super) const FOREIGN_KEY: u16 = 1452;
 const CHECK: u16 = 3819;
 pub(super) const SIGNAL: u16 = 1644;
 
-/// Coupon 1 (once per coupon) with drops 1 and 2, coupon 2 (once per drop) with drops 3 and 4, each
-/// with quantity 3.
+/// Creates coupon 1 (once per coupon) with drops 1 and 2, and coupon 2 (once per drop) with drops 3
+/// and 4. Each drop has quantity 3.
 pub(super) async fn world(name: &str) -> World {
     let world = World::of_tables(name).await;
     world
@@ -70,7 +70,8 @@ async fn one_row_too_many_is_refused_even_in_a_multi_row_insert() {
         "INSERT INTO issued_coupons (coupon_id, drop_id, slot, user_id, issued_by) VALUES";
     refuses(&world, SIGNAL, &format!("{columns} {}", many.join(","))).await;
     assert_eq!(count(&world).await, 0);
-    // IGNORE turns many errors into warnings and would clip numbers, but not these.
+    // IGNORE turns many errors into warnings and clips numbers, but it does not bypass these
+    // constraints.
     let _ = world
         .sql
         .try_query(&format!(
@@ -93,11 +94,11 @@ async fn a_given_limit_must_belong_to_the_drop_and_cover_the_slot() {
     };
     refuses(&world, CHECK, &named(1, 4, 1, 0, 3)).await; // above the limit
     refuses(&world, FOREIGN_KEY, &named(1, 4, 1, 0, 4)).await; // no such limit
-    refuses(&world, FOREIGN_KEY, &named(1, 1, 1, 7, 3)).await; // not its scope
-    refuses(&world, FOREIGN_KEY, &named(3, 1, 1, 3, 3)).await; // not its coupon
+    refuses(&world, FOREIGN_KEY, &named(1, 1, 1, 7, 3)).await; // wrong scope
+    refuses(&world, FOREIGN_KEY, &named(3, 1, 1, 3, 3)).await; // wrong coupon
     world.sql.query(&named(1, 1, 1, 0, 3)).await;
     world.sql.query(&named(3, 1, 2, 3, 3)).await;
-    // The limits themselves cannot be raised manually, only through the quantity.
+    // Slot limits cannot be raised manually. They only follow the quantity.
     let more = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (1, 4, 1, 0)";
     refuses(&world, SIGNAL, more).await;
     let raised = "UPDATE slot_limits SET slot_limit = 4 WHERE drop_id = 1";
@@ -155,7 +156,7 @@ async fn a_second_row_for_a_slot_or_for_a_user_in_the_coupons_scope_is_refused()
         .sql
         .query("UPDATE issued_coupons SET person_scope = 99 WHERE drop_id = 1 AND slot = 1")
         .await;
-    refuses(&world, DUPLICATE, &row(1, 2, 1, "u-1")).await; // the scope cannot be written manually
+    refuses(&world, DUPLICATE, &row(1, 2, 1, "u-1")).await; // the scope cannot be set manually
 }
 
 #[tokio::test]
@@ -203,7 +204,7 @@ async fn a_quantity_lowered_while_a_row_is_being_written_waits_for_it() {
         .sql
         .try_query("UPDATE drops SET quantity = 2 WHERE id = 1");
     let mut lowering = std::pin::pin!(lowering);
-    // It waits for the row's transaction, so it cannot end while that is open.
+    // The update waits for the row's transaction, so it cannot end while that transaction is open.
     let waiting = eventually("the update waits", LIMIT, async || {
         world.sql.number(LOCK_WAITS).await > 0
     });
@@ -222,7 +223,7 @@ async fn a_quantity_lowered_from_an_older_snapshot_sees_the_rows_written_since()
     holding
         .run("SET @isolation = @@transaction_isolation")
         .await;
-    // The server's default is REPEATABLE READ: this fixes the session's snapshot.
+    // The server's default is REPEATABLE READ, so this query fixes the snapshot of the session.
     holding.run("SELECT COUNT(*) FROM issued_coupons").await;
     world.sql.query(&row(1, 1, 3, "u-3")).await;
     holding
@@ -274,7 +275,7 @@ async fn a_manual_row_waits_for_a_revocation_in_progress() {
         eventually("the row waits", LIMIT, waits).await;
         revoking.commit().await;
     };
-    // The current state of the revocation counts, not the older transaction's snapshot.
+    // MySQL checks the current state of the revocation, not the snapshot of the older transaction.
     let (inserted, ()) = tokio::join!(inserting, committing);
     assert_eq!(inserted.unwrap_err().code, SIGNAL);
 }

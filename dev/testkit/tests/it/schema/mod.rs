@@ -1,4 +1,4 @@
-//! MySQL: the schema's constraints, and queries whose futures are dropped.
+//! MySQL: the schema's constraints, and queries whose futures are dropped before they complete.
 
 mod changes;
 mod limits;

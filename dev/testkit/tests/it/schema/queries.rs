@@ -1,4 +1,4 @@
-//! A query future dropped half-way never gives another caller the wrong row.
+//! A query future that is dropped before it completes never gives another caller the wrong row.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use firstcome_testkit::{HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, 
 
 use crate::faults::waves::breakable_mysql;
 
-/// Two rows, of coupon 1 and of coupon 2. `HeldTransaction` locks the first, so that reading it
-/// takes as long as the test wants.
+/// Creates two rows, of coupon 1 and of coupon 2. `HeldTransaction` locks the first row, so that
+/// the test controls how long a read of it takes.
 async fn two_rows(name: &str) -> (World, HeldTransaction) {
     let world = World::of_tables(name).await;
     let rows = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'one', 1, 'drop'), (2, 'two', 1, 'drop')";
@@ -25,7 +25,7 @@ async fn two_rows(name: &str) -> (World, HeldTransaction) {
     (world, holding)
 }
 
-/// The name of a coupon, waiting for a client that changes it.
+/// Reads the name of a coupon. Waits if another client is changing the row.
 async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
     coupons::table
         .filter(coupons::id.eq(id))
@@ -57,10 +57,10 @@ async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
         .await
 }
 
-/// The hazard itself. If this test ever fails, the libraries have fixed it and the wrapper can be
-/// removed.
+/// Demonstrates the hazard. If this test ever fails, the libraries have fixed it and the wrapper
+/// can be removed.
 #[tokio::test]
-async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_one() {
+async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_query() {
     let (world, holding) = two_rows("poison").await;
     let mut conn = Conn::establish(world.sql.url()).await.unwrap();
     assert_eq!(name_of(&mut conn, 2).await.unwrap(), "two");
@@ -220,7 +220,7 @@ async fn a_demoted_primary_is_left_and_its_rows_are_not_trusted() {
     );
     let next = connection(&db).await.unwrap();
     assert_ne!(next, first, "a connection that gave an old row is left");
-    // The connection is in constant use, and MySQL never refuses it a write.
+    // The connection is in constant use, and MySQL never refuses a write on it.
     eventually("the connection is left", LIMIT, async || {
         connection(&db).await.unwrap() != next
     })

@@ -1,5 +1,5 @@
-//! A process that cannot work reports why in one sentence and exits; one whose store is merely late
-//! waits for it.
+//! A process that cannot work reports the reason in one sentence and exits. A process whose store
+//! is not up yet waits for it.
 
 mod safety;
 mod settings;
@@ -24,7 +24,7 @@ const NOWHERE: [(&str, &str, &str); 3] = [
     ("Kafka", "KAFKA_BROKERS", "127.0.0.1:1"),
 ];
 
-/// Every long-running process, and one pass.
+/// All long-running processes, and a single pass.
 pub(crate) const PROCESSES: [(&str, &[&str]); 4] = [
     ("firstcome-api", &["serve"]),
     ("firstcome-api", &["consume"]),
@@ -32,7 +32,7 @@ pub(crate) const PROCESSES: [(&str, &[&str]); 4] = [
     ("firstcome-reconciler", &["once"]),
 ];
 
-/// Waits until it exits unsuccessfully, with all these words in one line of its log.
+/// Waits until the process exits unsuccessfully and one line of its log contains all these words.
 pub(crate) async fn refuses(process: &Process, words: &[&str]) {
     assert_ne!(process.ended(LIMIT).await, 0, "{}", process.log());
     let log = process.log();
@@ -47,7 +47,7 @@ pub(crate) async fn refuses(process: &Process, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn each_process_exits_with_the_name_of_the_store_that_is_down() {
+async fn each_process_exits_and_names_the_store_that_is_down() {
     let world = World::new("missing").await;
     let mut started = Vec::new();
     let migrate: (&str, &[&str]) = ("firstcome-api", &["migrate"]);
@@ -73,7 +73,7 @@ async fn each_process_exits_with_the_name_of_the_store_that_is_down() {
     }
 }
 
-/// The address at which a process answers while it starts.
+/// Returns the address at which a process answers during startup.
 async fn address_at_start(process: &Process) -> String {
     eventually_some("the process listens", LIMIT, async || {
         let log = process.log();
@@ -84,8 +84,9 @@ async fn address_at_start(process: &Process) -> String {
     .await
 }
 
-/// Starts a daemon while a store is down. It must keep running, listen, and mail the people on
-/// duty: a daemon that exited and restarted would never run long enough to send the mail.
+/// Starts a daemon while a store is down. It must keep running, listen, and send a mail to the
+/// operators on duty. A daemon that exited and restarted would never run long enough to send the
+/// mail.
 async fn starts_without_a_store(world: &World, env: &[(&str, &str)], subject: &str) -> Process {
     let mut all = vec![
         ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "1"),
@@ -114,7 +115,7 @@ async fn starts_without_a_store(world: &World, env: &[(&str, &str)], subject: &s
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_without_mysql_mails_and_works_once_it_is_there() {
+async fn a_daemon_that_starts_without_mysql_sends_a_mail_and_works_once_it_is_up() {
     let world = World::new("cold-mysql").await;
     let proxy = shared().await.mysql.proxy().await.unwrap();
     let via = shared()
@@ -131,7 +132,7 @@ async fn a_daemon_that_starts_without_mysql_mails_and_works_once_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_without_redis_mails_and_works_once_it_is_there() {
+async fn a_daemon_that_starts_without_redis_sends_a_mail_and_works_once_it_is_up() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "cold-redis").await;
     redis.stop().await.unwrap();
@@ -154,7 +155,7 @@ async fn a_daemon_that_starts_without_redis_mails_and_works_once_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_without_kafka_mails_unless_another_daemon_works() {
+async fn a_daemon_that_starts_without_kafka_sends_a_mail_unless_another_daemon_works() {
     let nowhere = [("KAFKA_BROKERS", "127.0.0.1:1")];
     let (alone, helped) = tokio::join!(World::new("cold-kafka"), World::new("cold-kafka-helped"));
     let _works = helped
@@ -190,7 +191,7 @@ async fn processes_start_with_one_dead_broker_address() {
 }
 
 #[tokio::test]
-async fn a_reconciler_with_other_keys_or_group_than_the_api_exits_and_names_both() {
+async fn a_reconciler_whose_keys_or_group_differ_from_the_apis_exits_and_names_both() {
     let world = World::new("disagree").await;
     let _api = world.serve().await;
     let _consumer = world.consume().await;
@@ -215,7 +216,7 @@ async fn start_up_waits_for_a_store_that_is_starting() {
         .trim_start_matches("redis://")
         .trim_end_matches('/')
         .to_owned();
-    // Until Redis is there, the API answers every claim with 503.
+    // Until Redis is up, the API answers every claim with 503.
     let at = address_at_start(&api).await;
     let http = Http::new(&format!("http://{at}"));
     let health = http.get("/healthz").await;
@@ -268,7 +269,7 @@ async fn start_up_waits_for_a_store_that_is_starting() {
 }
 
 #[tokio::test]
-async fn a_process_that_waits_for_a_store_stops_at_sigterm() {
+async fn a_process_that_waits_for_a_store_stops_on_sigterm() {
     let world = World::new("stop-waiting").await;
     let api = world.start(
         "firstcome-api",

@@ -1,4 +1,4 @@
-//! Settings of Redis and of the topic that may lose a promise.
+//! Settings of Redis and of the topic with which a promise could be lost.
 
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -87,7 +87,7 @@ async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     let compacted = ("cleanup.policy", "compact");
     let limit = ("max.message.bytes", "65536");
     world.topic.alter(&[compacted, limit]).await;
-    // A broker may report the previous settings for an instant.
+    // A broker may report the previous settings for a moment.
     eventually("the topic's setting is reported", HEALED, async || {
         matches!(&told().await[..], [(Kind::UnsafeSetting, detail)] if detail.contains("--add-config cleanup.policy=delete"))
     })
@@ -131,7 +131,7 @@ async fn redis_with_managed_durability_is_accepted_and_reported() {
             "{metrics}"
         );
     }
-    // Settings that Redis itself reports are still checked.
+    // The settings that Redis itself reports are still checked.
     PrefixedKeys::new(&redis.url(), "")
         .command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
         .await;

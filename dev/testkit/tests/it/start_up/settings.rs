@@ -1,4 +1,4 @@
-//! Settings that prevent the start of a process, and the help that lists them.
+//! Settings that prevent a process from starting, and the help text that lists all settings.
 
 use std::collections::BTreeSet;
 
@@ -57,7 +57,7 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
 /// Maximum number of settings of all programs together (docs/decisions/0035-what-goes.md).
 const SETTINGS: usize = 60;
 
-/// Programs, their commands, and words of the help: flags, and defaults of settings.
+/// Programs, their commands, and words that the help must contain: flags, and defaults of settings.
 const HELP: [(&str, &str, &str); 12] = [
     (
         "firstcome-api",
@@ -85,7 +85,7 @@ const HELP: [(&str, &str, &str); 12] = [
     ("firstcome-reconciler", "erase", ""),
 ];
 
-/// The settings in the help, `[env: NAME=…]`, and variables named next to their flags.
+/// Returns the settings in the help: `[env: NAME=…]`, and variables named next to their flags.
 fn settings_in(help: &str) -> BTreeSet<String> {
     let names = help.split("[env: ").skip(1).map(|rest| {
         let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_');
@@ -94,10 +94,10 @@ fn settings_in(help: &str) -> BTreeSet<String> {
     names.collect()
 }
 
-/// The names of all settings are in the schema of the Helm chart, which a lint compares with the
+/// The schema of the Helm chart contains the names of all settings, and a lint compares it with the
 /// help.
 #[tokio::test]
-async fn help_shows_defaults_and_few_settings_and_no_secrets() {
+async fn help_shows_defaults_few_settings_and_no_secrets() {
     let world = World::bare(WorldStores::shared().await, "help").await;
     world.set("KAFKA_SASL_PASSWORD", "hunter2-of-kafka");
     let secrets =
@@ -128,7 +128,7 @@ async fn help_shows_defaults_and_few_settings_and_no_secrets() {
 }
 
 #[tokio::test]
-async fn a_removed_variable_that_is_still_set_is_named_with_its_successor() {
+async fn a_removed_variable_that_is_still_set_is_named_with_its_replacement() {
     let world = World::new("removed").await;
     let removed = [
         ("ALERTMANAGER_URL", "http://x:1"),

@@ -8,9 +8,9 @@ use crate::drift::kinds::{DriftCase, mend};
 use crate::drift::support::{assert_settled, injector};
 use crate::tls::{servers, world};
 
-/// A single test, because its last part closes the gates of all coupons on this Redis.
+/// This is a single test, because its last part closes the gates of all coupons on this Redis.
 #[tokio::test]
-async fn the_main_job_and_repairs_work_over_tls_with_logins() {
+async fn claims_and_repairs_work_over_tls_with_logins() {
     let fixture = Fixture::of(world("tls").await).await;
     rush_is_exact(&fixture).await;
     repairs_work(&fixture).await;
@@ -71,7 +71,7 @@ async fn the_gate_is_opened_again(fixture: &Fixture) {
 }
 
 #[tokio::test]
-async fn every_way_to_log_in_to_kafka_works() {
+async fn every_kafka_login_method_works() {
     let world = world("tls-kafka").await;
     let servers = servers().await;
     let file = |name| servers.certificates.path(name);

@@ -20,7 +20,7 @@ async fn servers() -> &'static SecureServers {
     SERVERS.get_or_init(start).await
 }
 
-/// A world whose processes only know the secure addresses.
+/// Creates a world whose processes know only the secure addresses.
 async fn world(name: &str) -> World {
     World::on(WorldStores::secure(servers().await), name).await
 }

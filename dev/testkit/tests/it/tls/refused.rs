@@ -1,4 +1,4 @@
-//! Each wrong setting is refused with its own message, and no message contains a secret.
+//! A process refuses each wrong setting with a specific message, and no message contains a secret.
 
 use firstcome_stack::{PASSWORD, USER};
 use firstcome_testkit::{Process, World, shared};
@@ -6,10 +6,10 @@ use firstcome_testkit::{Process, World, shared};
 use crate::start_up::{PROCESSES, refuses};
 use crate::tls::{servers, world};
 
-/// Changed settings, and the expected words of the message.
+/// The changed settings, and the words that the message must contain.
 type RefusedCase<'a> = (Vec<(&'a str, String)>, &'a [&'a str]);
 
-/// Two processes that use the store: one long-running, and one pass.
+/// Two processes that use the store: a long-running one and a single pass.
 const TWO: [(&str, &[&str]); 2] = [
     ("firstcome-api", &["serve"]),
     ("firstcome-reconciler", &["once"]),
@@ -217,8 +217,8 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     ];
     are_refused(&world, &PROCESSES, &[unknown]).await;
     are_refused(&world, &TWO, &cases).await;
-    // Only the pass exits: the API runs without Kafka, since a broker that is stopping also breaks
-    // off handshakes.
+    // Only the pass exits. The API runs without Kafka, because a broker that is shutting down also
+    // breaks off handshakes.
     let plain_port: RefusedCase = (
         vec![("KAFKA_BROKERS", servers.door_to_kafka())],
         &["breaks the TLS handshake off"],

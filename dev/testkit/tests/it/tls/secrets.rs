@@ -1,5 +1,6 @@
-//! Plants secrets in every setting that has one, logs everything (`RUST_LOG=trace`), and lets
-//! things succeed and fail: no secret appears in a log, an answer, a mail or a table of runs.
+//! Plants secrets in every setting that can contain one, logs everything (`RUST_LOG=trace`), and
+//! runs both successful and failing operations. No secret may appear in a log, a response, a mail
+//! or a table of runs.
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
@@ -20,7 +21,7 @@ const WEBHOOK_SECRET: &str = "whsec_cGxhbnRlZC13ZWJob29rLXNlY3JldC0x";
 const SMTP_PASSWORD: &str = "planted-smtp-password";
 const WRONG: &str = "planted-wrong-password";
 
-/// The possible encodings of a secret: plain, or as HTTP and SMTP send it.
+/// Returns the encodings in which a secret may appear: plain, or as HTTP and SMTP send it.
 fn forms(secret: &str) -> Vec<String> {
     let mut forms = vec![
         secret.to_owned(),
@@ -28,7 +29,8 @@ fn forms(secret: &str) -> Vec<String> {
         BASE64_STANDARD_NO_PAD.encode(secret),
     ];
     forms.extend(["", "x", "xx"].map(|before| {
-        // Inside a longer encoded text, only the complete groups of four characters are the same.
+        // If the secret is part of a longer encoded text, only its complete groups of four
+        // characters are the same.
         let encoded = BASE64_STANDARD_NO_PAD.encode(format!("{before}{secret}"));
         let whole = encoded.len() / 4 * 4;
         encoded[4..whole].to_owned()
@@ -49,7 +51,7 @@ fn assert_has_none(what: &str, secrets: &[&str], text: &str) {
 }
 
 #[tokio::test]
-async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
+async fn no_planted_secret_appears_in_a_log_a_response_a_mail_or_a_table() {
     let world = world("tls-secrets").await;
     for (name, value) in [
         (
@@ -89,7 +91,7 @@ async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
     ];
     secrets.sort_unstable();
 
-    // Successful requests, and users' mistakes.
+    // Sends successful requests, and requests with mistakes that users make.
     let mut answers = Vec::new();
     for bearer in [&person, &wrong_person, OPS_TOKEN, VIEW_TOKEN, WRONG] {
         for (method, path) in [
@@ -150,7 +152,7 @@ async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
         }
     }
     mailed(world, &["action needed", "Secrets"]).await;
-    // The mail server offers no login, and so does not get the password.
+    // The mail server offers no log-in, so it does not get the password.
     let refused = world.start(
         "firstcome-reconciler",
         &["test-email"],
@@ -162,7 +164,7 @@ async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
     nothing_has_one(world, &answers.join("\n"), &secrets).await;
 }
 
-/// Runs each process with a wrong password for each store, and with settings that are refused.
+/// Runs each process with a wrong password for each store, and with settings that it refuses.
 async fn by_wrong_settings(world: &World) {
     let servers = servers().await;
     let wrong: [(&str, String); 8] = [
@@ -195,7 +197,7 @@ async fn by_wrong_settings(world: &World) {
         ];
         let processes = programs.map(|(program, command)| world.start(program, &[command], &env));
         for process in &processes {
-            // Some programs do not read this setting, and start.
+            // Some programs do not read this setting, so they start.
             eventually("the process exits or starts", LIMIT, async || {
                 process.status().is_some()
                     || ["listening on ", "consuming "]

@@ -1,4 +1,4 @@
-//! Two releases understand each other's data: messages, rows, revocations, runs.
+//! Two releases understand each other's data: messages, rows, revocations and runs.
 
 use firstcome_reconciler::report::{Run, Status};
 use firstcome_testkit::drift::Drift;
@@ -11,14 +11,14 @@ use serde_json::json;
 
 use crate::drift::support::{assert_whole, injector};
 
-/// Writer and reader.
+/// Pairs of a writer and a reader.
 const BOTH_WAYS: [[Release; 2]; 2] = [[Release::Old, Release::This], [Release::This, Release::Old]];
 
 #[tokio::test]
 async fn releases_read_each_others_messages_codes_and_revocations() {
     for [writer, reader] in BOTH_WAYS {
         let world = World::new("up-messages").await;
-        // Both releases admit users in a life of Redis that the older one began.
+        // Both releases admit users in an era of Redis that the older release began.
         world.use_release(Release::Old);
         world.open().await;
         world.use_release(reader);
@@ -63,8 +63,8 @@ async fn releases_read_each_others_messages_codes_and_revocations() {
     }
 }
 
-/// The kind of drift, the number of users it hits, and the holders before and afterwards. Each drop
-/// has 20 slots.
+/// The kind of drift, the number of affected users, and the number of holders before and
+/// afterwards. Each drop has 20 slots.
 const CASES: [(Drift, u32, usize, usize); 17] = [
     (Drift::Unissued, 3, 20, 20),
     (Drift::Unpublished, 2, 12, 14),
@@ -90,7 +90,7 @@ async fn repairs_of_one_reconciler_are_seen_and_shown_by_the_other() {
     for [first, second] in BOTH_WAYS {
         let fixture = Fixture::new("up-drift").await;
         let world = &fixture.world;
-        // Both releases admit users in a life of Redis that the older one began.
+        // Both releases admit users in an era of Redis that the older release began.
         world.use_release(Release::Old);
         world.pass().await;
         world.use_release(Release::This);

@@ -1,4 +1,4 @@
-//! Users who claim continuously, at the APIs to which a load balancer would send them.
+//! Users who claim continuously at the APIs to which a load balancer would send them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::faults::waves::HEALED;
 
-/// Concurrent users, and the interval of each: a hundred claims per second.
+/// The number of concurrent users and the interval of each: together a hundred claims per second.
 const AT_ONCE: usize = 10;
 const EACH: Duration = Duration::from_millis(100);
 
@@ -51,7 +51,7 @@ impl SteadyCrowd {
         *self.shared.rotation.lock() = apis;
     }
 
-    /// Sends no requests from now on, and waits for the answers to those that were sent.
+    /// Stops sending requests, and waits for the answers to those already sent.
     pub(super) async fn pauses(&self) {
         self.ask(Vec::new());
         eventually("the last request is answered", HEALED, async || {
@@ -60,7 +60,8 @@ impl SteadyCrowd {
         .await;
     }
 
-    /// Waits until this many more requests have been answered, unless the crowd pauses.
+    /// Waits until this many more requests have been answered. Returns immediately if the crowd
+    /// pauses.
     pub(super) async fn goes_on(&self, answers: usize) {
         if self.shared.rotation.lock().is_empty() {
             return;
@@ -83,7 +84,7 @@ impl SteadyCrowd {
 }
 
 impl Shared {
-    /// The API for the next request. `None`: the crowd pauses.
+    /// Returns the API for the next request, or `None` while the crowd pauses.
     fn next_api(&self) -> Option<ApiClient> {
         let apis = self.rotation.lock();
         if apis.is_empty() {
@@ -117,7 +118,7 @@ async fn ask_on(shared: Arc<Shared>) {
     }
 }
 
-/// All answers with their times.
+/// All answers, with the times at which they arrived.
 pub(super) struct Told(Vec<(Instant, PromisedAnswer)>);
 
 impl Told {
@@ -125,7 +126,7 @@ impl Told {
         self.0.len()
     }
 
-    /// The answers without a slot.
+    /// Returns the answers without a slot.
     pub(super) fn refusals(&self) -> Vec<&PromisedAnswer> {
         self.0
             .iter()
@@ -134,7 +135,7 @@ impl Told {
             .collect()
     }
 
-    /// The longest time between two accepted claims in which somebody was refused.
+    /// Returns the longest time between two accepted claims in which a user was refused.
     pub(super) fn longest_closed(&self) -> Duration {
         let mut longest = Duration::ZERO;
         let mut last_yes = None;

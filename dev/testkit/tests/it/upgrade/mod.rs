@@ -1,5 +1,5 @@
-//! Programs of two releases together. `cargo xtask upgrade-test` builds the other releases and runs
-//! these tests.
+//! Tests in which programs of two releases run together. `cargo xtask upgrade-test` builds the
+//! other releases and runs these tests.
 
 mod both_ways;
 mod crowd;

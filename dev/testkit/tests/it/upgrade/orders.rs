@@ -1,5 +1,5 @@
-//! An older release is replaced under load, in both orders, with both running together at each
-//! step.
+//! An older release is replaced under load, in both orders. At each step both releases run
+//! together.
 
 use firstcome_testkit::Release;
 
@@ -41,9 +41,9 @@ async fn an_upgrade_with_the_reconciler_last_breaks_no_promise() {
     .await;
 }
 
-/// The steps of OPERATIONS for a downgrade to a release that cannot read messages with several
-/// claims. The new tables stay. The reconciler is replaced first, because older APIs need a life of
-/// Redis that an older reconciler has begun.
+/// Follows the steps in OPERATIONS for a downgrade to a release that cannot read messages with
+/// several claims. The new tables stay. The reconciler is replaced first, because older APIs need
+/// an era of Redis that an older reconciler has begun.
 #[tokio::test]
 async fn a_downgrade_breaks_no_promise() {
     let mut system = SystemToUpgrade::of(Release::This, "up-back").await;

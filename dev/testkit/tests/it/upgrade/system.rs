@@ -1,4 +1,4 @@
-//! Two processes of each role, which are replaced one by one by another release while users claim.
+//! Two processes of each role. Another release replaces them one by one while users claim.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use serde_json::json;
 use super::crowd::SteadyCrowd;
 use crate::faults::waves::HEALED;
 
-/// More than the users who come during the replacement.
+/// More slots than users who claim during the replacement.
 const QUANTITY: u32 = 100_000;
 
-/// Answers to wait for between two steps.
+/// Number of answers to wait for between two steps.
 const BETWEEN: usize = 40;
 
 /// Settings that only older releases read (docs/decisions/0035-what-goes.md).
@@ -40,7 +40,7 @@ pub(super) struct SystemToUpgrade {
     daemons: Vec<Running<ReconcilerClient>>,
     coupon: MadeCoupon,
     pub(super) crowd: SteadyCrowd,
-    /// The life of Redis in which the crowd began to claim.
+    /// The era of Redis in which the crowd began to claim.
     begun_in: Option<String>,
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn migrate(world: &World, release: Release) {
 }
 
 impl SystemToUpgrade {
-    /// Everything of one release, on tables of that release, under load.
+    /// Starts all processes of one release under load, on tables that this release created.
     pub(super) async fn of(release: Release, name: &str) -> Self {
         let world = World::bare(WorldStores::shared().await, name).await;
         world.set("RECONCILE_CRON", "* * * * * *");
@@ -87,7 +87,7 @@ impl SystemToUpgrade {
         system
     }
 
-    /// Replaces both processes of a role, one by one; the old and the new one run together for a
+    /// Replaces both processes of a role one by one. The old and the new process run together for a
     /// while.
     pub(super) async fn replace(&mut self, role: UpgradedRole, by: Release) {
         self.world.use_release(by);
@@ -135,7 +135,7 @@ impl SystemToUpgrade {
         }
     }
 
-    /// Stops the APIs, lets the consumers read the topic to its end, and replaces everything.
+    /// Stops the APIs, lets the consumers read the topic to its end, and replaces all processes.
     pub(super) async fn replace_without_load(&mut self, by: Release) {
         self.crowd.pauses().await;
         for api in self.apis.drain(..) {
@@ -156,7 +156,7 @@ impl SystemToUpgrade {
         self.crowd.goes_on(BETWEEN).await;
     }
 
-    /// The life of Redis by which older releases decide whether to admit, if one was begun.
+    /// Returns the era of Redis by which older releases decide whether to admit, if one was begun.
     async fn life(&self) -> Option<String> {
         self.world
             .redis
@@ -164,9 +164,9 @@ impl SystemToUpgrade {
             .await
     }
 
-    /// Ends the crowd. Fails unless everything is exact, no promise is broken, nobody was refused
-    /// and passes found nothing. A new life of Redis, begun by an older release, may refuse users
-    /// and is a finding.
+    /// Stops the crowd. Fails unless everything is exact, no promise is broken, no user was refused
+    /// and passes found nothing. If an older release begins a new era of Redis, users may be
+    /// refused and passes may have findings.
     pub(super) async fn ends_exact(self) {
         let is_same_life = self.begun_in == self.life().await;
         let Self {
@@ -196,7 +196,7 @@ impl SystemToUpgrade {
         let given: BTreeSet<&String> = answers.iter().map(|(user, _)| user).collect();
         let given = u32::try_from(given.len()).unwrap();
         all_issued(&world, coupon.drop, given as usize).await;
-        // Lowers the quantity so that it is fully given out.
+        // Lowers the quantity to the number of slots that were given out.
         let lowered = apis[0].patch(coupon.id, &json!({"quantity": given})).await;
         assert_eq!(lowered.status, 200, "{lowered:?}");
         assert_exact(&world, &coupon, given, &answers).await;
@@ -218,7 +218,7 @@ impl SystemToUpgrade {
             .sql
             .query("SELECT kind, detail FROM reconcile_findings")
             .await;
-        // A daemon that is replaced during a pass reports that pass as stopped.
+        // A daemon that is replaced during a pass reports that the pass was stopped.
         let replaced = |row: &[String]| row == ["stalled", "the process was told to stop"];
         let expected =
             |row: &Vec<String>| replaced(row) || (!is_same_life && row[0] == "redis_lost");

@@ -6,7 +6,7 @@ use firstcome_testkit::{PromisedAnswer, all_issued, assert_exact, people, rush};
 use super::environment::{Environment, dies_at};
 use super::tally::SeenCycle;
 
-/// Half of the people come before the first crash, half before the second.
+/// Half of the users claim before the first crash, half before the second.
 const QUANTITY: u32 = 6;
 
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
@@ -15,12 +15,13 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     let mut answers: Vec<PromisedAnswer> = Vec::new();
     for some in people(6).chunks(3) {
         answers.extend(rush(&[&environment.api], coupon.id, some, 3).await);
-        // In the same batch: a message that cannot become a row.
+        // The same batch has a message that cannot become a row.
         world
             .topic
             .produce(None, &coupon.id.to_string(), b"not a claim")
             .await;
-        // It gets its partitions once the group has noticed that the previous member is dead.
+        // The consumer gets its partitions once the group has noticed that the previous member is
+        // dead.
         let consumer = world.start(
             "firstcome-api",
             &["consume"],
@@ -37,7 +38,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
         consumer.process.log()
     );
     assert_exact(world, &coupon, QUANTITY, &answers).await;
-    // On a busy machine the API also stores claims here that Kafka acknowledges late; those do not
+    // On a busy machine the API also stores claims here that Kafka acknowledges late. They do not
     // count.
     let kept =
         "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND reason = 'undecodable'";

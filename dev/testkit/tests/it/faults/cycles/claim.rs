@@ -9,7 +9,7 @@ use firstcome_testkit::{
 use super::environment::{Environment, dies_at};
 use super::tally::SeenCycle;
 
-/// Three coupons for four people.
+/// Three slots for four users.
 const QUANTITY: u32 = 3;
 
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
@@ -22,8 +22,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
             .serve_with(&[("FIRSTCOME_CRASH_AT", point.name())])
             .await;
         environment.kafka_is(ProxyFault::BlackHole).await;
-        // A user without an answer claims again. If they already hold a slot, the next user reaches
-        // the crash point.
+        // A user who got no answer claims again. If the user already holds a slot, the next user
+        // reaches the crash point.
         for user in &users[..round] {
             let answer = api.claim(coupon.id, user).await;
             let died = matches!(answer, Answer::Unknown(_));
@@ -35,7 +35,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
         dies_at(&api.process, point).await;
         environment.kafka_is(ProxyFault::Pass).await;
     }
-    // Another process serves them all.
+    // Another process serves all of them.
     let last = rush(&[&environment.api], coupon.id, &users, 1).await;
     assert_eq!(
         last.iter()

@@ -1,4 +1,4 @@
-//! State that survives from cycle to cycle, and steps common to all cycles.
+//! State that survives from cycle to cycle, and steps that all cycles share.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,7 +23,7 @@ pub(super) struct Environment {
     pub(super) api: Running<ApiClient>,
     /// `None` if the consumer is the process that crashes.
     _consumer: Option<Running<Http>>,
-    /// The proxy in front of Kafka, if the scenario breaks it.
+    /// The proxy in front of Kafka. `None` unless the scenario breaks Kafka.
     kafka: Option<(&'static FaultProxy, MutexGuard<'static, ()>)>,
     _redis: Option<RedisServer>,
 }
@@ -33,7 +33,7 @@ impl Environment {
         let mut stores = WorldStores::shared().await;
         let mut redis = None;
         let mut kafka = None;
-        // A closed gate affects everybody on the same Redis.
+        // A closed gate affects every test on the same Redis.
         if scenario == Scenario::Gate {
             let own = redis.insert(RedisServer::start(RedisOptions::default()).await.unwrap());
             stores = stores.with_redis(own);
@@ -44,7 +44,7 @@ impl Environment {
             kafka = Some((way, turn));
         }
         let world = World::on(stores, &format!("x-{}", name.replace('_', "-"))).await;
-        // Passes wait this long before they judge recent claims; the claims here are few.
+        // Passes wait for this time before they judge recent claims. The claims here are few.
         world.set("PUBLISH_DEADLINE_MS", "500");
         world.set("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500");
         world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "1000");
@@ -69,7 +69,7 @@ impl Environment {
         }
     }
 
-    /// Breaks or heals the connection to Kafka, if that belongs to the scenario.
+    /// Breaks or restores the connection to Kafka if the scenario includes this fault.
     pub(super) async fn kafka_is(&self, fault: ProxyFault) {
         if let Some((proxy, _turn)) = &self.kafka {
             proxy.set(fault).await.unwrap();
@@ -92,15 +92,15 @@ impl Environment {
         died
     }
 
-    /// A pass that repairs the rest, and one that finds nothing.
+    /// Runs a pass that repairs everything else, and one that must find nothing.
     pub(super) async fn mend(&self) {
         let once = self.world.once_with(&[], &[]).await;
         assert!(once.code <= 1, "code {}: {}", once.code, once.log);
         assert_nothing_found(&self.world.once_with(&[], &[]).await.run());
     }
 
-    /// Compares answers with the stores, manually repairs broken promises, and seals the drop, so
-    /// that later passes skip it.
+    /// Compares the answers with the stores, repairs broken promises manually, and seals the drop
+    /// so that later passes skip it.
     pub(super) async fn count(
         &self,
         coupon: &MadeCoupon,
@@ -137,7 +137,7 @@ impl Environment {
     }
 }
 
-/// Waits for a process that must die at a point.
+/// Waits for a process that must die at a crash point.
 pub(super) async fn dies_at(process: &Process, point: Point) {
     assert_eq!(
         process.ended(LIMIT).await,

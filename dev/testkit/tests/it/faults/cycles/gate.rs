@@ -15,7 +15,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     all_issued(world, coupon.drop, 5).await;
     inject(world, &coupon, Drift::Unissued, 1).await;
     for round in 0..2 {
-        // The pass that died may have opened the gate, so it is deleted again.
+        // The crashed pass may have opened the gate, so the gate is deleted again.
         if round == 0 || point == Point::GateOpened {
             let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
             world.redis.command::<i64>(&["DEL", &gate]).await;

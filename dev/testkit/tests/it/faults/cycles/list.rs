@@ -9,7 +9,8 @@ use super::tally::SeenCycle;
 
 const QUANTITY: u32 = 3;
 
-/// An API dies while three users are added to the list, and one while the last of them is removed.
+/// One API dies while it adds three users to the list, and another one while it removes the last of
+/// them.
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let mut body = coupon_body("Members", QUANTITY, 0);

@@ -1,10 +1,10 @@
-//! Crash cycles: a process dies at a durable step, is restarted and dies there again, and is then
+//! Crash cycles: a process dies at a durable step, is restarted, dies there again, and is then
 //! restarted normally. Afterwards the drop must be exact, and every promise must have its row on
 //! its slot.
 //!
-//! `CYCLES=100` runs a hundred cycles at every point (`cargo xtask crashes`); by default each point
-//! has one. The stores and the processes that do not crash survive from cycle to cycle; each cycle
-//! has its own coupon.
+//! `CYCLES=100` runs a hundred cycles at every point (`cargo xtask crashes`). By default each point
+//! has one cycle. The stores and the processes that do not crash survive from cycle to cycle. Each
+//! cycle has a separate coupon.
 
 mod batch;
 mod claim;
@@ -27,11 +27,11 @@ use tally::CycleTally;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scenario {
     Claim,
-    /// A claim that Kafka does not accept.
+    /// Kafka does not accept a claim.
     Kept,
-    /// A claim that is returned.
+    /// A user returns a claim.
     Revoke,
-    /// An allow list that is changed.
+    /// An operator changes an allow list.
     List,
     Batch,
     Repair,
@@ -70,8 +70,8 @@ fn scenario(point: Point) -> Scenario {
     }
 }
 
-/// Lanes run concurrently, and the cycles of the points in a lane one after the other. A consumer's
-/// cycle mostly waits for the group to notice a dead member, so each of its points has its own
+/// Lanes run concurrently. The points of a lane run their cycles one after the other. A consumer's
+/// cycle mostly waits for the group to notice a dead member, so each of its points has a separate
 /// lane.
 fn lanes() -> Vec<Vec<Point>> {
     let all = |wanted: Scenario| -> Vec<Point> {

@@ -1,4 +1,4 @@
-//! A sender that dies before or after it hands over a mail or posts a webhook.
+//! A sender dies before or after it hands over a mail or posts a webhook.
 
 use std::collections::HashSet;
 
@@ -42,7 +42,7 @@ pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycl
             .unwrap()
             .to_owned()
     };
-    // A pass makes several events; senders die at the first one.
+    // A pass produces several events. Senders die at the first one.
     let ids = || {
         let all: Vec<_> = receiver
             .posted("/hook")
@@ -57,7 +57,7 @@ pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycl
     cycle(environment, point, "webhook_outbox", ids).await
 }
 
-/// `ids` returns the ids under which this cycle's messages were sent.
+/// Runs one cycle. `ids` returns the IDs under which the messages of this cycle were sent.
 async fn cycle(
     environment: &Environment,
     point: Point,
@@ -81,7 +81,7 @@ async fn cycle(
             world.sql.number(&open).await >= 1,
             "the message is still to be sent"
         );
-        // The dead sender's lease lasts a minute longer than sending may take.
+        // The dead sender's lease lasts one minute longer than sending may take.
         let statement =
             format!("UPDATE {outbox} SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL");
         world.sql.query(&statement).await;
@@ -92,8 +92,8 @@ async fn cycle(
     })
     .await;
     let ids = ids();
-    // A successor cannot know whether the dead sender sent the message, so it sends it again under
-    // the same id: a mailbox shows one mail, and a receiver accepts one event.
+    // A successor cannot know whether the dead sender sent the message, so it sends it again with
+    // the same ID: a mailbox shows one mail, and a receiver accepts one event.
     let wanted = if matches!(point, Point::MailDue | Point::WebhookDue) {
         1
     } else {

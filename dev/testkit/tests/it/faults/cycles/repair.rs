@@ -1,4 +1,4 @@
-//! A pass that dies in the middle of its repairs.
+//! A pass dies in the middle of its repairs.
 
 use firstcome_shared::crash::Point;
 use firstcome_testkit::drift::Drift;
@@ -8,7 +8,7 @@ use super::environment::Environment;
 use super::tally::SeenCycle;
 use crate::drift::support::{assert_settled, injector};
 
-/// Kinds of drift whose repair passes the point, in turns if there are several.
+/// Kinds of drift whose repair reaches the crash point. If there are several, they alternate.
 fn drifts(point: Point) -> &'static [Drift] {
     match point {
         Point::PeopleRebuilt | Point::DropLoaded => &[Drift::RedisLost],
@@ -35,7 +35,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     let world = &environment.world;
     let drifts = drifts(point);
     let drift = drifts[cycle % drifts.len()];
-    // For promises to be broken, no free slot may be left.
+    // Promises can only be broken if no slot is free.
     let (quantity, held) = if point == Point::BrokenListed {
         (6, 6)
     } else {
@@ -54,8 +54,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
 
     let mut broken = Vec::new();
     for _ in 0..2 {
-        // First repair what the last crash left. Inject more only if that does not lead to the
-        // point.
+        // First repairs what the last crash left. Injects more drift only if that repair does not
+        // reach the crash point.
         if broken.is_empty() || !environment.pass_dies(point).await {
             broken.push(made(environment, &coupon, drift).await);
             assert!(

@@ -1,4 +1,4 @@
-//! An API that dies while a user returns a coupon.
+//! An API dies while a user returns a coupon.
 
 use firstcome_shared::crash::Point;
 use firstcome_testkit::{
@@ -8,7 +8,7 @@ use firstcome_testkit::{
 use super::environment::{Environment, dies_at};
 use super::tally::SeenCycle;
 
-/// Three coupons; two users return theirs, and two others come.
+/// Three slots. Two users return theirs, and two others claim.
 const QUANTITY: u32 = 3;
 
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {

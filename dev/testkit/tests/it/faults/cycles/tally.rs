@@ -15,7 +15,7 @@ pub(super) struct SeenCycle {
     pub(super) promises: usize,
     /// Promises without their row.
     pub(super) broken: usize,
-    /// Rows beyond the quantity, and second rows of a user.
+    /// Rows beyond the quantity, and additional rows of the same user.
     pub(super) over_issued: usize,
 }
 
@@ -37,8 +37,8 @@ impl CycleTally {
         }
     }
 
-    /// Every existing point must have had its cycles and fired twice in each; no promise may be
-    /// broken.
+    /// Checks that every crash point had all its cycles and crashed twice in each, and that no
+    /// promise is broken.
     pub(super) fn judge(&self, cycles: usize) {
         let points = self.0.lock();
         for point in Point::ALL {

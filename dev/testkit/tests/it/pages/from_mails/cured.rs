@@ -1,5 +1,5 @@
-//! Problems that people fix outside the product. Afterwards a pass from the mail's link finds
-//! nothing.
+//! Problems that an operator fixes outside the product. Afterwards a pass that is started from the
+//! mail's link finds nothing.
 
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Fixture, LIMIT, WorldStores, assert_kept, eventually, eventually_some};
@@ -17,7 +17,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     let f = Fixture::on(WorldStores::shared().await.with_redis(&redis), "mail-cured").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 12).await;
     let (spring, _) = f.held("Spring coupon", 20, 3).await;
-    // Messages waiting on the topic are overdue at once.
+    // Messages on the topic count as overdue immediately.
     let env = [
         ("FIRSTCOME_TEST_CONSUMER_STALL_SECONDS", "1"),
         ("FIRSTCOME_TEST_RECONCILE_OVERDUE_MS", "1"),
@@ -68,7 +68,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     phone.read("mail-stalled", &mail).await;
     assert!(f.api.claim(coupon.id, "u-waits-3").await.is_accepted());
     phone.tap(&mail, ALL_LIVE).await;
-    // The user has their row; only the stopped consumer remains.
+    // The user has a row again. Only the stopped consumer remains as a problem.
     phone.pass(&["needs a person"]).await;
     assert_whole(&f.world, &coupon, 20, 16).await;
     let _consumer = f.world.consume().await;
@@ -98,7 +98,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     assert!(!f.api.claim(spring.id, "u-late").await.is_accepted());
     in_redis(&["DEL", &waiting]).await;
     phone.tap(&mail, ALL_LIVE).await;
-    // The reconciler may have been faster.
+    // The reconciler may have been faster than the operator.
     phone.pass(&["repaired", "nothing found"]).await;
     assert!(f.api.claim(spring.id, "u-late").await.is_accepted());
     eventually("the late user's row exists", LIMIT, async || {
@@ -110,7 +110,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     })
     .await;
 
-    // A user id with which nobody can claim.
+    // A user ID with which nobody can claim.
     let of_spring = |name: &str| f.world.redis.of_drop(spring.id, spring.drop, name);
     in_redis(&["ZADD", &of_spring("users"), "5", "odd person"]).await;
     in_redis(&["SET", &of_spring("count"), "5"]).await;

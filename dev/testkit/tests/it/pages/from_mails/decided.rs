@@ -1,4 +1,4 @@
-//! Problems that need a person's decision: held repairs, broken promises, dead letters.
+//! Problems that an operator has to decide: held-back repairs, broken promises, dead letters.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, OPS_TOKEN, assert_kept};
@@ -12,13 +12,13 @@ use super::phone::{Phone, link};
 use crate::drift::support::{assert_settled, assert_whole, injector, mailed};
 
 #[tokio::test]
-async fn an_operator_repairs_injected_drift_from_the_mails_link() {
+async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
     let f = Fixture::new("page-mail").await;
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "0");
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1");
     let name = "Winter <b>coupon</b>";
     let (coupon, answers) = f.held(name, 20, 20).await;
-    // Its mails link to its own address, since PUBLIC_URL is not set.
+    // The daemon's mails link to its own address, because PUBLIC_URL is not set.
     let daemon = f.world.daemon().await;
     injector(&f.world, &coupon)
         .await
@@ -40,7 +40,7 @@ async fn an_operator_repairs_injected_drift_from_the_mails_link() {
     until_there(browser, "#token").await;
     assert_open_to_all(browser, "ops-log-in").await;
     log_in(browser, "Kim", OPS_TOKEN).await;
-    // The alert itself, not only the list of alerts.
+    // The link leads to the alert itself, not only to the list of alerts.
     until_there(browser, "article:target form[action$=acknowledge] button").await;
     browser.visit(drop_link).await;
     until(
@@ -68,7 +68,7 @@ async fn an_operator_repairs_injected_drift_from_the_mails_link() {
         "a dry run changes nothing"
     );
 
-    // Before the confirmation, because the repairs resolve the alert.
+    // The alert is visited before the confirmation, because the repairs resolve it.
     browser.visit(alert_link).await;
     until_there(browser, "article:target form[action$=acknowledge] button").await;
     browser
@@ -109,7 +109,7 @@ async fn an_operator_repairs_injected_drift_from_the_mails_link() {
     assert_sound(browser, "ops-odd-name").await;
 }
 
-/// Requests a pass over the drop of this page; afterwards the drop is exact.
+/// Requests a pass over the drop of this page. Afterwards the drop must be exact.
 async fn pass_to_exact(browser: &Browser) {
     until_there(browser, "button[value=pass]").await;
     browser.click("button[value=pass]").await;
@@ -121,7 +121,7 @@ async fn pass_to_exact(browser: &Browser) {
 }
 
 #[tokio::test]
-async fn broken_promises_are_kept_from_the_mails_link_by_a_raised_quantity() {
+async fn raising_the_quantity_from_the_mails_link_keeps_broken_promises() {
     let f = Fixture::new("mail-broken").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let daemon = f
@@ -161,7 +161,7 @@ async fn broken_promises_are_kept_from_the_mails_link_by_a_raised_quantity() {
         "document.querySelector('td[data-label=Quantity]').innerText === '20'",
     )
     .await;
-    // The change requests a pass by itself.
+    // The change automatically requests a pass.
     mailed(&f.world, &["resolved", "Winter coupon"]).await;
     assert_whole(&f.world, &coupon, 20, 20).await;
     assert_kept(&f.world, &coupon, &answers, &[]).await;
@@ -169,7 +169,7 @@ async fn broken_promises_are_kept_from_the_mails_link_by_a_raised_quantity() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_corrected_and_issued_from_the_mails_link() {
+async fn a_dead_letter_is_corrected_and_issued_from_the_link_in_the_mail() {
     let f = Fixture::new("mail-letter").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 19).await;
     let daemon = f.world.daemon().await;

@@ -1,4 +1,4 @@
-//! For each kind of mail: its links, on a phone, lead to the screen that solves the problem.
+//! The links of every kind of mail lead to the screen that solves the problem, on a phone.
 
 mod cured;
 mod decided;
@@ -7,7 +7,7 @@ mod phone;
 mod restarted;
 mod stores;
 
-/// Labels of links that several kinds of mail share.
+/// Labels of links that several kinds of mail use.
 mod label {
     pub(super) const THIS_PASS: &str = "This pass, with its findings, in a browser";
     pub(super) const LAST_RUNS: &str = "The last runs, in a browser";

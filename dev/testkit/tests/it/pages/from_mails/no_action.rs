@@ -1,4 +1,4 @@
-//! Mails that request no action.
+//! Mails that require no action.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, World};
@@ -9,7 +9,8 @@ use super::label::{LAST_RUNS, OPEN_PROBLEMS, THIS_PASS};
 use super::phone::Phone;
 use crate::drift::support::{assert_settled, injector, mailed};
 
-/// A schedule that was due a minute ago and next in a year; it last ran two hours ago.
+/// Returns a schedule that was due a minute ago and is due next in a year. It last ran two hours
+/// ago.
 pub(super) async fn overdue(world: &World, schedule: &str) -> String {
     let ago = "DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00')";
     world
@@ -23,7 +24,7 @@ pub(super) async fn overdue(world: &World, schedule: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_mail_without_a_request_links_to_its_subject() {
+async fn a_mail_that_requires_no_action_links_to_its_subject() {
     let f = Fixture::new("mail-told").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let (spring, _) = f.held("Spring coupon", 20, 12).await;
@@ -81,7 +82,7 @@ async fn a_mail_without_a_request_links_to_its_subject() {
         until(&phone.browser, is_exact).await;
     }
 
-    // The third mail about a drop's repairs comes at once, the next in a minute.
+    // The third mail about repairs of a drop is sent immediately, the next one a minute later.
     repair(Drift::Unissued, 1).await;
     repair(Drift::Unissued, 1).await;
     f.world

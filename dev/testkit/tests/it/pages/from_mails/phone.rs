@@ -1,4 +1,4 @@
-//! The phone of the person on duty: displays mails and follows their links.
+//! The phone of the operator on duty: displays mails and follows their links.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ impl Phone {
     }
 
     /// Opens a mail, which must be accessible in light and in dark mode. The instructions and the
-    /// first link must be on the first screen, without scrolling.
+    /// first link must be visible without scrolling.
     pub(super) async fn read(&self, name: &str, mail: &ReadMail) {
         let file = self.mails.join(format!("{name}.html"));
         std::fs::write(&file, &mail.html).unwrap();
@@ -51,7 +51,7 @@ impl Phone {
         self.whole_picture(name).await;
     }
 
-    /// A picture of the whole mail, if pictures are wanted.
+    /// Takes a screenshot of the whole mail if screenshots are enabled.
     async fn whole_picture(&self, name: &str) {
         if !wants_pictures() {
             return;
@@ -71,7 +71,7 @@ impl Phone {
         self.browser.look(Look::default().on_a_phone()).await;
     }
 
-    /// Taps a link of the open mail; the first time, this includes logging in.
+    /// Taps a link in the open mail. The first time, this includes logging in.
     pub(super) async fn tap(&self, mail: &ReadMail, label: &str) {
         let wanted = link(mail, label);
         let find =
@@ -145,7 +145,7 @@ impl Drop for Phone {
     }
 }
 
-/// The target of the link with this label in the mail's text.
+/// Returns the target of the link with this label in the mail's text.
 pub(super) fn link<'m>(mail: &'m ReadMail, label: &str) -> &'m str {
     let found = mail
         .text

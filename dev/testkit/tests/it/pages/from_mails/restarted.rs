@@ -1,5 +1,5 @@
 //! Problems of the reconciler itself: alerts that cannot be recorded, a hanging pass, webhooks that
-//! are off until a restart; and the digest of a day with an open problem.
+//! stay off until a restart, and the digest of a day with an open problem.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
@@ -45,7 +45,7 @@ async fn a_reconciler_in_trouble_is_fixed_from_its_mails() {
     let off = mailed(&f.world, &["action needed: webhooks to", "410 Gone"]).await;
     phone.read("mail-webhooks-off", &off).await;
 
-    // The daemon restarts at the same address, while a pass of another process hangs. The session
+    // The daemon restarts at the same address while a pass of another process hangs. The session
     // stays valid.
     receiver.is_gone(false);
     let told = receiver.posted("/hook").len();
@@ -94,7 +94,7 @@ async fn a_reconciler_in_trouble_is_fixed_from_its_mails() {
     phone.tap(&missed, LAST_RUNS).await;
     phone.shows("running").await;
     hanging.kill().await;
-    // The dead letter is left for a person.
+    // Only an operator can resolve the dead letter.
     phone.pass(&["needs a person"]).await;
 
     let day = mailed(&f.world, &["daily digest: 1 problem open"]).await;

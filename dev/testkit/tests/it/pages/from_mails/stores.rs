@@ -1,4 +1,4 @@
-//! Stores that are down: Redis, which closes admission, and MySQL, which holds the mail outbox.
+//! Stores that are down: Redis, which closes admission, and MySQL, which has the outbox of mails.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::label::{ALL_LIVE, OPEN_PROBLEMS};
 use super::phone::Phone;
 use crate::drift::support::{assert_settled, mailed, mailed_within};
 
-/// More than the half minute after which closed admission is mailed.
+/// Longer than the half minute after which a mail reports closed admission.
 const HALF_A_MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
