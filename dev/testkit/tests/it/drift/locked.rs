@@ -83,7 +83,7 @@ async fn repairs_of_a_stopped_pass_are_recorded_and_mailed() {
     let fixture = Fixture::new("d-stopped").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Repaired", 20, 5).await;
-    lose_rows(world, &coupon, "slot <= 3").await;
+    lose_rows(world, &coupon, "<= 3").await;
     let pass = world.start(
         "firstcome-reconciler",
         &["once", "--json"],
