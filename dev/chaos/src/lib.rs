@@ -9,7 +9,7 @@
 //! - [`clients`]: users who claim until they get an answer; a history records all of it.
 //! - [`operators`]: two operators who keep changing coupons.
 //! - [`run`]: faults, recovery, an exact result, judgement; [`verify`]: reads the stores at the
-//! end;
+//!   end;
 //!   [`evidence`]: the observations.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.
