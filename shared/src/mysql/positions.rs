@@ -55,7 +55,16 @@ const POSITIONS: &str = "SELECT partition_id, next_offset, before_print, fault_o
      IF(fault_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, fault, NULL) AS recent_fault \
      FROM topic_positions WHERE topic = ?";
 
-async fn load(conn: &mut Conn, topic: &str, filter: &str) -> QueryResult<StoredPositions> {
+/// Reads the positions of a topic. Given some partitions, reads and locks only theirs.
+async fn load(
+    conn: &mut Conn,
+    topic: &str,
+    locked: Option<&[ReadRange]>,
+) -> QueryResult<StoredPositions> {
+    let filter = locked.map_or_else(String::new, |ranges| {
+        let own: Vec<String> = ranges.iter().map(|it| it.partition.to_string()).collect();
+        format!(" AND partition_id IN ({}) FOR SHARE", own.join(", "))
+    });
     let rows: Vec<Row> = sql_query(format!("{POSITIONS}{filter}"))
         .bind::<Text, _>(topic)
         .load(conn)
@@ -69,7 +78,7 @@ impl Db {
     pub async fn topic_positions(&self, topic: &str) -> Result<StoredPositions, DbError> {
         let topic = topic.to_owned();
         self.run("read positions", async move |conn| {
-            load(conn, &topic, "").await
+            load(conn, &topic, None).await
         })
         .await
     }
@@ -146,10 +155,8 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> Quer
     if ranges.is_empty() || moved(conn, topic, ranges).await? == ranges.len() {
         return Ok(Vec::new());
     }
-    let own: Vec<String> = ranges.iter().map(|it| it.partition.to_string()).collect();
-    // Only these: consumers that lock each other's rows would deadlock.
-    let filter = format!(" AND partition_id IN ({}) FOR SHARE", own.join(", "));
-    let positions = load(conn, topic, &filter).await?;
+    // Lock only these: consumers that lock each other's rows would deadlock.
+    let positions = load(conn, topic, Some(ranges)).await?;
     let gaps = ranges
         .iter()
         .filter(|range| is_gap(positions.get(&range.partition), range));
