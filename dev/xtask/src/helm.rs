@@ -90,7 +90,7 @@ fn manifests() -> Result<Vec<PathBuf>> {
     files(&["deploy/kubernetes/*.yaml"])
 }
 
-/// Returns the checksums of all inputs of the checks with helm, in the format of `sha256sum`.
+/// The checksums of all inputs of the checks with helm, in the format of `sha256sum`.
 pub(crate) fn sums() -> Result<String> {
     let chart = |name: &str| format!("{CHART}/{name}");
     let patterns = [
@@ -114,7 +114,7 @@ pub(crate) fn sums() -> Result<String> {
     Ok(sums)
 }
 
-/// Detects without helm that only the chart or only the manifests were changed.
+/// Without helm, detects that only the chart or only the manifests were changed.
 pub(crate) fn check_sums() -> Result<()> {
     let noted = read(SUMS)?;
     let present = sums()?;
@@ -182,7 +182,7 @@ struct Chart {
     schemas: Schemas,
 }
 
-/// Values that the chart must refuse, with a word of the reason.
+/// Values that must be refused, with a word of the reason.
 const REFUSED: [(&str, &str); 25] = [
     ("every pod", "secrets.api.TRUSTED_HEADER_SECRET="),
     (
@@ -254,16 +254,16 @@ impl Chart {
         self.helm(&["template", "firstcome", CHART], values)
     }
 
-    /// Returns the manifests by file name.
+    /// The manifests by file name.
     fn rendered(&self) -> Result<BTreeMap<String, String>> {
-        // The programs would refuse the secrets of these values during startup.
+        // Start-up would refuse the secrets of these values.
         Ok(split(&output(
             self.template("manifests").arg("--skip-schema-validation"),
         )?))
     }
 
-    /// Checks that the manifests are what helm renders, that every option renders to valid objects,
-    /// and that wrong values are refused.
+    /// Checks that the manifests are what helm renders, every option renders to valid objects, and
+    /// wrong values are refused.
     fn check(&self) -> Result<()> {
         let mut present = BTreeMap::new();
         for path in manifests()? {
@@ -332,7 +332,7 @@ fn split(rendered: &str) -> BTreeMap<String, String> {
         } else {
             source.rsplit('/').next().unwrap_or(source)
         };
-        // Only helm needs this line, to restart pods after a change of settings.
+        // Only helm needs it, to restart pods after a change of settings.
         let lines = object.lines().filter(|line| {
             !line
                 .trim_start()
