@@ -284,7 +284,7 @@ impl Plan {
 /// repairs, less the number of users and free slots that Redis has now. In addition, there must be
 /// no `gaps`: slots up to the counter that are neither held nor free, and free slots that are held.
 /// (One of each would cancel out in the sum.) If either condition fails, the repair is
-/// [`DropRepair::Count`]. While any slot is [`DesiredSlot::Held`](desired::DesiredSlot), this
+/// [`DropRepair::Count`]. While any slot is `DesiredSlot::Held`, this
 /// repair waits, as do all others that need the counter.
 #[derive(Debug)]
 pub struct Planner<'a> {
@@ -307,7 +307,7 @@ pub struct Planner<'a> {
     /// Highest slot to which a user is restored. Restoring raises the counter to it.
     highest_returning: i64,
     gaps: u64,
-    /// Number of slots that are [`DesiredSlot::Held`](desired::DesiredSlot).
+    /// Number of slots that are `DesiredSlot::Held`.
     absent: u64,
     /// Highest slot of the drop that is held or free. Only used in reports.
     highest: i64,
