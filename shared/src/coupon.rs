@@ -24,8 +24,8 @@ pub struct Coupon {
     pub paused: bool,
     /// Number of changes: the fencing token for writing the settings to Redis (`fc:{C}:revision`).
     pub revision: u64,
-    /// Incremented before Redis is rebuilt after a possible loss of this coupon's data
-    /// (`fc:{C}:gate`); 0 until then.
+    /// Incremented when Redis may have lost data of this coupon, before the data is rebuilt; 0 at
+    /// first. Redis has its copy in `fc:{C}:gate`.
     pub era: u64,
     /// Opening times; `None` for a coupon whose drops are created manually.
     pub schedule: Option<Schedule>,

@@ -126,7 +126,7 @@ async fn drop_all(mut crowd: JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn fallback_and_operators_work_during_polls_on_a_slow_mysql() {
+async fn polls_of_a_slow_mysql_delay_neither_fallback_nor_operators() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (proxied, mysql) = behind_mysql(&world).await;

@@ -87,8 +87,8 @@ pub struct Timed {
 }
 
 impl FaultSchedule {
-    /// Draws the schedule of a seed. A third of the seeds has a single fault, the others up to
-    /// five. Half of them have operators.
+    /// Draws the schedule for a seed. A third of the schedules have one fault, the others two to
+    /// five. Half of all schedules have operators.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);

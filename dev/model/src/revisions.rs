@@ -100,8 +100,9 @@ enum Pass {
 pub struct State {
     redis: Redis,
     copy: Option<Redis>,
-    /// The number of this era of Redis, and whether the coupon is open in it.
+    /// The current era of Redis.
     life: u8,
+    /// Whether the coupon is open in this era.
     open: bool,
     mysql: RevisionSettings,
     mysql_copy: Option<RevisionSettings>,

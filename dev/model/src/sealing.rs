@@ -210,7 +210,7 @@ impl Model for Sealing {
     }
 }
 
-/// Returns the correct protocol, under the faults that it must survive.
+/// Returns the correct protocol, with the faults that it must survive.
 pub fn right() -> Vec<(&'static str, Sealing)> {
     vec![(
         "a clock jumps, Kafka is down",

@@ -248,7 +248,8 @@ pub async fn redis_page(
     Ok((range, page))
 }
 
-/// The second half: MySQL after Redis, then a second read of the users about whom the two differ.
+/// Reads one range of slots from MySQL, after Redis was read, then reads again the users on whom
+/// the two stores disagree.
 pub async fn page(
     stores: &Stores,
     header: &DropHeader,

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn row_of_an_earlier_drop_counts_only_for_once_per_coupon() {
+    fn row_of_an_earlier_drop_counts_only_if_users_may_claim_once_per_coupon() {
         let row = IssuedRow {
             drop_id: 1,
             slot: 7,

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invalid_url_is_refused_with_the_expected_form() {
+    fn error_for_an_invalid_url_shows_the_expected_form() {
         assert!(mysql_url("mysql://root@127.0.0.1:3306/firstcome").is_ok());
         assert!(
             mysql_url("postgres://x/y")

@@ -119,7 +119,7 @@ pub struct ListedAlert {
     /// The name of its coupon; null if it has none.
     #[schema(example = "Winter coupon")]
     pub coupon_name: Option<String>,
-    /// When the silence of its drop's mails ends or ended; null if they never were silenced.
+    /// When the silence for mails about this drop ends or ended; null if there never was one.
     pub silenced_until: Option<DateTime<Utc>>,
     #[schema(example = "Kim")]
     pub silenced_by: Option<String>,

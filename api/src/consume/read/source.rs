@@ -248,8 +248,9 @@ impl Source {
         Ok(())
     }
 
-    /// How far each partition has been read, while no record is left to be written: markers of
-    /// transactions follow the last one. Empty while records are left.
+    /// Returns the offset up to which each partition was read, once every record is written. It can
+    /// be beyond the last record, since transaction markers occupy offsets too. Empty while records
+    /// remain to be written.
     pub(crate) fn standing(&self) -> Vec<ReadRange> {
         let standing = |(partition, reading): (&i32, &Reading)| {
             let group = self.group();

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_suspension_does_not_count() {
+    fn time_spent_suspended_does_not_count_towards_the_timeout() {
         let mut watch = ProgressWatch::default();
         let state = LoopState {
             iterated_at: Instant::now(),

@@ -32,8 +32,8 @@ pub struct SystemOptions {
     pub pages: bool,
 }
 
-/// A separate API for coupon pages. Its visitors follow a link with a token, while scripts and
-/// crowds name users in a header at the other APIs.
+/// A separate API for coupon pages. It identifies users by the token in their link; the other APIs,
+/// which scripts and crowds call, read the user from a header.
 #[derive(Debug)]
 pub struct PageApi {
     service: Service,

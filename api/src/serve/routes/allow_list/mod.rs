@@ -38,9 +38,10 @@ pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
 
 const DEFAULT_LIMIT: usize = 1_000;
 
-/// How often, and after which pause, a change is tried again if Redis lacks the previous change,
-/// which another process may be about to write.
+/// Maximum attempts at a change while Redis lacks the previous one, which another process may be
+/// about to write.
 const ATTEMPTS: u32 = 4;
+/// Pause between these attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) fn routes() -> OpenApiRouter<App> {

@@ -32,8 +32,8 @@ pub(super) trait UnitStore: Send + Sync + 'static {
 pub(super) struct Given {
     /// For each user, the new slot, or that the user already had a row.
     pub(super) replies: HashMap<String, DesignReply>,
-    /// Whether the drop is sold out and this is committed. Rows are never deleted, so it is
-    /// permanent.
+    /// Whether a committed transaction has sold out the drop. Rows are never deleted, so it stays
+    /// true.
     pub(super) all_gone: bool,
 }
 

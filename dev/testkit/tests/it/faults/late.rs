@@ -117,7 +117,7 @@ async fn quantities(world: &World, coupon: &MadeCoupon) -> (i64, i64) {
 }
 
 #[tokio::test]
-async fn a_change_stalled_while_redis_goes_back_does_not_undo_a_later_one() {
+async fn a_change_stalled_while_redis_is_rolled_back_does_not_undo_a_later_one() {
     let (server, world) = world_of_its_own("late-change").await;
     let api = world.serve().await;
     world.open().await;

@@ -15,7 +15,7 @@ use crate::drift::support::{assert_settled, mailed, mailed_within};
 const HALF_A_MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn redis_and_mysql_are_restored_from_the_mails() {
+async fn following_the_mails_restores_redis_and_mysql() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let f = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
