@@ -149,9 +149,8 @@ impl Planner<'_> {
     /// letter for it, otherwise the first one.
     fn keeper<'p>(&self, page: &SlotRange, sorted: &Sorted<'p>, slot: i64) -> Option<&'p UserId> {
         self.facts.slot(slot)?;
-        let is_here = |(drop, at)| drop == self.facts.drop.id && i64::from(at) == slot;
-        let has_other = |user| page.has_row.get(user).is_some_and(|row| !is_here(*row));
-        let mut users = sorted.valid_owners(slot).filter(|user| !has_other(*user));
+        let owners = sorted.valid_owners(slot);
+        let mut users = owners.filter(|user| !self.has_other_row(page, slot, user));
         let first = users.clone().next();
         users
             .find(|user| sorted.message(slot, user).is_some() || sorted.has_letter(slot, user))
@@ -175,8 +174,9 @@ impl Planner<'_> {
             let is_likely = window.fault(Some(message.claimed_at)).is_none()
                 && self.facts.slot(slot).is_some()
                 && (all_given || slot <= page.count);
+            // A row on this slot was written after the page's rows were read.
             let is_elsewhere =
-                page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
+                page.now_on_slot.contains_key(user) || self.has_other_row(page, slot, user);
             let is_held = sorted.valid_owners(slot).next().is_some();
             if is_likely && !is_elsewhere && !is_held {
                 desired.restore(slot, user, OwnerProof::Message(message));
@@ -259,5 +259,11 @@ impl Planner<'_> {
         let is_of_coupon = self.facts.once_per() == OncePer::Coupon;
         let row = page.has_row.get(user);
         row.is_some_and(|(drop, _)| is_of_coupon || *drop == self.facts.drop.id)
+    }
+
+    /// Whether the user has a row that is not on this slot.
+    fn has_other_row(&self, page: &SlotRange, slot: i64, user: &UserId) -> bool {
+        let row = page.has_row.get(user);
+        row.is_some_and(|(drop, at)| *drop != self.facts.drop.id || i64::from(*at) != slot)
     }
 }

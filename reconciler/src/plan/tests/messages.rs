@@ -81,3 +81,21 @@ fn message_that_contradicts_its_drop_does_not_restore_its_user() {
         []
     );
 }
+
+#[test]
+fn message_restores_its_user_if_the_row_is_written_after_the_page_was_read() {
+    let world = DropWorld {
+        in_flight: vec![(11, user(99))],
+        gate_closed: true,
+        ..DropWorld::exact(12, 10)
+    };
+    for (slot, expected) in [(11, vec![ActionKind::PutBack]), (12, vec![])] {
+        let facts = world.facts();
+        let mut page = world.page(1, None);
+        page.has_row.insert(user(99), (DropId(1), slot));
+        let mut planner = Planner::new(RepairPolicy::default(), &facts);
+        planner.page(&page);
+        let kinds: Vec<_> = planner.items.iter().map(Planned::action_kind).collect();
+        assert_eq!(kinds, expected, "row on slot {slot}");
+    }
+}
