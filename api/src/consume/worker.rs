@@ -155,8 +155,9 @@ impl Worker {
             self.begin_partitions()?;
             let batch = self.gather()?;
             self.wait = next_wait(self.wait, self.setup.limits.wait, batch.len());
-            if !batch.is_empty() {
-                self.write_out(batch)?;
+            // The position must not move over a batch that is not written.
+            if !batch.is_empty() && !self.write_out(batch)? {
+                break;
             }
             if committed_at.elapsed() > COMMIT_EVERY {
                 committed_at = Instant::now();
@@ -303,12 +304,13 @@ impl Worker {
         failed.map_or(Ok(batch), Err)
     }
 
-    /// Writes a batch, and retries as long as MySQL is unavailable: Kafka is the buffer.
-    fn write_out(&mut self, mut rest: Vec<Arc<Record>>) -> anyhow::Result<()> {
+    /// Writes a batch, and retries as long as MySQL is unavailable: Kafka is the buffer. Returns
+    /// `false` if the deadline of a stop came first.
+    fn write_out(&mut self, mut rest: Vec<Arc<Record>>) -> anyhow::Result<bool> {
         loop {
             rest.retain(|record| self.source.group().owns(record));
             if rest.is_empty() {
-                return Ok(());
+                return Ok(true);
             }
             if self.out_of_time() {
                 break;
@@ -356,7 +358,7 @@ impl Worker {
             messages = rest.len(),
             "stopping with messages that could not be written; they are read again"
         );
-        Ok(())
+        Ok(false)
     }
 
     /// One transaction. `None` if the deadline of a stop came first.
