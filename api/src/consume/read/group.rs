@@ -56,6 +56,19 @@ struct Assignment {
 }
 
 impl Assignment {
+    /// Returns whether the partition is assigned.
+    fn begin_again(&mut self, partition: i32) -> bool {
+        let Some(own) = self.owned.get_mut(&partition) else {
+            return false;
+        };
+        self.count += 1;
+        *own = self.count;
+        self.done.remove(&partition);
+        // If the topic was recreated, Kafka has deleted what was committed.
+        self.committed.remove(&partition);
+        true
+    }
+
     /// Everything before this offset has rows or dead letters.
     fn done_to(&mut self, partition: i32, next: i64) {
         if let Some(done) = self.done.get_mut(&partition) {
@@ -150,15 +163,25 @@ impl GroupContext {
     /// Makes a partition begin again, as if it had just been assigned. Returns whether it is
     /// assigned.
     pub(super) fn reassign(&self, partition: i32) -> bool {
+        self.assignment.lock().begin_again(partition)
+    }
+
+    /// The offsets after the messages that have rows, by partition.
+    pub(crate) fn done_of_all(&self) -> BTreeMap<i32, i64> {
+        self.assignment.lock().done.clone()
+    }
+
+    /// Makes partitions begin again that end before `done`, which was read before their ends: the
+    /// topic was recreated.
+    pub(crate) fn begin_shorter_again(&self, done: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, i64>) {
         let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
-        let Some(own) = assignment.owned.get_mut(&partition) else {
-            return false;
-        };
-        assignment.count += 1;
-        *own = assignment.count;
-        assignment.done.remove(&partition);
-        true
+        for (partition, end) in ends {
+            let was_done = done.get(partition).filter(|done| end < done);
+            if was_done.is_some() && assignment.done.get(partition) == was_done {
+                assignment.begin_again(*partition);
+            }
+        }
     }
 
     /// What these records complete, if they follow what is done. Records are written in the order

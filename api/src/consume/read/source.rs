@@ -145,6 +145,10 @@ impl Source {
         let Some(reading) = self.reading(partition, assignment) else {
             return Ok(());
         };
+        if offset < reading.next {
+            // The client has begun at the first message: the topic was recreated.
+            return self.begin_again(partition);
+        }
         let next = Some(reading.next);
         if !self.unreadable.takes(partition, assignment, next, offset) {
             self.consumer.pause(&self.only(partition))?;

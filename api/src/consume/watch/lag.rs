@@ -34,7 +34,11 @@ impl LagWatch {
             .name("consume-lag".into())
             .spawn(move || {
                 while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                    let done = consumer.context().done_of_all();
                     let measured = measure(&consumer, &topic);
+                    if let Ok(ends) = &measured {
+                        consumer.context().begin_shorter_again(&done, ends);
+                    }
                     // Until then, the loop reports problems with joining.
                     if consumer.context().has_joined() {
                         report(&consumer, measured, &health);

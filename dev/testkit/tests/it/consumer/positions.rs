@@ -4,8 +4,8 @@
 use firstcome_reconciler::report::{Kind, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, MadeCoupon, PromisedAnswer, World, WorldStores, all_issued, assert_exact,
-    assert_nothing_found, eventually, holders, people, rush,
+    Fixture, HeldTransaction, MadeCoupon, PromisedAnswer, World, WorldStores, all_issued,
+    assert_exact, assert_nothing_found, eventually, holders, people, rush,
 };
 
 use crate::faults::waves::HEALED;
@@ -107,6 +107,31 @@ async fn consumer_that_dies_before_its_commit_leaves_its_messages_unread() {
 }
 
 #[tokio::test]
+async fn consumer_that_stops_with_an_unwritten_batch_leaves_its_messages_unread() {
+    let (_redis, fixture) = fixture("pos-stopped").await;
+    let world = &fixture.world;
+    let (coupon, mut answers) = fixture.held("Stopped", 40, UNREAD.end - 1).await;
+    let position = "SELECT SUM(next_offset) FROM topic_positions";
+    let before = world.sql.number(position).await;
+    let mut lock = HeldTransaction::begin(&world.sql).await;
+    lock.run("LOCK TABLES issued_coupons READ").await;
+    let last = people(UNREAD.end).pop().unwrap();
+    let answer = fixture.api.claim(coupon.id, &last).await;
+    answers.push((last, answer));
+    eventually("the batch waits", HEALED, async || {
+        let waits = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() \
+            AND state = 'Waiting for table metadata lock'";
+        world.sql.number(waits).await > 0
+    })
+    .await;
+    fixture.consumer.process.stop().await;
+    lock.run("UNLOCK TABLES").await;
+    assert_eq!(world.sql.number(position).await, before);
+    let found = survives_a_loss_of_redis(world, &fixture.api, &coupon, answers).await;
+    assert!(read_again(&found).is_empty(), "{found:#?}");
+}
+
+#[tokio::test]
 async fn position_moved_ahead_in_mysql_is_a_finding_and_breaks_no_promise() {
     let (_redis, fixture) = fixture("pos-ahead").await;
     let world = &fixture.world;
@@ -160,6 +185,34 @@ async fn recreated_topic_is_read_from_its_beginning_and_reported_for_an_hour() {
     answers.extend(rush(&[&api], coupon.id, &rest, 7).await);
     all_issued(world, coupon.drop, 40).await;
     assert_exact(world, &coupon, 40, &answers).await;
+}
+
+#[tokio::test]
+async fn topic_recreated_with_fewer_messages_under_a_running_consumer_is_read_again() {
+    let (_redis, fixture) = fixture("pos-under").await;
+    let world = &fixture.world;
+    let (coupon, mut answers) = fixture.held("Under", 20, 4).await;
+    // One message each.
+    for user in &people(12)[4..] {
+        answers.push((user.clone(), fixture.api.claim(coupon.id, user).await));
+    }
+    all_issued(world, coupon.drop, 12).await;
+    fixture.api.process.stop().await;
+    world.topic.delete().await;
+    world.migrate().await;
+    let api = world.serve().await;
+    answers.extend(rush(&[&api], coupon.id, &people(14)[12..], 2).await);
+    all_issued(world, coupon.drop, 14).await;
+    let recorded = "SELECT fault FROM topic_positions WHERE fault IS NOT NULL";
+    eventually("the consumer has begun again", HEALED, async || {
+        world.sql.query(recorded).await == [["beyond_end"]]
+    })
+    .await;
+    an_hour_later(world).await;
+    assert_nothing_found(&world.pass().await);
+    answers.extend(rush(&[&api], coupon.id, &people(20)[14..], 6).await);
+    all_issued(world, coupon.drop, 20).await;
+    assert_exact(world, &coupon, 20, &answers).await;
 }
 
 #[tokio::test]
