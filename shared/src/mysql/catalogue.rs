@@ -349,9 +349,9 @@ async fn select_coupons(
 /// After a drop has been open for this long, users no longer need earlier drops.
 const SETTLED: TimeDelta = TimeDelta::minutes(1);
 
-/// Reads the last opened drop of each coupon whose drops all opened a while ago, if it is sealed. A
-/// drop that has just opened is skipped, because a claim may be a retry of one in the previous
-/// drop.
+/// Reads the last opened drop of each coupon whose drops all opened a while ago. It can be one of
+/// `unsealed`, or one that was unsealed after those were read. A drop that has just opened is
+/// skipped, because a claim may be a retry of one in the previous drop.
 async fn last_opened(
     conn: &mut Conn,
     coupons: &[CouponRow],
@@ -379,11 +379,9 @@ async fn last_opened(
     }
     diesel::sql_query(format!(
         "SELECT d.* FROM ({LISTED}) w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
-         WHERE coupon_id = w.id AND opens_at <= ? AND (sealed_at IS NOT NULL OR opens_at < ?) \
-         ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
+         WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < ?) ORDER BY opens_at DESC LIMIT 1) d ON TRUE"
     ))
     .bind::<Text, _>(json(&ids)?)
-    .bind::<Datetime, _>(now)
     .bind::<Datetime, _>(now - SETTLED)
     .load(conn)
     .await
