@@ -363,11 +363,29 @@ async fn close_now_keeps_the_drop_of_tomorrow() {
     );
 }
 
+/// A time zone in which the local time is between 12:00 and 13:00.
+fn zone_at_noon() -> String {
+    format!("Etc/GMT{:+}", i64::from(Utc::now().hour()) - 12)
+}
+
+#[tokio::test]
+async fn refuses_windows_that_leave_the_coupon_without_any_drop() {
+    let (world, api) = ServeWorld::with_api().await;
+    let id = daily(&api, &zone_at_noon(), "15:00"..="18:00").await;
+    let only_today = json!({"last_day": Utc::now().date_naive()});
+    assert_eq!(api.patch(id, only_today).await.status, 200);
+    let before = assert_agree(&world, id).await;
+    let refused = api
+        .patch(id, json!({"opens": "10:00", "closes": "11:00"}))
+        .await;
+    assert_eq!(refused.code(), (422, "not_possible"));
+    assert_eq!(assert_agree(&world, id).await, before);
+}
+
 #[tokio::test]
 async fn refuses_windows_that_overlap_a_drop_that_stays() {
     let (world, api) = ServeWorld::with_api().await;
-    // A time zone in which the local time is between 12:00 and 13:00.
-    let zone = format!("Etc/GMT{:+}", i64::from(Utc::now().hour()) - 12);
+    let zone = zone_at_noon();
     let today = Utc::now().date_naive();
     let id = daily(&api, &zone, "11:00"..="11:00").await;
     let last = daily(&api, &zone, "11:00"..="11:00").await;

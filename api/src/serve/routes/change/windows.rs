@@ -212,8 +212,16 @@ fn move_daily(
             unless_claimed: true,
         })
     };
+    let changes: Vec<DropChange> = drops.iter().filter_map(change).collect();
+    // A coupon without any drop looks like one whose drops MySQL has lost.
+    let is_emptied = changes.len() == drops.len() && changes.iter().all(|drop| drop.to.is_none());
+    if is_emptied && new.drops_from(now).is_empty() {
+        return Err(impossible(
+            "the coupon would not open on any day; to stop it, pause it",
+        ));
+    }
     Ok(WindowPlan {
-        drops: drops.iter().filter_map(change).collect(),
+        drops: changes,
         schedule: Some(new),
     })
 }
