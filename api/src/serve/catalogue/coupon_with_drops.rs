@@ -12,6 +12,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Candidates;
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::schedule::{PlannedDrop, Schedule};
 
 #[derive(Debug)]
 pub(crate) struct CouponWithDrops {
@@ -112,6 +113,30 @@ impl CouponWithDrops {
         };
         let second = neighbour.and_then(|at| self.all().nth(at)).filter(is_asked);
         Some(DropCandidates { first, second })
+    }
+
+    /// Whether MySQL has lost the drop that its schedule requires at `now`, so that it is unknown
+    /// who holds a slot in it. A coupon without any drop has lost the one with which it was created.
+    pub(crate) fn lacks_a_drop(&self, now: DateTime<Utc>) -> bool {
+        if self.drops.is_empty() {
+            return true;
+        }
+        let Some(schedule @ Schedule::Daily { time_zone, .. }) = &self.coupon.schedule else {
+            return false;
+        };
+        let is_missing = |planned: PlannedDrop| {
+            planned.opens_at <= now
+                && planned.closes_at.is_none_or(|at| now < at)
+                && self
+                    .drops
+                    .iter()
+                    .all(|drop| drop.local_date != Some(planned.local_date))
+        };
+        // A window may reach into the next day.
+        let today = now.with_timezone(time_zone).date_naive();
+        let days = today.pred_opt().into_iter().chain([today]);
+        !self.drops.iter().any(|drop| drop.is_open_at(now))
+            && days.filter_map(|day| schedule.drop_on(day)).any(is_missing)
     }
 
     /// Returns the first drop that has not opened at `now`.
@@ -247,6 +272,36 @@ pub(crate) mod tests {
         assert!(coupon(&[]).for_claim(at(0)).is_none());
         let chosen = coupon_of_three.for_claim(at(20)).unwrap();
         assert_eq!(chosen.keys.meta.as_str(), "fc:{1}:drop:2:meta");
+    }
+
+    #[tokio::test]
+    async fn daily_coupon_lacks_a_drop_if_the_schedule_has_one_now_and_none_is_listed() {
+        let daily = |opens: &str, closes: &str| {
+            serde_json::from_value(serde_json::json!({
+                "type": "daily", "time_zone": "UTC", "opens": opens, "closes": closes,
+                "first_day": "1970-01-01",
+            }))
+            .unwrap()
+        };
+        // Drops of other days: on 1 January for 10 minutes, and on 3 January.
+        let mut listed = coupon(&[(10, 20), (2_890, 2_900)]);
+        let lacks = |listed: &CouponWithDrops| {
+            [5, 15, 25, 1_440, 1_455, 1_465].map(|minute| listed.lacks_a_drop(at(minute)))
+        };
+        assert_eq!(lacks(&listed), [false; 6], "it opens once");
+        listed.coupon.schedule = Some(daily("00:10", "00:20"));
+        for (drop, day) in listed.drops.iter_mut().zip([1, 3]) {
+            drop.local_date = chrono::NaiveDate::from_ymd_opt(1970, 1, day);
+        }
+        assert_eq!(
+            lacks(&listed),
+            [false, false, false, false, true, false],
+            "on 2 January"
+        );
+        // The window of 2 January reaches into the next day.
+        listed.coupon.schedule = Some(daily("23:50", "00:05"));
+        assert!(listed.lacks_a_drop(at(2 * 1_440 + 3)));
+        assert_eq!(lacks(&coupon(&[])), [true; 6], "no drop at all");
     }
 
     #[tokio::test]

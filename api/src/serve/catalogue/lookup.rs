@@ -5,11 +5,11 @@
 //! requests for unknown coupons costs MySQL a few queries per second. Each query begins after the
 //! requests it answers, so that no 404 is out of date.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstcome_shared::domain::CouponId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use parking_lot::Mutex;
@@ -111,7 +111,7 @@ impl Lookup {
                 let mut coupons = db.of_primary().coupons_by_id(ids.clone()).await;
                 if let Err(DbError::ReadOnly { .. }) = coupons {
                     knows_all = false;
-                    coupons = db.coupons_by_id(ids).await;
+                    coupons = db.coupons_by_id(ids.clone()).await;
                 }
                 with_drops(db, redis, coupons?).await
             };
@@ -122,21 +122,54 @@ impl Lookup {
                     None
                 }
             };
+            let lost = match &found {
+                Some(found) if knows_all => lost_in_mysql(redis, &ids, found).await,
+                _ => HashSet::new(),
+            };
             for (id, coupon) in found.iter().flatten() {
                 self.found.lock().insert(*id, (begun, Arc::clone(coupon)));
             }
             for request in requests.drain(..) {
                 let answer = match &found {
-                    Some(found) if knows_all || found.contains_key(&request.id) => found
-                        .get(&request.id)
-                        .cloned()
-                        .ok_or(LookupError::NoSuchCoupon(request.id)),
+                    Some(found) if knows_all || found.contains_key(&request.id) => {
+                        match found.get(&request.id) {
+                            Some(coupon) => Ok(Arc::clone(coupon)),
+                            None if lost.contains(&request.id) => Err(LookupError::Unavailable),
+                            None => Err(LookupError::NoSuchCoupon(request.id)),
+                        }
+                    }
                     _ => Err(LookupError::Unavailable),
                 };
                 // Fails if the client hung up.
                 let _ = request.answer.send(answer);
             }
             tokio::time::sleep_until(begun + PAUSE).await;
+        }
+    }
+}
+
+/// Returns the coupons that MySQL does not have but Redis does, or may have: MySQL has lost them,
+/// and users hold slots in them.
+async fn lost_in_mysql(
+    redis: &Redis,
+    ids: &[CouponId],
+    found: &HashMap<CouponId, Arc<CouponWithDrops>>,
+) -> HashSet<CouponId> {
+    let missing = ids.iter().filter(|id| !found.contains_key(id));
+    let missing: Vec<CouponId> = missing.copied().collect();
+    let keys: Vec<_> = missing
+        .iter()
+        .map(|id| redis.keys(*id, DropId(0)))
+        .collect();
+    match redis.are_remembered(&keys).await {
+        Ok(remembered) => {
+            let lost = missing.into_iter().zip(remembered);
+            lost.filter_map(|(id, is_lost)| is_lost.then_some(id))
+                .collect()
+        }
+        Err(error) => {
+            tracing::debug!(%error, "Redis could not be asked for coupons that MySQL does not have");
+            missing.into_iter().collect()
         }
     }
 }

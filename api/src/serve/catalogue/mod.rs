@@ -97,6 +97,11 @@ impl Catalogue {
         self.last.borrow().outcome != RefreshOutcome::Away
     }
 
+    /// Whether MySQL was not read-only the last time. The rows of a read-only server may be old.
+    pub(crate) fn is_of_primary(&self) -> bool {
+        self.last.borrow().outcome != RefreshOutcome::ReadOnly
+    }
+
     /// Looks the coupon up in MySQL if it is not live.
     pub(crate) async fn find(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         if let Some(found) = self.live.load().get(&id) {

@@ -125,7 +125,9 @@ impl ClaimService {
         coupon: &Arc<CouponWithDrops>,
         requester: &Requester,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let mut candidates = coupon.candidates(Utc::now()).ok_or(ClaimRefusal::NoDrop)?;
+        let mut candidates = coupon
+            .candidates(Utc::now())
+            .ok_or(ClaimRefusal::StandingUnknown)?;
         let mut reply = self.batches.ask(coupon, candidates, requester).await;
         // No candidate is open by Redis's clock, so the call admitted no user. This host's clock
         // may differ: choose the candidates again by Redis's clock.
@@ -158,7 +160,14 @@ impl ClaimService {
                 let user = requester.user.clone();
                 self.ask_mysql(coupon, candidates, sealed.drop, user).await
             }
-            None => answer(&reply?),
+            None => match answer(&reply?) {
+                Err(ClaimRefusal::Refused(Admission::NotOpen(_) | Admission::Closed(_)))
+                    if coupon.lacks_a_drop(Utc::now()) =>
+                {
+                    Err(ClaimRefusal::StandingUnknown)
+                }
+                answered => answered,
+            },
         }
     }
 
@@ -181,6 +190,9 @@ impl ClaimService {
             tracing::warn!(%error, "a claim on a sealed drop could not be answered");
             ClaimRefusal::SealedUnknown
         })?;
+        if !self.catalogue.is_of_primary() {
+            return Err(ClaimRefusal::SealedUnknown);
+        }
         let counts = |drop: i64| drop == sealed.id.0 || coupon.coupon.once_per == OncePer::Coupon;
         if let Some(row) = rows.iter().rev().find(|row| counts(row.drop_id)) {
             return Ok(ClaimAnswer::AlreadyClaimed {

@@ -83,7 +83,6 @@ impl ClaimOutcome {
                 AdmissionError::Redis(_) => Self::RedisError,
                 AdmissionError::Unexpected => Self::Unexpected,
             },
-            Err(ClaimRefusal::NoDrop) => Self::Closed,
             Err(ClaimRefusal::NotDurable) => Self::NotHeld,
             Err(ClaimRefusal::SealedUnknown) => Self::MysqlError,
             Err(ClaimRefusal::Work(WorkError::TooMany)) => Self::Shed,

@@ -11,8 +11,6 @@ use crate::serve::catalogue::LookupError;
 #[derive(Debug)]
 pub(crate) enum ClaimRefusal {
     Coupon(LookupError),
-    /// The coupon has no drop.
-    NoDrop,
     /// Admission gave neither a slot nor a position in the waiting list.
     Refused(Admission),
     /// Redis did not answer. The claim may have been admitted.
@@ -25,7 +23,8 @@ pub(crate) enum ClaimRefusal {
     NothingHeld,
     /// MySQL has the revocation, but Redis may not have freed the slot yet.
     HalfRevoked,
-    /// The stores that answered cannot determine the status of the claim.
+    /// The stores that answered cannot determine the status of the claim. For example, a coupon
+    /// without any drop: each coupon is created with one, so MySQL has lost it.
     StandingUnknown,
     Work(WorkError),
 }
@@ -54,7 +53,6 @@ impl ClaimRefusal {
                 "the stores cannot determine the status of the claim".into()
             }
             Self::Coupon(LookupError::NoSuchCoupon(_))
-            | Self::NoDrop
             | Self::Refused(_)
             | Self::NothingHeld
             | Self::Work(WorkError::Panicked) => return None,

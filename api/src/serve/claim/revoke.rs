@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use chrono::Utc;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
@@ -76,23 +77,33 @@ impl ClaimService {
         user: UserId,
         order: Order,
     ) -> Result<Revoked, ClaimRefusal> {
+        let record = db.person(coupon.coupon.id, &user).await.map_err(unknown)?;
         let shown = if let Some(id) = order.drop {
-            drop_named(db, coupon, id).await?
+            match drop_named(db, coupon, id).await? {
+                Some(named) => named,
+                None => return Err(self.without_drop(coupon, id, &user, &record).await),
+            }
         } else {
             // By Redis's clock the next drop may already be open.
             let now_ms = self.redis.time_ms().await.map_err(unknown)?;
-            drop_to_show(coupon, instant(now_ms)).map(|one| one.drop.clone())
+            let shown = drop_to_show(coupon, instant(now_ms));
+            shown.ok_or(ClaimRefusal::StandingUnknown)?.drop.clone()
         };
-        let shown = shown.ok_or(ClaimRefusal::NothingHeld)?;
         let keys = self.redis.keys(coupon.coupon.id, shown.id);
-        let record = db.person(coupon.coupon.id, &user).await.map_err(unknown)?;
         let standing = self
             .redis
             .standing(&keys, coupon.coupon.era, &user)
             .await
             .map_err(unknown)?;
         let once_per = coupon.coupon.once_per;
-        let held = held(once_per, &shown, &record, &standing)?;
+        let held = match held(once_per, &shown, &record, &standing) {
+            Err(ClaimRefusal::NothingHeld)
+                if order.drop.is_none() && coupon.lacks_a_drop(Utc::now()) =>
+            {
+                return Err(ClaimRefusal::StandingUnknown);
+            }
+            held => held?,
+        };
         // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
         if order.drop.is_some_and(|named| named != held.drop()) {
             return Err(ClaimRefusal::NothingHeld);
@@ -129,6 +140,23 @@ impl ClaimService {
         let revocation = write(db, new).await?;
         crash_point(Point::RevocationWritten);
         self.finish(db, coupon, revocation).await
+    }
+
+    /// Returns the refusal if MySQL does not have the named drop: it may have lost the drop.
+    async fn without_drop(
+        &self,
+        coupon: &CouponWithDrops,
+        drop: DropId,
+        user: &UserId,
+        record: &PersonRecord,
+    ) -> ClaimRefusal {
+        let keys = self.redis.keys(coupon.coupon.id, drop);
+        let standing = self.redis.standing(&keys, coupon.coupon.era, user).await;
+        let has_row = record.rows.iter().any(|row| row.drop_id == drop.0);
+        match standing {
+            Ok(standing) if !standing.loaded && !has_row => ClaimRefusal::NothingHeld,
+            _ => ClaimRefusal::StandingUnknown,
+        }
     }
 
     /// Runs the steps that follow once MySQL has the revocation. All are idempotent.

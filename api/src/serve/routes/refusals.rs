@@ -18,9 +18,6 @@ impl From<ClaimRefusal> for Problem {
             ClaimRefusal::Coupon(error) => return error.into(),
             ClaimRefusal::Work(error) => return error.into(),
             ClaimRefusal::Refused(admission) => return refused(admission),
-            ClaimRefusal::NoDrop => {
-                return Self::new(Code::Closed, "no drop of this coupon is open or planned");
-            }
             ClaimRefusal::NotAnswered(error) => match *error {
                 AdmissionError::Closed | AdmissionError::AnotherEra => {
                     "admission is closed for a check; try again"
