@@ -31,6 +31,7 @@ use super::life::Life;
 use super::router::Shard;
 use super::server::ServerFacts;
 use super::servers::HashSlots;
+use super::wrong_key::is_about_data;
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
@@ -62,7 +63,8 @@ impl fmt::Display for Fence {
 /// The value of a coupon's `gate`, and the highest revision whose settings were written to Redis.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CouponGate {
-    text: String,
+    /// Any bytes: a client other than Firstcome may have written them.
+    text: Vec<u8>,
     /// 0 if none is known.
     pub revision: u64,
 }
@@ -89,7 +91,7 @@ impl CouponGate {
 /// The version of a coupon's data in its era.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CouponVersion {
-    gate: String,
+    gate: Vec<u8>,
     version: u64,
 }
 
@@ -111,8 +113,8 @@ impl CouponVersion {
 }
 
 /// Parses `SERVER ERA STATE`.
-fn parsed(text: &str) -> Option<(&str, u64, &str)> {
-    let mut words = text.split(' ');
+fn parsed(text: &[u8]) -> Option<(&str, u64, &str)> {
+    let mut words = str::from_utf8(text).ok()?.split(' ');
     let server = words.next()?;
     let era = words.next()?;
     let state = words.next()?;
@@ -253,26 +255,30 @@ impl Redis {
             return Ok(None);
         };
         let fence = Fence::new(server, era);
-        let args = ["begin".to_owned(), seen.text.clone(), fence.to_string()];
+        let new = fence.to_string();
+        let args: [&[u8]; 3] = [b"begin", &seen.text, new.as_bytes()];
         let begun = self.change_gate(coupon, &args).await?;
         Ok(begun.then_some(fence))
     }
 
-    async fn change_gate(&self, coupon: CouponId, args: &[String]) -> Result<bool, RedisError> {
+    async fn change_gate(&self, coupon: CouponId, args: &[&[u8]]) -> Result<bool, RedisError> {
         let names = [
             keys::gate(&self.prefix, coupon),
             keys::verified(&self.prefix, coupon),
             keys::version(&self.prefix, coupon),
         ];
-        let names = [&*names[0], &names[1], &names[2]];
-        GATE.run(&mut self.connection(), &names, args).await
+        GATE.run_with(&mut self.connection(), |cmd| {
+            cmd.arg(names.len()).arg(&names).arg(args);
+        })
+        .await
     }
 
     /// Opens coupons that were compared, each in its era. `false`: the era of one has ended.
     pub async fn open_coupons(&self, coupons: &[(CouponId, Fence)]) -> Result<bool, RedisError> {
         let is_bridged = self.gate().await?.has_older();
         let open = async |(coupon, fence): &(CouponId, Fence)| {
-            let args = ["open".to_owned(), fence.to_string()];
+            let seen = fence.to_string();
+            let args: [&[u8]; 2] = [b"open", seen.as_bytes()];
             let is_open = self.change_gate(*coupon, &args).await?;
             if is_open && is_bridged {
                 self.bridge(*coupon, fence.era).await?;
@@ -298,10 +304,10 @@ impl Redis {
                     .arg(keys::gate(&self.prefix, *coupon))
                     .arg(keys::version(&self.prefix, *coupon));
             }
-            let found: Vec<[Option<String>; 2]> = pipe.query_async(&mut self.connection()).await?;
+            let found: Vec<[Option<Vec<u8>>; 2]> = pipe.query_async(&mut self.connection()).await?;
             versions.extend(found.into_iter().map(|[gate, version]| CouponVersion {
                 gate: gate.unwrap_or_default(),
-                version: version.and_then(|text| seen_revision(&text)).unwrap_or(0),
+                version: number_in(version).unwrap_or(0),
             }));
         }
         Ok(versions)
@@ -314,8 +320,7 @@ impl Redis {
         coupon: CouponId,
         seen: &CouponVersion,
     ) -> Result<bool, RedisError> {
-        let args = ["close".to_owned(), seen.gate.clone()];
-        self.change_gate(coupon, &args).await
+        self.change_gate(coupon, &[b"close", &seen.gate]).await
     }
 
     /// Records that the coupons of these servers were compared. Returns `false` if a server has
@@ -366,17 +371,13 @@ impl Redis {
                 .ignore_errors()
                 .query_async(&mut self.connection())
                 .await?;
-            let text = |value: Option<&Value>| match value {
-                Some(Value::BulkString(bytes)) => String::from_utf8(bytes.clone()).ok(),
+            let bytes = |value: Option<&Value>| match value {
+                Some(Value::BulkString(bytes)) => Some(bytes.clone()),
                 _ => None,
             };
-            gates.extend(found.chunks(2).map(|two| {
-                CouponGate {
-                    text: text(two.first()).unwrap_or_default(),
-                    revision: text(two.get(1))
-                        .and_then(|text| seen_revision(&text))
-                        .unwrap_or(0),
-                }
+            gates.extend(found.chunks(2).map(|two| CouponGate {
+                text: bytes(two.first()).unwrap_or_default(),
+                revision: number_in(bytes(two.get(1))).unwrap_or(0),
             }));
         }
         Ok(gates)
@@ -399,12 +400,17 @@ impl Redis {
     }
 }
 
-/// Reads a key that holds text. Like in the scripts, a key of the wrong type counts as missing.
+/// Reads a key that holds text. Like in the scripts, a value that Firstcome did not write counts as
+/// missing.
 async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<String>, RedisError> {
     match redis::cmd("GET").arg(key).query_async(conn).await {
-        Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+        Err(error) if is_about_data(&error) => Ok(None),
         found => found,
     }
+}
+
+fn number_in(value: Option<Vec<u8>>) -> Option<u64> {
+    seen_revision(&String::from_utf8(value?).ok()?)
 }
 
 /// Parses a revision like the scripts do; Rust's own parser would also accept a sign.
@@ -420,7 +426,7 @@ mod tests {
     #[test]
     fn data_went_back_if_era_or_version_is_lower_on_the_same_server() {
         let at = |gate: &str, version| CouponVersion {
-            gate: gate.to_owned(),
+            gate: gate.into(),
             version,
         };
         let before = at("0a:0b 7 open", 5);
@@ -442,7 +448,7 @@ mod tests {
         let coupon = CouponId(1);
         let life = |server: &str| Life(vec![(vec![(0, 16_383)], server.to_owned())]);
         let gate = |text: &str| CouponGate {
-            text: text.to_owned(),
+            text: text.into(),
             revision: 0,
         };
         let whole = gate("0a:0b 7 open");

@@ -1,7 +1,7 @@
 //! A hint from the API to the reconciler to compare a coupon at once. Losing it only costs time,
 //! because the next scheduled pass compares everything.
 
-use redis::RedisError;
+use redis::{RedisError, Value, from_redis_value};
 
 use super::Redis;
 use super::keys::{self, DropKeys};
@@ -38,11 +38,15 @@ impl Redis {
     /// Takes coupons for which a pass was requested.
     pub async fn take_woken(&self) -> Result<Vec<CouponId>, RedisError> {
         let mut cmd = redis::cmd("SPOP");
-        let ids: Vec<i64> = cmd
+        let members: Vec<Value> = cmd
             .arg(keys::wake(&self.prefix))
             .arg(AT_ONCE)
             .query_async(&mut self.connection())
             .await?;
-        Ok(ids.into_iter().map(CouponId).collect())
+        // They are no longer in Redis, so one that is not an id must not hide the others.
+        let ids = members
+            .into_iter()
+            .filter_map(|id| from_redis_value(id).ok());
+        Ok(ids.map(CouponId).collect())
     }
 }

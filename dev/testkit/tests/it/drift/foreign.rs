@@ -151,23 +151,30 @@ async fn a_coupon_opens_after_a_loss_even_with_garbage_in_its_token_keys() {
     let fixture = Fixture::new("tokens").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("tokens", 20, 3).await;
-    for name in ["gate", "revision"] {
-        let token = world.redis.own(&format!("{{{}}}:{name}", coupon.id));
-        world.redis.command::<i64>(&["DEL", &token]).await;
-        world
-            .redis
-            .command::<i64>(&["SADD", &token, "none of ours"])
-            .await;
+    let compared = world.redis.own("compared");
+    let tokens =
+        ["gate", "revision"].map(|name| world.redis.own(&format!("{{{}}}:{name}", coupon.id)));
+    for (held, is_text) in [(4, false), (5, true)] {
+        for key in tokens.iter().chain([&compared]) {
+            world.redis.command::<i64>(&["DEL", key]).await;
+            let words: [&[u8]; 3] = if is_text {
+                [b"SET", key.as_bytes(), b"\xff\x00 not UTF-8"]
+            } else {
+                [b"SADD", key.as_bytes(), b"not a string"]
+            };
+            world
+                .redis
+                .try_command::<redis::Value>(&words)
+                .await
+                .unwrap();
+        }
+        let once = world.once_with(&[], &[]).await;
+        assert_eq!(once.code, 0, "{}", once.log);
+        let user = format!("u-late-{held}");
+        assert!(fixture.api.claim(coupon.id, &user).await.is_accepted());
+        all_issued(world, coupon.drop, held).await;
+        clean_pass(world, &coupon).await;
     }
-    world
-        .redis
-        .command::<i64>(&["DEL", &world.redis.own("compared")])
-        .await;
-    let once = world.once_with(&[], &[]).await;
-    assert_eq!(once.code, 0, "{}", once.log);
-    assert!(fixture.api.claim(coupon.id, "u-late").await.is_accepted());
-    all_issued(world, coupon.drop, 4).await;
-    clean_pass(world, &coupon).await;
 }
 
 #[tokio::test]
