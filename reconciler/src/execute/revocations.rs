@@ -18,7 +18,7 @@ impl Executor<'_> {
         let revocation = &half.revocation;
         let once_per = self.facts.once_per();
         if half.has_row {
-            self.db.take_out_row(revocation.clone(), once_per).await?;
+            self.db.take_out_row(revocation.id, once_per).await?;
         }
         let drop = self.drop_id();
         let user = half.user.as_str();

@@ -97,17 +97,20 @@ impl Db {
         .await
     }
 
-    /// Moves the row of a claim that the revocation voids into it, if the row exists.
-    pub async fn take_out_row(
-        &self,
-        revocation: Revocation,
-        once_per: OncePer,
-    ) -> Result<(), DbError> {
-        let scope = person_scope(once_per, revocation.drop_id);
+    /// Moves the row of a claim that the revocation voids into it, if the row exists. Reads the
+    /// revocation again: if it has ended, a later claim of its user is valid.
+    pub async fn take_out_row(&self, id: i64, once_per: OncePer) -> Result<(), DbError> {
         self.run("take out a revoked row", async move |conn| {
-            let mut revocation = revocation;
-            conn.transaction(async |conn| move_row(conn, &mut revocation, scope).await)
-                .await
+            conn.transaction(async |conn| {
+                let current = revoked_coupons::table
+                    .find(id)
+                    .select(Revocation::as_select())
+                    .for_update();
+                let mut current: Revocation = current.first(conn).await?;
+                let scope = person_scope(once_per, current.drop_id);
+                move_row(conn, &mut current, scope).await
+            })
+            .await
         })
         .await
     }
