@@ -378,20 +378,8 @@ async fn look_up_again(
     if !questions.ask_times.is_empty() {
         page.read_until_ms = stores.redis.time_ms().await?;
     }
-    let rows = stores
-        .db
-        .rows_of_people(coupon, &ask_mysql)
-        .await?
-        .into_iter();
-    page.has_row = rows
-        .filter(|row| once_per == OncePer::Coupon || row.drop_id == drop.0)
-        .map(|row| {
-            (
-                UserId::from_store(row.user_id),
-                (DropId(row.drop_id), row.slot),
-            )
-        })
-        .collect();
+    let rows = stores.db.rows_of_people(coupon, &ask_mysql).await?;
+    page.note_rows_of_people(drop, once_per, rows);
     page.now_on_slot = stores.redis.slots_of(&keys, &ask_redis).await?;
     let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
     // The last read: who was revoked since the first one has lost a row or a slot by it.

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::{DeadLetterRow, UNREADABLE};
+use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::trace::TraceContext;
@@ -270,6 +271,30 @@ impl SlotRange {
         page.claimants_astray
             .retain(|(_, user)| !revoked.name(user));
         page
+    }
+
+    /// Notes the rows that users of the page have. A row on a slot of the page belongs to the page,
+    /// even if it was written after the page's rows were read.
+    pub fn note_rows_of_people(&mut self, drop: DropId, once_per: OncePer, rows: Vec<IssuedRow>) {
+        let mut known: HashSet<Slot> = self.rows.iter().map(|row| row.slot).collect();
+        for row in rows {
+            let is_of_drop = row.drop_id == drop.0;
+            if !is_of_drop && once_per == OncePer::Drop {
+                continue;
+            }
+            let user = UserId::from_store(row.user_id);
+            let slot = i64::from(row.slot);
+            let is_within = slot >= self.from && self.to.is_none_or(|to| slot <= to);
+            if is_of_drop && is_within && known.insert(row.slot) {
+                self.rows.push(RowFacts {
+                    slot: row.slot,
+                    user: user.clone(),
+                    claimed_at: row.claimed_at.and_utc(),
+                });
+            }
+            self.has_row.insert(user, (DropId(row.drop_id), row.slot));
+        }
+        self.rows.sort_by_key(|row| row.slot);
     }
 
     /// Whether a user's slot in Redis is void.

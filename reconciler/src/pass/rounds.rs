@@ -281,8 +281,9 @@ impl Pass<'_> {
         };
         // A raised quantity can make `over_admitted` stale, so compare again. In the last round
         // repair anyway: every script checks its precondition again.
+        let has_more_rows = plan.numbers.rows > u64::from(header.facts.drop.quantity);
         if round + 1 < ROUNDS
-            && plan.items.iter().any(by_settings)
+            && (has_more_rows || plan.items.iter().any(by_settings))
             && self.is_outdated(header).await?
         {
             return Ok(Next {
@@ -498,6 +499,9 @@ impl Pass<'_> {
         let mut pages = std::pin::pin!(self.pages(header));
         let rebuilding = self.begin_rebuild(header).await?;
         while let Some(page) = pages.try_next().await? {
+            if self.stop.is_cancelled() {
+                return Err(Aborted::Stopped);
+            }
             self.memory
                 .progress
                 .compared

@@ -174,9 +174,8 @@ impl Planner<'_> {
             let is_likely = window.fault(Some(message.claimed_at)).is_none()
                 && self.facts.slot(slot).is_some()
                 && (all_given || slot <= page.count);
-            // A row on this slot was written after the page's rows were read.
             let is_elsewhere =
-                page.now_on_slot.contains_key(user) || self.has_other_row(page, slot, user);
+                page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
             let is_held = sorted.valid_owners(slot).next().is_some();
             if is_likely && !is_elsewhere && !is_held {
                 desired.restore(slot, user, OwnerProof::Message(message));

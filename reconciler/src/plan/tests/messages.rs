@@ -1,5 +1,7 @@
 //! Tests messages whose time of claim contradicts their drop.
 
+use firstcome_shared::mysql::issued::IssuedRow;
+
 use super::*;
 use crate::report::ActionKind;
 
@@ -83,19 +85,49 @@ fn message_that_contradicts_its_drop_does_not_restore_its_user() {
 }
 
 #[test]
-fn message_restores_its_user_if_the_row_is_written_after_the_page_was_read() {
-    let world = DropWorld {
-        in_flight: vec![(11, user(99))],
+fn users_are_restored_to_rows_written_while_a_page_is_read() {
+    let at = chrono::DateTime::UNIX_EPOCH.naive_utc();
+    let row = |drop_id, slot| IssuedRow {
+        drop_id,
+        slot,
+        coupon_id: 1,
+        user_id: user(99).to_string(),
+        code: "CODE".into(),
+        claimed_at: at,
+        issued_at: at,
+        issued_by: "consumer".into(),
+    };
+    let base = DropWorld {
         gate_closed: true,
         ..DropWorld::exact(12, 10)
     };
-    for (slot, expected) in [(11, vec![ActionKind::PutBack]), (12, vec![])] {
+    let by_message = DropWorld {
+        in_flight: vec![(11, user(99))],
+        ..base.clone()
+    };
+    let by_letter = DropWorld {
+        failed: vec![(1, Some(11), Some(user(99)))],
+        ..base
+    };
+    for (world, drop, slot, restored) in [
+        (&by_message, 1, 11, true),
+        (&by_message, 1, 12, true),
+        (&by_message, 2, 11, false),
+        (&by_letter, 1, 11, true),
+    ] {
         let facts = world.facts();
         let mut page = world.page(1, None);
-        page.has_row.insert(user(99), (DropId(1), slot));
+        let rows = vec![row(drop, slot), row(drop, slot)];
+        page.note_rows_of_people(DropId(1), OncePer::Coupon, rows);
         let mut planner = Planner::new(RepairPolicy::default(), &facts);
         planner.page(&page);
-        let kinds: Vec<_> = planner.items.iter().map(Planned::action_kind).collect();
-        assert_eq!(kinds, expected, "row on slot {slot}");
+        let mut items = planner.items.iter();
+        let put_back = items.find(|item| item.action_kind() == ActionKind::PutBack);
+        let expected = restored.then_some(Some(i64::from(slot)));
+        assert_eq!(
+            put_back.map(|item| item.slot),
+            expected,
+            "row on slot {slot} of drop {drop}"
+        );
     }
 }
