@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::schedule::{CronSchedule, Missed, RunAttempt, ScheduledJob};
+use self::versions::WentBack;
 use crate::args::DaemonArgs;
 use crate::http::{Front, Pages};
 use crate::notify::{MissedRun, Notifier};
@@ -150,7 +151,18 @@ async fn started(
         args.http.limits(),
         stop.clone(),
     ));
-    tasks.spawn(watch::redis(reopening, notifier.clone(), stop.clone()));
+    let went_back = WentBack::default();
+    tasks.spawn(versions::watch(
+        stores.clone(),
+        went_back.clone(),
+        stop.clone(),
+    ));
+    tasks.spawn(watch::redis(
+        reopening,
+        notifier.clone(),
+        went_back,
+        stop.clone(),
+    ));
     tasks.spawn(watch::changes(
         after_changes,
         notifier.clone(),

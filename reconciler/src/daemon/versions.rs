@@ -4,11 +4,14 @@
 //! and closes the coupon at once. A pass then rebuilds the coupon in a new era.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::gate::CouponVersion;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use crate::execute;
 use crate::stores::Stores;
@@ -19,25 +22,47 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Interval between reads of the open coupons from MySQL.
 const LISTED_EVERY: Duration = Duration::from_secs(1);
 
+/// Whether coupons were closed and must be reopened.
+#[derive(Debug, Clone, Default)]
+pub(super) struct WentBack(Arc<AtomicBool>);
+
+impl WentBack {
+    /// Returns it, and resets it.
+    pub(super) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+}
+
+/// Watches the versions until `stop`. This is a separate task because it must not wait for a pass.
+pub(super) async fn watch(stores: Stores, went_back: WentBack, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut versions = Versions::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if versions.close_what_went_back(&stores).await {
+            went_back.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
 /// The highest versions that this process has seen.
 #[derive(Default)]
-pub(super) struct Versions {
+struct Versions {
     open: Vec<CouponId>,
     listed_at: Option<Instant>,
-    read_at: Option<Instant>,
     highest: HashMap<CouponId, CouponVersion>,
 }
 
 impl Versions {
     /// Closes the coupons whose version has decreased since the last read, and returns whether
     /// there were any. If a store does not respond, it closes none.
-    pub(super) async fn close_what_went_back(&mut self, stores: &Stores) -> bool {
-        let is_due = |at: Option<Instant>, every| at.is_none_or(|at| at.elapsed() >= every);
-        if !is_due(self.read_at, EVERY) {
-            return false;
-        }
-        self.read_at = Some(Instant::now());
-        if is_due(self.listed_at, LISTED_EVERY) {
+    async fn close_what_went_back(&mut self, stores: &Stores) -> bool {
+        let is_listed = |at: Instant| at.elapsed() < LISTED_EVERY;
+        if !self.listed_at.is_some_and(is_listed) {
             self.listed_at = Some(Instant::now());
             match stores.db.open_coupons_now().await {
                 Ok(open) => {

@@ -11,7 +11,7 @@ use firstcome_shared::redis::life::Life;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::versions::Versions;
+use super::versions::WentBack;
 use crate::notify::{Notifier, SeenGate};
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::ended;
@@ -24,7 +24,12 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_millis(100);
 
 /// Watches Redis until `stop`.
-pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {
+pub(super) async fn redis(
+    mut reconciler: Reconciler,
+    notifier: Notifier,
+    went_back: WentBack,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = Seen {
@@ -34,7 +39,6 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
     };
     // A reopening that failed may have opened the gate, and left coupons closed.
     let mut unfinished = false;
-    let mut versions = Versions::default();
     // Another process may be reopening admission; that is said once and not ten times a second.
     let mut is_told = false;
     let request = Request {
@@ -46,7 +50,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        unfinished |= versions.close_what_went_back(&reconciler.stores).await;
+        unfinished |= went_back.take();
         if !unfinished && seen.is_open(&reconciler.stores.redis).await {
             is_told = false;
             continue;
@@ -161,6 +165,8 @@ pub(super) async fn changes(
     let mut pending = BTreeSet::new();
     loop {
         tokio::select! {
+            // A coupon that is taken from Redis while stopping would be forgotten.
+            biased;
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
@@ -187,8 +193,12 @@ pub(super) async fn changes(
                 ..Request::new(Trigger::Startup)
             };
             match pass_beside(&mut reconciler, &request, &notifier, &stop).await {
+                Ok(run) if run.status == Status::Failed => {
+                    ticks.reset_after(AFTER_FAILURE);
+                    break;
+                }
                 Ok(_) => {}
-                // Another process's pass, over another coupon: this one stays pending.
+                // Another process compares another coupon. This one stays pending.
                 Err(PassError::Busy) => break,
                 Err(error) => tracing::warn!(%error, "no pass after the change"),
             }

@@ -30,9 +30,17 @@ impl Pass<'_> {
         }
         let patience = self.settings.longest_in_flight() + Duration::from_secs(5);
         let lock = PassLock::take(&self.stores.db_settings, Work::Reopening, patience);
-        tokio::select! {
-            lock = lock => Ok(lock?),
-            () = self.stop.cancelled() => Err(Aborted::Stopped),
+        let lock = tokio::select! {
+            lock = lock => lock?,
+            () = self.stop.cancelled() => return Err(Aborted::Stopped),
+        };
+        // The reopening has ended meanwhile, and the next one must not wait for this pass.
+        match lock {
+            Some(lock) if self.stores.redis.gate_is_open().await? => {
+                lock.release().await;
+                Ok(None)
+            }
+            lock => Ok(lock),
         }
     }
 
@@ -116,7 +124,14 @@ impl Pass<'_> {
             self.context.unverified.remove(coupon);
         }
         let opened: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
-        self.note_compared(&life, life.servers_of(&opened)).await
+        self.note_compared(&life, life.servers_of(&opened)).await?;
+        // The rest of this pass must not delay the next reopening.
+        if self.context.unverified.is_empty()
+            && let Some(lock) = self.reopening.take()
+        {
+            lock.release().await;
+        }
+        Ok(())
     }
 
     /// Notes that coupons of these servers are open, unless that is noted already.

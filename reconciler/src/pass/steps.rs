@@ -7,7 +7,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::kafka::{PositionFault, UnreadableAt};
 use firstcome_shared::mysql::code_key::CodeKeyFault;
-use firstcome_shared::mysql::processes::Work;
+use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::life::Life;
 use firstcome_shared::redis::reads::DropNumbers;
@@ -46,6 +46,8 @@ pub(super) struct Pass<'a> {
     pub(super) histories: Histories,
     /// Drops of which repairs were held back before.
     pub(super) held_before: HashSet<DropId>,
+    /// The lock of reopenings, while this pass reopens coupons.
+    pub(super) reopening: Option<PassLock>,
 }
 
 /// The admission gate, as far as this pass is concerned.
@@ -79,7 +81,7 @@ impl<'a> Pass<'a> {
         run: &'a mut Run,
         stop: &'a CancellationToken,
     ) -> Self {
-        let (context, gate, restored, histories, held_before) = Default::default();
+        let (context, gate, restored, histories, held_before, reopening) = Default::default();
         Self {
             stores,
             settings,
@@ -92,13 +94,14 @@ impl<'a> Pass<'a> {
             restored,
             histories,
             held_before,
+            reopening,
         }
     }
 
     pub(super) async fn go(mut self) -> Result<(), Aborted> {
-        let reopening = self.wait_for_reopening().await?;
+        self.reopening = self.wait_for_reopening().await?;
         let ended = self.steps().await;
-        if let Some(lock) = reopening {
+        if let Some(lock) = self.reopening.take() {
             lock.release().await;
         }
         ended
